@@ -1,0 +1,1 @@
+"""The fleet: more than one worker exists."""

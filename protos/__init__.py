@@ -1,0 +1,1 @@
+"""The wire: what two processes must agree on."""

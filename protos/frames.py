@@ -1,0 +1,195 @@
+"""Columns of the wire: numpy arrays on one side, packed little-endian bytes on the other.
+
+Whatever arrives is bounds-checked here, before it touches an array of either process.
+"""
+
+import hashlib
+import json
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protos import worker_pb2 as pb
+
+PROTOCOL_VERSION = 1
+SERVICE = "tokenfleet.v1.Worker"
+
+# A Submit is cut at this many prompt tokens (4 MiB); an Offline window then takes a few messages.
+MAX_SUBMIT_TOKENS = 1 << 20
+# Largest frame: a step of 16,384 first tokens is 0.3 MB, a merged backlog of a slow reader is more.
+MAX_MESSAGE_BYTES = 64 << 20
+CHANNEL_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
+    # Without this a second server would silently share the port with the first.
+    ("grpc.so_reuseport", 0),
+]
+
+Requests = NDArray[np.uint64]
+TokenIds = NDArray[np.int32]
+Lens = NDArray[np.uint32]
+_Dtype = TypeVar("_Dtype", bound=np.generic)
+
+
+class FrameError(ValueError):
+    """A message whose columns contradict each other or their bounds."""
+
+
+class PromptColumns(NamedTuple):
+    """R requests on their way to an engine, T prompt tokens in all."""
+
+    requests: Requests
+    """(R,) slot | generation << 32."""
+    prompt_lens: Lens
+    """(R,) tokens, each at least 1."""
+    prompt_tokens: TokenIds
+    """(T,) prompts end to end."""
+    max_new_tokens: Lens
+    """(R,) tokens still allowed, each at least 1."""
+    produced: Lens
+    """(R,) answer tokens at the end of each prompt, produced elsewhere."""
+
+
+class TokenColumns(NamedTuple):
+    """New tokens of R requests, T tokens in all; a request has at most one row."""
+
+    requests: Requests
+    """(R,) slot | generation << 32."""
+    counts: Lens | None
+    """(R,) new tokens of each row; None: each row has one."""
+    tokens: TokenIds
+    """(T,) rows end to end."""
+    finished_rows: Lens
+    """(F,) rows that end here, ascending."""
+    finish_reasons: NDArray[np.uint8]
+    """(F,) values of pb.FinishReason."""
+    produced_ns: int
+    """When the engine handed over the oldest of these tokens, worker's monotonic clock."""
+
+
+def name_requests(slots: NDArray[np.int64], generations: NDArray[np.uint32]) -> Requests:
+    """Join slots and generations, both (R,), to request names."""
+    return slots.astype(np.uint64) | (generations.astype(np.uint64) << np.uint64(32))
+
+
+def slots_of(requests: Requests) -> NDArray[np.int64]:
+    """Take the slots, (R,), out of request names."""
+    return (requests & np.uint64(0xFFFFFFFF)).astype(np.int64)
+
+
+def pack_submit(prompts: PromptColumns) -> pb.Submit:
+    """Pack prompts for the wire."""
+    return pb.Submit(
+        requests=prompts.requests.tobytes(),
+        prompt_lens=prompts.prompt_lens.tobytes(),
+        prompt_tokens=prompts.prompt_tokens.tobytes(),
+        max_new_tokens=prompts.max_new_tokens.tobytes(),
+        produced=prompts.produced.tobytes() if prompts.produced.any() else b"",
+    )
+
+
+def unpack_submit(submit: pb.Submit) -> PromptColumns:
+    """Check and unpack a Submit.
+
+    Raises:
+        FrameError: Columns of different lengths, an empty prompt or budget, or lengths that do not add up.
+    """
+    requests = unpack_requests(submit.requests)
+    rows = len(requests)
+    lens = _column("prompt_lens", submit.prompt_lens, np.uint32, rows)
+    tokens = _column("prompt_tokens", submit.prompt_tokens, np.int32, _sum(lens))
+    budgets = _column("max_new_tokens", submit.max_new_tokens, np.uint32, rows)
+    produced = np.zeros(rows, np.uint32)
+    if submit.produced:
+        produced = _column("produced", submit.produced, np.uint32, rows)
+    if rows and (lens.min() < 1 or budgets.min() < 1):
+        raise FrameError("submit: an empty prompt or a budget of 0 tokens")
+    if (produced >= lens).any():
+        raise FrameError("submit: more tokens produced than the prompt holds")
+    return PromptColumns(requests, lens, tokens, budgets, produced)
+
+
+def pack_tokens(columns: TokenColumns, packed_ns: int) -> pb.Tokens:
+    """Pack new tokens for the wire; `packed_ns` is the worker's monotonic time."""
+    return pb.Tokens(
+        requests=columns.requests.tobytes(),
+        counts=b"" if columns.counts is None else columns.counts.tobytes(),
+        tokens=columns.tokens.tobytes(),
+        finished_rows=columns.finished_rows.tobytes(),
+        finish_reasons=columns.finish_reasons.tobytes(),
+        produced_ns=columns.produced_ns,
+        packed_ns=packed_ns,
+    )
+
+
+def unpack_tokens(frame: pb.Tokens) -> TokenColumns:
+    """Check and unpack a Tokens frame; the arrays are views of its bytes.
+
+    Raises:
+        FrameError: Columns of different lengths, rows out of range or out of order, or an unknown reason.
+    """
+    requests = unpack_requests(frame.requests)
+    rows = len(requests)
+    counts = _column("counts", frame.counts, np.uint32, rows) if frame.counts else None
+    num_tokens = rows if counts is None else _sum(counts)
+    tokens = _column("tokens", frame.tokens, np.int32, num_tokens)
+    finished = _column("finished_rows", frame.finished_rows, np.uint32)
+    reasons = _column("finish_reasons", frame.finish_reasons, np.uint8, len(finished))
+    if len(finished):
+        if finished[-1] >= rows or (finished[1:] <= finished[:-1]).any():
+            raise FrameError(f"tokens: finished_rows not ascending below {rows}")
+        if reasons.min() < pb.FINISH_REASON_STOP or reasons.max() > pb.FINISH_REASON_LENGTH:
+            raise FrameError("tokens: unknown finish reason")
+    return TokenColumns(requests, counts, tokens, finished, reasons, frame.produced_ns)
+
+
+def unpack_requests(column: bytes) -> Requests:
+    """Check and unpack a column of request names, (R,).
+
+    Raises:
+        FrameError: Its size is no multiple of 8 bytes.
+    """
+    return _column("requests", column, np.uint64)
+
+
+def spec_hash(spec: pb.RunSpec, info: pb.WorkerInfo) -> str:
+    """Hash what decides a run's answers: the specification, the model, the engine and its limits.
+
+    Tensor parallel size and host are left out: unequal nodes may serve one run.
+
+    Returns:
+        SHA-256 in hex.
+    """
+    facts = {
+        "protocol_version": info.protocol_version,
+        "engine": info.engine,
+        "engine_version": info.engine_version,
+        "model_hash": info.model_hash,
+        "vocab_size": info.vocab_size,
+        "max_model_len": info.max_model_len,
+        "stop_token_ids": list(info.stop_token_ids),
+        "temperature": spec.temperature,
+        "top_p": spec.top_p,
+        "top_k": spec.top_k,
+        "max_new_tokens": spec.max_new_tokens,
+        "seed": spec.seed if spec.HasField("seed") else None,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _sum(lens: Lens) -> int:
+    return int(lens.sum(dtype=np.uint64))
+
+
+def _column(name: str, column: bytes, dtype: type[_Dtype], rows: int | None = None) -> NDArray[_Dtype]:
+    itemsize = np.dtype(dtype).itemsize
+    if len(column) % itemsize:
+        raise FrameError(f"{name}: {len(column)} bytes are no multiple of {itemsize}")
+    if rows is not None and len(column) != rows * itemsize:
+        raise FrameError(f"{name}: {len(column) // itemsize} entries where {rows} belong")
+    return np.frombuffer(column, dtype=np.dtype(dtype).newbyteorder("<"))

@@ -1,0 +1,1 @@
+"""MLPerf: LoadGen, QSL, settings and data sets."""

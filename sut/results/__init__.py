@@ -1,0 +1,1 @@
+"""After LoadGen has returned, never during a run: logs and the verdict."""

@@ -1,0 +1,1 @@
+"""The engine: everything about serving replicas on a node."""
