@@ -138,20 +138,20 @@ class Failed(_message.Message):
     def __init__(self, requests: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Pong(_message.Message):
-    __slots__ = ("nonce", "worker_ns", "running", "waiting", "emitted_tokens", "steps")
+    __slots__ = ("nonce", "worker_ns", "running", "waiting", "produced_tokens", "steps")
     NONCE_FIELD_NUMBER: _ClassVar[int]
     WORKER_NS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
-    EMITTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PRODUCED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     nonce: int
     worker_ns: int
     running: int
     waiting: int
-    emitted_tokens: int
+    produced_tokens: int
     steps: int
-    def __init__(self, nonce: _Optional[int] = ..., worker_ns: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., emitted_tokens: _Optional[int] = ..., steps: _Optional[int] = ...) -> None: ...
+    def __init__(self, nonce: _Optional[int] = ..., worker_ns: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., produced_tokens: _Optional[int] = ..., steps: _Optional[int] = ...) -> None: ...
 
 class GetInfoRequest(_message.Message):
     __slots__ = ()
@@ -203,15 +203,15 @@ class GetLoadRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerLoad(_message.Message):
-    __slots__ = ("run_id", "running", "waiting", "emitted_tokens", "frames")
+    __slots__ = ("run_id", "running", "waiting", "produced_tokens", "frames")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
-    EMITTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PRODUCED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     running: int
     waiting: int
-    emitted_tokens: int
+    produced_tokens: int
     frames: int
-    def __init__(self, run_id: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., emitted_tokens: _Optional[int] = ..., frames: _Optional[int] = ...) -> None: ...
+    def __init__(self, run_id: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., produced_tokens: _Optional[int] = ..., frames: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,64 @@
+"""`python -m worker`: flags, the engine, serve. Exit codes: 0 stopped, 1 the engine died, 2 bad input."""
+
+import asyncio
+import logging
+import sys
+
+from worker.config import BadInput, EngineKind, Parser, parse
+from worker.engine import Engine, EngineDead
+from worker.server import Server
+
+logger = logging.getLogger("worker")
+
+
+def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
+    """Create the engine that the flags ask for; only the one chosen is imported.
+
+    Raises:
+        ValueError: An unknown flag or a bad value.
+    """
+    if kind is EngineKind.VLLM:
+        if model is None:
+            raise ValueError("--model: missing; --engine vllm needs a checkpoint")
+        from worker import vllm_engine
+
+        return vllm_engine.VllmEngine(vllm_engine.parse_engine_flags(argv, model))
+    from worker import counting_engine
+
+    parser = Parser(allow_abbrev=False)
+    counting_engine.add_flags(parser)
+    return counting_engine.CountingEngine(counting_engine.CountingConfig(**vars(parser.parse_args(argv))))
+
+
+def main(argv: list[str]) -> int:
+    """Run the daemon and return its exit code."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        server = make_server(argv)
+        asyncio.run(server.run())
+    except BadInput as error:
+        print(f"worker: {error}", file=sys.stderr)
+        return 2
+    except EngineDead as error:
+        logger.error("engine died: %s", error)
+        return 1
+    return 0
+
+
+def make_server(argv: list[str]) -> Server:
+    """Turn a command line into a server that has not started yet.
+
+    Raises:
+        BadInput: An unknown flag or a bad value.
+    """
+    try:
+        config, model, engine_argv = parse(argv)
+        return Server(config, make_engine(config.engine, model, engine_argv))
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,87 @@
+"""The worker daemon's own flags; an engine's flags are the engine's."""
+
+import argparse
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import NoReturn
+
+
+class BadInput(Exception):
+    """What the user asked for cannot be had; the message is the one line to print."""
+
+
+class EngineKind(StrEnum):
+    """Which engine serves."""
+
+    VLLM = "vllm"
+    COUNTING = "counting"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerConfig:
+    """How the daemon serves its engine."""
+
+    engine: EngineKind = EngineKind.VLLM
+    """vllm: the product; counting: answers computable by hand, for tests."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 opens the worker to the network, unencrypted."""
+    port: int = 50051
+    """TCP port, 1 to 65535."""
+    frame_hold_ms: float = 20.0
+    """Longest wait of tokens that are neither the first nor the last of a request."""
+    drain_timeout_s: float = 30.0
+    """How long SIGTERM lets the current run go on."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds.
+
+        Raises:
+            ValueError: Names flag, value and bound.
+        """
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"--port: {self.port} is not in 1..65535")
+        if not 0 <= self.frame_hold_ms <= 1000:
+            raise ValueError(f"--frame-hold-ms: {self.frame_hold_ms} is not in 0..1000")
+        if self.drain_timeout_s < 0:
+            raise ValueError(f"--drain-timeout-s: {self.drain_timeout_s} is below 0")
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a bad flag in one line instead of the whole usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(message)
+
+
+def build_parser() -> Parser:
+    """Build the parser of the daemon's own flags; defaults come from WorkerConfig."""
+    parser = Parser(
+        prog="python -m worker",
+        allow_abbrev=False,
+        description="Serve one replica of the model to a tokenfleet coordinator.",
+        epilog="Every other flag goes to the engine: with --engine vllm under vLLM's own name.",
+    )
+    defaults = WorkerConfig()
+    parser.add_argument("--model", help="checkpoint directory or Hugging Face name; needed by vllm")
+    parser.add_argument("--engine", type=EngineKind, choices=list(EngineKind), default=defaults.engine)
+    parser.add_argument("--host", default=defaults.host, help="address to listen on")
+    parser.add_argument("--port", type=int, default=defaults.port, help="TCP port")
+    parser.add_argument("--frame-hold-ms", type=float, default=defaults.frame_hold_ms)
+    parser.add_argument("--drain-timeout-s", type=float, default=defaults.drain_timeout_s)
+    return parser
+
+
+def parse(argv: list[str]) -> tuple[WorkerConfig, str | None, list[str]]:
+    """Split a command line into the daemon's configuration, the model and the engine's flags.
+
+    Raises:
+        ValueError: A bad value of one of the daemon's own flags.
+    """
+    own, engine_argv = build_parser().parse_known_args(argv)
+    values = {f.name: getattr(own, f.name) for f in fields(WorkerConfig)}
+    return WorkerConfig(**values), own.model, engine_argv

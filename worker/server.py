@@ -1,0 +1,111 @@
+"""The daemon's life: listen, load, serve, drain, stop; health says which of these it is in."""
+
+import asyncio
+import logging
+import signal
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from protos import worker_pb2 as pb
+from protos import worker_pb2_grpc as rpc
+from protos.frames import CHANNEL_OPTIONS, SERVICE
+from worker.config import BadInput, WorkerConfig
+from worker.engine import Engine, EngineDead
+from worker.servicer import WorkerServicer
+
+logger = logging.getLogger(__name__)
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Server:
+    """One gRPC server over one engine."""
+
+    def __init__(self, config: WorkerConfig, engine: Engine) -> None:
+        self._config = config
+        self._engine = engine
+        self._servicer = WorkerServicer(engine, hold_ns=int(config.frame_hold_ms * 1e6))
+        self._health = health.aio.HealthServicer()
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until a signal or the engine's death.
+
+        Raises:
+            BadInput: The port cannot be had, or the engine cannot serve its configuration.
+            EngineDead: The engine died.
+        """
+        server = await self._listen()
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._stop.set)
+        try:
+            if await self._load():
+                await self._serve()
+        finally:
+            await self._set_health(NOT_SERVING)
+            await server.stop(grace=1.0)
+            await self._engine.close()
+
+    async def _listen(self) -> grpc.aio.Server:
+        """Open the port before the engine loads, so that health answers while it does."""
+        server = grpc.aio.server(options=CHANNEL_OPTIONS)
+        rpc.add_WorkerServicer_to_server(self._servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        await self._set_health(NOT_SERVING)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        address = f"{self._config.host}:{self._config.port}"
+        try:
+            server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise BadInput(f"--port: cannot listen on {address}, is it in use?") from error
+        await server.start()
+        logger.info("listening on %s, loading", address)
+        return server
+
+    async def _load(self) -> bool:
+        """Start the engine; False when a signal came first."""
+        starting = asyncio.ensure_future(self._engine.start())
+        stopping = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not starting.done():
+            starting.cancel()
+            return False
+        try:
+            self._servicer.describe(starting.result())
+        except ValueError as error:
+            raise BadInput(str(error)) from error
+        return True
+
+    async def _serve(self) -> None:
+        self._servicer.enter(pb.WORKER_STATE_READY)
+        await self._set_health(SERVING)
+        logger.info("serving")
+        stopping = asyncio.ensure_future(self._stop.wait())
+        dying = asyncio.ensure_future(self._servicer.engine_dead.wait())
+        await asyncio.wait((stopping, dying), return_when=asyncio.FIRST_COMPLETED)
+        await self._set_health(NOT_SERVING)
+        if self._servicer.engine_dead.is_set():
+            raise EngineDead("see the run's error above")
+        await self._drain()
+
+    async def _drain(self) -> None:
+        """Take no new run; let the current one go on, until it ends or a second signal or the deadline."""
+        self._servicer.enter(pb.WORKER_STATE_DRAINING)
+        logger.info("draining")
+        self._stop.clear()
+        idle = asyncio.ensure_future(self._servicer.wait_idle())
+        again = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait(
+            (idle, again), timeout=self._config.drain_timeout_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        idle.cancel()
+        again.cancel()
+
+    async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
+        for service in (health.OVERALL_HEALTH, SERVICE):
+            await self._health.set(service, status)
