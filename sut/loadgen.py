@@ -1,0 +1,129 @@
+"""LoadGen, and every one of its traps: the only file that imports mlperf_loadgen (6.0.17).
+
+LoadGen keeps state: one test per process. A test cannot be aborted, only left with the process.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import mlperf_loadgen as lg
+
+from sut.settings import Mode, Scenario
+
+logger = logging.getLogger(__name__)
+
+Issue = Callable[[list[int], list[int]], None]
+"""Takes LoadGen's ids (raw pointers) and sample indices of one query, in order."""
+
+TOKEN_BYTES = 4
+_configured = threading.Event()
+
+
+class LoadGenTest:
+    """One StartTest."""
+
+    def __init__(self, conf: Path, scenario: Scenario, mode: Mode) -> None:
+        """Read the settings.
+
+        Args:
+            conf: The run's user.conf; the embedded mlperf.conf is read before it.
+            scenario: The run's scenario.
+            mode: The run's mode.
+
+        Raises:
+            ValueError: LoadGen refuses the file.
+            RuntimeError: This process has had a test: a second one would skip the embedded mlperf.conf.
+        """
+        if _configured.is_set():
+            raise RuntimeError("one LoadGen test per process")
+        _configured.set()
+        self._settings = lg.TestSettings()
+        code = self._settings.FromConfig(str(conf), scenario.model_name, scenario.loadgen_name, 1)
+        if code != 0:
+            raise ValueError(f"--user-conf: LoadGen refuses {conf} with code {code}")
+        self._settings.scenario = getattr(lg.TestScenario, scenario.loadgen_name)
+        self._settings.mode = (
+            lg.TestMode.PerformanceOnly if mode is Mode.PERFORMANCE else lg.TestMode.AccuracyOnly
+        )
+
+    def run(self, num_samples: int, issue: Issue, output_dir: Path, audit_config: Path | None) -> None:
+        """Run the test; returns when every issued sample is complete.
+
+        Args:
+            num_samples: Rows of the data set, all in memory.
+            issue: Called once per query; must neither raise (the process would crash) nor wait.
+            output_dir: Existing directory: LoadGen would end at once without one, and say nothing.
+            audit_config: Explicit, because LoadGen otherwise reads audit.config from the working directory.
+
+        Raises:
+            RuntimeError: LoadGen left no summary.
+
+        Thread: any but main, which must stay free for signals; blocks.
+        """
+        output_dir.stat()
+        sut = lg.ConstructFastSUT(issue, _nothing)
+        qsl = lg.ConstructQSL(num_samples, num_samples, _nothing, _nothing)
+        try:
+            lg.StartTestWithLogSettings(
+                sut,
+                qsl,
+                self._settings,
+                _log_settings(output_dir),
+                "" if audit_config is None else str(audit_config),
+            )
+        finally:
+            lg.DestroyQSL(qsl)
+            lg.DestroySUT(sut)
+        summary = output_dir / "mlperf_log_summary.txt"
+        if not summary.is_file() or summary.stat().st_size == 0:
+            raise RuntimeError(f"LoadGen left no summary in {output_dir}")
+
+
+def first_token_complete(ids: list[int], addresses: list[int], counts: list[int]) -> None:
+    """Stop the TTFT clock of requests; all get the time of this call.
+
+    Args:
+        ids: LoadGen's ids, each at most once per test.
+        addresses: Where each request's first token, an int32, lies; LoadGen copies before it returns.
+        counts: 1, or 0 for an answer without tokens.
+
+    Thread: the one that also calls query_samples_complete: LoadGen keeps no order across threads.
+    """
+    lg.FirstTokenComplete(_responses(ids, addresses, counts))
+
+
+def query_samples_complete(ids: list[int], addresses: list[int], counts: list[int]) -> None:
+    """Stop the latency clock of requests; all get the time of this call.
+
+    Args:
+        ids: LoadGen's ids, each exactly once per test; none after the test has ended: they are pointers.
+        addresses: Where each request's tokens, int32, lie; LoadGen copies before it returns.
+        counts: All tokens of each request, the first one included, because LoadGen computes
+            TPOT = (latency - TTFT) / (n_tokens - 1) (loadgen/logging.cc).
+
+    Thread: as first_token_complete.
+    """
+    lg.QuerySamplesComplete(_responses(ids, addresses, counts))
+
+
+def _responses(ids: list[int], addresses: list[int], counts: list[int]) -> list[lg.QuerySampleResponse]:
+    return [
+        lg.QuerySampleResponse(id_, address, count * TOKEN_BYTES, count)
+        for id_, address, count in zip(ids, addresses, counts, strict=True)
+    ]
+
+
+def _log_settings(output_dir: Path) -> lg.LogSettings:
+    output = lg.LogOutputSettings()
+    output.outdir = str(output_dir)
+    output.copy_summary_to_stdout = False
+    settings = lg.LogSettings()
+    settings.log_output = output
+    settings.enable_trace = False
+    return settings
+
+
+def _nothing(*_: object) -> None:
+    """Flush, load, unload: nothing is deferred, and all prompts are in memory."""
