@@ -69,7 +69,7 @@ class TokenColumns(NamedTuple):
     finish_reasons: NDArray[np.uint8]
     """(F,) values of pb.FinishReason."""
     produced_ns: int
-    """When the engine handed over the oldest of these tokens, worker's monotonic clock."""
+    """When the engine handed them over, worker's monotonic clock; see worker.proto for several steps."""
 
 
 def name_requests(slots: NDArray[np.int64], generations: NDArray[np.uint32]) -> Requests:

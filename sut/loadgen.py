@@ -3,7 +3,7 @@
 LoadGen keeps state: one test per process. A test cannot be aborted, only left with the process.
 """
 
-import logging
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +11,6 @@ from pathlib import Path
 import mlperf_loadgen as lg
 
 from sut.settings import Mode, Scenario
-
-logger = logging.getLogger(__name__)
 
 Issue = Callable[[list[int], list[int]], None]
 """Takes LoadGen's ids (raw pointers) and sample indices of one query, in order."""
@@ -24,11 +22,11 @@ _configured = threading.Event()
 class LoadGenTest:
     """One StartTest."""
 
-    def __init__(self, conf: Path, scenario: Scenario, mode: Mode) -> None:
+    def __init__(self, conf: str, scenario: Scenario, mode: Mode) -> None:
         """Read the settings.
 
         Args:
-            conf: The run's user.conf; the embedded mlperf.conf is read before it.
+            conf: Text of the run's user.conf; the embedded mlperf.conf is read before it.
             scenario: The run's scenario.
             mode: The run's mode.
 
@@ -40,9 +38,12 @@ class LoadGenTest:
             raise RuntimeError("one LoadGen test per process")
         _configured.set()
         self._settings = lg.TestSettings()
-        code = self._settings.FromConfig(str(conf), scenario.model_name, scenario.loadgen_name, 1)
+        with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
+            file.write(conf)
+            file.flush()
+            code = self._settings.FromConfig(file.name, scenario.model_name, scenario.loadgen_name, 1)
         if code != 0:
-            raise ValueError(f"--user-conf: LoadGen refuses {conf} with code {code}")
+            raise ValueError(f"--user-conf: LoadGen refuses it with code {code}")
         self._settings.scenario = getattr(lg.TestScenario, scenario.loadgen_name)
         self._settings.mode = (
             lg.TestMode.PerformanceOnly if mode is Mode.PERFORMANCE else lg.TestMode.AccuracyOnly

@@ -159,8 +159,8 @@ _CONF_LINE = re.compile(r"(?P<model>[^\s.]+)\.(?P<scenario>[^\s.]+)\.(?P<key>[^\
 _CONF_SCENARIOS = ("*", "Server", "Offline", "SingleStream", "MultiStream")
 
 
-def read_user_conf(path: Path) -> str:
-    """Read a user.conf and check every line, because LoadGen skips in silence what it does not know.
+def read_conf(flag: str, path: Path) -> str:
+    """Read a user.conf or audit.config and check every line: LoadGen skips in silence what it does not know.
 
     Raises:
         ValueError: Names the file, the line and what is wrong with it.
@@ -168,10 +168,10 @@ def read_user_conf(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--user-conf {path}: {error}") from error
+        raise ValueError(f"{flag} {path}: {error}") from error
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and not line.lstrip().startswith("#"):
-            _check_conf_line(f"--user-conf {path}: line {number}: {line.strip()!r}", line.strip())
+            _check_conf_line(f"{flag} {path}: line {number}: {line.strip()!r}", line.strip())
     return text
 
 

@@ -28,7 +28,9 @@ class Outbox:
         self._hold_ns = hold_ns
         self._control: deque[pb.FromWorker] = deque()
         self._steps: list[TokenColumns] = []
+        self._urgent = False
         self._due_ns = 0
+        self._produced_ns = 0
         self._wake = asyncio.Event()
         self.num_frames = 0
         """Token frames taken so far."""
@@ -38,10 +40,13 @@ class Outbox:
         now_ns = time.monotonic_ns()
         if not self._steps:
             self._due_ns = now_ns + self._hold_ns
+            self._produced_ns = step.columns.produced_ns
             self._wake.set()
         self._steps.append(step.columns)
-        if step.urgent:
+        if step.urgent and not self._urgent:
+            self._urgent = True
             self._due_ns = now_ns
+            self._produced_ns = step.columns.produced_ns
             self._wake.set()
 
     def put_control(self, message: pb.FromWorker) -> None:
@@ -67,7 +72,8 @@ class Outbox:
                 continue
 
     def _take_frame(self) -> pb.FromWorker:
-        columns, self._steps = merge(self._steps), []
+        columns = merge(self._steps)._replace(produced_ns=self._produced_ns)
+        self._steps, self._urgent = [], False
         self.num_frames += 1
         return pb.FromWorker(tokens=pack_tokens(columns, time.monotonic_ns()))
 

@@ -1,0 +1,31 @@
+"""`python -m coordinator`: flags, one run.
+
+Exit codes: 0 valid, 1 failed, 2 bad input, 3 complete but INVALID, 130 or 143 interrupted.
+"""
+
+import logging
+import sys
+
+from coordinator.config import parse
+from coordinator.run import Interrupted, Run
+
+
+def main(argv: list[str]) -> int:
+    """Run once and return the exit code."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        run = Run(parse(argv))
+        run.connect()
+    except ValueError as error:
+        print(f"coordinator: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as interruption:
+        print(f"coordinator: interrupted by {interruption}", file=sys.stderr)
+        return interruption.exit_code
+    return run.execute()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,132 @@
+"""The coordinator's flags: the reference's names where the reference has the flag."""
+
+import argparse
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NoReturn
+
+from sut.settings import Mode, Scenario
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """One run."""
+
+    scenario: Scenario = Scenario.OFFLINE
+    """offline, server, or interactive (LoadGen's Server under the interactive limits)."""
+    accuracy: bool = False
+    """Accuracy mode instead of performance."""
+    input_file: Path
+    """Parquet or pickle with a column tok_input or input_tokens."""
+    workers: tuple[str, ...]
+    """host:port of each worker."""
+    output_dir: Path = Path("mlperf_results")
+    """Gets <scenario>/<performance|accuracy|TESTnn>/."""
+    user_conf: Path | None = None
+    """LoadGen user.conf; its lines go into the run's own."""
+    generation_config: Path | None = None
+    """JSON in the reference's format."""
+    max_new_tokens: int | None = None
+    """Longest answer in tokens; default 10240, accuracy 32768."""
+    max_samples: int | None = None
+    """Take only the first rows of the input file."""
+    target_qps: float | None = None
+    """LoadGen's target_qps."""
+    audit_config: Path | None = None
+    """audit.config of a compliance test."""
+    overwrite: bool = False
+    """Replace an earlier run in the same directory."""
+    ready_timeout_s: float = 900.0
+    """How long to wait until every worker is SERVING."""
+    worker_timeout_s: float = 30.0
+    """A worker that says nothing for this long is lost."""
+    stall_timeout_s: float = 600.0
+    """A worker that has requests and brings no token for this long is lost."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds.
+
+        Raises:
+            ValueError: Names flag, value and bound.
+        """
+        for name in ("max_new_tokens", "max_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{_flag(name)}: {value} is below 1")
+        if self.target_qps is not None and not 0 < self.target_qps < float("inf"):
+            raise ValueError(f"--target-qps: {self.target_qps} is not above 0 and finite")
+        for name in ("ready_timeout_s", "worker_timeout_s", "stall_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{_flag(name)}: {getattr(self, name)} is not above 0")
+        self._check_workers()
+
+    def _check_workers(self) -> None:
+        for address in self.workers:
+            host, _, port = address.rpartition(":")
+            if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+                raise ValueError(f"--workers: {address!r} is not host:port with a port in 1..65535")
+            if self.workers.count(address) > 1:
+                raise ValueError(f"--workers: {address} is named {self.workers.count(address)} times")
+
+    @property
+    def mode(self) -> Mode:
+        """What the run measures."""
+        return Mode.ACCURACY if self.accuracy else Mode.PERFORMANCE
+
+    @property
+    def run_dir(self) -> Path:
+        """Where this run's files go."""
+        name: str = self.mode
+        if self.audit_config is not None:
+            test = re.search(r"TEST\d\d", str(self.audit_config))
+            name = test[0] if test else "audit"
+        return self.output_dir / self.scenario / name
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def parse(argv: list[str]) -> RunConfig:
+    """Read the command line; defaults come from RunConfig.
+
+    Raises:
+        ValueError: Names flag, value and bound.
+    """
+    parser = _Parser(
+        prog="python -m coordinator",
+        allow_abbrev=False,
+        description="Run MLPerf LoadGen against tokenfleet workers.",
+    )
+    parser.add_argument("--scenario", type=Scenario, choices=list(Scenario), default=Scenario.OFFLINE)
+    parser.add_argument("--accuracy", action="store_true", help="accuracy mode instead of performance")
+    parser.add_argument("--input-file", type=Path, required=True, metavar="FILE", help="parquet or pickle")
+    parser.add_argument("--workers", type=_addresses, required=True, metavar="HOST:PORT[,HOST:PORT...]")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's directory")
+    optional: dict[str, type] = {
+        "output_dir": Path,
+        "user_conf": Path,
+        "generation_config": Path,
+        "max_new_tokens": int,
+        "max_samples": int,
+        "target_qps": float,
+        "audit_config": Path,
+        "ready_timeout_s": float,
+        "worker_timeout_s": float,
+        "stall_timeout_s": float,
+    }
+    defaults = {f.name: f.default for f in fields(RunConfig)}
+    for name, kind in optional.items():
+        default = defaults[name]
+        parser.add_argument(_flag(name), type=kind, default=default, help=f"default: {default}")
+    return RunConfig(**vars(parser.parse_args(argv)))
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))

@@ -1,0 +1,198 @@
+"""Every request in flight, as columns indexed by slot, and the arena that holds their tokens.
+
+A frame costs a fixed handful of numpy calls, whatever it carries. Slots are reused; a slot's generation
+tells its requests apart.
+"""
+
+import mmap
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protos.frames import FrameError, Requests, TokenColumns, name_requests, slots_of
+
+TOKEN_BYTES = 4
+NO_WORKER = -1
+Slots = NDArray[np.int64]
+
+DONE = np.dtype(
+    [
+        ("sample", "i8"),
+        ("worker", "i4"),
+        ("reason", "u1"),
+        ("prompt_len", "i8"),
+        ("num_tokens", "i8"),
+        ("issued_ns", "i8"),
+        ("sent_ns", "i8"),
+        ("first_ns", "i8"),
+        ("done_ns", "i8"),
+    ]
+)
+"""One finished request; times are the coordinator's monotonic clock, first_ns is 0 for an empty answer."""
+
+
+class Arrivals(NamedTuple):
+    """What a frame means for LoadGen."""
+
+    first_slots: Slots
+    """Requests whose first token came."""
+    finished_slots: Slots
+    """Requests that are complete."""
+    finish_reasons: NDArray[np.uint8]
+    """Why, same shape as finished_slots."""
+
+
+class Ledger:
+    """Struct of arrays over slots; every method runs on the dispatcher thread."""
+
+    def __init__(self, max_new_tokens: int, num_slots: int = 1024) -> None:
+        """Reserve the arena; memory is committed only where tokens are written.
+
+        Args:
+            max_new_tokens: Longest answer of the run, in tokens.
+            num_slots: Slots at first; they double when they run out.
+        """
+        self._row_tokens = max_new_tokens
+        self._generations = np.zeros(num_slots, np.uint32)
+        self._mark = np.zeros(num_slots, np.int64)
+        self._rows = np.zeros(num_slots, DONE)
+        self._rows["worker"] = NO_WORKER
+        self._loadgen_ids = np.zeros(num_slots, np.uint64)
+        self._free = list(range(num_slots - 1, -1, -1))
+        self._map = mmap.mmap(-1, self._arena_bytes(num_slots), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._arena = np.frombuffer(self._map, np.int32)
+        self._done = np.zeros(num_slots, DONE)
+        self.num_done = 0
+        self.num_tokens = 0
+        """Tokens received so far."""
+
+    @property
+    def done(self) -> NDArray[np.void]:
+        """Finished requests in order of completion, dtype DONE, shape (num_done,)."""
+        return self._done[: self.num_done]
+
+    @property
+    def num_running(self) -> int:
+        """Requests in flight."""
+        return len(self._rows) - len(self._free)
+
+    def assign(
+        self, ids: NDArray[np.uint64], worker: int, columns: dict[str, Slots]
+    ) -> tuple[Slots, Requests]:
+        """Give R requests a slot each.
+
+        Args:
+            ids: (R,) LoadGen's ids.
+            worker: Who will produce them.
+            columns: (R,) each: sample, prompt_len, issued_ns, sent_ns.
+
+        Returns:
+            Slots and request names, (R,) each.
+        """
+        while len(self._free) < len(ids):
+            self._grow()
+        slots = np.array([self._free.pop() for _ in range(len(ids))], np.int64)
+        rows = np.zeros(len(ids), DONE)
+        for name, column in columns.items():
+            rows[name] = column
+        rows["worker"] = worker
+        self._rows[slots] = rows
+        self._loadgen_ids[slots] = ids
+        return slots, name_requests(slots, self._generations[slots])
+
+    def add_tokens(self, worker: int, columns: TokenColumns, now_ns: int) -> Arrivals:
+        """Store a frame's tokens.
+
+        Args:
+            worker: Whose stream brought the frame.
+            columns: Checked in themselves, not yet against this ledger.
+            now_ns: When the frame came.
+
+        Raises:
+            FrameError: A request of another worker, one with two rows, or an answer beyond its budget.
+        """
+        slots = slots_of(columns.requests)
+        self._check_rows(worker, columns.requests, slots)
+        before = self._rows["num_tokens"][slots]
+        after = before + (1 if columns.counts is None else columns.counts)
+        if (after > self._row_tokens).any():
+            raise FrameError(f"worker {worker}: an answer beyond {self._row_tokens} tokens")
+        self._arena[self._positions(slots, before, columns.counts)] = columns.tokens
+        self._rows["num_tokens"][slots] = after
+        self.num_tokens += len(columns.tokens)
+        first_slots = slots[(before == 0) & (after > 0)]
+        self._rows["first_ns"][first_slots] = now_ns
+        return Arrivals(first_slots, slots[columns.finished_rows], columns.finish_reasons)
+
+    def finish(self, slots: Slots, reasons: NDArray[np.uint8], now_ns: int) -> None:
+        """Move requests from flight to the record of finished ones; frees their slots and their tokens."""
+        rows = self._rows[slots]
+        rows["done_ns"] = now_ns
+        rows["reason"] = reasons
+        end = self.num_done + len(rows)
+        while end > len(self._done):
+            self._done = np.concatenate([self._done, np.zeros_like(self._done)])
+        self._done[self.num_done : end] = rows
+        self.num_done = end
+        self._rows["worker"][slots] = NO_WORKER
+        self._generations[slots] += 1
+        self._free.extend(slots.tolist())
+
+    def loadgen_ids(self, slots: Slots) -> list[int]:
+        """List LoadGen's ids of slots."""
+        ids: list[int] = self._loadgen_ids[slots].tolist()
+        return ids
+
+    def addresses(self, slots: Slots) -> list[int]:
+        """List where the tokens of slots begin; valid until the next `assign`."""
+        base = self._arena.ctypes.data
+        return [base + slot * self._row_tokens * TOKEN_BYTES for slot in slots.tolist()]
+
+    def token_counts(self, slots: Slots) -> list[int]:
+        """List the tokens received of slots."""
+        counts: list[int] = self._rows["num_tokens"][slots].tolist()
+        return counts
+
+    def sum_prompt_lens(self, slots: Slots) -> int:
+        """Add up the prompt tokens of slots."""
+        return int(self._rows["prompt_len"][slots].sum())
+
+    def _check_rows(self, worker: int, requests: Requests, slots: Slots) -> None:
+        if len(slots) and slots.max() >= len(self._rows):
+            raise FrameError(f"worker {worker}: slot {slots.max()} of {len(self._rows)}")
+        if (self._rows["worker"][slots] != worker).any() or (
+            name_requests(slots, self._generations[slots]) != requests
+        ).any():
+            raise FrameError(f"worker {worker}: tokens of a request that it does not hold")
+        order = np.arange(len(slots))
+        self._mark[slots] = order
+        if (self._mark[slots] != order).any():
+            raise FrameError(f"worker {worker}: two rows of one request")
+
+    def _positions(self, slots: Slots, before: Slots, counts: NDArray[np.uint32] | None) -> Slots:
+        """Compute where each token goes, (T,)."""
+        starts = slots * self._row_tokens + before
+        if counts is None:
+            return starts
+        lens = counts.astype(np.int64)
+        firsts = np.cumsum(lens) - lens
+        positions: Slots = np.repeat(starts - firsts, lens) + np.arange(int(lens.sum()))
+        return positions
+
+    def _arena_bytes(self, num_slots: int) -> int:
+        return num_slots * self._row_tokens * TOKEN_BYTES
+
+    def _grow(self) -> None:
+        """Double the slots; the kernel moves the arena's pages without copying them."""
+        old = len(self._rows)
+        del self._arena
+        self._map.resize(self._arena_bytes(2 * old))
+        self._arena = np.frombuffer(self._map, np.int32)
+        self._generations = np.concatenate([self._generations, np.zeros_like(self._generations)])
+        self._mark = np.zeros(2 * old, np.int64)
+        added = np.zeros_like(self._rows)
+        added["worker"] = NO_WORKER
+        self._rows = np.concatenate([self._rows, added])
+        self._loadgen_ids = np.concatenate([self._loadgen_ids, np.zeros_like(self._loadgen_ids)])
+        self._free[:0] = range(2 * old - 1, old - 1, -1)

@@ -1,0 +1,175 @@
+"""What a run leaves behind: run.json, and the same for a person as a table."""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from google.protobuf.json_format import MessageToDict
+from numpy.typing import NDArray
+
+from coordinator.dispatcher import Dispatcher
+from coordinator.link import Link
+from sut.results.verdict import Verdict
+
+PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
+
+
+def percentile(values: NDArray[np.int64], fraction: float) -> int:
+    """Take LoadGen's percentile, sorted[int(count * fraction)] (loadgen/results.cc); 0 without values."""
+    if not len(values):
+        return 0
+    index = min(int(len(values) * fraction), len(values) - 1)
+    return int(np.partition(values, index)[index])
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How one quantity is distributed over the run."""
+
+    count: int
+    mean: float
+    percentiles: dict[str, int]
+    maximum: int
+
+    @classmethod
+    def of(cls, values: NDArray[np.int64]) -> "Spread":
+        """Describe values, (N,); all figures are 0 where there are none."""
+        if not len(values):
+            return cls(0, 0.0, {}, 0)
+        marks = {f"p{q:g}": percentile(values, q / 100) for q in PERCENTILES}
+        return cls(len(values), float(values.mean()), marks, int(values.max()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRow:
+    """One worker's part of the run."""
+
+    address: str
+    requests: int
+    tokens: int
+    frames: int
+    engine_steps: int
+    round_trip_ns: int
+    """Shortest ping."""
+    clock_offset_ns: int
+    """Worker's monotonic clock minus the coordinator's, from that ping."""
+    info: dict[str, object]
+    """The worker's GetInfo."""
+
+    @classmethod
+    def of(cls, link: Link, num_requests: int) -> "WorkerRow":
+        """Describe one link."""
+        return cls(
+            address=link.address,
+            requests=num_requests,
+            tokens=link.num_tokens,
+            frames=link.num_frames,
+            engine_steps=link.last_pong.steps,
+            round_trip_ns=link.round_trip_ns,
+            clock_offset_ns=link.clock_offset_ns,
+            info=MessageToDict(link.info, preserving_proto_field_name=True),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The coordinator's own record, in ns of its monotonic clock; LoadGen's figures are LoadGen's."""
+
+    ttft_ns: Spread
+    """From LoadGen's call to the first token."""
+    tpot_ns: Spread
+    """(done - first) / (tokens - 1), answers of two tokens and more."""
+    latency_ns: Spread
+    queued_ns: Spread
+    """From LoadGen's call to the message that carries the prompt."""
+    report_delay_ns: Spread
+    """From the engine's hand-over to the return of LoadGen's call, frames with a first token or an end."""
+    answer_tokens: Spread
+    workers: list[WorkerRow]
+
+    @classmethod
+    def of(cls, dispatcher: Dispatcher) -> "Summary":
+        """Summarise what has finished so far."""
+        done = dispatcher.ledger.done
+        some = done[done["first_ns"] > 0]
+        several = some[some["num_tokens"] > 1]
+        return cls(
+            ttft_ns=Spread.of(some["first_ns"] - some["issued_ns"]),
+            tpot_ns=Spread.of((several["done_ns"] - several["first_ns"]) // (several["num_tokens"] - 1)),
+            latency_ns=Spread.of(done["done_ns"] - done["issued_ns"]),
+            queued_ns=Spread.of(done["sent_ns"] - done["issued_ns"]),
+            report_delay_ns=Spread.of(
+                np.concatenate([np.array(k.report_delays_ns) + k.clock_offset_ns for k in dispatcher.links])
+            ),
+            answer_tokens=Spread.of(done["num_tokens"]),
+            workers=[WorkerRow.of(k, int((done["worker"] == k.index).sum())) for k in dispatcher.links],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """Everything that run.json holds."""
+
+    run_id: str
+    scenario: str
+    mode: str
+    verdict: Verdict
+    started_utc: str
+    wall_s: float
+    coordinator_cpu_s: float
+    config: dict[str, object]
+    """Resolved flags."""
+    generation: dict[str, object]
+    """Sampling of every request."""
+    dataset: dict[str, object]
+    versions: dict[str, str]
+    spec_hash: str
+    loadgen: dict[str, object]
+    """LoadGen's own result figures."""
+    summary: Summary | None
+
+    def write(self, path: Path) -> None:
+        """Write run.json whole or not at all."""
+        text = json.dumps(dataclasses.asdict(self), indent=1, default=str) + "\n"
+        partial = path.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+
+    def table(self) -> str:
+        """Lay the run out for a person."""
+        verdict = self.verdict
+        lines = [f"== {self.scenario} {self.mode}: {verdict.outcome} =="]
+        if verdict.reason:
+            lines.append(f"   reason: {verdict.reason}")
+        lines += [f"   LoadGen {key:<48} {value}" for key, value in self.loadgen.items()]
+        lines += self._latency_lines() + self._worker_lines()
+        lines += [f"   {'ok  ' if c.passed else 'FAIL'} {c.name:<15} {c.seen}" for c in verdict.checks]
+        lines += [f"   no submission run: {text}" for text in verdict.deviations]
+        return "\n".join(lines)
+
+    def _latency_lines(self) -> list[str]:
+        if self.summary is None:
+            return []
+        names = ("ttft_ns", "tpot_ns", "latency_ns", "report_delay_ns")
+        lines = [
+            f"   {'ms':<14} {'mean':>12}" + "".join(f"{f'p{q:g}':>12}" for q in PERCENTILES) + f"{'max':>12}"
+        ]
+        for name in names:
+            spread: Spread = getattr(self.summary, name)
+            values = [spread.mean, *spread.percentiles.values(), spread.maximum]
+            if spread.count:
+                cells = "".join(f"{value / 1e6:>12,.3f}" for value in values)
+                lines.append(f"   {name.removesuffix('_ns'):<14} {cells}")
+        return lines
+
+    def _worker_lines(self) -> list[str]:
+        rows = [] if self.summary is None else self.summary.workers
+        lines = [f"   {'worker':<22}{'requests':>10}{'tokens':>12}{'frames':>10}{'steps':>10}{'ping ms':>9}"]
+        return lines + [
+            f"   {row.address:<22}{row.requests:>10}{row.tokens:>12}{row.frames:>10}{row.engine_steps:>10}"
+            f"{row.round_trip_ns / 1e6:>9.3f}"
+            for row in rows
+        ]

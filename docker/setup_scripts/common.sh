@@ -1,0 +1,93 @@
+# shellcheck shell=bash
+# What the set-up and launch scripts share. Source it after `set -euo pipefail`.
+
+# die MESSAGE: end with the exit status of bad input.
+die() {
+  printf 'error: %s\n' "$1" >&2
+  exit 2
+}
+
+# require_backend NAME: refuse a name that no script knows.
+require_backend() {
+  case "$1" in
+    vllm | counting) ;;
+    *) die "backend '$1' is unknown: MLPERF_BACKEND must be vllm or counting" ;;
+  esac
+}
+
+# nvidia_gpu_visible: succeed where the NVIDIA driver lists at least one GPU.
+nvidia_gpu_visible() {
+  local listing
+  listing="$(nvidia-smi --list-gpus 2>/dev/null)" && [[ "$listing" == "GPU "* ]]
+}
+
+# create_venv VENV REBUILD: make the virtual environment, or keep the one that is there unless REBUILD is 1.
+create_venv() {
+  local venv="$1" rebuild="$2"
+  if [[ "$rebuild" == 1 ]]; then
+    rm -rf -- "$venv"
+  fi
+  if [[ -x "$venv/bin/python" ]]; then
+    return
+  fi
+  if command -v uv >/dev/null; then
+    uv venv "$venv"
+  else
+    python3 -m venv "$venv"
+  fi
+}
+
+# install_into VENV ARGUMENT...: install with uv where there is one, else with the environment's own pip.
+install_into() {
+  local venv="$1"
+  shift
+  if command -v uv >/dev/null; then
+    uv pip install --python "$venv/bin/python" "$@"
+  else
+    "$venv/bin/python" -m pip install "$@"
+  fi
+}
+
+# build_image DOCKERFILE IMAGE CONTEXT: BASE_IMAGE, when set, replaces the Dockerfile's own base.
+build_image() {
+  local command=(docker build --file "$1" --tag "$2")
+  if [[ -n "${BASE_IMAGE:-}" ]]; then
+    command+=(--build-arg "BASE_IMAGE=$BASE_IMAGE")
+  fi
+  "${command[@]}" "$3"
+}
+
+# print_command WORD...: one line that a shell reads back as the same words.
+print_command() {
+  local word line=""
+  for word in "$@"; do
+    if [[ "$word" =~ ^[A-Za-z0-9_./:,=@%+-]+$ ]]; then
+      line+=" $word"
+    else
+      line+=" ${word@Q}"
+    fi
+  done
+  printf '%s\n' "${line# }"
+}
+
+# start_container DOCKERFILE IMAGE CONTEXT OPTION... -- COMMAND...
+# Build the image if it is missing and run the command in it. With DRY_RUN=1 only print the docker run.
+start_container() {
+  local dockerfile="$1" image="$2" context="$3" options=()
+  shift 3
+  while [[ "$1" != -- ]]; do
+    options+=("$1")
+    shift
+  done
+  shift
+  # The images' entry points are servers: a command must replace them, not become their flags.
+  local run=(docker run "${options[@]}" --entrypoint "$1" "$image" "${@:2}")
+  if [[ "${DRY_RUN:-0}" == 1 ]]; then
+    print_command "${run[@]}"
+    return
+  fi
+  if ! docker image inspect "$image" >/dev/null 2>&1; then
+    build_image "$dockerfile" "$image" "$context"
+  fi
+  exec "${run[@]}"
+}

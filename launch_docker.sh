@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# Run a command in the image of the chosen backend, with the workspace, data and model cache mounted.
+set -euo pipefail
+
+root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)"
+# shellcheck source-path=SCRIPTDIR source=docker/setup_scripts/common.sh
+source "$root/docker/setup_scripts/common.sh"
+
+usage() {
+  cat <<'TEXT'
+usage: ./launch_docker.sh [FLAG...] [-- COMMAND...]
+
+Runs COMMAND (default: bash) as you, in /work, on the host's network. Builds the image if it is missing.
+  --backend vllm|counting  default: $MLPERF_BACKEND, else vllm
+  --image-name NAME        default: tokenfleet-vllm, for counting tokenfleet-coordinator
+  --gpu-count all|K        GPUs of the container, vllm only; default: all
+  --model-cache-dir DIR    Hugging Face cache; default: $HF_HOME, else ~/.cache/huggingface
+  --data-dir DIR           mounted at /work/data; default: data/ of the workspace
+  --extra-mounts H:C,...   host path : container path
+  --dry-run                print the docker command and run nothing
+  --help
+$BASE_IMAGE, when set, replaces the base image of an image that has to be built.
+TEXT
+}
+
+# add_mount SOURCE TARGET: add a bind mount to `options`; docker reads the value as one CSV record.
+add_mount() {
+  if [[ "$1$2" == *[,\"$'\n']* ]]; then
+    die "mount '$1:$2': docker takes no comma, double quote or line break in a path"
+  fi
+  options+=(--mount "type=bind,source=$1,target=$2")
+}
+
+# require_directory FLAG PATH
+require_directory() {
+  [[ -d "$2" ]] || die "$1: '$2' is not a directory"
+}
+
+# mount_extras H:C,H:C: add each pair to `options`.
+mount_extras() {
+  local pair pairs host_path
+  mapfile -t -d , pairs < <(printf '%s' "$1")
+  for pair in "${pairs[@]}"; do
+    [[ "$pair" =~ ^([^:]+):(/[^:]+)$ ]] || die "--extra-mounts: '$pair' is not HOST_PATH:/CONTAINER_PATH"
+    [[ -e "${BASH_REMATCH[1]}" ]] || die "--extra-mounts: '${BASH_REMATCH[1]}' does not exist"
+    host_path="$(realpath -- "${BASH_REMATCH[1]}")"
+    add_mount "$host_path" "${BASH_REMATCH[2]}"
+  done
+}
+
+backend="${MLPERF_BACKEND:-vllm}"
+image="" gpu_count="" model_cache_dir="" data_dir="" extra_mounts="" DRY_RUN=0
+while (($#)); do
+  case "$1" in
+    --backend | --image-name | --gpu-count | --model-cache-dir | --data-dir | --extra-mounts)
+      [[ -n "${2:-}" && "$2" != -* ]] || die "$1 needs a value"
+      case "$1" in
+        --backend) backend="$2" ;;
+        --image-name) image="$2" ;;
+        --gpu-count) gpu_count="$2" ;;
+        --model-cache-dir) model_cache_dir="$2" ;;
+        --data-dir) data_dir="$2" ;;
+        --extra-mounts) extra_mounts="$2" ;;
+      esac
+      shift
+      ;;
+    --dry-run) DRY_RUN=1 ;;
+    --help)
+      usage
+      exit 0
+      ;;
+    --)
+      shift
+      break
+      ;;
+    *) die "unknown flag '$1' (see --help; a command goes after --)" ;;
+  esac
+  shift
+done
+if ((!$#)); then
+  set -- bash
+fi
+export DRY_RUN
+
+require_backend "$backend"
+if [[ -n "$gpu_count" ]]; then
+  [[ "$backend" == vllm ]] || die "--gpu-count '$gpu_count': the backend $backend uses no GPU"
+  [[ "$gpu_count" =~ ^(all|[1-9][0-9]*)$ ]] || die "--gpu-count '$gpu_count' must be all or at least 1"
+fi
+if [[ -n "$model_cache_dir" ]]; then
+  require_directory --model-cache-dir "$model_cache_dir"
+fi
+if [[ -n "$data_dir" ]]; then
+  require_directory --data-dir "$data_dir"
+fi
+model_cache_dir="$(realpath -m -- "${model_cache_dir:-${HF_HOME:-${HOME:?}/.cache/huggingface}}")"
+data_dir="$(realpath -m -- "${data_dir:-$root/data}")"
+user="$(id -u):$(id -g)"
+
+# The user has no account inside the image: HOME and USER keep Python and torch from looking for one.
+options=(--rm --init --network=host --user "$user" --workdir /work
+  --env HOME=/tmp --env "USER=${USER:-mlperf}"
+  --env HF_HOME=/cache/huggingface --env "MLPERF_BACKEND=$backend")
+if [[ -t 0 && -t 1 ]]; then
+  options+=(--interactive --tty)
+fi
+add_mount "$root" /work
+add_mount "$data_dir" /work/data
+add_mount "$model_cache_dir" /cache/huggingface
+if [[ -n "$extra_mounts" ]]; then
+  mount_extras "$extra_mounts"
+fi
+if [[ "$DRY_RUN" == 0 ]]; then
+  # Docker would create a missing mount point inside the workspace as root, and refuses a missing source.
+  mkdir -p -- "$root/data" "$model_cache_dir"
+fi
+
+if [[ "$backend" == vllm ]]; then
+  exec "$root/docker/launch_scripts/launch_vllm.sh" "${image:-tokenfleet-vllm}" "${gpu_count:-all}" \
+    "${options[@]}" -- "$@"
+fi
+start_container "$root/docker/Dockerfile.coordinator" "${image:-tokenfleet-coordinator}" "$root" \
+  "${options[@]}" -- "$@"

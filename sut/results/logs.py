@@ -1,0 +1,65 @@
+"""Read LoadGen's own files after a run."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+_MARK = ":::MLLOG "
+
+
+class DetailLog(NamedTuple):
+    """mlperf_log_detail.txt."""
+
+    values: dict[str, object]
+    """Last value of each key."""
+    errors: list[str]
+    """Key and value of each line that LoadGen marks as an error, in order."""
+
+
+class AccuracyLog(NamedTuple):
+    """mlperf_log_accuracy.json, without the token bytes."""
+
+    entries: Counter[int]
+    """How many entries each sample index has."""
+    num_tokens: int
+    """Sum of token_count."""
+    num_bytes: int
+    """Bytes of all answers."""
+
+
+def read_detail(path: Path) -> DetailLog:
+    """Read mlperf_log_detail.txt.
+
+    Raises:
+        ValueError: A marked line is no JSON.
+    """
+    values: dict[str, object] = {}
+    errors = []
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.startswith(_MARK):
+                entry = json.loads(line[len(_MARK) :])
+                values[entry["key"]] = entry["value"]
+                if entry["metadata"]["is_error"]:
+                    errors.append(f"{entry['key']}: {entry['value']}")
+    return DetailLog(values, errors)
+
+
+def read_accuracy(path: Path) -> AccuracyLog:
+    """Read mlperf_log_accuracy.json line by line; an accuracy run's is hundreds of megabytes.
+
+    Raises:
+        ValueError: An entry is no JSON.
+    """
+    entries: Counter[int] = Counter()
+    num_tokens = num_bytes = 0
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            text = line.strip().rstrip(",")
+            if text.startswith("{"):
+                entry = json.loads(text)
+                entries[entry["qsl_idx"]] += 1
+                num_tokens += entry["token_count"]
+                num_bytes += len(entry["data"]) // 2
+    return AccuracyLog(entries, num_tokens, num_bytes)
