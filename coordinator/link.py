@@ -58,7 +58,7 @@ class Link:
         """Of the shortest ping."""
         self._clock_offset_ns = 0
         self.report_delays_ns = array("q")
-        """Per frame with a first token or an end: LoadGen told, our clock, minus produced, the worker's clock."""
+        """Per frame with a first token or an end: LoadGen told (our clock) minus produced (the worker's)."""
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._call = rpc.WorkerStub(self._channel).Generate()
         self._outgoing: asyncio.Queue[pb.ToWorker] = asyncio.Queue()

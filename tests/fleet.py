@@ -1,0 +1,170 @@
+"""Real workers and a real coordinator as processes, for tests; every wait is bounded."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pandas as pd
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+ROOT = Path(__file__).resolve().parent.parent
+STOP = 200_002
+FAST_CONF = """\
+*.Offline.min_duration = 100
+*.Offline.target_qps = 100
+*.Server.min_duration = 1000
+*.Server.target_qps = 200
+"""
+
+
+def free_port() -> int:
+    """Find a port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@dataclass
+class WorkerProcess:
+    """A worker daemon and where it listens."""
+
+    process: subprocess.Popen[bytes]
+    address: str
+    log: Path
+
+    def stop(self, timeout_s: float = 20.0) -> int:
+        """SIGTERM, wait, SIGKILL the whole group if need be; returns the exit code."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            return self.process.wait(timeout_s)
+
+
+def start_worker(log: Path, *flags: str, engine: str = "counting", cwd: Path = ROOT) -> WorkerProcess:
+    """Start a worker; it listens or is loading when this returns."""
+    port = free_port()
+    command = [sys.executable, "-m", "worker", "--engine", engine, "--port", str(port), *flags]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
+    return WorkerProcess(process, f"127.0.0.1:{port}", log)
+
+
+def health(address: str, service: str = "") -> str:
+    """Ask grpc.health.v1 once: SERVING, NOT_SERVING, or the status code's name."""
+    with grpc.insecure_channel(address) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service=service), timeout=2, wait_for_ready=True
+            )
+        except grpc.RpcError as error:
+            code: str = error.code().name
+            return code
+        status: str = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        return status
+
+
+def wait_serving(worker: WorkerProcess, timeout_s: float = 20.0) -> None:
+    """Wait until a worker is SERVING; its end or the deadline fails the test with its log."""
+    deadline_s = time.monotonic() + timeout_s
+    while health(worker.address) != "SERVING":
+        ended = worker.process.poll() is not None
+        if ended or time.monotonic() > deadline_s:
+            raise AssertionError(f"worker not SERVING:\n{worker.log.read_text()[-4000:]}")
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def workers(
+    directory: Path, num: int, *flags: str, engine: str = "counting", timeout_s: float = 20.0
+) -> Iterator[list[WorkerProcess]]:
+    """Run workers for the length of a block."""
+    started = [start_worker(directory / f"worker{i}.log", *flags, engine=engine) for i in range(num)]
+    try:
+        for worker in started:
+            wait_serving(worker, timeout_s)
+        yield started
+    finally:
+        for worker in started:
+            worker.stop()
+
+
+def coordinator_command(
+    fleet: Sequence[WorkerProcess], input_file: Path, output_dir: Path, *flags: str
+) -> list[str]:
+    """Compose a coordinator's command line."""
+    addresses = ",".join(worker.address for worker in fleet)
+    command = [sys.executable, "-m", "coordinator", "--input-file", str(input_file), "--workers", addresses]
+    return [*command, "--output-dir", str(output_dir), *flags]
+
+
+def coordinate(
+    fleet: Sequence[WorkerProcess], input_file: Path, output_dir: Path, *flags: str, timeout_s: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """Run a coordinator to its end."""
+    return subprocess.run(
+        coordinator_command(fleet, input_file, output_dir, *flags),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def write_prompts(path: Path, prompts: Sequence[Sequence[int]]) -> Path:
+    """Write a data set in the reference's schema."""
+    pd.DataFrame({"tok_input": [list(prompt) for prompt in prompts]}).to_parquet(path)
+    return path
+
+
+def write_conf(path: Path, text: str = FAST_CONF) -> Path:
+    """Write a user.conf."""
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def counting_prompts(num: int, longest: int = 40) -> list[list[int]]:
+    """Make prompts for the counting engine: row i is [answer length, 7, i]."""
+    return [[2 + i % (longest - 1), 7, 1000 * i] for i in range(num)]
+
+
+def counting_answer(prompt: Sequence[int], budget: int) -> list[int]:
+    """Compute the counting engine's answer by its definition, one token at a time."""
+    answer = []
+    for position in range(min(prompt[0], budget)):
+        last = position == prompt[0] - 1
+        answer.append(STOP if last else (prompt[-1] + 1 + position) % 199_999)
+    return answer
+
+
+def accuracy_entries(run_dir: Path) -> list[dict[str, object]]:
+    """Read mlperf_log_accuracy.json."""
+    entries: list[dict[str, object]] = json.loads((run_dir / "mlperf_log_accuracy.json").read_text())
+    return entries
+
+
+def tokens_of(hexadecimal: str) -> list[int]:
+    """Decode LoadGen's upper-case hex of little-endian int32."""
+    raw = bytes.fromhex(hexadecimal)
+    return [int.from_bytes(raw[i : i + 4], "little", signed=True) for i in range(0, len(raw), 4)]
+
+
+def run_json(run_dir: Path) -> dict[str, object]:
+    """Read run.json."""
+    record: dict[str, object] = json.loads((run_dir / "run.json").read_text())
+    return record

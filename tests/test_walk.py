@@ -1,0 +1,69 @@
+"""The walk: real LoadGen, real coordinator, real workers over real sockets, every token known by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import fleet
+
+AUDIT_CONF = "*.*.accuracy_log_rng_seed = 720381539243781796\n*.*.accuracy_log_sampling_target = 1000000\n"
+
+
+def check_tokens(run_dir: Path, prompts: list[list[int]], budget: int, server: bool) -> list[int]:
+    """Check every logged answer, and return the sample indices that were logged."""
+    entries = fleet.accuracy_entries(run_dir)
+    for entry in entries:
+        sample = int(str(entry["qsl_idx"]))
+        expected = fleet.counting_answer(prompts[sample], budget)
+        assert expected == fleet.tokens_of(str(entry["data"]))
+        assert len(expected) == entry["token_count"]
+        if server:
+            assert expected[:1] == fleet.tokens_of(str(entry["token_data"]))
+    return [int(str(entry["qsl_idx"])) for entry in entries]
+
+
+@pytest.mark.parametrize("num_workers", [2, 5])
+def test_every_answer_is_token_exact(tmp_path: Path, num_workers: int) -> None:
+    """Both scenarios, performance with audit sampling and accuracy: logged tokens equal those computed by hand."""
+    prompts = fleet.counting_prompts(70)
+    data = fleet.write_prompts(tmp_path / "data.parquet", prompts)
+    conf = fleet.write_conf(tmp_path / "user.conf")
+    audit = fleet.write_conf(tmp_path / "audit.config", AUDIT_CONF)
+    with fleet.workers(tmp_path, num_workers, "--step-ms", "2", "--max-num-seqs", "8") as started:
+        for scenario in ("offline", "server", "interactive"):
+            flags = ["--scenario", scenario, "--user-conf", str(conf), "--max-new-tokens", "32"]
+            if scenario == "interactive":
+                # The short step keeps the counting engine inside 15 ms; the conf names the other model by *.
+                flags += ["--target-qps", "200"]
+            accuracy = fleet.coordinate(started, data, tmp_path / "out", *flags, "--accuracy")
+            assert 0 == accuracy.returncode, accuracy.stderr
+            logged = check_tokens(
+                tmp_path / "out" / scenario / "accuracy", prompts, 32, server=scenario != "offline"
+            )
+            assert list(range(70)) == sorted(logged)
+
+            performance = fleet.coordinate(
+                started, data, tmp_path / "out", *flags, "--audit-config", str(audit)
+            )
+            assert performance.returncode in (0, 3), performance.stderr
+            run_dir = tmp_path / "out" / scenario / "audit"
+            logged = check_tokens(run_dir, prompts, 32, server=scenario != "offline")
+            assert set(range(70)) == set(logged)
+            checks = {c["name"]: c["passed"] for c in fleet.run_json(run_dir)["verdict"]["checks"]}  # type: ignore[index]
+            assert checks.pop("loadgen_result") in (True, False)
+            assert all(checks.values()), checks
+
+
+def test_answers_of_both_reasons_are_counted(tmp_path: Path) -> None:
+    """The sum in run.json equals the hand count: min(answer length, budget) over all rows."""
+    prompts = fleet.counting_prompts(50)
+    data = fleet.write_prompts(tmp_path / "data.pkl.parquet", prompts)
+    conf = fleet.write_conf(tmp_path / "user.conf")
+    with fleet.workers(tmp_path, 2) as started:
+        done = fleet.coordinate(
+            started, data, tmp_path / "out", "--accuracy", "--user-conf", str(conf), "--max-new-tokens", "16"
+        )
+    assert 0 == done.returncode, done.stderr
+    summary = fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["summary"]
+    expected = sum(min(prompt[0], 16) for prompt in prompts)
+    assert expected == sum(worker["tokens"] for worker in summary["workers"])  # type: ignore[index]
