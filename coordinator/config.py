@@ -88,18 +88,26 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises ValueError with one line for a bad flag, where argparse would print its usage and exit."""
+
     def error(self, message: str) -> NoReturn:
+        """Raise what argparse found wrong."""
         raise ValueError(message)
 
 
 def parse(argv: list[str]) -> RunConfig:
-    """Read the command line; defaults come from RunConfig.
+    """Read the command line.
 
     Raises:
         ValueError: Names flag, value and bound.
     """
-    parser = _Parser(
+    return RunConfig(**vars(build_parser().parse_args(argv)))
+
+
+def build_parser() -> Parser:
+    """Build the parser; defaults come from RunConfig, and a bad flag raises ValueError."""
+    parser = Parser(
         prog="python -m coordinator",
         allow_abbrev=False,
         description="Run MLPerf LoadGen against tokenfleet workers.",
@@ -125,7 +133,21 @@ def parse(argv: list[str]) -> RunConfig:
     for name, kind in optional.items():
         default = defaults[name]
         parser.add_argument(_flag(name), type=kind, default=default, help=f"default: {default}")
-    return RunConfig(**vars(parser.parse_args(argv)))
+    return parser
+
+
+def to_argv(config: RunConfig) -> list[str]:
+    """Write a configuration as the command line that `parse` reads back to the same."""
+    argv = []
+    for field in fields(RunConfig):
+        value = getattr(config, field.name)
+        if value is True:
+            argv.append(_flag(field.name))
+        elif isinstance(value, tuple):
+            argv += [_flag(field.name), ",".join(value)]
+        elif value is not None and value is not False:
+            argv += [_flag(field.name), str(value)]
+    return argv
 
 
 def _addresses(text: str) -> tuple[str, ...]:

@@ -24,10 +24,11 @@ import numpy as np
 
 from coordinator.config import RunConfig
 from coordinator.dispatcher import Dispatcher, Limits
+from coordinator.inputs import Inputs
 from coordinator.progress import Progress
 from coordinator.record import RunRecord, Summary
 from protos import worker_pb2 as pb
-from sut import dataset, settings
+from sut import settings
 from sut.loadgen import LoadGenTest
 from sut.results import verdict
 from sut.results.verdict import Counts, Outcome, Verdict
@@ -60,21 +61,8 @@ class Run:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, _interrupt)
         self._config = config
-        self._check_run_dir()
-        self._generation = settings.load_generation_config(
-            config.generation_config, config.mode, config.max_new_tokens
-        )
-        user_text = "" if config.user_conf is None else settings.read_conf("--user-conf", config.user_conf)
-        if config.audit_config is not None:
-            settings.read_conf("--audit-config", config.audit_config)
-        self._dataset = dataset.load(config.input_file, config.max_samples)
-        self._conf = settings.compose_user_conf(
-            user_text,
-            scenario=config.scenario,
-            mode=config.mode,
-            num_samples=self._dataset.num_samples,
-            target_qps=config.target_qps,
-        )
+        inputs = Inputs.read(config)
+        self._dataset, self._generation, self._conf = inputs.dataset, inputs.generation, inputs.user_conf
         self._test = LoadGenTest(self._conf, config.scenario, config.mode)
         self._run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
         self._started_utc = datetime.now(UTC).isoformat(timespec="seconds")
@@ -143,11 +131,6 @@ class Run:
             if self._failure is None:
                 self._failure = reason
         self._ended.set()
-
-    def _check_run_dir(self) -> None:
-        run_dir = self._config.run_dir
-        if run_dir.exists() and not self._config.overwrite:
-            raise ValueError(f"--output-dir: {run_dir} exists; --overwrite replaces it")
 
     def _make_run_dir(self) -> None:
         run_dir = self._config.run_dir

@@ -1,0 +1,43 @@
+"""Everything a run reads before it needs a worker, checked."""
+
+from dataclasses import dataclass
+
+from coordinator.config import RunConfig
+from sut import dataset, settings
+from sut.dataset import Dataset
+from sut.settings import GenerationConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What the files and flags of a run say."""
+
+    dataset: Dataset
+    generation: GenerationConfig
+    user_conf: str
+    """Text of the run's own user.conf."""
+
+    @classmethod
+    def read(cls, config: RunConfig) -> "Inputs":
+        """Read and check every file; nothing is written.
+
+        Raises:
+            ValueError: Names flag or file, value and bound.
+        """
+        if config.run_dir.exists() and not config.overwrite:
+            raise ValueError(f"--output-dir: {config.run_dir} exists; --overwrite replaces it")
+        generation = settings.load_generation_config(
+            config.generation_config, config.mode, config.max_new_tokens
+        )
+        user_text = "" if config.user_conf is None else settings.read_conf("--user-conf", config.user_conf)
+        if config.audit_config is not None:
+            settings.read_conf("--audit-config", config.audit_config)
+        data = dataset.load(config.input_file, config.max_samples)
+        user_conf = settings.compose_user_conf(
+            user_text,
+            scenario=config.scenario,
+            mode=config.mode,
+            num_samples=data.num_samples,
+            target_qps=config.target_qps,
+        )
+        return cls(data, generation, user_conf)

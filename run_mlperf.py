@@ -1,0 +1,260 @@
+"""One node, one command: start local workers, run LoadGen against them, stop them.
+
+    python run_mlperf.py --backend vllm --scenario offline --input-file data/accuracy_eval_tokenized.pkl
+
+Several scenarios run one after another on the same workers. The coordinator's flags work as its own do; every
+flag that neither this script nor the coordinator knows goes to the workers, and there to the engine.
+Exit codes: 0 valid, 1 failed, 2 bad input, 3 INVALID, 130 or 143 interrupted; of several runs the first
+that is not 0.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from coordinator.config import Parser, RunConfig, build_parser, to_argv
+from coordinator.inputs import Inputs
+from sut.settings import Scenario
+from worker.model import find_checkpoint
+
+ROOT = Path(__file__).resolve().parent
+POLL_S = 0.1
+# A worker drains for at most 30 s and then stops its engine.
+STOP_TIMEOUT_S = 60.0
+# How long a coordinator may take to notice that a worker is gone, and to say so itself.
+NOTICE_TIMEOUT_S = 15.0
+PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Interrupted(BaseException):
+    """A signal asked for the end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the command line asks for."""
+
+    worker_argvs: list[list[str]]
+    """Flags of each worker."""
+    core_sets: list[set[int]]
+    """Cores of each worker; disjoint where there are enough."""
+    runs: list[RunConfig]
+
+
+def parse(argv: list[str]) -> Plan:
+    """Read the command line and check every input file.
+
+    Raises:
+        ValueError: Names flag or file, value and bound.
+    """
+    parser = Parser(prog="run_mlperf.py", allow_abbrev=False, add_help=False)
+    parser.add_argument(
+        "--backend", default=os.environ.get("MLPERF_BACKEND", "vllm"), help="vllm or counting"
+    )
+    parser.add_argument(
+        "--model", default="openai/gpt-oss-120b", help="checkpoint directory, or a cached name"
+    )
+    parser.add_argument("--num-workers", type=int, default=1, help="workers on this machine")
+    parser.add_argument(
+        "--scenario", nargs="+", default=["offline"], help="one or several, run in this order"
+    )
+    if {"-h", "--help"} & set(argv):
+        parser.print_help()
+    own, rest = parser.parse_known_args(argv)
+    _check(own.backend, own.model, own.num_workers)
+    ports = _free_ports(own.num_workers)
+    addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
+    values, engine_argv = build_parser().parse_known_args([*rest, "--workers", addresses])
+    runs = [RunConfig(**vars(values) | {"scenario": _scenario(name)}) for name in own.scenario]
+    for run in runs:
+        Inputs.read(run)
+    model = ["--model", own.model] if own.backend == "vllm" else []
+    argvs = [["--engine", own.backend, "--port", str(port), *model, *engine_argv] for port in ports]
+    return Plan(worker_argvs=argvs, core_sets=_split_cores(own.num_workers), runs=runs)
+
+
+def _check(backend: str, model: str, num_workers: int) -> None:
+    if backend not in ("vllm", "counting"):
+        raise ValueError(f"--backend: {backend!r} is neither vllm nor counting")
+    if num_workers < 1:
+        raise ValueError(f"--num-workers: {num_workers} is below 1")
+    if backend == "vllm" and find_checkpoint(model) is None:
+        raise ValueError(
+            f"--model: {model} is no directory and not in the Hugging Face cache; "
+            "download it first (hf download), or name a checkpoint directory"
+        )
+    if backend == "vllm" and num_workers > 1 and Path("/dev/nvidia0").exists():
+        raise ValueError(
+            f"--num-workers: {num_workers} workers would share the GPUs; one worker takes them all"
+        )
+
+
+def _scenario(name: str) -> Scenario:
+    try:
+        return Scenario(name)
+    except ValueError as error:
+        raise ValueError(f"--scenario: {name!r} is none of {', '.join(Scenario)}") from error
+
+
+def _free_ports(num: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(num)]
+        for sock in sockets:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in sockets]
+
+
+def _split_cores(num_workers: int) -> list[set[int]]:
+    """Give each worker its own cores; all of them to all where there are fewer cores than workers."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < num_workers:
+        return [set(cores)] * num_workers
+    return [set(cores[index::num_workers]) for index in range(num_workers)]
+
+
+class Process:
+    """A child with its own process group, that the kernel ends when this script dies."""
+
+    def __init__(self, name: str, command: Sequence[str], cores: set[int], log: Path | None = None) -> None:
+        """Start it.
+
+        Args:
+            name: For messages.
+            command: Program and arguments.
+            cores: Where it may run.
+            log: File for both its outputs; None: this script's.
+        """
+        self.name = name
+        self.log = log
+        out = contextlib.nullcontext() if log is None else log.open("wb")
+        with out as file:
+            self._popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                preexec_fn=lambda: _on_fork(cores),  # noqa: PLW1509 - this script has one thread
+            )
+
+    def poll(self) -> int | None:
+        """Give the exit code, None while it runs."""
+        return self._popen.poll()
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to the process alone; its own children are its own business."""
+        if self._popen.poll() is None:
+            self._popen.send_signal(signum)
+
+    def end(self, timeout_s: float) -> int:
+        """Wait, then kill what is left of the whole group; returns the exit code."""
+        try:
+            code = self._popen.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            code = 1
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, signal.SIGKILL)
+        self._popen.wait()
+        return code
+
+    def last_line(self) -> str:
+        """Give the last line of its log."""
+        lines = self.log.read_text(errors="replace").strip().splitlines() if self.log else []
+        return lines[-1] if lines else "no output"
+
+
+def _on_fork(cores: set[int]) -> None:
+    """In the child, before exec: SIGTERM when the parent dies, however it dies."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    os.sched_setaffinity(0, cores)
+
+
+@contextlib.contextmanager
+def local_workers(plan: Plan) -> Iterator[list[Process]]:
+    """Run the workers for the length of a block; none outlives it."""
+    directory = plan.runs[0].output_dir / "workers"
+    directory.mkdir(parents=True, exist_ok=True)
+    workers: list[Process] = []
+    try:
+        for index, argv in enumerate(plan.worker_argvs):
+            log = directory / f"worker{index}.log"
+            command = [sys.executable, "-m", "worker", *argv]
+            workers.append(Process(f"worker {index}", command, plan.core_sets[index], log))
+        yield workers
+    finally:
+        for worker in workers:
+            worker.signal(signal.SIGTERM)
+        for worker in workers:
+            worker.end(STOP_TIMEOUT_S)
+
+
+def coordinate(run: RunConfig, workers: list[Process]) -> int:
+    """Run one coordinator to its end, or to the end of a worker; returns the exit code."""
+    command = [sys.executable, "-m", "coordinator", *to_argv(run)]
+    coordinator = Process("coordinator", command, os.sched_getaffinity(0))
+    try:
+        while (code := coordinator.poll()) is None:
+            gone = next((worker for worker in workers if worker.poll() is not None), None)
+            if gone is not None:
+                return _worker_gone(gone, coordinator)
+            time.sleep(POLL_S)
+        return code
+    except Interrupted as interruption:
+        coordinator.signal(interruption.signum)
+        raise
+    finally:
+        coordinator.signal(signal.SIGTERM)
+        coordinator.end(STOP_TIMEOUT_S)
+
+
+def _worker_gone(worker: Process, coordinator: Process) -> int:
+    """Let a running coordinator say it; one that still waits for workers would wait in vain."""
+    deadline_s = time.monotonic() + NOTICE_TIMEOUT_S
+    while coordinator.poll() is None and time.monotonic() < deadline_s and worker.poll() == 1:
+        time.sleep(POLL_S)
+    code = worker.poll() or 1
+    sys.stderr.write(
+        f"run_mlperf.py: {worker.name} exited with {code}: {worker.last_line()} ({worker.log})\n"
+    )
+    return code if code == 2 else 1
+
+
+def main(argv: list[str]) -> int:
+    """Run everything and return the exit code."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, _interrupt)
+    try:
+        plan = parse(argv)
+        with local_workers(plan) as workers:
+            codes = [coordinate(run, workers) for run in plan.runs]
+        return next((code for code in codes if code), 0)
+    except ValueError as error:
+        sys.stderr.write(f"run_mlperf.py: {error}\n")
+        return 2
+    except Interrupted as interruption:
+        return 128 + interruption.signum
+
+
+def _interrupt(signum: int, _: FrameType | None) -> None:
+    """Turn the first signal into an exception; the clean-up that follows is bounded and not interrupted."""
+    for other in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(other, signal.SIG_IGN)
+    raise Interrupted(signum)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
