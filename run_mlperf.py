@@ -74,6 +74,7 @@ def parse(argv: list[str]) -> Plan:
     )
     if {"-h", "--help"} & set(argv):
         parser.print_help()
+        build_parser().parse_args(["--help"])
     own, rest = parser.parse_known_args(argv)
     _check(own.backend, own.model, own.num_workers)
     ports = _free_ports(own.num_workers)

@@ -60,7 +60,7 @@ class Link:
         self.report_delays_ns = array("q")
         """Per frame with a first token or an end: LoadGen told (our clock) minus produced (the worker's)."""
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._call = rpc.WorkerStub(self._channel).Generate()
+        self._call: grpc.aio.StreamStreamCall[pb.ToWorker, pb.FromWorker] | None = None
         self._outgoing: asyncio.Queue[pb.ToWorker] = asyncio.Queue()
         self._last_heard_s = self._last_tokens_s = time.monotonic()
         self._pings: dict[int, int] = {}
@@ -93,7 +93,7 @@ class Link:
                     pb.GetInfoRequest(), timeout=CALL_TIMEOUT_S
                 )
         except grpc.aio.AioRpcError as error:
-            return f"unreachable ({error.code().name}: {error.details()})"
+            return f"unreachable ({error.code().name}: {(error.details() or '').rpartition(': ')[2]})"
         return status
 
     async def open(self, opening: pb.Open) -> pb.Opened:
@@ -102,6 +102,7 @@ class Link:
         Raises:
             WorkerLost: The worker refuses or does not answer in time.
         """
+        self._call = rpc.WorkerStub(self._channel).Generate(wait_for_ready=True)
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 await self._call.write(pb.ToWorker(open=opening))
@@ -168,11 +169,17 @@ class Link:
 
     async def close(self) -> None:
         """End the stream and the channel; the worker then empties its engine."""
-        self._call.cancel()
+        if self._call is not None:
+            self._call.cancel()
         await self._channel.close(grace=None)
 
+    @property
+    def _stream(self) -> "grpc.aio.StreamStreamCall[pb.ToWorker, pb.FromWorker]":
+        assert self._call is not None, "open comes first"
+        return self._call
+
     async def _read(self, deliver: Deliver) -> None:
-        while isinstance(message := await self._call.read(), pb.FromWorker):
+        while isinstance(message := await self._stream.read(), pb.FromWorker):
             self._last_heard_s = time.monotonic()
             kind = message.WhichOneof("message")
             if kind == "tokens":
@@ -191,7 +198,7 @@ class Link:
 
     async def _write(self) -> None:
         while True:
-            await self._call.write(await self._outgoing.get())
+            await self._stream.write(await self._outgoing.get())
 
     async def _watch(self, silence_s: float, stall_s: float) -> None:
         while True:
@@ -229,6 +236,6 @@ class Link:
             return f"no answer within {CALL_TIMEOUT_S:g} s"
         if isinstance(error, grpc.aio.AioRpcError):
             return f"{error.code().name}: {error.details()}"
-        if self._call.done():
-            return f"{(await self._call.code()).name}: {await self._call.details()}"
+        if self._stream.done():
+            return f"{(await self._stream.code()).name}: {await self._stream.details()}"
         return "stream ended"

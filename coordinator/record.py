@@ -118,7 +118,10 @@ class RunRecord:
     mode: str
     verdict: Verdict
     started_utc: str
+    ready_s: float
+    """From reading the inputs to StartTest: data set, workers, open streams."""
     wall_s: float
+    """Of StartTest."""
     coordinator_cpu_s: float
     config: dict[str, object]
     """Resolved flags."""

@@ -60,6 +60,7 @@ class Run:
         """
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, _interrupt)
+        self._begun_s = time.monotonic()
         self._config = config
         inputs = Inputs.read(config)
         self._dataset, self._generation, self._conf = inputs.dataset, inputs.generation, inputs.user_conf
@@ -70,7 +71,7 @@ class Run:
         self._failure: str | None = None
         self._lock = threading.Lock()
         self._spec_hash = ""
-        self._wall_s = 0.0
+        self._ready_s = self._wall_s = 0.0
 
     def connect(self) -> None:
         """Wait for the workers, check the prompts against their limits, begin the run on them.
@@ -154,6 +155,7 @@ class Run:
         progress = Progress(self._dispatcher, self._expected_requests())
         thread = threading.Thread(target=self._start_test, name="loadgen", daemon=True)
         started_s = time.monotonic()
+        self._ready_s = started_s - self._begun_s
         thread.start()
         while not self._ended.wait(progress.interval_s):
             progress.tick()
@@ -210,6 +212,7 @@ class Run:
             mode=self._config.run_dir.name,
             verdict=judged,
             started_utc=self._started_utc,
+            ready_s=self._ready_s,
             wall_s=self._wall_s,
             coordinator_cpu_s=time.process_time(),
             config=dataclasses.asdict(self._config),

