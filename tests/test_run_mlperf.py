@@ -1,0 +1,142 @@
+"""run_mlperf.py: the seed's commands on one machine, and no process left behind, however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests import fleet
+
+SLOW = ["--backend", "counting", "--num-workers", "2", "--step-ms", "50"]
+
+
+def start(marker: str, *flags: str) -> subprocess.Popen[str]:
+    """Start run_mlperf.py with a marker in the environment of all that it starts."""
+    return subprocess.Popen(
+        [sys.executable, "run_mlperf.py", *flags],
+        cwd=fleet.ROOT,
+        env=os.environ | {"TOKENFLEET_TEST": marker},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def marked_processes(marker: str) -> list[str]:
+    """List the command lines of living processes that carry the marker."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdecimal() and f"TOKENFLEET_TEST={marker}" in (entry / "environ").read_text():
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+        except (OSError, UnicodeDecodeError):
+            continue
+    return found
+
+
+def wait_gone(marker: str, timeout_s: float = 20.0) -> None:
+    """Wait until no marked process lives."""
+    deadline_s = time.monotonic() + timeout_s
+    while left := marked_processes(marker):
+        assert time.monotonic() < deadline_s, left
+        time.sleep(0.1)
+
+
+def wait_for(path: Path, timeout_s: float = 30.0) -> None:
+    """Wait until a file is there."""
+    deadline_s = time.monotonic() + timeout_s
+    while not path.exists():
+        assert time.monotonic() < deadline_s, path
+        time.sleep(0.05)
+
+
+def test_seed_commands_run_one_after_another(tmp_path: Path) -> None:
+    """The seed's scenarios and modes work with the counting backend, end VALID, and leave no process."""
+    data = tmp_path / "data"
+    data.mkdir()
+    prompts = fleet.write_prompts(data / "accuracy_eval_tokenized.parquet", fleet.counting_prompts(40))
+    conf = fleet.write_conf(tmp_path / "user.conf")
+    common = ["--backend", "counting", "--input-file", str(prompts), "--output-dir", str(tmp_path / "out")]
+    common += ["--user-conf", str(conf), "--max-new-tokens", "64"]
+    marker = uuid.uuid4().hex
+    for flags in (
+        ["--scenario", "offline", "--accuracy"],
+        ["--scenario", "server", "--accuracy"],
+    ):
+        process = start(marker, *common, *flags)
+        _, errors = process.communicate(timeout=60)
+        assert 0 == process.returncode, errors
+    process = start(marker, *common, "--scenario", "offline", "server", "--num-workers", "2")
+    output, errors = process.communicate(timeout=90)
+    assert "== offline performance: " in output, errors
+    assert "== server performance: " in output
+    wait_gone(marker, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_no_process_outlives_a_signal(tmp_path: Path, signum: signal.Signals, code: int) -> None:
+    """Ctrl-C, SIGTERM and SIGKILL in mid-run end the workers and the coordinator too."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[1000, 7, 9]] * 30)
+    marker = uuid.uuid4().hex
+    output_dir = tmp_path / "out"
+    process = start(marker, *SLOW, "--input-file", str(data), "--output-dir", str(output_dir))
+    wait_for(output_dir / "offline" / "performance" / "mlperf_log_detail.txt")
+    assert 4 == len(marked_processes(marker))
+    process.send_signal(signum)
+    process.communicate(timeout=60)
+    assert code == process.returncode
+    wait_gone(marker)
+
+
+def test_a_lost_worker_ends_the_run(tmp_path: Path) -> None:
+    """A worker killed in mid-run: exit 1, the reason on stderr, and no process left."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[1000, 7, 9]] * 30)
+    marker = uuid.uuid4().hex
+    output_dir = tmp_path / "out"
+    process = start(marker, *SLOW, "--input-file", str(data), "--output-dir", str(output_dir))
+    wait_for(output_dir / "offline" / "performance" / "mlperf_log_detail.txt")
+    victim = next(
+        entry.name
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdecimal()
+        and "\0worker\0" in (entry / "cmdline").read_text()
+        and f"TOKENFLEET_TEST={marker}" in (entry / "environ").read_text()
+    )
+    os.kill(int(victim), signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert 1 == process.returncode
+    assert "worker" in errors
+    wait_gone(marker)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--backend", "sglang"], ["--backend", "sglang"]),
+        (["--backend", "counting", "--scenario", "multistream"], ["--scenario", "multistream"]),
+        (["--backend", "counting", "--num-workers", "0"], ["--num-workers", "0"]),
+        (["--backend", "counting", "--input-file", "/nowhere.pkl"], ["--input-file", "/nowhere.pkl"]),
+        (["--backend", "vllm", "--model", "/nowhere"], ["--model", "/nowhere"]),
+        (["--backend", "vllm", "--model", "nobody/nothing"], ["--model", "nobody/nothing"]),
+        (["--backend", "counting", "--no-such-flag"], ["--no-such-flag"]),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, flags: list[str], named: list[str]) -> None:
+    """Bad input: exit 2 and one line on stderr that names flag and value; no run directory."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
+    marker = uuid.uuid4().hex
+    base = ["--input-file", str(data), "--output-dir", str(tmp_path / "out")]
+    process = start(marker, *base, *flags)
+    _, errors = process.communicate(timeout=60)
+    assert 2 == process.returncode, errors
+    assert 1 == len(errors.strip().splitlines()), errors
+    assert all(word in errors for word in named), errors
+    assert not (tmp_path / "out" / "offline").exists()
+    wait_gone(marker, 5.0)
