@@ -24,6 +24,8 @@ FAST_CONF = """\
 *.Server.min_duration = 1000
 *.Server.target_qps = 200
 """
+# A KV cache of 1 GiB is plenty for tests, and the CPU build's own default is a share of the machine.
+VLLM_CPU_ENV = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 def free_port() -> int:
@@ -59,7 +61,13 @@ def start_worker(log: Path, *flags: str, engine: str = "counting", cwd: Path = R
     command = [sys.executable, "-m", "worker", "--engine", engine, "--port", str(port), *flags]
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            command,
+            cwd=cwd,
+            env=VLLM_CPU_ENV,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
     return WorkerProcess(process, f"127.0.0.1:{port}", log)
 
