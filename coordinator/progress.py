@@ -3,6 +3,7 @@
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import TextIO
 
 from coordinator.dispatcher import Dispatcher
@@ -16,16 +17,19 @@ BAR_WIDTH = 24
 class Progress:
     """A live bar on a terminal, a plain line every 10 s elsewhere."""
 
-    def __init__(self, dispatcher: Dispatcher, expected: int | None, out: TextIO = sys.stderr) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, count_expected: Callable[[], int | None], out: TextIO = sys.stderr
+    ) -> None:
         """Start the clock.
 
         Args:
             dispatcher: Where the counts are read; they are snapshots.
-            expected: Requests of the whole run, None where only LoadGen knows.
+            count_expected: Gives the requests of the whole run once LoadGen has said; asked until then.
             out: Where lines go.
         """
         self._dispatcher = dispatcher
-        self._expected = expected
+        self._count_expected = count_expected
+        self._expected: int | None = None
         self._out = out
         self._live = out.isatty()
         self._start_s = time.monotonic()
@@ -45,7 +49,7 @@ class Progress:
         now_s = time.monotonic()
         if now_s >= self._next_s:
             self._next_s = now_s + self.interval_s
-            self._out.write(f"\r\x1b[K{self._bar()}{self.line()}" if self._live else f"{self.line()}\n")
+            self._out.write(f"\r\x1b[K{self.line()} {self._bar()}" if self._live else f"{self.line()}\n")
             self._out.flush()
 
     def end(self) -> None:
@@ -55,6 +59,7 @@ class Progress:
 
     def line(self) -> str:
         """Compose the plain line."""
+        self._expected = self._expected or self._count_expected()
         ledger, now_s = self._dispatcher.ledger, time.monotonic()
         rate = (ledger.num_tokens - self._last_tokens) / max(now_s - self._last_s, 1e-9)
         self._last_tokens, self._last_s = ledger.num_tokens, now_s

@@ -29,7 +29,7 @@ from coordinator.progress import Progress
 from coordinator.record import RunRecord, Summary
 from protos import worker_pb2 as pb
 from sut import settings
-from sut.loadgen import LoadGenTest
+from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
 from sut.results.verdict import Counts, Outcome, Verdict
 from sut.settings import Mode
@@ -118,6 +118,11 @@ class Run:
             record = self._judge()
         except Interrupted as interruption:
             self._leave(Outcome.INTERRUPTED, f"interrupted by {interruption}", interruption.exit_code)
+        except Exception as error:
+            logger.exception("the harness failed")
+            self.fail(f"harness: {error!r}")
+        if self._failure is not None:
+            self._leave(Outcome.FAILED, self._failure, verdict.exit_code(Outcome.FAILED))
         self._dispatcher.close()
         record.write(self._config.run_dir / "run.json")
         print(record.table())  # noqa: T201 - the final result
@@ -152,7 +157,7 @@ class Run:
 
     def _drive_loadgen(self) -> None:
         """Run LoadGen on its own thread and watch it from this one."""
-        progress = Progress(self._dispatcher, self._expected_requests())
+        progress = Progress(self._dispatcher, lambda: generated_samples(self._config.run_dir))
         thread = threading.Thread(target=self._start_test, name="loadgen", daemon=True)
         started_s = time.monotonic()
         self._ready_s = started_s - self._begun_s
@@ -161,10 +166,6 @@ class Run:
             progress.tick()
         self._wall_s = time.monotonic() - started_s
         progress.end()
-        self._sut.close()
-        if self._failure is not None:
-            self._leave(Outcome.FAILED, self._failure, verdict.exit_code(Outcome.FAILED))
-        thread.join()
 
     def _start_test(self) -> None:
         """Thread: LoadGen's."""
@@ -178,13 +179,9 @@ class Run:
         except Exception as error:
             logger.exception("LoadGen failed")
             self.fail(f"LoadGen: {error!r}")
-        self._ended.set()
-
-    def _expected_requests(self) -> int | None:
-        """Requests of the run where they are known before: one data-set copy."""
-        if self._config.mode is Mode.ACCURACY:
-            return self._block_len()
-        return None
+        finally:
+            self._sut.close()
+            self._ended.set()
 
     def _judge(self) -> RunRecord:
         pongs = self._dispatcher.settle()
@@ -230,14 +227,17 @@ class Run:
     def _leave(self, outcome: Outcome, reason: str, code: int) -> NoReturn:
         """Leave the process, and LoadGen's thread with it: the one fatal exit."""
         logger.error("run %s: %s", outcome, reason)
-        record = self._record(Verdict(outcome, reason), {})
-        record.write(self._config.run_dir / "run.json")
-        self._dispatcher.close()
-        sys.stdout.write(record.table() + "\n")
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            record = self._record(Verdict(outcome, reason), {})
+            sys.stdout.write(record.table() + "\n")
+            record.write(self._config.run_dir / "run.json")
+            self._dispatcher.close()
+            sys.stdout.flush()
+        except Exception:
+            logger.exception("while leaving")
+        finally:
+            logging.shutdown()
+            os._exit(code)
 
 
 def _interrupt(signum: int, _: FrameType | None) -> None:

@@ -3,6 +3,8 @@
 LoadGen keeps state: one test per process. A test cannot be aborted, only left with the process.
 """
 
+import math
+import re
 import tempfile
 import threading
 from collections.abc import Callable
@@ -16,6 +18,10 @@ Issue = Callable[[list[int], list[int]], None]
 """Takes LoadGen's ids (raw pointers) and sample indices of one query, in order."""
 
 TOKEN_BYTES = 4
+_GENERATED = {
+    name: re.compile(rf'"key": "generated_{name}", "value": (\d+),')
+    for name in ("query_count", "samples_per_query")
+}
 _configured = threading.Event()
 
 
@@ -80,6 +86,17 @@ class LoadGenTest:
         summary = output_dir / "mlperf_log_summary.txt"
         if not summary.is_file() or summary.stat().st_size == 0:
             raise RuntimeError(f"LoadGen left no summary in {output_dir}")
+
+
+def generated_samples(output_dir: Path) -> int | None:
+    """Read from the growing detail log how many samples LoadGen will issue; None before it says so.
+
+    Thread: any.
+    """
+    path = output_dir / "mlperf_log_detail.txt"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    factors = [_GENERATED[name].search(text) for name in _GENERATED]
+    return math.prod(int(factor[1]) for factor in factors if factor) if all(factors) else None
 
 
 def first_token_complete(ids: list[int], addresses: list[int], counts: list[int]) -> None:

@@ -81,7 +81,7 @@ def check_fleet(
 
 
 def test_answers_differ_between_prompts(expected: list[list[int]]) -> None:
-    """The tiny model can tell a right answer from a wrong one: no two answers are alike, none repeats one token."""
+    """The tiny model tells right from wrong: no two answers are alike, none repeats one token."""
     assert len(expected) == len({tuple(answer) for answer in expected})
     assert all(len(set(answer)) > 1 for answer in expected if len(answer) > 2)
 

@@ -24,7 +24,7 @@ def check_tokens(run_dir: Path, prompts: list[list[int]], budget: int, server: b
 
 @pytest.mark.parametrize("num_workers", [2, 5])
 def test_every_answer_is_token_exact(tmp_path: Path, num_workers: int) -> None:
-    """Both scenarios, performance with audit sampling and accuracy: logged tokens equal those computed by hand."""
+    """In each scenario and mode every logged token equals the one computed by hand."""
     prompts = fleet.counting_prompts(70)
     data = fleet.write_prompts(tmp_path / "data.parquet", prompts)
     conf = fleet.write_conf(tmp_path / "user.conf")
