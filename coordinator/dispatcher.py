@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator import routing
+from coordinator.agreement import FleetError, check_agreement, check_equal
+from coordinator.backlog import Backlog
 from coordinator.ledger import Arrivals, Ledger
 from coordinator.link import Link, WorkerLost
 from protos import worker_pb2 as pb
@@ -28,44 +30,11 @@ Ints = NDArray[np.int64]
 OnLost = Callable[[str], None]
 
 
-class FleetError(ValueError):
-    """The workers cannot serve this run; the message names which and why."""
-
-
 class Limits(NamedTuple):
     """When a worker counts as lost; see RunConfig."""
 
     silence_s: float
     stall_s: float
-
-
-class Backlog:
-    """Requests that no worker has yet, in the order in which they go out."""
-
-    def __init__(self) -> None:
-        self._ids = np.zeros(0, np.uint64)
-        self._samples = np.zeros(0, np.int64)
-        self._issued_ns = np.zeros(0, np.int64)
-
-    def __len__(self) -> int:
-        """Count the requests."""
-        return len(self._ids)
-
-    def add(self, ids: NDArray[np.uint64], samples: Ints, issued_ns: int) -> None:
-        """Append a query."""
-        self._ids = np.concatenate([self._ids, ids])
-        self._samples = np.concatenate([self._samples, samples])
-        self._issued_ns = np.concatenate([self._issued_ns, np.full(len(ids), issued_ns)])
-
-    def take(self, num: int) -> tuple[NDArray[np.uint64], Ints, Ints]:
-        """Remove the next `num` requests: ids, samples, issued_ns, (num,) each."""
-        head = self._ids[:num], self._samples[:num], self._issued_ns[:num]
-        self._ids, self._samples, self._issued_ns = (
-            self._ids[num:],
-            self._samples[num:],
-            self._issued_ns[num:],
-        )
-        return head
 
 
 class Dispatcher:
@@ -191,7 +160,7 @@ class Dispatcher:
         except WorkerLost as error:
             raise FleetError(f"--workers: {error}") from error
         hashes = [answer.spec_hash for answer in answers]
-        _check_equal("run specification", self.links, hashes)
+        check_equal("run specification", self.links, hashes)
         self._running = [asyncio.ensure_future(self._carry(link)) for link in self.links]
         return hashes[0]
 
@@ -302,32 +271,3 @@ class Dispatcher:
         self.ledger.finish(slots, arrivals.finish_reasons, now_ns)
         if len(self._backlog):
             self._dispatch()
-
-
-def check_agreement(links: list[Link]) -> None:
-    """Check that workers are distinct processes that serve the same thing.
-
-    Raises:
-        FleetError: Names the field and the two workers that differ.
-    """
-    for link in links:
-        if link.info.protocol_version != PROTOCOL_VERSION:
-            raise FleetError(
-                f"--workers: {link.address} speaks protocol {link.info.protocol_version}, "
-                f"this coordinator {PROTOCOL_VERSION}"
-            )
-    seen: dict[str, str] = {}
-    for link in links:
-        other = seen.setdefault(link.info.instance_id, link.address)
-        if other != link.address:
-            raise FleetError(f"--workers: {other} and {link.address} are the same worker")
-    for field in ("engine", "engine_version", "model_hash", "vocab_size", "max_model_len", "stop_token_ids"):
-        _check_equal(field, links, [str(getattr(link.info, field)) for link in links])
-
-
-def _check_equal(what: str, links: list[Link], values: list[str]) -> None:
-    for link, value in zip(links, values, strict=True):
-        if value != values[0]:
-            raise FleetError(
-                f"--workers: {what} differs: {links[0].address} has {values[0]}, {link.address} has {value}"
-            )

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 TOKEN_COLUMNS = ("tok_input", "input_tokens")
 
 _ID_BOUND = 2**31  # ids are int32 from here to the engine
-_LIST_TYPES = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+_LIST_TYPES = (pa.types.is_list, pa.types.is_large_list)
 _Ids = NDArray[np.integer]
 _Columns = tuple[NDArray[np.int64], _Ids]  # prompt lengths (N,), ids end to end (T,)
 
@@ -58,15 +58,8 @@ _ADMITTED = {
 # What pickle and the constructors above raise on a damaged or foreign stream.
 _UNPICKLE_ERRORS = (
     *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError, ValueError),
-    *(
-        ArithmeticError,
-        AssertionError,
-        MemoryError,
-        RuntimeError,
-        SyntaxError,
-        SystemError,
-        pa.ArrowException,
-    ),
+    *(ArithmeticError, AssertionError, MemoryError, RuntimeError, SyntaxError, SystemError),
+    pa.ArrowException,
 )
 
 
@@ -233,7 +226,7 @@ def _flatten(path: Path, column: pa.Array) -> _Columns:
         row = _row(lens, np.asarray(ids.is_null()))
         raise _refusal(path, f"row {row}: token None is not an integer")
     if len(ids) and not pa.types.is_integer(ids.type):
-        row, value = np.argmax(lens > 0), reprlib.repr(ids[0].as_py())
+        row, value = int(np.argmax(lens > 0)), reprlib.repr(ids[0].as_py())
         raise _refusal(path, f"row {row}: token {value} is {ids.type}, not an integer")
     return lens, ids.to_numpy(zero_copy_only=False)
 
@@ -242,8 +235,9 @@ class _CheckedArray(np.ndarray):
     """An array whose objects are as many as its shape says, which numpy itself does not check."""
 
     def __setstate__(self, state: Any, /) -> None:
-        shape, _, _, content = state[-4:]
-        if isinstance(content, list) and (min(shape, default=0) < 0 or math.prod(shape) != len(content)):
+        shape, content = state[-4], state[-1]
+        fits = isinstance(shape, tuple) and min(shape, default=0) >= 0
+        if isinstance(content, list) and not (fits and math.prod(shape) == len(content)):
             raise pickle.UnpicklingError("an array's shape and content disagree")
         super().__setstate__(state)
 
