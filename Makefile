@@ -38,7 +38,7 @@ clean:
 
 # The coordinator, and what tests and linters need; no vLLM, no torch.
 $(VENV)/.core: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11+ is needed: " + sys.version)'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -e '.[dev]'
 	touch $@

@@ -93,11 +93,11 @@ class WorkerServicer(rpc.WorkerServicer):
         """Wait until no run holds the worker."""
         await self._idle.wait()
 
-    async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.WorkerInfo:  # noqa: ARG002 - gRPC's signature
+    async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.WorkerInfo:
         """Answer what this worker is, in every state."""
         return self._info
 
-    async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.WorkerLoad:  # noqa: ARG002 - gRPC's signature
+    async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.WorkerLoad:
         """Answer what this worker is doing."""
         if self._run is None:
             return pb.WorkerLoad()
@@ -110,7 +110,7 @@ class WorkerServicer(rpc.WorkerServicer):
             frames=self._run.outbox.num_frames,
         )
 
-    async def Generate(  # type: ignore[override]  # grpc.aio also takes a method that writes instead of yielding
+    async def Generate(  # type: ignore[override]  # grpc.aio lets a method write
         self, request_iterator: AsyncIterator[pb.ToWorker], context: Context
     ) -> None:
         """Serve one run."""
