@@ -142,14 +142,14 @@ class Process:
         self.name = name
         self.log = log
         out = contextlib.nullcontext() if log is None else log.open("wb")
-        with out as file:
+        with out as file, _signals_held() as mask:
             self._popen = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
-                preexec_fn=lambda: _on_fork(cores),  # noqa: PLW1509 - this script has one thread
+                preexec_fn=lambda: _on_fork(cores, mask),  # noqa: PLW1509 - this script has one thread
             )
 
     def poll(self) -> int | None:
@@ -178,8 +178,19 @@ class Process:
         return lines[-1] if lines else "no output"
 
 
-def _on_fork(cores: set[int]) -> None:
+@contextlib.contextmanager
+def _signals_held() -> Iterator[set[int]]:
+    """Let no signal raise inside a block: fork's hooks would lose the exception; yields the earlier mask."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield {int(signum) for signum in mask}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _on_fork(cores: set[int], mask: set[int]) -> None:
     """In the child, before exec: SIGTERM when the parent dies, however it dies."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     os.sched_setaffinity(0, cores)
 

@@ -1,0 +1,1 @@
+"""Measurements, each with all its sides in one run."""

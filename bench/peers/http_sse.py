@@ -1,0 +1,86 @@
+"""HTTP server-sent events, aiohttp at both ends: the shape of the reference SUT over an OpenAI-style server.
+
+An event is a JSON object with the fields of vLLM's completion chunks that carry tokens.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+import aiohttp
+import numpy as np
+from aiohttp import web
+
+from bench.peers.streams import Chunk, Streams
+from protos.frames import TokenIds
+
+PATH = "/v1/completions"
+BACKLOG = 4096
+DATA, DONE = b"data: ", b"data: [DONE]\n"
+
+
+async def serve(streams: Streams, port: int) -> None:
+    """Serve for ever."""
+
+    async def completions(request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        prompt = np.array(body["prompt"], np.int32)
+        async for chunk in streams.generate(prompt, body["max_tokens"]):
+            await response.write(DATA + json.dumps(_event(chunk)).encode() + b"\n\n")
+        await response.write(DONE + b"\n")
+        return response
+
+    app = web.Application()
+    app.router.add_post(PATH, completions)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port, backlog=BACKLOG).start()
+    await asyncio.Event().wait()
+
+
+def _event(chunk: Chunk) -> dict[str, object]:
+    choice = {
+        "index": 0,
+        "text": "",
+        "token_ids": chunk.tokens,
+        "finish_reason": "stop" if chunk.finished else None,
+    }
+    return {
+        "id": "cmpl-0",
+        "object": "text_completion",
+        "model": "counting",
+        "choices": [choice],
+        "produced_ns": chunk.produced_ns,
+    }
+
+
+class Client:
+    """One session to one server, kept for the run; as many connections as requests in flight."""
+
+    def __init__(self, address: str) -> None:
+        """Open the session; needs a running loop."""
+        self._url = f"http://{address}{PATH}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
+        )
+
+    async def connect(self) -> None:
+        """Do nothing: each request in flight needs a connection of its own."""
+
+    async def generate(self, prompt: TokenIds, max_new_tokens: int) -> AsyncIterator[Chunk]:
+        """Send one request and take its chunks."""
+        body = {"model": "counting", "prompt": prompt.tolist(), "max_tokens": max_new_tokens, "stream": True}
+        async with self._session.post(self._url, json=body) as response:
+            response.raise_for_status()
+            async for line in response.content:
+                if line.startswith(DATA) and line != DONE:
+                    event = json.loads(line[len(DATA) :])
+                    choice = event["choices"][0]
+                    finished = choice["finish_reason"] is not None
+                    yield Chunk(choice["token_ids"], event["produced_ns"], finished)
+
+    async def close(self) -> None:
+        """Close the session."""
+        await self._session.close()

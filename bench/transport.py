@@ -1,0 +1,230 @@
+"""`python -m bench.transport`: what the way of the tokens costs, every side in the same run.
+
+See bench/README.md for what is measured and how to read it.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from bench.processes import SIGNALS, Processes
+from bench.sides import OURS, SIDES, Figures, Fleet, Side
+from bench.workload import Load, Workload, flag_names
+
+DEFAULT_ROUNDS = 5
+# One short round: whether everything works, and the order of magnitude.
+QUICK = {"rounds": 1, "seconds": 2.0, "answer_tokens": 128}
+COLUMNS = {
+    "tokens_per_s": "tokens/s",
+    "in_flight": "in flight",
+    "tpot_ms": "TPOT ms",
+    "coordinator_cpu_s_per_mtok": "coord s/Mtok",
+    "workers_cpu_s_per_mtok": "workers s/Mtok",
+    "added_p50_ms": "added p50 ms",
+    "added_p99_ms": "added p99 ms",
+}
+RATIOS = ("coordinator_cpu_s_per_mtok", "workers_cpu_s_per_mtok", "added_p50_ms", "added_p99_ms")
+LATENCIES = ("added_p50_ms", "added_p99_ms")
+NOTES = """\
+coord: CPU time of the coordinator process, LoadGen included, all threads, read from outside on every side
+       alike, from LoadGen's power_begin to its power_end; no start-up is in it, so none is subtracted
+added: from the engine's hand-over of a first or last token to the return of FirstTokenComplete or
+       QuerySamplesComplete; every answer of every round was compared token by token
+saturated: tokens took over 1.1 steps each: the side did not hold the rate, its latency would be a queue's"""
+Rounds = dict[str, list[Figures]]
+
+
+def main(argv: list[str]) -> int:
+    """Measure, print, write; 0 done, 1 a side failed, 2 bad input."""
+    try:
+        args = _parse(argv)
+        load = Load(**{name: getattr(args, name) for name in flag_names()})
+        if args.rounds < 1:
+            raise ValueError(f"--rounds: {args.rounds} is below 1")
+        if args.output is not None and not args.output.parent.is_dir():
+            raise ValueError(f"--output: {args.output.parent} is no directory")
+    except ValueError as error:
+        _say(f"bench.transport: {error}")
+        return 2
+    machine = describe_machine()
+    _say("\n".join(f"{key:<14}{value}" for key, value in machine.items()))
+    try:
+        rounds, num_tokens = measure(load, args.rounds)
+    except RuntimeError as error:
+        _say(f"bench.transport: {error}")
+        return 1
+    _say(table(rounds))
+    if args.output is not None:
+        record = compose_record(machine, load, rounds, num_tokens)
+        args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def measure(load: Load, num_rounds: int) -> tuple[Rounds, int]:
+    """Run every side in every round, each round in another order.
+
+    Returns:
+        Each side's figures, and the tokens of a round.
+
+    Raises:
+        RuntimeError: A side failed or gave another answer than was asked for.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-transport-") as name, Processes() as processes:
+        directory = Path(name)
+        workload = Workload(load, directory)
+        _say(
+            f"load          {load.num_requests} requests at {load.target_qps:.1f}/s, {workload.num_tokens} "
+            f"tokens, {load.workers} workers, steps of {load.step_ms:g} ms; {num_rounds} rounds"
+        )
+        fleets = {side.name: Fleet(side, processes, workload, directory) for side in SIDES}
+        for fleet in fleets.values():
+            fleet.wait()
+        rounds: Rounds = {side.name: [] for side in SIDES}
+        for number in range(num_rounds):
+            for side in _order(number):
+                figures = fleets[side.name].run_round(number)
+                rounds[side.name].append(figures)
+                _say(f"round {number + 1}     {_row(side.name, [figures])}")
+        return rounds, workload.num_tokens
+
+
+def describe_machine() -> dict[str, str]:
+    """Say what the figures were taken on."""
+    model = platform.processor()
+    with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+        model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
+    packages = {"grpcio": "grpcio", "aiohttp": "aiohttp", "LoadGen": "mlcommons-loadgen", "numpy": "numpy"}
+    return {
+        "cpu": model,
+        "cores": str(len(os.sched_getaffinity(0))),
+        "load average": f"{os.getloadavg()[0]:.2f} before the start",
+        "system": f"{platform.system()} {platform.release()}",
+        "Python": platform.python_version(),
+        **{shown: version(package) for shown, package in packages.items()},
+    }
+
+
+def table(rounds: Rounds) -> str:
+    """Lay out medians and ratios for a person."""
+    num_rounds = len(rounds[OURS])
+    lines = ["", f"median of {num_rounds} rounds", _head(), *(_row(name, rounds[name]) for name in rounds)]
+    lines += ["", f"median of the rounds' ratios to {OURS}", _head(RATIOS)]
+    for name in rounds:
+        ratios = ratios_to_ours(rounds, name)
+        cells = (_cell(None if ratios[key] is None else f"{ratios[key]:.2f}") for key in RATIOS)
+        lines.append(f"{name:<10}{''.join(cells)}")
+    lines += ["", *(f"{side.name:<10}{side.what}" for side in SIDES), "", NOTES]
+    return "\n".join(lines)
+
+
+def ratios_to_ours(rounds: Rounds, name: str) -> dict[str, float | None]:
+    """Compare a side with ours, round by round.
+
+    Returns:
+        Per figure the median of the rounds' ratios; None for a latency of a saturated side.
+    """
+    pairs = list(zip(rounds[name], rounds[OURS], strict=True))
+    hidden = is_saturated(rounds[name]) or is_saturated(rounds[OURS])
+    return {
+        key: None
+        if hidden and key in LATENCIES
+        else statistics.median(getattr(theirs, key) / getattr(ours, key) for theirs, ours in pairs)
+        for key in RATIOS
+    }
+
+
+def is_saturated(figures: list[Figures]) -> bool:
+    """Say whether a side fell behind in half of its rounds or more."""
+    return 2 * sum(f.saturated for f in figures) >= len(figures)
+
+
+def compose_record(machine: dict[str, str], load: Load, rounds: Rounds, num_tokens: int) -> dict[str, object]:
+    """Compose what --output gets: medians, ratios and every round's figures."""
+    sides = {
+        side.name: {
+            "what": side.what,
+            "saturated": is_saturated(rounds[side.name]),
+            "median": {key: _median(rounds[side.name], key) for key in COLUMNS},
+            f"median_ratio_to_{OURS}": ratios_to_ours(rounds, side.name),
+            "rounds": [dataclasses.asdict(figures) for figures in rounds[side.name]],
+        }
+        for side in SIDES
+    }
+    return {
+        "ended_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine,
+        "load": dataclasses.asdict(load),
+        "requests": load.num_requests,
+        "tokens": num_tokens,
+        "sides": sides,
+    }
+
+
+def _order(number: int) -> tuple[Side, ...]:
+    """Rotate the sides, so that none always comes first or after the same one."""
+    turn = number % len(SIDES)
+    return SIDES[turn:] + SIDES[:turn]
+
+
+def _median(figures: list[Figures], key: str) -> float:
+    values: list[float] = [getattr(f, key) for f in figures]
+    return statistics.median(values)
+
+
+def _head(keys: tuple[str, ...] = tuple(COLUMNS)) -> str:
+    return f"{'':<10}" + "".join(f"{COLUMNS[key]:>16}" for key in keys)
+
+
+def _row(name: str, figures: list[Figures]) -> str:
+    cells = []
+    for key in COLUMNS:
+        hidden = key in LATENCIES and is_saturated(figures)
+        cells.append(_cell(None if hidden else f"{_median(figures, key):,.2f}"))
+    return f"{name:<10}{''.join(cells)}"
+
+
+def _cell(text: str | None) -> str:
+    return f"{'saturated' if text is None else text:>16}"
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.transport", allow_abbrev=False, description="Compare ways to bring tokens home."
+    )
+    parser.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS)
+    for field in dataclasses.fields(Load):
+        flag = f"--{field.name.replace('_', '-')}"
+        parser.add_argument(flag, type=type(field.default), default=field.default)
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="gets the figures of every round")
+    if "--quick" in argv:
+        parser.set_defaults(**QUICK)
+    return parser.parse_args(argv)
+
+
+def _interrupt(signum: int, _: object) -> None:
+    """Leave through the block that kills what was started."""
+    sys.exit(128 + signum)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - the result
+
+
+if __name__ == "__main__":
+    for signum in SIGNALS:
+        signal.signal(signum, _interrupt)
+    started_s = time.monotonic()
+    exit_code = main(sys.argv[1:])
+    _say(f"\n{time.monotonic() - started_s:.0f} s in all")
+    sys.exit(exit_code)

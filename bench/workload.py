@@ -1,0 +1,148 @@
+"""What every side of the transport benchmark does alike: data set, arrivals, and answers known beforehand."""
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from worker.counting_engine import COUNT_MODULUS, STOP_TOKEN_ID
+
+SEED = 20_002
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How much work a round is."""
+
+    in_flight: int = 64
+    """Requests in flight once the run has got going, on average."""
+    answer_tokens: int = 256
+    """Mean length of an answer; lengths are uniform within a quarter of it."""
+    prompt_tokens: int = 256
+    """Length of each prompt."""
+    step_ms: float = 10.0
+    """Time of an engine step; it gives each running request one token."""
+    seconds: float = 5.0
+    """How long requests arrive; the last answers come after that."""
+    workers: int = 2
+    """Engines, one process each."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds.
+
+        Raises:
+            ValueError: Names flag, value and bound.
+        """
+        # LoadGen counts an answer of fewer than two tokens as an error; a prompt is a length and a token.
+        lowest = {"answer_tokens": 4, "prompt_tokens": 2, "in_flight": 1, "workers": 1}
+        for name, bound in lowest.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is below {bound}")
+        for name in ("step_ms", "seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is not above 0")
+
+    @property
+    def target_qps(self) -> float:
+        """Arrivals per second that keep `in_flight` requests busy, by Little's law."""
+        return self.in_flight / (self.answer_tokens * self.step_ms / 1e3)
+
+    @property
+    def num_requests(self) -> int:
+        """Requests of a round."""
+        return max(round(self.target_qps * self.seconds), 1)
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens."""
+        return self.answer_tokens * 5 // 4
+
+    @property
+    def timeout_s(self) -> float:
+        """Bound of a round: a side at a tenth of the rate still ends in time."""
+        return 30.0 + 10.0 * (self.seconds + self.longest_answer * self.step_ms / 1e3)
+
+
+def flag_names() -> list[str]:
+    """List the fields of a Load, which are the benchmark's flags."""
+    return [field.name for field in fields(Load)]
+
+
+class Answers(NamedTuple):
+    """What LoadGen logged of a round, after every answer has been compared."""
+
+    requests: int
+    tokens: int
+    sha256: str
+    """Of all tokens in the order of the samples."""
+
+
+class Workload:
+    """The files of a Load, and its answers."""
+
+    def __init__(self, load: Load, directory: Path) -> None:
+        """Write data set and user.conf into an existing directory."""
+        self.load = load
+        self.input_file = directory / "data.parquet"
+        self.user_conf = directory / "user.conf"
+        self.prompts = prompts = _prompts(load)
+        """(num_requests, prompt_tokens) token ids."""
+        pd.DataFrame({"tok_input": list(prompts)}).to_parquet(self.input_file)
+        self._answers = [counting_answer(prompt) for prompt in prompts]
+        self.user_conf.write_text(_user_conf(load), encoding="utf-8")
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all answers."""
+        return sum(map(len, self._answers))
+
+    def check(self, accuracy_log: Path) -> Answers:
+        """Compare every answer that LoadGen logged with the one that the prompt asks for.
+
+        Raises:
+            RuntimeError: A sample is missing or logged twice, or an answer differs.
+        """
+        logged: dict[int, NDArray[np.int32]] = {}
+        for entry in json.loads(accuracy_log.read_text(encoding="utf-8")):
+            sample = entry["qsl_idx"]
+            answer = np.frombuffer(bytes.fromhex(entry["data"]), "<i4")
+            if sample in logged or entry["token_count"] != len(answer):
+                raise RuntimeError(f"{accuracy_log}: sample {sample} comes twice, or not whole")
+            logged[sample] = answer
+        for sample, expected in enumerate(self._answers):
+            if sample not in logged or not np.array_equal(logged[sample], expected):
+                raise RuntimeError(f"{accuracy_log}: sample {sample} has not the answer that was asked for")
+        joined = np.concatenate([logged[sample] for sample in range(len(self._answers))])
+        return Answers(len(logged), len(joined), hashlib.sha256(joined.tobytes()).hexdigest())
+
+
+def counting_answer(prompt: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Compute the counting engine's answer from its definition; the prompt's first token is at least 1."""
+    answer = (int(prompt[-1]) + np.arange(1, int(prompt[0]) + 1)) % COUNT_MODULUS
+    answer[-1] = STOP_TOKEN_ID
+    return answer.astype(np.int32)
+
+
+def _prompts(load: Load) -> NDArray[np.int32]:
+    """Draw prompts, (num_requests, prompt_tokens); the first token of each is the length of its answer."""
+    rng = np.random.default_rng(SEED)
+    prompts = rng.integers(0, COUNT_MODULUS, (load.num_requests, load.prompt_tokens), np.int32)
+    shortest = 2 * load.answer_tokens - load.longest_answer
+    prompts[:, 0] = rng.integers(shortest, load.longest_answer, load.num_requests, endpoint=True)
+    return prompts
+
+
+def _user_conf(load: Load) -> str:
+    """Ask LoadGen for each sample once, at the load's rate, and for all answers in its accuracy log."""
+    values = {
+        "target_qps": load.target_qps,
+        "min_duration": 1,
+        "min_query_count": load.num_requests,
+        "accuracy_log_sampling_target": 1_000_000_000,
+    }
+    return "".join(f"*.Server.{key} = {value}\n" for key, value in values.items())
