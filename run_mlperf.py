@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from coordinator.config import Parser, RunConfig, build_parser, to_argv
+from coordinator.config import Parser, RunConfig, build_parser, scenario, to_argv
 from coordinator.inputs import Inputs
 from sut.settings import Scenario
 from worker.model import find_checkpoint
@@ -70,7 +70,7 @@ def parse(argv: list[str]) -> Plan:
     )
     parser.add_argument("--num-workers", type=int, default=1, help="workers on this machine")
     parser.add_argument(
-        "--scenario", nargs="+", default=["offline"], help="one or several, run in this order"
+        "--scenario", nargs="+", type=scenario, default=[Scenario.OFFLINE], help="run in this order"
     )
     if {"-h", "--help"} & set(argv):
         parser.print_help()
@@ -80,7 +80,7 @@ def parse(argv: list[str]) -> Plan:
     ports = _free_ports(own.num_workers)
     addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
     values, engine_argv = build_parser().parse_known_args([*rest, "--workers", addresses])
-    runs = [RunConfig(**vars(values) | {"scenario": _scenario(name)}) for name in own.scenario]
+    runs = [RunConfig(**vars(values) | {"scenario": chosen}) for chosen in own.scenario]
     for run in runs:
         Inputs.read(run)
     model = ["--model", own.model] if own.backend == "vllm" else []
@@ -102,13 +102,6 @@ def _check(backend: str, model: str, num_workers: int) -> None:
         raise ValueError(
             f"--num-workers: {num_workers} workers would share the GPUs; one worker takes them all"
         )
-
-
-def _scenario(name: str) -> Scenario:
-    try:
-        return Scenario(name)
-    except ValueError as error:
-        raise ValueError(f"--scenario: {name!r} is none of {', '.join(Scenario)}") from error
 
 
 def _free_ports(num: int) -> list[int]:

@@ -112,7 +112,7 @@ def build_parser() -> Parser:
         allow_abbrev=False,
         description="Run MLPerf LoadGen against tokenfleet workers.",
     )
-    parser.add_argument("--scenario", type=Scenario, choices=list(Scenario), default=Scenario.OFFLINE)
+    parser.add_argument("--scenario", type=scenario, metavar="|".join(Scenario), default=Scenario.OFFLINE)
     parser.add_argument("--accuracy", action="store_true", help="accuracy mode instead of performance")
     parser.add_argument("--input-file", type=Path, required=True, metavar="FILE", help="parquet or pickle")
     parser.add_argument("--workers", type=_addresses, required=True, metavar="HOST:PORT[,HOST:PORT...]")
@@ -148,6 +148,18 @@ def to_argv(config: RunConfig) -> list[str]:
         elif value is not None and value is not False:
             argv += [_flag(field.name), str(value)]
     return argv
+
+
+def scenario(text: str) -> Scenario:
+    """Read one value of --scenario.
+
+    Raises:
+        argparse.ArgumentTypeError: Names the scenarios there are.
+    """
+    try:
+        return Scenario(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(Scenario)}") from error
 
 
 def _addresses(text: str) -> tuple[str, ...]:

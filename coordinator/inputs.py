@@ -16,6 +16,8 @@ class Inputs:
     generation: GenerationConfig
     user_conf: str
     """Text of the run's own user.conf."""
+    audit_conf: str | None
+    """Text of the compliance test's audit.config."""
 
     @classmethod
     def read(cls, config: RunConfig) -> "Inputs":
@@ -30,8 +32,9 @@ class Inputs:
             config.generation_config, config.mode, config.max_new_tokens
         )
         user_text = "" if config.user_conf is None else settings.read_conf("--user-conf", config.user_conf)
+        audit_conf = None
         if config.audit_config is not None:
-            settings.read_conf("--audit-config", config.audit_config)
+            audit_conf = settings.read_conf("--audit-config", config.audit_config)
         data = dataset.load(config.input_file, config.max_samples)
         user_conf = settings.compose_user_conf(
             user_text,
@@ -40,4 +43,4 @@ class Inputs:
             num_samples=data.num_samples,
             target_qps=config.target_qps,
         )
-        return cls(data, generation, user_conf)
+        return cls(data, generation, user_conf, audit_conf)

@@ -4,6 +4,7 @@ LoadGen cannot be aborted: once its test has begun, a run that cannot go on ends
 `_leave`. LoadGen's summary is then empty, and run.json says what happened.
 """
 
+import contextlib
 import dataclasses
 import gc
 import logging
@@ -16,7 +17,8 @@ import threading
 import time
 import uuid
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -62,11 +64,12 @@ class Run:
             signal.signal(signum, _interrupt)
         self._begun_s = time.monotonic()
         self._config = config
-        inputs = Inputs.read(config)
-        self._dataset, self._generation, self._conf = inputs.dataset, inputs.generation, inputs.user_conf
-        self._test = LoadGenTest(self._conf, config.scenario, config.mode)
+        self._inputs = Inputs.read(config)
+        self._dataset, self._generation = self._inputs.dataset, self._inputs.generation
+        self._test = LoadGenTest(self._inputs.user_conf, config.scenario, config.mode)
         self._run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
         self._started_utc = datetime.now(UTC).isoformat(timespec="seconds")
+        self._versions = _versions()
         self._ended = threading.Event()
         self._failure: str | None = None
         self._lock = threading.Lock()
@@ -99,10 +102,10 @@ class Run:
         self._spec_hash = self._dispatcher.open(
             self._run_id, spec, self._dataset, self._sut, self._block_len()
         )
+        self._make_run_dir()
         logger.info(
             "run %s on %d workers, specification %s", self._run_id, len(config.workers), self._spec_hash
         )
-        self._make_run_dir()
 
     def execute(self) -> int:
         """Run to the verdict.
@@ -112,10 +115,14 @@ class Run:
 
         Thread: main.
         """
-        _quiet_interpreter()
         try:
+            _quiet_interpreter()
             self._drive_loadgen()
-            record = self._judge()
+            if self._failure is None:
+                record = self._judge()
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                # What is left is short and must be whole.
+                signal.signal(signum, signal.SIG_IGN)
         except Interrupted as interruption:
             self._leave(Outcome.INTERRUPTED, f"interrupted by {interruption}", interruption.exit_code)
         except Exception as error:
@@ -138,13 +145,20 @@ class Run:
                 self._failure = reason
         self._ended.set()
 
+    @property
+    def _audit_config(self) -> Path | None:
+        """The run's own copy: the given file may lie in the directory that --overwrite empties."""
+        return None if self._inputs.audit_conf is None else self._config.run_dir / "audit.config"
+
     def _make_run_dir(self) -> None:
         run_dir = self._config.run_dir
         try:
             if run_dir.exists():
                 shutil.rmtree(run_dir)
             run_dir.mkdir(parents=True)
-            (run_dir / "user.conf").write_text(self._conf, encoding="utf-8")
+            (run_dir / "user.conf").write_text(self._inputs.user_conf, encoding="utf-8")
+            if self._audit_config is not None:
+                self._audit_config.write_text(self._inputs.audit_conf or "", encoding="utf-8")
         except OSError as error:
             raise ValueError(f"--output-dir: cannot write {run_dir}: {error}") from error
 
@@ -174,7 +188,7 @@ class Run:
                 self._dataset.num_samples,
                 self._sut.issue_queries,
                 self._config.run_dir,
-                self._config.audit_config,
+                self._audit_config,
             )
         except Exception as error:
             logger.exception("LoadGen failed")
@@ -215,10 +229,7 @@ class Run:
             config=dataclasses.asdict(self._config),
             generation=dataclasses.asdict(self._generation),
             dataset={"path": str(data.path), "sha256": data.sha256, "num_samples": data.num_samples},
-            versions={
-                "python": platform.python_version(),
-                **{name: version(name) for name in ("tokenfleet", "mlcommons_loadgen", "grpcio", "numpy")},
-            },
+            versions=self._versions,
             spec_hash=self._spec_hash,
             loadgen=loadgen,
             summary=Summary.of(self._dispatcher),
@@ -244,6 +255,14 @@ def _interrupt(signum: int, _: FrameType | None) -> None:
     """Turn the first signal into an exception on main; a second one kills at once."""
     signal.signal(signum, signal.SIG_DFL)
     raise Interrupted(signum)
+
+
+def _versions() -> dict[str, str]:
+    """Collect what runs here; the project itself may run from a checkout that is not installed."""
+    found = {"python": platform.python_version(), "tokenfleet": "checkout"}
+    with contextlib.suppress(PackageNotFoundError):
+        found["tokenfleet"] = version("tokenfleet")
+    return found | {name: version(name) for name in ("mlcommons_loadgen", "grpcio", "numpy")}
 
 
 def _quiet_interpreter() -> None:

@@ -107,8 +107,10 @@ def load_generation_config(path: Path | None, mode: Mode, max_new_tokens: int | 
 def _read_generation_json(path: Path) -> dict[str, object]:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise ValueError(f"--generation-config {path}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"--generation-config {path}: is not JSON: {error}") from error
     if not isinstance(loaded, dict):
         raise ValueError(f"--generation-config {path}: holds a {type(loaded).__name__}, not an object")
     values = {key: value for key, value in loaded.items() if not key.startswith("_")}
@@ -184,9 +186,13 @@ def _check_conf_line(where: str, line: str) -> None:
     if match["key"] not in _CONF_KEYS:
         raise ValueError(f"{where}: LoadGen knows no key {match['key']!r}")
     try:
-        float(match["value"])
+        value = float(match["value"])
     except ValueError as error:
         raise ValueError(f"{where}: {match['value']!r} is not a number") from error
+    if not 0 <= value < float("inf") or (match["key"] == "target_qps" and value == 0):
+        raise ValueError(
+            f"{where}: {match['value']} is out of range: finite, not below 0, target_qps above 0"
+        )
 
 
 def compose_user_conf(

@@ -42,7 +42,7 @@ class WorkerConfig:
             raise ValueError(f"--port: {self.port} is not in 1..65535")
         if not 0 <= self.frame_hold_ms <= 1000:
             raise ValueError(f"--frame-hold-ms: {self.frame_hold_ms} is not in 0..1000")
-        if self.drain_timeout_s < 0:
+        if not self.drain_timeout_s >= 0:
             raise ValueError(f"--drain-timeout-s: {self.drain_timeout_s} is below 0")
 
 
@@ -68,12 +68,19 @@ def build_parser() -> Parser:
     )
     defaults = WorkerConfig()
     parser.add_argument("--model", help="checkpoint directory or Hugging Face name; needed by vllm")
-    parser.add_argument("--engine", type=EngineKind, choices=list(EngineKind), default=defaults.engine)
+    parser.add_argument("--engine", type=_engine_kind, metavar="|".join(EngineKind), default=defaults.engine)
     parser.add_argument("--host", default=defaults.host, help="address to listen on")
     parser.add_argument("--port", type=int, default=defaults.port, help="TCP port")
     parser.add_argument("--frame-hold-ms", type=float, default=defaults.frame_hold_ms)
     parser.add_argument("--drain-timeout-s", type=float, default=defaults.drain_timeout_s)
     return parser
+
+
+def _engine_kind(text: str) -> EngineKind:
+    try:
+        return EngineKind(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(EngineKind)}") from error
 
 
 def parse(argv: list[str]) -> tuple[WorkerConfig, str | None, list[str]]:

@@ -53,8 +53,10 @@ class CountingConfig:
             ValueError: A time below 0 or a count below 1.
         """
         for name in ("prefill_ms", "step_ms", "load_ms"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is below 0")
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: {getattr(self, name)} is below 0 or not finite"
+                )
         for name in ("max_num_seqs", "max_model_len"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is below 1")

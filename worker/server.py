@@ -83,6 +83,7 @@ class Server:
 
     async def _serve(self) -> None:
         self._servicer.enter(pb.WORKER_STATE_READY)
+        self._servicer.watch()
         await self._set_health(SERVING)
         logger.info("serving")
         stopping = asyncio.ensure_future(self._stop.wait())
@@ -90,7 +91,7 @@ class Server:
         await asyncio.wait((stopping, dying), return_when=asyncio.FIRST_COMPLETED)
         await self._set_health(NOT_SERVING)
         if self._servicer.engine_dead.is_set():
-            raise EngineDead("see the run's error above")
+            raise EngineDead("the worker stops")
         await self._drain()
 
     async def _drain(self) -> None:

@@ -65,8 +65,9 @@ class WorkerServicer(rpc.WorkerServicer):
             hostname=socket.gethostname(),
             pid=os.getpid(),
         )
+        self._watcher: asyncio.Task[None] | None = None
         self.engine_dead = asyncio.Event()
-        """Set when the engine died under a run."""
+        """Set when the engine died, under a run or without one."""
 
     def describe(self, info: EngineInfo) -> None:
         """Fill in what the started engine is."""
@@ -84,6 +85,10 @@ class WorkerServicer(rpc.WorkerServicer):
                 engine_args=info.engine_args,
             )
         )
+
+    def watch(self) -> None:
+        """Wait for the engine's death while no run does."""
+        self._watcher = asyncio.ensure_future(self._watch_idle())
 
     def enter(self, state: pb.WorkerState) -> None:
         """Change the state that GetInfo reports; only READY admits a run."""
@@ -133,8 +138,7 @@ class WorkerServicer(rpc.WorkerServicer):
             status, reason = grpc.StatusCode.INVALID_ARGUMENT, str(error)
         except EngineDead as error:
             status, reason = grpc.StatusCode.UNAVAILABLE, f"engine died: {error}"
-            self.enter(pb.WORKER_STATE_FAILED)
-            self.engine_dead.set()
+            self._mourn()
         finally:
             # Shielded: the coordinator may be gone, the next run still needs an empty engine.
             await asyncio.shield(self._end(run))
@@ -155,15 +159,30 @@ class WorkerServicer(rpc.WorkerServicer):
         if self._run is not None:
             raise Refused(f"run {self._run.run_id} holds this worker")
         check_spec(opening.spec, self._info)
+        if self._watcher is not None:
+            self._watcher.cancel()
         self._engine.open(opening.spec)
         self._idle.clear()
         self._run = Run(opening, self._engine, self._info, Outbox(self._hold_ns))
         logger.info("run %s begins", opening.run_id)
         return self._run
 
+    def _mourn(self) -> None:
+        self.enter(pb.WORKER_STATE_FAILED)
+        self.engine_dead.set()
+
+    async def _watch_idle(self) -> None:
+        """An empty engine's next step never comes; its death does."""
+        try:
+            await self._engine.step()
+        except EngineDead as error:
+            logger.error("engine died: %s", error)
+            self._mourn()
+
     async def _end(self, run: "Run") -> None:
         await self._engine.reset()
         self._run = None
+        self.watch()
         self._idle.set()
         logger.info(
             "run %s ends: %d tokens, %d frames", run.run_id, run.produced_tokens, run.outbox.num_frames

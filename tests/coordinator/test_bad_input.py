@@ -1,0 +1,171 @@
+"""Flags and files that a user can get wrong: one line that says it, exit code 2, and nothing left behind.
+
+A mistake is tried in a process of its own, forked from one that has done the imports.
+"""
+
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from coordinator.__main__ import main
+from tests import fleet
+
+NOBODY = "127.0.0.1:9"  # the discard port; a mistake must be found before any worker is called
+END_TIMEOUT_S = 15.0
+
+
+class Bad(NamedTuple):
+    """One mistake."""
+
+    name: str
+    flags: str
+    """Appended to a good command line, of which the last of two equal flags counts; {d} is `files`."""
+    says: str
+    """Words of the one line, `|` between them; {d} as above."""
+
+
+class Intruder:
+    """Unpickling this makes a directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        """Name what the unpickler should call."""
+        return os.mkdir, (str(self.path),)
+
+
+FILES = {
+    "garbage.parquet": "PAR1 and nothing more",
+    "empty.parquet": "",
+    "tight.conf": "*.Server.target_qps=10\n",
+    "key.conf": "# a comment\n\n*.Server.target_qsp = 10\n",
+    "word.conf": "*.Server.target_qps = fast\n",
+    "nan.conf": "*.Server.target_qps = nan\n",
+    "zero.conf": "*.Server.target_qps = 0\n",
+    "minus.conf": "*.Offline.min_duration = -1\n",
+    "scenario.conf": "*.Sever.target_qps = 10\n",
+    "key.json": '{"_comment": "fine", "top_p": 1.0, "temprature": 1.0}',
+    "top_p.json": '{"top_p": 2}',
+    "budget.json": '{"max_new_tokens": 0}',
+    "word.json": '{"temperature": "hot"}',
+    "list.json": "[1]",
+    "broken.json": '{"top_p": ',
+}
+BAD = [
+    Bad("unknown scenario", "--scenario stream", "--scenario|'stream'|offline|server|interactive"),
+    Bad("unknown flag", "--max-smaples 3", "--max-smaples"),
+    Bad("budget of 0", "--max-new-tokens 0", "--max-new-tokens|0|below 1"),
+    Bad("budget of words", "--max-new-tokens many", "--max-new-tokens|'many'"),
+    Bad("rate of 0", "--target-qps 0", "--target-qps|0.0|above 0"),
+    Bad("rate of nan", "--target-qps nan", "--target-qps|nan|above 0"),
+    Bad("rate of inf", "--target-qps inf", "--target-qps|inf|finite"),
+    Bad("silence of 0", "--worker-timeout-s 0", "--worker-timeout-s|0.0|above 0"),
+    Bad("stall of nan", "--stall-timeout-s nan", "--stall-timeout-s|nan|above 0"),
+    Bad("patience below 0", "--ready-timeout-s -1", "--ready-timeout-s|-1.0|above 0"),
+    Bad("no workers", "--workers=", "--workers|''|host:port"),
+    Bad("no port", "--workers 127.0.0.1", "--workers|'127.0.0.1'|host:port"),
+    Bad("no host", "--workers :50051", "--workers|':50051'|host:port"),
+    Bad("port of 0", "--workers node:0", "--workers|'node:0'|1..65535"),
+    Bad("port beyond", "--workers node:70000", "--workers|'node:70000'|1..65535"),
+    Bad("a gap", "--workers a:1,,b:2", "--workers|''|host:port"),
+    Bad("twice", "--workers a:1,b:2,a:1", "--workers|a:1|2 times"),
+    Bad("no input file", "--input-file {d}/absent.parquet", "--input-file|{d}/absent.parquet|No such file"),
+    Bad("a folder", "--input-file {d}/folder.parquet", "--input-file|{d}/folder.parquet|Is a directory"),
+    Bad("empty file", "--input-file {d}/empty.parquet", "--input-file|{d}/empty.parquet|empty"),
+    Bad("garbage", "--input-file {d}/garbage.parquet", "--input-file|{d}/garbage.parquet|parquet"),
+    Bad("columns", "--input-file {d}/columns.parquet", "--input-file|text_input|tok_input|input_tokens"),
+    Bad("empty prompt", "--input-file {d}/hole.parquet", "--input-file|{d}/hole.parquet|row 1|empty"),
+    Bad("nan prompt", "--input-file {d}/nan.pkl", "--input-file|{d}/nan.pkl|row 1|nan"),
+    Bad("fraction", "--input-file {d}/fraction.pkl", "--input-file|{d}/fraction.pkl|row 1|7.5|integer"),
+    Bad("below 0", "--input-file {d}/negative.parquet", "--input-file|row 1|-1|0 <= id"),
+    Bad("foreign pickle", "--input-file {d}/foreign.pkl", "--input-file|{d}/foreign.pkl|mkdir"),
+    Bad("too few rows", "--max-samples 11", "--max-samples|11|10|{d}/good.parquet"),
+    Bad("0 rows", "--max-samples 0", "--max-samples|0|below 1"),
+    Bad("no user.conf", "--user-conf {d}/absent.conf", "--user-conf|{d}/absent.conf|No such file"),
+    Bad("no spaces", "--user-conf {d}/tight.conf", "--user-conf|{d}/tight.conf|line 1|target_qps=10|spaces"),
+    Bad("unknown key", "--user-conf {d}/key.conf", "--user-conf|{d}/key.conf|line 3|target_qsp"),
+    Bad("no number", "--user-conf {d}/word.conf", "--user-conf|{d}/word.conf|line 1|'fast'|number"),
+    # With these three LoadGen would schedule for ever, log what is no JSON, and run for 0 s.
+    Bad("nan in conf", "--user-conf {d}/nan.conf", "--user-conf|{d}/nan.conf|line 1|target_qps = nan"),
+    Bad("0 in conf", "--user-conf {d}/zero.conf", "--user-conf|{d}/zero.conf|line 1|target_qps = 0"),
+    Bad("below 0 in conf", "--user-conf {d}/minus.conf", "--user-conf|{d}/minus.conf|line 1|min_duration|-1"),
+    Bad("conf scenario", "--user-conf {d}/scenario.conf", "--user-conf|line 1|'Sever'|Server|Offline"),
+    Bad(
+        "no audit.config", "--audit-config {d}/absent.config", "--audit-config|{d}/absent.config|No such file"
+    ),
+    Bad("audit key", "--audit-config {d}/key.conf", "--audit-config|{d}/key.conf|line 3|target_qsp"),
+    Bad("no config", "--generation-config {d}/no.json", "--generation-config|{d}/no.json|No such file"),
+    Bad("config key", "--generation-config {d}/key.json", "--generation-config|{d}/key.json|'temprature'"),
+    Bad("top_p", "--generation-config {d}/top_p.json", "--generation-config|{d}/top_p.json|top_p|2|(0, 1]"),
+    Bad("budget", "--generation-config {d}/budget.json", "--generation-config|max_new_tokens|0|below 1"),
+    Bad("config word", "--generation-config {d}/word.json", "--generation-config|temperature|'hot'|number"),
+    Bad("config list", "--generation-config {d}/list.json", "--generation-config|{d}/list.json|list|object"),
+    Bad("no JSON", "--generation-config {d}/broken.json", "--generation-config|{d}/broken.json|JSON"),
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write every file that a case names."""
+    directory = tmp_path_factory.mktemp("files")
+    for name, text in FILES.items():
+        (directory / name).write_text(text, encoding="utf-8")
+    fleet.write_prompts(directory / "good.parquet", [[3, 7, i] for i in range(10)])
+    fleet.write_prompts(directory / "hole.parquet", [[3, 7], []])
+    fleet.write_prompts(directory / "negative.parquet", [[3, 7], [3, -1]])
+    pd.DataFrame({"text_input": ["a"]}).to_parquet(directory / "columns.parquet")
+    pd.DataFrame({"tok_input": [[3, 7], np.nan]}).to_pickle(directory / "nan.pkl")
+    pd.DataFrame({"tok_input": [[3, 7], [3, 7.5]]}).to_pickle(directory / "fraction.pkl")
+    (directory / "foreign.pkl").write_bytes(pickle.dumps(Intruder(directory / "intruded")))
+    (directory / "folder.parquet").mkdir()
+    return directory
+
+
+def run_main(argv: list[str], stdout: Path, stderr: Path) -> None:
+    """Be `python -m coordinator`, in a forked process."""
+    for descriptor, path in ((1, stdout), (2, stderr)):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), descriptor)
+    sys.exit(main(argv))
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name.replace(" ", "-"))
+def test_mistake_is_named_before_any_worker_is_called(files: Path, tmp_path: Path, bad: Bad) -> None:
+    """A bad flag or file ends at once, exit code 2, with one line that names it, its value and its bound."""
+    stdout, stderr, out = tmp_path / "stdout", tmp_path / "stderr", tmp_path / "out"
+    good = f"--input-file {files}/good.parquet --workers {NOBODY} --ready-timeout-s 3"
+    argv = [*good.split(), "--output-dir", str(out), *bad.flags.format(d=files).split()]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([run_main.__module__])
+    process = context.Process(target=run_main, args=(argv, stdout, stderr))
+    process.start()
+    try:
+        process.join(END_TIMEOUT_S)
+        assert 2 == process.exitcode, stderr.read_text()
+    finally:
+        process.kill()
+    (line,) = stderr.read_text().splitlines()
+    assert line.startswith("coordinator: ")
+    assert [] == [word for word in bad.says.format(d=files).split("|") if word not in line], line
+    assert "" == stdout.read_text()
+    assert not out.exists()
+    assert not (files / "intruded").exists()
+
+
+def test_missing_flags_are_named() -> None:
+    """Without flags the two that every run needs are named, in one line."""
+    command = [sys.executable, "-m", "coordinator"]
+    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=30, check=False)
+    (line,) = done.stderr.splitlines()
+    assert (2, "", True) == (done.returncode, done.stdout, line.startswith("coordinator: "))
+    assert "--input-file" in line
+    assert "--workers" in line

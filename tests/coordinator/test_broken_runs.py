@@ -1,0 +1,202 @@
+"""A run that cannot go on ends at once, says why, and leaves nothing that could pass for a result."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from protos import worker_pb2 as pb
+from protos import worker_pb2_grpc as rpc
+from tests import fleet
+
+# Each answer takes 3,000 steps of 20 ms: no run of this file ends by itself.
+PROMPTS = [[3000, 7, 1000 * i] for i in range(40)]
+BUSY_TIMEOUT_S = 20.0
+END_TIMEOUT_S = 10.0
+
+
+class Started:
+    """A coordinator that runs."""
+
+    def __init__(self, command: list[str], directory: Path) -> None:
+        self.log = directory / "coordinator.log"
+        self.run_dir = directory / "out"
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                command, cwd=fleet.ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+
+    def end(self, timeout_s: float = END_TIMEOUT_S) -> tuple[int, str]:
+        """Wait for the end, and return exit code and log."""
+        code = self.process.wait(timeout_s)
+        return code, self.log.read_text()
+
+
+@contextmanager
+def coordinator(
+    started: list[fleet.WorkerProcess], directory: Path, prompts: list[list[int]], *flags: str
+) -> Iterator[Started]:
+    """Start a coordinator; it is killed if it outlives the block."""
+    data = fleet.write_prompts(directory / "data.parquet", prompts)
+    conf = fleet.write_conf(directory / "user.conf")
+    words = ["--user-conf", str(conf), "--max-new-tokens", "3000", *flags]
+    run = Started(fleet.coordinator_command(started, data, directory / "out", *words), directory)
+    try:
+        yield run
+    finally:
+        run.process.kill()
+        run.process.wait(END_TIMEOUT_S)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[fleet.WorkerProcess]]:
+    """Run two workers that outlive their runs."""
+    with fleet.workers(tmp_path_factory.mktemp("fleet"), 2, "--step-ms", "20") as started:
+        yield started
+
+
+def load_of(worker: fleet.WorkerProcess) -> pb.WorkerLoad:
+    """Ask a worker what it is doing."""
+    with grpc.insecure_channel(worker.address) as channel:
+        return rpc.WorkerStub(channel).GetLoad(pb.GetLoadRequest(), timeout=5)
+
+
+def wait_busy(started: list[fleet.WorkerProcess], run: Started, num_tokens: int = 1) -> None:
+    """Wait until every worker has requests and has produced some tokens."""
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    while any(load.produced_tokens < num_tokens or not load.running for load in map(load_of, started)):
+        assert run.process.poll() is None, run.log.read_text()
+        assert time.monotonic() < deadline_s, run.log.read_text()
+        time.sleep(0.05)
+
+
+def check_freed(worker: fleet.WorkerProcess) -> None:
+    """Check that a worker serves and that its engine is empty, or soon will be."""
+    deadline_s = time.monotonic() + END_TIMEOUT_S
+    while load_of(worker) != pb.WorkerLoad():
+        assert time.monotonic() < deadline_s, load_of(worker)
+        time.sleep(0.05)
+    assert "SERVING" == fleet.health(worker.address)
+
+
+def check_no_result(run_dir: Path, outcome: str, *says: str) -> None:
+    """Check run.json's verdict, and that LoadGen's summary is missing or empty."""
+    verdict: dict[str, object] = fleet.run_json(run_dir)["verdict"]  # type: ignore[assignment]
+    assert outcome == verdict["outcome"]
+    assert [] == [word for word in says if word not in str(verdict["reason"])], verdict["reason"]
+    summary = run_dir / "mlperf_log_summary.txt"
+    assert not summary.exists() or summary.stat().st_size == 0
+
+
+@pytest.mark.parametrize("scenario", ["offline", "server"])
+def test_killed_worker_ends_the_run_with_its_name(tmp_path: Path, scenario: str) -> None:
+    """SIGKILL of one of two workers in mid-run: exit code 1, which one and why; the other one is free."""
+    with fleet.workers(tmp_path, 2, "--step-ms", "20") as started:
+        flags = ["--scenario", scenario]
+        with coordinator(started, tmp_path, PROMPTS, *flags) as run:
+            wait_busy(started, run)
+            started[1].process.kill()
+            code, log = run.end()
+        assert (1, False) == (code, "Traceback" in log), log
+        check_no_result(
+            tmp_path / "out" / scenario / "performance", "FAILED", started[1].address, "UNAVAILABLE"
+        )
+        check_freed(started[0])
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_interrupts_the_run(
+    two: list[fleet.WorkerProcess], tmp_path: Path, signum: signal.Signals, code: int
+) -> None:
+    """Ctrl-C and SIGTERM end a run with their own exit code, and the workers are free for the next one."""
+    with coordinator(two, tmp_path, PROMPTS, "--scenario", "server") as run:
+        wait_busy(two, run)
+        run.process.send_signal(signum)
+        ended, log = run.end()
+    assert code == ended, log
+    check_no_result(tmp_path / "out" / "server" / "performance", "INTERRUPTED", signum.name)
+    for worker in two:
+        check_freed(worker)
+
+
+def test_signal_at_the_first_moment_of_a_run_leaves_a_verdict(
+    two: list[fleet.WorkerProcess], tmp_path: Path
+) -> None:
+    """From the moment it has its directory, a run that is interrupted says so in run.json."""
+    run_dir = tmp_path / "out" / "offline" / "performance"
+    conf = run_dir / "user.conf"  # the first file of a run
+    with coordinator(two, tmp_path, PROMPTS) as run:
+        deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+        while not conf.exists() or not conf.stat().st_size:
+            assert time.monotonic() < deadline_s, run.log.read_text()
+            time.sleep(0.001)
+        run.process.terminate()
+        code, log = run.end()
+    assert (143, False) == (code, "Traceback" in log), log
+    check_no_result(run_dir, "INTERRUPTED", "SIGTERM")
+
+
+def test_signal_while_workers_load_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C while the coordinator waits for its workers: exit code 130 and no directory."""
+    loading = fleet.start_worker(tmp_path / "loading.log", "--load-ms", "60000")
+    try:
+        with coordinator([loading], tmp_path, PROMPTS) as run:
+            # It handles signals from the moment it has read its flags, some 0.5 s after its start.
+            time.sleep(3.0)
+            run.process.send_signal(signal.SIGINT)
+            assert (130, "coordinator: interrupted by SIGINT\n") == run.end()
+    finally:
+        loading.stop()
+    assert not (tmp_path / "out").exists()
+
+
+def test_silent_worker_ends_the_run(tmp_path: Path) -> None:
+    """A stopped worker (SIGSTOP) is lost after --worker-timeout-s, and no answer is made up for it."""
+    prompts = [[2 + i % 2, 7, 1000 * i] for i in range(20)] + PROMPTS
+    with fleet.workers(tmp_path, 2, "--step-ms", "20") as started:
+        with coordinator(started, tmp_path, prompts, "--accuracy", "--worker-timeout-s", "2") as run:
+            wait_busy(started, run, num_tokens=200)
+            os.kill(started[0].process.pid, signal.SIGSTOP)
+            code, log = run.end()
+        started[0].process.kill()
+    assert (1, False) == (code, "Traceback" in log), log
+    run_dir = tmp_path / "out" / "offline" / "accuracy"
+    check_no_result(run_dir, "FAILED", started[0].address, "silent for 2 s")
+    # The process ended under LoadGen, so its log ends where it was last written.
+    for line in (run_dir / "mlperf_log_accuracy.json").read_text().splitlines():
+        if line.startswith("{") and line.rstrip(",").endswith("}"):
+            entry = json.loads(line.rstrip(","))
+            assert fleet.counting_answer(prompts[entry["qsl_idx"]], 3000) == fleet.tokens_of(entry["data"])
+
+
+def test_stalled_worker_ends_the_run(tmp_path: Path) -> None:
+    """A worker that answers pings but brings no token is lost after --stall-timeout-s."""
+    with fleet.workers(tmp_path, 1, "--step-ms", "600000") as started:
+        with coordinator(started, tmp_path, PROMPTS, "--stall-timeout-s", "2") as run:
+            code, log = run.end(BUSY_TIMEOUT_S)
+        assert (1, False) == (code, "Traceback" in log), log
+        check_no_result(
+            tmp_path / "out" / "offline" / "performance", "FAILED", started[0].address, "no token for 2 s"
+        )
+        check_freed(started[0])
+
+
+def test_run_directory_that_vanished_does_not_hold_the_exit(
+    two: list[fleet.WorkerProcess], tmp_path: Path
+) -> None:
+    """Where run.json cannot be written, an interrupted run still ends with its exit code."""
+    with coordinator(two, tmp_path, PROMPTS) as run:
+        wait_busy(two, run)
+        (tmp_path / "out" / "offline" / "performance").rename(tmp_path / "elsewhere")
+        run.process.terminate()
+        code, log = run.end()
+    assert 143 == code, log
+    for worker in two:
+        check_freed(worker)

@@ -1,0 +1,144 @@
+"""LoadGen's traps that take a whole fleet: real coordinators over two counting workers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sut.results.logs import read_detail
+from tests import fleet
+
+# The keys of TEST07's audit.config for gpt-oss-120b (compliance/TEST07 of mlcommons/inference).
+TEST07 = """\
+*.*.mode = 2
+*.*.accuracy_log_rng_seed = 720381539243781796
+*.*.accuracy_log_sampling_target = 10000
+*.*.min_duration = 0
+*.*.performance_issue_unique = 1
+*.*.sample_concatenate_permutation = 0
+"""
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[fleet.WorkerProcess]]:
+    """Run two counting workers for all tests of this file."""
+    with fleet.workers(tmp_path_factory.mktemp("fleet"), 2) as started:
+        yield started
+
+
+def checks_of(run_dir: Path) -> dict[str, tuple[bool, str]]:
+    """Read the verdict's checks: passed, seen."""
+    verdict: dict[str, list[dict[str, object]]] = fleet.run_json(run_dir)["verdict"]  # type: ignore[assignment]
+    return {str(check["name"]): (bool(check["passed"]), str(check["seen"])) for check in verdict["checks"]}
+
+
+def test_first_token_and_completion_come_from_one_thread(
+    two: list[fleet.WorkerProcess], tmp_path: Path
+) -> None:
+    """Trap 1: in 2,000 quick Server queries LoadGen finds no completion before its first token."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[2 + i % 3, 7, i] for i in range(100)])
+    conf = fleet.write_conf(
+        tmp_path / "user.conf", "*.Server.min_query_count = 2000\n*.Server.min_duration = 10\n"
+    )
+    flags = ["--scenario", "server", "--user-conf", str(conf), "--target-qps", "800", "--max-new-tokens", "8"]
+    done = fleet.coordinate(two, data, tmp_path / "out", *flags)
+    assert done.returncode in (0, 3), done.stderr
+    run_dir = tmp_path / "out" / "server" / "performance"
+    assert (True, "0 errors in the detail log") == checks_of(run_dir)["loadgen_errors"]
+    values = read_detail(run_dir / "mlperf_log_detail.txt").values
+    assert 0 == values["num_errors"]
+    assert int(str(values["result_query_count"])) >= 2000
+    assert int(str(values["result_time_to_output_token_min"])) >= 0
+
+
+@pytest.mark.parametrize(
+    ("scenario", "flags"),
+    [
+        ("server", ["--accuracy"]),
+        ("server", ["--audit-config"]),
+        ("offline", ["--accuracy"]),
+        ("offline", []),
+    ],
+    ids=["server-accuracy", "server-audit", "offline-accuracy", "offline-performance"],
+)
+def test_answers_of_0_and_1_tokens_are_reported_as_they_are(
+    two: list[fleet.WorkerProcess], tmp_path: Path, scenario: str, flags: list[str]
+) -> None:
+    """Traps 3 and 6: answers of 0 and 1 tokens crash nothing, are counted, and are never valid."""
+    prompts = [[3, 7, 1000 * i] for i in range(18)] + [[0, 7, 500], [1, 7, 500]]
+    data = fleet.write_prompts(tmp_path / "data.parquet", prompts)
+    conf = fleet.write_conf(tmp_path / "user.conf")
+    audit = [str(fleet.write_conf(tmp_path / "audit.config", TEST07))] if "--audit-config" in flags else []
+    command = ["--scenario", scenario, "--user-conf", str(conf), "--max-new-tokens", "8", *flags, *audit]
+    done = fleet.coordinate(two, data, tmp_path / "out", *command)
+    assert 3 == done.returncode, done.stderr
+    (run_dir,) = (tmp_path / "out" / scenario).iterdir()
+    checks = checks_of(run_dir)
+    assert not checks["loadgen_errors"][0]
+    assert (True, "2 answers of 0 or 1 tokens") == checks["short_answers"]
+    if flags:
+        entries = {entry["qsl_idx"]: entry for entry in fleet.accuracy_entries(run_dir)}
+        assert ("", 0) == (entries[18]["data"], entries[18]["token_count"])
+        assert ([fleet.STOP], 1) == (fleet.tokens_of(str(entries[19]["data"])), entries[19]["token_count"])
+
+
+def test_valid_by_loadgen_with_errors_is_invalid(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
+    """Trap 13: LoadGen's VALID does not look at errors; this verdict does."""
+    # Early stopping passes from 459 queries on. Answers of 25 tokens keep TPOT under 80 ms on a busy machine.
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[1 if i == 50 else 25, 7, i] for i in range(100)])
+    conf = fleet.write_conf(
+        tmp_path / "user.conf", "*.Server.min_query_count = 500\n*.Server.min_duration = 10\n"
+    )
+    flags = [
+        "--scenario",
+        "server",
+        "--user-conf",
+        str(conf),
+        "--target-qps",
+        "250",
+        "--max-new-tokens",
+        "32",
+    ]
+    done = fleet.coordinate(two, data, tmp_path / "out", *flags)
+    checks = checks_of(tmp_path / "out" / "server" / "performance")
+    assert (3, True, False) == (done.returncode, checks["loadgen_result"][0], checks["loadgen_errors"][0])
+
+
+def test_invalid_by_loadgen_is_invalid(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
+    """Trap 13: a run that is too short for LoadGen ends with exit code 3 and LoadGen's reason."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, i] for i in range(10)])
+    done = fleet.coordinate(two, data, tmp_path / "out", "--max-new-tokens", "8")
+    record = fleet.run_json(tmp_path / "out" / "offline" / "performance")
+    assert (3, "INVALID") == (done.returncode, record["verdict"]["outcome"])  # type: ignore[index]
+    assert "loadgen_result: INVALID (Increase expected QPS" in record["verdict"]["reason"]  # type: ignore[index]
+
+
+def test_unique_issue_over_a_small_data_set(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
+    """Trap 7: TEST07's audit.config with 50 rows, in both scenarios, logs every row exactly once."""
+    prompts = fleet.counting_prompts(50, longest=9)
+    data = fleet.write_prompts(tmp_path / "data.parquet", prompts)
+    (tmp_path / "TEST07").mkdir()
+    audit = fleet.write_conf(tmp_path / "TEST07" / "audit.config", TEST07)
+    for scenario in ("offline", "server"):
+        flags = ["--scenario", scenario, "--audit-config", str(audit), "--target-qps", "200"]
+        done = fleet.coordinate(two, data, tmp_path / "out", *flags, "--max-new-tokens", "8")
+        assert done.returncode in (0, 3), done.stderr
+        entries = fleet.accuracy_entries(tmp_path / "out" / scenario / "TEST07")
+        assert list(range(50)) == sorted(int(str(entry["qsl_idx"])) for entry in entries)
+        for entry in entries:
+            prompt = prompts[int(str(entry["qsl_idx"]))]
+            assert fleet.counting_answer(prompt, 8) == fleet.tokens_of(str(entry["data"]))
+
+
+def test_audit_config_survives_the_directory_that_it_lies_in(
+    two: list[fleet.WorkerProcess], tmp_path: Path
+) -> None:
+    """Trap 11: LoadGen skips an audit.config that is gone in silence; --overwrite does not take it away."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, i] for i in range(20)])
+    run_dir = tmp_path / "out" / "offline" / "audit"
+    run_dir.mkdir(parents=True)
+    audit = fleet.write_conf(run_dir / "audit.config", TEST07)
+    flags = ["--audit-config", str(audit), "--overwrite", "--max-new-tokens", "8"]
+    done = fleet.coordinate(two, data, tmp_path / "out", *flags)
+    assert done.returncode in (0, 3), done.stderr
+    assert 20 == len(fleet.accuracy_entries(run_dir))

@@ -1,0 +1,123 @@
+"""Greedy runs of an engine, and the answers of vLLM's own LLM class to compare them with."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from protos import worker_pb2 as pb
+from protos.frames import PromptColumns
+from worker.engine import Engine, Step
+
+T = TypeVar("T")
+GREEDY = pb.RunSpec(temperature=0.0, top_p=1.0, top_k=-1, max_new_tokens=256)
+
+# Its own process: vLLM has global state. In-process engine: one start-up less.
+REFERENCE = """
+import json, sys
+from vllm import LLM, SamplingParams
+if __name__ == "__main__":
+    request = json.load(sys.stdin)
+    llm = LLM(request["model"], skip_tokenizer_init=True, generation_config="vllm", dtype="float32",
+              enforce_eager=True, max_model_len=512, kv_cache_memory_bytes=1 << 26)
+    params = SamplingParams(temperature=0, max_tokens=request["answer_len"], detokenize=False)
+    outputs = llm.generate([{"prompt_token_ids": p} for p in request["prompts"]], params, use_tqdm=False)
+    json.dump([list(output.outputs[0].token_ids) for output in outputs], open(sys.argv[1], "w"))
+"""
+
+
+class Answer(NamedTuple):
+    """One request's outcome."""
+
+    tokens: list[int]
+    reason: int | None
+
+
+def ask_vllm(checkpoint: Path, prompts: list[list[int]], answer_len: int, path: Path) -> list[list[int]]:
+    """Let vllm.LLM answer without stop ids, in a process of its own; `path` is its scratch file."""
+    request = {"model": str(checkpoint), "answer_len": answer_len, "prompts": prompts}
+    done = subprocess.run(
+        [sys.executable, "-c", REFERENCE, str(path)],
+        input=json.dumps(request),
+        env={**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert path.exists(), done.stderr[-2000:]
+    answers: list[list[int]] = json.loads(path.read_text())
+    return answers
+
+
+async def bounded(awaitable: Awaitable[T], timeout_s: float = 60) -> T:
+    """Wait, but not for ever."""
+    return await asyncio.wait_for(awaitable, timeout_s)
+
+
+def columns(names: list[int], prompts: list[list[int]], budgets: list[int]) -> PromptColumns:
+    """Put prompts into columns."""
+    return PromptColumns(
+        requests=np.array(names, np.uint64),
+        prompt_lens=np.array([len(prompt) for prompt in prompts], np.uint32),
+        prompt_tokens=np.concatenate(prompts).astype(np.int32),
+        max_new_tokens=np.array(budgets, np.uint32),
+        produced=np.zeros(len(names), np.uint32),
+    )
+
+
+def add(answers: dict[int, Answer], step: Step) -> None:
+    """Append a step's rows to the answers so far."""
+    taken = 0
+    rows = step.columns.requests.tolist()
+    counts = [1] * len(rows) if step.columns.counts is None else step.columns.counts.tolist()
+    ends = dict(zip(step.columns.finished_rows.tolist(), step.columns.finish_reasons.tolist(), strict=True))
+    assert len(set(rows)) == len(rows)
+    for row, (name, count) in enumerate(zip(rows, counts, strict=True)):
+        before = answers.get(name, Answer([], None))
+        assert before.reason is None
+        # A first token or an end never waits.
+        assert step.urgent or (before.tokens and row not in ends)
+        tokens = step.columns.tokens[taken : taken + count].tolist()
+        answers[name] = Answer(before.tokens + tokens, ends.get(row))
+        taken += count
+    assert taken == len(step.columns.tokens)
+
+
+async def answers_of(
+    engine: Engine, until: Callable[[dict[int, Answer]], bool], answers: dict[int, Answer] | None = None
+) -> dict[int, Answer]:
+    """Take steps until the answers so far are as wanted."""
+    answers = {} if answers is None else answers
+    while not until(answers):
+        add(answers, await engine.step())
+    return answers
+
+
+def finished(*names: int) -> Callable[[dict[int, Answer]], bool]:
+    """Want these requests to have ended."""
+    return lambda answers: all(name in answers and answers[name].reason for name in names)
+
+
+async def generate(engine: Engine, prompts: list[list[int]], budgets: list[int]) -> list[Answer]:
+    """Run one greedy run from open to the last answer, then leave the engine empty."""
+    engine.open(GREEDY)
+    names = list(range(len(prompts)))
+    engine.submit(columns(names, prompts, budgets))
+    answers = await bounded(answers_of(engine, finished(*names)))
+    await engine.reset()
+    return [answers[name] for name in names]
+
+
+def children() -> list[str]:
+    """List this process's children, but for multiprocessing's own."""
+    import psutil  # type: ignore[import-untyped]  # vLLM brings it, nobody its stubs
+
+    commands = (" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True))
+    return [command for command in commands if "resource_tracker" not in command]

@@ -1,0 +1,64 @@
+"""What a user can get wrong at a worker: one line that says it, and exit code 2."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import fleet
+
+BAD = {
+    "unknown engine": ("--engine nonsense", "--engine|'nonsense'|vllm|counting"),
+    "no model": ("--engine vllm", "--model|missing"),
+    "flag of no engine": ("--engine counting --max-num-seq 8", "--max-num-seq 8"),
+    "word": ("--engine counting please", "please"),
+    "port of 0": ("--engine counting --port 0", "--port|0|1..65535"),
+    "port beyond": ("--engine counting --port 70000", "--port|70000|1..65535"),
+    "port of words": ("--engine counting --port http", "--port|'http'"),
+    "no port": ("--engine counting --port", "--port"),
+    "hold below 0": ("--engine counting --frame-hold-ms -1", "--frame-hold-ms|-1.0|0..1000"),
+    "hold beyond": ("--engine counting --frame-hold-ms 1001", "--frame-hold-ms|1001.0|0..1000"),
+    "hold of nan": ("--engine counting --frame-hold-ms nan", "--frame-hold-ms|nan|0..1000"),
+    "drain below 0": ("--engine counting --drain-timeout-s -1", "--drain-timeout-s|-1.0|below 0"),
+    "drain of nan": ("--engine counting --drain-timeout-s nan", "--drain-timeout-s|nan|0"),
+    "step below 0": ("--engine counting --step-ms -1", "--step-ms|-1.0|below 0"),
+    "step of nan": ("--engine counting --step-ms nan", "--step-ms|nan|0"),
+    "step of words": ("--engine counting --step-ms fast", "--step-ms|'fast'"),
+    "prefill below 0": ("--engine counting --prefill-ms -1", "--prefill-ms|-1.0|below 0"),
+    "load below 0": ("--engine counting --load-ms -1", "--load-ms|-1.0|below 0"),
+    "no places": ("--engine counting --max-num-seqs 0", "--max-num-seqs|0|below 1"),
+    "no length": ("--engine counting --max-model-len 0", "--max-model-len|0|below 1"),
+}
+
+
+def start(flags: str) -> subprocess.CompletedProcess[str]:
+    """Start a worker that will not live."""
+    command = [sys.executable, "-m", "worker", *flags.split()]
+    return subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=10, check=False)
+
+
+def check_refused(done: subprocess.CompletedProcess[str], *says: str) -> None:
+    """Check exit code 2 and the words of the only line."""
+    lines = done.stderr.splitlines()
+    assert (2, 1, "") == (done.returncode, len(lines), done.stdout), done.stderr
+    assert lines[0].startswith("worker: ")
+    assert [] == [word for word in says if word not in lines[0]], lines[0]
+
+
+@pytest.mark.parametrize(("flags", "says"), BAD.values(), ids=[name.replace(" ", "-") for name in BAD])
+def test_mistake_is_named_before_the_engine_loads(flags: str, says: str) -> None:
+    """A bad flag ends the worker at once with one line that names it, its value and its bound."""
+    check_refused(start(flags), *says.split("|"))
+
+
+def test_port_in_use_is_named(tmp_path: Path) -> None:
+    """Two workers on one port would each get some of the calls: the second ends, the first serves on."""
+    with fleet.workers(tmp_path, 1) as (first,):
+        done = start(f"--engine counting --port {first.address.rpartition(':')[2]}")
+        assert "SERVING" == fleet.health(first.address)
+    # gRPC's own core writes a line of its own before.
+    last = done.stderr.splitlines()[-1]
+    assert (2, "", True) == (done.returncode, done.stdout, last.startswith("worker: --port"))
+    assert first.address in last
+    assert "in use" in last

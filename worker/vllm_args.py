@@ -1,0 +1,275 @@
+"""vLLM's own flags, the defaults this worker gives them, and the environment vLLM starts in."""
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from worker.config import Parser
+from worker.engine import EngineDead, EngineInfo
+from worker.model import ModelLimits, find_checkpoint, model_hash, read_limits, stop_token_ids
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+logger = logging.getLogger(__name__)
+
+# Longest prompt (inference_rules.adoc, appendix: 15,330) and accuracy budget (the reference's README:
+# 32,768) are 48,098 tokens; rounded up to a multiple of every KV cache block size.
+MAX_MODEL_LEN = 48_128
+MAX_TENSOR_PARALLEL_SIZE = 8
+# vLLM on a CPU would take its share of the machine's whole memory, and stop if other processes hold it.
+CPU_KV_CACHE_BYTES = 1 << 30
+# A model that vLLM has still to download is taken for this one: gpt-oss-120b's config.json.
+_GPT_OSS_120B = ModelLimits(
+    vocab_size=201_088, max_position_embeddings=131_072, num_attention_heads=64, num_key_value_heads=8
+)
+# Set before vLLM is imported; a variable that the user has set stays.
+_ENVIRONMENT = {
+    # gRPC's threads and locks do not survive a fork.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # vLLM hands out a step in slices, 128 requests by default. A step that comes in one piece is one
+    # frame, not eight of them at 1,024 requests.
+    "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE": "4096",
+    # All of a worker's log is one stream.
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    # A benchmark reports to no one while it runs.
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFlags:
+    """The command line as vLLM understands it."""
+
+    model: str
+    """As given to --model."""
+    engine_args: "AsyncEngineArgs"
+    """Every engine flag with its value, given or default."""
+
+    def find_checkpoint(self) -> Path | None:
+        """Find the model's directory, None before vLLM has downloaded it.
+
+        Raises:
+            ValueError: Neither a directory nor a Hugging Face name.
+        """
+        return find_checkpoint(self.model, self.engine_args.revision, self.engine_args.download_dir)
+
+    def read_stop_token_ids(self, checkpoint: Path) -> tuple[int, ...]:
+        """Read the stop ids, where --generation-config names a folder from its file.
+
+        Raises:
+            ValueError: There are none, or a file cannot be read.
+        """
+        folder = self.engine_args.generation_config
+        path = None if folder in ("auto", "vllm") else Path(folder) / "generation_config.json"
+        return stop_token_ids(checkpoint, path)
+
+
+def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
+    """Parse vLLM's flags and fill in the defaults; the environment is set on the way.
+
+    Args:
+        argv: What is left of the command line.
+        model: Directory or Hugging Face name.
+
+    Raises:
+        ValueError: An unknown flag, a bad value, or a model that is not there; one line.
+    """
+    # Asked first because importing vLLM takes seconds.
+    find_checkpoint(model)
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    parsed = _parse(argv)
+    if parsed.enable_prefix_caching:
+        # Source: inference_rules.adoc, "KV cache must not apply across queries".
+        logger.warning("--enable-prefix-caching: a closed division submission may not cache across queries")
+    checkpoint = find_checkpoint(model, parsed.revision, parsed.download_dir)
+    limits = _GPT_OSS_120B if checkpoint is None else read_limits(checkpoint)
+    parsed.model = model
+    if parsed.max_model_len is None:
+        parsed.max_model_len = min(MAX_MODEL_LEN, limits.max_position_embeddings)
+    _place_ranks(parsed, limits)
+    flags = EngineFlags(model=model, engine_args=_engine_args(parsed))
+    if checkpoint is not None:
+        flags.read_stop_token_ids(checkpoint)
+    return flags
+
+
+def build_engine(flags: EngineFlags) -> "AsyncLLM":
+    """Construct the engine; blocks for as long as the model loads.
+
+    Raises:
+        ValueError: vLLM refuses the configuration.
+        EngineDead: The engine's processes failed.
+    """
+    from vllm.exceptions import VLLMValidationError
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    args = flags.engine_args
+    # Decides vLLM's defaults: 1,024 running requests on an H200 as in its server; a bare engine has 128.
+    usage_context = UsageContext.OPENAI_API_SERVER
+    try:
+        config = args.create_engine_config(usage_context)
+    except (ValueError, OSError, NotImplementedError, VLLMValidationError) as error:
+        raise ValueError(one_line(error)) from error
+    try:
+        return AsyncLLM.from_vllm_config(
+            config,
+            usage_context=usage_context,
+            enable_log_requests=args.enable_log_requests,
+            disable_log_stats=args.disable_log_stats,
+        )
+    except (RuntimeError, ValueError, OSError, AssertionError) as error:
+        raise EngineDead(one_line(error)) from error
+
+
+def describe(flags: EngineFlags, config: "VllmConfig") -> EngineInfo:
+    """Say what the engine of this configuration is.
+
+    Raises:
+        ValueError: The model is not in the local cache, or has no stop ids.
+    """
+    checkpoint = flags.find_checkpoint()
+    if checkpoint is None:
+        raise ValueError(f"--model: {flags.model} is not in the local Hugging Face cache")
+    distribution = importlib.metadata.packages_distributions()["vllm"][0]
+    return EngineInfo(
+        engine="vllm",
+        engine_version=importlib.metadata.version(distribution),
+        model=flags.model,
+        model_hash=model_hash(checkpoint),
+        vocab_size=read_limits(checkpoint).vocab_size,
+        max_model_len=config.model_config.max_model_len,
+        max_num_seqs=config.scheduler_config.max_num_seqs,
+        tensor_parallel_size=config.parallel_config.tensor_parallel_size,
+        stop_token_ids=flags.read_stop_token_ids(checkpoint),
+        engine_args=_effective_args(flags.engine_args, config),
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """Put vLLM's message on one line, without pydantic's headings, echo of the input and web address."""
+    lines = [line.split(" [type=")[0].strip() for line in str(error).splitlines()]
+    kept = " ".join(line for line in lines if not line.startswith("For further information"))
+    message = re.sub(r"\d+ validation errors? for \w+|Value error, ", "", kept)
+    return " ".join(message.split()) or type(error).__name__
+
+
+def default_tensor_parallel_size(limits: ModelLimits, num_accelerators: int) -> int:
+    """Return the largest size up to 8 that fits and divides both kinds of attention heads."""
+    heads = (limits.num_attention_heads, limits.num_key_value_heads)
+    sizes = range(min(num_accelerators, MAX_TENSOR_PARALLEL_SIZE), 1, -1)
+    return next((size for size in sizes if all(num % size == 0 for num in heads)), 1)
+
+
+def omp_threads_bind(num_ranks: int, cpus: list[int]) -> str:
+    """Split CPUs among ranks as VLLM_CPU_OMP_THREADS_BIND writes it: 4 CPUs and 2 ranks are "0,1|2,3".
+
+    Raises:
+        ValueError: Fewer CPUs than ranks.
+    """
+    if num_ranks > len(cpus):
+        raise ValueError(f"--tensor-parallel-size: {num_ranks} ranks on {len(cpus)} CPUs, one each at least")
+    parts = np.array_split(np.array(cpus), num_ranks)
+    return "|".join(",".join(str(cpu) for cpu in part) for part in parts)
+
+
+def _parse(argv: list[str]) -> Any:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    # vLLM's parser knows --a.b and --a_b; its error() would print the usage and exit.
+    parser = type("EngineParser", (Parser, FlexibleArgumentParser), {})(add_help=False, allow_abbrev=False)
+    AsyncEngineArgs.add_cli_args(parser)
+    parser.set_defaults(**_defaults())
+    if "--config" in argv:
+        raise ValueError("--config: not supported, give the flags themselves")
+    try:
+        return parser.parse_args(argv)
+    except IndexError as error:
+        raise ValueError(f"{argv[-1]}: expected a value") from error
+    except ValueError as error:
+        raise ValueError(one_line(error)) from error
+
+
+def _defaults() -> dict[str, object]:
+    """Name the defaults that differ from vLLM's; None is computed once the flags are known."""
+    from vllm.platforms import current_platform
+
+    defaults: dict[str, object] = {
+        # Tokens in, tokens out: a tokenizer would only cost time.
+        "skip_tokenizer_init": True,
+        "enable_prefix_caching": False,
+        "enable_chunked_prefill": True,
+        "gpu_memory_utilization": 0.90,
+        # The coordinator measures; vLLM's own statistics cost the front end time per token.
+        "disable_log_stats": True,
+        "max_model_len": None,
+        "tensor_parallel_size": None,
+    }
+    if current_platform.is_cpu():
+        # Compiling for a CPU takes longer than what a CPU is asked to serve.
+        defaults |= {"kv_cache_memory_bytes": CPU_KV_CACHE_BYTES, "enforce_eager": True}
+    return defaults
+
+
+def _place_ranks(parsed: Any, limits: ModelLimits) -> None:
+    """Choose the tensor parallel size where none was given; on a CPU give each rank its cores."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        parsed.tensor_parallel_size = parsed.tensor_parallel_size or 1
+        num_ranks = parsed.tensor_parallel_size * parsed.pipeline_parallel_size
+        num_numa_nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
+        # Left alone, vLLM gives each rank a NUMA node and stops where there are not enough.
+        if num_ranks > max(num_numa_nodes, 1):
+            binding = omp_threads_bind(num_ranks, sorted(os.sched_getaffinity(0)))
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", binding)
+    elif parsed.tensor_parallel_size is None:
+        num_copies = parsed.pipeline_parallel_size * parsed.data_parallel_size
+        num_accelerators = current_platform.device_count() // num_copies
+        parsed.tensor_parallel_size = default_tensor_parallel_size(limits, num_accelerators)
+        logger.info(
+            "--tensor-parallel-size: %d, of %d accelerators", parsed.tensor_parallel_size, num_accelerators
+        )
+
+
+def _engine_args(parsed: Any) -> "AsyncEngineArgs":
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    try:
+        engine_args: AsyncEngineArgs = AsyncEngineArgs.from_cli_args(parsed)
+    except ValueError as error:
+        raise ValueError(one_line(error)) from error
+    return engine_args
+
+
+def _effective_args(args: "AsyncEngineArgs", config: "VllmConfig") -> dict[str, str]:
+    """List the arguments that are not vLLM's defaults as JSON, without structures and the user's token."""
+    found = {
+        field.name: getattr(args, field.name)
+        for field in dataclasses.fields(args)
+        if field.name != "hf_token" and getattr(args, field.name) not in (field.default, None, "", [], {})
+    }
+    found["dtype"] = str(config.model_config.dtype)
+    found["async_scheduling"] = bool(config.scheduler_config.async_scheduling)
+    return {name: json.dumps(value) for name, value in found.items() if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
