@@ -64,7 +64,7 @@ class RunConfig:
     def _check_workers(self) -> None:
         for address in self.workers:
             host, _, port = address.rpartition(":")
-            if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+            if not host or not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
                 raise ValueError(f"--workers: {address!r} is not host:port with a port in 1..65535")
             if self.workers.count(address) > 1:
                 raise ValueError(f"--workers: {address} is named {self.workers.count(address)} times")
@@ -79,8 +79,8 @@ class RunConfig:
         """Where this run's files go."""
         name: str = self.mode
         if self.audit_config is not None:
-            test = re.search(r"TEST\d\d", str(self.audit_config))
-            name = test[0] if test else "audit"
+            folders = reversed(self.audit_config.parent.parts)
+            name = next((part for part in folders if re.fullmatch(r"TEST[0-9]{2}", part)), "audit")
         return self.output_dir / self.scenario / name
 
 

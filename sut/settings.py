@@ -64,6 +64,10 @@ class GenerationConfig:
         Raises:
             ValueError: Names the key, the value and the bound.
         """
+        self._check_types()
+        self._check_bounds()
+
+    def _check_types(self) -> None:
         for key in ("temperature", "top_p", "top_k", "max_new_tokens", "seed"):
             value = getattr(self, key)
             kinds = (int, float) if key in ("temperature", "top_p") else (int,)
@@ -71,14 +75,21 @@ class GenerationConfig:
                 raise ValueError(f"{key}: {value!r} is not a number")
             if value is not None and not isinstance(value, kinds):
                 raise ValueError(f"{key}: {value!r} is not a number of type {kinds[-1].__name__}")
+
+    def _check_bounds(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature: {self.temperature} is below 0 or not finite")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: {self.top_p} is not in (0, 1]")
-        if self.top_k != -1 and self.top_k < 1:
-            raise ValueError(f"top_k: {self.top_k} is neither -1 nor 1 or more")
+        # The upper bounds are those of the wire's int32, uint32 and int64.
+        if self.top_k != -1 and not 1 <= self.top_k < 2**31:
+            raise ValueError(f"top_k: {self.top_k} is neither -1 nor in 1..2147483647")
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens: {self.max_new_tokens} is below 1")
+        if self.max_new_tokens >= 2**32:
+            raise ValueError(f"max_new_tokens: {self.max_new_tokens} is above 4294967295")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed: {self.seed} is not in 64 bits")
 
 
 def load_generation_config(path: Path | None, mode: Mode, max_new_tokens: int | None) -> GenerationConfig:
@@ -157,6 +168,21 @@ _CONF_KEYS = frozenset(
         "use_token_latencies",
     ]
 )
+# The first four: settings with a fraction. The others are read by the compliance scripts, from the same file.
+_DECIMAL_KEYS = frozenset(
+    [
+        "accuracy_log_probability",
+        "target_latency_percentile",
+        "target_qps",
+        "token_latency_scaling_factor",
+        "test07_accuracy_threshold",
+        "test09_max_output_tokens",
+        "test09_min_output_tokens",
+    ]
+)
+# LoadGen reads 6e5 as 6 and 0600000 as octal.
+_WHOLE = re.compile(r"0|[1-9][0-9]*")
+_DECIMAL = re.compile(r"(0|[1-9][0-9]*)([.][0-9]+)?")
 _CONF_LINE = re.compile(r"(?P<model>[^\s.]+)\.(?P<scenario>[^\s.]+)\.(?P<key>[^\s.]+) += +(?P<value>\S+)\s*")
 _CONF_SCENARIOS = ("*", "Server", "Offline", "SingleStream", "MultiStream")
 
@@ -172,7 +198,8 @@ def read_conf(flag: str, path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{flag} {path}: {error}") from error
     for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip() and not line.lstrip().startswith("#"):
+        # LoadGen takes a "#" without a space after it for a key.
+        if line.strip() and line.split()[0] != "#":
             _check_conf_line(f"{flag} {path}: line {number}: {line.strip()!r}", line.strip())
     return text
 
@@ -183,16 +210,13 @@ def _check_conf_line(where: str, line: str) -> None:
         raise ValueError(f"{where} is not 'model.Scenario.key = number' with spaces around '='")
     if match["scenario"] not in _CONF_SCENARIOS:
         raise ValueError(f"{where}: scenario {match['scenario']!r} is none of {', '.join(_CONF_SCENARIOS)}")
-    if match["key"] not in _CONF_KEYS:
+    if match["key"] not in _CONF_KEYS | _DECIMAL_KEYS:
         raise ValueError(f"{where}: LoadGen knows no key {match['key']!r}")
-    try:
-        value = float(match["value"])
-    except ValueError as error:
-        raise ValueError(f"{where}: {match['value']!r} is not a number") from error
-    if not 0 <= value < float("inf") or (match["key"] == "target_qps" and value == 0):
-        raise ValueError(
-            f"{where}: {match['value']} is out of range: finite, not below 0, target_qps above 0"
-        )
+    number = _DECIMAL if match["key"] in _DECIMAL_KEYS else _WHOLE
+    if not number.fullmatch(match["value"]):
+        raise ValueError(f"{where}: {match['value']!r} is not a number of 0 or more in plain digits")
+    if match["key"] == "target_qps" and not float(match["value"]):
+        raise ValueError(f"{where}: target_qps is not above 0")
 
 
 def compose_user_conf(

@@ -265,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             write_checkpoint(flags.output, flags.seed, overwrite=flags.overwrite)
     except OSError as error:
-        print(f"--output {flags.output}: {error.strerror or error}", file=sys.stderr)  # noqa: T201  # the result
+        sys.stderr.write(f"--output {flags.output}: {error.strerror or error}\n")
         return 2
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201  # the result

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pandas as pd
@@ -172,7 +173,6 @@ def tokens_of(hexadecimal: str) -> list[int]:
     return [int.from_bytes(raw[i : i + 4], "little", signed=True) for i in range(0, len(raw), 4)]
 
 
-def run_json(run_dir: Path) -> dict[str, object]:
+def run_json(run_dir: Path) -> Any:
     """Read run.json."""
-    record: dict[str, object] = json.loads((run_dir / "run.json").read_text())
-    return record
+    return json.loads((run_dir / "run.json").read_text())

@@ -49,7 +49,7 @@ def test_every_answer_is_token_exact(tmp_path: Path, num_workers: int) -> None:
             run_dir = tmp_path / "out" / scenario / "audit"
             logged = check_tokens(run_dir, prompts, 32, server=scenario != "offline")
             assert set(range(70)) == set(logged)
-            checks = {c["name"]: c["passed"] for c in fleet.run_json(run_dir)["verdict"]["checks"]}  # type: ignore[index]
+            checks = {c["name"]: c["passed"] for c in fleet.run_json(run_dir)["verdict"]["checks"]}
             assert checks.pop("loadgen_result") in (True, False)
             assert all(checks.values()), checks
 
@@ -66,4 +66,4 @@ def test_answers_of_both_reasons_are_counted(tmp_path: Path) -> None:
     assert 0 == done.returncode, done.stderr
     summary = fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["summary"]
     expected = sum(min(prompt[0], 16) for prompt in prompts)
-    assert expected == sum(worker["tokens"] for worker in summary["workers"])  # type: ignore[index]
+    assert expected == sum(worker["tokens"] for worker in summary["workers"])

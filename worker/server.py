@@ -90,9 +90,10 @@ class Server:
         dying = asyncio.ensure_future(self._servicer.engine_dead.wait())
         await asyncio.wait((stopping, dying), return_when=asyncio.FIRST_COMPLETED)
         await self._set_health(NOT_SERVING)
+        if not self._servicer.engine_dead.is_set():
+            await self._drain()
         if self._servicer.engine_dead.is_set():
             raise EngineDead("the worker stops")
-        await self._drain()
 
     async def _drain(self) -> None:
         """Take no new run; let the current one go on, until it ends or a second signal or the deadline."""

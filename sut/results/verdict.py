@@ -88,7 +88,12 @@ def judge(
     """
     detail = read_detail(log_dir / "mlperf_log_detail.txt")
     accuracy = read_accuracy(log_dir / "mlperf_log_accuracy.json")
-    checks = [_loadgen_errors(detail), _completion(counts), _token_counts(counts), _logged_tokens(accuracy)]
+    checks = [
+        _loadgen_errors(detail),
+        _completion(counts),
+        _token_counts(counts),
+        _logged_tokens(accuracy, counts.reported_tokens if mode is Mode.ACCURACY else None),
+    ]
     if mode is Mode.PERFORMANCE:
         checks.insert(0, _loadgen_result(detail))
         checks.append(_coverage(detail, num_samples, counts))
@@ -179,9 +184,9 @@ def _token_counts(counts: Counts) -> Check:
     return Check("tokens", same, seen)
 
 
-def _logged_tokens(accuracy: AccuracyLog) -> Check:
-    """Each logged answer must have as many int32 as LoadGen was told tokens."""
-    same = accuracy.num_bytes == 4 * accuracy.num_tokens
+def _logged_tokens(accuracy: AccuracyLog, expected: int | None) -> Check:
+    """Compare the log's tokens with its bytes and, in accuracy mode, which logs all, with those reported."""
+    same = accuracy.num_bytes == 4 * accuracy.num_tokens and expected in (None, accuracy.num_tokens)
     seen = f"{accuracy.entries.total()} entries, {accuracy.num_tokens} tokens, {accuracy.num_bytes} bytes"
     return Check("accuracy_log", same, seen)
 

@@ -88,7 +88,7 @@ def check_freed(worker: fleet.WorkerProcess) -> None:
 
 def check_no_result(run_dir: Path, outcome: str, *says: str) -> None:
     """Check run.json's verdict, and that LoadGen's summary is missing or empty."""
-    verdict: dict[str, object] = fleet.run_json(run_dir)["verdict"]  # type: ignore[assignment]
+    verdict: dict[str, object] = fleet.run_json(run_dir)["verdict"]
     assert outcome == verdict["outcome"]
     assert [] == [word for word in says if word not in str(verdict["reason"])], verdict["reason"]
     summary = run_dir / "mlperf_log_summary.txt"

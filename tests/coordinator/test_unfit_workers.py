@@ -130,15 +130,15 @@ def test_worker_held_by_another_run_is_named_with_that_run(data: Path, two: Flee
 class StrangeWorker(rpc.WorkerServicer):
     """Speaks a protocol that no coordinator knows."""
 
-    def GetInfo(self, request: pb.GetInfoRequest, context: object) -> pb.WorkerInfo:  # noqa: ARG002, N802
+    def GetInfo(self, request: pb.GetInfoRequest, context: object) -> pb.WorkerInfo:  # noqa: N802
         """Answer what this worker is."""
         return pb.WorkerInfo(protocol_version=99, instance_id="strange")
 
-    def GetLoad(self, request: pb.GetLoadRequest, context: object) -> pb.WorkerLoad:  # noqa: ARG002, N802
+    def GetLoad(self, request: pb.GetLoadRequest, context: object) -> pb.WorkerLoad:  # noqa: N802
         """Answer that there is nothing to do."""
         return pb.WorkerLoad()
 
-    def Generate(self, request_iterator: object, context: object) -> Iterator[pb.FromWorker]:  # noqa: ARG002, N802
+    def Generate(self, request_iterator: object, context: object) -> Iterator[pb.FromWorker]:  # noqa: N802
         """End at once."""
         return iter([])
 

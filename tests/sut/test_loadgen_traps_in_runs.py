@@ -28,7 +28,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[fleet.WorkerP
 
 def checks_of(run_dir: Path) -> dict[str, tuple[bool, str]]:
     """Read the verdict's checks: passed, seen."""
-    verdict: dict[str, list[dict[str, object]]] = fleet.run_json(run_dir)["verdict"]  # type: ignore[assignment]
+    verdict: dict[str, list[dict[str, object]]] = fleet.run_json(run_dir)["verdict"]
     return {str(check["name"]): (bool(check["passed"]), str(check["seen"])) for check in verdict["checks"]}
 
 
@@ -109,8 +109,8 @@ def test_invalid_by_loadgen_is_invalid(two: list[fleet.WorkerProcess], tmp_path:
     data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, i] for i in range(10)])
     done = fleet.coordinate(two, data, tmp_path / "out", "--max-new-tokens", "8")
     record = fleet.run_json(tmp_path / "out" / "offline" / "performance")
-    assert (3, "INVALID") == (done.returncode, record["verdict"]["outcome"])  # type: ignore[index]
-    assert "loadgen_result: INVALID (Increase expected QPS" in record["verdict"]["reason"]  # type: ignore[index]
+    assert (3, "INVALID") == (done.returncode, record["verdict"]["outcome"])
+    assert "loadgen_result: INVALID (Increase expected QPS" in record["verdict"]["reason"]
 
 
 def test_unique_issue_over_a_small_data_set(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:

@@ -1,0 +1,175 @@
+"""The coordinator's flags: what is read, what is refused and how, and where a run's files go."""
+
+from pathlib import Path
+
+import pytest
+
+from coordinator.config import RunConfig, parse, to_argv
+from sut.settings import Mode, Scenario
+
+NEEDED = ["--input-file", "data.parquet", "--workers", "a:1"]
+
+
+def config(**changed: object) -> RunConfig:
+    """Make a configuration."""
+    values: dict[str, object] = {"input_file": Path("data.parquet"), "workers": ("a:1",)}
+    return RunConfig(**(values | changed))  # type: ignore[arg-type]
+
+
+def test_defaults_are_the_dataclass() -> None:
+    """The shortest command line reads as the configuration's own defaults: Offline, performance."""
+    read = parse(NEEDED)
+    assert config() == read
+    assert (read.scenario, read.mode) == (Scenario.OFFLINE, Mode.PERFORMANCE)
+    assert read.output_dir == Path("mlperf_results")
+    assert (read.max_new_tokens, read.target_qps, read.overwrite) == (None, None, False)
+
+
+EVERY_FLAG = [
+    *(
+        "--scenario",
+        "interactive",
+        "--accuracy",
+        "--input-file",
+        "d.pkl",
+        "--workers",
+        "a:1, b:2,[::1]:65535",
+    ),
+    *("--output-dir", "out", "--user-conf", "user.conf", "--generation-config", "g.json"),
+    *(
+        "--max-new-tokens",
+        "9",
+        "--max-samples",
+        "8",
+        "--target-qps",
+        "1.5",
+        "--audit-config",
+        "TEST07/audit.config",
+    ),
+    *("--overwrite", "--ready-timeout-s", "1", "--worker-timeout-s", "2.5", "--stall-timeout-s", "3"),
+]
+EVERY_VALUE = RunConfig(
+    scenario=Scenario.INTERACTIVE,
+    accuracy=True,
+    input_file=Path("d.pkl"),
+    workers=("a:1", "b:2", "[::1]:65535"),
+    output_dir=Path("out"),
+    user_conf=Path("user.conf"),
+    generation_config=Path("g.json"),
+    max_new_tokens=9,
+    max_samples=8,
+    target_qps=1.5,
+    audit_config=Path("TEST07/audit.config"),
+    overwrite=True,
+    ready_timeout_s=1.0,
+    worker_timeout_s=2.5,
+    stall_timeout_s=3.0,
+)
+
+
+def test_every_flag_is_read() -> None:
+    """Each flag reaches its field with its type; spaces after commas between workers are allowed."""
+    assert parse(EVERY_FLAG) == EVERY_VALUE
+
+
+@pytest.mark.parametrize("made", [EVERY_VALUE, config(), config(target_qps=1e-07, stall_timeout_s=0.1 + 0.2)])
+def test_a_written_command_line_reads_back(made: RunConfig) -> None:
+    """What to_argv writes, parse reads to an equal configuration, to the last bit of each number."""
+    assert made == parse(to_argv(made))
+
+
+@pytest.mark.parametrize(
+    "flag, value",
+    [
+        ("--max-new-tokens", "0"),
+        ("--max-new-tokens", "-5"),
+        ("--max-new-tokens", "1.5"),
+        ("--max-samples", "0"),
+        ("--max-samples", "many"),
+        ("--target-qps", "0"),
+        ("--target-qps", "-1"),
+        ("--target-qps", "nan"),
+        ("--target-qps", "inf"),
+        ("--ready-timeout-s", "0"),
+        ("--ready-timeout-s", "nan"),
+        ("--worker-timeout-s", "-1"),
+        ("--worker-timeout-s", "0"),
+        ("--stall-timeout-s", "0"),
+        ("--stall-timeout-s", "soon"),
+        ("--scenario", "singlestream"),
+        ("--scenario", "Offline"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_flag(flag: str, value: str) -> None:
+    """A value out of bounds or of the wrong type is a ValueError of one line with the flag and the value."""
+    with pytest.raises(ValueError) as caught:
+        parse([*NEEDED, f"{flag}={value}"])
+    message = str(caught.value)
+    assert flag in message
+    assert value in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "workers, named",
+    [
+        ("", "''"),
+        ("host", "'host'"),
+        ("host:", "'host:'"),
+        (":50051", "':50051'"),
+        ("host:0", "'host:0'"),
+        ("host:65536", "'host:65536'"),
+        ("host:-1", "'host:-1'"),
+        ("host:1.5", "'host:1.5'"),
+        ("a:1,,b:2", "''"),
+        ("a:1,b:2,", "''"),
+        ("a:1,b", "'b'"),
+        ("a:\u0663", "port"),  # ARABIC-INDIC DIGIT THREE: decimal to Python, no port to gRPC
+        ("a:1,b:2,a:1", "a:1 is named 2 times"),
+        ("a:1, a:1", "a:1 is named 2 times"),
+    ],
+)
+def test_a_bad_address_is_named(workers: str, named: str) -> None:
+    """An address that is not host:port, or that comes twice, is named with --workers."""
+    with pytest.raises(ValueError) as caught:
+        parse(["--input-file", "d.parquet", "--workers", workers])
+    assert str(caught.value).startswith("--workers: ")
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "argv, named",
+    [
+        (["--workers", "a:1"], "--input-file"),
+        (["--input-file", "d"], "--workers"),
+        ([*NEEDED, "--bogus", "3"], "--bogus"),
+        ([*NEEDED, "--acc"], "--acc"),  # no abbreviations: --acc may mean another flag one day
+        ([*NEEDED, "--max-samples"], "--max-samples"),
+        ([*NEEDED, "stray"], "stray"),
+    ],
+)
+def test_a_missing_or_unknown_flag_is_named(argv: list[str], named: str) -> None:
+    """Needed flags that are missing and flags that do not exist are ValueErrors of one line."""
+    with pytest.raises(ValueError) as caught:
+        parse(argv)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changed, expected",
+    [
+        ({}, "mlperf_results/offline/performance"),
+        ({"accuracy": True, "scenario": Scenario.SERVER}, "mlperf_results/server/accuracy"),
+        ({"scenario": Scenario.INTERACTIVE, "output_dir": Path("/o")}, "/o/interactive/performance"),
+        ({"audit_config": Path("/c/TEST07/gpt-oss-120b/audit.config")}, "mlperf_results/offline/TEST07"),
+        ({"audit_config": Path("/c/TEST09/audit.config"), "accuracy": True}, "mlperf_results/offline/TEST09"),
+        ({"audit_config": Path("my_audit.config")}, "mlperf_results/offline/audit"),
+        # Folders above the test's own have other names that look like a test's.
+        ({"audit_config": Path("/LATEST2026/TEST09/audit.config")}, "mlperf_results/offline/TEST09"),
+        ({"audit_config": Path("/TEST01/copies/TEST07/audit.config")}, "mlperf_results/offline/TEST07"),
+    ],
+)
+def test_each_kind_of_run_has_its_directory(changed: dict[str, object], expected: str) -> None:
+    """Files go to <output-dir>/<scenario>/<mode or compliance test>, as the audit.config's folder says."""
+    assert Path(expected) == config(**changed).run_dir

@@ -1,0 +1,135 @@
+"""Who gets what: shares, dealing, Offline's order and Server's choice, against models of a few lines."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from coordinator.routing import WorkerLoad, deal, least_loaded, offline_order, share, window
+
+MODEL = settings(deadline=None, derandomize=True, max_examples=150)
+small = st.integers(0, 40)
+fleets = st.lists(st.tuples(small, small), min_size=1, max_size=6)
+
+
+def ints(*values: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Make a column."""
+    return np.array(values, np.int64)
+
+
+def share_by_hand(outstanding: list[int], windows: list[int], num_requests: int) -> list[int]:
+    """Give one request after the other to the worker with the fewest that has a free place."""
+    held = list(outstanding)
+    for _ in range(num_requests):
+        free = [w for w in range(len(held)) if held[w] < windows[w]]
+        if not free:
+            break
+        held[min(free, key=held.__getitem__)] += 1
+    return [now - before for now, before in zip(held, outstanding, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "outstanding, windows, num_requests, expected",
+    [
+        ([0, 0], [8, 8], 16, [8, 8]),
+        ([0, 0], [8, 8], 100, [8, 8]),
+        ([0, 0], [8, 8], 7, [4, 3]),
+        ([5, 0], [8, 8], 3, [0, 3]),
+        ([5, 0], [8, 8], 7, [1, 6]),
+        ([8, 8], [8, 8], 5, [0, 0]),
+        ([0, 0, 0], [2, 9, 9], 12, [2, 5, 5]),
+        ([9, 3], [8, 8], 4, [0, 4]),  # a window that shrank below what it holds gives no negative share
+        ([3], [8], 0, [0]),
+        ([6, 0, 4], [8, 8, 8], 5, [0, 5, 0]),
+        ([6, 0, 4], [8, 8, 8], 7, [0, 6, 1]),
+    ],
+)
+def test_shares_fill_the_emptiest_first(
+    outstanding: list[int], windows: list[int], num_requests: int, expected: list[int]
+) -> None:
+    """Requests go where the fewest are, so that levels even out, up to each window."""
+    assert expected == share(ints(*outstanding), ints(*windows), num_requests).tolist()
+
+
+@MODEL
+@given(fleets, st.integers(0, 250))
+def test_shares_are_those_of_one_request_after_the_other(
+    fleet: list[tuple[int, int]], num_requests: int
+) -> None:
+    """Shares never exceed a window, sum to the smaller of requests and free places, and fill levels."""
+    outstanding, windows = [held for held, _ in fleet], [size for _, size in fleet]
+    shares = share(ints(*outstanding), ints(*windows), num_requests).tolist()
+    free = [max(size - held, 0) for held, size in fleet]
+    assert all(0 <= given <= places for given, places in zip(shares, free, strict=True))
+    assert min(num_requests, sum(free)) == sum(shares)
+    assert share_by_hand(outstanding, windows, num_requests) == shares
+
+
+@pytest.mark.parametrize(
+    "shares, expected",
+    [
+        ([2, 2], [0, 1, 0, 1]),
+        ([3], [0, 0, 0]),
+        ([2, 1], [0, 1, 0]),
+        ([1, 0, 2], [2, 0, 2]),  # at 1/4, 1/2, 3/4
+        ([0, 0], []),
+        ([1, 1, 1, 1], [0, 1, 2, 3]),
+        ([4, 2], [0, 1, 0, 0, 1, 0]),  # at 1/8, 1/4, 3/8, 5/8, 3/4, 7/8
+    ],
+)
+def test_requests_are_dealt_like_cards(shares: list[int], expected: list[int]) -> None:
+    """Each worker's requests are spread evenly over the order."""
+    assert expected == deal(ints(*shares)).tolist()
+
+
+@MODEL
+@given(st.lists(small, min_size=1, max_size=6))
+def test_a_deal_gives_exactly_the_shares(shares: list[int]) -> None:
+    """Dealing neither loses nor adds a request, and equal shares go round and round."""
+    dealt = deal(ints(*shares))
+    assert shares == np.bincount(dealt, minlength=len(shares)).tolist()
+    turns = deal(ints(*[shares[0]] * len(shares)))
+    assert list(range(len(shares))) * shares[0] == turns.tolist()
+
+
+def test_offline_takes_the_longest_of_each_copy_first() -> None:
+    """Two copies of [3, 1, 2] and a rest go out as 3, 2, 1 of each copy; ties keep LoadGen's order."""
+    lens = ints(3, 1, 2, 3, 1, 2, 1, 3)
+    assert offline_order(lens, 3).tolist() == [0, 2, 1, 3, 5, 4, 7, 6]
+    assert offline_order(ints(5, 5, 5), 3).tolist() == [0, 1, 2]
+    assert offline_order(ints(), 3).tolist() == []
+
+
+@MODEL
+@given(st.lists(st.integers(1, 20), max_size=60), st.integers(1, 12))
+def test_the_offline_order_never_crosses_a_copy(lens: list[int], block_len: int) -> None:
+    """The order is a permutation; position k stays in its block, and lengths descend inside each block."""
+    order = offline_order(ints(*lens), block_len).tolist()
+    assert list(range(len(lens))) == sorted(order)
+    assert [k // block_len for k in range(len(lens))] == [row // block_len for row in order]
+    for start in range(0, len(lens), block_len):
+        block = [lens[row] for row in order[start : start + block_len]]
+        assert sorted(block, reverse=True) == block
+
+
+@pytest.mark.parametrize(
+    "max_num_seqs, expected", [(1, 2), (7, 8), (8, 9), (16, 18), (256, 288), (1024, 1152)]
+)
+def test_a_window_is_the_running_slots_and_an_eighth(max_num_seqs: int, expected: int) -> None:
+    """An Offline window holds the running slots and an eighth of them, at least one, to follow."""
+    assert expected == window(max_num_seqs)
+
+
+@pytest.mark.parametrize(
+    "loads, expected",
+    [
+        ([(100, 1, 5), (50, 9, 9)], 1),  # least waiting prefill, whatever else
+        ([(50, 4, 1), (50, 3, 9)], 1),  # then fewest outstanding
+        ([(50, 3, 9), (50, 3, 8), (50, 3, 10)], 1),  # then the longest since its last prompt
+        ([(0, 0, 0), (0, 0, 0)], 0),
+        ([(7, 7, 7)], 0),
+    ],
+)
+def test_a_server_request_goes_to_the_least_loaded(loads: list[tuple[int, int, int]], expected: int) -> None:
+    """Waiting prefill decides, then outstanding requests, then the oldest last prompt, then the order."""
+    assert expected == least_loaded([WorkerLoad(*load) for load in loads])

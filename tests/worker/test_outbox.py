@@ -1,0 +1,283 @@
+"""The outbox: what the engine puts in comes out once, in order, and when it should."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protos import worker_pb2 as pb
+from protos.frames import TokenColumns, unpack_tokens
+from worker.engine import Step
+from worker.outbox import Outbox, merge
+
+STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
+HOUR_NS = 3_600_000_000_000
+_T = TypeVar("_T")
+
+
+def run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine to its end within 20 s."""
+    return asyncio.run(asyncio.wait_for(work, 20))
+
+
+def columns(
+    rows: list[tuple[int, list[int]]], ends: dict[int, int] | None = None, produced_ns: int = 0
+) -> TokenColumns:
+    """Make columns of (name, tokens) rows; `ends` maps a name to its reason."""
+    ends = ends or {}
+    counts = np.array([len(tokens) for _, tokens in rows], np.uint32)
+    last = [row for row, (name, _) in enumerate(rows) if name in ends]
+    return TokenColumns(
+        requests=np.array([name for name, _ in rows], np.uint64),
+        counts=None if (counts == 1).all() else counts,
+        tokens=np.array([token for _, tokens in rows for token in tokens], np.int32),
+        finished_rows=np.array(last, np.uint32),
+        finish_reasons=np.array([ends[rows[row][0]] for row in last], np.uint8),
+        produced_ns=produced_ns,
+    )
+
+
+def rows_of(merged: TokenColumns) -> dict[int, list[int]]:
+    """Split columns into tokens by request; two rows of one request fail."""
+    names = merged.requests.tolist()
+    assert len(names) == len(set(names))
+    counts = [1] * len(names) if merged.counts is None else merged.counts.tolist()
+    tokens = iter(merged.tokens.tolist())
+    rows = {name: [next(tokens) for _ in range(count)] for name, count in zip(names, counts, strict=True)}
+    assert list(tokens) == []
+    return rows
+
+
+def ends_of(merged: TokenColumns) -> dict[int, int]:
+    """Map finished requests to reasons."""
+    names = merged.requests[merged.finished_rows].tolist()
+    return dict(zip(names, merged.finish_reasons.tolist(), strict=True))
+
+
+def held(*steps: TokenColumns) -> Outbox:
+    """Fill an outbox, which holds for an hour, with steps that are not urgent."""
+    outbox = Outbox(HOUR_NS)
+    for step in steps:
+        outbox.put(Step(step, urgent=False))
+    return outbox
+
+
+async def frame(outbox: Outbox) -> TokenColumns:
+    """Take the next message, which must be a frame."""
+    message = await outbox.next()
+    assert message.WhichOneof("message") == "tokens"
+    return unpack_tokens(message.tokens)
+
+
+async def assert_silent(outbox: Outbox) -> None:
+    """Check that nothing comes, however often the loop turns and for 50 ms."""
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await outbox.next()
+
+
+def test_merging_keeps_each_request_in_order() -> None:
+    """Three steps of three requests become one row each, oldest tokens first, with their ends and reasons."""
+    merged = merge(
+        [
+            columns([(9, [1]), (5, [2]), (7, [3])]),
+            columns([(7, [4, 5]), (9, []), (5, [6])], {9: STOP}),
+            columns([(5, [7]), (7, [8])], {7: LENGTH}),
+        ]
+    )
+    assert rows_of(merged) == {9: [1], 5: [2, 6, 7], 7: [3, 4, 5, 8]}
+    assert ends_of(merged) == {9: STOP, 7: LENGTH}
+
+
+def test_merging_keeps_an_answer_without_tokens() -> None:
+    """A request that ends with 0 tokens has a row of count 0 after the merge, also as its only row."""
+    merged = merge([columns([(5, [1])]), columns([(4, [])], {4: STOP})])
+    assert rows_of(merged) == {5: [1], 4: []}
+    assert ends_of(merged) == {4: STOP}
+    merged = merge([columns([]), columns([(4, [])], {4: STOP})])
+    assert rows_of(merged) == {4: []}
+
+
+def test_merging_one_step_changes_nothing() -> None:
+    """A single step is its own merge, counts left out included."""
+    step = columns([(5, [1]), (3, [2])], {3: STOP})
+    assert merge([step]) is step
+
+
+def test_merging_finds_all_ones_again() -> None:
+    """Steps of different requests with a token each need no counts."""
+    assert merge([columns([(5, [1])]), columns([(3, [2])])]).counts is None
+
+
+ANSWERS = st.lists(
+    st.tuples(st.lists(st.integers(0, 9), max_size=6), st.sampled_from([STOP, LENGTH])),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(ANSWERS, st.data())
+def test_any_steps_merge_to_the_answers(answers: list[tuple[list[int], int]], data: st.DataObject) -> None:
+    """However answers are cut into steps, their merge gives back every answer and its reason."""
+    left = {name << 32 | name: list(tokens) for name, (tokens, _) in enumerate(answers)}
+    reasons = {name << 32 | name: reason for name, (_, reason) in enumerate(answers)}
+    steps: list[TokenColumns] = []
+    whole = {name: list(tokens) for name, tokens in left.items()}
+    while left:
+        rows, ends = [], {}
+        for name in data.draw(st.permutations(sorted(left))):
+            num = data.draw(st.integers(0, len(left[name])))
+            new, left[name] = left[name][:num], left[name][num:]
+            if not left[name] and data.draw(st.booleans()):
+                ends[name] = reasons[name]
+                del left[name]
+            if new or name in ends:
+                rows.append((name, new))
+        steps.append(columns(rows, ends))
+        if not rows:
+            name, tokens = left.popitem()
+            steps.append(columns([(name, tokens)], {name: reasons[name]}))
+    merged = merge(steps)
+    assert whole == rows_of(merged)
+    assert reasons == ends_of(merged)
+    ends_column = merged.finished_rows.tolist()
+    assert ends_column == sorted(ends_column)
+
+
+def test_a_first_token_or_an_end_leaves_at_once() -> None:
+    """An urgent step is taken though the hold time is an hour, together with what waited before it."""
+
+    async def walk() -> None:
+        outbox = held(columns([(1, [10])]), columns([(1, [11])]))
+        outbox.put(Step(columns([(2, [20])]), urgent=True))
+        taken = await frame(outbox)
+        assert rows_of(taken) == {1: [10, 11], 2: [20]}
+        outbox.put(Step(columns([(1, [12])], {1: STOP}), urgent=True))
+        taken = await frame(outbox)
+        assert (rows_of(taken), ends_of(taken)) == ({1: [12]}, {1: STOP})
+        assert outbox.num_frames == 2
+
+    run(walk())
+
+
+def test_an_urgent_step_wakes_a_waiting_reader() -> None:
+    """A reader that already waits for held tokens gets them as soon as an urgent step comes."""
+
+    async def walk() -> None:
+        outbox = held(columns([(1, [10])]))
+        reader = asyncio.ensure_future(frame(outbox))
+        await asyncio.sleep(0.01)
+        assert not reader.done()
+        outbox.put(Step(columns([(2, [20])]), urgent=True))
+        assert rows_of(await reader) == {1: [10], 2: [20]}
+
+    run(walk())
+
+
+def test_other_tokens_wait_for_the_hold_time() -> None:
+    """A step that is not urgent stays, also after an urgent frame, and giving up a wait loses nothing."""
+
+    async def walk() -> None:
+        outbox = held()
+        await assert_silent(outbox)
+        outbox.put(Step(columns([(1, [10])]), urgent=True))
+        await frame(outbox)
+        outbox.put(Step(columns([(1, [11])]), urgent=False))
+        await assert_silent(outbox)
+        outbox.put(Step(columns([(1, [12])]), urgent=False))
+        await assert_silent(outbox)
+        assert outbox.num_frames == 1
+        outbox.put(Step(columns([(1, [13])]), urgent=True))
+        assert rows_of(await frame(outbox)) == {1: [11, 12, 13]}
+
+    run(walk())
+
+
+@pytest.mark.parametrize("hold_ns", [0, 1_000_000])
+def test_held_tokens_leave_after_the_hold_time(hold_ns: int) -> None:
+    """Without anything urgent a frame leaves when the hold time is over, to an early or a late reader."""
+
+    async def walk() -> None:
+        outbox = Outbox(hold_ns)
+        reader = asyncio.ensure_future(frame(outbox))
+        await asyncio.sleep(0)
+        outbox.put(Step(columns([(1, [10])]), urgent=False))
+        assert rows_of(await reader) == {1: [10]}
+        outbox.put(Step(columns([(1, [11])]), urgent=False))
+        assert rows_of(await frame(outbox)) == {1: [11]}
+
+    run(walk())
+
+
+def test_a_slow_reader_gets_fewer_larger_frames_with_the_same_tokens() -> None:
+    """400 steps read one by one are 400 frames, read after each 100 they are 4, with the same tokens."""
+
+    async def walk(steps_between_reads: int) -> tuple[int, dict[int, list[int]], dict[int, int]]:
+        outbox = Outbox(0)
+        answers: dict[int, list[int]] = {1: [], 2: []}
+        ends: dict[int, int] = {}
+        for number in range(400):
+            last: dict[int, int] = {2: LENGTH} if number == 399 else {}
+            outbox.put(Step(columns([(1, [number]), (2, [-number, 7])], last), urgent=number % 3 == 0))
+            if number % steps_between_reads == steps_between_reads - 1:
+                taken = await frame(outbox)
+                ends |= ends_of(taken)
+                for name, tokens in rows_of(taken).items():
+                    answers[name] += tokens
+        return outbox.num_frames, answers, ends
+
+    expected = {1: list(range(400)), 2: [token for number in range(400) for token in (-number, 7)]}
+    assert run(walk(1)) == (400, expected, {2: LENGTH})
+    assert run(walk(100)) == (4, expected, {2: LENGTH})
+
+
+def test_control_messages_overtake_tokens_in_their_own_order() -> None:
+    """Pongs leave before pending tokens, first in first out, and are no frames."""
+
+    async def walk() -> None:
+        outbox = Outbox(0)
+        outbox.put(Step(columns([(1, [10])]), urgent=True))
+        for nonce in (5, 6):
+            outbox.put_control(pb.FromWorker(pong=pb.Pong(nonce=nonce)))
+        assert [(await outbox.next()).pong.nonce, (await outbox.next()).pong.nonce] == [5, 6]
+        assert outbox.num_frames == 0
+        assert rows_of(await frame(outbox)) == {1: [10]}
+        reader = asyncio.ensure_future(outbox.next())
+        await asyncio.sleep(0)
+        outbox.put_control(pb.FromWorker(pong=pb.Pong(nonce=7)))
+        assert (await reader).pong.nonce == 7
+
+    run(walk())
+
+
+@pytest.mark.parametrize(
+    "steps, expected",
+    [
+        ([(100, False), (200, True), (300, True)], 200),  # the oldest first token or end
+        ([(100, True), (200, False)], 100),
+        ([(100, False), (200, False)], 100),  # of a frame without either, its oldest tokens
+    ],
+)
+def test_a_frame_says_when_its_oldest_first_token_was_produced(
+    steps: list[tuple[int, bool]], expected: int
+) -> None:
+    """produced_ns is the oldest urgent step's, else the oldest step's; packed_ns is the time of packing."""
+
+    async def walk() -> None:
+        outbox = Outbox(0)
+        for produced_ns, urgent in steps:
+            outbox.put(Step(columns([(1, [1])], produced_ns=produced_ns), urgent))
+        begun_ns = time.monotonic_ns()
+        message = (await outbox.next()).tokens
+        assert expected == message.produced_ns
+        assert begun_ns <= message.packed_ns <= time.monotonic_ns()
+        outbox.put(Step(columns([(1, [1])], produced_ns=900), urgent=False))
+        assert (await outbox.next()).tokens.produced_ns == 900
+
+    run(walk())

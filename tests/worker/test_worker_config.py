@@ -1,0 +1,82 @@
+"""The worker's own flags, and what becomes of all others."""
+
+import pytest
+
+from worker.__main__ import make_server
+from worker.config import BadInput, EngineKind, WorkerConfig, parse
+
+
+def test_defaults_are_the_dataclass() -> None:
+    """Without flags the worker serves vLLM on the loopback address, and nothing is left for the engine."""
+    config, model, engine_argv = parse([])
+    assert (WorkerConfig(), None, []) == (config, model, engine_argv)
+    assert (config.engine, config.host) == (EngineKind.VLLM, "127.0.0.1")
+
+
+def test_every_own_flag_is_read() -> None:
+    """Each of the daemon's flags reaches its field with its type."""
+    argv = "--engine counting --host 0.0.0.0 --port 65535 --frame-hold-ms 0 --drain-timeout-s 1.5 --model m"
+    expected = WorkerConfig(
+        engine=EngineKind.COUNTING, host="0.0.0.0", port=65535, frame_hold_ms=0.0, drain_timeout_s=1.5
+    )
+    assert (expected, "m", []) == parse(argv.split())
+
+
+def test_other_flags_go_to_the_engine_untouched() -> None:
+    """Flags that are not the daemon's keep order and spelling, abbreviations of its own flags included."""
+    theirs = [
+        "--max-num-seqs",
+        "8",
+        "--speculative-config",
+        '{"a": 1}',
+        "--tensor-parallel-size=8",
+        "--por",
+        "5",
+    ]
+    config, _, engine_argv = parse(["--port", "7", *theirs, "--engine", "counting"])
+    assert theirs == engine_argv
+    assert (config.port, config.engine) == (7, EngineKind.COUNTING)
+
+
+@pytest.mark.parametrize(
+    "flag, value",
+    [
+        ("--port", "0"),
+        ("--port", "65536"),
+        ("--port", "-1"),
+        ("--port", "http"),
+        ("--frame-hold-ms", "-0.5"),
+        ("--frame-hold-ms", "1000.5"),
+        ("--frame-hold-ms", "nan"),
+        ("--drain-timeout-s", "-1"),
+        ("--drain-timeout-s", "nan"),
+        ("--engine", "sglang"),
+    ],
+)
+def test_a_bad_value_is_named_with_its_flag(flag: str, value: str) -> None:
+    """A value out of bounds or of the wrong type is refused in one line with flag and value."""
+    with pytest.raises(ValueError) as caught:
+        parse([f"{flag}={value}"])
+    message = str(caught.value)
+    assert flag in message
+    assert value in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "argv, named",
+    [
+        ("--engine counting --bogus 3", "--bogus"),
+        ("--engine counting --step-ms -1", "--step-ms: -1.0 is below 0"),
+        ("--engine counting --max-num-seqs 0", "--max-num-seqs: 0 is below 1"),
+        ("--engine counting --max-num 4", "--max-num"),
+        ("--engine counting --port 0", "--port: 0"),
+        ("--engine vllm", "--model: missing"),
+    ],
+)
+def test_what_no_one_knows_is_bad_input(argv: str, named: str) -> None:
+    """A flag that neither daemon nor engine knows, or a bad value of one, is BadInput of one line."""
+    with pytest.raises(BadInput) as caught:
+        make_server(argv.split())
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
