@@ -51,6 +51,7 @@ $(VENV)/.cpu: $(VENV)/.core
 	touch $@
 
 .demo/data.parquet: $(VENV)/.core
+	mkdir -p .demo
 	$(PY) -m sut.synthetic checkpoint --overwrite --output .demo/checkpoint
 	$(PY) -m sut.synthetic dataset --overwrite --output $@ --num-samples 64 --vocab-size 4096 \
 	  --mean-prompt-len 24 --max-prompt-len 64 --mean-answer-len 8 --max-answer-len 16

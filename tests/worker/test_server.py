@@ -15,7 +15,8 @@ from tests import fleet
 from tests.worker.raw_client import STOP_TOKEN_ID, Stream, connected, refusal_of
 from tests.worker.test_stream import DyingEngine
 from worker.config import EngineKind, WorkerConfig
-from worker.engine import EngineDead
+from worker.counting_engine import CountingConfig, CountingEngine
+from worker.engine import EngineDead, Step
 from worker.server import Server
 
 LONG = [10_000, 7]
@@ -143,6 +144,53 @@ def test_an_engine_that_dies_takes_the_worker_with_it(draining: bool) -> None:
                 await wait_for(channel, pb.WORKER_STATE_DRAINING)
             await stream.submit({1: LONG}, budget=1000)
             assert await stream.refusal() == ("UNAVAILABLE", "engine died: out of memory")
+            with pytest.raises(EngineDead):
+                await running
+
+    asyncio.run(steps())
+
+
+class MortalEngine(CountingEngine):
+    """Dies when it is told to, whether it has work or not."""
+
+    def __init__(self) -> None:
+        super().__init__(CountingConfig(step_ms=0))
+        self.death = asyncio.Event()
+
+    async def step(self) -> Step:
+        """Step, or die while waiting for work."""
+        stepping = asyncio.ensure_future(super().step())
+        dying = asyncio.ensure_future(self.death.wait())
+        try:
+            await asyncio.wait((stepping, dying), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            dying.cancel()
+            stepping.cancel()
+        if self.death.is_set():
+            raise EngineDead("out of memory")
+        return stepping.result()
+
+
+@pytest.mark.parametrize("num_runs", [0, 1, 2])
+def test_an_engine_that_dies_between_runs_takes_the_worker_with_it(num_runs: int) -> None:
+    """The server ends with EngineDead when its engine dies while no run is there, before the first or later."""
+    port = fleet.free_port()
+
+    async def steps() -> None:
+        engine = MortalEngine()
+        running = asyncio.ensure_future(
+            Server(WorkerConfig(engine=EngineKind.COUNTING, port=port), engine).run()
+        )
+        async with asyncio.timeout(20), connected(f"127.0.0.1:{port}") as channel:
+            await wait_for(channel, pb.WORKER_STATE_READY)
+            for _ in range(num_runs):
+                stream = Stream(channel)
+                await stream.open()
+                await stream.submit({1: [3, 9]})
+                await stream.take_until_ended(1)
+                assert stream.answers == {1: [10, 11, STOP_TOKEN_ID]}
+                await stream.end()
+            engine.death.set()
             with pytest.raises(EngineDead):
                 await running
 
