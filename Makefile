@@ -13,7 +13,7 @@ BUF_DIR = $(VENV)/buf
 demo: $(VENV)/.cpu .demo/data.parquet
 	$(PY) run_mlperf.py --backend vllm --model .demo/checkpoint --num-workers 2 --scenario offline server \
 	  --input-file .demo/data.parquet --output-dir .demo/results --overwrite \
-	  --user-conf docs/demo_user.conf --max-new-tokens 8 \
+	  --user-conf docs/demo_user.conf --max-new-tokens 16 \
 	  --dtype float32 --enforce-eager --max-model-len 256 --max-num-seqs 16
 
 test: $(VENV)/.cpu
@@ -54,4 +54,4 @@ $(VENV)/.cpu: $(VENV)/.core
 	mkdir -p .demo
 	$(PY) -m sut.synthetic checkpoint --overwrite --output .demo/checkpoint
 	$(PY) -m sut.synthetic dataset --overwrite --output $@ --num-samples 64 --vocab-size 4096 \
-	  --mean-prompt-len 24 --max-prompt-len 64 --mean-answer-len 8 --max-answer-len 16
+	  --mean-prompt-len 24 --max-prompt-len 64 --mean-answer-len 16 --max-answer-len 32

@@ -173,7 +173,7 @@ class MortalEngine(CountingEngine):
 
 @pytest.mark.parametrize("num_runs", [0, 1, 2])
 def test_an_engine_that_dies_between_runs_takes_the_worker_with_it(num_runs: int) -> None:
-    """The server ends with EngineDead when its engine dies while no run is there, before the first or later."""
+    """The server ends with EngineDead when its engine dies without a run, before the first or after any."""
     port = fleet.free_port()
 
     async def steps() -> None:
