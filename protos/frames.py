@@ -97,7 +97,8 @@ def unpack_submit(submit: pb.Submit) -> PromptColumns:
     """Check and unpack a Submit.
 
     Raises:
-        FrameError: Columns of different lengths, an empty prompt or budget, or lengths that do not add up.
+        FrameError: Columns of different lengths, an empty prompt or budget, lengths that do not add up, or
+            a request with two rows.
     """
     requests = unpack_requests(submit.requests)
     rows = len(requests)
@@ -109,6 +110,8 @@ def unpack_submit(submit: pb.Submit) -> PromptColumns:
         produced = _column("produced", submit.produced, np.uint32, rows)
     if rows and (lens.min() < 1 or budgets.min() < 1):
         raise FrameError("submit: an empty prompt or a budget of 0 tokens")
+    if len(np.unique(requests)) < rows:
+        raise FrameError("submit: two rows of one request")
     if (produced >= lens).any():
         raise FrameError("submit: more tokens produced than the prompt holds")
     return PromptColumns(requests, lens, tokens, budgets, produced)

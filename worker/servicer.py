@@ -125,7 +125,7 @@ class WorkerServicer(rpc.WorkerServicer):
                 first = await anext(request_iterator, pb.ToWorker())
             run = self._begin(first)
         except TimeoutError:
-            status, reason = grpc.StatusCode.DEADLINE_EXCEEDED, f"no open within {OPEN_TIMEOUT_S:.0f} s"
+            status, reason = grpc.StatusCode.DEADLINE_EXCEEDED, f"no open within {OPEN_TIMEOUT_S:g} s"
         except Refused as error:
             status, reason = grpc.StatusCode.FAILED_PRECONDITION, str(error)
         except FrameError as error:
@@ -159,9 +159,9 @@ class WorkerServicer(rpc.WorkerServicer):
         if self._run is not None:
             raise Refused(f"run {self._run.run_id} holds this worker")
         check_spec(opening.spec, self._info)
+        self._engine.open(opening.spec)
         if self._watcher is not None:
             self._watcher.cancel()
-        self._engine.open(opening.spec)
         self._idle.clear()
         self._run = Run(opening, self._engine, self._info, Outbox(self._hold_ns))
         logger.info("run %s begins", opening.run_id)
@@ -174,7 +174,8 @@ class WorkerServicer(rpc.WorkerServicer):
     async def _watch_idle(self) -> None:
         """An empty engine's next step never comes; its death does."""
         try:
-            await self._engine.step()
+            while True:
+                await self._engine.step()
         except EngineDead as error:
             logger.error("engine died: %s", error)
             self._mourn()

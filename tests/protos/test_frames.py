@@ -220,3 +220,16 @@ def test_empty_messages_hold_nothing() -> None:
     assert unpack_requests(b"").tolist() == []
     with pytest.raises(FrameError, match=r"^requests: 4 bytes are no multiple of 8$"):
         unpack_requests(u4(1))
+
+
+def test_two_rows_of_one_request_are_refused() -> None:
+    """A Submit that names a request twice is a FrameError: an engine would mix their tokens."""
+    prompts = PromptColumns(
+        requests=np.array([3, 4, 3], np.uint64),
+        prompt_lens=np.array([1, 1, 1], np.uint32),
+        prompt_tokens=np.array([5, 6, 7], np.int32),
+        max_new_tokens=np.array([1, 1, 1], np.uint32),
+        produced=np.zeros(3, np.uint32),
+    )
+    with pytest.raises(FrameError, match="two rows of one request"):
+        unpack_submit(pack_submit(prompts))
