@@ -27,7 +27,10 @@ def as_lists(columns: PromptColumns | TokenColumns) -> list[object]:
 
 @FUZZ
 @given(
-    st.lists(st.tuples(st.integers(0, 2**64 - 1), st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1))),
+    st.lists(
+        st.tuples(st.integers(0, 2**64 - 1), st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1)),
+        unique_by=lambda row: row[0],
+    ),
     st.data(),
 )
 def test_any_prompts_come_back_as_sent(rows: list[tuple[int, list[int]]], data: st.DataObject) -> None:

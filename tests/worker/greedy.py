@@ -120,4 +120,5 @@ def children() -> list[str]:
     import psutil  # type: ignore[import-untyped]  # vLLM brings it, nobody its stubs
 
     commands = (" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True))
-    return [command for command in commands if "resource_tracker" not in command]
+    own = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+    return [command for command in commands if not any(name in command for name in own)]
