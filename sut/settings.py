@@ -225,7 +225,7 @@ def compose_user_conf(
     """Compose the user.conf of one run: the user's lines, what they leave open, and what flags override.
 
     Offline needs min_query_count: mlperf.conf gives gpt-oss-120b none, and the submission checker wants
-    6,396. Where the data set is smaller than a count of mlperf.conf, the count follows the data set:
+    6,396. Where the data set is smaller than the mode's count of mlperf.conf, the count follows it:
     unique issue (TEST07) over more samples than there are crashes LoadGen.
 
     Args:
@@ -239,7 +239,7 @@ def compose_user_conf(
     needed = {}
     if scenario is Scenario.OFFLINE:
         needed["min_query_count"] = min(num_samples, PERFORMANCE_SAMPLE_COUNT)
-    if num_samples < PERFORMANCE_SAMPLE_COUNT:
+    if num_samples < PERFORMANCE_SAMPLE_COUNT and mode is Mode.PERFORMANCE:
         needed["performance_sample_count_override"] = num_samples
     if num_samples < ACCURACY_SAMPLE_COUNT and mode is Mode.ACCURACY:
         needed["accuracy_sample_count_override"] = num_samples

@@ -52,12 +52,11 @@ def as_loadgen_reads(conf: str, scenario: Scenario, *names: str) -> dict[str, fl
         (SERVER, Mode.PERFORMANCE, 6396, ""),
         (INTERACTIVE, Mode.PERFORMANCE, 7000, ""),
         (SERVER, Mode.PERFORMANCE, 6395, f"{GPT}.Server.performance_sample_count_override = 6395\n"),
-        (SERVER, Mode.ACCURACY, 4395, f"{GPT}.Server.performance_sample_count_override = 4395\n"),
+        (SERVER, Mode.ACCURACY, 4395, ""),
         (
             INTERACTIVE,
             Mode.ACCURACY,
             50,
-            f"{FAST}.Server.performance_sample_count_override = 50\n"
             f"{FAST}.Server.accuracy_sample_count_override = 50\n",
         ),
         (
@@ -70,9 +69,7 @@ def as_loadgen_reads(conf: str, scenario: Scenario, *names: str) -> dict[str, fl
             OFFLINE,
             Mode.ACCURACY,
             4394,
-            f"{GPT}.Offline.min_query_count = 4394\n"
-            f"{GPT}.Offline.performance_sample_count_override = 4394\n"
-            f"{GPT}.Offline.accuracy_sample_count_override = 4394\n",
+            f"{GPT}.Offline.min_query_count = 4394\n{GPT}.Offline.accuracy_sample_count_override = 4394\n",
         ),
     ],
 )
