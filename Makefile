@@ -19,7 +19,8 @@ demo: $(VENV)/.cpu .demo/data.parquet
 test: $(VENV)/.cpu
 	$(PY) -m pytest -q
 
-lint: $(VENV)/.core
+# mypy reads the types of vLLM and of what it brings.
+lint: $(VENV)/.cpu
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
