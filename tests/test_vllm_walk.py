@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from sut.synthetic import write_checkpoint
 from tests import fleet
 
 pytestmark = pytest.mark.vllm
@@ -33,14 +32,6 @@ def make_prompts() -> list[list[int]]:
     """Draw 40 prompts of 4 to 40 tokens below the tiny model's stop ids."""
     rng = random.Random(3)
     return [[rng.randrange(3990) for _ in range(rng.randrange(4, 41))] for _ in range(40)]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the tiny seeded gpt-oss."""
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    write_checkpoint(path)
-    return path
 
 
 @pytest.fixture(scope="module")

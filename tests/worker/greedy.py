@@ -1,11 +1,12 @@
 """Greedy runs of an engine, and the answers of vLLM's own LLM class to compare them with."""
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -113,6 +114,15 @@ async def generate(engine: Engine, prompts: list[list[int]], budgets: list[int])
     answers = await bounded(answers_of(engine, finished(*names)))
     await engine.reset()
     return [answers[name] for name in names]
+
+
+@contextlib.contextmanager
+def environment_kept() -> Iterator[None]:
+    """Give back the environment that parsing and vLLM change."""
+    saved = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(saved)
 
 
 def children() -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.worker.greedy import environment_kept
 from worker.model import ModelLimits
 from worker.vllm_args import (
     MAX_MODEL_LEN,
@@ -26,10 +27,8 @@ vllm_import = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
     """Give back the environment that parsing and vLLM change."""
-    saved = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(saved)
+    with environment_kept():
+        yield
 
 
 @pytest.fixture

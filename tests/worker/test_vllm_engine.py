@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from protos import worker_pb2 as pb
-from sut.synthetic import write_checkpoint
 from tests.worker.greedy import (
     GREEDY,
     Answer,
@@ -22,6 +21,7 @@ from tests.worker.greedy import (
     bounded,
     children,
     columns,
+    environment_kept,
     finished,
     generate,
 )
@@ -48,18 +48,8 @@ class Served(NamedTuple):
 @pytest.fixture(scope="module", autouse=True)
 def environment() -> Iterator[None]:
     """Give back the environment that parsing and vLLM change."""
-    saved = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(saved)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the tiny gpt-oss."""
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    write_checkpoint(path)
-    return path
+    with environment_kept():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from sut.synthetic import write_checkpoint
-from tests.worker.greedy import bounded, children
+from tests.worker.greedy import bounded, children, environment_kept
 from worker.vllm_engine import VllmEngine, parse_engine_flags
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's and torch's imports warn
@@ -18,18 +16,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
     """Give back the environment that parsing and vLLM change."""
-    saved = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(saved)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write the tiny gpt-oss."""
-    path = tmp_path_factory.mktemp("model") / "tiny"
-    write_checkpoint(path)
-    return path
+    with environment_kept():
+        yield
 
 
 @pytest.mark.parametrize(
