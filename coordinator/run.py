@@ -130,9 +130,9 @@ class Run:
             self.fail(f"harness: {error!r}")
         if self._failure is not None:
             self._leave(Outcome.FAILED, self._failure, verdict.exit_code(Outcome.FAILED))
-        self._dispatcher.close()
         record.write(self._config.run_dir / "run.json")
         print(record.table())  # noqa: T201 - the final result
+        self._dispatcher.close()
         return verdict.exit_code(record.verdict.outcome)
 
     def fail(self, reason: str) -> None:
