@@ -184,8 +184,8 @@ class Link:
             kind = message.WhichOneof("message")
             if kind == "tokens":
                 self._last_tokens_s = self._last_heard_s
+                columns = unpack_tokens(message.tokens, sequence=self.num_frames)
                 self.num_frames += 1
-                columns = unpack_tokens(message.tokens)
                 self.num_tokens += len(columns.tokens)
                 deliver(self, columns)
             elif kind == "pong":

@@ -5,14 +5,16 @@ Whatever arrives is bounds-checked here, before it touches an array of either pr
 
 import hashlib
 import json
+import struct
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from protos import worker_pb2 as pb
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 SERVICE = "tokenfleet.v1.Worker"
 
 # A Submit is cut at this many prompt tokens (4 MiB); an Offline window then takes a few messages.
@@ -82,14 +84,39 @@ def slots_of(requests: Requests) -> NDArray[np.int64]:
     return (requests & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
+def digest_of(columns: tuple[bytes, ...], *numbers: int) -> int:
+    """Hash columns, where one ends and the next begins, and numbers below 2**64.
+
+    Returns:
+        XXH3-64.
+    """
+    head = struct.pack(f"<{len(columns) + len(numbers)}Q", *map(len, columns), *numbers)
+    digest: int = xxhash.xxh3_64_intdigest(b"".join((head, *columns)))
+    return digest
+
+
 def pack_submit(prompts: PromptColumns) -> pb.Submit:
     """Pack prompts for the wire."""
-    return pb.Submit(
+    submit = pb.Submit(
         requests=prompts.requests.tobytes(),
         prompt_lens=prompts.prompt_lens.tobytes(),
         prompt_tokens=prompts.prompt_tokens.tobytes(),
         max_new_tokens=prompts.max_new_tokens.tobytes(),
         produced=prompts.produced.tobytes() if prompts.produced.any() else b"",
+    )
+    submit.digest = _submit_digest(submit)
+    return submit
+
+
+def _submit_digest(submit: pb.Submit) -> int:
+    return digest_of(
+        (
+            submit.requests,
+            submit.prompt_lens,
+            submit.prompt_tokens,
+            submit.max_new_tokens,
+            submit.produced,
+        )
     )
 
 
@@ -98,7 +125,7 @@ def unpack_submit(submit: pb.Submit) -> PromptColumns:
 
     Raises:
         FrameError: Columns of different lengths, an empty prompt or budget, lengths that do not add up, or
-            a request with two rows.
+            a request with two rows, or a digest of other columns.
     """
     requests = unpack_requests(submit.requests)
     rows = len(requests)
@@ -114,12 +141,20 @@ def unpack_submit(submit: pb.Submit) -> PromptColumns:
         raise FrameError("submit: two rows of one request")
     if (produced >= lens).any():
         raise FrameError("submit: more tokens produced than the prompt holds")
+    if submit.digest != _submit_digest(submit):
+        raise FrameError("submit: the digest is not that of the columns")
     return PromptColumns(requests, lens, tokens, budgets, produced)
 
 
-def pack_tokens(columns: TokenColumns, packed_ns: int) -> pb.Tokens:
-    """Pack new tokens for the wire; `packed_ns` is the worker's monotonic time."""
-    return pb.Tokens(
+def pack_tokens(columns: TokenColumns, packed_ns: int, sequence: int) -> pb.Tokens:
+    """Pack new tokens for the wire.
+
+    Args:
+        columns: What the engine produced.
+        packed_ns: The worker's monotonic time.
+        sequence: Frames of tokens before this one on the stream.
+    """
+    frame = pb.Tokens(
         requests=columns.requests.tobytes(),
         counts=b"" if columns.counts is None else columns.counts.tobytes(),
         tokens=columns.tokens.tobytes(),
@@ -127,15 +162,30 @@ def pack_tokens(columns: TokenColumns, packed_ns: int) -> pb.Tokens:
         finish_reasons=columns.finish_reasons.tobytes(),
         produced_ns=columns.produced_ns,
         packed_ns=packed_ns,
+        sequence=sequence,
     )
+    frame.digest = _tokens_digest(frame)
+    return frame
 
 
-def unpack_tokens(frame: pb.Tokens) -> TokenColumns:
+def _tokens_digest(frame: pb.Tokens) -> int:
+    columns = (frame.requests, frame.counts, frame.tokens, frame.finished_rows, frame.finish_reasons)
+    return digest_of(columns, frame.produced_ns, frame.sequence)
+
+
+def unpack_tokens(frame: pb.Tokens, sequence: int) -> TokenColumns:
     """Check and unpack a Tokens frame; the arrays are views of its bytes.
 
+    Args:
+        frame: As it came.
+        sequence: Frames of tokens before this one on the stream.
+
     Raises:
-        FrameError: Columns of different lengths, rows out of range or out of order, or an unknown reason.
+        FrameError: Columns of different lengths, rows out of range or out of order, an unknown reason, a
+            frame out of sequence, or a digest of other columns.
     """
+    if frame.sequence != sequence:
+        raise FrameError(f"tokens: frame {frame.sequence} where {sequence} belongs")
     requests = unpack_requests(frame.requests)
     rows = len(requests)
     counts = _column("counts", frame.counts, np.uint32, rows) if frame.counts else None
@@ -148,6 +198,8 @@ def unpack_tokens(frame: pb.Tokens) -> TokenColumns:
             raise FrameError(f"tokens: finished_rows not ascending below {rows}")
         if reasons.min() < pb.FINISH_REASON_STOP or reasons.max() > pb.FINISH_REASON_LENGTH:
             raise FrameError("tokens: unknown finish reason")
+    if frame.digest != _tokens_digest(frame):
+        raise FrameError("tokens: the digest is not that of the columns")
     return TokenColumns(requests, counts, tokens, finished, reasons, frame.produced_ns)
 
 

@@ -60,6 +60,9 @@ class WorkerServicer:
         """The run: one bidirectional stream per coordinator and worker, from `open` until either side closes it.
         FAILED_PRECONDITION: another run holds the worker, the engine is not ready, or the protocol differs.
         INVALID_ARGUMENT: a malformed message or a run specification that this worker cannot serve.
+        UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` is not this worker's.
+        RESOURCE_EXHAUSTED: more requests in flight than a worker takes.
+        DEADLINE_EXCEEDED: no `open` in time, or a coordinator that says nothing.
         UNAVAILABLE: the engine died or the worker is stopping.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

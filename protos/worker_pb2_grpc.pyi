@@ -48,6 +48,9 @@ class WorkerStub:
     """The run: one bidirectional stream per coordinator and worker, from `open` until either side closes it.
     FAILED_PRECONDITION: another run holds the worker, the engine is not ready, or the protocol differs.
     INVALID_ARGUMENT: a malformed message or a run specification that this worker cannot serve.
+    UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` is not this worker's.
+    RESOURCE_EXHAUSTED: more requests in flight than a worker takes.
+    DEADLINE_EXCEEDED: no `open` in time, or a coordinator that says nothing.
     UNAVAILABLE: the engine died or the worker is stopping.
     """
     GetInfo: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetInfoRequest, _worker_pb2.WorkerInfo]
@@ -64,6 +67,9 @@ class WorkerAsyncStub(WorkerStub):
     """The run: one bidirectional stream per coordinator and worker, from `open` until either side closes it.
     FAILED_PRECONDITION: another run holds the worker, the engine is not ready, or the protocol differs.
     INVALID_ARGUMENT: a malformed message or a run specification that this worker cannot serve.
+    UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` is not this worker's.
+    RESOURCE_EXHAUSTED: more requests in flight than a worker takes.
+    DEADLINE_EXCEEDED: no `open` in time, or a coordinator that says nothing.
     UNAVAILABLE: the engine died or the worker is stopping.
     """
     GetInfo: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetInfoRequest, _worker_pb2.WorkerInfo]  # type: ignore[assignment]
@@ -83,6 +89,9 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         """The run: one bidirectional stream per coordinator and worker, from `open` until either side closes it.
         FAILED_PRECONDITION: another run holds the worker, the engine is not ready, or the protocol differs.
         INVALID_ARGUMENT: a malformed message or a run specification that this worker cannot serve.
+        UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` is not this worker's.
+        RESOURCE_EXHAUSTED: more requests in flight than a worker takes.
+        DEADLINE_EXCEEDED: no `open` in time, or a coordinator that says nothing.
         UNAVAILABLE: the engine died or the worker is stopping.
         """
 

@@ -74,8 +74,9 @@ class Outbox:
     def _take_frame(self) -> pb.FromWorker:
         columns = merge(self._steps)._replace(produced_ns=self._produced_ns)
         self._steps, self._urgent = [], False
+        frame = pack_tokens(columns, time.monotonic_ns(), sequence=self.num_frames)
         self.num_frames += 1
-        return pb.FromWorker(tokens=pack_tokens(columns, time.monotonic_ns()))
+        return pb.FromWorker(tokens=frame)
 
 
 def merge(steps: list[TokenColumns]) -> TokenColumns:

@@ -202,7 +202,7 @@ class Run:
         self._engine = engine
         self._info = info
         self._spec = opening.spec
-        opened = pb.Opened(info=info, spec_hash=spec_hash(opening.spec, info))
+        opened = pb.Opened(info=info, spec_hash=spec_hash(opening.spec, info), run_id=opening.run_id)
         outbox.put_control(pb.FromWorker(opened=opened))
 
     async def serve(self, inbound: AsyncIterator[pb.ToWorker], write: Write) -> None:
