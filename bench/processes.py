@@ -75,6 +75,7 @@ class Processes:
 
     def start(self, module_argv: list[str], log: Path) -> subprocess.Popen[bytes]:
         """Start `python -m <module> <flags>` in a session of its own; its output goes to `log`."""
+        parent = os.getpid()
         with log.open("wb") as out, _signals_held() as mask:
             process = subprocess.Popen(
                 [sys.executable, "-m", *module_argv],
@@ -85,10 +86,16 @@ class Processes:
                 # LoadGen writes the window of its test in local time.
                 env={**os.environ, "TZ": "UTC"},
                 start_new_session=True,
-                preexec_fn=lambda: _prepare(mask),  # noqa: PLW1509 - this process has one thread
+                preexec_fn=lambda: _prepare(mask, parent),  # noqa: PLW1509 - this process has one thread
             )
             self._running.append(process)
         return process
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """End one process with its group at once, as a lost node ends."""
+        _signal_group(process, signal.SIGKILL)
+        process.wait(STOP_TIMEOUT_S)
+        self._running.remove(process)
 
     def run(self, module_argv: list[str], log: Path, timeout_s: float) -> Ended:
         """Run to the end, reading its CPU clock all along.
@@ -172,10 +179,12 @@ def _signals_held() -> Iterator[set[int]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _prepare(mask: set[int]) -> None:
+def _prepare(mask: set[int], parent: int) -> None:
     """Before exec: take signals, and have the kernel kill this process when the benchmark is killed."""
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was killed before the kernel knew
+        os._exit(1)
 
 
 def _signal_group(process: subprocess.Popen[bytes], signum: signal.Signals) -> None:
