@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLE_INTERVAL_S = 0.005
 STOP_TIMEOUT_S = 3.0
 LOG_TAIL_CHARS = 2000
+FIRST_STEADY_PORT = 10_000
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks the benchmark to end."""
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
@@ -142,6 +144,19 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+def steady_port(rng: random.Random) -> int:
+    """Draw a port that is free now and that no connection is ever given: for one who comes back to it.
+
+    Source: ip(7), ip_local_port_range: where connections get their own ports from.
+    """
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = rng.randrange(FIRST_STEADY_PORT, first)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_listening(process: subprocess.Popen[bytes], port: int, log: Path, timeout_s: float) -> None:

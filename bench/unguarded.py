@@ -45,7 +45,11 @@ class Guard(NamedTuple):
     patches: tuple[Patch, ...]
 
 
-def _no_digest(frame: object) -> int:  # noqa: ARG001 - the guard's arguments
+def _no_tokens_digest(frame: object) -> int:  # noqa: ARG001 - the guard's arguments
+    return 0
+
+
+def _no_submit_digest(submit: object) -> int:  # noqa: ARG001
     return 0
 
 
@@ -94,8 +98,8 @@ GUARDS = {
     "digest": Guard(
         "XXH3-64 of every frame, at both ends",
         (
-            Patch("protos.frames:_tokens_digest", _no_digest),
-            Patch("protos.frames:_submit_digest", _no_digest),
+            Patch("protos.frames:_tokens_digest", _no_tokens_digest),
+            Patch("protos.frames:_submit_digest", _no_submit_digest),
         ),
     ),
     "bounds": Guard(
@@ -129,16 +133,17 @@ GUARDS = {
 
 
 def main(argv: list[str]) -> int:
-    """Switch guards off and run the product's main; 2 for a role or guard that does not exist."""
+    """Switch guards off and run the product's main; 2: no such role or guard, 1: it has moved."""
     try:
         role, names, flags = argv[0], argv[1], argv[2:]
-        patches = patches_of(role, names)
+        for patch in patches_of(role, names):
+            replace(patch)
     except IndexError:
-        return _refuse("give a role, guards and the product's flags")
+        return _refuse("give a role, guards and the product's flags", 2)
     except ValueError as error:
-        return _refuse(str(error))
-    for patch in patches:
-        replace(patch)
+        return _refuse(str(error), 2)
+    except GuardGone as error:
+        return _refuse(str(error), 1)
     print(f"bench.unguarded: {role} without {names}", file=sys.stderr)  # noqa: T201 - no result
     exit_code: int = importlib.import_module(f"{role}.__main__").main(flags)
     return exit_code
@@ -190,9 +195,9 @@ def _shape(thing: object) -> str:
     return f"{kind} of {', '.join(inspect.signature(thing).parameters)}"
 
 
-def _refuse(reason: str) -> int:
+def _refuse(reason: str, exit_code: int) -> int:
     print(f"bench.unguarded: {reason}", file=sys.stderr)  # noqa: T201 - no result
-    return 2
+    return exit_code
 
 
 if __name__ == "__main__":
