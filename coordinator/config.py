@@ -43,6 +43,14 @@ class RunConfig:
     """A worker that says nothing for this long is lost."""
     stall_timeout_s: float = 600.0
     """A worker that has requests and brings no token for this long is lost."""
+    tls_ca: Path | None = None
+    """Speak TLS, with workers whose certificates this CA has signed (PEM)."""
+    tls_cert: Path | None = None
+    """Certificate to show to workers that ask for one (PEM)."""
+    tls_key: Path | None = None
+    """Its private key (PEM)."""
+    run_token_file: Path | None = None
+    """Holds the secret that the workers ask for."""
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -128,6 +136,10 @@ def build_parser() -> Parser:
         "ready_timeout_s": float,
         "worker_timeout_s": float,
         "stall_timeout_s": float,
+        "tls_ca": Path,
+        "tls_cert": Path,
+        "tls_key": Path,
+        "run_token_file": Path,
     }
     defaults = {f.name: f.default for f in fields(RunConfig)}
     for name, kind in optional.items():

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator import routing
+from coordinator.access import Access
 from coordinator.agreement import FleetError, check_agreement, check_equal
 from coordinator.backlog import Backlog
+from coordinator.doorstep import diagnose
 from coordinator.ledger import Arrivals, Ledger
 from coordinator.link import Link, WorkerLost
 from protos import worker_pb2 as pb
@@ -40,14 +42,16 @@ class Limits(NamedTuple):
 class Dispatcher:
     """The fleet. `submit` is LoadGen's, the blocking methods are main's, the rest runs on the loop."""
 
-    def __init__(self, addresses: tuple[str, ...], limits: Limits, on_lost: OnLost) -> None:
+    def __init__(self, addresses: tuple[str, ...], access: Access, limits: Limits, on_lost: OnLost) -> None:
         """Start the thread.
 
         Args:
             addresses: host:port of each worker.
+            access: How to reach them.
             limits: When a worker counts as lost.
             on_lost: Takes the reason when the run cannot go on; called once, on the dispatcher thread.
         """
+        self._access = access
         self._limits = limits
         self._on_lost = on_lost
         self._loop = asyncio.new_event_loop()
@@ -133,7 +137,7 @@ class Dispatcher:
         self._thread.join(timeout=5.0)
 
     async def _connect(self, addresses: tuple[str, ...]) -> list[Link]:
-        return [Link(index, address) for index, address in enumerate(addresses)]
+        return [Link(index, address, self._access) for index, address in enumerate(addresses)]
 
     async def _wait_ready(self, timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
@@ -144,6 +148,11 @@ class Dispatcher:
             pending = [(k, s) for k, s in zip(waiting, states, strict=True) if s != "SERVING"]
             if not pending:
                 return
+            unreachable = [link.address for link, state in pending if state.startswith("unreachable")]
+            whys = await asyncio.gather(*(diagnose(address, self._access) for address in unreachable))
+            for address, why in zip(unreachable, whys, strict=True):
+                if why is not None:
+                    raise FleetError(f"--workers: {address}: {why}")
             waiting = [link for link, _ in pending]
             names = ", ".join(f"{link.address} {state}" for link, state in pending)
             now_s = time.monotonic()

@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from coordinator.access import Access
 from coordinator.routing import WorkerLoad
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
@@ -38,13 +39,15 @@ class WorkerLost(RuntimeError):
 class Link:
     """One worker; every method runs on the dispatcher's event loop."""
 
-    def __init__(self, index: int, address: str) -> None:
+    def __init__(self, index: int, address: str, access: Access) -> None:
         """Create a link that is not connected yet.
 
         Args:
             index: Position in the fleet.
             address: host:port.
+            access: How to reach it.
         """
+        self._access = access
         self.index = index
         self.address = address
         self.info = pb.WorkerInfo()
@@ -59,7 +62,7 @@ class Link:
         self._clock_offset_ns = 0
         self.report_delays_ns = array("q")
         """Per frame with a first token or an end: LoadGen told (our clock) minus produced (the worker's)."""
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = access.channel(address, CHANNEL_OPTIONS)
         self._call: grpc.aio.StreamStreamCall[pb.ToWorker, pb.FromWorker] | None = None
         self._outgoing: asyncio.Queue[pb.ToWorker] = asyncio.Queue()
         self._last_heard_s = self._last_tokens_s = time.monotonic()
@@ -102,7 +105,9 @@ class Link:
         Raises:
             WorkerLost: The worker refuses or does not answer in time.
         """
-        self._call = rpc.WorkerStub(self._channel).Generate(wait_for_ready=True)
+        self._call = rpc.WorkerStub(self._channel).Generate(
+            wait_for_ready=True, metadata=self._access.metadata
+        )
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 await self._call.write(pb.ToWorker(open=opening))

@@ -87,7 +87,7 @@ class Run:
         """
         config, generation = self._config, self._generation
         limits = Limits(config.worker_timeout_s, config.stall_timeout_s)
-        self._dispatcher = Dispatcher(config.workers, limits, self.fail)
+        self._dispatcher = Dispatcher(config.workers, self._inputs.access, limits, self.fail)
         self._dispatcher.wait_ready(config.ready_timeout_s)
         info = self._dispatcher.links[0].info
         self._dataset.check(

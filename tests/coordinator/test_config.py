@@ -47,6 +47,7 @@ EVERY_FLAG = [
         "TEST07/audit.config",
     ),
     *("--overwrite", "--ready-timeout-s", "1", "--worker-timeout-s", "2.5", "--stall-timeout-s", "3"),
+    *("--tls-ca", "ca.pem", "--tls-cert", "c.pem", "--tls-key", "k.pem", "--run-token-file", "token"),
 ]
 EVERY_VALUE = RunConfig(
     scenario=Scenario.INTERACTIVE,
@@ -64,6 +65,10 @@ EVERY_VALUE = RunConfig(
     ready_timeout_s=1.0,
     worker_timeout_s=2.5,
     stall_timeout_s=3.0,
+    tls_ca=Path("ca.pem"),
+    tls_cert=Path("c.pem"),
+    tls_key=Path("k.pem"),
+    run_token_file=Path("token"),
 )
 
 
