@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -74,6 +75,26 @@ def test_token_is_looked_for_before_the_call_is_read(
                 list(call)
             status = (caught.value.code(), caught.value.details())
             assert (grpc.StatusCode.UNAUTHENTICATED, "no run token") == status
+
+
+def test_readme_makes_certificates_that_work(tmp_path: Path) -> None:
+    """What the README has openssl make lets a client in over mutual TLS, and reads as a run token."""
+    blocks = re.findall("^```bash\n(.*?)^```$", (fleet.ROOT / "README.md").read_text(), re.M | re.S)
+    (block,) = (text for text in blocks if "openssl" in text)
+    subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, check=True, timeout=WAIT_S)
+    pair = ["--tls-cert", f"{tmp_path}/node1.pem", "--tls-key", f"{tmp_path}/node1.key"]
+    pair += ["--tls-ca", f"{tmp_path}/ca.pem", "--run-token-file", f"{tmp_path}/token"]
+    worker = fleet.start_worker(tmp_path / "worker.log", *pair)
+    files = [(tmp_path / name).read_bytes() for name in ("ca.pem", "coordinator.key", "coordinator.pem")]
+    options = [("grpc.ssl_target_name_override", "node1")]
+    try:
+        secure.wait_serving(worker)
+        credentials = grpc.ssl_channel_credentials(*files)
+        with grpc.secure_channel(worker.address, credentials, options=options) as channel:
+            refused = secure.refusal_of(channel, secure.bearer(secure.TOKEN))
+    finally:
+        worker.stop()
+    assert ("UNAUTHENTICATED", "wrong run token") == refused
 
 
 @needs_buf
