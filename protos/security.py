@@ -1,5 +1,6 @@
 """What both ends of a stream read and check alike: TLS files, and the run token that a run must show."""
 
+import base64
 import contextlib
 import re
 import ssl
@@ -11,6 +12,8 @@ from typing import NamedTuple
 AUTHORIZATION = "authorization"
 MIN_TOKEN_LEN = 16
 MAX_TOKEN_LEN = 1024
+# Object identifiers of Ed25519 and Ed448, which OpenSSL speaks and gRPC's BoringSSL does not.
+EDWARDS_KEYS = (b"\x2b\x65\x70", b"\x2b\x65\x71")
 
 
 class SecurityFiles(NamedTuple):
@@ -93,7 +96,9 @@ def load_pair(context: ssl.SSLContext, cert: Path, key: Path) -> None:
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ValueError(f"--tls-key: {key} is not the key of {cert}") from error
-        raise ValueError(f"--tls-key: {key} holds no PEM private key for {cert}: {error}") from error
+        if error.reason is not None:
+            raise ValueError(f"--tls-cert: {cert} cannot be used: {error.reason}") from error
+        raise ValueError(f"--tls-key: {key} holds no PEM private key") from error
     except OSError as error:
         raise ValueError(f"--tls-key: {key} or {cert}: {error.strerror}") from error
 
@@ -105,6 +110,17 @@ def _read(flag: str, path: Path | None) -> bytes | None:
         return path.read_bytes()
     except OSError as error:
         raise ValueError(f"{flag}: {path}: {error.strerror}") from error
+
+
+def _check_kind(key: Path) -> None:
+    """Check that gRPC can sign with a private key.
+
+    Raises:
+        ValueError: Names flag and file.
+    """
+    found = re.search(b"-----BEGIN PRIVATE KEY-----(.*?)-----END", key.read_bytes(), re.DOTALL)
+    if found and any(kind in base64.b64decode(found[1])[:16] for kind in EDWARDS_KEYS):
+        raise ValueError(f"--tls-key: {key} is an Ed25519 or Ed448 key, which gRPC does not speak; use P-256")
 
 
 def _read_token(path: Path) -> str:
@@ -132,6 +148,7 @@ def _rehearse(cert: Path, key: Path, purpose: ssl.Purpose) -> None:
     verifying.verify_mode = ssl.CERT_REQUIRED
     for context in (client, server):
         load_pair(context, cert, key)
+    _check_kind(key)
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True)]
     try:

@@ -1,4 +1,4 @@
-"""Certificate authorities and certificates, made for one test; keys are of the curve P-256."""
+"""Certificate authorities and certificates, made for one test; keys are of the curve P-256 unless given."""
 
 import ipaddress
 from datetime import UTC, datetime, timedelta
@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 DAY = timedelta(days=1)
+Key = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
 
 class Pair(NamedTuple):
@@ -33,15 +34,16 @@ class Authority:
         built = _begin(self._name, self._name, self._key, 30 * DAY).add_extension(constraints, critical=True)
         self.path.write_bytes(_pem(built.sign(self._key, hashes.SHA256())))
 
-    def issue(self, name: str, *hosts: str, valid: timedelta = DAY) -> Pair:
+    def issue(self, name: str, *hosts: str, valid: timedelta = DAY, key: Key | None = None) -> Pair:
         """Issue a certificate.
 
         Args:
             name: Of the subject and of the files.
             hosts: Names and IP addresses that it holds for.
             valid: How long from now; below 0: expired.
+            key: Its private key; None: a new one.
         """
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = key or ec.generate_private_key(ec.SECP256R1())
         built = _begin(_name(name), self._name, key, valid)
         if hosts:
             alternative = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
@@ -58,9 +60,7 @@ class Authority:
         return pair
 
 
-def _begin(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, valid: timedelta
-) -> x509.CertificateBuilder:
+def _begin(subject: x509.Name, issuer: x509.Name, key: Key, valid: timedelta) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()

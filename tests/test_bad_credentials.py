@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from coordinator.__main__ import main as coordinator_main
 from tests import fleet, secure
@@ -31,7 +32,9 @@ BAD = {
     "cert-cut": ("--tls-cert {d}/cut.pem", "--tls-cert|{d}/cut.pem|no PEM certificate"),
     "cert-is-key": ("--tls-cert {d}/worker.key", "--tls-cert|{d}/worker.key|no PEM certificate"),
     "no-key": ("--tls-key {d}/absent.key", "--tls-key|{d}/absent.key|No such file"),
-    "key-no-PEM": ("--tls-key {d}/token", "--tls-key|{d}/token|no PEM private key|{d}/worker.pem"),
+    "key-no-PEM": ("--tls-key {d}/token", "--tls-key|{d}/token|no PEM private key"),
+    "weak-key": ("--tls-cert {d}/weak.pem --tls-key {d}/weak.key", "--tls-cert|{d}/weak.pem|KEY_TOO_SMALL"),
+    "edwards-key": ("--tls-cert {d}/ed.pem --tls-key {d}/ed.key", "--tls-key|{d}/ed.key|Ed25519|gRPC|P-256"),
     "other-key": ("--tls-key {d}/client.key", "--tls-key|{d}/client.key|not the key of {d}/worker.pem"),
     "locked-key": ("--tls-key {d}/locked.key", "--tls-key|{d}/locked.key|encrypted"),
     "expired": (
@@ -54,6 +57,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Authority(directory, "other").issue("expired", "127.0.0.1", valid=timedelta(days=-1))
     (directory / "empty").write_text("")
     (directory / "cut.pem").write_text((directory / "worker.pem").read_text()[:200])
+    ours = Authority(directory, "third")
+    ours.issue("weak", key=rsa.generate_private_key(65537, 1024))
+    ours.issue("ed", key=ed25519.Ed25519PrivateKey.generate())
     key = serialization.load_pem_private_key((directory / "worker.key").read_bytes(), None)
     locked = key.private_bytes(
         serialization.Encoding.PEM,
