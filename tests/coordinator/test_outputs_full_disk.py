@@ -154,6 +154,10 @@ def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     monkeypatch.setattr(StreamFile, "write", hang)
     yield hanging
     over.set()
+    # A writer that is left would write through the next test's hanging disk.
+    for thread in threading.enumerate():
+        if thread.name == "outputs":
+            thread.join(20)
 
 
 def test_a_hung_disk_holds_up_neither_keep_nor_the_exit(tmp_path: Path, hung: threading.Event) -> None:
