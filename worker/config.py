@@ -31,6 +31,8 @@ class WorkerConfig:
     """Longest wait of tokens that are neither the first nor the last of a request."""
     drain_timeout_s: float = 30.0
     """How long SIGTERM lets the current run go on."""
+    coordinator_timeout_s: float = 15.0
+    """When a run ends whose coordinator says nothing or reads nothing; it pings each second."""
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -44,6 +46,8 @@ class WorkerConfig:
             raise ValueError(f"--frame-hold-ms: {self.frame_hold_ms} is not in 0..1000")
         if not self.drain_timeout_s >= 0:
             raise ValueError(f"--drain-timeout-s: {self.drain_timeout_s} is below 0")
+        if not 2 <= self.coordinator_timeout_s <= 86_400:
+            raise ValueError(f"--coordinator-timeout-s: {self.coordinator_timeout_s} is not in 2..86400")
 
 
 class Parser(argparse.ArgumentParser):
@@ -73,6 +77,7 @@ def build_parser() -> Parser:
     parser.add_argument("--port", type=int, default=defaults.port, help="TCP port")
     parser.add_argument("--frame-hold-ms", type=float, default=defaults.frame_hold_ms)
     parser.add_argument("--drain-timeout-s", type=float, default=defaults.drain_timeout_s)
+    parser.add_argument("--coordinator-timeout-s", type=float, default=defaults.coordinator_timeout_s)
     return parser
 
 

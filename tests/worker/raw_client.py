@@ -133,12 +133,14 @@ class Worker:
 
 
 @contextlib.asynccontextmanager
-async def serving(engine: CountingEngine | None = None, ready: bool = True) -> AsyncIterator[Worker]:
+async def serving(
+    engine: CountingEngine | None = None, ready: bool = True, coordinator_timeout_s: float = 60
+) -> AsyncIterator[Worker]:
     """Serve an engine on a free port; frames are not held back."""
     engine = engine or CountingEngine(
         CountingConfig(step_ms=0.2, max_num_seqs=8, max_model_len=MAX_MODEL_LEN)
     )
-    servicer = WorkerServicer(engine, hold_ns=0)
+    servicer = WorkerServicer(engine, 0, coordinator_timeout_s)
     server = grpc.aio.server(options=CHANNEL_OPTIONS)
     rpc.add_WorkerServicer_to_server(servicer, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -157,11 +159,12 @@ def walk(
     steps: Callable[[Worker], Coroutine[Any, Any, None]],
     engine: CountingEngine | None = None,
     ready: bool = True,
+    coordinator_timeout_s: float = 60,
 ) -> None:
     """Run a walk against a fresh worker, within 20 s."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(20), serving(engine, ready) as worker:
+        async with asyncio.timeout(20), serving(engine, ready, coordinator_timeout_s) as worker:
             await steps(worker)
 
     asyncio.run(bounded())
