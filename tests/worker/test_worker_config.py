@@ -15,9 +15,17 @@ def test_defaults_are_the_dataclass() -> None:
 
 def test_every_own_flag_is_read() -> None:
     """Each of the daemon's flags reaches its field with its type."""
-    argv = "--engine counting --host 0.0.0.0 --port 65535 --frame-hold-ms 0 --drain-timeout-s 1.5 --model m"
+    argv = (
+        "--engine counting --host 0.0.0.0 --port 65535 --frame-hold-ms 0 --drain-timeout-s 1.5 --model m"
+        " --coordinator-timeout-s 86400"
+    )
     expected = WorkerConfig(
-        engine=EngineKind.COUNTING, host="0.0.0.0", port=65535, frame_hold_ms=0.0, drain_timeout_s=1.5
+        engine=EngineKind.COUNTING,
+        host="0.0.0.0",
+        port=65535,
+        frame_hold_ms=0.0,
+        drain_timeout_s=1.5,
+        coordinator_timeout_s=86_400.0,
     )
     assert (expected, "m", []) == parse(argv.split())
 
@@ -50,6 +58,8 @@ def test_other_flags_go_to_the_engine_untouched() -> None:
         ("--frame-hold-ms", "nan"),
         ("--drain-timeout-s", "-1"),
         ("--drain-timeout-s", "nan"),
+        ("--coordinator-timeout-s", "1.9"),
+        ("--coordinator-timeout-s", "inf"),
         ("--engine", "sglang"),
     ],
 )
