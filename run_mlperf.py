@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from coordinator.config import Parser, RunConfig, build_parser, scenario, to_argv
+from coordinator.config import Parser, RunConfig, build_parser, one_of, to_argv
 from coordinator.inputs import Inputs
 from sut.settings import Scenario
 from worker.model import find_checkpoint
@@ -70,7 +70,7 @@ def parse(argv: list[str]) -> Plan:
     )
     parser.add_argument("--num-workers", type=int, default=1, help="workers on this machine")
     parser.add_argument(
-        "--scenario", nargs="+", type=scenario, default=[Scenario.OFFLINE], help="run in this order"
+        "--scenario", nargs="+", type=one_of(Scenario), default=[Scenario.OFFLINE], help="run in this order"
     )
     if {"-h", "--help"} & set(argv):
         parser.print_help()

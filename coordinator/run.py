@@ -24,11 +24,14 @@ from typing import NoReturn
 
 import numpy as np
 
-from coordinator.config import RunConfig
-from coordinator.dispatcher import Dispatcher, Limits
+from coordinator.config import LossPolicy, RunConfig
+from coordinator.dispatcher import Deadline, Dispatcher
+from coordinator.fleet import Patience
+from coordinator.flow import Task
 from coordinator.inputs import Inputs
 from coordinator.progress import Progress
 from coordinator.record import RunRecord, Summary
+from coordinator.stream import Limits
 from protos import worker_pb2 as pb
 from sut import settings
 from sut.loadgen import LoadGenTest, generated_samples
@@ -86,8 +89,13 @@ class Run:
         Thread: main.
         """
         config, generation = self._config, self._generation
-        limits = Limits(config.worker_timeout_s, config.stall_timeout_s)
-        self._dispatcher = Dispatcher(config.workers, limits, self.fail)
+        patience = Patience(
+            limits=Limits(config.worker_timeout_s, config.stall_timeout_s),
+            no_worker_s=config.no_worker_timeout_s,
+            continues=config.on_worker_loss is LossPolicy.CONTINUE,
+        )
+        deadline = Deadline(config.query_timeout_s, config.on_overdue_query)
+        self._dispatcher = Dispatcher(config.workers, patience, deadline, self.fail)
         self._dispatcher.wait_ready(config.ready_timeout_s)
         info = self._dispatcher.links[0].info
         self._dataset.check(
@@ -99,9 +107,15 @@ class Run:
             config.scenario, self._dispatcher.submit, lambda error: self.fail(f"issue: {error!r}")
         )
         spec = pb.RunSpec(**dataclasses.asdict(generation))
-        self._spec_hash = self._dispatcher.open(
-            self._run_id, spec, self._dataset, self._sut, self._block_len()
+        task = Task(
+            dataset=self._dataset,
+            sut=self._sut,
+            max_new_tokens=generation.max_new_tokens,
+            block_len=self._block_len(),
+            max_losses=config.max_worker_losses,
+            keep=lambda *_: None,
         )
+        self._spec_hash = self._dispatcher.open(self._run_id, spec, task, lambda: None)
         self._make_run_dir()
         logger.info(
             "run %s on %d workers, specification %s", self._run_id, len(config.workers), self._spec_hash
@@ -198,16 +212,17 @@ class Run:
             self._ended.set()
 
     def _judge(self) -> RunRecord:
-        pongs = self._dispatcher.settle()
+        self._dispatcher.settle()
         ledger = self._dispatcher.ledger
+        streams = [stream for link in self._dispatcher.links for stream in link.streams]
         counts = Counts(
-            num_issued=self._dispatcher.num_issued,
+            num_issued=self._dispatcher.flow.num_issued,
             num_done=ledger.num_done,
             num_distinct=len(np.unique(ledger.done["sample"])),
             num_short=int((ledger.done["num_tokens"] < 2).sum()),
             received_tokens=ledger.num_tokens,
             reported_tokens=int(ledger.done["num_tokens"].sum()),
-            produced_tokens=sum(pong.produced_tokens for pong in pongs),
+            produced_tokens=sum(s.last_pong.produced_tokens if s.settled else s.num_tokens for s in streams),
         )
         config = self._config
         judged, detail = verdict.judge(
@@ -242,7 +257,7 @@ class Run:
             record = self._record(Verdict(outcome, reason), {})
             sys.stdout.write(record.table() + "\n")
             record.write(self._config.run_dir / "run.json")
-            self._dispatcher.close()
+            self._dispatcher.stop()
             sys.stdout.flush()
         except Exception:
             logger.exception("while leaving")
