@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import runs
 from tests.faults.table import Table
 
 
@@ -17,10 +16,3 @@ def table() -> Iterator[Table]:
     yield table
     if os.environ.get("FAULTS_TABLE"):
         table.write(Path(os.environ["FAULTS_TABLE"]))
-
-
-@pytest.fixture(params=runs.MODES)
-def mode(request: pytest.FixtureRequest) -> str:
-    """Run a case in each mode."""
-    mode: str = request.param
-    return mode

@@ -1,8 +1,10 @@
 """Workers that a test kills, stops, continues and starts again; every wait is bounded."""
 
 import contextlib
+import functools
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +15,7 @@ import grpc
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from tests import fleet
+from tests.faults.hosts import Host
 
 POLL_S = 0.02
 WORKER = (sys.executable, "-m", "worker")
@@ -90,19 +93,41 @@ class Member:
         return load is not None and bool(load.running) and load.produced_tokens > 0
 
 
+@functools.cache
+def open_flags() -> tuple[str, ...]:
+    """Give what a worker needs to listen beyond loopback without TLS."""
+    command = [*WORKER, "--help"]
+    shown = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=True)
+    return ("--insecure",) if "--insecure" in shown.stdout else ()
+
+
 @contextlib.contextmanager
 def crew(
     directory: Path,
     num: int,
     *flags: str,
     program: Sequence[str] = WORKER,
-    addresses: Sequence[str | None] = (),
+    hosts: Sequence[Host] = (),
 ) -> Iterator[list[Member]]:
-    """Run workers, all SERVING at the beginning of the block; none outlives it."""
+    """Run workers, all SERVING at the beginning of the block; none outlives it.
+
+    Args:
+        directory: Gets their logs.
+        num: How many.
+        flags: Of each.
+        program: What runs each.
+        hosts: Where each runs; none: here.
+    """
     members = []
     try:
-        for index, address in enumerate(addresses or [None] * num):
-            members.append(Member(directory / f"worker{index}.log", flags, program, address))
+        for index in range(num):
+            log = directory / f"worker{index}.log"
+            if hosts:
+                host = hosts[index]
+                words = (*flags, *open_flags())
+                members.append(Member(log, words, (*host.enter, *program), host.address()))
+            else:
+                members.append(Member(log, flags, program))
         for member in members:
             fleet.wait_serving(member.worker)
         yield members
@@ -111,6 +136,11 @@ def crew(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(member.worker.process.pid, signal.SIGKILL)
             member.worker.process.wait(10)
+
+
+def addresses_of(members: Sequence[Member]) -> list[str]:
+    """List where they listen."""
+    return [member.address for member in members]
 
 
 def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:

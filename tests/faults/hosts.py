@@ -7,7 +7,6 @@ drops whatever leaves through it: a queue of length 0. Needs root.
 import contextlib
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,9 +27,9 @@ class Host:
     ip: str
 
     @property
-    def program(self) -> tuple[str, ...]:
-        """What runs a worker in it."""
-        return ("ip", "netns", "exec", self.name, sys.executable, "-m", "worker")
+    def enter(self) -> tuple[str, ...]:
+        """What runs a program in it."""
+        return ("ip", "netns", "exec", self.name)
 
     def address(self) -> str:
         """Give host:port for a worker in it."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from tests import fleet
 
@@ -32,6 +33,11 @@ gpt-oss-120b.Server.tpot_latency = 60000
 """
 SERVER_QUERIES = 500
 END_TIMEOUT_S = 90.0
+
+
+def modes(*quick: str) -> list[Any]:
+    """List the modes for parametrize; all but the quick ones are long."""
+    return [pytest.param(m, marks=() if m in quick else pytest.mark.long) for m in MODES]
 
 
 def make_prompts(num: int = 120, shortest: int = 20, longest: int = 300) -> list[list[int]]:
@@ -61,6 +67,12 @@ class Run:
     def json(self) -> Any:
         """Its run.json."""
         return fleet.run_json(self.run_dir)
+
+    def says(self, words: str) -> bool:
+        """Whether it has logged these words; its end fails the test."""
+        found = words in self.text
+        assert found or self.process.poll() is None, self.text[-4000:]
+        return found
 
     def end(self, timeout_s: float = END_TIMEOUT_S) -> int:
         """Wait for the end; returns the exit code. A run that hangs fails the test."""
