@@ -170,7 +170,7 @@ class RunRecord:
             lines.append(f"   reason: {verdict.reason}")
         lines += [f"   LoadGen {key:<48} {value}" for key, value in self.loadgen.items()]
         lines += self._latency_lines() + self._worker_lines()
-        lines += [f"   {'ok  ' if c.passed else 'FAIL'} {c.name:<15} {c.seen}" for c in verdict.checks]
+        lines += [f"   {c.mark} {c.name:<15} {c.seen}" for c in verdict.checks]
         lines += [f"   no submission run: {text}" for text in verdict.deviations]
         return "\n".join(lines)
 

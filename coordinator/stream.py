@@ -25,6 +25,7 @@ from protos.frames import (
 
 CALL_TIMEOUT_S = 5.0
 PING_INTERVAL_S = 1.0
+STATUS_TIMEOUT_S = 1.0
 Deliver = Callable[[TokenColumns], None]
 Metadata = tuple[tuple[str, str], ...] | None
 
@@ -230,9 +231,9 @@ class Stream:
         """Say why the call ended, in the worker's own words where it had any."""
         if isinstance(error, TimeoutError):
             return WorkerLost(self._address, f"no answer within {CALL_TIMEOUT_S:g} s")
-        if isinstance(error, grpc.aio.AioRpcError):
-            return WorkerLost(self._address, f"{error.code().name}: {error.details()}", error.code())
-        if self._call.done():
-            code = await self._call.code()
-            return WorkerLost(self._address, f"{code.name}: {await self._call.details()}", code)
-        return WorkerLost(self._address, "stream ended")
+        # A broken write knows less than the status in which the call then ends.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STATUS_TIMEOUT_S):
+                code = await self._call.code()
+                return WorkerLost(self._address, f"{code.name}: {await self._call.details()}", code)
+        return WorkerLost(self._address, "stream ended" if error is None else f"stream broke: {error}")

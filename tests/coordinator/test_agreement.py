@@ -8,6 +8,7 @@ import pytest
 from coordinator.agreement import FleetError, check_agreement
 from coordinator.link import Link
 from protos import worker_pb2 as pb
+from protos.frames import PROTOCOL_VERSION
 
 FIRST, SECOND, THIRD = "a:1", "b:2", "c:3"
 
@@ -15,7 +16,7 @@ FIRST, SECOND, THIRD = "a:1", "b:2", "c:3"
 def link(address: str, **changed: object) -> Link:
     """Make what the check reads of a link: its address and its worker's info."""
     values = {
-        "protocol_version": 1,
+        "protocol_version": PROTOCOL_VERSION,
         "instance_id": f"instance of {address}",
         "engine": "vllm",
         "engine_version": "0.32.0",
@@ -62,7 +63,7 @@ def test_a_difference_names_both_workers_and_both_values(field: str, value: obje
     assert expected == str(caught.value)
 
 
-@pytest.mark.parametrize("version", [0, 2])
+@pytest.mark.parametrize("version", [1, 3])
 @pytest.mark.parametrize("position", [0, 1])
 def test_another_protocol_is_named(version: int, position: int) -> None:
     """A worker of an older or a newer protocol is named with both versions."""
@@ -70,7 +71,7 @@ def test_another_protocol_is_named(version: int, position: int) -> None:
     odd = links[position] = link(links[position].address, protocol_version=version)
     with pytest.raises(FleetError) as caught:
         check_agreement(links)
-    expected = f"--workers: {odd.address} speaks protocol {version}, this coordinator 1"
+    expected = f"--workers: {odd.address} speaks protocol {version}, this coordinator 2"
     assert expected == str(caught.value)
 
 

@@ -19,6 +19,7 @@ from protos.frames import (
     unpack_submit,
     unpack_tokens,
 )
+from tests.protos.seal import seal_submit, seal_tokens
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 UINT32_MAX = 0xFFFFFFFF
@@ -35,7 +36,7 @@ def u8(*values: int) -> bytes:
 
 
 def submit(**changed: bytes) -> pb.Submit:
-    """Make a good Submit of two requests, prompts [11] and [12, 13, 14], and change some columns."""
+    """Make a good Submit of two requests, prompts [11] and [12, 13, 14], change columns, and seal it."""
     columns = {
         "requests": u8(1, 2),
         "prompt_lens": u4(1, 3),
@@ -43,11 +44,11 @@ def submit(**changed: bytes) -> pb.Submit:
         "max_new_tokens": u4(5, 6),
         "produced": u4(0, 2),
     }
-    return pb.Submit(**(columns | changed))
+    return seal_submit(pb.Submit(**(columns | changed)))
 
 
 def tokens(**changed: bytes) -> pb.Tokens:
-    """Make a good frame of three requests with 2, 0 and 1 tokens, rows 1 and 2 ending, and change columns."""
+    """Make the first frame, of requests with 2, 0 and 1 tokens, rows 1 and 2 ending; change columns; seal."""
     columns = {
         "requests": u8(1, 2, 3),
         "counts": u4(2, 0, 1),
@@ -55,7 +56,7 @@ def tokens(**changed: bytes) -> pb.Tokens:
         "finished_rows": u4(1, 2),
         "finish_reasons": bytes([STOP, LENGTH]),
     }
-    return pb.Tokens(**(columns | changed), produced_ns=8, packed_ns=9)
+    return seal_tokens(pb.Tokens(**(columns | changed), produced_ns=8, packed_ns=9))
 
 
 def test_a_submit_is_little_endian_columns() -> None:
@@ -88,13 +89,13 @@ def test_a_token_frame_is_little_endian_columns() -> None:
         finish_reasons=np.array([LENGTH], np.uint8),
         produced_ns=77,
     )
-    packed = pack_tokens(columns, packed_ns=99)
+    packed = pack_tokens(columns, packed_ns=99, sequence=4)
     assert packed.requests == b"\0\0\0\0\x01\0\0\0" + b"\x05\0\0\0\0\0\0\0"
     assert packed.counts == b"\0\0\0\0\x02\0\0\0"
     assert packed.tokens == b"\x02\x01\0\0\x03\0\0\0"
     assert packed.finished_rows == b"\0\0\0\0"
     assert packed.finish_reasons == b"\x02"
-    assert (packed.produced_ns, packed.packed_ns) == (77, 99)
+    assert (packed.produced_ns, packed.packed_ns, packed.sequence) == (77, 99, 4)
 
 
 def test_empty_columns_stand_for_what_is_common() -> None:
@@ -106,8 +107,8 @@ def test_empty_columns_stand_for_what_is_common() -> None:
     step = TokenColumns(
         np.ones(1, np.uint64), None, np.array([7], np.int32), one[:0], np.zeros(0, np.uint8), 5
     )
-    assert pack_tokens(step, 6).counts == b""
-    assert unpack_tokens(tokens(counts=b"")).counts is None
+    assert pack_tokens(step, 6, 0).counts == b""
+    assert unpack_tokens(tokens(counts=b""), 0).counts is None
 
 
 def test_names_keep_the_largest_slot_and_generation() -> None:
@@ -136,7 +137,7 @@ def test_a_token_column_of_another_length_is_refused(column: str, change: Callab
     """A column cut or lengthened by a byte or by four raises FrameError, whichever column it is."""
     good: bytes = getattr(tokens(), column)
     with pytest.raises(FrameError):
-        unpack_tokens(tokens(**{column: change(good)}))
+        unpack_tokens(tokens(**{column: change(good)}), 0)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +155,9 @@ def test_wrong_sums_are_named() -> None:
     with pytest.raises(FrameError, match=r"^prompt_tokens: 4 entries where 5 belong$"):
         unpack_submit(submit(prompt_lens=u4(2, 3)))
     with pytest.raises(FrameError, match=r"^tokens: 3 entries where 4 belong$"):
-        unpack_tokens(tokens(counts=u4(2, 1, 1)))
+        unpack_tokens(tokens(counts=u4(2, 1, 1)), 0)
     with pytest.raises(FrameError, match=r"^tokens: 2 entries where 3 belong$"):
-        unpack_tokens(tokens(counts=b"", tokens=u4(21, 22)))
+        unpack_tokens(tokens(counts=b"", tokens=u4(21, 22)), 0)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +167,9 @@ def test_wrong_sums_are_named() -> None:
         lambda: unpack_submit(submit(prompt_lens=u4(UINT32_MAX, 5))),
         lambda: unpack_submit(submit(prompt_lens=u4(UINT32_MAX, UINT32_MAX))),
         # 2**32 - 1 + 2 + 2 = 3 modulo 2**32, and there are 3 tokens.
-        lambda: unpack_tokens(tokens(counts=u4(UINT32_MAX, 2, 2))),
-        lambda: unpack_tokens(tokens(counts=u4(UINT32_MAX, UINT32_MAX, UINT32_MAX))),
-        lambda: unpack_tokens(tokens(finished_rows=u4(1, UINT32_MAX))),
+        lambda: unpack_tokens(tokens(counts=u4(UINT32_MAX, 2, 2)), 0),
+        lambda: unpack_tokens(tokens(counts=u4(UINT32_MAX, UINT32_MAX, UINT32_MAX)), 0),
+        lambda: unpack_tokens(tokens(finished_rows=u4(1, UINT32_MAX)), 0),
     ],
 )
 def test_huge_counts_are_refused_without_memory(bad: Callable[[], object]) -> None:
@@ -187,14 +188,14 @@ def test_huge_counts_are_refused_without_memory(bad: Callable[[], object]) -> No
 def test_finished_rows_ascend_below_the_number_of_rows(rows: tuple[int, int]) -> None:
     """Unordered, duplicated or too large finished rows of a frame of three are refused."""
     with pytest.raises(FrameError, match=r"^tokens: finished_rows not ascending below 3$"):
-        unpack_tokens(tokens(finished_rows=u4(*rows)))
+        unpack_tokens(tokens(finished_rows=u4(*rows)), 0)
 
 
 @pytest.mark.parametrize("reasons", [[0, STOP], [STOP, 3], [STOP, 255], [0, 0]])
 def test_an_unknown_finish_reason_is_refused(reasons: list[int]) -> None:
     """Only STOP and LENGTH end a request; UNSPECIFIED and numbers of a later protocol do not."""
     with pytest.raises(FrameError, match="finish reason"):
-        unpack_tokens(tokens(finish_reasons=bytes(reasons)))
+        unpack_tokens(tokens(finish_reasons=bytes(reasons)), 0)
 
 
 def test_an_empty_prompt_or_budget_is_refused() -> None:
@@ -214,8 +215,8 @@ def test_a_prompt_is_more_than_its_produced_tokens(produced: tuple[int, int]) ->
 
 def test_empty_messages_hold_nothing() -> None:
     """A Submit and a Tokens frame without any column unpack to no rows; requests alone may be none."""
-    assert len(unpack_submit(pb.Submit()).requests) == 0
-    empty = unpack_tokens(pb.Tokens())
+    assert len(unpack_submit(seal_submit(pb.Submit())).requests) == 0
+    empty = unpack_tokens(seal_tokens(pb.Tokens()), 0)
     assert [len(empty.requests), len(empty.tokens), len(empty.finished_rows)] == [0, 0, 0]
     assert unpack_requests(b"").tolist() == []
     with pytest.raises(FrameError, match=r"^requests: 4 bytes are no multiple of 8$"):

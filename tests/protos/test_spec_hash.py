@@ -7,7 +7,7 @@ from protos.frames import spec_hash
 
 SPEC = {"temperature": 1.0, "top_p": 0.5, "top_k": -1, "max_new_tokens": 10_240, "seed": 0}
 INFO = {
-    "protocol_version": 1,
+    "protocol_version": 2,
     "engine": "counting",
     "engine_version": "1",
     "model_hash": "ab",
@@ -43,7 +43,7 @@ def hash_of(**changed: object) -> str:
         ("max_new_tokens", 10_000),
         ("seed", 1),
         ("seed", None),  # an absent seed is not seed 0
-        ("protocol_version", 2),
+        ("protocol_version", 1),
         ("engine", "vllm"),
         ("engine_version", "2"),
         ("model_hash", "ac"),

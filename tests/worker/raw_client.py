@@ -11,7 +11,7 @@ import pytest
 
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
-from protos.frames import CHANNEL_OPTIONS, PromptColumns, pack_submit, unpack_tokens
+from protos.frames import CHANNEL_OPTIONS, PROTOCOL_VERSION, PromptColumns, pack_submit, unpack_tokens
 from worker.counting_engine import CountingConfig, CountingEngine
 from worker.servicer import WorkerServicer
 
@@ -34,7 +34,7 @@ class Stream:
         """Send one message by its field name."""
         await self.call.write(pb.ToWorker(**message))
 
-    async def open(self, run_id: str = "run", version: int = 1, **changed: Any) -> pb.Opened:
+    async def open(self, run_id: str = "run", version: int = PROTOCOL_VERSION, **changed: Any) -> pb.Opened:
         """Open a run, some values of SPEC changed, and return the answer, which must be `opened`."""
         spec = pb.RunSpec(**(SPEC | changed))
         await self.send(open=pb.Open(protocol_version=version, run_id=run_id, spec=spec))
@@ -60,8 +60,8 @@ class Stream:
         """Read the next frame into `answers` and `reasons`; returns the names with new tokens."""
         message: pb.FromWorker = await self.call.read()
         assert message.WhichOneof("message") == "tokens"
+        columns = unpack_tokens(message.tokens, sequence=self.num_frames)
         self.num_frames += 1
-        columns = unpack_tokens(message.tokens)
         names = columns.requests.tolist()
         counts = [1] * len(names) if columns.counts is None else columns.counts.tolist()
         tokens = iter(columns.tokens.tolist())
@@ -112,7 +112,7 @@ async def refusal_of(channel: grpc.aio.Channel, **changed: Any) -> tuple[str, st
     """Open a run that must be refused; returns status and words."""
     stream = Stream(channel)
     spec = pb.RunSpec(**(SPEC | {k: v for k, v in changed.items() if k in SPEC}))
-    opening = pb.Open(protocol_version=changed.get("version", 1), run_id="refused", spec=spec)
+    opening = pb.Open(protocol_version=changed.get("version", PROTOCOL_VERSION), run_id="refused", spec=spec)
     await stream.send(open=opening)
     return await stream.refusal()
 

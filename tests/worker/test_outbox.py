@@ -71,7 +71,7 @@ async def frame(outbox: Outbox) -> TokenColumns:
     """Take the next message, which must be a frame."""
     message = await outbox.next()
     assert message.WhichOneof("message") == "tokens"
-    return unpack_tokens(message.tokens)
+    return unpack_tokens(message.tokens, outbox.num_frames - 1)
 
 
 async def assert_silent(outbox: Outbox) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from protos import worker_pb2 as pb
+from protos.frames import PROTOCOL_VERSION
 from tests.worker.raw_client import (
     MAX_MODEL_LEN,
     STOP_TOKEN_ID,
@@ -85,8 +86,11 @@ BAD_MESSAGES = {
     "submit: more tokens produced than the prompt holds": pb.ToWorker(
         submit=pb.Submit(requests=U8, prompt_lens=U4, prompt_tokens=U4, max_new_tokens=U4, produced=U4)
     ),
+    "submit: the digest is not that of the columns": pb.ToWorker(
+        submit=pb.Submit(requests=U8, prompt_lens=U4, prompt_tokens=U4, max_new_tokens=U4)
+    ),
     "requests: 9 bytes are no multiple of 8": pb.ToWorker(cancel=pb.Cancel(requests=bytes(9))),
-    "unexpected message: open": pb.ToWorker(open=pb.Open(protocol_version=1)),
+    "unexpected message: open": pb.ToWorker(open=pb.Open(protocol_version=PROTOCOL_VERSION)),
     "unexpected message: None": pb.ToWorker(),
 }
 
