@@ -8,6 +8,7 @@ Exit codes: 0 valid, 1 failed, 2 bad input, 3 INVALID, 130 or 143 interrupted; o
 that is not 0.
 """
 
+import argparse
 import contextlib
 import ctypes
 import dataclasses
@@ -84,6 +85,7 @@ def parse(argv: list[str]) -> Plan:
     coordinator_parser = build_parser()
     coordinator_parser.set_defaults(no_worker_timeout_s=NO_WORKER_TIMEOUT_S)
     values, engine_argv = coordinator_parser.parse_known_args([*rest, "--workers", addresses])
+    engine_argv += _shared_token(values)
     runs = [RunConfig(**vars(values) | {"scenario": chosen}) for chosen in own.scenario]
     for run in runs:
         Inputs.read(run)
@@ -106,6 +108,17 @@ def _check(backend: str, model: str, num_workers: int) -> None:
         raise ValueError(
             f"--num-workers: {num_workers} workers would share the GPUs; one worker takes them all"
         )
+
+
+def _shared_token(values: argparse.Namespace) -> list[str]:
+    """Give the workers' flags for what the coordinator shows them."""
+    for flag in ("tls_ca", "tls_cert", "tls_key"):
+        if getattr(values, flag) is not None:
+            name = flag.replace("_", "-")
+            raise ValueError(
+                f"--{name}: {getattr(values, flag)}: local workers listen on loopback, in plaintext"
+            )
+    return [] if values.run_token_file is None else ["--run-token-file", str(values.run_token_file)]
 
 
 def _free_ports(num: int) -> list[int]:

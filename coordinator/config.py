@@ -72,6 +72,14 @@ class RunConfig:
     """A query that its worker has had for longer is overdue, and is listed."""
     on_overdue_query: OverduePolicy = OverduePolicy.FAIL
     """report: nothing more; continue: it goes on elsewhere; fail: the run ends."""
+    tls_ca: Path | None = None
+    """Speak TLS, with workers whose certificates this CA has signed (PEM)."""
+    tls_cert: Path | None = None
+    """Certificate to show to workers that ask for one (PEM)."""
+    tls_key: Path | None = None
+    """Its private key (PEM)."""
+    run_token_file: Path | None = None
+    """Holds the secret that the workers ask for."""
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -162,6 +170,10 @@ def build_parser() -> Parser:
         "no_worker_timeout_s": float,
         "max_worker_losses": int,
         "query_timeout_s": float,
+        "tls_ca": Path,
+        "tls_cert": Path,
+        "tls_key": Path,
+        "run_token_file": Path,
     }
     defaults = {f.name: f.default for f in fields(RunConfig)}
     policies: dict[str, type[StrEnum]] = {"on_worker_loss": LossPolicy, "on_overdue_query": OverduePolicy}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from coordinator.access import Access
 from coordinator.config import OverduePolicy
 from coordinator.fleet import LOOK_INTERVAL_S, Fleet, Patience
 from coordinator.flow import MAX_NAMED, Flow, Task
@@ -51,6 +52,7 @@ class Dispatcher:
     def __init__(
         self,
         addresses: tuple[str, ...],
+        access: Access,
         patience: Patience,
         deadline: Deadline,
         on_failed: Callable[[str], None],
@@ -59,6 +61,7 @@ class Dispatcher:
 
         Args:
             addresses: host:port of each worker.
+            access: How to reach them.
             patience: When a worker, or the fleet, counts as lost.
             deadline: When a query is overdue.
             on_failed: Takes the reason when the run cannot go on; called on the dispatcher thread.
@@ -73,7 +76,7 @@ class Dispatcher:
         self._awake = False
         self._looker: asyncio.Task[None] | None = None
         self.overdue: list[Overdue] = []
-        self.fleet: Fleet = self._call(self._connect(addresses, patience))
+        self.fleet: Fleet = self._call(self._connect(addresses, access, patience))
 
     @property
     def links(self) -> list[Link]:
@@ -171,8 +174,8 @@ class Dispatcher:
         """
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout_s)
 
-    async def _connect(self, addresses: tuple[str, ...], patience: Patience) -> Fleet:
-        return Fleet(addresses, patience, self)
+    async def _connect(self, addresses: tuple[str, ...], access: Access, patience: Patience) -> Fleet:
+        return Fleet(addresses, access, patience, self)
 
     async def _open(self, opening: pb.Open, look: Callable[[], None]) -> str:
         spec_hash = await self.fleet.open(opening)

@@ -5,8 +5,10 @@ import logging
 import time
 from typing import NamedTuple, Protocol
 
+from coordinator.access import Access
 from coordinator.agreement import FleetError, check_agreement, check_equal
-from coordinator.link import Link
+from coordinator.doorstep import diagnose
+from coordinator.link import UNREACHABLE, Link
 from coordinator.quiet import Quiet
 from coordinator.stream import Limits, WorkerLost
 from protos import worker_pb2 as pb
@@ -55,15 +57,17 @@ class Owner(Protocol):
 class Fleet:
     """All links; every method runs on the dispatcher's event loop."""
 
-    def __init__(self, addresses: tuple[str, ...], patience: Patience, owner: Owner) -> None:
+    def __init__(self, addresses: tuple[str, ...], access: Access, patience: Patience, owner: Owner) -> None:
         """Create links that are not connected yet.
 
         Args:
             addresses: host:port of each worker.
+            access: How to reach them.
             patience: When a worker, or the fleet, counts as lost.
             owner: Takes tokens and news.
         """
-        self.links = [Link(index, address) for index, address in enumerate(addresses)]
+        self.links = [Link(index, address, access) for index, address in enumerate(addresses)]
+        self._access = access
         self._patience = patience
         self._owner = owner
         self._opening = pb.Open()
@@ -81,7 +85,7 @@ class Fleet:
         """Wait until every worker is SERVING and check that they agree.
 
         Raises:
-            FleetError: Some are not in time, or differ.
+            FleetError: Some are not in time, differ, or cannot be talked to the way that was asked for.
         """
         deadline_s = time.monotonic() + timeout_s
         next_report_s = time.monotonic() + REPORT_INTERVAL_S
@@ -91,6 +95,7 @@ class Fleet:
             pending = [(k, s) for k, s in zip(waiting, states, strict=True) if s != "SERVING"]
             if not pending:
                 break
+            await self._refuse_hopeless([link for link, state in pending if state.startswith(UNREACHABLE)])
             waiting = [link for link, _ in pending]
             names = ", ".join(f"{link.address} {state}" for link, state in pending)
             now_s = time.monotonic()
@@ -149,6 +154,17 @@ class Fleet:
         await self.halt()
         await asyncio.gather(*(link.close() for link in self.links))
 
+    async def _refuse_hopeless(self, unreachable: list[Link]) -> None:
+        """Do not wait for workers that only another flag would reach.
+
+        Raises:
+            FleetError: Names the first, and why.
+        """
+        whys = await asyncio.gather(*(diagnose(link.address, self._access) for link in unreachable))
+        for link, why in zip(unreachable, whys, strict=True):
+            if why is not None:
+                raise FleetError(f"--workers: {link.address}: {why}")
+
     async def _serve(self, link: Link) -> None:
         """Own a link for the run: carry, and after a loss take the worker back when it can be had."""
         try:
@@ -189,6 +205,8 @@ class Fleet:
     async def _try(self, link: Link) -> str:
         """Try to open a stream to a worker that was lost; returns why not, or an empty string."""
         state = await link.probe()
+        if state.startswith(UNREACHABLE):
+            return await diagnose(link.address, self._access) or state
         if state != "SERVING":
             return state
         others = [other for other in self.live if other is not link]

@@ -3,25 +3,28 @@
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from coordinator.access import Access
 from coordinator.routing import WorkerLoad
 from coordinator.stream import CALL_TIMEOUT_S, Stream
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.frames import CHANNEL_OPTIONS, SERVICE
 
-UNREACHABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+UNREACHABLE = "unreachable"
 
 
 class Link:
     """One worker; every method runs on the dispatcher's event loop."""
 
-    def __init__(self, index: int, address: str) -> None:
+    def __init__(self, index: int, address: str, access: Access) -> None:
         """Create a link that is not connected yet.
 
         Args:
             index: Position in the fleet.
             address: host:port.
+            access: How to reach it.
         """
+        self._access = access
         self.index = index
         self.address = address
         self.info = pb.WorkerInfo()
@@ -56,7 +59,7 @@ class Link:
         """Ask once whether the worker is ready, and fetch its info when it is.
 
         Returns:
-            "SERVING", or what it is instead.
+            "SERVING", or what it is instead; that begins with UNREACHABLE where nothing answers.
         """
         health = health_pb2_grpc.HealthStub(self._channel)
         try:
@@ -69,7 +72,7 @@ class Link:
                     pb.GetInfoRequest(), timeout=CALL_TIMEOUT_S
                 )
         except grpc.aio.AioRpcError as error:
-            return f"unreachable ({error.code().name}: {(error.details() or '').rpartition(': ')[2]})"
+            return f"{UNREACHABLE} ({error.code().name}: {(error.details() or '').rpartition(': ')[2]})"
         return status
 
     async def open(self, opening: pb.Open) -> pb.Opened:
@@ -78,7 +81,7 @@ class Link:
         Raises:
             WorkerLost: The worker refuses or does not answer in time.
         """
-        stream = Stream(self.address, self._channel, metadata=None)
+        stream = Stream(self.address, self._channel, self._access.metadata)
         try:
             opened = await stream.open(opening)
         except BaseException:
@@ -104,4 +107,4 @@ class Link:
         await self._channel.close(grace=None)
 
     def _connect(self) -> grpc.aio.Channel:
-        return grpc.aio.insecure_channel(self.address, options=CHANNEL_OPTIONS)
+        return self._access.channel(self.address, CHANNEL_OPTIONS)

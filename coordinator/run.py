@@ -91,7 +91,7 @@ class Run:
             continues=config.on_worker_loss is LossPolicy.CONTINUE,
         )
         deadline = Deadline(config.query_timeout_s, config.on_overdue_query)
-        self._dispatcher = Dispatcher(config.workers, patience, deadline, self.fail)
+        self._dispatcher = Dispatcher(config.workers, self._inputs.access, patience, deadline, self.fail)
         self._dispatcher.wait_ready(config.ready_timeout_s)
         info = self._dispatcher.links[0].info
         self._dataset.check(

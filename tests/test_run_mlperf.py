@@ -140,3 +140,19 @@ def test_bad_input_is_one_line(tmp_path: Path, flags: list[str], named: list[str
     assert all(word in errors for word in named), errors
     assert not (tmp_path / "out" / "offline").exists()
     wait_gone(marker, 5.0)
+
+
+def test_token_is_shared_with_the_local_workers(tmp_path: Path) -> None:
+    """A run token file goes to workers and coordinator alike; TLS files are refused in one line."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
+    token = tmp_path / "token"
+    token.write_text("a-secret-of-24-letters-0")
+    base = ["--backend", "counting", "--accuracy", "--max-new-tokens", "64", "--input-file", str(data)]
+    base += ["--output-dir", str(tmp_path / "out"), "--run-token-file", str(token)]
+    process = start(uuid.uuid4().hex, *base)
+    _, errors = process.communicate(timeout=60)
+    assert 0 == process.returncode, errors
+    refused = start(uuid.uuid4().hex, *base, "--overwrite", "--tls-ca", "ca.pem")
+    _, errors = refused.communicate(timeout=60)
+    line = "run_mlperf.py: --tls-ca: ca.pem: local workers listen on loopback, in plaintext\n"
+    assert (2, line) == (refused.returncode, errors)

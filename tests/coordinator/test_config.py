@@ -57,6 +57,7 @@ EVERY_FLAG = [
     *("--overwrite", "--ready-timeout-s", "1", "--worker-timeout-s", "2.5", "--stall-timeout-s", "3"),
     *("--on-worker-loss", "fail", "--no-worker-timeout-s", "4", "--max-worker-losses", "5"),
     *("--query-timeout-s", "0.5", "--on-overdue-query", "report"),
+    *("--tls-ca", "ca.pem", "--tls-cert", "c.pem", "--tls-key", "k.pem", "--run-token-file", "token"),
 ]
 EVERY_VALUE = RunConfig(
     scenario=Scenario.INTERACTIVE,
@@ -79,6 +80,10 @@ EVERY_VALUE = RunConfig(
     max_worker_losses=5,
     query_timeout_s=0.5,
     on_overdue_query=OverduePolicy.REPORT,
+    tls_ca=Path("ca.pem"),
+    tls_cert=Path("c.pem"),
+    tls_key=Path("k.pem"),
+    run_token_file=Path("token"),
 )
 
 
