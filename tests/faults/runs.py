@@ -181,8 +181,7 @@ def check_failed(run: Run, *says: str, code: int = 1, timeout_s: float = END_TIM
     reason = found["verdict"]["reason"]
     assert [] == [word for word in says if word not in reason], reason
     check_no_summary(run)
-    if (run.run_dir / "partial_outputs.parquet").exists():  # TEMP
-        check_partial_outputs(run)
+    check_partial_outputs(run)
     return found
 
 
