@@ -9,7 +9,7 @@ BUF_DIR = $(VENV)/buf
 # Tests ask a worker's health with it where it is there.
 export BUF ?= $(wildcard $(CURDIR)/$(BUF_DIR)/node_modules/.bin/buf)
 
-.PHONY: demo test lint stubs buf clean
+.PHONY: demo test test-all lint stubs buf clean
 
 # Two real vLLM workers on this machine's CPU, real LoadGen, Offline and Server.
 demo: $(VENV)/.cpu .demo/data.parquet
@@ -20,6 +20,10 @@ demo: $(VENV)/.cpu .demo/data.parquet
 
 test: $(VENV)/.cpu
 	$(PY) -m pytest -q
+
+# The long ones too: every fault in every mode, random schedules, fuzzing. Some need root: namespaces, tmpfs.
+test-all: $(VENV)/.cpu
+	$(PY) -m pytest -q -m "long or not long"
 
 # mypy reads the types of vLLM and of what it brings.
 lint: $(VENV)/.cpu

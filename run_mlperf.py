@@ -8,6 +8,7 @@ Exit codes: 0 valid, 1 failed, 2 bad input, 3 INVALID, 130 or 143 interrupted; o
 that is not 0.
 """
 
+import argparse
 import contextlib
 import ctypes
 import dataclasses
@@ -21,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from coordinator.config import Parser, RunConfig, build_parser, scenario, to_argv
+from coordinator.config import Parser, RunConfig, build_parser, one_of, to_argv
 from coordinator.inputs import Inputs
 from sut.settings import Scenario
 from worker.model import find_checkpoint
@@ -30,7 +31,9 @@ ROOT = Path(__file__).resolve().parent
 POLL_S = 0.1
 # A worker drains for at most 30 s and then stops its engine.
 STOP_TIMEOUT_S = 60.0
-# How long a coordinator may take to notice that a worker is gone, and to say so itself.
+# Nobody starts a local worker again: a run without any need not wait long for one.
+NO_WORKER_TIMEOUT_S = 5.0
+# How long a coordinator may take beyond its own timeouts to say that no worker is left.
 NOTICE_TIMEOUT_S = 15.0
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -70,7 +73,7 @@ def parse(argv: list[str]) -> Plan:
     )
     parser.add_argument("--num-workers", type=int, default=1, help="workers on this machine")
     parser.add_argument(
-        "--scenario", nargs="+", type=scenario, default=[Scenario.OFFLINE], help="run in this order"
+        "--scenario", nargs="+", type=one_of(Scenario), default=[Scenario.OFFLINE], help="run in this order"
     )
     if {"-h", "--help"} & set(argv):
         parser.print_help()
@@ -79,7 +82,10 @@ def parse(argv: list[str]) -> Plan:
     _check(own.backend, own.model, own.num_workers)
     ports = _free_ports(own.num_workers)
     addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
-    values, engine_argv = build_parser().parse_known_args([*rest, "--workers", addresses])
+    coordinator_parser = build_parser()
+    coordinator_parser.set_defaults(no_worker_timeout_s=NO_WORKER_TIMEOUT_S)
+    values, engine_argv = coordinator_parser.parse_known_args([*rest, "--workers", addresses])
+    engine_argv += _shared_token(values)
     runs = [RunConfig(**vars(values) | {"scenario": chosen}) for chosen in own.scenario]
     for run in runs:
         Inputs.read(run)
@@ -102,6 +108,17 @@ def _check(backend: str, model: str, num_workers: int) -> None:
         raise ValueError(
             f"--num-workers: {num_workers} workers would share the GPUs; one worker takes them all"
         )
+
+
+def _shared_token(values: argparse.Namespace) -> list[str]:
+    """Give the workers' flags for what the coordinator shows them."""
+    for flag in ("tls_ca", "tls_cert", "tls_key"):
+        if getattr(values, flag) is not None:
+            name = flag.replace("_", "-")
+            raise ValueError(
+                f"--{name}: {getattr(values, flag)}: local workers listen on loopback, in plaintext"
+            )
+    return [] if values.run_token_file is None else ["--run-token-file", str(values.run_token_file)]
 
 
 def _free_ports(num: int) -> list[int]:
@@ -208,14 +225,18 @@ def local_workers(plan: Plan) -> Iterator[list[Process]]:
 
 
 def coordinate(run: RunConfig, workers: list[Process]) -> int:
-    """Run one coordinator to its end, or to the end of a worker; returns the exit code."""
+    """Run one coordinator to its end, or to the end of its workers; returns the exit code."""
     command = [sys.executable, "-m", "coordinator", *to_argv(run)]
+    started_s = time.time()
     coordinator = Process("coordinator", command, os.sched_getaffinity(0))
     try:
         while (code := coordinator.poll()) is None:
-            gone = next((worker for worker in workers if worker.poll() is not None), None)
-            if gone is not None:
-                return _worker_gone(gone, coordinator)
+            gone = [worker for worker in workers if worker.poll() is not None]
+            if gone and not _has_begun(run, started_s):
+                return _worker_gone(gone[0], coordinator, 0.0)
+            # A run that has begun survives the loss of some workers, and itself says when all are lost.
+            if len(gone) == len(workers):
+                return _worker_gone(gone[0], coordinator, run.no_worker_timeout_s + NOTICE_TIMEOUT_S)
             time.sleep(POLL_S)
         return code
     except Interrupted as interruption:
@@ -226,10 +247,16 @@ def coordinate(run: RunConfig, workers: list[Process]) -> int:
         coordinator.end(STOP_TIMEOUT_S)
 
 
-def _worker_gone(worker: Process, coordinator: Process) -> int:
-    """Let a running coordinator say it; one that still waits for workers would wait in vain."""
-    deadline_s = time.monotonic() + NOTICE_TIMEOUT_S
-    while coordinator.poll() is None and time.monotonic() < deadline_s and worker.poll() == 1:
+def _has_begun(run: RunConfig, since_s: float) -> bool:
+    """Say whether a coordinator started at `since_s` (system clock) has opened its run."""
+    record = run.run_dir / "run.json"
+    return record.exists() and record.stat().st_mtime >= since_s
+
+
+def _worker_gone(worker: Process, coordinator: Process, timeout_s: float) -> int:
+    """Give the coordinator some time to end by itself, and say which worker ended first."""
+    deadline_s = time.monotonic() + timeout_s
+    while coordinator.poll() is None and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
     code = worker.poll() or 1
     sys.stderr.write(

@@ -1,1 +1,6 @@
 """The fleet: more than one worker exists."""
+
+import os
+
+# gRPC's core reads this at import; its own lines would stand beside the one that says what is wrong.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

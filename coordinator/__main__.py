@@ -7,7 +7,8 @@ import logging
 import sys
 
 from coordinator.config import parse
-from coordinator.run import Interrupted, Run
+from coordinator.interrupt import Interrupted
+from coordinator.run import Run
 
 
 def main(argv: list[str]) -> int:

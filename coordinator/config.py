@@ -2,11 +2,30 @@
 
 import argparse
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from enum import StrEnum
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from sut.settings import Mode, Scenario
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+class LossPolicy(StrEnum):
+    """What the loss of a worker means for the run."""
+
+    CONTINUE = "continue"
+    FAIL = "fail"
+
+
+class OverduePolicy(StrEnum):
+    """What happens to a query that is older than its deadline; all of them are listed."""
+
+    REPORT = "report"
+    CONTINUE = "continue"
+    FAIL = "fail"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +58,28 @@ class RunConfig:
     """Replace an earlier run in the same directory."""
     ready_timeout_s: float = 900.0
     """How long to wait until every worker is SERVING."""
-    worker_timeout_s: float = 30.0
-    """A worker that says nothing for this long is lost."""
-    stall_timeout_s: float = 600.0
+    worker_timeout_s: float = 10.0
+    """A worker that says nothing for this long, pinged each second, is lost."""
+    stall_timeout_s: float = 120.0
     """A worker that has requests and brings no token for this long is lost."""
+    on_worker_loss: LossPolicy = LossPolicy.CONTINUE
+    """continue: its requests go on elsewhere, and it is taken back when it returns; fail: the run ends."""
+    no_worker_timeout_s: float = 60.0
+    """How long a run goes on without any worker."""
+    max_worker_losses: int = 3
+    """A request that was on this many lost workers in a row goes to no other one: the run fails."""
+    query_timeout_s: float = 3600.0
+    """A query that its worker has had for longer is overdue, and is listed."""
+    on_overdue_query: OverduePolicy = OverduePolicy.FAIL
+    """report: nothing more; continue: it goes on elsewhere; fail: the run ends."""
+    tls_ca: Path | None = None
+    """Speak TLS, with workers whose certificates this CA has signed (PEM)."""
+    tls_cert: Path | None = None
+    """Certificate to show to workers that ask for one (PEM)."""
+    tls_key: Path | None = None
+    """Its private key (PEM)."""
+    run_token_file: Path | None = None
+    """Holds the secret that the workers ask for."""
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -50,15 +87,15 @@ class RunConfig:
         Raises:
             ValueError: Names flag, value and bound.
         """
-        for name in ("max_new_tokens", "max_samples"):
+        for name in ("max_new_tokens", "max_samples", "max_worker_losses"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{_flag(name)}: {value} is below 1")
         if self.target_qps is not None and not 0 < self.target_qps < float("inf"):
             raise ValueError(f"--target-qps: {self.target_qps} is not above 0 and finite")
-        for name in ("ready_timeout_s", "worker_timeout_s", "stall_timeout_s"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{_flag(name)}: {getattr(self, name)} is not above 0")
+        for name in (f.name for f in fields(self) if f.name.endswith("_timeout_s")):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{_flag(name)}: {getattr(self, name)} is not above 0 and finite")
         self._check_workers()
 
     def _check_workers(self) -> None:
@@ -112,7 +149,9 @@ def build_parser() -> Parser:
         allow_abbrev=False,
         description="Run MLPerf LoadGen against tokenfleet workers.",
     )
-    parser.add_argument("--scenario", type=scenario, metavar="|".join(Scenario), default=Scenario.OFFLINE)
+    parser.add_argument(
+        "--scenario", type=one_of(Scenario), metavar="|".join(Scenario), default=Scenario.OFFLINE
+    )
     parser.add_argument("--accuracy", action="store_true", help="accuracy mode instead of performance")
     parser.add_argument("--input-file", type=Path, required=True, metavar="FILE", help="parquet or pickle")
     parser.add_argument("--workers", type=_addresses, required=True, metavar="HOST:PORT[,HOST:PORT...]")
@@ -128,8 +167,20 @@ def build_parser() -> Parser:
         "ready_timeout_s": float,
         "worker_timeout_s": float,
         "stall_timeout_s": float,
+        "no_worker_timeout_s": float,
+        "max_worker_losses": int,
+        "query_timeout_s": float,
+        "tls_ca": Path,
+        "tls_cert": Path,
+        "tls_key": Path,
+        "run_token_file": Path,
     }
     defaults = {f.name: f.default for f in fields(RunConfig)}
+    policies: dict[str, type[StrEnum]] = {"on_worker_loss": LossPolicy, "on_overdue_query": OverduePolicy}
+    for name, policy in policies.items():
+        parser.add_argument(
+            _flag(name), type=one_of(policy), metavar="|".join(policy), default=defaults[name]
+        )
     for name, kind in optional.items():
         default = defaults[name]
         parser.add_argument(_flag(name), type=kind, default=default, help=f"default: {default}")
@@ -150,16 +201,16 @@ def to_argv(config: RunConfig) -> list[str]:
     return argv
 
 
-def scenario(text: str) -> Scenario:
-    """Read one value of --scenario.
+def one_of(choices: type[_Choice]) -> Callable[[str], _Choice]:
+    """Make a reader of one value of a flag; it raises ArgumentTypeError that names the values there are."""
 
-    Raises:
-        argparse.ArgumentTypeError: Names the scenarios there are.
-    """
-    try:
-        return Scenario(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(Scenario)}") from error
+    def read(text: str) -> _Choice:
+        try:
+            return choices(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}") from error
+
+    return read
 
 
 def _addresses(text: str) -> tuple[str, ...]:

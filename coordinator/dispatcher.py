@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 import threading
 import time
 from collections import deque
@@ -9,64 +10,78 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from coordinator import routing
-from coordinator.agreement import FleetError, check_agreement, check_equal
-from coordinator.backlog import Backlog
-from coordinator.ledger import Arrivals, Ledger
-from coordinator.link import Link, WorkerLost
+from coordinator.access import Access
+from coordinator.config import OverduePolicy
+from coordinator.fleet import LOOK_INTERVAL_S, Fleet, Patience
+from coordinator.flow import MAX_NAMED, Flow, Task
+from coordinator.ledger import Ledger, Slots
+from coordinator.link import Link
+from coordinator.watch import Overdue, Watch
 from protos import worker_pb2 as pb
-from protos.frames import PROTOCOL_VERSION, PromptColumns, TokenColumns
-from sut.dataset import Dataset
-from sut.sut import SUT
+from protos.frames import PROTOCOL_VERSION, TokenColumns, TokenIds
 
 logger = logging.getLogger(__name__)
 
-PROBE_INTERVAL_S = 0.5
-REPORT_INTERVAL_S = 10.0
+CALL_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 3.0
 _T = TypeVar("_T")
-Ints = NDArray[np.int64]
-OnLost = Callable[[str], None]
 
 
-class Limits(NamedTuple):
-    """When a worker counts as lost; see RunConfig."""
+class Deadline(NamedTuple):
+    """How old a query may be, and what then."""
 
-    silence_s: float
-    stall_s: float
+    timeout_s: float
+    policy: OverduePolicy
+
+
+class Unfinished(NamedTuple):
+    """Requests that were not complete when the run ended."""
+
+    samples: Slots
+    """(R,)"""
+    counts: Slots
+    """(R,) tokens received; 0 of a request that never had a worker."""
+    tokens: TokenIds
+    """(T,) end to end."""
 
 
 class Dispatcher:
-    """The fleet. `submit` is LoadGen's, the blocking methods are main's, the rest runs on the loop."""
+    """The fleet's thread. `submit` is LoadGen's, the blocking methods are main's, the rest is the loop's."""
 
-    def __init__(self, addresses: tuple[str, ...], limits: Limits, on_lost: OnLost) -> None:
+    def __init__(
+        self,
+        addresses: tuple[str, ...],
+        access: Access,
+        patience: Patience,
+        deadline: Deadline,
+        on_failed: Callable[[str], None],
+    ) -> None:
         """Start the thread.
 
         Args:
             addresses: host:port of each worker.
-            limits: When a worker counts as lost.
-            on_lost: Takes the reason when the run cannot go on; called once, on the dispatcher thread.
+            access: How to reach them.
+            patience: When a worker, or the fleet, counts as lost.
+            deadline: When a query is overdue.
+            on_failed: Takes the reason when the run cannot go on; called on the dispatcher thread.
         """
-        self._limits = limits
-        self._on_lost = on_lost
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(self._on_loop_error)
-        self._thread = threading.Thread(target=self._loop.run_forever, name="dispatcher", daemon=True)
+        self._deadline = deadline
+        self._on_failed = on_failed
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(self._on_loop_error)
+        self._thread = threading.Thread(target=self.loop.run_forever, name="dispatcher", daemon=True)
         self._thread.start()
         self._inbox: deque[tuple[int, list[int], list[int]]] = deque()
         self._awake = False
-        self._backlog = Backlog()
-        self._running: list[asyncio.Task[None]] = []
-        self.num_issued = 0
-        self.links: list[Link] = self.call(self._connect(addresses))
+        self._looker: asyncio.Task[None] | None = None
+        self.overdue: list[Overdue] = []
+        self.fleet: Fleet = self._call(self._connect(addresses, access, patience))
 
-    def call(self, work: Coroutine[Any, Any, _T], timeout_s: float | None = None) -> _T:
-        """Run a coroutine on the loop and wait for it.
-
-        Thread: main.
-        """
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
+    @property
+    def links(self) -> list[Link]:
+        """All workers."""
+        return self.fleet.links
 
     def wait_ready(self, timeout_s: float) -> None:
         """Wait until every worker is SERVING and check that they agree.
@@ -76,18 +91,16 @@ class Dispatcher:
 
         Thread: main; blocks.
         """
-        self.call(self._wait_ready(timeout_s))
-        check_agreement(self.links)
+        self._call(self.fleet.wait_ready(timeout_s))
 
-    def open(self, run_id: str, spec: pb.RunSpec, dataset: Dataset, sut: SUT, block_len: int) -> str:
+    def open(self, run_id: str, spec: pb.RunSpec, task: Task, look: Callable[[], None]) -> str:
         """Begin the run on every worker.
 
         Args:
             run_id: Names the run.
             spec: What every worker must do alike.
-            dataset: The prompts.
-            sut: Gets first tokens and completions.
-            block_len: Samples of one data-set copy in an Offline query.
+            task: What the run asks for.
+            look: Called on the loop about once a second.
 
         Returns:
             The hash of the effective run specification.
@@ -97,14 +110,11 @@ class Dispatcher:
 
         Thread: main; blocks.
         """
-        self._spec = spec
-        self._dataset = dataset
-        self._sut = sut
-        self._block_len = block_len
-        self.ledger = Ledger(spec.max_new_tokens)
-        self._prompt_lens = dataset.prompt_lens
+        self.ledger = Ledger(task.max_new_tokens, first_generation=secrets.randbits(32))
+        self.flow = Flow(task, self.ledger, self.links, self.fail)
+        self._watch = Watch(self.ledger, self._deadline.timeout_s)
         opening = pb.Open(protocol_version=PROTOCOL_VERSION, run_id=run_id, spec=spec)
-        return self.call(self._open(opening))
+        return self._call(self._open(opening, look))
 
     def submit(self, ids: list[int], samples: list[int]) -> None:
         """Take one query.
@@ -114,160 +124,116 @@ class Dispatcher:
         self._inbox.append((time.monotonic_ns(), ids, samples))
         if not self._awake:
             self._awake = True
-            self._loop.call_soon_threadsafe(self._fan_out)
+            self.loop.call_soon_threadsafe(self._fan_out)
 
-    def settle(self) -> list[pb.Pong]:
+    def settle(self) -> None:
         """Ask every worker for its final counts.
 
         Thread: main; blocks, bounded.
         """
-        return self.call(self._settle())
+        self._call(self.fleet.settle(), CALL_TIMEOUT_S)
+
+    def stop(self) -> Unfinished:
+        """End every stream in the middle of the run, so that workers empty their engines, and the thread.
+
+        Thread: main; blocks, bounded.
+        """
+        unfinished = self._call(self._abandon(), STOP_TIMEOUT_S)
+        self.close()
+        return unfinished
 
     def close(self) -> None:
         """End every stream, and the thread.
 
         Thread: main; blocks, bounded.
         """
-        self.call(self._close(), timeout_s=10.0)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=5.0)
+        self._call(self._close(), STOP_TIMEOUT_S)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(timeout=STOP_TIMEOUT_S)
 
-    async def _connect(self, addresses: tuple[str, ...]) -> list[Link]:
-        return [Link(index, address) for index, address in enumerate(addresses)]
+    def deliver(self, link: Link, columns: TokenColumns) -> None:
+        """See Flow."""
+        self.flow.deliver(link, columns)
 
-    async def _wait_ready(self, timeout_s: float) -> None:
-        deadline_s = time.monotonic() + timeout_s
-        next_report_s = time.monotonic() + REPORT_INTERVAL_S
-        waiting = self.links
-        while True:
-            states = await asyncio.gather(*(link.probe() for link in waiting))
-            pending = [(k, s) for k, s in zip(waiting, states, strict=True) if s != "SERVING"]
-            if not pending:
-                return
-            waiting = [link for link, _ in pending]
-            names = ", ".join(f"{link.address} {state}" for link, state in pending)
-            now_s = time.monotonic()
-            if now_s > deadline_s:
-                raise FleetError(f"--workers: not SERVING after {timeout_s:g} s (--ready-timeout-s): {names}")
-            if now_s > next_report_s:
-                next_report_s += REPORT_INTERVAL_S
-                logger.info("waiting for %s", names)
-            await asyncio.sleep(PROBE_INTERVAL_S)
+    def lose(self, link: Link, reason: str) -> None:
+        """See Flow."""
+        self.flow.lose(link, reason)
 
-    async def _open(self, opening: pb.Open) -> str:
+    def refill(self) -> None:
+        """Give a worker that came back its part."""
+        self.flow.dispatch()
+
+    def fail(self, reason: str) -> None:
+        """End the run."""
+        self._on_failed(reason)
+
+    def _call(self, work: Coroutine[Any, Any, _T], timeout_s: float | None = None) -> _T:
+        """Run a coroutine on the loop and wait for it.
+
+        Thread: main.
+        """
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout_s)
+
+    async def _connect(self, addresses: tuple[str, ...], access: Access, patience: Patience) -> Fleet:
+        return Fleet(addresses, access, patience, self)
+
+    async def _open(self, opening: pb.Open, look: Callable[[], None]) -> str:
+        spec_hash = await self.fleet.open(opening)
+        self._looker = asyncio.ensure_future(self._look(look))
+        return spec_hash
+
+    async def _look(self, look: Callable[[], None]) -> None:
+        """Once a second: the fleet as a whole, and queries that take too long."""
         try:
-            answers = await asyncio.gather(*(link.open(opening) for link in self.links))
-        except WorkerLost as error:
-            raise FleetError(f"--workers: {error}") from error
-        hashes = [answer.spec_hash for answer in answers]
-        check_equal("run specification", self.links, hashes)
-        self._running = [asyncio.ensure_future(self._carry(link)) for link in self.links]
-        return hashes[0]
-
-    async def _carry(self, link: Link) -> None:
-        """Own a link for the run: whatever ends it ends the run."""
-        try:
-            await link.run(self._deliver, self._limits.silence_s, self._limits.stall_s)
-        except WorkerLost as error:
-            self._on_lost(str(error))
+            while True:
+                await asyncio.sleep(LOOK_INTERVAL_S)
+                self.fleet.look()
+                self._look_for_overdue()
+                look()
         except Exception as error:
             logger.exception("dispatcher failed")
-            self._on_lost(f"dispatcher: {error!r}")
+            self.fail(f"dispatcher: {error!r}")
+
+    def _look_for_overdue(self) -> None:
+        now_ns = time.monotonic_ns()
+        slots = self._watch.look(now_ns)
+        if not len(slots):
+            return
+        found = self._watch.describe(slots, self.links, now_ns)
+        self.overdue += found
+        for query in found:
+            logger.warning("overdue: %s", query)
+        reason = f"{len(found)} queries older than {self._deadline.timeout_s:g} s (--query-timeout-s)"
+        if self._deadline.policy is OverduePolicy.FAIL:
+            self.fail(f"{reason}: {'; '.join(map(str, found[:MAX_NAMED]))}")
+        elif self._deadline.policy is OverduePolicy.CONTINUE:
+            workers = self.ledger.rows(slots)["worker"]
+            for index in np.unique(workers):
+                self.flow.move(self.links[index], slots[workers == index], reason)
 
     def _on_loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """End the run for what no task owns: a callback of the loop that raised."""
         error = context.get("exception")
         logger.error("dispatcher failed: %s", context["message"], exc_info=error)
-        self._on_lost(f"dispatcher: {context['message']}: {error!r}")
+        self.fail(f"dispatcher: {context['message']}: {error!r}")
 
-    async def _settle(self) -> list[pb.Pong]:
-        return await asyncio.gather(*(link.ask() for link in self.links))
+    async def _abandon(self) -> Unfinished:
+        await self.fleet.halt()
+        slots = self.ledger.in_flight()
+        counts, tokens = self.ledger.answers(slots)
+        _, never_sent, _ = self.flow.backlog.take(len(self.flow.backlog))
+        samples = np.concatenate([self.ledger.rows(slots)["sample"], never_sent])
+        return Unfinished(samples, np.concatenate([counts, np.zeros_like(never_sent)]), tokens)
 
     async def _close(self) -> None:
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
-        await asyncio.gather(*(link.close() for link in self.links))
+        if self._looker is not None:
+            self._looker.cancel()
+        await self.fleet.close()
 
     def _fan_out(self) -> None:
-        """Move what LoadGen issued into the backlog and dispatch."""
+        """Move what LoadGen issued into the flow."""
         self._awake = False
         while self._inbox:
             issued_ns, ids, samples = self._inbox.popleft()
-            self.num_issued += len(ids)
-            names, rows = np.array(ids, np.uint64), np.array(samples, np.int64)
-            if not self._sut.reports_first_tokens:
-                order = routing.offline_order(self._prompt_lens[rows], self._block_len)
-                names, rows = names[order], rows[order]
-            self._backlog.add(names, rows, issued_ns)
-        self._dispatch()
-
-    def _dispatch(self) -> None:
-        if self._sut.reports_first_tokens:
-            self._push()
-        else:
-            self._pull()
-
-    def _push(self) -> None:
-        """Server: every request goes out at once, to the least loaded worker."""
-        while len(self._backlog):
-            link = self.links[routing.least_loaded([k.load for k in self.links])]
-            self._send(link, *self._backlog.take(1))
-
-    def _pull(self) -> None:
-        """Offline: each worker's window is filled, the rest stays here."""
-        outstanding = np.array([link.outstanding for link in self.links])
-        windows = np.array([routing.window(link.info.max_num_seqs) for link in self.links])
-        shares = routing.share(outstanding, windows, len(self._backlog))
-        if not shares.any():
-            return
-        ids, samples, issued_ns = self._backlog.take(int(shares.sum()))
-        workers = routing.deal(shares)
-        for index in np.flatnonzero(shares):
-            rows = workers == index
-            self._send(self.links[index], ids[rows], samples[rows], issued_ns[rows])
-
-    def _send(self, link: Link, ids: NDArray[np.uint64], samples: Ints, issued_ns: Ints) -> None:
-        now_ns = time.monotonic_ns()
-        lens, tokens = self._dataset.gather(samples)
-        sent_ns = np.full(len(ids), now_ns)
-        columns: dict[str, Ints] = {
-            "sample": samples,
-            "prompt_len": lens.astype(np.int64),
-            "issued_ns": issued_ns,
-            "sent_ns": sent_ns,
-        }
-        _, names = self.ledger.assign(ids, link.index, columns)
-        budgets = np.full(len(ids), self._spec.max_new_tokens, np.uint32)
-        link.send(PromptColumns(names, lens, tokens, budgets, np.zeros(len(ids), np.uint32)))
-        link.outstanding += len(ids)
-        link.waiting_prefill_tokens += len(tokens)
-        link.last_prompt_ns = now_ns
-
-    def _deliver(self, link: Link, columns: TokenColumns) -> None:
-        """Store a frame, tell LoadGen, and refill the worker's window."""
-        now_ns = time.monotonic_ns()
-        arrivals = self.ledger.add_tokens(link.index, columns, now_ns)
-        if len(arrivals.first_slots):
-            self._report_first(link, arrivals)
-        if len(arrivals.finished_slots):
-            self._report_finished(link, arrivals, now_ns)
-        if len(arrivals.first_slots) or len(arrivals.finished_slots):
-            link.report_delays_ns.append(time.monotonic_ns() - columns.produced_ns)
-
-    def _report_first(self, link: Link, arrivals: Arrivals) -> None:
-        slots = arrivals.first_slots
-        link.waiting_prefill_tokens -= self.ledger.sum_prompt_lens(slots)
-        if self._sut.reports_first_tokens:
-            self._sut.first_tokens(self.ledger.loadgen_ids(slots), self.ledger.addresses(slots))
-
-    def _report_finished(self, link: Link, arrivals: Arrivals, now_ns: int) -> None:
-        slots = arrivals.finished_slots
-        counts = self.ledger.token_counts(slots)
-        self._sut.complete(self.ledger.loadgen_ids(slots), self.ledger.addresses(slots), counts)
-        empty = slots[np.array(counts) == 0]
-        link.waiting_prefill_tokens -= self.ledger.sum_prompt_lens(empty)
-        link.outstanding -= len(slots)
-        self.ledger.finish(slots, arrivals.finish_reasons, now_ns)
-        if len(self._backlog):
-            self._dispatch()
+            self.flow.take(ids, samples, issued_ns)
+        self.flow.dispatch()

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
+from coordinator.access import Access
 from coordinator.config import RunConfig
+from protos.security import SecurityFiles
 from sut import dataset, settings
 from sut.dataset import Dataset
 from sut.settings import GenerationConfig
@@ -18,6 +20,8 @@ class Inputs:
     """Text of the run's own user.conf."""
     audit_conf: str | None
     """Text of the compliance test's audit.config."""
+    access: Access
+    """How to reach the workers."""
 
     @classmethod
     def read(cls, config: RunConfig) -> "Inputs":
@@ -28,6 +32,9 @@ class Inputs:
         """
         if config.run_dir.exists() and not config.overwrite:
             raise ValueError(f"--output-dir: {config.run_dir} exists; --overwrite replaces it")
+        access = Access.read(
+            SecurityFiles(config.tls_ca, config.tls_cert, config.tls_key, config.run_token_file)
+        )
         generation = settings.load_generation_config(
             config.generation_config, config.mode, config.max_new_tokens
         )
@@ -43,4 +50,4 @@ class Inputs:
             num_samples=data.num_samples,
             target_qps=config.target_qps,
         )
-        return cls(data, generation, user_conf, audit_conf)
+        return cls(data, generation, user_conf, audit_conf, access)

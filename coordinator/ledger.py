@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from protos.frames import FrameError, Requests, TokenColumns, name_requests, slots_of
+from protos.frames import FrameError, Requests, TokenColumns, TokenIds, name_requests, slots_of
 
 TOKEN_BYTES = 4
 NO_WORKER = -1
@@ -21,15 +21,22 @@ DONE = np.dtype(
         ("sample", "i8"),
         ("worker", "i4"),
         ("reason", "u1"),
+        ("losses", "u2"),
         ("prompt_len", "i8"),
+        ("prefill_len", "i8"),
         ("num_tokens", "i8"),
         ("issued_ns", "i8"),
         ("sent_ns", "i8"),
+        ("given_ns", "i8"),
         ("first_ns", "i8"),
         ("done_ns", "i8"),
     ]
 )
-"""One finished request; times are the coordinator's monotonic clock, first_ns is 0 for an empty answer."""
+"""One request; times are the coordinator's monotonic clock, first_ns is 0 before a first token.
+
+losses: times it was taken from a worker. prefill_len: tokens its worker must prefill before it answers.
+sent_ns: when it first went out; given_ns: when its present worker got it.
+"""
 
 
 class Arrivals(NamedTuple):
@@ -41,20 +48,24 @@ class Arrivals(NamedTuple):
     """Requests that are complete."""
     finish_reasons: NDArray[np.uint8]
     """Why, same shape as finished_slots."""
+    prefilled_tokens: int
+    """Prefill of the requests that answer for the first time on this worker."""
 
 
 class Ledger:
     """Struct of arrays over slots; every method runs on the dispatcher thread."""
 
-    def __init__(self, max_new_tokens: int, num_slots: int = 1024) -> None:
+    def __init__(self, max_new_tokens: int, num_slots: int = 1024, first_generation: int = 0) -> None:
         """Reserve the arena; memory is committed only where tokens are written.
 
         Args:
             max_new_tokens: Longest answer of the run, in tokens.
             num_slots: Slots at first; they double when they run out.
+            first_generation: Below 2**32; drawn for each run, so that no run's names are another's.
         """
         self._row_tokens = max_new_tokens
-        self._generations = np.zeros(num_slots, np.uint32)
+        self._first_generation = first_generation
+        self._generations = np.full(num_slots, first_generation, np.uint32)
         self._mark = np.zeros(num_slots, np.int64)
         self._rows = np.zeros(num_slots, DONE)
         self._rows["worker"] = NO_WORKER
@@ -63,6 +74,8 @@ class Ledger:
         self._map = mmap.mmap(-1, self._arena_bytes(num_slots), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._arena = np.frombuffer(self._map, np.int32)
         self._done = np.zeros(num_slots, DONE)
+        self._num_resumed = 0
+        """Requests that continue on another worker and have not answered there yet."""
         self.num_done = 0
         self.num_tokens = 0
         """Tokens received so far."""
@@ -97,6 +110,8 @@ class Ledger:
         for name, column in columns.items():
             rows[name] = column
         rows["worker"] = worker
+        rows["prefill_len"] = rows["prompt_len"]
+        rows["given_ns"] = rows["sent_ns"]
         self._rows[slots] = rows
         self._loadgen_ids[slots] = ids
         return slots, name_requests(slots, self._generations[slots])
@@ -123,7 +138,11 @@ class Ledger:
         self.num_tokens += len(columns.tokens)
         first_slots = slots[(before == 0) & (after > 0)]
         self._rows["first_ns"][first_slots] = now_ns
-        return Arrivals(first_slots, slots[columns.finished_rows], columns.finish_reasons)
+        finished_slots = slots[columns.finished_rows]
+        prefilled_tokens = self._prefilled(first_slots) + self._prefilled(finished_slots)
+        if self._num_resumed:
+            prefilled_tokens += self._prefilled(slots[after > before])
+        return Arrivals(first_slots, finished_slots, columns.finish_reasons, prefilled_tokens)
 
     def finish(self, slots: Slots, reasons: NDArray[np.uint8], now_ns: int) -> None:
         """Move requests from flight to the record of finished ones; frees their slots and their tokens."""
@@ -138,6 +157,57 @@ class Ledger:
         self._rows["worker"][slots] = NO_WORKER
         self._generations[slots] += 1
         self._free.extend(slots.tolist())
+
+    def held_by(self, worker: int) -> Slots:
+        """List the requests in flight on a worker."""
+        return np.flatnonzero(self._rows["worker"] == worker)
+
+    def in_flight(self) -> Slots:
+        """List all requests in flight, those that no worker has included."""
+        flying = np.ones(len(self._rows), np.bool_)
+        flying[self._free] = False
+        return np.flatnonzero(flying)
+
+    def names(self, slots: Slots) -> Requests:
+        """Name requests as the wire does."""
+        return name_requests(slots, self._generations[slots])
+
+    def rows(self, slots: Slots) -> NDArray[np.void]:
+        """Copy what is known of requests, dtype DONE."""
+        found: NDArray[np.void] = self._rows[slots]
+        return found
+
+    def take_away(self, slots: Slots) -> None:
+        """Take requests from their worker; under their old names nothing more is accepted."""
+        rows = self._rows[slots]
+        resumed = (rows["prefill_len"] > 0) & (rows["losses"] > 0)
+        self._num_resumed -= int(resumed.sum())
+        rows["worker"] = NO_WORKER
+        rows["losses"] += 1
+        rows["prefill_len"] = 0
+        self._rows[slots] = rows
+        self._generations[slots] += 1
+
+    def hand_on(self, slots: Slots, worker: int, now_ns: int) -> Requests:
+        """Give requests that were taken away to another worker, (R,); returns their new names."""
+        rows = self._rows[slots]
+        rows["worker"] = worker
+        rows["prefill_len"] = rows["prompt_len"] + rows["num_tokens"]
+        rows["given_ns"] = now_ns
+        self._rows[slots] = rows
+        self._num_resumed += len(slots)
+        return self.names(slots)
+
+    def answers(self, slots: Slots) -> tuple[Slots, TokenIds]:
+        """Copy the tokens received of requests.
+
+        Returns:
+            (R,) counts, and (T,) tokens end to end.
+        """
+        counts: Slots = self._rows["num_tokens"][slots].astype(np.int64)
+        starts = (slots * self._row_tokens).tolist()
+        parts = [self._arena[s : s + n] for s, n in zip(starts, counts.tolist(), strict=True)]
+        return counts, np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
     def loadgen_ids(self, slots: Slots) -> list[int]:
         """List LoadGen's ids of slots."""
@@ -154,9 +224,15 @@ class Ledger:
         counts: list[int] = self._rows["num_tokens"][slots].tolist()
         return counts
 
-    def sum_prompt_lens(self, slots: Slots) -> int:
-        """Add up the prompt tokens of slots."""
-        return int(self._rows["prompt_len"][slots].sum())
+    def _prefilled(self, slots: Slots) -> int:
+        """Note that requests have answered on their worker; returns what it had to prefill for them."""
+        if not len(slots):
+            return 0
+        prefill_lens = self._rows["prefill_len"][slots]
+        if self._num_resumed:
+            self._num_resumed -= int(((prefill_lens > 0) & (self._rows["losses"][slots] > 0)).sum())
+        self._rows["prefill_len"][slots] = 0
+        return int(prefill_lens.sum())
 
     def _check_rows(self, worker: int, requests: Requests, slots: Slots) -> None:
         if len(slots) and slots.max() >= len(self._rows):
@@ -189,7 +265,8 @@ class Ledger:
         del self._arena
         self._map.resize(self._arena_bytes(2 * old))
         self._arena = np.frombuffer(self._map, np.int32)
-        self._generations = np.concatenate([self._generations, np.zeros_like(self._generations)])
+        added_generations = np.full_like(self._generations, self._first_generation)
+        self._generations = np.concatenate([self._generations, added_generations])
         self._mark = np.zeros(2 * old, np.int64)
         added = np.zeros_like(self._rows)
         added["worker"] = NO_WORKER

@@ -52,8 +52,12 @@ class WorkerRow:
     tokens: int
     frames: int
     engine_steps: int
+    streams: int
+    """Times that a stream to the worker was opened: 1, and 1 more for each time it was taken back."""
+    dropped_tokens: int
+    """Came after their request had been moved to another worker."""
     round_trip_ns: int
-    """Shortest ping."""
+    """Shortest ping of the last stream."""
     clock_offset_ns: int
     """Worker's monotonic clock minus the coordinator's, from that ping."""
     info: dict[str, object]
@@ -65,11 +69,13 @@ class WorkerRow:
         return cls(
             address=link.address,
             requests=num_requests,
-            tokens=link.num_tokens,
-            frames=link.num_frames,
-            engine_steps=link.last_pong.steps,
-            round_trip_ns=link.round_trip_ns,
-            clock_offset_ns=link.clock_offset_ns,
+            tokens=sum(stream.num_tokens for stream in link.streams),
+            frames=sum(stream.num_frames for stream in link.streams),
+            engine_steps=sum(stream.last_pong.steps for stream in link.streams),
+            streams=len(link.streams),
+            dropped_tokens=link.num_dropped_tokens,
+            round_trip_ns=link.stream.round_trip_ns,
+            clock_offset_ns=link.stream.clock_offset_ns,
             info=MessageToDict(link.info, preserving_proto_field_name=True),
         )
 
@@ -89,6 +95,12 @@ class Summary:
     """From the engine's hand-over to the return of LoadGen's call, frames with a first token or an end."""
     answer_tokens: Spread
     workers: list[WorkerRow]
+    losses: list[dict[str, object]]
+    """Each loss of a worker: see continuation.Loss."""
+    continuations: list[dict[str, object]]
+    """Each request that went on elsewhere, once per time: see continuation.Continuation."""
+    overdue: list[dict[str, object]]
+    """Queries older than their deadline, as they were when found: see watch.Overdue."""
 
     @classmethod
     def of(cls, dispatcher: Dispatcher) -> "Summary":
@@ -102,10 +114,19 @@ class Summary:
             latency_ns=Spread.of(done["done_ns"] - done["issued_ns"]),
             queued_ns=Spread.of(done["sent_ns"] - done["issued_ns"]),
             report_delay_ns=Spread.of(
-                np.concatenate([np.array(k.report_delays_ns) + k.clock_offset_ns for k in dispatcher.links])
+                np.concatenate(
+                    [
+                        np.array(stream.report_delays_ns) + stream.clock_offset_ns
+                        for link in dispatcher.links
+                        for stream in link.streams
+                    ]
+                )
             ),
             answer_tokens=Spread.of(done["num_tokens"]),
             workers=[WorkerRow.of(k, int((done["worker"] == k.index).sum())) for k in dispatcher.links],
+            losses=[loss._asdict() for loss in dispatcher.flow.continuations.losses],
+            continuations=[moved._asdict() for moved in dispatcher.flow.continuations.done],
+            overdue=[query._asdict() for query in dispatcher.overdue],
         )
 
 
@@ -149,7 +170,7 @@ class RunRecord:
             lines.append(f"   reason: {verdict.reason}")
         lines += [f"   LoadGen {key:<48} {value}" for key, value in self.loadgen.items()]
         lines += self._latency_lines() + self._worker_lines()
-        lines += [f"   {'ok  ' if c.passed else 'FAIL'} {c.name:<15} {c.seen}" for c in verdict.checks]
+        lines += [f"   {c.mark} {c.name:<15} {c.seen}" for c in verdict.checks]
         lines += [f"   no submission run: {text}" for text in verdict.deviations]
         return "\n".join(lines)
 
@@ -170,9 +191,12 @@ class RunRecord:
 
     def _worker_lines(self) -> list[str]:
         rows = [] if self.summary is None else self.summary.workers
-        lines = [f"   {'worker':<22}{'requests':>10}{'tokens':>12}{'frames':>10}{'steps':>10}{'ping ms':>9}"]
+        lines = [
+            f"   {'worker':<22}{'requests':>10}{'tokens':>12}{'frames':>10}{'steps':>10}{'ping ms':>9}"
+            f"{'streams':>9}"
+        ]
         return lines + [
             f"   {row.address:<22}{row.requests:>10}{row.tokens:>12}{row.frames:>10}{row.engine_steps:>10}"
-            f"{row.round_trip_ns / 1e6:>9.3f}"
+            f"{row.round_trip_ns / 1e6:>9.3f}{row.streams:>9}"
             for row in rows
         ]

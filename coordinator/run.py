@@ -10,30 +10,33 @@ import gc
 import logging
 import os
 import platform
-import shutil
-import signal
 import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
-import numpy as np
-
-from coordinator.config import RunConfig
-from coordinator.dispatcher import Dispatcher, Limits
+from coordinator.config import LossPolicy, RunConfig
+from coordinator.dispatcher import Deadline, Dispatcher
+from coordinator.fleet import Patience
+from coordinator.flow import Task
 from coordinator.inputs import Inputs
+from coordinator.interrupt import Interrupted, Interrupts
+from coordinator.outputs import Outputs
 from coordinator.progress import Progress
+from coordinator.pulse import Pulse
 from coordinator.record import RunRecord, Summary
+from coordinator.run_dir import RunDir
+from coordinator.stream import Limits
+from coordinator.tally import tally
 from protos import worker_pb2 as pb
 from sut import settings
 from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
-from sut.results.verdict import Counts, Outcome, Verdict
+from sut.results.verdict import Outcome, Verdict
 from sut.settings import Mode
 from sut.sut import SUT
 
@@ -41,14 +44,9 @@ logger = logging.getLogger(__name__)
 
 # LoadGen's issue thread waits for the interpreter lock at most about this long; it counts in TTFT.
 SWITCH_INTERVAL_S = 0.0005
-
-
-class Interrupted(BaseException):
-    """A signal asked the run to end."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.exit_code = 128 + signum
+# How long leaving may take, and what of it the received outputs may: an interrupted user waits.
+LEAVE_TIMEOUT_S = {Outcome.INTERRUPTED: 8.0, Outcome.FAILED: 120.0}
+SALVAGE_TIMEOUT_S = {Outcome.INTERRUPTED: 3.0, Outcome.FAILED: 100.0}
 
 
 class Run:
@@ -60,16 +58,17 @@ class Run:
         Raises:
             ValueError: Names flag or file, value and bound.
         """
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, _interrupt)
+        self._interrupts = Interrupts()
         self._begun_s = time.monotonic()
         self._config = config
         self._inputs = Inputs.read(config)
         self._dataset, self._generation = self._inputs.dataset, self._inputs.generation
         self._test = LoadGenTest(self._inputs.user_conf, config.scenario, config.mode)
         self._run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
+        self._dir = RunDir(config.run_dir)
         self._started_utc = datetime.now(UTC).isoformat(timespec="seconds")
         self._versions = _versions()
+        self._pulse = Pulse()
         self._ended = threading.Event()
         self._failure: str | None = None
         self._lock = threading.Lock()
@@ -85,24 +84,32 @@ class Run:
 
         Thread: main.
         """
-        config, generation = self._config, self._generation
-        limits = Limits(config.worker_timeout_s, config.stall_timeout_s)
-        self._dispatcher = Dispatcher(config.workers, limits, self.fail)
+        config = self._config
+        patience = Patience(
+            limits=Limits(config.worker_timeout_s, config.stall_timeout_s),
+            no_worker_s=config.no_worker_timeout_s,
+            continues=config.on_worker_loss is LossPolicy.CONTINUE,
+        )
+        deadline = Deadline(config.query_timeout_s, config.on_overdue_query)
+        self._dispatcher = Dispatcher(config.workers, self._inputs.access, patience, deadline, self.fail)
         self._dispatcher.wait_ready(config.ready_timeout_s)
         info = self._dispatcher.links[0].info
         self._dataset.check(
             vocab_size=info.vocab_size,
             max_model_len=info.max_model_len,
-            max_new_tokens=generation.max_new_tokens,
+            max_new_tokens=self._generation.max_new_tokens,
         )
-        self._sut = SUT(
-            config.scenario, self._dispatcher.submit, lambda error: self.fail(f"issue: {error!r}")
-        )
-        spec = pb.RunSpec(**dataclasses.asdict(generation))
-        self._spec_hash = self._dispatcher.open(
-            self._run_id, spec, self._dataset, self._sut, self._block_len()
-        )
-        self._make_run_dir()
+        self._open()
+        # From here on there is something to leave behind: a signal must find `execute`.
+        self._interrupts.hold()
+        try:
+            self._dir.make(self._inputs.user_conf, self._inputs.audit_conf)
+            self._outputs = Outputs(self._dir.path, self.fail)
+            unfinished = Verdict(Outcome.UNFINISHED, "the coordinator has not ended this run")
+            self._dir.write(self._record(unfinished, {}))
+        except OSError as error:
+            self._dir.remove()
+            raise ValueError(f"--output-dir: cannot write {self._dir.path}: {error}") from error
         logger.info(
             "run %s on %d workers, specification %s", self._run_id, len(config.workers), self._spec_hash
         )
@@ -116,13 +123,12 @@ class Run:
         Thread: main.
         """
         try:
+            self._interrupts.release()
             _quiet_interpreter()
             self._drive_loadgen()
             if self._failure is None:
                 record = self._judge()
-            for signum in (signal.SIGINT, signal.SIGTERM):
-                # What is left is short and must be whole.
-                signal.signal(signum, signal.SIG_IGN)
+            self._interrupts.ignore()
         except Interrupted as interruption:
             self._leave(Outcome.INTERRUPTED, f"interrupted by {interruption}", interruption.exit_code)
         except Exception as error:
@@ -130,10 +136,7 @@ class Run:
             self.fail(f"harness: {error!r}")
         if self._failure is not None:
             self._leave(Outcome.FAILED, self._failure, verdict.exit_code(Outcome.FAILED))
-        record.write(self._config.run_dir / "run.json")
-        print(record.table())  # noqa: T201 - the final result
-        self._dispatcher.close()
-        return verdict.exit_code(record.verdict.outcome)
+        return self._end(record)
 
     def fail(self, reason: str) -> None:
         """End the run; the first reason counts.
@@ -145,22 +148,20 @@ class Run:
                 self._failure = reason
         self._ended.set()
 
-    @property
-    def _audit_config(self) -> Path | None:
-        """The run's own copy: the given file may lie in the directory that --overwrite empties."""
-        return None if self._inputs.audit_conf is None else self._config.run_dir / "audit.config"
-
-    def _make_run_dir(self) -> None:
-        run_dir = self._config.run_dir
-        try:
-            if run_dir.exists():
-                shutil.rmtree(run_dir)
-            run_dir.mkdir(parents=True)
-            (run_dir / "user.conf").write_text(self._inputs.user_conf, encoding="utf-8")
-            if self._audit_config is not None:
-                self._audit_config.write_text(self._inputs.audit_conf or "", encoding="utf-8")
-        except OSError as error:
-            raise ValueError(f"--output-dir: cannot write {run_dir}: {error}") from error
+    def _open(self) -> None:
+        self._sut = SUT(
+            self._config.scenario, self._dispatcher.submit, lambda error: self.fail(f"issue: {error!r}")
+        )
+        task = Task(
+            dataset=self._dataset,
+            sut=self._sut,
+            max_new_tokens=self._generation.max_new_tokens,
+            block_len=self._block_len(),
+            max_losses=self._config.max_worker_losses,
+            keep=lambda samples, counts, tokens: self._outputs.keep(samples, counts, tokens),
+        )
+        spec = pb.RunSpec(**dataclasses.asdict(self._generation))
+        self._spec_hash = self._dispatcher.open(self._run_id, spec, task, lambda: self._outputs.flush())
 
     def _block_len(self) -> int:
         """Samples of one data-set copy in an Offline query."""
@@ -171,14 +172,16 @@ class Run:
 
     def _drive_loadgen(self) -> None:
         """Run LoadGen on its own thread and watch it from this one."""
-        progress = Progress(self._dispatcher, lambda: generated_samples(self._config.run_dir))
+        progress = Progress(self._dispatcher, lambda: generated_samples(self._dir.path))
         thread = threading.Thread(target=self._start_test, name="loadgen", daemon=True)
+        self._pulse.start(self._dispatcher.loop)
         started_s = time.monotonic()
         self._ready_s = started_s - self._begun_s
         thread.start()
         while not self._ended.wait(progress.interval_s):
             progress.tick()
         self._wall_s = time.monotonic() - started_s
+        self._pulse.stop()
         progress.end()
 
     def _start_test(self) -> None:
@@ -187,8 +190,8 @@ class Run:
             self._test.run(
                 self._dataset.num_samples,
                 self._sut.issue_queries,
-                self._config.run_dir,
-                self._audit_config,
+                self._dir.path,
+                self._dir.audit_config,
             )
         except Exception as error:
             logger.exception("LoadGen failed")
@@ -198,29 +201,35 @@ class Run:
             self._ended.set()
 
     def _judge(self) -> RunRecord:
-        pongs = self._dispatcher.settle()
-        ledger = self._dispatcher.ledger
-        counts = Counts(
-            num_issued=self._dispatcher.num_issued,
-            num_done=ledger.num_done,
-            num_distinct=len(np.unique(ledger.done["sample"])),
-            num_short=int((ledger.done["num_tokens"] < 2).sum()),
-            received_tokens=ledger.num_tokens,
-            reported_tokens=int(ledger.done["num_tokens"].sum()),
-            produced_tokens=sum(pong.produced_tokens for pong in pongs),
-        )
+        self._dispatcher.settle()
         config = self._config
         judged, detail = verdict.judge(
-            config.run_dir, config.scenario, config.mode, self._dataset.num_samples, counts
+            self._dir.path,
+            config.scenario,
+            config.mode,
+            self._dataset.num_samples,
+            tally(self._dispatcher),
+            self._pulse.telemetry(),
         )
         return self._record(judged, verdict.headline(config.scenario, detail))
+
+    def _end(self, record: RunRecord) -> int:
+        """Leave a complete run."""
+        outcome = record.verdict.outcome
+        verdict.set_aside(self._dir.path, outcome)
+        self._dir.write(record)
+        self._dir.release_space()
+        self._dispatcher.close()
+        self._outputs.discard()
+        print(record.table())  # noqa: T201 - the final result
+        return verdict.exit_code(outcome)
 
     def _record(self, judged: Verdict, loadgen: dict[str, object]) -> RunRecord:
         data = self._dataset
         return RunRecord(
             run_id=self._run_id,
             scenario=self._config.scenario,
-            mode=self._config.run_dir.name,
+            mode=self._dir.path.name,
             verdict=judged,
             started_utc=self._started_utc,
             ready_s=self._ready_s,
@@ -236,25 +245,35 @@ class Run:
         )
 
     def _leave(self, outcome: Outcome, reason: str, code: int) -> NoReturn:
-        """Leave the process, and LoadGen's thread with it: the one fatal exit."""
+        """Leave the process, and LoadGen's thread with it: the one fatal exit.
+
+        Its time is bounded, whatever a disk or a worker does, and no step depends on the one before.
+        """
+        timer = threading.Timer(LEAVE_TIMEOUT_S[outcome], os._exit, (code,))
+        timer.daemon = True
+        timer.start()
         logger.error("run %s: %s", outcome, reason)
-        try:
-            record = self._record(Verdict(outcome, reason), {})
-            sys.stdout.write(record.table() + "\n")
-            record.write(self._config.run_dir / "run.json")
-            self._dispatcher.close()
-            sys.stdout.flush()
-        except Exception:
-            logger.exception("while leaving")
-        finally:
-            logging.shutdown()
-            os._exit(code)
+        record = self._record(Verdict(outcome, reason), {})
+        steps: tuple[Callable[[], object], ...] = (
+            lambda: self._dir.write(record),
+            lambda: verdict.set_aside(self._dir.path, outcome),
+            lambda: self._abandon(outcome),
+            self._dir.release_space,
+            lambda: print(record.table(), flush=True),  # noqa: T201 - the final result
+        )
+        for step in steps:
+            try:
+                step()
+            except Exception:
+                logger.exception("while leaving")
+        logging.shutdown()
+        os._exit(code)
 
-
-def _interrupt(signum: int, _: FrameType | None) -> None:
-    """Turn the first signal into an exception on main; a second one kills at once."""
-    signal.signal(signum, signal.SIG_DFL)
-    raise Interrupted(signum)
+    def _abandon(self, outcome: Outcome) -> None:
+        """Tell the workers to empty their engines, and keep what they have brought."""
+        unfinished = self._dispatcher.stop()
+        states = ["partial" if count else "waiting" for count in unfinished.counts.tolist()]
+        logger.error("%s", self._outputs.salvage(*unfinished, states, SALVAGE_TIMEOUT_S[outcome]))
 
 
 def _versions() -> dict[str, str]:

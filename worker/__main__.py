@@ -5,6 +5,7 @@ import logging
 import sys
 
 from worker.config import BadInput, EngineKind, Parser, parse
+from worker.door import Door
 from worker.engine import Engine, EngineDead
 from worker.server import Server
 
@@ -55,7 +56,8 @@ def make_server(argv: list[str]) -> Server:
     """
     try:
         config, model, engine_argv = parse(argv)
-        return Server(config, make_engine(config.engine, model, engine_argv))
+        door = Door.read(config.security_files)
+        return Server(config, make_engine(config.engine, model, engine_argv), door)
     except ValueError as error:
         raise BadInput(str(error)) from error
 

@@ -1,9 +1,13 @@
 """The worker daemon's own flags; an engine's flags are the engine's."""
 
 import argparse
+import ipaddress
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from pathlib import Path
 from typing import NoReturn
+
+from protos.security import SecurityFiles
 
 
 class BadInput(Exception):
@@ -24,13 +28,23 @@ class WorkerConfig:
     engine: EngineKind = EngineKind.VLLM
     """vllm: the product; counting: answers computable by hand, for tests."""
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 opens the worker to the network, unencrypted."""
+    """Address to listen on; one that is not loopback needs TLS or --insecure."""
     port: int = 50051
     """TCP port, 1 to 65535."""
     frame_hold_ms: float = 20.0
     """Longest wait of tokens that are neither the first nor the last of a request."""
     drain_timeout_s: float = 30.0
     """How long SIGTERM lets the current run go on."""
+    insecure: bool = False
+    """Serve the network in plaintext."""
+    tls_cert: Path | None = None
+    """Own certificate (PEM): speak TLS."""
+    tls_key: Path | None = None
+    """Its private key (PEM)."""
+    tls_ca: Path | None = None
+    """Let in only clients whose certificates this CA has signed (PEM): mutual TLS."""
+    run_token_file: Path | None = None
+    """Holds the secret that a run must show."""
     coordinator_timeout_s: float = 15.0
     """When a run ends whose coordinator says nothing or reads nothing; it pings each second."""
 
@@ -48,6 +62,31 @@ class WorkerConfig:
             raise ValueError(f"--drain-timeout-s: {self.drain_timeout_s} is below 0")
         if not 2 <= self.coordinator_timeout_s <= 86_400:
             raise ValueError(f"--coordinator-timeout-s: {self.coordinator_timeout_s} is not in 2..86400")
+        self._check_exposure()
+
+    def _check_exposure(self) -> None:
+        if self.insecure and any((self.tls_cert, self.tls_key, self.tls_ca)):
+            raise ValueError("--insecure: stands for plaintext, and a --tls flag is given too")
+        if not self.insecure and self.tls_cert is None and not _is_loopback(self.host):
+            raise ValueError(
+                f"--host: {self.host!r} is not a loopback address: give --tls-cert and --tls-key, "
+                "or --insecure for plaintext"
+            )
+
+    @property
+    def security_files(self) -> SecurityFiles:
+        """What the door reads."""
+        return SecurityFiles(self.tls_ca, self.tls_cert, self.tls_key, self.run_token_file)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        # A name may resolve to anything.
+        return False
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,6 +116,9 @@ def build_parser() -> Parser:
     parser.add_argument("--port", type=int, default=defaults.port, help="TCP port")
     parser.add_argument("--frame-hold-ms", type=float, default=defaults.frame_hold_ms)
     parser.add_argument("--drain-timeout-s", type=float, default=defaults.drain_timeout_s)
+    parser.add_argument("--insecure", action="store_true", help="serve the network in plaintext")
+    for name in ("--tls-cert", "--tls-key", "--tls-ca", "--run-token-file"):
+        parser.add_argument(name, type=Path, metavar="FILE")
     parser.add_argument("--coordinator-timeout-s", type=float, default=defaults.coordinator_timeout_s)
     return parser
 

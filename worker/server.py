@@ -12,6 +12,7 @@ from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.frames import CHANNEL_OPTIONS, SERVICE
 from worker.config import BadInput, WorkerConfig
+from worker.door import Door
 from worker.engine import Engine, EngineDead
 from worker.servicer import WorkerServicer
 
@@ -24,8 +25,9 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Server:
     """One gRPC server over one engine."""
 
-    def __init__(self, config: WorkerConfig, engine: Engine) -> None:
+    def __init__(self, config: WorkerConfig, engine: Engine, door: Door | None = None) -> None:
         self._config = config
+        self._door = door or Door()
         self._engine = engine
         self._servicer = WorkerServicer(engine, int(config.frame_hold_ms * 1e6), config.coordinator_timeout_s)
         self._health = health.aio.HealthServicer()
@@ -52,14 +54,14 @@ class Server:
 
     async def _listen(self) -> grpc.aio.Server:
         """Open the port before the engine loads, so that health answers while it does."""
-        server = grpc.aio.server(options=CHANNEL_OPTIONS)
+        server = grpc.aio.server(interceptors=[self._door], options=CHANNEL_OPTIONS)
         rpc.add_WorkerServicer_to_server(self._servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         await self._set_health(NOT_SERVING)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         address = f"{self._config.host}:{self._config.port}"
         try:
-            server.add_insecure_port(address)
+            self._door.add_port(server, address)
         except RuntimeError as error:
             raise BadInput(f"--port: cannot listen on {address}, is it in use?") from error
         await server.start()

@@ -2,6 +2,7 @@
 
 | what happened | status |
 |---|---|
+| no run token, a wrong one, or one that this worker does not have (door.py) | UNAUTHENTICATED |
 | malformed message, wrong order, prompt outside the limits | INVALID_ARGUMENT |
 | another run holds the worker, not ready, other protocol version | FAILED_PRECONDITION |
 | more in flight than a worker takes | RESOURCE_EXHAUSTED |

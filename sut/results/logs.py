@@ -1,18 +1,21 @@
 """Read LoadGen's own files after a run."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 _MARK = ":::MLLOG "
+# A rate over one Server query is 0 / 0, which LoadGen writes as C++ does.
+_NO_NUMBER = re.compile(r'(?<="value": )-?(nan|inf)(?=,)')
 
 
 class DetailLog(NamedTuple):
     """mlperf_log_detail.txt."""
 
     values: dict[str, object]
-    """Last value of each key."""
+    """Last value of each key; None for one that is no number."""
     errors: list[str]
     """Key and value of each line that LoadGen marks as an error, in order."""
 
@@ -39,7 +42,7 @@ def read_detail(path: Path) -> DetailLog:
     with path.open(encoding="utf-8") as file:
         for line in file:
             if line.startswith(_MARK):
-                entry = json.loads(line[len(_MARK) :])
+                entry = json.loads(_NO_NUMBER.sub("null", line[len(_MARK) :]))
                 values[entry["key"]] = entry["value"]
                 if entry["metadata"]["is_error"]:
                     errors.append(f"{entry['key']}: {entry['value']}")

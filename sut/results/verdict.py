@@ -1,22 +1,27 @@
 """Is the run what it claims to be: LoadGen's result, and what LoadGen does not check itself."""
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from sut.results.logs import AccuracyLog, DetailLog, read_accuracy, read_detail
-from sut.settings import (
-    ACCURACY_SAMPLE_COUNT,
-    MIN_DURATION_MS,
-    PERFORMANCE_SAMPLE_COUNT,
-    Mode,
-    Scenario,
-)
+from sut.results import checks
+from sut.results.checks import Check, Counts, Telemetry
+from sut.results.deviations import deviations
+from sut.results.logs import DetailLog, read_accuracy, read_detail
+from sut.settings import ACCURACY_SAMPLE_COUNT, Mode, Scenario
+
+_SUMMARY = "mlperf_log_summary.txt"
+_DETAIL = "mlperf_log_detail.txt"
+_ACCURACY = "mlperf_log_accuracy.json"
+REJECTED_PREFIX = "rejected_"
 
 
 class Outcome(StrEnum):
     """How a run ended."""
 
+    UNFINISHED = "UNFINISHED"
+    """The coordinator has not ended this run: it goes on, or its process is gone."""
     VALID = "VALID"
     INVALID = "INVALID"
     FAILED = "FAILED"
@@ -24,17 +29,8 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One line of the verdict."""
-
-    name: str
-    passed: bool
-    seen: str
-
-
-@dataclass(frozen=True, slots=True)
 class Verdict:
-    """All of them."""
+    """The outcome and what led to it."""
 
     outcome: Outcome
     reason: str
@@ -44,35 +40,15 @@ class Verdict:
     """Where the run's settings differ from those of a submission; they do not make it INVALID."""
 
     @classmethod
-    def of(cls, checks: list[Check], deviations: list[str]) -> "Verdict":
+    def of(cls, made: list[Check], deviating: list[str]) -> "Verdict":
         """Judge a complete run by its checks."""
-        failed = [f"{check.name}: {check.seen}" for check in checks if not check.passed]
+        failed = [f"{check.name}: {check.seen}" for check in made if not check.passed]
         outcome = Outcome.INVALID if failed else Outcome.VALID
-        return cls(outcome, "; ".join(failed), tuple(checks), tuple(deviations))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """What the coordinator counted by itself."""
-
-    num_issued: int
-    """Requests that LoadGen issued."""
-    num_done: int
-    """Requests reported complete."""
-    num_distinct: int
-    """Distinct samples among them."""
-    num_short: int
-    """Answers of 0 or 1 tokens."""
-    received_tokens: int
-    """Tokens stored from frames."""
-    reported_tokens: int
-    """Sum of n_tokens given to LoadGen."""
-    produced_tokens: int
-    """Sum of what the engines say they produced."""
+        return cls(outcome, "; ".join(failed), tuple(made), tuple(deviating))
 
 
 def judge(
-    log_dir: Path, scenario: Scenario, mode: Mode, num_samples: int, counts: Counts
+    log_dir: Path, scenario: Scenario, mode: Mode, num_samples: int, counts: Counts, telemetry: Telemetry
 ) -> tuple[Verdict, DetailLog]:
     """Check a run that LoadGen has ended.
 
@@ -82,116 +58,71 @@ def judge(
         mode: Performance or accuracy.
         num_samples: Rows of the data set.
         counts: The coordinator's own.
+        telemetry: Its pauses and its clock, from StartTest to its end.
 
     Returns:
         The verdict and LoadGen's detail log.
     """
-    detail = read_detail(log_dir / "mlperf_log_detail.txt")
-    accuracy = read_accuracy(log_dir / "mlperf_log_accuracy.json")
-    checks = [
-        _loadgen_errors(detail),
-        _completion(counts),
-        _token_counts(counts),
-        _logged_tokens(accuracy, counts.reported_tokens if mode is Mode.ACCURACY else None),
-    ]
-    if mode is Mode.PERFORMANCE:
-        checks.insert(0, _loadgen_result(detail))
-        checks.append(_coverage(detail, num_samples, counts))
+    detail = read_detail(log_dir / _DETAIL)
+    accuracy = read_accuracy(log_dir / _ACCURACY)
+    performance = mode is Mode.PERFORMANCE
+    if performance:
+        coverage = checks.coverage(detail, num_samples, counts)
     else:
-        checks.append(_accuracy_coverage(accuracy, min(num_samples, ACCURACY_SAMPLE_COUNT)))
-    checks.append(Check("short_answers", True, f"{counts.num_short} answers of 0 or 1 tokens"))
-    return Verdict.of(checks, deviations(detail, scenario, mode)), detail
+        coverage = checks.accuracy_coverage(accuracy, min(num_samples, ACCURACY_SAMPLE_COUNT))
+    made = [
+        *([checks.loadgen_result(detail)] if performance else []),
+        checks.loadgen_errors(detail),
+        checks.completion(counts),
+        checks.tokens(counts),
+        checks.loadgen_tokens(detail, scenario, counts),
+        checks.accuracy_log(accuracy, None if performance else counts.reported_tokens),
+        coverage,
+        checks.configuration(counts),
+        checks.continuation(counts),
+        checks.short_answers(counts),
+        checks.pauses(telemetry),
+        checks.clock(telemetry),
+    ]
+    return Verdict.of(made, deviations(detail, scenario, mode)), detail
 
 
-def deviations(detail: DetailLog, scenario: Scenario, mode: Mode) -> list[str]:
-    """List what a submission would not allow in the settings that LoadGen says it used.
+def set_aside(log_dir: Path, outcome: Outcome) -> tuple[str, ...]:
+    """Rename LoadGen's logs so that no submission checker takes them for those of a good run.
 
-    Source: tools/submission/submission_checker (v6.1): sample counts, 600 s, 6,396 samples, latency limits.
+    That is due where the run is not VALID but LoadGen's logs do not say so: they say VALID, or they have
+    no say (accuracy mode), or they look complete though the run failed. Logs that LoadGen itself calls
+    INVALID after a complete run stay.
+
+    Args:
+        log_dir: LoadGen's output directory; a missing or torn log is none.
+        outcome: How the run ended.
+
+    Returns:
+        The new names; empty when nothing was due.
+
+    Raises:
+        OSError: A log cannot be read or renamed.
     """
-    if detail.values.get("effective_accuracy_log_sampling_target"):
-        # A compliance test: its audit.config decides.
-        return []
-    expected: dict[str, object] = {
-        "effective_performance_sample_count": PERFORMANCE_SAMPLE_COUNT,
-        "requested_use_token_latencies": True,
-    }
-    if mode is Mode.ACCURACY:
-        expected["effective_accuracy_sample_count"] = ACCURACY_SAMPLE_COUNT
-    found = [
-        f"{key} is {detail.values.get(key)}, not {value}"
-        for key, value in expected.items()
-        if detail.values.get(key) != value
-    ]
-    if mode is Mode.PERFORMANCE:
-        found += _below(detail, "effective_min_duration_ms", MIN_DURATION_MS)
-        if scenario is Scenario.OFFLINE:
-            found += _below(detail, "effective_samples_per_query", PERFORMANCE_SAMPLE_COUNT)
-        else:
-            found += _other_latencies(detail, scenario)
-    return found
+    if outcome is Outcome.VALID or not _may_mislead(log_dir, outcome):
+        return ()
+    renamed = []
+    for name in (_SUMMARY, _DETAIL, _ACCURACY):
+        if (log_dir / name).exists():
+            os.replace(log_dir / name, log_dir / f"{REJECTED_PREFIX}{name}")
+            renamed.append(f"{REJECTED_PREFIX}{name}")
+    return tuple(renamed)
 
 
-def _below(detail: DetailLog, key: str, bound: int) -> list[str]:
-    value = detail.values.get(key)
-    return [] if isinstance(value, int) and value >= bound else [f"{key} is {value}, below {bound}"]
+def _may_mislead(log_dir: Path, outcome: Outcome) -> bool:
+    summary, detail = _read(log_dir / _SUMMARY), _read(log_dir / _DETAIL)
+    if b"Result is : VALID" in summary or b'"key": "result_validity", "value": "VALID"' in detail:
+        return True
+    return bool(summary) and (outcome is not Outcome.INVALID or b"Result is : INVALID" not in summary)
 
 
-def _other_latencies(detail: DetailLog, scenario: Scenario) -> list[str]:
-    # mlperf.conf: Server 3000 and 80 ms, Interactive 2000 and 15 ms.
-    limits_ns = (
-        (2_000_000_000, 15_000_000) if scenario is Scenario.INTERACTIVE else (3_000_000_000, 80_000_000)
-    )
-    keys = ("requested_server_ttft_latency", "requested_server_tpot_latency")
-    return [
-        f"{key} is {detail.values.get(key)} ns, not {limit_ns}"
-        for key, limit_ns in zip(keys, limits_ns, strict=True)
-        if detail.values.get(key) != limit_ns
-    ]
-
-
-def _loadgen_result(detail: DetailLog) -> Check:
-    result = detail.values.get("result_validity")
-    reason = detail.values.get("result_invalid_reason")
-    return Check("loadgen_result", result == "VALID", f"{result}" + (f" ({reason})" if reason else ""))
-
-
-def _loadgen_errors(detail: DetailLog) -> Check:
-    first = f", first {detail.errors[0]}" if detail.errors else ""
-    return Check("loadgen_errors", not detail.errors, f"{len(detail.errors)} errors in the detail log{first}")
-
-
-def _completion(counts: Counts) -> Check:
-    same = counts.num_issued == counts.num_done
-    return Check("completion", same, f"{counts.num_issued} issued, {counts.num_done} complete")
-
-
-def _coverage(detail: DetailLog, num_samples: int, counts: Counts) -> Check:
-    loaded = detail.values.get("effective_performance_sample_count")
-    expected = min(num_samples, loaded) if isinstance(loaded, int) else num_samples
-    return Check("coverage", counts.num_distinct == expected, f"{counts.num_distinct} of {expected} samples")
-
-
-def _accuracy_coverage(accuracy: AccuracyLog, expected: int) -> Check:
-    once = [sample for sample in range(expected) if accuracy.entries[sample] == 1]
-    extra = accuracy.entries.total() - len(once)
-    seen = f"{len(once)} of {expected} samples exactly once, {extra} other entries"
-    return Check("coverage", len(once) == expected and extra == 0, seen)
-
-
-def _token_counts(counts: Counts) -> Check:
-    same = counts.received_tokens == counts.reported_tokens == counts.produced_tokens
-    seen = (
-        f"engines produced {counts.produced_tokens}, received {counts.received_tokens}, "
-        f"reported {counts.reported_tokens}"
-    )
-    return Check("tokens", same, seen)
-
-
-def _logged_tokens(accuracy: AccuracyLog, expected: int | None) -> Check:
-    """Compare the log's tokens with its bytes and, in accuracy mode, which logs all, with those reported."""
-    same = accuracy.num_bytes == 4 * accuracy.num_tokens and expected in (None, accuracy.num_tokens)
-    seen = f"{accuracy.entries.total()} entries, {accuracy.num_tokens} tokens, {accuracy.num_bytes} bytes"
-    return Check("accuracy_log", same, seen)
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 def exit_code(outcome: Outcome) -> int:

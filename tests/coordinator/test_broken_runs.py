@@ -18,6 +18,7 @@ from tests import fleet
 
 # Each answer takes 3,000 steps of 20 ms: no run of this file ends by itself.
 PROMPTS = [[3000, 7, 1000 * i] for i in range(40)]
+FAIL = ("--on-worker-loss", "fail")
 BUSY_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 10.0
 
@@ -99,7 +100,7 @@ def check_no_result(run_dir: Path, outcome: str, *says: str) -> None:
 def test_killed_worker_ends_the_run_with_its_name(tmp_path: Path, scenario: str) -> None:
     """SIGKILL of one of two workers in mid-run: exit code 1, which one and why; the other one is free."""
     with fleet.workers(tmp_path, 2, "--step-ms", "20") as started:
-        flags = ["--scenario", scenario]
+        flags = ["--scenario", scenario, *FAIL]
         with coordinator(started, tmp_path, PROMPTS, *flags) as run:
             wait_busy(started, run)
             started[1].process.kill()
@@ -161,7 +162,8 @@ def test_silent_worker_ends_the_run(tmp_path: Path) -> None:
     """A stopped worker (SIGSTOP) is lost after --worker-timeout-s, and no answer is made up for it."""
     prompts = [[2 + i % 2, 7, 1000 * i] for i in range(20)] + PROMPTS
     with fleet.workers(tmp_path, 2, "--step-ms", "20") as started:
-        with coordinator(started, tmp_path, prompts, "--accuracy", "--worker-timeout-s", "2") as run:
+        flags = ["--accuracy", "--worker-timeout-s", "2", *FAIL]
+        with coordinator(started, tmp_path, prompts, *flags) as run:
             wait_busy(started, run, num_tokens=200)
             os.kill(started[0].process.pid, signal.SIGSTOP)
             code, log = run.end()
@@ -179,7 +181,7 @@ def test_silent_worker_ends_the_run(tmp_path: Path) -> None:
 def test_stalled_worker_ends_the_run(tmp_path: Path) -> None:
     """A worker that answers pings but brings no token is lost after --stall-timeout-s."""
     with fleet.workers(tmp_path, 1, "--step-ms", "600000") as started:
-        with coordinator(started, tmp_path, PROMPTS, "--stall-timeout-s", "2") as run:
+        with coordinator(started, tmp_path, PROMPTS, "--stall-timeout-s", "2", *FAIL) as run:
             code, log = run.end(BUSY_TIMEOUT_S)
         assert (1, False) == (code, "Traceback" in log), log
         check_no_result(

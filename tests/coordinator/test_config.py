@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.config import RunConfig, parse, to_argv
+from coordinator.config import LossPolicy, OverduePolicy, RunConfig, parse, to_argv
 from sut.settings import Mode, Scenario
 
 NEEDED = ["--input-file", "data.parquet", "--workers", "a:1"]
@@ -23,6 +23,14 @@ def test_defaults_are_the_dataclass() -> None:
     assert (read.scenario, read.mode) == (Scenario.OFFLINE, Mode.PERFORMANCE)
     assert read.output_dir == Path("mlperf_results")
     assert (read.max_new_tokens, read.target_qps, read.overwrite) == (None, None, False)
+
+
+def test_a_lost_worker_ends_no_run_by_default_and_an_overdue_query_does() -> None:
+    """Without flags: go on after a loss, 60 s without any worker, 3 losses of a request, an hour a query."""
+    read = parse(NEEDED)
+    assert (10.0, 120.0, 60.0) == (read.worker_timeout_s, read.stall_timeout_s, read.no_worker_timeout_s)
+    assert (LossPolicy.CONTINUE, 3) == (read.on_worker_loss, read.max_worker_losses)
+    assert (OverduePolicy.FAIL, 3600.0) == (read.on_overdue_query, read.query_timeout_s)
 
 
 EVERY_FLAG = [
@@ -47,6 +55,9 @@ EVERY_FLAG = [
         "TEST07/audit.config",
     ),
     *("--overwrite", "--ready-timeout-s", "1", "--worker-timeout-s", "2.5", "--stall-timeout-s", "3"),
+    *("--on-worker-loss", "fail", "--no-worker-timeout-s", "4", "--max-worker-losses", "5"),
+    *("--query-timeout-s", "0.5", "--on-overdue-query", "report"),
+    *("--tls-ca", "ca.pem", "--tls-cert", "c.pem", "--tls-key", "k.pem", "--run-token-file", "token"),
 ]
 EVERY_VALUE = RunConfig(
     scenario=Scenario.INTERACTIVE,
@@ -64,6 +75,15 @@ EVERY_VALUE = RunConfig(
     ready_timeout_s=1.0,
     worker_timeout_s=2.5,
     stall_timeout_s=3.0,
+    on_worker_loss=LossPolicy.FAIL,
+    no_worker_timeout_s=4.0,
+    max_worker_losses=5,
+    query_timeout_s=0.5,
+    on_overdue_query=OverduePolicy.REPORT,
+    tls_ca=Path("ca.pem"),
+    tls_cert=Path("c.pem"),
+    tls_key=Path("k.pem"),
+    run_token_file=Path("token"),
 )
 
 
@@ -72,7 +92,15 @@ def test_every_flag_is_read() -> None:
     assert parse(EVERY_FLAG) == EVERY_VALUE
 
 
-@pytest.mark.parametrize("made", [EVERY_VALUE, config(), config(target_qps=1e-07, stall_timeout_s=0.1 + 0.2)])
+@pytest.mark.parametrize(
+    "made",
+    [
+        EVERY_VALUE,
+        config(),
+        config(target_qps=1e-07, stall_timeout_s=0.1 + 0.2),
+        config(on_overdue_query=OverduePolicy.CONTINUE, query_timeout_s=1e300, max_worker_losses=1),
+    ],
+)
 def test_a_written_command_line_reads_back(made: RunConfig) -> None:
     """What to_argv writes, parse reads to an equal configuration, to the last bit of each number."""
     assert made == parse(to_argv(made))
@@ -96,6 +124,18 @@ def test_a_written_command_line_reads_back(made: RunConfig) -> None:
         ("--worker-timeout-s", "0"),
         ("--stall-timeout-s", "0"),
         ("--stall-timeout-s", "soon"),
+        ("--no-worker-timeout-s", "0"),
+        ("--no-worker-timeout-s", "inf"),
+        ("--query-timeout-s", "0"),
+        ("--query-timeout-s", "-0.5"),
+        ("--query-timeout-s", "never"),
+        ("--max-worker-losses", "0"),
+        ("--max-worker-losses", "-1"),
+        ("--max-worker-losses", "2.5"),
+        ("--on-worker-loss", "report"),
+        ("--on-worker-loss", "FAIL"),
+        ("--on-overdue-query", "ignore"),
+        ("--on-overdue-query", ""),
         ("--scenario", "singlestream"),
         ("--scenario", "Offline"),
     ],

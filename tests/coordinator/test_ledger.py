@@ -52,7 +52,7 @@ def tokens_of(ledger: Ledger, slot: int) -> list[int]:
 
 def as_lists(arrivals: Arrivals) -> list[list[int]]:
     """Turn arrivals into first slots, finished slots and reasons."""
-    return [column.tolist() for column in arrivals]
+    return [arrivals.first_slots.tolist(), arrivals.finished_slots.tolist(), arrivals.finish_reasons.tolist()]
 
 
 def finish(ledger: Ledger, slot: int, reason: int = STOP, now_ns: int = 0) -> None:
@@ -78,6 +78,8 @@ def test_tokens_of_interleaved_frames_land_where_they_belong() -> None:
     assert [[b], [c], [STOP]] == as_lists(second)
     assert [[], [b, a], [LENGTH, STOP]] == as_lists(third)
     assert ledger.num_tokens == 9
+    # Prompts are 10, 20 and 30 long: c and a answer first, then b.
+    assert [30 + 10, 20, 0] == [arrivals.prefilled_tokens for arrivals in (first, second, third)]
 
 
 def test_an_answer_may_fill_its_budget_and_touch_no_neighbour() -> None:
@@ -112,7 +114,7 @@ def test_growth_keeps_tokens_names_and_generations() -> None:
     assert list(range(1000)) == tokens_of(ledger, slot)
     assert [[n, n + 1] for n in other_names] == [tokens_of(ledger, s) for s in others]
     assert [1, *range(2, 17)] == ledger.loadgen_ids(np.array([slot, *others]))
-    assert ledger.sum_prompt_lens(np.array([slot, others[0]])) == 10 + 20
+    assert [10, 20] == ledger.rows(np.array([slot, others[0]]))["prompt_len"].tolist()
 
 
 def test_a_slot_is_reused_under_another_name() -> None:
@@ -199,6 +201,7 @@ def test_an_answer_without_tokens_finishes_without_a_first_token() -> None:
     (slot,), (name,) = assign(ledger, 0, 1)
     arrivals = ledger.add_tokens(0, frame([(name, [])], {0: STOP}), 100)
     assert [[], [slot], [STOP]] == as_lists(arrivals)
+    assert 10 == arrivals.prefilled_tokens
     assert ledger.token_counts(np.array([slot])) == [0]
     finish(ledger, slot, now_ns=101)
     assert tuple(ledger.done[0][["num_tokens", "first_ns", "done_ns"]].tolist()) == (0, 0, 101)
@@ -225,18 +228,45 @@ def test_the_record_of_a_finished_request_is_whole() -> None:
         "sample",
         "worker",
         "reason",
+        "losses",
         "prompt_len",
+        "prefill_len",
         "num_tokens",
         "issued_ns",
         "sent_ns",
+        "given_ns",
         "first_ns",
         "done_ns",
     )
     assert names == DONE.names
     assert ledger.done.tolist() == [
-        (4, 2, LENGTH, 40, 1, 5, 6, 100, 300),
-        (3, 2, STOP, 30, 3, 5, 6, 100, 400),
+        (4, 2, LENGTH, 0, 40, 0, 1, 5, 6, 6, 100, 300),
+        (3, 2, STOP, 0, 30, 0, 3, 5, 6, 6, 100, 400),
     ]
+
+
+def test_the_record_of_a_continued_request_tells_of_both_workers() -> None:
+    """What it keeps: first token, issue and first sending. What is the last worker's: worker and given_ns."""
+    ledger = Ledger(max_new_tokens=4, num_slots=4)
+    (slot,), (name,) = assign(ledger, 0, 3)
+    one = np.array([slot])
+    ledger.add_tokens(0, frame([(name, [1, 2])]), 100)
+    ledger.take_away(one)
+    assert [] == ledger.held_by(0).tolist()
+    assert [slot] == ledger.in_flight().tolist()
+    (new_name,) = ledger.hand_on(one, 1, 200).tolist()
+    assert name + GENERATION == new_name
+    assert [slot] == ledger.held_by(1).tolist()
+    assert 30 + 2 == ledger.rows(one)["prefill_len"][0]
+    for worker, old in ((0, name), (1, name), (0, new_name)):
+        with pytest.raises(FrameError, match=f"^worker {worker}: tokens of a request that it does not hold"):
+            ledger.add_tokens(worker, frame([(old, [9])]), 250)
+    arrivals = ledger.add_tokens(1, frame([(new_name, [3])], {0: STOP}), 300)
+    # No first token: LoadGen has it. The worker had the prompt and both tokens to prefill.
+    assert ([[], [slot], [STOP]], 30 + 2) == (as_lists(arrivals), arrivals.prefilled_tokens)
+    assert tokens_of(ledger, slot) == [1, 2, 3]
+    finish(ledger, slot, STOP, 400)
+    assert ledger.done.tolist() == [(3, 1, STOP, 1, 30, 0, 3, 5, 6, 200, 100, 400)]
 
 
 def test_the_record_grows_beyond_the_slots() -> None:

@@ -15,9 +15,11 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from packaging.requirements import Requirement
 
+from tests import secure
 from worker.config import WorkerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
+PAIR_FILES = [("CERT", "pem"), ("KEY", "key")]
 DOCKERFILES = ["docker/Dockerfile.vllm", "docker/Dockerfile.coordinator"]
 
 
@@ -66,12 +68,13 @@ def health_server() -> Iterator[tuple[health.HealthServicer, str]]:
     server.stop(grace=None).wait(timeout=10)
 
 
-def check_health(address: str) -> int:
+def check_health(address: str, **changed: str) -> int:
     """Run the image's health check against an address and return its exit status."""
     (check,) = re.findall(r"^HEALTHCHECK .* CMD (\[.*\])$", read_dockerfile(DOCKERFILES[0]), re.MULTILINE)
     _, *args = json.loads(check)
     # A proxy that answers nobody: the check must not ask it.
     env = {**os.environ, "WORKER_ADDRESS": address, "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    env |= changed
     return subprocess.run(
         [sys.executable, *args], check=False, env=env, capture_output=True, timeout=30
     ).returncode
@@ -87,6 +90,19 @@ def test_health_check_follows_the_serving_status(health_server: tuple[health.Hea
     servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
 
     assert check_health(address) == 1
+
+
+def test_health_check_goes_over_tls(tmp_path: Path) -> None:
+    """With the CA's file the check asks over TLS, with a certificate and key over mutual TLS."""
+    secure.write_files(tmp_path)
+    with secure.doors(tmp_path, tmp_path, "tls", "mutual") as doors:
+        tls, mutual = doors["tls"].address, doors["mutual"].address
+        ca = {"WORKER_TLS_CA": str(tmp_path / "ca.pem")}
+        pair = {f"WORKER_TLS_{kind}": f"{tmp_path}/client.{end}" for kind, end in PAIR_FILES}
+        codes = [check_health(tls), check_health(tls, **ca), check_health(mutual, **ca)]
+        codes.append(check_health(mutual, **ca, **pair))
+
+    assert codes == [1, 0, 1, 0]
 
 
 def test_health_check_fails_where_nothing_listens() -> None:

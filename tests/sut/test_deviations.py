@@ -2,8 +2,8 @@
 
 import pytest
 
+from sut.results.deviations import deviations
 from sut.results.logs import DetailLog
-from sut.results.verdict import deviations
 from sut.settings import Mode, Scenario
 
 OFFLINE, SERVER, INTERACTIVE = Scenario.OFFLINE, Scenario.SERVER, Scenario.INTERACTIVE

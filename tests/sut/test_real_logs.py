@@ -1,50 +1,32 @@
 """The readers against logs that LoadGen itself has written, over a SUT that answers at once."""
 
-import subprocess
-import sys
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from sut.results.checks import Counts, loadgen_tokens
+from sut.results.deviations import deviations
 from sut.results.logs import read_accuracy, read_detail
-from sut.results.verdict import Counts, Outcome, deviations, headline, judge
+from sut.results.verdict import Outcome, headline, judge
 from sut.settings import Mode, Scenario
+from tests.sut.handmade_logs import COUNTS, STEADY
+from tests.sut.real_loadgen import CONF, CONF_OF_ONE, run_loadgen
 
-ROOT = Path(__file__).resolve().parents[2]
-CONF = """\
-*.*.min_duration = 100
-*.*.performance_sample_count_override = 4
-*.*.accuracy_sample_count_override = 4
-*.Offline.min_query_count = 4
-*.*.target_qps = 1000
-"""
-# argv: conf, scenario, mode, output directory.
-RUN = """
-import array, sys, threading
-from pathlib import Path
-from sut import loadgen
-from sut.settings import Mode, Scenario
-tokens = array.array("i", [18, 19, 200002])
-address = tokens.buffer_info()[0]
-def issue(ids, samples):
-    if sys.argv[2] != "offline":
-        loadgen.first_token_complete(ids, [address] * len(ids), [1] * len(ids))
-    loadgen.query_samples_complete(ids, [address] * len(ids), [3] * len(ids))
-test = loadgen.LoadGenTest(sys.argv[1], Scenario(sys.argv[2]), Mode(sys.argv[3]))
-thread = threading.Thread(target=test.run, args=(4, issue, Path(sys.argv[4]), None))
-thread.start()
-thread.join()
-"""
+
+def counts_of(num: int) -> Counts:
+    """Count what such a run issues."""
+    requests = dict.fromkeys(("num_issued", "num_done"), num)
+    tokens = dict.fromkeys(("received_tokens", "reported_tokens", "produced_tokens"), 3 * num)
+    return Counts(**(COUNTS | requests | tokens | {"num_distinct": 4, "num_short": 0}))
 
 
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("scenario", list(Scenario))
 def test_loadgens_own_logs_are_understood(tmp_path: Path, scenario: Scenario, mode: Mode) -> None:
     """Each key that deviations, headline and checks look for is one that LoadGen writes in such a run."""
-    subprocess.run(
-        [sys.executable, "-c", RUN, CONF, scenario, mode, str(tmp_path)], cwd=ROOT, timeout=60, check=True
-    )
+    num = run_loadgen(CONF, scenario, mode, tmp_path)
     detail = read_detail(tmp_path / "mlperf_log_detail.txt")
     assert detail.errors == []
     accuracy = read_accuracy(tmp_path / "mlperf_log_accuracy.json")
@@ -64,17 +46,36 @@ def test_loadgens_own_logs_are_understood(tmp_path: Path, scenario: Scenario, mo
     assert expected == keys
     if not logged:
         assert len(headline(scenario, detail)) == (3 if scenario is Scenario.OFFLINE else 5)
-    counts = Counts(
-        num_issued=4,
-        num_done=4,
-        num_distinct=4,
-        num_short=0,
-        received_tokens=12,
-        reported_tokens=12,
-        produced_tokens=12,
-    )
-    verdict, _ = judge(tmp_path, scenario, mode, 4, counts)
+    verdict, _ = judge(tmp_path, scenario, mode, 4, counts_of(num), STEADY)
     failed = [check.name for check in verdict.checks if not check.passed]
     # Far too few queries for LoadGen, and nothing else is wrong; an accuracy run has no such result.
     assert failed == ([] if logged else ["loadgen_result"])
     assert verdict.outcome is (Outcome.VALID if logged else Outcome.INVALID)
+
+
+@pytest.mark.parametrize("scenario", list(Scenario))
+def test_loadgens_rates_give_the_sum_of_its_tokens(tmp_path: Path, scenario: Scenario) -> None:
+    """In a performance run one token more or less than LoadGen summed up fails loadgen_tokens."""
+    num = run_loadgen(CONF, scenario, Mode.PERFORMANCE, tmp_path)
+    detail = read_detail(tmp_path / "mlperf_log_detail.txt")
+    counts = counts_of(num)
+    assert loadgen_tokens(detail, scenario, counts).passed
+    for wrong in (3 * num - 1, 3 * num + 1):
+        check = loadgen_tokens(detail, scenario, dataclasses.replace(counts, reported_tokens=wrong))
+        assert not check.passed
+        assert check.seen.startswith(f"LoadGen's rates say {3 * num}.0, reported {wrong}, bound")
+
+
+def test_a_run_of_one_query_has_rates_only_offline(tmp_path: Path) -> None:
+    """Over one query LoadGen's rates give the sum Offline; Server's are 0 and -nan and give none."""
+    seen = {}
+    for scenario in (Scenario.OFFLINE, Scenario.SERVER):
+        (tmp_path / scenario).mkdir()
+        assert run_loadgen(CONF_OF_ONE, scenario, Mode.PERFORMANCE, tmp_path / scenario) == 1
+        detail = read_detail(tmp_path / scenario / "mlperf_log_detail.txt")
+        check = loadgen_tokens(detail, scenario, counts_of(1))
+        assert check.passed
+        seen[scenario] = check.seen
+    assert seen[Scenario.OFFLINE].startswith("LoadGen's rates say 3.0, reported 3")
+    assert seen[Scenario.SERVER] == "LoadGen printed no rates to compare with"
+    assert detail.values["result_scheduled_samples_per_sec"] is None

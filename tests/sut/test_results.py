@@ -1,79 +1,29 @@
 """The verdict: logs written by hand, in which each check fails when it should and no other check does."""
 
-import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sut.results.logs import DetailLog, read_accuracy, read_detail
-from sut.results.verdict import Check, Counts, Outcome, Verdict, exit_code, headline, judge
-from sut.settings import Mode, Scenario
-
-OFFLINE, SERVER, INTERACTIVE = Scenario.OFFLINE, Scenario.SERVER, Scenario.INTERACTIVE
-PERFORMANCE, ACCURACY = Mode.PERFORMANCE, Mode.ACCURACY
-# Three answers: 18 19 200002, 21 200002 and 200002, as LoadGen writes them.
-ANSWERS = ["1200000013000000420D0300", "15000000420D0300", "420D0300"]
-# What the coordinator counted over the three: 6 tokens, one answer of a single token.
-COUNTS = {
-    "num_issued": 3,
-    "num_done": 3,
-    "num_distinct": 3,
-    "num_short": 1,
-    "received_tokens": 6,
-    "reported_tokens": 6,
-    "produced_tokens": 6,
-}
-GOOD = {"result_validity": "VALID", "result_invalid_reason": "", "effective_performance_sample_count": 6396}
-
-
-def detail_line(key: str, value: object, is_error: bool = False) -> str:
-    """Write one line of mlperf_log_detail.txt."""
-    metadata = {
-        "is_error": is_error,
-        "is_warning": False,
-        "file": "logging.cc",
-        "line_no": 1,
-        "pid": 2,
-        "tid": 3,
-    }
-    entry = {"key": key, "value": value, "time_ms": 0.5, "namespace": "mlperf::logging", "metadata": metadata}
-    return f":::MLLOG {json.dumps(entry)}\n"
-
-
-def accuracy_line(sample: int, data: str, token_count: int) -> str:
-    """Write one entry of mlperf_log_accuracy.json, spaces as LoadGen has them."""
-    return f'{{ "seq_id" : 0, "qsl_idx" : {sample}, "data" : "{data}", "token_count" : {token_count} }}'
-
-
-def entries(*samples: int) -> list[str]:
-    """Write an entry for each of the samples, with its own answer."""
-    return [accuracy_line(sample, ANSWERS[sample % 3], 3 - sample % 3) for sample in samples]
-
-
-def write_logs(directory: Path, values: dict[str, object], errors: list[str], accuracy: list[str]) -> None:
-    """Write the two logs that a verdict reads."""
-    lines = [detail_line(key, value) for key, value in values.items()]
-    lines += [detail_line("error_runtime", text, is_error=True) for text in errors]
-    (directory / "mlperf_log_detail.txt").write_text("".join(lines))
-    body = ",\n".join(accuracy) + "\n" if accuracy else ""
-    (directory / "mlperf_log_accuracy.json").write_text(f"[\n{body}]\n")
-
-
-def verdict_of(
-    directory: Path,
-    mode: Mode,
-    *,
-    values: dict[str, object] | None = None,
-    errors: list[str] | None = None,
-    accuracy: list[str] | None = None,
-    counts: dict[str, int] | None = None,
-) -> Verdict:
-    """Judge a good run over three samples in which something was changed."""
-    logged = (entries(1, 0, 2) if mode is ACCURACY else []) if accuracy is None else accuracy
-    write_logs(directory, GOOD | (values or {}), errors or [], logged)
-    return judge(directory, OFFLINE, mode, 3, Counts(**(COUNTS | (counts or {}))))[0]
+from sut.results.checks import Check, Counts
+from sut.results.logs import DetailLog
+from sut.results.verdict import Outcome, exit_code, headline, judge
+from sut.settings import Mode
+from tests.sut.handmade_logs import (
+    ACCURACY,
+    ANSWERS,
+    COUNTS,
+    GOOD,
+    INTERACTIVE,
+    OFFLINE,
+    PERFORMANCE,
+    SERVER,
+    STEADY,
+    accuracy_line,
+    entries,
+    verdict_of,
+    write_logs,
+)
 
 
 @pytest.mark.parametrize("mode", [PERFORMANCE, ACCURACY])
@@ -87,7 +37,7 @@ def test_a_good_run_is_valid(tmp_path: Path, mode: Mode) -> None:
     assert {"loadgen_errors", "completion", "tokens", "accuracy_log", "coverage", "short_answers"} <= set(
         names
     )
-    assert Check("short_answers", True, "1 answers of 0 or 1 tokens") in verdict.checks
+    assert Check("short_answers", True, "1 answers of 0 or 1 tokens", warning=True) in verdict.checks
 
 
 def told(num_tokens: int) -> dict[str, int]:
@@ -123,16 +73,42 @@ FAILURES: dict[str, tuple[Mode, dict[str, Any], str, str]] = {
         PERFORMANCE,
         {"counts": {"produced_tokens": 7}},
         "tokens",
-        "produced 7, received 6",
+        "produced 7, lost streams brought 0, received 6",
     ),
     "engine produced less": (
         ACCURACY,
         {"counts": {"produced_tokens": 5}},
         "tokens",
-        "produced 5, received 6",
+        "produced 5, lost streams brought 0, received 6",
     ),
     "received more": (PERFORMANCE, {"counts": {"received_tokens": 7}}, "tokens", "received 7, reported 6"),
     "reported less": (PERFORMANCE, {"counts": {"reported_tokens": 5}}, "tokens", "received 6, reported 5"),
+    "lost tokens forgotten": (
+        PERFORMANCE,
+        {"counts": {"produced_tokens": 2}},
+        "tokens",
+        "produced 2, lost streams brought 0, received 6, reported 6, dropped 0",
+    ),
+    "dropped tokens reported": (ACCURACY, {"counts": {"dropped_tokens": 1}}, "tokens", "dropped 1"),
+    "LoadGen counted less": (
+        PERFORMANCE,
+        {"values": {"result_tokens_per_second": 49.9}},
+        "loadgen_tokens",
+        "LoadGen's rates say 5.0, reported 6, bound 6e-05 and 1",
+    ),
+    "LoadGen counted more": (
+        PERFORMANCE,
+        {"values": {"result_tokens_per_second": 60.01}},
+        "loadgen_tokens",
+        "say 6.0, reported 6",
+    ),
+    "two specifications": (
+        ACCURACY,
+        {"counts": {"spec_hashes": ("a" * 64, "b" * 64, "a" * 64)}},
+        "configuration",
+        f"3 streams, specification {'a' * 12}, {'b' * 12}",
+    ),
+    "no stream": (PERFORMANCE, {"counts": {"spec_hashes": ()}}, "configuration", "0 streams"),
     "sample never issued": (PERFORMANCE, {"counts": {"num_distinct": 2}}, "coverage", "2 of 3 samples"),
     "sample missing": (
         ACCURACY,
@@ -207,7 +183,7 @@ def test_coverage_follows_the_smaller_of_data_set_and_loaded_samples(tmp_path: P
     # 1,465 answers each of 3, 2 and 1 tokens.
     requests = dict.fromkeys(("num_issued", "num_done", "num_distinct"), 4395)
     counts = Counts(**(COUNTS | requests | told(8790)))
-    assert judge(tmp_path, OFFLINE, ACCURACY, 6396, counts)[0].outcome is Outcome.VALID
+    assert judge(tmp_path, OFFLINE, ACCURACY, 6396, counts, STEADY)[0].outcome is Outcome.VALID
 
 
 def test_a_deviation_makes_no_run_invalid(tmp_path: Path) -> None:
@@ -215,37 +191,6 @@ def test_a_deviation_makes_no_run_invalid(tmp_path: Path) -> None:
     verdict = verdict_of(tmp_path, PERFORMANCE, values={"effective_performance_sample_count": 3})
     assert verdict.outcome is Outcome.VALID
     assert "effective_performance_sample_count is 3, not 6396" in verdict.deviations
-
-
-def test_the_detail_log_is_read_line_by_line(tmp_path: Path) -> None:
-    """The last value of a key counts, errors keep their order, and lines without the mark are passed over."""
-    path = tmp_path / "mlperf_log_detail.txt"
-    lines = [
-        detail_line("a", 1),
-        "some text\n",
-        detail_line("e", "x", is_error=True),
-        detail_line("a", [2]),
-        "\n",
-        detail_line("e", "y", is_error=True),
-    ]
-    path.write_text("".join(lines))
-    assert read_detail(path) == DetailLog({"a": [2], "e": "y"}, ["e: x", "e: y"])
-    path.write_text(":::MLLOG {torn")
-    with pytest.raises(ValueError):
-        read_detail(path)
-
-
-def test_the_accuracy_log_is_counted(tmp_path: Path) -> None:
-    """Entries per sample, tokens and bytes are counted; an empty log is no entry, a torn one an error."""
-    path = tmp_path / "mlperf_log_accuracy.json"
-    path.write_text("[\n" + ",\n".join(entries(0, 1, 0)) + "\n]\n")
-    # 3 + 2 + 3 tokens of 4 bytes.
-    assert read_accuracy(path) == (Counter({0: 2, 1: 1}), 8, 32)
-    path.write_text("[\n]\n")
-    assert read_accuracy(path) == (Counter(), 0, 0)
-    path.write_text("[\n" + entries(0)[0][:-9])
-    with pytest.raises(ValueError):
-        read_accuracy(path)
 
 
 def test_exit_codes_are_those_of_the_readme() -> None:

@@ -1,5 +1,7 @@
 """The worker's own flags, and what becomes of all others."""
 
+from pathlib import Path
+
 import pytest
 
 from worker.__main__ import make_server
@@ -15,19 +17,33 @@ def test_defaults_are_the_dataclass() -> None:
 
 def test_every_own_flag_is_read() -> None:
     """Each of the daemon's flags reaches its field with its type."""
-    argv = (
-        "--engine counting --host 0.0.0.0 --port 65535 --frame-hold-ms 0 --drain-timeout-s 1.5 --model m"
-        " --coordinator-timeout-s 86400"
-    )
+    argv = "--engine counting --host 0.0.0.0 --port 65535 --frame-hold-ms 0 --drain-timeout-s 1.5 --model m"
+    argv += " --tls-cert c.pem --tls-key k.pem --tls-ca ca.pem --run-token-file token"
+    argv += " --coordinator-timeout-s 86400"
     expected = WorkerConfig(
         engine=EngineKind.COUNTING,
         host="0.0.0.0",
         port=65535,
         frame_hold_ms=0.0,
         drain_timeout_s=1.5,
+        tls_cert=Path("c.pem"),
+        tls_key=Path("k.pem"),
+        tls_ca=Path("ca.pem"),
+        run_token_file=Path("token"),
         coordinator_timeout_s=86_400.0,
     )
     assert (expected, "m", []) == parse(argv.split())
+
+
+@pytest.mark.parametrize(
+    "argv",
+    ["--host 127.0.0.9", "--host localhost", "--host [::1]", "--host 0.0.0.0 --insecure", "--insecure"],
+)
+def test_plaintext_stays_on_loopback_unless_asked(argv: str) -> None:
+    """Every loopback address is served in plaintext, any other one with --insecure."""
+    config, _, _ = parse(argv.split())
+    assert None is config.tls_cert
+    assert config.insecure == ("--insecure" in argv)
 
 
 def test_other_flags_go_to_the_engine_untouched() -> None:

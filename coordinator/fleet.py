@@ -1,0 +1,221 @@
+"""The workers of a run: ready, opened, lost, taken back; what that means for requests is the dispatcher's."""
+
+import asyncio
+import logging
+import time
+from typing import NamedTuple, Protocol
+
+from coordinator.access import Access
+from coordinator.agreement import FleetError, check_agreement, check_equal
+from coordinator.doorstep import diagnose
+from coordinator.link import UNREACHABLE, Link
+from coordinator.quiet import Quiet
+from coordinator.stream import Limits, WorkerLost
+from protos import worker_pb2 as pb
+from protos.frames import TokenColumns
+
+logger = logging.getLogger(__name__)
+
+PROBE_INTERVAL_S = 0.5
+REPORT_INTERVAL_S = 10.0
+LOOK_INTERVAL_S = 1.0
+
+
+class Patience(NamedTuple):
+    """How long to go on with workers that do not do their part; see RunConfig."""
+
+    limits: Limits
+    no_worker_s: float
+    continues: bool
+    """Whether the run survives the loss of a worker."""
+
+
+class Owner(Protocol):
+    """What a fleet tells of; every method is called on the dispatcher's event loop."""
+
+    def deliver(self, link: Link, columns: TokenColumns) -> None:
+        """Take a frame of tokens.
+
+        Raises:
+            FrameError: The frame does not fit what the worker holds; the worker is lost.
+        """
+        ...
+
+    def lose(self, link: Link, reason: str) -> None:
+        """Take a worker's requests back; `reason` is one line."""
+        ...
+
+    def refill(self) -> None:
+        """Use a worker that came back."""
+        ...
+
+    def fail(self, reason: str) -> None:
+        """End the run."""
+        ...
+
+
+class Fleet:
+    """All links; every method runs on the dispatcher's event loop."""
+
+    def __init__(self, addresses: tuple[str, ...], access: Access, patience: Patience, owner: Owner) -> None:
+        """Create links that are not connected yet.
+
+        Args:
+            addresses: host:port of each worker.
+            access: How to reach them.
+            patience: When a worker, or the fleet, counts as lost.
+            owner: Takes tokens and news.
+        """
+        self.links = [Link(index, address, access) for index, address in enumerate(addresses)]
+        self._access = access
+        self._patience = patience
+        self._owner = owner
+        self._opening = pb.Open()
+        self._spec_hash = ""
+        self._last_words: dict[str, str] = {}
+        self._deserted = Quiet(LOOK_INTERVAL_S)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def live(self) -> list[Link]:
+        """Links that carry requests."""
+        return [link for link in self.links if link.live]
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Wait until every worker is SERVING and check that they agree.
+
+        Raises:
+            FleetError: Some are not in time, differ, or cannot be talked to the way that was asked for.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        next_report_s = time.monotonic() + REPORT_INTERVAL_S
+        waiting = self.links
+        while True:
+            states = await asyncio.gather(*(link.probe() for link in waiting))
+            pending = [(k, s) for k, s in zip(waiting, states, strict=True) if s != "SERVING"]
+            if not pending:
+                break
+            await self._refuse_hopeless([link for link, state in pending if state.startswith(UNREACHABLE)])
+            waiting = [link for link, _ in pending]
+            names = ", ".join(f"{link.address} {state}" for link, state in pending)
+            now_s = time.monotonic()
+            if now_s > deadline_s:
+                raise FleetError(f"--workers: not SERVING after {timeout_s:g} s (--ready-timeout-s): {names}")
+            if now_s > next_report_s:
+                next_report_s += REPORT_INTERVAL_S
+                logger.info("waiting for %s", names)
+            await asyncio.sleep(PROBE_INTERVAL_S)
+        check_agreement(self.links)
+
+    async def open(self, opening: pb.Open) -> str:
+        """Begin the run on every worker.
+
+        Returns:
+            The hash of the effective run specification.
+
+        Raises:
+            FleetError: A worker refuses, or workers answer with different hashes.
+        """
+        try:
+            answers = await asyncio.gather(*(link.open(opening) for link in self.links))
+        except WorkerLost as error:
+            raise FleetError(f"--workers: {error}") from error
+        hashes = [answer.spec_hash for answer in answers]
+        check_equal("run specification", self.links, hashes)
+        self._opening, self._spec_hash = opening, hashes[0]
+        for link in self.links:
+            link.live = True
+        self._tasks = [asyncio.ensure_future(self._serve(link)) for link in self.links]
+        return self._spec_hash
+
+    def look(self) -> None:
+        """Count the time without any worker; called each LOOK_INTERVAL_S."""
+        if self.live:
+            self._deserted.hear()
+        self._deserted.tick()
+        if self._deserted.quiet_s > self._patience.no_worker_s:
+            words = "; ".join(f"{address}: {reason}" for address, reason in self._last_words.items())
+            self._owner.fail(
+                f"no worker for {self._patience.no_worker_s:g} s (--no-worker-timeout-s): {words}"
+            )
+
+    async def settle(self) -> None:
+        """Ask every live worker for its final counts."""
+        await asyncio.gather(*(link.stream.settle() for link in self.live))
+
+    async def halt(self) -> None:
+        """Take nothing more from any stream."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def close(self) -> None:
+        """End every stream."""
+        await self.halt()
+        await asyncio.gather(*(link.close() for link in self.links))
+
+    async def _refuse_hopeless(self, unreachable: list[Link]) -> None:
+        """Do not wait for workers that only another flag would reach.
+
+        Raises:
+            FleetError: Names the first, and why.
+        """
+        whys = await asyncio.gather(*(diagnose(link.address, self._access) for link in unreachable))
+        for link, why in zip(unreachable, whys, strict=True):
+            if why is not None:
+                raise FleetError(f"--workers: {link.address}: {why}")
+
+    async def _serve(self, link: Link) -> None:
+        """Own a link for the run: carry, and after a loss take the worker back when it can be had."""
+        try:
+            while True:
+                await self._carry(link)
+                await link.reconnect()
+                await self._readmit(link)
+        except Exception as error:
+            logger.exception("dispatcher failed")
+            self._owner.fail(f"dispatcher: {error!r}")
+
+    async def _carry(self, link: Link) -> None:
+        """Carry a stream until the worker is lost."""
+        try:
+            await link.stream.carry(lambda columns: self._owner.deliver(link, columns), self._patience.limits)
+        except WorkerLost as loss:
+            link.live = False
+            self._last_words[link.address] = loss.reason
+            if not self._patience.continues:
+                self._owner.fail(f"{loss} (--on-worker-loss fail)")
+            self._owner.lose(link, loss.reason)
+
+    async def _readmit(self, link: Link) -> None:
+        """Take a worker back after the same checks as at the start."""
+        said = ""
+        while True:
+            await asyncio.sleep(PROBE_INTERVAL_S)
+            obstacle = await self._try(link)
+            if not obstacle:
+                break
+            if obstacle != said:
+                logger.info("worker %s is not back: %s", link.address, obstacle)
+                said = obstacle
+        link.live = True
+        logger.info("worker %s is back: process %d", link.address, link.info.pid)
+        self._owner.refill()
+
+    async def _try(self, link: Link) -> str:
+        """Try to open a stream to a worker that was lost; returns why not, or an empty string."""
+        state = await link.probe()
+        if state.startswith(UNREACHABLE):
+            return await diagnose(link.address, self._access) or state
+        if state != "SERVING":
+            return state
+        others = [other for other in self.live if other is not link]
+        try:
+            check_agreement([*others, link])
+            opened = await link.open(self._opening)
+        except (FleetError, WorkerLost) as error:
+            return str(error)
+        if opened.spec_hash != self._spec_hash:
+            await link.reconnect()
+            return f"run specification {opened.spec_hash} where {self._spec_hash} belongs"
+        return ""

@@ -1,0 +1,211 @@
+"""The way of requests between LoadGen and the workers, out and home; runs on the dispatcher thread alone."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator import routing
+from coordinator.backlog import Backlog
+from coordinator.continuation import Continuations, without
+from coordinator.ledger import Ledger, Slots
+from coordinator.link import Link
+from protos import worker_pb2 as pb
+from protos.frames import PromptColumns, TokenColumns, TokenIds
+from sut.dataset import Dataset
+from sut.sut import SUT
+
+logger = logging.getLogger(__name__)
+
+MAX_NAMED = 5
+Ints = NDArray[np.int64]
+Keep = Callable[[Slots, Slots, TokenIds], None]
+"""Takes finished answers: samples (R,), token counts (R,), tokens (T,) end to end."""
+
+
+class Task(NamedTuple):
+    """What a run asks for."""
+
+    dataset: Dataset
+    """The prompts."""
+    sut: SUT
+    """Gets first tokens and completions."""
+    max_new_tokens: int
+    """Budget of each request."""
+    block_len: int
+    """Samples of one data-set copy in an Offline query."""
+    max_losses: int
+    """Workers that one request may be on when they are lost; at that many the run fails."""
+    keep: Keep
+    """Gets every finished answer."""
+
+
+class Flow:
+    """Requests that wait, run, continue and end."""
+
+    def __init__(
+        self, task: Task, ledger: Ledger, links: list[Link], on_failed: Callable[[str], None]
+    ) -> None:
+        """Start without requests.
+
+        Args:
+            task: What the run asks for.
+            ledger: Where requests in flight are kept.
+            links: All workers; those that are live get requests.
+            on_failed: Takes the reason when the run cannot go on.
+        """
+        self._task = task
+        self._sut = task.sut
+        self._ledger = ledger
+        self._links = links
+        self._on_failed = on_failed
+        self._prompt_lens = task.dataset.prompt_lens
+        self._backlog = Backlog()
+        self.continuations = Continuations(ledger, task.dataset, task.max_new_tokens)
+        self.num_issued = 0
+
+    @property
+    def backlog(self) -> Backlog:
+        """Requests that never had a worker."""
+        return self._backlog
+
+    def take(self, ids: list[int], samples: list[int], issued_ns: int) -> None:
+        """Take one query; `dispatch` sends it."""
+        self.num_issued += len(ids)
+        names, rows = np.array(ids, np.uint64), np.array(samples, np.int64)
+        if not self._sut.reports_first_tokens:
+            order = routing.offline_order(self._prompt_lens[rows], self._task.block_len)
+            names, rows = names[order], rows[order]
+        self._backlog.add(names, rows, issued_ns)
+
+    def dispatch(self) -> None:
+        """Send what may go out now; requests that lost their worker go first."""
+        if not self._backlog and not self.continuations:
+            return
+        live = [link for link in self._links if link.live]
+        if not live:
+            return
+        if self._sut.reports_first_tokens:
+            self._push(live)
+        else:
+            self._pull(live)
+
+    def deliver(self, link: Link, columns: TokenColumns) -> None:
+        """Store a frame, tell LoadGen, and refill the worker's window.
+
+        Raises:
+            FrameError: The frame does not fit what the worker holds.
+        """
+        now_ns = time.monotonic_ns()
+        if link.moved:
+            columns, num_dropped = without(columns, link.moved)
+            link.num_dropped_tokens += num_dropped
+        arrivals = self._ledger.add_tokens(link.index, columns, now_ns)
+        link.waiting_prefill_tokens -= arrivals.prefilled_tokens
+        if len(arrivals.first_slots) and self._sut.reports_first_tokens:
+            slots = arrivals.first_slots
+            self._sut.first_tokens(self._ledger.loadgen_ids(slots), self._ledger.addresses(slots))
+        if len(arrivals.finished_slots):
+            self._finish(arrivals.finished_slots, arrivals.finish_reasons, now_ns)
+            link.stream.outstanding -= len(arrivals.finished_slots)
+            self.dispatch()
+        if len(arrivals.first_slots) or len(arrivals.finished_slots):
+            link.stream.report_delays_ns.append(time.monotonic_ns() - columns.produced_ns)
+
+    def lose(self, link: Link, reason: str) -> None:
+        """Let a lost worker's requests go on elsewhere."""
+        slots = self._ledger.held_by(link.index)
+        self._move(link, slots, reason)
+        kept = self.continuations.losses[-1].kept_tokens
+        logger.warning(
+            "worker %s lost: %s; %d requests go on elsewhere with their %d tokens",
+            link.address,
+            reason,
+            len(slots),
+            kept,
+        )
+        link.waiting_prefill_tokens = 0
+        self.dispatch()
+
+    def move(self, link: Link, slots: Slots, reason: str) -> None:
+        """Take requests from a live worker and let them go on elsewhere."""
+        names = self._ledger.names(slots)
+        link.stream.stop(names)
+        link.moved.update(names.tolist())
+        link.waiting_prefill_tokens -= int(self._ledger.rows(slots)["prefill_len"].sum())
+        self._move(link, slots, reason)
+        self.dispatch()
+
+    def _move(self, link: Link, slots: Slots, reason: str) -> None:
+        now_ns = time.monotonic_ns()
+        complete = self.continuations.take_from(link, slots, reason, now_ns)
+        self._finish(complete, np.full(len(complete), pb.FINISH_REASON_LENGTH, np.uint8), now_ns)
+        rows = self._ledger.rows(slots)
+        deadly = rows[(rows["losses"] >= self._task.max_losses) & ~np.isin(slots, complete)]
+        if len(deadly):
+            named = ", ".join(map(str, deadly["sample"][:MAX_NAMED]))
+            more = f" and {len(deadly) - MAX_NAMED} more" if len(deadly) > MAX_NAMED else ""
+            self._on_failed(
+                f"sample {named}{more} was on {self._task.max_losses} lost workers in a row "
+                f"(--max-worker-losses), the last {link.address}: {reason}"
+            )
+
+    def _finish(self, slots: Slots, reasons: NDArray[np.uint8], now_ns: int) -> None:
+        if not len(slots):
+            return
+        counts = self._ledger.token_counts(slots)
+        self._sut.complete(self._ledger.loadgen_ids(slots), self._ledger.addresses(slots), counts)
+        self._task.keep(self._ledger.rows(slots)["sample"], *self._ledger.answers(slots))
+        self._ledger.finish(slots, reasons, now_ns)
+
+    def _push(self, live: list[Link]) -> None:
+        """Server: every request goes out at once, to the least loaded worker."""
+        while self.continuations or self._backlog:
+            link = live[routing.least_loaded([k.load for k in live])]
+            if self.continuations:
+                self._continue(link, 1)
+            else:
+                self._start(link, *self._backlog.take(1))
+
+    def _pull(self, live: list[Link]) -> None:
+        """Offline: each worker's window is filled, the rest stays here."""
+        outstanding = np.array([link.outstanding for link in live])
+        windows = np.array([routing.window(link.info.max_num_seqs) for link in live])
+        num_continued = len(self.continuations)
+        shares = routing.share(outstanding, windows, num_continued + len(self._backlog))
+        workers = routing.deal(shares)
+        head, tail = workers[:num_continued], workers[num_continued:]
+        for index in np.unique(head):
+            self._continue(live[index], int((head == index).sum()))
+        ids, samples, issued_ns = self._backlog.take(len(tail))
+        for index in np.unique(tail):
+            rows = tail == index
+            self._start(live[index], ids[rows], samples[rows], issued_ns[rows])
+
+    def _start(self, link: Link, ids: NDArray[np.uint64], samples: Ints, issued_ns: Ints) -> None:
+        """Give new requests to a worker."""
+        now_ns = time.monotonic_ns()
+        lens, tokens = self._task.dataset.gather(samples)
+        columns: dict[str, Ints] = {
+            "sample": samples,
+            "prompt_len": lens.astype(np.int64),
+            "issued_ns": issued_ns,
+            "sent_ns": np.full(len(ids), now_ns),
+        }
+        _, names = self._ledger.assign(ids, link.index, columns)
+        budgets = np.full(len(ids), self._task.max_new_tokens, np.uint32)
+        prompts = PromptColumns(names, lens, tokens, budgets, np.zeros(len(ids), np.uint32))
+        self._send(link, prompts, now_ns)
+
+    def _continue(self, link: Link, num: int) -> None:
+        """Give requests that lost their worker to another one."""
+        now_ns = time.monotonic_ns()
+        self._send(link, self.continuations.give(link, num, now_ns), now_ns)
+
+    def _send(self, link: Link, prompts: PromptColumns, now_ns: int) -> None:
+        link.stream.send(prompts)
+        link.waiting_prefill_tokens += len(prompts.prompt_tokens)
+        link.last_prompt_ns = now_ns

@@ -1,0 +1,172 @@
+"""The answers of a run on disk: an Arrow stream that grows, and the parquet file that is made of it.
+
+The stream is readable up to its last whole batch, whenever its writer is killed.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+STREAM_SCHEMA = pa.schema([("sample", pa.int64()), ("tokens", pa.list_(pa.int32()))])
+PARTIAL_SCHEMA = STREAM_SCHEMA.append(pa.field("state", pa.string()))
+# A batch of the stream may hold a second's answers, too little for a row group.
+_ROW_GROUP_TOKENS = 1 << 20
+
+
+class DeadlinePassed(Exception):
+    """A conversion took longer than it may."""
+
+
+class Answers(NamedTuple):
+    """Tokens of R requests, end to end."""
+
+    samples: NDArray[np.int64]
+    """(R,)"""
+    counts: NDArray[np.int64]
+    """(R,) tokens of each."""
+    tokens: NDArray[np.int32]
+    """(T,), T the sum of counts."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that they hold."""
+        return self.samples.nbytes + self.counts.nbytes + self.tokens.nbytes
+
+
+def record_batch(parts: Sequence[Answers], states: Sequence[str] | None = None) -> pa.RecordBatch:
+    """Put answers into one batch.
+
+    Args:
+        parts: One and more; at most 2**31 - 1 tokens in all.
+        states: One per request: PARTIAL_SCHEMA instead of STREAM_SCHEMA.
+    """
+    samples = np.concatenate([part.samples for part in parts]).astype(np.int64, copy=False)
+    counts = np.concatenate([part.counts for part in parts])
+    tokens = np.concatenate([part.tokens for part in parts]).astype(np.int32, copy=False)
+    offsets = np.zeros(len(counts) + 1, np.int32)
+    np.cumsum(counts, out=offsets[1:])
+    assert int(offsets[-1]) == len(tokens)
+    columns = [pa.array(samples), pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens))]
+    if states is None:
+        return pa.RecordBatch.from_arrays(columns, schema=STREAM_SCHEMA)
+    return pa.RecordBatch.from_arrays([*columns, pa.array(list(states), pa.string())], schema=PARTIAL_SCHEMA)
+
+
+class StreamFile:
+    """An Arrow IPC stream that grows batch by batch; a batch that does not fit leaves no trace."""
+
+    def __init__(self, path: Path) -> None:
+        """Create the file; it must not exist.
+
+        Raises:
+            OSError: It cannot be created.
+        """
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        self._good_bytes = 0
+        self.num_rows = 0
+        """Answers that are in the file."""
+        self._append(STREAM_SCHEMA.serialize())
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append one batch.
+
+        Raises:
+            OSError: It is not in the file: no space, or the file was removed.
+        """
+        self._append(batch.serialize())
+        self.num_rows += batch.num_rows
+
+    def close(self) -> None:
+        """Close the file; a stream may end after any batch."""
+        os.close(self._fd)
+
+    def _append(self, message: pa.Buffer) -> None:
+        left, end = memoryview(message), self._good_bytes
+        try:
+            while left:
+                num_bytes = os.pwrite(self._fd, left, end)
+                left, end = left[num_bytes:], end + num_bytes
+            if os.fstat(self._fd).st_nlink == 0:
+                raise FileNotFoundError(2, "the file was removed")
+        except OSError:
+            os.ftruncate(self._fd, self._good_bytes)
+            raise
+        self._good_bytes = end
+
+
+def read_stream(path: Path) -> Iterator[pa.RecordBatch]:
+    """Read a stream's batches, STREAM_SCHEMA, up to the last whole one: its writer may have been killed.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with pa.OSFile(str(path)) as file:
+        try:
+            yield from pa.ipc.open_stream(file)
+        except (pa.ArrowInvalid, OSError) as error:
+            # A torn end is one of Arrow's own errors, without a number of the system's.
+            if getattr(error, "errno", None) is not None:
+                raise
+
+
+def write_partial(
+    path: Path, stream: Path, rest: Sequence[pa.RecordBatch], deadline_ns: int
+) -> dict[str, int]:
+    """Write a stream's answers and further rows as one parquet file, whole or not at all.
+
+    Args:
+        path: The parquet file, columns sample, tokens, state.
+        stream: Complete answers.
+        rest: Batches of PARTIAL_SCHEMA.
+        deadline_ns: By time.monotonic_ns().
+
+    Returns:
+        Rows of each state.
+
+    Raises:
+        OSError: The disk is full, for one.
+        DeadlinePassed: It has.
+    """
+    temporary = path.with_suffix(".partial")
+    counts: dict[str, int] = {}
+    try:
+        with pq.ParquetWriter(temporary, PARTIAL_SCHEMA, use_dictionary=False, compression="zstd") as writer:
+            for table in _row_groups(_all_batches(stream, rest)):
+                if time.monotonic_ns() > deadline_ns:
+                    raise DeadlinePassed
+                writer.write_table(table)
+                for entry in table["state"].value_counts().to_pylist():
+                    counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+        if time.monotonic_ns() > deadline_ns:
+            raise DeadlinePassed
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return counts
+
+
+def _all_batches(stream: Path, rest: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in read_stream(stream):
+        state = pa.repeat(pa.scalar("complete"), batch.num_rows)
+        yield pa.RecordBatch.from_arrays([*batch.columns, state], schema=PARTIAL_SCHEMA)
+    yield from rest
+
+
+def _row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    waiting: list[pa.RecordBatch] = []
+    num_tokens = 0
+    for batch in batches:
+        waiting.append(batch)
+        num_tokens += len(batch["tokens"].flatten())
+        if num_tokens >= _ROW_GROUP_TOKENS:
+            yield pa.Table.from_batches(waiting)
+            waiting, num_tokens = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting)

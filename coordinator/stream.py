@@ -1,0 +1,239 @@
+"""One Generate call: from `open` to whatever ends it."""
+
+import asyncio
+import contextlib
+import time
+from array import array
+from collections.abc import Callable
+from typing import NamedTuple
+
+import grpc
+import numpy as np
+
+from coordinator.quiet import Quiet
+from protos import worker_pb2 as pb
+from protos import worker_pb2_grpc as rpc
+from protos.frames import (
+    MAX_SUBMIT_TOKENS,
+    FrameError,
+    PromptColumns,
+    Requests,
+    TokenColumns,
+    pack_submit,
+    unpack_tokens,
+)
+
+CALL_TIMEOUT_S = 5.0
+PING_INTERVAL_S = 1.0
+STATUS_TIMEOUT_S = 1.0
+Deliver = Callable[[TokenColumns], None]
+Metadata = tuple[tuple[str, str], ...] | None
+
+
+class WorkerLost(RuntimeError):
+    """A stream will bring nothing more; `reason` is one line, `status` gRPC's where gRPC ended it."""
+
+    def __init__(self, address: str, reason: str, status: grpc.StatusCode | None = None) -> None:
+        super().__init__(f"worker {address}: {reason}")
+        self.reason = reason
+        self.status = status
+
+
+class Limits(NamedTuple):
+    """When a worker counts as lost; see RunConfig."""
+
+    silence_s: float
+    stall_s: float
+
+
+class Stream:
+    """A run's messages to and from one worker; every method runs on the dispatcher's event loop."""
+
+    def __init__(self, address: str, channel: grpc.aio.Channel, metadata: Metadata) -> None:
+        """Begin the call.
+
+        Args:
+            address: For messages to a person.
+            channel: To the worker.
+            metadata: What proves to the worker that this coordinator may use it.
+        """
+        self.outstanding = 0
+        """Requests sent and not finished."""
+        self.num_frames = 0
+        """Frames of tokens received."""
+        self.num_tokens = 0
+        """Tokens received in them."""
+        self.last_pong = pb.Pong()
+        self.round_trip_ns = 0
+        """Of the shortest ping."""
+        self.report_delays_ns = array("q")
+        """Per frame with a first token or an end: LoadGen told (our clock) minus produced (the worker's)."""
+        self.spec_hash = ""
+        self.settled = False
+        """Whether the last pong counts everything that the engine produced for this stream."""
+        self._address = address
+        self._clock_offset_ns = 0
+        self._call = rpc.WorkerStub(channel).Generate(metadata=metadata, wait_for_ready=True)
+        self._outgoing: asyncio.Queue[pb.ToWorker] = asyncio.Queue()
+        self._heard = Quiet(PING_INTERVAL_S)
+        self._stepped = Quiet(PING_INTERVAL_S)
+        self._num_pings = 0
+        self._pings: dict[int, int] = {}
+        self._pong_came = asyncio.Event()
+
+    @property
+    def clock_offset_ns(self) -> int:
+        """Worker's monotonic clock minus ours; 0 where the shortest ping cannot tell it from 0."""
+        return self._clock_offset_ns if abs(self._clock_offset_ns) > self.round_trip_ns // 2 else 0
+
+    async def open(self, opening: pb.Open) -> pb.Opened:
+        """Begin the run.
+
+        Raises:
+            WorkerLost: The worker refuses, answers for another run or does not answer in time.
+        """
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                await self._call.write(pb.ToWorker(open=opening))
+                first = await self._call.read()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
+            raise await self._lost(error) from error
+        if not isinstance(first, pb.FromWorker) or first.WhichOneof("message") != "opened":
+            raise await self._lost(None)
+        if first.opened.run_id != opening.run_id:
+            raise WorkerLost(self._address, f"answers for run {first.opened.run_id!r}")
+        self.spec_hash = first.opened.spec_hash
+        return first.opened
+
+    def send(self, prompts: PromptColumns) -> None:
+        """Queue prompts, cut into messages of bounded size."""
+        self.outstanding += len(prompts.requests)
+        ends = prompts.prompt_lens.cumsum(dtype=np.int64)
+        begin = 0
+        while begin < len(ends):
+            start = int(ends[begin - 1]) if begin else 0
+            end = max(int(np.searchsorted(ends, start + MAX_SUBMIT_TOKENS, side="right")), begin + 1)
+            part = PromptColumns(
+                prompts.requests[begin:end],
+                prompts.prompt_lens[begin:end],
+                prompts.prompt_tokens[start : int(ends[end - 1])],
+                prompts.max_new_tokens[begin:end],
+                prompts.produced[begin:end],
+            )
+            self._outgoing.put_nowait(pb.ToWorker(submit=pack_submit(part)))
+            begin = end
+
+    def stop(self, requests: Requests) -> None:
+        """Tell the worker to stop requests; tokens on their way still arrive."""
+        self.outstanding -= len(requests)
+        self._outgoing.put_nowait(pb.ToWorker(cancel=pb.Cancel(requests=requests.tobytes())))
+
+    async def carry(self, deliver: Deliver, limits: Limits) -> None:
+        """Carry messages both ways until cancelled.
+
+        Args:
+            deliver: Takes each frame of tokens; a FrameError from it ends the stream.
+            limits: Longest time without any message, and without tokens while requests are outstanding.
+
+        Raises:
+            WorkerLost: The stream broke, or the worker is silent, stalled or breaks the protocol.
+        """
+        loops = [asyncio.ensure_future(c) for c in (self._read(deliver), self._write(), self._watch(limits))]
+        try:
+            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
+            for loop in done:
+                loop.result()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            raise await self._lost(error) from error
+        except FrameError as error:
+            raise WorkerLost(self._address, f"bad frame: {error}") from error
+        finally:
+            for loop in loops:
+                loop.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+    async def settle(self) -> None:
+        """Ask for the worker's final counts, while `carry` runs; without an answer it stays unsettled."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                while not self.settled or self.last_pong.produced_tokens != self.num_tokens:
+                    await self._ask()
+                    self.settled = True
+
+    async def _ask(self) -> None:
+        """Ping, and wait for the pong of that ping: an earlier one may count less."""
+        nonce = self._ping()
+        while nonce in self._pings:
+            self._pong_came.clear()
+            await self._pong_came.wait()
+
+    def cancel(self) -> None:
+        """End the call; the worker then empties its engine."""
+        self._call.cancel()
+
+    async def _read(self, deliver: Deliver) -> None:
+        while isinstance(message := await self._call.read(), pb.FromWorker):
+            self._heard.hear()
+            kind = message.WhichOneof("message")
+            if kind == "tokens":
+                self._stepped.hear()
+                columns = unpack_tokens(message.tokens, sequence=self.num_frames)
+                deliver(columns)
+                self.num_frames += 1
+                self.num_tokens += len(columns.tokens)
+            elif kind == "pong":
+                self._take_pong(message.pong)
+            elif kind == "failed":
+                raise WorkerLost(self._address, f"gave up requests: {message.failed.reason}")
+            else:
+                raise FrameError(f"unexpected message: {kind}")
+        raise await self._lost(None)
+
+    async def _write(self) -> None:
+        while True:
+            await self._call.write(await self._outgoing.get())
+
+    async def _watch(self, limits: Limits) -> None:
+        while True:
+            self._ping()
+            await asyncio.sleep(PING_INTERVAL_S)
+            if not self.outstanding:
+                self._stepped.hear()
+            self._heard.tick()
+            self._stepped.tick()
+            if self._heard.quiet_s > limits.silence_s:
+                raise WorkerLost(self._address, f"silent for {limits.silence_s:g} s")
+            if self._stepped.quiet_s > limits.stall_s:
+                stalled = f"{self.outstanding} requests, no token for {limits.stall_s:g} s"
+                raise WorkerLost(self._address, stalled)
+
+    def _ping(self) -> int:
+        nonce = self._num_pings
+        self._num_pings += 1
+        self._pings[nonce] = time.monotonic_ns()
+        self._outgoing.put_nowait(pb.ToWorker(ping=pb.Ping(nonce=nonce)))
+        return nonce
+
+    def _take_pong(self, pong: pb.Pong) -> None:
+        sent_ns = self._pings.pop(pong.nonce, None)
+        if sent_ns is None:
+            raise FrameError(f"pong {pong.nonce} without a ping")
+        if pong.worker_ns < self.last_pong.worker_ns:
+            raise FrameError(f"clock went back from {self.last_pong.worker_ns} to {pong.worker_ns} ns")
+        now_ns = time.monotonic_ns()
+        if not self.round_trip_ns or now_ns - sent_ns < self.round_trip_ns:
+            self.round_trip_ns = now_ns - sent_ns
+            self._clock_offset_ns = pong.worker_ns - (sent_ns + now_ns) // 2
+        self.last_pong = pong
+        self._pong_came.set()
+
+    async def _lost(self, error: BaseException | None) -> WorkerLost:
+        """Say why the call ended, in the worker's own words where it had any."""
+        if isinstance(error, TimeoutError):
+            return WorkerLost(self._address, f"no answer within {CALL_TIMEOUT_S:g} s")
+        # A broken write knows less than the status in which the call then ends.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STATUS_TIMEOUT_S):
+                code = await self._call.code()
+                return WorkerLost(self._address, f"{code.name}: {await self._call.details()}", code)
+        return WorkerLost(self._address, "stream ended" if error is None else f"stream broke: {error}")

@@ -1,0 +1,27 @@
+"""What the coordinator counted in a run, for the verdict."""
+
+import numpy as np
+
+from coordinator.dispatcher import Dispatcher
+from sut.results.checks import Counts
+
+
+def tally(dispatcher: Dispatcher) -> Counts:
+    """Add up a run that is over; its workers have been asked for their final counts."""
+    done = dispatcher.ledger.done
+    streams = [stream for link in dispatcher.links for stream in link.streams]
+    settled = [stream for stream in streams if stream.settled]
+    return Counts(
+        num_issued=dispatcher.flow.num_issued,
+        num_done=len(done),
+        num_distinct=len(np.unique(done["sample"])),
+        num_short=int((done["num_tokens"] < 2).sum()),
+        received_tokens=sum(stream.num_tokens for stream in streams),
+        reported_tokens=int(done["num_tokens"].sum()),
+        produced_tokens=sum(stream.last_pong.produced_tokens for stream in settled),
+        lost_tokens=sum(stream.num_tokens for stream in streams if not stream.settled),
+        dropped_tokens=sum(link.num_dropped_tokens for link in dispatcher.links),
+        spec_hashes=tuple(stream.spec_hash for stream in streams),
+        num_losses=len(dispatcher.flow.continuations.losses),
+        num_continued=int((done["losses"] > 0).sum()),
+    )

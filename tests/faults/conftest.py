@@ -1,0 +1,18 @@
+"""Fixtures of the fault tests."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.table import Table
+
+
+@pytest.fixture(scope="session")
+def table() -> Iterator[Table]:
+    """Collect what happened in each case; written to the directory that FAULTS_TABLE names."""
+    table = Table()
+    yield table
+    if os.environ.get("FAULTS_TABLE"):
+        table.write(Path(os.environ["FAULTS_TABLE"]))

@@ -1,0 +1,159 @@
+"""Workers that a test kills, stops, continues and starts again; every wait is bounded."""
+
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import grpc
+
+from protos import worker_pb2 as pb
+from protos import worker_pb2_grpc as rpc
+from tests import fleet
+from tests.faults.hosts import Host
+
+POLL_S = 0.02
+WORKER = (sys.executable, "-m", "worker")
+FAULTY = (sys.executable, "-m", "tests.faults.faulty_worker")
+# Otherwise channels of one process share a connection, and with it the wait before the next attempt.
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+
+
+class Member:
+    """One worker at one address, over several processes."""
+
+    def __init__(
+        self, log: Path, flags: Sequence[str], program: Sequence[str] = WORKER, address: str | None = None
+    ) -> None:
+        """Start it.
+
+        Args:
+            log: Gets the output of all its processes.
+            flags: The worker's; a restart may add to them.
+            program: What runs it.
+            address: host:port to listen on; None: a free port of 127.0.0.1.
+        """
+        self._log, self._flags, self._program = log, flags, program
+        self.worker = fleet.start_worker(log, *flags, program=program, address=address)
+        self.address = self.worker.address
+
+    @property
+    def text(self) -> str:
+        """What it has logged so far."""
+        return self._log.read_text(errors="replace")
+
+    def kill(self) -> int:
+        """Kill -9; returns CLOCK_MONOTONIC in ns."""
+        now_ns = time.monotonic_ns()
+        self.worker.process.kill()
+        self.worker.process.wait(10)
+        return now_ns
+
+    def freeze(self) -> int:
+        """SIGSTOP; returns CLOCK_MONOTONIC in ns."""
+        now_ns = time.monotonic_ns()
+        os.kill(self.worker.process.pid, signal.SIGSTOP)
+        return now_ns
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        os.kill(self.worker.process.pid, signal.SIGCONT)
+
+    def restart(self, *flags: str) -> None:
+        """Start another process at the same address, with more flags if any."""
+        self.kill()
+        words = [*self._flags, *flags]
+        self.worker = fleet.start_worker(self._log, *words, program=self._program, address=self.address)
+
+    def load(self) -> pb.WorkerLoad | None:
+        """Ask what it is doing; None: no answer."""
+        with grpc.insecure_channel(self.address, options=OWN_CONNECTION) as channel:
+            try:
+                load: pb.WorkerLoad = rpc.WorkerStub(channel).GetLoad(
+                    pb.GetLoadRequest(), timeout=2, wait_for_ready=True
+                )
+            except grpc.RpcError:
+                return None
+        return load
+
+    @property
+    def idle(self) -> bool:
+        """Whether it answers that no run holds it and that it has no request."""
+        return self.load() == pb.WorkerLoad()
+
+    @property
+    def used(self) -> bool:
+        """Whether a run holds it and it produces tokens for that run."""
+        load = self.load()
+        return load is not None and bool(load.running) and load.produced_tokens > 0
+
+
+@functools.cache
+def open_flags() -> tuple[str, ...]:
+    """Give what a worker needs to listen beyond loopback without TLS."""
+    command = [*WORKER, "--help"]
+    shown = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=True)
+    return ("--insecure",) if "--insecure" in shown.stdout else ()
+
+
+@contextlib.contextmanager
+def crew(
+    directory: Path,
+    num: int,
+    *flags: str,
+    program: Sequence[str] = WORKER,
+    hosts: Sequence[Host] = (),
+) -> Iterator[list[Member]]:
+    """Run workers, all SERVING at the beginning of the block; none outlives it.
+
+    Args:
+        directory: Gets their logs.
+        num: How many.
+        flags: Of each.
+        program: What runs each.
+        hosts: Where each runs; none: here.
+    """
+    members = []
+    try:
+        for index in range(num):
+            log = directory / f"worker{index}.log"
+            if hosts:
+                host = hosts[index]
+                words = (*flags, *open_flags())
+                members.append(Member(log, words, (*host.enter, *program), host.address()))
+            else:
+                members.append(Member(log, flags, program))
+        for member in members:
+            fleet.wait_serving(member.worker)
+        yield members
+    finally:
+        for member in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(member.worker.process.pid, signal.SIGKILL)
+            member.worker.process.wait(10)
+
+
+def addresses_of(members: Sequence[Member]) -> list[str]:
+    """List where they listen."""
+    return [member.address for member in members]
+
+
+def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+    """Poll until something is true; the deadline fails the test."""
+    deadline_s = time.monotonic() + timeout_s
+    while not true():
+        if time.monotonic() > deadline_s:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}")
+        time.sleep(POLL_S)
+
+
+def check_free(members: Sequence[Member], timeout_s: float = 20.0) -> None:
+    """Check that workers are SERVING, without a run and without a request, or soon will be."""
+    for member in members:
+        wait_until(lambda m=member: m.idle, f"{member.address} free", timeout_s)  # type: ignore[misc]
+        assert "SERVING" == fleet.health(member.address)

@@ -1,0 +1,82 @@
+"""The connection itself at fault: reset inside a frame, read slowly, swallowing one direction or both."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults import runs
+from tests.faults.crew import addresses_of, crew, wait_until
+from tests.faults.moments import in_decode, seats
+from tests.faults.proxy import proxied
+from tests.faults.table import Table
+
+pytestmark = pytest.mark.long
+STEP = ("--step-ms", "5", "--max-num-seqs")
+
+
+@pytest.mark.parametrize("mode", runs.MODES)
+@pytest.mark.parametrize("num_bytes", [1, 333, 4000])
+def test_reset_inside_a_frame(tmp_path: Path, table: Table, mode: str, num_bytes: int) -> None:
+    """A connection reset inside a frame: what came whole is kept, the rest is produced again, once."""
+    with (
+        crew(tmp_path, 2, *STEP, seats(mode)) as members,
+        proxied(addresses_of(members)) as proxies,
+        runs.started(tmp_path, mode, [proxy.address for proxy in proxies], runs.make_prompts()) as run,
+    ):
+        in_decode(members)
+        injected_ns = time.monotonic_ns()
+        proxies[0].reset_after(num_bytes)
+        wait_until(lambda: proxies[0].num_resets == 1, "the reset")
+        found = runs.check_valid(run)
+    table.add(f"reset inside a frame after {num_bytes} bytes", run, 0, injected_ns)
+    [loss] = found["summary"]["losses"]
+    assert proxies[0].address == loss["address"]
+    assert "UNAVAILABLE" in loss["reason"]
+
+
+@pytest.mark.parametrize("mode", runs.MODES)
+def test_slow_reader(tmp_path: Path, table: Table, mode: str) -> None:
+    """Read at 4 kB/s a worker merges its frames; nothing is lost or doubled, and it is not taken for dead."""
+    with (
+        crew(tmp_path, 2, *STEP, seats(mode)) as members,
+        proxied(addresses_of(members)) as proxies,
+        runs.started(tmp_path, mode, [proxy.address for proxy in proxies], runs.make_prompts()) as run,
+    ):
+        in_decode(members)
+        proxies[0].throttle(4000)
+        found = runs.check_valid(run)
+    table.add("worker read at 4 kB/s", run, 0)
+    assert [] == found["summary"]["losses"]
+    slow, fast = (worker["tokens"] / worker["frames"] for worker in found["summary"]["workers"])
+    assert slow > fast
+
+
+@pytest.mark.parametrize("mode", runs.MODES)
+@pytest.mark.parametrize("late", [False, True])
+def test_swallowed_for_a_while(tmp_path: Path, table: Table, mode: str, late: bool) -> None:
+    """A connection that carries nothing: within the limit nothing is lost, beyond it the worker is."""
+    limit_s = "1.5" if late else "6"
+    prompts = runs.make_prompts(140)
+    with (
+        crew(tmp_path, 2, *STEP, seats(mode, 8)) as members,
+        proxied(addresses_of(members)) as proxies,
+        runs.started(
+            *(tmp_path, mode, [proxy.address for proxy in proxies], prompts),
+            *("--worker-timeout-s", limit_s),
+            server_s=9,
+        ) as run,
+    ):
+        in_decode(members)
+        injected_ns = time.monotonic_ns()
+        proxies[0].swallow()
+        if late:
+            wait_until(lambda: run.says(f"{proxies[0].address} lost: silent for 1.5 s"), "lost")
+        else:
+            time.sleep(1.5)
+        proxies[0].heal()
+        found = runs.check_valid(run)
+    when = f"beyond the limit of {limit_s} s" if late else f"for 1.5 s, limit {limit_s} s"
+    table.add(f"connection swallows {when}", run, 0, injected_ns)
+    expected = [proxies[0].address] if late else []
+    assert expected == [loss["address"] for loss in found["summary"]["losses"]]

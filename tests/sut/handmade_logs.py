@@ -1,0 +1,94 @@
+"""Logs of LoadGen written by hand, for tests: a good run over three samples, to be spoilt."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sut.results.checks import ClockFigures, Counts, Pauses, Telemetry
+from sut.results.verdict import Verdict, judge
+from sut.settings import Mode, Scenario
+
+OFFLINE, SERVER, INTERACTIVE = Scenario.OFFLINE, Scenario.SERVER, Scenario.INTERACTIVE
+PERFORMANCE, ACCURACY = Mode.PERFORMANCE, Mode.ACCURACY
+S = 10**9
+# Three answers: 18 19 200002, 21 200002 and 200002, as LoadGen writes them.
+ANSWERS = ["1200000013000000420D0300", "15000000420D0300", "420D0300"]
+# What the coordinator counted over the three: 6 tokens, one answer of a single token.
+COUNTS: dict[str, Any] = {
+    "num_issued": 3,
+    "num_done": 3,
+    "num_distinct": 3,
+    "num_short": 1,
+    "received_tokens": 6,
+    "reported_tokens": 6,
+    "produced_tokens": 6,
+    "lost_tokens": 0,
+    "dropped_tokens": 0,
+    "spec_hashes": ("a" * 64, "a" * 64),
+    "num_losses": 0,
+    "num_continued": 0,
+}
+GOOD = {"result_validity": "VALID", "result_invalid_reason": "", "effective_performance_sample_count": 6396}
+# 3 samples and 5 tokens in 0.1 s: LoadGen leaves the token of the one-token answer out.
+RATES = {
+    "result_query_count": 1,
+    "generated_samples_per_query": 3,
+    "result_tokens_per_second": 50,
+    "result_samples_per_second": 30,
+}
+STEADY_CLOCK = ClockFigures(num_looks=11, elapsed_ns=10 * S, worst_step_ns=20_000, drift_ns=-300_000)
+STEADY = Telemetry(
+    gc=Pauses(num=4, total_ns=8_000_000, worst_ns=5_000_000),
+    loop=Pauses(num=100, total_ns=50_000_000, worst_ns=100_000_000),
+    clock=STEADY_CLOCK,
+)
+
+
+def detail_line(key: str, value: object, is_error: bool = False) -> str:
+    """Write one line of mlperf_log_detail.txt."""
+    metadata = {
+        "is_error": is_error,
+        "is_warning": False,
+        "file": "logging.cc",
+        "line_no": 1,
+        "pid": 2,
+        "tid": 3,
+    }
+    entry = {"key": key, "value": value, "time_ms": 0.5, "namespace": "mlperf::logging", "metadata": metadata}
+    return f":::MLLOG {json.dumps(entry)}\n"
+
+
+def accuracy_line(sample: int, data: str, token_count: int) -> str:
+    """Write one entry of mlperf_log_accuracy.json, spaces as LoadGen has them."""
+    return f'{{ "seq_id" : 0, "qsl_idx" : {sample}, "data" : "{data}", "token_count" : {token_count} }}'
+
+
+def entries(*samples: int) -> list[str]:
+    """Write an entry for each of the samples, with its own answer."""
+    return [accuracy_line(sample, ANSWERS[sample % 3], 3 - sample % 3) for sample in samples]
+
+
+def write_logs(directory: Path, values: dict[str, object], errors: list[str], accuracy: list[str]) -> None:
+    """Write the two logs that a verdict reads."""
+    lines = [detail_line(key, value) for key, value in values.items()]
+    lines += [detail_line("error_runtime", text, is_error=True) for text in errors]
+    (directory / "mlperf_log_detail.txt").write_text("".join(lines))
+    body = ",\n".join(accuracy) + "\n" if accuracy else ""
+    (directory / "mlperf_log_accuracy.json").write_text(f"[\n{body}]\n")
+
+
+def verdict_of(
+    directory: Path,
+    mode: Mode,
+    *,
+    values: dict[str, object] | None = None,
+    errors: list[str] | None = None,
+    accuracy: list[str] | None = None,
+    counts: dict[str, Any] | None = None,
+    telemetry: Telemetry = STEADY,
+) -> Verdict:
+    """Judge a good run over three samples in which something was changed."""
+    logged = (entries(1, 0, 2) if mode is ACCURACY else []) if accuracy is None else accuracy
+    found = GOOD | (RATES if mode is PERFORMANCE else {}) | (values or {})
+    write_logs(directory, found, errors or [], logged)
+    return judge(directory, OFFLINE, mode, 3, Counts(**(COUNTS | (counts or {}))), telemetry)[0]

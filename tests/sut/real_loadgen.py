@@ -1,0 +1,52 @@
+"""LoadGen itself, in a process of its own, over a SUT that answers at once."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from sut.settings import Mode, Scenario
+
+ROOT = Path(__file__).resolve().parents[2]
+CONF = """\
+*.*.min_duration = 100
+*.*.performance_sample_count_override = 4
+*.*.accuracy_sample_count_override = 4
+*.Offline.min_query_count = 4
+*.*.target_qps = 1000
+"""
+# An Offline run by these is VALID.
+CONF_OF_ONE = """\
+*.*.min_duration = 0
+*.*.performance_sample_count_override = 1
+*.*.accuracy_sample_count_override = 1
+*.*.min_query_count = 1
+*.*.target_qps = 1
+"""
+# argv: conf, scenario, mode, output directory.
+RUN = """
+import array, sys, threading
+from pathlib import Path
+from sut import loadgen
+from sut.settings import Mode, Scenario
+tokens = array.array("i", [18, 19, 200002])
+address = tokens.buffer_info()[0]
+num = 0
+def issue(ids, samples):
+    global num
+    num += len(ids)
+    if sys.argv[2] != "offline":
+        loadgen.first_token_complete(ids, [address] * len(ids), [1] * len(ids))
+    loadgen.query_samples_complete(ids, [address] * len(ids), [3] * len(ids))
+test = loadgen.LoadGenTest(sys.argv[1], Scenario(sys.argv[2]), Mode(sys.argv[3]))
+thread = threading.Thread(target=test.run, args=(4, issue, Path(sys.argv[4]), None))
+thread.start()
+thread.join()
+print(num)
+"""
+
+
+def run_loadgen(conf: str, scenario: Scenario, mode: Mode, directory: Path) -> int:
+    """Run LoadGen in a process of its own; each answer has 3 tokens. Returns how many it issued."""
+    command = [sys.executable, "-c", RUN, conf, scenario, mode, str(directory)]
+    done = subprocess.run(command, cwd=ROOT, timeout=60, check=True, capture_output=True, text=True)
+    return int(done.stdout)

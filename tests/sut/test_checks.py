@@ -1,0 +1,153 @@
+"""The checks with bounds in figures: LoadGen's rates, pauses, the clock; and those that fail nothing."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sut.results.checks import (
+    Check,
+    ClockFigures,
+    Counts,
+    Pauses,
+    clock,
+    continuation,
+    loadgen_tokens,
+    pauses,
+    tokens,
+)
+from sut.results.logs import DetailLog
+from sut.results.verdict import Outcome
+from tests.sut.handmade_logs import (
+    COUNTS,
+    OFFLINE,
+    PERFORMANCE,
+    SERVER,
+    STEADY,
+    STEADY_CLOCK,
+    S,
+    verdict_of,
+)
+
+
+def counts(**changed: int) -> Counts:
+    """Count the good run's, with changes."""
+    return Counts(**(COUNTS | changed))
+
+
+def rates(num_samples: int, num_tokens: int, time_s: float, offline: bool) -> DetailLog:
+    """Write rates as LoadGen does, with six digits."""
+    samples_per_s = (num_samples if offline else num_samples - 1) / time_s
+    names = ("result_completed_tokens_per_second", "result_completed_samples_per_sec")
+    if offline:
+        names = ("result_tokens_per_second", "result_samples_per_second")
+    values: dict[str, object] = {
+        "result_query_count": 1 if offline else num_samples,
+        "generated_samples_per_query": num_samples if offline else 1,
+        names[0]: float(f"{num_tokens / time_s:.6g}"),
+        names[1]: float(f"{samples_per_s:.6g}"),
+    }
+    return DetailLog(values, [])
+
+
+@given(
+    num_samples=st.integers(2, 100_000),
+    num_tokens=st.integers(1, 10**10),
+    time_s=st.floats(1e-3, 1e5),
+    offline=st.booleans(),
+)
+# Near the worst: 10000.049 is printed as 10000 and 1.0000051 as 1.00001, a quotient off by 9.8e-6.
+@example(num_samples=10_000_051, num_tokens=100_000_490_000, time_s=1e7, offline=True)
+def test_six_digits_decide_to_one_part_in_a_hundred_thousand(
+    num_samples: int, num_tokens: int, time_s: float, offline: bool
+) -> None:
+    """Whatever the rates, the true sum passes, and one wrong by 2.1e-5 and a token fails."""
+    detail = rates(num_samples, num_tokens, time_s, offline)
+    scenario = OFFLINE if offline else SERVER
+    same = counts(reported_tokens=num_tokens, num_short=0)
+    assert loadgen_tokens(detail, scenario, same).passed
+    wrong = int(num_tokens * 2.1e-5) + 1
+    for reported in (num_tokens - wrong, num_tokens + wrong):
+        assert not loadgen_tokens(
+            detail, scenario, dataclasses.replace(same, reported_tokens=reported)
+        ).passed
+
+
+def test_the_other_scenarios_rates_are_not_taken() -> None:
+    """Server's rates say nothing of Offline: what LoadGen did not print is not compared, and told."""
+    check = loadgen_tokens(rates(10, 100, 1.0, offline=False), OFFLINE, counts())
+    assert check == Check("loadgen_tokens", True, "LoadGen printed no rates to compare with")
+
+
+def test_tokens_of_lost_streams_and_of_moved_requests_are_accounted_for() -> None:
+    """Lost streams' tokens count with those produced, dropped tokens with those reported."""
+    # 6 reported and 2 dropped are 8 received: 5 of engines that answered, 3 on lost streams.
+    moved = counts(received_tokens=8, dropped_tokens=2, produced_tokens=5, lost_tokens=3)
+    assert tokens(moved).passed
+    for name in ("received_tokens", "reported_tokens", "produced_tokens", "lost_tokens", "dropped_tokens"):
+        for change in (-1, 1):
+            wrong = dataclasses.replace(moved, **{name: getattr(moved, name) + change})
+            assert not tokens(wrong).passed, name
+
+
+def test_a_continued_run_is_valid_and_says_so(tmp_path: Path) -> None:
+    """Losses and continued requests are a warning in a VALID run; without them there is none."""
+    assert continuation(counts()).mark == "ok  "
+    verdict = verdict_of(tmp_path, PERFORMANCE, counts={"num_losses": 1, "num_continued": 3})
+    assert verdict.outcome is Outcome.VALID
+    expected = Check("continuation", True, "1 workers lost, 3 requests continued elsewhere", warning=True)
+    assert expected in verdict.checks
+    assert expected.mark == "warn"
+
+
+@pytest.mark.parametrize("part", ["gc", "loop"])
+def test_a_long_pause_is_a_warning(tmp_path: Path, part: str) -> None:
+    """A pause above 100 ms, of either kind, is told with its length and fails nothing; 100 ms is none."""
+    assert pauses(STEADY) == Check(
+        "pauses",
+        True,
+        "gc: worst 5.0 ms, 0 of 4 above 100 ms, 8.0 ms in all; "
+        "event loop: worst 100.0 ms, 0 of 100 above 100 ms, 50.0 ms in all",
+    )
+    long = Pauses(num=7, total_ns=250_000_000, worst_ns=123_400_000, num_long=2)
+    verdict = verdict_of(tmp_path, PERFORMANCE, telemetry=dataclasses.replace(STEADY, **{part: long}))
+    assert verdict.outcome is Outcome.VALID
+    (found,) = [check for check in verdict.checks if check.name == "pauses"]
+    assert found.mark == "warn"
+    assert "worst 123.4 ms, 2 of 7 above 100 ms, 250.0 ms in all" in found.seen
+
+
+def look(**changed: int) -> Check:
+    """Check a clock that was steady for 10 s but for the changes."""
+    figures: ClockFigures = dataclasses.replace(STEADY_CLOCK, **changed)
+    return clock(dataclasses.replace(STEADY, clock=figures))
+
+
+def test_a_stepped_clock_makes_the_run_invalid(tmp_path: Path) -> None:
+    """A step above 5 ms, either way, fails the check clock and no other; one of 5 ms passes."""
+    for step_ns in (5_000_001, -5_000_001):
+        assert not look(worst_step_ns=step_ns).passed
+        figures = dataclasses.replace(STEADY_CLOCK, worst_step_ns=step_ns)
+        stepped = dataclasses.replace(STEADY, clock=figures)
+        verdict = verdict_of(tmp_path, PERFORMANCE, telemetry=stepped)
+        assert ["clock"] == [check.name for check in verdict.checks if not check.passed]
+        assert verdict.outcome is Outcome.INVALID
+    assert look(worst_step_ns=5_000_000) == Check(
+        "clock", True, "largest step 5.000 ms of 5 ms, drift -0.300 ms of 10.0 ms in 10.0 s"
+    )
+
+
+def test_a_clock_may_drift_as_fast_as_it_is_slewed() -> None:
+    """500 ppm, which is 5 ms in 10 s, and 5 ms of reading pass, either way; more fails."""
+    assert [True, True] == [look(drift_ns=sign * 10_000_000).passed for sign in (1, -1)]
+    assert [False, False] == [look(drift_ns=sign * 10_000_001).passed for sign in (1, -1)]
+    # 5 ms + 500e-6 * 600 s.
+    assert look(drift_ns=305_000_000, elapsed_ns=600 * S).passed
+    assert not look(drift_ns=305_000_001, elapsed_ns=600 * S).passed
+
+
+def test_a_clock_that_was_not_seen_twice_is_told() -> None:
+    """One look compares nothing: the check passes with a warning."""
+    assert look(num_looks=1) == Check("clock", True, "1 looks, too few to compare", warning=True)

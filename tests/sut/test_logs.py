@@ -1,0 +1,48 @@
+"""The readers of LoadGen's logs, over logs written by hand."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from sut.results.logs import DetailLog, read_accuracy, read_detail
+from tests.sut.handmade_logs import detail_line, entries
+
+
+def test_the_detail_log_is_read_line_by_line(tmp_path: Path) -> None:
+    """The last value of a key counts, errors keep their order, and lines without the mark are passed over."""
+    path = tmp_path / "mlperf_log_detail.txt"
+    lines = [
+        detail_line("a", 1),
+        "some text\n",
+        detail_line("e", "x", is_error=True),
+        detail_line("a", [2]),
+        "\n",
+        detail_line("e", "y", is_error=True),
+    ]
+    path.write_text("".join(lines))
+    assert read_detail(path) == DetailLog({"a": [2], "e": "y"}, ["e: x", "e: y"])
+    path.write_text(":::MLLOG {torn")
+    with pytest.raises(ValueError):
+        read_detail(path)
+
+
+def test_the_accuracy_log_is_counted(tmp_path: Path) -> None:
+    """Entries per sample, tokens and bytes are counted; an empty log is no entry, a torn one an error."""
+    path = tmp_path / "mlperf_log_accuracy.json"
+    path.write_text("[\n" + ",\n".join(entries(0, 1, 0)) + "\n]\n")
+    # 3 + 2 + 3 tokens of 4 bytes.
+    assert read_accuracy(path) == (Counter({0: 2, 1: 1}), 8, 32)
+    path.write_text("[\n]\n")
+    assert read_accuracy(path) == (Counter(), 0, 0)
+    path.write_text("[\n" + entries(0)[0][:-9])
+    with pytest.raises(ValueError):
+        read_accuracy(path)
+
+
+@pytest.mark.parametrize("number", ["-nan", "nan", "inf", "-inf"])
+def test_what_is_no_number_is_none(tmp_path: Path, number: str) -> None:
+    """A rate over one Server query, which LoadGen writes as -nan, reads as None and tears no log."""
+    path = tmp_path / "mlperf_log_detail.txt"
+    path.write_text(detail_line("rate", 12345).replace("12345", number) + detail_line("text", f" {number},"))
+    assert DetailLog({"rate": None, "text": f" {number},"}, []) == read_detail(path)
