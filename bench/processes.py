@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLE_INTERVAL_S = 0.005
 STOP_TIMEOUT_S = 3.0
 LOG_TAIL_CHARS = 2000
+FIRST_STEADY_PORT = 10_000
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks the benchmark to end."""
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
@@ -75,6 +77,7 @@ class Processes:
 
     def start(self, module_argv: list[str], log: Path) -> subprocess.Popen[bytes]:
         """Start `python -m <module> <flags>` in a session of its own; its output goes to `log`."""
+        parent = os.getpid()
         with log.open("wb") as out, _signals_held() as mask:
             process = subprocess.Popen(
                 [sys.executable, "-m", *module_argv],
@@ -85,10 +88,16 @@ class Processes:
                 # LoadGen writes the window of its test in local time.
                 env={**os.environ, "TZ": "UTC"},
                 start_new_session=True,
-                preexec_fn=lambda: _prepare(mask),  # noqa: PLW1509 - this process has one thread
+                preexec_fn=lambda: _prepare(mask, parent),  # noqa: PLW1509 - this process has one thread
             )
             self._running.append(process)
         return process
+
+    def kill(self, process: subprocess.Popen[bytes]) -> None:
+        """End one process with its group at once, as a lost node ends."""
+        _signal_group(process, signal.SIGKILL)
+        process.wait(STOP_TIMEOUT_S)
+        self._running.remove(process)
 
     def run(self, module_argv: list[str], log: Path, timeout_s: float) -> Ended:
         """Run to the end, reading its CPU clock all along.
@@ -137,6 +146,19 @@ def free_port() -> int:
         return port
 
 
+def steady_port(rng: random.Random) -> int:
+    """Draw a port that is free now and that no connection is ever given: for one who comes back to it.
+
+    Source: ip(7), ip_local_port_range: where connections get their own ports from.
+    """
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = rng.randrange(FIRST_STEADY_PORT, first)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
+
+
 def wait_listening(process: subprocess.Popen[bytes], port: int, log: Path, timeout_s: float) -> None:
     """Wait until a process listens.
 
@@ -172,10 +194,12 @@ def _signals_held() -> Iterator[set[int]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _prepare(mask: set[int]) -> None:
+def _prepare(mask: set[int], parent: int) -> None:
     """Before exec: take signals, and have the kernel kill this process when the benchmark is killed."""
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was killed before the kernel knew
+        os._exit(1)
 
 
 def _signal_group(process: subprocess.Popen[bytes], signum: signal.Signals) -> None:

@@ -5,21 +5,16 @@ See bench/README.md for what is measured and how to read it.
 
 import argparse
 import dataclasses
-import json
-import os
-import platform
-import signal
 import statistics
-import sys
-import tempfile
-import time
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
-from bench.processes import SIGNALS, Processes
-from bench.sides import OURS, SIDES, Figures, Fleet, Side
-from bench.workload import Load, Workload, flag_names
+from bench.command import check_output, describe_machine, run_command, say, write_record
+from bench.fleet import Round, Side
+from bench.interleaved import interleave
+from bench.sides import OURS, SIDES, Figures
+from bench.workload import Load, add_flags, load_of
+from sut.settings import Scenario
 
 DEFAULT_ROUNDS = 5
 # One short round: whether everything works, and the order of magnitude.
@@ -48,25 +43,21 @@ def main(argv: list[str]) -> int:
     """Measure, print, write; 0 done, 1 a side failed, 2 bad input."""
     try:
         args = _parse(argv)
-        load = Load(**{name: getattr(args, name) for name in flag_names()})
+        load = load_of(args, Load())
         if args.rounds < 1:
             raise ValueError(f"--rounds: {args.rounds} is below 1")
-        if args.output is not None and not args.output.parent.is_dir():
-            raise ValueError(f"--output: {args.output.parent} is no directory")
+        check_output(args.output)
     except ValueError as error:
-        _say(f"bench.transport: {error}")
+        say(f"bench.transport: {error}")
         return 2
     machine = describe_machine()
-    _say("\n".join(f"{key:<14}{value}" for key, value in machine.items()))
     try:
         rounds, num_tokens = measure(load, args.rounds)
     except RuntimeError as error:
-        _say(f"bench.transport: {error}")
+        say(f"bench.transport: {error}")
         return 1
-    _say(table(rounds))
-    if args.output is not None:
-        record = compose_record(machine, load, rounds, num_tokens)
-        args.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    say(table(rounds))
+    write_record(args.output, compose_record(machine, load, rounds, num_tokens))
     return 0
 
 
@@ -79,39 +70,15 @@ def measure(load: Load, num_rounds: int) -> tuple[Rounds, int]:
     Raises:
         RuntimeError: A side failed or gave another answer than was asked for.
     """
-    with tempfile.TemporaryDirectory(prefix="bench-transport-") as name, Processes() as processes:
-        directory = Path(name)
-        workload = Workload(load, directory)
-        _say(
-            f"load          {load.num_requests} requests at {load.target_qps:.1f}/s, {workload.num_tokens} "
-            f"tokens, {load.workers} workers, steps of {load.step_ms:g} ms; {num_rounds} rounds"
-        )
-        fleets = {side.name: Fleet(side, processes, workload, directory) for side in SIDES}
-        for fleet in fleets.values():
-            fleet.wait()
-        rounds: Rounds = {side.name: [] for side in SIDES}
-        for number in range(num_rounds):
-            for side in _order(number):
-                figures = fleets[side.name].run_round(number)
-                rounds[side.name].append(figures)
-                _say(f"round {number + 1}     {_row(side.name, [figures])}")
-        return rounds, workload.num_tokens
+    rounds: Rounds = {side.name: [] for side in SIDES}
 
+    def take(number: int, side: Side, run: Round) -> None:
+        figures = Figures.of(run, load.step_ms)
+        rounds[side.name].append(figures)
+        say(f"round {number + 1}     {_row(side.name, [figures])}")
 
-def describe_machine() -> dict[str, str]:
-    """Say what the figures were taken on."""
-    model = platform.processor()
-    with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
-        model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
-    packages = {"grpcio": "grpcio", "aiohttp": "aiohttp", "LoadGen": "mlcommons-loadgen", "numpy": "numpy"}
-    return {
-        "cpu": model,
-        "cores": str(len(os.sched_getaffinity(0))),
-        "load average": f"{os.getloadavg()[0]:.2f} before the start",
-        "system": f"{platform.system()} {platform.release()}",
-        "Python": platform.python_version(),
-        **{shown: version(package) for shown, package in packages.items()},
-    }
+    num_tokens = interleave(SIDES, load, Scenario.SERVER, num_rounds, take)
+    return rounds, num_tokens
 
 
 def table(rounds: Rounds) -> str:
@@ -170,12 +137,6 @@ def compose_record(machine: dict[str, str], load: Load, rounds: Rounds, num_toke
     }
 
 
-def _order(number: int) -> tuple[Side, ...]:
-    """Rotate the sides, so that none always comes first or after the same one."""
-    turn = number % len(SIDES)
-    return SIDES[turn:] + SIDES[:turn]
-
-
 def _median(figures: list[Figures], key: str) -> float:
     values: list[float] = [getattr(f, key) for f in figures]
     return statistics.median(values)
@@ -202,9 +163,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         prog="python -m bench.transport", allow_abbrev=False, description="Compare ways to bring tokens home."
     )
     parser.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS)
-    for field in dataclasses.fields(Load):
-        flag = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(flag, type=type(field.default), default=field.default)
+    add_flags(parser, Load())
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="gets the figures of every round")
     if "--quick" in argv:
@@ -212,19 +171,5 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _interrupt(signum: int, _: object) -> None:
-    """Leave through the block that kills what was started."""
-    sys.exit(128 + signum)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - the result
-
-
 if __name__ == "__main__":
-    for signum in SIGNALS:
-        signal.signal(signum, _interrupt)
-    started_s = time.monotonic()
-    exit_code = main(sys.argv[1:])
-    _say(f"\n{time.monotonic() - started_s:.0f} s in all")
-    sys.exit(exit_code)
+    run_command(main)

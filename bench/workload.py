@@ -1,8 +1,10 @@
-"""What every side of the transport benchmark does alike: data set, arrivals, and answers known beforehand."""
+"""What every side of a benchmark does alike: data set, arrivals, and answers known beforehand."""
 
+import argparse
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,9 +70,21 @@ class Load:
         return 30.0 + 10.0 * (self.seconds + self.longest_answer * self.step_ms / 1e3)
 
 
-def flag_names() -> list[str]:
-    """List the fields of a Load, which are the benchmark's flags."""
-    return [field.name for field in fields(Load)]
+def add_flags(parser: argparse.ArgumentParser, load: Load | None) -> None:
+    """Add a Load's fields as flags; the defaults are those of `load`, or None: not given."""
+    for field in fields(Load):
+        default = None if load is None else getattr(load, field.name)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=default)
+
+
+def load_of(args: argparse.Namespace, load: Load) -> Load:
+    """Take a load with the flags that were given.
+
+    Raises:
+        ValueError: Names flag, value and bound.
+    """
+    given = {field.name: getattr(args, field.name) for field in fields(Load)}
+    return replace(load, **{name: value for name, value in given.items() if value is not None})
 
 
 class Answers(NamedTuple):
@@ -88,11 +102,13 @@ class Workload:
     def __init__(self, load: Load, directory: Path) -> None:
         """Write data set and user.conf into an existing directory."""
         self.load = load
-        self.input_file = directory / "data.parquet"
         self.user_conf = directory / "user.conf"
-        self.prompts = prompts = _prompts(load)
+        shortest = 2 * load.answer_tokens - load.longest_answer
+        self.prompts = prompts = draw_prompts(
+            load.num_requests, load.prompt_tokens, shortest, load.longest_answer
+        )
         """(num_requests, prompt_tokens) token ids."""
-        pd.DataFrame({"tok_input": list(prompts)}).to_parquet(self.input_file)
+        self.input_file = write_prompts(directory / "data.parquet", prompts)
         self._answers = [counting_answer(prompt) for prompt in prompts]
         self.user_conf.write_text(_user_conf(load), encoding="utf-8")
 
@@ -108,17 +124,33 @@ class Workload:
             RuntimeError: A sample is missing or logged twice, or an answer differs.
         """
         logged: dict[int, NDArray[np.int32]] = {}
-        for entry in json.loads(accuracy_log.read_text(encoding="utf-8")):
-            sample = entry["qsl_idx"]
-            answer = np.frombuffer(bytes.fromhex(entry["data"]), "<i4")
-            if sample in logged or entry["token_count"] != len(answer):
-                raise RuntimeError(f"{accuracy_log}: sample {sample} comes twice, or not whole")
+        for sample, answer in read_answers(accuracy_log):
+            if sample in logged:
+                raise RuntimeError(f"{accuracy_log}: sample {sample} comes twice")
             logged[sample] = answer
         for sample, expected in enumerate(self._answers):
             if sample not in logged or not np.array_equal(logged[sample], expected):
                 raise RuntimeError(f"{accuracy_log}: sample {sample} has not the answer that was asked for")
         joined = np.concatenate([logged[sample] for sample in range(len(self._answers))])
         return Answers(len(logged), len(joined), hashlib.sha256(joined.tobytes()).hexdigest())
+
+
+def read_answers(accuracy_log: Path) -> Iterator[tuple[int, NDArray[np.int32]]]:
+    """Read LoadGen's accuracy log entry by entry: sample, and its tokens.
+
+    Raises:
+        RuntimeError: An entry has not as many tokens as it says.
+    """
+    with accuracy_log.open(encoding="utf-8") as file:
+        for line in file:
+            text = line.strip().rstrip(",")
+            if not text.startswith("{"):
+                continue
+            entry = json.loads(text)
+            answer = np.frombuffer(bytes.fromhex(entry["data"]), "<i4")
+            if entry["token_count"] != len(answer):
+                raise RuntimeError(f"{accuracy_log}: sample {entry['qsl_idx']} is not whole")
+            yield entry["qsl_idx"], answer
 
 
 def counting_answer(prompt: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -128,13 +160,21 @@ def counting_answer(prompt: NDArray[np.int32]) -> NDArray[np.int32]:
     return answer.astype(np.int32)
 
 
-def _prompts(load: Load) -> NDArray[np.int32]:
-    """Draw prompts, (num_requests, prompt_tokens); the first token of each is the length of its answer."""
+def draw_prompts(num: int, prompt_tokens: int, shortest: int, longest: int) -> NDArray[np.int32]:
+    """Draw prompts, (num, prompt_tokens), that ask for answers of `shortest` to `longest` tokens.
+
+    The first token of each is the length of its answer.
+    """
     rng = np.random.default_rng(SEED)
-    prompts = rng.integers(0, COUNT_MODULUS, (load.num_requests, load.prompt_tokens), np.int32)
-    shortest = 2 * load.answer_tokens - load.longest_answer
-    prompts[:, 0] = rng.integers(shortest, load.longest_answer, load.num_requests, endpoint=True)
+    prompts = rng.integers(0, COUNT_MODULUS, (num, prompt_tokens), np.int32)
+    prompts[:, 0] = rng.integers(shortest, longest, num, endpoint=True)
     return prompts
+
+
+def write_prompts(path: Path, prompts: NDArray[np.int32]) -> Path:
+    """Write a data set in the reference's schema."""
+    pd.DataFrame({"tok_input": list(prompts)}).to_parquet(path)
+    return path
 
 
 def _user_conf(load: Load) -> str:
@@ -145,4 +185,9 @@ def _user_conf(load: Load) -> str:
         "min_query_count": load.num_requests,
         "accuracy_log_sampling_target": 1_000_000_000,
     }
-    return "".join(f"*.Server.{key} = {value}\n" for key, value in values.items())
+    lines = (
+        f"*.{scenario}.{key} = {value}\n"
+        for scenario in ("Server", "Offline")
+        for key, value in values.items()
+    )
+    return "".join(lines)

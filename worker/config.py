@@ -45,6 +45,8 @@ class WorkerConfig:
     """Let in only clients whose certificates this CA has signed (PEM): mutual TLS."""
     run_token_file: Path | None = None
     """Holds the secret that a run must show."""
+    coordinator_timeout_s: float = 15.0
+    """When a run ends whose coordinator says nothing or reads nothing; it pings each second."""
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -58,6 +60,8 @@ class WorkerConfig:
             raise ValueError(f"--frame-hold-ms: {self.frame_hold_ms} is not in 0..1000")
         if not self.drain_timeout_s >= 0:
             raise ValueError(f"--drain-timeout-s: {self.drain_timeout_s} is below 0")
+        if not 2 <= self.coordinator_timeout_s <= 86_400:
+            raise ValueError(f"--coordinator-timeout-s: {self.coordinator_timeout_s} is not in 2..86400")
         self._check_exposure()
 
     def _check_exposure(self) -> None:
@@ -115,6 +119,7 @@ def build_parser() -> Parser:
     parser.add_argument("--insecure", action="store_true", help="serve the network in plaintext")
     for name in ("--tls-cert", "--tls-key", "--tls-ca", "--run-token-file"):
         parser.add_argument(name, type=Path, metavar="FILE")
+    parser.add_argument("--coordinator-timeout-s", type=float, default=defaults.coordinator_timeout_s)
     return parser
 
 

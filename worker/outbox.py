@@ -1,6 +1,7 @@
 """Between the engine and the stream: steps go in, frames come out when the stream is ready for one.
 
-A frame takes everything that is pending, so a slow reader gets fewer, larger frames and no token is lost.
+A frame takes what is pending, up to a bound, so a slow reader gets fewer, larger frames and no token is
+lost. Every step is merged once, however long the backlog.
 A frame with a first token or an end leaves at once. Other tokens wait for at most the hold time: it bounds
 the frame rate, and what a lost worker can take with it.
 """
@@ -8,12 +9,24 @@ the frame rate, and what a lost worker can take with it.
 import asyncio
 import time
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 
 from protos import worker_pb2 as pb
 from protos.frames import TokenColumns, pack_tokens
 from worker.engine import Step
+
+# A quarter of MAX_MESSAGE_BYTES, counted before merging: 0.8 million tokens of as many rows.
+MAX_FRAME_BYTES = 16 << 20
+# Name, count, and an end's row and reason.
+_ROW_BYTES = 8 + 4 + 4 + 1
+
+
+class _Pending(NamedTuple):
+    columns: TokenColumns
+    urgent: bool
+    num_bytes: int
 
 
 class Outbox:
@@ -27,26 +40,29 @@ class Outbox:
         """
         self._hold_ns = hold_ns
         self._control: deque[pb.FromWorker] = deque()
-        self._steps: list[TokenColumns] = []
+        self._steps: deque[_Pending] = deque()
         self._urgent = False
         self._due_ns = 0
-        self._produced_ns = 0
         self._wake = asyncio.Event()
         self.num_frames = 0
         """Token frames taken so far."""
+
+    @property
+    def num_control(self) -> int:
+        """Messages other than tokens that nobody took yet."""
+        return len(self._control)
 
     def put(self, step: Step) -> None:
         """Add what one engine step produced."""
         now_ns = time.monotonic_ns()
         if not self._steps:
             self._due_ns = now_ns + self._hold_ns
-            self._produced_ns = step.columns.produced_ns
             self._wake.set()
-        self._steps.append(step.columns)
+        for columns in split(step.columns):
+            self._steps.append(_Pending(columns, step.urgent, _size(columns)))
         if step.urgent and not self._urgent:
             self._urgent = True
-            self._due_ns = now_ns
-            self._produced_ns = step.columns.produced_ns
+            self._due_ns = min(now_ns, self._due_ns)
             self._wake.set()
 
     def put_control(self, message: pb.FromWorker) -> None:
@@ -72,11 +88,55 @@ class Outbox:
                 continue
 
     def _take_frame(self) -> pb.FromWorker:
-        columns = merge(self._steps)._replace(produced_ns=self._produced_ns)
-        self._steps, self._urgent = [], False
+        taken = [self._steps.popleft()]
+        num_bytes = taken[0].num_bytes
+        while self._steps and num_bytes + self._steps[0].num_bytes <= MAX_FRAME_BYTES:
+            taken.append(self._steps.popleft())
+            num_bytes += taken[-1].num_bytes
+        if not self._steps:
+            self._urgent = False
+        # What stays behind was due with this frame: it follows at once.
+        oldest = next((step for step in taken if step.urgent), taken[0])
+        columns = merge([step.columns for step in taken])
+        columns = columns._replace(produced_ns=oldest.columns.produced_ns)
         frame = pack_tokens(columns, time.monotonic_ns(), sequence=self.num_frames)
         self.num_frames += 1
         return pb.FromWorker(tokens=frame)
+
+
+def split(columns: TokenColumns) -> list[TokenColumns]:
+    """Cut a step between rows into pieces that fit a frame; a row alone always does.
+
+    An engine that ran on while this process was stopped hands over all of it as one step.
+    """
+    if _size(columns) <= MAX_FRAME_BYTES:
+        return [columns]
+    rows = len(columns.requests)
+    counts = np.ones(rows, np.int64) if columns.counts is None else columns.counts.astype(np.int64)
+    ends = counts.cumsum()
+    sizes = np.cumsum([0, *(_ROW_BYTES + 4 * counts)])
+    pieces, first = [], 0
+    while first < rows:
+        fitting = int(np.searchsorted(sizes, sizes[first] + MAX_FRAME_BYTES, side="right")) - 1
+        last = max(fitting, first + 1)
+        low, high = np.searchsorted(columns.finished_rows, (first, last))
+        pieces.append(
+            TokenColumns(
+                requests=columns.requests[first:last],
+                counts=None if columns.counts is None else columns.counts[first:last],
+                tokens=columns.tokens[ends[first] - counts[first] : ends[last - 1]],
+                finished_rows=columns.finished_rows[low:high] - np.uint32(first),
+                finish_reasons=columns.finish_reasons[low:high],
+                produced_ns=columns.produced_ns,
+            )
+        )
+        first = last
+    return pieces
+
+
+def _size(columns: TokenColumns) -> int:
+    """Bytes of a step in a frame, at most."""
+    return _ROW_BYTES * len(columns.requests) + columns.tokens.nbytes
 
 
 def merge(steps: list[TokenColumns]) -> TokenColumns:

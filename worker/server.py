@@ -29,7 +29,7 @@ class Server:
         self._config = config
         self._door = door or Door()
         self._engine = engine
-        self._servicer = WorkerServicer(engine, hold_ns=int(config.frame_hold_ms * 1e6))
+        self._servicer = WorkerServicer(engine, int(config.frame_hold_ms * 1e6), config.coordinator_timeout_s)
         self._health = health.aio.HealthServicer()
         self._stop = asyncio.Event()
 

@@ -6,17 +6,17 @@ import gc
 import logging
 import multiprocessing
 import time
-from collections.abc import Sequence
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from protos import worker_pb2 as pb
-from protos.frames import PromptColumns, TokenColumns
+from protos.frames import PromptColumns
 from worker.engine import EngineDead, EngineInfo, Load, Step
 from worker.vllm_args import EngineFlags, build_engine, describe, one_line, parse_engine_flags
+from worker.vllm_step import PendingStep
 from worker.vllm_warm_up import WARM_UP_TOKENS, random_prompts, warm_up_sizes
 
 if TYPE_CHECKING:
@@ -46,14 +46,16 @@ class VllmEngine:
         self._llm: AsyncLLM | None = None
         self._stop_token_ids: tuple[int, ...] = ()
         self._params: SamplingParams | None = None
-        self._num_runs = 0
+        self._num_requests = 0
         # Requests by name: not handed to vLLM yet, handed over, and those of the latter with a first token.
         self._queued: dict[int, tuple[list[int], int]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._running: set[int] = set()
+        # Cancelled and not gone yet: their names may be in use again.
+        self._leaving: set[asyncio.Task[None]] = set()
         self._feeder: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._pending = _PendingStep()
+        self._pending = PendingStep()
         self._wake = asyncio.Event()
         self._death: str | None = None
 
@@ -81,7 +83,6 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        self._num_runs += 1
         self._params = SamplingParams(
             temperature=spec.temperature,
             top_p=spec.top_p,
@@ -110,8 +111,11 @@ class VllmEngine:
         """Stop requests by name; vLLM drops them from its next step on."""
         for name in requests:
             self._queued.pop(name, None)
-            if name in self._tasks:
-                self._tasks[name].cancel()
+            if task := self._tasks.pop(name, None):
+                task.cancel()
+                self._leaving.add(task)
+                self._running.discard(name)
+                self._pending.drop(name)
 
     async def step(self) -> Step:
         """Wait for new tokens and take those of all requests of the engine's step.
@@ -122,7 +126,7 @@ class VllmEngine:
         await self._wake.wait()
         # The tasks of one step wake one after the other in one turn of the loop: let the turn end.
         await asyncio.sleep(0)
-        pending, self._pending = self._pending, _PendingStep()
+        pending, self._pending = self._pending, PendingStep()
         if self._death is None:
             self._wake.clear()
         elif not pending.tokens:
@@ -137,7 +141,7 @@ class VllmEngine:
     async def reset(self) -> None:
         """Abort every request; an engine that does not let go of them in time is dead."""
         self._queued.clear()
-        tasks = list(self._tasks.values())
+        tasks = [*self._tasks.values(), *self._leaving]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -146,7 +150,7 @@ class VllmEngine:
                 self._die(f"{len(late)} requests not aborted within {RESET_TIMEOUT_S:.0f} s")
             # The tasks' last callbacks run in the next turn of the loop.
             await asyncio.sleep(0)
-        self._pending = _PendingStep()
+        self._pending = PendingStep()
         if self._death is None:
             self._wake.clear()
 
@@ -182,8 +186,9 @@ class VllmEngine:
         params = copy.copy(self._params)
         assert params is not None
         params.max_tokens = budget
-        # vLLM's request ids are unique over runs, a coordinator's names only within one.
-        request_id = f"{self._num_runs}-{name}"
+        # vLLM's request ids must be new, a coordinator's names are so only within a run.
+        self._num_requests += 1
+        request_id = f"{name}-{self._num_requests}"
         # A rendered prompt: a raw one takes a detour through vLLM's thread for tokenizing.
         async for output in self._llm.generate(tokens_input(prompt), params, request_id):
             completion = output.outputs[0]
@@ -197,8 +202,10 @@ class VllmEngine:
             self._wake.set()
 
     def _on_done(self, name: int, task: asyncio.Task[None]) -> None:
-        del self._tasks[name]
-        self._running.discard(name)
+        self._leaving.discard(task)
+        if self._tasks.get(name) is task:
+            del self._tasks[name]
+            self._running.discard(name)
         if not task.cancelled() and (error := task.exception()):
             self._die(f"{type(error).__name__}: {one_line(error)}")
 
@@ -235,41 +242,6 @@ class VllmEngine:
     async def _finish(self, num_requests: int) -> None:
         while num_requests:
             num_requests -= len((await self.step()).columns.finished_rows)
-
-
-class _PendingStep:
-    """New tokens on their way to step(), by request in order of arrival."""
-
-    __slots__ = ("finish_reasons", "produced_ns", "tokens", "urgent")
-
-    def __init__(self) -> None:
-        self.tokens: dict[int, list[int]] = {}
-        self.finish_reasons: dict[int, int] = {}
-        self.urgent = False
-        self.produced_ns = 0
-
-    def put(self, name: int, tokens: Sequence[int], finish_reason: int | None) -> None:
-        if not self.tokens:
-            self.produced_ns = time.monotonic_ns()
-        self.tokens.setdefault(name, []).extend(tokens)
-        if finish_reason is not None:
-            self.finish_reasons[name] = finish_reason
-            self.urgent = True
-
-    def pack(self) -> Step:
-        num_rows = len(self.tokens)
-        counts = np.fromiter(map(len, self.tokens.values()), np.uint32, num_rows)
-        ends = [row for row, name in enumerate(self.tokens) if name in self.finish_reasons]
-        reasons = [self.finish_reasons[name] for name in self.tokens if name in self.finish_reasons]
-        columns = TokenColumns(
-            requests=np.fromiter(self.tokens, np.uint64, num_rows),
-            counts=None if (counts == 1).all() else counts,
-            tokens=np.fromiter(chain.from_iterable(self.tokens.values()), np.int32, int(counts.sum())),
-            finished_rows=np.array(ends, np.uint32),
-            finish_reasons=np.array(reasons, np.uint8),
-            produced_ns=self.produced_ns,
-        )
-        return Step(columns, self.urgent)
 
 
 async def _shut_down(llm: "AsyncLLM") -> None:

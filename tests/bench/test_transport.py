@@ -54,13 +54,12 @@ def wait_until(claim: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 
 def accuracy_log(answers: list[list[int]]) -> str:
-    """Compose LoadGen's accuracy log of answers by sample."""
-    return json.dumps(
-        [
-            {"qsl_idx": sample, "data": np.array(answer, "<i4").tobytes().hex(), "token_count": len(answer)}
-            for sample, answer in enumerate(answers)
-        ]
-    )
+    """Compose LoadGen's accuracy log of answers by sample, one line each, as LoadGen does."""
+    entries = [
+        {"qsl_idx": sample, "data": np.array(answer, "<i4").tobytes().hex(), "token_count": len(answer)}
+        for sample, answer in enumerate(answers)
+    ]
+    return "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n"
 
 
 def test_every_side_does_the_same_work(tmp_path: Path) -> None:

@@ -120,3 +120,17 @@ def test_plaintext_coordinator_is_told_of_any_TLS(files: Path) -> None:  # noqa:
     """A server is known to speak TLS also where it asks for a certificate and we have none."""
     told = diagnosis(Access(), say_nothing, server_context(files))
     assert "the worker speaks TLS: --tls-ca is missing" == told
+
+
+def test_hanging_up_once_is_no_diagnosis(files: Path) -> None:
+    """A worker that hung up on us as it stopped, and answers the next time, has not refused us."""
+    greetings = iter([b"", bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))])  # the second is an empty SETTINGS frame
+
+    async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(next(greetings))
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files / "worker.pem", files / "worker.key")
+    assert diagnosis(Access.read(SecurityFiles(files / "ca.pem")), greet, context) is None
+    assert [] == list(greetings)

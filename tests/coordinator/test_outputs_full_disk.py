@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from coordinator import outputs
@@ -60,6 +61,8 @@ def test_a_full_disk_is_told_once_and_costs_no_written_answer(disk: Path) -> Non
     assert [stream] == list(disk.iterdir())
     expected = [(sample, long_columns(sample, LONG)[2].tolist()) for sample in range(15)]
     assert [*expected, (3, [3, 4, 5]), (4, [4, 5, 6, 7])] == streamed(disk)
+    # Nothing of what did not fit is left: a reader that forgives no torn end reads it.
+    assert 17 == pa.ipc.open_stream(stream.read_bytes()).read_all().num_rows
     assert line == (
         f"{stream} keeps 17 complete answers: partial_outputs.parquet: No space left on device; "
         "1 complete answers and 1 in flight could not be written"
@@ -154,6 +157,10 @@ def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     monkeypatch.setattr(StreamFile, "write", hang)
     yield hanging
     over.set()
+    # A writer that is left would write through the next test's hanging disk.
+    for thread in threading.enumerate():
+        if thread.name == "outputs":
+            thread.join(20)
 
 
 def test_a_hung_disk_holds_up_neither_keep_nor_the_exit(tmp_path: Path, hung: threading.Event) -> None:

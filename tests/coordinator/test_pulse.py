@@ -135,7 +135,9 @@ def test_collections_are_counted_with_their_length() -> None:
         found = asyncio.run(collect()).telemetry().gc
     finally:
         gc.callbacks.remove(hold_up)
-    assert (3, 1) == (found.num, found.num_long)
+    # On a loaded machine the others may be long too.
+    assert 3 == found.num
+    assert found.num_long >= 1
     assert found.total_ns >= found.worst_ns >= 150 * MS
     assert callbacks == gc.callbacks
 

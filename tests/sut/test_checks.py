@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sut.results.checks import (
@@ -58,6 +58,8 @@ def rates(num_samples: int, num_tokens: int, time_s: float, offline: bool) -> De
     time_s=st.floats(1e-3, 1e5),
     offline=st.booleans(),
 )
+# Near the worst: 10000.049 is printed as 10000 and 1.0000051 as 1.00001, a quotient off by 9.8e-6.
+@example(num_samples=10_000_051, num_tokens=100_000_490_000, time_s=1e7, offline=True)
 def test_six_digits_decide_to_one_part_in_a_hundred_thousand(
     num_samples: int, num_tokens: int, time_s: float, offline: bool
 ) -> None:

@@ -57,10 +57,16 @@ class Stream:
         await self.send(submit=pack_submit(columns))
 
     async def take(self) -> set[int]:
-        """Read the next frame into `answers` and `reasons`; returns the names with new tokens."""
+        """Read the next frame, past pongs, into `answers` and `reasons`; returns names with new tokens."""
         message: pb.FromWorker = await self.call.read()
+        while message.WhichOneof("message") == "pong":
+            message = await self.call.read()
         assert message.WhichOneof("message") == "tokens"
-        columns = unpack_tokens(message.tokens, sequence=self.num_frames)
+        return self.add(message.tokens)
+
+    def add(self, frame: pb.Tokens) -> set[int]:
+        """Add the next frame to `answers` and `reasons`; returns names with new tokens."""
+        columns = unpack_tokens(frame, sequence=self.num_frames)
         self.num_frames += 1
         names = columns.requests.tolist()
         counts = [1] * len(names) if columns.counts is None else columns.counts.tolist()
@@ -82,8 +88,7 @@ class Stream:
         await self.send(ping=pb.Ping(nonce=nonce))
         while True:
             message: pb.FromWorker = await self.call.read()
-            if message.WhichOneof("message") == "pong":
-                assert message.pong.nonce == nonce
+            if message.WhichOneof("message") == "pong" and message.pong.nonce == nonce:
                 return message.pong
 
     async def end(self) -> None:
@@ -112,7 +117,8 @@ async def refusal_of(channel: grpc.aio.Channel, **changed: Any) -> tuple[str, st
     """Open a run that must be refused; returns status and words."""
     stream = Stream(channel)
     spec = pb.RunSpec(**(SPEC | {k: v for k, v in changed.items() if k in SPEC}))
-    opening = pb.Open(protocol_version=changed.get("version", PROTOCOL_VERSION), run_id="refused", spec=spec)
+    version, run_id = changed.get("version", PROTOCOL_VERSION), changed.get("run_id", "refused")
+    opening = pb.Open(protocol_version=version, run_id=run_id, spec=spec)
     await stream.send(open=opening)
     return await stream.refusal()
 
@@ -133,12 +139,14 @@ class Worker:
 
 
 @contextlib.asynccontextmanager
-async def serving(engine: CountingEngine | None = None, ready: bool = True) -> AsyncIterator[Worker]:
+async def serving(
+    engine: CountingEngine | None = None, ready: bool = True, coordinator_timeout_s: float = 60
+) -> AsyncIterator[Worker]:
     """Serve an engine on a free port; frames are not held back."""
     engine = engine or CountingEngine(
         CountingConfig(step_ms=0.2, max_num_seqs=8, max_model_len=MAX_MODEL_LEN)
     )
-    servicer = WorkerServicer(engine, hold_ns=0)
+    servicer = WorkerServicer(engine, 0, coordinator_timeout_s)
     server = grpc.aio.server(options=CHANNEL_OPTIONS)
     rpc.add_WorkerServicer_to_server(servicer, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
@@ -157,11 +165,12 @@ def walk(
     steps: Callable[[Worker], Coroutine[Any, Any, None]],
     engine: CountingEngine | None = None,
     ready: bool = True,
+    coordinator_timeout_s: float = 60,
 ) -> None:
     """Run a walk against a fresh worker, within 20 s."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(20), serving(engine, ready) as worker:
+        async with asyncio.timeout(20), serving(engine, ready, coordinator_timeout_s) as worker:
             await steps(worker)
 
     asyncio.run(bounded())

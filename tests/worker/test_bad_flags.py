@@ -22,6 +22,14 @@ BAD = {
     "hold of nan": ("--engine counting --frame-hold-ms nan", "--frame-hold-ms|nan|0..1000"),
     "drain below 0": ("--engine counting --drain-timeout-s -1", "--drain-timeout-s|-1.0|below 0"),
     "drain of nan": ("--engine counting --drain-timeout-s nan", "--drain-timeout-s|nan|0"),
+    "silence too short": (
+        "--engine counting --coordinator-timeout-s 1.5",
+        "--coordinator-timeout-s|1.5|2..86400",
+    ),
+    "silence of nan": (
+        "--engine counting --coordinator-timeout-s nan",
+        "--coordinator-timeout-s|nan|2..86400",
+    ),
     "step below 0": ("--engine counting --step-ms -1", "--step-ms|-1.0|below 0"),
     "step of nan": ("--engine counting --step-ms nan", "--step-ms|nan|0"),
     "step of words": ("--engine counting --step-ms fast", "--step-ms|'fast'"),

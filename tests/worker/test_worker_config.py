@@ -19,6 +19,7 @@ def test_every_own_flag_is_read() -> None:
     """Each of the daemon's flags reaches its field with its type."""
     argv = "--engine counting --host 0.0.0.0 --port 65535 --frame-hold-ms 0 --drain-timeout-s 1.5 --model m"
     argv += " --tls-cert c.pem --tls-key k.pem --tls-ca ca.pem --run-token-file token"
+    argv += " --coordinator-timeout-s 86400"
     expected = WorkerConfig(
         engine=EngineKind.COUNTING,
         host="0.0.0.0",
@@ -29,6 +30,7 @@ def test_every_own_flag_is_read() -> None:
         tls_key=Path("k.pem"),
         tls_ca=Path("ca.pem"),
         run_token_file=Path("token"),
+        coordinator_timeout_s=86_400.0,
     )
     assert (expected, "m", []) == parse(argv.split())
 
@@ -72,6 +74,8 @@ def test_other_flags_go_to_the_engine_untouched() -> None:
         ("--frame-hold-ms", "nan"),
         ("--drain-timeout-s", "-1"),
         ("--drain-timeout-s", "nan"),
+        ("--coordinator-timeout-s", "1.9"),
+        ("--coordinator-timeout-s", "inf"),
         ("--engine", "sglang"),
     ],
 )
