@@ -95,24 +95,28 @@ def test_no_process_outlives_a_signal(tmp_path: Path, signum: signal.Signals, co
     wait_gone(marker)
 
 
-def test_a_lost_worker_ends_the_run(tmp_path: Path) -> None:
-    """A worker killed in mid-run: exit 1, the reason on stderr, and no process left."""
-    data = fleet.write_prompts(tmp_path / "data.parquet", [[1000, 7, 9]] * 30)
+@pytest.mark.parametrize(("num_killed", "code"), [(1, 0), (2, 1)])
+def test_a_run_survives_one_worker_but_not_all(tmp_path: Path, num_killed: int, code: int) -> None:
+    """Of two workers one is killed in mid-run: VALID; both: exit 1, with the reason; no process is left."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[100, 7, 9]] * 30)
     marker = uuid.uuid4().hex
     output_dir = tmp_path / "out"
-    process = start(marker, *SLOW, "--input-file", str(data), "--output-dir", str(output_dir))
-    wait_for(output_dir / "offline" / "performance" / "mlperf_log_detail.txt")
-    victim = next(
-        entry.name
+    flags = ["--accuracy", "--input-file", str(data), "--output-dir", str(output_dir)]
+    process = start(marker, *SLOW, *flags)
+    wait_for(output_dir / "offline" / "accuracy" / "mlperf_log_detail.txt")
+    victims = [
+        int(entry.name)
         for entry in Path("/proc").iterdir()
         if entry.name.isdecimal()
         and "\0worker\0" in (entry / "cmdline").read_text()
         and f"TOKENFLEET_TEST={marker}" in (entry / "environ").read_text()
-    )
-    os.kill(int(victim), signal.SIGKILL)
+    ]
+    for victim in victims[:num_killed]:
+        os.kill(victim, signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
-    assert 1 == process.returncode
-    assert "worker" in errors
+    assert (2, code) == (len(victims), process.returncode), errors
+    verdict = fleet.run_json(output_dir / "offline" / "accuracy")["verdict"]
+    assert ("no worker for 5 s" in verdict["reason"]) == (num_killed == 2)
     wait_gone(marker)
 
 

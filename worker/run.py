@@ -17,7 +17,8 @@ Write = Callable[[pb.FromWorker], Awaitable[None]]
 # The coordinator pings each second; who leaves this many pongs unread reads nothing at all.
 MAX_UNREAD_PONGS = 1024
 TICK_S = 1.0
-CANCEL_TIMEOUT_S = 5.0
+# For the loops to end, and the write that is under way: then the engine is emptied, whatever holds them up.
+END_TIMEOUT_S = 2.0
 
 
 class CoordinatorGone(Exception):
@@ -48,6 +49,7 @@ class Run:
         # What _watch looks at: anything read, and anything written, since it last looked.
         self._heard = False
         self._writing = self._written = False
+        self._ending = False
         opened = pb.Opened(info=info, spec_hash=spec_hash(opening.spec, info), run_id=opening.run_id)
         outbox.put_control(pb.FromWorker(opened=opened))
 
@@ -60,18 +62,29 @@ class Run:
             CoordinatorGone: It says nothing or reads nothing any more.
             EngineDead: The engine will produce nothing more.
         """
-        works = (self._pump(), self._read(inbound), self._send(write), self._watch())
+        works = (self._pump(), self._read(inbound), self._watch(), self._send(write))
         loops = [asyncio.ensure_future(work) for work in works]
         try:
             await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
         finally:
             ended = [loop for loop in loops if loop.done()]
-            for loop in loops:
-                loop.cancel()
-            # Bounded: what is still to come is emptying the engine, whatever holds a loop up.
-            await asyncio.wait(loops, timeout=CANCEL_TIMEOUT_S)
+            await self._stop(loops)
         for loop in ended:
             loop.result()
+
+    async def _stop(self, loops: list[asyncio.Task[None]]) -> None:
+        """Cancel the loops, but for a write under way: gRPC takes no status beside one that was given up."""
+        self._ending = True
+        for loop in loops[:-1] if self._writing else loops:
+            loop.cancel()
+        _, late = await asyncio.wait(loops, timeout=END_TIMEOUT_S)
+        for loop in late:
+            loop.cancel()
+        # The first to end tells the status; what the others met with while they were stopped is of no use.
+        await asyncio.sleep(0)
+        for loop in loops:
+            if loop.done() and not loop.cancelled():
+                loop.exception()
 
     async def _read(self, inbound: AsyncIterator[pb.ToWorker]) -> None:
         try:
@@ -106,7 +119,7 @@ class Run:
             self.outbox.put(step)
 
     async def _send(self, write: Write) -> None:
-        while True:
+        while not self._ending:
             message = await self.outbox.next()
             self._writing = True
             await write(message)

@@ -24,7 +24,11 @@ def in_prefill(members: list[Member]) -> Member:
 
 def in_decode(members: list[Member]) -> Member:
     """Wait until the first worker has produced tokens of requests that still run."""
-    wait_until(lambda: members[0].used and members[0].load().produced_tokens > 200, "decode")  # type: ignore[union-attr]
+
+    def decodes() -> bool:
+        return members[0].used and members[0].load().produced_tokens > 200  # type: ignore[union-attr]
+
+    wait_until(decodes, "decode")
     return members[0]
 
 

@@ -193,7 +193,7 @@ class StubbornEngine(CountingEngine):
 
 def test_a_loop_that_does_not_end_does_not_hold_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that ignores being cancelled delays the reset for its limit, and no longer."""
-    monkeypatch.setattr(run_module, "CANCEL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(run_module, "END_TIMEOUT_S", 0.2)
 
     async def steps(worker: Worker) -> None:
         stream = worker.stream()
