@@ -101,11 +101,14 @@ class Fleet:
         if ended.exit_code not in (0, 3):
             raise RuntimeError(f"{self._side.name}: exit code {ended.exit_code}: {tail(log)}")
         run_dir = output_dir / self._scenario / "performance"
+        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+        detail_log = run_dir / "mlperf_log_detail.txt"
+        if not detail_log.exists():  # set aside under another name
+            raise RuntimeError(f"{self._side.name}: the run was rejected: {record['verdict']['reason']}")
         answers = self._workload.check(run_dir / "mlperf_log_accuracy.json")
-        detail = read_detail(run_dir / "mlperf_log_detail.txt")
+        detail = read_detail(detail_log)
         if detail.errors:
             raise RuntimeError(f"{self._side.name}: LoadGen counts {len(detail.errors)} errors")
-        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
         return Round(ended, answers, detail, record, workers_cpu_s)
 
     def _command(self, output_dir: Path) -> list[str]:

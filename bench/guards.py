@@ -14,7 +14,7 @@ from typing import NamedTuple
 from bench.command import check_output, describe_machine, run_command, say, write_record
 from bench.fleet import Round, Side
 from bench.interleaved import interleave
-from bench.ratios import Ratio
+from bench.ratios import CONFIDENCE, Ratio
 from bench.unguarded import ALL, GUARDS
 from bench.workload import Load, add_flags, load_of
 from sut.settings import Scenario
@@ -25,10 +25,16 @@ DEFAULT_ROUNDS = 15
 QUICK = {"rounds": 1, "seconds": 1.0, "answer_tokens": 64}
 GUARDED, AGAIN, BARE = "guarded", "again", "bare"
 SCENARIOS = (Scenario.SERVER, Scenario.OFFLINE)
-HEAD = f"{'':<18}{'s/Mtok':>10}{'us/frame':>10}{'frames':>9}{'tokens/s':>11}{'costs %':>10}{'median in':>17}"
+COLUMNS = {
+    "coordinator_cpu_s_per_mtok": "s/Mtok",
+    "coordinator_cpu_us_per_frame": "us/frame",
+    "coordinator_cpu_ms_per_s": "ms/s",
+    "frames": "frames",
+    "tokens_per_s": "tokens/s",
+}
 NOTES = f"""\
-s/Mtok, us/frame: CPU time of the coordinator process, LoadGen included, all threads, between LoadGen's
-                  power_begin and power_end, per million tokens and per frame
+s/Mtok, us/frame, CPU time of the coordinator process, LoadGen included, all threads, between LoadGen's
+ms/s:             power_begin and power_end, per million tokens, per frame, and per second
 costs:            what `{GUARDED}` takes more than this side, round by round, median; `median in` is the
                   interval that holds the median with the confidence given; {AGAIN}: the same as
                   `{GUARDED}`, so its figure is noise"""
@@ -63,6 +69,7 @@ class Figures:
     """Of the whole process in that window."""
     coordinator_cpu_s_per_mtok: float
     coordinator_cpu_us_per_frame: float
+    coordinator_cpu_ms_per_s: float
     workers_cpu_s_per_mtok: float
     tokens_per_s: float
 
@@ -86,6 +93,7 @@ class Figures:
             coordinator_cpu_s=cpu_s,
             coordinator_cpu_s_per_mtok=run.per_mtok(cpu_s),
             coordinator_cpu_us_per_frame=cpu_s / num_frames * 1e6,
+            coordinator_cpu_ms_per_s=cpu_s / run.window_s * 1e3,
             workers_cpu_s_per_mtok=run.per_mtok(run.workers_cpu_s),
             tokens_per_s=run.answers.tokens / run.window_s,
         )
@@ -109,18 +117,24 @@ class Case(NamedTuple):
         )
         return Ratio.of(tops, bottoms)
 
+    @property
+    def cost_ms_per_s(self) -> float:
+        """CPU time that all guards together take in a second, median of the rounds."""
+        pairs = zip(self.rounds[GUARDED], self.rounds[BARE], strict=True)
+        return statistics.median(a.coordinator_cpu_ms_per_s - b.coordinator_cpu_ms_per_s for a, b in pairs)
+
     def judgement(self) -> str:
         """Say in a line whether the guards cost less than the bound."""
         cost, noise = self.cost_of(BARE), self.cost_of(AGAIN)
-        word = "not decided: more rounds, or a quieter machine"
-        if cost.high - 1 < BOUND:
+        word = "not decided: more rounds, longer ones, or a quieter machine"
+        if cost.confidence >= CONFIDENCE and cost.high - 1 < BOUND:
             word = "below"
-        elif cost.low - 1 > BOUND:
+        elif cost.confidence >= CONFIDENCE and cost.low - 1 > BOUND:
             word = "ABOVE"
         return (
-            f"{self.name}: all guards together {_percent(cost)} {_interval(cost)} of the coordinator's CPU, "
-            f"confidence {cost.confidence:.3f}; {AGAIN} {_percent(noise)} {_interval(noise)}; "
-            f"bound {100 * BOUND:g} %: {word}"
+            f"{self.name}: the guards cost {_percent(cost)} % {_interval(cost)} of the coordinator's CPU, "
+            f"{self.cost_ms_per_s:+.2f} ms a second; {AGAIN} {_percent(noise)} % {_interval(noise)}; "
+            f"confidence {cost.confidence:.3f}; bound {100 * BOUND:g} %: {word}"
         )
 
 
@@ -188,7 +202,9 @@ def measure(case: Case, scenario: Scenario, num_rounds: int) -> None:
 
 def table(case: Case) -> str:
     """Lay a case out for a person."""
-    lines = ["", f"{case.name}: median of {len(case.rounds[GUARDED])} rounds", HEAD]
+    head = f"{'':<18}" + "".join(f"{shown:>11}" for shown in COLUMNS.values())
+    head += f"{'costs %':>10}{'median in':>17}"
+    lines = ["", f"{case.name}: median of {len(case.rounds[GUARDED])} rounds", head]
     for side in case.sides:
         cost = case.cost_of(side.name)
         costs = "" if side.name == GUARDED else f"{_percent(cost):>10}{_interval(cost):>17}"
@@ -205,6 +221,7 @@ def compose_record(machine: dict[str, str], cases: list[Case]) -> dict[str, obje
             case.name: {
                 "load": dataclasses.asdict(case.load),
                 "judgement": case.judgement(),
+                "cost_ms_per_s": case.cost_ms_per_s,
                 "sides": {side.name: _side_record(case, side) for side in case.sides},
             }
             for case in cases
@@ -224,11 +241,8 @@ def _side_record(case: Case, side: Side) -> dict[str, object]:
 
 
 def _row(name: str, rounds: list[Figures]) -> str:
-    per_mtok, per_frame, num_frames, rate = (
-        statistics.median(getattr(figures, key) for figures in rounds)
-        for key in ("coordinator_cpu_s_per_mtok", "coordinator_cpu_us_per_frame", "frames", "tokens_per_s")
-    )
-    return f"{name:<18}{per_mtok:>10.3f}{per_frame:>10.1f}{num_frames:>9.0f}{rate:>11,.0f}"
+    medians = (statistics.median(getattr(figures, key) for figures in rounds) for key in COLUMNS)
+    return f"{name:<18}" + "".join(f"{median:>11,.2f}" for median in medians)
 
 
 def _percent(ratio: Ratio) -> str:

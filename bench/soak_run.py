@@ -17,7 +17,6 @@ from bench.workload import counting_answer, draw_prompts, read_answers, write_pr
 from sut.results.logs import DetailLog, read_detail
 
 TICK_S = 0.2
-SAMPLE_INTERVAL_S = 5.0
 NUM_SAMPLES = 256
 PROMPT_TOKENS = 64
 MIN_QUERIES = 1_000
@@ -46,6 +45,8 @@ class Plan:
     """A worker's step time is drawn between these."""
     answer_tokens: tuple[int, int] = (20, 60)
     """Lengths of answers are drawn between these."""
+    sample_every_s: float = 5.0
+    """Time between two readings of the coordinator's figures."""
     seed: int = 1
     """Of the workers' speeds, the victims and how long they are away."""
 
@@ -55,7 +56,7 @@ class Plan:
         Raises:
             ValueError: Names flag, value and bound.
         """
-        for name in ("minutes", "kill_every_s", "target_qps"):
+        for name in ("minutes", "kill_every_s", "target_qps", "sample_every_s"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is not above 0")
         if not 1 <= self.workers <= 1000:
@@ -141,7 +142,7 @@ class Soak:
                 next_kill_s += self._plan.kill_every_s
             if now_s >= next_sample_s:
                 self._sample(coordinator)
-                next_sample_s += SAMPLE_INTERVAL_S
+                next_sample_s += self._plan.sample_every_s
             time.sleep(TICK_S)
         return self._read(coordinator.returncode)
 

@@ -2,17 +2,13 @@
 
 import json
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.workload import Load, Workload, counting_answer
-from tests.fleet import ROOT
+from tests.bench.outliving import check_takes_all_along, run_bench
 
 # 8 requests in flight / (8 tokens * 5 ms) = 200 requests a second, for half a second: 100 requests.
 TINY = [
@@ -27,30 +23,7 @@ TINY = [
     "--prompt-tokens",
     "4",
 ]
-COMMAND = [sys.executable, "-m", "bench.transport", "--rounds", "1", *TINY]
-
-
-def children(parent: int) -> list[int]:
-    """List the processes that a process started."""
-    task = Path(f"/proc/{parent}/task/{parent}/children")
-    return [int(pid) for pid in task.read_text().split()]
-
-
-def runs(pid: int) -> bool:
-    """Say whether a process exists and is no zombie."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
-
-
-def wait_until(claim: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    """Wait for a claim to become true; the deadline fails the test."""
-    deadline_s = time.monotonic() + timeout_s
-    while not claim():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
+COMMAND = ["bench.transport", "--rounds", "1", *TINY]
 
 
 def accuracy_log(answers: list[list[int]]) -> str:
@@ -65,14 +38,7 @@ def accuracy_log(answers: list[list[int]]) -> str:
 def test_every_side_does_the_same_work(tmp_path: Path) -> None:
     """Each side completes the same 100 requests with the same tokens, all of them as the prompts ask."""
     output = tmp_path / "figures.json"
-    done = subprocess.run(
-        [*COMMAND, "--output", str(output)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_bench([*COMMAND, "--output", str(output)])
     assert 0 == done.returncode, done.stdout + done.stderr
     record = json.loads(output.read_text())
     rounds = {name: side["rounds"] for name, side in record["sides"].items()}
@@ -88,19 +54,8 @@ def test_every_side_does_the_same_work(tmp_path: Path) -> None:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_outlives_the_benchmark(tmp_path: Path, signum: signal.Signals) -> None:
     """Interrupted or killed, the benchmark takes its workers and coordinator along."""
-    process = subprocess.Popen(
-        COMMAND, cwd=ROOT, stdout=subprocess.DEVNULL, env={"TMPDIR": str(tmp_path), "PATH": ""}
-    )
-    try:
-        # Four sides with two workers each, and a coordinator.
-        wait_until(lambda: len(children(process.pid)) == 9)
-        started = children(process.pid)
-        process.send_signal(signum)
-        assert (130 if signum == signal.SIGINT else -signum) == process.wait(30)
-        wait_until(lambda: not any(map(runs, started)))
-    finally:
-        process.kill()
-        process.wait(30)
+    # Four sides with two workers each, and a coordinator.
+    check_takes_all_along(COMMAND, 9, tmp_path, signum)
 
 
 def test_an_answer_is_known_from_its_prompt() -> None:

@@ -1,0 +1,64 @@
+"""Whether processes run, and who started them."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.fleet import ROOT
+
+
+def children(parent: int) -> list[int]:
+    """List the processes that a process started."""
+    task = Path(f"/proc/{parent}/task/{parent}/children")
+    return [int(pid) for pid in task.read_text().split()]
+
+
+def runs(pid: int) -> bool:
+    """Say whether a process exists and is no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def wait_until(claim: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Wait for a claim to become true; the deadline fails the test."""
+    deadline_s = time.monotonic() + timeout_s
+    while not claim():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def check_takes_all_along(module_argv: list[str], num: int, tmpdir: Path, signum: signal.Signals) -> None:
+    """Start a benchmark, signal it once it has `num` children, and check that none of them outlives it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *module_argv],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        env={"TMPDIR": str(tmpdir), "PATH": ""},
+    )
+    try:
+        wait_until(lambda: len(children(process.pid)) == num)
+        started = children(process.pid)
+        process.send_signal(signum)
+        assert (130 if signum == signal.SIGINT else -signum) == process.wait(30)
+        wait_until(lambda: not any(map(runs, started)))
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+def run_bench(module_argv: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a benchmark to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", *module_argv],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
