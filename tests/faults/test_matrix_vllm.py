@@ -45,7 +45,7 @@ def test_engine_killed_inside_a_live_daemon(
                 budget=BUDGET,
                 answers=expected,
             ) as run:
-                wait_until(lambda: members[0].used, "tokens")
+                wait_until(lambda: members[0].used and members[0].load().produced_tokens > 60, "tokens")
                 injected_ns = time.monotonic_ns()
                 os.kill(engine_of(members[0]), signal.SIGKILL)
                 found = runs.check_valid(run, 200)
