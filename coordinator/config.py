@@ -67,7 +67,7 @@ class RunConfig:
     no_worker_timeout_s: float = 60.0
     """How long a run goes on without any worker."""
     max_worker_losses: int = 3
-    """A request that was on this many lost workers in a row goes to no other one: the run fails."""
+    """A request that was taken from this many workers in a row goes to no other one: the run fails."""
     query_timeout_s: float = 3600.0
     """A query that its worker has had for longer is overdue, and is listed."""
     on_overdue_query: OverduePolicy = OverduePolicy.FAIL

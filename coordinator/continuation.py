@@ -60,11 +60,11 @@ class Continuations:
             Those of the requests, (C,), that lack nothing but word of their end: their budget is used up.
         """
         rows = self._ledger.rows(slots)
+        complete = rows["num_tokens"] >= self._max_new_tokens
         kept_tokens = int(rows["num_tokens"].sum())
-        resent_tokens = int(rows["prompt_len"].sum()) + kept_tokens
+        resent_tokens = int((rows["prompt_len"] + rows["num_tokens"])[~complete].sum())
         self.losses.append(Loss(link.address, at_ns, reason, len(slots), kept_tokens, resent_tokens))
         self._ledger.take_away(slots)
-        complete = rows["num_tokens"] >= self._max_new_tokens
         self._waiting.extend((slot, link.address) for slot in slots[~complete].tolist())
         return slots[complete]
 

@@ -38,7 +38,7 @@ class Task(NamedTuple):
     block_len: int
     """Samples of one data-set copy in an Offline query."""
     max_losses: int
-    """Workers that one request may be on when they are lost; at that many the run fails."""
+    """Workers that one request may be taken from; at that many the run fails."""
     keep: Keep
     """Gets every finished answer."""
 
@@ -65,6 +65,7 @@ class Flow:
         self._prompt_lens = task.dataset.prompt_lens
         self._backlog = Backlog()
         self.continuations = Continuations(ledger, task.dataset, task.max_new_tokens)
+        self._failed = False
         self.num_issued = 0
 
     @property
@@ -83,7 +84,7 @@ class Flow:
 
     def dispatch(self) -> None:
         """Send what may go out now; requests that lost their worker go first."""
-        if not self._backlog and not self.continuations:
+        if self._failed or (not self._backlog and not self.continuations):
             return
         live = [link for link in self._links if link.live]
         if not live:
@@ -146,10 +147,11 @@ class Flow:
         rows = self._ledger.rows(slots)
         deadly = rows[(rows["losses"] >= self._task.max_losses) & ~np.isin(slots, complete)]
         if len(deadly):
+            self._failed = True
             named = ", ".join(map(str, deadly["sample"][:MAX_NAMED]))
             more = f" and {len(deadly) - MAX_NAMED} more" if len(deadly) > MAX_NAMED else ""
             self._on_failed(
-                f"sample {named}{more} was on {self._task.max_losses} lost workers in a row "
+                f"sample {named}{more} was taken from {self._task.max_losses} workers in a row "
                 f"(--max-worker-losses), the last {link.address}: {reason}"
             )
 

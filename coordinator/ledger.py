@@ -162,6 +162,11 @@ class Ledger:
         """List the requests in flight on a worker."""
         return np.flatnonzero(self._rows["worker"] == worker)
 
+    def held(self) -> tuple[Slots, Slots, Slots]:
+        """List the requests that some worker has: slots, tokens received, when it got them; (R,) each."""
+        slots = np.flatnonzero(self._rows["worker"] != NO_WORKER)
+        return slots, self._rows["num_tokens"][slots], self._rows["given_ns"][slots]
+
     def in_flight(self) -> Slots:
         """List all requests in flight, those that no worker has included."""
         flying = np.ones(len(self._rows), np.bool_)

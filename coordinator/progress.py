@@ -67,9 +67,11 @@ class Progress:
         first = done["first_ns"] > 0
         p99_ms = percentile((done["first_ns"] - done["issued_ns"])[first], 0.99) / 1e6
         of = f"/{self._expected}" if self._expected else ""
+        fleet = self._dispatcher.fleet
         return (
             f"[{now_s - self._start_s:6.0f} s] done {len(done)}{of}, running {ledger.num_running}, "
-            f"{rate:,.0f} tokens/s, p99 TTFT {p99_ms:,.0f} ms, ETA {self._eta(len(done), now_s)}"
+            f"{rate:,.0f} tokens/s, p99 TTFT {p99_ms:,.0f} ms, ETA {self._eta(len(done), now_s)}, "
+            f"workers {len(fleet.live)}/{len(fleet.links)}"
         )
 
     def _bar(self) -> str:

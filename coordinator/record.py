@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,6 +162,14 @@ class RunRecord:
         partial = path.with_suffix(".partial")
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
+
+    def show(self) -> None:
+        """Print the table; a reader that has gone takes nothing from the run, whose record is on disk."""
+        try:
+            print(self.table(), flush=True)  # noqa: T201 - the final result
+        except BrokenPipeError:
+            # What is left in the buffer must not fail once more at the interpreter's end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def table(self) -> str:
         """Lay the run out for a person."""

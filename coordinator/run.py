@@ -221,7 +221,7 @@ class Run:
         self._dir.release_space()
         self._dispatcher.close()
         self._outputs.discard()
-        print(record.table())  # noqa: T201 - the final result
+        record.show()
         return verdict.exit_code(outcome)
 
     def _record(self, judged: Verdict, loadgen: dict[str, object]) -> RunRecord:
@@ -259,7 +259,7 @@ class Run:
             lambda: verdict.set_aside(self._dir.path, outcome),
             lambda: self._abandon(outcome),
             self._dir.release_space,
-            lambda: print(record.table(), flush=True),  # noqa: T201 - the final result
+            record.show,
         )
         for step in steps:
             try:

@@ -74,6 +74,8 @@ class Stream:
         self._address = address
         self._clock_offset_ns = 0
         self._call = rpc.WorkerStub(channel).Generate(metadata=metadata, wait_for_ready=True)
+        self._end: tuple[grpc.StatusCode, str] | None = None
+        self._call.add_done_callback(self._note_end)
         self._outgoing: asyncio.Queue[pb.ToWorker] = asyncio.Queue()
         self._heard = Quiet(PING_INTERVAL_S)
         self._stepped = Quiet(PING_INTERVAL_S)
@@ -98,8 +100,10 @@ class Stream:
                 first = await self._call.read()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
             raise await self._lost(error) from error
-        if not isinstance(first, pb.FromWorker) or first.WhichOneof("message") != "opened":
+        if not isinstance(first, pb.FromWorker):
             raise await self._lost(None)
+        if first.WhichOneof("message") != "opened":
+            raise WorkerLost(self._address, f"answers open with {first.WhichOneof('message')}")
         if first.opened.run_id != opening.run_id:
             raise WorkerLost(self._address, f"answers for run {first.opened.run_id!r}")
         self.spec_hash = first.opened.spec_hash
@@ -176,8 +180,9 @@ class Stream:
             self._heard.hear()
             kind = message.WhichOneof("message")
             if kind == "tokens":
-                self._stepped.hear()
                 columns = unpack_tokens(message.tokens, sequence=self.num_frames)
+                if len(columns.tokens) or len(columns.finished_rows):
+                    self._stepped.hear()
                 deliver(columns)
                 self.num_frames += 1
                 self.num_tokens += len(columns.tokens)
@@ -227,13 +232,34 @@ class Stream:
         self.last_pong = pong
         self._pong_came.set()
 
+    def _note_end(self, call: "grpc.aio.StreamStreamCall[pb.ToWorker, pb.FromWorker]") -> None:
+        """Take the status the moment it is there.
+
+        A write that is under way when the worker ends the call replaces the worker's words by an internal
+        error (grpc issue 36066). code() and details() of a call that is done do not wait.
+        """
+
+        async def read_status() -> tuple[grpc.StatusCode, str]:
+            return await call.code(), await call.details()
+
+        status = read_status()
+        if self._end is None:
+            try:
+                status.send(None)
+            except StopIteration as done:
+                self._end = done.value
+        status.close()
+
     async def _lost(self, error: BaseException | None) -> WorkerLost:
         """Say why the call ended, in the worker's own words where it had any."""
         if isinstance(error, TimeoutError):
             return WorkerLost(self._address, f"no answer within {CALL_TIMEOUT_S:g} s")
-        # A broken write knows less than the status in which the call then ends.
+        # A broken write comes before the status in which the call then ends.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STATUS_TIMEOUT_S):
-                code = await self._call.code()
-                return WorkerLost(self._address, f"{code.name}: {await self._call.details()}", code)
-        return WorkerLost(self._address, "stream ended" if error is None else f"stream broke: {error}")
+                await self._call.code()
+        if self._end is None:
+            return WorkerLost(self._address, "stream ended" if error is None else f"stream broke: {error}")
+        code, details = self._end
+        words = "stream ended" if code is grpc.StatusCode.OK else f"{code.name}: {details}"
+        return WorkerLost(self._address, words, code)

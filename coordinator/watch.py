@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coordinator.ledger import NO_WORKER, Ledger, Slots
+from coordinator.ledger import Ledger, Slots
 from coordinator.link import Link
 
 
@@ -45,10 +45,9 @@ class Watch:
 
     def look(self, now_ns: int) -> Slots:
         """Find the requests that have become overdue since the last look, (R,)."""
-        slots = self._ledger.in_flight()
-        rows = self._ledger.rows(slots)
-        self._note_tokens(slots, rows["num_tokens"], now_ns)
-        late: Slots = slots[(rows["worker"] != NO_WORKER) & (now_ns - rows["given_ns"] > self._timeout_ns)]
+        slots, num_tokens, given_ns = self._ledger.held()
+        self._note_tokens(slots, num_tokens, now_ns)
+        late = slots[now_ns - given_ns > self._timeout_ns]
         names = self._ledger.names(late).tolist()
         fresh = np.array([name not in self._listed for name in names], np.bool_)
         self._listed.update(names)

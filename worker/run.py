@@ -75,16 +75,14 @@ class Run:
     async def _stop(self, loops: list[asyncio.Task[None]]) -> None:
         """Cancel the loops, but for a write under way: gRPC takes no status beside one that was given up."""
         self._ending = True
+        for loop in loops:
+            # The first to end tells the status; what the others meet with while they stop is of no use.
+            loop.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         for loop in loops[:-1] if self._writing else loops:
             loop.cancel()
         _, late = await asyncio.wait(loops, timeout=END_TIMEOUT_S)
         for loop in late:
             loop.cancel()
-        # The first to end tells the status; what the others met with while they were stopped is of no use.
-        await asyncio.sleep(0)
-        for loop in loops:
-            if loop.done() and not loop.cancelled():
-                loop.exception()
 
     async def _read(self, inbound: AsyncIterator[pb.ToWorker]) -> None:
         try:

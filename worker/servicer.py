@@ -153,8 +153,9 @@ class WorkerServicer(rpc.WorkerServicer):
         try:
             async with asyncio.timeout(ABORT_TIMEOUT_S):
                 await context.abort(status, reason)
-        except TimeoutError:
-            logger.warning("%s: %s: not read within %g s", context.peer(), status.name, ABORT_TIMEOUT_S)
+        except (TimeoutError, grpc.aio.InternalError) as error:
+            # The peer reads nothing, or has gone meanwhile.
+            logger.warning("%s: %s (%s) not delivered: %r", context.peer(), status.name, reason, error)
 
     def _begin(self, first: pb.ToWorker) -> Run:
         if first.WhichOneof("message") != "open":

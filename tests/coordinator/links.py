@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from coordinator.access import Access
 from coordinator.link import Link
 from protos import worker_pb2 as pb
 from protos.frames import PromptColumns, TokenColumns
@@ -50,7 +51,7 @@ class FakeLink(Link):
 
     def __init__(self, index: int, max_num_seqs: int = 8, live: bool = True) -> None:
         """Create a link to nowhere."""
-        super().__init__(index, f"worker-{index}:1")
+        super().__init__(index, f"worker-{index}:1", Access())
         self.info.max_num_seqs = max_num_seqs
         self.sent = Sent()
         self.live = live

@@ -202,3 +202,16 @@ def test_run_directory_that_vanished_does_not_hold_the_exit(
     assert 143 == code, log
     for worker in two:
         check_freed(worker)
+
+
+def test_closed_output_does_not_change_the_exit_code(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
+    """A valid run whose standard output nobody reads is still valid."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, i] for i in range(10)])
+    command = fleet.coordinator_command(two, data, tmp_path / "out", "--accuracy", "--max-new-tokens", "8")
+    run = subprocess.Popen(command, cwd=fleet.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert run.stdout is not None
+    run.stdout.close()
+    assert run.stderr is not None
+    with run.stderr:
+        errors = run.stderr.read()
+    assert (0, False) == (run.wait(END_TIMEOUT_S), "Traceback" in errors), errors

@@ -176,3 +176,12 @@ def test_tokens_of_many_workers_come_out_as_one_answer() -> None:
     assert (one.tolist(), []) == (arrivals.finished_slots.tolist(), arrivals.first_slots.tolist())
     assert [1, 2, 3, 4, 5] == moving.ledger.answers(one)[1].tolist()
     assert [(4, 1)] == moving.ledger.rows(one)[["losses", "first_ns"]].tolist()
+
+
+def test_what_is_complete_is_not_sent_again() -> None:
+    """Of prompts of 3, 1 and 2 tokens the second has its whole budget of 5: 3 + 2 tokens are sent again."""
+    moving = Moving()
+    _, b, _ = moving.names
+    moving.ledger.add_tokens(0, frame([(b, [1, 2, 3, 4, 5])]), 5)
+    moving.continuations.take_from(moving.links[0], moving.slots, "it broke", 70)
+    assert 3 + 2 == moving.continuations.losses[0].resent_tokens

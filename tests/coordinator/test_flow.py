@@ -157,8 +157,21 @@ def test_a_request_that_loses_too_many_workers_fails_the_run(server: bool) -> No
     ways.issue(43)
     ways.lose(0, "silent for 10 s")
     assert [
-        "sample 42 was on 2 lost workers in a row (--max-worker-losses), the last worker-0:1: silent for 10 s"
+        "sample 42 was taken from 2 workers in a row (--max-worker-losses), "
+        "the last worker-0:1: silent for 10 s"
     ] == ways.failures
+
+
+@pytest.mark.parametrize("server", [False, True])
+def test_a_deadly_request_goes_to_no_other_worker(server: bool) -> None:
+    """The run that fails for it sends nothing more, not even to a worker that is well."""
+    ways = Ways(server, 8, 8, max_losses=1)
+    ways.links[1].live = False
+    ways.issue(42)
+    ways.links[1].live = True
+    ways.lose(0)
+    assert 1 == len(ways.failures)
+    assert [] == ways.links[1].sent.names
 
 
 def test_of_many_deadly_requests_some_are_named() -> None:
@@ -167,7 +180,7 @@ def test_of_many_deadly_requests_some_are_named() -> None:
     ways.issue(*range(0, 21, 3))
     ways.lose(0)
     (reason,) = ways.failures
-    assert reason.startswith("sample 0, 3, 6, 9, 12 and 2 more was on 1 lost workers in a row")
+    assert reason.startswith("sample 0, 3, 6, 9, 12 and 2 more was taken from 1 workers in a row")
 
 
 @pytest.mark.parametrize("server", [False, True])

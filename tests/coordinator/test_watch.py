@@ -85,13 +85,14 @@ def test_a_finished_request_is_not_overdue_and_its_slot_starts_anew() -> None:
 def test_the_last_token_is_told_to_the_second() -> None:
     """Time since the last token counts from the look that first saw it, or from when the worker got it."""
     watched = Watched()
-    (a, b), (name, _) = watched.give(0, 0, 5, 6)
+    (a,), (name,) = watched.give(0, 0, 5)
+    (b,), _ = watched.give(0, 2, 6)
     for second in range(1, 16):
         if second in (3, 7):
             watched.ledger.add_tokens(0, frame([(name, [1, 2])]), second * S)
         watched.look(second)
     assert Overdue(5, "worker-0:1", 15.0, 4, 15.0 - 7.0) == watched.describe(a, 15)
-    assert Overdue(6, "worker-0:1", 15.0, 0, 15.0) == watched.describe(b, 15)
+    assert Overdue(6, "worker-0:1", 13.0, 0, 13.0) == watched.describe(b, 15)
     assert "sample 5 on worker-0:1: 15 s old, 4 tokens, the last 8 s ago" == str(watched.describe(a, 15))
 
 

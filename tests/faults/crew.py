@@ -48,9 +48,10 @@ class Member:
         return self._log.read_text(errors="replace")
 
     def kill(self) -> int:
-        """Kill -9; returns CLOCK_MONOTONIC in ns."""
+        """Kill -9 it and what it started; returns CLOCK_MONOTONIC in ns."""
         now_ns = time.monotonic_ns()
-        self.worker.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.worker.process.pid, signal.SIGKILL)
         self.worker.process.wait(10)
         return now_ns
 
@@ -133,9 +134,7 @@ def crew(
         yield members
     finally:
         for member in members:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(member.worker.process.pid, signal.SIGKILL)
-            member.worker.process.wait(10)
+            member.kill()
 
 
 def addresses_of(members: Sequence[Member]) -> list[str]:

@@ -54,6 +54,8 @@ class Run:
 
     mode: str
     prompts: list[list[int]]
+    answers: list[list[int]]
+    """What each prompt must get, known before the run."""
     process: subprocess.Popen[bytes]
     log: Path
     run_dir: Path
@@ -91,6 +93,7 @@ def started(
     *flags: str,
     server_s: float = 3.2,
     budget: int = BUDGET,
+    answers: list[list[int]] | None = None,
 ) -> Iterator[Run]:
     """Start a coordinator; it is killed if it outlives the block.
 
@@ -103,6 +106,7 @@ def started(
         flags: More flags.
         server_s: How long LoadGen issues in Server; about SERVER_QUERIES in all.
         budget: Longest answer, in tokens.
+        answers: What each prompt must get; None: what the counting engine makes of it.
     """
     conf = CONF.format(min_duration_ms=int(server_s * 1000), target_qps=int(SERVER_QUERIES / server_s) + 1)
     words = [
@@ -123,7 +127,9 @@ def started(
             command, cwd=fleet.ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
     leaf = "accuracy" if mode.endswith("accuracy") else "audit"
-    run = Run(mode, prompts, process, log, directory / "out" / words[1] / leaf)
+    if answers is None:
+        answers = [fleet.counting_answer(prompt, budget) for prompt in prompts]
+    run = Run(mode, prompts, answers, process, log, directory / "out" / words[1] / leaf)
     try:
         yield run
     finally:
@@ -131,14 +137,14 @@ def started(
         process.wait(10)
 
 
-def check_answers(run: Run, budget: int = BUDGET) -> None:
-    """Check that each issued sample was logged once, with the answer that is computed by hand.
+def check_answers(run: Run) -> None:
+    """Check that each issued sample was logged once, with the answer that it must get.
 
     LoadGen numbers what it issues: a lost answer leaves a gap in seq_id, a doubled one repeats it.
     """
     entries = fleet.accuracy_entries(run.run_dir)
     for entry in entries:
-        expected = fleet.counting_answer(run.prompts[int(str(entry["qsl_idx"]))], budget)
+        expected = run.answers[int(str(entry["qsl_idx"]))]
         assert expected == fleet.tokens_of(str(entry["data"])), entry
         assert len(expected) == entry["token_count"]
         if run.mode.startswith("server"):
@@ -191,12 +197,12 @@ def check_no_summary(run: Run) -> None:
     assert not summary.exists() or summary.stat().st_size == 0
 
 
-def check_partial_outputs(run: Run, budget: int = BUDGET) -> None:
+def check_partial_outputs(run: Run) -> None:
     """Check the tokens kept of a failed run: each row is the beginning of its answer, or all of it."""
     table = pd.read_parquet(run.run_dir / "partial_outputs.parquet")
     assert ["sample", "tokens", "state"] == list(table.columns)
     for sample, tokens, state in zip(table["sample"], table["tokens"], table["state"], strict=True):
-        answer = fleet.counting_answer(run.prompts[sample], budget)
+        answer = run.answers[sample]
         got = tokens.tolist()
         assert answer[: len(got)] == got
         states = {0: "waiting", len(answer): "complete"}

@@ -54,6 +54,10 @@ class Table:
             }
         )
 
+    def note(self, case: str, **cells: Any) -> None:
+        """Add a row that sums up several runs; cells are COLUMNS' keys."""
+        self.rows.append(dict.fromkeys(COLUMNS, "") | {"case": case} | cells)
+
     def write(self, directory: Path) -> None:
         """Write faults.json and faults.md."""
         directory.mkdir(parents=True, exist_ok=True)

@@ -148,8 +148,8 @@ def test_a_reader_that_pauses_gets_every_token(monkeypatch: pytest.MonkeyPatch) 
         stream = worker.stream()
         await stream.open()
         prompts = {name: [answer_len, 600 * name] for name in range(1, num + 1)}
+        await stream.submit(prompts, budget=answer_len)
         async with pinging(stream):
-            await stream.submit(prompts, budget=answer_len)
             while True:
                 load = await worker.stub.GetLoad(pb.GetLoadRequest())
                 if load.produced_tokens == num * answer_len:
@@ -167,6 +167,7 @@ def test_a_reader_that_pauses_gets_every_token(monkeypatch: pytest.MonkeyPatch) 
         # 300 rows of 21 bytes a step: 41 steps to a frame of the backlog.
         assert len(sizes) < 2000
         assert (await stream.ping(2)).produced_tokens == num * answer_len
+        await stream.end()
 
     engine = CountingEngine(CountingConfig(step_ms=0, max_num_seqs=num, max_model_len=MAX_MODEL_LEN))
     walk(steps, engine)

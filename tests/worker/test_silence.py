@@ -31,17 +31,22 @@ LONG = [10_000, 7]
 @contextlib.asynccontextmanager
 async def pinging(stream: Stream, interval_s: float = 0.05) -> AsyncIterator[None]:
     """Ping for the length of a block without reading the pongs."""
+    stop = asyncio.Event()
 
     async def ping() -> None:
-        while True:
+        while not stop.is_set():
             await stream.send(ping=pb.Ping(nonce=1))
-            await asyncio.sleep(interval_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), interval_s)
 
     task = asyncio.ensure_future(ping())
     try:
         yield
     finally:
-        task.cancel()
+        # Not cancelled: gRPC takes no message after a write that was given up.
+        stop.set()
+        await asyncio.wait({task}, timeout=10)
+        # The stream may have ended under it.
         await asyncio.gather(task, return_exceptions=True)
 
 

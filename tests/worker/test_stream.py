@@ -11,6 +11,7 @@ from protos import worker_pb2 as pb
 from protos.frames import PROTOCOL_VERSION
 from tests.worker.raw_client import (
     MAX_MODEL_LEN,
+    SPEC,
     STOP_TOKEN_ID,
     Stream,
     Worker,
@@ -106,6 +107,24 @@ def test_a_garbage_message_ends_the_run(named: str) -> None:
         await stream.call.write(BAD_MESSAGES[named])
         assert await stream.refusal() == ("INVALID_ARGUMENT", named)
         await assert_empty(await open_when_free(worker, "next"))
+
+    walk(steps)
+
+
+def test_a_run_that_ends_at_once_is_told_its_status() -> None:
+    """Garbage right behind `open`, while `opened` is being written: the status comes all the same."""
+
+    async def steps(worker: Worker) -> None:
+        for number in range(50):
+            stream = await open_when_free(worker, "before")
+            await stream.end()
+            stream = worker.stream()
+            spec = pb.RunSpec(**SPEC)  # type: ignore[arg-type]
+            opening = pb.Open(protocol_version=PROTOCOL_VERSION, run_id=f"{number}", spec=spec)
+            await stream.send(open=opening)
+            await stream.send(cancel=pb.Cancel(requests=b"1"))
+            named = "requests: 1 bytes are no multiple of 8"
+            assert await stream.refusal() == ("INVALID_ARGUMENT", named)
 
     walk(steps)
 

@@ -1,0 +1,236 @@
+"""Mutated messages at the coordinator's end: they end their stream, and none of their tokens counts."""
+
+import asyncio
+import collections
+import copy
+import itertools
+import logging
+from collections.abc import Iterator
+from typing import cast
+
+import numpy as np
+import pytest
+
+from coordinator import stream
+from coordinator.access import Access
+from coordinator.flow import Flow, Task
+from coordinator.ledger import Ledger
+from coordinator.link import Link
+from coordinator.stream import Limits, WorkerLost
+from protos import worker_pb2 as pb
+from protos.frames import PROTOCOL_VERSION, TokenColumns, pack_tokens
+from sut.sut import SUT
+from tests.coordinator.links import STOP, FakeLink, dataset, frame
+from tests.coordinator.test_flow import Reports
+from tests.faults.frame_model import Held
+from tests.faults.fuzz import mutations
+from tests.faults.garbler import Call, Garbler
+
+logger = logging.getLogger(__name__)
+
+BUDGET = 12
+SAMPLES = range(8)
+STEP_TIMEOUT_S = 20.0
+MAX_FRAMES_PER_STREAM = 20
+PATIENT = Limits(silence_s=60, stall_s=60)
+SPEC = pb.RunSpec(temperature=1.0, top_p=1.0, top_k=-1, max_new_tokens=BUDGET)
+OPEN = pb.Open(protocol_version=PROTOCOL_VERSION, run_id="fuzz", spec=SPEC)
+INFO = pb.WorkerInfo(protocol_version=PROTOCOL_VERSION, instance_id="garbler", max_num_seqs=64)
+
+
+def answer(sample: int) -> list[int]:
+    """Give a sample's right answer: 10 tokens."""
+    return [100 * sample + k for k in range(10)]
+
+
+def tokens_frame(names: dict[int, int], first: int, num: int, sequence: int, ends: bool = False) -> bytes:
+    """Serialize a good frame: some tokens of all requests, given as name -> sample."""
+    rows = [(name, answer(sample)[first : first + num]) for name, sample in names.items()]
+    columns = frame(rows, dict.fromkeys(range(len(rows)), STOP) if ends else {})
+    return pb.FromWorker(tokens=pack_tokens(columns, 7, sequence)).SerializeToString()
+
+
+class Scene:
+    """One stream to a garbler and one honest worker beside it, on a fresh ledger."""
+
+    def __init__(self, link: Link) -> None:
+        """Set both up; no stream is open yet.
+
+        Args:
+            link: To the garbler, without a stream.
+        """
+        self.reports = Reports(reports_first_tokens=True)
+        self.ledger = Ledger(BUDGET, num_slots=2)
+        self.failures: list[str] = []
+        prompts = dataset(*([sample, 5] for sample in SAMPLES))
+        task = Task(prompts, cast(SUT, self.reports), BUDGET, len(SAMPLES), 3, keep=lambda *_: None)
+        self.link = link
+        self.honest = FakeLink(1)
+        self.flow = Flow(task, self.ledger, [self.link, self.honest], self.failures.append)
+        self.delivered = asyncio.Event()
+
+    async def open(self) -> None:
+        """Open the stream, issue all samples, and let the honest worker bring its first tokens."""
+        await self.link.open(OPEN)
+        self.link.live = True
+        self.flow.take([1000 + sample for sample in SAMPLES], list(SAMPLES), 5)
+        self.flow.dispatch()
+        self.names = [self._names(index) for index in (0, 1)]
+        self.flow.deliver(self.honest, frame([(name, answer(s)[:3]) for name, s in self.names[1].items()]))
+        self.held = Held(BUDGET, {name: [] for name in self.names[0]})
+        self.carry = asyncio.ensure_future(self.link.stream.carry(self._deliver, PATIENT))
+
+    def _names(self, index: int) -> dict[int, int]:
+        slots = self.ledger.held_by(index)
+        samples = self.ledger.rows(slots)["sample"].tolist()
+        return dict(zip(self.ledger.names(slots).tolist(), samples, strict=True))
+
+    def _deliver(self, columns: TokenColumns) -> None:
+        self.flow.deliver(self.link, columns)
+        if not len(columns.requests):
+            self.delivered.set()
+
+    async def survives(self, call: Call, message: bytes) -> bool:
+        """Send a message, and an empty frame; True when that came through, False when the stream ended."""
+        before = copy.deepcopy(self.held)
+        good = self.held.take(message)
+        self.delivered.clear()
+        await call.say(message)
+        await call.say(tokens_frame({}, 0, 0, self.held.sequence))
+        came = asyncio.ensure_future(self.delivered.wait())
+        async with asyncio.timeout(STEP_TIMEOUT_S):
+            await asyncio.wait((came, self.carry), return_when=asyncio.FIRST_COMPLETED)
+        came.cancel()
+        if self.carry.done():
+            assert not good, message
+            self.held = before
+            return False
+        self.held.sequence += 1
+        return True
+
+    async def end(self) -> str:
+        """Lose the garbler, and let the honest worker end all answers; returns why the stream ended."""
+        reason = "cancelled"
+        if self.carry.done():
+            error = self.carry.exception()
+            assert isinstance(error, WorkerLost), repr(error)
+            reason = error.reason
+        self.carry.cancel()
+        self.link.stream.cancel()
+        await asyncio.gather(self.carry, return_exceptions=True)
+        self.link.live = False
+        self.flow.lose(self.link, reason)
+        self.check_continued()
+        held = self._names(1)
+        counts = self.ledger.token_counts(self.ledger.held_by(1))
+        rows = [(n, answer(s)[c:] or [1]) for (n, s), c in zip(held.items(), counts, strict=True)]
+        self.flow.deliver(self.honest, frame(rows, dict.fromkeys(range(len(rows)), STOP)))
+        self.check_reported()
+        return reason
+
+    def check_continued(self) -> None:
+        """Check that what goes on elsewhere is each prompt and what good frames brought of its answer."""
+        sent = self.honest.sent
+        continued = {
+            prompt[0]: prompt[len(prompt) - produced :]
+            for prompt, produced in zip(sent.prompts, sent.produced, strict=True)
+            if prompt[0] in self.names[0].values()
+        }
+        left = {self.names[0][name]: tokens for name, tokens in self.held.answers.items()}
+        # An answer that has its whole budget lacks nothing but the word of its end.
+        assert {s: tokens for s, tokens in left.items() if len(tokens) < BUDGET} == continued
+
+    def check_reported(self) -> None:
+        """Check that LoadGen was told each answer once: as the frames brought it, or as it is."""
+        ended = {self.names[0][name]: tokens for name, tokens in self.held.ended.items()}
+        brought = {self.names[0][name]: tokens for name, tokens in self.held.answers.items()}
+        expected = []
+        for sample in SAMPLES:
+            tokens = ended.get(sample)
+            if tokens is None:
+                begun = brought.get(sample, answer(sample)[:3])
+                tokens = begun if len(begun) == BUDGET else begun + (answer(sample)[len(begun) :] or [1])
+            expected.append((1000 + sample, tokens))
+        assert expected == sorted(self.reports.answers)
+        assert [(id_, tokens[0]) for id_, tokens in expected if tokens] == sorted(self.reports.firsts)
+        assert [] == self.failures
+
+
+def good_messages(names: dict[int, int]) -> list[bytes]:
+    """List what an honest worker says in the place of the garbler, from its first token to the last.
+
+    An empty frame comes between two of them (see Scene.survives).
+    """
+    return [
+        tokens_frame(names, 0, 1, 0),
+        tokens_frame(names, 1, 4, 2),
+        tokens_frame(names, 5, 5, 4, ends=True),
+        pb.FromWorker(pong=pb.Pong(nonce=0, worker_ns=9)).SerializeToString(),
+        pb.FromWorker(opened=pb.Opened(info=INFO, spec_hash="x", run_id="fuzz")).SerializeToString(),
+        pb.FromWorker(
+            failed=pb.Failed(requests=np.array(list(names), "<u8").tobytes(), reason="?")
+        ).SerializeToString(),
+    ]
+
+
+class Fuzzer:
+    """Scenes one after another, and how their streams ended."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._calls: asyncio.Queue[Call] = asyncio.Queue()
+        self.reasons: collections.Counter[str] = collections.Counter()
+        self.num_frames = 0
+        self.num_survived = 0
+
+    async def run(self, num_frames: int) -> None:
+        """Send so many mutated messages, each stream's after none to three good ones."""
+        frames: Iterator[bytes] | None = None
+        async with Garbler(INFO, self._play).serving() as address:
+            link = Link(0, address, Access())
+            while self.num_frames < num_frames:
+                link.streams.clear()
+                scene = Scene(link)
+                await scene.open()
+                call = await self._calls.get()
+                good = good_messages(scene.names[0])
+                # A fresh ledger gives the same names each time.
+                frames = frames or mutations(self._seed, good, pb.FromWorker)
+                for message in good[: self.num_frames % 4]:
+                    assert await scene.survives(call, message)
+                await self._send(scene, call, frames)
+                reason = await scene.end()
+                self.reasons[reason.partition(":")[0]] += 1
+            await link.close()
+
+    async def _send(self, scene: Scene, call: Call, frames: Iterator[bytes]) -> None:
+        for message in itertools.islice(frames, MAX_FRAMES_PER_STREAM):
+            self.num_frames += 1
+            if not await scene.survives(call, message):
+                return
+            self.num_survived += 1
+
+    async def _play(self, call: Call) -> None:
+        await self._calls.put(call)
+        async for _ in call.requests:
+            pass
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait no second for the status of each broken stream, and let gRPC not log each message it rejects."""
+    monkeypatch.setattr(stream, "STATUS_TIMEOUT_S", 0.001)
+    for name in ("grpc._common", "grpc._cython.cygrpc"):
+        monkeypatch.setattr(logging.getLogger(name), "disabled", True)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("num_frames", [2000, pytest.param(100_000, marks=pytest.mark.long)])
+def test_no_message_breaks_a_coordinator(num_frames: int) -> None:
+    """A mutated message is a good one still or ends its stream: no other error, no token lost or invented."""
+    fuzzer = Fuzzer(20_261_124)
+    asyncio.run(fuzzer.run(num_frames))
+    logger.info("%d frames: %d taken, streams ended: %s", num_frames, fuzzer.num_survived, fuzzer.reasons)
+    # Both kinds there were, so the mutations are neither all harmless nor all fatal at once.
+    assert fuzzer.num_survived > num_frames // 25
+    assert fuzzer.reasons["bad frame"] > num_frames // 20

@@ -1,0 +1,59 @@
+"""The engine process killed inside a live daemon, with real vLLM: the other worker ends the same answers."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import fleet
+from tests.faults import runs
+from tests.faults.crew import Member, addresses_of, wait_until
+from tests.faults.table import Table
+from tests.test_vllm_walk import BUDGET, FLAGS, START_TIMEOUT_S, expected, make_prompts
+
+__all__ = ["expected"]  # a fixture
+pytestmark = [pytest.mark.vllm, pytest.mark.long]
+
+
+def engine_of(member: Member) -> int:
+    """Find the engine's process below the daemon; psutil comes with vLLM."""
+    psutil = pytest.importorskip("psutil")
+    children = psutil.Process(member.worker.process.pid).children(recursive=True)
+    [engine] = [child.pid for child in children if "EngineCore" in child.name()]
+    return engine
+
+
+def test_engine_killed_inside_a_live_daemon(
+    tmp_path: Path, table: Table, checkpoint: Path, expected: list[list[int]]
+) -> None:
+    """Offline, Server, accuracy: every token equals LLM.generate's, though one engine dies in each run."""
+    flags = ("--engine", "vllm", "--model", str(checkpoint), *FLAGS)
+    greedy = tmp_path / "generation_config.json"
+    greedy.write_text('{"temperature": 0.0}')
+    members = [Member(tmp_path / f"worker{i}.log", flags) for i in range(2)]
+    try:
+        for mode in runs.MODES:
+            for member in members:
+                fleet.wait_serving(member.worker, START_TIMEOUT_S)
+            directory = tmp_path / mode
+            directory.mkdir()
+            with runs.started(
+                *(directory, mode, addresses_of(members), make_prompts()),
+                *("--generation-config", str(greedy)),
+                budget=BUDGET,
+                answers=expected,
+            ) as run:
+                wait_until(lambda: members[0].used and members[0].load().produced_tokens > 60, "tokens")
+                injected_ns = time.monotonic_ns()
+                os.kill(engine_of(members[0]), signal.SIGKILL)
+                found = runs.check_valid(run, 200)
+            table.add("kill -9 of vLLM's engine inside the daemon", run, 0, injected_ns)
+            [loss] = found["summary"]["losses"]
+            assert (members[0].address, True) == (loss["address"], "engine died" in loss["reason"])
+            assert 1 == members[0].worker.process.wait(60)
+            members[0].restart()
+    finally:
+        for member in members:
+            member.kill()

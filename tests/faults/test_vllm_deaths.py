@@ -1,0 +1,151 @@
+"""Real vLLM in a worker daemon whose coordinator, and whose engine core, are killed with requests running."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]  # vLLM brings it, nobody its stubs
+import pytest
+
+from protos import worker_pb2 as pb
+from protos import worker_pb2_grpc as rpc
+from tests import fleet
+from tests.worker.greedy import ask_vllm
+from tests.worker.raw_client import Stream, connected
+
+pytestmark = pytest.mark.vllm
+
+FLAGS = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16")
+START_TIMEOUT_S = 240.0
+ANSWER_LEN = 24
+GREEDY = {"temperature": 0.0, "max_new_tokens": 400}
+
+# Opens a sampled run on argv[1] with twice as many requests as run at once, and reads until it is killed.
+COORDINATOR = """
+import asyncio, sys
+from tests.worker.raw_client import Stream, connected
+async def main():
+    async with connected(sys.argv[1]) as channel:
+        stream = Stream(channel)
+        await stream.open("doomed", max_new_tokens=400)
+        await stream.submit({name: [5, 6, 7 + name] for name in range(32)}, budget=400)
+        await stream.take()
+        print("running", flush=True)
+        while True:
+            await stream.take()
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def worker(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[fleet.WorkerProcess]:
+    """Start one daemon; the last test here ends it."""
+    flags = ("--model", str(checkpoint), *FLAGS)
+    directory = tmp_path_factory.mktemp("worker")
+    with fleet.workers(directory, 1, *flags, engine="vllm", timeout_s=START_TIMEOUT_S) as (started,):
+        yield started
+
+
+def greedy_prompts() -> list[list[int]]:
+    """Draw 8 prompts of 16 tokens."""
+    drawn: list[list[int]] = np.random.default_rng(1).integers(4096, size=(8, 16)).tolist()
+    return drawn
+
+
+def until_stop(answer: list[int], stop_ids: list[int]) -> list[int]:
+    """Cut vLLM's answer without stop ids behind its first stop id."""
+    ends = [place for place, token in enumerate(answer) if token in stop_ids]
+    return answer[: ends[0] + 1] if ends else answer
+
+
+def test_a_killed_coordinator_leaves_an_empty_engine(
+    worker: fleet.WorkerProcess, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Its requests are aborted, the worker stays SERVING, and the next run's greedy tokens are vLLM's own."""
+    doomed = subprocess.Popen(
+        [sys.executable, "-c", COORDINATOR, worker.address], cwd=fleet.ROOT, stdout=subprocess.PIPE
+    )
+    try:
+        assert doomed.stdout is not None
+        assert doomed.stdout.readline() == b"running\n"
+    finally:
+        doomed.kill()
+        doomed.communicate(timeout=10)
+
+    prompts = greedy_prompts()
+
+    async def next_run() -> dict[int, list[int]]:
+        async with asyncio.timeout(60), connected(worker.address) as channel:
+            stub = rpc.WorkerStub(channel)
+            while True:
+                if not (await stub.GetLoad(pb.GetLoadRequest())).run_id:
+                    break
+                await asyncio.sleep(0.05)
+            stream = Stream(channel)
+            await stream.open("next", **GREEDY)
+            pong = await stream.ping(1)
+            assert (pong.running, pong.waiting, pong.produced_tokens) == (0, 0, 0)
+            await stream.submit(dict(enumerate(prompts)), budget=ANSWER_LEN)
+            await stream.take_until_ended(*range(len(prompts)))
+            await stream.end()
+            return stream.answers
+
+    answers = asyncio.run(next_run())
+    assert fleet.health(worker.address) == "SERVING"
+    stop_ids = json.loads((checkpoint / "generation_config.json").read_text())["eos_token_id"]
+    whole = ask_vllm(checkpoint, prompts, ANSWER_LEN, tmp_path / "answers.json")
+    assert {name: until_stop(answer, stop_ids) for name, answer in enumerate(whole)} == answers
+
+
+def test_a_name_may_come_again_after_its_cancel(worker: fleet.WorkerProcess) -> None:
+    """A request cancelled and sent anew under its name is answered as if it had come but once."""
+
+    async def answers(address: str) -> tuple[list[int], list[int]]:
+        async with asyncio.timeout(60), connected(address) as channel:
+            stream = Stream(channel)
+            await stream.open("again", **GREEDY)
+            prompt = greedy_prompts()[0]
+            await stream.submit({1: [9, 9, 9], 2: prompt}, budget=16)
+            # Two at once: the first cancelled before it runs, the second while its abort is under way.
+            for _ in range(2):
+                await stream.send(cancel=pb.Cancel(requests=(1).to_bytes(8, "little")))
+                await stream.submit({1: prompt}, budget=16)
+            await stream.take_until_ended(1, 2)
+            await stream.end()
+            # Tokens of the earlier requests of that name may have been on their way.
+            return stream.answers[1][-len(stream.answers[2]) :], stream.answers[2]
+
+    again, once = asyncio.run(answers(worker.address))
+    assert once == again
+    assert fleet.health(worker.address) == "SERVING"
+
+
+def test_a_killed_engine_core_ends_run_and_daemon(worker: fleet.WorkerProcess) -> None:
+    """The stream ends with UNAVAILABLE and the cause within 20 s, and the daemon with exit code 1."""
+
+    async def kill_engine() -> tuple[str, str]:
+        async with asyncio.timeout(60), connected(worker.address) as channel:
+            stream = Stream(channel)
+            await stream.open("doomed", max_new_tokens=400)
+            await stream.submit({name: [5, 6, 7 + name] for name in range(32)}, budget=400)
+            await stream.take()
+            os.kill(engine_core(worker.process.pid), signal.SIGKILL)
+            async with asyncio.timeout(20):
+                return await stream.refusal()
+
+    status, reason = asyncio.run(kill_engine())
+    assert (status, reason[:13]) == ("UNAVAILABLE", "engine died: ")
+    assert worker.process.wait(timeout=30) == 1
+    assert "engine died" in worker.log.read_text()
+
+
+def engine_core(pid: int) -> int:
+    """Find vLLM's EngineCore among a daemon's processes."""
+    (found,) = (c.pid for c in psutil.Process(pid).children(recursive=True) if "EngineCore" in c.name())
+    return int(found)
