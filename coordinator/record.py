@@ -15,6 +15,7 @@ from coordinator.dispatcher import Dispatcher
 from coordinator.link import Link
 from sut.results.verdict import Verdict
 
+MAX_LOSS_LINES = 20
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 
 
@@ -178,7 +179,7 @@ class RunRecord:
         if verdict.reason:
             lines.append(f"   reason: {verdict.reason}")
         lines += [f"   LoadGen {key:<48} {value}" for key, value in self.loadgen.items()]
-        lines += self._latency_lines() + self._worker_lines()
+        lines += self._latency_lines() + self._worker_lines() + self._loss_lines()
         lines += [f"   {c.mark} {c.name:<15} {c.seen}" for c in verdict.checks]
         lines += [f"   no submission run: {text}" for text in verdict.deviations]
         return "\n".join(lines)
@@ -197,6 +198,16 @@ class RunRecord:
                 cells = "".join(f"{value / 1e6:>12,.3f}" for value in values)
                 lines.append(f"   {name.removesuffix('_ns'):<14} {cells}")
         return lines
+
+    def _loss_lines(self) -> list[str]:
+        losses = [] if self.summary is None else self.summary.losses
+        lines = [
+            "   lost {address:<17}{requests:>10} requests with {kept_tokens} tokens, "
+            "{resent_tokens} prefilled again: {reason}".format(**loss)
+            for loss in losses[:MAX_LOSS_LINES]
+        ]
+        more = len(losses) - MAX_LOSS_LINES
+        return lines + ([f"   and {more} more losses, see run.json"] if more > 0 else [])
 
     def _worker_lines(self) -> list[str]:
         rows = [] if self.summary is None else self.summary.workers

@@ -9,13 +9,13 @@ COLUMNS = {
     "case": "case",
     "mode": "mode",
     "outcome": "outcome",
-    "code": "exit code",
-    "detect_s": "s to detect",
-    "continued": "requests continued",
-    "kept": "tokens kept",
-    "resent": "tokens resent",
-    "happened": "what happened",
+    "code": "exit",
+    "detect_s": "detected, s",
+    "continued": "continued",
+    "kept": "kept",
+    "resent": "resent",
 }
+"""Those of faults.md; faults.json has the reasons too, under `happened`."""
 
 
 @dataclass

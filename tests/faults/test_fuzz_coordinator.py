@@ -65,6 +65,9 @@ class Scene:
         prompts = dataset(*([sample, 5] for sample in SAMPLES))
         task = Task(prompts, cast(SUT, self.reports), BUDGET, len(SAMPLES), 3, keep=lambda *_: None)
         self.link = link
+        # Nothing of an earlier scene may decide who gets what: each scene has the same requests.
+        link.streams.clear()
+        link.last_prompt_ns = 0
         self.honest = FakeLink(1)
         self.flow = Flow(task, self.ledger, [self.link, self.honest], self.failures.append)
         self.delivered = asyncio.Event()
@@ -173,11 +176,35 @@ def good_messages(names: dict[int, int]) -> list[bytes]:
     ]
 
 
+def hostile_messages(names: dict[int, int], foreign: int) -> list[bytes]:
+    """List frames that are sealed well and ask for what the garbler has no right to.
+
+    Args:
+        names: Its requests and their samples.
+        foreign: A request of the other worker.
+    """
+    mine = min(names)
+    messages = []
+    for sequence in (0, 2, 4):
+        for rows in (
+            [(foreign, [7])],
+            [(mine, [7]), (mine, [8])],
+            [(mine, [7] * (BUDGET + 1))],
+            # Another generation of the slot, and a slot that there is not.
+            [(mine + (1 << 32), [7])],
+            [(1 << 31, [7])],
+        ):
+            frame_ = pack_tokens(frame(rows), 7, sequence)
+            messages.append(pb.FromWorker(tokens=frame_).SerializeToString())
+    return messages
+
+
 class Fuzzer:
     """Scenes one after another, and how their streams ended."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
+        self._names: dict[int, int] = {}
         self._calls: asyncio.Queue[Call] = asyncio.Queue()
         self.reasons: collections.Counter[str] = collections.Counter()
         self.num_frames = 0
@@ -189,13 +216,15 @@ class Fuzzer:
         async with Garbler(INFO, self._play).serving() as address:
             link = Link(0, address, Access())
             while self.num_frames < num_frames:
-                link.streams.clear()
                 scene = Scene(link)
                 await scene.open()
                 call = await self._calls.get()
                 good = good_messages(scene.names[0])
-                # A fresh ledger gives the same names each time.
-                frames = frames or mutations(self._seed, good, pb.FromWorker)
+                assert self._names in ({}, scene.names[0])
+                if frames is None:
+                    self._names = scene.names[0]
+                    hostile = hostile_messages(self._names, min(scene.names[1]))
+                    frames = mutations(self._seed, good * 4 + hostile, pb.FromWorker)
                 for message in good[: self.num_frames % 4]:
                     assert await scene.survives(call, message)
                 await self._send(scene, call, frames)

@@ -39,8 +39,9 @@ def test_killed_before_its_first_token(
 @pytest.mark.parametrize("mode", runs.modes(*runs.MODES))
 def test_killed_in_decode(tmp_path: Path, table: Table, mode: str) -> None:
     """A worker killed with answers half done: they go on elsewhere, and the tokens that came are kept."""
+    prompts = runs.make_prompts(100)
     with crew(tmp_path, 2, *STEP, seats(mode)) as members:
-        with runs.started(tmp_path, mode, addresses_of(members), runs.make_prompts()) as run:
+        with runs.started(tmp_path, mode, addresses_of(members), prompts) as run:
             injected_ns = in_decode(members).kill()
             found = runs.check_valid(run)
         table.add("kill -9 in decode", run, 0, injected_ns)
