@@ -91,7 +91,7 @@ def _no_pulse(self: object, loop: object) -> None:
     """Measure no pause and no clock."""
 
 
-async def _no_look(self: object, look: Callable[[], None]) -> None:
+async def _no_look(self: object, flush: Callable[[], None]) -> None:
     """Look for nothing."""
 
 

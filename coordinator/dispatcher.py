@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 3.0
+# What is kept goes to disk this often: a coordinator that is killed takes so many seconds of it along.
+LOOKS_PER_FLUSH = 5
 _T = TypeVar("_T")
 
 
@@ -93,14 +95,14 @@ class Dispatcher:
         """
         self._call(self.fleet.wait_ready(timeout_s))
 
-    def open(self, run_id: str, spec: pb.RunSpec, task: Task, look: Callable[[], None]) -> str:
+    def open(self, run_id: str, spec: pb.RunSpec, task: Task, flush: Callable[[], None]) -> str:
         """Begin the run on every worker.
 
         Args:
             run_id: Names the run.
             spec: What every worker must do alike.
             task: What the run asks for.
-            look: Called on the loop about once a second.
+            flush: Called on the loop each few seconds, to write what was kept.
 
         Returns:
             The hash of the effective run specification.
@@ -114,7 +116,7 @@ class Dispatcher:
         self.flow = Flow(task, self.ledger, self.links, self.fail)
         self._watch = Watch(self.ledger, self._deadline.timeout_s)
         opening = pb.Open(protocol_version=PROTOCOL_VERSION, run_id=run_id, spec=spec)
-        return self._call(self._open(opening, look))
+        return self._call(self._open(opening, flush))
 
     def submit(self, ids: list[int], samples: list[int]) -> None:
         """Take one query.
@@ -177,19 +179,22 @@ class Dispatcher:
     async def _connect(self, addresses: tuple[str, ...], access: Access, patience: Patience) -> Fleet:
         return Fleet(addresses, access, patience, self)
 
-    async def _open(self, opening: pb.Open, look: Callable[[], None]) -> str:
+    async def _open(self, opening: pb.Open, flush: Callable[[], None]) -> str:
         spec_hash = await self.fleet.open(opening)
-        self._looker = asyncio.ensure_future(self._look(look))
+        self._looker = asyncio.ensure_future(self._look(flush))
         return spec_hash
 
-    async def _look(self, look: Callable[[], None]) -> None:
+    async def _look(self, flush: Callable[[], None]) -> None:
         """Once a second: the fleet as a whole, and queries that take too long."""
+        num_looks = 0
         try:
             while True:
                 await asyncio.sleep(LOOK_INTERVAL_S)
                 self.fleet.look()
                 self._look_for_overdue()
-                look()
+                num_looks += 1
+                if num_looks % LOOKS_PER_FLUSH == 0:
+                    flush()
         except Exception as error:
             logger.exception("dispatcher failed")
             self.fail(f"dispatcher: {error!r}")

@@ -99,7 +99,7 @@ class Outputs:
             self._fail(f"more than {self._max_waiting_bytes} bytes of answers wait for the disk")
 
     def flush(self) -> None:
-        """Hand what is pending to the writer; about once a second.
+        """Hand what is pending to the writer; each few seconds.
 
         Thread: dispatcher; does not wait for the disk.
         """

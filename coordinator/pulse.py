@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from sut.results.checks import PAUSE_BOUND_NS, ClockFigures, Pauses, Telemetry
 
-TICK_S = 0.1
-TICKS_PER_LOOK = 10
+TICK_S = 0.5
+TICKS_PER_LOOK = 2
 # Three clocks cannot be read at once. A reading that took longer than this is made again: it would
 # look like a step.
 _READING_BOUND_NS = 500_000

@@ -5,7 +5,7 @@ import contextlib
 import time
 from array import array
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import grpc
 import numpy as np
@@ -28,6 +28,7 @@ PING_INTERVAL_S = 1.0
 STATUS_TIMEOUT_S = 1.0
 Deliver = Callable[[TokenColumns], None]
 Metadata = tuple[tuple[str, str], ...] | None
+Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.ToWorker, pb.FromWorker]"
 
 
 class WorkerLost(RuntimeError):
@@ -73,7 +74,7 @@ class Stream:
         """Whether the last pong counts everything that the engine produced for this stream."""
         self._address = address
         self._clock_offset_ns = 0
-        self._call = rpc.WorkerStub(channel).Generate(metadata=metadata, wait_for_ready=True)
+        self._call: Call | None = rpc.WorkerStub(channel).Generate(metadata=metadata, wait_for_ready=True)
         self._end: tuple[grpc.StatusCode, str] | None = None
         self._call.add_done_callback(self._note_end)
         self._outgoing: asyncio.Queue[pb.ToWorker] = asyncio.Queue()
@@ -96,8 +97,8 @@ class Stream:
         """
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
-                await self._call.write(pb.ToWorker(open=opening))
-                first = await self._call.read()
+                await self._open_call.write(pb.ToWorker(open=opening))
+                first = await self._open_call.read()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
             raise await self._lost(error) from error
         if not isinstance(first, pb.FromWorker):
@@ -172,11 +173,19 @@ class Stream:
             await self._pong_came.wait()
 
     def cancel(self) -> None:
-        """End the call; the worker then empties its engine."""
-        self._call.cancel()
+        """End the call; the worker then empties its engine. What is left are the counts."""
+        if self._call is not None:
+            self._call.cancel()
+        # It would keep its channel in memory for the rest of the run.
+        self._call = None
+
+    @property
+    def _open_call(self) -> "Call":
+        assert self._call is not None, "the stream has been cancelled"
+        return self._call
 
     async def _read(self, deliver: Deliver) -> None:
-        while isinstance(message := await self._call.read(), pb.FromWorker):
+        while isinstance(message := await self._open_call.read(), pb.FromWorker):
             self._heard.hear()
             kind = message.WhichOneof("message")
             if kind == "tokens":
@@ -196,7 +205,7 @@ class Stream:
 
     async def _write(self) -> None:
         while True:
-            await self._call.write(await self._outgoing.get())
+            await self._open_call.write(await self._outgoing.get())
 
     async def _watch(self, limits: Limits) -> None:
         while True:
@@ -232,7 +241,7 @@ class Stream:
         self.last_pong = pong
         self._pong_came.set()
 
-    def _note_end(self, call: "grpc.aio.StreamStreamCall[pb.ToWorker, pb.FromWorker]") -> None:
+    def _note_end(self, call: "Call") -> None:
         """Take the status the moment it is there.
 
         A write that is under way when the worker ends the call replaces the worker's words by an internal
@@ -257,7 +266,7 @@ class Stream:
         # A broken write comes before the status in which the call then ends.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STATUS_TIMEOUT_S):
-                await self._call.code()
+                await self._open_call.code()
         if self._end is None:
             return WorkerLost(self._address, "stream ended" if error is None else f"stream broke: {error}")
         code, details = self._end
