@@ -63,7 +63,7 @@ def test_cut_healed_after_the_limit(
             found = runs.check_valid(run)
         streams = found["summary"]["workers"][0]["streams"]
         back = "taken back" if streams > 1 else "not back in time"
-        table.add(f"cut {direction} beyond the limit of 1.5 s, {back}", run, 0, injected_ns)
+        table.add(f"cut {direction}, limit 1.5 s, {back}", run, 0, injected_ns)
         [loss] = found["summary"]["losses"]
         assert members[0].address == loss["address"]
         check_free(members, 40)
