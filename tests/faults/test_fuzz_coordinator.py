@@ -22,7 +22,7 @@ from protos.frames import PROTOCOL_VERSION, TokenColumns, pack_tokens
 from sut.sut import SUT
 from tests.coordinator.links import STOP, FakeLink, dataset, frame
 from tests.coordinator.test_flow import Reports
-from tests.faults.frame_model import Held
+from tests.faults.frame_model import MAX_NS, Held
 from tests.faults.fuzz import mutations
 from tests.faults.garbler import Call, Garbler
 
@@ -105,6 +105,7 @@ class Scene:
             await asyncio.wait((came, self.carry), return_when=asyncio.FIRST_COMPLETED)
         came.cancel()
         if self.carry.done():
+            assert isinstance(self.carry.exception(), WorkerLost), (self.carry.exception(), message)
             assert not good, message
             self.held = before
             return False
@@ -196,6 +197,8 @@ def hostile_messages(names: dict[int, int], foreign: int) -> list[bytes]:
         ):
             frame_ = pack_tokens(frame(rows), 7, sequence)
             messages.append(pb.FromWorker(tokens=frame_).SerializeToString())
+        late = pack_tokens(frame([(mine, [7])])._replace(produced_ns=MAX_NS + 1), 7, sequence)
+        messages.append(pb.FromWorker(tokens=late).SerializeToString())
     return messages
 
 

@@ -60,7 +60,13 @@ def first_tokens(answers: dict[int, list[int]]) -> bytes:
 class Garbage:
     """Plays a worker that begins well and goes on as none should, but never seals a wrong token."""
 
-    def __init__(self) -> None:
+    def __init__(self, worker_ns: int) -> None:
+        """Create it.
+
+        Args:
+            worker_ns: What its clock says in each pong.
+        """
+        self._worker_ns = worker_ns
         self.num_streams = 0
 
     async def play(self, call: Call) -> None:
@@ -69,7 +75,7 @@ class Garbage:
         begun = False
         async for message in call.requests:
             if message.WhichOneof("message") == "ping":
-                pong = pb.Pong(nonce=message.ping.nonce, worker_ns=1)
+                pong = pb.Pong(nonce=message.ping.nonce, worker_ns=self._worker_ns)
                 await call.say(pb.FromWorker(pong=pong).SerializeToString())
             elif message.WhichOneof("message") == "submit" and not begun:
                 begun = True
@@ -93,12 +99,12 @@ class Garbage:
 
 
 @contextlib.contextmanager
-def garbage_beside(honest: Member) -> Iterator[tuple[str, Garbage]]:
+def garbage_beside(honest: Member, worker_ns: int) -> Iterator[tuple[str, Garbage]]:
     """Serve garbage on a thread for the length of a block, under the honest worker's description."""
     with grpc.insecure_channel(honest.address) as channel:
         info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=5)
     info.instance_id = "garbage"
-    garbage = Garbage()
+    garbage = Garbage(worker_ns)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="garbage", daemon=True)
     thread.start()
@@ -113,15 +119,16 @@ def garbage_beside(honest: Member) -> Iterator[tuple[str, Garbage]]:
 
 
 @pytest.mark.parametrize("mode", runs.modes("server"))
-def test_garbage_beside_an_honest_worker(tmp_path: Path, table: Table, mode: str) -> None:
+@pytest.mark.parametrize("worker_ns", [1, 2**64 - 1])
+def test_garbage_beside_an_honest_worker(tmp_path: Path, table: Table, mode: str, worker_ns: int) -> None:
     """A worker that breaks the protocol is lost each time it comes back; the run is VALID and exact."""
     with (
         crew(tmp_path, 1, "--step-ms", "5", "--max-num-seqs", seats(mode)) as (honest,),
-        garbage_beside(honest) as (address, garbage),
+        garbage_beside(honest, worker_ns) as (address, garbage),
         runs.started(tmp_path, mode, [honest.address, address], runs.make_prompts(60)) as run,
     ):
         found = runs.check_valid(run)
-        table.add("a worker that sends garbage", run, 0)
+        table.add(f"a worker that sends garbage, its clock at {worker_ns} ns", run, 0)
         assert garbage.num_streams > 1
         assert {address} == {loss["address"] for loss in found["summary"]["losses"]}
         check_free([honest])
