@@ -8,7 +8,6 @@ from google.protobuf.message import DecodeError
 from protos import worker_pb2 as pb
 from tests.protos.seal import seal_tokens
 
-
 # No machine's monotonic clock comes to more: 292 years.
 MAX_NS = 2**63 - 1
 
