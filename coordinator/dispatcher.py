@@ -149,7 +149,11 @@ class Dispatcher:
 
         Thread: main; blocks, bounded.
         """
-        self._call(self._close(), STOP_TIMEOUT_S)
+        try:
+            self._call(self._close(), STOP_TIMEOUT_S)
+        except TimeoutError:
+            # They end with the process, which is what comes next.
+            logger.warning("streams not closed within %g s", STOP_TIMEOUT_S)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=STOP_TIMEOUT_S)
 

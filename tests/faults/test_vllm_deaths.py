@@ -19,7 +19,7 @@ from tests import fleet
 from tests.worker.greedy import ask_vllm
 from tests.worker.raw_client import Stream, connected
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.long]
 
 FLAGS = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16")
 START_TIMEOUT_S = 240.0
