@@ -41,11 +41,20 @@ class Continuation(NamedTuple):
 class Continuations:
     """Requests that have a slot and no worker; every method runs on the dispatcher thread."""
 
-    def __init__(self, ledger: Ledger, dataset: Dataset, max_new_tokens: int) -> None:
+    def __init__(self, ledger: Ledger, dataset: Dataset, max_new_tokens: int, max_losses: int) -> None:
+        """Start without requests.
+
+        Args:
+            ledger: Where their tokens are.
+            dataset: Where their prompts are.
+            max_new_tokens: Budget of each.
+            max_losses: At how many losses of one request the run fails.
+        """
+        self._max_losses = max_losses
         self._ledger = ledger
         self._dataset = dataset
         self._max_new_tokens = max_new_tokens
-        self._waiting: deque[tuple[int, str]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self.losses: list[Loss] = []
         self.done: list[Continuation] = []
 
@@ -65,20 +74,33 @@ class Continuations:
         resent_tokens = int((rows["prompt_len"] + rows["num_tokens"])[~complete].sum())
         self.losses.append(Loss(link.address, at_ns, reason, len(slots), kept_tokens, resent_tokens))
         self._ledger.take_away(slots)
-        self._waiting.extend((slot, link.address) for slot in slots[~complete].tolist())
+        left, losses = slots[~complete].tolist(), (rows["losses"][~complete] + 1).tolist()
+        self._waiting.extend(_Waiting(*pair, link.address) for pair in zip(left, losses, strict=True))
         return slots[complete]
 
-    def give(self, link: Link, num: int, now_ns: int) -> PromptColumns:
-        """Hand the next `num` requests on to a worker, and compose what it must be sent.
+    def next_fits(self, link: Link) -> bool:
+        """Whether the next request may go to a worker."""
+        return self._fits(self._waiting[0], link)
 
-        Each prompt is the original one and the tokens received; the budget is what remains of it.
+    def give(self, link: Link, num: int, now_ns: int, *, alone: bool) -> PromptColumns:
+        """Hand up to `num` requests on to a worker, and compose what it must be sent.
+
+        Each prompt is the original one and the tokens received; the budget is what remains of it. A request
+        that fits no worker else may go to one that is `alone`.
         """
-        taken = [self._waiting.popleft() for _ in range(num)]
-        slots = np.array([slot for slot, _ in taken], np.int64)
+        taken: list[_Waiting] = []
+        passed: list[_Waiting] = []
+        while self._waiting and len(taken) < num:
+            request = self._waiting.popleft()
+            (taken if alone or self._fits(request, link) else passed).append(request)
+        self._waiting.extendleft(reversed(passed))
+        slots = np.array([request.slot for request in taken], np.int64)
         rows = self._ledger.rows(slots)
         self.done += [
-            Continuation(int(row["sample"]), int(row["losses"]), int(row["num_tokens"]), origin, link.address)
-            for row, (_, origin) in zip(rows, taken, strict=True)
+            Continuation(
+                int(row["sample"]), int(row["losses"]), int(row["num_tokens"]), request.origin, link.address
+            )
+            for row, request in zip(rows, taken, strict=True)
         ]
         names = self._ledger.hand_on(slots, link.index, now_ns)
         prompt_lens, prompts = self._dataset.gather(rows["sample"])
@@ -90,6 +112,23 @@ class Continuations:
             max_new_tokens=(self._max_new_tokens - counts).astype(np.uint32),
             produced=counts.astype(np.uint32),
         )
+
+    def _fits(self, request: "_Waiting", link: Link) -> bool:
+        """Whether a request may go to a worker: its last chance must be another one than the latest.
+
+        A worker that is lost again and again would otherwise take the same requests along each time, until
+        they look like what kills it.
+        """
+        return request.origin != link.address or request.losses < self._max_losses - 1
+
+
+class _Waiting(NamedTuple):
+    """A request without a worker."""
+
+    slot: int
+    losses: int
+    origin: str
+    """Address of the worker it was taken from."""
 
 
 def interleave(

@@ -14,13 +14,13 @@ from coordinator.continuation import Continuations, without
 from coordinator.ledger import Ledger, Slots
 from coordinator.link import Link
 from protos import worker_pb2 as pb
-from protos.frames import PromptColumns, TokenColumns, TokenIds
+from protos.frames import FrameError, PromptColumns, TokenColumns, TokenIds
 from sut.dataset import Dataset
 from sut.sut import SUT
 
 logger = logging.getLogger(__name__)
 
-MAX_NAMED = 5
+MAX_NAMED = 10
 Ints = NDArray[np.int64]
 Keep = Callable[[Slots, Slots, TokenIds], None]
 """Takes finished answers: samples (R,), token counts (R,), tokens (T,) end to end."""
@@ -64,7 +64,7 @@ class Flow:
         self._on_failed = on_failed
         self._prompt_lens = task.dataset.prompt_lens
         self._backlog = Backlog()
-        self.continuations = Continuations(ledger, task.dataset, task.max_new_tokens)
+        self.continuations = Continuations(ledger, task.dataset, task.max_new_tokens, task.max_losses)
         self._failed = False
         self.num_issued = 0
 
@@ -104,6 +104,8 @@ class Flow:
         if link.moved:
             columns, num_dropped = without(columns, link.moved)
             link.num_dropped_tokens += num_dropped
+        if len(columns.tokens) and columns.tokens.view(np.uint32).max() >= link.info.vocab_size:
+            raise FrameError(f"a token id outside the vocabulary of {link.info.vocab_size}")
         arrivals = self._ledger.add_tokens(link.index, columns, now_ns)
         link.waiting_prefill_tokens -= arrivals.prefilled_tokens
         if len(arrivals.first_slots) and self._sut.reports_first_tokens:
@@ -165,27 +167,35 @@ class Flow:
 
     def _push(self, live: list[Link]) -> None:
         """Server: every request goes out at once, to the least loaded worker."""
-        while self.continuations or self._backlog:
+        while self.continuations:
+            fitting = [link for link in live if self.continuations.next_fits(link)] or live
+            self._continue(fitting[routing.least_loaded([k.load for k in fitting])], 1, alone=fitting is live)
+        while self._backlog:
             link = live[routing.least_loaded([k.load for k in live])]
-            if self.continuations:
-                self._continue(link, 1)
-            else:
-                self._start(link, *self._backlog.take(1))
+            self._start(link, *self._backlog.take(1))
 
     def _pull(self, live: list[Link]) -> None:
         """Offline: each worker's window is filled, the rest stays here."""
-        outstanding = np.array([link.outstanding for link in live])
         windows = np.array([routing.window(link.info.max_num_seqs) for link in live])
-        num_continued = len(self.continuations)
-        shares = routing.share(outstanding, windows, num_continued + len(self._backlog))
+        if self.continuations:
+            self._pull_continued(live, windows.tolist())
+        outstanding = np.array([link.outstanding for link in live])
+        shares = routing.share(outstanding, windows, len(self._backlog))
+        if not shares.any():
+            return
+        ids, samples, issued_ns = self._backlog.take(int(shares.sum()))
         workers = routing.deal(shares)
-        head, tail = workers[:num_continued], workers[num_continued:]
-        for index in np.unique(head):
-            self._continue(live[index], int((head == index).sum()))
-        ids, samples, issued_ns = self._backlog.take(len(tail))
-        for index in np.unique(tail):
-            rows = tail == index
+        for index in np.flatnonzero(shares):
+            rows = workers == index
             self._start(live[index], ids[rows], samples[rows], issued_ns[rows])
+
+    def _pull_continued(self, live: list[Link], windows: list[int]) -> None:
+        """Spread requests that lost their worker: first evenly, then wherever there is room."""
+        order = sorted(zip(live, windows, strict=True), key=lambda pair: pair[0].outstanding)
+        for most in (-(-len(self.continuations) // len(live)), len(self.continuations)):
+            for link, window in order:
+                room = max(window - link.outstanding, 0)
+                self._continue(link, min(most, room), alone=len(live) == 1)
 
     def _start(self, link: Link, ids: NDArray[np.uint64], samples: Ints, issued_ns: Ints) -> None:
         """Give new requests to a worker."""
@@ -202,10 +212,12 @@ class Flow:
         prompts = PromptColumns(names, lens, tokens, budgets, np.zeros(len(ids), np.uint32))
         self._send(link, prompts, now_ns)
 
-    def _continue(self, link: Link, num: int) -> None:
-        """Give requests that lost their worker to another one."""
+    def _continue(self, link: Link, num: int, *, alone: bool) -> None:
+        """Give up to `num` requests that lost their worker to another one."""
         now_ns = time.monotonic_ns()
-        self._send(link, self.continuations.give(link, num, now_ns), now_ns)
+        prompts = self.continuations.give(link, num, now_ns, alone=alone)
+        if len(prompts.requests):
+            self._send(link, prompts, now_ns)
 
     def _send(self, link: Link, prompts: PromptColumns, now_ns: int) -> None:
         link.stream.send(prompts)

@@ -253,13 +253,12 @@ class Run:
         timer.daemon = True
         timer.start()
         logger.error("run %s: %s", outcome, reason)
-        record = self._record(Verdict(outcome, reason), {})
         steps: tuple[Callable[[], object], ...] = (
-            lambda: self._dir.write(record),
+            lambda: self._dir.write(self._record(Verdict(outcome, reason), {})),
             lambda: verdict.set_aside(self._dir.path, outcome),
             lambda: self._abandon(outcome),
             self._dir.release_space,
-            record.show,
+            lambda: self._record(Verdict(outcome, reason), {}).show(),
         )
         for step in steps:
             try:

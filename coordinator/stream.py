@@ -14,6 +14,7 @@ from coordinator.quiet import Quiet
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.frames import (
+    MAX_NS,
     MAX_SUBMIT_TOKENS,
     FrameError,
     PromptColumns,
@@ -26,6 +27,7 @@ from protos.frames import (
 CALL_TIMEOUT_S = 5.0
 PING_INTERVAL_S = 1.0
 STATUS_TIMEOUT_S = 1.0
+MAX_REASON_LEN = 300
 Deliver = Callable[[TokenColumns], None]
 Metadata = tuple[tuple[str, str], ...] | None
 Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.ToWorker, pb.FromWorker]"
@@ -35,8 +37,9 @@ class WorkerLost(RuntimeError):
     """A stream will bring nothing more; `reason` is one line, `status` gRPC's where gRPC ended it."""
 
     def __init__(self, address: str, reason: str, status: grpc.StatusCode | None = None) -> None:
-        super().__init__(f"worker {address}: {reason}")
-        self.reason = reason
+        # A worker's words may be anything.
+        self.reason = "".join(c if c.isprintable() else "?" for c in reason[:MAX_REASON_LEN])
+        super().__init__(f"worker {address}: {self.reason}")
         self.status = status
 
 
@@ -185,7 +188,10 @@ class Stream:
         return self._call
 
     async def _read(self, deliver: Deliver) -> None:
-        while isinstance(message := await self._open_call.read(), pb.FromWorker):
+        while (message := await self._open_call.read()) is not grpc.aio.EOF:
+            if not isinstance(message, pb.FromWorker):
+                # What gRPC makes of bytes that do not parse.
+                raise FrameError("not a message of this protocol")
             self._heard.hear()
             kind = message.WhichOneof("message")
             if kind == "tokens":
@@ -234,6 +240,8 @@ class Stream:
             raise FrameError(f"pong {pong.nonce} without a ping")
         if pong.worker_ns < self.last_pong.worker_ns:
             raise FrameError(f"clock went back from {self.last_pong.worker_ns} to {pong.worker_ns} ns")
+        if pong.worker_ns > MAX_NS:
+            raise FrameError(f"pong: {pong.worker_ns} is no time of a monotonic clock")
         now_ns = time.monotonic_ns()
         if not self.round_trip_ns or now_ns - sent_ns < self.round_trip_ns:
             self.round_trip_ns = now_ns - sent_ns

@@ -19,6 +19,8 @@ SERVICE = "tokenfleet.v1.Worker"
 
 # A Submit is cut at this many prompt tokens (4 MiB); an Offline window then takes a few messages.
 MAX_SUBMIT_TOKENS = 1 << 20
+# A time of a monotonic clock fits 63 bits, and so does the difference of two.
+MAX_NS = (1 << 63) - 1
 # Largest frame: a step of 16,384 first tokens is 0.3 MB, a merged backlog of a slow reader is more.
 MAX_MESSAGE_BYTES = 64 << 20
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
@@ -187,10 +189,12 @@ def unpack_tokens(frame: pb.Tokens, sequence: int) -> TokenColumns:
 
     Raises:
         FrameError: Columns of different lengths, rows out of range or out of order, an unknown reason, a
-            frame out of sequence, or a digest of other columns.
+            frame out of sequence, a time beyond MAX_NS, or a digest of other columns.
     """
     if frame.sequence != sequence:
         raise FrameError(f"tokens: frame {frame.sequence} where {sequence} belongs")
+    if frame.produced_ns > MAX_NS:
+        raise FrameError(f"tokens: produced_ns {frame.produced_ns} is no time of a monotonic clock")
     requests = unpack_requests(frame.requests)
     rows = len(requests)
     counts = _column("counts", frame.counts, np.uint32, rows) if frame.counts else None

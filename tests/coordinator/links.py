@@ -53,6 +53,7 @@ class FakeLink(Link):
         """Create a link to nowhere."""
         super().__init__(index, f"worker-{index}:1", Access())
         self.info.max_num_seqs = max_num_seqs
+        self.info.vocab_size = 201_088
         self.sent = Sent()
         self.live = live
         self.streams = [self.sent]  # type: ignore[list-item]

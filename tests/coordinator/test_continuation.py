@@ -89,7 +89,7 @@ class Moving:
 
     def __init__(self) -> None:
         self.ledger = Ledger(BUDGET, num_slots=4)
-        self.continuations = Continuations(self.ledger, dataset(*PROMPTS), BUDGET)
+        self.continuations = Continuations(self.ledger, dataset(*PROMPTS), BUDGET, max_losses=3)
         self.links = [FakeLink(0), FakeLink(1)]
         samples = np.arange(3)
         columns = {"sample": samples, "prompt_len": np.array([3, 1, 2])}
@@ -104,12 +104,12 @@ def test_a_continued_prompt_is_the_prompt_and_the_tokens_received() -> None:
     moving.ledger.add_tokens(0, frame([(b, [1]), (a, [2, 3])]), 5)
     complete = moving.continuations.take_from(moving.links[0], moving.slots, "it broke", 70)
     assert ([], 3) == (complete.tolist(), len(moving.continuations))
-    first = moving.continuations.give(moving.links[1], 2, 80)
+    first = moving.continuations.give(moving.links[1], 2, 80, alone=False)
     assert [([10, 11, 12, 2, 3], 3, 2), ([20, 1], 4, 1)] == sent(first)
     assert moving.ledger.names(moving.slots[:2]).tolist() == first.requests.tolist()
     assert [1, 1, NO_WORKER] == moving.ledger.rows(moving.slots)["worker"].tolist()
     assert 1 == len(moving.continuations)
-    second = moving.continuations.give(moving.links[1], 1, 90)
+    second = moving.continuations.give(moving.links[1], 1, 90, alone=False)
     assert [([30, 31], 5, 0)] == sent(second)
     assert ([80, 80, 90], 0) == (
         moving.ledger.rows(moving.slots)["given_ns"].tolist(),
@@ -123,9 +123,9 @@ def test_a_loss_and_its_continuations_are_on_record() -> None:
     a, b, _ = moving.names
     moving.ledger.add_tokens(0, frame([(b, [1]), (a, [2, 3])]), 5)
     moving.continuations.take_from(moving.links[0], moving.slots, "it broke", 70)
-    moving.continuations.give(moving.links[1], 3, 80)
+    moving.continuations.give(moving.links[1], 3, 80, alone=False)
     moving.continuations.take_from(moving.links[1], moving.slots[1:], "it too", 90)
-    moving.continuations.give(moving.links[0], 1, 100)
+    moving.continuations.give(moving.links[0], 1, 100, alone=False)
     # Prompts of 3, 1 and 2 tokens; then only those of 1 and 2.
     assert moving.continuations.losses == [
         Loss("worker-0:1", 70, "it broke", 3, 3, 6 + 3),
@@ -146,7 +146,7 @@ def test_an_answer_of_the_whole_budget_is_complete() -> None:
     moving.ledger.add_tokens(0, frame([(a, [1, 2, 3, 4]), (b, [1, 2, 3, 4, 5]), (c, [])]), 5)
     complete = moving.continuations.take_from(moving.links[0], moving.slots, "it broke", 70)
     assert [moving.slots[1]] == complete.tolist()
-    given = moving.continuations.give(moving.links[1], len(moving.continuations), 80)
+    given = moving.continuations.give(moving.links[1], len(moving.continuations), 80, alone=False)
     assert [([10, 11, 12, 1, 2, 3, 4], 1, 4), ([30, 31], 5, 0)] == sent(given)
     loss = moving.continuations.losses[0]
     assert (3, 4 + 5) == (loss.requests, loss.kept_tokens)
@@ -169,7 +169,7 @@ def test_tokens_of_many_workers_come_out_as_one_answer() -> None:
         here, there = (turn + 1) % 2, turn % 2
         moving.ledger.add_tokens(here, frame([(name, [turn])]), turn)
         moving.continuations.take_from(moving.links[here], one, "again", turn)
-        prompts = moving.continuations.give(moving.links[there], 1, turn)
+        prompts = moving.continuations.give(moving.links[there], 1, turn, alone=False)
         assert [(PROMPTS[0] + list(range(1, turn + 1)), BUDGET - turn, turn)] == sent(prompts)
         (name,) = prompts.requests.tolist()
     arrivals = moving.ledger.add_tokens(0, frame([(name, [5])], {0: STOP}), 9)

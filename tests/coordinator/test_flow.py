@@ -174,13 +174,32 @@ def test_a_deadly_request_goes_to_no_other_worker(server: bool) -> None:
     assert [] == ways.links[1].sent.names
 
 
+@pytest.mark.parametrize("server", [False, True])
+def test_the_last_chance_of_a_request_is_another_worker(server: bool) -> None:
+    """With 3 losses allowed a worker that is lost twice gets its requests back once; then another does."""
+    ways = Ways(server, 8, 8, max_losses=3)
+    ways.links[1].live = False
+    ways.issue(42)
+    ways.lose(0)
+    first = ways.links[0].come_back()
+    ways.flow.dispatch()
+    ways.lose(0)
+    second = ways.links[0].come_back()
+    ways.links[1].live = True
+    ways.flow.dispatch()
+    assert (1, [], 1) == (len(first.names), second.names, len(ways.links[1].sent.names))
+    assert [] == ways.failures
+
+
 def test_of_many_deadly_requests_some_are_named() -> None:
-    """A line for a person names five samples and counts the others."""
+    """A line for a person names ten samples and counts the others."""
     ways = Ways(True, 8, max_losses=1)
-    ways.issue(*range(0, 21, 3))
+    ways.issue(*range(0, 36, 3))
     ways.lose(0)
     (reason,) = ways.failures
-    assert reason.startswith("sample 0, 3, 6, 9, 12 and 2 more was taken from 1 workers in a row")
+    assert reason.startswith(
+        "sample 0, 3, 6, 9, 12, 15, 18, 21, 24, 27 and 2 more was taken from 1 workers in a row"
+    )
 
 
 @pytest.mark.parametrize("server", [False, True])

@@ -62,7 +62,7 @@ def test_any_tokens_come_back_as_sent(rows: list[tuple[int, int, int]], ones: bo
         np.arange(sum(counts), dtype=np.int32) - 2,
         np.array([row for row, (_, _, reason) in enumerate(rows) if reason], np.uint32),
         np.array([reason for _, _, reason in rows if reason], np.uint8),
-        2**64 - 1,
+        2**63 - 1,
     )
     received = unpack_tokens(pb.Tokens.FromString(pack_tokens(columns, 0, 5).SerializeToString()), 5)
     assert as_lists(columns) == as_lists(received)
