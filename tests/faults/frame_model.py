@@ -10,6 +10,7 @@ from tests.protos.seal import seal_tokens
 
 # No machine's monotonic clock comes to more: 292 years.
 MAX_NS = 2**63 - 1
+VOCAB_SIZE = 201_088
 
 
 @dataclass
@@ -47,6 +48,8 @@ class Held:
 
     def _may_be(self, names: list[int], rows: list[list[int]], ends: list[int]) -> bool:
         if len(set(names)) < len(names) or not set(names) <= set(self.answers):
+            return False
+        if any(not 0 <= token < VOCAB_SIZE for row in rows for token in row):
             return False
         if any(len(self.answers[n]) + len(row) > self.budget for n, row in zip(names, rows, strict=True)):
             return False

@@ -22,7 +22,7 @@ from protos.frames import PROTOCOL_VERSION, TokenColumns, pack_tokens
 from sut.sut import SUT
 from tests.coordinator.links import STOP, FakeLink, dataset, frame
 from tests.coordinator.test_flow import Reports
-from tests.faults.frame_model import MAX_NS, Held
+from tests.faults.frame_model import MAX_NS, VOCAB_SIZE, Held
 from tests.faults.fuzz import mutations
 from tests.faults.garbler import Call, Garbler
 
@@ -35,7 +35,9 @@ MAX_FRAMES_PER_STREAM = 20
 PATIENT = Limits(silence_s=60, stall_s=60)
 SPEC = pb.RunSpec(temperature=1.0, top_p=1.0, top_k=-1, max_new_tokens=BUDGET)
 OPEN = pb.Open(protocol_version=PROTOCOL_VERSION, run_id="fuzz", spec=SPEC)
-INFO = pb.WorkerInfo(protocol_version=PROTOCOL_VERSION, instance_id="garbler", max_num_seqs=64)
+INFO = pb.WorkerInfo(
+    protocol_version=PROTOCOL_VERSION, instance_id="garbler", max_num_seqs=64, vocab_size=VOCAB_SIZE
+)
 
 
 def answer(sample: int) -> list[int]:
@@ -67,6 +69,7 @@ class Scene:
         self.link = link
         # Nothing of an earlier scene may decide who gets what: each scene has the same requests.
         link.streams.clear()
+        link.info.CopyFrom(INFO)
         link.last_prompt_ns = 0
         self.honest = FakeLink(1)
         self.flow = Flow(task, self.ledger, [self.link, self.honest], self.failures.append)
@@ -191,6 +194,8 @@ def hostile_messages(names: dict[int, int], foreign: int) -> list[bytes]:
             [(foreign, [7])],
             [(mine, [7]), (mine, [8])],
             [(mine, [7] * (BUDGET + 1))],
+            [(mine, [7, VOCAB_SIZE])],
+            [(mine, [-1])],
             # Another generation of the slot, and a slot that there is not.
             [(mine + (1 << 32), [7])],
             [(1 << 31, [7])],
