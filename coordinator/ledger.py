@@ -16,7 +16,7 @@ TOKEN_BYTES = 4
 NO_WORKER = -1
 Slots = NDArray[np.int64]
 
-DONE = np.dtype(
+ROW = np.dtype(
     [
         ("sample", "i8"),
         ("worker", "i4"),
@@ -37,6 +37,22 @@ DONE = np.dtype(
 losses: times it was taken from a worker. prefill_len: tokens its worker must prefill before it answers.
 sent_ns: when it first went out; given_ns: when its present worker got it.
 """
+
+DONE = np.dtype(
+    [
+        ("sample", "i4"),
+        ("worker", "i4"),
+        ("reason", "u1"),
+        ("losses", "u2"),
+        ("prompt_len", "i4"),
+        ("num_tokens", "i4"),
+        ("issued_ns", "i8"),
+        ("sent_ns", "i8"),
+        ("first_ns", "i8"),
+        ("done_ns", "i8"),
+    ]
+)
+"""What is kept of a finished request until the end of the run; fields as in ROW."""
 
 
 class Arrivals(NamedTuple):
@@ -67,7 +83,7 @@ class Ledger:
         self._first_generation = first_generation
         self._generations = np.full(num_slots, first_generation, np.uint32)
         self._mark = np.zeros(num_slots, np.int64)
-        self._rows = np.zeros(num_slots, DONE)
+        self._rows = np.zeros(num_slots, ROW)
         self._rows["worker"] = NO_WORKER
         self._loadgen_ids = np.zeros(num_slots, np.uint64)
         self._free = list(range(num_slots - 1, -1, -1))
@@ -106,7 +122,7 @@ class Ledger:
         while len(self._free) < len(ids):
             self._grow()
         slots = np.array([self._free.pop() for _ in range(len(ids))], np.int64)
-        rows = np.zeros(len(ids), DONE)
+        rows = np.zeros(len(ids), ROW)
         for name, column in columns.items():
             rows[name] = column
         rows["worker"] = worker
@@ -151,8 +167,12 @@ class Ledger:
         rows["reason"] = reasons
         end = self.num_done + len(rows)
         while end > len(self._done):
-            self._done = np.concatenate([self._done, np.zeros_like(self._done)])
-        self._done[self.num_done : end] = rows
+            # Zeros that nobody has written to take no memory.
+            grown = np.zeros(2 * len(self._done), DONE)
+            grown[: self.num_done] = self.done
+            self._done = grown
+        for name in DONE.names or ():
+            self._done[name][self.num_done : end] = rows[name]
         self.num_done = end
         self._rows["worker"][slots] = NO_WORKER
         self._generations[slots] += 1
@@ -178,7 +198,7 @@ class Ledger:
         return name_requests(slots, self._generations[slots])
 
     def rows(self, slots: Slots) -> NDArray[np.void]:
-        """Copy what is known of requests, dtype DONE."""
+        """Copy what is known of requests, dtype ROW."""
         found: NDArray[np.void] = self._rows[slots]
         return found
 

@@ -230,23 +230,21 @@ def test_the_record_of_a_finished_request_is_whole() -> None:
         "reason",
         "losses",
         "prompt_len",
-        "prefill_len",
         "num_tokens",
         "issued_ns",
         "sent_ns",
-        "given_ns",
         "first_ns",
         "done_ns",
     )
     assert names == DONE.names
     assert ledger.done.tolist() == [
-        (4, 2, LENGTH, 0, 40, 0, 1, 5, 6, 6, 100, 300),
-        (3, 2, STOP, 0, 30, 0, 3, 5, 6, 6, 100, 400),
+        (4, 2, LENGTH, 0, 40, 1, 5, 6, 100, 300),
+        (3, 2, STOP, 0, 30, 3, 5, 6, 100, 400),
     ]
 
 
 def test_the_record_of_a_continued_request_tells_of_both_workers() -> None:
-    """What it keeps: first token, issue and first sending. What is the last worker's: worker and given_ns."""
+    """What it keeps: first token, issue and first sending. What is the last worker's: worker."""
     ledger = Ledger(max_new_tokens=4, num_slots=4)
     (slot,), (name,) = assign(ledger, 0, 3)
     one = np.array([slot])
@@ -266,7 +264,7 @@ def test_the_record_of_a_continued_request_tells_of_both_workers() -> None:
     assert ([[], [slot], [STOP]], 30 + 2) == (as_lists(arrivals), arrivals.prefilled_tokens)
     assert tokens_of(ledger, slot) == [1, 2, 3]
     finish(ledger, slot, STOP, 400)
-    assert ledger.done.tolist() == [(3, 1, STOP, 1, 30, 0, 3, 5, 6, 200, 100, 400)]
+    assert ledger.done.tolist() == [(3, 1, STOP, 1, 30, 3, 5, 6, 100, 400)]
 
 
 def test_the_record_grows_beyond_the_slots() -> None:
