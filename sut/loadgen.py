@@ -3,8 +3,11 @@
 LoadGen keeps state: one test per process. A test cannot be aborted, only left with the process.
 """
 
+import errno
 import math
+import os
 import re
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable
@@ -18,6 +21,8 @@ Issue = Callable[[list[int], list[int]], None]
 """Takes LoadGen's ids (raw pointers) and sample indices of one query, in order."""
 
 TOKEN_BYTES = 4
+# With less than this LoadGen's buffered logs do not fit.
+FULL_DISK_BYTES = 1 << 16
 _GENERATED = {
     name: re.compile(rf'"key": "generated_{name}", "value": (\d+),')
     for name in ("query_count", "samples_per_query")
@@ -85,7 +90,7 @@ class LoadGenTest:
             lg.DestroySUT(sut)
         summary = output_dir / "mlperf_log_summary.txt"
         if not summary.is_file() or summary.stat().st_size == 0:
-            raise RuntimeError(f"LoadGen left no summary in {output_dir}")
+            raise RuntimeError(f"LoadGen left no summary in {output_dir}{_full_disk(output_dir)}")
 
 
 def generated_samples(output_dir: Path) -> int | None:
@@ -141,6 +146,12 @@ def _log_settings(output_dir: Path) -> lg.LogSettings:
     settings.log_output = output
     settings.enable_trace = False
     return settings
+
+
+def _full_disk(directory: Path) -> str:
+    """Say so if the disk is full: LoadGen does not look whether it could write."""
+    free_bytes = shutil.disk_usage(directory).free
+    return "" if free_bytes >= FULL_DISK_BYTES else f": {os.strerror(errno.ENOSPC)}, {free_bytes} bytes free"
 
 
 def _nothing(*_: object) -> None:
