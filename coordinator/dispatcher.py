@@ -198,6 +198,7 @@ class Dispatcher:
                 self._look_for_overdue()
                 num_looks += 1
                 if num_looks % LOOKS_PER_FLUSH == 0:
+                    self.flow.keep_answers()
                     flush()
         except Exception as error:
             logger.exception("dispatcher failed")
@@ -228,6 +229,7 @@ class Dispatcher:
 
     async def _abandon(self) -> Unfinished:
         await self.fleet.halt()
+        self.flow.keep_answers()
         slots = self.ledger.in_flight()
         counts, tokens = self.ledger.answers(slots)
         _, never_sent, _ = self.flow.backlog.take(len(self.flow.backlog))

@@ -21,6 +21,8 @@ from sut.sut import SUT
 logger = logging.getLogger(__name__)
 
 MAX_NAMED = 10
+# Finished answers that may wait in the ledger, whose slots they hold, until they are copied together.
+MAX_UNTAKEN = 1024
 Ints = NDArray[np.int64]
 Keep = Callable[[Slots, Slots, TokenIds], None]
 """Takes finished answers: samples (R,), token counts (R,), tokens (T,) end to end."""
@@ -116,7 +118,12 @@ class Flow:
             link.stream.outstanding -= len(arrivals.finished_slots)
             self.dispatch()
         if len(arrivals.first_slots) or len(arrivals.finished_slots):
-            link.stream.report_delays_ns.append(time.monotonic_ns() - columns.produced_ns)
+            link.stream.counts.report_delays_ns.append(time.monotonic_ns() - columns.produced_ns)
+
+    def keep_answers(self) -> None:
+        """Hand over the answers that have finished since the last time; a copy of each alone costs more."""
+        if self._ledger.num_untaken:
+            self._task.keep(*self._ledger.take_answers())
 
     def lose(self, link: Link, reason: str) -> None:
         """Let a lost worker's requests go on elsewhere."""
@@ -162,8 +169,9 @@ class Flow:
             return
         counts = self._ledger.token_counts(slots)
         self._sut.complete(self._ledger.loadgen_ids(slots), self._ledger.addresses(slots), counts)
-        self._task.keep(self._ledger.rows(slots)["sample"], *self._ledger.answers(slots))
         self._ledger.finish(slots, reasons, now_ns)
+        if self._ledger.num_untaken >= MAX_UNTAKEN:
+            self.keep_answers()
 
     def _push(self, live: list[Link]) -> None:
         """Server: every request goes out at once, to the least loaded worker."""

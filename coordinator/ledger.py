@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.finished import Finished
 from protos.frames import FrameError, Requests, TokenColumns, TokenIds, name_requests, slots_of
 
 TOKEN_BYTES = 4
@@ -37,22 +38,6 @@ ROW = np.dtype(
 losses: times it was taken from a worker. prefill_len: tokens its worker must prefill before it answers.
 sent_ns: when it first went out; given_ns: when its present worker got it.
 """
-
-DONE = np.dtype(
-    [
-        ("sample", "i4"),
-        ("worker", "i4"),
-        ("reason", "u1"),
-        ("losses", "u2"),
-        ("prompt_len", "i4"),
-        ("num_tokens", "i4"),
-        ("issued_ns", "i8"),
-        ("sent_ns", "i8"),
-        ("first_ns", "i8"),
-        ("done_ns", "i8"),
-    ]
-)
-"""What is kept of a finished request until the end of the run; fields as in ROW."""
 
 
 class Arrivals(NamedTuple):
@@ -89,22 +74,32 @@ class Ledger:
         self._free = list(range(num_slots - 1, -1, -1))
         self._map = mmap.mmap(-1, self._arena_bytes(num_slots), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._arena = np.frombuffer(self._map, np.int32)
-        self._done = np.zeros(num_slots, DONE)
+        self._ended: list[int] = []  # slots whose answers nobody has taken yet
+        self._finished = Finished(num_slots)
         self._num_resumed = 0
         """Requests that continue on another worker and have not answered there yet."""
-        self.num_done = 0
         self.num_tokens = 0
         """Tokens received so far."""
 
     @property
     def done(self) -> NDArray[np.void]:
-        """Finished requests in order of completion, dtype DONE, shape (num_done,)."""
-        return self._done[: self.num_done]
+        """Finished requests in order of completion, dtype finished.DONE, shape (num_done,)."""
+        return self._finished.rows
+
+    @property
+    def num_done(self) -> int:
+        """Finished requests."""
+        return self._finished.num_rows
+
+    @property
+    def num_untaken(self) -> int:
+        """Finished requests whose answers `take_answers` has not given yet."""
+        return len(self._ended)
 
     @property
     def num_running(self) -> int:
         """Requests in flight."""
-        return len(self._rows) - len(self._free)
+        return len(self._rows) - len(self._free) - len(self._ended)
 
     def assign(
         self, ids: NDArray[np.uint64], worker: int, columns: dict[str, Slots]
@@ -161,22 +156,27 @@ class Ledger:
         return Arrivals(first_slots, finished_slots, columns.finish_reasons, prefilled_tokens)
 
     def finish(self, slots: Slots, reasons: NDArray[np.uint8], now_ns: int) -> None:
-        """Move requests from flight to the record of finished ones; frees their slots and their tokens."""
+        """Move requests from flight to the record of finished ones; their answers wait to be taken."""
         rows = self._rows[slots]
         rows["done_ns"] = now_ns
         rows["reason"] = reasons
-        end = self.num_done + len(rows)
-        while end > len(self._done):
-            # Zeros that nobody has written to take no memory.
-            grown = np.zeros(2 * len(self._done), DONE)
-            grown[: self.num_done] = self.done
-            self._done = grown
-        for name in DONE.names or ():
-            self._done[name][self.num_done : end] = rows[name]
-        self.num_done = end
+        self._finished.add(rows)
         self._rows["worker"][slots] = NO_WORKER
         self._generations[slots] += 1
-        self._free.extend(slots.tolist())
+        self._ended += slots.tolist()
+
+    def take_answers(self) -> tuple[Slots, Slots, TokenIds]:
+        """Copy the answers of all requests that have finished since the last call, and free their slots.
+
+        Returns:
+            (R,) samples, (R,) counts, and (T,) tokens end to end.
+        """
+        slots = np.array(self._ended, np.int64)
+        samples: Slots = self._rows["sample"][slots]
+        answers = self.answers(slots)
+        self._free += self._ended
+        self._ended = []
+        return samples, *answers
 
     def held_by(self, worker: int) -> Slots:
         """List the requests in flight on a worker."""
@@ -190,7 +190,7 @@ class Ledger:
     def in_flight(self) -> Slots:
         """List all requests in flight, those that no worker has included."""
         flying = np.ones(len(self._rows), np.bool_)
-        flying[self._free] = False
+        flying[self._free + self._ended] = False
         return np.flatnonzero(flying)
 
     def names(self, slots: Slots) -> Requests:

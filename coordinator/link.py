@@ -5,7 +5,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.access import Access
 from coordinator.routing import WorkerLoad
-from coordinator.stream import CALL_TIMEOUT_S, Stream
+from coordinator.stream import CALL_TIMEOUT_S, Stream, StreamCounts
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.frames import CHANNEL_OPTIONS, SERVICE
@@ -31,10 +31,11 @@ class Link:
         """What answered last at the address."""
         self.waiting_prefill_tokens = 0
         self.last_prompt_ns = 0
-        self.streams: list[Stream] = []
+        self.streams: list[StreamCounts] = []
         """All that the run had to this address, oldest first."""
+        self._stream: Stream | None = None
         self.live = False
-        """Whether the last of them carries requests."""
+        """Whether the latest carries requests."""
         self.moved: set[int] = set()
         """Names of requests that were taken from the present stream; their late tokens are dropped."""
         self.num_dropped_tokens = 0
@@ -42,8 +43,9 @@ class Link:
 
     @property
     def stream(self) -> Stream:
-        """The latest stream."""
-        return self.streams[-1]
+        """The latest stream; there is one once the run is open."""
+        assert self._stream is not None, "no stream was opened"
+        return self._stream
 
     @property
     def outstanding(self) -> int:
@@ -87,7 +89,8 @@ class Link:
         except BaseException:
             stream.cancel()
             raise
-        self.streams.append(stream)
+        self._stream = stream
+        self.streams.append(stream.counts)
         self.moved.clear()
         self.waiting_prefill_tokens = 0
         return opened
@@ -102,8 +105,8 @@ class Link:
     async def close(self) -> None:
         """End the stream and the channel; the worker then empties its engine."""
         self.live = False
-        if self.streams:
-            self.stream.cancel()
+        if self._stream is not None:
+            self._stream.cancel()
         await self._channel.close(grace=None)
 
     def _connect(self) -> grpc.aio.Channel:

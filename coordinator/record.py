@@ -73,11 +73,11 @@ class WorkerRow:
             requests=num_requests,
             tokens=sum(stream.num_tokens for stream in link.streams),
             frames=sum(stream.num_frames for stream in link.streams),
-            engine_steps=sum(stream.last_pong.steps for stream in link.streams),
+            engine_steps=sum(stream.engine_steps for stream in link.streams),
             streams=len(link.streams),
             dropped_tokens=link.num_dropped_tokens,
-            round_trip_ns=link.stream.round_trip_ns,
-            clock_offset_ns=link.stream.clock_offset_ns,
+            round_trip_ns=link.streams[-1].round_trip_ns,
+            clock_offset_ns=link.streams[-1].clock_offset_ns,
             info=MessageToDict(link.info, preserving_proto_field_name=True),
         )
 

@@ -5,6 +5,7 @@ import contextlib
 import time
 from array import array
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 import grpc
@@ -50,6 +51,29 @@ class Limits(NamedTuple):
     stall_s: float
 
 
+@dataclass(slots=True)
+class StreamCounts:
+    """What is kept of a stream until the end of the run."""
+
+    num_frames: int = 0
+    """Frames of tokens received."""
+    num_tokens: int = 0
+    """Tokens received in them."""
+    engine_steps: int = 0
+    """As of the last pong."""
+    produced_tokens: int = 0
+    """Tokens that the engine produced for this stream, as of the last pong."""
+    settled: bool = False
+    """Whether the last pong counts everything that the engine produced for this stream."""
+    spec_hash: str = ""
+    round_trip_ns: int = 0
+    """Of the shortest ping."""
+    clock_offset_ns: int = 0
+    """Worker's monotonic clock minus ours; 0 where the shortest ping cannot tell it from 0."""
+    report_delays_ns: "array[int]" = field(default_factory=lambda: array("q"))
+    """Per frame with a first token or an end: LoadGen told (our clock) minus produced (the worker's)."""
+
+
 class Stream:
     """A run's messages to and from one worker; every method runs on the dispatcher's event loop."""
 
@@ -63,20 +87,9 @@ class Stream:
         """
         self.outstanding = 0
         """Requests sent and not finished."""
-        self.num_frames = 0
-        """Frames of tokens received."""
-        self.num_tokens = 0
-        """Tokens received in them."""
-        self.last_pong = pb.Pong()
-        self.round_trip_ns = 0
-        """Of the shortest ping."""
-        self.report_delays_ns = array("q")
-        """Per frame with a first token or an end: LoadGen told (our clock) minus produced (the worker's)."""
-        self.spec_hash = ""
-        self.settled = False
-        """Whether the last pong counts everything that the engine produced for this stream."""
+        self.counts = StreamCounts()
         self._address = address
-        self._clock_offset_ns = 0
+        self._worker_ns = 0
         self._call: Call | None = rpc.WorkerStub(channel).Generate(metadata=metadata, wait_for_ready=True)
         self._end: tuple[grpc.StatusCode, str] | None = None
         self._call.add_done_callback(self._note_end)
@@ -86,11 +99,6 @@ class Stream:
         self._num_pings = 0
         self._pings: dict[int, int] = {}
         self._pong_came = asyncio.Event()
-
-    @property
-    def clock_offset_ns(self) -> int:
-        """Worker's monotonic clock minus ours; 0 where the shortest ping cannot tell it from 0."""
-        return self._clock_offset_ns if abs(self._clock_offset_ns) > self.round_trip_ns // 2 else 0
 
     async def open(self, opening: pb.Open) -> pb.Opened:
         """Begin the run.
@@ -110,7 +118,7 @@ class Stream:
             raise WorkerLost(self._address, f"answers open with {first.WhichOneof('message')}")
         if first.opened.run_id != opening.run_id:
             raise WorkerLost(self._address, f"answers for run {first.opened.run_id!r}")
-        self.spec_hash = first.opened.spec_hash
+        self.counts.spec_hash = first.opened.spec_hash
         return first.opened
 
     def send(self, prompts: PromptColumns) -> None:
@@ -164,9 +172,10 @@ class Stream:
         """Ask for the worker's final counts, while `carry` runs; without an answer it stays unsettled."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CALL_TIMEOUT_S):
-                while not self.settled or self.last_pong.produced_tokens != self.num_tokens:
+                counts = self.counts
+                while not counts.settled or counts.produced_tokens != counts.num_tokens:
                     await self._ask()
-                    self.settled = True
+                    counts.settled = True
 
     async def _ask(self) -> None:
         """Ping, and wait for the pong of that ping: an earlier one may count less."""
@@ -195,12 +204,12 @@ class Stream:
             self._heard.hear()
             kind = message.WhichOneof("message")
             if kind == "tokens":
-                columns = unpack_tokens(message.tokens, sequence=self.num_frames)
+                columns = unpack_tokens(message.tokens, sequence=self.counts.num_frames)
                 if len(columns.tokens) or len(columns.finished_rows):
                     self._stepped.hear()
                 deliver(columns)
-                self.num_frames += 1
-                self.num_tokens += len(columns.tokens)
+                self.counts.num_frames += 1
+                self.counts.num_tokens += len(columns.tokens)
             elif kind == "pong":
                 self._take_pong(message.pong)
             elif kind == "failed":
@@ -238,15 +247,18 @@ class Stream:
         sent_ns = self._pings.pop(pong.nonce, None)
         if sent_ns is None:
             raise FrameError(f"pong {pong.nonce} without a ping")
-        if pong.worker_ns < self.last_pong.worker_ns:
-            raise FrameError(f"clock went back from {self.last_pong.worker_ns} to {pong.worker_ns} ns")
+        if pong.worker_ns < self._worker_ns:
+            raise FrameError(f"clock went back from {self._worker_ns} to {pong.worker_ns} ns")
         if pong.worker_ns > MAX_NS:
             raise FrameError(f"pong: {pong.worker_ns} is no time of a monotonic clock")
-        now_ns = time.monotonic_ns()
-        if not self.round_trip_ns or now_ns - sent_ns < self.round_trip_ns:
-            self.round_trip_ns = now_ns - sent_ns
-            self._clock_offset_ns = pong.worker_ns - (sent_ns + now_ns) // 2
-        self.last_pong = pong
+        counts, now_ns = self.counts, time.monotonic_ns()
+        round_trip_ns = now_ns - sent_ns
+        if not counts.round_trip_ns or round_trip_ns < counts.round_trip_ns:
+            counts.round_trip_ns = round_trip_ns
+            offset_ns = pong.worker_ns - (sent_ns + now_ns) // 2
+            counts.clock_offset_ns = offset_ns if abs(offset_ns) > round_trip_ns // 2 else 0
+        self._worker_ns = pong.worker_ns
+        counts.engine_steps, counts.produced_tokens = pong.steps, pong.produced_tokens
         self._pong_came.set()
 
     def _note_end(self, call: "Call") -> None:

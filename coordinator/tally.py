@@ -18,7 +18,7 @@ def tally(dispatcher: Dispatcher) -> Counts:
         num_short=int((done["num_tokens"] < 2).sum()),
         received_tokens=sum(stream.num_tokens for stream in streams),
         reported_tokens=int(done["num_tokens"].sum()),
-        produced_tokens=sum(stream.last_pong.produced_tokens for stream in settled),
+        produced_tokens=sum(stream.produced_tokens for stream in settled),
         lost_tokens=sum(stream.num_tokens for stream in streams if not stream.settled),
         dropped_tokens=sum(link.num_dropped_tokens for link in dispatcher.links),
         spec_hashes=tuple(stream.spec_hash for stream in streams),

@@ -7,6 +7,7 @@ import numpy as np
 
 from coordinator.access import Access
 from coordinator.link import Link
+from coordinator.stream import StreamCounts
 from protos import worker_pb2 as pb
 from protos.frames import PromptColumns, TokenColumns
 from sut.dataset import Dataset
@@ -19,7 +20,7 @@ class Sent:
 
     def __init__(self) -> None:
         self.outstanding = 0
-        self.report_delays_ns: list[int] = []
+        self.counts = StreamCounts()
         self.names: list[int] = []
         """Of all requests sent, in order."""
         self.prompts: list[list[int]] = []
@@ -56,15 +57,19 @@ class FakeLink(Link):
         self.info.vocab_size = 201_088
         self.sent = Sent()
         self.live = live
-        self.streams = [self.sent]  # type: ignore[list-item]
+        self._take(self.sent)
 
     def come_back(self) -> Sent:
         """Begin a new stream, as after a reconnection."""
         self.sent = Sent()
-        self.streams.append(self.sent)  # type: ignore[arg-type]
+        self._take(self.sent)
         self.moved.clear()
         self.live = True
         return self.sent
+
+    def _take(self, sent: Sent) -> None:
+        self._stream = sent  # type: ignore[assignment]
+        self.streams.append(sent.counts)
 
     def _connect(self) -> Any:
         return None

@@ -6,6 +6,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+import coordinator.flow
 from coordinator.flow import Flow, Task
 from coordinator.ledger import Ledger
 from protos.frames import FrameError
@@ -214,7 +215,23 @@ def test_a_request_whose_budget_is_used_up_completes_with_its_worker(server: boo
     assert [(1000, [1, 2, 3, 4, 5, 6])] == ways.sut.answers
     assert ([], 0, 0) == (ways.failures, len(ways.flow.continuations), ways.ledger.num_running)
     assert [(0, LENGTH, 1, 6)] == ways.ledger.done[["sample", "reason", "losses", "num_tokens"]].tolist()
+    ways.flow.keep_answers()
     assert [([0], [6], [1, 2, 3, 4, 5, 6])] == ways.kept
+
+
+def test_finished_answers_are_kept_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the third of three that may wait all are handed over, each once, in order of completion."""
+    monkeypatch.setattr(coordinator.flow, "MAX_UNTAKEN", 3)
+    ways = Ways(True, 8)
+    ways.issue(0, 3, 6, 9)
+    names = ways.links[0].sent.names
+    ways.bring(0, {names[2]: [5], names[0]: [6, 7]}, {0: STOP, 1: STOP})
+    assert [] == ways.kept
+    ways.bring(0, {names[3]: [8]}, {0: STOP})
+    whole = ([6, 0, 9], [1, 2, 1], [5, 6, 7, 8])
+    assert [whole] == ways.kept
+    ways.flow.keep_answers()
+    assert [whole] == ways.kept
 
 
 @pytest.mark.parametrize("server", [False, True])
@@ -231,6 +248,7 @@ def test_a_continued_answer_reaches_loadgen_whole_and_once(server: bool) -> None
     ways.bring(1 - first, {name: [7]}, {0: STOP})
     assert ([(1003, 5)] if server else []) == ways.sut.firsts
     assert [(1003, [5, 6, 7])] == ways.sut.answers
+    ways.flow.keep_answers()
     assert [([3], [3], [5, 6, 7])] == ways.kept
 
 

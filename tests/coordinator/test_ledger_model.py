@@ -64,6 +64,7 @@ class LedgerLife(RuleBasedStateMachine):
         self.used_names: set[int] = set()
         self.old_names: list[int] = []
         self.done: list[tuple[int, int, int, int, int]] = []
+        self.untaken: list[tuple[int, list[int]]] = []
         self.num_issued = self.num_tokens = 0
 
     @initialize(first=st.sampled_from([0, 5, GENERATIONS - 2, GENERATIONS - 1]))
@@ -142,6 +143,15 @@ class LedgerLife(RuleBasedStateMachine):
         for request in ended:
             self.end(request, LENGTH)
 
+    @rule()
+    def take_answers(self) -> None:
+        """Take what has finished since the last time, whole and in order."""
+        samples, counts, tokens = self.ledger.take_answers()
+        assert [id_ for id_, _ in self.untaken] == samples.tolist()
+        assert [len(answer) for _, answer in self.untaken] == counts.tolist()
+        assert [token for _, answer in self.untaken for token in answer] == tokens.tolist()
+        self.untaken = []
+
     @precondition(lambda self: self.old_names)
     @rule(data=st.data(), worker=workers, ends=st.booleans())
     def refuse_an_old_name(self, data: st.DataObject, worker: int, ends: bool) -> None:
@@ -188,6 +198,7 @@ class LedgerLife(RuleBasedStateMachine):
         self.old_names.append(request.name)
         self.flying.remove(request)
         self.done.append((request.id, request.worker, reason, request.losses, len(request.answer)))
+        self.untaken.append((request.id, request.answer))
 
     @invariant()
     def check_answers(self) -> None:
@@ -221,6 +232,7 @@ class LedgerLife(RuleBasedStateMachine):
         names = ["sample", "worker", "reason", "losses", "num_tokens"]
         assert self.done == self.ledger.done[names].tolist()
         assert (len(self.flying), len(self.done)) == (self.ledger.num_running, self.ledger.num_done)
+        assert len(self.untaken) == self.ledger.num_untaken
 
 
 TestLedgerLife = LedgerLife.TestCase

@@ -266,7 +266,7 @@ def test_a_frame_that_does_not_fit_ends_the_stream() -> None:
         await open_stream(stream)
         with pytest.raises(WorkerLost, match=r"^worker the-worker:1: bad frame: worker 0: no token 5$"):
             await stream.carry(refuse, Limits(30, 30))
-        assert (0, 0) == (stream.num_frames, stream.num_tokens)
+        assert (0, 0) == (stream.counts.num_frames, stream.counts.num_tokens)
 
     async def script(scene: Scene) -> None:
         await scene.open()

@@ -41,8 +41,9 @@ def test_settle_waits_until_the_counts_match() -> None:
     async def steps(stream: Stream) -> None:
         async with carrying(stream, lambda columns: delivered.append(columns.tokens.tolist())):
             await stream.settle()
-            assert (True, 3, 3) == (stream.settled, stream.last_pong.produced_tokens, stream.num_tokens)
-            assert 2 == stream.num_frames
+            counts = stream.counts
+            assert (True, 3, 3) == (counts.settled, counts.produced_tokens, counts.num_tokens)
+            assert 2 == counts.num_frames
 
     act(script, steps)
     assert [[5], [6, 7]] == delivered
@@ -60,7 +61,8 @@ def test_counts_that_never_match_stay_visible() -> None:
     async def steps(stream: Stream) -> None:
         async with carrying(stream):
             await stream.settle()
-            assert (True, 9, 1) == (stream.settled, stream.last_pong.produced_tokens, stream.num_tokens)
+            counts = stream.counts
+            assert (True, 9, 1) == (counts.settled, counts.produced_tokens, counts.num_tokens)
 
     act(script, steps)
 
@@ -76,7 +78,7 @@ def test_a_worker_that_answers_no_ping_does_not_settle() -> None:
     async def steps(stream: Stream) -> None:
         async with carrying(stream):
             await stream.settle()
-            assert not stream.settled
+            assert not stream.counts.settled
 
     act(script, steps)
 

@@ -76,6 +76,7 @@ def test_a_finished_request_is_not_overdue_and_its_slot_starts_anew() -> None:
     assert [] == watched.look(9)
     watched.ledger.finish(np.array([slot]), np.array([STOP], np.uint8), 10 * S)
     assert [] == watched.look(11)
+    watched.ledger.take_answers()
     assert [slot] == watched.give(0, 12, 7)[0]
     assert ([], []) == (watched.look(12), watched.look(22))
     assert [slot] == watched.look(23)
