@@ -13,10 +13,11 @@ import numpy as np
 
 from coordinator.access import Access
 from coordinator.config import OverduePolicy
-from coordinator.fleet import LOOK_INTERVAL_S, Fleet, Patience
+from coordinator.fleet import Fleet, Patience
 from coordinator.flow import MAX_NAMED, Flow, Task
 from coordinator.ledger import Ledger, Slots
 from coordinator.link import Link
+from coordinator.stream import BEAT_INTERVAL_S
 from coordinator.watch import Overdue, Watch
 from protos import worker_pb2 as pb
 from protos.frames import PROTOCOL_VERSION, TokenColumns, TokenIds
@@ -193,7 +194,7 @@ class Dispatcher:
         num_looks = 0
         try:
             while True:
-                await asyncio.sleep(LOOK_INTERVAL_S)
+                await asyncio.sleep(BEAT_INTERVAL_S)
                 self.fleet.look()
                 self._look_for_overdue()
                 num_looks += 1

@@ -10,7 +10,7 @@ from coordinator.agreement import FleetError, check_agreement, check_equal
 from coordinator.doorstep import diagnose
 from coordinator.link import UNREACHABLE, Link
 from coordinator.quiet import Quiet
-from coordinator.stream import Limits, WorkerLost
+from coordinator.stream import BEAT_INTERVAL_S, Limits, WorkerLost
 from protos import worker_pb2 as pb
 from protos.frames import TokenColumns
 
@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 
 PROBE_INTERVAL_S = 0.5
 REPORT_INTERVAL_S = 10.0
-LOOK_INTERVAL_S = 1.0
 
 
 class Patience(NamedTuple):
@@ -73,7 +72,7 @@ class Fleet:
         self._opening = pb.Open()
         self._spec_hash = ""
         self._last_words: dict[str, str] = {}
-        self._deserted = Quiet(LOOK_INTERVAL_S)
+        self._deserted = Quiet(BEAT_INTERVAL_S)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -129,7 +128,9 @@ class Fleet:
         return self._spec_hash
 
     def look(self) -> None:
-        """Count the time without any worker; called each LOOK_INTERVAL_S."""
+        """Ping every worker, and count the time without any; called each BEAT_INTERVAL_S."""
+        for link in self.live:
+            link.stream.beat(self._patience.limits)
         if self.live:
             self._deserted.hear()
         self._deserted.tick()
@@ -179,7 +180,7 @@ class Fleet:
     async def _carry(self, link: Link) -> None:
         """Carry a stream until the worker is lost."""
         try:
-            await link.stream.carry(lambda columns: self._owner.deliver(link, columns), self._patience.limits)
+            await link.stream.carry(lambda columns: self._owner.deliver(link, columns))
         except WorkerLost as loss:
             link.live = False
             self._last_words[link.address] = loss.reason

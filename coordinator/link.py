@@ -5,7 +5,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.access import Access
 from coordinator.routing import WorkerLoad
-from coordinator.stream import CALL_TIMEOUT_S, Stream, StreamCounts
+from coordinator.stream import CALL_TIMEOUT_S, Stream
+from coordinator.stream_counts import StreamCounts
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.frames import CHANNEL_OPTIONS, SERVICE

@@ -3,15 +3,14 @@
 import asyncio
 import contextlib
 import time
-from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import grpc
 import numpy as np
 
 from coordinator.quiet import Quiet
+from coordinator.stream_counts import StreamCounts
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.frames import (
@@ -26,7 +25,8 @@ from protos.frames import (
 )
 
 CALL_TIMEOUT_S = 5.0
-PING_INTERVAL_S = 1.0
+BEAT_INTERVAL_S = 1.0
+"""How often the fleet looks at each stream, and pings."""
 STATUS_TIMEOUT_S = 1.0
 MAX_REASON_LEN = 300
 Deliver = Callable[[TokenColumns], None]
@@ -51,29 +51,6 @@ class Limits(NamedTuple):
     stall_s: float
 
 
-@dataclass(slots=True)
-class StreamCounts:
-    """What is kept of a stream until the end of the run."""
-
-    num_frames: int = 0
-    """Frames of tokens received."""
-    num_tokens: int = 0
-    """Tokens received in them."""
-    engine_steps: int = 0
-    """As of the last pong."""
-    produced_tokens: int = 0
-    """Tokens that the engine produced for this stream, as of the last pong."""
-    settled: bool = False
-    """Whether the last pong counts everything that the engine produced for this stream."""
-    spec_hash: str = ""
-    round_trip_ns: int = 0
-    """Of the shortest ping."""
-    clock_offset_ns: int = 0
-    """Worker's monotonic clock minus ours; 0 where the shortest ping cannot tell it from 0."""
-    report_delays_ns: "array[int]" = field(default_factory=lambda: array("q"))
-    """Per frame with a first token or an end: LoadGen told (our clock) minus produced (the worker's)."""
-
-
 class Stream:
     """A run's messages to and from one worker; every method runs on the dispatcher's event loop."""
 
@@ -94,8 +71,10 @@ class Stream:
         self._end: tuple[grpc.StatusCode, str] | None = None
         self._call.add_done_callback(self._note_end)
         self._outgoing: asyncio.Queue[pb.ToWorker] = asyncio.Queue()
-        self._heard = Quiet(PING_INTERVAL_S)
-        self._stepped = Quiet(PING_INTERVAL_S)
+        self._heard = Quiet(BEAT_INTERVAL_S)
+        self._stepped = Quiet(BEAT_INTERVAL_S)
+        self._too_quiet: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Why, once it is."""
         self._num_pings = 0
         self._pings: dict[int, int] = {}
         self._pong_came = asyncio.Event()
@@ -144,21 +123,24 @@ class Stream:
         self.outstanding -= len(requests)
         self._outgoing.put_nowait(pb.ToWorker(cancel=pb.Cancel(requests=requests.tobytes())))
 
-    async def carry(self, deliver: Deliver, limits: Limits) -> None:
-        """Carry messages both ways until cancelled.
+    async def carry(self, deliver: Deliver) -> None:
+        """Carry messages both ways until cancelled; `beat` tells whether the worker keeps up.
 
         Args:
             deliver: Takes each frame of tokens; a FrameError from it ends the stream.
-            limits: Longest time without any message, and without tokens while requests are outstanding.
 
         Raises:
             WorkerLost: The stream broke, or the worker is silent, stalled or breaks the protocol.
         """
-        loops = [asyncio.ensure_future(c) for c in (self._read(deliver), self._write(), self._watch(limits))]
+        self._ping()
+        loops = [asyncio.ensure_future(self._read(deliver)), asyncio.ensure_future(self._write())]
+        ends: list[asyncio.Future[Any]] = [*loops, self._too_quiet]
         try:
-            done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
-            for loop in done:
-                loop.result()
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            for loop in loops:
+                if loop.done():
+                    loop.result()
+            raise WorkerLost(self._address, self._too_quiet.result())
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise await self._lost(error) from error
         except FrameError as error:
@@ -167,6 +149,28 @@ class Stream:
             for loop in loops:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+
+    def beat(self, limits: Limits) -> None:
+        """Ping, and end `carry` when the worker has been quiet for too long.
+
+        One timer of the fleet calls this for every stream, each BEAT_INTERVAL_S: a wake-up costs more than
+        what is done in it.
+
+        Args:
+            limits: Longest time without any message, and without tokens while requests are outstanding.
+        """
+        if not self.outstanding:
+            self._stepped.hear()
+        self._heard.tick()
+        self._stepped.tick()
+        reason = ""
+        if self._heard.quiet_s > limits.silence_s:
+            reason = f"silent for {limits.silence_s:g} s"
+        elif self._stepped.quiet_s > limits.stall_s:
+            reason = f"{self.outstanding} requests, no token for {limits.stall_s:g} s"
+        if reason and not self._too_quiet.done():
+            self._too_quiet.set_result(reason)
+        self._ping()
 
     async def settle(self) -> None:
         """Ask for the worker's final counts, while `carry` runs; without an answer it stays unsettled."""
@@ -221,20 +225,6 @@ class Stream:
     async def _write(self) -> None:
         while True:
             await self._open_call.write(await self._outgoing.get())
-
-    async def _watch(self, limits: Limits) -> None:
-        while True:
-            self._ping()
-            await asyncio.sleep(PING_INTERVAL_S)
-            if not self.outstanding:
-                self._stepped.hear()
-            self._heard.tick()
-            self._stepped.tick()
-            if self._heard.quiet_s > limits.silence_s:
-                raise WorkerLost(self._address, f"silent for {limits.silence_s:g} s")
-            if self._stepped.quiet_s > limits.stall_s:
-                stalled = f"{self.outstanding} requests, no token for {limits.stall_s:g} s"
-                raise WorkerLost(self._address, stalled)
 
     def _ping(self) -> int:
         nonce = self._num_pings

@@ -7,7 +7,7 @@ import numpy as np
 
 from coordinator.access import Access
 from coordinator.link import Link
-from coordinator.stream import StreamCounts
+from coordinator.stream_counts import StreamCounts
 from protos import worker_pb2 as pb
 from protos.frames import PromptColumns, TokenColumns
 from sut.dataset import Dataset

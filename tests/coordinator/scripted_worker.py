@@ -9,6 +9,7 @@ import grpc
 import numpy as np
 import pytest
 
+import coordinator.stream
 from coordinator.stream import Limits, Stream, WorkerLost
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
@@ -154,6 +155,21 @@ def drop(_: TokenColumns) -> None:
     """Take a frame and do nothing with it."""
 
 
+async def carry(stream: Stream, deliver: Deliver, limits: Limits) -> None:
+    """Carry and beat, as a fleet does, until the stream ends."""
+
+    async def beat() -> None:
+        while True:
+            await asyncio.sleep(coordinator.stream.BEAT_INTERVAL_S)
+            stream.beat(limits)
+
+    beating = asyncio.ensure_future(beat())
+    try:
+        await stream.carry(deliver)
+    finally:
+        beating.cancel()
+
+
 def loss_of(script: Script, limits: Limits = PATIENT, sent: PromptColumns | None = None) -> WorkerLost:
     """Open a stream, send prompts, and carry until the script ends it; returns the loss."""
     losses = []
@@ -163,7 +179,7 @@ def loss_of(script: Script, limits: Limits = PATIENT, sent: PromptColumns | None
         if sent is not None:
             stream.send(sent)
         with pytest.raises(WorkerLost) as caught:
-            await stream.carry(drop, limits)
+            await carry(stream, drop, limits)
         losses.append(caught.value)
 
     act(script, steps)
@@ -174,10 +190,10 @@ def loss_of(script: Script, limits: Limits = PATIENT, sent: PromptColumns | None
 async def carrying(stream: Stream, deliver: Deliver = drop) -> AsyncIterator[None]:
     """Open a stream and carry for the length of a block."""
     await open_stream(stream)
-    carry = asyncio.ensure_future(stream.carry(deliver, PATIENT))
+    carried = asyncio.ensure_future(carry(stream, deliver, PATIENT))
     try:
         yield
     finally:
-        carry.cancel()
+        carried.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await carry
+            await carried

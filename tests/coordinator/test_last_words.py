@@ -34,7 +34,7 @@ def test_another_first_message_is_named() -> None:
 
 def test_frames_without_tokens_are_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker with requests that answers pings and sends empty frames is stalled."""
-    monkeypatch.setattr(coordinator.stream, "PING_INTERVAL_S", 0.02)
+    monkeypatch.setattr(coordinator.stream, "BEAT_INTERVAL_S", 0.02)
 
     async def script(scene: Scene) -> None:
         await scene.open()

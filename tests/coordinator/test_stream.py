@@ -13,6 +13,7 @@ from tests.coordinator.scripted_worker import (
     Scene,
     Script,
     act,
+    carry,
     drop,
     good_frame,
     loss_of,
@@ -25,7 +26,7 @@ from tests.coordinator.scripted_worker import (
 @pytest.fixture
 def quick_pings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ping every 20 ms: limits of tenths of seconds then mean something."""
-    monkeypatch.setattr(coordinator.stream, "PING_INTERVAL_S", 0.02)
+    monkeypatch.setattr(coordinator.stream, "BEAT_INTERVAL_S", 0.02)
 
 
 @pytest.fixture
@@ -238,12 +239,12 @@ def test_a_worker_without_requests_is_not_stalled() -> None:
 
     async def steps(stream: Stream) -> None:
         await open_stream(stream)
-        carry = asyncio.ensure_future(stream.carry(drop, Limits(30, 0.1)))
+        carried = asyncio.ensure_future(carry(stream, drop, Limits(30, 0.1)))
         await answered.wait()
-        assert not carry.done()
+        assert not carried.done()
         stream.send(prompts(3))
         with pytest.raises(WorkerLost, match="1 requests, no token for"):
-            await carry
+            await carried
 
     async def script(scene: Scene) -> None:
         await scene.open()
@@ -265,7 +266,7 @@ def test_a_frame_that_does_not_fit_ends_the_stream() -> None:
     async def steps(stream: Stream) -> None:
         await open_stream(stream)
         with pytest.raises(WorkerLost, match=r"^worker the-worker:1: bad frame: worker 0: no token 5$"):
-            await stream.carry(refuse, Limits(30, 30))
+            await stream.carry(refuse)
         assert (0, 0) == (stream.counts.num_frames, stream.counts.num_tokens)
 
     async def script(scene: Scene) -> None:

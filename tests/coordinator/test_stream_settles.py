@@ -13,7 +13,7 @@ from tests.coordinator.scripted_worker import Scene, act, carrying, prompts
 @pytest.fixture
 def quick_pings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ping every 20 ms: limits of tenths of seconds then mean something."""
-    monkeypatch.setattr(coordinator.stream, "PING_INTERVAL_S", 0.02)
+    monkeypatch.setattr(coordinator.stream, "BEAT_INTERVAL_S", 0.02)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from coordinator.access import Access
 from coordinator.flow import Flow, Task
 from coordinator.ledger import Ledger
 from coordinator.link import Link
-from coordinator.stream import Limits, WorkerLost
+from coordinator.stream import WorkerLost
 from protos import worker_pb2 as pb
 from protos.frames import PROTOCOL_VERSION, TokenColumns, pack_tokens
 from sut.sut import SUT
@@ -32,7 +32,6 @@ BUDGET = 12
 SAMPLES = range(8)
 STEP_TIMEOUT_S = 20.0
 MAX_FRAMES_PER_STREAM = 20
-PATIENT = Limits(silence_s=60, stall_s=60)
 SPEC = pb.RunSpec(temperature=1.0, top_p=1.0, top_k=-1, max_new_tokens=BUDGET)
 OPEN = pb.Open(protocol_version=PROTOCOL_VERSION, run_id="fuzz", spec=SPEC)
 INFO = pb.WorkerInfo(
@@ -84,7 +83,7 @@ class Scene:
         self.names = [self._names(index) for index in (0, 1)]
         self.flow.deliver(self.honest, frame([(name, answer(s)[:3]) for name, s in self.names[1].items()]))
         self.held = Held(BUDGET, {name: [] for name in self.names[0]})
-        self.carry = asyncio.ensure_future(self.link.stream.carry(self._deliver, PATIENT))
+        self.carry = asyncio.ensure_future(self.link.stream.carry(self._deliver))
 
     def _names(self, index: int) -> dict[int, int]:
         slots = self.ledger.held_by(index)
