@@ -5,39 +5,26 @@ tells its requests apart.
 """
 
 import mmap
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.finished import Finished
-from protos.frames import FrameError, Requests, TokenColumns, TokenIds, name_requests, slots_of
+from coordinator.rows import ROW, Finished
+from protos.frames import (
+    FrameError,
+    Requests,
+    TokenColumns,
+    TokenIds,
+    generations_of,
+    name_requests,
+    slots_of,
+)
 
 TOKEN_BYTES = 4
 NO_WORKER = -1
 Slots = NDArray[np.int64]
-
-ROW = np.dtype(
-    [
-        ("sample", "i8"),
-        ("worker", "i4"),
-        ("reason", "u1"),
-        ("losses", "u2"),
-        ("prompt_len", "i8"),
-        ("prefill_len", "i8"),
-        ("num_tokens", "i8"),
-        ("issued_ns", "i8"),
-        ("sent_ns", "i8"),
-        ("given_ns", "i8"),
-        ("first_ns", "i8"),
-        ("done_ns", "i8"),
-    ]
-)
-"""One request; times are the coordinator's monotonic clock, first_ns is 0 before a first token.
-
-losses: times it was taken from a worker. prefill_len: tokens its worker must prefill before it answers.
-sent_ns: when it first went out; given_ns: when its present worker got it.
-"""
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 class Arrivals(NamedTuple):
@@ -69,7 +56,9 @@ class Ledger:
         self._generations = np.full(num_slots, first_generation, np.uint32)
         self._mark = np.zeros(num_slots, np.int64)
         self._rows = np.zeros(num_slots, ROW)
-        self._rows["worker"] = NO_WORKER
+        # What every frame reads stands apart: a field of a row is a cache line of its own.
+        self._worker = np.full(num_slots, NO_WORKER, np.int32)
+        self._num_tokens = np.zeros(num_slots, np.int64)
         self._loadgen_ids = np.zeros(num_slots, np.uint64)
         self._free = list(range(num_slots - 1, -1, -1))
         self._map = mmap.mmap(-1, self._arena_bytes(num_slots), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -83,7 +72,7 @@ class Ledger:
 
     @property
     def done(self) -> NDArray[np.void]:
-        """Finished requests in order of completion, dtype finished.DONE, shape (num_done,)."""
+        """Finished requests in order of completion, dtype rows.DONE, shape (num_done,)."""
         return self._finished.rows
 
     @property
@@ -120,10 +109,11 @@ class Ledger:
         rows = np.zeros(len(ids), ROW)
         for name, column in columns.items():
             rows[name] = column
-        rows["worker"] = worker
         rows["prefill_len"] = rows["prompt_len"]
         rows["given_ns"] = rows["sent_ns"]
         self._rows[slots] = rows
+        self._worker[slots] = worker
+        self._num_tokens[slots] = 0
         self._loadgen_ids[slots] = ids
         return slots, name_requests(slots, self._generations[slots])
 
@@ -140,12 +130,12 @@ class Ledger:
         """
         slots = slots_of(columns.requests)
         self._check_rows(worker, columns.requests, slots)
-        before = self._rows["num_tokens"][slots]
+        before = self._num_tokens[slots]
         after = before + (1 if columns.counts is None else columns.counts)
-        if (after > self._row_tokens).any():
+        if after.max(initial=0) > self._row_tokens:
             raise FrameError(f"worker {worker}: an answer beyond {self._row_tokens} tokens")
         self._arena[self._positions(slots, before, columns.counts)] = columns.tokens
-        self._rows["num_tokens"][slots] = after
+        self._num_tokens[slots] = after
         self.num_tokens += len(columns.tokens)
         first_slots = slots[(before == 0) & (after > 0)]
         self._rows["first_ns"][first_slots] = now_ns
@@ -157,11 +147,11 @@ class Ledger:
 
     def finish(self, slots: Slots, reasons: NDArray[np.uint8], now_ns: int) -> None:
         """Move requests from flight to the record of finished ones; their answers wait to be taken."""
-        rows = self._rows[slots]
+        rows = self.rows(slots)
         rows["done_ns"] = now_ns
         rows["reason"] = reasons
         self._finished.add(rows)
-        self._rows["worker"][slots] = NO_WORKER
+        self._worker[slots] = NO_WORKER
         self._generations[slots] += 1
         self._ended += slots.tolist()
 
@@ -180,12 +170,12 @@ class Ledger:
 
     def held_by(self, worker: int) -> Slots:
         """List the requests in flight on a worker."""
-        return np.flatnonzero(self._rows["worker"] == worker)
+        return np.flatnonzero(self._worker == worker)
 
     def held(self) -> tuple[Slots, Slots, Slots]:
         """List the requests that some worker has: slots, tokens received, when it got them; (R,) each."""
-        slots = np.flatnonzero(self._rows["worker"] != NO_WORKER)
-        return slots, self._rows["num_tokens"][slots], self._rows["given_ns"][slots]
+        slots = np.flatnonzero(self._worker != NO_WORKER)
+        return slots, self._num_tokens[slots], self._rows["given_ns"][slots]
 
     def in_flight(self) -> Slots:
         """List all requests in flight, those that no worker has included."""
@@ -200,6 +190,8 @@ class Ledger:
     def rows(self, slots: Slots) -> NDArray[np.void]:
         """Copy what is known of requests, dtype ROW."""
         found: NDArray[np.void] = self._rows[slots]
+        found["worker"] = self._worker[slots]
+        found["num_tokens"] = self._num_tokens[slots]
         return found
 
     def take_away(self, slots: Slots) -> None:
@@ -207,19 +199,19 @@ class Ledger:
         rows = self._rows[slots]
         resumed = (rows["prefill_len"] > 0) & (rows["losses"] > 0)
         self._num_resumed -= int(resumed.sum())
-        rows["worker"] = NO_WORKER
         rows["losses"] += 1
         rows["prefill_len"] = 0
         self._rows[slots] = rows
+        self._worker[slots] = NO_WORKER
         self._generations[slots] += 1
 
     def hand_on(self, slots: Slots, worker: int, now_ns: int) -> Requests:
         """Give requests that were taken away to another worker, (R,); returns their new names."""
         rows = self._rows[slots]
-        rows["worker"] = worker
-        rows["prefill_len"] = rows["prompt_len"] + rows["num_tokens"]
+        rows["prefill_len"] = rows["prompt_len"] + self._num_tokens[slots]
         rows["given_ns"] = now_ns
         self._rows[slots] = rows
+        self._worker[slots] = worker
         self._num_resumed += len(slots)
         return self.names(slots)
 
@@ -229,7 +221,7 @@ class Ledger:
         Returns:
             (R,) counts, and (T,) tokens end to end.
         """
-        counts: Slots = self._rows["num_tokens"][slots].astype(np.int64)
+        counts: Slots = self._num_tokens[slots]
         starts = (slots * self._row_tokens).tolist()
         parts = [self._arena[s : s + n] for s, n in zip(starts, counts.tolist(), strict=True)]
         return counts, np.concatenate(parts) if parts else np.zeros(0, np.int32)
@@ -246,7 +238,7 @@ class Ledger:
 
     def token_counts(self, slots: Slots) -> list[int]:
         """List the tokens received of slots."""
-        counts: list[int] = self._rows["num_tokens"][slots].tolist()
+        counts: list[int] = self._num_tokens[slots].tolist()
         return counts
 
     def _prefilled(self, slots: Slots) -> int:
@@ -262,9 +254,8 @@ class Ledger:
     def _check_rows(self, worker: int, requests: Requests, slots: Slots) -> None:
         if len(slots) and slots.max() >= len(self._rows):
             raise FrameError(f"worker {worker}: slot {slots.max()} of {len(self._rows)}")
-        if (self._rows["worker"][slots] != worker).any() or (
-            name_requests(slots, self._generations[slots]) != requests
-        ).any():
+        generations = generations_of(requests)
+        if (self._worker[slots] != worker).any() or (self._generations[slots] != generations).any():
             raise FrameError(f"worker {worker}: tokens of a request that it does not hold")
         order = np.arange(len(slots))
         self._mark[slots] = order
@@ -290,11 +281,14 @@ class Ledger:
         del self._arena
         self._map.resize(self._arena_bytes(2 * old))
         self._arena = np.frombuffer(self._map, np.int32)
-        added_generations = np.full_like(self._generations, self._first_generation)
-        self._generations = np.concatenate([self._generations, added_generations])
+        self._generations = _doubled(self._generations, self._first_generation)
         self._mark = np.zeros(2 * old, np.int64)
-        added = np.zeros_like(self._rows)
-        added["worker"] = NO_WORKER
-        self._rows = np.concatenate([self._rows, added])
-        self._loadgen_ids = np.concatenate([self._loadgen_ids, np.zeros_like(self._loadgen_ids)])
+        self._rows = _doubled(self._rows)
+        self._worker = _doubled(self._worker, NO_WORKER)
+        self._num_tokens = _doubled(self._num_tokens)
+        self._loadgen_ids = _doubled(self._loadgen_ids)
         self._free[:0] = range(2 * old - 1, old - 1, -1)
+
+
+def _doubled(column: NDArray[_Scalar], fill: int = 0) -> NDArray[_Scalar]:
+    return np.concatenate([column, np.full_like(column, fill)])

@@ -93,7 +93,12 @@ def name_requests(slots: NDArray[np.int64], generations: NDArray[np.uint32]) -> 
 
 def slots_of(requests: Requests) -> NDArray[np.int64]:
     """Take the slots, (R,), out of request names."""
-    return (requests & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    return _halves(requests)[:, 0].astype(np.int64)
+
+
+def generations_of(requests: Requests) -> NDArray[np.uint32]:
+    """Take the generations, (R,), out of request names."""
+    return _halves(requests)[:, 1]
 
 
 def digest_of(columns: FiveColumns, produced_ns: int = 0, sequence: int = 0) -> int:
@@ -260,6 +265,11 @@ def spec_hash(spec: pb.RunSpec, info: pb.WorkerInfo) -> str:
         "seed": spec.seed if spec.HasField("seed") else None,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _halves(requests: Requests) -> NDArray[np.uint32]:
+    """View request names as (R, 2): the low halves, and the high ones."""
+    return requests.astype("<u8", copy=False).view("<u4").reshape(-1, 2)
 
 
 def _sum(lens: Lens) -> int:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from coordinator.finished import DONE
 from coordinator.ledger import NO_WORKER, Arrivals, Ledger
+from coordinator.rows import DONE
 from protos import worker_pb2 as pb
 from protos.frames import FrameError, TokenColumns, name_requests
 

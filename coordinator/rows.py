@@ -1,7 +1,29 @@
-"""What is kept of every finished request until the end of the run."""
+"""What is known of a request: while it is in flight, and after its end."""
 
 import numpy as np
 from numpy.typing import NDArray
+
+ROW = np.dtype(
+    [
+        ("sample", "i8"),
+        ("worker", "i4"),
+        ("reason", "u1"),
+        ("losses", "u2"),
+        ("prompt_len", "i8"),
+        ("prefill_len", "i8"),
+        ("num_tokens", "i8"),
+        ("issued_ns", "i8"),
+        ("sent_ns", "i8"),
+        ("given_ns", "i8"),
+        ("first_ns", "i8"),
+        ("done_ns", "i8"),
+    ]
+)
+"""One request; times are the coordinator's monotonic clock, first_ns is 0 before a first token.
+
+losses: times it was taken from a worker. prefill_len: tokens its worker must prefill before it answers.
+sent_ns: when it first went out; given_ns: when its present worker got it.
+"""
 
 DONE = np.dtype(
     [
@@ -17,11 +39,11 @@ DONE = np.dtype(
         ("done_ns", "i8"),
     ]
 )
-"""One request; fields as in ledger.ROW."""
+"""What is kept of a finished request until the end of the run; fields as in ROW."""
 
 
 class Finished:
-    """Rows in order of completion; runs on the dispatcher thread."""
+    """Finished requests in order of completion; runs on the dispatcher thread."""
 
     def __init__(self, num_rows: int) -> None:
         """Reserve rows; they double when they run out."""
@@ -34,7 +56,7 @@ class Finished:
         return self._rows[: self.num_rows]
 
     def add(self, rows: NDArray[np.void]) -> None:
-        """Append requests, (R,), dtype ledger.ROW."""
+        """Append requests, (R,), dtype ROW."""
         end = self.num_rows + len(rows)
         while end > len(self._rows):
             # Zeros that nobody has written to take no memory.
