@@ -124,8 +124,6 @@ def main(argv: list[str]) -> int:
         say(f"bench.guards: {error}")
         return 2
     machine = describe_machine()
-    wakeup_ns = wakeup_cost_ns()
-    say(f"{'a wake-up':<14}{wakeup_ns / 1e3:.1f} us of CPU in a quiet event loop")
     cases = []
     try:
         for name, load in loads.items():
@@ -138,6 +136,8 @@ def main(argv: list[str]) -> int:
     except RuntimeError as error:
         say(f"bench.guards: {error}")
         return 1
+    wakeup_ns = wakeup_cost_ns()
+    say(f"\na wake-up takes {wakeup_ns / 1e3:.1f} us of CPU in a quiet event loop")
     say("\n".join(["", NOTES, "", *(case.judgement(wakeup_ns) for case in cases)]))
     write_record(args.output, compose_record(machine, wakeup_ns, cases))
     return 0
