@@ -1,8 +1,10 @@
 """What the benchmarks' commands do alike: flags that they share, signals, words and the file of figures."""
 
+import argparse
 import json
 import os
 import platform
+import re
 import signal
 import sys
 import time
@@ -11,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench.processes import SIGNALS
+
+_LIST_OF_NUMBERS = re.compile(r"\[\n[\s\d.,eE+-]+\]")
 
 
 def run_command(main: Callable[[list[str]], int]) -> None:
@@ -28,6 +32,32 @@ def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201 - the result
 
 
+def parse_comparison(
+    parser: argparse.ArgumentParser, argv: list[str], rounds: int, quick: dict[str, object]
+) -> argparse.Namespace:
+    """Parse the flags of a comparison, and those that all have: --rounds, --quick, --output.
+
+    Args:
+        parser: With the comparison's own flags.
+        argv: What was given.
+        rounds: Default of --rounds.
+        quick: Other defaults, with --quick.
+
+    Raises:
+        ValueError: Names flag, value and bound.
+    """
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--quick", action="store_true", help="one short round")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="gets the figures of every round")
+    if "--quick" in argv:
+        parser.set_defaults(**quick)
+    args = parser.parse_args(argv)
+    if args.rounds < 1:
+        raise ValueError(f"--rounds: {args.rounds} is below 1")
+    check_output(args.output)
+    return args
+
+
 def check_output(path: Path | None) -> None:
     """Check --output before anything is measured.
 
@@ -39,9 +69,11 @@ def check_output(path: Path | None) -> None:
 
 
 def write_record(path: Path | None, record: dict[str, object]) -> None:
-    """Write the figures where --output asks for them."""
+    """Write the figures where --output asks for them, a list of numbers in a line."""
     if path is not None:
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(record, indent=1)
+        text = _LIST_OF_NUMBERS.sub(lambda found: " ".join(found.group().split()), text)
+        path.write_text(text + "\n", encoding="utf-8")
 
 
 def describe_machine() -> dict[str, str]:

@@ -12,6 +12,8 @@ from sut.results.logs import DetailLog, read_detail
 from sut.settings import Scenario
 
 START_TIMEOUT_S = 30.0
+OUTPUT_DIR = "{output_dir}"
+"""Stands in a side's `drive` for the --output-dir of the run."""
 
 
 class Side(NamedTuple):
@@ -28,6 +30,7 @@ class Side(NamedTuple):
 class Round(NamedTuple):
     """A run whose answers are all as asked for."""
 
+    output_dir: Path
     ended: Ended
     answers: Answers
     detail: DetailLog
@@ -109,7 +112,7 @@ class Fleet:
         detail = read_detail(detail_log)
         if detail.errors:
             raise RuntimeError(f"{self._side.name}: LoadGen counts {len(detail.errors)} errors")
-        return Round(ended, answers, detail, record, workers_cpu_s)
+        return Round(output_dir, ended, answers, detail, record, workers_cpu_s)
 
     def _command(self, output_dir: Path) -> list[str]:
         flags = {
@@ -120,7 +123,8 @@ class Fleet:
             "--output-dir": str(output_dir),
             "--max-new-tokens": str(self._workload.load.longest_answer),
         }
-        return [*self._side.drive, *(part for flag in flags.items() for part in flag)]
+        drive = [part.replace(OUTPUT_DIR, str(output_dir)) for part in self._side.drive]
+        return [*drive, *(part for flag in flags.items() for part in flag)]
 
     def _workers_cpu_s(self) -> float:
         return sum(read_cpu_s(process.pid) for process, _, _ in self._workers)

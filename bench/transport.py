@@ -7,9 +7,8 @@ import argparse
 import dataclasses
 import statistics
 from datetime import UTC, datetime
-from pathlib import Path
 
-from bench.command import check_output, describe_machine, run_command, say, write_record
+from bench.command import describe_machine, parse_comparison, run_command, say, write_record
 from bench.fleet import Round, Side
 from bench.interleaved import interleave
 from bench.sides import OURS, SIDES, Figures
@@ -18,7 +17,7 @@ from sut.settings import Scenario
 
 DEFAULT_ROUNDS = 5
 # One short round: whether everything works, and the order of magnitude.
-QUICK = {"rounds": 1, "seconds": 2.0, "answer_tokens": 128}
+QUICK: dict[str, object] = {"rounds": 1, "seconds": 2.0, "answer_tokens": 128}
 COLUMNS = {
     "tokens_per_s": "tokens/s",
     "in_flight": "in flight",
@@ -44,9 +43,6 @@ def main(argv: list[str]) -> int:
     try:
         args = _parse(argv)
         load = load_of(args, Load())
-        if args.rounds < 1:
-            raise ValueError(f"--rounds: {args.rounds} is below 1")
-        check_output(args.output)
     except ValueError as error:
         say(f"bench.transport: {error}")
         return 2
@@ -162,13 +158,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.transport", allow_abbrev=False, description="Compare ways to bring tokens home."
     )
-    parser.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS)
     add_flags(parser, Load())
-    parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="gets the figures of every round")
-    if "--quick" in argv:
-        parser.set_defaults(**QUICK)
-    return parser.parse_args(argv)
+    return parse_comparison(parser, argv, DEFAULT_ROUNDS, QUICK)
 
 
 if __name__ == "__main__":

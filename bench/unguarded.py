@@ -1,25 +1,23 @@
-"""`python -m bench.unguarded coordinator|worker GUARD[,GUARD...] FLAGS`: the product without some guards.
+"""The guards of the product, by name: what each does, and the code that it is.
 
-The product has no switch that turns its safety off. This replaces guards in the memory of a process of its
-own and then runs the product's own main; the flags are the product's. For measuring, never for a result.
-A guard whose code has moved, is gone, or takes other arguments ends the process: exit code 1 and the name.
+The product has no switch that turns its safety off; `bench.switched` puts one into the memory of its own
+process. A guard whose code has moved, is gone, or takes other arguments ends the benchmark with its name.
 """
 
 import importlib
 import inspect
-import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from protos import frames
-from protos import worker_pb2 as pb
+from coordinator.ledger import Ledger
+from coordinator.pulse import Pulse
+from protos.frames import FiveColumns, digest_of
 
-ROLES = ("coordinator", "worker")
-ALL = "all"
-FOREVER_S = 1e6
+ALL, NONE = "all", "none"
+Function = Callable[..., Any]
 
 
 class GuardGone(RuntimeError):
@@ -27,15 +25,11 @@ class GuardGone(RuntimeError):
 
 
 class Patch(NamedTuple):
-    """One name that is replaced."""
+    """One function that is replaced."""
 
     target: str
-    """module:name or module:Class.name; the module's room decides which process it is for."""
-    replacement: object
-
-    def applies_to(self, role: str) -> bool:
-        """Say whether a process of this role has it: its own room's names, and the wire's."""
-        return self.target.partition(".")[0] in (role, "protos")
+    """module:name or module:Class.name."""
+    replacement: Function
 
 
 class Guard(NamedTuple):
@@ -43,40 +37,44 @@ class Guard(NamedTuple):
 
     what: str
     patches: tuple[Patch, ...]
-    in_all: bool = True
-    """False: no fault tolerance but memory safety, which no harness could leave out; measured alone."""
 
 
-def _no_tokens_digest(frame: object) -> int:  # noqa: ARG001 - the guard's arguments
-    return 0
+class AnyDigest(int):
+    """A digest that is taken for the digest of anything."""
+
+    def __ne__(self, other: object) -> bool:
+        """Differ from nothing; Python asks a subclass first, on whichever side it stands."""
+        return False
 
 
-def _no_submit_digest(submit: object) -> int:  # noqa: ARG001
-    return 0
+_NO_DIGEST = AnyDigest(0)
 
 
-def _view_tokens(frame: pb.Tokens, sequence: int) -> frames.TokenColumns:
-    """Take a frame's columns as they are; sequence and digest are another guard's."""
-    if frame.sequence != sequence:
-        raise frames.FrameError(f"tokens: frame {frame.sequence} where {sequence} belongs")
-    if frame.digest != frames._tokens_digest(frame):
-        raise frames.FrameError("tokens: the digest is not that of the columns")
-    return frames.TokenColumns(
-        np.frombuffer(frame.requests, "<u8"),
-        np.frombuffer(frame.counts, "<u4") if frame.counts else None,
-        np.frombuffer(frame.tokens, "<i4"),
-        np.frombuffer(frame.finished_rows, "<u4"),
-        np.frombuffer(frame.finish_reasons, "<u1"),
-        frame.produced_ns,
-    )
+def _no_digest(columns: FiveColumns, produced_ns: int = 0, sequence: int = 0) -> int:  # noqa: ARG001
+    return _NO_DIGEST
 
 
-def _no_rows_check(self: object, worker: int, requests: object, slots: object) -> None:
-    """Believe that a worker holds what it sends tokens of."""
+def _true_digest_unchecked(columns: FiveColumns, produced_ns: int = 0, sequence: int = 0) -> int:
+    return AnyDigest(digest_of(columns, produced_ns, sequence))
 
 
-def _no_answers(self: object, slots: object) -> tuple[NDArray[np.int64], NDArray[np.int32]]:  # noqa: ARG001
-    return np.zeros(0, np.int64), np.zeros(0, np.int32)
+def _no_look(self: object) -> None:
+    """Look at no worker."""
+
+
+def _no_beat(self: object, limits: object) -> None:
+    """Neither ping a worker nor count its silence."""
+
+
+def _no_overdue(self: object) -> None:
+    """Look for no query that is too old."""
+
+
+def _no_answers(self: Ledger) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+    """Free the slots, whatever is in them."""
+    self._free += self._ended
+    self._ended = []
+    return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32)
 
 
 def _no_keep(self: object, samples: object, counts: object, tokens: object) -> None:
@@ -87,100 +85,74 @@ def _no_flush(self: object) -> None:
     """Write nothing to the disk."""
 
 
-def _no_pulse(self: object, loop: object) -> None:
-    """Measure no pause and no clock."""
+def _no_tick(self: Pulse, loop: Any) -> None:
+    """Measure nothing, and come again."""
+    with self._lock:
+        if self._running:
+            self._schedule(loop)
 
 
-async def _no_look(self: object, flush: Callable[[], None]) -> None:
-    """Look for nothing."""
+def _no_collection(self: Pulse, phase: str, _: dict[str, int]) -> None:  # noqa: ARG001
+    # A collection that began while it was measured has no end.
+    self._collection_began_ns = 0
 
 
-# What stays on every side: the comparison of a frame's sequence number, and a flag set per message.
 GUARDS = {
     "digest": Guard(
-        "XXH3-64 of every frame, at both ends",
-        (
-            Patch("protos.frames:_tokens_digest", _no_tokens_digest),
-            Patch("protos.frames:_submit_digest", _no_submit_digest),
-        ),
-    ),
-    "bounds": Guard(
-        "columns checked against each other, rows against what the worker holds",
-        (
-            Patch("coordinator.stream:unpack_tokens", _view_tokens),
-            Patch("coordinator.ledger:Ledger._check_rows", _no_rows_check),
-        ),
-        in_all=False,
+        "XXH3-64 of every frame, made and checked",
+        (Patch("protos.frames:digest_of", _no_digest),),
     ),
     "pings": Guard(
-        "a ping a second to each worker, and whether it is silent or stalled",
-        (Patch("coordinator.stream:PING_INTERVAL_S", FOREVER_S),),
+        "each second: a ping to each worker, whether one is silent or stalled, whether there is any",
+        (
+            Patch("coordinator.fleet:Fleet.look", _no_look),
+            Patch("coordinator.stream:Stream.beat", _no_beat),
+        ),
     ),
     "overdue": Guard(
-        "once a second: queries past their deadline, a fleet without workers",
-        (Patch("coordinator.dispatcher:Dispatcher._look", _no_look),),
+        "each second: queries past their deadline",
+        (Patch("coordinator.dispatcher:Dispatcher._look_for_overdue", _no_overdue),),
     ),
     "outputs": Guard(
         "every finished answer copied, and written to the disk",
         (
-            Patch("coordinator.ledger:Ledger.answers", _no_answers),
+            Patch("coordinator.ledger:Ledger.take_answers", _no_answers),
             Patch("coordinator.outputs:Outputs.keep", _no_keep),
             Patch("coordinator.outputs:Outputs.flush", _no_flush),
         ),
     ),
     "pulse": Guard(
         "garbage collections, lateness of the event loop and steps of the clock",
-        (Patch("coordinator.pulse:Pulse.start", _no_pulse),),
+        (
+            Patch("coordinator.pulse:Pulse._tick", _no_tick),
+            Patch("coordinator.pulse:Pulse._on_collection", _no_collection),
+        ),
     ),
 }
+WORKERS_PATCH = Patch("protos.frames:digest_of", _true_digest_unchecked)
+"""For a worker whose coordinator sends some digests and not others: true digests made, none checked."""
 
 
-def main(argv: list[str]) -> int:
-    """Switch guards off and run the product's main; 2: no such role or guard, 1: it has moved."""
-    try:
-        role, names, flags = argv[0], argv[1], argv[2:]
-        for patch in patches_of(role, names):
-            replace(patch)
-    except IndexError:
-        return _refuse("give a role, guards and the product's flags", 2)
-    except ValueError as error:
-        return _refuse(str(error), 2)
-    except GuardGone as error:
-        return _refuse(str(error), 1)
-    print(f"bench.unguarded: {role} without {names}", file=sys.stderr)  # noqa: T201 - no result
-    exit_code: int = importlib.import_module(f"{role}.__main__").main(flags)
-    return exit_code
-
-
-def patches_of(role: str, names: str) -> list[Patch]:
-    """List what a process of a role replaces to be without guards, named with commas, or `all`.
+def guards_of(names: str) -> list[str]:
+    """List the guards that are named with commas, `all` or `none`.
 
     Raises:
-        ValueError: Names the role or the guard that does not exist.
+        ValueError: Names the guard that does not exist.
     """
-    if role not in ROLES:
-        raise ValueError(f"{role!r} is none of {', '.join(ROLES)}")
-    chosen = [name for name, guard in GUARDS.items() if guard.in_all]
-    if names != ALL:
-        chosen = names.split(",")
+    if names == NONE:
+        return []
+    chosen = list(GUARDS) if names == ALL else names.split(",")
     for name in chosen:
         if name not in GUARDS:
-            raise ValueError(f"{name!r} is none of {', '.join((ALL, *GUARDS))}")
-    return [patch for name in chosen for patch in GUARDS[name].patches if patch.applies_to(role)]
+            raise ValueError(f"{name!r} is none of {', '.join((ALL, NONE, *GUARDS))}")
+    return chosen
 
 
-def replace(patch: Patch) -> None:
-    """Put the replacement where the name is.
-
-    Raises:
-        GuardGone: See `find`.
-    """
-    owner, name = find(patch)
-    setattr(owner, name, patch.replacement)
-
-
-def find(patch: Patch) -> tuple[object, str]:
+def find(patch: Patch) -> tuple[object, str, Function]:
     """Find whose name would be replaced.
+
+    Returns:
+        The module or class, the name in it, and what it names.
 
     Raises:
         GuardGone: There is no such name, or what it names cannot be replaced by this.
@@ -199,7 +171,7 @@ def find(patch: Patch) -> tuple[object, str]:
             f"{patch.target} is {_shape(original)}, its replacement {_shape(patch.replacement)}: "
             "mend bench/unguarded.py"
         )
-    return owner, name
+    return owner, name, original
 
 
 def _shape(thing: object) -> str:
@@ -208,12 +180,3 @@ def _shape(thing: object) -> str:
         return type(thing).__name__
     kind = "async function" if inspect.iscoroutinefunction(thing) else "function"
     return f"{kind} of {', '.join(inspect.signature(thing).parameters)}"
-
-
-def _refuse(reason: str, exit_code: int) -> int:
-    print(f"bench.unguarded: {reason}", file=sys.stderr)  # noqa: T201 - no result
-    return exit_code
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from sut.settings import Scenario
 from worker.counting_engine import COUNT_MODULUS, STOP_TOKEN_ID
 
 SEED = 20_002
@@ -184,10 +185,9 @@ def _user_conf(load: Load) -> str:
         "min_duration": 1,
         "min_query_count": load.num_requests,
         "accuracy_log_sampling_target": 1_000_000_000,
+        # It would draw from the model's official number of samples, and take some of those twice.
+        "performance_sample_count_override": load.num_requests,
     }
-    lines = (
-        f"*.{scenario}.{key} = {value}\n"
-        for scenario in ("Server", "Offline")
-        for key, value in values.items()
-    )
-    return "".join(lines)
+    # LoadGen prefers a line of mlperf.conf with the model's name to one with a `*`.
+    prefixes = [f"{scenario.model_name}.{scenario.loadgen_name}" for scenario in Scenario]
+    return "".join(f"{prefix}.{key} = {value}\n" for prefix in prefixes for key, value in values.items())
