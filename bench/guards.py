@@ -21,8 +21,8 @@ from sut.settings import Scenario
 
 DEFAULT_WINDOW_S = 0.2
 QUICK: dict[str, object] = {"seconds": 2.0, "answer_tokens": 64, "window_s": 0.05}
-TIMERS_PER_S = 3
-"""The product's timers, which go on while the guards are off: the fleet's each second, the pulse's twice."""
+TIMERS_PER_S = 2
+"""The product's timers, which go on while the guards are off: the fleet's and the pulse's."""
 SCENARIOS = (Scenario.SERVER, Scenario.OFFLINE)
 WINDOWS_SUFFIX = ".windows.json"
 NOTES = f"""\

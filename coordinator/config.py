@@ -59,7 +59,7 @@ class RunConfig:
     ready_timeout_s: float = 900.0
     """How long to wait until every worker is SERVING."""
     worker_timeout_s: float = 10.0
-    """A worker that says nothing for this long, pinged each second, is lost."""
+    """A worker that says nothing for this long, pinged each second in which nothing comes, is lost."""
     stall_timeout_s: float = 120.0
     """A worker that has requests and brings no token for this long is lost."""
     on_worker_loss: LossPolicy = LossPolicy.CONTINUE

@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from sut.results.checks import PAUSE_BOUND_NS, ClockFigures, Pauses, Telemetry
 
-TICK_S = 0.5
-TICKS_PER_LOOK = 2
+TICK_S = 1.0
 # Three clocks cannot be read at once. A reading that took longer than this is made again: it would
 # look like a step.
 _READING_BOUND_NS = 500_000
@@ -112,7 +111,6 @@ class Pulse:
         self._collection_began_ns = 0
         self._tick_s = tick_s
         self._due_ns = 0
-        self._num_ticks = 0
         # The loop's thread ticks, any other may stop.
         self._lock = threading.Lock()
         self._running = False
@@ -159,9 +157,7 @@ class Pulse:
             if not self._running:
                 return
             self._lateness.add(max(0, time.monotonic_ns() - self._due_ns))
-            self._num_ticks += 1
-            if self._num_ticks % TICKS_PER_LOOK == 0:
-                self._clock.look()
+            self._clock.look()
             self._schedule(loop)
 
     def _on_collection(self, phase: str, _: dict[str, int]) -> None:

@@ -26,7 +26,9 @@ from protos.frames import (
 
 CALL_TIMEOUT_S = 5.0
 BEAT_INTERVAL_S = 1.0
-"""How often the fleet looks at each stream, and pings."""
+"""How often the fleet looks at each stream, and pings a worker of which nothing came since."""
+BEATS_PER_PING = 5
+"""Of a worker whose frames come: so often it is pinged all the same, to hear of its coordinator."""
 STATUS_TIMEOUT_S = 1.0
 MAX_REASON_LEN = 300
 Deliver = Callable[[TokenColumns], None]
@@ -76,6 +78,8 @@ class Stream:
         self._too_quiet: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Why, once it is."""
         self._num_pings = 0
+        self._beats_per_ping = 1
+        self._beats_since_ping = 0
         self._pings: dict[int, int] = {}
         self._pong_came = asyncio.Event()
 
@@ -98,6 +102,8 @@ class Stream:
         if first.opened.run_id != opening.run_id:
             raise WorkerLost(self._address, f"answers for run {first.opened.run_id!r}")
         self.counts.spec_hash = first.opened.spec_hash
+        pings_s = first.opened.info.coordinator_timeout_s / BEATS_PER_PING
+        self._beats_per_ping = int(min(max(pings_s / BEAT_INTERVAL_S, 1), BEATS_PER_PING))
         return first.opened
 
     def send(self, prompts: PromptColumns) -> None:
@@ -151,7 +157,9 @@ class Stream:
             await asyncio.gather(*loops, return_exceptions=True)
 
     def beat(self, limits: Limits) -> None:
-        """Ping, and end `carry` when the worker has been quiet for too long.
+        """Ping if need be, and end `carry` when the worker has been quiet for too long.
+
+        Frames that come are a better sign of life than an answer to a ping, which costs as much as a frame.
 
         One timer of the fleet calls this for every stream, each BEAT_INTERVAL_S: a wake-up costs more than
         what is done in it.
@@ -170,7 +178,9 @@ class Stream:
             reason = f"{self.outstanding} requests, no token for {limits.stall_s:g} s"
         if reason and not self._too_quiet.done():
             self._too_quiet.set_result(reason)
-        self._ping()
+        self._beats_since_ping += 1
+        if self._heard.quiet_s or self._beats_since_ping >= self._beats_per_ping:
+            self._ping()
 
     async def settle(self) -> None:
         """Ask for the worker's final counts, while `carry` runs; without an answer it stays unsettled."""
@@ -229,6 +239,7 @@ class Stream:
     def _ping(self) -> int:
         nonce = self._num_pings
         self._num_pings += 1
+        self._beats_since_ping = 0
         self._pings[nonce] = time.monotonic_ns()
         self._outgoing.put_nowait(pb.ToWorker(ping=pb.Ping(nonce=nonce)))
         return nonce

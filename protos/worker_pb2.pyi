@@ -166,7 +166,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("protocol_version", "instance_id", "state", "engine", "engine_version", "model", "model_hash", "vocab_size", "max_model_len", "max_num_seqs", "tensor_parallel_size", "stop_token_ids", "hostname", "pid", "engine_args")
+    __slots__ = ("protocol_version", "instance_id", "state", "engine", "engine_version", "model", "model_hash", "vocab_size", "max_model_len", "max_num_seqs", "tensor_parallel_size", "stop_token_ids", "hostname", "pid", "engine_args", "coordinator_timeout_s")
     class EngineArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -189,6 +189,7 @@ class WorkerInfo(_message.Message):
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     ENGINE_ARGS_FIELD_NUMBER: _ClassVar[int]
+    COORDINATOR_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     instance_id: str
     state: WorkerState
@@ -204,7 +205,8 @@ class WorkerInfo(_message.Message):
     hostname: str
     pid: int
     engine_args: _containers.ScalarMap[str, str]
-    def __init__(self, protocol_version: _Optional[int] = ..., instance_id: _Optional[str] = ..., state: _Optional[_Union[WorkerState, str]] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., model_hash: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., tensor_parallel_size: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., hostname: _Optional[str] = ..., pid: _Optional[int] = ..., engine_args: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    coordinator_timeout_s: float
+    def __init__(self, protocol_version: _Optional[int] = ..., instance_id: _Optional[str] = ..., state: _Optional[_Union[WorkerState, str]] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., model_hash: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., tensor_parallel_size: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., hostname: _Optional[str] = ..., pid: _Optional[int] = ..., engine_args: _Optional[_Mapping[str, str]] = ..., coordinator_timeout_s: _Optional[float] = ...) -> None: ...
 
 class GetLoadRequest(_message.Message):
     __slots__ = ()

@@ -14,7 +14,7 @@ from worker.outbox import Outbox
 
 Write = Callable[[pb.FromWorker], Awaitable[None]]
 
-# The coordinator pings each second; who leaves this many pongs unread reads nothing at all.
+# The coordinator pings each second at most; who leaves this many pongs unread reads nothing at all.
 MAX_UNREAD_PONGS = 1024
 TICK_S = 1.0
 # For the loops to end, and the write that is under way: then the engine is emptied, whatever holds them up.

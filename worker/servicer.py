@@ -65,6 +65,7 @@ class WorkerServicer(rpc.WorkerServicer):
             state=pb.WORKER_STATE_LOADING,
             hostname=socket.gethostname(),
             pid=os.getpid(),
+            coordinator_timeout_s=coordinator_timeout_s,
         )
         self._watcher: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
