@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from worker.counting_engine import COUNT_MODULUS, STOP_TOKEN_ID
+from worker.answers import COUNT_MODULUS, STOP_TOKEN_ID
 
 SEED = 20_002
 
