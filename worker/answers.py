@@ -11,7 +11,8 @@ prompt's last token, modulo 199,999 (gpt-oss's smallest stop id), and its last t
 A prompt that ends with tokens produced elsewhere gets what is left of the same answer.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from protos.frames import Lens, PromptColumns, Requests
 STOP_TOKEN_ID = 200_002
 COUNT_MODULUS = 199_999
 VOCAB_SIZE = 201_088
+
+Column = NDArray[Any]
 
 
 class Answers(NamedTuple):
@@ -58,11 +61,12 @@ class Answers(NamedTuple):
     def none(cls) -> "Answers":
         """Make no rows."""
         kinds = (np.uint64, np.uint32, np.int64, np.int64, np.uint8)
-        return cls(*(np.zeros(0, kind) for kind in kinds))
+        return cls._make(np.zeros(0, kind) for kind in kinds)
 
     def followed_by(self, more: "Answers") -> "Answers":
         """Join the rows of two."""
-        return Answers(*(np.concatenate(pair) for pair in zip(self, more, strict=True)))
+        columns: Iterable[tuple[Column, Column]] = zip(self, more, strict=True)
+        return Answers._make(np.concatenate(pair) for pair in columns)
 
     def without(self, requests: list[int]) -> "Answers":
         """Leave out requests by name; unknown names are ignored."""
@@ -70,4 +74,4 @@ class Answers(NamedTuple):
 
     def take(self, rows: slice | NDArray[np.bool_]) -> "Answers":
         """Take some rows."""
-        return Answers(*(column[rows] for column in self))
+        return Answers._make(column[rows] for column in self)

@@ -3,6 +3,7 @@
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protos import worker_pb2 as pb
 from protos.frames import Lens, Requests, TokenColumns
@@ -77,7 +78,7 @@ class Running:
             self._keep(self._last_steps > number)
         return Step(columns, urgent)
 
-    def _keep(self, rows: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> None:
+    def _keep(self, rows: NDArray[np.bool_]) -> None:
         self._answers = self._answers.take(rows)
         self._offsets = self._offsets[rows]
         self._last_steps = self._last_steps[rows]
