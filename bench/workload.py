@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from sut.settings import Scenario
-from worker.counting_engine import COUNT_MODULUS, STOP_TOKEN_ID
+from worker.answers import COUNT_MODULUS, STOP_TOKEN_ID
 
 SEED = 20_002
 

@@ -37,6 +37,14 @@ def free_port() -> int:
         return port
 
 
+def is_free(port: int) -> bool:
+    """Say whether a port is free now."""
+    with socket.socket() as sock, contextlib.suppress(OSError):
+        sock.bind(("127.0.0.1", port))
+        return True
+    return False
+
+
 @dataclass
 class WorkerProcess:
     """A worker daemon and where it listens."""

@@ -158,6 +158,7 @@ print("imported")
             ["vllm", "torch", "coordinator", "sut", "mlperf_loadgen", "pandas", "pyarrow", "transformers"],
         ),
         ("worker.counting_engine", ["vllm", "torch", "coordinator", "sut", "mlperf_loadgen"]),
+        ("worker.simulated_engine", ["vllm", "torch", "coordinator", "sut", "mlperf_loadgen"]),
         ("sut.sut", ["grpc", "google", "vllm", "torch", "protos", "worker", "coordinator"]),
         (
             "sut.results.verdict",

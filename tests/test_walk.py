@@ -54,6 +54,26 @@ def test_every_answer_is_token_exact(tmp_path: Path, num_workers: int) -> None:
             assert all(checks.values()), checks
 
 
+def test_simulated_workers_answer_token_exact_at_their_own_pace(tmp_path: Path) -> None:
+    """Chunked prefill and unequal prompts change no token; both runs are VALID and say who answered."""
+    prompts = fleet.counting_prompts(70)
+    prompts = [[prompt[0], *[9] * (i % 50), *prompt[1:]] for i, prompt in enumerate(prompts)]
+    data = fleet.write_prompts(tmp_path / "data.parquet", prompts)
+    conf = fleet.write_conf(tmp_path / "user.conf")
+    costs = ("--prefill-tokens-per-s", "1e5", "--step-base-ms", "1", "--step-per-seq-us", "20")
+    limits = ("--max-num-seqs", "8", "--max-num-batched-tokens", "32")
+    with fleet.workers(tmp_path, 2, *costs, *limits, engine="simulated") as started:
+        for scenario in ("offline", "server"):
+            flags = ["--scenario", scenario, "--user-conf", str(conf), "--max-new-tokens", "32"]
+            done = fleet.coordinate(started, data, tmp_path / "out", *flags, "--accuracy")
+            assert 0 == done.returncode, done.stderr
+            run_dir = tmp_path / "out" / scenario / "accuracy"
+            logged = check_tokens(run_dir, prompts, 32, server=scenario == "server")
+            assert list(range(70)) == sorted(logged)
+            answering = fleet.run_json(run_dir)["summary"]["workers"]
+            assert ["simulated"] * 2 == [worker["info"]["engine"] for worker in answering]
+
+
 def test_answers_of_both_reasons_are_counted(tmp_path: Path) -> None:
     """The sum in run.json equals the hand count: min(answer length, budget) over all rows."""
     prompts = fleet.counting_prompts(50)

@@ -24,6 +24,10 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
         from worker import vllm_engine
 
         return vllm_engine.VllmEngine(vllm_engine.parse_engine_flags(argv, model))
+    if kind is EngineKind.SIMULATED:
+        from worker import simulated_engine
+
+        return simulated_engine.SimulatedEngine(simulated_engine.parse_engine_flags(argv))
     from worker import counting_engine
 
     parser = Parser(allow_abbrev=False)

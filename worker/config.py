@@ -19,6 +19,7 @@ class EngineKind(StrEnum):
 
     VLLM = "vllm"
     COUNTING = "counting"
+    SIMULATED = "simulated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class WorkerConfig:
     """How the daemon serves its engine."""
 
     engine: EngineKind = EngineKind.VLLM
-    """vllm: the product; counting: answers computable by hand, for tests."""
+    """vllm: the product; counting, simulated: answers known beforehand, for tests and benchmarks."""
     host: str = "127.0.0.1"
     """Address to listen on; one that is not loopback needs TLS or --insecure."""
     port: int = 50051

@@ -32,21 +32,36 @@ class Server:
         self._servicer = WorkerServicer(engine, int(config.frame_hold_ms * 1e6), config.coordinator_timeout_s)
         self._health = health.aio.HealthServicer()
         self._stop = asyncio.Event()
+        self.serving = asyncio.Event()
+        """Set once runs are admitted."""
 
     async def run(self) -> None:
-        """Serve until a signal or the engine's death.
+        """Serve until a signal or the engine's death; the process is this server's alone.
+
+        Raises:
+            BadInput: The port cannot be had, or the engine cannot serve its configuration.
+            EngineDead: The engine died.
+        """
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self.stop)
+        await self.serve()
+
+    def stop(self) -> None:
+        """Drain, then end; the second time, end."""
+        self._stop.set()
+
+    async def serve(self) -> None:
+        """Serve until `stop` or the engine's death; several servers may share a loop.
 
         Raises:
             BadInput: The port cannot be had, or the engine cannot serve its configuration.
             EngineDead: The engine died.
         """
         server = await self._listen()
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, self._stop.set)
         try:
             if await self._load():
-                await self._serve()
+                await self._admit_runs()
         finally:
             await self._set_health(NOT_SERVING)
             await server.stop(grace=1.0)
@@ -83,11 +98,12 @@ class Server:
             raise BadInput(str(error)) from error
         return True
 
-    async def _serve(self) -> None:
+    async def _admit_runs(self) -> None:
         self._servicer.enter(pb.WORKER_STATE_READY)
         self._servicer.watch()
         await self._set_health(SERVING)
         logger.info("serving")
+        self.serving.set()
         stopping = asyncio.ensure_future(self._stop.wait())
         dying = asyncio.ensure_future(self._servicer.engine_dead.wait())
         await asyncio.wait((stopping, dying), return_when=asyncio.FIRST_COMPLETED)

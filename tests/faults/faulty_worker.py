@@ -57,7 +57,7 @@ class FaultyEngine(counting_engine.CountingEngine):
 
     def _admit(self) -> int:
         num_admitted = super()._admit()
-        demands = {self._demands[name] for name in self._running["name"].tolist()}
+        demands = {self._demands[name] for name in self._running.requests.tolist()}
         if EXITS in demands:
             os._exit(EXIT_CODE)
         if DIES in demands:

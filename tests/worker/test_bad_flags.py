@@ -9,7 +9,7 @@ import pytest
 from tests import fleet
 
 BAD = {
-    "unknown engine": ("--engine nonsense", "--engine|'nonsense'|vllm|counting"),
+    "unknown engine": ("--engine nonsense", "--engine|'nonsense'|vllm, counting, simulated"),
     "no model": ("--engine vllm", "--model|missing"),
     "flag of no engine": ("--engine counting --max-num-seq 8", "--max-num-seq 8"),
     "word": ("--engine counting please", "please"),
@@ -37,6 +37,28 @@ BAD = {
     "load below 0": ("--engine counting --load-ms -1", "--load-ms|-1.0|below 0"),
     "no places": ("--engine counting --max-num-seqs 0", "--max-num-seqs|0|below 1"),
     "no length": ("--engine counting --max-model-len 0", "--max-model-len|0|below 1"),
+    "flag of another engine": ("--engine simulated --step-ms 1", "--step-ms 1"),
+    "simulated without places": ("--engine simulated --max-num-seqs 0", "--max-num-seqs|0|below 1"),
+    "more places than tokens": (
+        "--engine simulated --max-num-seqs 100 --max-num-batched-tokens 99",
+        "--max-num-batched-tokens|99|--max-num-seqs 100",
+    ),
+    "half a cost model": (
+        "--engine simulated --step-base-ms 10 --step-per-seq-us 50",
+        "--prefill-tokens-per-s|missing",
+    ),
+    "no prefill": (
+        "--engine simulated --prefill-tokens-per-s 0 --step-base-ms 10 --step-per-seq-us 50",
+        "--prefill-tokens-per-s|0.0|not above 0",
+    ),
+    "simulated step below 0": (
+        "--engine simulated --prefill-tokens-per-s 9 --step-base-ms -1 --step-per-seq-us 50",
+        "--step-base-ms|-1.0|below 0",
+    ),
+    "simulated request of nan": (
+        "--engine simulated --prefill-tokens-per-s 9 --step-base-ms 1 --step-per-seq-us nan",
+        "--step-per-seq-us|nan|finite",
+    ),
 }
 
 

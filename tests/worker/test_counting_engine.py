@@ -1,78 +1,21 @@
 """The counting engine's answers, each written out by hand from the module's rule."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import pytest
 
 from protos import worker_pb2 as pb
-from protos.frames import PromptColumns
+from tests.worker.asks import Ask, answer, rows_of, run, submit
 from worker.config import Parser
 from worker.counting_engine import CountingConfig, CountingEngine, add_flags
-from worker.engine import Step
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 END = 200_002
-_T = TypeVar("_T")
-
-
-class Ask(NamedTuple):
-    """One request."""
-
-    prompt: Sequence[int]
-    budget: int = 100
-    produced: int = 0
-
-
-def run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine to its end within 20 s."""
-    return asyncio.run(asyncio.wait_for(work, 20))
 
 
 def engine(max_num_seqs: int = 256) -> CountingEngine:
     """Make an engine whose steps take no time."""
     return CountingEngine(CountingConfig(step_ms=0, max_num_seqs=max_num_seqs))
-
-
-def submit(to: CountingEngine, asks: dict[int, Ask]) -> None:
-    """Submit requests by name in one message."""
-    to.submit(
-        PromptColumns(
-            requests=np.array(list(asks), np.uint64),
-            prompt_lens=np.array([len(ask.prompt) for ask in asks.values()], np.uint32),
-            prompt_tokens=np.array([token for ask in asks.values() for token in ask.prompt], np.int32),
-            max_new_tokens=np.array([ask.budget for ask in asks.values()], np.uint32),
-            produced=np.array([ask.produced for ask in asks.values()], np.uint32),
-        )
-    )
-
-
-def rows_of(step: Step) -> dict[int, list[int]]:
-    """Split a step into tokens by request; two rows of one request fail."""
-    names, counts = step.columns.requests.tolist(), step.columns.counts
-    lens = [1] * len(names) if counts is None else counts.tolist()
-    assert len(names) == len(set(names))
-    assert sum(lens) == len(step.columns.tokens)
-    tokens = iter(step.columns.tokens.tolist())
-    return {name: [next(tokens) for _ in range(length)] for name, length in zip(names, lens, strict=True)}
-
-
-async def answer(to: CountingEngine, num_requests: int) -> dict[int, tuple[list[int], int]]:
-    """Step until so many requests have ended; returns tokens and reason by name."""
-    tokens: dict[int, list[int]] = {}
-    ended: dict[int, tuple[list[int], int]] = {}
-    while len(ended) < num_requests:
-        step = await to.step()
-        for name, new in rows_of(step).items():
-            assert name not in ended
-            tokens.setdefault(name, []).extend(new)
-        rows, reasons = step.columns.finished_rows.tolist(), step.columns.finish_reasons.tolist()
-        for row, reason in zip(rows, reasons, strict=True):
-            name = int(step.columns.requests[row])
-            ended[name] = (tokens[name], reason)
-    return ended
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from protos import worker_pb2 as pb
 from protos.frames import TokenColumns, unpack_tokens
 from worker.engine import Step
-from worker.outbox import Outbox, merge
+from worker.outbox import Outbox
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 HOUR_NS = 3_600_000_000_000
@@ -79,75 +77,6 @@ async def assert_silent(outbox: Outbox) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await outbox.next()
-
-
-def test_merging_keeps_each_request_in_order() -> None:
-    """Three steps of three requests become one row each, oldest tokens first, with their ends and reasons."""
-    merged = merge(
-        [
-            columns([(9, [1]), (5, [2]), (7, [3])]),
-            columns([(7, [4, 5]), (9, []), (5, [6])], {9: STOP}),
-            columns([(5, [7]), (7, [8])], {7: LENGTH}),
-        ]
-    )
-    assert rows_of(merged) == {9: [1], 5: [2, 6, 7], 7: [3, 4, 5, 8]}
-    assert ends_of(merged) == {9: STOP, 7: LENGTH}
-
-
-def test_merging_keeps_an_answer_without_tokens() -> None:
-    """A request that ends with 0 tokens has a row of count 0 after the merge, also as its only row."""
-    merged = merge([columns([(5, [1])]), columns([(4, [])], {4: STOP})])
-    assert rows_of(merged) == {5: [1], 4: []}
-    assert ends_of(merged) == {4: STOP}
-    merged = merge([columns([]), columns([(4, [])], {4: STOP})])
-    assert rows_of(merged) == {4: []}
-
-
-def test_merging_one_step_changes_nothing() -> None:
-    """A single step is its own merge, counts left out included."""
-    step = columns([(5, [1]), (3, [2])], {3: STOP})
-    assert merge([step]) is step
-
-
-def test_merging_finds_all_ones_again() -> None:
-    """Steps of different requests with a token each need no counts."""
-    assert merge([columns([(5, [1])]), columns([(3, [2])])]).counts is None
-
-
-ANSWERS = st.lists(
-    st.tuples(st.lists(st.integers(0, 9), max_size=6), st.sampled_from([STOP, LENGTH])),
-    min_size=1,
-    max_size=5,
-)
-
-
-@settings(deadline=None, derandomize=True, max_examples=150)
-@given(ANSWERS, st.data())
-def test_any_steps_merge_to_the_answers(answers: list[tuple[list[int], int]], data: st.DataObject) -> None:
-    """However answers are cut into steps, their merge gives back every answer and its reason."""
-    left = {name << 32 | name: list(tokens) for name, (tokens, _) in enumerate(answers)}
-    reasons = {name << 32 | name: reason for name, (_, reason) in enumerate(answers)}
-    steps: list[TokenColumns] = []
-    whole = {name: list(tokens) for name, tokens in left.items()}
-    while left:
-        rows, ends = [], {}
-        for name in data.draw(st.permutations(sorted(left))):
-            num = data.draw(st.integers(0, len(left[name])))
-            new, left[name] = left[name][:num], left[name][num:]
-            if not left[name] and data.draw(st.booleans()):
-                ends[name] = reasons[name]
-                del left[name]
-            if new or name in ends:
-                rows.append((name, new))
-        steps.append(columns(rows, ends))
-        if not rows:
-            name, tokens = left.popitem()
-            steps.append(columns([(name, tokens)], {name: reasons[name]}))
-    merged = merge(steps)
-    assert whole == rows_of(merged)
-    assert reasons == ends_of(merged)
-    ends_column = merged.finished_rows.tolist()
-    assert ends_column == sorted(ends_column)
 
 
 def test_a_first_token_or_an_end_leaves_at_once() -> None:

@@ -1,0 +1,102 @@
+"""Merging steps: each request has one row, its tokens in order, and its end."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from protos.frames import TokenColumns
+from tests.worker.test_outbox import LENGTH, STOP, columns, ends_of, rows_of
+from worker.outbox import merge
+
+
+def test_merging_keeps_each_request_in_order() -> None:
+    """Three steps of three requests become one row each, oldest tokens first, with their ends and reasons."""
+    merged = merge(
+        [
+            columns([(9, [1]), (5, [2]), (7, [3])]),
+            columns([(7, [4, 5]), (9, []), (5, [6])], {9: STOP}),
+            columns([(5, [7]), (7, [8])], {7: LENGTH}),
+        ]
+    )
+    assert rows_of(merged) == {9: [1], 5: [2, 6, 7], 7: [3, 4, 5, 8]}
+    assert ends_of(merged) == {9: STOP, 7: LENGTH}
+
+
+def test_merging_keeps_an_answer_without_tokens() -> None:
+    """A request that ends with 0 tokens has a row of count 0 after the merge, also as its only row."""
+    merged = merge([columns([(5, [1])]), columns([(4, [])], {4: STOP})])
+    assert rows_of(merged) == {5: [1], 4: []}
+    assert ends_of(merged) == {4: STOP}
+    merged = merge([columns([]), columns([(4, [])], {4: STOP})])
+    assert rows_of(merged) == {4: []}
+
+
+def test_merging_one_step_changes_nothing() -> None:
+    """A single step is its own merge, counts left out included."""
+    step = columns([(5, [1]), (3, [2])], {3: STOP})
+    assert merge([step]) is step
+
+
+def test_merging_steps_of_the_same_requests_keeps_their_order() -> None:
+    """Three steps of the same two rows: each request's tokens in order, the last step's end on its row."""
+    rows = [[(9, [1]), (5, [2])], [(9, [3]), (5, [4])], [(9, [5]), (5, [6])]]
+    merged = merge([columns(rows[0]), columns(rows[1]), columns(rows[2], {5: STOP})])
+    assert rows_of(merged) == {9: [1, 3, 5], 5: [2, 4, 6]}
+    assert ends_of(merged) == {5: STOP}
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        columns([(5, [4]), (9, [3])]),  # another order
+        columns([(9, [3, 7]), (5, [])]),  # as many tokens, but not one each
+        columns([(9, [3]), (6, [4])]),  # another request
+    ],
+)
+def test_merging_steps_of_as_many_tokens_does_not_mix_them(second: TokenColumns) -> None:
+    """Steps that only look alike give each request what is its own."""
+    expected = {9: [1], 5: [2]}
+    for name, tokens in rows_of(second).items():
+        expected[name] = expected.get(name, []) + tokens
+    assert expected == rows_of(merge([columns([(9, [1]), (5, [2])]), second]))
+
+
+def test_merging_finds_all_ones_again() -> None:
+    """Steps of different requests with a token each need no counts."""
+    assert merge([columns([(5, [1])]), columns([(3, [2])])]).counts is None
+
+
+ANSWERS = st.lists(
+    st.tuples(st.lists(st.integers(0, 9), max_size=6), st.sampled_from([STOP, LENGTH])),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(ANSWERS, st.data())
+def test_any_steps_merge_to_the_answers(answers: list[tuple[list[int], int]], data: st.DataObject) -> None:
+    """However answers are cut into steps, their merge gives back every answer and its reason."""
+    left = {name << 32 | name: list(tokens) for name, (tokens, _) in enumerate(answers)}
+    reasons = {name << 32 | name: reason for name, (_, reason) in enumerate(answers)}
+    steps: list[TokenColumns] = []
+    whole = {name: list(tokens) for name, tokens in left.items()}
+    while left:
+        rows, ends = [], {}
+        for name in data.draw(st.permutations(sorted(left))):
+            num = data.draw(st.integers(0, len(left[name])))
+            new, left[name] = left[name][:num], left[name][num:]
+            if not left[name] and data.draw(st.booleans()):
+                ends[name] = reasons[name]
+                del left[name]
+            if new or name in ends:
+                rows.append((name, new))
+        steps.append(columns(rows, ends))
+        if not rows:
+            name, tokens = left.popitem()
+            steps.append(columns([(name, tokens)], {name: reasons[name]}))
+    merged = merge(steps)
+    assert whole == rows_of(merged)
+    assert reasons == ends_of(merged)
+    ends_column = merged.finished_rows.tolist()
+    assert ends_column == sorted(ends_column)
