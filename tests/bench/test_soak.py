@@ -85,7 +85,8 @@ def test_a_short_soak_is_exact(tmp_path: Path) -> None:
     checks.pop("memory")
     assert all(checks.values()), done.stdout
     assert ["exit code", "exact tokens", "kills seen", "taken back", "descriptors"] == list(checks)
-    assert len(record["kills"]) == len(record["losses"]) >= 1
+    # The last kill may come when the last answer has.
+    assert len(record["kills"]) >= len(record["losses"]) >= 1
     assert all(sample["rss_kib"] > 0 and sample["fds"] > 0 for sample in record["samples"])
 
 
@@ -107,6 +108,14 @@ def test_growth_after_the_warm_up_fails() -> None:
     assert ["descriptors"] == failed(leftover([100_000] * 20, [20] * 10 + [25] * 10, [loss()]))
     warm = [100_000] * 4 + [200_000] * 16
     assert [] == failed(leftover(warm, [20] * 4 + [99] * 16, [loss()]))
+
+
+def test_records_of_queries_are_no_leak() -> None:
+    """256,000 queries, 0.75 of them after the warm-up, keep 183 bytes each: 34,312 KiB of growth are theirs."""
+    for grown_kib, verdict in ((34_312 + 10_000, []), (34_312 + 10_500, ["memory"])):
+        rss = [100_000] * 10 + [100_000 + grown_kib] * 10
+        left = leftover(rss, [20] * 20, [loss()], num=1_000)
+        assert verdict == [name for name in failed(left) if name == "memory"]
 
 
 def test_a_kill_must_be_seen_and_answers_must_be_whole() -> None:
