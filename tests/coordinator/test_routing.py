@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.routing import WorkerLoad, deal, least_loaded, offline_order, share, window
+from coordinator.routing import WorkerLoad, deal, least_loaded, offline_order, share
 
 MODEL = settings(deadline=None, derandomize=True, max_examples=150)
 small = st.integers(0, 40)
@@ -110,14 +110,6 @@ def test_the_offline_order_never_crosses_a_copy(lens: list[int], block_len: int)
     for start in range(0, len(lens), block_len):
         block = [lens[row] for row in order[start : start + block_len]]
         assert sorted(block, reverse=True) == block
-
-
-@pytest.mark.parametrize(
-    "max_num_seqs, expected", [(1, 2), (7, 8), (8, 9), (16, 18), (256, 288), (1024, 1152)]
-)
-def test_a_window_is_the_running_slots_and_an_eighth(max_num_seqs: int, expected: int) -> None:
-    """An Offline window holds the running slots and an eighth of them, at least one, to follow."""
-    assert expected == window(max_num_seqs)
 
 
 @pytest.mark.parametrize(
