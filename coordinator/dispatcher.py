@@ -196,7 +196,7 @@ class Dispatcher:
             while True:
                 await asyncio.sleep(BEAT_INTERVAL_S)
                 self.fleet.look()
-                self.flow.look()
+                self.flow.look(time.monotonic_ns())
                 self._look_for_overdue()
                 num_looks += 1
                 if num_looks % LOOKS_PER_FLUSH == 0:

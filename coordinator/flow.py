@@ -121,11 +121,11 @@ class Flow:
         if len(arrivals.first_slots) or len(arrivals.finished_slots):
             link.stream.counts.report_delays_ns.append(time.monotonic_ns() - columns.produced_ns)
 
-    def look(self) -> None:
-        """Measure every worker and divide what waits anew; called each BEAT_INTERVAL_S."""
+    def look(self, now_ns: int) -> None:
+        """Measure every worker and divide what waits anew; called each BEAT_INTERVAL_S, never per frame."""
         live = [link for link in self._links if link.live]
         for link in live:
-            link.measure()
+            link.measure(now_ns)
         if self._sut.reports_first_tokens:
             for link, speed in zip(live, relative_speeds([link.pace for link in live]), strict=True):
                 link.speed = speed

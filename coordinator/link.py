@@ -1,7 +1,5 @@
 """The coordinator's end of one worker: its address over the whole run, and the streams to it."""
 
-import time
-
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -88,13 +86,13 @@ class Link:
         self._num_finished += num_finished
         self._most_finished = max(self._most_finished, num_finished)
 
-    def measure(self) -> None:
+    def measure(self, now_ns: int) -> None:
         """Bring the pace up to date; called each BEAT_INTERVAL_S."""
         counts = self.stream.counts
         delays_ns = counts.report_delays_ns[self._num_delays :]
         way_ns = max(delays_ns, default=0) + counts.clock_offset_ns if delays_ns else 0
         reading = Reading(
-            at_ns=time.monotonic_ns(),
+            at_ns=now_ns,
             num_tokens=counts.num_tokens,
             num_finished=self._num_finished,
             outstanding=self.outstanding,
