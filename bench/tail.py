@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--replicas", type=int, default=72, help="replicas of the fleet")
     parser.add_argument("--beside", type=int, default=8, help="replicas of the small fleet beside it")
     parser.add_argument("--samples-per-replica", type=float, default=7_195.5, help="of both fleets")
-    parser.add_argument("--spread", type=float, default=0.15, help="fastest over slowest speed, less 1")
+    parser.add_argument("--spread", type=float, default=0.15, help="fastest less slowest speed, around 1")
     parser.add_argument("--seeds", type=int, default=5, help="draws of all answer lengths")
     parser.add_argument("--continue-over", type=float, default=1.1, help="fill that gives requests away")
     parser.add_argument("--prompt-tokens", type=int, default=1_000, help="of a request that is continued")

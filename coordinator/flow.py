@@ -187,7 +187,10 @@ class Flow:
             self.keep_answers()
 
     def _push(self, live: list[Link]) -> None:
-        """Server: every request goes out at once, to the least loaded worker."""
+        """Server: every request goes out at once, to the least loaded worker.
+
+        Those that still queue elsewhere when a worker comes back stay where they are.
+        """
         while self.continuations:
             fitting = [link for link in live if self.continuations.next_fits(link)] or live
             self._continue(fitting[routing.least_loaded([k.load for k in fitting])], 1, alone=fitting is live)

@@ -90,7 +90,7 @@ class Link:
         """Bring the pace up to date; called each BEAT_INTERVAL_S."""
         counts = self.stream.counts
         delays_ns = counts.report_delays_ns[self._num_delays :]
-        way_ns = max(delays_ns, default=0) + counts.clock_offset_ns if delays_ns else 0
+        way_ns = max(delays_ns) + counts.clock_offset_ns if delays_ns else 0
         reading = Reading(
             at_ns=now_ns,
             num_tokens=counts.num_tokens,
