@@ -64,11 +64,8 @@ def ours(
             paces[k] = pace.measure(paces[k], readings[k], now, cost.max_num_seqs)
             windows[k] = cost.max_num_seqs + pace.prefetch(paces[k], cost.max_num_seqs)
             readings[k] = now
-        finished = sum(replica.num_finished for replica in replicas)
-        tokens = sum(replica.num_tokens for replica in replicas)
         rates = np.array([p.full_tokens_per_s for p in paces])
-        mean = tokens / finished if finished else 0.0
-        allowed[:] = routing.allowances(len(rest), slots, rates, mean, last_over_mean).tolist()
+        allowed[:] = routing.allowances(len(rest), slots, rates, last_over_mean).tolist()
         for k in range(len(replicas)):
             refill(k, at_s)
 

@@ -200,12 +200,10 @@ class Flow:
 
     def _divide(self, live: list[Link]) -> None:
         """Offline: say how much of what waits each worker may take, so that all finish together."""
-        num_done = self._ledger.num_done
         parts = routing.allowances(
             len(self._backlog),
             np.array([link.info.max_num_seqs for link in live], np.int64),
             np.array([link.pace.full_tokens_per_s for link in live]),
-            self._ledger.num_tokens / num_done if num_done else 0.0,
         )
         for link, part in zip(live, parts.tolist(), strict=True):
             link.allowance = part

@@ -57,47 +57,46 @@ def ceiling(outstanding: int, window: int, allowance: int) -> int:
 
 
 def allowances(
-    num_requests: int,
-    slots: Ints,
-    tokens_per_s: Floats,
-    mean_answer_tokens: float,
-    last_over_mean: float = LAST_OVER_MEAN,
+    num_requests: int, slots: Ints, tokens_per_s: Floats, last_over_mean: float = LAST_OVER_MEAN
 ) -> Ints:
     """Divide the requests that wait, so that workers of unequal speed finish together.
 
     A worker that has taken its last request still has full slots to empty, which takes a slow one longer: it
-    must stop taking earlier. Emptying is expected to take LAST_OVER_MEAN mean answers at the worker's speed
-    with full slots. No length of a single answer enters.
+    must stop taking earlier. Full slots count as `last_over_mean` times as many requests. Answer lengths do
+    not enter: their mean is the same for all workers, and drops out.
 
     Args:
         num_requests: Requests that no worker has yet.
         slots: (W,) requests each runs at once.
         tokens_per_s: (W,) measured with full slots; where it is 0, the mean of the others by slots is taken.
-        mean_answer_tokens: Tokens received per finished request so far; 0 before the first.
-        last_over_mean: See LAST_OVER_MEAN.
+        last_over_mean: Time in which full slots empty, in mean answers at full speed.
 
     Returns:
         (W,) new requests that each may take; their sum is num_requests, or NO_LIMIT each where nothing is
         measured.
     """
     measured = tokens_per_s > 0
-    if not mean_answer_tokens or not measured.any():
+    if not measured.any():
         return np.full(len(slots), NO_LIMIT)
     mean_rate = tokens_per_s[measured].sum() / slots[measured].sum()
     rates = np.where(measured, tokens_per_s, mean_rate * slots)
-    requests_per_s = rates / mean_answer_tokens
-    emptying_s = last_over_mean * slots / requests_per_s
-    parts = requests_per_s * np.maximum(_end_s(num_requests, requests_per_s, emptying_s) - emptying_s, 0)
-    return _whole(parts, num_requests)
+    held = last_over_mean * slots
+    return _whole(np.maximum(rates * _end(num_requests, rates, held) - held, 0), num_requests)
 
 
-def _end_s(num_requests: int, requests_per_s: Floats, emptying_s: Floats) -> float:
-    """Find when all finish, if each takes requests until its slots can just be emptied by then."""
-    order = np.argsort(emptying_s)
-    rates = np.cumsum(requests_per_s[order])
-    ends = (num_requests + np.cumsum((requests_per_s * emptying_s)[order])) / rates
-    # The slowest take none as long as the others are done before they could be.
-    num_takers = int(np.argmax(np.append(emptying_s[order][1:], np.inf) >= ends)) + 1
+def _end(num_requests: int, rates: Floats, held: Floats) -> float:
+    """Find when all finish, if those take requests that can finish them by then.
+
+    Args:
+        num_requests: To be divided.
+        rates: (W,) speeds, in any unit of requests by time.
+        held: (W,) requests that each has before.
+    """
+    own_ends = held / rates
+    order = np.argsort(own_ends)
+    ends = (num_requests + np.cumsum(held[order])) / np.cumsum(rates[order])
+    # The next slower one takes none when the others are done before it has finished what it holds.
+    num_takers = int(np.argmax(np.append(own_ends[order][1:], np.inf) >= ends)) + 1
     return float(ends[num_takers - 1])
 
 

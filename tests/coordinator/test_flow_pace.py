@@ -6,10 +6,10 @@ from tests.coordinator.test_flow import Ways
 
 
 def test_offline_a_slow_worker_stops_in_time_and_is_never_idle() -> None:
-    """At 80 and 8 requests/s slots empty in 0.15 and 1.5 s; the fast one does all 41 that wait in 0.7 s."""
+    """At a tenth of the speed it would need longer for its slots than the fast one for all 41 that wait."""
     ways = Ways(False, 8, 8)
     ways.issue(*range(60))
-    ways.finish(0, 1)  # one token a request so far
+    ways.finish(0, 1)
     for link, rate in zip(ways.links, (80.0, 8.0), strict=True):
         link.pace = Pace(full_tokens_per_s=rate)
     ways.flow.look(1)
