@@ -80,7 +80,7 @@ def allowances(
         return np.full(len(slots), NO_LIMIT)
     mean_rate = tokens_per_s[measured].sum() / slots[measured].sum()
     rates = np.where(measured, tokens_per_s, mean_rate * slots)
-    held = last_over_mean * slots
+    held = slots.astype(np.float64) * last_over_mean
     return _whole(np.maximum(rates * _end(num_requests, rates, held) - held, 0), num_requests)
 
 
