@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     ratios = _ratios(rows, args.replicas, args.beside)
     for (policy, spread), ratio in ratios.items():
         say(
-            f"{policy:<18} spread {spread:>4.0%}: a replica of {args.replicas} replicas does {ratio:.2%} "
+            f"{policy:<18} spread {spread:>4.0%}: one of {args.replicas} replicas does {ratio:.2%} "
             f"of one of {args.beside}"
         )
     flags = {name: str(value) for name, value in vars(args).items()}
