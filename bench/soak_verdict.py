@@ -127,8 +127,8 @@ def _memory(left: Leftover, kept: list[Sample]) -> Check:
     bound_kib = max(MAX_GROWTH * rss.first, MAX_GROWTH_KIB)
     records_kib = _records_kib(left, kept)
     seen = (
-        f"RSS {rss.first / 1024:.1f} -> {rss.last / 1024:.1f} MiB, {rss.total:+.0f} KiB, {records_kib:.0f} of "
-        f"them records of queries, {rss.total - records_kib:+.0f} not (bound {bound_kib:.0f}); "
+        f"RSS {rss.first / 1024:.1f} -> {rss.last / 1024:.1f} MiB, {rss.total:+.0f} KiB, "
+        f"{records_kib:.0f} of them records of queries, {rss.total - records_kib:+.0f} not (bound {bound_kib:.0f}); "
         f"slope {rss.per_minute:+.1f} KiB/min, most {rss.highest / 1024:.1f} MiB"
     )
     return Check("memory", rss.total - records_kib < bound_kib, seen)

@@ -190,12 +190,13 @@ class Dispatcher:
         return spec_hash
 
     async def _look(self, flush: Callable[[], None]) -> None:
-        """Once a second: the fleet as a whole, and queries that take too long."""
+        """Once a second: the fleet as a whole, how fast its workers are, and queries that take too long."""
         num_looks = 0
         try:
             while True:
                 await asyncio.sleep(BEAT_INTERVAL_S)
                 self.fleet.look()
+                self.flow.look(time.monotonic_ns())
                 self._look_for_overdue()
                 num_looks += 1
                 if num_looks % LOOKS_PER_FLUSH == 0:

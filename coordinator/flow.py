@@ -13,6 +13,7 @@ from coordinator.backlog import Backlog
 from coordinator.continuation import Continuations, without
 from coordinator.ledger import Ledger, Slots
 from coordinator.link import Link
+from coordinator.pace import relative_speeds
 from protos import worker_pb2 as pb
 from protos.frames import FrameError, PromptColumns, TokenColumns, TokenIds
 from sut.dataset import Dataset
@@ -115,10 +116,22 @@ class Flow:
             self._sut.first_tokens(self._ledger.loadgen_ids(slots), self._ledger.addresses(slots))
         if len(arrivals.finished_slots):
             self._finish(arrivals.finished_slots, arrivals.finish_reasons, now_ns)
-            link.stream.outstanding -= len(arrivals.finished_slots)
-            self.dispatch()
+            link.end(len(arrivals.finished_slots))
+            self._refill(link)
         if len(arrivals.first_slots) or len(arrivals.finished_slots):
             link.stream.counts.report_delays_ns.append(time.monotonic_ns() - columns.produced_ns)
+
+    def look(self, now_ns: int) -> None:
+        """Measure every worker and divide what waits anew; called each BEAT_INTERVAL_S, never per frame."""
+        live = [link for link in self._links if link.live]
+        for link in live:
+            link.measure(now_ns)
+        if self._sut.reports_first_tokens:
+            for link, speed in zip(live, relative_speeds([link.pace for link in live]), strict=True):
+                link.speed = speed
+        elif self._backlog:
+            self._divide(live)
+            self.dispatch()
 
     def keep_answers(self) -> None:
         """Hand over the answers that have finished since the last time; a copy of each alone costs more."""
@@ -174,7 +187,10 @@ class Flow:
             self.keep_answers()
 
     def _push(self, live: list[Link]) -> None:
-        """Server: every request goes out at once, to the least loaded worker."""
+        """Server: every request goes out at once, to the least loaded worker.
+
+        Those that still queue elsewhere when a worker comes back stay where they are.
+        """
         while self.continuations:
             fitting = [link for link in live if self.continuations.next_fits(link)] or live
             self._continue(fitting[routing.least_loaded([k.load for k in fitting])], 1, alone=fitting is live)
@@ -182,28 +198,50 @@ class Flow:
             link = live[routing.least_loaded([k.load for k in live])]
             self._start(link, *self._backlog.take(1))
 
+    def _divide(self, live: list[Link]) -> None:
+        """Offline: say how much of what waits each worker may take, so that all finish together."""
+        parts = routing.allowances(
+            len(self._backlog),
+            np.array([link.info.max_num_seqs for link in live], np.int64),
+            np.array([link.pace.full_tokens_per_s for link in live]),
+        )
+        for link, part in zip(live, parts.tolist(), strict=True):
+            link.allowance = part
+
+    def _refill(self, link: Link) -> None:
+        """Use the room that a frame made: others have none, unless requests wait that lost their worker."""
+        if self._failed or self.continuations or self._sut.reports_first_tokens:
+            self.dispatch()
+        elif room := min(max(link.ceiling - link.outstanding, 0), len(self._backlog)):
+            self._give(link, *self._backlog.take(room))
+
     def _pull(self, live: list[Link]) -> None:
         """Offline: each worker's window is filled, the rest stays here."""
-        windows = np.array([routing.window(link.info.max_num_seqs) for link in live])
         if self.continuations:
-            self._pull_continued(live, windows.tolist())
+            self._pull_continued(live)
         outstanding = np.array([link.outstanding for link in live])
-        shares = routing.share(outstanding, windows, len(self._backlog))
+        ceilings = np.array([link.ceiling for link in live])
+        shares = routing.share(outstanding, ceilings, len(self._backlog))
         if not shares.any():
             return
         ids, samples, issued_ns = self._backlog.take(int(shares.sum()))
         workers = routing.deal(shares)
         for index in np.flatnonzero(shares):
             rows = workers == index
-            self._start(live[index], ids[rows], samples[rows], issued_ns[rows])
+            self._give(live[index], ids[rows], samples[rows], issued_ns[rows])
 
-    def _pull_continued(self, live: list[Link], windows: list[int]) -> None:
+    def _pull_continued(self, live: list[Link]) -> None:
         """Spread requests that lost their worker: first evenly, then wherever there is room."""
-        order = sorted(zip(live, windows, strict=True), key=lambda pair: pair[0].outstanding)
+        order = sorted(live, key=lambda link: link.outstanding)
         for most in (-(-len(self.continuations) // len(live)), len(self.continuations)):
-            for link, window in order:
-                room = max(window - link.outstanding, 0)
+            for link in order:
+                room = max(link.window - link.outstanding, 0)
                 self._continue(link, min(most, room), alone=len(live) == 1)
+
+    def _give(self, link: Link, ids: NDArray[np.uint64], samples: Ints, issued_ns: Ints) -> None:
+        """Give a worker a part of what waits."""
+        link.allowance = max(link.allowance - len(ids), 0)
+        self._start(link, ids, samples, issued_ns)
 
     def _start(self, link: Link, ids: NDArray[np.uint64], samples: Ints, issued_ns: Ints) -> None:
         """Give new requests to a worker."""

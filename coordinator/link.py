@@ -4,7 +4,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.access import Access
-from coordinator.routing import WorkerLoad
+from coordinator.pace import Pace, Reading, measure, prefetch
+from coordinator.routing import NO_LIMIT, WorkerLoad, ceiling
 from coordinator.stream import CALL_TIMEOUT_S, Stream
 from coordinator.stream_counts import StreamCounts
 from protos import worker_pb2 as pb
@@ -40,6 +41,16 @@ class Link:
         self.moved: set[int] = set()
         """Names of requests that were taken from the present stream; their late tokens are dropped."""
         self.num_dropped_tokens = 0
+        self.pace = Pace()
+        """Measured on the present stream."""
+        self.speed = 1.0
+        """Server: tokens/s of each request, relative to the fleet."""
+        self.allowance = NO_LIMIT
+        """Offline: new requests it may still take until the next beat; see routing.allowances."""
+        self._num_finished = 0
+        self._most_finished = 0
+        self._num_delays = 0
+        self._reading: Reading | None = None
         self._channel = self._connect()
 
     @property
@@ -56,7 +67,42 @@ class Link:
     @property
     def load(self) -> WorkerLoad:
         """What dispatch needs to know."""
-        return WorkerLoad(self.waiting_prefill_tokens, self.outstanding, self.last_prompt_ns)
+        return WorkerLoad(self.waiting_prefill_tokens, self.outstanding / self.speed, self.last_prompt_ns)
+
+    @property
+    def window(self) -> int:
+        """Most Offline requests the worker may hold: its running slots, and what follows them."""
+        slots = self.info.max_num_seqs
+        return slots + prefetch(self.pace, slots)
+
+    @property
+    def ceiling(self) -> int:
+        """Most Offline requests it may hold now: its window, shrunk when the rest is divided."""
+        return ceiling(self.outstanding, self.window, self.allowance)
+
+    def end(self, num_finished: int) -> None:
+        """Count requests that one frame ended."""
+        self.stream.outstanding -= num_finished
+        self._num_finished += num_finished
+        self._most_finished = max(self._most_finished, num_finished)
+
+    def measure(self, now_ns: int) -> None:
+        """Bring the pace up to date; called each BEAT_INTERVAL_S."""
+        counts = self.stream.counts
+        delays_ns = counts.report_delays_ns[self._num_delays :]
+        way_ns = max(delays_ns) + counts.clock_offset_ns if delays_ns else 0
+        reading = Reading(
+            at_ns=now_ns,
+            num_tokens=counts.num_tokens,
+            num_finished=self._num_finished,
+            outstanding=self.outstanding,
+            most_finished=self._most_finished,
+            refill_s=(max(way_ns, 0) + counts.round_trip_ns) / 1e9,
+        )
+        if self._reading is not None:
+            self.pace = measure(self.pace, self._reading, reading, self.info.max_num_seqs)
+        self._reading, self._most_finished = reading, 0
+        self._num_delays = len(counts.report_delays_ns)
 
     async def probe(self) -> str:
         """Ask once whether the worker is ready, and fetch its info when it is.
@@ -90,10 +136,7 @@ class Link:
         except BaseException:
             stream.cancel()
             raise
-        self._stream = stream
-        self.streams.append(stream.counts)
-        self.moved.clear()
-        self.waiting_prefill_tokens = 0
+        self._begin(stream)
         return opened
 
     async def reconnect(self) -> None:
@@ -109,6 +152,16 @@ class Link:
         if self._stream is not None:
             self._stream.cancel()
         await self._channel.close(grace=None)
+
+    def _begin(self, stream: Stream) -> None:
+        """Forget the stream before: what answers now may be another process, of another speed."""
+        self._stream = stream
+        self.streams.append(stream.counts)
+        self.moved.clear()
+        self.waiting_prefill_tokens = 0
+        self.pace, self.speed, self.allowance = Pace(), 1.0, NO_LIMIT
+        self._num_finished = self._most_finished = self._num_delays = 0
+        self._reading = None
 
     def _connect(self) -> grpc.aio.Channel:
         return self._access.channel(self.address, CHANNEL_OPTIONS)

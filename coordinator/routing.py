@@ -6,6 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+NO_LIMIT = 2**31
+"""An allowance that never binds."""
+LAST_OVER_MEAN = 1.5
+"""Time in which full slots empty, in mean answers at full speed; from 1 to 2.5 bench.tail gains by it."""
 
 
 class WorkerLoad(NamedTuple):
@@ -13,8 +18,8 @@ class WorkerLoad(NamedTuple):
 
     waiting_prefill_tokens: int
     """Prompt tokens of requests that have no first token yet."""
-    outstanding: int
-    """Requests sent and not finished."""
+    outstanding: float
+    """Requests sent and not finished, over the worker's relative speed."""
     last_prompt_ns: int
     """When it got its last prompt."""
 
@@ -37,9 +42,70 @@ def offline_order(prompt_lens: Ints, block_len: int) -> Ints:
     return order
 
 
-def window(max_num_seqs: int) -> int:
-    """Compute how many Offline requests a worker may hold: its running slots, and an eighth to follow."""
-    return max_num_seqs + max(max_num_seqs // 8, 1)
+def ceiling(outstanding: int, window: int, allowance: int) -> int:
+    """Compute how many Offline requests a worker may hold now.
+
+    Never more than its window, and no more new ones than its part of the rest allows. It may always hold one:
+    no worker is idle while requests wait, whatever was measured.
+
+    Args:
+        outstanding: What it holds.
+        window: Its running slots and prefetch.
+        allowance: New requests that it may still take, see `allowances`.
+    """
+    return min(window, max(outstanding + allowance, 1))
+
+
+def allowances(
+    num_requests: int, slots: Ints, tokens_per_s: Floats, last_over_mean: float = LAST_OVER_MEAN
+) -> Ints:
+    """Divide the requests that wait, so that workers of unequal speed finish together.
+
+    A worker that has taken its last request still has full slots to empty, which takes a slow one longer: it
+    must stop taking earlier. Full slots count as `last_over_mean` times as many requests. Answer lengths do
+    not enter: their mean is the same for all workers, and drops out.
+
+    Args:
+        num_requests: Requests that no worker has yet.
+        slots: (W,) requests each runs at once.
+        tokens_per_s: (W,) measured with full slots; where it is 0, the mean of the others by slots is taken.
+        last_over_mean: Time in which full slots empty, in mean answers at full speed.
+
+    Returns:
+        (W,) new requests that each may take; their sum is num_requests, or NO_LIMIT each where nothing is
+        measured.
+    """
+    measured = tokens_per_s > 0
+    if not measured.any():
+        return np.full(len(slots), NO_LIMIT)
+    mean_rate = tokens_per_s[measured].sum() / slots[measured].sum()
+    rates = np.where(measured, tokens_per_s, mean_rate * slots)
+    held = slots.astype(np.float64) * last_over_mean
+    return _whole(np.maximum(rates * _end(num_requests, rates, held) - held, 0), num_requests)
+
+
+def _end(num_requests: int, rates: Floats, held: Floats) -> float:
+    """Find when all finish, if those take requests that can finish them by then.
+
+    Args:
+        num_requests: To be divided.
+        rates: (W,) speeds, in any unit of requests by time.
+        held: (W,) requests that each has before.
+    """
+    own_ends = held / rates
+    order = np.argsort(own_ends)
+    ends = (num_requests + np.cumsum(held[order])) / np.cumsum(rates[order])
+    # The next slower one takes none when the others are done before it has finished what it holds.
+    num_takers = int(np.argmax(np.append(own_ends[order][1:], np.inf) >= ends)) + 1
+    return float(ends[num_takers - 1])
+
+
+def _whole(parts: Floats, total: int) -> Ints:
+    """Round parts, (W,), to whole numbers that sum to `total`: each is off by less than one."""
+    if not total:
+        return np.zeros(len(parts), np.int64)
+    ends = np.floor(np.cumsum(parts) * (total / parts.sum()) + 0.5).astype(np.int64)
+    return np.diff(ends, prepend=0)
 
 
 def share(outstanding: Ints, windows: Ints, num_requests: int) -> Ints:
@@ -87,7 +153,7 @@ def deal(shares: Ints) -> Ints:
 def least_loaded(loads: list[WorkerLoad]) -> int:
     """Choose the worker for one Server request.
 
-    Least waiting prefill, then fewest outstanding requests, then the longest since its last prompt: measured
-    against round robin and others, which collapse near full slots or with unequal workers.
+    Least waiting prefill, then fewest outstanding requests over its speed, then the longest since its last
+    prompt. Round robin and others collapse near full slots or with unequal workers.
     """
     return min(range(len(loads)), key=loads.__getitem__)

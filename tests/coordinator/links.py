@@ -63,13 +63,11 @@ class FakeLink(Link):
         """Begin a new stream, as after a reconnection."""
         self.sent = Sent()
         self._take(self.sent)
-        self.moved.clear()
         self.live = True
         return self.sent
 
     def _take(self, sent: Sent) -> None:
-        self._stream = sent  # type: ignore[assignment]
-        self.streams.append(sent.counts)
+        self._begin(sent)  # type: ignore[arg-type]
 
     def _connect(self) -> Any:
         return None

@@ -5,7 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.routing import WorkerLoad, deal, least_loaded, offline_order, share, window
+from coordinator.routing import (
+    NO_LIMIT,
+    WorkerLoad,
+    allowances,
+    ceiling,
+    deal,
+    least_loaded,
+    offline_order,
+    share,
+)
 
 MODEL = settings(deadline=None, derandomize=True, max_examples=150)
 small = st.integers(0, 40)
@@ -113,11 +122,53 @@ def test_the_offline_order_never_crosses_a_copy(lens: list[int], block_len: int)
 
 
 @pytest.mark.parametrize(
-    "max_num_seqs, expected", [(1, 2), (7, 8), (8, 9), (16, 18), (256, 288), (1024, 1152)]
+    "outstanding, window, allowance, expected",
+    [(5, 9, 2, 7), (5, 9, 10, 9), (5, 9, 0, 5), (0, 9, 0, 1), (12, 9, 0, 9), (0, 9, NO_LIMIT, 9)],
 )
-def test_a_window_is_the_running_slots_and_an_eighth(max_num_seqs: int, expected: int) -> None:
-    """An Offline window holds the running slots and an eighth of them, at least one, to follow."""
-    assert expected == window(max_num_seqs)
+def test_a_worker_holds_what_its_window_and_its_part_allow(
+    outstanding: int, window: int, allowance: int, expected: int
+) -> None:
+    """Neither window nor allowance is exceeded, but a worker may always hold one request."""
+    assert expected == ceiling(outstanding, window, allowance)
+
+
+@pytest.mark.parametrize(
+    "num_requests, slots, rates, expected",
+    [
+        (40, [10, 10], [100.0, 100.0], [20, 20]),
+        # Full slots count 15: 330 are divided as 220 and 110.
+        (300, [10, 10], [200.0, 100.0], [205, 95]),
+        (30, [10, 10], [200.0, 100.0], [25, 5]),  # 60 as 40 and 20
+        (10, [10, 10], [200.0, 100.0], [10, 0]),  # 40 would be 26.7 and 13.3, less than the 15 it has
+        (10, [10, 10], [100.0, 200.0], [0, 10]),
+        (30, [10, 20], [100.0, 0.0], [10, 20]),  # not measured: as fast by slots as the others
+        (7, [10, 10], [0.0, 0.0], [NO_LIMIT, NO_LIMIT]),
+        (0, [10, 10], [200.0, 100.0], [0, 0]),
+    ],
+)
+def test_what_waits_is_divided_so_that_all_finish_together(
+    num_requests: int, slots: list[int], rates: list[float], expected: list[int]
+) -> None:
+    """Slots and new requests together, slots 1.5 times, go by speed; who has more than that gets none."""
+    assert expected == allowances(num_requests, ints(*slots), np.array(rates)).tolist()
+
+
+@MODEL
+@given(
+    st.integers(0, 10_000),
+    st.lists(st.tuples(st.integers(1, 2000), st.floats(1, 1e5)), min_size=1, max_size=6),
+)
+def test_all_that_waits_is_divided_and_takers_finish_together(
+    num_requests: int, fleet: list[tuple[int, float]]
+) -> None:
+    """Parts are whole and sum to what waits; nobody with two or more ends later than another could begin."""
+    slots, rates = ints(*(s for s, _ in fleet)), np.array([r for _, r in fleet])
+    parts = allowances(num_requests, slots, rates)
+    assert (num_requests, True) == (parts.sum(), bool((parts >= 0).all()))
+    request_s = 1 / rates
+    ends_s = (parts + 1.5 * slots) * request_s
+    for taker in np.flatnonzero(parts >= 2):
+        assert (ends_s[taker] - request_s[taker] <= ends_s + request_s + 1e-6 * ends_s[taker]).all()
 
 
 @pytest.mark.parametrize(

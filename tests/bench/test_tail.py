@@ -1,0 +1,105 @@
+"""The virtual-time model of an Offline tail, against times computed by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.continuing import finish
+from bench.policies import POLICIES
+from bench.replicas import Cost, Replica, draw_answer_lens, spread_speeds
+from bench.tail import main
+
+# A step of n sequences takes 1 + n s at speed 1.
+COST = Cost(step_s=1.0, sequence_s=1.0, max_num_seqs=2, prefill_tokens_per_s=10.0)
+
+
+def ends(policy: str, answer_lens: list[int], speeds: list[float]) -> list[float]:
+    """Simulate; returns when each replica ends."""
+    replicas = POLICIES[policy](np.array(answer_lens), np.array(speeds), COST)
+    return [replica.empty() for replica in replicas]
+
+
+def test_a_replica_steps_all_that_run_and_starts_what_waits() -> None:
+    """2 and 3 tokens of 3 s a step; the third request starts at 6 s, both end at 9 and 9 + 2 x 2 s."""
+    replica = Replica(COST, 1.0)
+    for answer_len in (2, 3, 3):
+        replica.give(answer_len)
+    assert (3, 6.0) == (replica.outstanding, replica.next_end_s)
+    assert 13.0 == replica.empty()
+    assert (8.0, 3) == (replica.num_tokens, replica.num_finished)
+
+
+def test_fixed_parts_end_when_the_longest_does() -> None:
+    """Contiguous: 4 and 4, then 1, end at 12 + 2 s. Dealt: 4 and 1, then 1, at 3 + 3 + 2 x 2 s."""
+    assert [14.0, 5.0] == ends("static split", [4, 4, 1, 1, 1, 1], [1.0, 1.0])
+    assert [10.0, 10.0] == ends("round robin", [4, 4, 1, 1, 1, 1], [1.0, 1.0])
+    assert [28.0, 5.0] == ends("static split", [4, 4, 1, 1, 1, 1], [0.5, 1.0])
+
+
+def test_pull_gives_the_next_to_whoever_is_free() -> None:
+    """Replica 0 has 9 and 9; replica 1 ends 1 and 1 at 3 s and takes both that wait, for 3 s more."""
+    assert [27.0, 6.0] == ends("plain pull", [9, 1, 9, 1, 1, 1], [1.0, 1.0])
+
+
+def test_the_clairvoyant_starts_the_longest_first() -> None:
+    """4 and 1, then 1, end at 3 + 3 + 2 x 2 s; in order of issue 4 starts at 3 s and takes 4 x 2 s."""
+    assert 10.0 == max(ends("clairvoyant", [1, 1, 1, 1, 4], [1.0, 1.0]))
+    assert 11.0 == max(ends("plain pull", [1, 1, 1, 1, 4], [1.0, 1.0]))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_every_policy_runs_every_request_once(policy: str, spread: float) -> None:
+    """Tokens and requests of all replicas are those that were drawn."""
+    lens = draw_answer_lens(400, seed=3)
+    replicas = POLICIES[policy](lens, spread_speeds(3, spread), COST._replace(max_num_seqs=16))
+    for replica in replicas:
+        replica.empty()
+    assert 400 == sum(replica.num_finished for replica in replicas)
+    assert lens.sum() == round(sum(replica.num_tokens for replica in replicas))
+
+
+def test_continued_requests_keep_their_tokens_and_pay_their_prefill() -> None:
+    """Eight answers of 9 tokens on one of two replicas, at 9 s a step: after 5 s some move."""
+    full, empty = Replica(COST._replace(max_num_seqs=8), 1.0), Replica(COST._replace(max_num_seqs=8), 1.0)
+    for _ in range(8):
+        full.give(9)
+    alone = Replica(full.cost, 1.0)
+    alone.running = list(full.running)
+    ended = finish([full, empty], over=1.1, prompt_len=10)
+    # 4 x 1.1 may stay, and one more: 8 - 4.4 - 1 is 2 to move; each has 5 / 9 of a token and a prompt of 10.
+    assert ended.num_moved >= 2
+    assert pytest.approx(8 * 9) == full.num_tokens + empty.num_tokens
+    assert ended.end_s < alone.empty()
+    assert ended.prefill_s >= 2 * (10 + 5 / 9) / 10 / 2
+
+
+def test_speeds_are_spaced_around_one() -> None:
+    """The spread lies between slowest and fastest."""
+    assert [0.925, 1.0, 1.075] == pytest.approx(spread_speeds(3, 0.15).tolist())
+
+
+def test_the_command_writes_every_policy_of_both_fleets(tmp_path: Path) -> None:
+    """Two fleets, two spreads, six ways to end; the file names flags and the cost model."""
+    path = tmp_path / "tail.json"
+    flags = ["--replicas", "3", "--beside", "2", "--samples-per-replica", "2000", "--seeds", "1"]
+    assert 0 == main([*flags, "--output", str(path)])
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert 2 * 2 * 6 == len(record["rows"])
+    assert (0.01, "3") == (record["cost"]["step_s"], record["flags"]["replicas"])
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--replicas", "0"], "--replicas 0: not from 1 to 1000"),
+        (["--spread", "2"], "--spread 2.0: not from 0 to 1"),
+        (["--output", "/nowhere/at/all.json"], "--output: /nowhere/at is no directory"),
+    ],
+)
+def test_bad_input_is_one_line(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A bound or a directory that does not hold is named; exit code 2."""
+    assert 2 == main(flags)
+    assert f"bench.tail: {words}\n" == capsys.readouterr().err
