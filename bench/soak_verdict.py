@@ -128,8 +128,8 @@ def _memory(left: Leftover, kept: list[Sample]) -> Check:
     records_kib = _records_kib(left, kept)
     seen = (
         f"RSS {rss.first / 1024:.1f} -> {rss.last / 1024:.1f} MiB, {rss.total:+.0f} KiB, "
-        f"{records_kib:.0f} of them records of queries, {rss.total - records_kib:+.0f} not (bound {bound_kib:.0f}); "
-        f"slope {rss.per_minute:+.1f} KiB/min, most {rss.highest / 1024:.1f} MiB"
+        f"{records_kib:.0f} of them records of queries, {rss.total - records_kib:+.0f} not "
+        f"(bound {bound_kib:.0f}); slope {rss.per_minute:+.1f} KiB/min, most {rss.highest / 1024:.1f} MiB"
     )
     return Check("memory", rss.total - records_kib < bound_kib, seen)
 
