@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 CALL_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 3.0
 # What is kept goes to disk this often: a coordinator that is killed takes so many seconds of it along.
-LOOKS_PER_FLUSH = 5
+LOOKS_PER_FLUSH = 10
 _T = TypeVar("_T")
 
 

@@ -27,8 +27,10 @@ from protos.frames import (
 CALL_TIMEOUT_S = 5.0
 BEAT_INTERVAL_S = 1.0
 """How often the fleet looks at each stream, and pings a worker of which nothing came since."""
-BEATS_PER_PING = 5
-"""Of a worker whose frames come: so often it is pinged all the same, to hear of its coordinator."""
+MAX_BEATS_PER_PING = 5
+"""A worker whose frames come is pinged at least so often."""
+PINGS_PER_TIMEOUT = 3
+"""And so many times before it would give its coordinator up."""
 STATUS_TIMEOUT_S = 1.0
 MAX_REASON_LEN = 300
 Deliver = Callable[[TokenColumns], None]
@@ -102,8 +104,8 @@ class Stream:
         if first.opened.run_id != opening.run_id:
             raise WorkerLost(self._address, f"answers for run {first.opened.run_id!r}")
         self.counts.spec_hash = first.opened.spec_hash
-        pings_s = first.opened.info.coordinator_timeout_s / BEATS_PER_PING
-        self._beats_per_ping = int(min(max(pings_s / BEAT_INTERVAL_S, 1), BEATS_PER_PING))
+        beats = first.opened.info.coordinator_timeout_s / PINGS_PER_TIMEOUT / BEAT_INTERVAL_S
+        self._beats_per_ping = int(min(max(beats, 1), MAX_BEATS_PER_PING))
         return first.opened
 
     def send(self, prompts: PromptColumns) -> None:

@@ -47,7 +47,7 @@ class WorkerConfig:
     run_token_file: Path | None = None
     """Holds the secret that a run must show."""
     coordinator_timeout_s: float = 15.0
-    """When a run ends whose coordinator says nothing or reads nothing; it pings five times as often."""
+    """When a run ends whose coordinator says nothing or reads nothing; it pings thrice as often."""
 
     def __post_init__(self) -> None:
         """Check the bounds.

@@ -22,8 +22,8 @@ async def answer_open(scene: Scene, coordinator_timeout_s: float) -> None:
 
 @pytest.mark.parametrize(
     ("coordinator_timeout_s", "num_pings"),
-    # One at the start; a fifth of the timeout between two, in beats of a second: 3, at most 5, at least 1.
-    [(15.0, 1 + 3), (19.9, 1 + 3), (86_400.0, 1 + 2), (2.0, 1 + 10), (0.0, 1 + 10)],
+    # One at the start; a third of the timeout between two, in beats of a second: 3, at most 5, at least 1.
+    [(9.0, 1 + 3), (11.9, 1 + 3), (86_400.0, 1 + 2), (2.0, 1 + 10), (0.0, 1 + 10)],
 )
 def test_a_worker_whose_frames_come_is_pinged_for_its_own_sake(
     coordinator_timeout_s: float, num_pings: int
