@@ -52,7 +52,7 @@ class Cost(NamedTuple):
     def of(cls, pairs: Sequence[Pair]) -> "Cost":
         """Estimate it from at least two pairs.
 
-        The mean, not the median: what happens once a second or each five falls into few windows.
+        The mean, not the median: what happens once a second or each ten falls into few windows.
         """
         ons = [pair.on.cpu_ns / pair.on.frames for pair in pairs]
         offs = [pair.off.cpu_ns / pair.off.frames for pair in pairs]
