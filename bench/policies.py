@@ -28,7 +28,7 @@ def plain_pull(answer_lens: Ints, speeds: Floats, cost: Cost) -> list[Replica]:
     """Give the next request to whoever has a free slot, until none is left."""
     replicas, rest = _fill(answer_lens, speeds, cost)
 
-    def refill(k: int, _: float) -> None:
+    def refill(k: int) -> None:
         replicas[k].give(rest.pop())
 
     run_until(replicas, refill, lambda _: None, lambda: bool(rest))
@@ -51,7 +51,7 @@ def ours(
     readings = [_read(replica, 0.0) for replica in replicas]
     slots = np.full(len(replicas), cost.max_num_seqs)
 
-    def refill(k: int, _: float) -> None:
+    def refill(k: int) -> None:
         held = replicas[k].outstanding
         room = min(routing.ceiling(held, windows[k], allowed[k]) - held, len(rest))
         for _ in range(room):
@@ -67,10 +67,10 @@ def ours(
         rates = np.array([p.full_tokens_per_s for p in paces])
         allowed[:] = routing.allowances(len(rest), slots, rates, last_over_mean).tolist()
         for k in range(len(replicas)):
-            refill(k, at_s)
+            refill(k)
 
     for k in range(len(replicas)):
-        refill(k, 0.0)
+        refill(k)
     run_until(replicas, refill, beat, lambda: bool(rest))
     return replicas
 

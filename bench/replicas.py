@@ -1,6 +1,6 @@
 """Replicas with continuous batching in virtual time, without a socket or an engine.
 
-A step of n running sequences takes STEP_S + SEQUENCE_S * n at speed 1 and gives each of them a token. A
+A step of n running sequences takes step_s + sequence_s * n at speed 1 and gives each of them a token. A
 replica keeps for each sequence the step at which it ends, so that only ends and starts are events.
 """
 
@@ -94,8 +94,8 @@ class Replica:
         return self.now_s
 
 
-Refill = Callable[[int, float], None]
-"""Called with a replica's index and the time when a request of it has ended."""
+Refill = Callable[[int], None]
+"""Called with a replica's index when a request of it has ended."""
 Beat = Callable[[float], None]
 
 
@@ -125,7 +125,7 @@ def run_until(
             heapq.heapify(events)
             continue
         replicas[k].end_one()
-        refill(k, at_s)
+        refill(k)
         heapq.heapreplace(events, (replicas[k].next_end_s, k))
 
 

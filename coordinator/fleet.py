@@ -131,7 +131,6 @@ class Fleet:
         """Ping every worker, and count the time without any; called each BEAT_INTERVAL_S."""
         for link in self.live:
             link.stream.beat(self._patience.limits)
-        if self.live:
             self._deserted.hear()
         self._deserted.tick()
         if self._deserted.quiet_s > self._patience.no_worker_s:
