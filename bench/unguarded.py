@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from coordinator.ledger import Ledger
 from coordinator.pulse import Pulse
-from protos.frames import FiveColumns, digest_of
+from protos.frames import digest_of
 
 ALL, NONE = "all", "none"
 Function = Callable[..., Any]
@@ -50,12 +50,12 @@ class AnyDigest(int):
 _NO_DIGEST = AnyDigest(0)
 
 
-def _no_digest(columns: FiveColumns, produced_ns: int = 0, sequence: int = 0) -> int:  # noqa: ARG001
+def _no_digest(packed: bytes) -> int:  # noqa: ARG001
     return _NO_DIGEST
 
 
-def _true_digest_unchecked(columns: FiveColumns, produced_ns: int = 0, sequence: int = 0) -> int:
-    return AnyDigest(digest_of(columns, produced_ns, sequence))
+def _true_digest_unchecked(packed: bytes) -> int:
+    return AnyDigest(digest_of(packed))
 
 
 def _no_look(self: object) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from protos import worker_pb2 as pb
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 SERVICE = "tokenfleet.v1.Worker"
 
 # A Submit is cut at this many prompt tokens (4 MiB); an Offline window then takes a few messages.
@@ -41,13 +41,14 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 
 Requests = NDArray[np.uint64]
 TokenIds = NDArray[np.int32]
-FiveColumns = tuple[bytes, bytes, bytes, bytes, bytes]
 Lens = NDArray[np.uint32]
 _Dtype = TypeVar("_Dtype", bound=np.generic)
-_DIGEST_HEAD = struct.Struct("<7Q")
+_SUBMIT_HEAD = struct.Struct("<5I4x")
+_TOKENS_HEAD = struct.Struct("<QQ5I4x")
 _LITTLE: dict[type[np.generic], np.dtype[Any]] = {
     kind: np.dtype(kind).newbyteorder("<") for kind in (np.uint64, np.uint32, np.int32, np.uint8)
 }
+_NO_LENS: Lens = np.zeros(0, np.uint32)
 
 
 class FrameError(ValueError):
@@ -101,101 +102,72 @@ def generations_of(requests: Requests) -> NDArray[np.uint32]:
     return _halves(requests)[:, 1]
 
 
-def digest_of(columns: FiveColumns, produced_ns: int = 0, sequence: int = 0) -> int:
-    """Hash a message's columns, where one ends and the next begins, and a frame's numbers.
-
-    Returns:
-        XXH3-64 of the five sizes in bytes and the two numbers, <u8 each, and the columns.
-    """
-    # Spelled out: with cold caches a loop over the columns takes three times as long.
-    one, two, three, four, five = columns
-    head = _DIGEST_HEAD.pack(len(one), len(two), len(three), len(four), len(five), produced_ns, sequence)
-    digest: int = xxhash.xxh3_64_intdigest(b"".join((head, one, two, three, four, five)))
+def digest_of(packed: bytes) -> int:
+    """Hash what a message carries: XXH3-64."""
+    digest: int = xxhash.xxh3_64_intdigest(packed)
     return digest
 
 
 def pack_submit(prompts: PromptColumns) -> pb.Submit:
     """Pack prompts for the wire."""
-    columns = (
-        prompts.requests.tobytes(),
-        prompts.prompt_lens.tobytes(),
-        prompts.prompt_tokens.tobytes(),
-        prompts.max_new_tokens.tobytes(),
-        prompts.produced.tobytes() if prompts.produced.any() else b"",
-    )
-    requests, prompt_lens, prompt_tokens, max_new_tokens, produced = columns
-    return pb.Submit(
-        requests=requests,
-        prompt_lens=prompt_lens,
-        prompt_tokens=prompt_tokens,
-        max_new_tokens=max_new_tokens,
-        produced=produced,
-        digest=digest_of(columns),
-    )
+    requests, lens, tokens, budgets, produced = prompts
+    if not produced.any():
+        produced = produced[:0]
+    sizes = requests.nbytes, lens.nbytes, tokens.nbytes, budgets.nbytes, produced.nbytes
+    head = _SUBMIT_HEAD.pack(*sizes)
+    packed = b"".join((head, requests.data, lens.data, tokens.data, budgets.data, produced.data))
+    return pb.Submit(packed=packed, digest=digest_of(packed))
 
 
 def unpack_submit(submit: pb.Submit) -> PromptColumns:
-    """Check and unpack a Submit.
+    """Check and unpack a Submit; the arrays are views of its bytes.
 
     Raises:
-        FrameError: Columns of different lengths, an empty prompt or budget, lengths that do not add up, or
-            a request with two rows, or a digest of other columns.
+        FrameError: A digest of something else, columns of different lengths, an empty prompt or budget,
+            lengths that do not add up, or a request with two rows.
     """
-    # Each read of a field copies it.
-    columns = (
-        submit.requests,
-        submit.prompt_lens,
-        submit.prompt_tokens,
-        submit.max_new_tokens,
-        submit.produced,
-    )
-    raw_requests, raw_lens, raw_tokens, raw_budgets, raw_produced = columns
-    requests = unpack_requests(raw_requests)
+    # Each read of the field copies it.
+    packed = submit.packed
+    if submit.digest != digest_of(packed):
+        raise FrameError("submit: the digest is not that of the columns")
+    head = _unpack_head("submit", _SUBMIT_HEAD, packed)
+    at = _SUBMIT_HEAD.size
+    names_bytes, lens_bytes, tokens_bytes, budgets_bytes, produced_bytes = head
+    requests = _column("requests", packed, at, names_bytes, np.uint64)
     rows = len(requests)
-    lens = _column("prompt_lens", raw_lens, np.uint32, rows)
-    tokens = _column("prompt_tokens", raw_tokens, np.int32, _sum(lens))
-    budgets = _column("max_new_tokens", raw_budgets, np.uint32, rows)
+    at += names_bytes
+    lens = _column("prompt_lens", packed, at, lens_bytes, np.uint32, rows)
+    at += lens_bytes
+    tokens = _column("prompt_tokens", packed, at, tokens_bytes, np.int32, _sum(lens))
+    at += tokens_bytes
+    budgets = _column("max_new_tokens", packed, at, budgets_bytes, np.uint32, rows)
+    at += budgets_bytes
     produced = np.zeros(rows, np.uint32)
-    if raw_produced:
-        produced = _column("produced", raw_produced, np.uint32, rows)
+    if produced_bytes:
+        produced = _column("produced", packed, at, produced_bytes, np.uint32, rows)
     if rows and (lens.min() < 1 or budgets.min() < 1):
         raise FrameError("submit: an empty prompt or a budget of 0 tokens")
     if len(np.unique(requests)) < rows:
         raise FrameError("submit: two rows of one request")
     if (produced >= lens).any():
         raise FrameError("submit: more tokens produced than the prompt holds")
-    if submit.digest != digest_of(columns):
-        raise FrameError("submit: the digest is not that of the columns")
     return PromptColumns(requests, lens, tokens, budgets, produced)
 
 
-def pack_tokens(columns: TokenColumns, packed_ns: int, sequence: int) -> pb.Tokens:
+def pack_tokens(columns: TokenColumns, sequence: int) -> pb.Tokens:
     """Pack new tokens for the wire.
 
     Args:
         columns: What the engine produced.
-        packed_ns: The worker's monotonic time.
         sequence: Frames of tokens before this one on the stream.
     """
-    packed = (
-        columns.requests.tobytes(),
-        b"" if columns.counts is None else columns.counts.tobytes(),
-        columns.tokens.tobytes(),
-        columns.finished_rows.tobytes(),
-        columns.finish_reasons.tobytes(),
-    )
-    requests, counts, tokens, finished_rows, finish_reasons = packed
-    return pb.Tokens(
-        requests=requests,
-        counts=counts,
-        tokens=tokens,
-        finished_rows=finished_rows,
-        finish_reasons=finish_reasons,
-        produced_ns=columns.produced_ns,
-        packed_ns=packed_ns,
-        sequence=sequence,
-        digest=digest_of(packed, columns.produced_ns, sequence),
-    )
+    requests, counts, tokens, finished, reasons, produced_ns = columns
+    if counts is None:
+        counts = _NO_LENS
+    sizes = requests.nbytes, counts.nbytes, tokens.nbytes, finished.nbytes, reasons.nbytes
+    head = _TOKENS_HEAD.pack(produced_ns, sequence, *sizes)
+    packed = b"".join((head, requests.data, counts.data, tokens.data, finished.data, reasons.data))
+    return pb.Tokens(packed=packed, digest=digest_of(packed))
 
 
 def unpack_tokens(frame: pb.Tokens, sequence: int) -> TokenColumns:
@@ -206,31 +178,36 @@ def unpack_tokens(frame: pb.Tokens, sequence: int) -> TokenColumns:
         sequence: Frames of tokens before this one on the stream.
 
     Raises:
-        FrameError: Columns of different lengths, rows out of range or out of order, an unknown reason, a
-            frame out of sequence, a time beyond MAX_NS, or a digest of other columns.
+        FrameError: A digest of something else, a frame out of sequence, a time beyond MAX_NS, columns of
+            different lengths, rows out of range or out of order, or an unknown reason.
     """
-    if frame.sequence != sequence:
-        raise FrameError(f"tokens: frame {frame.sequence} where {sequence} belongs")
-    if frame.produced_ns > MAX_NS:
-        raise FrameError(f"tokens: produced_ns {frame.produced_ns} is no time of a monotonic clock")
-    # Each read of a field copies it.
-    columns = (frame.requests, frame.counts, frame.tokens, frame.finished_rows, frame.finish_reasons)
-    raw_requests, raw_counts, raw_tokens, raw_finished, raw_reasons = columns
-    requests = unpack_requests(raw_requests)
+    # Each read of the field copies it.
+    packed = frame.packed
+    if frame.digest != digest_of(packed):
+        raise FrameError("tokens: the digest is not that of the columns")
+    head = _unpack_head("tokens", _TOKENS_HEAD, packed)
+    at = _TOKENS_HEAD.size
+    produced_ns, number, names_bytes, counts_bytes, tokens_bytes, finished_bytes, reasons_bytes = head
+    if number != sequence:
+        raise FrameError(f"tokens: frame {number} where {sequence} belongs")
+    if produced_ns > MAX_NS:
+        raise FrameError(f"tokens: produced_ns {produced_ns} is no time of a monotonic clock")
+    requests = _column("requests", packed, at, names_bytes, np.uint64)
     rows = len(requests)
-    counts = _column("counts", raw_counts, np.uint32, rows) if raw_counts else None
-    num_tokens = rows if counts is None else _sum(counts)
-    tokens = _column("tokens", raw_tokens, np.int32, num_tokens)
-    finished = _column("finished_rows", raw_finished, np.uint32)
-    reasons = _column("finish_reasons", raw_reasons, np.uint8, len(finished))
-    if len(finished):
+    at += names_bytes
+    counts = _column("counts", packed, at, counts_bytes, np.uint32, rows) if counts_bytes else None
+    at += counts_bytes
+    tokens = _column("tokens", packed, at, tokens_bytes, np.int32, rows if counts is None else _sum(counts))
+    at += tokens_bytes
+    finished = _column("finished_rows", packed, at, finished_bytes, np.uint32)
+    at += finished_bytes
+    reasons = _column("finish_reasons", packed, at, reasons_bytes, np.uint8, len(finished))
+    if finished_bytes:
         if finished[-1] >= rows or (finished[1:] <= finished[:-1]).any():
             raise FrameError(f"tokens: finished_rows not ascending below {rows}")
         if reasons.min() < pb.FINISH_REASON_STOP or reasons.max() > pb.FINISH_REASON_LENGTH:
             raise FrameError("tokens: unknown finish reason")
-    if frame.digest != digest_of(columns, frame.produced_ns, sequence):
-        raise FrameError("tokens: the digest is not that of the columns")
-    return TokenColumns(requests, counts, tokens, finished, reasons, frame.produced_ns)
+    return TokenColumns(requests, counts, tokens, finished, reasons, produced_ns)
 
 
 def unpack_requests(column: bytes) -> Requests:
@@ -239,7 +216,7 @@ def unpack_requests(column: bytes) -> Requests:
     Raises:
         FrameError: Its size is no multiple of 8 bytes.
     """
-    return _column("requests", column, np.uint64)
+    return _column("requests", column, 0, len(column), np.uint64)
 
 
 def spec_hash(spec: pb.RunSpec, info: pb.WorkerInfo) -> str:
@@ -276,11 +253,24 @@ def _sum(lens: Lens) -> int:
     return int(lens.sum(dtype=np.uint64))
 
 
-def _column(name: str, column: bytes, dtype: type[_Dtype], rows: int | None = None) -> NDArray[_Dtype]:
+def _unpack_head(name: str, head: struct.Struct, packed: bytes) -> tuple[int, ...]:
+    """Read the head, whose last five numbers are the sizes of the columns behind it."""
+    if len(packed) < head.size:
+        raise FrameError(f"{name}: {len(packed)} bytes are no head of {head.size}")
+    numbers = head.unpack_from(packed)
+    expected = head.size + sum(numbers[-5:])
+    if expected != len(packed):
+        raise FrameError(f"{name}: {len(packed)} bytes where {expected} belong")
+    return numbers
+
+
+def _column(
+    name: str, packed: bytes, offset: int, num_bytes: int, dtype: type[_Dtype], rows: int | None = None
+) -> NDArray[_Dtype]:
     little = _LITTLE[dtype]
-    itemsize = little.itemsize
-    if len(column) % itemsize:
-        raise FrameError(f"{name}: {len(column)} bytes are no multiple of {itemsize}")
-    if rows is not None and len(column) != rows * itemsize:
-        raise FrameError(f"{name}: {len(column) // itemsize} entries where {rows} belong")
-    return np.frombuffer(column, little)
+    entries, torn = divmod(num_bytes, little.itemsize)
+    if torn:
+        raise FrameError(f"{name}: {num_bytes} bytes are no multiple of {little.itemsize}")
+    if rows is not None and entries != rows:
+        raise FrameError(f"{name}: {entries} entries where {rows} belong")
+    return np.frombuffer(packed, little, entries, offset)

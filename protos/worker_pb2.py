@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/worker.proto\x12\rtokenfleet.v1\"\xb1\x01\n\x08ToWorker\x12#\n\x04open\x18\x01 \x01(\x0b\x32\x13.tokenfleet.v1.OpenH\x00\x12\'\n\x06submit\x18\x02 \x01(\x0b\x32\x15.tokenfleet.v1.SubmitH\x00\x12\'\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x15.tokenfleet.v1.CancelH\x00\x12#\n\x04ping\x18\x04 \x01(\x0b\x32\x13.tokenfleet.v1.PingH\x00\x42\t\n\x07message\"\xb7\x01\n\nFromWorker\x12\'\n\x06opened\x18\x01 \x01(\x0b\x32\x15.tokenfleet.v1.OpenedH\x00\x12\'\n\x06tokens\x18\x02 \x01(\x0b\x32\x15.tokenfleet.v1.TokensH\x00\x12\'\n\x06\x66\x61iled\x18\x03 \x01(\x0b\x32\x15.tokenfleet.v1.FailedH\x00\x12#\n\x04pong\x18\x04 \x01(\x0b\x32\x13.tokenfleet.v1.PongH\x00\x42\t\n\x07message\"V\n\x04Open\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12$\n\x04spec\x18\x03 \x01(\x0b\x32\x16.tokenfleet.v1.RunSpec\"p\n\x07RunSpec\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_seed\"\x80\x01\n\x06Submit\x12\x10\n\x08requests\x18\x01 \x01(\x0c\x12\x13\n\x0bprompt_lens\x18\x02 \x01(\x0c\x12\x15\n\rprompt_tokens\x18\x03 \x01(\x0c\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\x0c\x12\x10\n\x08produced\x18\x05 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x06\"\x1a\n\x06\x43\x61ncel\x12\x10\n\x08requests\x18\x01 \x01(\x0c\"\x15\n\x04Ping\x12\r\n\x05nonce\x18\x01 \x01(\x04\"T\n\x06Opened\x12\'\n\x04info\x18\x01 \x01(\x0b\x32\x19.tokenfleet.v1.WorkerInfo\x12\x11\n\tspec_hash\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"\xb3\x01\n\x06Tokens\x12\x10\n\x08requests\x18\x01 \x01(\x0c\x12\x0e\n\x06\x63ounts\x18\x02 \x01(\x0c\x12\x0e\n\x06tokens\x18\x03 \x01(\x0c\x12\x15\n\rfinished_rows\x18\x04 \x01(\x0c\x12\x16\n\x0e\x66inish_reasons\x18\x05 \x01(\x0c\x12\x13\n\x0bproduced_ns\x18\x06 \x01(\x04\x12\x11\n\tpacked_ns\x18\x07 \x01(\x04\x12\x10\n\x08sequence\x18\x08 \x01(\x04\x12\x0e\n\x06\x64igest\x18\t \x01(\x06\"*\n\x06\x46\x61iled\x12\x10\n\x08requests\x18\x01 \x01(\x0c\x12\x0e\n\x06reason\x18\x02 \x01(\t\"r\n\x04Pong\x12\r\n\x05nonce\x18\x01 \x01(\x04\x12\x11\n\tworker_ns\x18\x02 \x01(\x04\x12\x0f\n\x07running\x18\x03 \x01(\r\x12\x0f\n\x07waiting\x18\x04 \x01(\r\x12\x17\n\x0fproduced_tokens\x18\x05 \x01(\x04\x12\r\n\x05steps\x18\x06 \x01(\x04\"\x10\n\x0eGetInfoRequest\"\xd9\x03\n\nWorkerInfo\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.tokenfleet.v1.WorkerState\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x12\n\nmodel_hash\x18\x07 \x01(\t\x12\x12\n\nvocab_size\x18\x08 \x01(\r\x12\x15\n\rmax_model_len\x18\t \x01(\r\x12\x14\n\x0cmax_num_seqs\x18\n \x01(\r\x12\x1c\n\x14tensor_parallel_size\x18\x0b \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x10\n\x08hostname\x18\r \x01(\t\x12\x0b\n\x03pid\x18\x0e \x01(\r\x12>\n\x0b\x65ngine_args\x18\x0f \x03(\x0b\x32).tokenfleet.v1.WorkerInfo.EngineArgsEntry\x12\x1d\n\x15\x63oordinator_timeout_s\x18\x10 \x01(\x01\x1a\x31\n\x0f\x45ngineArgsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x10\n\x0eGetLoadRequest\"g\n\nWorkerLoad\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x17\n\x0fproduced_tokens\x18\x04 \x01(\x04\x12\x0e\n\x06\x66rames\x18\x05 \x01(\x04*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*\x91\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14WORKER_STATE_LOADING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x03\x12\x17\n\x13WORKER_STATE_FAILED\x10\x04\x32\xd6\x01\n\x06Worker\x12\x42\n\x08Generate\x12\x17.tokenfleet.v1.ToWorker\x1a\x19.tokenfleet.v1.FromWorker(\x01\x30\x01\x12\x43\n\x07GetInfo\x12\x1d.tokenfleet.v1.GetInfoRequest\x1a\x19.tokenfleet.v1.WorkerInfo\x12\x43\n\x07GetLoad\x12\x1d.tokenfleet.v1.GetLoadRequest\x1a\x19.tokenfleet.v1.WorkerLoadb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/worker.proto\x12\rtokenfleet.v1\"\xb1\x01\n\x08ToWorker\x12#\n\x04open\x18\x01 \x01(\x0b\x32\x13.tokenfleet.v1.OpenH\x00\x12\'\n\x06submit\x18\x02 \x01(\x0b\x32\x15.tokenfleet.v1.SubmitH\x00\x12\'\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x15.tokenfleet.v1.CancelH\x00\x12#\n\x04ping\x18\x04 \x01(\x0b\x32\x13.tokenfleet.v1.PingH\x00\x42\t\n\x07message\"\xb7\x01\n\nFromWorker\x12\'\n\x06opened\x18\x01 \x01(\x0b\x32\x15.tokenfleet.v1.OpenedH\x00\x12\'\n\x06tokens\x18\x02 \x01(\x0b\x32\x15.tokenfleet.v1.TokensH\x00\x12\'\n\x06\x66\x61iled\x18\x03 \x01(\x0b\x32\x15.tokenfleet.v1.FailedH\x00\x12#\n\x04pong\x18\x04 \x01(\x0b\x32\x13.tokenfleet.v1.PongH\x00\x42\t\n\x07message\"V\n\x04Open\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12$\n\x04spec\x18\x03 \x01(\x0b\x32\x16.tokenfleet.v1.RunSpec\"p\n\x07RunSpec\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_p\x18\x02 \x01(\x02\x12\r\n\x05top_k\x18\x03 \x01(\x05\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_seed\"(\n\x06Submit\x12\x0e\n\x06packed\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x06\"\x1a\n\x06\x43\x61ncel\x12\x10\n\x08requests\x18\x01 \x01(\x0c\"\x15\n\x04Ping\x12\r\n\x05nonce\x18\x01 \x01(\x04\"T\n\x06Opened\x12\'\n\x04info\x18\x01 \x01(\x0b\x32\x19.tokenfleet.v1.WorkerInfo\x12\x11\n\tspec_hash\x18\x02 \x01(\t\x12\x0e\n\x06run_id\x18\x03 \x01(\t\"(\n\x06Tokens\x12\x0e\n\x06packed\x18\x01 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x06\"*\n\x06\x46\x61iled\x12\x10\n\x08requests\x18\x01 \x01(\x0c\x12\x0e\n\x06reason\x18\x02 \x01(\t\"r\n\x04Pong\x12\r\n\x05nonce\x18\x01 \x01(\x04\x12\x11\n\tworker_ns\x18\x02 \x01(\x04\x12\x0f\n\x07running\x18\x03 \x01(\r\x12\x0f\n\x07waiting\x18\x04 \x01(\r\x12\x17\n\x0fproduced_tokens\x18\x05 \x01(\x04\x12\r\n\x05steps\x18\x06 \x01(\x04\"\x10\n\x0eGetInfoRequest\"\xd9\x03\n\nWorkerInfo\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12)\n\x05state\x18\x03 \x01(\x0e\x32\x1a.tokenfleet.v1.WorkerState\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\t\x12\x16\n\x0e\x65ngine_version\x18\x05 \x01(\t\x12\r\n\x05model\x18\x06 \x01(\t\x12\x12\n\nmodel_hash\x18\x07 \x01(\t\x12\x12\n\nvocab_size\x18\x08 \x01(\r\x12\x15\n\rmax_model_len\x18\t \x01(\r\x12\x14\n\x0cmax_num_seqs\x18\n \x01(\r\x12\x1c\n\x14tensor_parallel_size\x18\x0b \x01(\r\x12\x16\n\x0estop_token_ids\x18\x0c \x03(\r\x12\x10\n\x08hostname\x18\r \x01(\t\x12\x0b\n\x03pid\x18\x0e \x01(\r\x12>\n\x0b\x65ngine_args\x18\x0f \x03(\x0b\x32).tokenfleet.v1.WorkerInfo.EngineArgsEntry\x12\x1d\n\x15\x63oordinator_timeout_s\x18\x10 \x01(\x01\x1a\x31\n\x0f\x45ngineArgsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x10\n\x0eGetLoadRequest\"g\n\nWorkerLoad\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07running\x18\x02 \x01(\r\x12\x0f\n\x07waiting\x18\x03 \x01(\r\x12\x17\n\x0fproduced_tokens\x18\x04 \x01(\x04\x12\x0e\n\x06\x66rames\x18\x05 \x01(\x04*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*\x91\x01\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14WORKER_STATE_LOADING\x10\x01\x12\x16\n\x12WORKER_STATE_READY\x10\x02\x12\x19\n\x15WORKER_STATE_DRAINING\x10\x03\x12\x17\n\x13WORKER_STATE_FAILED\x10\x04\x32\xd6\x01\n\x06Worker\x12\x42\n\x08Generate\x12\x17.tokenfleet.v1.ToWorker\x1a\x19.tokenfleet.v1.FromWorker(\x01\x30\x01\x12\x43\n\x07GetInfo\x12\x1d.tokenfleet.v1.GetInfoRequest\x1a\x19.tokenfleet.v1.WorkerInfo\x12\x43\n\x07GetLoad\x12\x1d.tokenfleet.v1.GetLoadRequest\x1a\x19.tokenfleet.v1.WorkerLoadb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,10 +33,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_WORKERINFO_ENGINEARGSENTRY']._loaded_options = None
   _globals['_WORKERINFO_ENGINEARGSENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=1833
-  _globals['_FINISHREASON']._serialized_end=1928
-  _globals['_WORKERSTATE']._serialized_start=1931
-  _globals['_WORKERSTATE']._serialized_end=2076
+  _globals['_FINISHREASON']._serialized_start=1604
+  _globals['_FINISHREASON']._serialized_end=1699
+  _globals['_WORKERSTATE']._serialized_start=1702
+  _globals['_WORKERSTATE']._serialized_end=1847
   _globals['_TOWORKER']._serialized_start=39
   _globals['_TOWORKER']._serialized_end=216
   _globals['_FROMWORKER']._serialized_start=219
@@ -45,30 +45,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OPEN']._serialized_end=490
   _globals['_RUNSPEC']._serialized_start=492
   _globals['_RUNSPEC']._serialized_end=604
-  _globals['_SUBMIT']._serialized_start=607
-  _globals['_SUBMIT']._serialized_end=735
-  _globals['_CANCEL']._serialized_start=737
-  _globals['_CANCEL']._serialized_end=763
-  _globals['_PING']._serialized_start=765
-  _globals['_PING']._serialized_end=786
-  _globals['_OPENED']._serialized_start=788
-  _globals['_OPENED']._serialized_end=872
-  _globals['_TOKENS']._serialized_start=875
-  _globals['_TOKENS']._serialized_end=1054
-  _globals['_FAILED']._serialized_start=1056
-  _globals['_FAILED']._serialized_end=1098
-  _globals['_PONG']._serialized_start=1100
-  _globals['_PONG']._serialized_end=1214
-  _globals['_GETINFOREQUEST']._serialized_start=1216
-  _globals['_GETINFOREQUEST']._serialized_end=1232
-  _globals['_WORKERINFO']._serialized_start=1235
-  _globals['_WORKERINFO']._serialized_end=1708
-  _globals['_WORKERINFO_ENGINEARGSENTRY']._serialized_start=1659
-  _globals['_WORKERINFO_ENGINEARGSENTRY']._serialized_end=1708
-  _globals['_GETLOADREQUEST']._serialized_start=1710
-  _globals['_GETLOADREQUEST']._serialized_end=1726
-  _globals['_WORKERLOAD']._serialized_start=1728
-  _globals['_WORKERLOAD']._serialized_end=1831
-  _globals['_WORKER']._serialized_start=2079
-  _globals['_WORKER']._serialized_end=2293
+  _globals['_SUBMIT']._serialized_start=606
+  _globals['_SUBMIT']._serialized_end=646
+  _globals['_CANCEL']._serialized_start=648
+  _globals['_CANCEL']._serialized_end=674
+  _globals['_PING']._serialized_start=676
+  _globals['_PING']._serialized_end=697
+  _globals['_OPENED']._serialized_start=699
+  _globals['_OPENED']._serialized_end=783
+  _globals['_TOKENS']._serialized_start=785
+  _globals['_TOKENS']._serialized_end=825
+  _globals['_FAILED']._serialized_start=827
+  _globals['_FAILED']._serialized_end=869
+  _globals['_PONG']._serialized_start=871
+  _globals['_PONG']._serialized_end=985
+  _globals['_GETINFOREQUEST']._serialized_start=987
+  _globals['_GETINFOREQUEST']._serialized_end=1003
+  _globals['_WORKERINFO']._serialized_start=1006
+  _globals['_WORKERINFO']._serialized_end=1479
+  _globals['_WORKERINFO_ENGINEARGSENTRY']._serialized_start=1430
+  _globals['_WORKERINFO_ENGINEARGSENTRY']._serialized_end=1479
+  _globals['_GETLOADREQUEST']._serialized_start=1481
+  _globals['_GETLOADREQUEST']._serialized_end=1497
+  _globals['_WORKERLOAD']._serialized_start=1499
+  _globals['_WORKERLOAD']._serialized_end=1602
+  _globals['_WORKER']._serialized_start=1850
+  _globals['_WORKER']._serialized_end=2064
 # @@protoc_insertion_point(module_scope)

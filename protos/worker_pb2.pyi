@@ -78,20 +78,12 @@ class RunSpec(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., top_k: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Submit(_message.Message):
-    __slots__ = ("requests", "prompt_lens", "prompt_tokens", "max_new_tokens", "produced", "digest")
-    REQUESTS_FIELD_NUMBER: _ClassVar[int]
-    PROMPT_LENS_FIELD_NUMBER: _ClassVar[int]
-    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    PRODUCED_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("packed", "digest")
+    PACKED_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
-    requests: bytes
-    prompt_lens: bytes
-    prompt_tokens: bytes
-    max_new_tokens: bytes
-    produced: bytes
+    packed: bytes
     digest: int
-    def __init__(self, requests: _Optional[bytes] = ..., prompt_lens: _Optional[bytes] = ..., prompt_tokens: _Optional[bytes] = ..., max_new_tokens: _Optional[bytes] = ..., produced: _Optional[bytes] = ..., digest: _Optional[int] = ...) -> None: ...
+    def __init__(self, packed: _Optional[bytes] = ..., digest: _Optional[int] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("requests",)
@@ -116,26 +108,12 @@ class Opened(_message.Message):
     def __init__(self, info: _Optional[_Union[WorkerInfo, _Mapping]] = ..., spec_hash: _Optional[str] = ..., run_id: _Optional[str] = ...) -> None: ...
 
 class Tokens(_message.Message):
-    __slots__ = ("requests", "counts", "tokens", "finished_rows", "finish_reasons", "produced_ns", "packed_ns", "sequence", "digest")
-    REQUESTS_FIELD_NUMBER: _ClassVar[int]
-    COUNTS_FIELD_NUMBER: _ClassVar[int]
-    TOKENS_FIELD_NUMBER: _ClassVar[int]
-    FINISHED_ROWS_FIELD_NUMBER: _ClassVar[int]
-    FINISH_REASONS_FIELD_NUMBER: _ClassVar[int]
-    PRODUCED_NS_FIELD_NUMBER: _ClassVar[int]
-    PACKED_NS_FIELD_NUMBER: _ClassVar[int]
-    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("packed", "digest")
+    PACKED_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
-    requests: bytes
-    counts: bytes
-    tokens: bytes
-    finished_rows: bytes
-    finish_reasons: bytes
-    produced_ns: int
-    packed_ns: int
-    sequence: int
+    packed: bytes
     digest: int
-    def __init__(self, requests: _Optional[bytes] = ..., counts: _Optional[bytes] = ..., tokens: _Optional[bytes] = ..., finished_rows: _Optional[bytes] = ..., finish_reasons: _Optional[bytes] = ..., produced_ns: _Optional[int] = ..., packed_ns: _Optional[int] = ..., sequence: _Optional[int] = ..., digest: _Optional[int] = ...) -> None: ...
+    def __init__(self, packed: _Optional[bytes] = ..., digest: _Optional[int] = ...) -> None: ...
 
 class Failed(_message.Message):
     __slots__ = ("requests", "reason")

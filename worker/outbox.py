@@ -7,7 +7,6 @@ the frame rate, and what a lost worker can take with it.
 """
 
 import asyncio
-import time
 from collections import deque
 from typing import NamedTuple
 
@@ -93,7 +92,7 @@ class Outbox:
         oldest = next((step for step in taken if step.urgent), taken[0])
         columns = merge([step.columns for step in taken])
         columns = columns._replace(produced_ns=oldest.columns.produced_ns)
-        frame = pack_tokens(columns, time.monotonic_ns(), sequence=self.num_frames)
+        frame = pack_tokens(columns, sequence=self.num_frames)
         self.num_frames += 1
         return pb.FromWorker(tokens=frame)
 

@@ -1,19 +1,23 @@
 """A gRPC call per request, its tokens as a server stream: the shape of vLLM's and SMG's gRPC servers.
 
-Messages are those of the product's wire with one request each, so both sides pay the same protobuf runtime.
+Messages are those of the product's wire, so both sides pay the same protobuf runtime; `packed` is the budget
+(<u4) and the prompt one way, and the time (<u8), whether it ends (<u1), and the tokens the other way.
 """
 
+import struct
 from array import array
 from collections.abc import AsyncIterator
 
 import grpc
 import numpy as np
 
-from bench.peers.streams import FINISHED, Chunk, Streams
+from bench.peers.streams import Chunk, Streams
 from protos import worker_pb2 as pb
 from protos.frames import CHANNEL_OPTIONS, TokenIds
 
 SERVICE = "tokenfleet.bench.PerRequest"
+PROMPT_HEAD = struct.Struct("<I")
+CHUNK_HEAD = struct.Struct("<Q?")
 Context = grpc.aio.ServicerContext[pb.Submit, pb.Tokens]
 
 
@@ -21,14 +25,11 @@ async def serve(streams: Streams, port: int) -> None:
     """Serve for ever."""
 
     async def generate(request: pb.Submit, _: Context) -> AsyncIterator[pb.Tokens]:
-        prompt = np.frombuffer(request.prompt_tokens, "<i4")
-        budget = int.from_bytes(request.max_new_tokens, "little")
-        async for chunk in streams.generate(prompt, budget):
-            yield pb.Tokens(
-                tokens=array("i", chunk.tokens).tobytes(),
-                produced_ns=chunk.produced_ns,
-                finish_reasons=FINISHED if chunk.finished else b"",
-            )
+        packed = request.packed
+        (budget,) = PROMPT_HEAD.unpack_from(packed)
+        async for chunk in streams.generate(np.frombuffer(packed, "<i4", offset=PROMPT_HEAD.size), budget):
+            head = CHUNK_HEAD.pack(chunk.produced_ns, chunk.finished)
+            yield pb.Tokens(packed=head + array("i", chunk.tokens).tobytes())
 
     handler = grpc.unary_stream_rpc_method_handler(
         generate,
@@ -60,11 +61,11 @@ class Client:
 
     async def generate(self, prompt: TokenIds, max_new_tokens: int) -> AsyncIterator[Chunk]:
         """Send one request and take its chunks."""
-        request = pb.Submit(
-            prompt_tokens=prompt.tobytes(), max_new_tokens=max_new_tokens.to_bytes(4, "little")
-        )
+        request = pb.Submit(packed=PROMPT_HEAD.pack(max_new_tokens) + prompt.tobytes())
         async for message in self._generate(request):
-            yield Chunk(array("i", message.tokens), message.produced_ns, bool(message.finish_reasons))
+            packed = message.packed
+            produced_ns, finished = CHUNK_HEAD.unpack_from(packed)
+            yield Chunk(array("i", packed[CHUNK_HEAD.size :]), produced_ns, finished)
 
     async def close(self) -> None:
         """Close the channel."""

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from protos import worker_pb2 as pb
 from protos.frames import PromptColumns, TokenColumns, TokenIds
 from worker.counting_engine import CountingEngine
 
@@ -98,5 +97,4 @@ class Streams:
                 stream.pending = []
 
 
-FINISHED = bytes([pb.FINISH_REASON_STOP])
 """The wire's mark of a last chunk."""

@@ -78,7 +78,7 @@ def test_every_guard_is_where_it_is_looked_for(patch: Patch) -> None:
         (Patch("coordinator.stream:gone", len), "coordinator.stream:gone does not exist"),
         (Patch("coordinator.ledger:Ledger.gone", len), "coordinator.ledger:Ledger.gone does not exist"),
         (Patch("coordinator.stream:BEAT_INTERVAL_S", len), "is float, its replacement function"),
-        (Patch("protos.frames:digest_of", len), "is function of columns, produced_ns, sequence, its repl"),
+        (Patch("protos.frames:digest_of", len), "is function of packed, its replacement function of obj"),
         (Patch("coordinator.dispatcher:Dispatcher._look", len), "is async function of"),
     ],
 )
@@ -146,7 +146,7 @@ def frame() -> frames.pb.Tokens:
     columns = frames.TokenColumns(
         np.array([5], np.uint64), None, np.array([7], np.int32), none, none.astype(np.uint8), 1
     )
-    return frames.pack_tokens(columns, packed_ns=2, sequence=0)
+    return frames.pack_tokens(columns, sequence=0)
 
 
 @pytest.mark.usefixtures("mended")

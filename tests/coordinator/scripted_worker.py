@@ -76,7 +76,7 @@ def good_frame(tokens: Sequence[int], sequence: int, name: int = 1) -> pb.Tokens
         finish_reasons=np.zeros(0, np.uint8),
         produced_ns=1,
     )
-    return pack_tokens(columns, packed_ns=2, sequence=sequence)
+    return pack_tokens(columns, sequence=sequence)
 
 
 def prompts(*lens: int) -> PromptColumns:
@@ -135,7 +135,7 @@ def act(script: Script, steps: Callable[[Stream], Coroutine[Any, Any, None]]) ->
 
 async def open_stream(stream: Stream) -> pb.Opened:
     """Open run "this"."""
-    return await stream.open(pb.Open(protocol_version=2, run_id="this"))
+    return await stream.open(pb.Open(protocol_version=3, run_id="this"))
 
 
 def refusal_of(script: Script) -> WorkerLost:

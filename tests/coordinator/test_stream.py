@@ -21,6 +21,7 @@ from tests.coordinator.scripted_worker import (
     prompts,
     refusal_of,
 )
+from tests.protos.by_hand import read_tokens, tokens_of
 
 
 @pytest.fixture
@@ -98,7 +99,8 @@ async def doubled(scene: Scene) -> None:
 async def altered(scene: Scene) -> None:
     """Change a token on the way."""
     frame = good_frame([5], sequence=0)
-    frame.tokens = (6).to_bytes(4, "little")
+    # The token stands at the end.
+    frame.packed = frame.packed[:-4] + (6).to_bytes(4, "little")
     await scene.say(tokens=frame)
 
 
@@ -106,15 +108,15 @@ async def renumbered(scene: Scene) -> None:
     """Send a frame again under the number that belongs now."""
     first = good_frame([5], sequence=0)
     await scene.say(tokens=first)
-    first.sequence = 1
+    first.packed = good_frame([5], sequence=1).packed
     await scene.say(tokens=first)
 
 
 async def cut(scene: Scene) -> None:
     """Cut a frame's column in the middle of a value."""
     frame = good_frame([5, 6], sequence=0)
-    frame.tokens = frame.tokens[:-1]
-    await scene.say(tokens=frame)
+    columns = read_tokens(frame).columns
+    await scene.say(tokens=tokens_of(1, 0, **columns | {"tokens": columns["tokens"][:-1]}))
 
 
 async def pong_without_ping(scene: Scene) -> None:

@@ -8,6 +8,7 @@ import coordinator.stream
 from coordinator.stream import Stream
 from protos import worker_pb2 as pb
 from tests.coordinator.scripted_worker import Scene, act, carrying, prompts
+from tests.protos.by_hand import read_submit
 
 
 @pytest.fixture
@@ -110,6 +111,7 @@ def test_prompts_are_cut_between_requests(monkeypatch: pytest.MonkeyPatch) -> No
     lens = [[2, 3], [1], [9], [5]]
     tokens = [range(5), range(5, 6), range(6, 15), range(15, 20)]
     for message, some, ids in zip(heard[:-1], lens, tokens, strict=True):
-        assert b"".join(n.to_bytes(4, "little") for n in some) == message.submit.prompt_lens
-        assert b"".join(n.to_bytes(4, "little") for n in ids) == message.submit.prompt_tokens
+        columns = read_submit(message.submit)
+        assert b"".join(n.to_bytes(4, "little") for n in some) == columns["prompt_lens"]
+        assert b"".join(n.to_bytes(4, "little") for n in ids) == columns["prompt_tokens"]
     assert b"".join(n.to_bytes(8, "little") for n in (1, 2)) == heard[-1].cancel.requests

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from google.protobuf.message import DecodeError
 
 from protos import worker_pb2 as pb
-from tests.protos.seal import seal_tokens
+from tests.protos.by_hand import Frame, read_tokens, seal
 
 # No machine's monotonic clock comes to more: 292 years.
 MAX_NS = 2**63 - 1
@@ -29,9 +29,15 @@ class Held:
             message = pb.FromWorker.FromString(serialized)
         except DecodeError:
             return False
-        if message.WhichOneof("message") != "tokens" or not self._fits(message.tokens):
+        if message.WhichOneof("message") != "tokens":
             return False
-        names, rows, ends = self._read(message.tokens)
+        try:
+            frame = read_tokens(message.tokens)
+        except ValueError:
+            return False
+        if not _is_sealed(message.tokens) or not self._fits(frame):
+            return False
+        names, rows, ends = self._read(frame)
         for name, row in zip(names, rows, strict=True):
             self.answers[name] = self.answers[name] + row
         for end in ends:
@@ -39,12 +45,10 @@ class Held:
         self.sequence += 1
         return True
 
-    def _fits(self, frame: pb.Tokens) -> bool:
-        sealed = pb.Tokens()
-        sealed.CopyFrom(frame)
-        if frame.sequence != self.sequence or frame.digest != seal_tokens(sealed).digest:
+    def _fits(self, frame: Frame) -> bool:
+        if frame.sequence != self.sequence or frame.produced_ns > MAX_NS:
             return False
-        return frame.produced_ns <= MAX_NS and _columns_agree(frame) and self._may_be(*self._read(frame))
+        return _columns_agree(**frame.columns) and self._may_be(*self._read(frame))
 
     def _may_be(self, names: list[int], rows: list[list[int]], ends: list[int]) -> bool:
         if len(set(names)) < len(names) or not set(names) <= set(self.answers):
@@ -55,24 +59,30 @@ class Held:
             return False
         return ends == sorted(set(ends)) and all(end < len(names) for end in ends)
 
-    def _read(self, frame: pb.Tokens) -> tuple[list[int], list[list[int]], list[int]]:
-        names = _ints("Q", frame.requests)
-        counts = _ints("I", frame.counts) if frame.counts else [1] * len(names)
-        tokens = iter(_ints("i", frame.tokens))
+    def _read(self, frame: Frame) -> tuple[list[int], list[list[int]], list[int]]:
+        columns = frame.columns
+        names = _ints("Q", columns["requests"])
+        counts = _ints("I", columns["counts"]) or [1] * len(names)
+        tokens = iter(_ints("i", columns["tokens"]))
         rows = [[next(tokens) for _ in range(count)] for count in counts]
-        return names, rows, _ints("I", frame.finished_rows)
+        return names, rows, _ints("I", columns["finished_rows"])
 
 
-def _columns_agree(frame: pb.Tokens) -> bool:
-    num, odd = divmod(len(frame.requests), 8)
-    if odd or len(frame.counts) not in (0, 4 * num) or len(frame.finished_rows) % 4:
+def _is_sealed(frame: pb.Tokens) -> bool:
+    return frame.digest == seal(pb.Tokens(packed=frame.packed)).digest
+
+
+def _columns_agree(
+    requests: bytes, counts: bytes, tokens: bytes, finished_rows: bytes, finish_reasons: bytes
+) -> bool:
+    num, odd = divmod(len(requests), 8)
+    if odd or len(counts) not in (0, 4 * num) or len(finished_rows) % 4:
         return False
-    num_tokens = sum(_ints("I", frame.counts)) if frame.counts else num
-    reasons = frame.finish_reasons
+    num_tokens = sum(_ints("I", counts)) if counts else num
     return (
-        len(frame.tokens) == 4 * num_tokens
-        and 4 * len(reasons) == len(frame.finished_rows)
-        and set(reasons) <= {1, 2}
+        len(tokens) == 4 * num_tokens
+        and 4 * len(finish_reasons) == len(finished_rows)
+        and set(finish_reasons) <= {1, 2}
     )
 
 

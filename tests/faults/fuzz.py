@@ -11,7 +11,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 
 from protos import worker_pb2 as pb
-from tests.protos.seal import seal_submit, seal_tokens
+from tests.protos.by_hand import Frame, read_submit, read_tokens, seal, submit_of, tokens_of
 
 Kind = type[pb.ToWorker] | type[pb.FromWorker]
 _INTEGERS = {
@@ -119,13 +119,31 @@ def _mutate_message(rng: random.Random, serialized: bytes, kind: Kind) -> bytes:
         return serialized
     inner: Message = getattr(message, name)
     for _ in range(rng.choice((1, 1, 2))):
-        _mutate_field(rng, inner)
-    if rng.random() < 0.7:
-        if isinstance(inner, pb.Submit):
-            seal_submit(inner)
-        elif isinstance(inner, pb.Tokens):
-            seal_tokens(inner)
+        if isinstance(inner, pb.Submit | pb.Tokens) and rng.random() < 0.8:
+            _mutate_packed(rng, inner)
+        else:
+            _mutate_field(rng, inner)
+    if rng.random() < 0.7 and isinstance(inner, pb.Submit | pb.Tokens):
+        seal(inner)
     return message.SerializeToString()
+
+
+def _mutate_packed(rng: random.Random, message: pb.Submit | pb.Tokens) -> None:
+    """Change a column or a number, in a head that still describes what follows."""
+    try:
+        frame = read_tokens(message) if isinstance(message, pb.Tokens) else Frame(0, 0, read_submit(message))
+    except ValueError:
+        return
+    columns = dict(frame.columns)
+    name = rng.choice([*columns, "produced_ns", "sequence"])
+    if name in columns:
+        columns[name] = _mutate_column(rng, columns[name], [*columns.values(), b""])
+    else:
+        frame = frame._replace(**{name: _integer(rng, 64)})
+    if isinstance(message, pb.Tokens):
+        message.packed = tokens_of(frame.produced_ns, frame.sequence, **columns).packed
+    else:
+        message.packed = submit_of(**columns).packed
 
 
 def _mutate_field(rng: random.Random, message: Message) -> None:
@@ -135,25 +153,29 @@ def _mutate_field(rng: random.Random, message: Message) -> None:
     elif field.type == FieldDescriptor.TYPE_MESSAGE:
         _mutate_field(rng, getattr(message, field.name))
     elif field.type == FieldDescriptor.TYPE_BYTES:
-        setattr(message, field.name, _mutate_column(rng, message, getattr(message, field.name)))
+        others = [value for f, value in message.ListFields() if f.type == FieldDescriptor.TYPE_BYTES]
+        setattr(message, field.name, _mutate_column(rng, getattr(message, field.name), [*others, b""]))
     elif field.type == FieldDescriptor.TYPE_STRING:
         setattr(message, field.name, "".join(map(chr, rng.choices(range(0xD800), k=rng.choice((0, 9, 300))))))
     elif field.type == FieldDescriptor.TYPE_FLOAT:
         setattr(message, field.name, rng.choice(_FLOATS))
     elif field.type in _INTEGERS:
-        bits = rng.randrange(_INTEGERS[field.type] + 1)
-        setattr(message, field.name, max((1 << bits) - rng.choice((0, 1)), 0) % (1 << _INTEGERS[field.type]))
+        setattr(message, field.name, _integer(rng, _INTEGERS[field.type]))
 
 
-def _mutate_column(rng: random.Random, message: Message, column: bytes) -> bytes:
-    """Change a column: another column of the message in its place, or other bytes, or one entry."""
+def _integer(rng: random.Random, num_bits: int) -> int:
+    """Draw a power of two, or one less."""
+    return max((1 << rng.randrange(num_bits + 1)) - rng.choice((0, 1)), 0) % (1 << num_bits)
+
+
+def _mutate_column(rng: random.Random, column: bytes, others: list[bytes]) -> bytes:
+    """Change a column: one of the others in its place, or other bytes, or one entry."""
     itemsize = rng.choice((1, 4, 8))
     entry = rng.choice((b"\0", b"\1", b"\xff", b"\x7f")) * itemsize
     at = rng.randrange(len(column) // itemsize + 1) * itemsize
-    others = [value for f, value in message.ListFields() if f.type == FieldDescriptor.TYPE_BYTES]
     return rng.choice(
         (
-            rng.choice([*others, b""]),
+            rng.choice(others),
             rng.randbytes(len(column)),
             column[:at] + entry + column[at + itemsize :],
             column[:at] + entry + column[at:],

@@ -48,7 +48,7 @@ def tokens_frame(names: dict[int, int], first: int, num: int, sequence: int, end
     """Serialize a good frame: some tokens of all requests, given as name -> sample."""
     rows = [(name, answer(sample)[first : first + num]) for name, sample in names.items()]
     columns = frame(rows, dict.fromkeys(range(len(rows)), STOP) if ends else {})
-    return pb.FromWorker(tokens=pack_tokens(columns, 7, sequence)).SerializeToString()
+    return pb.FromWorker(tokens=pack_tokens(columns, sequence)).SerializeToString()
 
 
 class Scene:
@@ -199,9 +199,9 @@ def hostile_messages(names: dict[int, int], foreign: int) -> list[bytes]:
             [(mine + (1 << 32), [7])],
             [(1 << 31, [7])],
         ):
-            frame_ = pack_tokens(frame(rows), 7, sequence)
+            frame_ = pack_tokens(frame(rows), sequence)
             messages.append(pb.FromWorker(tokens=frame_).SerializeToString())
-        late = pack_tokens(frame([(mine, [7])])._replace(produced_ns=MAX_NS + 1), 7, sequence)
+        late = pack_tokens(frame([(mine, [7])])._replace(produced_ns=MAX_NS + 1), sequence)
         messages.append(pb.FromWorker(tokens=late).SerializeToString())
     return messages
 

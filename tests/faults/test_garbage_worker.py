@@ -54,7 +54,7 @@ def first_tokens(answers: dict[int, list[int]]) -> bytes:
         produced_ns=1,
     )
     assert num
-    return pb.FromWorker(tokens=pack_tokens(columns, 2, 0)).SerializeToString()
+    return pb.FromWorker(tokens=pack_tokens(columns, 0)).SerializeToString()
 
 
 class Garbage:

@@ -14,7 +14,7 @@ from protos.frames import (
     unpack_submit,
     unpack_tokens,
 )
-from tests.protos.seal import seal_submit, seal_tokens
+from tests.protos.by_hand import submit_of, tokens_of
 
 FUZZ = settings(deadline=None, derandomize=True, max_examples=150)
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
@@ -64,7 +64,7 @@ def test_any_tokens_come_back_as_sent(rows: list[tuple[int, int, int]], ones: bo
         np.array([reason for _, _, reason in rows if reason], np.uint8),
         2**63 - 1,
     )
-    received = unpack_tokens(pb.Tokens.FromString(pack_tokens(columns, 0, 5).SerializeToString()), 5)
+    received = unpack_tokens(pb.Tokens.FromString(pack_tokens(columns, 5).SerializeToString()), 5)
     assert as_lists(columns) == as_lists(received)
 
 
@@ -79,7 +79,7 @@ def column_bytes(itemsize: int) -> st.SearchStrategy[bytes]:
 @given(column_bytes(8), column_bytes(4), column_bytes(4), column_bytes(4), column_bytes(4))
 def test_garbage_in_a_submit_is_a_frame_error(a: bytes, b: bytes, c: bytes, d: bytes, e: bytes) -> None:
     """Random columns either unpack to prompts that agree or raise FrameError, nothing else."""
-    message = seal_submit(pb.Submit(requests=a, prompt_lens=b, prompt_tokens=c, max_new_tokens=d, produced=e))
+    message = submit_of(requests=a, prompt_lens=b, prompt_tokens=c, max_new_tokens=d, produced=e)
     try:
         prompts = unpack_submit(message)
     except FrameError:
@@ -95,7 +95,7 @@ def test_garbage_in_a_submit_is_a_frame_error(a: bytes, b: bytes, c: bytes, d: b
 @given(column_bytes(8), column_bytes(4), column_bytes(4), column_bytes(4), column_bytes(1))
 def test_garbage_in_a_token_frame_is_a_frame_error(a: bytes, b: bytes, c: bytes, d: bytes, e: bytes) -> None:
     """Random columns either unpack to rows that agree or raise FrameError, nothing else."""
-    message = seal_tokens(pb.Tokens(requests=a, counts=b, tokens=c, finished_rows=d, finish_reasons=e))
+    message = tokens_of(requests=a, counts=b, tokens=c, finished_rows=d, finish_reasons=e)
     try:
         columns = unpack_tokens(message, 0)
     except FrameError:

@@ -8,13 +8,12 @@ from protos.frames import (
     FrameError,
     PromptColumns,
     TokenColumns,
-    digest_of,
     pack_submit,
     pack_tokens,
     unpack_submit,
     unpack_tokens,
 )
-from tests.protos.seal import seal_submit, seal_tokens
+from tests.protos.by_hand import read_submit, read_tokens, submit_of, tokens_of
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 
@@ -52,13 +51,14 @@ def tokens(sequence: int) -> pb.Tokens:
         finish_reasons=np.array([STOP, LENGTH], np.uint8),
         produced_ns=8,
     )
-    return pack_tokens(columns, packed_ns=9, sequence=sequence)
+    return pack_tokens(columns, sequence=sequence)
 
 
 def test_messages_carry_the_digest_that_the_proto_describes() -> None:
-    """XXH3-64 over the columns' sizes, a frame's two numbers, and the columns, all little-endian."""
-    assert seal_submit(pb.Submit.FromString(submit().SerializeToString())).digest == submit().digest
-    assert seal_tokens(pb.Tokens.FromString(tokens(4).SerializeToString())).digest == tokens(4).digest
+    """XXH3-64 over the head and the columns, all little-endian."""
+    assert submit_of(**read_submit(submit())) == submit()
+    frame = read_tokens(tokens(4))
+    assert tokens_of(8, 4, **frame.columns) == tokens(4)
 
 
 # One bit of one column, but for lengths, counts and reasons: there one bit alone already breaks a bound.
@@ -81,39 +81,47 @@ CHANGED_TOKENS = {
 @pytest.mark.parametrize("column", CHANGED_SUBMIT)
 def test_a_changed_column_of_a_submit_is_refused(column: str) -> None:
     """A column that differs in a bit but keeps every bound is told by the digest alone."""
-    changed = submit()
-    setattr(changed, column, CHANGED_SUBMIT[column])
+    changed = submit_of(**(read_submit(submit()) | {column: CHANGED_SUBMIT[column]}))
+    # Its bounds do hold: with a digest of its own it is taken.
+    assert len(unpack_submit(changed).requests) == 2
+    changed.digest = submit().digest
     with pytest.raises(FrameError, match=r"^submit: the digest is not that of the columns$"):
         unpack_submit(changed)
-    # Its bounds do hold: with a digest of its own it is taken.
-    assert len(unpack_submit(seal_submit(changed)).requests) == 2
 
 
 @pytest.mark.parametrize("column", CHANGED_TOKENS)
 def test_a_changed_column_of_a_frame_is_refused(column: str) -> None:
     """A column that differs in a bit but keeps every bound is told by the digest alone."""
-    changed = tokens(0)
-    setattr(changed, column, CHANGED_TOKENS[column])
+    changed = tokens_of(8, 0, **(read_tokens(tokens(0)).columns | {column: CHANGED_TOKENS[column]}))
+    assert len(unpack_tokens(changed, 0).requests) == 3
+    changed.digest = tokens(0).digest
     with pytest.raises(FrameError, match=r"^tokens: the digest is not that of the columns$"):
         unpack_tokens(changed, 0)
-    assert len(unpack_tokens(seal_tokens(changed), 0).requests) == 3
 
 
-@pytest.mark.parametrize("number, value", [("produced_ns", 9), ("digest", 0)])
-def test_a_changed_number_of_a_frame_is_refused(number: str, value: int) -> None:
-    """The time of production is under the digest too, and no digest at all is a wrong one."""
-    frame = tokens(0)
-    setattr(frame, number, value)
+def test_a_changed_time_of_a_frame_is_refused() -> None:
+    """The time of production is under the digest too."""
+    frame = tokens_of(9, 0, **read_tokens(tokens(0)).columns)
+    frame.digest = tokens(0).digest
     with pytest.raises(FrameError, match="the digest"):
         unpack_tokens(frame, 0)
 
 
+def test_no_digest_is_a_wrong_one() -> None:
+    """A message without its digest is refused."""
+    frame, prompts = tokens(0), submit()
+    frame.digest = prompts.digest = 0
+    with pytest.raises(FrameError, match="the digest"):
+        unpack_tokens(frame, 0)
+    with pytest.raises(FrameError, match="the digest"):
+        unpack_submit(prompts)
+
+
 def test_columns_that_trade_bytes_are_refused() -> None:
     """Bytes that move from one column's end to the next one's start make another digest."""
-    whole, moved = (b"\x01\x02", b"\x03"), (b"\x01", b"\x02\x03")
-    none = (b"", b"", b"")
-    assert digest_of((*whole, *none)) != digest_of((*moved, *none))
-    assert digest_of((*none, *whole)) != digest_of((*none, *moved))
+    whole, moved = tokens_of(requests=b"12", counts=b"3"), tokens_of(requests=b"1", counts=b"23")
+    assert whole.digest != moved.digest
+    assert submit_of(max_new_tokens=b"12", produced=b"3") != submit_of(max_new_tokens=b"1", produced=b"23")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +142,7 @@ def test_a_frame_out_of_sequence_is_refused(arriving: list[int], at_fault: str) 
 
 def test_a_renumbered_frame_is_refused() -> None:
     """The number is under the digest: a frame given the missing one's number does not take its place."""
-    frame = tokens(2)
-    frame.sequence = 1
+    frame = tokens_of(8, 1, **read_tokens(tokens(2)).columns)
+    frame.digest = tokens(2).digest
     with pytest.raises(FrameError, match="the digest"):
         unpack_tokens(frame, 1)

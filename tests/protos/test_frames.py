@@ -19,7 +19,7 @@ from protos.frames import (
     unpack_submit,
     unpack_tokens,
 )
-from tests.protos.seal import seal_submit, seal_tokens
+from tests.protos.by_hand import read_submit, read_tokens, submit_of, tokens_of
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 UINT32_MAX = 0xFFFFFFFF
@@ -44,7 +44,7 @@ def submit(**changed: bytes) -> pb.Submit:
         "max_new_tokens": u4(5, 6),
         "produced": u4(0, 2),
     }
-    return seal_submit(pb.Submit(**(columns | changed)))
+    return submit_of(**(columns | changed))
 
 
 def tokens(**changed: bytes) -> pb.Tokens:
@@ -56,7 +56,7 @@ def tokens(**changed: bytes) -> pb.Tokens:
         "finished_rows": u4(1, 2),
         "finish_reasons": bytes([STOP, LENGTH]),
     }
-    return seal_tokens(pb.Tokens(**(columns | changed), produced_ns=8, packed_ns=9))
+    return tokens_of(8, 0, **(columns | changed))
 
 
 def test_a_submit_is_little_endian_columns() -> None:
@@ -70,13 +70,17 @@ def test_a_submit_is_little_endian_columns() -> None:
             produced=np.array([0, 1], np.uint32),
         )
     )
-    assert packed.requests == b"\x03\0\0\0\x07\0\0\0" + b"\x02\x01\0\0\0\0\0\0"
-    assert packed.prompt_lens == b"\x01\0\0\0\x02\0\0\0"
-    # 200,002 = 0x030d42
-    assert packed.prompt_tokens == b"\x42\x0d\x03\0" + b"\x01\0\0\0" + b"\0\0\0\0"
-    # 10,240 = 0x2800
-    assert packed.max_new_tokens == b"\x00\x28\0\0\x01\0\0\0"
-    assert packed.produced == b"\0\0\0\0\x01\0\0\0"
+    columns = [
+        b"\x03\0\0\0\x07\0\0\0" + b"\x02\x01\0\0\0\0\0\0",
+        b"\x01\0\0\0\x02\0\0\0",
+        # 200,002 = 0x030d42
+        b"\x42\x0d\x03\0" + b"\x01\0\0\0" + b"\0\0\0\0",
+        # 10,240 = 0x2800
+        b"\x00\x28\0\0\x01\0\0\0",
+        b"\0\0\0\0\x01\0\0\0",
+    ]
+    sizes = b"\x10\0\0\0" + b"\x08\0\0\0" + b"\x0c\0\0\0" + b"\x08\0\0\0" * 2
+    assert packed.packed == sizes + bytes(4) + b"".join(columns)
 
 
 def test_a_token_frame_is_little_endian_columns() -> None:
@@ -89,25 +93,29 @@ def test_a_token_frame_is_little_endian_columns() -> None:
         finish_reasons=np.array([LENGTH], np.uint8),
         produced_ns=77,
     )
-    packed = pack_tokens(columns, packed_ns=99, sequence=4)
-    assert packed.requests == b"\0\0\0\0\x01\0\0\0" + b"\x05\0\0\0\0\0\0\0"
-    assert packed.counts == b"\0\0\0\0\x02\0\0\0"
-    assert packed.tokens == b"\x02\x01\0\0\x03\0\0\0"
-    assert packed.finished_rows == b"\0\0\0\0"
-    assert packed.finish_reasons == b"\x02"
-    assert (packed.produced_ns, packed.packed_ns, packed.sequence) == (77, 99, 4)
+    packed = pack_tokens(columns, sequence=4)
+    columns_bytes = [
+        b"\0\0\0\0\x01\0\0\0" + b"\x05\0\0\0\0\0\0\0",
+        b"\0\0\0\0\x02\0\0\0",
+        b"\x02\x01\0\0\x03\0\0\0",
+        b"\0\0\0\0",
+        b"\x02",
+    ]
+    numbers = b"\x4d" + bytes(7) + b"\x04" + bytes(7)
+    sizes = b"\x10\0\0\0" + b"\x08\0\0\0" * 2 + b"\x04\0\0\0" + b"\x01\0\0\0"
+    assert packed.packed == numbers + sizes + bytes(4) + b"".join(columns_bytes)
 
 
 def test_empty_columns_stand_for_what_is_common() -> None:
     """No `produced` column means nothing produced; no `counts` column means one token a row."""
     one = np.ones(1, np.uint32)
     prompts = PromptColumns(np.ones(1, np.uint64), one, np.array([7], np.int32), one, np.zeros(1, np.uint32))
-    assert pack_submit(prompts).produced == b""
+    assert read_submit(pack_submit(prompts))["produced"] == b""
     assert unpack_submit(submit(produced=b"")).produced.tolist() == [0, 0]
     step = TokenColumns(
         np.ones(1, np.uint64), None, np.array([7], np.int32), one[:0], np.zeros(0, np.uint8), 5
     )
-    assert pack_tokens(step, 6, 0).counts == b""
+    assert read_tokens(pack_tokens(step, 0)).columns["counts"] == b""
     assert unpack_tokens(tokens(counts=b""), 0).counts is None
 
 
@@ -124,7 +132,7 @@ def test_names_keep_the_largest_slot_and_generation() -> None:
 )
 def test_a_submit_column_of_another_length_is_refused(column: str, change: Callable[[bytes], bytes]) -> None:
     """A column cut or lengthened by a byte or by four raises FrameError, whichever column it is."""
-    good: bytes = getattr(submit(), column)
+    good = read_submit(submit())[column]
     with pytest.raises(FrameError):
         unpack_submit(submit(**{column: change(good)}))
 
@@ -135,7 +143,7 @@ def test_a_submit_column_of_another_length_is_refused(column: str, change: Calla
 )
 def test_a_token_column_of_another_length_is_refused(column: str, change: Callable[[bytes], bytes]) -> None:
     """A column cut or lengthened by a byte or by four raises FrameError, whichever column it is."""
-    good: bytes = getattr(tokens(), column)
+    good = read_tokens(tokens()).columns[column]
     with pytest.raises(FrameError):
         unpack_tokens(tokens(**{column: change(good)}), 0)
 
@@ -215,8 +223,8 @@ def test_a_prompt_is_more_than_its_produced_tokens(produced: tuple[int, int]) ->
 
 def test_empty_messages_hold_nothing() -> None:
     """A Submit and a Tokens frame without any column unpack to no rows; requests alone may be none."""
-    assert len(unpack_submit(seal_submit(pb.Submit())).requests) == 0
-    empty = unpack_tokens(seal_tokens(pb.Tokens()), 0)
+    assert len(unpack_submit(submit_of()).requests) == 0
+    empty = unpack_tokens(tokens_of(), 0)
     assert [len(empty.requests), len(empty.tokens), len(empty.finished_rows)] == [0, 0, 0]
     assert unpack_requests(b"").tolist() == []
     with pytest.raises(FrameError, match=r"^requests: 4 bytes are no multiple of 8$"):

@@ -8,6 +8,7 @@ import pytest
 from protos import worker_pb2 as pb
 from protos.frames import TokenColumns, unpack_tokens
 from tests import fleet
+from tests.protos.by_hand import read_tokens
 from tests.worker.raw_client import MAX_MODEL_LEN, Worker, walk
 from tests.worker.test_outbox import columns, ends_of, frame, rows_of, run
 from tests.worker.test_silence import pinging
@@ -22,8 +23,7 @@ MIB = 1 << 20
 
 def column_bytes(tokens: pb.Tokens) -> int:
     """Count the bytes of a frame's columns."""
-    names = ("requests", "counts", "tokens", "finished_rows", "finish_reasons")
-    return sum(len(getattr(tokens, name)) for name in names)
+    return sum(map(len, read_tokens(tokens).columns.values()))
 
 
 def wide_step(rows: int, tokens_per_row: int) -> TokenColumns:
@@ -133,7 +133,7 @@ def test_what_a_frame_leaves_behind_follows_at_once(monkeypatch: pytest.MonkeyPa
         outbox = Outbox(hold_ns=3_600_000_000_000)
         for number in range(5):
             outbox.put(Step(columns([(1, [number])], produced_ns=100 + number), urgent=number in (1, 4)))
-        return [(await outbox.next()).tokens.produced_ns for _ in range(3)]
+        return [read_tokens((await outbox.next()).tokens).produced_ns for _ in range(3)]
 
     # Frames of two steps: the first holds an urgent one, the second none, the third is urgent itself.
     assert [101, 102, 104] == run(walk_frames())

@@ -29,7 +29,7 @@ def test_open_is_answered_with_info_and_hash() -> None:
         assert opened.run_id == "named"
         info = await worker.stub.GetInfo(pb.GetInfoRequest())
         assert info == opened.info
-        assert (info.engine, info.max_model_len, info.protocol_version) == ("counting", MAX_MODEL_LEN, 2)
+        assert (info.engine, info.max_model_len, info.protocol_version) == ("counting", MAX_MODEL_LEN, 3)
         assert info.state == pb.WORKER_STATE_READY
         assert spec_hash(pb.RunSpec(**SPEC), info) == opened.spec_hash  # type: ignore[arg-type]
         await stream.end()
@@ -90,12 +90,12 @@ def test_a_worker_that_is_not_ready_refuses() -> None:
     walk(steps, ready=False)
 
 
-@pytest.mark.parametrize("version", [0, 1, 3])
+@pytest.mark.parametrize("version", [0, 2, 4])
 def test_another_protocol_version_is_refused(version: int) -> None:
     """FAILED_PRECONDITION names both versions, and leaves the worker free."""
 
     async def steps(worker: Worker) -> None:
-        expected = ("FAILED_PRECONDITION", f"protocol version {version}, this worker speaks 2")
+        expected = ("FAILED_PRECONDITION", f"protocol version {version}, this worker speaks 3")
         assert await refusal_of(worker.channel, version=version) == expected
         await worker.stream().open()
 

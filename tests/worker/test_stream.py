@@ -9,6 +9,7 @@ import pytest
 
 from protos import worker_pb2 as pb
 from protos.frames import PROTOCOL_VERSION
+from tests.protos.by_hand import seal, submit_of
 from tests.worker.raw_client import (
     MAX_MODEL_LEN,
     SPEC,
@@ -79,17 +80,19 @@ def test_prompts_at_the_bounds_are_served() -> None:
 
 U8, U4 = bytes(8), (1).to_bytes(4, "little")
 BAD_MESSAGES = {
-    "requests: 7 bytes are no multiple of 8": pb.ToWorker(submit=pb.Submit(requests=bytes(7))),
-    "prompt_lens: 0 entries where 1 belong": pb.ToWorker(submit=pb.Submit(requests=U8)),
+    "requests: 7 bytes are no multiple of 8": pb.ToWorker(submit=submit_of(requests=bytes(7))),
+    "prompt_lens: 0 entries where 1 belong": pb.ToWorker(submit=submit_of(requests=U8)),
     "prompt_tokens: 0 entries where 4294967295 belong": pb.ToWorker(
-        submit=pb.Submit(requests=U8, prompt_lens=b"\xff" * 4, max_new_tokens=U4)
+        submit=submit_of(requests=U8, prompt_lens=b"\xff" * 4, max_new_tokens=U4)
     ),
     "submit: more tokens produced than the prompt holds": pb.ToWorker(
-        submit=pb.Submit(requests=U8, prompt_lens=U4, prompt_tokens=U4, max_new_tokens=U4, produced=U4)
+        submit=submit_of(requests=U8, prompt_lens=U4, prompt_tokens=U4, max_new_tokens=U4, produced=U4)
     ),
     "submit: the digest is not that of the columns": pb.ToWorker(
-        submit=pb.Submit(requests=U8, prompt_lens=U4, prompt_tokens=U4, max_new_tokens=U4)
+        submit=pb.Submit(packed=submit_of(requests=U8).packed)
     ),
+    "submit: 23 bytes are no head of 24": pb.ToWorker(submit=seal(pb.Submit(packed=bytes(23)))),
+    "submit: 25 bytes where 24 belong": pb.ToWorker(submit=seal(pb.Submit(packed=bytes(25)))),
     "requests: 9 bytes are no multiple of 8": pb.ToWorker(cancel=pb.Cancel(requests=bytes(9))),
     "unexpected message: open": pb.ToWorker(open=pb.Open(protocol_version=PROTOCOL_VERSION)),
     "unexpected message: None": pb.ToWorker(),
