@@ -16,13 +16,15 @@ from protos.frames import (
     Requests,
     TokenColumns,
     TokenIds,
-    generations_of,
-    name_requests,
     slots_of,
 )
 
 TOKEN_BYTES = 4
 NO_WORKER = -1
+LINE_TOKENS = 64 // TOKEN_BYTES
+"""Tokens of a cache line."""
+_GENERATION, _WORKER = np.uint64(0xFFFFFFFF << 32), np.uint64(0xFFFFFFFF)
+_NEXT_GENERATION = np.uint64(1 << 32)
 Slots = NDArray[np.int64]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
@@ -51,13 +53,15 @@ class Ledger:
             num_slots: Slots at first; they double when they run out.
             first_generation: Below 2**32; drawn for each run, so that no run's names are another's.
         """
-        self._row_tokens = max_new_tokens
-        self._first_generation = first_generation
-        self._generations = np.full(num_slots, first_generation, np.uint32)
+        self._max_new_tokens = max_new_tokens
+        # An odd number of cache lines: rows that are written at one place each do not evict each other.
+        self._row_tokens = (-(-max_new_tokens // LINE_TOKENS) | 1) * LINE_TOKENS
         self._mark = np.zeros(num_slots, np.int64)
         self._rows = np.zeros(num_slots, ROW)
         # What every frame reads stands apart: a field of a row is a cache line of its own.
-        self._worker = np.full(num_slots, NO_WORKER, np.int32)
+        self._first_holder = (np.uint64(first_generation) * _NEXT_GENERATION) | _WORKER
+        self._holders = np.full(num_slots, self._first_holder)
+        """worker | generation << 32, all ones for no worker."""
         self._num_tokens = np.zeros(num_slots, np.int64)
         self._loadgen_ids = np.zeros(num_slots, np.uint64)
         self._free = list(range(num_slots - 1, -1, -1))
@@ -112,10 +116,10 @@ class Ledger:
         rows["prefill_len"] = rows["prompt_len"]
         rows["given_ns"] = rows["sent_ns"]
         self._rows[slots] = rows
-        self._worker[slots] = worker
+        self._hold(slots, worker)
         self._num_tokens[slots] = 0
         self._loadgen_ids[slots] = ids
-        return slots, name_requests(slots, self._generations[slots])
+        return slots, self.names(slots)
 
     def add_tokens(self, worker: int, columns: TokenColumns, now_ns: int) -> Arrivals:
         """Store a frame's tokens.
@@ -132,13 +136,14 @@ class Ledger:
         self._check_rows(worker, columns.requests, slots)
         before = self._num_tokens[slots]
         after = before + (1 if columns.counts is None else columns.counts)
-        if after.max(initial=0) > self._row_tokens:
-            raise FrameError(f"worker {worker}: an answer beyond {self._row_tokens} tokens")
+        if after.max(initial=0) > self._max_new_tokens:
+            raise FrameError(f"worker {worker}: an answer beyond {self._max_new_tokens} tokens")
         self._arena[self._positions(slots, before, columns.counts)] = columns.tokens
         self._num_tokens[slots] = after
         self.num_tokens += len(columns.tokens)
-        first_slots = slots[(before == 0) & (after > 0)]
-        self._rows["first_ns"][first_slots] = now_ns
+        first_slots = slots[:0] if before.all() else slots[(before == 0) & (after > 0)]
+        if len(first_slots):
+            self._rows["first_ns"][first_slots] = now_ns
         finished_slots = slots[columns.finished_rows]
         prefilled_tokens = self._prefilled(first_slots) + self._prefilled(finished_slots)
         if self._num_resumed:
@@ -151,8 +156,7 @@ class Ledger:
         rows["done_ns"] = now_ns
         rows["reason"] = reasons
         self._finished.add(rows)
-        self._worker[slots] = NO_WORKER
-        self._generations[slots] += 1
+        self._let_go(slots)
         self._ended += slots.tolist()
 
     def take_answers(self) -> tuple[Slots, Slots, TokenIds]:
@@ -170,11 +174,11 @@ class Ledger:
 
     def held_by(self, worker: int) -> Slots:
         """List the requests in flight on a worker."""
-        return np.flatnonzero(self._worker == worker)
+        return np.flatnonzero((self._holders & _WORKER) == worker)
 
     def held(self) -> tuple[Slots, Slots, Slots]:
         """List the requests that some worker has: slots, tokens received, when it got them; (R,) each."""
-        slots = np.flatnonzero(self._worker != NO_WORKER)
+        slots = np.flatnonzero((self._holders & _WORKER) != _WORKER)
         return slots, self._num_tokens[slots], self._rows["given_ns"][slots]
 
     def in_flight(self) -> Slots:
@@ -185,12 +189,12 @@ class Ledger:
 
     def names(self, slots: Slots) -> Requests:
         """Name requests as the wire does."""
-        return name_requests(slots, self._generations[slots])
+        return slots.view(np.uint64) | (self._holders[slots] & _GENERATION)
 
     def rows(self, slots: Slots) -> NDArray[np.void]:
         """Copy what is known of requests, dtype ROW."""
         found: NDArray[np.void] = self._rows[slots]
-        found["worker"] = self._worker[slots]
+        found["worker"] = self._holders[slots].astype(np.uint32).view(np.int32)
         found["num_tokens"] = self._num_tokens[slots]
         return found
 
@@ -202,8 +206,7 @@ class Ledger:
         rows["losses"] += 1
         rows["prefill_len"] = 0
         self._rows[slots] = rows
-        self._worker[slots] = NO_WORKER
-        self._generations[slots] += 1
+        self._let_go(slots)
 
     def hand_on(self, slots: Slots, worker: int, now_ns: int) -> Requests:
         """Give requests that were taken away to another worker, (R,); returns their new names."""
@@ -211,7 +214,7 @@ class Ledger:
         rows["prefill_len"] = rows["prompt_len"] + self._num_tokens[slots]
         rows["given_ns"] = now_ns
         self._rows[slots] = rows
-        self._worker[slots] = worker
+        self._hold(slots, worker)
         self._num_resumed += len(slots)
         return self.names(slots)
 
@@ -251,11 +254,19 @@ class Ledger:
         self._rows["prefill_len"][slots] = 0
         return int(prefill_lens.sum())
 
+    def _hold(self, slots: Slots, worker: int) -> None:
+        self._holders[slots] = (self._holders[slots] & _GENERATION) | np.uint64(worker)
+
+    def _let_go(self, slots: Slots) -> None:
+        """Give slots to no worker, under their next names."""
+        self._holders[slots] = (self._holders[slots] | _WORKER) + _NEXT_GENERATION
+
     def _check_rows(self, worker: int, requests: Requests, slots: Slots) -> None:
-        if len(slots) and slots.max() >= len(self._rows):
-            raise FrameError(f"worker {worker}: slot {slots.max()} of {len(self._rows)}")
-        generations = generations_of(requests)
-        if (self._worker[slots] != worker).any() or (self._generations[slots] != generations).any():
+        try:
+            holders = self._holders[slots]
+        except IndexError:
+            raise FrameError(f"worker {worker}: slot {slots.max()} of {len(self._rows)}") from None
+        if (holders != ((requests & _GENERATION) | np.uint64(worker))).any():
             raise FrameError(f"worker {worker}: tokens of a request that it does not hold")
         order = np.arange(len(slots))
         self._mark[slots] = order
@@ -281,14 +292,13 @@ class Ledger:
         del self._arena
         self._map.resize(self._arena_bytes(2 * old))
         self._arena = np.frombuffer(self._map, np.int32)
-        self._generations = _doubled(self._generations, self._first_generation)
         self._mark = np.zeros(2 * old, np.int64)
         self._rows = _doubled(self._rows)
-        self._worker = _doubled(self._worker, NO_WORKER)
+        self._holders = _doubled(self._holders, self._first_holder)
         self._num_tokens = _doubled(self._num_tokens)
         self._loadgen_ids = _doubled(self._loadgen_ids)
         self._free[:0] = range(2 * old - 1, old - 1, -1)
 
 
-def _doubled(column: NDArray[_Scalar], fill: int = 0) -> NDArray[_Scalar]:
+def _doubled(column: NDArray[_Scalar], fill: int | np.uint64 = 0) -> NDArray[_Scalar]:
     return np.concatenate([column, np.full_like(column, fill)])

@@ -48,6 +48,7 @@ _TOKENS_HEAD = struct.Struct("<QQ5I4x")
 _LITTLE: dict[type[np.generic], np.dtype[Any]] = {
     kind: np.dtype(kind).newbyteorder("<") for kind in (np.uint64, np.uint32, np.int32, np.uint8)
 }
+_SLOT = np.uint64(0xFFFFFFFF)
 _NO_LENS: Lens = np.zeros(0, np.uint32)
 
 
@@ -87,19 +88,9 @@ class TokenColumns(NamedTuple):
     """When the engine handed them over, worker's monotonic clock; see worker.proto for several steps."""
 
 
-def name_requests(slots: NDArray[np.int64], generations: NDArray[np.uint32]) -> Requests:
-    """Join slots and generations, both (R,), to request names."""
-    return slots.astype(np.uint64) | (generations.astype(np.uint64) << np.uint64(32))
-
-
 def slots_of(requests: Requests) -> NDArray[np.int64]:
     """Take the slots, (R,), out of request names."""
-    return _halves(requests)[:, 0].astype(np.int64)
-
-
-def generations_of(requests: Requests) -> NDArray[np.uint32]:
-    """Take the generations, (R,), out of request names."""
-    return _halves(requests)[:, 1]
+    return (requests & _SLOT).view(np.int64)
 
 
 def digest_of(packed: bytes) -> int:
@@ -242,11 +233,6 @@ def spec_hash(spec: pb.RunSpec, info: pb.WorkerInfo) -> str:
         "seed": spec.seed if spec.HasField("seed") else None,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _halves(requests: Requests) -> NDArray[np.uint32]:
-    """View request names as (R, 2): the low halves, and the high ones."""
-    return requests.astype("<u8", copy=False).view("<u4").reshape(-1, 2)
 
 
 def _sum(lens: Lens) -> int:

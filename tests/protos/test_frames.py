@@ -11,7 +11,6 @@ from protos.frames import (
     FrameError,
     PromptColumns,
     TokenColumns,
-    name_requests,
     pack_submit,
     pack_tokens,
     slots_of,
@@ -63,7 +62,7 @@ def test_a_submit_is_little_endian_columns() -> None:
     """Two prompts pack into the bytes that the proto's comments spell out: slot low, generation high."""
     packed = pack_submit(
         PromptColumns(
-            requests=name_requests(np.array([3, 258]), np.array([7, 0], np.uint32)),
+            requests=np.array([3 | 7 << 32, 258], np.uint64),
             prompt_lens=np.array([1, 2], np.uint32),
             prompt_tokens=np.array([200_002, 1, 0], np.int32),
             max_new_tokens=np.array([10_240, 1], np.uint32),
@@ -119,10 +118,9 @@ def test_empty_columns_stand_for_what_is_common() -> None:
     assert unpack_tokens(tokens(counts=b""), 0).counts is None
 
 
-def test_names_keep_the_largest_slot_and_generation() -> None:
+def test_a_slot_is_a_names_lower_half() -> None:
     """Slot and generation of 0xFFFFFFFF share one 64-bit name without touching each other."""
-    names = name_requests(np.array([UINT32_MAX, 0, 1]), np.array([0, UINT32_MAX, 2], np.uint32))
-    assert names.tolist() == [0x00000000FFFFFFFF, 0xFFFFFFFF00000000, 0x0000000200000001]
+    names = np.array([0x00000000FFFFFFFF, 0xFFFFFFFF00000000, 0x0000000200000001], np.uint64)
     assert slots_of(names).tolist() == [UINT32_MAX, 0, 1]
 
 
