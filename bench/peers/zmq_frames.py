@@ -44,7 +44,9 @@ class _Worker:
         """Run the engine for ever."""
         await self._engine.start()
         while True:
-            self._outbox.put(await self._engine.step())
+            step = await self._engine.step()
+            # Another driver may have come meanwhile, and a new outbox with it.
+            self._outbox.put(step)
             message = await self._outbox.next()
             self._door.send(message.tokens.SerializeToString())
             await self._door.room()
