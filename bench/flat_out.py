@@ -19,7 +19,7 @@ from sut.settings import Scenario
 
 DEFAULT_ROUNDS = 3
 # One small round: whether everything works, and the order of magnitude. Short answers make requests dear.
-QUICK: dict[str, object] = {"rounds": 1, "requests": 1024, "in_flight": 1024, "answer_tokens": 128}
+QUICK: dict[str, object] = {"rounds": 1, "requests": 1024, "in_flight": 1024, "answer_tokens": 64}
 COLUMNS = {
     "coordinator_cpu_s_per_mtok": "coord s/Mtok",
     "mtok_per_core_s": "Mtok/core-s",
