@@ -14,8 +14,8 @@ from protos import worker_pb2 as pb
 from protos.frames import CHANNEL_OPTIONS, TokenIds
 
 SERVICE = "tokenfleet.bench.PerRequest"
-# A busy loop takes up one call each turn; by default gRPC cancels those that have waited for 30 s, and refuses
-# some beyond a thousand that wait. An Offline query is all its calls at once.
+# A busy loop takes up one call each turn, and an Offline query is all its calls at once. By default gRPC
+# cancels those that have waited for 30 s, and refuses some where a thousand wait.
 SERVER_OPTIONS = [
     *CHANNEL_OPTIONS,
     ("grpc.server_max_unrequested_time_in_server", 3600),
