@@ -20,13 +20,22 @@ from sut.settings import Scenario
 DEFAULT_ROUNDS = 3
 # One small round: whether everything works, and the order of magnitude. Short answers make requests dear.
 QUICK: dict[str, object] = {"rounds": 1, "requests": 1024, "in_flight": 1024, "answer_tokens": 64}
+
+
+class Column(NamedTuple):
+    """How a figure is shown."""
+
+    title: str
+    form: str
+
+
 COLUMNS = {
-    "coordinator_cpu_s_per_mtok": "coord s/Mtok",
-    "mtok_per_core_s": "Mtok/core-s",
-    "workers_cpu_s_per_mtok": "workers s/Mtok",
-    "tokens_per_s": "tokens/s",
-    "tokens_per_message": "tokens/message",
-    "window_s": "window s",
+    "coordinator_cpu_s_per_mtok": Column("coord s/Mtok", ",.3f"),
+    "mtok_per_core_s": Column("Mtok/core-s", ",.3f"),
+    "workers_cpu_s_per_mtok": Column("workers s/Mtok", ",.3f"),
+    "tokens_per_s": Column("tokens/s", ",.0f"),
+    "tokens_per_message": Column("tokens/message", ",.1f"),
+    "window_s": Column("window s", ",.2f"),
 }
 RATIOS = ("coordinator_cpu_s_per_mtok", "workers_cpu_s_per_mtok", "tokens_per_s")
 NOTES = """\
@@ -54,7 +63,7 @@ class Judged(NamedTuple):
         """Say it in a line."""
         words = "Mtok/core-s" if self.goal.peer is None else f"times less than {self.goal.peer}"
         claim = f"{self.seen:,.1f} {words}, asked for {self.goal.bound:g}"
-        return f"{self.side:<13}{claim:<52}{'met' if self.met else 'NOT met'}"
+        return f"{self.side:<16}{claim:<52}{'met' if self.met else 'NOT met'}"
 
 
 def main(argv: list[str]) -> int:
@@ -103,9 +112,9 @@ def table(rounds: Rounds) -> str:
     lines += ["", f"median of the rounds' ratios to {OURS}", _head(RATIOS)]
     for name in rounds:
         ratios = ratios_to(OURS, rounds, name)
-        lines.append(f"{name:<13}" + "".join(f"{ratios[key]:>16,.2f}" for key in RATIOS))
+        lines.append(f"{name:<16}" + "".join(f"{ratios[key]:>16,.3g}" for key in RATIOS))
     lines += ["", "coordinator CPU per token: what was asked for", *map(str, judge(rounds))]
-    lines += ["", *(f"{side.name:<13}{side.what}" for side in FLAT_SIDES), "", NOTES]
+    lines += ["", *(f"{side.name:<16}{side.what}" for side in FLAT_SIDES), "", NOTES]
     return "\n".join(lines)
 
 
@@ -166,11 +175,13 @@ def _median(figures: list[FlatFigures], key: str) -> float:
 
 
 def _head(keys: tuple[str, ...] = tuple(COLUMNS)) -> str:
-    return f"{'':<13}" + "".join(f"{COLUMNS[key]:>16}" for key in keys)
+    return f"{'':<16}" + "".join(f"{COLUMNS[key].title:>16}" for key in keys)
 
 
 def _row(name: str, figures: list[FlatFigures]) -> str:
-    return f"{name:<13}" + "".join(f"{_median(figures, key):>16,.3f}" for key in COLUMNS)
+    return f"{name:<16}" + "".join(
+        f"{format(_median(figures, key), column.form):>16}" for key, column in COLUMNS.items()
+    )
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

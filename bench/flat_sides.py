@@ -30,9 +30,15 @@ FLAT_SIDES = (
     ),
     Side(
         "zmq-pickle",
-        "ZMQ, pickled lists, three messages per request (first token, all others at its end, None), as AMD",
+        "ZMQ, pickled lists: a first token, all others at the end, None for each request; as AMD in Server",
         ("bench.peers.serve", "zmq-pickle", "--tokens-per-message", "1000000"),
         ("bench.peers.drive", "zmq-pickle"),
+    ),
+    Side(
+        "zmq-pickle-all",
+        "ZMQ, one pickle per worker with all its answers, when the last has ended; as AMD in Offline",
+        ("bench.peers.serve", "zmq-pickle-all"),
+        ("bench.peers.drive", "zmq-pickle-all"),
     ),
     Side(
         "zmq-frames",

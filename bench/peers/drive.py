@@ -22,7 +22,7 @@ from bench.peers.messages import MessageDriver
 from bench.peers.requests import RequestDriver
 from bench.peers.zmq_frames import FrameDriver
 from bench.peers.zmq_msgspec import MsgspecCodec
-from bench.peers.zmq_pickle import PickleCodec
+from bench.peers.zmq_pickle import AllTogetherDriver, PickleCodec
 from coordinator.config import RunConfig, parse
 from coordinator.record import Spread
 from coordinator.run import GC_THRESHOLD, SWITCH_INTERVAL_S
@@ -34,6 +34,7 @@ DRIVERS: dict[str, Callable[[RunConfig, Dataset, int], Driver]] = {
     "grpc": partial(RequestDriver, make=grpc_stream.Client),
     "sse": partial(RequestDriver, make=http_sse.Client),
     "zmq-pickle": partial(MessageDriver, codec=PickleCodec()),
+    "zmq-pickle-all": AllTogetherDriver,
     "zmq-msgspec": partial(MessageDriver, codec=MsgspecCodec()),
     "zmq-frames": FrameDriver,
 }

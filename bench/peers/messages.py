@@ -82,7 +82,7 @@ async def serve(engine: CountingEngine, tokens_per_message: int, port: int, code
     await cutter.pump()
 
 
-class _InFlight:
+class InFlight:
     """One request as the driver knows it."""
 
     __slots__ = ("answer", "loadgen_id", "worker")
@@ -112,7 +112,8 @@ class MessageDriver:
         self._codec = codec
         self._links: list[Link] = []
         self._outstanding = [0] * len(config.workers)
-        self._requests: dict[int, _InFlight] = {}
+        self.requests: dict[int, InFlight] = {}
+        """By name."""
         self._num_requests = 0
         self._loop = asyncio.get_running_loop()
         self.sut = SUT(config.scenario, self._issue, die)
@@ -125,7 +126,7 @@ class MessageDriver:
 
     async def connect(self) -> None:
         """Tell every worker where its messages go."""
-        self._links = [Link(address, self._take) for address in self._addresses]
+        self._links = [Link(address, self.take) for address in self._addresses]
 
     async def settle(self) -> None:
         """Check that nothing is in flight.
@@ -133,8 +134,8 @@ class MessageDriver:
         Raises:
             RuntimeError: Something is, though LoadGen counts all as complete.
         """
-        if self._requests:
-            raise RuntimeError(f"{len(self._requests)} requests in flight after the end")
+        if self.requests:
+            raise RuntimeError(f"{len(self.requests)} requests in flight after the end")
 
     async def close(self) -> None:
         """Close all links."""
@@ -155,25 +156,27 @@ class MessageDriver:
             self._num_requests += 1
             worker = min(range(len(self._links)), key=self._outstanding.__getitem__)
             self._outstanding[worker] += 1
-            self._requests[name] = _InFlight(id_, worker)
+            self.requests[name] = InFlight(id_, worker)
             request = Request(name, self._data.prompt(sample), self._budget)
             self._links[worker].send(self._codec.encode_request(request))
 
-    def _take(self, body: bytes) -> None:
+    def take(self, body: bytes) -> None:
+        """Add one message to its request's answer."""
         message = self._codec.decode_message(body)
-        request = self._requests[message.name]
+        request = self.requests[message.name]
         answer = request.answer
         first = not answer
         answer.extend(message.tokens)
         if first or message.finished:
-            self._report(request, first, message)
+            self.report(request, first, message)
 
-    def _report(self, request: _InFlight, first: bool, message: Message) -> None:
+    def report(self, request: InFlight, first: bool, message: Message) -> None:
+        """Tell LoadGen of a first token, an end, or both."""
         id_, answer = request.loadgen_id, request.answer
         if first and self.sut.reports_first_tokens:
             self.sut.first_tokens([id_], [answer.buffer_info()[0]])
         if message.finished:
             self.sut.complete([id_], [answer.buffer_info()[0]], [len(answer)])
             self._outstanding[request.worker] -= 1
-            del self._requests[message.name]
+            del self.requests[message.name]
         self.report_delays_ns.append(time.monotonic_ns() - message.produced_ns)

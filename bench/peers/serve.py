@@ -27,6 +27,7 @@ SERVE: dict[str, Serve] = {
     "grpc": streamed(grpc_stream.serve),
     "sse": streamed(http_sse.serve),
     "zmq-pickle": zmq_pickle.serve,
+    "zmq-pickle-all": lambda engine, _, port: zmq_pickle.serve_all_together(engine, port),
     "zmq-msgspec": zmq_msgspec.serve,
     "zmq-frames": lambda engine, _, port: zmq_frames.serve(engine, port),
 }

@@ -88,6 +88,11 @@ class Cutter:
             )
         )
 
+    @property
+    def num_requests(self) -> int:
+        """Requests that have not ended."""
+        return len(self._requests)
+
     def cancel(self, name: int) -> None:
         """Forget a request that may have ended."""
         if self._requests.pop(name, None) is not None:
@@ -105,10 +110,10 @@ class Cutter:
             finished = row in ends
             if finished or not request.begun or len(request.pending) >= self._tokens_per_message:
                 request.begun = True
+                if finished:
+                    del self._requests[name]
                 self._deliver(name, Chunk(request.pending, columns.produced_ns, finished))
                 request.pending = []
-        for row in ends:
-            del self._requests[int(columns.requests[row])]
 
 
 class Streams:

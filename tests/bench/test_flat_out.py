@@ -20,7 +20,7 @@ from worker.engine import Step
 TINY = ["--requests", "40", "--in-flight", "16", "--answer-tokens", "20", "--prompt-tokens", "4"]
 SIDES = [
     *("frames", "grpc-1", "grpc-10", "sse", "frames-step", "grpc-50"),
-    *("zmq-msgspec", "zmq-pickle", "zmq-frames"),
+    *("zmq-msgspec", "zmq-pickle", "zmq-pickle-all", "zmq-frames"),
 ]
 
 
@@ -59,6 +59,8 @@ def test_every_side_does_the_same_work_flat_out(tmp_path: Path) -> None:
     assert [record["tokens"]] * 3 == [messages[name] for name in ("grpc-1", "sse", "zmq-msgspec")]
     assert 2 * 40 == messages["grpc-50"]
     assert 3 * 40 == messages["zmq-pickle"]
+    # One of each worker; more where a worker had answered all it had before the next request came.
+    assert 2 <= messages["zmq-pickle-all"] <= 40
     assert 2 * 40 < messages["grpc-10"] <= 4 * 40
     # At most 8 requests run in each of the 2 workers.
     assert record["tokens"] / 8 <= min(messages["frames-step"], messages["zmq-frames"])
