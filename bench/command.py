@@ -81,7 +81,8 @@ def describe_machine() -> dict[str, str]:
     model = platform.processor()
     with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
         model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
-    packages = {"grpcio": "grpcio", "aiohttp": "aiohttp", "LoadGen": "mlcommons-loadgen", "numpy": "numpy"}
+    names = ("grpcio", "aiohttp", "pyzmq", "msgspec", "numpy")
+    packages = {"LoadGen": "mlcommons-loadgen"} | {name: name for name in names}
     machine = {
         "cpu": model,
         "cores": str(len(os.sched_getaffinity(0))),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.processes import Ended, Processes, free_port, read_cpu_s, tail, wait_listening
-from bench.workload import Answers, Load, Workload
+from bench.workload import Answers, Work, Workload
 from sut.results.logs import DetailLog, read_detail
 from sut.settings import Scenario
 
@@ -139,7 +139,7 @@ def loadgen_window_s(detail: DetailLog) -> tuple[float, float]:
     return begin_s, end_s
 
 
-def _places(load: Load, scenario: Scenario) -> int:
+def _places(load: Work, scenario: Scenario) -> int:
     """Count the requests that a worker runs at once.
 
     Server: twice what should run in all, so that no request ever waits for a place. Offline, where all

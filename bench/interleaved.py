@@ -7,14 +7,14 @@ from pathlib import Path
 from bench.command import say
 from bench.fleet import Fleet, Round, Side
 from bench.processes import Processes
-from bench.workload import Load, Workload
+from bench.workload import Work, Workload
 from sut.settings import Scenario
 
 Take = Callable[[int, Side, Round], None]
 """Takes the round's number, the side and what its run left."""
 
 
-def interleave(sides: tuple[Side, ...], load: Load, scenario: Scenario, num_rounds: int, take: Take) -> int:
+def interleave(sides: tuple[Side, ...], load: Work, scenario: Scenario, num_rounds: int, take: Take) -> int:
     """Run every side in every round; nothing that was started outlives the call.
 
     Returns:

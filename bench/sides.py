@@ -37,8 +37,8 @@ SIDES = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """One round of one side; every side's come from the same places."""
+class Costs:
+    """What one round of one side did and took; every side's come from the same places."""
 
     requests: int
     tokens: int
@@ -53,6 +53,27 @@ class Figures:
     process_cpu_s: float
     """Of the coordinator's whole life, imports included."""
     tokens_per_s: float
+
+    @staticmethod
+    def fields_of(run: Round) -> dict[str, Any]:
+        """Take them from a run, by name."""
+        return {
+            "requests": run.answers.requests,
+            "tokens": run.answers.tokens,
+            "answers_sha256": run.answers.sha256,
+            "window_s": run.window_s,
+            "coordinator_cpu_s": run.coordinator_cpu_s,
+            "coordinator_cpu_s_per_mtok": run.per_mtok(run.coordinator_cpu_s),
+            "workers_cpu_s_per_mtok": run.per_mtok(run.workers_cpu_s),
+            "process_cpu_s": run.ended.cpu_s,
+            "tokens_per_s": run.answers.tokens / run.window_s,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures(Costs):
+    """One Server round of one side."""
+
     in_flight: float
     """Mean over the window: latencies' sum divided by its length."""
     tpot_ms: float
@@ -71,15 +92,7 @@ class Figures:
         tpot_ms = run.loadgen_number("result_time_to_output_token_mean") / 1e6
         latencies_s = run.loadgen_number("result_mean_latency_ns") / 1e9 * run.answers.requests
         return cls(
-            requests=run.answers.requests,
-            tokens=run.answers.tokens,
-            answers_sha256=run.answers.sha256,
-            window_s=run.window_s,
-            coordinator_cpu_s=run.coordinator_cpu_s,
-            coordinator_cpu_s_per_mtok=run.per_mtok(run.coordinator_cpu_s),
-            workers_cpu_s_per_mtok=run.per_mtok(run.workers_cpu_s),
-            process_cpu_s=run.ended.cpu_s,
-            tokens_per_s=run.answers.tokens / run.window_s,
+            **Costs.fields_of(run),
             in_flight=latencies_s / run.window_s,
             tpot_ms=tpot_ms,
             added_p50_ms=delay.p50_ms,

@@ -3,10 +3,11 @@
 import argparse
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,12 @@ from sut.settings import Scenario
 from worker.answers import COUNT_MODULUS, STOP_TOKEN_ID
 
 SEED = 20_002
+_Work = TypeVar("_Work", bound="Work")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """How much work a round is."""
+class Work(ABC):
+    """What a round's work is, however its requests come."""
 
     in_flight: int = 64
     """Requests in flight once the run has got going, on average."""
@@ -28,10 +30,6 @@ class Load:
     """Mean length of an answer; lengths are uniform within a quarter of it."""
     prompt_tokens: int = 256
     """Length of each prompt."""
-    step_ms: float = 10.0
-    """Time of an engine step; it gives each running request one token."""
-    seconds: float = 5.0
-    """How long requests arrive; the last answers come after that."""
     workers: int = 2
     """Engines, one process each."""
 
@@ -46,6 +44,49 @@ class Load:
         for name, bound in lowest.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is below {bound}")
+
+    @property
+    @abstractmethod
+    def num_requests(self) -> int:
+        """Requests of a round."""
+
+    @property
+    @abstractmethod
+    def step_ms(self) -> float:
+        """Time of an engine step; it gives each running request one token."""
+
+    @property
+    @abstractmethod
+    def target_qps(self) -> float:
+        """What LoadGen is told."""
+
+    @property
+    @abstractmethod
+    def timeout_s(self) -> float:
+        """Bound of a round."""
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens."""
+        return self.answer_tokens * 5 // 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load(Work):
+    """Requests that arrive for some time, for engines with a pace."""
+
+    step_ms: float = 10.0
+    """Time of an engine step; it gives each running request one token."""
+    seconds: float = 5.0
+    """How long requests arrive; the last answers come after that."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds.
+
+        Raises:
+            ValueError: Names flag, value and bound.
+        """
+        Work.__post_init__(self)
         for name in ("step_ms", "seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is not above 0")
@@ -61,30 +102,67 @@ class Load:
         return max(round(self.target_qps * self.seconds), 1)
 
     @property
-    def longest_answer(self) -> int:
-        """Tokens."""
-        return self.answer_tokens * 5 // 4
-
-    @property
     def timeout_s(self) -> float:
         """Bound of a round: a side at a tenth of the rate still ends in time."""
         return 30.0 + 10.0 * (self.seconds + self.longest_answer * self.step_ms / 1e3)
 
 
-def add_flags(parser: argparse.ArgumentParser, load: Load | None) -> None:
-    """Add a Load's fields as flags; the defaults are those of `load`, or None: not given."""
-    for field in fields(Load):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Burst(Work):
+    """Requests that come all at once, for engines whose steps take no time."""
+
+    in_flight: int = 2048
+    """Requests that the engines run at once, all together."""
+    answer_tokens: int = 1024
+    """Mean length of an answer; lengths are uniform within a quarter of it."""
+    requests: int = 2048
+    """Requests of a round."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds.
+
+        Raises:
+            ValueError: Names flag, value and bound.
+        """
+        Work.__post_init__(self)
+        if self.in_flight > self.requests:
+            raise ValueError(f"--in-flight: {self.in_flight} is above --requests {self.requests}")
+
+    @property
+    def num_requests(self) -> int:
+        """Requests of a round."""
+        return self.requests
+
+    @property
+    def step_ms(self) -> float:
+        """None: the engine waits for the transport alone."""
+        return 0.0
+
+    @property
+    def target_qps(self) -> float:
+        """Any rate: Offline asks for `min_query_count` samples as soon as that is more than it times 1 ms."""
+        return float(self.requests)
+
+    @property
+    def timeout_s(self) -> float:
+        """Bound of a round: a side that takes ten times as long as the slowest known still ends in time."""
+        return 60.0 + 1e-3 * self.requests * self.answer_tokens
+
+
+def add_flags(parser: argparse.ArgumentParser, load: Work | None) -> None:
+    """Add the fields of `load` as flags with its values as defaults; None: a Load's, not given."""
+    for field in fields(Load if load is None else load):
         default = None if load is None else getattr(load, field.name)
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=default)
 
 
-def load_of(args: argparse.Namespace, load: Load) -> Load:
+def load_of(args: argparse.Namespace, load: _Work) -> _Work:
     """Take a load with the flags that were given.
 
     Raises:
         ValueError: Names flag, value and bound.
     """
-    given = {field.name: getattr(args, field.name) for field in fields(Load)}
+    given = {field.name: getattr(args, field.name) for field in fields(load)}
     return replace(load, **{name: value for name, value in given.items() if value is not None})
 
 
@@ -98,9 +176,9 @@ class Answers(NamedTuple):
 
 
 class Workload:
-    """The files of a Load, and its answers."""
+    """The files of a load, and its answers."""
 
-    def __init__(self, load: Load, directory: Path) -> None:
+    def __init__(self, load: Work, directory: Path) -> None:
         """Write data set and user.conf into an existing directory."""
         self.load = load
         self.user_conf = directory / "user.conf"
@@ -178,7 +256,7 @@ def write_prompts(path: Path, prompts: NDArray[np.int32]) -> Path:
     return path
 
 
-def _user_conf(load: Load) -> str:
+def _user_conf(load: Work) -> str:
     """Ask LoadGen for each sample once, at the load's rate, and for all answers in its accuracy log."""
     values = {
         "target_qps": load.target_qps,

@@ -18,6 +18,14 @@ from protos.frames import CHANNEL_OPTIONS, TokenIds
 SERVICE = "tokenfleet.bench.PerRequest"
 PROMPT_HEAD = struct.Struct("<I")
 CHUNK_HEAD = struct.Struct("<Q?")
+# A busy loop takes up one call each turn, and an Offline query is all its calls at once. By default gRPC
+# cancels those that have waited for 30 s, and refuses some where a thousand wait.
+SERVER_OPTIONS = [
+    *CHANNEL_OPTIONS,
+    ("grpc.server_max_unrequested_time_in_server", 3600),
+    ("grpc.server.max_pending_requests", 1 << 20),
+    ("grpc.server.max_pending_requests_hard_limit", 1 << 20),
+]
 Context = grpc.aio.ServicerContext[pb.Submit, pb.Tokens]
 
 
@@ -36,7 +44,7 @@ async def serve(streams: Streams, port: int) -> None:
         request_deserializer=pb.Submit.FromString,
         response_serializer=pb.Tokens.SerializeToString,
     )
-    server = grpc.aio.server(options=CHANNEL_OPTIONS)
+    server = grpc.aio.server(options=SERVER_OPTIONS)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Generate": handler}),))
     server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()

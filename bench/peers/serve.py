@@ -1,14 +1,36 @@
-"""`python -m bench.peers.serve grpc|sse --port P`: a counting engine behind a per-request transport."""
+"""`python -m bench.peers.serve TRANSPORT --port P`: a counting engine behind a peer's transport."""
 
 import argparse
 import asyncio
 import sys
+from collections.abc import Awaitable, Callable
 
-from bench.peers import grpc_stream, http_sse
+from bench.peers import grpc_stream, http_sse, zmq_frames, zmq_msgspec, zmq_pickle
 from bench.peers.streams import Streams
 from worker.counting_engine import CountingConfig, CountingEngine, add_flags
 
-SERVE = {"grpc": grpc_stream.serve, "sse": http_sse.serve}
+Serve = Callable[[CountingEngine, int, int], Awaitable[None]]
+"""Serves an engine, that many tokens to a message, at a port; for ever."""
+
+
+def streamed(serve: Callable[[Streams, int], Awaitable[None]]) -> Serve:
+    """Put an engine behind a transport with a stream per request."""
+
+    async def serve_engine(engine: CountingEngine, tokens_per_message: int, port: int) -> None:
+        streams = Streams(engine, tokens_per_message)
+        await asyncio.gather(streams.pump(), serve(streams, port))
+
+    return serve_engine
+
+
+SERVE: dict[str, Serve] = {
+    "grpc": streamed(grpc_stream.serve),
+    "sse": streamed(http_sse.serve),
+    "zmq-pickle": zmq_pickle.serve,
+    "zmq-pickle-all": lambda engine, _, port: zmq_pickle.serve_all_together(engine, port),
+    "zmq-msgspec": zmq_msgspec.serve,
+    "zmq-frames": lambda engine, _, port: zmq_frames.serve(engine, port),
+}
 
 
 async def main(argv: list[str]) -> None:
@@ -21,8 +43,7 @@ async def main(argv: list[str]) -> None:
     values = vars(parser.parse_args(argv))
     serve, port = SERVE[values.pop("transport")], values.pop("port")
     tokens_per_message = values.pop("tokens_per_message")
-    streams = Streams(CountingEngine(CountingConfig(**values)), tokens_per_message)
-    await asyncio.gather(streams.pump(), serve(streams, port))
+    await serve(CountingEngine(CountingConfig(**values)), tokens_per_message, port)
 
 
 if __name__ == "__main__":

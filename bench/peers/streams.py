@@ -1,13 +1,16 @@
-"""One engine, one stream of chunks per request: what a per-request transport serves."""
+"""One engine's steps cut into chunks of one request each: what a peer's transport serves."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from protos.frames import PromptColumns, TokenColumns, TokenIds
 from worker.counting_engine import CountingEngine
+
+MAX_UNSENT = 65_536
+"""Chunks that may wait for a transport; then the engine does."""
 
 
 class Chunk(NamedTuple):
@@ -21,36 +24,111 @@ class Chunk(NamedTuple):
     """No more will come."""
 
 
-class _Stream:
-    """The chunks of one request that have not been sent yet."""
+Deliver = Callable[[int, Chunk], None]
+"""Takes a request's name and its next chunk."""
+
+
+class _Begun:
+    """One request's tokens that fill no chunk yet."""
 
     def __init__(self) -> None:
-        self.chunks: asyncio.Queue[Chunk] = asyncio.Queue()
         self.pending: list[int] = []
         self.begun = False
 
 
-class Streams:
-    """Spreads an engine's steps over its requests."""
+class Cutter:
+    """Runs an engine and hands its tokens on, request by request."""
 
-    def __init__(self, engine: CountingEngine, tokens_per_message: int) -> None:
+    def __init__(
+        self,
+        engine: CountingEngine,
+        tokens_per_message: int,
+        deliver: Deliver,
+        room: Callable[[], Awaitable[None]],
+    ) -> None:
         """Start with no request.
 
         Args:
             engine: Not started.
             tokens_per_message: Tokens of a chunk. The first token leaves at once, and so does the last, as
                 with vLLM's --stream-interval.
+            deliver: Takes each chunk.
+            room: Awaited before each step: until the transport takes more.
         """
         self._engine = engine
         self._tokens_per_message = tokens_per_message
-        self._streams: dict[int, _Stream] = {}
-        self._num_requests = 0
+        self._deliver = deliver
+        self._room = room
+        self._requests: dict[int, _Begun] = {}
 
     async def pump(self) -> None:
         """Run the engine for ever."""
         await self._engine.start()
         while True:
+            await self._room()
             self._spread((await self._engine.step()).columns)
+
+    def submit(self, name: int, prompt: TokenIds, max_new_tokens: int) -> None:
+        """Queue one request.
+
+        Args:
+            name: As its chunks will be named.
+            prompt: (P,) token ids.
+            max_new_tokens: Longest answer.
+        """
+        self._requests[name] = _Begun()
+        self._engine.submit(
+            PromptColumns(
+                requests=np.array([name], np.uint64),
+                prompt_lens=np.array([len(prompt)], np.uint32),
+                prompt_tokens=prompt,
+                max_new_tokens=np.array([max_new_tokens], np.uint32),
+                produced=np.zeros(1, np.uint32),
+            )
+        )
+
+    @property
+    def num_requests(self) -> int:
+        """Requests that have not ended."""
+        return len(self._requests)
+
+    def cancel(self, name: int) -> None:
+        """Forget a request that may have ended."""
+        if self._requests.pop(name, None) is not None:
+            self._engine.cancel([name])
+
+    def _spread(self, columns: TokenColumns) -> None:
+        if columns.counts is not None:
+            raise ValueError("an answer without tokens: this benchmark has none")
+        ends = set(columns.finished_rows.tolist())
+        for row, (name, token) in enumerate(
+            zip(columns.requests.tolist(), columns.tokens.tolist(), strict=True)
+        ):
+            request = self._requests[name]
+            request.pending.append(token)
+            finished = row in ends
+            if finished or not request.begun or len(request.pending) >= self._tokens_per_message:
+                request.begun = True
+                if finished:
+                    del self._requests[name]
+                self._deliver(name, Chunk(request.pending, columns.produced_ns, finished))
+                request.pending = []
+
+
+class Streams:
+    """A stream of chunks for each request, as a per-request transport reads it."""
+
+    def __init__(self, engine: CountingEngine, tokens_per_message: int) -> None:
+        """Start with no request; see Cutter."""
+        self._cutter = Cutter(engine, tokens_per_message, self._put, self._room)
+        self._queues: dict[int, asyncio.Queue[Chunk]] = {}
+        self._num_requests = 0
+        self._num_unsent = 0
+        self._taken = asyncio.Event()
+
+    async def pump(self) -> None:
+        """Run the engine for ever."""
+        await self._cutter.pump()
 
     async def generate(self, prompt: TokenIds, max_new_tokens: int) -> AsyncIterator[Chunk]:
         """Serve one request.
@@ -61,40 +139,33 @@ class Streams:
         """
         name = self._num_requests
         self._num_requests += 1
-        stream = self._streams[name] = _Stream()
-        self._engine.submit(
-            PromptColumns(
-                requests=np.array([name], np.uint64),
-                prompt_lens=np.array([len(prompt)], np.uint32),
-                prompt_tokens=prompt,
-                max_new_tokens=np.array([max_new_tokens], np.uint32),
-                produced=np.zeros(1, np.uint32),
-            )
-        )
+        queue = self._queues[name] = asyncio.Queue()
+        self._cutter.submit(name, prompt, max_new_tokens)
         try:
             finished = False
             while not finished:
-                chunk = await stream.chunks.get()
+                chunk = await queue.get()
+                self._forget(1)
                 finished = chunk.finished
                 yield chunk
         finally:
-            del self._streams[name]
-            self._engine.cancel([name])
+            del self._queues[name]
+            self._forget(queue.qsize())
+            self._cutter.cancel(name)
 
-    def _spread(self, columns: TokenColumns) -> None:
-        if columns.counts is not None:
-            raise ValueError("an answer without tokens: this benchmark has none")
-        ends = set(columns.finished_rows.tolist())
-        for row, (name, token) in enumerate(
-            zip(columns.requests.tolist(), columns.tokens.tolist(), strict=True)
-        ):
-            stream = self._streams[name]
-            stream.pending.append(token)
-            finished = row in ends
-            if finished or not stream.begun or len(stream.pending) >= self._tokens_per_message:
-                stream.begun = True
-                stream.chunks.put_nowait(Chunk(stream.pending, columns.produced_ns, finished))
-                stream.pending = []
+    def _put(self, name: int, chunk: Chunk) -> None:
+        self._num_unsent += 1
+        self._queues[name].put_nowait(chunk)
+
+    def _forget(self, num_chunks: int) -> None:
+        self._num_unsent -= num_chunks
+        if self._num_unsent < MAX_UNSENT:
+            self._taken.set()
+
+    async def _room(self) -> None:
+        while self._num_unsent >= MAX_UNSENT:
+            self._taken.clear()
+            await self._taken.wait()
 
 
 """The wire's mark of a last chunk."""

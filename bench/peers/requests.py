@@ -1,0 +1,105 @@
+"""LoadGen's requests over a transport that has a stream for each of them."""
+
+import asyncio
+import time
+from array import array
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from bench.peers.driver import die
+from bench.peers.streams import Chunk
+from coordinator.config import RunConfig
+from protos.frames import TokenIds
+from sut.dataset import Dataset
+from sut.sut import SUT
+
+
+class Client(Protocol):
+    """One server as the driver sees it."""
+
+    async def connect(self) -> None:
+        """Connect, as far as the transport can before there are requests."""
+
+    def generate(self, prompt: TokenIds, max_new_tokens: int) -> AsyncIterator[Chunk]:
+        """Send one request and take its chunks."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections."""
+
+
+class RequestDriver:
+    """A task per request; everything but `_issue` runs on the event loop."""
+
+    def __init__(
+        self, config: RunConfig, data: Dataset, max_new_tokens: int, make: Callable[[str], Client]
+    ) -> None:
+        """Connect LoadGen's calls with the clients; needs a running loop.
+
+        Args:
+            config: The run.
+            data: Its prompts.
+            max_new_tokens: Budget of each request.
+            make: Makes the client of an address.
+        """
+        self._budget = max_new_tokens
+        self._clients = [make(address) for address in config.workers]
+        self._data = data
+        self._outstanding = [0] * len(self._clients)
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.sut = SUT(config.scenario, self._issue, die)
+        self.report_delays_ns = array("q")
+        self.num_messages = 0
+
+    async def connect(self) -> None:
+        """Connect all clients."""
+        await asyncio.gather(*(client.connect() for client in self._clients))
+
+    async def settle(self) -> None:
+        """Wait until every stream has ended."""
+        await asyncio.gather(*self._tasks)
+
+    async def close(self) -> None:
+        """Close all clients."""
+        await asyncio.gather(*(client.close() for client in self._clients))
+
+    def _issue(self, ids: list[int], samples: list[int]) -> None:
+        """Take one query.
+
+        Thread: LoadGen's; wakes the loop.
+        """
+        self._loop.call_soon_threadsafe(self._start, ids, samples)
+
+    def _start(self, ids: list[int], samples: list[int]) -> None:
+        for id_, sample in zip(ids, samples, strict=True):
+            task = self._loop.create_task(self._carry(id_, sample))
+            self._tasks.add(task)
+            task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = task.exception()
+        if error is not None:
+            die(error)
+
+    async def _carry(self, id_: int, sample: int) -> None:
+        """Send one request to the least loaded server and report what comes back."""
+        server = min(range(len(self._clients)), key=self._outstanding.__getitem__)
+        self._outstanding[server] += 1
+        prompt = self._data.prompt(sample)
+        answer = array("i")
+        async for chunk in self._clients[server].generate(prompt, self._budget):
+            first = not answer
+            answer.extend(chunk.tokens)
+            self.num_messages += 1
+            if first and self.sut.reports_first_tokens:
+                self.sut.first_tokens([id_], [answer.buffer_info()[0]])
+            if chunk.finished:
+                self.sut.complete([id_], [answer.buffer_info()[0]], [len(answer)])
+            if first or chunk.finished:
+                self.report_delays_ns.append(time.monotonic_ns() - chunk.produced_ns)
+        self._outstanding[server] -= 1
+        expected = min(int(prompt[0]), self._budget)
+        if len(answer) != expected:
+            raise RuntimeError(f"sample {sample}: {len(answer)} tokens came, not {expected}")

@@ -1,0 +1,170 @@
+"""The flat-out benchmark does the same work on every side, and says what was asked for."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.flat_out import judge
+from bench.flat_sides import FLAT_SIDES, FlatFigures
+from bench.peers import streams
+from bench.peers.zmq_sockets import MAX_QUEUED, Receiver, Sender
+from bench.step_worker import StepOutbox
+from protos.frames import TokenColumns, unpack_tokens
+from tests.bench.outliving import run_bench
+from worker.counting_engine import CountingConfig, CountingEngine
+from worker.engine import Step
+
+TINY = ["--requests", "40", "--in-flight", "16", "--answer-tokens", "20", "--prompt-tokens", "4"]
+SIDES = [
+    *("frames", "grpc-1", "grpc-10", "sse", "frames-step", "grpc-50"),
+    *("zmq-msgspec", "zmq-pickle", "zmq-pickle-all", "zmq-frames"),
+]
+
+
+def figures(coordinator_cpu_s_per_mtok: float) -> FlatFigures:
+    """Make figures of which only the coordinator's CPU time per million tokens matters."""
+    return FlatFigures(
+        requests=1,
+        tokens=1,
+        answers_sha256="",
+        window_s=1.0,
+        coordinator_cpu_s=1.0,
+        coordinator_cpu_s_per_mtok=coordinator_cpu_s_per_mtok,
+        workers_cpu_s_per_mtok=1.0,
+        process_cpu_s=1.0,
+        tokens_per_s=1.0,
+        mtok_per_core_s=1 / coordinator_cpu_s_per_mtok,
+        messages=1,
+        tokens_per_message=1.0,
+    )
+
+
+def test_every_side_does_the_same_work_flat_out(tmp_path: Path) -> None:
+    """Each side completes the same 40 requests with the same tokens, in as many messages as its name says."""
+    output = tmp_path / "figures.json"
+    done = run_bench(["bench.flat_out", "--rounds", "1", *TINY, "--output", str(output)])
+    assert 0 == done.returncode, done.stdout + done.stderr
+    record = json.loads(output.read_text())
+    rounds = {name: side["rounds"][0] for name, side in record["sides"].items()}
+    assert SIDES == list(rounds)
+    for seen in rounds.values():
+        assert (40, record["tokens"]) == (seen["requests"], seen["tokens"])
+        assert rounds["frames"]["answers_sha256"] == seen["answers_sha256"]
+        assert 0 < seen["coordinator_cpu_s"] < seen["process_cpu_s"]
+    # Answers have 15 to 25 tokens: a first one, then one message for 10 to all others, or 50.
+    messages = {name: seen["messages"] for name, seen in rounds.items()}
+    assert [record["tokens"]] * 3 == [messages[name] for name in ("grpc-1", "sse", "zmq-msgspec")]
+    assert 2 * 40 == messages["grpc-50"]
+    assert 3 * 40 == messages["zmq-pickle"]
+    # One of each worker; more where a worker had answered all it had before the next request came.
+    assert 2 <= messages["zmq-pickle-all"] <= 40
+    assert 2 * 40 < messages["grpc-10"] <= 4 * 40
+    # At most 8 requests run in each of the 2 workers.
+    assert record["tokens"] / 8 <= min(messages["frames-step"], messages["zmq-frames"])
+    assert 5 * 2 == len(record["goals"])
+
+
+def test_goals_are_judged_by_the_rounds() -> None:
+    """0.1 s/Mtok are 10 million tokens a core-second; a ratio is the median of its rounds' ratios."""
+    rounds = {name: [figures(0.1)] * 3 for name in SIDES}
+    # Ratios 90, 110 and 95: below 100.
+    rounds["grpc-1"] = [figures(9.0), figures(11.0), figures(9.5)]
+    rounds["sse"] = [figures(10.5)] * 3
+    rounds["frames-step"] = [figures(0.25)] * 3
+    seen = {(j.side, j.goal.peer): (round(j.seen, 6), j.met) for j in judge(rounds)}
+    assert (10.0, True) == seen["frames", None]
+    assert (95.0, False) == seen["frames", "grpc-1"]
+    assert (105.0, True) == seen["frames", "sse"]
+    assert (1.0, False) == seen["frames", "zmq-msgspec"]
+    assert (4.0, False) == seen["frames-step", None]
+    assert (38.0, False) == seen["frames-step", "grpc-1"]
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--requests", "8", "--in-flight", "9"], "--in-flight: 9 is above --requests 8"),
+        (["--answer-tokens", "3"], "--answer-tokens: 3 is below 4"),
+        (["--rounds", "0"], "--rounds: 0 is below 1"),
+    ],
+)
+def test_bad_input_is_told_in_a_line(flags: list[str], said: str) -> None:
+    """Flags out of bounds end with exit code 2, and name flag, value and bound, before anything starts."""
+    done = run_bench(["bench.flat_out", *flags])
+    assert 2 == done.returncode
+    assert f"bench.flat_out: {said}" == done.stdout.splitlines()[0]
+    assert "" == done.stderr
+
+
+def test_each_step_is_a_frame_of_its_own() -> None:
+    """Three steps that are pending leave as three frames, the oldest first."""
+
+    async def frames() -> list[list[int]]:
+        outbox = StepOutbox(hold_ns=0)
+        requests, no_rows, no_reasons = (
+            np.array([5], np.uint64),
+            np.zeros(0, np.uint32),
+            np.zeros(0, np.uint8),
+        )
+        for token in (7, 8, 9):
+            tokens = np.array([token], np.int32)
+            outbox.put(Step(TokenColumns(requests, None, tokens, no_rows, no_reasons, 1), urgent=False))
+        taken = [(await outbox.next()).tokens for _ in range(3)]
+        return [unpack_tokens(frame, sequence=i).tokens.tolist() for i, frame in enumerate(taken)]
+
+    assert [[7], [8], [9]] == asyncio.run(frames())
+
+
+def test_an_engine_waits_for_its_transport(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody reads, at most the bound and one step of chunks are made; then all come."""
+    monkeypatch.setattr(streams, "MAX_UNSENT", 50)
+
+    async def read() -> tuple[int, int]:
+        engine = CountingEngine(CountingConfig(step_ms=0))
+        served = streams.Streams(engine, 1)
+        pump = asyncio.create_task(served.pump())
+        chunks = served.generate(np.array([500, 1], np.int32), 500)
+        num_read = len(list((await anext(chunks)).tokens))
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        produced = served._num_unsent
+        num_read += sum([len(list(chunk.tokens)) async for chunk in chunks])
+        pump.cancel()
+        return produced, num_read
+
+    assert (50, 500) == asyncio.run(read())
+
+
+def test_no_message_is_lost_where_a_queue_is_full() -> None:
+    """More messages than the queues of both ends hold all arrive, once each and in order."""
+    num = 3 * MAX_QUEUED
+
+    async def carry() -> list[bytes]:
+        came: list[bytes] = []
+        complete = asyncio.Event()
+
+        def take(message: bytes) -> None:
+            came.append(message)
+            if len(came) == num:
+                complete.set()
+
+        receiver = Receiver(take)
+        sender = Sender(receiver.bind_anywhere())
+        for number in range(num):
+            sender.send(number.to_bytes(4, "big"))
+        async with asyncio.timeout(30):
+            await sender.room()
+            await complete.wait()
+        sender.close()
+        receiver.close()
+        return came
+
+    assert [number.to_bytes(4, "big") for number in range(num)] == asyncio.run(carry())
+
+
+def test_sides_are_named_once() -> None:
+    """No two sides share a name: their figures would be one's."""
+    assert SIDES == [side.name for side in FLAT_SIDES]
