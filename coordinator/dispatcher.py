@@ -15,8 +15,9 @@ from coordinator.access import Access
 from coordinator.config import OverduePolicy
 from coordinator.fleet import Fleet, Patience
 from coordinator.flow import MAX_NAMED, Flow, Task
-from coordinator.ledger import Ledger, Slots
+from coordinator.ledger import Ledger
 from coordinator.link import Link
+from coordinator.rows import Slots
 from coordinator.stream import BEAT_INTERVAL_S
 from coordinator.watch import Overdue, Watch
 from protos import worker_pb2 as pb

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from coordinator import routing
 from coordinator.backlog import Backlog
 from coordinator.continuation import Continuations, without
-from coordinator.ledger import Ledger, Slots
+from coordinator.ledger import Ledger
 from coordinator.link import Link
 from coordinator.pace import relative_speeds
+from coordinator.rows import Slots
 from protos import worker_pb2 as pb
 from protos.frames import FrameError, PromptColumns, TokenColumns, TokenIds
 from sut.dataset import Dataset

@@ -1,16 +1,16 @@
-"""Every request in flight, as columns indexed by slot, and the arena that holds their tokens.
+"""Every request in flight, as columns indexed by slot.
 
 A frame costs a fixed handful of numpy calls, whatever it carries. Slots are reused; a slot's generation
 tells its requests apart.
 """
 
-import mmap
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.rows import ROW, Finished
+from coordinator.arena import Arena
+from coordinator.rows import ROW, Finished, Slots
 from protos.frames import (
     FrameError,
     Requests,
@@ -19,13 +19,9 @@ from protos.frames import (
     slots_of,
 )
 
-TOKEN_BYTES = 4
 NO_WORKER = -1
-LINE_TOKENS = 64 // TOKEN_BYTES
-"""Tokens of a cache line."""
 _GENERATION, _WORKER = np.uint64(0xFFFFFFFF << 32), np.uint64(0xFFFFFFFF)
 _NEXT_GENERATION = np.uint64(1 << 32)
-Slots = NDArray[np.int64]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
@@ -46,7 +42,7 @@ class Ledger:
     """Struct of arrays over slots; every method runs on the dispatcher thread."""
 
     def __init__(self, max_new_tokens: int, num_slots: int = 1024, first_generation: int = 0) -> None:
-        """Reserve the arena; memory is committed only where tokens are written.
+        """Reserve memory.
 
         Args:
             max_new_tokens: Longest answer of the run, in tokens.
@@ -54,8 +50,6 @@ class Ledger:
             first_generation: Below 2**32; drawn for each run, so that no run's names are another's.
         """
         self._max_new_tokens = max_new_tokens
-        # An odd number of cache lines: rows that are written at one place each do not evict each other.
-        self._row_tokens = (-(-max_new_tokens // LINE_TOKENS) | 1) * LINE_TOKENS
         self._mark = np.zeros(num_slots, np.int64)
         self._rows = np.zeros(num_slots, ROW)
         # What every frame reads stands apart: a field of a row is a cache line of its own.
@@ -65,8 +59,7 @@ class Ledger:
         self._num_tokens = np.zeros(num_slots, np.int64)
         self._loadgen_ids = np.zeros(num_slots, np.uint64)
         self._free = list(range(num_slots - 1, -1, -1))
-        self._map = mmap.mmap(-1, self._arena_bytes(num_slots), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._arena = np.frombuffer(self._map, np.int32)
+        self._arena = Arena(max_new_tokens, num_slots)
         self._ended: list[int] = []  # slots whose answers nobody has taken yet
         self._finished = Finished(num_slots)
         self._num_resumed = 0
@@ -138,7 +131,7 @@ class Ledger:
         after = before + (1 if columns.counts is None else columns.counts)
         if after.max(initial=0) > self._max_new_tokens:
             raise FrameError(f"worker {worker}: an answer beyond {self._max_new_tokens} tokens")
-        self._arena[self._positions(slots, before, columns.counts)] = columns.tokens
+        self._arena.append(slots, before, columns.counts, columns.tokens)
         self._num_tokens[slots] = after
         self.num_tokens += len(columns.tokens)
         first_slots = slots[:0] if before.all() else slots[(before == 0) & (after > 0)]
@@ -225,9 +218,7 @@ class Ledger:
             (R,) counts, and (T,) tokens end to end.
         """
         counts: Slots = self._num_tokens[slots]
-        starts = (slots * self._row_tokens).tolist()
-        parts = [self._arena[s : s + n] for s, n in zip(starts, counts.tolist(), strict=True)]
-        return counts, np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        return counts, self._arena.copy(slots, counts)
 
     def loadgen_ids(self, slots: Slots) -> list[int]:
         """List LoadGen's ids of slots."""
@@ -236,8 +227,7 @@ class Ledger:
 
     def addresses(self, slots: Slots) -> list[int]:
         """List where the tokens of slots begin; valid until the next `assign`."""
-        base = self._arena.ctypes.data
-        return [base + slot * self._row_tokens * TOKEN_BYTES for slot in slots.tolist()]
+        return self._arena.addresses(slots)
 
     def token_counts(self, slots: Slots) -> list[int]:
         """List the tokens received of slots."""
@@ -273,25 +263,10 @@ class Ledger:
         if (self._mark[slots] != order).any():
             raise FrameError(f"worker {worker}: two rows of one request")
 
-    def _positions(self, slots: Slots, before: Slots, counts: NDArray[np.uint32] | None) -> Slots:
-        """Compute where each token goes, (T,)."""
-        starts = slots * self._row_tokens + before
-        if counts is None:
-            return starts
-        lens = counts.astype(np.int64)
-        firsts = np.cumsum(lens) - lens
-        positions: Slots = np.repeat(starts - firsts, lens) + np.arange(int(lens.sum()))
-        return positions
-
-    def _arena_bytes(self, num_slots: int) -> int:
-        return num_slots * self._row_tokens * TOKEN_BYTES
-
     def _grow(self) -> None:
-        """Double the slots; the kernel moves the arena's pages without copying them."""
+        """Double the slots."""
         old = len(self._rows)
-        del self._arena
-        self._map.resize(self._arena_bytes(2 * old))
-        self._arena = np.frombuffer(self._map, np.int32)
+        self._arena.grow(2 * old)
         self._mark = np.zeros(2 * old, np.int64)
         self._rows = _doubled(self._rows)
         self._holders = _doubled(self._holders, self._first_holder)

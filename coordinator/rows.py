@@ -3,6 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
+Slots = NDArray[np.int64]
+"""Requests in flight, by where they stand in the ledger, (R,)."""
+
 ROW = np.dtype(
     [
         ("sample", "i8"),

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coordinator.ledger import Ledger, Slots
+from coordinator.ledger import Ledger
 from coordinator.link import Link
+from coordinator.rows import Slots
 
 
 class Overdue(NamedTuple):

@@ -17,7 +17,8 @@ from bench.peers.driver import die, die_on_loop_errors
 from bench.peers.zmq_sockets import Door, Link
 from coordinator.config import RunConfig
 from coordinator.flow import MAX_UNTAKEN
-from coordinator.ledger import Ledger, Slots
+from coordinator.ledger import Ledger
+from coordinator.rows import Slots
 from protos import worker_pb2 as pb
 from protos.frames import PromptColumns, pack_submit, unpack_submit, unpack_tokens
 from sut.dataset import Dataset
