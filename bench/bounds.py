@@ -3,6 +3,8 @@
 from typing import Any
 
 INFINITY = float("inf")
+MAX_WORKERS = 1000
+"""Of one process's fleet: each has a port, a server and an engine."""
 
 
 def check_at_least(plan: Any, **bounds: float) -> None:
@@ -14,6 +16,19 @@ def check_at_least(plan: Any, **bounds: float) -> None:
     for name, bound in bounds.items():
         if not bound <= getattr(plan, name) < INFINITY:
             raise ValueError(f"{flag(name)}: {getattr(plan, name)} is below {bound} or not finite")
+
+
+def check_workers(name: str, *nums: int) -> None:
+    """Check numbers of workers.
+
+    Raises:
+        ValueError: Names flag, value and bound.
+    """
+    for num in nums:
+        if num < 1:
+            raise ValueError(f"{flag(name)}: {num} is below 1")
+        if num > MAX_WORKERS:
+            raise ValueError(f"{flag(name)}: {num} is above {MAX_WORKERS}")
 
 
 def check_above(plan: Any, *names: str) -> None:

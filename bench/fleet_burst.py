@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.bounds import check_above, check_ascending, check_at_least
+from bench.bounds import check_above, check_ascending, check_at_least, check_workers
 from bench.fleet_run import Costs, Goal, Left, Shown, Work, common_goals, run
 from bench.processes import Processes
 from bench.workload import draw_prompts
@@ -60,9 +60,10 @@ class Burst:
         Raises:
             ValueError: Names flag, value and bound.
         """
-        check_at_least(self, workers=1, requests=1, max_num_seqs=1, prompt_tokens=2, samples=1)
-        check_at_least(self, max_new_tokens=2, min_in_flight=0)
-        check_above(self, "timeout_s")
+        check_workers("workers", self.workers)
+        check_at_least(self, requests=1, max_num_seqs=1, prompt_tokens=2, samples=1)
+        check_at_least(self, max_new_tokens=2, min_in_flight=0, step_base_ms=0, step_per_seq_us=0)
+        check_above(self, "prefill_tokens_per_s", "timeout_s")
         check_ascending(self, "answer_tokens", self.max_new_tokens)
         slots, memory_bytes = self.workers * self.max_num_seqs, _memory_bytes()
         arena_bytes = slots * self.max_new_tokens * TOKEN_BYTES

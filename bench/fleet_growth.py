@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.bounds import check_above, check_at_least
+from bench.bounds import check_above, check_at_least, check_workers
 from bench.fleet_plot import check_plot, draw
 from bench.fleet_run import Costs, Exchange, Goal, Left, Shown, Work, common_goals, run
 from bench.notes import Window
@@ -19,7 +19,6 @@ from bench.workload import draw_prompts
 from sut.settings import Scenario
 
 PROMPT_TOKENS = 16
-SAMPLES = 256
 PREFILL_TOKENS_PER_S = 1e9
 MAX_STEP_TOKENS = 10_000_000
 SETTLING_S = 0.5
@@ -66,7 +65,9 @@ class Growth:
         Raises:
             ValueError: Names flag, value and bound.
         """
-        check_at_least(self, workers=1, in_flight=1, seconds=MIN_SECONDS)
+        check_workers("workers", self.workers)
+        check_workers("by_workers", *self.by_workers)
+        check_at_least(self, in_flight=1, seconds=MIN_SECONDS)
         check_above(self, "step_ms")
         for name in ("by_workers", "by_in_flight", "by_step_ms"):
             values = getattr(self, name)
@@ -178,6 +179,7 @@ def _columns(point: Point, cost: Cost) -> dict[str, float]:
 
 
 def _work(point: Point, seconds: float) -> Work:
+    # LoadGen issues whole data sets: each worker's requests are one.
     answer_tokens = max(round(seconds / (point.step_ms / 1e3)), 2)
     num_requests = point.workers * point.in_flight
     return Work(
@@ -186,7 +188,7 @@ def _work(point: Point, seconds: float) -> Work:
         costs=Costs(
             step_base_ms=point.step_ms, step_per_seq_us=0.0, prefill_tokens_per_s=PREFILL_TOKENS_PER_S
         ),
-        prompts=draw_prompts(SAMPLES, PROMPT_TOKENS, answer_tokens, answer_tokens),
+        prompts=draw_prompts(point.in_flight, PROMPT_TOKENS, answer_tokens, answer_tokens),
         max_new_tokens=answer_tokens,
         conf={"target_qps": 1_000.0, "min_query_count": num_requests},
         timeout_s=120.0 + 10.0 * seconds,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.bounds import check_above, check_ascending, check_at_least
+from bench.bounds import check_above, check_ascending, check_at_least, check_workers
 from bench.fleet_run import Costs, Goal, Left, Shown, Work, common_goals, run
 from bench.notes import Window
 from bench.processes import Processes
@@ -78,8 +78,11 @@ class Held:
         Raises:
             ValueError: Names flag, value and bound.
         """
-        check_at_least(self, workers=1, prompt_tokens=2, samples=1, max_new_tokens=2, min_in_flight=0)
-        check_above(self, "queries_per_s", "ramp_s", "hold_s", "min_tokens_per_s", "min_held_s")
+        check_workers("workers", self.workers)
+        check_at_least(self, prompt_tokens=2, samples=1, max_new_tokens=2, min_in_flight=0)
+        check_at_least(self, step_base_ms=0, step_per_seq_us=0)
+        check_above(self, "queries_per_s", "prefill_tokens_per_s", "ramp_s", "hold_s")
+        check_above(self, "min_tokens_per_s", "min_held_s")
         check_ascending(self, "answer_tokens", self.max_new_tokens)
 
     @property

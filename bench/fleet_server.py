@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.bounds import check_above, check_ascending, check_at_least
+from bench.bounds import check_above, check_ascending, check_at_least, check_workers
 from bench.fleet_run import Costs, Goal, Left, Shown, Work, common_goals, run
 from bench.processes import Processes
 from bench.workload import draw_prompts
@@ -46,7 +46,8 @@ class Fast:
         Raises:
             ValueError: Names flag, value and bound.
         """
-        check_at_least(self, workers=1, queries=1, prompt_tokens=2, samples=1, step_base_ms=0)
+        check_workers("workers", self.workers)
+        check_at_least(self, queries=1, prompt_tokens=2, samples=1, step_base_ms=0)
         check_above(self, "queries_per_s")
         check_ascending(self, "answer_tokens", self.max_new_tokens)
 

@@ -28,6 +28,7 @@ from sut.loadgen import TOKEN_BYTES
 from sut.sut import SUT
 
 SAMPLE_INTERVAL_S = 0.5
+JOIN_TIMEOUT_S = 5.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -47,7 +48,8 @@ class Notes:
         self.samples = array("q")
         """Per sample: ns, tokens received, requests at workers, requests that wait, RSS in bytes."""
         self.issuing_ns = self.completing_ns = 0
-        self._arena_address = 0
+        self._ended = threading.Event()
+        self._sampler: threading.Thread | None = None
         self.stages: dict[str, int] = {}
         """RSS in bytes when each part of the start was done, in order."""
         self.memory: dict[str, int] = {}
@@ -82,10 +84,22 @@ class Notes:
         self.completing_ns += time.monotonic_ns() - began_ns
         complete(sut, ids, addresses, counts)
 
-    def sample(self, dispatcher: Dispatcher) -> None:
+    def start(self, dispatcher: Dispatcher) -> None:
+        """Begin to sample, until LoadGen's test has ended."""
+        self._sampler = threading.Thread(target=self._sample, args=(dispatcher,), name="notes", daemon=True)
+        self._sampler.start()
+
+    def _sample(self, dispatcher: Dispatcher) -> None:
+        """Thread: its own."""
+        self._look(dispatcher)
+        while not self._ended.wait(SAMPLE_INTERVAL_S):
+            self._look(dispatcher)
+        self._look(dispatcher)
+        self._weigh(dispatcher)
+
+    def _look(self, dispatcher: Dispatcher) -> None:
         """Note what the coordinator holds now."""
         ledger, backlog = dispatcher.ledger, dispatcher.flow.backlog
-        (self._arena_address,) = ledger.addresses(np.zeros(1, np.int64))
         self.samples.extend(
             (time.monotonic_ns(), ledger.num_tokens, ledger.num_running, len(backlog), read_rss_bytes())
         )
@@ -94,9 +108,16 @@ class Notes:
         """Note the resident memory once a part of the start is done."""
         self.stages[stage] = read_rss_bytes()
 
-    def weigh(self) -> None:
-        """Note the memory at the end of LoadGen's test."""
-        reserved, resident = mapping_at(self._arena_address)
+    def end(self) -> None:
+        """Take the last sample: LoadGen's test has ended.
+
+        Thread: LoadGen's; does not block.
+        """
+        self._ended.set()
+
+    def _weigh(self, dispatcher: Dispatcher) -> None:
+        (arena,) = dispatcher.ledger.addresses(np.zeros(1, np.int64))
+        reserved, resident = mapping_at(arena)
         status = Path("/proc/self/status").read_text()
         peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
         self.memory = {
@@ -106,7 +127,9 @@ class Notes:
         }
 
     def write(self, path: Path) -> None:
-        """Write everything, with one moment on both clocks."""
+        """Write everything, with one moment on both clocks, once the last sample is taken."""
+        if self._sampler is not None:
+            self._sampler.join(JOIN_TIMEOUT_S)
         named = {
             "clocks_ns": np.array([time.monotonic_ns(), time.time_ns()]),
             "calls": np.array(self.calls).reshape(-1, 3),
@@ -173,9 +196,9 @@ def note(notes: Notes) -> None:
         GuardGone: See `wrap`.
     """
 
-    def weighed(close: Function) -> Function:
+    def ended(close: Function) -> Function:
         def call(sut: SUT) -> None:
-            notes.weigh()
+            notes.end()
             close(sut)
 
         return call
@@ -191,23 +214,16 @@ def note(notes: Notes) -> None:
         def call(dispatcher: Dispatcher, *args: Any) -> str:
             spec_hash: str = open_run(dispatcher, *args)
             notes.reach("streams")
-            threading.Thread(target=_sample, args=(notes, dispatcher), name="notes", daemon=True).start()
+            notes.start(dispatcher)
             return spec_hash
 
         return call
 
     wrap("sut.sut:SUT.issue_queries", _issue_queries, lambda f: lambda *args: notes.issue(f, *args))
     wrap("sut.sut:SUT.complete", _complete, lambda f: lambda *args: notes.complete(f, *args))
-    wrap("sut.sut:SUT.close", _close, weighed)
+    wrap("sut.sut:SUT.close", _close, ended)
     wrap("coordinator.dispatcher:Dispatcher.wait_ready", _wait_ready, reached)
     wrap("coordinator.dispatcher:Dispatcher.open", _open, sampled)
-
-
-def _sample(notes: Notes, dispatcher: Dispatcher) -> None:
-    """Thread: its own, until LoadGen's test has ended."""
-    while not notes.memory:
-        notes.sample(dispatcher)
-        time.sleep(SAMPLE_INTERVAL_S)
 
 
 def _issue_queries(self: object, ids: object, samples: object) -> None:
