@@ -167,8 +167,8 @@ def table(series: dict[str, list[tuple[Point, Cost]]]) -> str:
     for name, rows in series.items():
         lines += ["", f"by {name}", "".join(f"{title:>12}" for title in head)]
         lines += [
-            f"{p.workers:>12}{p.in_flight:>12}{p.step_ms:>12g}{c.frames_per_s:>12,.0f}{c.tokens_per_s:>12,.0f}"
-            f"{c.cores:>12.3f}{c.us_per_frame:>12.0f}"
+            f"{p.workers:>12}{p.in_flight:>12}{p.step_ms:>12g}"
+            f"{c.frames_per_s:>12,.0f}{c.tokens_per_s:>12,.0f}{c.cores:>12.3f}{c.us_per_frame:>12.0f}"
             for p, c in rows
         ]
     return "\n".join(lines)
