@@ -14,6 +14,8 @@ from bench.workload import draw_prompts
 from sut.settings import Scenario
 
 MAX_CORES = 0.5
+MAX_NUM_SEQS = 4_096
+"""Of a worker: no request waits for a place there."""
 MAX_REPORT_DELAY_MS = 5.0
 QUICK: dict[str, object] = {
     "workers": 8,
@@ -24,7 +26,7 @@ QUICK: dict[str, object] = {
     "step_base_ms": 20.0,
     "ramp_s": 7.0,
     "hold_s": 6.0,
-    # 200 * 150 tokens/s; by the arithmetic of `Held` 682 in flight.
+    # 200 * 150 tokens/s; by the arithmetic of `Held` 642 in flight.
     "min_in_flight": 550,
     "min_tokens_per_s": 27_000.0,
     "min_held_s": 5.0,
@@ -39,8 +41,10 @@ class Held:
     requests a step lasts base + n * per_seq and the prefill of what came meanwhile, and n = r * A * step:
 
         step = base / (1 - r * P / prefill_rate - r * A * per_seq)
-             = 27.1 ms / (1 - 12.3 * 512 / 58,600 - 12.3 * 1,278 * 25 us) = 54 ms
-        n = 12.3 * 1,278 * 54 ms = 851, of 72 workers 61,300: 2 % above what must be held
+             = 42 ms / (1 - 12.3 * 512 / 58,600 - 12.3 * 1,278 * 10 us) = 57 ms
+        n = 12.3 * 1,278 * 57 ms = 897, of 72 workers 64,600
+
+    Requests in flight come near this in the end; after `ramp_s` they are past the 60,000 that must be held.
     """
 
     workers: int = 72
@@ -53,15 +57,15 @@ class Held:
     """Length of each prompt."""
     samples: int = 6396
     """Prompts of the data set, as many as the official one has; LoadGen issues each alike often."""
-    step_base_ms: float = 27.1
+    step_base_ms: float = 42.0
     """Of a step, whatever it holds."""
-    step_per_seq_us: float = 25.0
+    step_per_seq_us: float = 10.0
     """That each running request adds to a step."""
     prefill_tokens_per_s: float = 58_600.0
     """Prompt tokens that a step takes in per second of its time."""
-    ramp_s: float = 80.0
+    ramp_s: float = 95.0
     """Before the window: requests in flight grow until as many end as come."""
-    hold_s: float = 65.0
+    hold_s: float = 62.0
     """Length of the window; it ends when LoadGen issues its last query."""
     max_new_tokens: int = 1_700
     """Budget of an answer."""
@@ -110,6 +114,7 @@ def show(plan: Held, processes: Processes, directory: Path) -> Shown:
         max_new_tokens=plan.max_new_tokens,
         conf={"target_qps": plan.queries_per_s, "min_query_count": plan.num_queries},
         timeout_s=120.0 + 3.0 * issuing_s,
+        fleet_flags=("--max-num-seqs", str(MAX_NUM_SEQS)),
     )
     left = run(work, processes, directory)
     last_ns = int(left.notes.calls[-1, 0])

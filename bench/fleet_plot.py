@@ -36,10 +36,11 @@ def draw(path: Path, curves: Curves) -> None:
     for axis, (name, points) in zip(axes, curves.items(), strict=True):
         values = sorted(points)
         axis.plot([at for at, _ in values], [cores for _, cores in values], marker="o")
-        axis.set_xlabel("frames/s, same tokens/s" if name == "frame rate" else _LABELS[name])
+        axis.set_xlabel(_LABELS[name])
         axis.set_xlim(left=0)
-        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
+    # Shared: only now is it known how high the highest goes.
+    axes[0].set_ylim(bottom=0)
     axes[0].set_ylabel("coordinator, cores")
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
 
@@ -47,4 +48,5 @@ def draw(path: Path, curves: Curves) -> None:
 _LABELS = {
     "workers": "workers, same tokens/s and steps/s",
     "in flight": "requests of a worker, same frames/s",
+    "frame rate": "frames/s, same tokens/s",
 }

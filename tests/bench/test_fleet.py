@@ -10,6 +10,7 @@ import pytest
 
 from bench.fleet import main
 from bench.fleet_growth import Cost, Growth, Point, fit, off_line
+from bench.fleet_plot import check_plot, draw
 from bench.fleet_run import Goal
 from tests.bench.outliving import check_takes_all_along, run_bench
 
@@ -78,6 +79,15 @@ def test_growth_measures_each_point_once(tmp_path: Path) -> None:
     # 3 s are 150 steps of 20 ms: 20 requests twice over.
     assert "40 requests, 6,000 tokens" in next(g["seen"] for g in record["goals"] if g["name"] == "answers")
     assert rows["workers"][0]["frames_per_s"] <= 1.1 * 2 * 50
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    """Every series becomes a curve over what varies in it."""
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "curves.svg"
+    check_plot(path)
+    draw(path, {"workers": [(8, 0.1), (72, 0.4)], "in flight": [(64, 0.1)], "frame rate": [(200, 0.1)]})
+    assert path.read_text().startswith("<?xml")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
