@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from bench import fleet_burst, fleet_growth, fleet_held, fleet_server
 from bench.bounds import flag
 from bench.command import check_output, describe_commit, describe_machine, run_command, say, write_record
-from bench.fleet_run import Goal, Shown
+from bench.fleet_run import Costs, Goal, Shown
 from bench.processes import Processes
 from coordinator.config import Parser
 
@@ -139,11 +139,27 @@ def _parse(argv: list[str]) -> Asked:
         if "--quick" in argv:
             part.set_defaults(**show.quick)
     args = vars(parser.parse_args(argv))
+    _check_costs(argv, set(args))
     show, output = SHOWS[args.pop("name")], args.pop("output")
     args.pop("quick")
     check_output(output)
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in args.items()}
     return Asked(show, show.plan(**values), output)
+
+
+def _check_costs(argv: list[str], names: set[str]) -> None:
+    """Check that a part which takes a machine's costs gets all of them, or none.
+
+    Raises:
+        ValueError: Names one that is missing: with a default in its place they were half of two machines.
+    """
+    costs = [field.name for field in dataclasses.fields(Costs)]
+    if not names.issuperset(costs):
+        return
+    given = {word.partition("=")[0] for word in argv}
+    missing = [flag(name) for name in costs if flag(name) not in given]
+    if 0 < len(missing) < len(costs):
+        raise ValueError(f"{missing[0]}: missing; the costs of a step are given together or not at all")
 
 
 def _add_flag(parser: Parser, field: "dataclasses.Field[Any]") -> None:

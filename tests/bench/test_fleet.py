@@ -16,13 +16,15 @@ from tests.bench.outliving import check_takes_all_along, run_bench
 
 HELD = [
     *["--workers", "3", "--queries-per-s", "100", "--answer-tokens", "20", "40", "--prompt-tokens", "8"],
-    *["--samples", "50", "--step-base-ms", "5", "--ramp-s", "1", "--hold-s", "1"],
+    *["--samples", "50", "--ramp-s", "1", "--hold-s", "1"],
+    *["--step-base-ms", "5", "--step-per-seq-us", "25", "--prefill-tokens-per-s", "58600"],
     *["--min-in-flight", "1", "--min-tokens-per-s", "10", "--min-held-s", "0.5"],
 ]
 SERVER = ["--workers", "3", "--queries-per-s", "200", "--queries", "200", "--samples", "100"]
 BURST = [
     *["--workers", "3", "--requests", "300", "--max-num-seqs", "20", "--answer-tokens", "4", "12"],
-    *["--prompt-tokens", "8", "--samples", "100", "--step-base-ms", "2", "--min-in-flight", "60"],
+    *["--prompt-tokens", "8", "--samples", "100", "--min-in-flight", "60"],
+    *["--step-base-ms", "2", "--step-per-seq-us", "25", "--prefill-tokens-per-s", "58600"],
 ]
 GROWTH = [
     *["--workers", "2", "--in-flight", "10", "--step-ms", "20", "--seconds", "3"],
@@ -107,8 +109,16 @@ def test_nothing_outlives_the_fleet(tmp_path: Path, signum: signal.Signals) -> N
         ("held --hold-s 0", "--hold-s: 0.0 is not above 0"),
         ("held --answer-tokens 5 3", "--answer-tokens: 5 3 does not ascend"),
         ("held --max-new-tokens 1000", "--answer-tokens: 878 1678"),
-        ("held --step-per-seq-us -1", "--step-per-seq-us: -1.0 is below 0"),
-        ("held --prefill-tokens-per-s 0", "--prefill-tokens-per-s: 0.0 is not above 0"),
+        ("held --step-base-ms 5", "--step-per-seq-us: missing; the costs of a step are given together"),
+        ("burst --step-base-ms=5 --step-per-seq-us=1", "--prefill-tokens-per-s: missing"),
+        (
+            "held --step-base-ms 1 --step-per-seq-us -1 --prefill-tokens-per-s 1",
+            "--step-per-seq-us: -1.0 is below 0",
+        ),
+        (
+            "held --step-base-ms 1 --step-per-seq-us 1 --prefill-tokens-per-s 0",
+            "--prefill-tokens-per-s: 0.0 is not above 0",
+        ),
         ("held --workers 60000", "--workers: 60000 is above 1000"),
         ("server --queries 0", "--queries: 0 is below 1"),
         ("burst --max-new-tokens 100000000", "--max-num-seqs: 834 at 72 workers are 60048 slots"),
