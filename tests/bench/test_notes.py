@@ -2,6 +2,7 @@
 
 import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from sut.sut import SUT
 
 # The answers: 18, 19, 20 and the stop id; 8 and the stop id.
 PROMPTS = np.array([[4, 9, 17], [2, 9, 7]], np.int32)
+NOBODY: Any = None
+"""Stands for a SUT that is not called."""
 RIGHT = ([18, 19, 20, 200_002], [8, 200_002])
 
 
@@ -22,10 +25,10 @@ def noted(answers: list[tuple[int, list[int]]], directory: Path) -> RunNotes:
     """Note two queries, ids 101 and 102 for samples 0 and 1, and answers by LoadGen's id."""
     notes = Notes()
     for id_, sample in ((101, 0), (102, 1)):
-        notes.issue(lambda *_: None, None, [id_], [sample])  # type: ignore[arg-type]  # no SUT is called
+        notes.issue(lambda *_: None, NOBODY, [id_], [sample])
     for id_, tokens in answers:
         memory = np.array(tokens, np.int32)
-        notes.complete(lambda *_: None, None, [id_], [memory.ctypes.data], [len(tokens)])  # type: ignore[arg-type]
+        notes.complete(lambda *_: None, NOBODY, [id_], [memory.ctypes.data], [len(tokens)])
     notes.reach("data set")
     notes.write(directory / "notes.npz")
     return RunNotes.read(directory / "notes.npz")
