@@ -6,14 +6,16 @@ import os
 import platform
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.processes import SIGNALS
+from bench.processes import ROOT, SIGNALS
 
+GIT_TIMEOUT_S = 10.0
 _LIST_OF_NUMBERS = re.compile(r"\[\n[\s\d.,eE+-]+\]")
 
 
@@ -93,6 +95,21 @@ def describe_machine() -> dict[str, str]:
     }
     say("\n".join(f"{key:<14}{value}" for key, value in machine.items()))
     return machine
+
+
+def describe_commit() -> str:
+    """Say which commit of the checkout runs, and whether files differ from it."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head, changes = (
+            subprocess.run(
+                [*git, *words], capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=True
+            ).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"unknown: {error}"
+    return head + (" with changes" if changes else "")
 
 
 def _interrupt(signum: int, _: object) -> None:

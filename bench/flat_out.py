@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from bench.command import describe_machine, parse_comparison, run_command, say, write_record
 from bench.flat_sides import FLAT_SIDES, GOALS, JUDGED, FlatFigures, Goal
-from bench.fleet import Round, Side
 from bench.interleaved import interleave
+from bench.rounds import Round, Side
 from bench.sides import OURS
 from bench.workload import Burst, add_flags, load_of
 from sut.settings import Scenario

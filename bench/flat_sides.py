@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bench.fleet import Round, Side
+from bench.rounds import Round, Side
 from bench.sides import OURS, SIDES, Costs
 
 BY_STEP = "frames-step"

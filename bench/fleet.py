@@ -1,148 +1,176 @@
-"""One side's workers, one run of its coordinator over them, and what that run left."""
+"""`python -m bench.fleet SHOW`: one coordinator for the largest fleet ever published, over simulated workers.
 
-import json
-import subprocess
+See bench/README.md for what each part shows and how to read it.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.processes import Ended, Processes, free_port, read_cpu_s, tail, wait_listening
-from bench.workload import Answers, Work, Workload
-from sut.results.logs import DetailLog, read_detail
-from sut.settings import Scenario
-
-START_TIMEOUT_S = 30.0
-OUTPUT_DIR = "{output_dir}"
-"""Stands in a side's `drive` for the --output-dir of the run."""
+from bench import fleet_burst, fleet_growth, fleet_held, fleet_server
+from bench.bounds import flag
+from bench.command import check_output, describe_commit, describe_machine, run_command, say, write_record
+from bench.fleet_run import Costs, Goal, Shown
+from bench.processes import Processes
+from coordinator.config import Parser
 
 
-class Side(NamedTuple):
-    """A way to bring tokens home."""
+class Show(NamedTuple):
+    """A part of the command."""
 
-    name: str
     what: str
-    serve: tuple[str, ...]
-    """Module and flags of its workers; --port and the engine's flags follow."""
-    drive: tuple[str, ...]
-    """Module and flags of its coordinator; the coordinator's flags follow."""
+    plan: Callable[..., Any]
+    """A frozen dataclass whose fields are the part's flags; raises ValueError for a value out of bounds."""
+    quick: dict[str, object]
+    """Other defaults, with --quick."""
+    show: Callable[[Any, Processes, Path], Shown]
 
 
-class Round(NamedTuple):
-    """A run whose answers are all as asked for."""
-
-    output_dir: Path
-    ended: Ended
-    answers: Answers
-    detail: DetailLog
-    record: dict[str, Any]
-    """Its run.json."""
-    workers_cpu_s: float
-    """Of all worker processes together, from the coordinator's start to its end."""
-
-    @property
-    def window_s(self) -> float:
-        """From the first query's issue to the last completion, as LoadGen logs it."""
-        begin_s, end_s = loadgen_window_s(self.detail)
-        return end_s - begin_s
-
-    @property
-    def coordinator_cpu_s(self) -> float:
-        """Of the whole coordinator process in that window."""
-        return self.ended.curve.between(*loadgen_window_s(self.detail))
-
-    def per_mtok(self, cpu_s: float) -> float:
-        """Divide by the run's tokens, in millions."""
-        return cpu_s / self.answers.tokens * 1e6
-
-    def loadgen_number(self, key: str) -> float:
-        """Read a figure of LoadGen's detail log."""
-        return float(str(self.detail.values[key]))
+SHOWS = {
+    "held": Show(
+        "60,000 requests in flight and 1.12 million tokens/s, held for a minute",
+        fleet_held.Held,
+        fleet_held.QUICK,
+        fleet_held.show,
+    ),
+    "server": Show(
+        "2,000 queries/s over engines that answer at once",
+        fleet_server.Fast,
+        fleet_server.QUICK,
+        fleet_server.show,
+    ),
+    "burst": Show(
+        "541,200 Offline samples in one call", fleet_burst.Burst, fleet_burst.QUICK, fleet_burst.show
+    ),
+    "growth": Show(
+        "CPU over workers, requests and frames", fleet_growth.Growth, fleet_growth.QUICK, fleet_growth.show
+    ),
+}
 
 
-class Fleet:
-    """One side's workers."""
+class Asked(NamedTuple):
+    """The command line."""
 
-    def __init__(
-        self, side: Side, processes: Processes, workload: Workload, scenario: Scenario, directory: Path
-    ) -> None:
-        """Start them; `wait` tells when they listen."""
-        load = workload.load
-        self._side = side
-        self._processes = processes
-        self._workload = workload
-        self._scenario = scenario
-        self._directory = directory / side.name
-        self._directory.mkdir()
-        self._workers: list[tuple[subprocess.Popen[bytes], int, Path]] = []
-        flags = ["--step-ms", str(load.step_ms), "--max-num-seqs", str(_places(load, scenario))]
-        for index in range(load.workers):
-            port, log = free_port(), self._directory / f"worker{index}.log"
-            process = processes.start([*side.serve, "--port", str(port), *flags], log)
-            self._workers.append((process, port, log))
-
-    def wait(self) -> None:
-        """Wait until all listen.
-
-        Raises:
-            RuntimeError: One does not.
-        """
-        for process, port, log in self._workers:
-            wait_listening(process, port, log, START_TIMEOUT_S)
-
-    def run_round(self, number: int) -> Round:
-        """Run the side's coordinator once.
-
-        Raises:
-            RuntimeError: It failed, or an answer is not the one expected.
-        """
-        output_dir = self._directory / f"round{number}"
-        log = self._directory / f"round{number}.log"
-        before_s = self._workers_cpu_s()
-        ended = self._processes.run(self._command(output_dir), log, self._workload.load.timeout_s)
-        workers_cpu_s = self._workers_cpu_s() - before_s
-        # 3: complete, but not VALID by LoadGen's limits, which are no matter here.
-        if ended.exit_code not in (0, 3):
-            raise RuntimeError(f"{self._side.name}: exit code {ended.exit_code}: {tail(log)}")
-        run_dir = output_dir / self._scenario / "performance"
-        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
-        detail_log = run_dir / "mlperf_log_detail.txt"
-        if not detail_log.exists():  # set aside under another name
-            raise RuntimeError(f"{self._side.name}: the run was rejected: {record['verdict']['reason']}")
-        answers = self._workload.check(run_dir / "mlperf_log_accuracy.json")
-        detail = read_detail(detail_log)
-        if detail.errors:
-            raise RuntimeError(f"{self._side.name}: LoadGen counts {len(detail.errors)} errors")
-        return Round(output_dir, ended, answers, detail, record, workers_cpu_s)
-
-    def _command(self, output_dir: Path) -> list[str]:
-        flags = {
-            "--scenario": str(self._scenario),
-            "--input-file": str(self._workload.input_file),
-            "--user-conf": str(self._workload.user_conf),
-            "--workers": ",".join(f"127.0.0.1:{port}" for _, port, _ in self._workers),
-            "--output-dir": str(output_dir),
-            "--max-new-tokens": str(self._workload.load.longest_answer),
-        }
-        drive = [part.replace(OUTPUT_DIR, str(output_dir)) for part in self._side.drive]
-        return [*drive, *(part for flag in flags.items() for part in flag)]
-
-    def _workers_cpu_s(self) -> float:
-        return sum(read_cpu_s(process.pid) for process, _, _ in self._workers)
+    show: Show
+    plan: Any
+    output: Path | None
 
 
-def loadgen_window_s(detail: DetailLog) -> tuple[float, float]:
-    """Read begin and end of LoadGen's test, in seconds of the system clock; it ran with TZ=UTC."""
-    begin_s, end_s = (
-        datetime.strptime(str(detail.values[key]), "%m-%d-%Y %H:%M:%S.%f").replace(tzinfo=UTC).timestamp()
-        for key in ("power_begin", "power_end")
-    )
-    return begin_s, end_s
+def main(argv: list[str]) -> int:
+    """Run, print, write; 0 all goals met, 1 one is not or a run failed, 2 bad input."""
+    try:
+        asked = _parse(argv)
+    except ValueError as error:
+        say(f"bench.fleet: {error}")
+        return 2
+    machine = {**describe_machine(), "commit": describe_commit()}
+    say(f"{'commit':<14}{machine['commit']}\n{'flags':<14}{asked.plan}")
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-fleet-") as name, Processes() as processes:
+            shown = asked.show.show(asked.plan, processes, Path(name))
+    except RuntimeError as error:
+        say(f"bench.fleet: {error}")
+        return 1
+    say(report(shown))
+    write_record(asked.output, _record(machine, argv, asked.plan, shown))
+    return 0 if all(goal.met for goal in shown.goals) else 1
 
 
-def _places(load: Work, scenario: Scenario) -> int:
-    """Count the requests that a worker runs at once.
+def report(shown: Shown) -> str:
+    """Lay out figures and goals for a person."""
+    lines = ["", *_lines(shown.figures)]
+    if shown.text:
+        lines += [shown.text]
+    return "\n".join([*lines, "", *map(_judged, shown.goals)])
 
-    Server: twice what should run in all, so that no request ever waits for a place. Offline, where all
-    requests come at once: the worker's share of what should run.
+
+def _lines(figures: dict[str, Any]) -> list[str]:
+    """Give a line for each figure and for each group of figures; lists are for the file alone."""
+    lines = []
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            numbers = {key: number for key, number in value.items() if not isinstance(number, list)}
+            if numbers:
+                lines.append(f"{name}: " + ", ".join(f"{key} {_say(n)}" for key, n in numbers.items()))
+        elif not isinstance(value, list):
+            lines.append(f"{name}: {_say(value)}")
+    return lines
+
+
+def _say(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _judged(goal: Goal) -> str:
+    return f"{'met    ' if goal.met else 'NOT MET'} {goal.name:<24}{goal.seen}"
+
+
+def _record(machine: dict[str, str], argv: list[str], plan: Any, shown: Shown) -> dict[str, object]:
+    values = {name: str(v) if isinstance(v, Path) else v for name, v in dataclasses.asdict(plan).items()}
+    return {
+        "ended_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine,
+        "command": ["bench.fleet", *argv],
+        "flags": values,
+        "goals": [goal._asdict() for goal in shown.goals],
+        "figures": shown.figures,
+    }
+
+
+def _parse(argv: list[str]) -> Asked:
+    """Read the command line.
+
+    Raises:
+        ValueError: Names flag, value and bound.
     """
-    return -(-load.in_flight // load.workers) if scenario is Scenario.OFFLINE else 2 * load.in_flight
+    parser = Parser(prog="python -m bench.fleet", allow_abbrev=False, description=__doc__)
+    parts = parser.add_subparsers(dest="name", required=True, metavar="|".join(SHOWS), parser_class=Parser)
+    for name, show in SHOWS.items():
+        part = parts.add_parser(name, allow_abbrev=False, help=show.what, description=show.what)
+        for field in dataclasses.fields(show.plan):  # type: ignore[arg-type]  # see Show.plan
+            _add_flag(part, field)
+        part.add_argument("--quick", action="store_true", help="small and short: whether it works")
+        part.add_argument("--output", type=Path, metavar="FILE.json", help="gets all figures")
+        if "--quick" in argv:
+            part.set_defaults(**show.quick)
+    args = vars(parser.parse_args(argv))
+    _check_costs(argv, set(args))
+    show, output = SHOWS[args.pop("name")], args.pop("output")
+    args.pop("quick")
+    check_output(output)
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in args.items()}
+    return Asked(show, show.plan(**values), output)
+
+
+def _check_costs(argv: list[str], names: set[str]) -> None:
+    """Check that a part which takes a machine's costs gets all of them, or none.
+
+    Raises:
+        ValueError: Names one that is missing: with a default in its place they were half of two machines.
+    """
+    costs = [field.name for field in dataclasses.fields(Costs)]
+    if not names.issuperset(costs):
+        return
+    given = {word.partition("=")[0] for word in argv}
+    missing = [flag(name) for name in costs if flag(name) not in given]
+    if 0 < len(missing) < len(costs):
+        raise ValueError(f"{missing[0]}: missing; the costs of a step are given together or not at all")
+
+
+def _add_flag(parser: Parser, field: "dataclasses.Field[Any]") -> None:
+    default = field.default
+    if isinstance(default, tuple):
+        many = 2 if field.name == "answer_tokens" else "+"
+        parser.add_argument(flag(field.name), type=type(default[0]), nargs=many, default=default)
+    else:
+        kind = Path if default is None else type(default)
+        parser.add_argument(flag(field.name), type=kind, default=default, help=f"default: {default}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from bench.command import describe_machine, parse_comparison, run_command, say, write_record
-from bench.fleet import OUTPUT_DIR, Round, Side
 from bench.interleaved import interleave
+from bench.rounds import OUTPUT_DIR, Round, Side
 from bench.unguarded import ALL, GUARDS, NONE
 from bench.wakeups import wakeup_cost_ns
 from bench.windows import BOUND, Cost, Pair, Window, steady_pairs

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.command import say
-from bench.fleet import Fleet, Round, Side
 from bench.processes import Processes
+from bench.rounds import Fleet, Round, Side
 from bench.workload import Work, Workload
 from sut.settings import Scenario
 

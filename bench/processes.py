@@ -146,16 +146,21 @@ def free_port() -> int:
         return port
 
 
-def steady_port(rng: random.Random) -> int:
+def steady_port(rng: random.Random, num: int = 1) -> int:
     """Draw a port that is free now and that no connection is ever given: for one who comes back to it.
+
+    Args:
+        rng: Draws it.
+        num: That many in a row must be free; the first is returned.
 
     Source: ip(7), ip_local_port_range: where connections get their own ports from.
     """
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
-        port = rng.randrange(FIRST_STEADY_PORT, first)
-        with socket.socket() as sock, contextlib.suppress(OSError):
-            sock.bind(("127.0.0.1", port))
+        port = rng.randrange(FIRST_STEADY_PORT, first - num + 1)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as socks:
+            for index in range(num):
+                socks.enter_context(socket.socket()).bind(("127.0.0.1", port + index))
             return port
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from bench.fleet import Round, Side
+from bench.rounds import Round, Side
 
 # A token takes this much longer than a step where a side falls behind: its figures are then those of a queue.
 SATURATED = 1.1

@@ -2,8 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from bench.fleet import loadgen_window_s
 from bench.herd import Kill
+from bench.rounds import loadgen_window_s
 from bench.soak_run import NUM_SAMPLES, Leftover, Sample
 from bench.vitals import Growth
 from coordinator.rows import DONE

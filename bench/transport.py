@@ -9,8 +9,8 @@ import statistics
 from datetime import UTC, datetime
 
 from bench.command import describe_machine, parse_comparison, run_command, say, write_record
-from bench.fleet import Round, Side
 from bench.interleaved import interleave
+from bench.rounds import Round, Side
 from bench.sides import OURS, SIDES, Figures
 from bench.workload import Load, add_flags, load_of
 from sut.settings import Scenario

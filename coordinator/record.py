@@ -33,6 +33,7 @@ class Spread:
 
     count: int
     mean: float
+    minimum: int
     percentiles: dict[str, int]
     maximum: int
 
@@ -40,9 +41,9 @@ class Spread:
     def of(cls, values: NDArray[np.int64]) -> "Spread":
         """Describe values, (N,); all figures are 0 where there are none."""
         if not len(values):
-            return cls(0, 0.0, {}, 0)
+            return cls(0, 0.0, 0, {}, 0)
         marks = {f"p{q:g}": percentile(values, q / 100) for q in PERCENTILES}
-        return cls(len(values), float(values.mean()), marks, int(values.max()))
+        return cls(len(values), float(values.mean()), int(values.min()), marks, int(values.max()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,224 @@
+"""One run of the coordinator, noted, over a simulated fleet, and what it left."""
+
+import json
+import random
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.notes import Checked, RunNotes, Window
+from bench.processes import Ended, Processes, read_cpu_s, steady_port, tail
+from bench.rounds import loadgen_window_s
+from bench.workload import write_prompts
+from sut.results.logs import DetailLog, read_detail
+from sut.settings import Scenario
+
+READY_TIMEOUT_S = 60.0
+POLL_S = 0.05
+NO_LIMIT_MS = 600_000
+"""LoadGen's latency limits, out of the way: what is asked for here is judged by the goals alone."""
+
+
+class Goal(NamedTuple):
+    """One thing that a run must show."""
+
+    name: str
+    met: bool
+    seen: str
+    """The figure and its bound, in words."""
+
+    @classmethod
+    def at_most(cls, name: str, figure: float, bound: float, unit: str) -> "Goal":
+        """Judge a figure that must not be above a bound."""
+        return cls(name, figure <= bound, f"{figure:,.3f} {unit}, at most {bound:,g}")
+
+    @classmethod
+    def at_least(cls, name: str, figure: float, bound: float, unit: str) -> "Goal":
+        """Judge a figure that must not be below a bound."""
+        return cls(name, figure >= bound, f"{figure:,.1f} {unit}, at least {bound:,g}")
+
+
+class Shown(NamedTuple):
+    """What a part of the command found."""
+
+    figures: dict[str, Any]
+    """Everything measured; for --output, and printed where it is no list."""
+    goals: list[Goal]
+    text: str = ""
+    """Tables for a person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """Time of a step of each simulated engine: see worker/cost_model.py."""
+
+    step_base_ms: float
+    step_per_seq_us: float
+    prefill_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a run asks of fleet and coordinator."""
+
+    scenario: Scenario
+    workers: int
+    """Simulated engines, all in one process."""
+    costs: Costs
+    prompts: NDArray[np.int32]
+    """(samples, prompt tokens) the data set."""
+    max_new_tokens: int
+    conf: dict[str, float]
+    """Keys of LoadGen's user.conf for this scenario."""
+    timeout_s: float
+    """Bound of the coordinator's run."""
+    fleet_flags: tuple[str, ...] = ()
+    """More flags of bench.simulated_fleet."""
+
+
+class Exchange(NamedTuple):
+    """What LoadGen says of a run, and what its answers are."""
+
+    num_errors: int
+    checked: Checked
+
+
+class Left(NamedTuple):
+    """What a run left, all read."""
+
+    ended: Ended
+    record: dict[str, Any]
+    """run.json."""
+    detail: DetailLog
+    notes: RunNotes
+    checked: Checked
+    fleet_cpu_s: float
+    """Of the process of all workers, from the coordinator's start to its end."""
+
+    @property
+    def exchange(self) -> Exchange:
+        """What common_goals judges."""
+        return Exchange(len(self.detail.errors), self.checked)
+
+    @property
+    def window_s(self) -> tuple[float, float]:
+        """Begin and end of LoadGen's test, in seconds of the system clock."""
+        return loadgen_window_s(self.detail)
+
+    def cores(self, window: Window) -> float:
+        """Compute how many cores the coordinator's process took in a window, read from outside."""
+        return self.ended.curve.between(*self.notes.system_s(window)) / window.length_s
+
+    def spread_ms(self, name: str) -> dict[str, float]:
+        """Take a distribution of run.json's summary, in ms."""
+        spread = self.record["summary"][name]
+        marks = {"minimum": spread["minimum"], **spread["percentiles"], "maximum": spread["maximum"]}
+        return {"count": spread["count"], **{mark: value / 1e6 for mark, value in marks.items()}}
+
+    def common_figures(self) -> dict[str, Any]:
+        """Give the figures that say what ran and what it cost as a whole."""
+        return {
+            "requests": self.checked.requests,
+            "tokens": self.checked.tokens,
+            "run.json verdict": self.record["verdict"]["outcome"],
+            "wall of StartTest, s": self.record["wall_s"],
+            "report delay, ms": self.spread_ms("report_delay_ns"),
+            "coordinator CPU in all, s": self.ended.cpu_s,
+            "of which noting, s": self.notes.noting_s,
+            "fleet CPU, s": self.fleet_cpu_s,
+            "frames": sum(worker["frames"] for worker in self.record["summary"]["workers"]),
+            "peak RSS, MiB": self.notes.memory["peak_rss"] / 2**20,
+        }
+
+
+def common_goals(*exchanges: Exchange) -> list[Goal]:
+    """Judge what every run must show: no error of LoadGen, and every answer right."""
+    errors = sum(exchange.num_errors for exchange in exchanges)
+    found = [exchange.checked for exchange in exchanges]
+    sums = Checked._make(map(sum, zip(*found, strict=True)))
+    answers = (
+        f"{sums.requests:,} requests, {sums.tokens:,} tokens by length and XXH3-64: {sums.missing} missing, "
+        f"{sums.repeated} repeated, {sums.wrong} wrong"
+    )
+    return [
+        Goal("LoadGen errors", errors == 0, f"{errors}, none allowed"),
+        Goal("answers", sums.right, answers),
+    ]
+
+
+def run(work: Work, processes: Processes, directory: Path) -> Left:
+    """Start the fleet, run the coordinator over it to its end, end the fleet.
+
+    Args:
+        work: What is asked for.
+        processes: Owns what is started.
+        directory: An empty one, for the run's files.
+
+    Raises:
+        RuntimeError: The fleet or the coordinator fails, or is not done in time.
+    """
+    port = steady_port(random.Random(), work.workers)
+    fleet, fleet_log = _start_fleet(work, port, processes, directory), directory / "fleet.log"
+    _wait_ready(fleet, fleet_log)
+    notes, log = directory / "notes.npz", directory / "coordinator.log"
+    before_s = read_cpu_s(fleet.pid)
+    argv = ["bench.noted", str(notes), *_coordinator_flags(work, port, directory)]
+    ended = processes.run(argv, log, work.timeout_s)
+    if fleet.poll() is not None:
+        raise RuntimeError(f"the simulated fleet ended by itself: {tail(fleet_log)}")
+    fleet_cpu_s = read_cpu_s(fleet.pid) - before_s
+    processes.kill(fleet)
+    # 3: complete, but not VALID by LoadGen's limits, which are no matter here.
+    if ended.exit_code not in (0, 3):
+        raise RuntimeError(f"the coordinator: exit code {ended.exit_code}: {tail(log)}")
+    run_dir = directory / "out" / work.scenario / "performance"
+    record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    detail_log = run_dir / "mlperf_log_detail.txt"
+    if not detail_log.exists():  # set aside under another name
+        raise RuntimeError(f"the run was rejected: {record['verdict']['reason']}")
+    found = RunNotes.read(notes)
+    checked = found.check(work.prompts)
+    return Left(ended, record, read_detail(detail_log), found, checked, fleet_cpu_s)
+
+
+def _start_fleet(work: Work, port: int, processes: Processes, directory: Path) -> subprocess.Popen[bytes]:
+    flags = {
+        "--workers": work.workers,
+        "--port-base": port,
+        "--step-base-ms": work.costs.step_base_ms,
+        "--step-per-seq-us": work.costs.step_per_seq_us,
+        "--prefill-tokens-per-s": work.costs.prefill_tokens_per_s,
+    }
+    argv = [str(part) for flag in flags.items() for part in flag]
+    return processes.start(["bench.simulated_fleet", *argv, *work.fleet_flags], directory / "fleet.log")
+
+
+def _wait_ready(fleet: subprocess.Popen[bytes], log: Path) -> None:
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    while "ready\n" not in log.read_text(encoding="utf-8"):
+        if fleet.poll() is not None or time.monotonic() > deadline_s:
+            raise RuntimeError(f"the simulated fleet is not ready within {READY_TIMEOUT_S:g} s: {tail(log)}")
+        time.sleep(POLL_S)
+
+
+def _coordinator_flags(work: Work, port: int, directory: Path) -> list[str]:
+    limits = {"ttft_latency": NO_LIMIT_MS, "tpot_latency": NO_LIMIT_MS}
+    # It would draw from the model's official number of samples.
+    conf = {"performance_sample_count_override": len(work.prompts), "min_duration": 1, **limits, **work.conf}
+    prefix = f"{work.scenario.model_name}.{work.scenario.loadgen_name}"
+    user_conf = directory / "user.conf"
+    user_conf.write_text("".join(f"{prefix}.{key} = {value}\n" for key, value in conf.items()), "utf-8")
+    flags = {
+        "--scenario": str(work.scenario),
+        "--input-file": str(write_prompts(directory / "data.parquet", work.prompts)),
+        "--user-conf": str(user_conf),
+        "--workers": ",".join(f"127.0.0.1:{port + index}" for index in range(work.workers)),
+        "--output-dir": str(directory / "out"),
+        "--max-new-tokens": str(work.max_new_tokens),
+    }
+    return [part for flag in flags.items() for part in flag]

@@ -1,0 +1,116 @@
+"""What is noted of a run tells right answers from wrong ones, and late queries from those in time."""
+
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xxhash
+
+from bench.noted import Notes, mapping_at, wrap
+from bench.notes import RunNotes, Window
+from bench.schedule import issue_delays_ns, scheduled_ns
+from bench.unguarded import GuardGone
+from sut.sut import SUT
+
+# The answers: 18, 19, 20 and the stop id; 8 and the stop id.
+PROMPTS = np.array([[4, 9, 17], [2, 9, 7]], np.int32)
+NOBODY: Any = None
+"""Stands for a SUT that is not called."""
+RIGHT = ([18, 19, 20, 200_002], [8, 200_002])
+
+
+def noted(answers: list[tuple[int, list[int]]], directory: Path) -> RunNotes:
+    """Note two queries, ids 101 and 102 for samples 0 and 1, and answers by LoadGen's id."""
+    notes = Notes()
+    for id_, sample in ((101, 0), (102, 1)):
+        notes.issue(lambda *_: None, NOBODY, [id_], [sample])
+    for id_, tokens in answers:
+        memory = np.array(tokens, np.int32)
+        notes.complete(lambda *_: None, NOBODY, [id_], [memory.ctypes.data], [len(tokens)])
+    notes.reach("data set")
+    notes.write(directory / "notes.npz")
+    return RunNotes.read(directory / "notes.npz")
+
+
+def test_right_answers_are_right(tmp_path: Path) -> None:
+    """Each request has the answer that its prompt asks for, in whatever order they came."""
+    checked = noted([(102, RIGHT[1]), (101, RIGHT[0])], tmp_path).check(PROMPTS)
+    assert checked.right
+    assert (2, 6) == (checked.requests, checked.tokens)
+
+
+@pytest.mark.parametrize(
+    ("answers", "counts"),
+    [
+        ([(101, RIGHT[0])], (1, 0, 0)),
+        ([(101, RIGHT[0]), (102, RIGHT[1]), (102, RIGHT[1])], (0, 1, 0)),
+        ([(101, RIGHT[0]), (102, RIGHT[1]), (103, RIGHT[1])], (0, 1, 0)),
+        ([(101, RIGHT[1]), (102, RIGHT[0])], (0, 0, 2)),
+        ([(101, [18, 19, 21, 200_002]), (102, RIGHT[1])], (0, 0, 1)),
+        ([(101, [18, 19, 20]), (102, RIGHT[1])], (0, 0, 1)),
+        ([(101, []), (102, RIGHT[1])], (0, 0, 1)),
+        ([], (2, 0, 0)),
+    ],
+)
+def test_an_answer_that_is_not_right_is_counted(
+    answers: list[tuple[int, list[int]]], counts: tuple[int, int, int], tmp_path: Path
+) -> None:
+    """Missing, repeated or unknown, swapped, changed, cut: each is counted as what it is."""
+    checked = noted(answers, tmp_path).check(PROMPTS)
+    assert counts == (checked.missing, checked.repeated, checked.wrong)
+    assert not checked.right
+
+
+def test_the_digest_is_that_of_the_tokens(tmp_path: Path) -> None:
+    """What is noted is XXH3-64 over the little-endian int32 at the address that LoadGen is given."""
+    found = noted([(101, RIGHT[0])], tmp_path)
+    digest = xxhash.xxh3_64_intdigest(b"".join(token.to_bytes(4, "little") for token in RIGHT[0]))
+    assert [[101, 4, digest]] == found.answers.tolist()
+    assert ["LoadGen's queries", "data set"] == list(found.stages)
+
+
+def test_the_rate_in_a_window_is_read_between_samples(tmp_path: Path) -> None:
+    """0 tokens at 0 s, 100 at 1 s, 300 at 2 s: from 0.5 to 1.5 s 150 tokens came."""
+    rows = [[0, 0, 1, 0, 0], [10**9, 100, 2, 0, 0], [2 * 10**9, 300, 3, 0, 0]]
+    found = noted([], tmp_path)._replace(samples=np.array(rows))
+    window = Window(500_000_000, 1_500_000_000)
+    assert 150.0 == pytest.approx(found.tokens_per_s(window))
+    assert [2] == found.within(window)[:, 2].tolist()
+
+
+def test_a_mapping_is_found_by_an_address_in_it() -> None:
+    """Memory of 64 MiB of which 8 are written lies in a mapping of at least that; address 0 lies in none."""
+    memory = np.frombuffer(mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+    memory[: 8 << 20] = 1
+    size, resident = mapping_at(memory.ctypes.data)
+    assert size >= memory.nbytes
+    assert 8 << 20 <= resident <= size
+    assert (0, 0) == mapping_at(0)
+
+
+def test_a_function_that_has_moved_is_missed() -> None:
+    """What does not exist, or takes other arguments, is named instead of noted."""
+    for target in ("sut.sut:SUT.nothing", "sut.sut:SUT.complete"):
+        with pytest.raises(GuardGone, match=target):
+            wrap(target, lambda: None, lambda function: function)
+    assert "complete" == SUT.complete.__name__
+
+
+def test_the_schedule_is_the_one_that_loadgen_follows() -> None:
+    """The first gaps at 300 queries/s of the official seed, as LoadGen 6.0.17 kept them to within 0.4 ms."""
+    gaps_ms = np.diff(scheduled_ns(16159082839903944936, 300.0, 6)) / 1e6
+    assert [6.5, 1.4, 4.2, 2.4, 1.3] == pytest.approx(gaps_ms.tolist(), abs=0.4)
+
+
+def test_delay_counts_from_the_least_late_query() -> None:
+    """Due at 0, 10, 20 and come at 105, 110, 121: late by 5, 0, 1, whatever the clock's zero."""
+    late = issue_delays_ns(np.array([105, 110, 121]), np.array([0, 10, 20]))
+    assert [5, 0, 1] == late.tolist()
+
+
+def test_another_schedule_is_refused() -> None:
+    """Queries a second apart that should be a millisecond apart are not late: the schedule is another."""
+    with pytest.raises(RuntimeError, match="schedule"):
+        issue_delays_ns(np.arange(10) * 10**9, np.arange(10) * 10**6)
