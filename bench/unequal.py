@@ -13,7 +13,8 @@ from pathlib import Path
 from bench.command import describe_machine, parse_comparison, run_command, say, write_record
 from bench.cpu_limit import LimitKind, Quota, quota
 from bench.processes import Processes
-from bench.unequal_run import HELD, Plan, Round, Unequal
+from bench.unequal_figures import HELD, Round
+from bench.unequal_run import Plan, Unequal
 from coordinator.config import Parser, one_of
 
 QUICK: dict[str, object] = {"rounds": 1, "samples": 64, "requests": 128}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from bench.cpu_limit import LimitKind, Quota, stop_in_turns
 from bench.processes import Processes, free_port, tail
+from bench.unequal_figures import HELD, Round, part_of
 from bench.workload import read_answers
 from sut.results.logs import read_detail
 from sut.synthetic import DatasetSpec, write_checkpoint, write_dataset
@@ -34,8 +35,6 @@ PROMPTS: dict[str, Any] = {
 """Fields of a DatasetSpec."""
 SPARE_SAMPLES = 16
 """Drawn beyond those that are used: LoadGen counts an answer of one token as an error."""
-HELD = 1
-"""Index of the worker that is held."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,55 +72,6 @@ class Plan:
     def max_model_len(self) -> int:
         """Tokens of the longest prompt and answer."""
         return LONGEST_PROMPT + self.longest_answer
-
-
-class Part(NamedTuple):
-    """One worker's part of a round."""
-
-    requests: int
-    tokens: int
-    ended_s: float
-    """From LoadGen's query to the end of its last request."""
-    service_p50_s: float
-    """One request, from the message that carries its prompt to its end: half of them took less."""
-    service_max_s: float
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Over all of its part."""
-        return self.tokens / self.ended_s
-
-
-class Round(NamedTuple):
-    """A run whose answers are all those of LLM.generate."""
-
-    parts: list[Part]
-    """By worker."""
-    answers: int
-    """Compared."""
-    outcome: str
-    """LoadGen's and the harness's verdict."""
-
-    @property
-    def difference_s(self) -> float:
-        """Between the two ends; above 0 where the held worker ends last."""
-        return self.parts[HELD].ended_s - self.parts[1 - HELD].ended_s
-
-    @property
-    def request_s(self) -> float:
-        """One request's time: the median on the worker that is not held, where it is the shorter one."""
-        return min(part.service_p50_s for part in self.parts)
-
-    @property
-    def met(self) -> bool:
-        """Both end within one request's time of each other."""
-        return abs(self.difference_s) <= self.request_s
-
-    @property
-    def halves_difference_s(self) -> float:
-        """Between the ends if each had got half of the tokens at its measured rate: computed, not run."""
-        half = sum(part.tokens for part in self.parts) / 2
-        return half / self.parts[HELD].tokens_per_s - half / self.parts[1 - HELD].tokens_per_s
 
 
 class Worker(NamedTuple):
@@ -192,7 +142,7 @@ class Unequal:
         if record["summary"]["losses"]:
             raise RuntimeError(f"a worker was lost: {record['summary']['losses'][0]['reason']}")
         num_answers = self._compare(run_dir / "mlperf_log_accuracy.json")
-        parts = [_part(worker) for worker in record["summary"]["workers"]]
+        parts = [part_of(worker) for worker in record["summary"]["workers"]]
         return Round(parts, num_answers, record["verdict"]["outcome"])
 
     def _ask_generate(self) -> None:
@@ -284,18 +234,6 @@ class Unequal:
         if num != self._plan.requests:
             raise RuntimeError(f"{accuracy_log}: {num} answers of {self._plan.requests} requests")
         return num
-
-
-def _part(worker: dict[str, Any]) -> Part:
-    """Take a worker's part from its row in run.json."""
-    service = worker["service_ns"]
-    return Part(
-        requests=worker["requests"],
-        tokens=worker["tokens"],
-        ended_s=worker["ended_ns"] / 1e9,
-        service_p50_s=service["percentiles"].get("p50", 0) / 1e9,
-        service_max_s=service["maximum"] / 1e9,
-    )
 
 
 def _wait_serving(worker: Worker) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from bench.cpu_limit import Quota, find_hierarchy, quota
 from bench.unequal import lines_of, main, summary
-from bench.unequal_run import Part, Round
+from bench.unequal_figures import Part, Round
 from tests.bench.outliving import run_bench
 
 # 32 prompts twice, answers of 2 to 64 tokens.
