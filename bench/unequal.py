@@ -104,6 +104,7 @@ def compose_record(machine: dict[str, str], plan: Plan, rounds: list[Round]) -> 
     return {
         "ended_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine,
+        "engine": rounds[0].engine,
         "plan": dataclasses.asdict(plan),
         "rounds": [
             {

@@ -32,6 +32,8 @@ class Round(NamedTuple):
     """Compared."""
     outcome: str
     """LoadGen's and the harness's verdict."""
+    engine: str
+    """The workers', with its version."""
 
     @property
     def difference_s(self) -> float:

@@ -142,8 +142,14 @@ class Unequal:
         if record["summary"]["losses"]:
             raise RuntimeError(f"a worker was lost: {record['summary']['losses'][0]['reason']}")
         num_answers = self._compare(run_dir / "mlperf_log_accuracy.json")
-        parts = [part_of(worker) for worker in record["summary"]["workers"]]
-        return Round(parts, num_answers, record["verdict"]["outcome"])
+        workers = record["summary"]["workers"]
+        info = workers[0]["info"]
+        return Round(
+            parts=[part_of(worker) for worker in workers],
+            answers=num_answers,
+            outcome=record["verdict"]["outcome"],
+            engine=f"{info['engine']} {info['engine_version']}",
+        )
 
     def _ask_generate(self) -> None:
         """Let LLM.generate answer drawn prompts, and write the data set: those that are used.

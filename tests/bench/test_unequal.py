@@ -35,6 +35,7 @@ def test_a_round_tells_who_did_what(tmp_path: Path, limit: str) -> None:
     done = run_bench(["bench.unequal", *TINY, "--limit", limit, "--output", str(output)], 600)
     assert 0 == done.returncode, done.stdout + done.stderr
     record = json.loads(output.read_text())
+    assert record["engine"].startswith("vllm ")
     (found,) = record["rounds"]
     assert ("VALID", 64) == (found["outcome"], found["answers"])
     assert ["free", "held"] == [part["name"] for part in found["workers"]]
@@ -52,11 +53,11 @@ def test_the_goal_is_judged_by_the_shorter_request() -> None:
     """
     free = Part(requests=10, tokens=100, ended_s=20.0, service_p50_s=2.0, service_max_s=3.0)
     held = Part(requests=5, tokens=50, ended_s=18.0, service_p50_s=4.0, service_max_s=5.0)
-    found = Round([free, held], 15, "VALID")
+    found = Round([free, held], 15, "VALID", "vllm")
     assert (-2.0, 2.0, True) == (found.difference_s, found.request_s, found.met)
     assert 12.0 == pytest.approx(found.halves_difference_s)
-    assert not Round([free, held._replace(ended_s=17.9)], 15, "VALID").met
-    assert "MISSED" in summary([Round([free, held._replace(ended_s=22.1)], 15, "VALID")])
+    assert not Round([free, held._replace(ended_s=17.9)], 15, "VALID", "vllm").met
+    assert "MISSED" in summary([Round([free, held._replace(ended_s=22.1)], 15, "VALID", "vllm")])
     assert ["free", "held"] == [line.split()[-7] for line in lines_of(0, found).splitlines()]
 
 
