@@ -52,6 +52,11 @@ class WorkerRow:
 
     address: str
     requests: int
+    """Those that ended here."""
+    ended_ns: int
+    """From LoadGen's first query to the end of the last of them; 0 where none ended."""
+    service_ns: Spread
+    """From the message that carries the prompt to the end; what other workers took of it is in it."""
     tokens: int
     frames: int
     engine_steps: int
@@ -67,11 +72,14 @@ class WorkerRow:
     """The worker's GetInfo."""
 
     @classmethod
-    def of(cls, link: Link, num_requests: int) -> "WorkerRow":
-        """Describe one link."""
+    def of(cls, link: Link, done: NDArray[np.void]) -> "WorkerRow":
+        """Describe one link, by the run's finished requests in order of completion, dtype rows.DONE."""
+        own = done[done["worker"] == link.index]
         return cls(
             address=link.address,
-            requests=num_requests,
+            requests=len(own),
+            ended_ns=int(own["done_ns"][-1] - done["issued_ns"].min()) if len(own) else 0,
+            service_ns=Spread.of(own["done_ns"] - own["sent_ns"]),
             tokens=sum(stream.num_tokens for stream in link.streams),
             frames=sum(stream.num_frames for stream in link.streams),
             engine_steps=sum(stream.engine_steps for stream in link.streams),
@@ -126,7 +134,7 @@ class Summary:
                 )
             ),
             answer_tokens=Spread.of(done["num_tokens"]),
-            workers=[WorkerRow.of(k, int((done["worker"] == k.index).sum())) for k in dispatcher.links],
+            workers=[WorkerRow.of(link, done) for link in dispatcher.links],
             losses=[loss._asdict() for loss in dispatcher.flow.continuations.losses],
             continuations=[moved._asdict() for moved in dispatcher.flow.continuations.done],
             overdue=[query._asdict() for query in dispatcher.overdue],
@@ -213,11 +221,11 @@ class RunRecord:
     def _worker_lines(self) -> list[str]:
         rows = [] if self.summary is None else self.summary.workers
         lines = [
-            f"   {'worker':<22}{'requests':>10}{'tokens':>12}{'frames':>10}{'steps':>10}{'ping ms':>9}"
-            f"{'streams':>9}"
+            f"   {'worker':<22}{'requests':>10}{'tokens':>12}{'ended s':>10}{'frames':>10}{'steps':>10}"
+            f"{'ping ms':>9}{'streams':>9}"
         ]
         return lines + [
-            f"   {row.address:<22}{row.requests:>10}{row.tokens:>12}{row.frames:>10}{row.engine_steps:>10}"
-            f"{row.round_trip_ns / 1e6:>9.3f}{row.streams:>9}"
+            f"   {row.address:<22}{row.requests:>10}{row.tokens:>12}{row.ended_ns / 1e9:>10.3f}"
+            f"{row.frames:>10}{row.engine_steps:>10}{row.round_trip_ns / 1e6:>9.3f}{row.streams:>9}"
             for row in rows
         ]

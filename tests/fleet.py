@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,9 @@ def workers(
             wait_serving(worker, timeout_s)
         yield started
     finally:
-        for worker in started:
-            worker.stop()
+        # All at once: a worker takes its time to end.
+        with ThreadPoolExecutor(num) as pool:
+            list(pool.map(WorkerProcess.stop, started))
 
 
 def coordinator_command(

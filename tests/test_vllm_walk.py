@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # vLLM brings it, nobody its stubs
 import pytest
 
 from tests import fleet
@@ -42,7 +43,8 @@ def expected(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> list
     job = json.dumps([str(checkpoint), make_prompts(), stop_ids, BUDGET, str(out)])
     done = subprocess.run(
         [sys.executable, "-c", GENERATE, job],
-        env=fleet.VLLM_CPU_ENV,
+        # The engine in that process itself: three processes import vLLM one after the other else.
+        env=fleet.VLLM_CPU_ENV | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"},
         capture_output=True,
         text=True,
         timeout=START_TIMEOUT_S,
@@ -85,10 +87,17 @@ def test_two_workers_answer_as_vllm_does(tmp_path: Path, checkpoint: Path, expec
         check_fleet(tmp_path, started, "server", expected)
 
 
-def test_tensor_parallel_answers_as_vllm_does(
-    tmp_path: Path, checkpoint: Path, expected: list[list[int]]
-) -> None:
-    """One worker of tensor parallel size 2: every token equals LLM.generate's."""
+def test_two_ranks_answer_as_vllm_does(tmp_path: Path, checkpoint: Path, expected: list[list[int]]) -> None:
+    """With tensor parallel size 2 every token equals LLM.generate's, and no rank outlives its worker.
+
+    On a machine of one NUMA node each rank has its own cores.
+    """
     flags = ("--model", str(checkpoint), *FLAGS, "--tensor-parallel-size", "2")
     with fleet.workers(tmp_path, 1, *flags, engine="vllm", timeout_s=START_TIMEOUT_S) as started:
+        ranks = psutil.Process(started[0].process.pid).children(recursive=True)
         check_fleet(tmp_path, started, "offline", expected)
+    (worker,) = fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["summary"]["workers"]
+    assert 2 == worker["info"]["tensor_parallel_size"]
+    # The engine core, and the ranks below it.
+    assert 3 <= len(ranks)
+    assert [] == psutil.wait_procs(ranks, timeout=10)[1]

@@ -75,7 +75,10 @@ def test_simulated_workers_answer_token_exact_at_their_own_pace(tmp_path: Path) 
 
 
 def test_answers_of_both_reasons_are_counted(tmp_path: Path) -> None:
-    """The sum in run.json equals the hand count: min(answer length, budget) over all rows."""
+    """Tokens in run.json are the hand count: min(answer length, budget) over all rows; so are the requests.
+
+    All of an Offline query's requests were issued at once: the longest latency is the last end.
+    """
     prompts = fleet.counting_prompts(50)
     data = fleet.write_prompts(tmp_path / "data.pkl.parquet", prompts)
     conf = fleet.write_conf(tmp_path / "user.conf")
@@ -87,3 +90,5 @@ def test_answers_of_both_reasons_are_counted(tmp_path: Path) -> None:
     summary = fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["summary"]
     expected = sum(min(prompt[0], 16) for prompt in prompts)
     assert expected == sum(worker["tokens"] for worker in summary["workers"])
+    assert len(prompts) == sum(worker["service_ns"]["count"] for worker in summary["workers"])
+    assert summary["latency_ns"]["maximum"] == max(worker["ended_ns"] for worker in summary["workers"])

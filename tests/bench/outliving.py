@@ -52,13 +52,13 @@ def check_takes_all_along(module_argv: list[str], num: int, tmpdir: Path, signum
         process.wait(30)
 
 
-def run_bench(module_argv: list[str]) -> subprocess.CompletedProcess[str]:
+def run_bench(module_argv: list[str], timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
     """Run a benchmark to its end."""
     return subprocess.run(
         [sys.executable, "-m", *module_argv],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout_s,
         check=False,
     )

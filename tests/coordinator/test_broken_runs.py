@@ -78,6 +78,15 @@ def wait_busy(started: list[fleet.WorkerProcess], run: Started, num_tokens: int 
         time.sleep(0.05)
 
 
+def wait_handling(run: Started, signum: signal.Signals) -> None:
+    """Wait until a coordinator has a handler for a signal: SigCgt in /proc/PID/status, proc(5)."""
+    status = Path(f"/proc/{run.process.pid}/status")
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    while not int(status.read_text().split("SigCgt:")[1].split()[0], 16) >> (signum - 1) & 1:
+        assert time.monotonic() < deadline_s, run.log.read_text()
+        time.sleep(0.02)
+
+
 def check_freed(worker: fleet.WorkerProcess) -> None:
     """Check that a worker serves and that its engine is empty, or soon will be."""
     deadline_s = time.monotonic() + END_TIMEOUT_S
@@ -149,8 +158,9 @@ def test_signal_while_workers_load_leaves_nothing(tmp_path: Path) -> None:
     loading = fleet.start_worker(tmp_path / "loading.log", "--load-ms", "60000")
     try:
         with coordinator([loading], tmp_path, PROMPTS) as run:
-            # It handles signals from the moment it has read its flags, some 0.5 s after its start.
-            time.sleep(3.0)
+            wait_handling(run, signal.SIGTERM)
+            # It handles signals from the moment it has read its flags; now it asks its worker.
+            time.sleep(0.5)
             run.process.send_signal(signal.SIGINT)
             assert (130, "coordinator: interrupted by SIGINT\n") == run.end()
     finally:

@@ -143,6 +143,7 @@ def test_a_torn_end_costs_its_batch_alone(tmp_path: Path) -> None:
         assert rows == [(sample, answer(sample)) for sample in range(len(rows))]
         cuts.add(len(rows))
     assert cuts == {0, 10, 20}
+    kept.discard()
 
 
 def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:

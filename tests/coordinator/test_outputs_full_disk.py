@@ -149,6 +149,7 @@ def test_what_was_written_waits_no_more(tmp_path: Path) -> None:
 def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Let every write hang until the test is over; the event says that one does."""
     hanging, over = threading.Event(), threading.Event()
+    before = set(threading.enumerate())
 
     def hang(*_: object) -> None:
         hanging.set()
@@ -158,9 +159,10 @@ def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     yield hanging
     over.set()
     # A writer that is left would write through the next test's hanging disk.
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - before:
         if thread.name == "outputs":
             thread.join(20)
+            assert not thread.is_alive()
 
 
 def test_a_hung_disk_holds_up_neither_keep_nor_the_exit(tmp_path: Path, hung: threading.Event) -> None:

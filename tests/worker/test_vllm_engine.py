@@ -246,22 +246,3 @@ def test_killed_engine_core_is_noticed(runner: asyncio.Runner, served: Served) -
     runner.run(bounded(served.engine.reset()))
     runner.run(bounded(served.engine.close()))
     assert [] == children()
-
-
-def test_two_ranks_answer_as_one(
-    flags: list[str], checkpoint: Path, prompts: list[list[int]], expected: list[Answer]
-) -> None:
-    """With tensor parallel size 2 the tokens are the same; on one NUMA node each rank has its own cores."""
-    os.environ.pop("VLLM_CPU_OMP_THREADS_BIND", None)
-    engine = VllmEngine(parse_engine_flags([*flags, "--tensor-parallel-size", "2"], str(checkpoint)))
-
-    async def run() -> tuple[EngineInfo, list[Answer]]:
-        try:
-            engine_info = await bounded(engine.start(), 300)
-            return engine_info, await generate(engine, prompts, [ANSWER_LEN] * NUM_PROMPTS)
-        finally:
-            await bounded(engine.close())
-
-    engine_info, answers = asyncio.run(run())
-    assert (2, expected) == (engine_info.tensor_parallel_size, answers)
-    assert [] == children()
