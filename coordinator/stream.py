@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import grpc
 import numpy as np
 
+from coordinator.last_words import LastWords
 from coordinator.quiet import Quiet
 from coordinator.stream_counts import StreamCounts
 from protos import worker_pb2 as pb
@@ -72,8 +73,8 @@ class Stream:
         self._address = address
         self._worker_ns = 0
         self._call: Call | None = rpc.WorkerStub(channel).Generate(metadata=metadata, wait_for_ready=True)
-        self._end: tuple[grpc.StatusCode, str] | None = None
-        self._call.add_done_callback(self._note_end)
+        self._last_words = LastWords()
+        self._call.add_done_callback(self._last_words.note)
         self._outgoing: asyncio.Queue[pb.ToWorker] = asyncio.Queue()
         self._heard = Quiet(BEAT_INTERVAL_S)
         self._stepped = Quiet(BEAT_INTERVAL_S)
@@ -264,34 +265,13 @@ class Stream:
         counts.engine_steps, counts.produced_tokens = pong.steps, pong.produced_tokens
         self._pong_came.set()
 
-    def _note_end(self, call: "Call") -> None:
-        """Take the status the moment it is there.
-
-        A write that is under way when the worker ends the call replaces the worker's words by an internal
-        error (grpc issue 36066). code() and details() of a call that is done do not wait.
-        """
-
-        async def read_status() -> tuple[grpc.StatusCode, str]:
-            return await call.code(), await call.details()
-
-        status = read_status()
-        if self._end is None:
-            try:
-                status.send(None)
-            except StopIteration as done:
-                self._end = done.value
-        status.close()
-
     async def _lost(self, error: BaseException | None) -> WorkerLost:
         """Say why the call ended, in the worker's own words where it had any."""
         if isinstance(error, TimeoutError):
             return WorkerLost(self._address, f"no answer within {CALL_TIMEOUT_S:g} s")
-        # A broken write comes before the status in which the call then ends.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STATUS_TIMEOUT_S):
-                await self._open_call.code()
-        if self._end is None:
+        end = await self._last_words.wait(self._open_call, STATUS_TIMEOUT_S)
+        if end is None:
             return WorkerLost(self._address, "stream ended" if error is None else f"stream broke: {error}")
-        code, details = self._end
+        code, details = end
         words = "stream ended" if code is grpc.StatusCode.OK else f"{code.name}: {details}"
         return WorkerLost(self._address, words, code)
