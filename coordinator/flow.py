@@ -194,9 +194,9 @@ class Flow:
         """
         while self.continuations:
             fitting = [link for link in live if self.continuations.next_fits(link)] or live
-            self._continue(_least_loaded(fitting), 1, alone=fitting is live)
+            self._continue(routing.least_loaded(fitting), 1, alone=fitting is live)
         while self._backlog:
-            self._start(_least_loaded(live), *self._backlog.take(1))
+            self._start(routing.least_loaded(live), *self._backlog.take(1))
 
     def _divide(self, live: list[Link]) -> None:
         """Offline: say how much of what waits each worker may take, so that all finish together."""
@@ -269,13 +269,3 @@ class Flow:
         link.stream.send(prompts)
         link.waiting_prefill_tokens += len(prompts.prompt_tokens)
         link.last_prompt_ns = now_ns
-
-
-def _least_loaded(links: list[Link]) -> Link:
-    """Choose the worker for one Server request; see routing.least_loaded.
-
-    Waiting prefill comes first and is read at once: with many workers few are left to compare.
-    """
-    least = min([link.waiting_prefill_tokens for link in links])
-    found = [link for link in links if link.waiting_prefill_tokens == least]
-    return found[routing.least_loaded([link.load for link in found])]

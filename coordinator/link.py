@@ -5,7 +5,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.access import Access
 from coordinator.pace import Pace, Reading, measure, prefetch
-from coordinator.routing import NO_LIMIT, WorkerLoad, ceiling
+from coordinator.routing import NO_LIMIT, ceiling
 from coordinator.stream import CALL_TIMEOUT_S, Stream
 from coordinator.stream_counts import StreamCounts
 from protos import worker_pb2 as pb
@@ -65,9 +65,9 @@ class Link:
         return self.stream.outstanding if self.live else 0
 
     @property
-    def load(self) -> WorkerLoad:
+    def relative_outstanding(self) -> float:
         """What dispatch needs to know."""
-        return WorkerLoad(self.waiting_prefill_tokens, self.outstanding / self.speed, self.last_prompt_ns)
+        return self.stream.outstanding / self.speed
 
     @property
     def window(self) -> int:

@@ -1,6 +1,7 @@
 """Who gets what: pure functions over plain columns, tested apart from any socket."""
 
-from typing import NamedTuple
+from operator import attrgetter
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +14,24 @@ LAST_OVER_MEAN = 1.5
 """Time in which full slots empty, in mean answers at full speed; from 1 to 2.5 bench.tail gains by it."""
 
 
-class WorkerLoad(NamedTuple):
+class Loaded(Protocol):
     """One worker as dispatch sees it."""
 
-    waiting_prefill_tokens: int
-    """Prompt tokens of requests that have no first token yet."""
-    outstanding: float
-    """Requests sent and not finished, over the worker's relative speed."""
-    last_prompt_ns: int
-    """When it got its last prompt."""
+    @property
+    def waiting_prefill_tokens(self) -> int:
+        """Prompt tokens of requests that have no first token yet."""
+
+    @property
+    def relative_outstanding(self) -> float:
+        """Requests sent and not finished, over the worker's relative speed."""
+
+    @property
+    def last_prompt_ns(self) -> int:
+        """When it got its last prompt."""
+
+
+Worker = TypeVar("Worker", bound=Loaded)
+_LOADS = tuple(map(attrgetter, ("waiting_prefill_tokens", "relative_outstanding", "last_prompt_ns")))
 
 
 def offline_order(prompt_lens: Ints, block_len: int) -> Ints:
@@ -150,10 +160,16 @@ def deal(shares: Ints) -> Ints:
     return workers[np.argsort(turns, kind="stable")]
 
 
-def least_loaded(loads: list[WorkerLoad]) -> int:
+def least_loaded(workers: list[Worker]) -> Worker:
     """Choose the worker for one Server request.
 
     Least waiting prefill, then fewest outstanding requests over its speed, then the longest since its last
     prompt. Round robin and others collapse near full slots or with unequal workers.
     """
-    return min(range(len(loads)), key=loads.__getitem__)
+    for load in _LOADS:
+        if len(workers) == 1:
+            break
+        loads = list(map(load, workers))
+        least = min(loads)
+        workers = [worker for worker, its in zip(workers, loads, strict=True) if its == least]
+    return workers[0]

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import grpc
@@ -112,20 +112,8 @@ class Stream:
     def send(self, prompts: PromptColumns) -> None:
         """Queue prompts, cut into messages of bounded size."""
         self.outstanding += len(prompts.requests)
-        ends = prompts.prompt_lens.cumsum(dtype=np.int64)
-        begin = 0
-        while begin < len(ends):
-            start = int(ends[begin - 1]) if begin else 0
-            end = max(int(np.searchsorted(ends, start + MAX_SUBMIT_TOKENS, side="right")), begin + 1)
-            part = PromptColumns(
-                prompts.requests[begin:end],
-                prompts.prompt_lens[begin:end],
-                prompts.prompt_tokens[start : int(ends[end - 1])],
-                prompts.max_new_tokens[begin:end],
-                prompts.produced[begin:end],
-            )
+        for part in _split(prompts):
             self._outgoing.put_nowait(pb.ToWorker(submit=pack_submit(part)))
-            begin = end
 
     def stop(self, requests: Requests) -> None:
         """Tell the worker to stop requests; tokens on their way still arrive."""
@@ -275,3 +263,23 @@ class Stream:
         code, details = end
         words = "stream ended" if code is grpc.StatusCode.OK else f"{code.name}: {details}"
         return WorkerLost(self._address, words, code)
+
+
+def _split(prompts: PromptColumns) -> Iterator[PromptColumns]:
+    """Cut prompts between requests, at MAX_SUBMIT_TOKENS; a longer one goes alone."""
+    if len(prompts.prompt_tokens) <= MAX_SUBMIT_TOKENS:
+        yield prompts
+        return
+    ends = prompts.prompt_lens.cumsum(dtype=np.int64)
+    begin = 0
+    while begin < len(ends):
+        start = int(ends[begin - 1]) if begin else 0
+        end = max(int(np.searchsorted(ends, start + MAX_SUBMIT_TOKENS, side="right")), begin + 1)
+        yield PromptColumns(
+            prompts.requests[begin:end],
+            prompts.prompt_lens[begin:end],
+            prompts.prompt_tokens[start : int(ends[end - 1])],
+            prompts.max_new_tokens[begin:end],
+            prompts.produced[begin:end],
+        )
+        begin = end

@@ -1,5 +1,7 @@
 """Who gets what: shares, dealing, Offline's order and Server's choice, against models of a few lines."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,6 @@ from hypothesis import strategies as st
 
 from coordinator.routing import (
     NO_LIMIT,
-    WorkerLoad,
     allowances,
     ceiling,
     deal,
@@ -171,6 +172,14 @@ def test_all_that_waits_is_divided_and_takers_finish_together(
         assert (ends_s[taker] - request_s[taker] <= ends_s + request_s + 1e-6 * ends_s[taker]).all()
 
 
+class OneWorker(NamedTuple):
+    """What dispatch looks at."""
+
+    waiting_prefill_tokens: int
+    relative_outstanding: float
+    last_prompt_ns: int
+
+
 @pytest.mark.parametrize(
     "loads, expected",
     [
@@ -183,4 +192,5 @@ def test_all_that_waits_is_divided_and_takers_finish_together(
 )
 def test_a_server_request_goes_to_the_least_loaded(loads: list[tuple[int, int, int]], expected: int) -> None:
     """Waiting prefill decides, then outstanding requests, then the oldest last prompt, then the order."""
-    assert expected == least_loaded([WorkerLoad(*load) for load in loads])
+    workers = [OneWorker(*load) for load in loads]
+    assert workers[expected] is least_loaded(workers)
