@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.cores import split_cores, started_on
 from bench.notes import Checked, RunNotes, Window
 from bench.processes import Ended, Processes, read_cpu_s, steady_port, tail
 from bench.rounds import loadgen_window_s
@@ -163,12 +164,15 @@ def run(work: Work, processes: Processes, directory: Path) -> Left:
         RuntimeError: The fleet or the coordinator fails, or is not done in time.
     """
     port = steady_port(random.Random(), work.workers)
-    fleet, fleet_log = _start_fleet(work, port, processes, directory), directory / "fleet.log"
+    fleet_cores, coordinator_cores = split_cores()
+    with started_on(fleet_cores):
+        fleet, fleet_log = _start_fleet(work, port, processes, directory), directory / "fleet.log"
     _wait_ready(fleet, fleet_log)
     notes, log = directory / "notes.npz", directory / "coordinator.log"
     before_s = read_cpu_s(fleet.pid)
     argv = ["bench.noted", str(notes), *_coordinator_flags(work, port, directory)]
-    ended = processes.run(argv, log, work.timeout_s)
+    with started_on(coordinator_cores):
+        ended = processes.run(argv, log, work.timeout_s)
     if fleet.poll() is not None:
         raise RuntimeError(f"the simulated fleet ended by itself: {tail(fleet_log)}")
     fleet_cpu_s = read_cpu_s(fleet.pid) - before_s
