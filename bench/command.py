@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from bench.processes import ROOT, SIGNALS
@@ -91,10 +91,17 @@ def describe_machine() -> dict[str, str]:
         "load average": f"{os.getloadavg()[0]:.2f} before the start",
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
-        **{shown: version(package) for shown, package in packages.items()},
+        **{shown: _version(package) for shown, package in packages.items()},
     }
     say("\n".join(f"{key:<14}{value}" for key, value in machine.items()))
     return machine
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def describe_commit() -> str:
