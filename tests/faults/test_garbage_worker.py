@@ -128,7 +128,7 @@ def test_garbage_beside_an_honest_worker(tmp_path: Path, table: Table, mode: str
         runs.started(tmp_path, mode, [honest.address, address], runs.make_prompts(60)) as run,
     ):
         found = runs.check_valid(run)
-        table.add(f"a worker that sends garbage, its clock at {worker_ns} ns", run, 0)
+        table.add(f"a worker sends garbage, its clock at {worker_ns} ns", run, 0)
         assert garbage.num_streams > 1
         assert {address} == {loss["address"] for loss in found["summary"]["losses"]}
         check_free([honest])
