@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from bench.command import describe_machine, parse_comparison, run_command, say, write_record
 from bench.flat_sides import FLAT_SIDES, GOALS, JUDGED, FlatFigures, Goal
-from bench.interleaved import interleave
-from bench.rounds import Round, Side
+from bench.interleaved import collect
 from bench.sides import OURS
 from bench.workload import Burst, add_flags, load_of
 from sut.settings import Scenario
@@ -76,33 +75,13 @@ def main(argv: list[str]) -> int:
         return 2
     machine = describe_machine()
     try:
-        rounds, num_tokens = measure(load, args.rounds)
+        rounds, num_tokens = collect(FLAT_SIDES, load, Scenario.OFFLINE, args.rounds, FlatFigures.of, _row)
     except RuntimeError as error:
         say(f"bench.flat_out: {error}")
         return 1
     say(table(rounds))
     write_record(args.output, compose_record(machine, load, rounds, num_tokens))
     return 0
-
-
-def measure(load: Burst, num_rounds: int) -> tuple[Rounds, int]:
-    """Run every side in every round, each round in another order.
-
-    Returns:
-        Each side's figures, and the tokens of a round.
-
-    Raises:
-        RuntimeError: A side failed or gave another answer than was asked for.
-    """
-    rounds: Rounds = {side.name: [] for side in FLAT_SIDES}
-
-    def take(number: int, side: Side, run: Round) -> None:
-        figures = FlatFigures.of(run)
-        rounds[side.name].append(figures)
-        say(f"round {number + 1}     {_row(side.name, [figures])}")
-
-    num_tokens = interleave(FLAT_SIDES, load, Scenario.OFFLINE, num_rounds, take)
-    return rounds, num_tokens
 
 
 def table(rounds: Rounds) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.bounds import check_above, check_at_least, check_workers
+from bench.bounds import check_above, check_at_least, check_workers, flag
 from bench.fleet_plot import check_plot, draw
 from bench.fleet_run import Costs, Exchange, Goal, Left, Shown, Work, common_goals, run
 from bench.notes import Window
@@ -72,7 +72,7 @@ class Growth:
         for name in ("by_workers", "by_in_flight", "by_step_ms"):
             values = getattr(self, name)
             if not all(0 < value < float("inf") for value in values) or len(values) < 2:
-                raise ValueError(f"--{name.replace('_', '-')}: {values} are not two or more, each above 0")
+                raise ValueError(f"{flag(name)}: {values} are not two or more, each above 0")
         check_plot(self.plot)
 
     @property

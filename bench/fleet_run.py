@@ -1,9 +1,7 @@
 """One run of the coordinator, noted, over a simulated fleet, and what it left."""
 
-import json
 import random
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +11,13 @@ from numpy.typing import NDArray
 
 from bench.cores import split_cores, started_on
 from bench.notes import Checked, RunNotes, Window
-from bench.processes import Ended, Processes, read_cpu_s, steady_port, tail
-from bench.rounds import loadgen_window_s
-from bench.workload import write_prompts
-from sut.results.logs import DetailLog, read_detail
+from bench.processes import Ended, Processes, argv_of, read_cpu_s, steady_port, tail, wait_says
+from bench.rounds import loadgen_window_s, read_run
+from bench.workload import compose_user_conf, write_prompts
+from sut.results.logs import DetailLog
 from sut.settings import Scenario
 
 READY_TIMEOUT_S = 60.0
-POLL_S = 0.05
 NO_LIMIT_MS = 600_000
 """LoadGen's latency limits, out of the way: what is asked for here is judged by the goals alone."""
 
@@ -167,7 +164,7 @@ def run(work: Work, processes: Processes, directory: Path) -> Left:
     fleet_cores, coordinator_cores = split_cores()
     with started_on(fleet_cores):
         fleet, fleet_log = _start_fleet(work, port, processes, directory), directory / "fleet.log"
-    _wait_ready(fleet, fleet_log)
+    wait_says(fleet, fleet_log, "ready\n", READY_TIMEOUT_S, "the simulated fleet is not ready")
     notes, log = directory / "notes.npz", directory / "coordinator.log"
     before_s = read_cpu_s(fleet.pid)
     argv = ["bench.noted", str(notes), *_coordinator_flags(work, port, directory)]
@@ -177,17 +174,11 @@ def run(work: Work, processes: Processes, directory: Path) -> Left:
         raise RuntimeError(f"the simulated fleet ended by itself: {tail(fleet_log)}")
     fleet_cpu_s = read_cpu_s(fleet.pid) - before_s
     processes.kill(fleet)
-    # 3: complete, but not VALID by LoadGen's limits, which are no matter here.
-    if ended.exit_code not in (0, 3):
-        raise RuntimeError(f"the coordinator: exit code {ended.exit_code}: {tail(log)}")
     run_dir = directory / "out" / work.scenario / "performance"
-    record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
-    detail_log = run_dir / "mlperf_log_detail.txt"
-    if not detail_log.exists():  # set aside under another name
-        raise RuntimeError(f"the run was rejected: {record['verdict']['reason']}")
+    record, detail = read_run("the coordinator", ended, log, run_dir)
     found = RunNotes.read(notes)
     checked = found.check(work.prompts)
-    return Left(ended, record, read_detail(detail_log), found, checked, fleet_cpu_s)
+    return Left(ended, record, detail, found, checked, fleet_cpu_s)
 
 
 def _start_fleet(work: Work, port: int, processes: Processes, directory: Path) -> subprocess.Popen[bytes]:
@@ -198,25 +189,16 @@ def _start_fleet(work: Work, port: int, processes: Processes, directory: Path) -
         "--step-per-seq-us": work.costs.step_per_seq_us,
         "--prefill-tokens-per-s": work.costs.prefill_tokens_per_s,
     }
-    argv = [str(part) for flag in flags.items() for part in flag]
-    return processes.start(["bench.simulated_fleet", *argv, *work.fleet_flags], directory / "fleet.log")
-
-
-def _wait_ready(fleet: subprocess.Popen[bytes], log: Path) -> None:
-    deadline_s = time.monotonic() + READY_TIMEOUT_S
-    while "ready\n" not in log.read_text(encoding="utf-8"):
-        if fleet.poll() is not None or time.monotonic() > deadline_s:
-            raise RuntimeError(f"the simulated fleet is not ready within {READY_TIMEOUT_S:g} s: {tail(log)}")
-        time.sleep(POLL_S)
+    argv = ["bench.simulated_fleet", *argv_of(flags), *work.fleet_flags]
+    return processes.start(argv, directory / "fleet.log")
 
 
 def _coordinator_flags(work: Work, port: int, directory: Path) -> list[str]:
     limits = {"ttft_latency": NO_LIMIT_MS, "tpot_latency": NO_LIMIT_MS}
     # It would draw from the model's official number of samples.
     conf = {"performance_sample_count_override": len(work.prompts), "min_duration": 1, **limits, **work.conf}
-    prefix = f"{work.scenario.model_name}.{work.scenario.loadgen_name}"
     user_conf = directory / "user.conf"
-    user_conf.write_text("".join(f"{prefix}.{key} = {value}\n" for key, value in conf.items()), "utf-8")
+    user_conf.write_text(compose_user_conf([work.scenario], conf), "utf-8")
     flags = {
         "--scenario": str(work.scenario),
         "--input-file": str(write_prompts(directory / "data.parquet", work.prompts)),
@@ -225,4 +207,4 @@ def _coordinator_flags(work: Work, port: int, directory: Path) -> list[str]:
         "--output-dir": str(directory / "out"),
         "--max-new-tokens": str(work.max_new_tokens),
     }
-    return [part for flag in flags.items() for part in flag]
+    return argv_of(flags)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.processes import Processes, steady_port, tail, wait_listening
+from bench.processes import SERVING_WORDS, Processes, steady_port, tail, wait_listening
 
 START_TIMEOUT_S = 60.0
 NUM_AT_ONCE = 4
@@ -107,7 +107,7 @@ class Herd:
                     self._start(worker)
             elif worker.process.poll() is not None:
                 raise RuntimeError(f"worker {worker.address} ended by itself: {tail(worker.log)}")
-            elif worker.serving_s is None and "worker.server: serving" in tail(worker.log):
+            elif worker.serving_s is None and SERVING_WORDS in tail(worker.log):
                 worker.serving_s = now_s
 
     def kill_one(self) -> bool:

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from bench.command import say
 from bench.processes import Processes
@@ -10,6 +11,7 @@ from bench.rounds import Fleet, Round, Side
 from bench.workload import Work, Workload
 from sut.settings import Scenario
 
+Figures = TypeVar("Figures")
 Take = Callable[[int, Side, Round], None]
 """Takes the round's number, the side and what its run left."""
 
@@ -39,6 +41,32 @@ def interleave(sides: tuple[Side, ...], load: Work, scenario: Scenario, num_roun
             for index in order_of(number, len(sides)):
                 take(number, sides[index], fleets[index].run_round(number))
         return workload.num_tokens
+
+
+def collect(
+    sides: tuple[Side, ...],
+    load: Work,
+    scenario: Scenario,
+    num_rounds: int,
+    figures_of: Callable[[Round], Figures],
+    row: Callable[[str, list[Figures]], str],
+) -> tuple[dict[str, list[Figures]], int]:
+    """Interleave, and keep each round's figures; a line says each as it comes.
+
+    Returns:
+        Each side's figures, and the tokens of a round.
+
+    Raises:
+        RuntimeError: A side failed or gave another answer than was asked for.
+    """
+    rounds: dict[str, list[Figures]] = {side.name: [] for side in sides}
+
+    def take(number: int, side: Side, run: Round) -> None:
+        figures = figures_of(run)
+        rounds[side.name].append(figures)
+        say(f"round {number + 1}     {row(side.name, [figures])}")
+
+    return rounds, interleave(sides, load, scenario, num_rounds, take)
 
 
 def order_of(number: int, num_sides: int) -> list[int]:

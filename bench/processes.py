@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -18,9 +18,12 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE_INTERVAL_S = 0.005
+POLL_S = 0.05
 STOP_TIMEOUT_S = 3.0
 LOG_TAIL_CHARS = 2000
 FIRST_STEADY_PORT = 10_000
+SERVING_WORDS = "worker.server: serving"
+"""What a worker prints when it serves."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks the benchmark to end."""
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
@@ -124,6 +127,26 @@ class Processes:
                     f"{' '.join(module_argv[:2])}: not done after {timeout_s:.0f} s: {tail(log)}"
                 )
             time.sleep(SAMPLE_INTERVAL_S)
+
+
+def argv_of(flags: Mapping[str, object]) -> list[str]:
+    """Write flags and their values as a command line."""
+    return [str(part) for flag in flags.items() for part in flag]
+
+
+def wait_says(
+    process: subprocess.Popen[bytes], log: Path, words: str, timeout_s: float, failure: str
+) -> None:
+    """Wait until a process has printed some words.
+
+    Raises:
+        RuntimeError: `failure`: it ended, or does not print them in time.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while words not in log.read_text(encoding="utf-8", errors="replace"):
+        if process.poll() is not None or time.monotonic() > deadline_s:
+            raise RuntimeError(f"{failure} within {timeout_s:g} s: {tail(log)}")
+        time.sleep(POLL_S)
 
 
 def read_cpu_s(pid: int) -> float:

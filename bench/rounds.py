@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.processes import Ended, Processes, free_port, read_cpu_s, tail, wait_listening
+from bench.processes import Ended, Processes, argv_of, free_port, read_cpu_s, tail, wait_listening
 from bench.workload import Answers, Work, Workload
 from sut.results.logs import DetailLog, read_detail
 from sut.settings import Scenario
@@ -100,16 +100,9 @@ class Fleet:
         before_s = self._workers_cpu_s()
         ended = self._processes.run(self._command(output_dir), log, self._workload.load.timeout_s)
         workers_cpu_s = self._workers_cpu_s() - before_s
-        # 3: complete, but not VALID by LoadGen's limits, which are no matter here.
-        if ended.exit_code not in (0, 3):
-            raise RuntimeError(f"{self._side.name}: exit code {ended.exit_code}: {tail(log)}")
         run_dir = output_dir / self._scenario / "performance"
-        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
-        detail_log = run_dir / "mlperf_log_detail.txt"
-        if not detail_log.exists():  # set aside under another name
-            raise RuntimeError(f"{self._side.name}: the run was rejected: {record['verdict']['reason']}")
+        record, detail = read_run(self._side.name, ended, log, run_dir)
         answers = self._workload.check(run_dir / "mlperf_log_accuracy.json")
-        detail = read_detail(detail_log)
         if detail.errors:
             raise RuntimeError(f"{self._side.name}: LoadGen counts {len(detail.errors)} errors")
         return Round(output_dir, ended, answers, detail, record, workers_cpu_s)
@@ -124,10 +117,32 @@ class Fleet:
             "--max-new-tokens": str(self._workload.load.longest_answer),
         }
         drive = [part.replace(OUTPUT_DIR, str(output_dir)) for part in self._side.drive]
-        return [*drive, *(part for flag in flags.items() for part in flag)]
+        return [*drive, *argv_of(flags)]
 
     def _workers_cpu_s(self) -> float:
         return sum(read_cpu_s(process.pid) for process, _, _ in self._workers)
+
+
+def read_run(name: str, ended: Ended, log: Path, run_dir: Path) -> tuple[dict[str, Any], DetailLog]:
+    """Read what a coordinator left: run.json, and LoadGen's detail log.
+
+    Args:
+        name: For the error.
+        ended: Its process.
+        log: What that printed.
+        run_dir: Of the run's files.
+
+    Raises:
+        RuntimeError: It failed, or its verdict rejected the run.
+    """
+    # 3: complete, but not VALID by LoadGen's limits, which are no matter here.
+    if ended.exit_code not in (0, 3):
+        raise RuntimeError(f"{name}: exit code {ended.exit_code}: {tail(log)}")
+    record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+    detail_log = run_dir / "mlperf_log_detail.txt"
+    if not detail_log.exists():  # set aside under another name
+        raise RuntimeError(f"{name}: the run was rejected: {record['verdict']['reason']}")
+    return record, read_detail(detail_log)
 
 
 def loadgen_window_s(detail: DetailLog) -> tuple[float, float]:

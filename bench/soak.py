@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.bounds import flag
 from bench.command import check_output, describe_machine, run_command, say, write_record
 from bench.processes import Processes
 from bench.soak_run import Leftover, Plan, Soak
@@ -133,11 +134,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         prog="python -m bench.soak", allow_abbrev=False, description="Kill workers for a long time."
     )
     for field in dataclasses.fields(Plan):
-        flag, default = f"--{field.name.replace('_', '-')}", field.default
+        name, default = flag(field.name), field.default
         if isinstance(default, tuple):
-            parser.add_argument(flag, type=type(default[0]), nargs=2, default=default)
+            parser.add_argument(name, type=type(default[0]), nargs=2, default=default)
         else:
-            parser.add_argument(flag, type=type(default), default=default)
+            parser.add_argument(name, type=type(default), default=default)
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="gets all samples")
     return parser.parse_args(argv)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.bounds import flag
 from bench.herd import Herd, Kill
 from bench.processes import Processes, tail
 from bench.vitals import Vitals, read_vitals
@@ -58,7 +59,7 @@ class Plan:
         """
         for name in ("minutes", "kill_every_s", "target_qps", "sample_every_s"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is not above 0")
+                raise ValueError(f"{flag(name)}: {getattr(self, name)} is not above 0")
         if not 1 <= self.workers <= 1000:
             raise ValueError(f"--workers: {self.workers} is not in 1..1000")
         if not 0 < self.step_ms[0] <= self.step_ms[1]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.bounds import flag
 from bench.command import check_output, describe_machine, run_command, say, write_record
 from bench.continuing import finish
 from bench.policies import POLICIES, Policy, ours
@@ -82,7 +83,7 @@ def _check(args: argparse.Namespace) -> None:
     for name, (low, high) in bounds.items():
         value = getattr(args, name)
         if not low <= value <= high:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: not from {low} to {high}")
+            raise ValueError(f"{flag(name)} {value}: not from {low} to {high}")
     for means in args.emptying:
         if not 0 <= means <= 100:
             raise ValueError(f"--emptying {means}: not from 0 to 100")

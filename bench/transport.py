@@ -7,10 +7,10 @@ import argparse
 import dataclasses
 import statistics
 from datetime import UTC, datetime
+from functools import partial
 
 from bench.command import describe_machine, parse_comparison, run_command, say, write_record
-from bench.interleaved import interleave
-from bench.rounds import Round, Side
+from bench.interleaved import collect
 from bench.sides import OURS, SIDES, Figures
 from bench.workload import Load, add_flags, load_of
 from sut.settings import Scenario
@@ -48,33 +48,14 @@ def main(argv: list[str]) -> int:
         return 2
     machine = describe_machine()
     try:
-        rounds, num_tokens = measure(load, args.rounds)
+        figures_of = partial(Figures.of, step_ms=load.step_ms)
+        rounds, num_tokens = collect(SIDES, load, Scenario.SERVER, args.rounds, figures_of, _row)
     except RuntimeError as error:
         say(f"bench.transport: {error}")
         return 1
     say(table(rounds))
     write_record(args.output, compose_record(machine, load, rounds, num_tokens))
     return 0
-
-
-def measure(load: Load, num_rounds: int) -> tuple[Rounds, int]:
-    """Run every side in every round, each round in another order.
-
-    Returns:
-        Each side's figures, and the tokens of a round.
-
-    Raises:
-        RuntimeError: A side failed or gave another answer than was asked for.
-    """
-    rounds: Rounds = {side.name: [] for side in SIDES}
-
-    def take(number: int, side: Side, run: Round) -> None:
-        figures = Figures.of(run, load.step_ms)
-        rounds[side.name].append(figures)
-        say(f"round {number + 1}     {_row(side.name, [figures])}")
-
-    num_tokens = interleave(SIDES, load, Scenario.SERVER, num_rounds, take)
-    return rounds, num_tokens
 
 
 def table(rounds: Rounds) -> str:

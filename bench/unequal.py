@@ -10,6 +10,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.bounds import flag
 from bench.command import describe_machine, parse_comparison, run_command, say, write_record
 from bench.cpu_limit import LimitKind, Quota, quota
 from bench.processes import Processes
@@ -132,7 +133,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     )
     for field in dataclasses.fields(Plan):
         kind = one_of(LimitKind) if field.name == "limit" else type(field.default)
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
+        parser.add_argument(flag(field.name), type=kind, default=field.default)
     return parse_comparison(parser, argv, rounds=3, quick=QUICK)
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,14 +11,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.bounds import flag
 from bench.cpu_limit import LimitKind, Quota, stop_in_turns
-from bench.processes import Processes, free_port, tail
+from bench.processes import SERVING_WORDS, Processes, argv_of, free_port, tail, wait_says
+from bench.rounds import read_run
 from bench.unequal_figures import HELD, Round, part_of
-from bench.workload import read_answers
-from sut.results.logs import read_detail
+from bench.workload import compose_user_conf, read_answers
+from sut.settings import Scenario
 from sut.synthetic import DatasetSpec, write_checkpoint, write_dataset
 
-SERVING_LINE = "worker.server: serving"
 START_TIMEOUT_S = 240.0
 ROUND_TIMEOUT_S = 600.0
 LONGEST_PROMPT = 64
@@ -64,7 +64,7 @@ class Plan:
             raise ValueError(f"--share: {self.share} is not in 0.05..1")
         for name, lowest in {"samples": 1, "requests": 2, "slots": 1, "longest_answer": 2}.items():
             if getattr(self, name) < lowest:
-                raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is below {lowest}")
+                raise ValueError(f"{flag(name)}: {getattr(self, name)} is below {lowest}")
         if self.requests < self.samples:
             raise ValueError(f"--requests: {self.requests} is below --samples {self.samples}")
 
@@ -117,7 +117,8 @@ class Unequal:
         for index in range(2):
             self._workers.append(self._start_worker(index, cores[index]))
         for worker in self._workers:
-            _wait_serving(worker)
+            failure = f"worker {worker.address} does not serve"
+            wait_says(worker.process, worker.log, SERVING_WORDS, START_TIMEOUT_S, failure)
         self._hold()
 
     def run_round(self, number: int) -> Round:
@@ -129,16 +130,10 @@ class Unequal:
         output_dir = self._directory / f"round{number}"
         log = self._directory / f"round{number}.log"
         ended = self._processes.run(self._command(output_dir), log, ROUND_TIMEOUT_S)
-        # 3: complete, but not VALID by LoadGen's limits, which are no matter here.
-        if ended.exit_code not in (0, 3):
-            raise RuntimeError(f"exit code {ended.exit_code}: {tail(log)}")
-        run_dir = output_dir / "offline" / "performance"
-        record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
-        detail_log = run_dir / "mlperf_log_detail.txt"
-        if not detail_log.exists():  # set aside under another name
-            raise RuntimeError(f"the run was rejected: {record['verdict']['reason']}")
-        if errors := read_detail(detail_log).errors:
-            raise RuntimeError(f"LoadGen counts {len(errors)} errors")
+        run_dir = output_dir / Scenario.OFFLINE / "performance"
+        record, detail = read_run("the coordinator", ended, log, run_dir)
+        if detail.errors:
+            raise RuntimeError(f"LoadGen counts {len(detail.errors)} errors")
         if record["summary"]["losses"]:
             raise RuntimeError(f"a worker was lost: {record['summary']['losses'][0]['reason']}")
         num_answers = self._compare(run_dir / "mlperf_log_accuracy.json")
@@ -168,7 +163,7 @@ class Unequal:
             "--output": str(answers),
         }
         log = self._directory / "greedy.log"
-        if self._processes.run(["bench.greedy", *_argv(flags)], log, START_TIMEOUT_S).exit_code:
+        if self._processes.run(["bench.greedy", *argv_of(flags)], log, START_TIMEOUT_S).exit_code:
             raise RuntimeError(f"LLM.generate failed: {tail(log)}")
         answered = json.loads(answers.read_text(encoding="utf-8"))
         used = [row for row, answer in enumerate(answered) if len(answer) > 1][: plan.samples]
@@ -187,7 +182,7 @@ class Unequal:
             "--max-num-seqs": str(plan.slots),
         }
         log = self._directory / f"worker{index}.log"
-        process = self._processes.start(["worker", *_argv(flags), "--enforce-eager"], log)
+        process = self._processes.start(["worker", *argv_of(flags), "--enforce-eager"], log)
         # Both before its engine core and its threads are there, which then have the same.
         os.sched_setaffinity(process.pid, {core})
         if index == HELD and self._quota is not None:
@@ -212,11 +207,9 @@ class Unequal:
             "performance_sample_count_override": self._plan.samples,
             "accuracy_log_sampling_target": 1_000_000_000,
         }
-        # LoadGen prefers a line of mlperf.conf with the model's name to one with a `*`.
-        lines = [f"gpt-oss-120b.Offline.{key} = {value}\n" for key, value in conf.items()]
-        user_conf.write_text("".join(lines), encoding="utf-8")
+        user_conf.write_text(compose_user_conf([Scenario.OFFLINE], conf), encoding="utf-8")
         flags = {
-            "--scenario": "offline",
+            "--scenario": str(Scenario.OFFLINE),
             "--input-file": str(self._data),
             "--user-conf": str(user_conf),
             "--generation-config": str(greedy),
@@ -224,7 +217,7 @@ class Unequal:
             "--output-dir": str(output_dir),
             "--max-new-tokens": str(self._plan.longest_answer),
         }
-        return ["coordinator", *_argv(flags)]
+        return ["coordinator", *argv_of(flags)]
 
     def _compare(self, accuracy_log: Path) -> int:
         """Compare every answer that LoadGen logged with LLM.generate's; returns how many.
@@ -240,20 +233,3 @@ class Unequal:
         if num != self._plan.requests:
             raise RuntimeError(f"{accuracy_log}: {num} answers of {self._plan.requests} requests")
         return num
-
-
-def _wait_serving(worker: Worker) -> None:
-    """Wait until a worker's log says that it serves.
-
-    Raises:
-        RuntimeError: It ended, or does not serve in time.
-    """
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    while SERVING_LINE not in worker.log.read_text(encoding="utf-8", errors="replace"):
-        if worker.process.poll() is not None or time.monotonic() > deadline_s:
-            raise RuntimeError(f"worker {worker.address} does not serve: {tail(worker.log)}")
-        time.sleep(0.1)
-
-
-def _argv(flags: dict[str, str]) -> list[str]:
-    return [part for flag in flags.items() for part in flag]

@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.bounds import flag
 from sut.settings import Scenario
 from worker.answers import COUNT_MODULUS, STOP_TOKEN_ID
 
@@ -43,7 +44,7 @@ class Work(ABC):
         lowest = {"answer_tokens": 4, "prompt_tokens": 2, "in_flight": 1, "workers": 1}
         for name, bound in lowest.items():
             if getattr(self, name) < bound:
-                raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is below {bound}")
+                raise ValueError(f"{flag(name)}: {getattr(self, name)} is below {bound}")
 
     @property
     @abstractmethod
@@ -89,7 +90,7 @@ class Load(Work):
         Work.__post_init__(self)
         for name in ("step_ms", "seconds"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is not above 0")
+                raise ValueError(f"{flag(name)}: {getattr(self, name)} is not above 0")
 
     @property
     def target_qps(self) -> float:
@@ -153,7 +154,7 @@ def add_flags(parser: argparse.ArgumentParser, load: Work | None) -> None:
     """Add the fields of `load` as flags with its values as defaults; None: a Load's, not given."""
     for field in fields(Load if load is None else load):
         default = None if load is None else getattr(load, field.name)
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=default)
+        parser.add_argument(flag(field.name), type=type(field.default), default=default)
 
 
 def load_of(args: argparse.Namespace, load: _Work) -> _Work:
@@ -266,6 +267,11 @@ def _user_conf(load: Work) -> str:
         # It would draw from the model's official number of samples, and take some of those twice.
         "performance_sample_count_override": load.num_requests,
     }
+    return compose_user_conf(Scenario, values)
+
+
+def compose_user_conf(scenarios: Iterable[Scenario], values: Mapping[str, float]) -> str:
+    """Write lines for LoadGen's user.conf, the same for each scenario."""
     # LoadGen prefers a line of mlperf.conf with the model's name to one with a `*`.
-    prefixes = [f"{scenario.model_name}.{scenario.loadgen_name}" for scenario in Scenario]
+    prefixes = [f"{scenario.model_name}.{scenario.loadgen_name}" for scenario in scenarios]
     return "".join(f"{prefix}.{key} = {value}\n" for prefix in prefixes for key, value in values.items())

@@ -1,18 +1,17 @@
 """Requests over one socket per worker, a message for each chunk of an answer: both ends."""
 
-import asyncio
 import time
 from array import array
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from bench.peers.driver import die, die_on_loop_errors
+from bench.peers.driver import die_on_loop_errors
 from bench.peers.streams import Chunk, Cutter
+from bench.peers.zmq_driver import ZmqDriver
 from bench.peers.zmq_sockets import Door, Link
 from coordinator.config import RunConfig
 from protos.frames import TokenIds
 from sut.dataset import Dataset
-from sut.sut import SUT
 from worker.counting_engine import CountingEngine
 
 
@@ -93,67 +92,32 @@ class InFlight:
         self.answer = array("i")
 
 
-class MessageDriver:
+class MessageDriver(ZmqDriver):
     """A table of requests, and a call for each message; everything but `_issue` runs on the event loop."""
 
     def __init__(self, config: RunConfig, data: Dataset, max_new_tokens: int, codec: Codec) -> None:
-        """Connect LoadGen's calls with the workers; needs a running loop.
-
-        Args:
-            config: The run.
-            data: Its prompts.
-            max_new_tokens: Budget of each request.
-            codec: The messages.
-        """
-        die_on_loop_errors()
-        self._addresses = config.workers
-        self._data = data
-        self._budget = max_new_tokens
+        """See ZmqDriver; `codec` makes the messages."""
+        super().__init__(config, data, max_new_tokens)
         self._codec = codec
-        self._links: list[Link] = []
         self._outstanding = [0] * len(config.workers)
         self.requests: dict[int, InFlight] = {}
         """By name."""
-        self._num_requests = 0
-        self._loop = asyncio.get_running_loop()
-        self.sut = SUT(config.scenario, self._issue, die)
-        self.report_delays_ns = array("q")
+        self._num_started = 0
 
     @property
-    def num_messages(self) -> int:
-        """Messages with tokens or an end."""
-        return sum(link.num_messages for link in self._links)
+    def num_requests(self) -> int:
+        """Requests in flight."""
+        return len(self.requests)
 
     async def connect(self) -> None:
         """Tell every worker where its messages go."""
         self._links = [Link(address, self.take) for address in self._addresses]
 
-    async def settle(self) -> None:
-        """Check that nothing is in flight.
-
-        Raises:
-            RuntimeError: Something is, though LoadGen counts all as complete.
-        """
-        if self.requests:
-            raise RuntimeError(f"{len(self.requests)} requests in flight after the end")
-
-    async def close(self) -> None:
-        """Close all links."""
-        for link in self._links:
-            link.close()
-
-    def _issue(self, ids: list[int], samples: list[int]) -> None:
-        """Take one query.
-
-        Thread: LoadGen's; wakes the loop.
-        """
-        self._loop.call_soon_threadsafe(self._start, ids, samples)
-
     def _start(self, ids: list[int], samples: list[int]) -> None:
         """Send each request to the least loaded worker."""
         for id_, sample in zip(ids, samples, strict=True):
-            name = self._num_requests
-            self._num_requests += 1
+            name = self._num_started
+            self._num_started += 1
             worker = min(range(len(self._links)), key=self._outstanding.__getitem__)
             self._outstanding[worker] += 1
             self.requests[name] = InFlight(id_, worker)

@@ -166,6 +166,3 @@ class Streams:
         while self._num_unsent >= MAX_UNSENT:
             self._taken.clear()
             await self._taken.wait()
-
-
-"""The wire's mark of a last chunk."""

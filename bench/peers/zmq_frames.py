@@ -4,16 +4,15 @@ A frame per engine step. Left out, beside gRPC: whatever notices that a worker i
 the pacing of Offline, and the record of finished answers on disk.
 """
 
-import asyncio
 import secrets
 import time
-from array import array
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.peers.driver import die, die_on_loop_errors
+from bench.peers.driver import die_on_loop_errors
+from bench.peers.zmq_driver import ZmqDriver
 from bench.peers.zmq_sockets import Door, Link
 from coordinator.config import RunConfig
 from coordinator.flow import MAX_UNTAKEN
@@ -22,7 +21,6 @@ from coordinator.rows import Slots
 from protos import worker_pb2 as pb
 from protos.frames import PromptColumns, pack_submit, unpack_submit, unpack_tokens
 from sut.dataset import Dataset
-from sut.sut import SUT
 from worker.counting_engine import CountingEngine
 from worker.outbox import Outbox
 
@@ -60,60 +58,26 @@ class _Worker:
         self._engine.submit(unpack_submit(pb.Submit.FromString(body)))
 
 
-class FrameDriver:
+class FrameDriver(ZmqDriver):
     """The coordinator's end of it: the product's ledger; all but `_issue` runs on the event loop."""
 
     def __init__(self, config: RunConfig, data: Dataset, max_new_tokens: int) -> None:
-        """Connect LoadGen's calls with the workers; needs a running loop.
-
-        Args:
-            config: The run.
-            data: Its prompts.
-            max_new_tokens: Budget of each request.
-        """
-        die_on_loop_errors()
-        self._addresses = config.workers
-        self._data = data
-        self._budget = max_new_tokens
+        """See ZmqDriver."""
+        super().__init__(config, data, max_new_tokens)
         self._ledger = Ledger(max_new_tokens, first_generation=secrets.randbits(32))
-        self._links: list[Link] = []
         self._num_frames = [0] * len(config.workers)
         self._next_worker = 0
-        self._loop = asyncio.get_running_loop()
-        self.sut = SUT(config.scenario, self._issue, die)
-        self.report_delays_ns = array("q")
 
     @property
-    def num_messages(self) -> int:
-        """Frames that came."""
-        return sum(self._num_frames)
+    def num_requests(self) -> int:
+        """Requests in flight."""
+        return self._ledger.num_running
 
     async def connect(self) -> None:
         """Tell every worker where its frames go."""
         self._links = [
             Link(address, partial(self._take, worker)) for worker, address in enumerate(self._addresses)
         ]
-
-    async def settle(self) -> None:
-        """Check that nothing is in flight.
-
-        Raises:
-            RuntimeError: Something is, though LoadGen counts all as complete.
-        """
-        if self._ledger.num_running:
-            raise RuntimeError(f"{self._ledger.num_running} requests in flight after the end")
-
-    async def close(self) -> None:
-        """Close all links."""
-        for link in self._links:
-            link.close()
-
-    def _issue(self, ids: list[int], samples: list[int]) -> None:
-        """Take one query.
-
-        Thread: LoadGen's; wakes the loop.
-        """
-        self._loop.call_soon_threadsafe(self._start, ids, samples)
 
     def _start(self, ids: list[int], samples: list[int]) -> None:
         """Deal requests like cards."""
