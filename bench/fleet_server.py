@@ -31,6 +31,8 @@ class Fast:
     """Queries; LoadGen rounds up to a whole number of data sets."""
     answer_tokens: tuple[int, int] = (2, 4)
     """Lengths of answers are drawn between these."""
+    frames_per_query: int = 1
+    """1: the whole answer in one; 2: its first token, and the rest."""
     prompt_tokens: int = 128
     """Length of each prompt."""
     samples: int = 640
@@ -50,6 +52,8 @@ class Fast:
         check_at_least(self, queries=1, prompt_tokens=2, samples=1, step_base_ms=0)
         check_above(self, "queries_per_s")
         check_ascending(self, "answer_tokens", self.max_new_tokens)
+        if self.frames_per_query not in (1, 2):
+            raise ValueError(f"--frames-per-query: {self.frames_per_query} is neither 1 nor 2")
 
 
 def show(plan: Fast, processes: Processes, directory: Path) -> Shown:
@@ -67,6 +71,7 @@ def show(plan: Fast, processes: Processes, directory: Path) -> Shown:
         prompts=draw_prompts(plan.samples, plan.prompt_tokens, *plan.answer_tokens),
         max_new_tokens=plan.max_new_tokens,
         conf={"target_qps": plan.queries_per_s, "min_query_count": plan.queries},
+        fleet_flags=("--whole-answers",) if plan.frames_per_query == 1 else (),
         timeout_s=120.0 + 3.0 * (plan.queries + plan.samples) / plan.queries_per_s,
     )
     left = run(work, processes, directory)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from bench.command import say
 from worker.config import BadInput, EngineKind, Parser, WorkerConfig
+from worker.engine import Step
+from worker.outbox import merge
 from worker.server import Server
 from worker.simulated_engine import SimulatedConfig, SimulatedEngine, parse_engine_flags
 
@@ -27,6 +29,18 @@ class Fleet(NamedTuple):
     workers: list[WorkerConfig]
     engine: SimulatedConfig
     """Of each worker."""
+    kind: type[SimulatedEngine]
+
+
+class WholeAnswers(SimulatedEngine):
+    """Gives a request its whole answer in the step that completes its prefill."""
+
+    async def step(self) -> Step:
+        """Do the first step, and at its end all that follow it."""
+        steps = [(await super().step()).columns]
+        while len(self._running):
+            steps.append(self._running.step().columns)
+        return Step(merge(steps), urgent=True)
 
 
 def parse(argv: list[str]) -> Fleet:
@@ -39,8 +53,10 @@ def parse(argv: list[str]) -> Fleet:
     parser.add_argument("--workers", type=int, default=72, help="default: 72")
     parser.add_argument("--port-base", type=int, required=True, help="the first worker's; the others follow")
     parser.add_argument("--frame-hold-ms", type=float, default=WorkerConfig().frame_hold_ms)
+    parser.add_argument("--whole-answers", action="store_true", help="each in the step of its first token")
     own, engine_argv = parser.parse_known_args(argv)
-    return Fleet(_workers(own), parse_engine_flags(engine_argv))
+    kind = WholeAnswers if own.whole_answers else SimulatedEngine
+    return Fleet(_workers(own), parse_engine_flags(engine_argv), kind)
 
 
 def _workers(own: argparse.Namespace) -> list[WorkerConfig]:
@@ -66,7 +82,7 @@ async def serve(fleet: Fleet) -> None:
     Raises:
         BadInput: A port cannot be had.
     """
-    servers = [Server(config, SimulatedEngine(fleet.engine)) for config in fleet.workers]
+    servers = [Server(config, fleet.kind(fleet.engine)) for config in fleet.workers]
 
     def stop() -> None:
         for server in servers:

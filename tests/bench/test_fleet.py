@@ -63,6 +63,16 @@ def test_server_knows_when_each_query_was_due(tmp_path: Path) -> None:
     assert figures["TTFT by the coordinator, ms"]["p50"] <= figures["TTFT by LoadGen, ms"]["p50"]
 
 
+@pytest.mark.parametrize("frames_per_query", [1, 2])
+def test_an_answer_takes_the_frames_asked_for(tmp_path: Path, frames_per_query: int) -> None:
+    """40 queries, 10 a second, over two workers that answer at once: no two share a frame."""
+    load = ["--workers", "2", "--queries-per-s", "10", "--queries", "40", "--samples", "40"]
+    flags = [*load, "--answer-tokens", "4", "4", "--frames-per-query", str(frames_per_query)]
+    figures = fleet("server", flags, tmp_path / "server.json")["figures"]
+    assert 160 == figures["tokens"]
+    assert 40 * frames_per_query == pytest.approx(figures["frames"], abs=4)
+
+
 def test_burst_weighs_the_memory_of_one_large_query(tmp_path: Path) -> None:
     """300 samples come in one call; the arena has 1,024 slots of 10,240 tokens: 40 MiB."""
     figures = fleet("burst", BURST, tmp_path / "burst.json")["figures"]
@@ -120,6 +130,7 @@ def test_nothing_outlives_the_fleet(tmp_path: Path, signum: signal.Signals) -> N
             "--prefill-tokens-per-s: 0.0 is not above 0",
         ),
         ("held --workers 60000", "--workers: 60000 is above 1000"),
+        ("server --frames-per-query 3", "--frames-per-query: 3 is neither 1 nor 2"),
         ("server --queries 0", "--queries: 0 is below 1"),
         ("burst --max-new-tokens 100000000", "--max-num-seqs: 834 at 72 workers are 60048 slots"),
         ("growth --by-workers 3", "--by-workers"),
