@@ -20,6 +20,8 @@ class WorkerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WORKER_STATE_READY: _ClassVar[WorkerState]
     WORKER_STATE_DRAINING: _ClassVar[WorkerState]
     WORKER_STATE_FAILED: _ClassVar[WorkerState]
+    WORKER_STATE_STARTING: _ClassVar[WorkerState]
+    WORKER_STATE_DEGRADED: _ClassVar[WorkerState]
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
@@ -28,6 +30,8 @@ WORKER_STATE_LOADING: WorkerState
 WORKER_STATE_READY: WorkerState
 WORKER_STATE_DRAINING: WorkerState
 WORKER_STATE_FAILED: WorkerState
+WORKER_STATE_STARTING: WorkerState
+WORKER_STATE_DEGRADED: WorkerState
 
 class ToWorker(_message.Message):
     __slots__ = ("open", "submit", "cancel", "ping")
@@ -144,7 +148,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("protocol_version", "instance_id", "state", "engine", "engine_version", "model", "model_hash", "vocab_size", "max_model_len", "max_num_seqs", "tensor_parallel_size", "stop_token_ids", "hostname", "pid", "engine_args", "coordinator_timeout_s")
+    __slots__ = ("protocol_version", "instance_id", "state", "engine", "engine_version", "model", "model_hash", "vocab_size", "max_model_len", "max_num_seqs", "tensor_parallel_size", "stop_token_ids", "hostname", "pid", "engine_args", "coordinator_timeout_s", "replicas")
     class EngineArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +172,7 @@ class WorkerInfo(_message.Message):
     PID_FIELD_NUMBER: _ClassVar[int]
     ENGINE_ARGS_FIELD_NUMBER: _ClassVar[int]
     COORDINATOR_TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     instance_id: str
     state: WorkerState
@@ -184,7 +189,26 @@ class WorkerInfo(_message.Message):
     pid: int
     engine_args: _containers.ScalarMap[str, str]
     coordinator_timeout_s: float
-    def __init__(self, protocol_version: _Optional[int] = ..., instance_id: _Optional[str] = ..., state: _Optional[_Union[WorkerState, str]] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., model_hash: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., tensor_parallel_size: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., hostname: _Optional[str] = ..., pid: _Optional[int] = ..., engine_args: _Optional[_Mapping[str, str]] = ..., coordinator_timeout_s: _Optional[float] = ...) -> None: ...
+    replicas: _containers.RepeatedCompositeFieldContainer[Replica]
+    def __init__(self, protocol_version: _Optional[int] = ..., instance_id: _Optional[str] = ..., state: _Optional[_Union[WorkerState, str]] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., model_hash: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., tensor_parallel_size: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., hostname: _Optional[str] = ..., pid: _Optional[int] = ..., engine_args: _Optional[_Mapping[str, str]] = ..., coordinator_timeout_s: _Optional[float] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ...) -> None: ...
+
+class Replica(_message.Message):
+    __slots__ = ("port", "state", "reason", "restarts", "pid", "devices", "cores")
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    RESTARTS_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    CORES_FIELD_NUMBER: _ClassVar[int]
+    port: int
+    state: WorkerState
+    reason: str
+    restarts: int
+    pid: int
+    devices: _containers.RepeatedScalarFieldContainer[str]
+    cores: str
+    def __init__(self, port: _Optional[int] = ..., state: _Optional[_Union[WorkerState, str]] = ..., reason: _Optional[str] = ..., restarts: _Optional[int] = ..., pid: _Optional[int] = ..., devices: _Optional[_Iterable[str]] = ..., cores: _Optional[str] = ...) -> None: ...
 
 class GetLoadRequest(_message.Message):
     __slots__ = ()

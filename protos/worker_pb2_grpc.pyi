@@ -40,7 +40,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WorkerStub:
-    """One replica of the model."""
+    """One replica of the model, or a node of several: that answers GetInfo, and its replicas, each at its own port
+    of the same host, the rest.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -62,7 +64,9 @@ class WorkerStub:
 
 @_typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
-    """One replica of the model."""
+    """One replica of the model, or a node of several: that answers GetInfo, and its replicas, each at its own port
+    of the same host, the rest.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.StreamStreamMultiCallable[_worker_pb2.ToWorker, _worker_pb2.FromWorker]  # type: ignore[assignment]
@@ -80,7 +84,9 @@ class WorkerAsyncStub(WorkerStub):
     """What this worker is doing now."""
 
 class WorkerServicer(metaclass=_abc_1.ABCMeta):
-    """One replica of the model."""
+    """One replica of the model, or a node of several: that answers GetInfo, and its replicas, each at its own port
+    of the same host, the rest.
+    """
 
     @_abc_1.abstractmethod
     def Generate(
