@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class WorkerStub:
-    """One replica of the model, or a node of several: that answers GetInfo, and its replicas, each at its own port
-    of the same host, the rest.
+    """One replica of the model; or a node of several, which answers GetInfo and names its replicas' ports, where
+    they answer the rest.
     """
 
     def __init__(self, channel):
@@ -54,8 +54,8 @@ class WorkerStub:
 
 
 class WorkerServicer:
-    """One replica of the model, or a node of several: that answers GetInfo, and its replicas, each at its own port
-    of the same host, the rest.
+    """One replica of the model; or a node of several, which answers GetInfo and names its replicas' ports, where
+    they answer the rest.
     """
 
     def Generate(self, request_iterator, context):
@@ -112,8 +112,8 @@ def add_WorkerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Worker:
-    """One replica of the model, or a node of several: that answers GetInfo, and its replicas, each at its own port
-    of the same host, the rest.
+    """One replica of the model; or a node of several, which answers GetInfo and names its replicas' ports, where
+    they answer the rest.
     """
 
     @staticmethod

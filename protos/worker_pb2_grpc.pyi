@@ -40,8 +40,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class WorkerStub:
-    """One replica of the model, or a node of several: that answers GetInfo, and its replicas, each at its own port
-    of the same host, the rest.
+    """One replica of the model; or a node of several, which answers GetInfo and names its replicas' ports, where
+    they answer the rest.
     """
 
     @_typing.overload
@@ -64,8 +64,8 @@ class WorkerStub:
 
 @_typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
-    """One replica of the model, or a node of several: that answers GetInfo, and its replicas, each at its own port
-    of the same host, the rest.
+    """One replica of the model; or a node of several, which answers GetInfo and names its replicas' ports, where
+    they answer the rest.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -84,8 +84,8 @@ class WorkerAsyncStub(WorkerStub):
     """What this worker is doing now."""
 
 class WorkerServicer(metaclass=_abc_1.ABCMeta):
-    """One replica of the model, or a node of several: that answers GetInfo, and its replicas, each at its own port
-    of the same host, the rest.
+    """One replica of the model; or a node of several, which answers GetInfo and names its replicas' ports, where
+    they answer the rest.
     """
 
     @_abc_1.abstractmethod
