@@ -13,7 +13,7 @@ export BUF ?= $(wildcard $(CURDIR)/$(BUF_DIR)/node_modules/.bin/buf)
 
 # Two real vLLM workers on this machine's CPU, real LoadGen, Offline and Server.
 demo: $(VENV)/.cpu .demo/data.parquet
-	$(PY) run_mlperf.py --backend vllm --model .demo/checkpoint --num-workers 2 --scenario offline server \
+	$(PY) run_mlperf.py --backend vllm --model .demo/checkpoint --replicas 2 --scenario offline server \
 	  --input-file .demo/data.parquet --output-dir .demo/results --overwrite \
 	  --user-conf docs/demo_user.conf --generation-config docs/demo_generation_config.json --max-new-tokens 16 \
 	  --dtype float32 --enforce-eager --max-model-len 256 --max-num-seqs 16

@@ -1,9 +1,10 @@
-"""One node, one command: start local workers, run LoadGen against them, stop them.
+"""One node, one command: start a local worker, run LoadGen against it, stop it.
 
     python run_mlperf.py --backend vllm --scenario offline --input-file data/accuracy_eval_tokenized.pkl
 
-Several scenarios run one after another on the same workers. The coordinator's flags work as its own do; every
-flag that neither this script nor the coordinator knows goes to the workers, and there to the engine.
+Several scenarios run one after another on the same worker. The coordinator's flags work as its own do; every
+flag that neither this script nor the coordinator knows goes to the worker, and there to the engine. With
+--replicas the worker is a node of several.
 Exit codes: 0 valid, 1 failed, 2 bad input, 3 INVALID, 130 or 143 interrupted; of several runs the first
 that is not 0.
 """
@@ -13,8 +14,8 @@ import contextlib
 import ctypes
 import dataclasses
 import os
+import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,12 +27,12 @@ from coordinator.config import Parser, RunConfig, build_parser, one_of, to_argv
 from coordinator.inputs import Inputs
 from sut.settings import Scenario
 from worker.model import find_checkpoint
+from worker.ports import steady_port
 
 ROOT = Path(__file__).resolve().parent
 POLL_S = 0.1
 # A worker drains for at most 30 s and then stops its engine.
 STOP_TIMEOUT_S = 60.0
-# Nobody starts a local worker again: a run without any need not wait long for one.
 NO_WORKER_TIMEOUT_S = 5.0
 # How long a coordinator may take beyond its own timeouts to say that no worker is left.
 NOTICE_TIMEOUT_S = 15.0
@@ -51,10 +52,8 @@ class Interrupted(BaseException):
 class Plan:
     """What the command line asks for."""
 
-    worker_argvs: list[list[str]]
-    """Flags of each worker."""
-    core_sets: list[set[int]]
-    """Cores of each worker; disjoint where there are enough."""
+    worker_argv: list[str]
+    """Flags of the worker, or of the node of several."""
     runs: list[RunConfig]
 
 
@@ -71,7 +70,7 @@ def parse(argv: list[str]) -> Plan:
     parser.add_argument(
         "--model", default="openai/gpt-oss-120b", help="checkpoint directory, or a cached name"
     )
-    parser.add_argument("--num-workers", type=int, default=1, help="workers on this machine")
+    parser.add_argument("--replicas", type=int, default=1, help="engines on this machine")
     parser.add_argument(
         "--scenario", nargs="+", type=one_of(Scenario), default=[Scenario.OFFLINE], help="run in this order"
     )
@@ -79,34 +78,29 @@ def parse(argv: list[str]) -> Plan:
         parser.print_help()
         build_parser().parse_args(["--help"])
     own, rest = parser.parse_known_args(argv)
-    _check(own.backend, own.model, own.num_workers)
-    ports = _free_ports(own.num_workers)
-    addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
+    _check(own.backend, own.model)
+    port = steady_port(random.Random(), 1 if own.replicas == 1 else own.replicas + 1)
     coordinator_parser = build_parser()
-    coordinator_parser.set_defaults(no_worker_timeout_s=NO_WORKER_TIMEOUT_S)
-    values, engine_argv = coordinator_parser.parse_known_args([*rest, "--workers", addresses])
+    if own.replicas == 1:
+        # Nobody starts a lone worker again; a node starts its replicas.
+        coordinator_parser.set_defaults(no_worker_timeout_s=NO_WORKER_TIMEOUT_S)
+    values, engine_argv = coordinator_parser.parse_known_args([*rest, "--workers", f"127.0.0.1:{port}"])
     engine_argv += _shared_token(values)
     runs = [RunConfig(**vars(values) | {"scenario": chosen}) for chosen in own.scenario]
     for run in runs:
         Inputs.read(run)
     model = ["--model", own.model] if own.backend == "vllm" else []
-    argvs = [["--engine", own.backend, "--port", str(port), *model, *engine_argv] for port in ports]
-    return Plan(worker_argvs=argvs, core_sets=_split_cores(own.num_workers), runs=runs)
+    place = ["--port", str(port), "--replicas", str(own.replicas)]
+    return Plan(worker_argv=["--engine", own.backend, *place, *model, *engine_argv], runs=runs)
 
 
-def _check(backend: str, model: str, num_workers: int) -> None:
+def _check(backend: str, model: str) -> None:
     if backend not in ("vllm", "counting"):
         raise ValueError(f"--backend: {backend!r} is neither vllm nor counting")
-    if num_workers < 1:
-        raise ValueError(f"--num-workers: {num_workers} is below 1")
     if backend == "vllm" and find_checkpoint(model) is None:
         raise ValueError(
             f"--model: {model} is no directory and not in the Hugging Face cache; "
             "download it first (hf download), or name a checkpoint directory"
-        )
-    if backend == "vllm" and num_workers > 1 and Path("/dev/nvidia0").exists():
-        raise ValueError(
-            f"--num-workers: {num_workers} workers would share the GPUs; one worker takes them all"
         )
 
 
@@ -121,32 +115,15 @@ def _shared_token(values: argparse.Namespace) -> list[str]:
     return [] if values.run_token_file is None else ["--run-token-file", str(values.run_token_file)]
 
 
-def _free_ports(num: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(num)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
-
-
-def _split_cores(num_workers: int) -> list[set[int]]:
-    """Give each worker its own cores; all of them to all where there are fewer cores than workers."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < num_workers:
-        return [set(cores)] * num_workers
-    return [set(cores[index::num_workers]) for index in range(num_workers)]
-
-
 class Process:
     """A child with its own process group, that the kernel ends when this script dies."""
 
-    def __init__(self, name: str, command: Sequence[str], cores: set[int], log: Path | None = None) -> None:
+    def __init__(self, name: str, command: Sequence[str], log: Path | None = None) -> None:
         """Start it.
 
         Args:
             name: For messages.
             command: Program and arguments.
-            cores: Where it may run.
             log: File for both its outputs; None: this script's.
         """
         self.name = name
@@ -159,7 +136,7 @@ class Process:
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
-                preexec_fn=lambda: _on_fork(cores, mask),  # noqa: PLW1509 - this script has one thread
+                preexec_fn=lambda: _on_fork(mask),  # noqa: PLW1509 - this script has one thread
             )
 
     def poll(self) -> int | None:
@@ -198,45 +175,38 @@ def _signals_held() -> Iterator[set[int]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _on_fork(cores: set[int], mask: set[int]) -> None:
+def _on_fork(mask: set[int]) -> None:
     """In the child, before exec: SIGTERM when the parent dies, however it dies."""
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    os.sched_setaffinity(0, cores)
 
 
 @contextlib.contextmanager
-def local_workers(plan: Plan) -> Iterator[list[Process]]:
-    """Run the workers for the length of a block; none outlives it."""
+def local_worker(plan: Plan) -> Iterator[Process]:
+    """Run the worker, or the node, for the length of a block; it does not outlive it."""
     directory = plan.runs[0].output_dir / "workers"
     directory.mkdir(parents=True, exist_ok=True)
-    workers: list[Process] = []
+    worker = Process("worker", [sys.executable, "-m", "worker", *plan.worker_argv], directory / "worker.log")
     try:
-        for index, argv in enumerate(plan.worker_argvs):
-            log = directory / f"worker{index}.log"
-            command = [sys.executable, "-m", "worker", *argv]
-            workers.append(Process(f"worker {index}", command, plan.core_sets[index], log))
-        yield workers
+        yield worker
     finally:
-        for worker in workers:
-            worker.signal(signal.SIGTERM)
-        for worker in workers:
-            worker.end(STOP_TIMEOUT_S)
+        worker.signal(signal.SIGTERM)
+        worker.end(STOP_TIMEOUT_S)
 
 
-def coordinate(run: RunConfig, workers: list[Process]) -> int:
-    """Run one coordinator to its end, or to the end of its workers; returns the exit code."""
+def coordinate(run: RunConfig, worker: Process) -> int:
+    """Run one coordinator to its end, or to the end of its worker; returns the exit code."""
     command = [sys.executable, "-m", "coordinator", *to_argv(run)]
     started_s = time.time()
-    coordinator = Process("coordinator", command, os.sched_getaffinity(0))
+    coordinator = Process("coordinator", command)
     try:
         while (code := coordinator.poll()) is None:
-            gone = [worker for worker in workers if worker.poll() is not None]
-            if gone and not _has_begun(run, started_s):
-                return _worker_gone(gone[0], coordinator, 0.0)
-            # A run that has begun survives the loss of some workers, and itself says when all are lost.
-            if len(gone) == len(workers):
-                return _worker_gone(gone[0], coordinator, run.no_worker_timeout_s + NOTICE_TIMEOUT_S)
+            if worker.poll() is not None:
+                # A run that has begun itself says when no worker is left.
+                begun = _has_begun(run, started_s)
+                return _worker_gone(
+                    worker, coordinator, run.no_worker_timeout_s + NOTICE_TIMEOUT_S if begun else 0.0
+                )
             time.sleep(POLL_S)
         return code
     except Interrupted as interruption:
@@ -254,7 +224,7 @@ def _has_begun(run: RunConfig, since_s: float) -> bool:
 
 
 def _worker_gone(worker: Process, coordinator: Process, timeout_s: float) -> int:
-    """Give the coordinator some time to end by itself, and say which worker ended first."""
+    """Give the coordinator some time to end by itself, and say how the worker ended."""
     deadline_s = time.monotonic() + timeout_s
     while coordinator.poll() is None and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
@@ -271,8 +241,8 @@ def main(argv: list[str]) -> int:
         signal.signal(signum, _interrupt)
     try:
         plan = parse(argv)
-        with local_workers(plan) as workers:
-            codes = [coordinate(run, workers) for run in plan.runs]
+        with local_worker(plan) as worker:
+            codes = [coordinate(run, worker) for run in plan.runs]
         return next((code for code in codes if code), 0)
     except ValueError as error:
         sys.stderr.write(f"run_mlperf.py: {error}\n")

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from bench.cores import split_cores, started_on
 from bench.notes import Checked, RunNotes, Window
-from bench.processes import Ended, Processes, argv_of, read_cpu_s, steady_port, tail, wait_says
+from bench.processes import Ended, Processes, argv_of, read_cpu_s, tail, wait_says
 from bench.rounds import loadgen_window_s, read_run
 from bench.workload import compose_user_conf, write_prompts
 from sut.results.logs import DetailLog
 from sut.settings import Scenario
+from worker.ports import steady_port
 
 READY_TIMEOUT_S = 60.0
 NO_LIMIT_MS = 600_000

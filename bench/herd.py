@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.processes import SERVING_WORDS, Processes, steady_port, tail, wait_listening
+from bench.processes import SERVING_WORDS, Processes, tail, wait_listening
+from worker.ports import steady_port
 
 START_TIMEOUT_S = 60.0
 NUM_AT_ONCE = 4

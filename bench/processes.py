@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -21,7 +20,6 @@ SAMPLE_INTERVAL_S = 0.005
 POLL_S = 0.05
 STOP_TIMEOUT_S = 3.0
 LOG_TAIL_CHARS = 2000
-FIRST_STEADY_PORT = 10_000
 SERVING_WORDS = "worker.server: serving"
 """What a worker prints when it serves."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -167,24 +165,6 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
-
-
-def steady_port(rng: random.Random, num: int = 1) -> int:
-    """Draw a port that is free now and that no connection is ever given: for one who comes back to it.
-
-    Args:
-        rng: Draws it.
-        num: That many in a row must be free; the first is returned.
-
-    Source: ip(7), ip_local_port_range: where connections get their own ports from.
-    """
-    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    while True:
-        port = rng.randrange(FIRST_STEADY_PORT, first - num + 1)
-        with contextlib.suppress(OSError), contextlib.ExitStack() as socks:
-            for index in range(num):
-                socks.enter_context(socket.socket()).bind(("127.0.0.1", port + index))
-            return port
 
 
 def wait_listening(process: subprocess.Popen[bytes], port: int, log: Path, timeout_s: float) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from coordinator.access import Access
@@ -60,13 +61,14 @@ class Fleet:
         """Create links that are not connected yet.
 
         Args:
-            addresses: host:port of each worker.
+            addresses: host:port of each worker, or node of several.
             access: How to reach them.
             patience: When a worker, or the fleet, counts as lost.
             owner: Takes tokens and news.
         """
-        self.links = [Link(index, address, access) for index, address in enumerate(addresses)]
         self._access = access
+        self.links = self._make_links(addresses)
+        """Nodes, until `wait_ready` knows the replicas in their place."""
         self._patience = patience
         self._owner = owner
         self._opening = pb.Open()
@@ -87,6 +89,23 @@ class Fleet:
             FleetError: Some are not in time, differ, or cannot be talked to the way that was asked for.
         """
         deadline_s = time.monotonic() + timeout_s
+        await self._wait_serving(deadline_s, timeout_s)
+        addresses = [address for link in self.links for address in link.replica_addresses]
+        if addresses != [link.address for link in self.links]:
+            nodes, self.links = self.links, self._make_links(addresses)
+            await asyncio.gather(*(node.close() for node in nodes))
+            await self._wait_serving(deadline_s, timeout_s)
+        check_agreement(self.links)
+
+    def _make_links(self, addresses: Sequence[str]) -> list[Link]:
+        return [Link(index, address, self._access) for index, address in enumerate(addresses)]
+
+    async def _wait_serving(self, deadline_s: float, timeout_s: float) -> None:
+        """Wait until something SERVING is behind every link.
+
+        Raises:
+            FleetError: Some are not in time, cannot be, or cannot be talked to the way that was asked for.
+        """
         next_report_s = time.monotonic() + REPORT_INTERVAL_S
         waiting = self.links
         while True:
@@ -95,6 +114,7 @@ class Fleet:
             if not pending:
                 break
             await self._refuse_hopeless([link for link, state in pending if state.startswith(UNREACHABLE)])
+            self._refuse_given_up([link for link, _ in pending])
             waiting = [link for link, _ in pending]
             names = ", ".join(f"{link.address} {state}" for link, state in pending)
             now_s = time.monotonic()
@@ -104,7 +124,6 @@ class Fleet:
                 next_report_s += REPORT_INTERVAL_S
                 logger.info("waiting for %s", names)
             await asyncio.sleep(PROBE_INTERVAL_S)
-        check_agreement(self.links)
 
     async def open(self, opening: pb.Open) -> str:
         """Begin the run on every worker.
@@ -164,6 +183,18 @@ class Fleet:
         for link, why in zip(unreachable, whys, strict=True):
             if why is not None:
                 raise FleetError(f"--workers: {link.address}: {why}")
+
+    @staticmethod
+    def _refuse_given_up(pending: list[Link]) -> None:
+        """Do not wait for what a node itself waits for no longer.
+
+        Raises:
+            FleetError: Names the first replica, and why.
+        """
+        for link in pending:
+            for index, replica in enumerate(link.info.replicas):
+                if replica.state == pb.WORKER_STATE_FAILED:
+                    raise FleetError(f"--workers: {link.address}: replica {index}: {replica.reason}")
 
     async def _serve(self, link: Link) -> None:
         """Own a link for the run: carry, and after a loss take the worker back when it can be had."""

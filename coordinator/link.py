@@ -60,6 +60,12 @@ class Link:
         return self._stream
 
     @property
+    def replica_addresses(self) -> list[str]:
+        """Where a node's replicas answer; a worker's own address where there are none."""
+        host = self.address.rpartition(":")[0]
+        return [f"{host}:{replica.port}" for replica in self.info.replicas] or [self.address]
+
+    @property
     def outstanding(self) -> int:
         """Requests sent and not finished."""
         return self.stream.outstanding if self.live else 0
@@ -105,7 +111,7 @@ class Link:
         self._num_delays = len(counts.report_delays_ns)
 
     async def probe(self) -> str:
-        """Ask once whether the worker is ready, and fetch its info when it is.
+        """Ask once whether the worker is ready, and fetch its info.
 
         Returns:
             "SERVING", or what it is instead; that begins with UNREACHABLE where nothing answers.
@@ -116,13 +122,13 @@ class Link:
                 health_pb2.HealthCheckRequest(service=SERVICE), timeout=CALL_TIMEOUT_S
             )
             status: str = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-            if status == "SERVING":
-                self.info = await rpc.WorkerStub(self._channel).GetInfo(
-                    pb.GetInfoRequest(), timeout=CALL_TIMEOUT_S
-                )
+            info = await rpc.WorkerStub(self._channel).GetInfo(pb.GetInfoRequest(), timeout=CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             return f"{UNREACHABLE} ({error.code().name}: {(error.details() or '').rpartition(': ')[2]})"
-        return status
+        # A worker that loads does not know yet what it is.
+        if status == "SERVING" or info.replicas:
+            self.info = info
+        return status if status == "SERVING" else status + _missing_of(info)
 
     async def open(self, opening: pb.Open) -> pb.Opened:
         """Begin the run on this worker, on a new stream.
@@ -165,3 +171,14 @@ class Link:
 
     def _connect(self) -> grpc.aio.Channel:
         return self._access.channel(self.address, CHANNEL_OPTIONS)
+
+
+def _missing_of(info: pb.WorkerInfo) -> str:
+    """Say which replicas of a node do not serve, and why; nothing of a worker."""
+    words = [
+        f"replica {index} {pb.WorkerState.Name(replica.state).removeprefix('WORKER_STATE_')}"
+        + (f": {replica.reason}" if replica.reason else "")
+        for index, replica in enumerate(info.replicas)
+        if replica.state != pb.WORKER_STATE_READY
+    ]
+    return f" ({'; '.join(words)})" if words else ""

@@ -114,7 +114,10 @@ class Run:
             self._dir.remove()
             raise ValueError(f"--output-dir: cannot write {self._dir.path}: {error}") from error
         logger.info(
-            "run %s on %d workers, specification %s", self._run_id, len(config.workers), self._spec_hash
+            "run %s on %d workers, specification %s",
+            self._run_id,
+            len(self._dispatcher.links),
+            self._spec_hash,
         )
 
     def execute(self) -> int:

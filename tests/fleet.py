@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,6 +18,9 @@ from typing import Any
 import grpc
 import pandas as pd
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from protos.frames import SERVICE
+from worker.ports import steady_port
 
 ROOT = Path(__file__).resolve().parent.parent
 STOP = 200_002
@@ -115,7 +119,8 @@ def health(address: str, service: str = "") -> str:
 def wait_serving(worker: WorkerProcess, timeout_s: float = 20.0) -> None:
     """Wait until a worker is SERVING; its end or the deadline fails the test with its log."""
     deadline_s = time.monotonic() + timeout_s
-    while health(worker.address) != "SERVING":
+    # All of it: a node answers for itself while any of its replicas serves.
+    while health(worker.address, SERVICE) != "SERVING":
         ended = worker.process.poll() is not None
         if ended or time.monotonic() > deadline_s:
             raise AssertionError(f"worker not SERVING:\n{worker.log.read_text()[-4000:]}")
@@ -136,6 +141,21 @@ def workers(
         # All at once: a worker takes its time to end.
         with ThreadPoolExecutor(num) as pool:
             list(pool.map(WorkerProcess.stop, started))
+
+
+@contextlib.contextmanager
+def node(
+    directory: Path, num: int, *flags: str, engine: str = "counting", timeout_s: float = 20.0
+) -> Iterator[WorkerProcess]:
+    """Run a node for the length of a block; its replicas listen at the ports behind its own."""
+    port = steady_port(random.Random(), num + 1)
+    words = ("--replicas", str(num), *flags)
+    started = start_worker(directory / "node.log", *words, engine=engine, address=f"127.0.0.1:{port}")
+    try:
+        wait_serving(started, timeout_s)
+        yield started
+    finally:
+        started.stop()
 
 
 def coordinator_command(

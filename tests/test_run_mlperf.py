@@ -12,7 +12,7 @@ import pytest
 
 from tests import fleet
 
-SLOW = ["--backend", "counting", "--num-workers", "2", "--step-ms", "50"]
+SLOW = ["--backend", "counting", "--replicas", "2", "--step-ms", "50"]
 
 
 def start(marker: str, *flags: str) -> subprocess.Popen[str]:
@@ -71,7 +71,7 @@ def test_seed_commands_run_one_after_another(tmp_path: Path) -> None:
         process = start(marker, *common, *flags)
         _, errors = process.communicate(timeout=60)
         assert 0 == process.returncode, errors
-    process = start(marker, *common, "--scenario", "offline", "server", "--num-workers", "2")
+    process = start(marker, *common, "--scenario", "offline", "server", "--replicas", "2")
     output, errors = process.communicate(timeout=90)
     assert "== offline performance: " in output, errors
     assert "== server performance: " in output
@@ -82,41 +82,49 @@ def test_seed_commands_run_one_after_another(tmp_path: Path) -> None:
     ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
 )
 def test_no_process_outlives_a_signal(tmp_path: Path, signum: signal.Signals, code: int) -> None:
-    """Ctrl-C, SIGTERM and SIGKILL in mid-run end the workers and the coordinator too."""
+    """Ctrl-C, SIGTERM and SIGKILL in mid-run end the node, its replicas and the coordinator too."""
     data = fleet.write_prompts(tmp_path / "data.parquet", [[1000, 7, 9]] * 30)
     marker = uuid.uuid4().hex
     output_dir = tmp_path / "out"
     process = start(marker, *SLOW, "--input-file", str(data), "--output-dir", str(output_dir))
     wait_for(output_dir / "offline" / "performance" / "mlperf_log_detail.txt")
-    assert 4 == len(marked_processes(marker))
+    assert 5 == len(marked_processes(marker))
     process.send_signal(signum)
     process.communicate(timeout=60)
     assert code == process.returncode
     wait_gone(marker)
 
 
-@pytest.mark.parametrize(("num_killed", "code"), [(1, 0), (2, 1)])
-def test_a_run_survives_one_worker_but_not_all(tmp_path: Path, num_killed: int, code: int) -> None:
-    """Of two workers one is killed in mid-run: VALID; both: exit 1, with the reason; no process is left."""
+def workers_of(marker: str) -> dict[bool, list[int]]:
+    """Find the processes of a node: under True its replicas, under False itself."""
+    found: dict[bool, list[int]] = {True: [], False: []}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and "\0worker\0" in (entry / "cmdline").read_text():
+            environment = (entry / "environ").read_text()
+            if f"TOKENFLEET_TEST={marker}" in environment:
+                found["TOKENFLEET_NODE_PID=" in environment].append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize(("kills_replicas", "code"), [(True, 0), (False, 1)])
+def test_a_run_survives_all_replicas_but_not_the_node(
+    tmp_path: Path, kills_replicas: bool, code: int
+) -> None:
+    """Both replicas killed in mid-run are started again: VALID; the node killed: exit 1, with the reason."""
     data = fleet.write_prompts(tmp_path / "data.parquet", [[100, 7, 9]] * 30)
     marker = uuid.uuid4().hex
     output_dir = tmp_path / "out"
     flags = ["--accuracy", "--input-file", str(data), "--output-dir", str(output_dir)]
-    process = start(marker, *SLOW, *flags)
+    process = start(marker, *SLOW, *flags, "--no-worker-timeout-s", "8")
     wait_for(output_dir / "offline" / "accuracy" / "mlperf_log_detail.txt")
-    victims = [
-        int(entry.name)
-        for entry in Path("/proc").iterdir()
-        if entry.name.isdecimal()
-        and "\0worker\0" in (entry / "cmdline").read_text()
-        and f"TOKENFLEET_TEST={marker}" in (entry / "environ").read_text()
-    ]
-    for victim in victims[:num_killed]:
+    processes = workers_of(marker)
+    assert [2, 1] == [len(processes[True]), len(processes[False])]
+    for victim in processes[kills_replicas]:
         os.kill(victim, signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
-    assert (2, code) == (len(victims), process.returncode), errors
+    assert code == process.returncode, errors
     verdict = fleet.run_json(output_dir / "offline" / "accuracy")["verdict"]
-    assert ("no worker for 5 s" in verdict["reason"]) == (num_killed == 2)
+    assert ("no worker for 8 s" in verdict["reason"]) == (not kills_replicas)
     wait_gone(marker)
 
 
@@ -125,7 +133,8 @@ def test_a_run_survives_one_worker_but_not_all(tmp_path: Path, num_killed: int, 
     [
         (["--backend", "sglang"], ["--backend", "sglang"]),
         (["--backend", "counting", "--scenario", "multistream"], ["--scenario", "multistream"]),
-        (["--backend", "counting", "--num-workers", "0"], ["--num-workers", "0"]),
+        (["--backend", "counting", "--replicas", "0"], ["--replicas", "0"]),
+        (["--backend", "counting", "--replicas", "65"], ["--replicas", "65"]),
         (["--backend", "counting", "--input-file", "/nowhere.pkl"], ["--input-file", "/nowhere.pkl"]),
         (["--backend", "vllm", "--model", "/nowhere"], ["--model", "/nowhere"]),
         (["--backend", "vllm", "--model", "nobody/nothing"], ["--model", "nobody/nothing"]),

@@ -79,12 +79,12 @@ def test_answers_differ_between_prompts(expected: list[list[int]]) -> None:
     assert all(len(set(answer)) > 1 for answer in expected if len(answer) > 2)
 
 
-def test_two_workers_answer_as_vllm_does(tmp_path: Path, checkpoint: Path, expected: list[list[int]]) -> None:
-    """Offline and Server over two workers: every token equals LLM.generate's."""
-    flags = ("--model", str(checkpoint), *FLAGS)
-    with fleet.workers(tmp_path, 2, *flags, engine="vllm", timeout_s=START_TIMEOUT_S) as started:
-        check_fleet(tmp_path, started, "offline", expected)
-        check_fleet(tmp_path, started, "server", expected)
+def test_replicas_answer_as_vllm_does(tmp_path: Path, checkpoint: Path, expected: list[list[int]]) -> None:
+    """Offline and Server over a node of two replicas of one rank: every token equals LLM.generate's."""
+    flags = ("--model", str(checkpoint), *FLAGS, "--tensor-parallel-size", "1")
+    with fleet.node(tmp_path, 2, *flags, engine="vllm", timeout_s=START_TIMEOUT_S) as node:
+        check_fleet(tmp_path, [node], "offline", expected)
+        check_fleet(tmp_path, [node], "server", expected)
 
 
 def test_two_ranks_answer_as_vllm_does(tmp_path: Path, checkpoint: Path, expected: list[list[int]]) -> None:

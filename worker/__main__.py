@@ -1,12 +1,19 @@
-"""`python -m worker`: flags, the engine, serve. Exit codes: 0 stopped, 1 the engine died, 2 bad input."""
+"""`python -m worker`: flags, then one engine or a node of several, serve.
+
+Exit codes: 0 stopped, 1 no engine is left, 2 bad input.
+"""
 
 import asyncio
 import logging
+import os
 import sys
 
 from worker.config import BadInput, EngineKind, Parser, parse
+from worker.cores import Cores, format_cores
 from worker.door import Door
 from worker.engine import Engine, EngineDead
+from worker.node import Node, divide
+from worker.notice import end_with_node
 from worker.server import Server
 
 logger = logging.getLogger("worker")
@@ -41,8 +48,9 @@ def main(argv: list[str]) -> int:
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
-        server = make_server(argv)
-        asyncio.run(server.run())
+        if not end_with_node():
+            raise EngineDead("the node is gone")
+        asyncio.run(make_service(argv).run())
     except BadInput as error:
         print(f"worker: {error}", file=sys.stderr)
         return 2
@@ -52,18 +60,34 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def make_server(argv: list[str]) -> Server:
-    """Turn a command line into a server that has not started yet.
+def make_service(argv: list[str]) -> Server | Node:
+    """Turn a command line into one engine's server, or a node of several, not started yet.
 
     Raises:
-        BadInput: An unknown flag or a bad value.
+        BadInput: An unknown flag, a bad value, or something that the machine does not have.
     """
     try:
         config, model, engine_argv = parse(argv)
         door = Door.read(config.security_files)
+        if config.cores:
+            _stay_on(config.cores)
+        if config.replicas > 1:
+            return Node(config, door, divide(config, engine_argv), argv)
         return Server(config, make_engine(config.engine, model, engine_argv), door)
     except ValueError as error:
         raise BadInput(str(error)) from error
+
+
+def _stay_on(cores: Cores) -> None:
+    """Let this process and its children run on these cores alone.
+
+    Raises:
+        ValueError: They may not.
+    """
+    mine = sorted(os.sched_getaffinity(0))
+    if not set(cores) <= set(mine):
+        raise ValueError(f"--cores: {format_cores(cores)} is not within {format_cores(mine)}")
+    os.sched_setaffinity(0, cores)
 
 
 if __name__ == "__main__":

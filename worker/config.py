@@ -8,6 +8,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from protos.security import SecurityFiles
+from worker.cores import Cores, parse_cores
+
+# More than any node has accelerators; each has a port.
+MAX_REPLICAS = 64
 
 
 class BadInput(Exception):
@@ -31,7 +35,11 @@ class WorkerConfig:
     host: str = "127.0.0.1"
     """Address to listen on; one that is not loopback needs TLS or --insecure."""
     port: int = 50051
-    """TCP port, 1 to 65535."""
+    """TCP port, 1 to 65535; replica i of several listens at port + 1 + i."""
+    replicas: int = 1
+    """Engines on this node; from 2 on each is a process of its own, under this one's watch."""
+    cores: Cores = ()
+    """Where this worker may run; empty: where it may already."""
     frame_hold_ms: float = 20.0
     """Longest wait of tokens that are neither the first nor the last of a request."""
     drain_timeout_s: float = 30.0
@@ -57,6 +65,10 @@ class WorkerConfig:
         """
         if not 1 <= self.port <= 65535:
             raise ValueError(f"--port: {self.port} is not in 1..65535")
+        if not 1 <= self.replicas <= MAX_REPLICAS:
+            raise ValueError(f"--replicas: {self.replicas} is not in 1..{MAX_REPLICAS}")
+        if self.replicas > 1 and self.port + self.replicas > 65535:
+            raise ValueError(f"--port: {self.port} leaves no ports up to 65535 for {self.replicas} replicas")
         if not 0 <= self.frame_hold_ms <= 1000:
             raise ValueError(f"--frame-hold-ms: {self.frame_hold_ms} is not in 0..1000")
         if not self.drain_timeout_s >= 0:
@@ -107,7 +119,7 @@ def build_parser() -> Parser:
     parser = Parser(
         prog="python -m worker",
         allow_abbrev=False,
-        description="Serve one replica of the model to a tokenfleet coordinator.",
+        description="Serve one replica of the model, or a node of several, to a tokenfleet coordinator.",
         epilog="Every other flag goes to the engine: with --engine vllm under vLLM's own name.",
     )
     defaults = WorkerConfig()
@@ -115,6 +127,8 @@ def build_parser() -> Parser:
     parser.add_argument("--engine", type=_engine_kind, metavar="|".join(EngineKind), default=defaults.engine)
     parser.add_argument("--host", default=defaults.host, help="address to listen on")
     parser.add_argument("--port", type=int, default=defaults.port, help="TCP port")
+    parser.add_argument("--replicas", type=int, default=defaults.replicas, help="engines on this node")
+    parser.add_argument("--cores", type=_cores, default=defaults.cores, metavar="0-3,8", help="as taskset -c")
     parser.add_argument("--frame-hold-ms", type=float, default=defaults.frame_hold_ms)
     parser.add_argument("--drain-timeout-s", type=float, default=defaults.drain_timeout_s)
     parser.add_argument("--insecure", action="store_true", help="serve the network in plaintext")
@@ -122,6 +136,13 @@ def build_parser() -> Parser:
         parser.add_argument(name, type=Path, metavar="FILE")
     parser.add_argument("--coordinator-timeout-s", type=float, default=defaults.coordinator_timeout_s)
     return parser
+
+
+def _cores(text: str) -> Cores:
+    try:
+        return parse_cores(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _engine_kind(text: str) -> EngineKind:

@@ -4,16 +4,15 @@ import asyncio
 import logging
 import signal
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 
 from protos import worker_pb2 as pb
-from protos import worker_pb2_grpc as rpc
-from protos.frames import CHANNEL_OPTIONS, SERVICE
+from protos.frames import SERVICE
 from worker.config import BadInput, WorkerConfig
 from worker.door import Door
 from worker.engine import Engine, EngineDead
+from worker.listen import listen
+from worker.notice import READY, STOPPING, tell
 from worker.servicer import WorkerServicer
 
 logger = logging.getLogger(__name__)
@@ -58,30 +57,17 @@ class Server:
             BadInput: The port cannot be had, or the engine cannot serve its configuration.
             EngineDead: The engine died.
         """
-        server = await self._listen()
+        await self._set_health(NOT_SERVING)
+        # Before the engine loads, so that health answers while it does.
+        server = await listen(self._config, self._door, self._servicer, self._health)
         try:
             if await self._load():
                 await self._admit_runs()
         finally:
+            tell(STOPPING)
             await self._set_health(NOT_SERVING)
             await server.stop(grace=1.0)
             await self._engine.close()
-
-    async def _listen(self) -> grpc.aio.Server:
-        """Open the port before the engine loads, so that health answers while it does."""
-        server = grpc.aio.server(interceptors=[self._door], options=CHANNEL_OPTIONS)
-        rpc.add_WorkerServicer_to_server(self._servicer, server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        await self._set_health(NOT_SERVING)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        address = f"{self._config.host}:{self._config.port}"
-        try:
-            self._door.add_port(server, address)
-        except RuntimeError as error:
-            raise BadInput(f"--port: cannot listen on {address}, is it in use?") from error
-        await server.start()
-        logger.info("listening on %s, loading", address)
-        return server
 
     async def _load(self) -> bool:
         """Start the engine; False when a signal came first."""
@@ -103,6 +89,7 @@ class Server:
         self._servicer.watch()
         await self._set_health(SERVING)
         logger.info("serving")
+        tell(READY)
         self.serving.set()
         stopping = asyncio.ensure_future(self._stop.wait())
         dying = asyncio.ensure_future(self._servicer.engine_dead.wait())
@@ -116,6 +103,7 @@ class Server:
     async def _drain(self) -> None:
         """Take no new run; let the current one go on, until it ends or a second signal or the deadline."""
         self._servicer.enter(pb.WORKER_STATE_DRAINING)
+        tell(STOPPING)
         logger.info("draining")
         self._stop.clear()
         idle = asyncio.ensure_future(self._servicer.wait_idle())

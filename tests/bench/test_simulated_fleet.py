@@ -1,10 +1,10 @@
 """Many simulated workers in one process serve a run as workers of their own would."""
 
+import random
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,24 +14,15 @@ import pytest
 from tests import fleet
 from tests.bench.outliving import run_bench, wait_until
 from tests.test_walk import check_tokens
+from worker.ports import steady_port
 
 COSTS = "--prefill-tokens-per-s 1e5 --step-base-ms 1 --step-per-seq-us 20"
-
-
-def free_ports(num: int) -> int:
-    """Find the first of so many ports in a row that were free a moment ago."""
-    deadline_s = time.monotonic() + 20
-    while time.monotonic() < deadline_s:
-        first = fleet.free_port()
-        if first + num <= 65_535 and all(fleet.is_free(first + index) for index in range(num)):
-            return first
-    raise AssertionError(f"no {num} free ports in a row")
 
 
 @contextmanager
 def simulated_fleet(directory: Path, num: int) -> Iterator[tuple[subprocess.Popen[bytes], list[str]]]:
     """Run a fleet for the length of a block, which it has entered once it says `ready`."""
-    base, log = free_ports(num), directory / "fleet.log"
+    base, log = steady_port(random.Random(), num), directory / "fleet.log"
     command = ["bench.simulated_fleet", "--workers", str(num), "--port-base", str(base), *COSTS.split()]
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-m", *command], cwd=fleet.ROOT, stdout=out, stderr=out)
@@ -90,7 +81,7 @@ def test_bad_flags_are_named(flags: str, says: str) -> None:
 
 def test_a_taken_port_is_named() -> None:
     """Where one port of the fleet is taken, none of its workers stays, and the last line says which."""
-    base = free_ports(2)
+    base = steady_port(random.Random(), 2)
     with socket.create_server(("127.0.0.1", base + 1)):
         done = run_bench(["bench.simulated_fleet", "--workers", "2", "--port-base", str(base)])
     assert (2, "") == (done.returncode, done.stdout)

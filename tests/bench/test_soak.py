@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from bench.herd import Kill
-from bench.processes import steady_port
 from bench.soak_run import NUM_SAMPLES, Leftover, Sample, check_answers
 from bench.soak_verdict import judge, returns
 from bench.vitals import Vitals, chart, read_vitals
 from sut.results.logs import DetailLog
 from tests.bench.outliving import check_takes_all_along, run_bench
 from tests.bench.test_transport import accuracy_log
+from worker.ports import steady_port
 
 TINY = [
     "--workers",

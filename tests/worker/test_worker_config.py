@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.__main__ import make_server
+from worker.__main__ import make_service
 from worker.config import BadInput, EngineKind, WorkerConfig, parse
 
 
@@ -103,6 +103,6 @@ def test_a_bad_value_is_named_with_its_flag(flag: str, value: str) -> None:
 def test_what_no_one_knows_is_bad_input(argv: str, named: str) -> None:
     """A flag that neither daemon nor engine knows, or a bad value of one, is BadInput of one line."""
     with pytest.raises(BadInput) as caught:
-        make_server(argv.split())
+        make_service(argv.split())
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)

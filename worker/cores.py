@@ -1,0 +1,31 @@
+"""Lists of cores, written as `taskset -c` takes them."""
+
+from collections.abc import Iterable
+
+Cores = tuple[int, ...]
+
+
+def format_cores(cores: Iterable[int]) -> str:
+    """Write cores as taskset -c takes them: 0, 1, 2, 5 are "0-2,5"."""
+    runs: list[list[int]] = []
+    for core in cores:
+        if runs and core == runs[-1][-1] + 1:
+            runs[-1].append(core)
+        else:
+            runs.append([core])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def parse_cores(text: str) -> Cores:
+    """Read what format_cores writes, ascending.
+
+    Raises:
+        ValueError: It is not of that form.
+    """
+    cores: set[int] = set()
+    for part in text.strip().split(","):
+        first, dash, last = part.partition("-")
+        if not (first.isdecimal() and (last.isdecimal() if dash else True)):
+            raise ValueError(f"{text!r} is no list of cores such as 0-3,8")
+        cores.update(range(int(first), int(last or first) + 1))
+    return tuple(sorted(cores))

@@ -1,0 +1,195 @@
+"""A node of several replicas: one address that answers for all, each at its own port and in its own process.
+
+No token passes through here: coordinators learn the replicas' ports from GetInfo and open a stream to each.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import tempfile
+import uuid
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2
+
+from protos import worker_pb2 as pb
+from protos import worker_pb2_grpc as rpc
+from protos.frames import PROTOCOL_VERSION, SERVICE
+from worker.accelerators import visible_devices
+from worker.config import BadInput, EngineKind, WorkerConfig
+from worker.door import Door
+from worker.engine import EngineDead
+from worker.listen import listen
+from worker.notice import READY, STOPPING, tell
+from worker.placement import Share, place, read_size, split
+from worker.replica import BAD_INPUT, Replica
+
+logger = logging.getLogger(__name__)
+
+# Beyond what a run may take to drain: vLLM's processes end within it.
+STOP_TIMEOUT_S = 30.0
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+Context = grpc.aio.ServicerContext[pb.ToWorker, pb.FromWorker]
+
+
+def divide(config: WorkerConfig, engine_argv: list[str]) -> list[Share]:
+    """Divide the machine among the replicas; engines without a model share its cores.
+
+    Raises:
+        ValueError: It is too small, or its accelerators cannot be told apart.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if config.engine is not EngineKind.VLLM:
+        return [Share((), part) for part in split(cores, config.replicas)]
+    return place(config.replicas, read_size(engine_argv), visible_devices(), cores)
+
+
+class Node:
+    """Its replicas, and the port where it answers for them."""
+
+    def __init__(self, config: WorkerConfig, door: Door, shares: list[Share], argv: list[str]) -> None:
+        """Create it with nothing started.
+
+        Args:
+            config: Its flags.
+            door: Who may ask.
+            shares: What each replica gets.
+            argv: The whole command line, which each replica gets too.
+        """
+        self._config = config
+        self._door = door
+        self._changed = asyncio.Event()
+        self._replicas = [
+            Replica(index, argv, config.port + 1 + index, share, self._changed.set)
+            for index, share in enumerate(shares)
+        ]
+        self._health = health.aio.HealthServicer()
+        self._instance_id = uuid.uuid4().hex
+        self._num_signals = 0
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until a signal, or until no replica is left.
+
+        Raises:
+            BadInput: The port cannot be had, or no replica can serve its flags.
+            EngineDead: Every replica has been given up.
+        """
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._stop)
+        await self._tell_health()
+        server = await listen(self._config, self._door, _NodeServicer(self), self._health)
+        telling = asyncio.ensure_future(self._tell_changes())
+        try:
+            with tempfile.TemporaryDirectory(prefix="tokenfleet-node-") as name:
+                await self._keep_replicas(Path(name))
+        finally:
+            telling.cancel()
+            await server.stop(grace=1.0)
+        if not self._num_signals:
+            self._raise_why()
+
+    def describe(self) -> pb.WorkerInfo:
+        """Say what the node is, and how its replicas are."""
+        return pb.WorkerInfo(
+            protocol_version=PROTOCOL_VERSION,
+            instance_id=self._instance_id,
+            state=self.state,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            coordinator_timeout_s=self._config.coordinator_timeout_s,
+            replicas=[replica.describe() for replica in self._replicas],
+        )
+
+    @property
+    def state(self) -> "pb.WorkerState":
+        """All are READY, some are, none is yet, or none will be."""
+        if self._num_signals:
+            return pb.WORKER_STATE_DRAINING
+        states = [replica.state for replica in self._replicas]
+        if pb.WORKER_STATE_READY in states:
+            same = len(set(states)) == 1
+            return pb.WORKER_STATE_READY if same else pb.WORKER_STATE_DEGRADED
+        given_up = all(state == pb.WORKER_STATE_FAILED for state in states)
+        return pb.WORKER_STATE_FAILED if given_up else pb.WORKER_STATE_LOADING
+
+    def _stop(self) -> None:
+        """Have every replica drain; the second time, end."""
+        self._num_signals += 1
+        logger.info("draining" if self._num_signals == 1 else "stopping")
+        for replica in self._replicas:
+            replica.stop(signal.SIGTERM)
+        self._stopping.set()
+        self._changed.set()
+
+    async def _keep_replicas(self, directory: Path) -> None:
+        """Run all replicas until none is left; after a signal for a bounded time."""
+        lives = [asyncio.ensure_future(replica.run(directory)) for replica in self._replicas]
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        ending = asyncio.gather(*lives)
+        await asyncio.wait((ending, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        _, late = await asyncio.wait(lives, timeout=self._config.drain_timeout_s + STOP_TIMEOUT_S)
+        for replica in self._replicas if late else []:
+            replica.stop(signal.SIGKILL)
+        await ending
+
+    def _raise_why(self) -> None:
+        reasons = [f"replica {replica.index}: {replica.reason}" for replica in self._replicas]
+        if all(replica.exit_code == BAD_INPUT for replica in self._replicas):
+            raise BadInput(self._replicas[0].reason.rpartition("worker: ")[2])
+        raise EngineDead("; ".join(reasons))
+
+    async def _tell_changes(self) -> None:
+        """Have health say what changed, and whoever started the node."""
+        told = False
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._tell_health()
+            if not told and self.state == pb.WORKER_STATE_READY:
+                tell(READY)
+                told = True
+            if self._num_signals == 1:
+                tell(STOPPING)
+
+    async def _tell_health(self) -> None:
+        """The node serves while any replica does; as a Worker, while all do."""
+        serving = [replica.state == pb.WORKER_STATE_READY for replica in self._replicas]
+        services = {health.OVERALL_HEALTH: any(serving), SERVICE: all(serving)}
+        services |= {f"{SERVICE}.replica.{index}": one for index, one in enumerate(serving)}
+        for service, serves in services.items():
+            await self._health.set(service, SERVING if serves and not self._num_signals else NOT_SERVING)
+
+
+class _NodeServicer(rpc.WorkerServicer):
+    """The Worker service of a node: a run is its replicas' business."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.WorkerInfo:
+        """Answer what the node is."""
+        return self._node.describe()
+
+    async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.WorkerLoad:
+        """Refuse."""
+        await self._refuse(context)
+        return pb.WorkerLoad()
+
+    async def Generate(  # type: ignore[override]  # grpc.aio lets a method write
+        self, request_iterator: object, context: Context
+    ) -> None:
+        """Refuse."""
+        await self._refuse(context)
+
+    async def _refuse(self, context: Context) -> None:
+        ports = ", ".join(str(replica.port) for replica in self._node.describe().replicas)
+        await context.abort(
+            grpc.StatusCode.FAILED_PRECONDITION, f"this is a node: its replicas answer at ports {ports}"
+        )

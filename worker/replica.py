@@ -1,0 +1,195 @@
+"""One replica of a node: a worker process that is started, watched, started again, and at last given up."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from protos import worker_pb2 as pb
+from worker.accelerators import VARIABLE
+from worker.cores import format_cores
+from worker.notice import NODE_PID, NOTIFY_SOCKET, READY, STOPPING
+from worker.placement import Share
+
+logger = logging.getLogger(__name__)
+
+MAX_CRASHES = 5
+"""So many processes in a row that did not last, and it is given up."""
+LASTING_S = 60.0
+"""A process that served for so long is no part of a crash loop."""
+FIRST_BACKOFF_S = 1.0
+MAX_BACKOFF_S = 30.0
+# After its process has ended, for what is left in the pipe.
+LOG_TIMEOUT_S = 5.0
+MAX_LINE_BYTES = 1 << 16
+MAX_REASON_LEN = 300
+NUM_LAST_LINES = 20
+BAD_INPUT = 2
+
+
+class Replica:
+    """Every method runs on the node's event loop."""
+
+    def __init__(
+        self, index: int, argv: list[str], port: int, share: Share, on_change: Callable[[], None]
+    ) -> None:
+        """Create it without a process.
+
+        Args:
+            index: Position on the node.
+            argv: The node's own flags; the replica's port and cores come behind them.
+            port: Its own.
+            share: What it has to itself.
+            on_change: Called when its state is another.
+        """
+        self.index = index
+        self.state = pb.WORKER_STATE_STARTING
+        self.reason = ""
+        self.exit_code: int | None = None
+        """Of its last process; below 0: the signal that ended it."""
+        self._argv = [*argv, "--replicas", "1", "--port", str(port)]
+        if share.cores:
+            self._argv += ["--cores", format_cores(share.cores)]
+        self._port = port
+        self._share = share
+        self._on_change = on_change
+        self._process: asyncio.subprocess.Process | None = None
+        self._num_starts = 0
+        self._ready_since_s: float | None = None
+        self._stopping = asyncio.Event()
+        self._last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
+
+    def describe(self) -> pb.Replica:
+        """Say what GetInfo says of it."""
+        return pb.Replica(
+            port=self._port,
+            state=self.state,
+            reason=self.reason,
+            restarts=max(self._num_starts - 1, 0),
+            pid=self._process.pid if self._process is not None else 0,
+            devices=self._share.devices,
+            cores=format_cores(self._share.cores),
+        )
+
+    async def run(self, directory: Path) -> None:
+        """Keep a process up until `stop`, or until it is given up.
+
+        Args:
+            directory: For its socket; nobody else may write there.
+        """
+        num_crashes = 0
+        while not self._stopping.is_set():
+            lasted = await self._live(directory)
+            if self._stopping.is_set():
+                return
+            num_crashes = 1 if lasted else num_crashes + 1
+            if self.exit_code == BAD_INPUT or num_crashes == MAX_CRASHES:
+                self._give_up(num_crashes)
+                return
+            backoff_s = min(FIRST_BACKOFF_S * 2 ** (num_crashes - 1), MAX_BACKOFF_S)
+            logger.warning("replica %d: %s; starts again in %g s", self.index, self.reason, backoff_s)
+            self._enter(pb.WORKER_STATE_STARTING)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), backoff_s)
+
+    def stop(self, signum: int) -> None:
+        """Send a signal to its process, and start no other."""
+        self._stopping.set()
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signum)
+
+    async def _live(self, directory: Path) -> bool:
+        """Run one process to its end; returns whether it lasted."""
+        path = directory / f"{self.index}"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notices:
+            path.unlink(missing_ok=True)
+            notices.bind(str(path))
+            process = await self._start(path)
+            listening = asyncio.ensure_future(self._hear(notices))
+            relaying = asyncio.ensure_future(self._relay(process))
+            self.exit_code = await process.wait()
+            # What it started holds its accelerators, and the pipe.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await asyncio.wait((relaying,), timeout=LOG_TIMEOUT_S)
+            relaying.cancel()
+            listening.cancel()
+        self._process = None
+        self.reason = self._compose_reason()
+        served_s = 0.0 if self._ready_since_s is None else time.monotonic() - self._ready_since_s
+        return served_s >= LASTING_S
+
+    async def _start(self, notices: Path) -> asyncio.subprocess.Process:
+        environment = os.environ | {NOTIFY_SOCKET: str(notices), NODE_PID: str(os.getpid())}
+        if self._share.devices:
+            environment[VARIABLE] = ",".join(self._share.devices)
+        self._ready_since_s = None
+        self._last_lines.clear()
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "worker", *self._argv),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        self._num_starts += 1
+        logger.info("replica %d: process %d at port %d", self.index, self._process.pid, self._port)
+        self._enter(pb.WORKER_STATE_LOADING)
+        return self._process
+
+    async def _hear(self, notices: socket.socket) -> None:
+        """Take what the process tells of itself."""
+        while True:
+            words = await asyncio.get_running_loop().sock_recv(notices, MAX_LINE_BYTES)
+            for word in words.decode(errors="replace").splitlines():
+                if word == READY:
+                    self._ready_since_s = time.monotonic()
+                    self._enter(pb.WORKER_STATE_READY)
+                elif word == STOPPING:
+                    self._enter(pb.WORKER_STATE_DRAINING)
+
+    async def _relay(self, process: asyncio.subprocess.Process) -> None:
+        """Pass its log on, each line with its number before it; a line without an end comes in pieces."""
+        assert process.stdout is not None
+        rest = b""
+        while data := await process.stdout.read(MAX_LINE_BYTES):
+            *lines, rest = (rest + data).split(b"\n")
+            if len(rest) > MAX_LINE_BYTES:
+                lines, rest = [*lines, rest], b""
+            self._say(lines)
+        self._say([rest] if rest else [])
+
+    def _say(self, lines: list[bytes]) -> None:
+        texts = [line.decode(errors="replace") for line in lines]
+        self._last_lines.extend(text for text in texts if text.strip())
+        sys.stderr.write("".join(f"[replica {self.index}] {text}\n" for text in texts))
+        sys.stderr.flush()
+
+    def _compose_reason(self) -> str:
+        assert self.exit_code is not None
+        code = self.exit_code
+        how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        last = (
+            "".join(c if c.isprintable() else "?" for c in self._last_lines[-1]) if self._last_lines else ""
+        )
+        return f"{how}: {last}"[:MAX_REASON_LEN] if last and code >= 0 else how
+
+    def _give_up(self, num_crashes: int) -> None:
+        if self.exit_code != BAD_INPUT:
+            self.reason = f"given up after {num_crashes} processes, the last: {self.reason}"
+        logger.error("replica %d: %s; its last lines:", self.index, self.reason)
+        sys.stderr.write("".join(f"[replica {self.index}] {line}\n" for line in self._last_lines))
+        self._enter(pb.WORKER_STATE_FAILED)
+
+    def _enter(self, state: "pb.WorkerState") -> None:
+        self.state = state
+        self._on_change()
