@@ -112,9 +112,11 @@ class Replica:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notices:
             path.unlink(missing_ok=True)
             notices.bind(str(path))
-            process = await self._start(path)
+            # A pipe of our own: asyncio's would make its end a condition of the process's.
+            log, log_end = os.pipe()
+            process = await self._start(path, log_end)
             listening = asyncio.ensure_future(self._hear(notices))
-            relaying = asyncio.ensure_future(self._relay(process))
+            relaying = asyncio.ensure_future(self._relay(log))
             self.exit_code = await process.wait()
             # What it started holds its accelerators, and the pipe.
             with contextlib.suppress(ProcessLookupError):
@@ -127,20 +129,24 @@ class Replica:
         served_s = 0.0 if self._ready_since_s is None else time.monotonic() - self._ready_since_s
         return served_s >= LASTING_S
 
-    async def _start(self, notices: Path) -> asyncio.subprocess.Process:
+    async def _start(self, notices: Path, log_end: int) -> asyncio.subprocess.Process:
+        """Start a process that writes its log to a pipe, whose end is closed here."""
         environment = os.environ | {NOTIFY_SOCKET: str(notices), NODE_PID: str(os.getpid())}
         if self._share.devices:
             environment[VARIABLE] = ",".join(self._share.devices)
         self._ready_since_s = None
         self._last_lines.clear()
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "worker", *self._argv),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-        )
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "worker", *self._argv),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log_end,
+                stderr=log_end,
+                env=environment,
+                start_new_session=True,
+            )
+        finally:
+            os.close(log_end)
         self._num_starts += 1
         logger.info("replica %d: process %d at port %d", self.index, self._process.pid, self._port)
         self._enter(pb.WORKER_STATE_LOADING)
@@ -157,16 +163,22 @@ class Replica:
                 elif word == STOPPING:
                     self._enter(pb.WORKER_STATE_DRAINING)
 
-    async def _relay(self, process: asyncio.subprocess.Process) -> None:
+    async def _relay(self, log: int) -> None:
         """Pass its log on, each line with its number before it; a line without an end comes in pieces."""
-        assert process.stdout is not None
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(log, "rb")
+        )
         rest = b""
-        while data := await process.stdout.read(MAX_LINE_BYTES):
-            *lines, rest = (rest + data).split(b"\n")
-            if len(rest) > MAX_LINE_BYTES:
-                lines, rest = [*lines, rest], b""
-            self._say(lines)
-        self._say([rest] if rest else [])
+        try:
+            while data := await reader.read(MAX_LINE_BYTES):
+                *lines, rest = (rest + data).split(b"\n")
+                if len(rest) > MAX_LINE_BYTES:
+                    lines, rest = [*lines, rest], b""
+                self._say(lines)
+            self._say([rest] if rest else [])
+        finally:
+            transport.close()
 
     def _say(self, lines: list[bytes]) -> None:
         texts = [line.decode(errors="replace") for line in lines]

@@ -4,33 +4,16 @@ import os
 import signal
 from pathlib import Path
 
-import grpc
-
-from protos import worker_pb2 as pb
-from protos import worker_pb2_grpc as rpc
 from tests import fleet
 from tests.faults import runs
-from tests.faults.crew import wait_until
-
-
-def replicas_of(node: fleet.WorkerProcess) -> list[pb.Replica]:
-    """Ask a node for its replicas."""
-    with grpc.insecure_channel(node.address) as channel:
-        info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=5, wait_for_ready=True)
-    return list(info.replicas)
-
-
-def addresses_of(node: fleet.WorkerProcess) -> list[str]:
-    """Give where a node's replicas answer."""
-    host = node.address.rpartition(":")[0]
-    return [f"{host}:{replica.port}" for replica in replicas_of(node)]
+from tests.faults.crew import replicas_of, wait_until
 
 
 def test_each_replica_has_a_stream_of_its_own(tmp_path: Path) -> None:
     """A node of two beside a lone worker are three workers: all bring tokens, every answer is exact."""
     flags = ("--step-ms", "2", "--max-num-seqs", "8")
     with fleet.node(tmp_path, 2, *flags) as node, fleet.workers(tmp_path, 1, *flags) as (lone,):
-        expected = [*addresses_of(node), lone.address]
+        expected = [*replicas_of(node.address), lone.address]
         with runs.started(tmp_path, "accuracy", [node.address, lone.address], runs.make_prompts(60)) as run:
             found = runs.check_valid(run)
     workers = found["summary"]["workers"]
@@ -42,12 +25,12 @@ def test_each_replica_has_a_stream_of_its_own(tmp_path: Path) -> None:
 def test_a_replica_killed_in_a_run_is_used_again(tmp_path: Path) -> None:
     """Its requests go on elsewhere, the node starts it again, and the run opens a second stream to it."""
     with fleet.node(tmp_path, 2, "--step-ms", "10", "--max-num-seqs", "8") as node:
-        addresses, victim = addresses_of(node), replicas_of(node)[1].pid
+        (_, _), (address, replica) = replicas_of(node.address).items()
         with runs.started(tmp_path, "accuracy", [node.address], runs.make_prompts(100)) as run:
             wait_until(lambda: run.says("on 2 workers"), "begun")
-            os.kill(victim, signal.SIGKILL)
-            wait_until(lambda: run.says(f"worker {addresses[1]} is back"), "taken back")
+            os.kill(replica.pid, signal.SIGKILL)
+            wait_until(lambda: run.says(f"worker {address} is back"), "taken back")
             found = runs.check_valid(run)
-    assert [addresses[1]] == [loss["address"] for loss in found["summary"]["losses"]]
+    assert [address] == [loss["address"] for loss in found["summary"]["losses"]]
     assert [1, 2] == [worker["streams"] for worker in found["summary"]["workers"]]
-    assert victim != found["summary"]["workers"][1]["info"]["pid"]
+    assert replica.pid != found["summary"]["workers"][1]["info"]["pid"]

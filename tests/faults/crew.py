@@ -73,14 +73,7 @@ class Member:
 
     def load(self) -> pb.WorkerLoad | None:
         """Ask what it is doing; None: no answer."""
-        with grpc.insecure_channel(self.address, options=OWN_CONNECTION) as channel:
-            try:
-                load: pb.WorkerLoad = rpc.WorkerStub(channel).GetLoad(
-                    pb.GetLoadRequest(), timeout=2, wait_for_ready=True
-                )
-            except grpc.RpcError:
-                return None
-        return load
+        return load_of(self.address)
 
     @property
     def idle(self) -> bool:
@@ -92,6 +85,26 @@ class Member:
         """Whether a run holds it and it produces tokens for that run."""
         load = self.load()
         return load is not None and bool(load.running) and load.produced_tokens > 0
+
+
+def load_of(address: str) -> pb.WorkerLoad | None:
+    """Ask a worker what it is doing; None: no answer."""
+    with grpc.insecure_channel(address, options=OWN_CONNECTION) as channel:
+        try:
+            load: pb.WorkerLoad = rpc.WorkerStub(channel).GetLoad(
+                pb.GetLoadRequest(), timeout=2, wait_for_ready=True
+            )
+        except grpc.RpcError:
+            return None
+    return load
+
+
+def replicas_of(address: str) -> dict[str, pb.Replica]:
+    """Ask a node for its replicas: where each answers, in order."""
+    with grpc.insecure_channel(address, options=OWN_CONNECTION) as channel:
+        info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=5, wait_for_ready=True)
+    host = address.rpartition(":")[0]
+    return {f"{host}:{replica.port}": replica for replica in info.replicas}
 
 
 @functools.cache

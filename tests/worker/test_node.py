@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -119,6 +120,26 @@ def test_a_killed_replica_is_started_again(node: fleet.WorkerProcess) -> None:
     first, second = info_of(node.address).replicas
     assert (0, "", 1, "ended by SIGKILL") == (first.restarts, first.reason, second.restarts, second.reason)
     assert victim != second.pid
+
+
+def test_what_a_replica_leaves_behind_does_not_hold_up_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed replica's own child, which holds its log open, is ended with it, and the next one starts."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, subprocess\n"
+        "if 'TOKENFLEET_NODE_PID' in os.environ:\n"
+        "    child = subprocess.Popen(['sleep', '600'])\n"
+        "    print('child', child.pid, flush=True)\n"
+    )
+    monkeypatch.setattr(fleet, "VLLM_CPU_ENV", os.environ | {"PYTHONPATH": str(tmp_path)})
+    with fleet.node(tmp_path, 2) as node:
+        children = [int(pid) for pid in re.findall(r"child ([0-9]+)", node.log.read_text())]
+        assert 2 == len(children)
+        os.kill(info_of(node.address).replicas[0].pid, signal.SIGKILL)
+        wait_until(lambda: info_of(node.address).replicas[0].restarts == 1, node.log)
+        wait_until(lambda: sum(map(gone, children)) == 1, node.log)
+        fleet.wait_serving(node)
 
 
 def test_replicas_drain_with_their_node(node: fleet.WorkerProcess) -> None:
