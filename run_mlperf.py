@@ -22,8 +22,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from coordinator.config import Parser, RunConfig, build_parser, one_of, to_argv
+from coordinator.config import Parser, RunConfig, build_parser, expand, one_of, to_argv, to_config
 from coordinator.inputs import Inputs
+from protos import config_file
 from sut.settings import Scenario
 from worker.model import find_checkpoint
 
@@ -65,16 +66,13 @@ def parse(argv: list[str]) -> Plan:
         ValueError: Names flag or file, value and bound.
     """
     parser = Parser(prog="run_mlperf.py", allow_abbrev=False, add_help=False)
-    parser.add_argument(
-        "--backend", default=os.environ.get("MLPERF_BACKEND", "vllm"), help="vllm or counting"
-    )
-    parser.add_argument(
-        "--model", default="openai/gpt-oss-120b", help="checkpoint directory, or a cached name"
-    )
+    file, table = config_file.read(argv, "worker")
+    backend = os.environ.get("MLPERF_BACKEND") or str(table.get("engine", "vllm"))
+    model = str(table.get("model", "openai/gpt-oss-120b"))
+    parser.add_argument("--backend", default=backend, help="vllm or counting")
+    parser.add_argument("--model", default=model, help="checkpoint directory, or a cached name")
     parser.add_argument("--num-workers", type=int, default=1, help="workers on this machine")
-    parser.add_argument(
-        "--scenario", nargs="+", type=one_of(Scenario), default=[Scenario.OFFLINE], help="run in this order"
-    )
+    parser.add_argument("--scenario", nargs="+", type=one_of(Scenario), help="run in this order")
     if {"-h", "--help"} & set(argv):
         parser.print_help()
         build_parser().parse_args(["--help"])
@@ -84,13 +82,16 @@ def parse(argv: list[str]) -> Plan:
     addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
     coordinator_parser = build_parser()
     coordinator_parser.set_defaults(no_worker_timeout_s=NO_WORKER_TIMEOUT_S)
-    values, engine_argv = coordinator_parser.parse_known_args([*rest, "--workers", addresses])
-    engine_argv += _shared_token(values)
-    runs = [RunConfig(**vars(values) | {"scenario": chosen}) for chosen in own.scenario]
+    _, full_argv = expand([*rest, "--workers", addresses])
+    values, engine_argv = coordinator_parser.parse_known_args(full_argv)
+    engine_argv += _shared_files(values, table)
+    run = to_config(values, file)
+    runs = [dataclasses.replace(run, scenario=chosen) for chosen in own.scenario or [run.scenario]]
     for run in runs:
         Inputs.read(run)
-    model = ["--model", own.model] if own.backend == "vllm" else []
-    argvs = [["--engine", own.backend, "--port", str(port), *model, *engine_argv] for port in ports]
+    fixed = ["--engine", own.backend, "--host", "127.0.0.1"]
+    fixed += ["--model", own.model] if own.backend == "vllm" else []
+    argvs = [[*fixed, "--port", str(port), *engine_argv] for port in ports]
     return Plan(worker_argvs=argvs, core_sets=_split_cores(own.num_workers), runs=runs)
 
 
@@ -110,15 +111,16 @@ def _check(backend: str, model: str, num_workers: int) -> None:
         )
 
 
-def _shared_token(values: argparse.Namespace) -> list[str]:
-    """Give the workers' flags for what the coordinator shows them."""
+def _shared_files(values: argparse.Namespace, table: config_file.Table) -> list[str]:
+    """Give the workers' flags for what the coordinator shows them, and for the file of both."""
+    if values.print_config:
+        raise ValueError("--print-config: ask `python -m coordinator` or `python -m worker`")
     for flag in ("tls_ca", "tls_cert", "tls_key"):
-        if getattr(values, flag) is not None:
-            name = flag.replace("_", "-")
-            raise ValueError(
-                f"--{name}: {getattr(values, flag)}: local workers listen on loopback, in plaintext"
-            )
-    return [] if values.run_token_file is None else ["--run-token-file", str(values.run_token_file)]
+        name = flag.replace("_", "-")
+        if (value := getattr(values, flag) or table.get(name)) is not None:
+            raise ValueError(f"--{name}: {value}: local workers listen on loopback, in plaintext")
+    shared = {"--config": values.config, "--run-token-file": values.run_token_file}
+    return [word for flag, path in shared.items() if path is not None for word in (flag, str(path))]
 
 
 def _free_ports(num: int) -> list[int]:
@@ -275,7 +277,7 @@ def main(argv: list[str]) -> int:
             codes = [coordinate(run, workers) for run in plan.runs]
         return next((code for code in codes if code), 0)
     except ValueError as error:
-        sys.stderr.write(f"run_mlperf.py: {error}\n")
+        sys.stderr.write(f"run_mlperf.py: {config_file.name_source(str(error), argv, 'coordinator')}\n")
         return 2
     except Interrupted as interruption:
         return 128 + interruption.signum

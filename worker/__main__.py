@@ -4,9 +4,11 @@ import asyncio
 import logging
 import sys
 
-from worker.config import BadInput, EngineKind, Parser, parse
+from protos.config_file import PRINT_FLAG, name_source
+from worker.config import BadInput, EngineKind, parse
 from worker.door import Door
 from worker.engine import Engine, EngineDead
+from worker.resolved import resolved
 from worker.server import Server
 
 logger = logging.getLogger("worker")
@@ -30,9 +32,7 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
         return simulated_engine.SimulatedEngine(simulated_engine.parse_engine_flags(argv))
     from worker import counting_engine
 
-    parser = Parser(allow_abbrev=False)
-    counting_engine.add_flags(parser)
-    return counting_engine.CountingEngine(counting_engine.CountingConfig(**vars(parser.parse_args(argv))))
+    return counting_engine.CountingEngine(counting_engine.parse_engine_flags(argv))
 
 
 def main(argv: list[str]) -> int:
@@ -41,10 +41,13 @@ def main(argv: list[str]) -> int:
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
+        if PRINT_FLAG in argv:
+            print(show(argv), end="")
+            return 0
         server = make_server(argv)
         asyncio.run(server.run())
     except BadInput as error:
-        print(f"worker: {error}", file=sys.stderr)
+        print(f"worker: {name_source(str(error), argv, 'worker')}", file=sys.stderr)
         return 2
     except EngineDead as error:
         logger.error("engine died: %s", error)
@@ -62,6 +65,18 @@ def make_server(argv: list[str]) -> Server:
         config, model, engine_argv = parse(argv)
         door = Door.read(config.security_files)
         return Server(config, make_engine(config.engine, model, engine_argv), door)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+
+
+def show(argv: list[str]) -> str:
+    """Write the flags in effect.
+
+    Raises:
+        BadInput: An unknown flag or a bad value.
+    """
+    try:
+        return resolved(argv)
     except ValueError as error:
         raise BadInput(str(error)) from error
 
