@@ -10,19 +10,25 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
+import pytest
+
+from protos import worker_pb2 as pb
+from protos import worker_pb2_grpc as rpc
 from tests import fleet
 
 BUDGET = 16
 
 
 @contextlib.contextmanager
-def worker_of(file: Path, port: int, *flags: str) -> Iterator[fleet.WorkerProcess]:
+def worker_of(file: Path, port: int, *flags: str, timeout_s: float = 20.0) -> Iterator[fleet.WorkerProcess]:
     """Run a worker of a file for the length of a block."""
     log = file.with_name(f"worker{port}.log")
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "worker", "--config", str(file), *flags],
             cwd=fleet.ROOT,
+            env=fleet.VLLM_CPU_ENV,
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -30,7 +36,7 @@ def worker_of(file: Path, port: int, *flags: str) -> Iterator[fleet.WorkerProces
         )
     worker = fleet.WorkerProcess(process, f"127.0.0.1:{port}", log)
     try:
-        fleet.wait_serving(worker)
+        fleet.wait_serving(worker, timeout_s)
         yield worker
     finally:
         worker.stop()
@@ -85,6 +91,28 @@ def test_one_file_starts_workers_and_coordinator(tmp_path: Path) -> None:
     for worker in record["summary"]["workers"]:
         assert "0.5" == worker["info"]["engine_args"]["step_ms"]
         assert source == json.loads(worker["info"]["engine_args"]["config_file"])
+
+
+@pytest.mark.vllm
+@pytest.mark.long
+def test_vllm_runs_with_preset_file_and_flags(tmp_path: Path, checkpoint: Path) -> None:
+    """A vLLM worker serves what its preset, its file and its command line come to, and says where from."""
+    port = fleet.free_port()
+    path = tmp_path / "vllm.toml"
+    path.write_text(
+        f"[worker]\nmodel = '{checkpoint}'\npreset = 'latency'\nmax-num-seqs = 8\nmax-model-len = 256\n"
+        'dtype = "float32"\ncompilation-config = {mode = 0}\n'
+    )
+    flags = ("--port", str(port), "--max-model-len", "128")
+    with (
+        worker_of(path, port, *flags, timeout_s=240.0) as worker,
+        grpc.insecure_channel(worker.address) as channel,
+    ):
+        info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=10)
+    args = {name: json.loads(value) for name, value in info.engine_args.items()}
+    assert (8, 128) == (info.max_num_seqs, info.max_model_len)
+    assert (True, "latency") == (args["enforce_eager"], args["preset"])
+    assert str(path) == args["config_file"]["path"]
 
 
 def run_mlperf(*flags: str) -> subprocess.CompletedProcess[str]:

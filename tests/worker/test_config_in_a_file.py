@@ -2,15 +2,19 @@
 
 import dataclasses
 import hashlib
+import json
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
+from coordinator import config as coordinator_config
 from protos.config_file import ConfigFile, to_table, to_toml
 from tests import fleet
 from tests.worker.greedy import environment_kept
@@ -156,6 +160,55 @@ def test_the_seeds_tunings_are_there() -> None:
     """The two presets are the seed's, less prefix caching."""
     assert THROUGHPUT == parse(["--preset", "throughput"])[2]
     assert LATENCY == parse(["--preset", "latency"])[2]
+
+
+def test_recorded_are_preset_and_file(tmp_path: Path) -> None:
+    """What a worker reports of its flags' origin is the preset's name, and path and hash of the file."""
+    path = write(tmp_path, "[worker]\npreset = 'latency'\n")
+    origin = parse(["--config", str(path)])[0].origin
+    digest = hashlib.sha256(b"[worker]\npreset = 'latency'\n").hexdigest()
+    expected = {"preset": "latency", "config_file": {"path": str(path), "sha256": digest}}
+    assert expected == {kind: json.loads(value) for kind, value in origin.items()}
+    assert {} == WorkerConfig().origin
+
+
+def test_presets_are_installed(tmp_path: Path) -> None:
+    """The wheel of the project holds every preset."""
+    source = tmp_path / "source"
+    for room in ("protos", "worker", "coordinator", "sut"):
+        shutil.copytree(fleet.ROOT / room, source / room)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(fleet.ROOT / name, source)
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+    ]
+    subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=60)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = {
+        Path(name).stem for name in zipfile.ZipFile(wheel).namelist() if name.startswith("worker/presets/")
+    }
+    assert set(preset_names()) == held
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")
+def test_the_example_is_taken_by_both_ends() -> None:
+    """The file that the documents show is read by the coordinator and by the worker with vLLM's parser."""
+    example = str(fleet.ROOT / "docs" / "example.toml")
+    assert ("node1:50051", "node2:50051") == coordinator_config.parse(["--config", example]).workers
+    with environment_kept():
+        table = tomllib.loads(show(["--config", example]))["worker"]
+    assert (1024, 0.95, True) == tuple(
+        table[name] for name in ("max-num-seqs", "gpu-memory-utilization", "async-scheduling")
+    )
+    assert {"pass_config": {"fuse_norm_quant": True}} == table["compilation-config"]
 
 
 BAD = {
