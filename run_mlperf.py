@@ -23,8 +23,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from coordinator.config import Parser, RunConfig, build_parser, one_of, to_argv
+from coordinator.config import Parser, RunConfig, build_parser, expand, one_of, to_argv, to_config
 from coordinator.inputs import Inputs
+from protos import config_file
 from sut.settings import Scenario
 from worker.model import find_checkpoint
 from worker.ports import steady_port
@@ -64,16 +65,15 @@ def parse(argv: list[str]) -> Plan:
         ValueError: Names flag or file, value and bound.
     """
     parser = Parser(prog="run_mlperf.py", allow_abbrev=False, add_help=False)
+    file, table = config_file.read(argv, "worker")
+    backend = os.environ.get("MLPERF_BACKEND") or str(table.get("engine", "vllm"))
+    model = str(table.get("model", "openai/gpt-oss-120b"))
+    parser.add_argument("--backend", default=backend, help="vllm or counting")
+    parser.add_argument("--model", default=model, help="checkpoint directory, or a cached name")
     parser.add_argument(
-        "--backend", default=os.environ.get("MLPERF_BACKEND", "vllm"), help="vllm or counting"
+        "--replicas", type=int, default=table.get("replicas", 1), help="engines on this machine"
     )
-    parser.add_argument(
-        "--model", default="openai/gpt-oss-120b", help="checkpoint directory, or a cached name"
-    )
-    parser.add_argument("--replicas", type=int, default=1, help="engines on this machine")
-    parser.add_argument(
-        "--scenario", nargs="+", type=one_of(Scenario), default=[Scenario.OFFLINE], help="run in this order"
-    )
+    parser.add_argument("--scenario", nargs="+", type=one_of(Scenario), help="run in this order")
     if {"-h", "--help"} & set(argv):
         parser.print_help()
         build_parser().parse_args(["--help"])
@@ -84,14 +84,16 @@ def parse(argv: list[str]) -> Plan:
     if own.replicas == 1:
         # Nobody starts a lone worker again; a node starts its replicas.
         coordinator_parser.set_defaults(no_worker_timeout_s=NO_WORKER_TIMEOUT_S)
-    values, engine_argv = coordinator_parser.parse_known_args([*rest, "--workers", f"127.0.0.1:{port}"])
-    engine_argv += _shared_token(values)
-    runs = [RunConfig(**vars(values) | {"scenario": chosen}) for chosen in own.scenario]
+    _, full_argv = expand([*rest, "--workers", f"127.0.0.1:{port}"])
+    values, engine_argv = coordinator_parser.parse_known_args(full_argv)
+    engine_argv += _shared_files(values, table)
+    run = to_config(values, file)
+    runs = [dataclasses.replace(run, scenario=chosen) for chosen in own.scenario or [run.scenario]]
     for run in runs:
         Inputs.read(run)
-    model = ["--model", own.model] if own.backend == "vllm" else []
-    place = ["--port", str(port), "--replicas", str(own.replicas)]
-    return Plan(worker_argv=["--engine", own.backend, *place, *model, *engine_argv], runs=runs)
+    fixed = ["--engine", own.backend, "--host", "127.0.0.1", "--replicas", str(own.replicas)]
+    fixed += ["--model", own.model] if own.backend == "vllm" else []
+    return Plan(worker_argv=[*fixed, "--port", str(port), *engine_argv], runs=runs)
 
 
 def _check(backend: str, model: str) -> None:
@@ -104,15 +106,16 @@ def _check(backend: str, model: str) -> None:
         )
 
 
-def _shared_token(values: argparse.Namespace) -> list[str]:
-    """Give the workers' flags for what the coordinator shows them."""
+def _shared_files(values: argparse.Namespace, table: config_file.Table) -> list[str]:
+    """Give the workers' flags for what the coordinator shows them, and for the file of both."""
+    if values.print_config:
+        raise ValueError("--print-config: ask `python -m coordinator` or `python -m worker`")
     for flag in ("tls_ca", "tls_cert", "tls_key"):
-        if getattr(values, flag) is not None:
-            name = flag.replace("_", "-")
-            raise ValueError(
-                f"--{name}: {getattr(values, flag)}: local workers listen on loopback, in plaintext"
-            )
-    return [] if values.run_token_file is None else ["--run-token-file", str(values.run_token_file)]
+        name = flag.replace("_", "-")
+        if (value := getattr(values, flag) or table.get(name)) is not None:
+            raise ValueError(f"--{name}: {value}: local workers listen on loopback, in plaintext")
+    shared = {"--config": values.config, "--run-token-file": values.run_token_file}
+    return [word for flag, path in shared.items() if path is not None for word in (flag, str(path))]
 
 
 class Process:
@@ -245,7 +248,7 @@ def main(argv: list[str]) -> int:
             codes = [coordinate(run, worker) for run in plan.runs]
         return next((code for code in codes if code), 0)
     except ValueError as error:
-        sys.stderr.write(f"run_mlperf.py: {error}\n")
+        sys.stderr.write(f"run_mlperf.py: {config_file.name_source(str(error), argv, 'coordinator')}\n")
         return 2
     except Interrupted as interruption:
         return 128 + interruption.signum

@@ -9,6 +9,7 @@ import sys
 from coordinator.config import parse
 from coordinator.interrupt import Interrupted
 from coordinator.run import Run
+from protos.config_file import PRINT_FLAG, name_source, to_table, to_toml
 
 
 def main(argv: list[str]) -> int:
@@ -17,10 +18,14 @@ def main(argv: list[str]) -> int:
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
-        run = Run(parse(argv))
+        config = parse(argv)
+        if PRINT_FLAG in argv:
+            print(to_toml("coordinator", to_table(config)), end="")
+            return 0
+        run = Run(config)
         run.connect()
     except ValueError as error:
-        print(f"coordinator: {error}", file=sys.stderr)
+        print(f"coordinator: {name_source(str(error), argv, 'coordinator')}", file=sys.stderr)
         return 2
     except Interrupted as interruption:
         print(f"coordinator: interrupted by {interruption}", file=sys.stderr)

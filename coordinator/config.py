@@ -8,6 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
+from protos import config_file
+from protos.config_file import ConfigFile, Table
 from sut.settings import Mode, Scenario
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -80,6 +82,8 @@ class RunConfig:
     """Its private key (PEM)."""
     run_token_file: Path | None = None
     """Holds the secret that the workers ask for."""
+    config_file: ConfigFile | None = None
+    """Where flags come from that the command line does not give."""
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -139,7 +143,30 @@ def parse(argv: list[str]) -> RunConfig:
     Raises:
         ValueError: Names flag, value and bound.
     """
-    return RunConfig(**vars(build_parser().parse_args(argv)))
+    file, full_argv = expand(argv)
+    return to_config(build_parser().parse_args(full_argv), file)
+
+
+def expand(argv: list[str]) -> tuple[ConfigFile | None, list[str]]:
+    """Put the flags of the file that --config names before those of the command line.
+
+    Raises:
+        ValueError: Names file and key: not readable, no TOML, or no flag of ours.
+    """
+    known = [f.name.replace("_", "-") for f in fields(RunConfig) if f.name != "config_file"]
+    single = [name for name in known if name != "workers"]
+    file, table = config_file.read(argv, "coordinator", single, known)
+    return file, [*config_file.to_argv(_joined(table), argv), *argv]
+
+
+def to_config(values: argparse.Namespace, file: ConfigFile | None) -> RunConfig:
+    """Make a configuration of what the parser has read, and of the file that is part of it.
+
+    Raises:
+        ValueError: Names flag, value and bound.
+    """
+    names = (f.name for f in fields(RunConfig) if f.name != "config_file")
+    return RunConfig(**{name: getattr(values, name) for name in names}, config_file=file)
 
 
 def build_parser() -> Parser:
@@ -152,10 +179,14 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--scenario", type=one_of(Scenario), metavar="|".join(Scenario), default=Scenario.OFFLINE
     )
-    parser.add_argument("--accuracy", action="store_true", help="accuracy mode instead of performance")
+    switches = {
+        "accuracy": "accuracy mode instead of performance",
+        "overwrite": "replace an earlier run's directory",
+    }
+    for name, meaning in switches.items():
+        parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, default=False, help=meaning)
     parser.add_argument("--input-file", type=Path, required=True, metavar="FILE", help="parquet or pickle")
     parser.add_argument("--workers", type=_addresses, required=True, metavar="HOST:PORT[,HOST:PORT...]")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's directory")
     optional: dict[str, type] = {
         "output_dir": Path,
         "user_conf": Path,
@@ -184,21 +215,20 @@ def build_parser() -> Parser:
     for name, kind in optional.items():
         default = defaults[name]
         parser.add_argument(_flag(name), type=kind, default=default, help=f"default: {default}")
+    config_file.add_flags(parser)
     return parser
 
 
 def to_argv(config: RunConfig) -> list[str]:
     """Write a configuration as the command line that `parse` reads back to the same."""
-    argv = []
-    for field in fields(RunConfig):
-        value = getattr(config, field.name)
-        if value is True:
-            argv.append(_flag(field.name))
-        elif isinstance(value, tuple):
-            argv += [_flag(field.name), ",".join(value)]
-        elif value is not None and value is not False:
-            argv += [_flag(field.name), str(value)]
-    return argv
+    file = [] if config.config_file is None else [f"--config={config.config_file.path}"]
+    return [*file, *config_file.to_argv(_joined(config_file.to_table(config)))]
+
+
+def _joined(table: Table) -> Table:
+    """Write a list of workers as the flag has it."""
+    workers = table.get("workers")
+    return table | {"workers": ",".join(map(str, workers))} if isinstance(workers, list) else table
 
 
 def one_of(choices: type[_Choice]) -> Callable[[str], _Choice]:

@@ -8,12 +8,14 @@ import logging
 import os
 import sys
 
-from worker.config import BadInput, EngineKind, Parser, parse
-from worker.cores import Cores, format_cores
+from protos.config_file import PRINT_FLAG, name_source
+from worker.config import BadInput, EngineKind, parse
+from worker.cores import Cores, format_cores, parse_cores
 from worker.door import Door
 from worker.engine import Engine, EngineDead
 from worker.node import Node, divide
 from worker.notice import end_with_node
+from worker.resolved import resolved
 from worker.server import Server
 
 logger = logging.getLogger("worker")
@@ -37,9 +39,7 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
         return simulated_engine.SimulatedEngine(simulated_engine.parse_engine_flags(argv))
     from worker import counting_engine
 
-    parser = Parser(allow_abbrev=False)
-    counting_engine.add_flags(parser)
-    return counting_engine.CountingEngine(counting_engine.CountingConfig(**vars(parser.parse_args(argv))))
+    return counting_engine.CountingEngine(counting_engine.parse_engine_flags(argv))
 
 
 def main(argv: list[str]) -> int:
@@ -48,11 +48,14 @@ def main(argv: list[str]) -> int:
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
+        if PRINT_FLAG in argv:
+            print(show(argv), end="")
+            return 0
         if not end_with_node():
             raise EngineDead("the node is gone")
         asyncio.run(make_service(argv).run())
     except BadInput as error:
-        print(f"worker: {error}", file=sys.stderr)
+        print(f"worker: {name_source(str(error), argv, 'worker')}", file=sys.stderr)
         return 2
     except EngineDead as error:
         logger.error("engine died: %s", error)
@@ -70,7 +73,7 @@ def make_service(argv: list[str]) -> Server | Node:
         config, model, engine_argv = parse(argv)
         door = Door.read(config.security_files)
         if config.cores:
-            _stay_on(config.cores)
+            _stay_on(parse_cores(config.cores))
         if config.replicas > 1:
             return Node(config, door, divide(config, engine_argv), argv)
         return Server(config, make_engine(config.engine, model, engine_argv), door)
@@ -88,6 +91,18 @@ def _stay_on(cores: Cores) -> None:
     if not set(cores) <= set(mine):
         raise ValueError(f"--cores: {format_cores(cores)} is not within {format_cores(mine)}")
     os.sched_setaffinity(0, cores)
+
+
+def show(argv: list[str]) -> str:
+    """Write the flags in effect.
+
+    Raises:
+        BadInput: An unknown flag or a bad value.
+    """
+    try:
+        return resolved(argv)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
 """The worker daemon's own flags; an engine's flags are the engine's."""
 
 import argparse
+import dataclasses
 import ipaddress
+import json
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
+from protos import config_file
+from protos.config_file import ConfigFile
 from protos.security import SecurityFiles
-from worker.cores import Cores, parse_cores
+from worker.cores import parse_cores
+from worker.preset import preset_name, preset_names, read_preset
 
 # More than any node has accelerators; each has a port.
 MAX_REPLICAS = 64
@@ -38,8 +43,8 @@ class WorkerConfig:
     """TCP port, 1 to 65535; replica i of several listens at port + 1 + i."""
     replicas: int = 1
     """Engines on this node; from 2 on each is a process of its own, under this one's watch."""
-    cores: Cores = ()
-    """Where this worker may run; empty: where it may already."""
+    cores: str = ""
+    """Where this worker may run, as taskset -c takes it; empty: where it may already."""
     frame_hold_ms: float = 20.0
     """Longest wait of tokens that are neither the first nor the last of a request."""
     drain_timeout_s: float = 30.0
@@ -56,6 +61,10 @@ class WorkerConfig:
     """Holds the secret that a run must show."""
     coordinator_timeout_s: float = 15.0
     """When a run ends whose coordinator says nothing or reads nothing; it pings thrice as often."""
+    preset: str | None = None
+    """Named set of vLLM's flags; those of a file or the command line win."""
+    config_file: ConfigFile | None = None
+    """Where flags come from that the command line does not give."""
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -63,19 +72,28 @@ class WorkerConfig:
         Raises:
             ValueError: Names flag, value and bound.
         """
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"--port: {self.port} is not in 1..65535")
-        if not 1 <= self.replicas <= MAX_REPLICAS:
-            raise ValueError(f"--replicas: {self.replicas} is not in 1..{MAX_REPLICAS}")
-        if self.replicas > 1 and self.port + self.replicas > 65535:
-            raise ValueError(f"--port: {self.port} leaves no ports up to 65535 for {self.replicas} replicas")
+        self._check_place()
         if not 0 <= self.frame_hold_ms <= 1000:
             raise ValueError(f"--frame-hold-ms: {self.frame_hold_ms} is not in 0..1000")
         if not self.drain_timeout_s >= 0:
             raise ValueError(f"--drain-timeout-s: {self.drain_timeout_s} is below 0")
         if not 2 <= self.coordinator_timeout_s <= 86_400:
             raise ValueError(f"--coordinator-timeout-s: {self.coordinator_timeout_s} is not in 2..86400")
+        if self.preset is not None and self.engine is not EngineKind.VLLM:
+            raise ValueError(
+                f"--preset: {self.preset} is a set of vLLM's flags, and --engine is {self.engine}"
+            )
         self._check_exposure()
+
+    def _check_place(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"--port: {self.port} is not in 1..65535")
+        if not 1 <= self.replicas <= MAX_REPLICAS:
+            raise ValueError(f"--replicas: {self.replicas} is not in 1..{MAX_REPLICAS}")
+        if self.replicas > 1 and self.port + self.replicas > 65535:
+            raise ValueError(f"--port: {self.port} leaves no ports up to 65535 for {self.replicas} replicas")
+        if self.cores:
+            parse_cores(self.cores)
 
     def _check_exposure(self) -> None:
         if self.insecure and any((self.tls_cert, self.tls_key, self.tls_ca)):
@@ -85,6 +103,15 @@ class WorkerConfig:
                 f"--host: {self.host!r} is not a loopback address: give --tls-cert and --tls-key, "
                 "or --insecure for plaintext"
             )
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Where flags come from beside the command line, as JSON by kind."""
+        found = {
+            "preset": self.preset,
+            "config_file": self.config_file and dataclasses.asdict(self.config_file),
+        }
+        return {kind: json.dumps(value, default=str) for kind, value in found.items() if value}
 
     @property
     def security_files(self) -> SecurityFiles:
@@ -128,21 +155,23 @@ def build_parser() -> Parser:
     parser.add_argument("--host", default=defaults.host, help="address to listen on")
     parser.add_argument("--port", type=int, default=defaults.port, help="TCP port")
     parser.add_argument("--replicas", type=int, default=defaults.replicas, help="engines on this node")
-    parser.add_argument("--cores", type=_cores, default=defaults.cores, metavar="0-3,8", help="as taskset -c")
+    parser.add_argument("--cores", default=defaults.cores, metavar="0-3,8", help="as taskset -c")
     parser.add_argument("--frame-hold-ms", type=float, default=defaults.frame_hold_ms)
     parser.add_argument("--drain-timeout-s", type=float, default=defaults.drain_timeout_s)
-    parser.add_argument("--insecure", action="store_true", help="serve the network in plaintext")
+    parser.add_argument(
+        "--insecure",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="serve the network in plaintext",
+    )
     for name in ("--tls-cert", "--tls-key", "--tls-ca", "--run-token-file"):
         parser.add_argument(name, type=Path, metavar="FILE")
     parser.add_argument("--coordinator-timeout-s", type=float, default=defaults.coordinator_timeout_s)
+    parser.add_argument(
+        "--preset", type=preset_name, metavar="|".join(preset_names()), help="named set of vLLM's flags"
+    )
+    config_file.add_flags(parser)
     return parser
-
-
-def _cores(text: str) -> Cores:
-    try:
-        return parse_cores(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _engine_kind(text: str) -> EngineKind:
@@ -155,9 +184,17 @@ def _engine_kind(text: str) -> EngineKind:
 def parse(argv: list[str]) -> tuple[WorkerConfig, str | None, list[str]]:
     """Split a command line into the daemon's configuration, the model and the engine's flags.
 
+    The later wins: preset, the file of --config, the command line.
+
     Raises:
-        ValueError: A bad value of one of the daemon's own flags.
+        ValueError: A bad value of one of the daemon's own flags, or a file that cannot be read.
     """
-    own, engine_argv = build_parser().parse_known_args(argv)
-    values = {f.name: getattr(own, f.name) for f in fields(WorkerConfig)}
-    return WorkerConfig(**values), own.model, engine_argv
+    names = [f.name for f in fields(WorkerConfig) if f.name != "config_file"]
+    single = [name.replace("_", "-") for name in (*names, "model")]
+    file, table = config_file.read(argv, "worker", single)
+    own, engine_argv = build_parser().parse_known_args([*config_file.to_argv(table, argv), *argv])
+    config = WorkerConfig(**{name: getattr(own, name) for name in names}, config_file=file)
+    if config.preset is not None:
+        preset = {name: value for name, value in read_preset(config.preset).items() if name not in table}
+        engine_argv = [*config_file.to_argv(preset, argv), *engine_argv]
+    return config, own.model, engine_argv

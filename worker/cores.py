@@ -26,6 +26,6 @@ def parse_cores(text: str) -> Cores:
     for part in text.strip().split(","):
         first, dash, last = part.partition("-")
         if not (first.isdecimal() and (last.isdecimal() if dash else True)):
-            raise ValueError(f"{text!r} is no list of cores such as 0-3,8")
+            raise ValueError(f"--cores: {text!r} is no list of cores such as 0-3,8")
         cores.update(range(int(first), int(last or first) + 1))
     return tuple(sorted(cores))

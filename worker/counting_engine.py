@@ -11,6 +11,7 @@ from hashlib import sha256
 from protos import worker_pb2 as pb
 from protos.frames import PromptColumns
 from worker.answers import STOP_TOKEN_ID, VOCAB_SIZE, Answers
+from worker.config import Parser
 from worker.engine import EngineInfo, Load, Step
 from worker.pace import Pace
 from worker.running import Running
@@ -57,6 +58,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 _DEFAULTS = CountingConfig()
+
+
+def build_parser() -> Parser:
+    """Build the parser of the engine's flags alone."""
+    parser = Parser(allow_abbrev=False)
+    add_flags(parser)
+    return parser
+
+
+def parse_engine_flags(argv: list[str]) -> CountingConfig:
+    """Read the engine's flags.
+
+    Raises:
+        ValueError: An unknown flag, or a value out of bounds.
+    """
+    return CountingConfig(**vars(build_parser().parse_args(argv)))
 
 
 class CountingEngine:

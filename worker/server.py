@@ -1,6 +1,7 @@
 """The daemon's life: listen, load, serve, drain, stop; health says which of these it is in."""
 
 import asyncio
+import dataclasses
 import logging
 import signal
 
@@ -79,7 +80,10 @@ class Server:
             starting.cancel()
             return False
         try:
-            self._servicer.describe(starting.result())
+            info = starting.result()
+            self._servicer.describe(
+                dataclasses.replace(info, engine_args=info.engine_args | self._config.origin)
+            )
         except ValueError as error:
             raise BadInput(str(error)) from error
         return True

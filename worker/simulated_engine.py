@@ -58,21 +58,25 @@ class SimulatedConfig:
 _LIMITS = ("max_num_seqs", "max_num_batched_tokens", "max_model_len")
 
 
+def build_parser() -> Parser:
+    """Build the parser of the engine's flags."""
+    parser = Parser(allow_abbrev=False)
+    defaults = SimulatedConfig()
+    for name in _LIMITS:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
+    for cost in fields(CostModel):
+        parser.add_argument(f"--{cost.name.replace('_', '-')}", type=float)
+    return parser
+
+
 def parse_engine_flags(argv: list[str]) -> SimulatedConfig:
     """Read the engine's flags.
 
     Raises:
         ValueError: An unknown flag, a value out of bounds, or an incomplete cost model.
     """
-    parser = Parser(allow_abbrev=False)
-    defaults = SimulatedConfig()
-    for name in _LIMITS:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
-    costs = [cost.name for cost in fields(CostModel)]
-    for name in costs:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=float)
-    values = vars(parser.parse_args(argv))
-    given = {name: values.pop(name) for name in costs}
+    values = vars(build_parser().parse_args(argv))
+    given = {cost.name: values.pop(cost.name) for cost in fields(CostModel)}
     return SimulatedConfig(**values, costs=CostModel.of(given))
 
 

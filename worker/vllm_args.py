@@ -1,5 +1,6 @@
 """vLLM's own flags, the defaults this worker gives them, and the environment vLLM starts in."""
 
+import argparse
 import dataclasses
 import importlib.metadata
 import json
@@ -8,7 +9,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -87,9 +88,7 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     """
     # Asked first because importing vLLM takes seconds.
     find_checkpoint(model)
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    parsed = _parse(argv)
+    parsed = parse_args(argv)
     if parsed.enable_prefix_caching:
         # Source: inference_rules.adoc, "KV cache must not apply across queries".
         logger.warning("--enable-prefix-caching: a closed division submission may not cache across queries")
@@ -185,16 +184,28 @@ def omp_threads_bind(num_ranks: int, cpus: list[int]) -> str:
     return "|".join(",".join(str(cpu) for cpu in part) for part in parts)
 
 
-def _parse(argv: list[str]) -> Any:
+def build_parser() -> Parser:
+    """Build the parser of vLLM's flags; the environment is set before vLLM is imported."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     # vLLM's parser knows --a.b and --a_b; its error() would print the usage and exit.
-    parser = type("EngineParser", (Parser, FlexibleArgumentParser), {})(add_help=False, allow_abbrev=False)
-    AsyncEngineArgs.add_cli_args(parser)
+    flexible = type("EngineParser", (Parser, FlexibleArgumentParser), {})(add_help=False, allow_abbrev=False)
+    AsyncEngineArgs.add_cli_args(flexible)
+    parser: Parser = flexible
+    return parser
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Parse vLLM's flags, whatever the model.
+
+    Raises:
+        ValueError: An unknown flag or a bad value; one line.
+    """
+    parser = build_parser()
     parser.set_defaults(**_defaults())
-    if "--config" in argv:
-        raise ValueError("--config: not supported, give the flags themselves")
     try:
         return parser.parse_args(argv)
     except IndexError as error:
@@ -224,7 +235,7 @@ def _defaults() -> dict[str, object]:
     return defaults
 
 
-def _place_ranks(parsed: Any, limits: ModelLimits) -> None:
+def _place_ranks(parsed: argparse.Namespace, limits: ModelLimits) -> None:
     """Choose the tensor parallel size where none was given; on a CPU give each rank its cores."""
     from vllm.platforms import current_platform
 
@@ -245,7 +256,7 @@ def _place_ranks(parsed: Any, limits: ModelLimits) -> None:
         )
 
 
-def _engine_args(parsed: Any) -> "AsyncEngineArgs":
+def _engine_args(parsed: argparse.Namespace) -> "AsyncEngineArgs":
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     try:

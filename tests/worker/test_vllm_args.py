@@ -166,7 +166,6 @@ def test_given_flags_win(checkpoint: Path) -> None:
             "--compilation-config/-cc: foo Unexpected keyword argument$",
         ),
         (["--compilation-config.mode"], "--compilation-config.mode: expected a value"),
-        (["--config", "flags.yaml"], "--config: not supported"),
         (["--generation-config", "/none"], "cannot read /none/generation_config.json"),
     ],
 )

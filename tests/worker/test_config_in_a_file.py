@@ -1,0 +1,264 @@
+"""The worker's flags in a TOML file: its own and its engine's, under the command line's, over a preset's."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
+
+from coordinator import config as coordinator_config
+from protos.config_file import ConfigFile, to_table, to_toml
+from tests import fleet
+from tests.worker.greedy import environment_kept
+from worker.__main__ import main, show
+from worker.config import BadInput, EngineKind, WorkerConfig, parse
+from worker.preset import preset_names
+
+PATHS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).map(Path)
+OF_TYPE = {
+    bool: st.booleans(),
+    int: st.integers(1, 64),
+    str: st.sampled_from(["localhost", "::1", "0.0.0.0"]),
+    str | None: st.none() | st.sampled_from(preset_names()),
+    float: st.floats(2, 1000),
+    Path | None: st.none() | PATHS,
+    EngineKind: st.sampled_from(EngineKind),
+}
+FLAGS = [field for field in dataclasses.fields(WorkerConfig) if field.name != "config_file"]
+CORES = {"cores": st.sampled_from(["", "0", "0-3,8"])}
+VALUES = st.fixed_dictionaries({field.name: OF_TYPE[field.type] for field in FLAGS} | CORES)
+THROUGHPUT = ["--max-num-seqs=128", "--gpu-memory-utilization=0.95"]
+LATENCY = ["--max-num-seqs=32", "--enforce-eager", "--enable-chunked-prefill"]
+
+
+def write(folder: Path, text: str) -> Path:
+    """Write a file."""
+    path = folder / "worker.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@settings(suppress_health_check=[HealthCheck.filter_too_much])
+@given(VALUES)
+def test_every_flag_can_stand_in_the_file(
+    tmp_path_factory: pytest.TempPathFactory, values: dict[str, object]
+) -> None:
+    """Any of the daemon's configurations, written as a file, is read as the same."""
+    try:
+        made = WorkerConfig(**values)  # type: ignore[arg-type]
+    except ValueError:
+        reject()
+    path = write(tmp_path_factory.mktemp("worker"), to_toml("worker", to_table(made)))
+    file = ConfigFile(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    assert dataclasses.replace(made, config_file=file) == parse(["--config", str(path)])[0]
+
+
+@pytest.mark.parametrize(
+    "text, argv, engine_argv",
+    [
+        ("", ["--preset", "throughput"], THROUGHPUT),
+        ("preset = 'latency'", [], LATENCY),
+        ("preset = 'latency'", ["--preset=throughput"], THROUGHPUT),
+        ("max_num_seqs = 9", ["--preset=throughput"], [THROUGHPUT[1], "--max-num-seqs=9"]),
+        ("max-num-seqs = 9", ["--max_num_seqs", "5"], ["--max_num_seqs", "5"]),
+        (
+            "preset = 'latency'\nenforce-eager = false",
+            ["--max-num-seqs=5"],
+            [LATENCY[2], "--no-enforce-eager", "--max-num-seqs=5"],
+        ),
+    ],
+)
+def test_command_line_over_file_over_preset(
+    tmp_path: Path, text: str, argv: list[str], engine_argv: list[str]
+) -> None:
+    """The engine gets each flag once: the command line's, else the file's, else the preset's."""
+    path = write(tmp_path, f"[worker]\n{text}\n")
+    assert engine_argv == parse(["--config", str(path), *argv])[2]
+
+
+def print_config(*argv: str) -> str:
+    """Let a real worker print its configuration."""
+    command = [sys.executable, "-m", "worker", *argv, "--print-config"]
+    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert 0 == done.returncode, done.stderr
+    return done.stdout
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    """What the real worker prints is the daemon's flags in full and those given of the engine's."""
+    path = write(
+        tmp_path,
+        '[worker]\nengine = "counting"\nport = 50060\nframe-hold-ms = 5\nstep-ms = 0.5\nmax-num-seqs = 9\n'
+        '[coordinator]\nno-flag-of = "this side"\n',
+    )
+    printed = print_config("--config", str(path), "--port", "50070", "--max-num-seqs", "8")
+    expected = {
+        "engine": "counting",
+        "host": "127.0.0.1",
+        "port": 50070,
+        "frame-hold-ms": 5.0,
+        "step-ms": 0.5,
+        "max-num-seqs": 8,
+    }
+    table = tomllib.loads(printed)["worker"]
+    assert expected == {name: table[name] for name in expected}
+    assert "prefill-ms" not in table
+    again = write(tmp_path, printed)
+    assert printed == print_config("--config", str(again))
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")
+def test_vllms_flags_are_resolved_by_vllms_parser(tmp_path: Path) -> None:
+    """Preset, file and command line in any spelling come to one value a flag; no token is shown."""
+    path = write(
+        tmp_path,
+        '[worker]\npreset = "latency"\nmax_num_seqs = 48\nenforce-eager = false\nhf-token = "secret"\n'
+        "tensor-parallel-size = 8\ncudagraph-capture-sizes = [1, 2, 4]\ncompilation-config.mode = 0\n"
+        'speculative-config = {method = "ngram", num_speculative_tokens = 3}\nmoe-backend = "marlin"\n',
+    )
+    argv = ["-tp", "2", "--max-model-len", "1k", "--device_memory_utilization=0.5"]
+    printed = print_config("--config", str(path), *argv)
+    own = to_table(WorkerConfig(preset="latency"))
+    expected = own | {
+        "enable-chunked-prefill": True,  # only the preset has it
+        "max-num-seqs": 48,  # file over preset
+        "enforce-eager": False,  # file over preset
+        "tensor-parallel-size": 2,  # command line over file, under another name
+        "cudagraph-capture-sizes": [1, 2, 4],
+        "compilation-config": {"mode": 0},
+        "speculative-config": {"method": "ngram", "num_speculative_tokens": 3},
+        "moe-backend": "marlin",
+        "max-model-len": "1k",
+        "gpu-memory-utilization": 0.5,
+    }
+    assert expected == tomllib.loads(printed)["worker"]
+    with environment_kept():
+        assert printed == show(["--config", str(write(tmp_path, printed))])
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_hold_vllms_flags_and_say_where_they_come_from(name: str) -> None:
+    """Each preset is taken by vLLM's parser, and its file says its source and whether it was measured."""
+    with environment_kept():
+        table = tomllib.loads(show(["--preset", name]))["worker"]
+    path = fleet.ROOT / "worker" / "presets" / f"{name}.toml"
+    assert tomllib.loads(path.read_text())["worker"].items() <= table.items()
+    assert [] == [word for word in ("# Source: ", "# Measured: ") if word not in path.read_text()]
+
+
+def test_the_seeds_tunings_are_there() -> None:
+    """The two presets are the seed's, less prefix caching."""
+    assert THROUGHPUT == parse(["--preset", "throughput"])[2]
+    assert LATENCY == parse(["--preset", "latency"])[2]
+
+
+def test_recorded_are_preset_and_file(tmp_path: Path) -> None:
+    """What a worker reports of its flags' origin is the preset's name, and path and hash of the file."""
+    path = write(tmp_path, "[worker]\npreset = 'latency'\n")
+    origin = parse(["--config", str(path)])[0].origin
+    digest = hashlib.sha256(b"[worker]\npreset = 'latency'\n").hexdigest()
+    expected = {"preset": "latency", "config_file": {"path": str(path), "sha256": digest}}
+    assert expected == {kind: json.loads(value) for kind, value in origin.items()}
+    assert {} == WorkerConfig().origin
+
+
+def test_presets_are_installed(tmp_path: Path) -> None:
+    """The wheel of the project holds every preset."""
+    source = tmp_path / "source"
+    for room in ("protos", "worker", "coordinator", "sut"):
+        shutil.copytree(fleet.ROOT / room, source / room)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(fleet.ROOT / name, source)
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-index",
+        "--no-deps",
+        "--no-build-isolation",
+    ]
+    subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=60)
+    (wheel,) = tmp_path.glob("*.whl")
+    held = {
+        Path(name).stem for name in zipfile.ZipFile(wheel).namelist() if name.startswith("worker/presets/")
+    }
+    assert set(preset_names()) == held
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")
+def test_the_example_is_taken_by_both_ends() -> None:
+    """The file that the documents show is read by the coordinator and by the worker with vLLM's parser."""
+    example = str(fleet.ROOT / "docs" / "example.toml")
+    assert ("node1:50051", "node2:50051") == coordinator_config.parse(["--config", example]).workers
+    with environment_kept():
+        table = tomllib.loads(show(["--config", example]))["worker"]
+    assert (1024, 0.95, True) == tuple(
+        table[name] for name in ("max-num-seqs", "gpu-memory-utilization", "async-scheduling")
+    )
+    assert {"pass_config": {"fuse_norm_quant": True}} == table["compilation-config"]
+
+
+BAD = {
+    "own value": ("engine = 'counting'\nport = 0", "--port: 0|1..65535"),
+    "own type": ("engine = 'counting'\nport = 'http'", "--port|'http'"),
+    "own list": ("engine = 'counting'\nport = [1, 2]", "[worker] port: a list"),
+    "own switch": ("engine = 'counting'\ninsecure = 'yes'", "--insecure|'yes'"),
+    "unknown": ("engine = 'counting'\nstep_mss = 3", "unrecognized arguments: --step-mss=3"),
+    "engine type": ("engine = 'counting'\nstep-ms = 'fast'", "--step-ms|'fast'"),
+    "engine bound": ("engine = 'counting'\nstep-ms = -1", "--step-ms: -1.0 is below 0"),
+    "engine list": ("engine = 'counting'\nstep-ms = [1, 2]", "--step-ms: unrecognized arguments: 2"),
+    "other engine": ("engine = 'simulated'\nstep-ms = 1", "--step-ms=1"),
+    "unknown engine": ("engine = 'sglang'", "--engine|'sglang'"),
+    "unknown preset": ("preset = 'speed'", "--preset: 'speed' is none of latency, throughput"),
+    "preset of no vLLM": ("engine = 'counting'\npreset = 'latency'", "--preset: latency|vLLM|counting"),
+    "absent file": ("engine = 'counting'\nrun-token-file = '/nowhere'", "--run-token-file: /nowhere"),
+    "file in a file": ("config = 'other.toml'", "[worker] config"),
+    "absent model": ("model = '/nowhere'", "--model|/nowhere"),
+}
+
+
+@pytest.mark.parametrize(("text", "says"), BAD.values(), ids=[name.replace(" ", "-") for name in BAD])
+def test_a_bad_line_is_named_with_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, says: str
+) -> None:
+    """A key or value that cannot be had is one line with file and key, exit code 2; nothing starts."""
+    path = write(tmp_path, f"[worker]\n{text}\n")
+    assert 2 == main(["--config", str(path)])
+    output, error = capsys.readouterr()
+    assert ("", 1) == (output, len(error.splitlines())), error
+    assert [] == [word for word in ("worker: ", str(path), *says.split("|")) if word not in error], error
+
+
+@pytest.mark.parametrize("flag", ["--print-config", "--config", "--preset"])
+def test_flags_of_configuration_take_no_abbreviation(flag: str) -> None:
+    """A shortened flag is the engine's, which does not know it."""
+    with pytest.raises(BadInput, match=f"unrecognized arguments: {flag[:-1]}"):
+        show(["--engine", "counting", flag[:-1]])
+
+
+@pytest.mark.vllm
+@pytest.mark.filterwarnings("ignore")
+def test_a_flag_that_vllm_does_not_know_is_named_with_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file's unknown flags and bad values are refused by vLLM's own parser, with file and flag."""
+    for line, says in [("max-num-sqs = 3", "--max-num-sqs=3"), ("dtype = 'float33'", "--dtype|'float33'")]:
+        path = write(tmp_path, f"[worker]\n{line}\n")
+        with environment_kept():
+            assert 2 == main(["--config", str(path), "--print-config"])
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert [] == [word for word in (f"worker: {path}: ", *says.split("|")) if word not in error], error
