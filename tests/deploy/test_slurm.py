@@ -96,6 +96,9 @@ def test_a_job_goes_over_tls(slurm: cluster.Cluster, tmp_path: Path) -> None:
 
     assert ("COMPLETED", "0:0") == job.end(), job.describe()
     assert "VALID" == outcome(tmp_path)
+    # A coordinator with a CA speaks nothing but TLS.
+    config = fleet.run_json(tmp_path / "out/offline/performance")["config"]
+    assert str(tmp_path / "ca.pem") == config["tls_ca"]
     check_nothing_is_left(job, tmp_path)
 
 
