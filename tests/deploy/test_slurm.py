@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -122,6 +123,19 @@ def test_a_worker_that_dies_while_another_loads_ends_the_job(slurm: cluster.Clus
     assert ("FAILED", "1:0") == job.end(), job.describe()
     # 128 + SIGKILL.
     assert "worker on tf1 ended with 137 before the run: " in job.text
+    assert not has_begun(tmp_path)
+    check_nothing_is_left(job, tmp_path)
+
+
+def test_what_the_doctor_fails_is_not_run(slurm: cluster.Cluster, tmp_path: Path) -> None:
+    """With TOKENFLEET_DOCTOR the doctor sees the workers serve; a rate that nobody can carry ends the job."""
+    pytest.importorskip("coordinator.doctor", reason="there is no doctor")
+    pytest.importorskip("worker.probe", reason="there is no probe")
+    loading = (*ENGINE, "--load-ms", "3000")
+    job = submit(slurm, tmp_path, "--target-qps", "1e9", "--", *loading, DOCTOR="1")
+
+    assert ("FAILED", "1:0") == job.end(), job.describe()
+    assert re.search(r"planned rate.*FAIL|FAIL.*planned rate", job.text, re.IGNORECASE), job.text
     assert not has_begun(tmp_path)
     check_nothing_is_left(job, tmp_path)
 

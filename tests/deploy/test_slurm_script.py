@@ -30,6 +30,7 @@ def test_the_script_is_shellcheck_clean() -> None:
         (["--scenario", "--accuracy"], {}, "--scenario: needs a value"),
         (["--output-dir"], {}, "--output-dir: needs a value"),
         (["--run-token-file="], {}, "--run-token-file: needs a value"),
+        (["--ready-timeout-s=1m"], {}, "--ready-timeout-s: '1m' is not a whole number of seconds"),
         (["--", "--port", "1"], {}, "--port: TOKENFLEET_PORT says where workers listen"),
         (["--", "--host=::"], {}, "--host: TOKENFLEET_PORT says where workers listen"),
         ([], {"TOKENFLEET_PORT": "http"}, "TOKENFLEET_PORT: 'http' is not a number in 0..65535"),
