@@ -109,10 +109,10 @@ def test_files_are_short() -> None:
 
 
 def test_lines_are_short_and_ascii() -> None:
-    """Python, Markdown, proto and shell files hold ASCII only, in lines of at most 110 characters."""
+    """Python, Markdown, proto, shell and YAML files hold ASCII only, in lines of at most 110 characters."""
     bad = [
         f"{path.relative_to(ROOT)}:{number}"
-        for path in tracked(".py", ".md", ".proto", ".sh")
+        for path in tracked(".py", ".md", ".proto", ".sh", ".sbatch", ".yaml")
         for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1)
         if not line.isascii() or len(line) > MAX_LINE_LEN
     ]

