@@ -1,4 +1,4 @@
-"""`python -m coordinator`: flags, one run.
+"""`python -m coordinator`: flags, one run; `python -m coordinator doctor`: flags, one table.
 
 Exit codes: 0 valid, 1 failed, 2 bad input, 3 complete but INVALID, 130 or 143 interrupted.
 """
@@ -6,17 +6,20 @@ Exit codes: 0 valid, 1 failed, 2 bad input, 3 complete but INVALID, 130 or 143 i
 import logging
 import sys
 
+from coordinator import doctor
 from coordinator.config import parse
 from coordinator.interrupt import Interrupted
 from coordinator.run import Run
 
 
 def main(argv: list[str]) -> int:
-    """Run once and return the exit code."""
+    """Run once, or check what a run needs, and return the exit code."""
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
+        if argv[:1] == ["doctor"]:
+            return doctor.main(argv[1:])
         run = Run(parse(argv))
         run.connect()
     except ValueError as error:

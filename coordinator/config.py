@@ -142,8 +142,12 @@ def parse(argv: list[str]) -> RunConfig:
     return RunConfig(**vars(build_parser().parse_args(argv)))
 
 
-def build_parser() -> Parser:
-    """Build the parser; defaults come from RunConfig, and a bad flag raises ValueError."""
+def build_parser(needs_input: bool = True) -> Parser:
+    """Build the parser; defaults come from RunConfig, and a bad flag raises ValueError.
+
+    Args:
+        needs_input: Whether --input-file must be given.
+    """
     parser = Parser(
         prog="python -m coordinator",
         allow_abbrev=False,
@@ -153,7 +157,9 @@ def build_parser() -> Parser:
         "--scenario", type=one_of(Scenario), metavar="|".join(Scenario), default=Scenario.OFFLINE
     )
     parser.add_argument("--accuracy", action="store_true", help="accuracy mode instead of performance")
-    parser.add_argument("--input-file", type=Path, required=True, metavar="FILE", help="parquet or pickle")
+    parser.add_argument(
+        "--input-file", type=Path, required=needs_input, metavar="FILE", help="parquet or pickle"
+    )
     parser.add_argument("--workers", type=_addresses, required=True, metavar="HOST:PORT[,HOST:PORT...]")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run's directory")
     optional: dict[str, type] = {

@@ -55,9 +55,15 @@ def look_at_disk(purpose: str, path: Path) -> pb.Disk:
         OSError: The path cannot be looked at.
     """
     path = path.absolute()
-    there = next(folder for folder in (path, *path.parents) if folder.exists())
-    space = os.statvfs(there)
+    space = os.statvfs(nearest(path))
     return pb.Disk(purpose=purpose, path=str(path), free_bytes=space.f_bavail * space.f_frsize)
+
+
+def nearest(path: Path) -> Path:
+    """Find what there is already of a path: itself, or the nearest folder above it."""
+    path = path.absolute()
+    # Unlike Path.exists, os.path.exists does not raise where it may not look.
+    return next(there for there in (path, *path.parents) if os.path.exists(there))
 
 
 def telling_variables(environment: Mapping[str, str]) -> dict[str, str]:
