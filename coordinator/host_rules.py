@@ -169,7 +169,7 @@ def environment_rows(group: str, environments: Mapping[str, Mapping[str, str]]) 
     ]
     names = sorted({name for environment in environments.values() for name in environment})
     for name in names:
-        if not _LOCAL.fullmatch(name):
+        if not _LOCAL.fullmatch(name) and not any(f.seen.startswith(f"{name}=") for f in findings):
             values = {place: environment.get(name, "") for place, environment in environments.items()}
             found, _ = differing(values, Level.WARN, "set it alike everywhere, or nowhere")
             findings += [finding._replace(seen=f"{name}: {finding.seen}") for finding in found]

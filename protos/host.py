@@ -16,8 +16,8 @@ PACKAGES = ("grpcio", "numpy", "protobuf", "tokenfleet", "torch", "vllm", "vllm-
 MAX_VALUE_LEN = 200
 # Whatever changes how Python, glibc, gRPC, CUDA, NCCL, torch or vLLM behave without a flag.
 _TELLING = re.compile(
-    r"(CUBLAS|CUDA|FLASHINFER|GRPC|HF|KMP|LD|MALLOC|MKL|NCCL|NVIDIA|OMP|OPENBLAS|PYTORCH|TORCH|TRITON|VLLM)_.+"
-    r"|PYTHON.+|TORCHINDUCTOR_.+"
+    r"(CUBLAS|CUDA|FLASHINFER|GRPC|HF|KMP|LD|MALLOC|MKL|NCCL|NVIDIA|OMP|OPENBLAS|PYTORCH|TORCH|TORCHINDUCTOR"
+    r"|TRITON|VLLM)_.+|PYTHON.+"
 )
 _PROXY = re.compile(r"(grpc|http|https|all|no|no_grpc)_proxy", re.IGNORECASE)
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
