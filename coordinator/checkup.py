@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import time
 from collections.abc import Awaitable
@@ -69,11 +70,10 @@ async def visit_all(addresses: tuple[str, ...], access: Access, timeout_s: float
     Returns:
         In order; a node, which has `info.replicas`, comes before its replicas.
     """
-    visits = []
     heads = await asyncio.gather(*(visit(address, access, timeout_s) for address in addresses))
-    for head in heads:
-        replicas = (visit(address, access, timeout_s) for address in replica_addresses(head))
-        visits += [head, *await asyncio.gather(*replicas)]
+    names = [name for head in heads for name in replica_addresses(head)]
+    replicas = iter(await asyncio.gather(*(visit(name, access, timeout_s) for name in names)))
+    visits = [one for head in heads for one in (head, *itertools.islice(replicas, len(head.info.replicas)))]
     # One after the other: a hundred at once would wait for each other here.
     for found in visits:
         if found.trouble is None:

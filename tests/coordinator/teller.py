@@ -7,6 +7,7 @@ from concurrent import futures
 from typing import NoReturn
 
 import grpc
+from grpc import ServicerContext
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from protos import worker_pb2 as pb
@@ -31,15 +32,15 @@ class Teller(rpc.WorkerServicer):
         self._host = host
         self._ahead_ns = int(ahead_s * SECOND_NS)
 
-    def GetInfo(self, request: pb.GetInfoRequest, context: grpc.ServicerContext) -> pb.WorkerInfo:  # noqa: N802
+    def GetInfo(self, request: pb.GetInfoRequest, context: ServicerContext) -> pb.WorkerInfo:  # noqa: N802
         """Say what it is."""
         return self._info
 
-    def GetLoad(self, request: pb.GetLoadRequest, context: grpc.ServicerContext) -> pb.WorkerLoad:  # noqa: N802
+    def GetLoad(self, request: pb.GetLoadRequest, context: ServicerContext) -> pb.WorkerLoad:  # noqa: N802
         """Say that there is nothing to do."""
         return pb.WorkerLoad()
 
-    def GetHost(self, request: pb.GetHostRequest, context: grpc.ServicerContext) -> pb.HostInfo:  # noqa: N802
+    def GetHost(self, request: pb.GetHostRequest, context: ServicerContext) -> pb.HostInfo:  # noqa: N802
         """Say what machine it runs on, and what time it is there."""
         if self._host is None:
             context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
@@ -49,7 +50,7 @@ class Teller(rpc.WorkerServicer):
         answer.wall_ns = time.time_ns() + self._ahead_ns
         return answer
 
-    def Generate(self, request_iterator: object, context: grpc.ServicerContext) -> NoReturn:  # noqa: N802
+    def Generate(self, request_iterator: object, context: ServicerContext) -> NoReturn:  # noqa: N802
         """Refuse every run."""
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, "protocol version 0, this worker speaks 3")
         raise AssertionError
