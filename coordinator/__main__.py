@@ -28,6 +28,10 @@ def main(argv: list[str]) -> int:
     except Interrupted as interruption:
         print(f"coordinator: interrupted by {interruption}", file=sys.stderr)
         return interruption.exit_code
+    except KeyboardInterrupt:
+        # The doctor's: a run has its own signals.
+        print("coordinator: interrupted", file=sys.stderr)
+        return 130
     return run.execute()
 
 

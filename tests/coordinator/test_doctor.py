@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -244,6 +245,28 @@ def test_data_set_that_does_not_fit_fails(two: list[fleet.WorkerProcess], tmp_pa
     absent = tmp_path / "absent.parquet"
     seen, _ = failures(doctor([two[0].address], "--input-file", str(absent)))["readable"]
     assert f"--input-file {absent}: cannot be read: No such file or directory" == seen
+
+
+def test_interrupted_doctor_says_so() -> None:
+    """Ctrl-C while a worker is waited for ends it with one line and 130."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(END_TIMEOUT_S)
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        process = subprocess.Popen(
+            [*DOCTOR, "--workers", address, "--timeout-s", str(END_TIMEOUT_S)],
+            cwd=fleet.ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            connection, _ = listening.accept()
+            connection.close()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=END_TIMEOUT_S / 2)
+        finally:
+            process.kill()
+    assert (130, "", "coordinator: interrupted\n") == (process.returncode, out, err)
 
 
 @pytest.mark.parametrize(
