@@ -10,7 +10,7 @@ from pathlib import Path
 
 from protos import worker_pb2 as pb
 from protos.host import look_at_disk, look_at_host
-from worker.accelerators import look_at_accelerators
+from worker.nvml import look_at_accelerators
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """How NVML's answers become columns of GetHost, over a stand-in for NVIDIA's binding.
 
-It has the functions and constants that worker/accelerators.py uses, with values as an H100 gives them; that
+It has the functions and constants that worker/nvml.py uses, with values as an H100 gives them; that
 the real binding has these names and a real driver answers so, no test on a machine without a GPU can show.
 """
 
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from protos import worker_pb2 as pb
-from worker.accelerators import family, is_named, look_at_accelerators
+from worker.nvml import family, is_named, look_at_accelerators
 
 GIB = 1 << 30
 
