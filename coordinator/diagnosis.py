@@ -16,6 +16,7 @@ _STATE_ADVICE = {
     pb.WORKER_STATE_LOADING: "wait: it loads; its log says how far it is",
     pb.WORKER_STATE_STARTING: "wait: its node starts it again; its log says what ended it",
     pb.WORKER_STATE_DRAINING: "it was told to stop: start it anew",
+    pb.WORKER_STATE_DEGRADED: "see its replicas below",
     pb.WORKER_STATE_FAILED: "its log says what ended the engine; correct that and start it anew",
 }
 _READ_LOG = "its log says more"
@@ -100,7 +101,7 @@ def _replicas_up(answering: Sequence[Visit]) -> list[Row]:
                 advice = _STATE_ADVICE.get(replica.state, _READ_LOG)
                 findings.append(Finding(place, Level.FAIL, f"{_state(replica.state)}{why}", advice))
             elif replica.restarts:
-                seen = f"started {replica.restarts} times again{why}"
+                seen = f"restarts: {replica.restarts}{why}"
                 findings.append(Finding(place, Level.WARN, seen, "find out what ended it, or it will again"))
     return Check("workers", "replicas").rows(findings, f"{num_replicas} ready") if num_replicas else []
 

@@ -75,7 +75,7 @@ def test_restarted_replica_is_a_warning() -> None:
     """A replica that is up and has been started again is told with what ended it; one that is not fails."""
     node = visit("n:1", engine="", state=pb.WORKER_STATE_DEGRADED)
     node.info.replicas.add(port=2, state=READY, restarts=2, reason="signal 9")
-    expected = (Level.WARN, "n:1 replica 0: started 2 times again: signal 9")
+    expected = (Level.WARN, "n:1 replica 0: restarts: 2: signal 9")
     assert {"replicas": expected} == troubles([node, visit("n:2")])
     node.info.replicas[0].state = pb.WORKER_STATE_STARTING
     assert {"replicas": (Level.FAIL, "n:1 replica 0: STARTING: signal 9")} == troubles([node, visit("n:2")])
