@@ -33,8 +33,10 @@ class Host:
         received_ns = time.monotonic_ns()
         if self._look is None or self._look.done():
             self._look = _begin_look()
-        look = self._look
-        await asyncio.wait({asyncio.wrap_future(look)}, timeout=LOOK_TIMEOUT_S)
+        look = asyncio.wrap_future(self._look)
+        # A failure that comes after the answer has been logged where it happened.
+        look.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.wait({look}, timeout=LOOK_TIMEOUT_S)
         host = look_at_host()
         if look.done():
             host.MergeFrom(look.result())

@@ -1,5 +1,6 @@
 """GetHost: what a worker tells of its machine, in every state, and when a look hangs."""
 
+import gc
 import threading
 import time
 from pathlib import Path
@@ -73,8 +74,10 @@ def test_look_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> No
     assert 1 == len(begun)
 
 
-def test_look_that_fails_fails_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mistake of ours is not taken for an empty machine."""
+def test_look_that_fails_fails_the_call(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mistake of ours is not taken for an empty machine, and is logged once."""
 
     def fail() -> pb.HostInfo:
         raise RuntimeError("broken")
@@ -82,6 +85,9 @@ def test_look_that_fails_fails_the_call(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(worker.host, "_look", fail)
     with pytest.raises(RuntimeError, match="broken"):
         run(Host().describe())
+    # What nobody awaited would say so now.
+    gc.collect()
+    assert ["looking at the host"] == [record.getMessage() for record in caplog.records]
 
 
 @pytest.mark.parametrize(
