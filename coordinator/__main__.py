@@ -1,4 +1,4 @@
-"""`python -m coordinator`: flags, one run.
+"""`python -m coordinator`: flags, one run; `python -m coordinator doctor`: flags, one table.
 
 Exit codes: 0 valid, 1 failed, 2 bad input, 3 complete but INVALID, 130 or 143 interrupted.
 """
@@ -6,6 +6,7 @@ Exit codes: 0 valid, 1 failed, 2 bad input, 3 complete but INVALID, 130 or 143 i
 import logging
 import sys
 
+from coordinator import doctor
 from coordinator.config import parse
 from coordinator.interrupt import Interrupted
 from coordinator.run import Run
@@ -13,11 +14,13 @@ from protos.config_file import PRINT_FLAG, name_source, to_table, to_toml
 
 
 def main(argv: list[str]) -> int:
-    """Run once and return the exit code."""
+    """Run once, or check what a run needs, and return the exit code."""
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
+        if argv[:1] == ["doctor"]:
+            return doctor.main(argv[1:])
         config = parse(argv)
         if PRINT_FLAG in argv:
             print(to_toml("coordinator", to_table(config)), end="")
@@ -30,6 +33,10 @@ def main(argv: list[str]) -> int:
     except Interrupted as interruption:
         print(f"coordinator: interrupted by {interruption}", file=sys.stderr)
         return interruption.exit_code
+    except KeyboardInterrupt:
+        # The doctor's: a run has its own signals.
+        print("coordinator: interrupted", file=sys.stderr)
+        return 130
     return run.execute()
 
 

@@ -3,6 +3,9 @@
 from coordinator.link import Link
 from protos.frames import PROTOCOL_VERSION
 
+EQUAL_FIELDS = ("engine", "engine_version", "model_hash", "vocab_size", "max_model_len", "stop_token_ids")
+"""Of WorkerInfo: what decides an answer."""
+
 
 class FleetError(ValueError):
     """The workers cannot serve this run; the message names which and why."""
@@ -25,7 +28,7 @@ def check_agreement(links: list[Link]) -> None:
         other = seen.setdefault(link.info.instance_id, link.address)
         if other != link.address:
             raise FleetError(f"--workers: {other} and {link.address} are the same worker")
-    for field in ("engine", "engine_version", "model_hash", "vocab_size", "max_model_len", "stop_token_ids"):
+    for field in EQUAL_FIELDS:
         check_equal(field, links, [str(getattr(link.info, field)) for link in links])
 
 

@@ -169,8 +169,12 @@ def to_config(values: argparse.Namespace, file: ConfigFile | None) -> RunConfig:
     return RunConfig(**{name: getattr(values, name) for name in names}, config_file=file)
 
 
-def build_parser() -> Parser:
-    """Build the parser; defaults come from RunConfig, and a bad flag raises ValueError."""
+def build_parser(needs_input: bool = True) -> Parser:
+    """Build the parser; defaults come from RunConfig, and a bad flag raises ValueError.
+
+    Args:
+        needs_input: Whether --input-file must be given.
+    """
     parser = Parser(
         prog="python -m coordinator",
         allow_abbrev=False,
@@ -185,7 +189,9 @@ def build_parser() -> Parser:
     }
     for name, meaning in switches.items():
         parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, default=False, help=meaning)
-    parser.add_argument("--input-file", type=Path, required=True, metavar="FILE", help="parquet or pickle")
+    parser.add_argument(
+        "--input-file", type=Path, required=needs_input, metavar="FILE", help="parquet or pickle"
+    )
     parser.add_argument("--workers", type=_addresses, required=True, metavar="HOST:PORT[,HOST:PORT...]")
     optional: dict[str, type] = {
         "output_dir": Path,

@@ -35,6 +35,8 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # gRPC reads http_proxy, grpc_proxy and https_proxy; a proxy between would be part of what is measured.
+    ("grpc.enable_http_proxy", 0),
     # Without this a second server would silently share the port with the first.
     ("grpc.so_reuseport", 0),
 ]

@@ -227,3 +227,99 @@ class WorkerLoad(_message.Message):
     produced_tokens: int
     frames: int
     def __init__(self, run_id: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., produced_tokens: _Optional[int] = ..., frames: _Optional[int] = ...) -> None: ...
+
+class GetHostRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class HostInfo(_message.Message):
+    __slots__ = ("hostname", "received_ns", "answered_ns", "wall_ns", "python_version", "package_versions", "num_cores", "num_usable_cores", "load_average", "memory_bytes", "available_memory_bytes", "soft_open_files", "hard_open_files", "disks", "accelerators", "environment", "not_told")
+    class PackageVersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class EnvironmentEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_NS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_NS_FIELD_NUMBER: _ClassVar[int]
+    WALL_NS_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PACKAGE_VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CORES_FIELD_NUMBER: _ClassVar[int]
+    NUM_USABLE_CORES_FIELD_NUMBER: _ClassVar[int]
+    LOAD_AVERAGE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SOFT_OPEN_FILES_FIELD_NUMBER: _ClassVar[int]
+    HARD_OPEN_FILES_FIELD_NUMBER: _ClassVar[int]
+    DISKS_FIELD_NUMBER: _ClassVar[int]
+    ACCELERATORS_FIELD_NUMBER: _ClassVar[int]
+    ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
+    NOT_TOLD_FIELD_NUMBER: _ClassVar[int]
+    hostname: str
+    received_ns: int
+    answered_ns: int
+    wall_ns: int
+    python_version: str
+    package_versions: _containers.ScalarMap[str, str]
+    num_cores: int
+    num_usable_cores: int
+    load_average: float
+    memory_bytes: int
+    available_memory_bytes: int
+    soft_open_files: int
+    hard_open_files: int
+    disks: _containers.RepeatedCompositeFieldContainer[Disk]
+    accelerators: _containers.RepeatedCompositeFieldContainer[Accelerator]
+    environment: _containers.ScalarMap[str, str]
+    not_told: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, hostname: _Optional[str] = ..., received_ns: _Optional[int] = ..., answered_ns: _Optional[int] = ..., wall_ns: _Optional[int] = ..., python_version: _Optional[str] = ..., package_versions: _Optional[_Mapping[str, str]] = ..., num_cores: _Optional[int] = ..., num_usable_cores: _Optional[int] = ..., load_average: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., available_memory_bytes: _Optional[int] = ..., soft_open_files: _Optional[int] = ..., hard_open_files: _Optional[int] = ..., disks: _Optional[_Iterable[_Union[Disk, _Mapping]]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., environment: _Optional[_Mapping[str, str]] = ..., not_told: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Disk(_message.Message):
+    __slots__ = ("purpose", "path", "free_bytes")
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    purpose: str
+    path: str
+    free_bytes: int
+    def __init__(self, purpose: _Optional[str] = ..., path: _Optional[str] = ..., free_bytes: _Optional[int] = ...) -> None: ...
+
+class Accelerator(_message.Message):
+    __slots__ = ("index", "uuid", "name", "driver_version", "memory_bytes", "used_memory_bytes", "own_memory_bytes", "ecc", "uncorrected_errors", "sm_clock_mhz", "max_sm_clock_mhz", "temperature_c", "clock_reasons")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    UUID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DRIVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USED_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OWN_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ECC_FIELD_NUMBER: _ClassVar[int]
+    UNCORRECTED_ERRORS_FIELD_NUMBER: _ClassVar[int]
+    SM_CLOCK_MHZ_FIELD_NUMBER: _ClassVar[int]
+    MAX_SM_CLOCK_MHZ_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_C_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_REASONS_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    uuid: str
+    name: str
+    driver_version: str
+    memory_bytes: int
+    used_memory_bytes: int
+    own_memory_bytes: int
+    ecc: bool
+    uncorrected_errors: int
+    sm_clock_mhz: int
+    max_sm_clock_mhz: int
+    temperature_c: int
+    clock_reasons: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, index: _Optional[int] = ..., uuid: _Optional[str] = ..., name: _Optional[str] = ..., driver_version: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., used_memory_bytes: _Optional[int] = ..., own_memory_bytes: _Optional[int] = ..., ecc: _Optional[bool] = ..., uncorrected_errors: _Optional[int] = ..., sm_clock_mhz: _Optional[int] = ..., max_sm_clock_mhz: _Optional[int] = ..., temperature_c: _Optional[int] = ..., clock_reasons: _Optional[_Iterable[str]] = ...) -> None: ...

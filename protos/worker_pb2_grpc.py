@@ -51,6 +51,11 @@ class WorkerStub:
                 request_serializer=protos_dot_worker__pb2.GetLoadRequest.SerializeToString,
                 response_deserializer=protos_dot_worker__pb2.WorkerLoad.FromString,
                 _registered_method=True)
+        self.GetHost = channel.unary_unary(
+                '/tokenfleet.v1.Worker/GetHost',
+                request_serializer=protos_dot_worker__pb2.GetHostRequest.SerializeToString,
+                response_deserializer=protos_dot_worker__pb2.HostInfo.FromString,
+                _registered_method=True)
 
 
 class WorkerServicer:
@@ -85,6 +90,13 @@ class WorkerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetHost(self, request, context):
+        """What machine this worker runs on, looked at when asked. Answers in every state.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -102,6 +114,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.GetLoad,
                     request_deserializer=protos_dot_worker__pb2.GetLoadRequest.FromString,
                     response_serializer=protos_dot_worker__pb2.WorkerLoad.SerializeToString,
+            ),
+            'GetHost': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetHost,
+                    request_deserializer=protos_dot_worker__pb2.GetHostRequest.FromString,
+                    response_serializer=protos_dot_worker__pb2.HostInfo.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -187,6 +204,33 @@ class Worker:
             '/tokenfleet.v1.Worker/GetLoad',
             protos_dot_worker__pb2.GetLoadRequest.SerializeToString,
             protos_dot_worker__pb2.WorkerLoad.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetHost(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tokenfleet.v1.Worker/GetHost',
+            protos_dot_worker__pb2.GetHostRequest.SerializeToString,
+            protos_dot_worker__pb2.HostInfo.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,6 +61,8 @@ class WorkerStub:
     """What this worker is. Answers in every state, also while loading."""
     GetLoad: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetLoadRequest, _worker_pb2.WorkerLoad]
     """What this worker is doing now."""
+    GetHost: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetHostRequest, _worker_pb2.HostInfo]
+    """What machine this worker runs on, looked at when asked. Answers in every state."""
 
 @_typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
@@ -82,6 +84,8 @@ class WorkerAsyncStub(WorkerStub):
     """What this worker is. Answers in every state, also while loading."""
     GetLoad: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetLoadRequest, _worker_pb2.WorkerLoad]  # type: ignore[assignment]
     """What this worker is doing now."""
+    GetHost: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetHostRequest, _worker_pb2.HostInfo]  # type: ignore[assignment]
+    """What machine this worker runs on, looked at when asked. Answers in every state."""
 
 class WorkerServicer(metaclass=_abc_1.ABCMeta):
     """One replica of the model; or a node of several, which answers GetInfo and names its replicas' ports, where
@@ -118,5 +122,13 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.WorkerLoad, _abc.Awaitable[_worker_pb2.WorkerLoad]]:
         """What this worker is doing now."""
+
+    @_abc_1.abstractmethod
+    def GetHost(
+        self,
+        request: _worker_pb2.GetHostRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_worker_pb2.HostInfo, _abc.Awaitable[_worker_pb2.HostInfo]]:
+        """What machine this worker runs on, looked at when asked. Answers in every state."""
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

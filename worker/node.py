@@ -22,6 +22,7 @@ from worker.accelerators import visible_devices
 from worker.config import BadInput, EngineKind, WorkerConfig
 from worker.door import Door
 from worker.engine import EngineDead
+from worker.host import Host
 from worker.listen import listen
 from worker.notice import READY, STOPPING, tell
 from worker.placement import Share, place, read_size, split
@@ -172,10 +173,15 @@ class _NodeServicer(rpc.WorkerServicer):
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._host = Host()
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.WorkerInfo:
         """Answer what the node is."""
         return self._node.describe()
+
+    async def GetHost(self, request: pb.GetHostRequest, context: Context) -> pb.HostInfo:
+        """Answer what machine the node is."""
+        return await self._host.describe()
 
     async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.WorkerLoad:
         """Refuse."""

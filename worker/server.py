@@ -72,6 +72,7 @@ class Server:
 
     async def _load(self) -> bool:
         """Start the engine; False when a signal came first."""
+        logger.info("loading")
         starting = asyncio.ensure_future(self._engine.start())
         stopping = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)

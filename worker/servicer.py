@@ -25,6 +25,7 @@ from protos import worker_pb2_grpc as rpc
 from protos.frames import PROTOCOL_VERSION, FrameError
 from worker.admission import TooMuch, check_run_id, check_spec
 from worker.engine import Engine, EngineDead, EngineInfo
+from worker.host import Host
 from worker.outbox import Outbox
 from worker.run import CoordinatorGone, Run
 
@@ -67,6 +68,7 @@ class WorkerServicer(rpc.WorkerServicer):
             pid=os.getpid(),
             coordinator_timeout_s=coordinator_timeout_s,
         )
+        self._host = Host()
         self._watcher: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self.engine_dead = asyncio.Event()
@@ -117,6 +119,10 @@ class WorkerServicer(rpc.WorkerServicer):
             produced_tokens=self._run.produced_tokens,
             frames=self._run.outbox.num_frames,
         )
+
+    async def GetHost(self, request: pb.GetHostRequest, context: Context) -> pb.HostInfo:
+        """Answer what machine this worker runs on, in every state."""
+        return await self._host.describe()
 
     async def Generate(  # type: ignore[override]  # grpc.aio lets a method write
         self, request_iterator: AsyncIterator[pb.ToWorker], context: Context

@@ -1,0 +1,140 @@
+"""`python -m coordinator doctor`: everything that can be checked before a run, in one table.
+
+It takes the flags of the run, of which only --workers is needed, and begins none. Exit codes: 0 nothing
+fails, 1 something does, 2 bad input.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from coordinator.accelerator_rules import diagnose_accelerators
+from coordinator.access import Access
+from coordinator.capacity import Plan, diagnose_rate, frame_us
+from coordinator.checkup import Visit, visit_all
+from coordinator.config import RunConfig, build_parser, expand, to_config
+from coordinator.diagnosis import diagnose_fleet
+from coordinator.findings import Check, Finding, Level, Row, exit_code, layout
+from coordinator.host_rules import diagnose_hosts, diagnose_own
+from protos import worker_pb2 as pb
+from protos.host import look_at_disk, look_at_host, nearest
+from protos.security import SecurityFiles
+from sut import dataset, settings
+from sut.dataset import Dataset
+from sut.settings import GenerationConfig
+
+DEFAULT_TIMEOUT_S = 20.0
+# Stands for no --input-file.
+NO_INPUT = Path(os.devnull)
+
+
+class Order(NamedTuple):
+    """What is to be checked."""
+
+    run: RunConfig
+    access: Access
+    generation: GenerationConfig
+    timeout_s: float
+    """How long one worker may take to answer everything."""
+    model_hash: str | None
+
+
+def main(argv: list[str]) -> int:
+    """Check, print the table and return the exit code.
+
+    Args:
+        argv: What follows `doctor`.
+
+    Raises:
+        ValueError: Bad input; names flag, value and bound.
+    """
+    order = parse(argv)
+    visits = asyncio.run(visit_all(order.run.workers, order.access, order.timeout_s))
+    rows, skipped = examine(order, visits)
+    print(layout(rows, skipped))  # noqa: T201 - the final result
+    return exit_code(rows)
+
+
+def parse(argv: list[str]) -> Order:
+    """Read the command line and the files that decide how workers are reached.
+
+    Raises:
+        ValueError: Names flag, file, value and bound.
+    """
+    parser = build_parser(needs_input=False)
+    parser.prog += " doctor"
+    parser.description = "Check a fleet and this machine before a run; takes the flags of the run."
+    parser.add_argument("--timeout-s", type=float, default=DEFAULT_TIMEOUT_S)
+    parser.add_argument("--model-hash", metavar="SHA256", help="what the workers' model must be")
+    parser.set_defaults(input_file=NO_INPUT)
+    file, full_argv = expand(argv)
+    values = parser.parse_args(full_argv)
+    if not 0 < values.timeout_s < float("inf"):
+        raise ValueError(f"--timeout-s: {values.timeout_s} is not above 0 and finite")
+    run = to_config(values, file)
+    files = SecurityFiles(run.tls_ca, run.tls_cert, run.tls_key, run.run_token_file)
+    generation = settings.load_generation_config(run.generation_config, run.mode, run.max_new_tokens)
+    return Order(run, Access.read(files), generation, values.timeout_s, values.model_hash)
+
+
+def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:
+    """Judge what was seen, and look at this machine and the run's files.
+
+    Returns:
+        The rows, and what was not checked for want of a flag.
+    """
+    workers = [visit for visit in visits if visit.trouble is None and not visit.info.replicas]
+    num_workers = sum(not visit.info.replicas for visit in visits)
+    rows, skipped = diagnose_fleet(visits, order.model_hash), []
+    if workers:
+        rows += [*diagnose_hosts(workers), *diagnose_accelerators(workers)]
+    host, writable = _look_here(order.run.output_dir)
+    rows += diagnose_own(host, num_workers, writable)
+    if order.run.target_qps is None:
+        skipped.append("planned rate: --target-qps is not given")
+    else:
+        rows += diagnose_rate(Plan(order.run.target_qps, num_workers, frame_us()))
+    if order.run.input_file == NO_INPUT:
+        skipped.append("data set: --input-file is not given")
+    else:
+        rows += _diagnose_input(order, workers)
+    if not any(visit.host is not None and visit.host.accelerators for visit in workers):
+        skipped.append("accelerators: no worker tells of any")
+    return rows, skipped
+
+
+def _look_here(output_dir: Path) -> tuple[pb.HostInfo, bool]:
+    host = look_at_host()
+    host.disks.append(look_at_disk("output directory", output_dir))
+    there = nearest(output_dir)
+    return host, there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def _diagnose_input(order: Order, workers: list[Visit]) -> list[Row]:
+    """Read the data set as a run would, and hold it against the limits of the workers."""
+    try:
+        data = dataset.load(order.run.input_file, order.run.max_samples)
+    except ValueError as error:
+        finding = Finding("", Level.FAIL, str(error), "correct the file or the flag")
+        return Check("data set", "readable").rows([finding], "")
+    seen = f"{data.num_samples:,} samples, {data.prompt_lens.max():,} tokens at most, SHA-256 {data.sha256}"
+    return [*Check("data set", "readable").rows([], seen), *_diagnose_fit(data, order, workers)]
+
+
+def _diagnose_fit(data: Dataset, order: Order, workers: list[Visit]) -> list[Row]:
+    loaded = [visit.info for visit in workers if visit.info.engine]
+    if not loaded:
+        return []
+    check = Check("data set", "fits")
+    vocab_size = min(info.vocab_size for info in loaded)
+    max_model_len = min(info.max_model_len for info in loaded)
+    max_new_tokens = order.generation.max_new_tokens
+    try:
+        data.check(vocab_size=vocab_size, max_model_len=max_model_len, max_new_tokens=max_new_tokens)
+    except ValueError as error:
+        advice = "start the workers with a longer --max-model-len, or take fewer --max-new-tokens"
+        return check.rows([Finding("", Level.FAIL, str(error), advice)], "")
+    return check.rows(
+        [], f"ids below {vocab_size:,}, prompt and {max_new_tokens:,} in {max_model_len:,} tokens"
+    )

@@ -1,0 +1,244 @@
+"""Rules over machines, the coordinator's own and the workers': what they tell -> rows."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from coordinator.checkup import Clock, Visit
+from coordinator.diagnosis import differing
+from coordinator.findings import Check, Finding, Level, Row
+from protos import worker_pb2 as pb
+
+GIB = 1 << 30
+# Nothing in a run compares system clocks; log lines of two machines, run.json's date and the validity of
+# certificates do. Machines with NTP are within some milliseconds: a second means that nothing sets this one.
+WARN_CLOCK_S, FAIL_CLOCK_S = 0.1, 1.0
+# What vLLM's own server raises its soft limit to (vllm 0.32.0, utils/system_utils.py, set_ulimit).
+VLLM_OPEN_FILES = 65_535
+# One connection, its listening socket, logs, and an interpreter's own files.
+MIN_OPEN_FILES = 256
+# 81 were open over 64 workers (bench/results, soak); a worker that comes back takes three for a moment.
+OWN_OPEN_FILES, OPEN_FILES_PER_WORKER = 64, 3
+# vLLM's compile caches and logs; the model itself is there once a worker is ready.
+MIN_WORKER_DISK_GIB = 5
+# run.json, LoadGen's logs; an hour at 1.14 million tokens/s is 16.4 GB of outputs.arrows.
+FAIL_OUTPUT_DISK_GIB, WARN_OUTPUT_DISK_GIB = 1, 20
+# 67,536 requests in flight, each of 10,240 tokens, took 2.92 GiB (bench/results, burst).
+MIN_OWN_MEMORY_GIB = 4
+MIN_WORKER_MEMORY_GIB = 2
+# Before a run nothing should run.
+MAX_LOAD_PER_CORE = 0.5
+# Names that rightly differ between machines and replicas.
+_LOCAL = re.compile(
+    r"CUDA_VISIBLE_DEVICES|NVIDIA_.*|VLLM_(HOST_IP|PORT|CPU_OMP_THREADS_BIND|CACHE_ROOT)|HF_.*|.*_proxy"
+    r"|NCCL_SOCKET_IFNAME|PYTHON.*|LD_LIBRARY_PATH",
+    re.IGNORECASE,
+)
+
+
+class Known(NamedTuple):
+    """A variable that costs time or changes answers."""
+
+    name: str
+    values: str
+    """Pattern of those that do."""
+    why: str
+
+
+_SET = "(?!0$).+"
+_KNOWN = (
+    Known("CUDA_LAUNCH_BLOCKING", _SET, "each kernel waits for the one before"),
+    Known("NCCL_(P2P|SHM)_DISABLE", _SET, "the GPUs of a replica talk by a slower way"),
+    Known("NCCL_DEBUG", "INFO|TRACE", "NCCL writes logs"),
+    Known("NVIDIA_TF32_OVERRIDE", ".+", "overrides the precision that torch asks for"),
+    Known("TRITON_INTERPRET", _SET, "kernels run in Python"),
+    Known("VLLM_(TRACE_FUNCTION|BATCH_INVARIANT|DEBUG_WORKSPACE|DEBUG_MFU_METRICS)", _SET, "vLLM is slower"),
+    Known("VLLM_(GC_DEBUG|DEBUG_DUMP_PATH)", _SET, "vLLM writes debug output"),
+    Known("VLLM_LOGGING_LEVEL", "(?i)debug", "vLLM logs each step"),
+    Known("PYTHON(DEVMODE|ASYNCIODEBUG|TRACEMALLOC)", _SET, "Python is slower"),
+    Known("PYTHONMALLOC", ".*debug", "Python is slower"),
+    Known("MALLOC_(CHECK|PERTURB)_", _SET, "every allocation is checked or overwritten"),
+    Known("GRPC_TRACE", ".+", "gRPC writes logs"),
+    Known("GRPC_VERBOSITY", "(?i)debug|info", "gRPC writes logs"),
+    Known(
+        "GRPC_EXPERIMENTS",
+        r"(?!-event_engine_client,-event_engine_listener$).*",
+        "gRPC's default pollers cost the coordinator 13 % more (protos/__init__.py)",
+    ),
+)
+
+
+def diagnose_hosts(visits: Sequence[Visit]) -> list[Row]:
+    """Judge the machines of the workers.
+
+    Args:
+        visits: Workers that answer; nodes stand aside, their replicas tell the same.
+    """
+    hosts = {visit.address: visit.host for visit in visits if visit.host is not None}
+    rows = _telling(visits)
+    if not hosts:
+        return rows
+    group = "machines"
+    rows += _clocks({visit.address: visit.clock for visit in visits if visit.clock is not None})
+    rows += _versions(hosts)
+    engines = {visit.address: visit.info.engine for visit in visits}
+    rows += Check(group, "open files").rows(
+        [
+            finding
+            for place, host in hosts.items()
+            for finding in _open_files(
+                place, host, VLLM_OPEN_FILES if engines[place] == "vllm" else MIN_OPEN_FILES, Level.WARN
+            )
+        ],
+        f"soft limit at least {min(host.soft_open_files for host in hosts.values()):,}",
+    )
+    rows += _disks(hosts)
+    rows += memory_rows(group, hosts, MIN_WORKER_MEMORY_GIB)
+    rows += load_rows(group, hosts)
+    return rows + environment_rows(group, {place: host.environment for place, host in hosts.items()})
+
+
+def diagnose_own(host: pb.HostInfo, num_workers: int, output_is_writable: bool) -> list[Row]:
+    """Judge the coordinator's own machine.
+
+    Args:
+        host: With the disk of the output directory.
+        num_workers: Workers of the run.
+        output_is_writable: Whether a run may make its directory.
+    """
+    group = "coordinator"
+    needed = OWN_OPEN_FILES + OPEN_FILES_PER_WORKER * num_workers
+    rows = Check(group, "open files").rows(
+        list(_open_files("", host, needed, Level.FAIL)),
+        f"soft limit {host.soft_open_files:,}, {needed} needed",
+    )
+    findings = []
+    (disk,) = host.disks
+    if not output_is_writable:
+        findings.append(Finding("", Level.FAIL, f"{disk.path} cannot be written", "correct --output-dir"))
+    free_gib = disk.free_bytes / GIB
+    if free_gib < WARN_OUTPUT_DISK_GIB:
+        level = Level.FAIL if free_gib < FAIL_OUTPUT_DISK_GIB else Level.WARN
+        advice = "free space or correct --output-dir; an hour at 1 million tokens/s writes 15 GiB of answers"
+        findings.append(Finding("", level, f"{free_gib:.1f} GiB free at {disk.path}", advice))
+    rows += Check(group, "output directory").rows(findings, f"{free_gib:,.0f} GiB free at {disk.path}")
+    hosts = {"": host}
+    rows += memory_rows(group, hosts, MIN_OWN_MEMORY_GIB)
+    rows += load_rows(group, hosts)
+    return rows + environment_rows(group, {"": host.environment})
+
+
+def memory_rows(group: str, hosts: Mapping[str, pb.HostInfo], min_gib: float) -> list[Row]:
+    """Judge the memory that is left."""
+    free = {p: h.available_memory_bytes / GIB for p, h in hosts.items() if h.HasField("memory_bytes")}
+    findings = [
+        Finding(
+            place, Level.WARN, f"{gib:.1f} GiB available, less than {min_gib:g}", "end what holds the rest"
+        )
+        for place, gib in free.items()
+        if gib < min_gib
+    ]
+    fine = f"at least {min(free.values()):,.1f} GiB available" if free else "not told"
+    return Check(group, "memory").rows(findings, fine)
+
+
+def load_rows(group: str, hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
+    """Judge what runs on the machines before the run."""
+    findings = [
+        Finding(
+            place,
+            Level.WARN,
+            f"load average {host.load_average:.1f} on {host.num_cores} cores",
+            "before a run it should be near 0: find out what runs there",
+        )
+        for place, host in hosts.items()
+        if host.load_average > MAX_LOAD_PER_CORE * host.num_cores
+    ]
+    most = max(host.load_average / max(host.num_cores, 1) for host in hosts.values())
+    return Check(group, "load").rows(findings, f"at most {most:.2f} of each core over the last minute")
+
+
+def environment_rows(group: str, environments: Mapping[str, Mapping[str, str]]) -> list[Row]:
+    """Judge the variables of processes: those known to cost something, and those that differ."""
+    findings = [
+        Finding(place, Level.WARN, f"{name}={value}: {known.why}", f"unset {name}, and start it anew")
+        for place, environment in environments.items()
+        for name, value in environment.items()
+        for known in _KNOWN
+        if re.fullmatch(known.name, name) and re.fullmatch(known.values, value)
+    ]
+    names = sorted({name for environment in environments.values() for name in environment})
+    for name in names:
+        if not _LOCAL.fullmatch(name) and not any(f.seen.startswith(f"{name}=") for f in findings):
+            values = {place: environment.get(name, "") for place, environment in environments.items()}
+            found, _ = differing(values, Level.WARN, "set it alike everywhere, or nowhere")
+            findings += [finding._replace(seen=f"{name}: {finding.seen}") for finding in found]
+    return Check(group, "environment").rows(
+        findings, f"nothing that hurts among {', '.join(names) or 'none'}"
+    )
+
+
+def _telling(visits: Iterable[Visit]) -> list[Row]:
+    findings = []
+    for visit in visits:
+        if visit.host is None:
+            advice = "install the same version of tokenfleet there"
+            findings.append(Finding(visit.address, Level.WARN, "does not tell of its machine", advice))
+        else:
+            advice = "look there by hand"
+            findings += [Finding(visit.address, Level.WARN, text, advice) for text in visit.host.not_told]
+    return Check("machines", "told").rows(findings, "every worker tells of its machine")
+
+
+def _clocks(clocks: Mapping[str, Clock]) -> list[Row]:
+    findings = []
+    for place, clock in clocks.items():
+        # What is certain: the offset less what the way there and back leaves open.
+        certain_s = (abs(clock.offset_ns) - clock.error_ns) / 1e9
+        if certain_s > WARN_CLOCK_S:
+            level = Level.FAIL if certain_s > FAIL_CLOCK_S else Level.WARN
+            advice = "let NTP set both clocks: logs, dates and certificates go by them"
+            findings.append(Finding(place, level, f"{_signed(clock)} against ours", advice))
+    worst = max(clocks.values(), key=lambda clock: abs(clock.offset_ns))
+    return Check("machines", "clock").rows(findings, f"at most {_signed(worst)} against ours")
+
+
+def _signed(clock: Clock) -> str:
+    return f"{clock.offset_ns / 1e9:+.4f} s (+-{clock.error_ns / 1e9:.4f})"
+
+
+def _versions(hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
+    def version(name: str) -> Callable[[pb.HostInfo], str]:
+        return lambda host: host.package_versions.get(name, "")
+
+    reads: dict[str, Callable[[pb.HostInfo], str]] = {"Python": lambda host: host.python_version}
+    reads |= {name: version(name) for host in hosts.values() for name in sorted(host.package_versions)}
+    findings: list[Finding] = []
+    seen = []
+    for name, read in reads.items():
+        advice = "install the same versions everywhere"
+        found, usual = differing({place: read(host) for place, host in hosts.items()}, Level.WARN, advice)
+        findings += [finding._replace(seen=f"{name} {finding.seen}") for finding in found]
+        seen.append(f"{name} {usual}")
+    return Check("machines", "versions").rows(findings, ", ".join(seen))
+
+
+def _open_files(place: str, host: pb.HostInfo, needed: int, level: Level) -> Iterable[Finding]:
+    if host.soft_open_files < needed:
+        seen = f"soft limit {host.soft_open_files:,} (hard {host.hard_open_files:,}), below {needed:,}"
+        yield Finding(place, level, seen, f"ulimit -n {needed} before it starts")
+
+
+def _disks(hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
+    disks = [(place, disk, disk.free_bytes / GIB) for place, host in hosts.items() for disk in host.disks]
+    findings = [
+        Finding(
+            place, Level.WARN, f"{gib:.1f} GiB free for the {disk.purpose} {disk.path}", "free space there"
+        )
+        for place, disk, gib in disks
+        if gib < MIN_WORKER_DISK_GIB
+    ]
+    least = min((gib for *_, gib in disks), default=0.0)
+    return Check("machines", "disk").rows(
+        findings, f"at least {least:,.0f} GiB free" if disks else "not told"
+    )
