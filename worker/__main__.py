@@ -13,6 +13,7 @@ from worker.config import BadInput, EngineKind, parse
 from worker.cores import Cores, format_cores, parse_cores
 from worker.door import Door
 from worker.engine import Engine, EngineDead
+from worker.model import find_checkpoint
 from worker.node import Node, divide
 from worker.notice import end_with_node
 from worker.resolved import resolved
@@ -28,11 +29,9 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
         ValueError: An unknown flag or a bad value.
     """
     if kind is EngineKind.VLLM:
-        if model is None:
-            raise ValueError("--model: missing; --engine vllm needs a checkpoint")
         from worker import vllm_engine
 
-        return vllm_engine.VllmEngine(vllm_engine.parse_engine_flags(argv, model))
+        return vllm_engine.VllmEngine(vllm_engine.parse_engine_flags(argv, _named(model)))
     if kind is EngineKind.SIMULATED:
         from worker import simulated_engine
 
@@ -75,10 +74,23 @@ def make_service(argv: list[str]) -> Server | Node:
         if config.cores:
             _stay_on(parse_cores(config.cores))
         if config.replicas > 1:
+            if config.engine is EngineKind.VLLM:
+                find_checkpoint(_named(model))
             return Node(config, door, divide(config, engine_argv), argv)
         return Server(config, make_engine(config.engine, model, engine_argv), door)
     except ValueError as error:
         raise BadInput(str(error)) from error
+
+
+def _named(model: str | None) -> str:
+    """Give the model's name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if model is None:
+        raise ValueError("--model: missing; --engine vllm needs a checkpoint")
+    return model
 
 
 def _stay_on(cores: Cores) -> None:

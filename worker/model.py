@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from protos.host import nearest
 
 # owner/name, or a bare name: what Hugging Face accepts and a path with a slash at either end is not.
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -48,6 +51,22 @@ def find_checkpoint(model: str, revision: str | None = None, cache_dir: str | No
         return Path(snapshot_download(model, revision=revision, cache_dir=cache_dir, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
+
+
+def check_download(model: str, cache_dir: str | None = None) -> None:
+    """Check that a model that the cache does not hold may be put there.
+
+    Raises:
+        ValueError: Downloads are forbidden, or the cache cannot be written.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise ValueError(f"--model: {model} is not in the Hugging Face cache, and HF_HUB_OFFLINE is set")
+    cache = Path(cache_dir or constants.HF_HUB_CACHE)
+    there = nearest(cache)
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise ValueError(f"--model: {model} is to be downloaded, and its cache {cache} cannot be written")
 
 
 def read_limits(checkpoint: Path) -> ModelLimits:

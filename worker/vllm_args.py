@@ -15,7 +15,7 @@ import numpy as np
 
 from worker.config import Parser
 from worker.engine import EngineDead, EngineInfo
-from worker.model import ModelLimits, find_checkpoint, model_hash, read_limits, stop_token_ids
+from worker.model import ModelLimits, check_download, find_checkpoint, model_hash, read_limits, stop_token_ids
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -93,6 +93,8 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
         # Source: inference_rules.adoc, "KV cache must not apply across queries".
         logger.warning("--enable-prefix-caching: a closed division submission may not cache across queries")
     checkpoint = find_checkpoint(model, parsed.revision, parsed.download_dir)
+    if checkpoint is None:
+        check_download(model, parsed.download_dir)
     limits = _GPT_OSS_120B if checkpoint is None else read_limits(checkpoint)
     parsed.model = model
     if parsed.max_model_len is None:

@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from worker.model import ModelLimits, find_checkpoint, model_hash, read_limits, stop_token_ids
+from worker.model import (
+    ModelLimits,
+    check_download,
+    find_checkpoint,
+    model_hash,
+    read_limits,
+    stop_token_ids,
+)
 
 # gpt-oss-120b's own numbers.
 CONFIG = {
@@ -163,6 +170,21 @@ def test_name_outside_the_cache_is_not_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # huggingface_hub's import
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A file stands where the cache would be: the model cannot be downloaded, and the line says where to."""
+    (tmp_path / "cache").touch()
+    check_download("openai/gpt-oss-120b", str(tmp_path / "new" / "hub"))
+    with pytest.raises(ValueError, match=f"openai/gpt-oss-120b .* {tmp_path}/cache/hub cannot be written"):
+        check_download("openai/gpt-oss-120b", str(tmp_path / "cache" / "hub"))
+
+
+def test_a_model_that_may_not_be_downloaded_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """HF_HUB_OFFLINE is the air-gapped user's word."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"openai/gpt-oss-120b is not in the .* HF_HUB_OFFLINE is set"):
+        check_download("openai/gpt-oss-120b", str(tmp_path))
+
+
 def test_name_in_the_cache_is_its_snapshot(tmp_path: Path) -> None:
     """A Hugging Face name is its snapshot directory, by branch or by commit."""
     pytest.importorskip("huggingface_hub")

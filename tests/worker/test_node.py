@@ -225,6 +225,8 @@ sys.exit(__main__.main(sys.argv[1:]))
         ("--cores 999", "--cores: 999 is not within"),
         ("--cores 1-", "'1-' is no list of cores such as 0-3,8"),
         ("--engine vllm --model m --replicas 64 -tp 64", "--replicas: 64 of 64 ranks each on"),
+        ("--engine vllm --replicas 2", "--model: missing"),
+        ("--engine vllm --model /nowhere --replicas 2", "--model: no directory /nowhere"),
         ("--engine vllm --model m --replicas 2 -tp 0", "-tp: 0 is below 1"),
     ],
 )
