@@ -90,6 +90,7 @@ start_container() {
     print_command "${run[@]}"
     return
   fi
+  command -v docker >/dev/null || die "docker is not installed"
   if ! docker image inspect "$image" >/dev/null 2>&1; then
     build_image "$dockerfile" "$image" "$context"
   fi
