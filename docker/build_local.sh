@@ -52,7 +52,7 @@ download_packages() {
 build() {
   printf 'no-index = true\nfind-links = ["/wheels"]\n' >"$root/build/uv.toml"
   printf '[global]\nno-index = true\nfind-links = /wheels\n' >"$root/build/pip.conf"
-  buildah build --isolation chroot --format docker --file "$root/docker/Dockerfile.$1" --tag "tokenfleet-$1" \
+  buildah build --layers --isolation chroot --format docker --file "$root/docker/Dockerfile.$1" --tag "tokenfleet-$1" \
     --build-arg BASE_IMAGE=localhost/tokenfleet-base --volume "$root/build/wheels:/wheels:ro" \
     --volume "$root/build/uv.toml:/etc/uv/uv.toml:ro" --volume "$root/build/pip.conf:/etc/pip.conf:ro" "$root"
 }

@@ -34,8 +34,8 @@ require_gpus() {
 
 image="$1" gpus="$2"
 shift 2
-# Tensor-parallel ranks share memory and NCCL pins pages: docker's own limits are too small for both.
-options=(--ipc=host --ulimit memlock=-1)
+# vLLM's processes share memory, and NCCL pins pages: docker's own limits are too small for both.
+options=(--ipc=host)
 kind=cpu
 if [[ "$gpus" != 0 ]]; then
   kind=vllm
@@ -46,6 +46,6 @@ if [[ "$gpus" != 0 ]]; then
   if [[ "$gpus" == device=* ]]; then
     gpus="\"$gpus\""
   fi
-  options+=(--gpus "$gpus")
+  options+=(--gpus "$gpus" --ulimit memlock=-1)
 fi
 start_container "$root/docker/Dockerfile.$kind" "${image:-tokenfleet-$kind}" "$root" "${options[@]}" "$@"
