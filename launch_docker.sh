@@ -12,8 +12,11 @@ usage: ./launch_docker.sh [FLAG...] [-- COMMAND...]
 
 Runs COMMAND (default: bash) as you, in /work, on the host's network. Builds the image if it is missing.
   --backend vllm|counting  default: $MLPERF_BACKEND, else vllm
-  --image-name NAME        default: tokenfleet-vllm, for counting tokenfleet-coordinator
-  --gpu-count all|K        GPUs of the container, vllm only; default: all
+  --image-name NAME        default: tokenfleet-vllm, without a GPU tokenfleet-cpu, for counting
+                           tokenfleet-coordinator
+  --gpu-count all|K        GPUs of the container, vllm only; default: $CUDA_VISIBLE_DEVICES, else all;
+                           0: the CPU image
+  --gpu-devices I,J,...    or these ones, by number or UUID
   --model-cache-dir DIR    Hugging Face cache; default: $HF_HOME, else ~/.cache/huggingface
   --data-dir DIR           mounted at /work/data; default: data/ of the workspace
   --extra-mounts H:C,...   host path : container path
@@ -36,6 +39,13 @@ require_directory() {
   [[ -d "$2" ]] || die "$1: '$2' is not a directory"
 }
 
+# make_writable WHAT PATH: make the directory, and refuse one that this user cannot write.
+make_writable() {
+  if ! mkdir -p -- "$2" 2>/dev/null || [[ ! -w "$2" ]]; then
+    die "$1: '$2' cannot be written"
+  fi
+}
+
 # mount_extras H:C,H:C: add each pair to `options`.
 mount_extras() {
   local pair pairs host_path
@@ -48,16 +58,38 @@ mount_extras() {
   done
 }
 
+# choose_gpus: print all, a count, or device= and a list.
+choose_gpus() {
+  [[ -z "$gpu_count" || -z "$gpu_devices" ]] || die "--gpu-count and --gpu-devices: one of the two"
+  if [[ -n "$gpu_devices" ]]; then
+    list_devices --gpu-devices "$gpu_devices"
+  elif [[ -z "$gpu_count" && -n "${CUDA_VISIBLE_DEVICES+set}" ]]; then
+    list_devices CUDA_VISIBLE_DEVICES "$CUDA_VISIBLE_DEVICES"
+  elif [[ "${gpu_count:-all}" =~ ^(all|0|[1-9][0-9]*)$ ]]; then
+    printf '%s' "${gpu_count:-all}"
+  else
+    die "--gpu-count '$gpu_count' must be all, or at least 0"
+  fi
+}
+
+# list_devices NAME LIST: check and print it.
+list_devices() {
+  local device='([0-9]+|(GPU|MIG)-[0-9A-Za-z-]+)'
+  [[ "$2" =~ ^$device(,$device)*$ ]] || die "$1 '$2' must be GPUs by number or UUID, as in 0,1"
+  printf 'device=%s' "$2"
+}
+
 backend="${MLPERF_BACKEND:-vllm}"
-image="" gpu_count="" model_cache_dir="" data_dir="" extra_mounts="" DRY_RUN=0
+image="" gpu_count="" gpu_devices="" model_cache_dir="" data_dir="" extra_mounts="" DRY_RUN=0
 while (($#)); do
   case "$1" in
-    --backend | --image-name | --gpu-count | --model-cache-dir | --data-dir | --extra-mounts)
+    --backend | --image-name | --gpu-count | --gpu-devices | --model-cache-dir | --data-dir | --extra-mounts)
       [[ -n "${2:-}" && "$2" != -* ]] || die "$1 needs a value"
       case "$1" in
         --backend) backend="$2" ;;
         --image-name) image="$2" ;;
         --gpu-count) gpu_count="$2" ;;
+        --gpu-devices) gpu_devices="$2" ;;
         --model-cache-dir) model_cache_dir="$2" ;;
         --data-dir) data_dir="$2" ;;
         --extra-mounts) extra_mounts="$2" ;;
@@ -83,9 +115,12 @@ fi
 export DRY_RUN
 
 require_backend "$backend"
-if [[ -n "$gpu_count" ]]; then
-  [[ "$backend" == vllm ]] || die "--gpu-count '$gpu_count': the backend $backend uses no GPU"
-  [[ "$gpu_count" =~ ^(all|[1-9][0-9]*)$ ]] || die "--gpu-count '$gpu_count' must be all or at least 1"
+if [[ "$backend" != vllm && -n "$gpu_count$gpu_devices" ]]; then
+  die "${gpu_count:+--gpu-count}${gpu_devices:+--gpu-devices}: the backend $backend uses no GPU"
+fi
+gpus=all
+if [[ "$backend" == vllm ]]; then
+  gpus="$(choose_gpus)"
 fi
 if [[ -n "$model_cache_dir" ]]; then
   require_directory --model-cache-dir "$model_cache_dir"
@@ -112,12 +147,12 @@ if [[ -n "$extra_mounts" ]]; then
 fi
 if [[ "$DRY_RUN" == 0 ]]; then
   # Docker would create a missing mount point inside the workspace as root, and refuses a missing source.
-  mkdir -p -- "$root/data" "$model_cache_dir"
+  make_writable "the workspace's data folder" "$root/data"
+  make_writable "the model cache (--model-cache-dir, HF_HOME)" "$model_cache_dir"
 fi
 
 if [[ "$backend" == vllm ]]; then
-  exec "$root/docker/launch_scripts/launch_vllm.sh" "${image:-tokenfleet-vllm}" "${gpu_count:-all}" \
-    "${options[@]}" -- "$@"
+  exec "$root/docker/launch_scripts/launch_vllm.sh" "$image" "$gpus" "${options[@]}" -- "$@"
 fi
 start_container "$root/docker/Dockerfile.coordinator" "${image:-tokenfleet-coordinator}" "$root" \
   "${options[@]}" -- "$@"

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Run a command in the vLLM image with GPUs. launch_docker.sh calls this with checked values.
+# Run a command in a vLLM image. launch_docker.sh calls this with checked values.
 #
-#   launch_vllm.sh IMAGE GPU_COUNT DOCKER_RUN_OPTION... -- COMMAND...
+#   launch_vllm.sh IMAGE GPUS DOCKER_RUN_OPTION... -- COMMAND...
 #
+# IMAGE may be empty: tokenfleet-vllm, or without a GPU tokenfleet-cpu. GPUS: all, a count, or device=I,J,...
 # DRY_RUN=1 prints the docker run instead; BASE_IMAGE replaces the base of an image that has to be built.
 set -euo pipefail
 
@@ -10,8 +11,41 @@ root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)"
 # shellcheck source-path=SCRIPTDIR source=../setup_scripts/common.sh
 source "$root/docker/setup_scripts/common.sh"
 
-image="$1" gpu_count="$2"
+# require_gpus GPUS: refuse what this host cannot give to a container.
+require_gpus() {
+  local listing num_gpus device devices=()
+  nvidia_gpu_visible || die "no GPU: nvidia-smi lists none on this host (--gpu-count 0 runs the CPU image)"
+  if ! command -v nvidia-container-runtime-hook >/dev/null &&
+    [[ "$(docker info --format '{{.Runtimes}}')" != *nvidia* ]]; then
+    die "no GPU in containers: NVIDIA's container toolkit is not installed for docker"
+  fi
+  listing="$(nvidia-smi --list-gpus)"
+  if [[ "$1" == device=* ]]; then
+    mapfile -t -d , devices < <(printf '%s' "${1#device=}")
+    for device in "${devices[@]}"; do
+      [[ "$listing" == *"GPU $device:"* || "$listing" == *"UUID: $device"* ]] ||
+        die "GPU '$device': nvidia-smi does not list it"
+    done
+  elif [[ "$1" != all ]]; then
+    num_gpus="$(grep -c '^GPU ' <<<"$listing")"
+    (($1 <= num_gpus)) || die "--gpu-count '$1': nvidia-smi lists $num_gpus"
+  fi
+}
+
+image="$1" gpus="$2"
 shift 2
-# Tensor-parallel ranks share memory and NCCL pins pages: docker's own limits are too small for both.
-start_container "$root/docker/Dockerfile.vllm" "$image" "$root" \
-  --gpus "$gpu_count" --ipc=host --ulimit memlock=-1 "$@"
+# vLLM's processes share memory, and NCCL pins pages: docker's own limits are too small for both.
+options=(--ipc=host)
+kind=cpu
+if [[ "$gpus" != 0 ]]; then
+  kind=vllm
+  if [[ "${DRY_RUN:-0}" == 0 ]]; then
+    require_gpus "$gpus"
+  fi
+  # Docker reads the value as one CSV record: a list is one field only in quotes.
+  if [[ "$gpus" == device=* ]]; then
+    gpus="\"$gpus\""
+  fi
+  options+=(--gpus "$gpus" --ulimit memlock=-1)
+fi
+start_container "$root/docker/Dockerfile.$kind" "${image:-tokenfleet-$kind}" "$root" "${options[@]}" "$@"

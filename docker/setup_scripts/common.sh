@@ -30,10 +30,14 @@ create_venv() {
   if [[ -x "$venv/bin/python" ]]; then
     return
   fi
+  local command=(python3 -m venv)
   if command -v uv >/dev/null; then
-    uv venv "$venv"
-  else
-    python3 -m venv "$venv"
+    command=(uv venv)
+  fi
+  # A half-made one would pass for an environment the next time.
+  if ! "${command[@]}" "$venv"; then
+    rm -rf -- "$venv"
+    die "'${command[*]}' failed (see above): Python 3.11 or newer and its venv module are needed"
   fi
 }
 
@@ -86,6 +90,7 @@ start_container() {
     print_command "${run[@]}"
     return
   fi
+  command -v docker >/dev/null || die "docker is not installed"
   if ! docker image inspect "$image" >/dev/null 2>&1; then
     build_image "$dockerfile" "$image" "$context"
   fi

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests import fleet, secure
 from tests.certificates import Authority
 from tests.deploy import manifests
@@ -49,7 +47,6 @@ def test_grpc_probes_pass_at_a_worker_that_serves(tmp_path: Path) -> None:
 
 def test_tls_probes_pass_only_with_their_variables(tmp_path: Path) -> None:
     """The command of each probe succeeds with the container's variables, and without its CA does not."""
-    pytest.importorskip("worker.probe", reason="the images' own health check is not there")
     write_secrets(tmp_path)
     container = manifests.container(manifests.with_tls(), "StatefulSet")
     worker = fleet.start_worker(tmp_path / "worker.log", *flags_of(container, tmp_path))

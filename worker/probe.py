@@ -1,0 +1,76 @@
+"""`python -m worker.probe`: ask a worker's health once, for container engines and scripts.
+
+WORKER_ADDRESS names it, default 127.0.0.1:50051. With the file WORKER_TLS_CA it asks over TLS, and shows the
+certificate WORKER_TLS_CERT with WORKER_TLS_KEY. Exit codes: 0 SERVING, 1 not, with the reason in one line,
+2 bad input.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+TIMEOUT_S = 5.0
+# What asks is beside the worker, or on its network: no proxy stands between.
+OPTIONS = [("grpc.enable_http_proxy", 0)]
+
+
+def open_channel(env: Mapping[str, str]) -> grpc.Channel:
+    """Create a channel to the worker that the variables name.
+
+    Raises:
+        ValueError: Names variable, file and what is wrong with it.
+    """
+    address = env.get("WORKER_ADDRESS") or DEFAULT_ADDRESS
+    ca, cert, key = (_read(f"WORKER_TLS_{name}", env) for name in ("CA", "CERT", "KEY"))
+    if (cert is None) != (key is None):
+        raise ValueError("WORKER_TLS_CERT and WORKER_TLS_KEY: one needs the other too")
+    if ca is None and cert is not None:
+        raise ValueError("WORKER_TLS_CERT: is shown over TLS alone, and needs WORKER_TLS_CA too")
+    if ca is None:
+        return grpc.insecure_channel(address, options=OPTIONS)
+    return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, cert), options=OPTIONS)
+
+
+def _read(variable: str, env: Mapping[str, str]) -> bytes | None:
+    """Read the file that a variable names; None where it is unset or empty."""
+    if not (name := env.get(variable)):
+        return None
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{variable}: {name}: {error.strerror}") from error
+
+
+def ask(channel: grpc.Channel) -> str:
+    """Ask for the overall health; gives the status's name, or why there was no answer."""
+    request = health_pb2.HealthCheckRequest()
+    try:
+        answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT_S)
+    except grpc.RpcError as error:
+        assert isinstance(error, grpc.Call)
+        return f"{error.code().name}: {error.details()}"
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+
+
+def main(env: Mapping[str, str]) -> int:
+    """Ask once and return the exit code."""
+    try:
+        channel = open_channel(env)
+    except ValueError as error:
+        sys.stderr.write(f"probe: {error}\n")
+        return 2
+    with channel:
+        status = ask(channel)
+    if status == "SERVING":
+        return 0
+    sys.stderr.write(f"probe: {env.get('WORKER_ADDRESS') or DEFAULT_ADDRESS}: {status}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.environ))
