@@ -26,8 +26,11 @@ make_base() {
     sed -n 1p)"
   [[ -n "$mirror" ]] || die "apt: no package source for '$codename', this machine's release (apt-get update?)"
   container="$(buildah from scratch)"
-  debootstrap --variant=minbase --include=python3,python3-venv "$codename" "$(buildah mount "$container")" \
-    "$mirror"
+  if ! debootstrap --variant=minbase --include=python3,python3-venv "$codename" \
+    "$(buildah mount "$container")" "$mirror"; then
+    buildah rm "$container" >/dev/null
+    die "debootstrap failed (see above)"
+  fi
   buildah run "$container" -- sh -c 'apt-get clean && rm -rf /var/lib/apt/lists/*'
   buildah commit --quiet --rm "$container" tokenfleet-base
 }
@@ -52,7 +55,8 @@ download_packages() {
 build() {
   printf 'no-index = true\nfind-links = ["/wheels"]\n' >"$root/build/uv.toml"
   printf '[global]\nno-index = true\nfind-links = /wheels\n' >"$root/build/pip.conf"
-  buildah build --layers --isolation chroot --format docker --file "$root/docker/Dockerfile.$1" --tag "tokenfleet-$1" \
+  buildah build --layers --isolation chroot --format docker \
+    --file "$root/docker/Dockerfile.$1" --tag "tokenfleet-$1" \
     --build-arg BASE_IMAGE=localhost/tokenfleet-base --volume "$root/build/wheels:/wheels:ro" \
     --volume "$root/build/uv.toml:/etc/uv/uv.toml:ro" --volume "$root/build/pip.conf:/etc/pip.conf:ro" "$root"
 }
