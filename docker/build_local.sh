@@ -26,8 +26,11 @@ make_base() {
     sed -n 1p)"
   [[ -n "$mirror" ]] || die "apt: no package source for '$codename', this machine's release (apt-get update?)"
   container="$(buildah from scratch)"
-  debootstrap --variant=minbase --include=python3,python3-venv "$codename" "$(buildah mount "$container")" \
-    "$mirror"
+  if ! debootstrap --variant=minbase --include=python3,python3-venv "$codename" \
+    "$(buildah mount "$container")" "$mirror"; then
+    buildah rm "$container" >/dev/null
+    die "debootstrap failed (see above)"
+  fi
   buildah run "$container" -- sh -c 'apt-get clean && rm -rf /var/lib/apt/lists/*'
   buildah commit --quiet --rm "$container" tokenfleet-base
 }

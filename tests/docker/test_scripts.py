@@ -49,6 +49,7 @@ def test_unknown_backend_is_refused(workspace: Workspace, script: str) -> None:
     [
         ("setup.sh", ["--cleanup"]),
         ("setup.sh", ["vllm"]),
+        ("docker/build_local.sh", ["vllm"]),
         ("launch_docker.sh", ["--gpus", "all"]),
         ("launch_docker.sh", ["bash"]),
         ("launch_docker.sh", ["--image-name"]),
@@ -81,10 +82,18 @@ def test_bad_flags_are_refused(workspace: Workspace, script: str, args: list[str
     assert not workspace.record.exists()
 
 
-@pytest.mark.parametrize("script", ["setup.sh", "launch_docker.sh"])
+@pytest.mark.parametrize("script", ["setup.sh", "launch_docker.sh", "docker/build_local.sh"])
 def test_help_needs_no_valid_backend(workspace: Workspace, script: str) -> None:
     """`--help` prints the usage and ends with status 0 whatever the backend is."""
     result = workspace.run(script, "--help", MLPERF_BACKEND="sglang")
 
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("usage: ")
+
+
+def test_local_build_says_which_tool_is_missing(workspace: Workspace) -> None:
+    """Without buildah the local build ends with status 2 and one line; no folder is made."""
+    result = workspace.run("docker/build_local.sh", "cpu")
+
+    assert (2, "", "error: buildah is not installed\n") == (result.returncode, result.stdout, result.stderr)
+    assert not (workspace.root / "build").exists()
