@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from worker.config import Parser
 from worker.engine import EngineDead, EngineInfo
 from worker.model import ModelLimits, check_download, find_checkpoint, model_hash, read_limits, stop_token_ids
+from worker.vllm_ranks import check_accelerators, place_ranks
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -27,7 +26,6 @@ logger = logging.getLogger(__name__)
 # Longest prompt (inference_rules.adoc, appendix: 15,330) and accuracy budget (the reference's README:
 # 32,768) are 48,098 tokens; rounded up to a multiple of every KV cache block size.
 MAX_MODEL_LEN = 48_128
-MAX_TENSOR_PARALLEL_SIZE = 8
 # vLLM on a CPU would take its share of the machine's whole memory, and stop if other processes hold it.
 CPU_KV_CACHE_BYTES = 1 << 30
 # A model that vLLM has still to download is taken for this one: gpt-oss-120b's config.json.
@@ -88,6 +86,8 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     """
     # Asked first because importing vLLM takes seconds.
     find_checkpoint(model)
+    _set_environment()
+    check_accelerators()
     parsed = parse_args(argv)
     if parsed.enable_prefix_caching:
         # Source: inference_rules.adoc, "KV cache must not apply across queries".
@@ -99,7 +99,7 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     parsed.model = model
     if parsed.max_model_len is None:
         parsed.max_model_len = min(MAX_MODEL_LEN, limits.max_position_embeddings)
-    _place_ranks(parsed, limits)
+    place_ranks(parsed, limits)
     flags = EngineFlags(model=model, engine_args=_engine_args(parsed))
     if checkpoint is not None:
         flags.read_stop_token_ids(checkpoint)
@@ -167,29 +167,9 @@ def one_line(error: BaseException) -> str:
     return " ".join(message.split()) or type(error).__name__
 
 
-def default_tensor_parallel_size(limits: ModelLimits, num_accelerators: int) -> int:
-    """Return the largest size up to 8 that fits and divides both kinds of attention heads."""
-    heads = (limits.num_attention_heads, limits.num_key_value_heads)
-    sizes = range(min(num_accelerators, MAX_TENSOR_PARALLEL_SIZE), 1, -1)
-    return next((size for size in sizes if all(num % size == 0 for num in heads)), 1)
-
-
-def omp_threads_bind(num_ranks: int, cpus: list[int]) -> str:
-    """Split CPUs among ranks as VLLM_CPU_OMP_THREADS_BIND writes it: 4 CPUs and 2 ranks are "0,1|2,3".
-
-    Raises:
-        ValueError: Fewer CPUs than ranks.
-    """
-    if num_ranks > len(cpus):
-        raise ValueError(f"--tensor-parallel-size: {num_ranks} ranks on {len(cpus)} CPUs, one each at least")
-    parts = np.array_split(np.array(cpus), num_ranks)
-    return "|".join(",".join(str(cpu) for cpu in part) for part in parts)
-
-
 def build_parser() -> Parser:
     """Build the parser of vLLM's flags; the environment is set before vLLM is imported."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    _set_environment()
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -216,6 +196,12 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         raise ValueError(one_line(error)) from error
 
 
+def _set_environment() -> None:
+    """Set what vLLM reads when it is imported."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 def _defaults() -> dict[str, object]:
     """Name the defaults that differ from vLLM's; None is computed once the flags are known."""
     from vllm.platforms import current_platform
@@ -235,27 +221,6 @@ def _defaults() -> dict[str, object]:
         # Compiling for a CPU takes longer than what a CPU is asked to serve.
         defaults |= {"kv_cache_memory_bytes": CPU_KV_CACHE_BYTES, "enforce_eager": True}
     return defaults
-
-
-def _place_ranks(parsed: argparse.Namespace, limits: ModelLimits) -> None:
-    """Choose the tensor parallel size where none was given; on a CPU give each rank its cores."""
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cpu():
-        parsed.tensor_parallel_size = parsed.tensor_parallel_size or 1
-        num_ranks = parsed.tensor_parallel_size * parsed.pipeline_parallel_size
-        num_numa_nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
-        # Left alone, vLLM gives each rank a NUMA node and stops where there are not enough.
-        if num_ranks > max(num_numa_nodes, 1):
-            binding = omp_threads_bind(num_ranks, sorted(os.sched_getaffinity(0)))
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", binding)
-    elif parsed.tensor_parallel_size is None:
-        num_copies = parsed.pipeline_parallel_size * parsed.data_parallel_size
-        num_accelerators = current_platform.device_count() // num_copies
-        parsed.tensor_parallel_size = default_tensor_parallel_size(limits, num_accelerators)
-        logger.info(
-            "--tensor-parallel-size: %d, of %d accelerators", parsed.tensor_parallel_size, num_accelerators
-        )
 
 
 def _engine_args(parsed: argparse.Namespace) -> "AsyncEngineArgs":

@@ -6,19 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.worker.greedy import environment_kept
 from worker.model import ModelLimits
-from worker.vllm_args import (
-    MAX_MODEL_LEN,
-    EngineFlags,
-    default_tensor_parallel_size,
-    omp_threads_bind,
-    one_line,
-    parse_engine_flags,
-)
+from worker.vllm_args import MAX_MODEL_LEN, EngineFlags, one_line, parse_engine_flags
+from worker.vllm_ranks import check_accelerators, default_tensor_parallel_size, omp_threads_bind
 
 # vLLM's and torch's imports warn.
 vllm_import = pytest.mark.filterwarnings("ignore")
@@ -87,6 +82,19 @@ def test_rank_without_cpu_is_refused() -> None:
     """Three ranks on two CPUs cannot each have one."""
     with pytest.raises(ValueError, match=r"^--tensor-parallel-size: 3 ranks on 2 CPUs"):
         omp_threads_bind(3, [0, 1])
+
+
+def test_a_build_without_its_accelerator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No driver: vLLM names no platform. A driver and no device: it counts none. A CPU build needs none."""
+    from vllm import platforms
+
+    check_accelerators()
+    no_driver = platforms.interface.UnspecifiedPlatform()
+    no_device = SimpleNamespace(is_unspecified=lambda: False, is_cpu=lambda: False, device_count=lambda: 0)
+    for platform in (no_driver, no_device):
+        monkeypatch.setattr(platforms, "current_platform", platform, raising=False)
+        with pytest.raises(ValueError, match="none is visible"):
+            check_accelerators()
 
 
 def test_message_becomes_one_line() -> None:

@@ -1,0 +1,72 @@
+"""Where vLLM's ranks go: how many a replica has, on which accelerators or cores."""
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+
+from worker.model import ModelLimits
+
+logger = logging.getLogger(__name__)
+
+MAX_TENSOR_PARALLEL_SIZE = 8
+
+
+def check_accelerators() -> None:
+    """Check that there is what this build of vLLM computes on.
+
+    Raises:
+        ValueError: It is a build for accelerators, and none is visible.
+    """
+    from vllm.platforms import current_platform
+
+    # A build for GPUs that finds no driver names no platform, and then counts no devices.
+    if current_platform.is_unspecified() or not (
+        current_platform.is_cpu() or current_platform.device_count()
+    ):
+        raise ValueError(
+            "--engine: this vllm is built for accelerators, and none is visible: see nvidia-smi, "
+            "CUDA_VISIBLE_DEVICES, a container's --gpus"
+        )
+
+
+def place_ranks(parsed: argparse.Namespace, limits: ModelLimits) -> None:
+    """Choose the tensor parallel size where none was given; on a CPU give each rank its cores."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        parsed.tensor_parallel_size = parsed.tensor_parallel_size or 1
+        num_ranks = parsed.tensor_parallel_size * parsed.pipeline_parallel_size
+        num_numa_nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
+        # Left alone, vLLM gives each rank a NUMA node and stops where there are not enough.
+        if num_ranks > max(num_numa_nodes, 1):
+            binding = omp_threads_bind(num_ranks, sorted(os.sched_getaffinity(0)))
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", binding)
+    elif parsed.tensor_parallel_size is None:
+        num_copies = parsed.pipeline_parallel_size * parsed.data_parallel_size
+        num_accelerators = current_platform.device_count() // num_copies
+        parsed.tensor_parallel_size = default_tensor_parallel_size(limits, num_accelerators)
+        logger.info(
+            "--tensor-parallel-size: %d, of %d accelerators", parsed.tensor_parallel_size, num_accelerators
+        )
+
+
+def default_tensor_parallel_size(limits: ModelLimits, num_accelerators: int) -> int:
+    """Return the largest size up to 8 that fits and divides both kinds of attention heads."""
+    heads = (limits.num_attention_heads, limits.num_key_value_heads)
+    sizes = range(min(num_accelerators, MAX_TENSOR_PARALLEL_SIZE), 1, -1)
+    return next((size for size in sizes if all(num % size == 0 for num in heads)), 1)
+
+
+def omp_threads_bind(num_ranks: int, cpus: list[int]) -> str:
+    """Split CPUs among ranks as VLLM_CPU_OMP_THREADS_BIND writes it: 4 CPUs and 2 ranks are "0,1|2,3".
+
+    Raises:
+        ValueError: Fewer CPUs than ranks.
+    """
+    if num_ranks > len(cpus):
+        raise ValueError(f"--tensor-parallel-size: {num_ranks} ranks on {len(cpus)} CPUs, one each at least")
+    parts = np.array_split(np.array(cpus), num_ranks)
+    return "|".join(",".join(str(cpu) for cpu in part) for part in parts)
