@@ -30,12 +30,12 @@ def health_server() -> Iterator[tuple[health.HealthServicer, str]]:
     server.stop(grace=None).wait(timeout=10)
 
 
-def run_probe(address: str, **changed: str) -> tuple[int, str]:
+def run_probe(address: str, *services: str, **changed: str) -> tuple[int, str]:
     """Probe an address; returns the exit code and what stands on stderr."""
     # A proxy that answers nobody: the probe must not ask it.
     env = {**os.environ, "WORKER_ADDRESS": address, "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     done = subprocess.run(
-        [sys.executable, "-m", "worker.probe"],
+        [sys.executable, "-m", "worker.probe", *services],
         check=False,
         env=env | changed,
         capture_output=True,
@@ -54,6 +54,16 @@ def test_the_probe_follows_the_serving_status(health_server: tuple[health.Health
 
     servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     assert (1, f"probe: {address}: NOT_SERVING\n") == run_probe(address)
+
+
+def test_the_probe_asks_for_a_service(health_server: tuple[health.HealthServicer, str]) -> None:
+    """A node of which one replica serves: alive, and as a Worker not ready; two services are too many."""
+    servicer, address = health_server
+    servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    servicer.set("tokenfleet.v1.Worker", health_pb2.HealthCheckResponse.NOT_SERVING)
+    assert (0, "") == run_probe(address)
+    assert (1, f"probe: {address}: NOT_SERVING\n") == run_probe(address, "tokenfleet.v1.Worker")
+    assert (2, "probe: a b: one service at most\n") == run_probe(address, "a", "b")
 
 
 def test_the_probe_goes_over_tls(tmp_path: Path) -> None:
