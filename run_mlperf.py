@@ -214,6 +214,7 @@ def coordinate(run: RunConfig, worker: Process) -> int:
         return code
     except Interrupted as interruption:
         coordinator.signal(interruption.signum)
+        coordinator.end(STOP_TIMEOUT_S)
         raise
     finally:
         coordinator.signal(signal.SIGTERM)
@@ -240,8 +241,7 @@ def _worker_gone(worker: Process, coordinator: Process, timeout_s: float) -> int
 
 def main(argv: list[str]) -> int:
     """Run everything and return the exit code."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _interrupt)
+    _take_signals()
     try:
         plan = parse(argv)
         with local_worker(plan) as worker:
@@ -254,11 +254,20 @@ def main(argv: list[str]) -> int:
         return 128 + interruption.signum
 
 
-def _interrupt(signum: int, _: FrameType | None) -> None:
-    """Turn the first signal into an exception; the clean-up that follows is bounded and not interrupted."""
-    for other in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(other, signal.SIG_IGN)
-    raise Interrupted(signum)
+def _take_signals() -> None:
+    """Turn the first signal into an exception; the clean-up that follows is bounded and not interrupted.
+
+    The handler stays: see coordinator/interrupt.py.
+    """
+    taken: list[int] = []
+
+    def take(signum: int, _: FrameType | None) -> None:
+        taken.append(signum)
+        if len(taken) == 1:
+            raise Interrupted(signum)
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, take)
 
 
 if __name__ == "__main__":

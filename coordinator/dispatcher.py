@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+import math
 import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from concurrent.futures import wait
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,6 +17,7 @@ from coordinator.access import Access
 from coordinator.config import OverduePolicy
 from coordinator.fleet import Fleet, Patience
 from coordinator.flow import MAX_NAMED, Flow, Task
+from coordinator.interrupt import SIGNAL_POLL_S
 from coordinator.ledger import Ledger
 from coordinator.link import Link
 from coordinator.rows import Slots
@@ -178,9 +181,17 @@ class Dispatcher:
     def _call(self, work: Coroutine[Any, Any, _T], timeout_s: float | None = None) -> _T:
         """Run a coroutine on the loop and wait for it.
 
+        Raises:
+            TimeoutError: It is not done in time.
+
         Thread: main.
         """
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout_s)
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while not wait([future], SIGNAL_POLL_S).done:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError
+        return future.result()
 
     async def _connect(self, addresses: tuple[str, ...], access: Access, patience: Patience) -> Fleet:
         return Fleet(addresses, access, patience, self)

@@ -1,9 +1,14 @@
-"""What SIGINT and SIGTERM mean: the first one ends the run in order, a second one at once."""
+"""What SIGINT and SIGTERM mean: the first one ends the run in order, a later one at once."""
 
 import signal
+import time
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SAME_CAUSE_S = 1.0
+"""Signals so close to the first have its cause: a batch system and a script that passes it on send two."""
+SIGNAL_POLL_S = 0.5
+"""Longest wait of the main thread: a signal given to another thread does not end it."""
 
 
 class Interrupted(BaseException):
@@ -15,12 +20,17 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """Turns the first signal into an exception on the main thread; every method is main's."""
+    """Turns the first signal into an exception on the main thread; every method is main's.
+
+    The handler stays the same all along: were it replaced, Python would forget the exception of a signal with
+    which another one came, and print that this one was ignored.
+    """
 
     def __init__(self) -> None:
         """Take the signals over."""
-        self._held = False
+        self._held = self._ignored = False
         self._pending: int | None = None
+        self._first_s: float | None = None
         for signum in SIGNALS:
             signal.signal(signum, self._take)
 
@@ -40,12 +50,17 @@ class Interrupts:
 
     def ignore(self) -> None:
         """Let no signal end what is left: it is short and must be whole."""
-        for signum in SIGNALS:
-            signal.signal(signum, signal.SIG_IGN)
+        self._ignored = True
 
     def _take(self, signum: int, _: FrameType | None) -> None:
-        for other in SIGNALS:
-            signal.signal(other, signal.SIG_DFL)
+        if self._ignored:
+            return
+        if self._first_s is not None:
+            if time.monotonic() - self._first_s > SAME_CAUSE_S:
+                signal.signal(signum, signal.SIG_DFL)
+                signal.raise_signal(signum)
+            return
+        self._first_s = time.monotonic()
         if self._held:
             self._pending = signum
         else:

@@ -33,13 +33,9 @@ class Progress:
         self._out = out
         self._live = out.isatty()
         self._start_s = time.monotonic()
-        self._next_s = self._start_s
+        self._interval_s = BAR_INTERVAL_S if self._live else LINE_INTERVAL_S
+        self._next_s = self._start_s + self._interval_s
         self._last_tokens, self._last_s = 0, self._start_s
-
-    @property
-    def interval_s(self) -> float:
-        """Time between two prints."""
-        return BAR_INTERVAL_S if self._live else LINE_INTERVAL_S
 
     def tick(self) -> None:
         """Print if it is time.
@@ -48,7 +44,7 @@ class Progress:
         """
         now_s = time.monotonic()
         if now_s >= self._next_s:
-            self._next_s = now_s + self.interval_s
+            self._next_s = now_s + self._interval_s
             self._out.write(f"\r\x1b[K{self.line()} {self._bar()}" if self._live else f"{self.line()}\n")
             self._out.flush()
 

@@ -24,7 +24,7 @@ from coordinator.dispatcher import Deadline, Dispatcher
 from coordinator.fleet import Patience
 from coordinator.flow import Task
 from coordinator.inputs import Inputs
-from coordinator.interrupt import Interrupted, Interrupts
+from coordinator.interrupt import SIGNAL_POLL_S, Interrupted, Interrupts
 from coordinator.outputs import Outputs
 from coordinator.progress import Progress
 from coordinator.pulse import Pulse
@@ -184,7 +184,7 @@ class Run:
         started_s = time.monotonic()
         self._ready_s = started_s - self._begun_s
         thread.start()
-        while not self._ended.wait(progress.interval_s):
+        while not self._ended.wait(SIGNAL_POLL_S):
             progress.tick()
         self._wall_s = time.monotonic() - started_s
         self._pulse.stop()

@@ -121,6 +121,20 @@ def test_killed_worker_ends_the_run_with_its_name(tmp_path: Path, scenario: str)
         check_freed(started[0])
 
 
+@pytest.mark.parametrize("scenario", ["offline", "server"])
+def test_signals_of_one_cause_are_one(two: list[fleet.WorkerProcess], tmp_path: Path, scenario: str) -> None:
+    """SIGINT and SIGTERM that come together, as they do to a process that was stopped: orderly, as by one."""
+    with coordinator(two, tmp_path, PROMPTS, "--scenario", scenario) as run:
+        wait_busy(two, run)
+        for signum in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+            run.process.send_signal(signum)
+        code, log = run.end()
+    assert (130, False) == (code, "ignored" in log), log
+    run_dir = tmp_path / "out" / scenario / "performance"
+    check_no_result(run_dir, "INTERRUPTED", "SIGINT")
+    assert (run_dir / "partial_outputs.parquet").exists()
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_interrupts_the_run(
     two: list[fleet.WorkerProcess], tmp_path: Path, signum: signal.Signals, code: int
