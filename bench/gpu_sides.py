@@ -1,0 +1,276 @@
+"""The sides of bench.gpu as its own process drives them: load, one round after the other, stop."""
+
+import contextlib
+import json
+import re
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.gpu_answers import Answered, Pipe, answered
+from bench.gpu_http import MODEL
+from bench.gpu_load import Plan, Work
+from bench.gpu_loadgen import spreads_of, user_conf_of
+from bench.processes import SERVING_WORDS, Processes, argv_of, free_port, read_cpu_s, tail
+from bench.rounds import loadgen_window_s, read_run
+from bench.startup import serves_http
+from sut.settings import Scenario
+
+STOP_TIMEOUT_S = 60.0
+# A client and its answer beyond the end of the round, and the interpreter's start.
+SPARE_S = 30.0
+_WARMED_UP = re.compile(r"warmed up on \d+ prompts in ([\d.]+) s")
+_ENVIRONMENT = {
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+class Setting(NamedTuple):
+    """What all sides have alike."""
+
+    processes: Processes
+    work: Work
+    flags: Sequence[str]
+    """vLLM's."""
+    directory: Path
+    """Gets all files."""
+    round_timeout_s: float
+
+
+class Start(NamedTuple):
+    """How long a load took, in seconds since the process was started."""
+
+    engine_s: float
+    """The engine is there."""
+    serving_s: float
+    """Requests would be taken; ours has warmed up by then, the others do not."""
+
+
+class Side(ABC):
+    """An engine, loaded or on the way to it."""
+
+    name: str
+
+    def __init__(self, setting: Setting, gpus: Sequence[int], label: str) -> None:
+        """Start its process.
+
+        Args:
+            setting: What it is to do.
+            gpus: What it gets; none: a CPU.
+            label: Names its files.
+        """
+        self.setting = setting
+        self.gpus = tuple(gpus)
+        self.log = setting.directory / f"{label}.log"
+        self.label = label
+        self.start: Start | None = None
+        self.effective: dict[str, str] = {}
+        """What its engine says it came to, where it is asked."""
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus else {}
+        self._begun_s = time.time()
+        self.process = setting.processes.start(
+            self._argv(), self.log, environment=_ENVIRONMENT | visible, piped=self._piped
+        )
+
+    _piped = False
+
+    @abstractmethod
+    def _argv(self) -> list[str]:
+        """Compose module and flags of the process that holds the engine."""
+
+    @abstractmethod
+    def _look(self) -> Start | None:
+        """Look whether it is loaded, and how long that took; does not wait."""
+
+    @abstractmethod
+    def run(self, plan: Plan, number: int) -> Answered:
+        """Do one round.
+
+        Raises:
+            RuntimeError: It failed.
+        """
+
+    def poll(self) -> bool:
+        """Say whether it is loaded.
+
+        Raises:
+            RuntimeError: It has ended.
+        """
+        if self.start is None:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"{self.label} ended while it loaded: {tail(self.log)}")
+            self.start = self._look()
+        return self.start is not None
+
+    def stop(self) -> None:
+        """End it and wait: its memory is free afterwards."""
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_TIMEOUT_S)
+        self.setting.processes.kill(self.process)
+
+    def _since(self, at_s: float) -> float:
+        return at_s - self._begun_s
+
+    def _write(self, plan: Plan, number: int) -> Path:
+        path = self.setting.directory / f"{self.label}-{number}.json"
+        plan.write(path)
+        return path
+
+
+class InProcess(Side):
+    """LLM.generate or AsyncLLM with nothing between."""
+
+    kind: str
+    _piped = True
+
+    def _argv(self) -> list[str]:
+        work = self.setting.work
+        own = argv_of({"--data": work.data, "--model": work.model, "--temperature": work.temperature})
+        return ["bench.gpu_engine", self.kind, *own, *self.setting.flags]
+
+    def _look(self) -> Start | None:
+        self._pipe = getattr(self, "_pipe", None) or Pipe(self.process, self.log)
+        ready = self._pipe.take()
+        if ready is None:
+            return None
+        self.effective = ready["config"]
+        engine_s = self._since(ready["engine_s"])
+        return Start(engine_s, engine_s)
+
+    def run(self, plan: Plan, number: int) -> Answered:
+        """Have it answer the plan."""
+        path = self._write(plan, number)
+        return answered(self._pipe.ask(str(path), self.setting.round_timeout_s + SPARE_S), plan, 0.0)
+
+
+class Bare(InProcess):
+    """LLM.generate of all requests."""
+
+    name = kind = "bare"
+
+
+class InProcessAsync(InProcess):
+    """One task per request over AsyncLLM."""
+
+    name = kind = "async"
+
+
+class Serve(Side):
+    """`vllm serve`, and an HTTP client in a process of its own."""
+
+    name = "serve"
+
+    def _argv(self) -> list[str]:
+        self._port = free_port()
+        own = {"--port": self._port, "--model": self.setting.work.model, "--served-model-name": MODEL}
+        return ["vllm.entrypoints.openai.api_server", *argv_of(own), *self.setting.flags]
+
+    _client: subprocess.Popen[bytes] | None = None
+
+    def _look(self) -> Start | None:
+        if self._client is None:
+            if serves_http(self._port):
+                self._engine_s = self._since(time.time())
+                self._start_client()
+            return None
+        ready = self._pipe.take()
+        return None if ready is None else Start(self._engine_s, self._engine_s)
+
+    def _start_client(self) -> None:
+        work = self.setting.work
+        flags = argv_of({"--data": work.data, "--port": self._port, "--temperature": work.temperature})
+        log = self.log.with_suffix(".client.log")
+        self._client = self.setting.processes.start(["bench.gpu_http", *flags], log, piped=True)
+        self._pipe = Pipe(self._client, log)
+
+    def run(self, plan: Plan, number: int) -> Answered:
+        """Have the client send the plan."""
+        assert self._client is not None
+        before_s = read_cpu_s(self._client.pid)
+        path = self._write(plan, number)
+        answer = self._pipe.ask(str(path), self.setting.round_timeout_s + SPARE_S)
+        return answered(answer, plan, read_cpu_s(self._client.pid) - before_s)
+
+    def stop(self) -> None:
+        """End the client, then the server."""
+        if self._client is not None:
+            self.setting.processes.kill(self._client)
+        super().stop()
+
+
+class Ours(Side):
+    """The product: a worker, and for each round its coordinator with LoadGen."""
+
+    name = "ours"
+
+    def _argv(self) -> list[str]:
+        self._port = free_port()
+        own = {"--port": self._port, "--model": self.setting.work.model}
+        return ["worker", *argv_of(own), *self.setting.flags]
+
+    def _look(self) -> Start | None:
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        if SERVING_WORDS not in text:
+            return None
+        serving_s = self._since(time.time())
+        warmed_up = _WARMED_UP.search(text)
+        return Start(serving_s - (float(warmed_up[1]) if warmed_up else 0.0), serving_s)
+
+    def run(self, plan: Plan, number: int) -> Answered:
+        """Run the coordinator once."""
+        return coordinate(self.setting, self._port, plan, f"{self.label}-{number}")
+
+
+def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
+    """Run a coordinator over a worker or node of this machine, and read what it left.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    argv, log = coordinator_argv(setting, port, plan, label)
+    ended = setting.processes.run(argv, log, setting.round_timeout_s + SPARE_S)
+    run_dir = setting.directory / label / plan.scenario / "performance"
+    record, detail = read_run(label, ended, log, run_dir)
+    if detail.errors:
+        raise RuntimeError(f"{label}: LoadGen counts {len(detail.errors)} errors")
+    begin_s, end_s = loadgen_window_s(detail)
+    workers = record["summary"]["workers"]
+    ttft_ms, tpot_ms = spreads_of(detail) if plan.scenario is not Scenario.OFFLINE else ({}, {})
+    verdict = record["verdict"]
+    return Answered(
+        begin_s=begin_s,
+        end_s=end_s,
+        requests=sum(worker["requests"] for worker in workers),
+        tokens=sum(worker["tokens"] for worker in workers),
+        client_cpu_s=ended.curve.between(begin_s, end_s),
+        verdict=f"{verdict['outcome']} {verdict['reason']}".strip(),
+        ttft_ms=ttft_ms,
+        tpot_ms=tpot_ms,
+    )
+
+
+def coordinator_argv(setting: Setting, port: int, plan: Plan, label: str) -> tuple[list[str], Path]:
+    """Compose a coordinator's command line, and where its output goes."""
+    user_conf = setting.directory / f"{label}.conf"
+    user_conf.write_text(user_conf_of(plan, len(setting.work.budgets)), encoding="utf-8")
+    generation = setting.directory / f"{label}.generation.json"
+    generation.write_text(json.dumps({"temperature": setting.work.temperature}), encoding="utf-8")
+    flags = {
+        "--scenario": str(plan.scenario),
+        "--input-file": setting.work.data,
+        "--user-conf": user_conf,
+        "--generation-config": generation,
+        "--workers": f"127.0.0.1:{port}",
+        "--output-dir": setting.directory / label,
+        "--max-new-tokens": setting.work.longest_answer,
+    }
+    return ["bench.gpu_budgeted", *argv_of(flags)], setting.directory / f"{label}.log"
+
+
+SIDES: dict[str, type[Side]] = {side.name: side for side in (Bare, Ours, InProcessAsync, Serve)}
