@@ -15,6 +15,7 @@ from bench.command import check_output, describe_commit, describe_machine, run_c
 from bench.gpu_load import engine_flags, prepare
 from bench.gpu_model import write_full_size
 from bench.gpu_offline import Offline, Place, Server, engines_say, show_offline, show_server
+from bench.gpu_replicas import Replicas, show_replicas
 from bench.gpu_rounds import Clock, Found
 from bench.gpu_sides import Setting
 from bench.processes import Processes
@@ -33,6 +34,9 @@ class Show(NamedTuple):
 SHOWS = {
     "offline": Show("tokens/s of LLM.generate, ours, AsyncLLM and vllm serve", Offline, show_offline),
     "server": Show("TTFT and TPOT at the same arrivals", Server, show_server),
+    "replicas": Show(
+        "replicas, tensor and pipeline parallelism; one replica killed", Replicas, show_replicas
+    ),
 }
 
 
@@ -130,6 +134,7 @@ def _record(asked: Asked, machine: dict[str, str], flags: list[str], found: Foun
         "vllm_flags": flags,
         "rounds": [one.to_json() for one in found.rounds],
         "starts": found.starts,
+        **found.more,
         "failures": found.failures,
         "not_run": found.not_run,
     }

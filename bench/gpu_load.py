@@ -52,6 +52,11 @@ class Lengths:
                 raise ValueError(f"{flag(f'mean_{kind}_len')}: {mean:g} is above the longest, {longest}")
 
     @property
+    def num_rows(self) -> int:
+        """Rows of the data set."""
+        return self.requests
+
+    @property
     def max_model_len(self) -> int:
         """Tokens of the longest prompt and answer, up to a multiple of 16."""
         return -(-(self.max_prompt_len + self.max_answer_len) // 16) * 16
@@ -67,6 +72,10 @@ class Plan(NamedTuple):
     """(N,) when each arrives after the first; Offline: zeros."""
     target_qps: float
     """What LoadGen is told."""
+
+    def num_rows(self, num_samples: int) -> int:
+        """Count the data set's first rows that LoadGen draws from: Offline asks for each once."""
+        return len(self.samples) if self.scenario is Scenario.OFFLINE else num_samples
 
     def write(self, path: Path) -> None:
         """Write what a side in a process of its own reads."""
@@ -112,7 +121,7 @@ def prepare(model: Path, lengths: Lengths, directory: Path) -> Work:
     vocab_size = set_stop_id(model, directory / "model", lengths.stop_token_id)
     path = directory / "data.parquet"
     spec = DatasetSpec(
-        num_samples=lengths.requests,
+        num_samples=lengths.num_rows,
         seed=lengths.seed,
         vocab_size=vocab_size,
         mean_prompt_len=lengths.mean_prompt_len,

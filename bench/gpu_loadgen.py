@@ -10,7 +10,7 @@ import sys
 from array import array
 from pathlib import Path
 
-from bench.gpu_load import Plan
+from bench.gpu_load import Plan, arriving
 from bench.processes import Processes, tail
 from bench.workload import compose_user_conf
 from sut.loadgen import LoadGenTest
@@ -24,6 +24,12 @@ DRY_TIMEOUT_S = 120.0
 _TTFT = "result_first_token_{:.2f}_percentile_latency_ns"
 _TPOT = "result_time_per_output_token_{:.2f}_percentile_ns"
 _PERCENTILES = (50, 90, 99)
+_MET = (
+    "result_perf_constraints_met",
+    "result_min_duration_met",
+    "result_min_queries_met",
+    "early_stopping_met",
+)
 
 
 def user_conf_of(plan: Plan, num_samples: int, target_qps: float | None = None) -> str:
@@ -38,6 +44,11 @@ def user_conf_of(plan: Plan, num_samples: int, target_qps: float | None = None) 
     return compose_user_conf([plan.scenario], values)
 
 
+def unmet(detail: DetailLog) -> list[str]:
+    """Name what LoadGen says is not satisfied, by its keys."""
+    return [key for key in _MET if detail.values.get(key) is False]
+
+
 def spreads_of(detail: DetailLog) -> tuple[dict[str, float], dict[str, float]]:
     """Read LoadGen's percentiles of TTFT and TPOT, in ms by name."""
     ttft_ms, tpot_ms = (
@@ -47,10 +58,8 @@ def spreads_of(detail: DetailLog) -> tuple[dict[str, float], dict[str, float]]:
     return ttft_ms, tpot_ms
 
 
-def draw_order(
-    processes: Processes, num_queries: int, num_samples: int, directory: Path
-) -> tuple[list[int], int]:
-    """Ask LoadGen which samples a Server run of so many queries takes.
+def draw_order(processes: Processes, num_samples: int, directory: Path) -> tuple[list[int], int]:
+    """Ask LoadGen in which order a Server run takes the samples, each once.
 
     Returns:
         The samples in their order, and the seed of the schedule.
@@ -58,15 +67,13 @@ def draw_order(
     Raises:
         RuntimeError: LoadGen failed.
     """
-    import numpy as np
-
-    plan = Plan(Scenario.SERVER, np.zeros(num_queries, np.int64), np.zeros(num_queries, np.int64), DRY_QPS)
+    plan = arriving(range(num_samples), 0, DRY_QPS)
     logs, found, log = directory / "dry", directory / "order.json", directory / "dry.log"
     logs.mkdir()
     conf = directory / "dry.conf"
     conf.write_text(user_conf_of(plan, num_samples), encoding="utf-8")
     argv = ["bench.gpu_loadgen", str(conf), str(num_samples), str(logs), str(found)]
-    if processes.run(argv, log, DRY_TIMEOUT_S + num_queries / DRY_QPS).exit_code:
+    if processes.run(argv, log, DRY_TIMEOUT_S + num_samples / DRY_QPS).exit_code:
         raise RuntimeError(f"LoadGen's dry run failed: {tail(log)}")
     order = json.loads(found.read_text(encoding="utf-8"))
     return order["samples"], order["seed"]

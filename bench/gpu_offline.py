@@ -76,8 +76,8 @@ class Server(Offline):
         self._check_sides(SERVER_SIDES)
 
     @property
-    def num_queries(self) -> int:
-        """Requests of a round."""
+    def num_rows(self) -> int:
+        """Requests of a round: LoadGen asks for every row equally often, here once."""
         return max(round(self.target_qps * self.seconds), 2)
 
 
@@ -109,7 +109,7 @@ def show_server(plan: Server, place: Place, keep: Keep) -> Found:
         RuntimeError: LoadGen's dry run failed.
     """
     setting = place.setting
-    samples, seed = draw_order(setting.processes, plan.num_queries, plan.requests, setting.directory)
+    samples, seed = draw_order(setting.processes, plan.num_rows, setting.directory)
     requests = arriving(samples, seed, plan.target_qps)
     place.clock.say(f"{len(samples)} arrivals within {requests.due_ns[-1] / 1e9:.1f} s, seed {seed}")
     found = _run(plan, place, requests, keep)
@@ -118,9 +118,9 @@ def show_server(plan: Server, place: Place, keep: Keep) -> Found:
 
 
 def _run(plan: Offline, place: Place, requests: Plan, keep: Keep) -> Found:
-    rounds = Rounds(place.setting, place.watch_log, place.clock, keep)
+    rounds = Rounds(place.setting, place.watch_log, place.clock, keep, SIDES)
     visits = visits_of(plan.names, place.gpus, plan.rounds)
-    rounds.run(visits, requests, offline(plan.requests), plan.warm_rounds)
+    rounds.run(visits, requests, offline(min(plan.requests, plan.num_rows)), plan.warm_rounds)
     return rounds.found
 
 

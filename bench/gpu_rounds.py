@@ -1,14 +1,14 @@
 """Rounds of bench.gpu: which side is loaded where and when, and what each round took."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.command import say
 from bench.gpu_load import Plan
-from bench.gpu_sides import SIDES, Setting, Side
+from bench.gpu_sides import Setting, Side
 from bench.gpu_watch import Use, use_between
 from bench.interleaved import order_of
 from bench.processes import read_cpu_s
@@ -18,6 +18,7 @@ START_TIMEOUT_S = 600.0
 POLL_S = 0.1
 Placement = tuple[tuple[str, tuple[int, ...]], ...]
 """Sides that are loaded together, each with its GPUs."""
+Make = Callable[[Setting, Sequence[int], str], Side]
 
 
 class Visit(NamedTuple):
@@ -125,6 +126,8 @@ class Found:
     starts: list[dict[str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     not_run: list[str] = field(default_factory=list)
+    more: dict[str, Any] = field(default_factory=dict)
+    """What a part of the command finds besides."""
 
     def counted(self, side: str) -> list[Round]:
         """Take a side's rounds, warm-ups aside."""
@@ -135,7 +138,12 @@ class Rounds:
     """Sides that come and go."""
 
     def __init__(
-        self, setting: Setting, watch_log: Path, clock: Clock, on_found: Callable[[Found], None]
+        self,
+        setting: Setting,
+        watch_log: Path,
+        clock: Clock,
+        on_found: Callable[[Found], None],
+        makes: Mapping[str, Make],
     ) -> None:
         """Load nothing yet.
 
@@ -144,12 +152,14 @@ class Rounds:
             watch_log: Of bench.gpu_watch.
             clock: When to begin nothing more.
             on_found: Called after each round.
+            makes: Starts a side, by its name.
         """
         self.found = Found()
         self._setting = setting
         self._watch_log = watch_log
         self._clock = clock
         self._on_found = on_found
+        self._makes = makes
         self._loaded: dict[str, Side] = {}
         self._num_loads = 0
 
@@ -171,6 +181,16 @@ class Rounds:
                     self._measure(sides[index], plan, number, failed)
         self._place((), failed)
 
+    def hold(self, name: str, gpus: tuple[int, ...]) -> Side | None:
+        """Have one side loaded and no other, until the next `run`; None if it fails."""
+        failed: set[str] = set()
+        self._place(((name, gpus),), failed)
+        return None if failed else self._loaded[name]
+
+    def release(self) -> None:
+        """Have nothing loaded."""
+        self._place((), set())
+
     def _place(self, placement: Placement, failed: set[str]) -> list[Side]:
         """Have these sides loaded and no others; returns those that were not."""
         for name, side in list(self._loaded.items()):
@@ -184,7 +204,7 @@ class Rounds:
                 self._num_loads += 1
                 label = f"{self._num_loads}-{name}"
                 self._clock.say(f"load {label} on {_place_name(gpus)}")
-                self._loaded[name] = SIDES[name](self._setting, gpus, label)
+                self._loaded[name] = self._makes[name](self._setting, gpus, label)
                 loading.append(self._loaded[name])
         deadline_s = time.monotonic() + START_TIMEOUT_S
         return [side for side in self._wait(loading, deadline_s, failed) if side.name not in failed]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from bench.gpu_answers import Answered, Pipe, answered
 from bench.gpu_http import MODEL
 from bench.gpu_load import Plan, Work
-from bench.gpu_loadgen import spreads_of, user_conf_of
+from bench.gpu_loadgen import spreads_of, unmet, user_conf_of
 from bench.processes import SERVING_WORDS, Processes, argv_of, free_port, read_cpu_s, tail
 from bench.rounds import loadgen_window_s, read_run
 from bench.startup import serves_http
@@ -249,7 +249,9 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
         requests=sum(worker["requests"] for worker in workers),
         tokens=sum(worker["tokens"] for worker in workers),
         client_cpu_s=ended.curve.between(begin_s, end_s),
-        verdict=f"{verdict['outcome']} {verdict['reason']}".strip(),
+        verdict=" ".join(
+            [verdict["outcome"], verdict["reason"], *map("not {}".format, unmet(detail))]
+        ).strip(),
         ttft_ms=ttft_ms,
         tpot_ms=tpot_ms,
     )
@@ -258,7 +260,8 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
 def coordinator_argv(setting: Setting, port: int, plan: Plan, label: str) -> tuple[list[str], Path]:
     """Compose a coordinator's command line, and where its output goes."""
     user_conf = setting.directory / f"{label}.conf"
-    user_conf.write_text(user_conf_of(plan, len(setting.work.budgets)), encoding="utf-8")
+    num_rows = plan.num_rows(len(setting.work.budgets))
+    user_conf.write_text(user_conf_of(plan, num_rows), encoding="utf-8")
     generation = setting.directory / f"{label}.generation.json"
     generation.write_text(json.dumps({"temperature": setting.work.temperature}), encoding="utf-8")
     flags = {
@@ -266,6 +269,7 @@ def coordinator_argv(setting: Setting, port: int, plan: Plan, label: str) -> tup
         "--input-file": setting.work.data,
         "--user-conf": user_conf,
         "--generation-config": generation,
+        "--max-samples": num_rows,
         "--workers": f"127.0.0.1:{port}",
         "--output-dir": setting.directory / label,
         "--max-new-tokens": setting.work.longest_answer,
