@@ -113,14 +113,13 @@ def _show(asked: Asked, machine: dict[str, str], clock: Clock, processes: Proces
 
 def token_problems(found: Found, *, exact: bool) -> list[str]:
     """Name rounds with other numbers of tokens than asked for, or, where answers may stop, than others'."""
+    first: dict[int, int] = {}
     problems = []
-    for warm_up in (True, False):
-        rounds = [one for one in found.rounds if one.warm_up is warm_up]
-        problems += [
-            f"{one.tokens} tokens of {one.side} in round {one.number}, not {wanted}"
-            for one in rounds
-            if one.tokens != (wanted := one.expected_tokens if exact else rounds[0].tokens)
-        ]
+    for one in found.rounds:
+        asked = one.expected_tokens
+        wanted = asked if exact else first.setdefault(asked, one.tokens)
+        if one.tokens != wanted:
+            problems.append(f"{one.tokens} tokens of {one.side} in round {one.number}, not {wanted}")
     return problems
 
 
