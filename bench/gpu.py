@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from bench.bounds import flag
 from bench.command import check_output, describe_commit, describe_machine, run_command, say, write_record
+from bench.gpu_coordinate import Setting
+from bench.gpu_found import Clock, Found
 from bench.gpu_load import engine_flags, prepare
 from bench.gpu_model import write_full_size
 from bench.gpu_offline import Offline, Place, Server, engines_say, show_offline, show_server
 from bench.gpu_replicas import Replicas, show_replicas
-from bench.gpu_rounds import Clock, Found
-from bench.gpu_sides import Setting
 from bench.processes import Processes
 from coordinator.config import Parser
 

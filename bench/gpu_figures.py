@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-from bench.gpu_rounds import Found, Round
+from bench.gpu_found import Found, Round
 
 Figure = Callable[[Round], float]
 # What vLLM logs of a configuration, alike for every side; what it says of its start goes to the file alone.

@@ -6,6 +6,7 @@ of standard input names a plan; the answer to it goes to standard output.
 
 import asyncio
 import json
+import resource
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -31,6 +32,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--temperature", type=float, required=True)
     args = parser.parse_args(argv)
+    # A connection for each request in flight.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     asyncio.run(_serve(args.data, args.port, args.temperature, answers))
     return 0
 
@@ -41,7 +45,10 @@ async def _serve(path: Path, port: int, temperature: float, answers: int) -> Non
     budgets = budgets_of(data).tolist()
     url = f"http://127.0.0.1:{port}{PATH}"
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=None),
+        # The first chunk of an answer repeats the prompt, and no line may be longer than twice this.
+        read_bufsize=1 << 20,
     ) as session:
 
         async def generate(sample: int) -> AsyncIterator[int]:

@@ -6,11 +6,13 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from bench.bounds import check_above, check_at_least
+from bench.gpu_coordinate import Setting
 from bench.gpu_figures import differences, ratio_lines, read_config, read_start, start_lines, table
+from bench.gpu_found import Clock, Found, visits_of
 from bench.gpu_load import Lengths, Plan, arriving, offline
 from bench.gpu_loadgen import draw_order
-from bench.gpu_rounds import Clock, Found, Rounds, visits_of
-from bench.gpu_sides import SIDES, Setting
+from bench.gpu_rounds import Rounds
+from bench.gpu_sides import SIDES
 
 OFFLINE_SIDES = ("bare", "ours", "async", "serve")
 SERVER_SIDES = ("async", "ours", "serve")

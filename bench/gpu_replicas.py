@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import grpc
 
 from bench.bounds import check_above, check_at_least
+from bench.gpu_coordinate import Setting, coordinator_argv
 from bench.gpu_figures import start_lines, table
+from bench.gpu_found import Found, Visit
 from bench.gpu_load import Lengths, Plan, offline
 from bench.gpu_offline import Keep, Place
-from bench.gpu_rounds import Found, Rounds, Visit
-from bench.gpu_sides import Ours, Setting, Side, Start, coordinator_argv
+from bench.gpu_rounds import Rounds
+from bench.gpu_sides import Ours, Side, Start
 from bench.processes import CpuCurve, Ended, argv_of, tail, wait_says
 from bench.rounds import loadgen_window_s, read_run
 from bench.startup import serves_grpc

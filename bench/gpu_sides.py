@@ -1,7 +1,6 @@
 """The sides of bench.gpu as its own process drives them: load, one round after the other, stop."""
 
 import contextlib
-import json
 import re
 import subprocess
 import time
@@ -11,35 +10,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.gpu_answers import Answered, Pipe, answered
+from bench.gpu_coordinate import SPARE_S, Setting, coordinate
 from bench.gpu_http import MODEL
-from bench.gpu_load import Plan, Work
-from bench.gpu_loadgen import spreads_of, unmet, user_conf_of
-from bench.processes import SERVING_WORDS, Processes, argv_of, free_port, read_cpu_s, tail
-from bench.rounds import loadgen_window_s, read_run
+from bench.gpu_load import Plan
+from bench.processes import SERVING_WORDS, argv_of, free_port, read_cpu_s, tail
 from bench.startup import serves_http
-from sut.settings import Scenario
+from worker.nvml import family
 
 STOP_TIMEOUT_S = 60.0
-# A client and its answer beyond the end of the round, and the interpreter's start.
-SPARE_S = 30.0
+POLL_S = 0.1
 _WARMED_UP = re.compile(r"warmed up on \d+ prompts in ([\d.]+) s")
 _ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
 }
-
-
-class Setting(NamedTuple):
-    """What all sides have alike."""
-
-    processes: Processes
-    work: Work
-    flags: Sequence[str]
-    """vLLM's."""
-    directory: Path
-    """Gets all files."""
-    round_timeout_s: float
 
 
 class Start(NamedTuple):
@@ -108,11 +93,21 @@ class Side(ABC):
         return self.start is not None
 
     def stop(self) -> None:
-        """End it and wait: its memory is free afterwards."""
+        """End it and wait for all its processes: its memory is free afterwards.
+
+        Raises:
+            RuntimeError: One stays, and with it perhaps a GPU's memory.
+        """
+        members = family(self.process.pid)
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_TIMEOUT_S)
         self.setting.processes.kill(self.process)
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        while left := [pid for pid in members if _runs(pid)]:
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"{self.label}: processes {left} are still there")
+            time.sleep(POLL_S)
 
     def _since(self, at_s: float) -> float:
         return at_s - self._begun_s
@@ -121,6 +116,15 @@ class Side(ABC):
         path = self.setting.directory / f"{self.label}-{number}.json"
         plan.write(path)
         return path
+
+
+def _runs(pid: int) -> bool:
+    """Say whether a process exists and is no zombie, which holds nothing."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 class InProcess(Side):
@@ -225,56 +229,6 @@ class Ours(Side):
     def run(self, plan: Plan, number: int) -> Answered:
         """Run the coordinator once."""
         return coordinate(self.setting, self._port, plan, f"{self.label}-{number}")
-
-
-def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
-    """Run a coordinator over a worker or node of this machine, and read what it left.
-
-    Raises:
-        RuntimeError: It failed.
-    """
-    argv, log = coordinator_argv(setting, port, plan, label)
-    ended = setting.processes.run(argv, log, setting.round_timeout_s + SPARE_S)
-    run_dir = setting.directory / label / plan.scenario / "performance"
-    record, detail = read_run(label, ended, log, run_dir)
-    if detail.errors:
-        raise RuntimeError(f"{label}: LoadGen counts {len(detail.errors)} errors")
-    begin_s, end_s = loadgen_window_s(detail)
-    workers = record["summary"]["workers"]
-    ttft_ms, tpot_ms = spreads_of(detail) if plan.scenario is not Scenario.OFFLINE else ({}, {})
-    verdict = record["verdict"]
-    return Answered(
-        begin_s=begin_s,
-        end_s=end_s,
-        requests=sum(worker["requests"] for worker in workers),
-        tokens=sum(worker["tokens"] for worker in workers),
-        client_cpu_s=ended.curve.between(begin_s, end_s),
-        verdict=" ".join(
-            [verdict["outcome"], verdict["reason"], *map("not {}".format, unmet(detail))]
-        ).strip(),
-        ttft_ms=ttft_ms,
-        tpot_ms=tpot_ms,
-    )
-
-
-def coordinator_argv(setting: Setting, port: int, plan: Plan, label: str) -> tuple[list[str], Path]:
-    """Compose a coordinator's command line, and where its output goes."""
-    user_conf = setting.directory / f"{label}.conf"
-    num_rows = plan.num_rows(len(setting.work.budgets))
-    user_conf.write_text(user_conf_of(plan, num_rows), encoding="utf-8")
-    generation = setting.directory / f"{label}.generation.json"
-    generation.write_text(json.dumps({"temperature": setting.work.temperature}), encoding="utf-8")
-    flags = {
-        "--scenario": str(plan.scenario),
-        "--input-file": setting.work.data,
-        "--user-conf": user_conf,
-        "--generation-config": generation,
-        "--max-samples": num_rows,
-        "--workers": f"127.0.0.1:{port}",
-        "--output-dir": setting.directory / label,
-        "--max-new-tokens": setting.work.longest_answer,
-    }
-    return ["bench.gpu_budgeted", *argv_of(flags)], setting.directory / f"{label}.log"
 
 
 SIDES: dict[str, type[Side]] = {side.name: side for side in (Bare, Ours, InProcessAsync, Serve)}

@@ -12,12 +12,12 @@ import pytest
 from bench.gpu import main, token_problems
 from bench.gpu_answers import answered
 from bench.gpu_budgeted import budgeted
+from bench.gpu_coordinate import Setting, coordinate, coordinator_argv
 from bench.gpu_figures import differences, ratios, read_config
+from bench.gpu_found import Found, Round, visits_of
 from bench.gpu_load import Lengths, Work, arriving, engine_flags, offline, prepare
 from bench.gpu_loadgen import draw_order
 from bench.gpu_model import write_full_size
-from bench.gpu_rounds import Found, Round, visits_of
-from bench.gpu_sides import Setting, coordinate, coordinator_argv
 from bench.gpu_watch import use_between
 from bench.notes import RunNotes
 from bench.processes import Processes, free_port, wait_listening
