@@ -23,7 +23,7 @@ test: $(VENV)/.cpu
 
 # The long ones too: every fault in every mode, random schedules, fuzzing. Some need root: namespaces, tmpfs.
 test-all: $(VENV)/.cpu
-	$(PY) -m pytest -q -m "long or not long"
+	$(PY) -m pytest -q -m "not gpu"
 
 # mypy reads the types of vLLM and of what it brings.
 lint: $(VENV)/.cpu

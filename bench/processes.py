@@ -76,18 +76,32 @@ class Processes:
                 _signal_group(process, signal.SIGKILL)
                 process.wait(STOP_TIMEOUT_S)
 
-    def start(self, module_argv: list[str], log: Path) -> subprocess.Popen[bytes]:
-        """Start `python -m <module> <flags>` in a session of its own; its output goes to `log`."""
+    def start(
+        self,
+        module_argv: list[str],
+        log: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        piped: bool = False,
+    ) -> subprocess.Popen[bytes]:
+        """Start `python -m <module> <flags>` in a session of its own; its output goes to `log`.
+
+        Args:
+            module_argv: Module and flags.
+            log: Gets both outputs.
+            environment: Variables beside those of this process.
+            piped: Its standard input and output are pipes of the Popen; only its errors go to `log`.
+        """
         parent = os.getpid()
         with log.open("wb") as out, _signals_held() as mask:
             process = subprocess.Popen(
                 [sys.executable, "-m", *module_argv],
                 cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
+                stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if piped else out,
                 stderr=out,
                 # LoadGen writes the window of its test in local time.
-                env={**os.environ, "TZ": "UTC"},
+                env={**os.environ, "TZ": "UTC", **(environment or {})},
                 start_new_session=True,
                 preexec_fn=lambda: _prepare(mask, parent),  # noqa: PLW1509 - this process has one thread
             )

@@ -1,0 +1,125 @@
+"""What bench.gpu measures, in which order, and until when."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+from bench.command import say
+from bench.gpu_watch import Use
+
+Placement = tuple[tuple[str, tuple[int, ...]], ...]
+"""Sides that are loaded together, each with its GPUs."""
+
+
+class Visit(NamedTuple):
+    """Rounds without a change of what is loaded."""
+
+    placement: Placement
+    numbers: tuple[int, ...]
+    """Of the rounds; figures of one number are compared."""
+
+
+def visits_of(sides: Sequence[str], gpus: Sequence[int], rounds: int) -> list[Visit]:
+    """Arrange that chance favours no side: on two GPUs each is measured on both, else in the order A B B A.
+
+    Args:
+        sides: The first is what the others are compared with.
+        gpus: One or two; none: a CPU, one side at a time.
+        rounds: Of each side, in each of its two turns.
+    """
+    if len(gpus) == 2 and len(sides) > 1:
+        pairs = [
+            ((sides[0], (first,)), (other, (second,)))
+            for first, second in (gpus, gpus[::-1])
+            for other in sides[1:]
+        ]
+        return [
+            Visit(pair, tuple(range(index * rounds, (index + 1) * rounds)))
+            for index, pair in enumerate(pairs)
+        ]
+    first_turn, second_turn = tuple(range(rounds)), tuple(range(rounds, 2 * rounds))
+    places = [((name, tuple(gpus[:1])),) for name in sides]
+    turns = [Visit(place, first_turn) for place in places]
+    return turns + [Visit(place, second_turn) for place in reversed(places)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One round of one side."""
+
+    side: str
+    gpus: tuple[int, ...]
+    number: int
+    warm_up: bool
+    """Not counted."""
+    at_s: float
+    """Since the command began."""
+    seconds: float
+    """From the first request to the last answer; with LoadGen by its log."""
+    requests: int
+    tokens: int
+    expected_tokens: int
+    verdict: str
+    front_cpu_s: float
+    """Of the engine's front end: the process of worker, LLM, AsyncLLM or API server."""
+    client_cpu_s: float
+    """Of the coordinator within LoadGen's test, or the HTTP client."""
+    engine_cpu_s: float
+    """Of vLLM's other processes."""
+    gpu: list[Use | None]
+    """By GPU, between the first request and the last answer."""
+    ttft_ms: dict[str, float]
+    tpot_ms: dict[str, float]
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Output tokens over the round."""
+        return self.tokens / self.seconds
+
+    def per_mtok(self, cpu_s: float) -> float:
+        """Divide by the round's tokens, in millions."""
+        return cpu_s / self.tokens * 1e6
+
+    def to_json(self) -> dict[str, Any]:
+        """Give everything, and the rate."""
+        gpu = [None if use is None else use._asdict() for use in self.gpu]
+        return asdict(self) | {"gpu": gpu, "tokens_per_s": self.tokens_per_s}
+
+
+class Clock:
+    """Time since the command began, and when nothing new begins any more."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self._begun_s = time.monotonic()
+        self._deadline_s = deadline_s
+
+    @property
+    def now_s(self) -> float:
+        """Seconds since the command began."""
+        return time.monotonic() - self._begun_s
+
+    @property
+    def over(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.now_s > self._deadline_s
+
+    def say(self, text: str) -> None:
+        """Print a line with the time before it."""
+        say(f"[{self.now_s:7.1f} s] {text}")
+
+
+@dataclass(slots=True)
+class Found:
+    """Everything measured so far."""
+
+    rounds: list[Round] = field(default_factory=list)
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    not_run: list[str] = field(default_factory=list)
+    more: dict[str, Any] = field(default_factory=dict)
+    """What a part of the command finds besides."""
+
+    def counted(self, side: str) -> list[Round]:
+        """Take a side's rounds, warm-ups aside."""
+        return [found for found in self.rounds if found.side == side and not found.warm_up]

@@ -1,0 +1,107 @@
+"""LoadGen's part in bench.gpu: its settings, its percentiles, and which samples it will ask for.
+
+`python -m bench.gpu_loadgen CONF NUM_SAMPLES DIR FILE.json` runs LoadGen's Server over a system that answers
+at once, and writes the order of the samples and the seed of the schedule: a run of the product with the same
+seeds gets the same.
+"""
+
+import json
+import sys
+from array import array
+from pathlib import Path
+
+from bench.gpu_load import Plan, arriving
+from bench.processes import Processes, tail
+from bench.workload import compose_user_conf
+from sut.loadgen import LoadGenTest
+from sut.results.logs import DetailLog, read_detail
+from sut.settings import Mode, Scenario
+from sut.sut import SUT
+
+# The order of the samples does not depend on the rate: a dry run may be this fast.
+DRY_QPS = 10_000.0
+DRY_TIMEOUT_S = 120.0
+_TTFT = "result_first_token_{:.2f}_percentile_latency_ns"
+_TPOT = "result_time_per_output_token_{:.2f}_percentile_ns"
+_PERCENTILES = (50, 90, 99)
+_MET = (
+    "result_perf_constraints_met",
+    "result_min_duration_met",
+    "result_min_queries_met",
+    "early_stopping_met",
+)
+
+
+def user_conf_of(plan: Plan, num_samples: int, target_qps: float | None = None) -> str:
+    """Have LoadGen issue a plan's number of requests, once."""
+    values = {
+        "target_qps": target_qps or plan.target_qps,
+        "min_duration": 1,
+        "min_query_count": len(plan.samples),
+        # It would draw from the model's official number of samples.
+        "performance_sample_count_override": num_samples,
+    }
+    return compose_user_conf([plan.scenario], values)
+
+
+def unmet(detail: DetailLog) -> list[str]:
+    """Name what LoadGen says is not satisfied, by its keys."""
+    return [key for key in _MET if detail.values.get(key) is False]
+
+
+def spreads_of(detail: DetailLog) -> tuple[dict[str, float], dict[str, float]]:
+    """Read LoadGen's percentiles of TTFT and TPOT, in ms by name."""
+    ttft_ms, tpot_ms = (
+        {f"p{q}": float(str(detail.values[key.format(q)])) / 1e6 for q in _PERCENTILES}
+        for key in (_TTFT, _TPOT)
+    )
+    return ttft_ms, tpot_ms
+
+
+def draw_order(processes: Processes, num_samples: int, directory: Path) -> tuple[list[int], int]:
+    """Ask LoadGen in which order a Server run takes the samples, each once.
+
+    Returns:
+        The samples in their order, and the seed of the schedule.
+
+    Raises:
+        RuntimeError: LoadGen failed.
+    """
+    plan = arriving(range(num_samples), 0, DRY_QPS)
+    logs, found, log = directory / "dry", directory / "order.json", directory / "dry.log"
+    logs.mkdir()
+    conf = directory / "dry.conf"
+    conf.write_text(user_conf_of(plan, num_samples), encoding="utf-8")
+    argv = ["bench.gpu_loadgen", str(conf), str(num_samples), str(logs), str(found)]
+    if processes.run(argv, log, DRY_TIMEOUT_S + num_samples / DRY_QPS).exit_code:
+        raise RuntimeError(f"LoadGen's dry run failed: {tail(log)}")
+    order = json.loads(found.read_text(encoding="utf-8"))
+    return order["samples"], order["seed"]
+
+
+def main(argv: list[str]) -> int:
+    """Run LoadGen dry."""
+    conf, num_samples, directory, output = argv
+    issued: list[int] = []
+    token = array("i", [0, 0])
+    address = token.buffer_info()[0]
+
+    def answer(ids: list[int], samples: list[int]) -> None:
+        issued.extend(samples)
+        sut.first_tokens(ids, [address] * len(ids))
+        sut.complete(ids, [address] * len(ids), [len(token)] * len(ids))
+
+    sut = SUT(Scenario.SERVER, answer, _die)
+    test = LoadGenTest(Path(conf).read_text(encoding="utf-8"), Scenario.SERVER, Mode.PERFORMANCE)
+    test.run(int(num_samples), sut.issue_queries, Path(directory), None)
+    seed = read_detail(Path(directory) / "mlperf_log_detail.txt").values["effective_schedule_rng_seed"]
+    Path(output).write_text(json.dumps({"samples": issued, "seed": seed}), encoding="utf-8")
+    return 0
+
+
+def _die(error: BaseException) -> None:
+    raise error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,181 @@
+"""bench.gpu offline and server: the same requests through every side, interleaved."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from bench.bounds import check_above, check_at_least
+from bench.gpu_coordinate import Setting
+from bench.gpu_figures import differences, ratio_lines, read_config, read_start, start_lines, table
+from bench.gpu_found import Clock, Found, visits_of
+from bench.gpu_load import Lengths, Plan, arriving, offline
+from bench.gpu_loadgen import draw_order
+from bench.gpu_rounds import Rounds
+from bench.gpu_sides import SIDES
+
+OFFLINE_SIDES = ("bare", "ours", "async", "serve")
+SERVER_SIDES = ("async", "ours", "serve")
+_ENGINE_LOG = re.compile(r"\d+-\w+\.log")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offline(Lengths):
+    """All requests at once."""
+
+    sides: str = ",".join(OFFLINE_SIDES)
+    """The first is what the others are compared with."""
+    rounds: int = 2
+    """Of each side in each of its two turns."""
+    warm_rounds: int = 1
+    """After each load, all requests at once; not counted."""
+    round_timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Check the bounds.
+
+        Raises:
+            ValueError: Names flag, value and bound.
+        """
+        Lengths.__post_init__(self)
+        check_at_least(self, rounds=1, warm_rounds=0)
+        check_above(self, "round_timeout_s")
+        self._check_sides(OFFLINE_SIDES)
+
+    def _check_sides(self, known: tuple[str, ...]) -> None:
+        for name in self.names:
+            if name not in known:
+                raise ValueError(f"--sides: {name!r} is none of {', '.join(known)}")
+            if self.names.count(name) > 1:
+                raise ValueError(f"--sides: {name} is there {self.names.count(name)} times")
+
+    @property
+    def names(self) -> list[str]:
+        """The sides."""
+        return self.sides.split(",")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server(Offline):
+    """Requests when LoadGen's schedule has them."""
+
+    sides: str = ",".join(SERVER_SIDES)
+    """The first is what the others are compared with."""
+    target_qps: float = 10.0
+    """Of LoadGen's schedule."""
+    seconds: float = 60.0
+    """How long requests arrive."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds.
+
+        Raises:
+            ValueError: Names flag, value and bound.
+        """
+        # No super(): a dataclass with slots is made anew.
+        Lengths.__post_init__(self)
+        check_at_least(self, rounds=1, warm_rounds=0)
+        check_above(self, "round_timeout_s", "target_qps", "seconds")
+        self._check_sides(SERVER_SIDES)
+
+    @property
+    def num_rows(self) -> int:
+        """Requests of a round: LoadGen asks for every row equally often, here once."""
+        return max(round(self.target_qps * self.seconds), 2)
+
+
+class Place(NamedTuple):
+    """Where and how long the parts of the command run."""
+
+    setting: Setting
+    gpus: tuple[int, ...]
+    watch_log: Path
+    clock: Clock
+
+
+Keep = Any
+"""Called with the figures so far."""
+
+
+def show_offline(plan: Offline, place: Place, keep: Keep) -> Found:
+    """Run the rounds and print what they say."""
+    requests = offline(plan.requests)
+    found = _run(plan, place, requests, keep)
+    _print(plan.names, place, found, ratio_lines(found, plan.names))
+    return found
+
+
+def show_server(plan: Server, place: Place, keep: Keep) -> Found:
+    """Run the rounds and print what they say.
+
+    Raises:
+        RuntimeError: LoadGen's dry run failed.
+    """
+    setting = place.setting
+    samples, seed = draw_order(setting.processes, plan.num_rows, setting.directory)
+    requests = arriving(samples, seed, plan.target_qps)
+    place.clock.say(f"{len(samples)} arrivals within {requests.due_ns[-1] / 1e9:.1f} s, seed {seed}")
+    found = _run(plan, place, requests, keep)
+    _print(plan.names, place, found, latency_lines(found, plan.names))
+    return found
+
+
+def _run(plan: Offline, place: Place, requests: Plan, keep: Keep) -> Found:
+    rounds = Rounds(place.setting, place.watch_log, place.clock, keep, SIDES)
+    visits = visits_of(plan.names, place.gpus, plan.rounds)
+    rounds.run(visits, requests, offline(min(plan.requests, plan.num_rows)), plan.warm_rounds)
+    return rounds.found
+
+
+def _print(names: list[str], place: Place, found: Found, more: list[str]) -> None:
+    place.clock.say("done")
+    lines = [table(found, names), "", *more, "", *start_lines(found)]
+    lines += [f"configurations differ in {line}" for line in differences(first_configs(place))]
+    place.clock.say("\n".join(lines))
+
+
+def first_configs(place: Place) -> dict[str, dict[str, str]]:
+    """Read the configuration that each side's first engine says."""
+    configs: dict[str, dict[str, str]] = {}
+    for log in _engine_logs(place):
+        configs.setdefault(log.stem.partition("-")[2], read_config(log))
+    return configs
+
+
+def engines_say(place: Place) -> dict[str, Any]:
+    """Read what the logs of all loads say, for the record."""
+    return {log.stem: {"config": read_config(log), "start": read_start(log)} for log in _engine_logs(place)}
+
+
+def _engine_logs(place: Place) -> list[Path]:
+    """List the logs of all loads, in their order; those of coordinators and clients have longer names."""
+    logs = [log for log in place.setting.directory.glob("*.log") if _ENGINE_LOG.fullmatch(log.name)]
+    return sorted(logs, key=lambda log: int(log.name.partition("-")[0]))
+
+
+def latency_lines(found: Found, names: list[str]) -> list[str]:
+    """Lay out each side's percentiles, and how far they are from the first side's within a round."""
+    marks = ("p50", "p90", "p99")
+    heads = [f"{what} {mark}" for what in ("TTFT", "TPOT") for mark in marks]
+    lines = [f"{'round':>5} {'side':<7}" + "".join(f"{head:>10}" for head in heads) + "  ms"]
+    for one in found.rounds:
+        if not one.warm_up:
+            cells = [*one.ttft_ms.values(), *one.tpot_ms.values()]
+            numbers = "".join(f"{cell:>10.2f}" for cell in cells)
+            lines.append(f"{one.number:>5} {one.side:<7}{numbers}  {one.verdict}")
+    return lines + [_against(found, side, names[0], mark) for side in names[1:] for mark in marks]
+
+
+def _against(found: Found, side: str, reference: str, mark: str) -> str:
+    beside = {one.number: one for one in found.counted(reference)}
+    pairs = [(one, beside[one.number]) for one in found.counted(side) if one.number in beside]
+    if not pairs:
+        return f"{side} against {reference}, {mark}: no round of both"
+    extra_ms = [one.ttft_ms[mark] - other.ttft_ms[mark] for one, other in pairs]
+    tpot = [one.tpot_ms[mark] / other.tpot_ms[mark] for one, other in pairs]
+    return (
+        f"{side} against {reference}, {mark}: TTFT {median(extra_ms):+.2f} ms "
+        f"({' '.join(f'{value:+.2f}' for value in extra_ms)}), TPOT x {median(tpot):.4f} "
+        f"({' '.join(f'{value:.4f}' for value in tpot)})"
+    )

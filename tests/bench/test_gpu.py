@@ -1,0 +1,239 @@
+"""The truth on a GPU: what the command arranges, computes and refuses, and a run over vLLM on a CPU."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.gpu import main, token_problems
+from bench.gpu_answers import answered
+from bench.gpu_budgeted import budgeted
+from bench.gpu_coordinate import Setting, coordinate, coordinator_argv
+from bench.gpu_figures import differences, ratios, read_config
+from bench.gpu_found import Found, Round, visits_of
+from bench.gpu_load import Lengths, Work, arriving, engine_flags, offline, prepare
+from bench.gpu_loadgen import draw_order
+from bench.gpu_model import write_full_size
+from bench.gpu_watch import use_between
+from bench.notes import RunNotes
+from bench.processes import Processes, free_port, wait_listening
+from bench.schedule import scheduled_ns
+from protos.frames import PromptColumns
+from tests.bench.outliving import run_bench
+from worker.model import read_limits, stop_token_ids
+
+SMALL = Lengths(requests=60, mean_prompt_len=6, max_prompt_len=12, mean_answer_len=5, max_answer_len=12)
+
+
+def round_of(side: str, number: int, tokens: int, seconds: float, *, warm_up: bool = False) -> Round:
+    """Make a round of which only the rate matters."""
+    return Round(
+        side=side,
+        gpus=(0,),
+        number=number,
+        warm_up=warm_up,
+        at_s=0.0,
+        seconds=seconds,
+        requests=1,
+        tokens=tokens,
+        expected_tokens=100,
+        verdict="",
+        front_cpu_s=0.0,
+        client_cpu_s=0.0,
+        engine_cpu_s=0.0,
+        gpu=[],
+        ttft_ms={},
+        tpot_ms={},
+    )
+
+
+def test_two_gpus_see_each_side_on_both() -> None:
+    """Every pair with the reference is loaded twice, the second time with swapped GPUs."""
+    visits = visits_of(["bare", "ours", "serve"], [0, 1], rounds=2)
+    assert [
+        ((("bare", (0,)), ("ours", (1,))), (0, 1)),
+        ((("bare", (0,)), ("serve", (1,))), (2, 3)),
+        ((("bare", (1,)), ("ours", (0,))), (4, 5)),
+        ((("bare", (1,)), ("serve", (0,))), (6, 7)),
+    ] == visits
+
+
+def test_one_gpu_sees_the_sides_in_mirrored_order() -> None:
+    """A B B A: what drifts with time favours neither side."""
+    a, b = (("bare", (3,)),), (("ours", (3,)),)
+    assert [(a, (0,)), (b, (0,)), (b, (1,)), (a, (1,))] == visits_of(["bare", "ours"], [3], rounds=1)
+
+
+def test_ratios_are_taken_within_a_round_and_leave_warm_ups_out() -> None:
+    """50 tokens/s against 100 in round 0 are 0.5, 120 against 100 in round 1 are 1.2."""
+    rounds = [
+        round_of("bare", -1, 100, 9.0, warm_up=True),
+        round_of("bare", 0, 100, 1.0),
+        round_of("ours", 0, 100, 2.0),
+        round_of("bare", 1, 100, 1.0),
+        round_of("ours", 1, 120, 1.0),
+        round_of("ours", 2, 100, 1.0),
+    ]
+    found = Found(rounds=rounds)
+    assert [0.5, 1.2] == ratios(found, "ours", "bare", lambda one: one.tokens_per_s)
+
+
+def test_a_round_of_other_tokens_is_named() -> None:
+    """120 tokens where 100 were asked for is a problem; where answers may stop, only what others lack."""
+    found = Found(rounds=[round_of("bare", 0, 120, 1.0), round_of("ours", 0, 120, 1.0)])
+    assert ["120 tokens of bare in round 0, not 100", "120 tokens of ours in round 0, not 100"] == (
+        token_problems(found, exact=True)
+    )
+    assert [] == token_problems(found, exact=False)
+    found.rounds.append(round_of("serve", 0, 119, 1.0))
+    assert ["119 tokens of serve in round 0, not 120"] == token_problems(found, exact=False)
+
+
+def test_latencies_count_from_when_a_request_was_due() -> None:
+    """Due at 10 ms, first token at 30, last of 5 at 70: TTFT 20 ms, TPOT 10 ms."""
+    plan = arriving([0], seed=1, target_qps=1.0)
+    rows = [[10_000_000, 30_000_000, 70_000_000, 5]]
+    found = answered({"begin_s": 1.0, "end_s": 2.0, "rows": rows}, plan, client_cpu_s=0.5)
+    assert {"p50": 20.0, "p90": 20.0, "p99": 20.0} == found.ttft_ms
+    assert {"p50": 10.0, "p90": 10.0, "p99": 10.0} == found.tpot_ms
+    assert (1, 5) == (found.requests, found.tokens)
+
+
+def test_flags_of_all_sides_are_written_out_unless_given() -> None:
+    """However a flag is written, the one that is given stays alone."""
+    flags = engine_flags(["--max_num_seqs=7", "--enable-prefix-caching"], 4096, on_gpu=True)
+    assert ["--max_num_seqs=7", "--enable-prefix-caching"] == flags[-2:]
+    assert not {"--max-num-seqs", "--no-enable-prefix-caching", "--enforce-eager"} & set(flags)
+    assert "4096" == flags[flags.index("--max-model-len") + 1]
+
+
+def test_each_request_gets_the_budget_that_its_prompt_names() -> None:
+    """First tokens 5 and 9, 0 and 4 tokens there already, at most 8 in all: 5 and 5 are left."""
+    columns = PromptColumns(
+        requests=np.array([1, 2], np.uint64),
+        prompt_lens=np.array([2, 3], np.uint32),
+        prompt_tokens=np.array([5, 70, 9, 80, 90], np.int32),
+        max_new_tokens=np.array([8, 8], np.uint32),
+        produced=np.array([0, 4], np.uint32),
+    )
+    assert [5, 5] == budgeted(columns).max_new_tokens.tolist()
+
+
+def test_a_gpu_is_averaged_over_the_window_alone(tmp_path: Path) -> None:
+    """Of four looks at two GPUs two are of this one and in the window: 40 % and 60 % are 50 %."""
+    log = tmp_path / "watch.log"
+    log.write_text(
+        "no pynvml: x\ngpu 9.0 1 99 1 1\ngpu 10.0 1 40 300 5\ngpu 11.0 0 99 1 1\ngpu 12.0 1 60 500 7\n"
+    )
+    assert (2, 50.0, 400.0, 6.0) == use_between(log, 1, 10.0, 12.0)
+    assert None is use_between(log, 2, 10.0, 12.0)
+
+
+def test_configurations_are_compared_by_what_engines_log(tmp_path: Path) -> None:
+    """Only the field that differs is named."""
+    line = (
+        "INFO [core.py:1] Initializing a V1 LLM engine (v0.25.1) with config: model='m', seed={}, dtype=x\n"
+    )
+    configs = {}
+    for side, seed in (("bare", 0), ("ours", 1)):
+        log = tmp_path / f"{side}.log"
+        log.write_text(line.format(seed))
+        configs[side] = read_config(log)
+    assert {"version": "0.25.1", "model": "'m'", "seed": "0", "dtype": "x"} == configs["bare"]
+    assert ["seed: bare 0, ours 1"] == differences(configs)
+
+
+def test_the_full_size_model_is_one_that_the_worker_knows(tmp_path: Path) -> None:
+    """gpt-oss-120b's heads, vocabulary and stop ids."""
+    write_full_size(tmp_path / "model")
+    limits = read_limits(tmp_path / "model")
+    assert (201_088, 64, 8) == (limits.vocab_size, limits.num_attention_heads, limits.num_key_value_heads)
+    assert (199_999, 200_002, 200_012) == stop_token_ids(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["offline", "--gpus", "0,0"], "--gpus: '0,0'"),
+        (["offline", "--gpus", "0,1,2"], "--gpus: '0,1,2'"),
+        (["offline", "--sides", "bare,theirs"], "--sides: 'theirs'"),
+        (["offline", "--sides", "bare,bare"], "--sides: bare"),
+        (["server", "--sides", "bare"], "--sides: 'bare'"),
+        (["server", "--target-qps", "0"], "--target-qps: 0"),
+        (["offline", "--requests", "1"], "--requests: 1"),
+        (["offline", "--mean-answer-len", "2000"], "--mean-answer-len: 2000"),
+        (["replicas", "--layouts", "R3"], "--layouts: 'R3'"),
+        (["replicas", "--kill-at", "1"], "--kill-at: 1"),
+        (["replicas", "--layouts", "R1"], "--kill-at: 0.4"),
+        (["offline", "--model", "/nowhere"], "--model: /nowhere"),
+        (["offline", "--output", "/nowhere/x.json"], "--output"),
+        (["offline", "--keep-logs", "/nowhere"], "--keep-logs: /nowhere"),
+    ],
+)
+def test_a_bad_flag_is_named_in_one_line(
+    flags: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, and the last line names flag and value."""
+    assert 2 == main(flags)
+    assert named in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.fixture
+def counting(tmp_path: Path, checkpoint: Path) -> Iterator[SimpleNamespace]:
+    """Prepare a setting whose worker counts: it answers as long as a prompt's first token says."""
+    work: Work = prepare(checkpoint, SMALL, tmp_path)
+    with Processes() as processes:
+        port, log = free_port(), tmp_path / "worker.log"
+        worker = processes.start(["worker", "--engine", "counting", "--port", str(port)], log)
+        wait_listening(worker, port, log, 30.0)
+        setting = Setting(processes, work, [], tmp_path, 60.0)
+        yield SimpleNamespace(setting=setting, port=port)
+
+
+def test_offline_asks_for_each_sample_once(counting: SimpleNamespace) -> None:
+    """LoadGen's Offline run has as many requests and tokens as the other sides' plan."""
+    plan = offline(SMALL.requests)
+    found = coordinate(counting.setting, counting.port, plan, "a")
+    assert (60, counting.setting.work.num_tokens(plan)) == (found.requests, found.tokens)
+    assert "VALID" == found.verdict
+
+
+def test_arrivals_are_those_of_loadgens_server_run(counting: SimpleNamespace) -> None:
+    """A real run has the drawn order of samples, at the computed times."""
+    setting = counting.setting
+    samples, seed = draw_order(setting.processes, SMALL.requests, setting.directory)
+    assert [*range(60)] == sorted(samples)
+    plan = arriving(samples, seed, target_qps=200.0)
+    argv, log = coordinator_argv(setting, counting.port, plan, "b")
+    notes = setting.directory / "notes.npz"
+    setting.processes.run(["bench.noted", str(notes), *argv[1:]], log, 60.0)
+    found = RunNotes.read(notes)
+    assert samples == found.issued_samples.tolist()
+    # Raises where LoadGen's calls are not at these times.
+    assert 60 == len(found.issue_delays_ns(seed, 200.0))
+    assert scheduled_ns(seed, 200.0, 60).tolist() == plan.due_ns.tolist()
+
+
+@pytest.mark.vllm
+@pytest.mark.long
+def test_all_sides_serve_the_same_tokens_over_real_vllm(tmp_path: Path, checkpoint: Path) -> None:
+    """On a CPU every side is measured in two turns, greedily, with the same number of tokens."""
+    output = tmp_path / "found.json"
+    small = ["--requests", "32", "--mean-prompt-len", "24", "--max-prompt-len", "64"]
+    small += ["--mean-answer-len", "16", "--max-answer-len", "32"]
+    # vLLM 0.32 takes no stop id that is no token; greedy answers stop alike on every side.
+    small += ["--temperature", "0", "--stop-token-id", "4095", "--rounds", "1"]
+    done = run_bench(["bench.gpu", "offline", "--model", str(checkpoint), *small, "--output", str(output)])
+    assert 0 == done.returncode, done.stdout + done.stderr
+    record: dict[str, Any] = json.loads(output.read_text())
+    counted = [one for one in record["rounds"] if not one["warm_up"]]
+    assert ["bare", "ours", "async", "serve", "serve", "async", "ours", "bare"] == [
+        one["side"] for one in counted
+    ]
+    assert {32} == {one["requests"] for one in counted}
+    assert 1 == len({one["tokens"] for one in counted})
+    assert all(one["front_cpu_s"] > 0 for one in counted)
