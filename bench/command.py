@@ -91,13 +91,14 @@ def describe_machine() -> dict[str, str]:
         "load average": f"{os.getloadavg()[0]:.2f} before the start",
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
-        **{shown: _version(package) for shown, package in packages.items()},
+        **{shown: installed(package) for shown, package in packages.items()},
     }
     say("\n".join(f"{key:<14}{value}" for key, value in machine.items()))
     return machine
 
 
-def _version(package: str) -> str:
+def installed(package: str) -> str:
+    """Say which version of a package is installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -18,6 +18,7 @@ from bench.gpu_load import engine_flags, prepare
 from bench.gpu_model import write_full_size
 from bench.gpu_offline import Offline, Place, Server, engines_say, show_offline, show_server
 from bench.gpu_replicas import Replicas, show_replicas
+from bench.gpu_watch import describe_gpus
 from bench.processes import Processes
 from coordinator.config import Parser
 
@@ -63,8 +64,8 @@ def main(argv: list[str]) -> int:
         say(f"bench.gpu: {error}")
         return 2
     clock = Clock(asked.deadline_s)
-    machine = {**describe_machine(), "commit": describe_commit()}
-    say(f"{'commit':<14}{machine['commit']}\n{'plan':<14}{asked.plan}")
+    machine = {**describe_machine(), **describe_gpus(), "commit": describe_commit()}
+    say(f"{'GPUs':<14}{machine['GPUs']}\n{'commit':<14}{machine['commit']}\n{'plan':<14}{asked.plan}")
     try:
         with tempfile.TemporaryDirectory(prefix="bench-gpu-") as name, Processes() as processes:
             directory = asked.keep_logs or Path(name)

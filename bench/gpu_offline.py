@@ -1,5 +1,6 @@
 """bench.gpu offline and server: the same requests through every side, interleaved."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -16,6 +17,7 @@ from bench.gpu_sides import SIDES
 
 OFFLINE_SIDES = ("bare", "ours", "async", "serve")
 SERVER_SIDES = ("async", "ours", "serve")
+_ENGINE_LOG = re.compile(r"\d+-\w+\.log")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,19 +138,20 @@ def _print(names: list[str], place: Place, found: Found, more: list[str]) -> Non
 def first_configs(place: Place) -> dict[str, dict[str, str]]:
     """Read the configuration that each side's first engine says."""
     configs: dict[str, dict[str, str]] = {}
-    for log in sorted(place.setting.directory.glob("*-*.log")):
-        name = log.stem.partition("-")[2]
-        if name in SIDES and name not in configs:
-            configs[name] = read_config(log)
+    for log in _engine_logs(place):
+        configs.setdefault(log.stem.partition("-")[2], read_config(log))
     return configs
 
 
 def engines_say(place: Place) -> dict[str, Any]:
     """Read what the logs of all loads say, for the record."""
-    logs = [
-        log for log in sorted(place.setting.directory.glob("*-*.log")) if log.stem.partition("-")[2] in SIDES
-    ]
-    return {log.stem: {"config": read_config(log), "start": read_start(log)} for log in logs}
+    return {log.stem: {"config": read_config(log), "start": read_start(log)} for log in _engine_logs(place)}
+
+
+def _engine_logs(place: Place) -> list[Path]:
+    """List the logs of all loads, in their order; those of coordinators and clients have longer names."""
+    logs = [log for log in place.setting.directory.glob("*.log") if _ENGINE_LOG.fullmatch(log.name)]
+    return sorted(logs, key=lambda log: int(log.name.partition("-")[0]))
 
 
 def latency_lines(found: Found, names: list[str]) -> list[str]:

@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.command import installed
+
 INTERVAL_S = 0.2
+ASK_TIMEOUT_S = 30.0
 _QUERY = "--query-gpu=index,utilization.gpu,power.draw,memory.used"
 _MODULES = ("pynvml", "vllm.third_party.pynvml")
 
@@ -44,6 +47,18 @@ def use_between(log: Path, index: int, begin_s: float, end_s: float) -> Use | No
         return None
     sums = [sum(column) / len(looks) for column in list(zip(*looks, strict=True))[2:]]
     return Use(len(looks), *sums)
+
+
+def describe_gpus() -> dict[str, str]:
+    """Say which GPUs and versions the figures are taken with."""
+    query = ["nvidia-smi", "--query-gpu=index,name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=True)
+        gpus = "; ".join(done.stdout.splitlines())
+    except (OSError, subprocess.SubprocessError) as error:
+        gpus = f"not told: {error}"
+    versions = {name: installed(name) for name in ("torch", "triton", "vllm")}
+    return {"GPUs": gpus, **versions}
 
 
 def read_looks(log: Path) -> Iterator[Look]:
