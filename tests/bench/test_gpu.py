@@ -227,7 +227,8 @@ def test_all_sides_serve_the_same_tokens_over_real_vllm(tmp_path: Path, checkpoi
     small += ["--mean-answer-len", "16", "--max-answer-len", "32"]
     # vLLM 0.32 takes no stop id that is no token; greedy answers stop alike on every side.
     small += ["--temperature", "0", "--stop-token-id", "4095", "--rounds", "1"]
-    done = run_bench(["bench.gpu", "offline", "--model", str(checkpoint), *small, "--output", str(output)])
+    argv = ["bench.gpu", "offline", "--model", str(checkpoint), *small, "--output", str(output)]
+    done = run_bench(argv, timeout_s=600)
     assert 0 == done.returncode, done.stdout + done.stderr
     record: dict[str, Any] = json.loads(output.read_text())
     counted = [one for one in record["rounds"] if not one["warm_up"]]
