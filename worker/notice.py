@@ -1,10 +1,13 @@
-"""What a worker tells whoever started it, in systemd's words (sd_notify), and that it ends with its node."""
+"""What a worker tells whoever started it, in systemd's words (sd_notify), and who ends with whom."""
 
 import ctypes
 import logging
+import multiprocessing
 import os
 import signal
 import socket
+import threading
+import time
 
 logger = logging.getLogger(__name__)
 
@@ -14,6 +17,7 @@ READY = "READY=1"
 STOPPING = "STOPPING=1"
 # Source: prctl(2).
 _PR_SET_PDEATHSIG = 1
+PARENT_POLL_S = 1.0
 
 
 def tell(words: str) -> None:
@@ -41,3 +45,21 @@ def end_with_node() -> bool:
         return True
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     return os.getppid() == int(node_pid)
+
+
+def end_with_parent() -> None:
+    """Have this process, which multiprocessing has spawned, end soon after its parent, however that ends.
+
+    vLLM's engine core would outlive a worker that is killed, and keep its accelerators' memory. The kernel's
+    signal is of no use here: it comes with the end of the thread that has spawned, not of its process.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent.pid:
+            time.sleep(PARENT_POLL_S)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -145,6 +145,16 @@ def test_a_killed_engine_core_ends_run_and_daemon(worker: fleet.WorkerProcess) -
     assert "engine died" in worker.log.read_text()
 
 
+def test_no_engine_outlives_a_killed_worker(checkpoint: Path, tmp_path: Path) -> None:
+    """Kill -9 of the worker alone: its engine core and all others end within seconds, and free the memory."""
+    flags = ("--model", str(checkpoint), *FLAGS)
+    with fleet.workers(tmp_path, 1, *flags, engine="vllm", timeout_s=START_TIMEOUT_S) as (started,):
+        left = psutil.Process(started.process.pid).children(recursive=True)
+        assert engine_core(started.process.pid) in [process.pid for process in left]
+        started.process.kill()
+        assert [] == psutil.wait_procs(left, timeout=10)[1]
+
+
 def engine_core(pid: int) -> int:
     """Find vLLM's EngineCore among a daemon's processes."""
     (found,) = (c.pid for c in psutil.Process(pid).children(recursive=True) if "EngineCore" in c.name())
