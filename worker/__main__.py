@@ -15,7 +15,7 @@ from worker.door import Door
 from worker.engine import Engine, EngineDead
 from worker.model import find_checkpoint
 from worker.node import Node, divide
-from worker.notice import end_with_node, end_with_parent
+from worker.notice import end_with_node
 from worker.resolved import resolved
 from worker.server import Server
 
@@ -117,8 +117,5 @@ def show(argv: list[str]) -> str:
         raise BadInput(str(error)) from error
 
 
-if __name__ == "__mp_main__":
-    # A process that vLLM has spawned: it begins with the main module of the one that did.
-    end_with_parent()
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

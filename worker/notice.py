@@ -2,12 +2,9 @@
 
 import ctypes
 import logging
-import multiprocessing
 import os
 import signal
 import socket
-import threading
-import time
 
 logger = logging.getLogger(__name__)
 
@@ -15,9 +12,11 @@ NOTIFY_SOCKET = "NOTIFY_SOCKET"
 NODE_PID = "TOKENFLEET_NODE_PID"
 READY = "READY=1"
 STOPPING = "STOPPING=1"
+NODE_GONE = signal.SIGHUP
+"""Ends a replica at once but in order: its engine's processes would outlive a kill, and a drain would keep
+the port from the next node's replica."""
 # Source: prctl(2).
 _PR_SET_PDEATHSIG = 1
-PARENT_POLL_S = 1.0
 
 
 def tell(words: str) -> None:
@@ -36,30 +35,9 @@ def tell(words: str) -> None:
 
 
 def end_with_node() -> bool:
-    """Have the kernel kill this process when its node dies, however that dies; False: it is dead already.
-
-    A node that is started again finds its replicas' ports free.
-    """
+    """Have the kernel send NODE_GONE when the node dies, however that dies; False: it is dead already."""
     node_pid = os.environ.get(NODE_PID)
     if node_pid is None:
         return True
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, NODE_GONE)
     return os.getppid() == int(node_pid)
-
-
-def end_with_parent() -> None:
-    """Have this process, which multiprocessing has spawned, end soon after its parent, however that ends.
-
-    vLLM's engine core would outlive a worker that is killed, and keep its accelerators' memory. The kernel's
-    signal is of no use here: it comes with the end of the thread that has spawned, not of its process.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        while os.getppid() == parent.pid:
-            time.sleep(PARENT_POLL_S)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -13,7 +13,7 @@ from worker.config import BadInput, WorkerConfig
 from worker.door import Door
 from worker.engine import Engine, EngineDead
 from worker.listen import listen
-from worker.notice import READY, STOPPING, tell
+from worker.notice import NODE_GONE, READY, STOPPING, tell
 from worker.servicer import WorkerServicer
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ class Server:
         self._servicer = WorkerServicer(engine, int(config.frame_hold_ms * 1e6), config.coordinator_timeout_s)
         self._health = health.aio.HealthServicer()
         self._stop = asyncio.Event()
+        self._drains = True
         self.serving = asyncio.Event()
         """Set once runs are admitted."""
 
@@ -45,11 +46,17 @@ class Server:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self.stop)
+        loop.add_signal_handler(NODE_GONE, self._end)
         await self.serve()
 
     def stop(self) -> None:
         """Drain, then end; the second time, end."""
         self._stop.set()
+
+    def _end(self) -> None:
+        """End without a drain."""
+        self._drains = False
+        self.stop()
 
     async def serve(self) -> None:
         """Serve until `stop` or the engine's death; several servers may share a loop.
@@ -114,7 +121,9 @@ class Server:
         idle = asyncio.ensure_future(self._servicer.wait_idle())
         again = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait(
-            (idle, again), timeout=self._config.drain_timeout_s, return_when=asyncio.FIRST_COMPLETED
+            (idle, again),
+            timeout=self._config.drain_timeout_s if self._drains else 0.0,
+            return_when=asyncio.FIRST_COMPLETED,
         )
         idle.cancel()
         again.cancel()

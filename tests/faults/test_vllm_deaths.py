@@ -145,14 +145,14 @@ def test_a_killed_engine_core_ends_run_and_daemon(worker: fleet.WorkerProcess) -
     assert "engine died" in worker.log.read_text()
 
 
-def test_no_engine_outlives_a_killed_worker(checkpoint: Path, tmp_path: Path) -> None:
-    """Kill -9 of the worker alone: its engine core and all others end within seconds, and free the memory."""
+def test_no_engine_outlives_a_killed_node(checkpoint: Path, tmp_path: Path) -> None:
+    """Kill -9 of the node alone: its replicas, their engine cores and all others end within seconds."""
     flags = ("--model", str(checkpoint), *FLAGS)
-    with fleet.workers(tmp_path, 1, *flags, engine="vllm", timeout_s=START_TIMEOUT_S) as (started,):
-        left = psutil.Process(started.process.pid).children(recursive=True)
-        assert engine_core(started.process.pid) in [process.pid for process in left]
-        started.process.kill()
-        assert [] == psutil.wait_procs(left, timeout=10)[1]
+    with fleet.node(tmp_path, 2, *flags, engine="vllm", timeout_s=START_TIMEOUT_S) as node:
+        left = psutil.Process(node.process.pid).children(recursive=True)
+        assert 2 == sum("EngineCore" in process.name() for process in left)
+        node.process.kill()
+        assert [] == psutil.wait_procs(left, timeout=20)[1]
 
 
 def engine_core(pid: int) -> int:

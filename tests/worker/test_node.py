@@ -151,7 +151,7 @@ def test_replicas_drain_with_their_node(node: fleet.WorkerProcess) -> None:
 
 
 def test_no_replica_outlives_a_killed_node(node: fleet.WorkerProcess) -> None:
-    """Kill -9 of the node alone: the kernel ends its replicas."""
+    """Kill -9 of the node alone: the kernel tells its replicas, and they end without a drain."""
     pids = [replica.pid for replica in info_of(node.address).replicas]
     node.process.kill()
     node.process.wait(10)
