@@ -116,6 +116,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
 
 
 @pytest.mark.vllm
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_vllms_flags_are_resolved_by_vllms_parser(tmp_path: Path) -> None:
     """Preset, file and command line in any spelling come to one value a flag; no token is shown."""
