@@ -17,7 +17,6 @@ from statistics import median
 from typing import NamedTuple
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.command import describe_commit, describe_machine, parse_comparison, run_command, say, write_record
 from bench.interleaved import order_of
@@ -28,6 +27,7 @@ from protos.frames import SERVICE
 from sut.synthetic import write_checkpoint
 from worker.nvml import family
 from worker.ports import steady_port
+from worker.probe import ask
 
 TIMEOUT_S = 600.0
 POLL_S = 0.02
@@ -79,12 +79,7 @@ class Figures(NamedTuple):
 def serves_grpc(port: int) -> bool:
     """Ask a worker, or a node for all of its replicas."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        try:
-            request = health_pb2.HealthCheckRequest(service=SERVICE)
-            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=PROBE_TIMEOUT_S)
-        except grpc.RpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+        return ask(channel, SERVICE) == "SERVING"
 
 
 def serves_http(port: int) -> bool:

@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator.access import Access
 from coordinator.doorstep import diagnose
+from coordinator.link import replica_addresses
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.frames import CHANNEL_OPTIONS, SERVICE
@@ -71,7 +72,7 @@ async def visit_all(addresses: tuple[str, ...], access: Access, timeout_s: float
         In order; a node, which has `info.replicas`, comes before its replicas.
     """
     heads = await asyncio.gather(*(visit(address, access, timeout_s) for address in addresses))
-    names = [name for head in heads for name in replica_addresses(head)]
+    names = [name for head in heads for name in replica_addresses(head.address, head.info)]
     replicas = iter(await asyncio.gather(*(visit(name, access, timeout_s) for name in names)))
     visits = [one for head in heads for one in (head, *itertools.islice(replicas, len(head.info.replicas)))]
     # One after the other: a hundred at once would wait for each other here.
@@ -79,12 +80,6 @@ async def visit_all(addresses: tuple[str, ...], access: Access, timeout_s: float
         if found.trouble is None:
             found.round_trips_ns = await _round_trips_ns(found.address, access)
     return visits
-
-
-def replica_addresses(node: Visit) -> tuple[str, ...]:
-    """List where a node's replicas answer."""
-    host = node.address.rpartition(":")[0]
-    return tuple(f"{host}:{replica.port}" for replica in node.info.replicas)
 
 
 async def visit(address: str, access: Access, timeout_s: float) -> Visit:

@@ -62,8 +62,7 @@ class Link:
     @property
     def replica_addresses(self) -> list[str]:
         """Where a node's replicas answer; a worker's own address where there are none."""
-        host = self.address.rpartition(":")[0]
-        return [f"{host}:{replica.port}" for replica in self.info.replicas] or [self.address]
+        return replica_addresses(self.address, self.info) or [self.address]
 
     @property
     def outstanding(self) -> int:
@@ -171,6 +170,12 @@ class Link:
 
     def _connect(self) -> grpc.aio.Channel:
         return self._access.channel(self.address, CHANNEL_OPTIONS)
+
+
+def replica_addresses(address: str, info: pb.WorkerInfo) -> list[str]:
+    """List where the replicas of the node at an address answer; none of a worker."""
+    host = address.rpartition(":")[0]
+    return [f"{host}:{replica.port}" for replica in info.replicas]
 
 
 def _missing_of(info: pb.WorkerInfo) -> str:

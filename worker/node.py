@@ -70,7 +70,6 @@ class Node:
         ]
         self._health = health.aio.HealthServicer()
         self._instance_id = uuid.uuid4().hex
-        self._num_signals = 0
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -92,7 +91,7 @@ class Node:
         finally:
             telling.cancel()
             await server.stop(grace=1.0)
-        if not self._num_signals:
+        if not self._stopping.is_set():
             self._raise_why()
 
     def describe(self) -> pb.WorkerInfo:
@@ -110,7 +109,7 @@ class Node:
     @property
     def state(self) -> "pb.WorkerState":
         """All are READY, some are, none is yet, or none will be."""
-        if self._num_signals:
+        if self._stopping.is_set():
             return pb.WORKER_STATE_DRAINING
         states = [replica.state for replica in self._replicas]
         if pb.WORKER_STATE_READY in states:
@@ -121,8 +120,10 @@ class Node:
 
     def _stop(self) -> None:
         """Have every replica drain; the second time, end."""
-        self._num_signals += 1
-        logger.info("draining" if self._num_signals == 1 else "stopping")
+        again = self._stopping.is_set()
+        logger.info("stopping" if again else "draining")
+        if not again:
+            tell(STOPPING)
         for replica in self._replicas:
             replica.stop(signal.SIGTERM)
         self._stopping.set()
@@ -156,8 +157,6 @@ class Node:
             if not told and self.state == pb.WORKER_STATE_READY:
                 tell(READY)
                 told = True
-            if self._num_signals == 1:
-                tell(STOPPING)
 
     async def _tell_health(self) -> None:
         """The node serves while any replica does; as a Worker, while all do."""
@@ -165,7 +164,8 @@ class Node:
         services = {health.OVERALL_HEALTH: any(serving), SERVICE: all(serving)}
         services |= {f"{SERVICE}.replica.{index}": one for index, one in enumerate(serving)}
         for service, serves in services.items():
-            await self._health.set(service, SERVING if serves and not self._num_signals else NOT_SERVING)
+            up = serves and not self._stopping.is_set()
+            await self._health.set(service, SERVING if up else NOT_SERVING)
 
 
 class _NodeServicer(rpc.WorkerServicer):

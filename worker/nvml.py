@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import TypeVar
 
 from protos import worker_pb2 as pb
+from worker.accelerators import VARIABLE
 
 _T = TypeVar("_T")
 # Of a GPU that has nothing to do, and of nothing at all.
@@ -55,12 +56,12 @@ class _Nvml:
                 devices.append(self._device(index))
             except self._nvml.NVMLError as error:
                 host.not_told.append(f"accelerator {index}: NVML: {error}")
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        visible = os.environ.get(VARIABLE)
         if visible is not None:
             entries = [entry.strip() for entry in visible.split(",")]
             devices = [device for device in devices if is_named(entries, device.index, device.uuid)]
             if visible and not devices:
-                host.not_told.append(f"accelerators: CUDA_VISIBLE_DEVICES={visible} names no whole GPU")
+                host.not_told.append(f"accelerators: {VARIABLE}={visible} names no whole GPU")
         host.accelerators.extend(devices)
 
     def _device(self, index: int) -> pb.Accelerator:

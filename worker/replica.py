@@ -190,10 +190,10 @@ class Replica:
         assert self.exit_code is not None
         code = self.exit_code
         how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        last = (
-            "".join(c if c.isprintable() else "?" for c in self._last_lines[-1]) if self._last_lines else ""
-        )
-        return f"{how}: {last}"[:MAX_REASON_LEN] if last and code >= 0 else how
+        if code < 0 or not self._last_lines:
+            return how
+        last = "".join(c if c.isprintable() else "?" for c in self._last_lines[-1])
+        return f"{how}: {last}"[:MAX_REASON_LEN]
 
     def _give_up(self, num_crashes: int) -> None:
         if self.exit_code != BAD_INPUT:

@@ -32,7 +32,7 @@ class Server:
         self._servicer = WorkerServicer(engine, int(config.frame_hold_ms * 1e6), config.coordinator_timeout_s)
         self._health = health.aio.HealthServicer()
         self._stop = asyncio.Event()
-        self._drains = True
+        self._drain_timeout_s = config.drain_timeout_s
         self.serving = asyncio.Event()
         """Set once runs are admitted."""
 
@@ -55,7 +55,7 @@ class Server:
 
     def _end(self) -> None:
         """End without a drain."""
-        self._drains = False
+        self._drain_timeout_s = 0.0
         self.stop()
 
     async def serve(self) -> None:
@@ -122,7 +122,7 @@ class Server:
         again = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait(
             (idle, again),
-            timeout=self._config.drain_timeout_s if self._drains else 0.0,
+            timeout=self._drain_timeout_s,
             return_when=asyncio.FIRST_COMPLETED,
         )
         idle.cancel()
