@@ -27,6 +27,7 @@ from coordinator.config import Parser, RunConfig, build_parser, expand, one_of, 
 from coordinator.inputs import Inputs
 from protos import config_file
 from sut.settings import Scenario
+from worker.config import WorkerConfig
 from worker.model import find_checkpoint
 from worker.ports import steady_port
 
@@ -79,6 +80,8 @@ def parse(argv: list[str]) -> Plan:
         build_parser().parse_args(["--help"])
     own, rest = parser.parse_known_args(argv)
     _check(own.backend, own.model)
+    # The worker's own bounds, before ports are looked for.
+    WorkerConfig(replicas=own.replicas)
     port = steady_port(random.Random(), 1 if own.replicas == 1 else own.replicas + 1)
     coordinator_parser = build_parser()
     if own.replicas == 1:

@@ -135,6 +135,7 @@ def test_a_run_survives_all_replicas_but_not_the_node(
         (["--backend", "counting", "--scenario", "multistream"], ["--scenario", "multistream"]),
         (["--backend", "counting", "--replicas", "0"], ["--replicas", "0"]),
         (["--backend", "counting", "--replicas", "65"], ["--replicas", "65"]),
+        (["--backend", "counting", "--replicas", "30000"], ["--replicas", "30000"]),
         (["--backend", "counting", "--input-file", "/nowhere.pkl"], ["--input-file", "/nowhere.pkl"]),
         (["--backend", "vllm", "--model", "/nowhere"], ["--model", "/nowhere"]),
         (["--backend", "vllm", "--model", "nobody/nothing"], ["--model", "nobody/nothing"]),
