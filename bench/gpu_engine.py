@@ -5,7 +5,6 @@ standard input names a plan; the answer to it goes to standard output.
 """
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 
     Params = Callable[..., SamplingParams]
 
-# vLLM's own value, which our worker changes.
-OUTPUT_CHUNK_SIZE = "128"
-
 
 def main(argv: list[str]) -> int:
     """Load, then answer until standard input ends."""
@@ -39,7 +35,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("--temperature", type=float, required=True)
     args, engine_argv = parser.parse_known_args(argv)
-    os.environ.setdefault("VLLM_V1_OUTPUT_PROC_CHUNK_SIZE", OUTPUT_CHUNK_SIZE)
     from worker.vllm_args import parse_engine_flags
 
     engine_args = parse_engine_flags(engine_argv, args.model).engine_args

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from worker.config import Parser
 from worker.engine import EngineDead, EngineInfo
 from worker.model import ModelLimits, check_download, find_checkpoint, model_hash, read_limits, stop_token_ids
+from worker.vllm_core import check_interface
 from worker.vllm_ranks import check_accelerators, place_ranks
 
 if TYPE_CHECKING:
@@ -36,9 +37,6 @@ _GPT_OSS_120B = ModelLimits(
 _ENVIRONMENT = {
     # gRPC's threads and locks do not survive a fork.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # vLLM hands out a step in slices, 128 requests by default. A step that comes in one piece is one
-    # frame, not eight of them at 1,024 requests.
-    "VLLM_V1_OUTPUT_PROC_CHUNK_SIZE": "4096",
     # All of a worker's log is one stream.
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     # A benchmark reports to no one while it runs.
@@ -88,6 +86,7 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     find_checkpoint(model)
     _set_environment()
     check_accelerators()
+    check_interface()
     parsed = parse_args(argv)
     if parsed.enable_prefix_caching:
         # Source: inference_rules.adoc, "KV cache must not apply across queries".

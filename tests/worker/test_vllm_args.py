@@ -207,12 +207,26 @@ def test_model_without_stop_ids_is_refused(checkpoint: Path) -> None:
 
 @pytest.mark.vllm
 @vllm_import
+def test_vllm_whose_inside_has_changed_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker uses of vLLM's inside is looked for before a model loads; one line names what is gone."""
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    monkeypatch.delattr(InputProcessor, "process_inputs")
+    with pytest.raises(
+        ValueError, match=r"^--engine: vllm [\d.]+\S* has no vllm\.v1\.\S+process_inputs: "
+    ) as caught:
+        parse_engine_flags([], str(checkpoint))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.vllm
+@vllm_import
 def test_users_environment_wins(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable that the user has set is left alone, others are set."""
-    monkeypatch.setenv("VLLM_V1_OUTPUT_PROC_CHUNK_SIZE", "64")
+    monkeypatch.setenv("VLLM_LOGGING_STREAM", "ext://sys.stdout")
     monkeypatch.delenv("VLLM_WORKER_MULTIPROC_METHOD", raising=False)
     parse_engine_flags([], str(checkpoint))
-    assert os.environ["VLLM_V1_OUTPUT_PROC_CHUNK_SIZE"] == "64"
+    assert os.environ["VLLM_LOGGING_STREAM"] == "ext://sys.stdout"
     assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
 
 
