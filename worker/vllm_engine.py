@@ -173,7 +173,7 @@ class VllmEngine:
                     if queued := self._queued.pop(name, None):
                         await self._hand_over(name, *queued)
                 await asyncio.sleep(0)
-        except Exception as error:  # noqa: BLE001 - vLLM's kinds are many; each ends the engine with its words
+        except Exception as error:  # noqa: BLE001 - vLLM's kinds are many; each ends the engine
             self._die(f"{type(error).__name__}: {one_line(error)}")
 
     async def _hand_over(self, name: int, prompt: list[int], budget: int) -> None:
