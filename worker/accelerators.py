@@ -14,11 +14,22 @@ PCI_DEVICES = Path("/sys/bus/pci/devices")
 DEVICE_FILES = Path("/dev")
 
 
+class Memory(NamedTuple):
+    """An accelerator's memory, without what its driver keeps."""
+
+    name: str
+    """As CUDA_VISIBLE_DEVICES names it."""
+    free_bytes: int
+    total_bytes: int
+
+
 class _Known(NamedTuple):
     """What the driver says of a device."""
 
     uuid: str
     cores: Cores
+    free_bytes: int
+    total_bytes: int
 
 
 def visible_devices() -> list[Device]:
@@ -28,17 +39,30 @@ def visible_devices() -> list[Device]:
         ValueError: CUDA_VISIBLE_DEVICES names one twice or one that is not there, or the driver cannot be
             asked about those there are.
     """
+    return [Device(name, known.cores if known else ()) for name, known in _visible()]
+
+
+def visible_memory() -> list[Memory]:
+    """List what there is now, in the order of `visible_devices`; slices of an accelerator are left out.
+
+    Raises:
+        ValueError: See visible_devices.
+    """
+    return [Memory(name, known.free_bytes, known.total_bytes) for name, known in _visible() if known]
+
+
+def _visible() -> list[tuple[str, _Known | None]]:
     known = _known_devices()
     asked = os.environ.get(VARIABLE)
     if asked is None:
-        return [Device(str(index), device.cores) for index, device in enumerate(known)]
+        return [(str(index), device) for index, device in enumerate(known)]
     names = [name.strip() for name in asked.split(",") if name.strip()]
     indices = [_index_of(name, known) for name in names]
     for name, index in zip(names, indices, strict=True):
         if indices.count(index) > 1:
             raise ValueError(f"{VARIABLE}: {asked!r} names accelerator {name} more than once")
-    cores = [known[index].cores if isinstance(index, int) else () for index in indices]
-    return [Device._make(pair) for pair in zip(names, cores, strict=True)]
+    found = [known[index] if isinstance(index, int) else None for index in indices]
+    return list(zip(names, found, strict=True))
 
 
 def _index_of(name: str, known: list[_Known]) -> int | str:
@@ -59,10 +83,13 @@ def _known_devices() -> list[_Known]:
         if nvml is None:
             return []
         handles = map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount()))
-        return [
-            _Known(nvml.nvmlDeviceGetUUID(handle), _cores_near(nvml.nvmlDeviceGetPciInfo(handle).busId))
-            for handle in handles
-        ]
+        return [_ask(nvml, handle) for handle in handles]
+
+
+def _ask(nvml: Any, handle: Any) -> _Known:
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle, nvml.nvmlMemory_v2)
+    cores = _cores_near(nvml.nvmlDeviceGetPciInfo(handle).busId)
+    return _Known(nvml.nvmlDeviceGetUUID(handle), cores, memory.free, memory.total - memory.reserved)
 
 
 @contextmanager
@@ -78,11 +105,11 @@ def _driver() -> Iterator[Any]:
     try:
         import pynvml
     except ImportError as error:
-        raise ValueError("--replicas: the package nvidia-ml-py is missing: it names accelerators") from error
+        raise ValueError("accelerators: the package nvidia-ml-py is missing: it tells of them") from error
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        raise ValueError(f"--replicas: the NVIDIA driver does not answer: {error}") from error
+        raise ValueError(f"accelerators: the NVIDIA driver does not answer: {error}") from error
     try:
         yield pynvml
     finally:

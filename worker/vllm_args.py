@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING
 from worker.config import Parser
 from worker.engine import EngineDead, EngineInfo
 from worker.model import ModelLimits, check_download, find_checkpoint, model_hash, read_limits, stop_token_ids
+from worker.vllm_causes import one_line
 from worker.vllm_core import check_interface
-from worker.vllm_ranks import check_accelerators, place_ranks
+from worker.vllm_ranks import check_accelerators, check_memory, place_ranks
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -99,6 +99,7 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     if parsed.max_model_len is None:
         parsed.max_model_len = min(MAX_MODEL_LEN, limits.max_position_embeddings)
     place_ranks(parsed, limits)
+    check_memory(parsed, checkpoint)
     flags = EngineFlags(model=model, engine_args=_engine_args(parsed))
     if checkpoint is not None:
         flags.read_stop_token_ids(checkpoint)
@@ -156,14 +157,6 @@ def describe(flags: EngineFlags, config: "VllmConfig") -> EngineInfo:
         stop_token_ids=flags.read_stop_token_ids(checkpoint),
         engine_args=_effective_args(flags.engine_args, config),
     )
-
-
-def one_line(error: BaseException) -> str:
-    """Put vLLM's message on one line, without pydantic's headings, echo of the input and web address."""
-    lines = [line.split(" [type=")[0].strip() for line in str(error).splitlines()]
-    kept = " ".join(line for line in lines if not line.startswith("For further information"))
-    message = re.sub(r"\d+ validation errors? for \w+|Value error, ", "", kept)
-    return " ".join(message.split()) or type(error).__name__
 
 
 def build_parser() -> Parser:

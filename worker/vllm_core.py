@@ -6,7 +6,11 @@ of it stands here alone, and is looked for before a model loads.
 """
 
 import pkgutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from worker.engine import EngineDead
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -20,6 +24,7 @@ _USED = (
     "vllm.v1.engine.core_client:AsyncMPClient.add_request_async",
     "vllm.v1.engine.core_client:AsyncMPClient.abort_requests_async",
     "vllm.v1.engine.core_client:AsyncMPClient.get_output_async",
+    "vllm.v1.engine.exceptions:EngineDeadError",
     "vllm.v1.engine.input_processor:InputProcessor.process_inputs",
     "vllm.v1.engine:EngineCoreOutputs.outputs",
     "vllm.v1.engine:EngineCoreOutput.request_id",
@@ -64,7 +69,7 @@ class Core:
 
         Raises:
             ValueError: vLLM refuses it.
-            EngineDeadError: The engine core has ended.
+            EngineDead: The engine core has stopped.
         """
         from vllm.inputs.engine import tokens_input
 
@@ -73,17 +78,35 @@ class Core:
         request: EngineCoreRequest = self._input_processor.process_inputs(
             request_id, rendered, params, supported_tasks=self._tasks
         )
-        await self._client.add_request_async(request)
+        with _alive():
+            await self._client.add_request_async(request)
 
     async def abort(self, request_ids: list[str]) -> None:
-        """Have requests dropped; ids that the engine core does not have are ignored."""
-        await self._client.abort_requests_async(request_ids)
+        """Have requests dropped; ids that the engine core does not have are ignored.
+
+        Raises:
+            EngineDead: The engine core has stopped.
+        """
+        with _alive():
+            await self._client.abort_requests_async(request_ids)
 
     async def step(self) -> "list[EngineCoreOutput]":
         """Wait for what the next step produced, one output of each of its requests.
 
         Raises:
-            EngineDeadError: The engine core has ended.
+            EngineDead: The engine core has stopped.
         """
-        outputs: list[EngineCoreOutput] = (await self._client.get_output_async()).outputs
+        with _alive():
+            outputs: list[EngineCoreOutput] = (await self._client.get_output_async()).outputs
         return outputs
+
+
+@contextmanager
+def _alive() -> Iterator[None]:
+    """Say in this worker's words that the engine core has stopped."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise EngineDead("vLLM's engine core has stopped") from error

@@ -15,7 +15,8 @@ import numpy as np
 from protos import worker_pb2 as pb
 from protos.frames import PromptColumns
 from worker.engine import EngineDead, EngineInfo, Load, Step
-from worker.vllm_args import EngineFlags, build_engine, describe, one_line, parse_engine_flags
+from worker.vllm_args import EngineFlags, build_engine, describe, parse_engine_flags
+from worker.vllm_causes import Causes, with_kind
 from worker.vllm_core import Core
 from worker.vllm_step import Held
 from worker.vllm_warm_up import WARM_UP_TOKENS, random_prompts, warm_up_sizes
@@ -35,7 +36,6 @@ RESET_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 15.0
 # Requests handed to vLLM in one turn of the event loop: 0.2 ms each with a prompt of 1,000 tokens.
 FEED_SIZE = 16
-_STOPPED = "vLLM's engine core has stopped; its log above says why"
 
 
 class VllmEngine:
@@ -54,6 +54,7 @@ class VllmEngine:
         self._helpers: list[asyncio.Task[None]] = []
         self._steps: deque[list[EngineCoreOutput]] = deque()
         self._wake = asyncio.Event()
+        self._causes: Causes | None = None
         self._death: str | None = None
 
     async def start(self) -> EngineInfo:
@@ -63,15 +64,20 @@ class VllmEngine:
             ValueError: vLLM refuses the configuration.
             EngineDead: The engine failed while starting.
         """
+        self._causes = causes = Causes()
         self._loading = asyncio.get_running_loop().run_in_executor(None, build_engine, self._flags)
         # Shielded: the thread goes on when the caller gives up, and close() must know of its engine.
-        llm = await asyncio.shield(self._loading)
+        try:
+            llm = await asyncio.shield(self._loading)
+        except EngineDead as error:
+            raise EngineDead(causes.first() or str(error)) from error
         self._core = Core(llm)
         await self._core.prepare()
         self._helpers = [asyncio.create_task(self._watch(llm)), asyncio.create_task(self._read())]
         engine_info = describe(self._flags, llm.vllm_config)
         self._stop_token_ids = engine_info.stop_token_ids
         await self._warm_up(engine_info)
+        causes.forget()
         # A full collection over what vLLM's import leaves behind stops the event loop for 0.4 s.
         gc.collect()
         gc.freeze()
@@ -156,6 +162,8 @@ class VllmEngine:
             await asyncio.to_thread(loading.result().shutdown, CLOSE_TIMEOUT_S)
         # Collects the exit codes: without it the engine core stays a zombie.
         multiprocessing.active_children()
+        if self._causes is not None:
+            self._causes.close()
 
     def _start_feeder(self) -> None:
         if (self._queued or self._aborted) and (self._feeder is None or self._feeder.done()):
@@ -174,7 +182,7 @@ class VllmEngine:
                         await self._hand_over(name, *queued)
                 await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001 - vLLM's kinds are many; each ends the engine
-            self._die(f"{type(error).__name__}: {one_line(error)}")
+            self._fail(error)
 
     async def _hand_over(self, name: int, prompt: list[int], budget: int) -> None:
         params = copy.copy(self._params)
@@ -189,14 +197,21 @@ class VllmEngine:
                 self._steps.append(await self._core.step())
                 self._wake.set()
         except Exception as error:  # noqa: BLE001 - as above
-            logger.error("no more from vLLM's engine core: %s: %s", type(error).__name__, one_line(error))
-            self._die(_STOPPED)
+            self._fail(error)
 
     async def _watch(self, llm: "AsyncLLM") -> None:
         """Notice the engine's death also while nothing is read."""
         while not llm.errored:  # noqa: ASYNC110 - vLLM offers no event to wait for
             await asyncio.sleep(WATCH_INTERVAL_S)
-        self._die(_STOPPED)
+        self._fail(EngineDead("vLLM's engine core has stopped"))
+
+    def _fail(self, error: Exception) -> None:
+        """Die of an error; of a stopped engine core, say what it logged."""
+        if isinstance(error, EngineDead):
+            cause = self._causes.first() if self._causes else ""
+            self._die(f"{error}: {cause}" if cause else f"{error}; its log above says why")
+        else:
+            self._die(with_kind(error))
 
     def _die(self, reason: str) -> None:
         self._death = self._death or reason

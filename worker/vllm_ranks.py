@@ -3,15 +3,21 @@
 import argparse
 import logging
 import os
+import time
 from pathlib import Path
 
 import numpy as np
 
+from worker.accelerators import Memory, visible_memory
 from worker.model import ModelLimits
 
 logger = logging.getLogger(__name__)
 
 MAX_TENSOR_PARALLEL_SIZE = 8
+GIB = 1 << 30
+# What a killed process held comes back within seconds.
+FREED_TIMEOUT_S = 10.0
+FREED_POLL_S = 0.5
 
 
 def check_accelerators() -> None:
@@ -51,6 +57,38 @@ def place_ranks(parsed: argparse.Namespace, limits: ModelLimits) -> None:
         logger.info(
             "--tensor-parallel-size: %d, of %d accelerators", parsed.tensor_parallel_size, num_accelerators
         )
+
+
+def check_memory(parsed: argparse.Namespace, checkpoint: Path | None) -> None:
+    """Check that this machine's accelerators have the memory that is asked of them; waits for it to be freed.
+
+    Raises:
+        ValueError: Names the accelerator, what is asked of it and what it has.
+    """
+    num_ranks = parsed.tensor_parallel_size * parsed.pipeline_parallel_size * parsed.data_parallel_size
+    # What makes the weights in memory fewer than those in the files.
+    lighter = parsed.quantization or parsed.cpu_offload_gb or parsed.load_format == "dummy"
+    files = [] if checkpoint is None or lighter else checkpoint.glob("*.safetensors")
+    weight_bytes = sum(path.stat().st_size for path in files) // num_ranks
+    utilization = parsed.gpu_memory_utilization
+    deadline_s = time.monotonic() + FREED_TIMEOUT_S
+    while shortage := _shortage(visible_memory()[:num_ranks], utilization, weight_bytes):
+        if time.monotonic() > deadline_s:
+            raise ValueError(f"--gpu-memory-utilization: {shortage}")
+        time.sleep(FREED_POLL_S)
+
+
+def _shortage(devices: list[Memory], utilization: float, weight_bytes: int) -> str:
+    """Name the first accelerator that has too little; empty where none has."""
+    for device in devices:
+        asked_bytes = int(device.total_bytes * utilization)
+        asked = f"{utilization:g} of accelerator {device.name} are {asked_bytes / GIB:.1f} GiB"
+        # As vLLM's request_memory, which asks after its processes have started.
+        if device.free_bytes < asked_bytes:
+            return f"{asked}, it has {device.free_bytes / GIB:.1f} GiB free"
+        if asked_bytes < weight_bytes:
+            return f"{asked}, its part of the weights is {weight_bytes / GIB:.1f} GiB"
+    return ""
 
 
 def default_tensor_parallel_size(limits: ModelLimits, num_accelerators: int) -> int:

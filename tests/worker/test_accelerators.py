@@ -25,6 +25,10 @@ def nvml(uuids: list[str]) -> Any:
         nvmlDeviceGetHandleByIndex=lambda index: index,
         nvmlDeviceGetUUID=lambda handle: uuids[handle],
         nvmlDeviceGetPciInfo=lambda handle: SimpleNamespace(busId=f"00000000:0{handle}:00.0"),
+        nvmlMemory_v2=2,
+        nvmlDeviceGetMemoryInfo=lambda handle, _: SimpleNamespace(
+            free=(60 + handle) << 30, total=81 << 30, reserved=1 << 30
+        ),
     )
 
 
@@ -55,6 +59,14 @@ def test_all_are_visible_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) 
     assert [Device("2", nowhere), Device("GPU-a", near)] == accelerators.visible_devices()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert [] == accelerators.visible_devices()
+
+
+@pytest.mark.usefixtures("machine")
+def test_memory_is_that_of_the_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 81 GiB the driver keeps one; a slice's memory is not told."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,MIG-1,GPU-a")
+    expected = [("2", 62 << 30, 80 << 30), ("GPU-a", 60 << 30, 80 << 30)]
+    assert expected == [tuple(memory) for memory in accelerators.visible_memory()]
 
 
 @pytest.mark.usefixtures("machine")

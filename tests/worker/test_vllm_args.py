@@ -6,14 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from tests.worker.greedy import environment_kept
-from worker.model import ModelLimits
-from worker.vllm_args import MAX_MODEL_LEN, EngineFlags, one_line, parse_engine_flags
-from worker.vllm_ranks import check_accelerators, default_tensor_parallel_size, omp_threads_bind
+from worker.vllm_args import MAX_MODEL_LEN, EngineFlags, parse_engine_flags
+from worker.vllm_causes import one_line
 
 # vLLM's and torch's imports warn.
 vllm_import = pytest.mark.filterwarnings("ignore")
@@ -38,63 +36,6 @@ def checkpoint(tmp_path: Path) -> Path:
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     return tmp_path
-
-
-def limits(num_attention_heads: int, num_key_value_heads: int) -> ModelLimits:
-    """Build limits of which only the heads matter."""
-    return ModelLimits(
-        vocab_size=1,
-        max_position_embeddings=1,
-        num_attention_heads=num_attention_heads,
-        num_key_value_heads=num_key_value_heads,
-    )
-
-
-@pytest.mark.parametrize(
-    ("num_accelerators", "heads", "key_value_heads", "size"),
-    [
-        (8, 64, 8, 8),  # gpt-oss-120b on a full node
-        (16, 64, 8, 8),  # more than eight accelerators are for more replicas
-        (7, 64, 8, 4),  # 7, 6 and 5 divide neither 64 nor 8
-        (4, 64, 8, 4),
-        (3, 64, 8, 2),
-        (1, 64, 8, 1),
-        (0, 64, 8, 1),
-        (8, 6, 2, 2),  # 6 and 3 divide the heads but not the key-value heads
-        (8, 12, 12, 6),
-    ],
-)
-def test_default_size_fits_and_divides(
-    num_accelerators: int, heads: int, key_value_heads: int, size: int
-) -> None:
-    """The default tensor parallel size is the largest that fits and divides both kinds of heads."""
-    assert default_tensor_parallel_size(limits(heads, key_value_heads), num_accelerators) == size
-
-
-def test_ranks_share_the_cpus_out() -> None:
-    """Each rank has its own CPUs, in vLLM's notation."""
-    assert omp_threads_bind(2, [0, 1]) == "0|1"
-    assert omp_threads_bind(2, [0, 2, 4, 6, 8]) == "0,2,4|6,8"
-    assert omp_threads_bind(1, [3, 5]) == "3,5"
-
-
-def test_rank_without_cpu_is_refused() -> None:
-    """Three ranks on two CPUs cannot each have one."""
-    with pytest.raises(ValueError, match=r"^--tensor-parallel-size: 3 ranks on 2 CPUs"):
-        omp_threads_bind(3, [0, 1])
-
-
-def test_a_build_without_its_accelerator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No driver: vLLM names no platform. A driver and no device: it counts none. A CPU build needs none."""
-    from vllm import platforms
-
-    check_accelerators()
-    no_driver = platforms.interface.UnspecifiedPlatform()
-    no_device = SimpleNamespace(is_unspecified=lambda: False, is_cpu=lambda: False, device_count=lambda: 0)
-    for platform in (no_driver, no_device):
-        monkeypatch.setattr(platforms, "current_platform", platform, raising=False)
-        with pytest.raises(ValueError, match="none is visible"):
-            check_accelerators()
 
 
 def test_message_becomes_one_line() -> None:

@@ -1,4 +1,4 @@
-"""VllmEngine before it serves: configurations that vLLM refuses, and a load that is cut short."""
+"""VllmEngine where it does not serve: refused configurations, loads cut short, failures inside vLLM."""
 
 import asyncio
 import json
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker.greedy import bounded, children, environment_kept
+from tests.worker.failing_scheduler import FATAL_PROMPT_LEN, SCHEDULER, WORDS
+from tests.worker.greedy import bounded, children, columns, environment_kept, generate
+from worker.engine import EngineDead
 from worker.vllm_engine import VllmEngine, parse_engine_flags
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's and torch's imports warn
@@ -57,4 +59,37 @@ def test_close_interrupts_loading(checkpoint: Path) -> None:
         await engine.close()
 
     asyncio.run(bounded(interrupt()))
+    assert [] == children()
+
+
+def test_failed_load_says_what_failed(checkpoint: Path) -> None:
+    """The engine core's own words, not only that it has not started."""
+    engine = VllmEngine(parse_engine_flags(["--kv-cache-memory-bytes", "1000"], str(checkpoint)))
+
+    async def start() -> None:
+        with pytest.raises(
+            EngineDead, match=r"^ValueError: No available memory for the cache blocks"
+        ) as caught:
+            await engine.start()
+        assert "\n" not in str(caught.value)
+        await engine.close()
+
+    asyncio.run(bounded(start()))
+
+
+def test_failure_in_mid_run_says_what_failed(checkpoint: Path) -> None:
+    """An engine core that runs out of memory, as a GPU's would, ends the engine with its own words."""
+    flags = ["--max-model-len", "512", "--no-async-scheduling", "--scheduler-cls", SCHEDULER]
+    engine = VllmEngine(parse_engine_flags(flags, str(checkpoint)))
+
+    async def fail() -> None:
+        await engine.start()
+        answers = await generate(engine, [[1, 2, 3], [4, 5]], [2, 2])
+        assert [2, 2] == [len(answer.tokens) for answer in answers]
+        engine.submit(columns([7], [[1] * FATAL_PROMPT_LEN], [8]))
+        with pytest.raises(EngineDead, match=rf"^vLLM's engine core has stopped: MemoryError: {WORDS}$"):
+            await engine.step()
+        await engine.close()
+
+    asyncio.run(bounded(fail(), 120))
     assert [] == children()
