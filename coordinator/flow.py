@@ -39,8 +39,6 @@ class Task(NamedTuple):
     """Gets first tokens and completions."""
     max_new_tokens: int
     """Budget of each request."""
-    block_len: int
-    """Samples of one data-set copy in an Offline query."""
     max_losses: int
     """Workers that one request may be taken from; at that many the run fails."""
     keep: Keep
@@ -80,11 +78,7 @@ class Flow:
     def take(self, ids: list[int], samples: list[int], issued_ns: int) -> None:
         """Take one query; `dispatch` sends it."""
         self.num_issued += len(ids)
-        names, rows = np.array(ids, np.uint64), np.array(samples, np.int64)
-        if not self._sut.reports_first_tokens:
-            order = routing.offline_order(self._prompt_lens[rows], self._task.block_len)
-            names, rows = names[order], rows[order]
-        self._backlog.add(names, rows, issued_ns)
+        self._backlog.add(np.array(ids, np.uint64), np.array(samples, np.int64), issued_ns)
 
     def dispatch(self) -> None:
         """Send what may go out now; requests that lost their worker go first."""

@@ -34,24 +34,6 @@ Worker = TypeVar("Worker", bound=Loaded)
 _LOADS = tuple(map(attrgetter, ("waiting_prefill_tokens", "relative_outstanding", "last_prompt_ns")))
 
 
-def offline_order(prompt_lens: Ints, block_len: int) -> Ints:
-    """Order an Offline query: longest prompt first inside each block of one data-set copy.
-
-    Sorting is allowed inside a copy of the data set, never across copies.
-    Source: MLPerf inference_rules.adoc, the gpt-oss-120b rows.
-
-    Args:
-        prompt_lens: (N,) in the order of issue.
-        block_len: Samples of one copy.
-
-    Returns:
-        (N,) positions in the query.
-    """
-    blocks = np.arange(len(prompt_lens)) // block_len
-    order: Ints = np.lexsort((-prompt_lens, blocks))
-    return order
-
-
 def ceiling(outstanding: int, window: int, allowance: int) -> int:
     """Compute how many Offline requests a worker may hold now.
 
@@ -147,7 +129,7 @@ def share(outstanding: Ints, windows: Ints, num_requests: int) -> Ints:
 
 
 def deal(shares: Ints) -> Ints:
-    """Deal requests like cards, so that each worker gets its part of the long and of the short ones.
+    """Deal requests like cards: of prompts in order of length each worker gets its part of the long ones.
 
     Args:
         shares: (W,) how many each worker gets.

@@ -33,11 +33,9 @@ from coordinator.run_dir import RunDir
 from coordinator.stream import Limits
 from coordinator.tally import tally
 from protos import worker_pb2 as pb
-from sut import settings
 from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
 from sut.results.verdict import Outcome, Verdict
-from sut.settings import Mode
 from sut.sut import SUT
 
 logger = logging.getLogger(__name__)
@@ -162,19 +160,11 @@ class Run:
             dataset=self._dataset,
             sut=self._sut,
             max_new_tokens=self._generation.max_new_tokens,
-            block_len=self._block_len(),
             max_losses=self._config.max_worker_losses,
             keep=lambda samples, counts, tokens: self._outputs.keep(samples, counts, tokens),
         )
         spec = pb.RunSpec(**dataclasses.asdict(self._generation))
         self._spec_hash = self._dispatcher.open(self._run_id, spec, task, lambda: self._outputs.flush())
-
-    def _block_len(self) -> int:
-        """Samples of one data-set copy in an Offline query."""
-        official = settings.PERFORMANCE_SAMPLE_COUNT
-        if self._config.mode is Mode.ACCURACY:
-            official = settings.ACCURACY_SAMPLE_COUNT
-        return min(self._dataset.num_samples, official)
 
     def _drive_loadgen(self) -> None:
         """Run LoadGen on its own thread and watch it from this one."""

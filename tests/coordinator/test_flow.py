@@ -52,7 +52,7 @@ class Ways:
         self.ledger = Ledger(BUDGET, num_slots=2)
         self.failures: list[str] = []
         self.kept: list[tuple[list[int], list[int], list[int]]] = []
-        task = Task(dataset(*PROMPTS), cast(SUT, self.sut), BUDGET, NUM_SAMPLES, max_losses, keep=self._keep)
+        task = Task(dataset(*PROMPTS), cast(SUT, self.sut), BUDGET, max_losses, keep=self._keep)
         self.flow = Flow(task, self.ledger, list(self.links), self.failures.append)
 
     def issue(self, *samples: int) -> None:
@@ -86,9 +86,11 @@ class Ways:
 
 
 def test_offline_no_worker_has_more_than_its_window() -> None:
-    """Slots and an eighth of them: 9, 2 and 18 of 80 requests; the loss of a worker gives nobody more."""
+    """Slots and an eighth of them: 9, 2 and 18 of 80 requests, as they came; a loss gives nobody more."""
     ways = Ways(False, 8, 1, 16)
     ways.issue(*range(80))
+    first = [prompt[0] for link in ways.links for prompt in link.sent.prompts]
+    assert list(range(29)) == sorted(first)
     assert ([9, 2, 18], 80 - 29) == (ways.outstanding(), len(ways.flow.backlog))
     ways.finish(2, 5)
     assert ([9, 2, 18], 80 - 34) == (ways.outstanding(), len(ways.flow.backlog))

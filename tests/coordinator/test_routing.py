@@ -13,7 +13,6 @@ from coordinator.routing import (
     ceiling,
     deal,
     least_loaded,
-    offline_order,
     share,
 )
 
@@ -100,26 +99,6 @@ def test_a_deal_gives_exactly_the_shares(shares: list[int]) -> None:
     assert shares == np.bincount(dealt, minlength=len(shares)).tolist()
     turns = deal(ints(*[shares[0]] * len(shares)))
     assert list(range(len(shares))) * shares[0] == turns.tolist()
-
-
-def test_offline_takes_the_longest_of_each_copy_first() -> None:
-    """Two copies of [3, 1, 2] and a rest go out as 3, 2, 1 of each copy; ties keep LoadGen's order."""
-    lens = ints(3, 1, 2, 3, 1, 2, 1, 3)
-    assert offline_order(lens, 3).tolist() == [0, 2, 1, 3, 5, 4, 7, 6]
-    assert offline_order(ints(5, 5, 5), 3).tolist() == [0, 1, 2]
-    assert offline_order(ints(), 3).tolist() == []
-
-
-@MODEL
-@given(st.lists(st.integers(1, 20), max_size=60), st.integers(1, 12))
-def test_the_offline_order_never_crosses_a_copy(lens: list[int], block_len: int) -> None:
-    """The order is a permutation; position k stays in its block, and lengths descend inside each block."""
-    order = offline_order(ints(*lens), block_len).tolist()
-    assert list(range(len(lens))) == sorted(order)
-    assert [k // block_len for k in range(len(lens))] == [row // block_len for row in order]
-    for start in range(0, len(lens), block_len):
-        block = [lens[row] for row in order[start : start + block_len]]
-        assert sorted(block, reverse=True) == block
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ class Scene:
         self.ledger = Ledger(BUDGET, num_slots=2)
         self.failures: list[str] = []
         prompts = dataset(*([sample, 5] for sample in SAMPLES))
-        task = Task(prompts, cast(SUT, self.reports), BUDGET, len(SAMPLES), 3, keep=lambda *_: None)
+        task = Task(prompts, cast(SUT, self.reports), BUDGET, 3, keep=lambda *_: None)
         self.link = link
         # Nothing of an earlier scene may decide who gets what: each scene has the same requests.
         link.streams.clear()

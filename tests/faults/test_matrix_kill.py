@@ -13,7 +13,7 @@ from tests.faults.table import Table
 
 STEP = ("--step-ms", "5", "--max-num-seqs")
 LAST = [[300, 7, 7, 0]] + [[20 + i, 7, 1000 * i] for i in range(1, 40)]
-"""One long answer: it has the longest prompt, so it starts first and ends last."""
+"""One long answer: it ends last, wherever it starts."""
 
 
 @pytest.mark.long
