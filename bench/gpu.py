@@ -19,6 +19,7 @@ from bench.gpu_model import write_full_size
 from bench.gpu_offline import Offline, Place, Server, engines_say, show_offline, show_server
 from bench.gpu_replicas import Replicas, show_replicas
 from bench.gpu_watch import describe_gpus
+from bench.gpu_whole import Whole, show_whole
 from bench.processes import Processes
 from coordinator.config import Parser
 
@@ -35,6 +36,7 @@ class Show(NamedTuple):
 SHOWS = {
     "offline": Show("tokens/s of LLM.generate, ours, AsyncLLM and vllm serve", Offline, show_offline),
     "server": Show("TTFT and TPOT at the same arrivals", Server, show_server),
+    "whole": Show("offline, server, and the highest valid rate, with few loads", Whole, show_whole),
     "replicas": Show(
         "replicas, tensor and pipeline parallelism; one replica killed", Replicas, show_replicas
     ),

@@ -61,8 +61,7 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
 def coordinator_argv(setting: Setting, port: int, plan: Plan, label: str) -> tuple[list[str], Path]:
     """Compose a coordinator's command line, and where its output goes."""
     user_conf = setting.directory / f"{label}.conf"
-    num_rows = plan.num_rows(len(setting.work.budgets))
-    user_conf.write_text(user_conf_of(plan, num_rows), encoding="utf-8")
+    user_conf.write_text(user_conf_of(plan), encoding="utf-8")
     generation = setting.directory / f"{label}.generation.json"
     generation.write_text(json.dumps({"temperature": setting.work.temperature}), encoding="utf-8")
     flags = {
@@ -70,7 +69,7 @@ def coordinator_argv(setting: Setting, port: int, plan: Plan, label: str) -> tup
         "--input-file": setting.work.data,
         "--user-conf": user_conf,
         "--generation-config": generation,
-        "--max-samples": num_rows,
+        "--max-samples": len(plan.samples),
         "--workers": f"127.0.0.1:{port}",
         "--output-dir": setting.directory / label,
         "--max-new-tokens": setting.work.longest_answer,

@@ -49,6 +49,8 @@ class Round:
     """One round of one side."""
 
     side: str
+    plan: str
+    """What was asked for."""
     gpus: tuple[int, ...]
     number: int
     warm_up: bool
@@ -123,3 +125,7 @@ class Found:
     def counted(self, side: str) -> list[Round]:
         """Take a side's rounds, warm-ups aside."""
         return [found for found in self.rounds if found.side == side and not found.warm_up]
+
+    def part(self, plan: str) -> "Found":
+        """Take the rounds of one plan."""
+        return Found(rounds=[found for found in self.rounds if found.plan == plan])

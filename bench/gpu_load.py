@@ -65,17 +65,14 @@ class Lengths:
 class Plan(NamedTuple):
     """Requests of one round, in their order; the same for every side."""
 
+    name: str
     scenario: Scenario
     samples: NDArray[np.int64]
-    """(N,) rows of the data set."""
+    """(N,) the data set's first rows, each once."""
     due_ns: NDArray[np.int64]
     """(N,) when each arrives after the first; Offline: zeros."""
     target_qps: float
     """What LoadGen is told."""
-
-    def num_rows(self, num_samples: int) -> int:
-        """Count the data set's first rows that LoadGen draws from: Offline asks for each once."""
-        return len(self.samples) if self.scenario is Scenario.OFFLINE else num_samples
 
     def write(self, path: Path) -> None:
         """Write what a side in a process of its own reads."""
@@ -84,13 +81,13 @@ class Plan(NamedTuple):
 
 def offline(num: int) -> Plan:
     """Ask for each of `num` samples at once."""
-    return Plan(Scenario.OFFLINE, np.arange(num), np.zeros(num, np.int64), 1.0)
+    return Plan("offline", Scenario.OFFLINE, np.arange(num), np.zeros(num, np.int64), 1.0)
 
 
-def arriving(samples: Sequence[int], seed: int, target_qps: float) -> Plan:
+def arriving(samples: Sequence[int], seed: int, target_qps: float, name: str = "server") -> Plan:
     """Ask for samples when LoadGen would, whose schedule has this seed."""
     due_ns = scheduled_ns(seed, target_qps, len(samples))
-    return Plan(Scenario.SERVER, np.array(samples, np.int64), due_ns, target_qps)
+    return Plan(name, Scenario.SERVER, np.array(samples, np.int64), due_ns, target_qps)
 
 
 class Work(NamedTuple):

@@ -32,14 +32,14 @@ _MET = (
 )
 
 
-def user_conf_of(plan: Plan, num_samples: int, target_qps: float | None = None) -> str:
+def user_conf_of(plan: Plan) -> str:
     """Have LoadGen issue a plan's number of requests, once."""
     values = {
-        "target_qps": target_qps or plan.target_qps,
+        "target_qps": plan.target_qps,
         "min_duration": 1,
         "min_query_count": len(plan.samples),
         # It would draw from the model's official number of samples.
-        "performance_sample_count_override": num_samples,
+        "performance_sample_count_override": len(plan.samples),
     }
     return compose_user_conf([plan.scenario], values)
 
@@ -58,25 +58,24 @@ def spreads_of(detail: DetailLog) -> tuple[dict[str, float], dict[str, float]]:
     return ttft_ms, tpot_ms
 
 
-def draw_order(processes: Processes, num_samples: int, directory: Path) -> tuple[list[int], int]:
-    """Ask LoadGen in which order a Server run takes the samples, each once.
-
-    Returns:
-        The samples in their order, and the seed of the schedule.
+def draw_arrivals(
+    processes: Processes, num_samples: int, target_qps: float, directory: Path, name: str = "server"
+) -> Plan:
+    """Plan a Server run as LoadGen would issue it: in which order it takes the samples, each once, and when.
 
     Raises:
         RuntimeError: LoadGen failed.
     """
-    plan = arriving(range(num_samples), 0, DRY_QPS)
-    logs, found, log = directory / "dry", directory / "order.json", directory / "dry.log"
+    dry = arriving(range(num_samples), 0, DRY_QPS)
+    logs, found, log = (directory / f"{name}-dry{end}" for end in ("", ".json", ".log"))
     logs.mkdir()
-    conf = directory / "dry.conf"
-    conf.write_text(user_conf_of(plan, num_samples), encoding="utf-8")
+    conf = directory / f"{name}-dry.conf"
+    conf.write_text(user_conf_of(dry), encoding="utf-8")
     argv = ["bench.gpu_loadgen", str(conf), str(num_samples), str(logs), str(found)]
     if processes.run(argv, log, DRY_TIMEOUT_S + num_samples / DRY_QPS).exit_code:
         raise RuntimeError(f"LoadGen's dry run failed: {tail(log)}")
     order = json.loads(found.read_text(encoding="utf-8"))
-    return order["samples"], order["seed"]
+    return arriving(order["samples"], order["seed"], target_qps, name)
 
 
 def main(argv: list[str]) -> int:

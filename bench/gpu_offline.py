@@ -10,8 +10,8 @@ from bench.bounds import check_above, check_at_least
 from bench.gpu_coordinate import Setting
 from bench.gpu_figures import differences, ratio_lines, read_config, read_start, start_lines, table
 from bench.gpu_found import Clock, Found, visits_of
-from bench.gpu_load import Lengths, Plan, arriving, offline
-from bench.gpu_loadgen import draw_order
+from bench.gpu_load import Lengths, Plan, offline
+from bench.gpu_loadgen import draw_arrivals
 from bench.gpu_rounds import Rounds
 from bench.gpu_sides import SIDES
 
@@ -34,6 +34,14 @@ class Offline(Lengths):
 
     def __post_init__(self) -> None:
         """Check the bounds.
+
+        Raises:
+            ValueError: Names flag, value and bound.
+        """
+        self.check()
+
+    def check(self) -> None:
+        """Check the bounds that a part with more flags has too.
 
         Raises:
             ValueError: Names flag, value and bound.
@@ -113,9 +121,8 @@ def show_server(plan: Server, place: Place, keep: Keep) -> Found:
         RuntimeError: LoadGen's dry run failed.
     """
     setting = place.setting
-    samples, seed = draw_order(setting.processes, plan.num_rows, setting.directory)
-    requests = arriving(samples, seed, plan.target_qps)
-    place.clock.say(f"{len(samples)} arrivals within {requests.due_ns[-1] / 1e9:.1f} s, seed {seed}")
+    requests = draw_arrivals(setting.processes, plan.num_rows, plan.target_qps, setting.directory)
+    place.clock.say(f"{plan.num_rows} arrivals within {requests.due_ns[-1] / 1e9:.1f} s")
     found = _run(plan, place, requests, keep)
     _print(plan.names, place, found, latency_lines(found, plan.names))
     return found
@@ -131,8 +138,12 @@ def _run(plan: Offline, place: Place, requests: Plan, keep: Keep) -> Found:
 def _print(names: list[str], place: Place, found: Found, more: list[str]) -> None:
     place.clock.say("done")
     lines = [table(found, names), "", *more, "", *start_lines(found)]
-    lines += [f"configurations differ in {line}" for line in differences(first_configs(place))]
-    place.clock.say("\n".join(lines))
+    place.clock.say("\n".join([*lines, *differences_of(place)]))
+
+
+def differences_of(place: Place) -> list[str]:
+    """Say in what the configurations of the sides differ."""
+    return [f"configurations differ in {line}" for line in differences(first_configs(place))]
 
 
 def first_configs(place: Place) -> dict[str, dict[str, str]]:

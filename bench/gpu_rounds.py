@@ -46,36 +46,53 @@ class Rounds:
         self._makes = makes
         self._loaded: dict[str, Side] = {}
         self._num_loads = 0
+        self._failed: set[str] = set()
 
     def run(self, visits: Sequence[Visit], plan: Plan, warm_up: Plan, num_warm_ups: int) -> None:
         """Make all visits; a side that fails is left out from then on, and named in `found.failures`."""
-        failed: set[str] = set()
         for visit in visits:
-            placement = tuple(place for place in visit.placement if place[0] not in failed)
+            placement = tuple(place for place in visit.placement if place[0] not in self._failed)
             if self._clock.over:
                 self.found.not_run.append(f"rounds {visit.numbers} of {', '.join(n for n, _ in placement)}")
                 continue
-            fresh = self._place(placement, failed)
+            fresh = self._place(placement)
             for side in fresh:
                 for _ in range(num_warm_ups):
-                    self._measure(side, warm_up, -1, failed)
+                    self._measure(side, warm_up, -1)
             for number in visit.numbers:
-                sides = [self._loaded[name] for name, _ in placement if name not in failed]
+                sides = [self._loaded[name] for name, _ in placement if name not in self._failed]
                 for index in order_of(number, len(sides)) if sides else []:
-                    self._measure(sides[index], plan, number, failed)
-        self._place((), failed)
+                    self._measure(sides[index], plan, number)
+        self._place(())
 
     def hold(self, name: str, gpus: tuple[int, ...]) -> Side | None:
         """Have one side loaded and no other, until the next `run`; None if it fails."""
-        failed: set[str] = set()
-        self._place(((name, gpus),), failed)
-        return None if failed else self._loaded[name]
+        self._place(((name, gpus),))
+        return None if name in self._failed else self._loaded[name]
+
+    def visit(
+        self,
+        name: str,
+        gpus: tuple[int, ...],
+        warm_ups: Sequence[Plan],
+        jobs: Sequence[tuple[Plan, int]],
+    ) -> None:
+        """Have one side loaded and no other, warm it up if it was not, and do rounds, by plan and number."""
+        if self._clock.over or name in self._failed:
+            self.found.not_run += [f"{plan.name}, round {number} of {name}" for plan, number in jobs]
+            return
+        for side in self._place(((name, gpus),)):
+            for warm_up in warm_ups:
+                self._measure(side, warm_up, -1)
+        for plan, number in jobs:
+            if name in self._loaded:
+                self._measure(self._loaded[name], plan, number)
 
     def release(self) -> None:
         """Have nothing loaded."""
-        self._place((), set())
+        self._place(())
 
-    def _place(self, placement: Placement, failed: set[str]) -> list[Side]:
+    def _place(self, placement: Placement) -> list[Side]:
         """Have these sides loaded and no others; returns those that were not."""
         for name, side in list(self._loaded.items()):
             if (name, side.gpus) not in placement:
@@ -84,7 +101,7 @@ class Rounds:
                 try:
                     side.stop()
                 except RuntimeError as error:
-                    self._fail(side, error, failed)
+                    self._fail(side, error)
         loading = []
         for name, gpus in placement:
             if name not in self._loaded:
@@ -94,9 +111,9 @@ class Rounds:
                 self._loaded[name] = self._makes[name](self._setting, gpus, label)
                 loading.append(self._loaded[name])
         deadline_s = time.monotonic() + START_TIMEOUT_S
-        return [side for side in self._wait(loading, deadline_s, failed) if side.name not in failed]
+        return [side for side in self._wait(loading, deadline_s) if side.name not in self._failed]
 
-    def _wait(self, loading: list[Side], deadline_s: float, failed: set[str]) -> list[Side]:
+    def _wait(self, loading: list[Side], deadline_s: float) -> list[Side]:
         """Wait until all are loaded."""
         waiting = list(loading)
         while waiting:
@@ -109,7 +126,7 @@ class Rounds:
                         raise RuntimeError(f"{side.label} is not loaded after {START_TIMEOUT_S:g} s")
                 except RuntimeError as error:
                     waiting.remove(side)
-                    self._fail(side, error, failed)
+                    self._fail(side, error)
             time.sleep(POLL_S)
         return loading
 
@@ -122,18 +139,18 @@ class Rounds:
             {"side": side.name, "gpus": side.gpus, **side.start._asdict(), "effective": side.effective}
         )
 
-    def _measure(self, side: Side, plan: Plan, number: int, failed: set[str]) -> None:
+    def _measure(self, side: Side, plan: Plan, number: int) -> None:
         """Do one round; number -1 is a warm-up."""
-        what = "warm-up" if number < 0 else f"round {number}"
+        what = "warm-up" if number < 0 else f"{plan.name}, round {number}"
         if self._clock.over:
             self.found.not_run.append(f"{what} of {side.name}")
             return
-        if side.name in failed:
+        if side.name in self._failed:
             return
         try:
             found = self._round(side, plan, number)
         except (RuntimeError, OSError) as error:
-            self._fail(side, error, failed)
+            self._fail(side, error)
             return
         self.found.rounds.append(found)
         self._clock.say(f"{what} {_line(found)}")
@@ -147,6 +164,7 @@ class Rounds:
         after = read_cpu_s(front_pid), sum(map(read_cpu_s, engine))
         return Round(
             side=side.name,
+            plan=plan.name,
             gpus=side.gpus,
             number=number,
             warm_up=number < 0,
@@ -164,8 +182,8 @@ class Rounds:
             tpot_ms=answered.tpot_ms,
         )
 
-    def _fail(self, side: Side, error: BaseException, failed: set[str]) -> None:
-        failed.add(side.name)
+    def _fail(self, side: Side, error: BaseException) -> None:
+        self._failed.add(side.name)
         self.found.failures.append(f"{side.label}: {error}")
         self._clock.say(f"FAILED {side.label}: {error}")
         self._on_found(self.found)

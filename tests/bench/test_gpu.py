@@ -16,7 +16,7 @@ from bench.gpu_coordinate import Setting, coordinate, coordinator_argv
 from bench.gpu_figures import differences, ratios, read_config
 from bench.gpu_found import Found, Round, visits_of
 from bench.gpu_load import Lengths, Work, arriving, engine_flags, offline, prepare
-from bench.gpu_loadgen import draw_order
+from bench.gpu_loadgen import draw_arrivals
 from bench.gpu_model import write_full_size
 from bench.gpu_watch import use_between
 from bench.notes import RunNotes
@@ -33,6 +33,7 @@ def round_of(side: str, number: int, tokens: int, seconds: float, *, warm_up: bo
     """Make a round of which only the rate matters."""
     return Round(
         side=side,
+        plan="offline",
         gpus=(0,),
         number=number,
         warm_up=warm_up,
@@ -164,6 +165,10 @@ def test_the_full_size_model_is_one_that_the_worker_knows(tmp_path: Path) -> Non
         (["offline", "--sides", "bare,bare"], "--sides: bare"),
         (["server", "--sides", "bare"], "--sides: 'bare'"),
         (["server", "--target-qps", "0"], "--target-qps: 0"),
+        (["whole", "--sides", "bare,async"], "--sides: 'bare,async' lacks ours"),
+        (["whole", "--peak-shares", "1,x"], "--peak-shares: '1,x'"),
+        (["whole", "--peak-shares", "1.1,1"], "--peak-shares: '1.1,1' does not ascend"),
+        (["whole", "--share", "0"], "--share: 0"),
         (["offline", "--requests", "1"], "--requests: 1"),
         (["offline", "--mean-answer-len", "2000"], "--mean-answer-len: 2000"),
         (["replicas", "--layouts", "R3"], "--layouts: 'R3'"),
@@ -205,14 +210,15 @@ def test_offline_asks_for_each_sample_once(counting: SimpleNamespace) -> None:
 def test_arrivals_are_those_of_loadgens_server_run(counting: SimpleNamespace) -> None:
     """A real run has the drawn order of samples, at the computed times."""
     setting = counting.setting
-    samples, seed = draw_order(setting.processes, SMALL.requests, setting.directory)
+    plan = draw_arrivals(setting.processes, SMALL.requests, 200.0, setting.directory)
+    samples = plan.samples.tolist()
     assert [*range(60)] == sorted(samples)
-    plan = arriving(samples, seed, target_qps=200.0)
     argv, log = coordinator_argv(setting, counting.port, plan, "b")
     notes = setting.directory / "notes.npz"
     setting.processes.run(["bench.noted", str(notes), *argv[1:]], log, 60.0)
     found = RunNotes.read(notes)
     assert samples == found.issued_samples.tolist()
+    seed = json.loads((setting.directory / "server-dry.json").read_text())["seed"]
     # Raises where LoadGen's calls are not at these times.
     assert 60 == len(found.issue_delays_ns(seed, 200.0))
     assert scheduled_ns(seed, 200.0, 60).tolist() == plan.due_ns.tolist()
@@ -221,20 +227,40 @@ def test_arrivals_are_those_of_loadgens_server_run(counting: SimpleNamespace) ->
 @pytest.mark.vllm
 @pytest.mark.long
 def test_all_sides_serve_the_same_tokens_over_real_vllm(tmp_path: Path, checkpoint: Path) -> None:
-    """On a CPU every side is measured in two turns, greedily, with the same number of tokens."""
+    """On a CPU, greedily: Offline and Server rounds of one plan have the same number of tokens on all sides."""
     output = tmp_path / "found.json"
     small = ["--requests", "32", "--mean-prompt-len", "24", "--max-prompt-len", "64"]
     small += ["--mean-answer-len", "16", "--max-answer-len", "32"]
     # vLLM 0.32 takes no stop id that is no token; greedy answers stop alike on every side.
     small += ["--temperature", "0", "--stop-token-id", "4095", "--rounds", "1"]
-    argv = ["bench.gpu", "offline", "--model", str(checkpoint), *small, "--output", str(output)]
+    small += [
+        "--share",
+        "0.2",
+        "--seconds",
+        "2",
+        "--peak-shares",
+        "0.3",
+        "--peak-seconds",
+        "3",
+        "--max-qps",
+        "200",
+    ]
+    argv = ["bench.gpu", "whole", "--model", str(checkpoint), *small, "--output", str(output)]
     done = run_bench(argv, timeout_s=600)
     assert 0 == done.returncode, done.stdout + done.stderr
     record: dict[str, Any] = json.loads(output.read_text())
     counted = [one for one in record["rounds"] if not one["warm_up"]]
-    assert ["bare", "ours", "async", "serve", "serve", "async", "ours", "bare"] == [
-        one["side"] for one in counted
-    ]
-    assert {32} == {one["requests"] for one in counted}
-    assert 1 == len({one["tokens"] for one in counted})
+    assert [
+        ("offline", "bare"),
+        ("offline", "ours"),
+        ("offline", "ours"),
+        ("server", "ours"),
+        ("peak-0.3", "ours"),
+        ("server", "async"),
+        ("offline", "serve"),
+        ("offline", "bare"),
+    ] == [(one["plan"], one["side"]) for one in counted]
+    for plan in ("offline", "server"):
+        rounds = [one for one in counted if one["plan"] == plan]
+        assert 1 == len({(one["requests"], one["tokens"]) for one in rounds})
     assert all(one["front_cpu_s"] > 0 for one in counted)
