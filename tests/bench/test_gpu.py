@@ -227,7 +227,7 @@ def test_arrivals_are_those_of_loadgens_server_run(counting: SimpleNamespace) ->
 @pytest.mark.vllm
 @pytest.mark.long
 def test_all_sides_serve_the_same_tokens_over_real_vllm(tmp_path: Path, checkpoint: Path) -> None:
-    """On a CPU, greedily: Offline and Server rounds of one plan have the same number of tokens on all sides."""
+    """On a CPU, greedily: rounds of one plan have the same number of tokens on all sides."""
     output = tmp_path / "found.json"
     small = ["--requests", "32", "--mean-prompt-len", "24", "--max-prompt-len", "64"]
     small += ["--mean-answer-len", "16", "--max-answer-len", "32"]
