@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from statistics import median
 
 from coordinator.agreement import EQUAL_FIELDS
-from coordinator.checkup import Visit
-from coordinator.findings import Check, Finding, Level, Row, several
+from coordinator.doctor.findings import Check, Finding, Level, Row, several
+from coordinator.doctor.visits import Visit
 from protos import worker_pb2 as pb
 from protos.frames import PROTOCOL_VERSION
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from coordinator.accelerator_rules import diagnose_accelerators
-from coordinator.checkup import Clock, Visit
-from coordinator.findings import Level, Row
-from coordinator.host_rules import diagnose_hosts, diagnose_own
+from coordinator.doctor.accelerators import diagnose_accelerators
+from coordinator.doctor.findings import Level, Row
+from coordinator.doctor.machines import diagnose_hosts, diagnose_own
+from coordinator.doctor.visits import Clock, Visit
 from protos import worker_pb2 as pb
 
 GIB = 1 << 30

@@ -2,10 +2,10 @@
 
 import pytest
 
-from coordinator.capacity import REFERENCE_FRAME_US, Plan, diagnose_rate, frame_us
-from coordinator.checkup import Clock, Trouble, Visit, clock_of
-from coordinator.diagnosis import diagnose_fleet, differing
-from coordinator.findings import Check, Finding, Level, Row, exit_code, layout
+from coordinator.doctor.capacity import REFERENCE_FRAME_US, Plan, diagnose_rate, frame_us
+from coordinator.doctor.findings import Check, Finding, Level, Row, exit_code, layout
+from coordinator.doctor.visits import Clock, Trouble, Visit, clock_of
+from coordinator.doctor.workers import diagnose_fleet, differing
 from protos import worker_pb2 as pb
 
 READY = pb.WORKER_STATE_READY

@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from coordinator.checkup import Clock, Visit
-from coordinator.diagnosis import differing
-from coordinator.findings import Check, Finding, Level, Row
+from coordinator.doctor.findings import Check, Finding, Level, Row
+from coordinator.doctor.visits import Clock, Visit
+from coordinator.doctor.workers import differing
 from protos import worker_pb2 as pb
 
 GIB = 1 << 30
