@@ -6,8 +6,8 @@ Exit codes: 0 valid, 1 failed, 2 bad input, 3 complete but INVALID, 130 or 143 i
 import logging
 import sys
 
-from coordinator import doctor
 from coordinator.config import parse
+from coordinator.doctor import command
 from coordinator.interrupt import Interrupted
 from coordinator.run import Run
 from protos.config_file import PRINT_FLAG, name_source, to_table, to_toml
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     )
     try:
         if argv[:1] == ["doctor"]:
-            return doctor.main(argv[1:])
+            return command.main(argv[1:])
         config = parse(argv)
         if PRINT_FLAG in argv:
             print(to_toml("coordinator", to_table(config)), end="")

@@ -5,9 +5,8 @@ import contextlib
 import itertools
 import socket
 import time
-from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -23,7 +22,6 @@ NUM_ROUND_TRIPS = 5
 ROUND_TRIPS_TIMEOUT_S = 2.0
 # No protocol has this version: a worker that knows the run token refuses it before it begins anything.
 NO_VERSION = 0
-_Answer = TypeVar("_Answer")
 
 
 class Trouble(NamedTuple):
@@ -71,9 +69,9 @@ async def visit_all(addresses: tuple[str, ...], access: Access, timeout_s: float
     Returns:
         In order; a node, which has `info.replicas`, comes before its replicas.
     """
-    heads = await asyncio.gather(*(visit(address, access, timeout_s) for address in addresses))
+    heads = await asyncio.gather(*(_visit(address, access, timeout_s) for address in addresses))
     names = [name for head in heads for name in replica_addresses(head.address, head.info)]
-    replicas = iter(await asyncio.gather(*(visit(name, access, timeout_s) for name in names)))
+    replicas = iter(await asyncio.gather(*(_visit(name, access, timeout_s) for name in names)))
     visits = [one for head in heads for one in (head, *itertools.islice(replicas, len(head.info.replicas)))]
     # One after the other: a hundred at once would wait for each other here.
     for found in visits:
@@ -82,7 +80,7 @@ async def visit_all(addresses: tuple[str, ...], access: Access, timeout_s: float
     return visits
 
 
-async def visit(address: str, access: Access, timeout_s: float) -> Visit:
+async def _visit(address: str, access: Access, timeout_s: float) -> Visit:
     """Ask one worker everything, within timeout_s and what it takes to find out why it does not answer."""
     found = Visit(address)
     try:
@@ -140,7 +138,7 @@ async def _interview(found: Visit, access: Access) -> None:
             return
         found.load = await stub.GetLoad(pb.GetLoadRequest())
         sent_ns = time.monotonic_ns()
-        found.host = await _if_known(stub.GetHost(pb.GetHostRequest()))
+        found.host = await _host_of(stub)
         if found.host is not None:
             found.clock = clock_of(found.host, sent_ns, time.monotonic_ns(), time.time_ns())
         found.token_refusal = await _show_token(stub, access)
@@ -164,10 +162,10 @@ async def _round_trips_ns(address: str, access: Access) -> list[int]:
     return times_ns
 
 
-async def _if_known(call: Awaitable[_Answer]) -> _Answer | None:
-    """Await an answer; None where an older worker does not have the call."""
+async def _host_of(stub: "rpc.WorkerAsyncStub") -> pb.HostInfo | None:
+    """Ask for the machine; None where an older worker does not have the call."""
     try:
-        return await call
+        return await stub.GetHost(pb.GetHostRequest())
     except grpc.aio.AioRpcError as error:
         if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
             raise

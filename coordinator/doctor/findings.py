@@ -1,6 +1,7 @@
 """The table that a person reads: what was checked, what was seen, and what to do."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -54,11 +55,35 @@ class Check(NamedTuple):
         """
         if not findings:
             return [Row(*self, Level.OK, fine)]
-        kinds = dict.fromkeys((finding.level, finding.advice) for finding in findings)
-        return [
-            Row(*self, level, _together([f for f in findings if f[1::2] == (level, advice)]), advice)
-            for level, advice in kinds
-        ]
+        kinds: dict[tuple[Level, str], list[Finding]] = {}
+        for finding in findings:
+            kinds.setdefault((finding.level, finding.advice), []).append(finding)
+        return [Row(*self, level, _together(alike), advice) for (level, advice), alike in kinds.items()]
+
+
+def differing(
+    values: Mapping[str, str], level: Level, advice: str, prefix: str = ""
+) -> tuple[list[Finding], str]:
+    """Compare one thing over places.
+
+    Args:
+        values: By place, at least one.
+        level: What a difference means.
+        advice: And what to do then.
+        prefix: Begins what is said of a difference.
+
+    Returns:
+        One finding for every place that differs from the most, and what to say where none does.
+    """
+    # Of two equally common ones the first.
+    ((usual, _),) = Counter(values.values()).most_common(1)
+    most = several([place for place, value in values.items() if value == usual])
+    findings = [
+        Finding(place, level, f"{prefix}{value or 'none'} where {most} has {usual or 'none'}", advice)
+        for place, value in values.items()
+        if value != usual
+    ]
+    return findings, usual or "none"
 
 
 def exit_code(rows: Sequence[Row]) -> int:

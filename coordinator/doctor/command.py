@@ -9,14 +9,14 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from coordinator.accelerator_rules import diagnose_accelerators
 from coordinator.access import Access
-from coordinator.capacity import Plan, diagnose_rate, frame_us
-from coordinator.checkup import Visit, visit_all
 from coordinator.config import RunConfig, build_parser, expand, to_config
-from coordinator.diagnosis import diagnose_fleet
-from coordinator.findings import Check, Finding, Level, Row, exit_code, layout
-from coordinator.host_rules import diagnose_hosts, diagnose_own
+from coordinator.doctor.accelerators import diagnose_accelerators
+from coordinator.doctor.capacity import Plan, diagnose_rate, frame_us
+from coordinator.doctor.findings import Check, Finding, Level, Row, exit_code, layout
+from coordinator.doctor.machines import diagnose_hosts, diagnose_own
+from coordinator.doctor.visits import Visit, visit_all
+from coordinator.doctor.workers import diagnose_fleet
 from protos import worker_pb2 as pb
 from protos.host import look_at_disk, look_at_host, nearest
 from protos.security import SecurityFiles

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coordinator.findings import Check, Finding, Level, Row
+from coordinator.doctor.findings import Check, Finding, Level, Row
 from coordinator.ledger import Ledger
 from protos.frames import TokenColumns, pack_tokens, unpack_tokens
 

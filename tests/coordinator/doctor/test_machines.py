@@ -2,14 +2,14 @@
 
 import pytest
 
-from coordinator.accelerator_rules import diagnose_accelerators
-from coordinator.checkup import Clock, Visit
-from coordinator.findings import Level, Row
-from coordinator.host_rules import diagnose_hosts, diagnose_own
+from coordinator.doctor.accelerators import diagnose_accelerators
+from coordinator.doctor.findings import Level, Row
+from coordinator.doctor.machines import diagnose_hosts, diagnose_own
+from coordinator.doctor.visits import Clock, Visit, clock_of
 from protos import worker_pb2 as pb
 
 GIB = 1 << 30
-S = 1_000_000_000
+MS, S = 1_000_000, 1_000_000_000
 EXPERIMENTS = "-event_engine_client,-event_engine_listener"
 GOOD_HOST: dict[str, object] = {
     "hostname": "n1",
@@ -61,6 +61,23 @@ def test_good_machines_have_no_trouble() -> None:
     other = visit("b:2", environment={"GRPC_EXPERIMENTS": EXPERIMENTS, "CUDA_VISIBLE_DEVICES": "2,3"})
     assert {} == troubles(diagnose_hosts([visit("a:1"), other]))
     assert {} == troubles(diagnose_accelerators([visit("a:1"), other]))
+
+
+@pytest.mark.parametrize("ahead_ns", [0, 5_000_000_000, -5_000_000_000])
+@pytest.mark.parametrize("out_ms, back_ms", [(1, 1), (0, 2), (2, 0)])
+def test_clock_offset_is_within_its_error(ahead_ns: int, out_ms: int, back_ms: int) -> None:
+    """However the way is shared between out and back, and however long the look took, the bound holds."""
+    # Asked at 100 ms, looked for 300 ms, its monotonic clock elsewhere; ours says 1 s at 100 ms.
+    read_ms = 100 + out_ms + 300
+    got_ms = read_ms + back_ms
+    host = pb.HostInfo(
+        received_ns=7_000 * MS,
+        answered_ns=7_300 * MS,
+        wall_ns=(read_ms + 900) * MS + 10_000_000_000 + ahead_ns,
+    )
+    clock = clock_of(host, 100 * MS, got_ms * MS, (got_ms + 900) * MS + 10_000_000_000)
+    # 2 ms on the way: 1 ms either side, exact where out and back are alike.
+    assert Clock(ahead_ns + (out_ms - 1) * MS, MS) == clock
 
 
 @pytest.mark.parametrize(

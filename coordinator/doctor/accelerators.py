@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from coordinator.checkup import Visit
-from coordinator.diagnosis import differing
-from coordinator.findings import Check, Finding, Level, Row
+from coordinator.doctor.findings import Check, Finding, Level, Row, differing
+from coordinator.doctor.visits import Visit
 from protos import worker_pb2 as pb
 
 GIB = 1 << 30

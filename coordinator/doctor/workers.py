@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from statistics import median
 
 from coordinator.agreement import EQUAL_FIELDS
-from coordinator.checkup import Visit
-from coordinator.findings import Check, Finding, Level, Row, several
+from coordinator.doctor.findings import Check, Finding, Level, Row, differing, several
+from coordinator.doctor.visits import Visit
 from protos import worker_pb2 as pb
 from protos.frames import PROTOCOL_VERSION
 
@@ -150,12 +150,12 @@ def _equal(name: str, workers: Sequence[Visit]) -> list[Row]:
 
 def _engine_args(workers: Sequence[Visit]) -> list[Row]:
     """Compare every engine argument; unequal nodes may serve one run, knowingly."""
+    advice = "fine if you mean it: start the workers with the same flags"
     findings: list[Finding] = []
     names = sorted({name for visit in workers for name in visit.info.engine_args})
     for name in names:
         values = {visit.address: visit.info.engine_args.get(name, "absent") for visit in workers}
-        found, _ = differing(values, Level.WARN, "fine if you mean it: start the workers with the same flags")
-        findings += [finding._replace(seen=f"{name} {finding.seen}") for finding in found]
+        findings += differing(values, Level.WARN, advice, f"{name} ")[0]
     return Check("agreement", "engine flags").rows(findings, f"{len(names)} equal")
 
 
@@ -167,29 +167,6 @@ def _model_is(model_hash: str, workers: Sequence[Visit]) -> list[Row]:
         if visit.info.model_hash != model_hash
     ]
     return Check("agreement", "model as asked").rows(findings, model_hash)
-
-
-def differing(values: dict[str, str], level: Level, advice: str) -> tuple[list[Finding], str]:
-    """Compare one thing over places.
-
-    Args:
-        values: By place, at least one.
-        level: What a difference means.
-        advice: And what to do then.
-
-    Returns:
-        One finding for every place that differs from the most, and what to say where none does.
-    """
-    counted = list(values.values())
-    # Of two equally common ones the first.
-    usual = max(dict.fromkeys(counted), key=counted.count)
-    same = [place for place, value in values.items() if value == usual]
-    findings = [
-        Finding(place, level, f"{value or 'none'} where {several(same)} has {usual or 'none'}", advice)
-        for place, value in values.items()
-        if value != usual
-    ]
-    return findings, usual or "none"
 
 
 def _state(state: pb.WorkerState) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from protos import worker_pb2 as pb
 from tests import fleet, secure
-from tests.coordinator.teller import Teller, telling, told_by
+from tests.coordinator.doctor.teller import Teller, telling, told_by
 
 DOCTOR = [sys.executable, "-m", "coordinator", "doctor"]
 END_TIMEOUT_S = 60.0

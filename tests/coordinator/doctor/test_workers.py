@@ -2,10 +2,9 @@
 
 import pytest
 
-from coordinator.capacity import REFERENCE_FRAME_US, Plan, diagnose_rate, frame_us
-from coordinator.checkup import Clock, Trouble, Visit, clock_of
-from coordinator.diagnosis import diagnose_fleet, differing
-from coordinator.findings import Check, Finding, Level, Row, exit_code, layout
+from coordinator.doctor.findings import Level, Row
+from coordinator.doctor.visits import Trouble, Visit
+from coordinator.doctor.workers import diagnose_fleet
 from protos import worker_pb2 as pb
 
 READY = pb.WORKER_STATE_READY
@@ -95,81 +94,3 @@ def test_unequal_engine_flags_are_a_warning() -> None:
     odd = visit("b:2", engine_args={"max_num_seqs": "512", "seed": "1"})
     expected = "b:2: max_num_seqs 512 where a:1 has 1024; b:2: seed 1 where a:1 has absent"
     assert {"engine flags": (Level.WARN, expected)} == troubles([visit("a:1"), odd])
-
-
-def test_difference_is_from_what_most_have() -> None:
-    """Two of three are right; of two equally common values the first is."""
-    found, usual = differing({"a": "x", "b": "y", "c": "y"}, Level.WARN, "do")
-    assert ([Finding("a", Level.WARN, "x where b, c has y", "do")], "y") == (found, usual)
-    found, usual = differing({"a": "x", "b": "y"}, Level.WARN, "do")
-    assert ([Finding("b", Level.WARN, "y where a has x", "do")], "x") == (found, usual)
-    assert ([], "x") == differing({"a": "x", "b": "x"}, Level.WARN, "do")
-
-
-def test_large_fleet_makes_a_short_table() -> None:
-    """A hundred workers with one trouble are one row with three names; another advice is another row."""
-    findings = [Finding(f"n{i}:1", Level.WARN, "full", "empty it") for i in range(100)]
-    findings.append(Finding("m:1", Level.FAIL, "burnt", "replace it"))
-    assert [
-        Row("machines", "disk", Level.WARN, "n0:1, n1:1, n2:1 and 97 more: full", "empty it"),
-        Row("machines", "disk", Level.FAIL, "m:1: burnt", "replace it"),
-    ] == Check("machines", "disk").rows(findings, "fine")
-
-
-def test_layout_is_aligned_and_counts() -> None:
-    """A group has its heading once; below what is not well stands what to do; the last line counts."""
-    rows = [
-        Row("workers", "reachable", Level.OK, "all"),
-        Row("workers", "free", Level.FAIL, "a:1: run\nx", "wait"),
-        Row("machines", "load", Level.WARN, "9", "look"),
-    ]
-    assert (
-        "workers\n"
-        "  ok    reachable  all\n"
-        "  FAIL  free       a:1: run?x\n"
-        "                   -> wait\n"
-        "machines\n"
-        "  warn  load       9\n"
-        "                   -> look\n"
-        "not checked: x\n"
-        "1 fail, 1 warn, 1 ok"
-    ) == layout(rows, ["x"])
-    assert (1, 0) == (exit_code(rows), exit_code([rows[0], rows[2]]))
-
-
-@pytest.mark.parametrize("ahead_ns", [0, 5_000_000_000, -5_000_000_000])
-@pytest.mark.parametrize("out_ms, back_ms", [(1, 1), (0, 2), (2, 0)])
-def test_clock_offset_is_within_its_error(ahead_ns: int, out_ms: int, back_ms: int) -> None:
-    """However the way is shared between out and back, and however long the look took, the bound holds."""
-    # Asked at 100 ms, looked for 300 ms, its monotonic clock elsewhere; ours says 1 s at 100 ms.
-    read_ms = 100 + out_ms + 300
-    got_ms = read_ms + back_ms
-    host = pb.HostInfo(
-        received_ns=7_000 * MS,
-        answered_ns=7_300 * MS,
-        wall_ns=(read_ms + 900) * MS + 10_000_000_000 + ahead_ns,
-    )
-    clock = clock_of(host, 100 * MS, got_ms * MS, (got_ms + 900) * MS + 10_000_000_000)
-    # 2 ms on the way: 1 ms either side, exact where out and back are alike.
-    assert Clock(ahead_ns + (out_ms - 1) * MS, MS) == clock
-
-
-def test_planned_rate_is_an_estimate_from_published_costs() -> None:
-    """One core of the published kind carries a small fleet; more workers, queries or a slower core do not."""
-    # 0.017 + 55e-6 x (50 x 2 + 2 x 100) + 18e-9 x 127,820 + 380e-6 x 100 = 0.017 + 0.0165 + 0.0023 + 0.038.
-    (row,) = diagnose_rate(Plan(100, 2, REFERENCE_FRAME_US))
-    assert (Level.OK, "planned rate") == (row.level, row.check)
-    assert row.seen.startswith(
-        "estimate: at most 0.07 core for 100 queries/s, 300 frames/s, 127,820 tokens/s"
-    )
-    # 0.017 + 55e-6 x 7,600 + 18e-9 x 2,556,400 + 380e-6 x 2,000 = 0.017 + 0.418 + 0.046 + 0.76 = 1.241.
-    (row,) = diagnose_rate(Plan(2_000, 72, REFERENCE_FRAME_US))
-    assert (Level.WARN, True) == (row.level, "at most 1.24 core" in row.seen)
-    (row,) = diagnose_rate(Plan(2_000, 72, 2 * REFERENCE_FRAME_US))
-    assert (Level.FAIL, True) == (row.level, "at most 2.48 core" in row.seen)
-    assert "2.00 times" in row.seen
-
-
-def test_core_is_timed() -> None:
-    """A frame of 64 tokens takes this machine some time, and no millisecond."""
-    assert 0 < frame_us() < 1_000

@@ -1,12 +1,11 @@
 """Rules over machines, the coordinator's own and the workers': what they tell -> rows."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from coordinator.checkup import Clock, Visit
-from coordinator.diagnosis import differing
-from coordinator.findings import Check, Finding, Level, Row
+from coordinator.doctor.findings import Check, Finding, Level, Row, differing
+from coordinator.doctor.visits import Clock, Visit
 from protos import worker_pb2 as pb
 
 GIB = 1 << 30
@@ -78,24 +77,15 @@ def diagnose_hosts(visits: Sequence[Visit]) -> list[Row]:
     rows = _telling(visits)
     if not hosts:
         return rows
-    group = "machines"
     rows += _clocks({visit.address: visit.clock for visit in visits if visit.clock is not None})
     rows += _versions(hosts)
-    engines = {visit.address: visit.info.engine for visit in visits}
-    rows += Check(group, "open files").rows(
-        [
-            finding
-            for place, host in hosts.items()
-            for finding in _open_files(
-                place, host, VLLM_OPEN_FILES if engines[place] == "vllm" else MIN_OPEN_FILES, Level.WARN
-            )
-        ],
-        f"soft limit at least {min(host.soft_open_files for host in hosts.values()):,}",
+    needed = {v.address: VLLM_OPEN_FILES if v.info.engine == "vllm" else MIN_OPEN_FILES for v in visits}
+    least = min(host.soft_open_files for host in hosts.values())
+    rows += Check("machines", "open files").rows(
+        _few_open_files(hosts, needed, Level.WARN), f"soft limit at least {least:,}"
     )
     rows += _disks(hosts)
-    rows += memory_rows(group, hosts, MIN_WORKER_MEMORY_GIB)
-    rows += load_rows(group, hosts)
-    return rows + environment_rows(group, {place: host.environment for place, host in hosts.items()})
+    return rows + _common("machines", hosts, MIN_WORKER_MEMORY_GIB)
 
 
 def diagnose_own(host: pb.HostInfo, num_workers: int, output_is_writable: bool) -> list[Row]:
@@ -106,30 +96,35 @@ def diagnose_own(host: pb.HostInfo, num_workers: int, output_is_writable: bool) 
         num_workers: Workers of the run.
         output_is_writable: Whether a run may make its directory.
     """
-    group = "coordinator"
+    hosts = {"": host}
     needed = OWN_OPEN_FILES + OPEN_FILES_PER_WORKER * num_workers
-    rows = Check(group, "open files").rows(
-        list(_open_files("", host, needed, Level.FAIL)),
+    rows = Check("coordinator", "open files").rows(
+        _few_open_files(hosts, {"": needed}, Level.FAIL),
         f"soft limit {host.soft_open_files:,}, {needed} needed",
     )
-    findings = []
     (disk,) = host.disks
-    if not output_is_writable:
+    rows += _output_directory(disk, output_is_writable)
+    return rows + _common("coordinator", hosts, MIN_OWN_MEMORY_GIB)
+
+
+def _output_directory(disk: pb.Disk, is_writable: bool) -> list[Row]:
+    findings = []
+    if not is_writable:
         findings.append(Finding("", Level.FAIL, f"{disk.path} cannot be written", "correct --output-dir"))
     free_gib = disk.free_bytes / GIB
     if free_gib < WARN_OUTPUT_DISK_GIB:
         level = Level.FAIL if free_gib < FAIL_OUTPUT_DISK_GIB else Level.WARN
         advice = "free space or correct --output-dir; an hour at 1 million tokens/s writes 15 GiB of answers"
         findings.append(Finding("", level, f"{free_gib:.1f} GiB free at {disk.path}", advice))
-    rows += Check(group, "output directory").rows(findings, f"{free_gib:,.0f} GiB free at {disk.path}")
-    hosts = {"": host}
-    rows += memory_rows(group, hosts, MIN_OWN_MEMORY_GIB)
-    rows += load_rows(group, hosts)
-    return rows + environment_rows(group, {"": host.environment})
+    return Check("coordinator", "output directory").rows(findings, f"{free_gib:,.0f} GiB free at {disk.path}")
 
 
-def memory_rows(group: str, hosts: Mapping[str, pb.HostInfo], min_gib: float) -> list[Row]:
-    """Judge the memory that is left."""
+def _common(group: str, hosts: Mapping[str, pb.HostInfo], min_gib: float) -> list[Row]:
+    """Judge what matters at both ends."""
+    return [*_memory(group, hosts, min_gib), *_load(group, hosts), *_environment(group, hosts)]
+
+
+def _memory(group: str, hosts: Mapping[str, pb.HostInfo], min_gib: float) -> list[Row]:
     free = {p: h.available_memory_bytes / GIB for p, h in hosts.items() if h.HasField("memory_bytes")}
     findings = [
         Finding(
@@ -142,8 +137,7 @@ def memory_rows(group: str, hosts: Mapping[str, pb.HostInfo], min_gib: float) ->
     return Check(group, "memory").rows(findings, fine)
 
 
-def load_rows(group: str, hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
-    """Judge what runs on the machines before the run."""
+def _load(group: str, hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
     findings = [
         Finding(
             place,
@@ -158,8 +152,9 @@ def load_rows(group: str, hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
     return Check(group, "load").rows(findings, f"at most {most:.2f} of each core over the last minute")
 
 
-def environment_rows(group: str, environments: Mapping[str, Mapping[str, str]]) -> list[Row]:
+def _environment(group: str, hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
     """Judge the variables of processes: those known to cost something, and those that differ."""
+    environments = {place: host.environment for place, host in hosts.items()}
     findings = [
         Finding(place, Level.WARN, f"{name}={value}: {known.why}", f"unset {name}, and start it anew")
         for place, environment in environments.items()
@@ -171,14 +166,13 @@ def environment_rows(group: str, environments: Mapping[str, Mapping[str, str]]) 
     for name in names:
         if not _LOCAL.fullmatch(name) and not any(f.seen.startswith(f"{name}=") for f in findings):
             values = {place: environment.get(name, "") for place, environment in environments.items()}
-            found, _ = differing(values, Level.WARN, "set it alike everywhere, or nowhere")
-            findings += [finding._replace(seen=f"{name}: {finding.seen}") for finding in found]
+            findings += differing(values, Level.WARN, "set it alike everywhere, or nowhere", f"{name}: ")[0]
     return Check(group, "environment").rows(
         findings, f"nothing that hurts among {', '.join(names) or 'none'}"
     )
 
 
-def _telling(visits: Iterable[Visit]) -> list[Row]:
+def _telling(visits: Sequence[Visit]) -> list[Row]:
     findings = []
     for visit in visits:
         if visit.host is None:
@@ -208,25 +202,34 @@ def _signed(clock: Clock) -> str:
 
 
 def _versions(hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
-    def version(name: str) -> Callable[[pb.HostInfo], str]:
-        return lambda host: host.package_versions.get(name, "")
-
-    reads: dict[str, Callable[[pb.HostInfo], str]] = {"Python": lambda host: host.python_version}
-    reads |= {name: version(name) for host in hosts.values() for name in sorted(host.package_versions)}
+    advice = "install the same versions everywhere"
+    installed = {
+        place: {"Python": host.python_version} | dict(sorted(host.package_versions.items()))
+        for place, host in hosts.items()
+    }
     findings: list[Finding] = []
     seen = []
-    for name, read in reads.items():
-        advice = "install the same versions everywhere"
-        found, usual = differing({place: read(host) for place, host in hosts.items()}, Level.WARN, advice)
-        findings += [finding._replace(seen=f"{name} {finding.seen}") for finding in found]
+    for name in dict.fromkeys(name for versions in installed.values() for name in versions):
+        values = {place: versions.get(name, "") for place, versions in installed.items()}
+        found, usual = differing(values, Level.WARN, advice, f"{name} ")
+        findings += found
         seen.append(f"{name} {usual}")
     return Check("machines", "versions").rows(findings, ", ".join(seen))
 
 
-def _open_files(place: str, host: pb.HostInfo, needed: int, level: Level) -> Iterable[Finding]:
-    if host.soft_open_files < needed:
-        seen = f"soft limit {host.soft_open_files:,} (hard {host.hard_open_files:,}), below {needed:,}"
-        yield Finding(place, level, seen, f"ulimit -n {needed} before it starts")
+def _few_open_files(
+    hosts: Mapping[str, pb.HostInfo], needed: Mapping[str, int], level: Level
+) -> list[Finding]:
+    return [
+        Finding(
+            place,
+            level,
+            f"soft limit {host.soft_open_files:,} (hard {host.hard_open_files:,}), below {needed[place]:,}",
+            f"ulimit -n {needed[place]} before it starts",
+        )
+        for place, host in hosts.items()
+        if host.soft_open_files < needed[place]
+    ]
 
 
 def _disks(hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
