@@ -67,8 +67,9 @@ class Causes:
         Path(self._config).write_text(json.dumps(config), encoding="utf-8")
         os.environ[VARIABLE] = self._config
 
-    def forget(self) -> None:
-        """Let go of what was logged so far."""
+    def start_over(self) -> None:
+        """Let go of what was logged while the engine started; later processes are not its own."""
+        self._give_back()
         self._path.unlink(missing_ok=True)
 
     def first(self) -> str:
@@ -80,7 +81,10 @@ class Causes:
             return ""
 
     def close(self) -> None:
-        """Remove the file, and give back the environment."""
+        """Remove the file."""
+        self._give_back()
+        self._directory.cleanup()
+
+    def _give_back(self) -> None:
         if os.environ.get(VARIABLE) == self._config:
             del os.environ[VARIABLE]
-        self._directory.cleanup()

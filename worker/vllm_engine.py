@@ -77,7 +77,7 @@ class VllmEngine:
         engine_info = describe(self._flags, llm.vllm_config)
         self._stop_token_ids = engine_info.stop_token_ids
         await self._warm_up(engine_info)
-        causes.forget()
+        causes.start_over()
         # A full collection over what vLLM's import leaves behind stops the event loop for 0.4 s.
         gc.collect()
         gc.freeze()

@@ -158,7 +158,7 @@ def _environment(group: str, hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
     findings = [
         Finding(place, Level.WARN, f"{name}={value}: {known.why}", f"unset {name}, and start it anew")
         for place, environment in environments.items()
-        for name, value in environment.items()
+        for name, value in sorted(environment.items())
         for known in _KNOWN
         if re.fullmatch(known.name, name) and re.fullmatch(known.values, value)
     ]
