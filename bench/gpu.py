@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from bench.bounds import flag
 from bench.command import check_output, describe_commit, describe_machine, run_command, say, write_record
+from bench.gpu_climb import Climb, show_climb
 from bench.gpu_coordinate import Setting
 from bench.gpu_found import Clock, Found
 from bench.gpu_load import engine_flags, prepare
@@ -37,6 +38,7 @@ SHOWS = {
     "offline": Show("tokens/s of LLM.generate, ours, AsyncLLM and vllm serve", Offline, show_offline),
     "server": Show("TTFT and TPOT at the same arrivals", Server, show_server),
     "whole": Show("offline, server, and the highest valid rate, with few loads", Whole, show_whole),
+    "climb": Show("the highest rate that LoadGen calls VALID", Climb, show_climb),
     "replicas": Show(
         "replicas, tensor and pipeline parallelism; one replica killed", Replicas, show_replicas
     ),

@@ -6,16 +6,15 @@ from math import ceil
 from statistics import median
 
 from bench.bounds import check_above, check_at_least
+from bench.gpu_climb import OURS, ascending, climb, draw, highest
 from bench.gpu_figures import ratio_lines, start_lines, table
 from bench.gpu_found import Found
 from bench.gpu_load import Plan, offline
-from bench.gpu_loadgen import draw_arrivals
 from bench.gpu_offline import Keep, Offline, Place, differences_of, latency_lines
 from bench.gpu_rounds import Rounds
 from bench.gpu_sides import SIDES
 
-OURS, ASYNC = "ours", "async"
-VALID = "VALID"
+ASYNC = "async"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,17 +43,12 @@ class Whole(Offline):
         check_at_least(self, rounds=1)
         if OURS not in self.names:
             raise ValueError(f"--sides: {self.sides!r} lacks {OURS}, whose rate the others are asked for")
-        try:
-            shares = self.shares
-        except ValueError as error:
-            raise ValueError(f"--peak-shares: {self.peak_shares!r} is no list of numbers") from error
-        if any(share <= 0 for share in shares) or shares != sorted(shares):
-            raise ValueError(f"--peak-shares: {self.peak_shares!r} does not ascend from above 0")
+        ascending("--peak-shares", self.peak_shares)
 
     @property
     def shares(self) -> list[float]:
         """Rates to try, as shares."""
-        return [float(word) for word in self.peak_shares.split(",")] if self.peak_shares else []
+        return ascending("--peak-shares", self.peak_shares)
 
     @property
     def num_rows(self) -> int:
@@ -79,10 +73,10 @@ def show_whole(plan: Whole, place: Place, keep: Keep) -> Found:
     if reference != OURS:
         visit(reference, [(requests, number) for number in first])
     visit(OURS, [(requests, number) for number in (*first, *last)])
-    server = _server(plan, place, rounds, plan.share, plan.seconds, "server")
-    if server is not None:
+    if made_qps := _made_qps(rounds.found, plan):
+        server = draw(place, plan.share * made_qps, plan.seconds, "server")
         visit(OURS, [(server, number) for number in first])
-        _climb(plan, place, rounds)
+        climb(rounds, place, [share * made_qps for share in plan.shares], plan.peak_seconds)
         if ASYNC in plan.names:
             visit(ASYNC, [(server, number) for number in first])
     for name in plan.names:
@@ -95,40 +89,18 @@ def show_whole(plan: Whole, place: Place, keep: Keep) -> Found:
     return rounds.found
 
 
-def _server(
-    plan: Whole, place: Place, rounds: Rounds, share: float, seconds: float, name: str
-) -> Plan | None:
-    """Plan arrivals at a share of what ours made Offline; None where it made nothing."""
-    made = rounds.found.part("offline").counted(OURS)
+def _made_qps(found: Found, plan: Whole) -> float:
+    """Compute the requests/s that ours made Offline; 0 where the data set has too few rows for the rates."""
+    made = found.part("offline").counted(OURS)
     if not made:
-        rounds.found.not_run.append(f"{name}: no Offline round of {OURS}")
-        return None
-    target_qps = share * median(one.requests / one.seconds for one in made)
-    if target_qps > plan.max_qps:
-        rounds.found.not_run.append(
-            f"{name}: {target_qps:.2f} queries/s are above --max-qps {plan.max_qps:g}"
-        )
-        return None
-    setting = place.setting
-    num_requests = max(round(target_qps * seconds), 2)
-    arrivals = draw_arrivals(setting.processes, num_requests, target_qps, setting.directory, name)
-    place.clock.say(f"{name}: {num_requests} arrivals at {target_qps:.2f}/s")
-    return arrivals
-
-
-def _climb(plan: Whole, place: Place, rounds: Rounds) -> None:
-    """Try ours at rising rates until LoadGen does not call one VALID."""
-    found = rounds.found
-    found.more["valid_qps"] = 0.0
-    for share in plan.shares:
-        arrivals = _server(plan, place, rounds, share, plan.peak_seconds, f"peak-{share:g}")
-        if arrivals is None:
-            return
-        rounds.visit(OURS, place.gpus[:1], [], [(arrivals, 0)])
-        tried = found.part(arrivals.name).counted(OURS)
-        if not tried or tried[0].verdict != VALID:
-            return
-        found.more["valid_qps"] = arrivals.target_qps
+        found.not_run.append(f"Server: no Offline round of {OURS}")
+        return 0.0
+    made_qps = median(one.requests / one.seconds for one in made)
+    most_qps = made_qps * max(plan.share, *plan.shares)
+    if most_qps > plan.max_qps:
+        found.not_run.append(f"Server: {most_qps:.2f} queries/s are above --max-qps {plan.max_qps:g}")
+        return 0.0
+    return made_qps
 
 
 def _print(plan: Whole, place: Place, found: Found) -> None:
@@ -138,6 +110,6 @@ def _print(plan: Whole, place: Place, found: Found) -> None:
         lines += ["", name, table(part, plan.names)]
         latencies = [ASYNC, OURS] if part.counted(ASYNC) else [OURS]
         lines += ratio_lines(part, plan.names) if name == "offline" else latency_lines(part, latencies)
-    valid_qps = found.more.get("valid_qps", 0.0)
-    lines += ["", f"highest rate that was VALID: {valid_qps:.2f}/s, arrivals for {plan.peak_seconds:g} s"]
+    if "valid_qps" in found.more:
+        lines += ["", highest(found)]
     place.clock.say("\n".join([*lines, "", *start_lines(found), *differences_of(place)]))
