@@ -51,8 +51,9 @@ class VllmEngine:
         self._aborted: list[str] = []
         self._held = Held()
         self._feeder: asyncio.Task[None] | None = None
-        self._helpers: list[asyncio.Task[None]] = []
-        self._steps: deque[list[EngineCoreOutput]] = deque()
+        self._tasks: list[asyncio.Task[None]] = []
+        # Outputs, and when they came.
+        self._steps: deque[tuple[list[EngineCoreOutput], int]] = deque()
         self._wake = asyncio.Event()
         self._causes: Causes | None = None
         self._death: str | None = None
@@ -73,7 +74,7 @@ class VllmEngine:
             raise EngineDead(causes.first() or str(error)) from error
         self._core = Core(llm)
         await self._core.prepare()
-        self._helpers = [asyncio.create_task(self._watch(llm)), asyncio.create_task(self._read())]
+        self._tasks = [asyncio.create_task(self._watch(llm)), asyncio.create_task(self._read())]
         engine_info = describe(self._flags, llm.vllm_config)
         self._stop_token_ids = engine_info.stop_token_ids
         await self._warm_up(engine_info)
@@ -124,7 +125,7 @@ class VllmEngine:
         """
         while True:
             while self._steps:
-                if step := self._held.take(self._steps.popleft()):
+                if step := self._held.take(*self._steps.popleft()):
                     return step
             if self._death is not None:
                 raise EngineDead(self._death)
@@ -149,7 +150,7 @@ class VllmEngine:
 
     async def close(self) -> None:
         """Stop vLLM's processes, also while it loads."""
-        for task in (*self._helpers, self._feeder):
+        for task in (*self._tasks, self._feeder):
             if task is not None:
                 task.cancel()
         # Let go of: what vLLM left of a broken load complains when the interpreter ends before it is freed.
@@ -194,7 +195,7 @@ class VllmEngine:
         """Take what the engine core produces, as it comes."""
         try:
             while True:
-                self._steps.append(await self._core.step())
+                self._steps.append((await self._core.step(), time.monotonic_ns()))
                 self._wake.set()
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(error)

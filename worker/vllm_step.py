@@ -1,6 +1,5 @@
 """The requests that vLLM's engine core holds, and what one of its steps says of them, as columns."""
 
-import time
 from collections.abc import Collection, Sequence
 from itertools import chain
 from typing import Protocol
@@ -67,11 +66,12 @@ class Held:
         self._waiting.clear()
         return ids
 
-    def take(self, outputs: Sequence[CoreOutput]) -> Step | None:
+    def take(self, outputs: Sequence[CoreOutput], produced_ns: int) -> Step | None:
         """Put a step into columns: the only Python that runs for each token.
 
         Args:
             outputs: One of each request of the step; what was dropped is left out.
+            produced_ns: When they came.
 
         Returns:
             None where nothing is left.
@@ -92,7 +92,7 @@ class Held:
             tokens=np.fromiter(chain.from_iterable(tokens), np.int32, int(counts.sum())),
             finished_rows=np.array(ends, np.uint32),
             finish_reasons=np.array([_reason(kept[row]) for row in ends], np.uint8),
-            produced_ns=time.monotonic_ns(),
+            produced_ns=produced_ns,
         )
         fresh = not self._waiting.isdisjoint(ids)
         if fresh:

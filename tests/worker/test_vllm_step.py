@@ -38,11 +38,16 @@ def test_step_of_one_token_each_needs_no_counts() -> None:
     held = Held()
     ids = [held.add(name) for name in (7, 1 << 33)]
     assert Load(0, 2) == held.load()
-    first = held.take([Output(ids[0], [5]), Output(ids[1], [6])])
+    first = held.take([Output(ids[0], [5]), Output(ids[1], [6])], 5)
     assert [(7, [5], None), (1 << 33, [6], None)] == rows(first)
     assert first is not None
-    assert (None, True, Load(2, 0)) == (first.columns.counts, first.urgent, held.load())
-    second = held.take([Output(ids[1], [8])])
+    assert (None, 5, True, Load(2, 0)) == (
+        first.columns.counts,
+        first.columns.produced_ns,
+        first.urgent,
+        held.load(),
+    )
+    second = held.take([Output(ids[1], [8])], 5)
     assert [(1 << 33, [8], None)] == rows(second)
     assert second is not None
     assert not second.urgent
@@ -52,12 +57,12 @@ def test_end_is_urgent_and_its_request_is_gone() -> None:
     """Reasons become the protocol's; several tokens of a row stay together; an end may have none."""
     held = Held()
     a, b, c = (held.add(name) for name in (1, 2, 3))
-    held.take([Output(a, [10]), Output(b, [20]), Output(c, [30])])
-    step = held.take([Output(a, [11, 12], "stop"), Output(b, [21]), Output(c, [], "length")])
+    held.take([Output(a, [10]), Output(b, [20]), Output(c, [30])], 5)
+    step = held.take([Output(a, [11, 12], "stop"), Output(b, [21]), Output(c, [], "length")], 5)
     assert [(1, [11, 12], STOP), (2, [21], None), (3, [], LENGTH)] == rows(step)
     assert step is not None
     assert (True, Load(1, 0)) == (step.urgent, held.load())
-    assert held.take([Output(a, [13])]) is None
+    assert held.take([Output(a, [13])], 5) is None
 
 
 def test_dropped_request_says_nothing_more() -> None:
@@ -69,10 +74,10 @@ def test_dropped_request_says_nothing_more() -> None:
     new = held.add(1)
     assert old != new
     assert [(2, [5], None), (1, [6], None)] == rows(
-        held.take([Output(old, [4]), Output(other, [5]), Output(new, [6])])
+        held.take([Output(old, [4]), Output(other, [5]), Output(new, [6])], 5)
     )
     assert [other, new] == held.drop_all()
-    assert held.take([Output(other, [7]), Output(new, [8])]) is None
+    assert held.take([Output(other, [7]), Output(new, [8])], 5) is None
     assert Load(0, 0) == held.load()
 
 
@@ -82,4 +87,4 @@ def test_end_that_is_no_answer_kills_the_engine(reason: str) -> None:
     held = Held()
     request_id = held.add(1)
     with pytest.raises(EngineDead, match=f"^request {request_id} ended with {reason}$"):
-        held.take([Output(request_id, [], reason)])
+        held.take([Output(request_id, [], reason)], 5)
