@@ -147,10 +147,11 @@ def differences_of(place: Place) -> list[str]:
 
 
 def first_configs(place: Place) -> dict[str, dict[str, str]]:
-    """Read the configuration that each side's first engine says."""
+    """Read the configuration that each side's first engine says, if it came so far."""
     configs: dict[str, dict[str, str]] = {}
     for log in _engine_logs(place):
-        configs.setdefault(log.stem.partition("-")[2], read_config(log))
+        if config := read_config(log):
+            configs.setdefault(log.stem.partition("-")[2], config)
     return configs
 
 
