@@ -40,24 +40,31 @@ def check_interface() -> None:
     Raises:
         ValueError: Names what this vLLM does not have.
     """
-    import vllm
-
     for name in _USED:
         try:
             pkgutil.resolve_name(name)
         except (ImportError, AttributeError) as error:
-            raise ValueError(
-                f"--engine: vllm {vllm.__version__} has no {name}: this worker was run with {KNOWN_VERSIONS}"
-            ) from error
+            raise ValueError(f"--engine: {_unknown(f'has no {name}')}") from error
 
 
 class Core:
     """The engine core behind an AsyncLLM whose own output loop never starts."""
 
     def __init__(self, llm: "AsyncLLM") -> None:
-        """Look at an engine; `prepare` comes before all else."""
-        self._client = llm.engine_core
-        self._input_processor = llm.input_processor
+        """Look at an engine; `prepare` comes before all else.
+
+        Raises:
+            EngineDead: It is built in another way: see check_interface, and what only an instance tells.
+        """
+        try:
+            self._client = llm.engine_core
+            self._input_processor = llm.input_processor
+            has_reader = llm.output_handler is not None
+        except AttributeError as error:
+            raise EngineDead(_unknown(f"has no AsyncLLM.{error.name}")) from error
+        if has_reader:
+            # Each step would go to one of two readers.
+            raise EngineDead(_unknown("reads its engine core already"))
         self._llm = llm
 
     async def prepare(self) -> None:
@@ -110,3 +117,9 @@ def _alive() -> Iterator[None]:
         yield
     except EngineDeadError as error:
         raise EngineDead("vLLM's engine core has stopped") from error
+
+
+def _unknown(what: str) -> str:
+    import vllm
+
+    return f"vllm {vllm.__version__} {what}: this worker was run with {KNOWN_VERSIONS}"

@@ -6,12 +6,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.worker.greedy import environment_kept
+from worker.engine import EngineDead
 from worker.vllm_args import MAX_MODEL_LEN, EngineFlags, parse_engine_flags
 from worker.vllm_causes import one_line
+from worker.vllm_core import Core
 
 # vLLM's and torch's imports warn.
 vllm_import = pytest.mark.filterwarnings("ignore")
@@ -158,6 +161,20 @@ def test_vllm_whose_inside_has_changed_is_refused(checkpoint: Path, monkeypatch:
     ) as caught:
         parse_engine_flags([], str(checkpoint))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.vllm
+@vllm_import
+def test_engine_that_is_built_in_another_way_is_refused() -> None:
+    """What only a loaded engine tells: a part that is gone, or another reader of the same steps."""
+    parts = {"engine_core": None, "input_processor": None, "output_handler": None}
+    Core(SimpleNamespace(**parts))
+    for changed, says in (
+        (parts | {"output_handler": object()}, "reads its engine core already"),
+        ({"engine_core": None, "output_handler": None}, "has no AsyncLLM.input_processor"),
+    ):
+        with pytest.raises(EngineDead, match=rf"^vllm \S+ {says}: "):
+            Core(SimpleNamespace(**changed))
 
 
 @pytest.mark.vllm
