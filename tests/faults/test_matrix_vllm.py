@@ -25,11 +25,18 @@ def engine_of(member: Member) -> int:
     return engine
 
 
+def produced_tokens(member: Member) -> int:
+    """Ask how many tokens of the run in hand there are; 0 without one."""
+    load = member.load()
+    return 0 if load is None else load.produced_tokens
+
+
 def test_engine_killed_inside_a_live_daemon(
     tmp_path: Path, table: Table, checkpoint: Path, expected: list[list[int]]
 ) -> None:
     """Offline, Server, accuracy: every token equals LLM.generate's, though one engine dies in each run."""
-    flags = ("--engine", "vllm", "--model", str(checkpoint), *FLAGS)
+    # One request at a time: a run then lasts long enough for an engine to die in it.
+    flags = ("--engine", "vllm", "--model", str(checkpoint), *FLAGS, "--max-num-seqs", "1")
     greedy = tmp_path / "generation_config.json"
     greedy.write_text('{"temperature": 0.0}')
     members = [Member(tmp_path / f"worker{i}.log", flags) for i in range(2)]
@@ -45,7 +52,7 @@ def test_engine_killed_inside_a_live_daemon(
                 budget=BUDGET,
                 answers=expected,
             ) as run:
-                wait_until(lambda: members[0].used and members[0].load().produced_tokens > 60, "tokens")
+                wait_until(lambda: produced_tokens(members[0]) > 60, "tokens")
                 injected_ns = time.monotonic_ns()
                 os.kill(engine_of(members[0]), signal.SIGKILL)
                 found = runs.check_valid(run, 200)
