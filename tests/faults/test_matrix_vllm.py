@@ -52,7 +52,7 @@ def test_engine_killed_inside_a_live_daemon(
                 budget=BUDGET,
                 answers=expected,
             ) as run:
-                wait_until(lambda: produced_tokens(members[0]) > 60, "tokens")
+                wait_until(lambda: produced_tokens(members[0]) > 0, "tokens")
                 injected_ns = time.monotonic_ns()
                 os.kill(engine_of(members[0]), signal.SIGKILL)
                 found = runs.check_valid(run, 200)
