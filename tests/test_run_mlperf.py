@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from run_mlperf import main
 from tests import fleet
+from tests.forked import end_of
 
 SLOW = ["--backend", "counting", "--replicas", "2", "--step-ms", "50"]
 
@@ -139,19 +141,29 @@ def test_a_run_survives_all_replicas_but_not_the_node(
         (["--backend", "counting", "--input-file", "/nowhere.pkl"], ["--input-file", "/nowhere.pkl"]),
         (["--backend", "vllm", "--model", "/nowhere"], ["--model", "/nowhere"]),
         (["--backend", "vllm", "--model", "nobody/nothing"], ["--model", "nobody/nothing"]),
-        (["--backend", "counting", "--no-such-flag"], ["--no-such-flag"]),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, flags: list[str], named: list[str]) -> None:
-    """Bad input: exit 2 and one line on stderr that names flag and value; no run directory."""
+    """Bad input: exit 2 and one line on stderr that names flag and value; no worker's log, no directory."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
+    base = ["--input-file", str(data), "--output-dir", str(tmp_path / "out")]
+    code, _, errors = end_of(main, [*base, *flags], tmp_path)
+    assert 2 == code, errors
+    assert 1 == len(errors.strip().splitlines()), errors
+    assert all(word in errors for word in named), errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_flag_that_nobody_knows_is_one_line(tmp_path: Path) -> None:
+    """What the worker refuses: exit 2 and one line that names the flag; no run directory, no process."""
     data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
     marker = uuid.uuid4().hex
     base = ["--input-file", str(data), "--output-dir", str(tmp_path / "out")]
-    process = start(marker, *base, *flags)
+    process = start(marker, *base, "--backend", "counting", "--no-such-flag")
     _, errors = process.communicate(timeout=60)
     assert 2 == process.returncode, errors
     assert 1 == len(errors.strip().splitlines()), errors
-    assert all(word in errors for word in named), errors
+    assert "--no-such-flag" in errors
     assert not (tmp_path / "out" / "offline").exists()
     wait_gone(marker, 5.0)
 

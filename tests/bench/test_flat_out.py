@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.flat_out import judge
+from bench.flat_out import judge, main
 from bench.flat_sides import FLAT_SIDES, FlatFigures
 from bench.peers import streams
 from bench.peers.zmq_sockets import MAX_QUEUED, Receiver, Sender
 from bench.step_worker import StepOutbox
 from protos.frames import TokenColumns, unpack_tokens
 from tests.bench.outliving import run_bench
+from tests.forked import end_of
 from worker.counting_engine import CountingConfig, CountingEngine
 from worker.engine import Step
 
@@ -91,12 +92,9 @@ def test_goals_are_judged_by_the_rounds() -> None:
         (["--rounds", "0"], "--rounds: 0 is below 1"),
     ],
 )
-def test_bad_input_is_told_in_a_line(flags: list[str], said: str) -> None:
+def test_bad_input_is_told_in_a_line(tmp_path: Path, flags: list[str], said: str) -> None:
     """Flags out of bounds end with exit code 2, and name flag, value and bound, before anything starts."""
-    done = run_bench(["bench.flat_out", *flags])
-    assert 2 == done.returncode
-    assert f"bench.flat_out: {said}" == done.stdout.splitlines()[0]
-    assert "" == done.stderr
+    assert (2, f"bench.flat_out: {said}\n", "") == end_of(main, flags, tmp_path)
 
 
 def test_each_step_is_a_frame_of_its_own() -> None:
