@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-END_TIMEOUT_S = 30.0
 # What a test of mistakes calls, and what these import when they run.
 PRELOAD = [
     "bench.flat_out",
+    "bench.guards",
     "bench.simulated_fleet",
     "coordinator.__main__",
     "run_mlperf",
@@ -27,22 +27,25 @@ class Ended(NamedTuple):
     stderr: str
 
 
-def end_of(main: Callable[[list[str]], int], argv: Sequence[str], directory: Path) -> Ended:
-    """Run a main as its module's last line does; one that does not end within 30 s fails the test.
+def end_of(
+    main: Callable[[list[str]], int], argv: Sequence[str], directory: Path, timeout_s: float = 30.0
+) -> Ended:
+    """Run a main as its module's last line does; one that does not end in time fails the test.
 
     Args:
         main: Takes the flags and returns the exit code.
         argv: The flags.
         directory: Gets `stdout` and `stderr`.
+        timeout_s: How long it may run.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     process = context.Process(target=_be, args=(main, list(argv), directory))
     process.start()
     try:
-        process.join(END_TIMEOUT_S)
+        process.join(timeout_s)
         stdout, stderr = ((directory / name).read_text() for name in ("stdout", "stderr"))
-        assert process.exitcode is not None, f"runs for {END_TIMEOUT_S:g} s: {stderr}"
+        assert process.exitcode is not None, f"runs for {timeout_s:g} s: {stderr}"
     finally:
         process.kill()
     return Ended(process.exitcode, stdout, stderr)
