@@ -31,6 +31,8 @@ from worker.probe import ask
 
 TIMEOUT_S = 600.0
 POLL_S = 0.02
+# Each ask makes an attempt of its own: gRPC would wait a second and more after one that was refused.
+OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
 PROBE_TIMEOUT_S = 2.0
 # After it serves, for what start-up has left to free.
 SETTLE_S = 2.0
@@ -78,7 +80,7 @@ class Figures(NamedTuple):
 
 def serves_grpc(port: int) -> bool:
     """Ask a worker, or a node for all of its replicas."""
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
         return ask(channel, SERVICE) == "SERVING"
 
 

@@ -3,8 +3,14 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from sut.synthetic import write_checkpoint
+from tests.worker.greedy import Reference, ask_vllm
+
+# No timed checks: an example that a busy machine takes long for is no failure.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +19,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "tiny"
     write_checkpoint(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def reference(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Ask vLLM's own LLM class for its answers, once for all who compare theirs."""
+    return ask_vllm(checkpoint, tmp_path_factory.mktemp("reference") / "answers.json")

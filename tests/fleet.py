@@ -30,6 +30,8 @@ FAST_CONF = """\
 *.Server.min_duration = 1000
 *.Server.target_qps = 200
 """
+# A worker that does not listen yet is tried again ten times a second, and not after gRPC's own second.
+EAGER = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
 # A KV cache of 1 GiB is plenty for tests, and the CPU build's own default is a share of the machine.
 VLLM_CPU_ENV = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
 
@@ -104,7 +106,7 @@ def start_worker(
 
 def health(address: str, service: str = "") -> str:
     """Ask grpc.health.v1 once: SERVING, NOT_SERVING, or the status code's name."""
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, options=EAGER) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(service=service), timeout=2, wait_for_ready=True

@@ -3,9 +3,6 @@
 A mistake is tried in a process of its own, forked from one that has done the imports.
 """
 
-import multiprocessing
-import os
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,10 +13,11 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from coordinator.__main__ import main as coordinator_main
 from tests import fleet, secure
 from tests.certificates import Authority
+from tests.forked import end_of
 from worker.__main__ import main as worker_main
 
 NOBODY = "127.0.0.1:9"  # the discard port: nothing may be asked of it
-END_TIMEOUT_S = 30.0
+MAINS = {"coordinator": coordinator_main, "worker": worker_main}
 CA, CERT, KEY = "--tls-ca {d}/ca.pem", "--tls-cert {d}/worker.pem", "--tls-key {d}/worker.key"
 # Of two equal flags the last one counts.
 GOOD = f"{CA} {CERT} {KEY} --run-token-file {{d}}/token"
@@ -75,27 +73,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def run_main(module: str, flags: str, directory: Path) -> None:
-    """Be `python -m coordinator` or `python -m worker`, in a forked process."""
-    for descriptor, name in ((1, "stdout"), (2, "stderr")):
-        with (directory / name).open("wb") as file:
-            os.dup2(file.fileno(), descriptor)
-    sys.exit({"coordinator": coordinator_main, "worker": worker_main}[module](flags.split()))
-
-
 def refusal(module: str, flags: str, directory: Path) -> str:
     """Start a worker or a coordinator that will not live; returns the only line, without its name."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([run_main.__module__])
-    process = context.Process(target=run_main, args=(module, flags, directory))
-    process.start()
-    try:
-        process.join(END_TIMEOUT_S)
-        errors = (directory / "stderr").read_text()
-        assert (2, "") == (process.exitcode, (directory / "stdout").read_text()), errors
-    finally:
-        process.kill()
-    (line,) = errors.splitlines()
+    ended = end_of(MAINS[module], flags.split(), directory)
+    assert (2, "") == (ended.code, ended.stdout), ended.stderr
+    (line,) = ended.stderr.splitlines()
     assert line.startswith(f"{module}: ")
     assert secure.TOKEN[:15] not in line
     return line.removeprefix(f"{module}: ")

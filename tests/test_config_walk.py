@@ -130,7 +130,9 @@ def run_mlperf(*flags: str) -> subprocess.CompletedProcess[str]:
 
 def test_one_command_takes_the_same_file(tmp_path: Path) -> None:
     """run_mlperf.py takes both tables, starts its own workers on its own ports, and its flags win."""
-    path, prompts = write(tmp_path, [9, 10], **{"scenario": "server", "max-new-tokens": BUDGET + 1})
+    path, prompts = write(
+        tmp_path, [9, 10], **{"scenario": "server", "target-qps": 50, "max-new-tokens": BUDGET + 1}
+    )
     done = run_mlperf("--config", str(path), "--max-new-tokens", str(BUDGET))
     assert 0 == done.returncode, done.stderr
     run_dir = tmp_path / "out" / "server" / "accuracy"

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from run_mlperf import main
 from tests import fleet
+from tests.forked import end_of
 
 SLOW = ["--backend", "counting", "--replicas", "2", "--step-ms", "50"]
 
@@ -106,16 +108,16 @@ def workers_of(marker: str) -> dict[bool, list[int]]:
     return found
 
 
-@pytest.mark.parametrize(("kills_replicas", "code"), [(True, 0), (False, 1)])
+@pytest.mark.parametrize(("kills_replicas", "timeout_s", "code"), [(True, 20, 0), (False, 2, 1)])
 def test_a_run_survives_all_replicas_but_not_the_node(
-    tmp_path: Path, kills_replicas: bool, code: int
+    tmp_path: Path, kills_replicas: bool, timeout_s: int, code: int
 ) -> None:
     """Both replicas killed in mid-run are started again: VALID; the node killed: exit 1, with the reason."""
-    data = fleet.write_prompts(tmp_path / "data.parquet", [[100, 7, 9]] * 30)
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[60, 7, 9]] * 30)
     marker = uuid.uuid4().hex
     output_dir = tmp_path / "out"
     flags = ["--accuracy", "--input-file", str(data), "--output-dir", str(output_dir)]
-    process = start(marker, *SLOW, *flags, "--no-worker-timeout-s", "8")
+    process = start(marker, *SLOW, *flags, "--no-worker-timeout-s", str(timeout_s))
     wait_for(output_dir / "offline" / "accuracy" / "mlperf_log_detail.txt")
     processes = workers_of(marker)
     assert [2, 1] == [len(processes[True]), len(processes[False])]
@@ -124,7 +126,7 @@ def test_a_run_survives_all_replicas_but_not_the_node(
     _, errors = process.communicate(timeout=60)
     assert code == process.returncode, errors
     verdict = fleet.run_json(output_dir / "offline" / "accuracy")["verdict"]
-    assert ("no worker for 8 s" in verdict["reason"]) == (not kills_replicas)
+    assert (f"no worker for {timeout_s} s" in verdict["reason"]) == (not kills_replicas)
     wait_gone(marker)
 
 
@@ -139,19 +141,29 @@ def test_a_run_survives_all_replicas_but_not_the_node(
         (["--backend", "counting", "--input-file", "/nowhere.pkl"], ["--input-file", "/nowhere.pkl"]),
         (["--backend", "vllm", "--model", "/nowhere"], ["--model", "/nowhere"]),
         (["--backend", "vllm", "--model", "nobody/nothing"], ["--model", "nobody/nothing"]),
-        (["--backend", "counting", "--no-such-flag"], ["--no-such-flag"]),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, flags: list[str], named: list[str]) -> None:
-    """Bad input: exit 2 and one line on stderr that names flag and value; no run directory."""
+    """Bad input: exit 2 and one line on stderr that names flag and value; no worker's log, no directory."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
+    base = ["--input-file", str(data), "--output-dir", str(tmp_path / "out")]
+    code, _, errors = end_of(main, [*base, *flags], tmp_path)
+    assert 2 == code, errors
+    assert 1 == len(errors.strip().splitlines()), errors
+    assert all(word in errors for word in named), errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_flag_that_nobody_knows_is_one_line(tmp_path: Path) -> None:
+    """What the worker refuses: exit 2 and one line that names the flag; no run directory, no process."""
     data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
     marker = uuid.uuid4().hex
     base = ["--input-file", str(data), "--output-dir", str(tmp_path / "out")]
-    process = start(marker, *base, *flags)
+    process = start(marker, *base, "--backend", "counting", "--no-such-flag")
     _, errors = process.communicate(timeout=60)
     assert 2 == process.returncode, errors
     assert 1 == len(errors.strip().splitlines()), errors
-    assert all(word in errors for word in named), errors
+    assert "--no-such-flag" in errors
     assert not (tmp_path / "out" / "offline").exists()
     wait_gone(marker, 5.0)
 

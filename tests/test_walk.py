@@ -22,7 +22,7 @@ def check_tokens(run_dir: Path, prompts: list[list[int]], budget: int, server: b
     return [int(str(entry["qsl_idx"])) for entry in entries]
 
 
-@pytest.mark.parametrize("num_workers", [2, 5])
+@pytest.mark.parametrize("num_workers", [pytest.param(2, marks=pytest.mark.long), 5])
 def test_every_answer_is_token_exact(tmp_path: Path, num_workers: int) -> None:
     """In each scenario and mode every logged token equals the one computed by hand."""
     prompts = fleet.counting_prompts(70)

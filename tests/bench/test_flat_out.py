@@ -7,17 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.flat_out import judge
+from bench.flat_out import judge, main
 from bench.flat_sides import FLAT_SIDES, FlatFigures
 from bench.peers import streams
 from bench.peers.zmq_sockets import MAX_QUEUED, Receiver, Sender
 from bench.step_worker import StepOutbox
 from protos.frames import TokenColumns, unpack_tokens
 from tests.bench.outliving import run_bench
+from tests.forked import end_of
 from worker.counting_engine import CountingConfig, CountingEngine
 from worker.engine import Step
 
-TINY = ["--requests", "40", "--in-flight", "16", "--answer-tokens", "20", "--prompt-tokens", "4"]
+TINY = ["--requests", "160", "--in-flight", "16", "--answer-tokens", "20", "--prompt-tokens", "4"]
 SIDES = [
     *("frames", "grpc-1", "grpc-10", "sse", "frames-step", "grpc-50"),
     *("zmq-msgspec", "zmq-pickle", "zmq-pickle-all", "zmq-frames"),
@@ -43,7 +44,7 @@ def figures(coordinator_cpu_s_per_mtok: float) -> FlatFigures:
 
 
 def test_every_side_does_the_same_work_flat_out(tmp_path: Path) -> None:
-    """Each side completes the same 40 requests with the same tokens, in as many messages as its name says."""
+    """Each side completes the same 160 requests and tokens, in as many messages as its name says."""
     output = tmp_path / "figures.json"
     done = run_bench(["bench.flat_out", "--rounds", "1", *TINY, "--output", str(output)])
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -51,17 +52,17 @@ def test_every_side_does_the_same_work_flat_out(tmp_path: Path) -> None:
     rounds = {name: side["rounds"][0] for name, side in record["sides"].items()}
     assert SIDES == list(rounds)
     for seen in rounds.values():
-        assert (40, record["tokens"]) == (seen["requests"], seen["tokens"])
+        assert (160, record["tokens"]) == (seen["requests"], seen["tokens"])
         assert rounds["frames"]["answers_sha256"] == seen["answers_sha256"]
         assert 0 < seen["coordinator_cpu_s"] < seen["process_cpu_s"]
     # Answers have 15 to 25 tokens: a first one, then one message for 10 to all others, or 50.
     messages = {name: seen["messages"] for name, seen in rounds.items()}
     assert [record["tokens"]] * 3 == [messages[name] for name in ("grpc-1", "sse", "zmq-msgspec")]
-    assert 2 * 40 == messages["grpc-50"]
-    assert 3 * 40 == messages["zmq-pickle"]
+    assert 2 * 160 == messages["grpc-50"]
+    assert 3 * 160 == messages["zmq-pickle"]
     # One of each worker; more where a worker had answered all it had before the next request came.
-    assert 2 <= messages["zmq-pickle-all"] <= 40
-    assert 2 * 40 < messages["grpc-10"] <= 4 * 40
+    assert 2 <= messages["zmq-pickle-all"] <= 160
+    assert 2 * 160 < messages["grpc-10"] <= 4 * 160
     # At most 8 requests run in each of the 2 workers.
     assert record["tokens"] / 8 <= min(messages["frames-step"], messages["zmq-frames"])
     assert 5 * 2 == len(record["goals"])
@@ -91,12 +92,9 @@ def test_goals_are_judged_by_the_rounds() -> None:
         (["--rounds", "0"], "--rounds: 0 is below 1"),
     ],
 )
-def test_bad_input_is_told_in_a_line(flags: list[str], said: str) -> None:
+def test_bad_input_is_told_in_a_line(tmp_path: Path, flags: list[str], said: str) -> None:
     """Flags out of bounds end with exit code 2, and name flag, value and bound, before anything starts."""
-    done = run_bench(["bench.flat_out", *flags])
-    assert 2 == done.returncode
-    assert f"bench.flat_out: {said}" == done.stdout.splitlines()[0]
-    assert "" == done.stderr
+    assert (2, f"bench.flat_out: {said}\n", "") == end_of(main, flags, tmp_path)
 
 
 def test_each_step_is_a_frame_of_its_own() -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.simulated_fleet import main
 from tests import fleet
 from tests.bench.outliving import run_bench, wait_until
+from tests.forked import end_of
 from tests.test_walk import check_tokens
 from worker.ports import steady_port
 
@@ -71,11 +73,11 @@ def test_each_worker_of_the_fleet_serves(tmp_path: Path) -> None:
         ("--port-base 20000 --step-ms 1", "--step-ms 1"),
     ],
 )
-def test_bad_flags_are_named(flags: str, says: str) -> None:
+def test_bad_flags_are_named(tmp_path: Path, flags: str, says: str) -> None:
     """A bad flag ends the fleet before it listens, with exit code 2 and one line that names it."""
-    done = run_bench(["bench.simulated_fleet", *flags.split()])
-    (line,) = done.stderr.splitlines()
-    assert (2, "") == (done.returncode, done.stdout)
+    ended = end_of(main, flags.split(), tmp_path)
+    (line,) = ended.stderr.splitlines()
+    assert (2, "") == (ended.code, ended.stdout)
     assert says in line
 
 

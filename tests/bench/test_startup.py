@@ -17,8 +17,9 @@ def counting(*flags: str) -> Side:
 
 @pytest.fixture(autouse=True)
 def _no_engine_flags(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The counting engine knows none of vLLM's."""
+    """The counting engine knows none of vLLM's, and has no memory to settle."""
     monkeypatch.setattr(startup, "ENGINE_FLAGS", {"--max-model-len": 256})
+    monkeypatch.setattr(startup, "SETTLE_S", 0.1)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

@@ -51,6 +51,8 @@ def test_every_side_does_the_same_work(tmp_path: Path) -> None:
         assert 0 < figures[0]["coordinator_cpu_s"] < figures[0]["process_cpu_s"]
 
 
+# Benchmarks start and end alike: that of bench.guards, with fewer processes, is asked each time.
+@pytest.mark.long
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_outlives_the_benchmark(tmp_path: Path, signum: signal.Signals) -> None:
     """Interrupted or killed, the benchmark takes its workers and coordinator along."""

@@ -3,7 +3,6 @@
 A mistake is tried in a process of its own, forked from one that has done the imports.
 """
 
-import multiprocessing
 import os
 import pickle
 import subprocess
@@ -17,9 +16,9 @@ import pytest
 
 from coordinator.__main__ import main
 from tests import fleet
+from tests.forked import end_of
 
 NOBODY = "127.0.0.1:9"  # the discard port; a mistake must be found before any worker is called
-END_TIMEOUT_S = 15.0
 
 
 class Bad(NamedTuple):
@@ -130,33 +129,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def run_main(argv: list[str], stdout: Path, stderr: Path) -> None:
-    """Be `python -m coordinator`, in a forked process."""
-    for descriptor, path in ((1, stdout), (2, stderr)):
-        with path.open("wb") as file:
-            os.dup2(file.fileno(), descriptor)
-    sys.exit(main(argv))
-
-
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name.replace(" ", "-"))
 def test_mistake_is_named_before_any_worker_is_called(files: Path, tmp_path: Path, bad: Bad) -> None:
     """A bad flag or file ends at once, exit code 2, with one line that names it, its value and its bound."""
-    stdout, stderr, out = tmp_path / "stdout", tmp_path / "stderr", tmp_path / "out"
+    out = tmp_path / "out"
     good = f"--input-file {files}/good.parquet --workers {NOBODY} --ready-timeout-s 3"
     argv = [*good.split(), "--output-dir", str(out), *bad.flags.format(d=files).split()]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([run_main.__module__])
-    process = context.Process(target=run_main, args=(argv, stdout, stderr))
-    process.start()
-    try:
-        process.join(END_TIMEOUT_S)
-        assert 2 == process.exitcode, stderr.read_text()
-    finally:
-        process.kill()
-    (line,) = stderr.read_text().splitlines()
+    ended = end_of(main, argv, tmp_path)
+    assert (2, "") == (ended.code, ended.stdout), ended.stderr
+    (line,) = ended.stderr.splitlines()
     assert line.startswith("coordinator: ")
     assert [] == [word for word in bad.says.format(d=files).split("|") if word not in line], line
-    assert "" == stdout.read_text()
     assert not out.exists()
     assert not (files / "intruded").exists()
 

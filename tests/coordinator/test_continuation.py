@@ -9,7 +9,7 @@ from coordinator.ledger import NO_WORKER, Ledger
 from protos.frames import PromptColumns, TokenColumns
 from tests.coordinator.links import LENGTH, STOP, FakeLink, dataset, frame
 
-MODEL = settings(deadline=None, derandomize=True, max_examples=150)
+MODEL = settings(derandomize=True, max_examples=150)
 lists = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5)
 rows_of = st.lists(
     st.tuples(st.integers(0, 2**64 - 1), lists, st.sampled_from([None, STOP, LENGTH])),

@@ -236,4 +236,4 @@ class LedgerLife(RuleBasedStateMachine):
 
 
 TestLedgerLife = LedgerLife.TestCase
-TestLedgerLife.settings = settings(deadline=None, derandomize=True, max_examples=150, stateful_step_count=40)
+TestLedgerLife.settings = settings(derandomize=True, max_examples=150, stateful_step_count=40)

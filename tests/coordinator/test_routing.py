@@ -16,7 +16,7 @@ from coordinator.routing import (
     share,
 )
 
-MODEL = settings(deadline=None, derandomize=True, max_examples=150)
+MODEL = settings(derandomize=True, max_examples=150)
 small = st.integers(0, 40)
 fleets = st.lists(st.tuples(small, small), min_size=1, max_size=6)
 

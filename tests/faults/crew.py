@@ -21,7 +21,7 @@ POLL_S = 0.02
 WORKER = (sys.executable, "-m", "worker")
 FAULTY = (sys.executable, "-m", "tests.faults.faulty_worker")
 # Otherwise channels of one process share a connection, and with it the wait before the next attempt.
-OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1), *fleet.EAGER]
 
 
 class Member:

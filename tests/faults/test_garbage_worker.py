@@ -119,7 +119,7 @@ def garbage_beside(honest: Member, worker_ns: int) -> Iterator[tuple[str, Garbag
 
 
 @pytest.mark.parametrize("mode", runs.modes("server"))
-@pytest.mark.parametrize("worker_ns", [1, 2**64 - 1])
+@pytest.mark.parametrize("worker_ns", [pytest.param(1, marks=pytest.mark.long), 2**64 - 1])
 def test_garbage_beside_an_honest_worker(tmp_path: Path, table: Table, mode: str, worker_ns: int) -> None:
     """A worker that breaks the protocol is lost each time it comes back; the run is VALID and exact."""
     with (

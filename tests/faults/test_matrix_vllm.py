@@ -11,9 +11,9 @@ from tests import fleet
 from tests.faults import runs
 from tests.faults.crew import Member, addresses_of, wait_until
 from tests.faults.table import Table
-from tests.test_vllm_walk import BUDGET, FLAGS, START_TIMEOUT_S, expected, make_prompts
+from tests.test_vllm_walk import FLAGS, START_TIMEOUT_S
+from tests.worker.greedy import ANSWER_LEN, Reference, walk_prompts
 
-__all__ = ["expected"]  # a fixture
 pytestmark = [pytest.mark.vllm, pytest.mark.long]
 
 
@@ -32,7 +32,7 @@ def produced_tokens(member: Member) -> int:
 
 
 def test_engine_killed_inside_a_live_daemon(
-    tmp_path: Path, table: Table, checkpoint: Path, expected: list[list[int]]
+    tmp_path: Path, table: Table, checkpoint: Path, reference: Reference
 ) -> None:
     """Offline, Server, accuracy: every token equals LLM.generate's, though one engine dies in each run."""
     # One request at a time: a run then lasts long enough for an engine to die in it.
@@ -47,10 +47,10 @@ def test_engine_killed_inside_a_live_daemon(
             directory = tmp_path / mode
             directory.mkdir()
             with runs.started(
-                *(directory, mode, addresses_of(members), make_prompts()),
+                *(directory, mode, addresses_of(members), walk_prompts()),
                 *("--generation-config", str(greedy)),
-                budget=BUDGET,
-                answers=expected,
+                budget=ANSWER_LEN,
+                answers=reference.walk,
             ) as run:
                 wait_until(lambda: produced_tokens(members[0]) > 0, "tokens")
                 injected_ns = time.monotonic_ns()

@@ -1,7 +1,6 @@
 """Real vLLM in a worker daemon whose coordinator, and whose engine core, are killed with requests running."""
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -9,21 +8,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import psutil  # type: ignore[import-untyped]  # vLLM brings it, nobody its stubs
 import pytest
 
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from tests import fleet
-from tests.worker.greedy import ask_vllm
+from tests.worker.greedy import ANSWER_LEN, Reference, engine_prompts, stop_ids_of
 from tests.worker.raw_client import Stream, connected
 
 pytestmark = [pytest.mark.vllm, pytest.mark.long]
 
 FLAGS = ("--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16")
 START_TIMEOUT_S = 240.0
-ANSWER_LEN = 24
 GREEDY = {"temperature": 0.0, "max_new_tokens": 400}
 
 # Opens a sampled run on argv[1] with twice as many requests as run at once, and reads until it is killed.
@@ -52,12 +49,6 @@ def worker(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield started
 
 
-def greedy_prompts() -> list[list[int]]:
-    """Draw 8 prompts of 16 tokens."""
-    drawn: list[list[int]] = np.random.default_rng(1).integers(4096, size=(8, 16)).tolist()
-    return drawn
-
-
 def until_stop(answer: list[int], stop_ids: list[int]) -> list[int]:
     """Cut vLLM's answer without stop ids behind its first stop id."""
     ends = [place for place, token in enumerate(answer) if token in stop_ids]
@@ -65,7 +56,7 @@ def until_stop(answer: list[int], stop_ids: list[int]) -> list[int]:
 
 
 def test_a_killed_coordinator_leaves_an_empty_engine(
-    worker: fleet.WorkerProcess, checkpoint: Path, tmp_path: Path
+    worker: fleet.WorkerProcess, checkpoint: Path, reference: Reference
 ) -> None:
     """Its requests are aborted, the worker stays SERVING, and the next run's greedy tokens are vLLM's own."""
     doomed = subprocess.Popen(
@@ -78,7 +69,7 @@ def test_a_killed_coordinator_leaves_an_empty_engine(
         doomed.kill()
         doomed.communicate(timeout=10)
 
-    prompts = greedy_prompts()
+    prompts = engine_prompts()
 
     async def next_run() -> dict[int, list[int]]:
         async with asyncio.timeout(60), connected(worker.address) as channel:
@@ -98,9 +89,8 @@ def test_a_killed_coordinator_leaves_an_empty_engine(
 
     answers = asyncio.run(next_run())
     assert fleet.health(worker.address) == "SERVING"
-    stop_ids = json.loads((checkpoint / "generation_config.json").read_text())["eos_token_id"]
-    whole = ask_vllm(checkpoint, prompts, ANSWER_LEN, tmp_path / "answers.json")
-    assert {name: until_stop(answer, stop_ids) for name, answer in enumerate(whole)} == answers
+    stop_ids = stop_ids_of(checkpoint)
+    assert {name: until_stop(answer, stop_ids) for name, answer in enumerate(reference.endless)} == answers
 
 
 def test_a_name_may_come_again_after_its_cancel(worker: fleet.WorkerProcess) -> None:
@@ -110,7 +100,7 @@ def test_a_name_may_come_again_after_its_cancel(worker: fleet.WorkerProcess) -> 
         async with asyncio.timeout(60), connected(address) as channel:
             stream = Stream(channel)
             await stream.open("again", **GREEDY)
-            prompt = greedy_prompts()[0]
+            prompt = engine_prompts()[0]
             await stream.submit({1: [9, 9, 9], 2: prompt}, budget=16)
             # Two at once: the first cancelled before it runs, the second while its abort is under way.
             for _ in range(2):

@@ -16,7 +16,7 @@ from protos.frames import (
 )
 from tests.protos.by_hand import submit_of, tokens_of
 
-FUZZ = settings(deadline=None, derandomize=True, max_examples=150)
+FUZZ = settings(derandomize=True, max_examples=150)
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 UINT32_MAX = 0xFFFFFFFF
 

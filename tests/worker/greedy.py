@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,6 +18,9 @@ from protos.frames import PromptColumns
 from worker.engine import Engine, Step
 
 T = TypeVar("T")
+ANSWER_LEN = 24
+"""Of vLLM's own answers, in tokens at most."""
+START_TIMEOUT_S = 300.0
 GREEDY = pb.RunSpec(temperature=0.0, top_p=1.0, top_k=-1, max_new_tokens=256)
 
 # Its own process: vLLM has global state. In-process engine: one start-up less.
@@ -26,10 +30,15 @@ from vllm import LLM, SamplingParams
 if __name__ == "__main__":
     request = json.load(sys.stdin)
     llm = LLM(request["model"], skip_tokenizer_init=True, generation_config="vllm", dtype="float32",
-              enforce_eager=True, max_model_len=512, kv_cache_memory_bytes=1 << 26)
-    params = SamplingParams(temperature=0, max_tokens=request["answer_len"], detokenize=False)
-    outputs = llm.generate([{"prompt_token_ids": p} for p in request["prompts"]], params, use_tqdm=False)
-    json.dump([list(output.outputs[0].token_ids) for output in outputs], open(sys.argv[1], "w"))
+              enforce_eager=True, max_model_len=512, kv_cache_memory_bytes=1 << 26,
+              enable_prefix_caching=False, seed=0)
+    answers = []
+    for prompts, stop_ids in request["batches"]:
+        params = SamplingParams(temperature=0, max_tokens=request["answer_len"], stop_token_ids=stop_ids,
+                                detokenize=False)
+        outputs = llm.generate([{"prompt_token_ids": p} for p in prompts], params, use_tqdm=False)
+        answers.append([list(output.outputs[0].token_ids) for output in outputs])
+    json.dump(answers, open(sys.argv[1], "w"))
 """
 
 
@@ -40,9 +49,37 @@ class Answer(NamedTuple):
     reason: int | None
 
 
-def ask_vllm(checkpoint: Path, prompts: list[list[int]], answer_len: int, path: Path) -> list[list[int]]:
-    """Let vllm.LLM answer without stop ids, in a process of its own; `path` is its scratch file."""
-    request = {"model": str(checkpoint), "answer_len": answer_len, "prompts": prompts}
+class Reference(NamedTuple):
+    """What vLLM's own LLM class answers, greedy, 24 tokens at most."""
+
+    walk: list[list[int]]
+    """To walk_prompts(), up to the checkpoint's stop ids."""
+    endless: list[list[int]]
+    """To engine_prompts(), without stop ids."""
+
+
+def walk_prompts() -> list[list[int]]:
+    """Draw 40 prompts of 4 to 40 tokens below the tiny model's stop ids."""
+    rng = random.Random(3)
+    return [[rng.randrange(3990) for _ in range(rng.randrange(4, 41))] for _ in range(40)]
+
+
+def engine_prompts() -> list[list[int]]:
+    """Draw 8 prompts of 16 tokens, the same in every run."""
+    drawn: list[list[int]] = np.random.default_rng(1).integers(4096, size=(8, 16)).tolist()
+    return drawn
+
+
+def stop_ids_of(checkpoint: Path) -> list[int]:
+    """Read the stop ids of a checkpoint's generation config."""
+    stop_ids: list[int] = json.loads((checkpoint / "generation_config.json").read_text())["eos_token_id"]
+    return stop_ids
+
+
+def ask_vllm(checkpoint: Path, path: Path) -> Reference:
+    """Let vllm.LLM answer in a process of its own; `path` is its scratch file."""
+    batches = [(walk_prompts(), stop_ids_of(checkpoint)), (engine_prompts(), [])]
+    request = {"model": str(checkpoint), "answer_len": ANSWER_LEN, "batches": batches}
     done = subprocess.run(
         [sys.executable, "-c", REFERENCE, str(path)],
         input=json.dumps(request),
@@ -50,11 +87,10 @@ def ask_vllm(checkpoint: Path, prompts: list[list[int]], answer_len: int, path: 
         check=False,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=START_TIMEOUT_S,
     )
     assert path.exists(), done.stderr[-2000:]
-    answers: list[list[int]] = json.loads(path.read_text())
-    return answers
+    return Reference(*json.loads(path.read_text()))
 
 
 async def bounded(awaitable: Awaitable[T], timeout_s: float = 60) -> T:

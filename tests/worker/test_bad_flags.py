@@ -1,4 +1,7 @@
-"""What a user can get wrong at a worker: one line that says it, and exit code 2."""
+"""What a user can get wrong at a worker: one line that says it, and exit code 2.
+
+A mistake is tried in a process of its own, forked from one that has done the imports.
+"""
 
 import subprocess
 import sys
@@ -7,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests import fleet
+from tests.forked import end_of
+from worker.__main__ import main
 
 BAD = {
     "unknown engine": ("--engine nonsense", "--engine|'nonsense'|vllm, counting, simulated"),
@@ -62,30 +67,28 @@ BAD = {
 }
 
 
-def start(flags: str) -> subprocess.CompletedProcess[str]:
-    """Start a worker that will not live."""
-    command = [sys.executable, "-m", "worker", *flags.split()]
-    return subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=10, check=False)
-
-
-def check_refused(done: subprocess.CompletedProcess[str], *says: str) -> None:
-    """Check exit code 2 and the words of the only line."""
-    lines = done.stderr.splitlines()
-    assert (2, 1, "") == (done.returncode, len(lines), done.stdout), done.stderr
-    assert lines[0].startswith("worker: ")
-    assert [] == [word for word in says if word not in lines[0]], lines[0]
-
-
 @pytest.mark.parametrize(("flags", "says"), BAD.values(), ids=[name.replace(" ", "-") for name in BAD])
-def test_mistake_is_named_before_the_engine_loads(flags: str, says: str) -> None:
+def test_mistake_is_named_before_the_engine_loads(tmp_path: Path, flags: str, says: str) -> None:
     """A bad flag ends the worker at once with one line that names it, its value and its bound."""
-    check_refused(start(flags), *says.split("|"))
+    ended = end_of(main, flags.split(), tmp_path)
+    assert (2, "") == (ended.code, ended.stdout), ended.stderr
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("worker: ")
+    assert [] == [word for word in says.split("|") if word not in line], line
 
 
 def test_port_in_use_is_named(tmp_path: Path) -> None:
     """Two workers on one port would each get some of the calls: the second ends, the first serves on."""
     with fleet.workers(tmp_path, 1) as (first,):
-        done = start(f"--engine counting --port {first.address.rpartition(':')[2]}")
+        command = [sys.executable, "-m", "worker", "--engine", "counting"]
+        done = subprocess.run(
+            [*command, "--port", first.address.rpartition(":")[2]],
+            cwd=fleet.ROOT,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
         assert "SERVING" == fleet.health(first.address)
     # gRPC's own core writes a line of its own before.
     last = done.stderr.splitlines()[-1]

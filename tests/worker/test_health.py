@@ -37,8 +37,8 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fleet.WorkerPro
 
 @pytest.fixture
 def loading(tmp_path: Path) -> Iterator[fleet.WorkerProcess]:
-    """Start a worker that listens, and loads for another 2.5 s."""
-    started = fleet.start_worker(tmp_path / "worker.log", "--load-ms", "2500")
+    """Start a worker that listens, and loads for another 1.8 s."""
+    started = fleet.start_worker(tmp_path / "worker.log", "--load-ms", "1800")
     deadline_s = time.monotonic() + WAIT_S
     while "listening" not in started.log.read_text():
         assert time.monotonic() < deadline_s, started.log.read_text()

@@ -73,7 +73,7 @@ ANSWERS = st.lists(
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
+@settings(derandomize=True, max_examples=150)
 @given(ANSWERS, st.data())
 def test_any_steps_merge_to_the_answers(answers: list[tuple[list[int], int]], data: st.DataObject) -> None:
     """However answers are cut into steps, their merge gives back every answer and its reason."""

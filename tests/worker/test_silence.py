@@ -106,19 +106,19 @@ def test_a_worker_that_was_stopped_does_not_blame_its_coordinator(tmp_path: Path
             stream = Stream(channel)
             await stream.open()
             await stream.submit({1: [400, 7]})
-            # Longer than a tick of 0.8 s: in the one that the stop falls into, nothing has been heard. Nor
+            # Longer than a tick of 0.6 s: in the one that the stop falls into, nothing has been heard. Nor
             # does a ping wait in the socket: at times it would be read before the tick ends.
-            await asyncio.sleep(1)
+            await asyncio.sleep(0.8)
             os.kill(pid, signal.SIGSTOP)
             try:
-                await asyncio.sleep(6)
+                await asyncio.sleep(4)
             finally:
                 os.kill(pid, signal.SIGCONT)
             async with pinging(stream, interval_s=0.5):
                 await stream.take_until_ended(1)
             assert stream.answers == {1: [*range(8, 407), 200_002]}
 
-    with fleet.workers(tmp_path, 1, "--coordinator-timeout-s", "4", "--step-ms", "5") as (worker,):
+    with fleet.workers(tmp_path, 1, "--coordinator-timeout-s", "3", "--step-ms", "5") as (worker,):
         asyncio.run(steps(worker.address, worker.process.pid))
 
 

@@ -9,18 +9,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 
 from protos import worker_pb2 as pb
 from tests.worker.greedy import (
+    ANSWER_LEN,
     GREEDY,
     Answer,
+    Reference,
     answers_of,
-    ask_vllm,
     bounded,
     children,
     columns,
+    engine_prompts,
     environment_kept,
     finished,
     generate,
@@ -31,7 +32,6 @@ from worker.vllm_engine import VllmEngine, parse_engine_flags
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's and torch's imports warn
 
 NUM_PROMPTS = 8
-ANSWER_LEN = 24
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 FLAGS = ["--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "64"]
 FLAGS += ["--kv-cache-memory-bytes", "64M"]
@@ -54,18 +54,14 @@ def environment() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def prompts() -> list[list[int]]:
-    """Draw prompts of 16 tokens, the same in every run."""
-    drawn: list[list[int]] = np.random.default_rng(1).integers(4096, size=(NUM_PROMPTS, 16)).tolist()
-    return drawn
+    """Draw them."""
+    return engine_prompts()
 
 
 @pytest.fixture(scope="module")
-def endless(
-    checkpoint: Path, prompts: list[list[int]], tmp_path_factory: pytest.TempPathFactory
-) -> list[list[int]]:
-    """Ask vLLM's own LLM class for the greedy answers, 24 tokens each, no stop ids."""
-    scratch = tmp_path_factory.mktemp("reference") / "answers.json"
-    return ask_vllm(checkpoint, prompts, ANSWER_LEN, scratch)
+def endless(reference: Reference) -> list[list[int]]:
+    """Take vLLM's own greedy answers, 24 tokens each, no stop ids."""
+    return reference.endless
 
 
 @pytest.fixture(scope="module")

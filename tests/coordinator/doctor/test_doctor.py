@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.__main__ import main
 from protos import worker_pb2 as pb
 from tests import fleet, secure
 from tests.coordinator.doctor.teller import Teller, telling, told_by
+from tests.forked import end_of
 
 DOCTOR = [sys.executable, "-m", "coordinator", "doctor"]
 END_TIMEOUT_S = 60.0
@@ -284,13 +286,6 @@ def test_interrupted_doctor_says_so() -> None:
 )
 def test_bad_input_is_one_line(tmp_path: Path, flags: str, says: str) -> None:
     """A bad flag ends the doctor at once with one line, exit code 2, and no table."""
-    done = subprocess.run(
-        [*DOCTOR, *flags.format(d=tmp_path).split()],
-        cwd=fleet.ROOT,
-        capture_output=True,
-        text=True,
-        timeout=END_TIMEOUT_S,
-        check=False,
-    )
-    assert (2, "", 1) == (done.returncode, done.stdout, len(done.stderr.splitlines())), done.stderr
-    assert [] == [word for word in says.format(d=tmp_path).split("|") if word not in done.stderr]
+    ended = end_of(main, ["doctor", *flags.format(d=tmp_path).split()], tmp_path)
+    assert (2, "", 1) == (ended.code, ended.stdout, len(ended.stderr.splitlines())), ended.stderr
+    assert [] == [word for word in says.format(d=tmp_path).split("|") if word not in ended.stderr]

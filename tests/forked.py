@@ -1,0 +1,58 @@
+"""A command's main in a process of its own, forked from one that has done the imports."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+# What a test of mistakes calls, and what these import when they run.
+PRELOAD = [
+    "bench.flat_out",
+    "bench.guards",
+    "bench.simulated_fleet",
+    "coordinator.__main__",
+    "run_mlperf",
+    "worker.__main__",
+    "worker.counting_engine",
+]
+
+
+class Ended(NamedTuple):
+    """How a process ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def end_of(
+    main: Callable[[list[str]], int], argv: Sequence[str], directory: Path, timeout_s: float = 30.0
+) -> Ended:
+    """Run a main as its module's last line does; one that does not end in time fails the test.
+
+    Args:
+        main: Takes the flags and returns the exit code.
+        argv: The flags.
+        directory: Gets `stdout` and `stderr`.
+        timeout_s: How long it may run.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    process = context.Process(target=_be, args=(main, list(argv), directory))
+    process.start()
+    try:
+        process.join(timeout_s)
+        stdout, stderr = ((directory / name).read_text() for name in ("stdout", "stderr"))
+        assert process.exitcode is not None, f"runs for {timeout_s:g} s: {stderr}"
+    finally:
+        process.kill()
+    return Ended(process.exitcode, stdout, stderr)
+
+
+def _be(main: Callable[[list[str]], int], argv: list[str], directory: Path) -> None:
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        with (directory / name).open("wb") as file:
+            os.dup2(file.fileno(), descriptor)
+    sys.exit(main(argv))
