@@ -6,6 +6,7 @@ fails, 1 something does, 2 bad input.
 
 import asyncio
 import os
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,12 +49,27 @@ def main(argv: list[str]) -> int:
 
     Raises:
         ValueError: Bad input; names flag, value and bound.
+        KeyboardInterrupt: SIGINT came.
     """
     order = parse(argv)
-    visits = asyncio.run(visit_all(order.run.workers, order.access, order.timeout_s))
+    visits = asyncio.run(_visit(order))
+    if visits is None:
+        raise KeyboardInterrupt
     rows, skipped = examine(order, visits)
     print(layout(rows, skipped))  # noqa: T201 - the final result
     return exit_code(rows)
+
+
+async def _visit(order: Order) -> list[Visit] | None:
+    """Visit the fleet; None where SIGINT came meanwhile."""
+    interrupted = asyncio.Event()
+    # Python's own handler waits until the loop wakes, where another thread got the signal.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+    visiting = asyncio.ensure_future(visit_all(order.run.workers, order.access, order.timeout_s))
+    waiting = asyncio.ensure_future(interrupted.wait())
+    # What is left of the two ends with the loop.
+    await asyncio.wait({visiting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    return None if interrupted.is_set() else visiting.result()
 
 
 def parse(argv: list[str]) -> Order:
