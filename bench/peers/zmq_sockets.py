@@ -18,7 +18,6 @@ MAX_MESSAGES_PER_TURN = 4096
 # Messages that wait in ZMQ at either end, and how often a full queue is tried again.
 MAX_QUEUED = 100_000
 RETRY_S = 0.001
-NEVER = -1
 OPEN, REQUEST = b"O", b"R"
 
 
@@ -75,11 +74,10 @@ class Sender:
     """A PUSH socket that keeps what ZMQ does not take yet."""
 
     def __init__(self, address: str) -> None:
-        """Connect, once: who is gone does not come back under this address."""
+        """Connect; ZMQ tries again until it is closed."""
         self._unsent: deque[bytes] = deque()
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
         self._socket.set(zmq.SNDHWM, MAX_QUEUED)
-        self._socket.set(zmq.RECONNECT_IVL, NEVER)
         self._socket.connect(address)
 
     def send(self, message: bytes) -> None:
