@@ -23,7 +23,7 @@ from bench.interleaved import order_of
 from bench.processes import Processes, argv_of, tail
 from bench.vitals import read_vitals
 from coordinator.config import Parser
-from protos.frames import SERVICE
+from protos.frames import CHANNEL_OPTIONS, SERVICE
 from sut.synthetic import write_checkpoint
 from worker.nvml import family
 from worker.ports import steady_port
@@ -31,8 +31,6 @@ from worker.probe import ask
 
 TIMEOUT_S = 600.0
 POLL_S = 0.02
-# Each ask makes an attempt of its own: gRPC would wait a second and more after one that was refused.
-OPTIONS = [("grpc.use_local_subchannel_pool", 1)]
 PROBE_TIMEOUT_S = 2.0
 # After it serves, for what start-up has left to free.
 SETTLE_S = 2.0
@@ -80,7 +78,7 @@ class Figures(NamedTuple):
 
 def serves_grpc(port: int) -> bool:
     """Ask a worker, or a node for all of its replicas."""
-    with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS) as channel:
         return ask(channel, SERVICE) == "SERVING"
 
 
