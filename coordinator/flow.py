@@ -64,7 +64,6 @@ class Flow:
         self._ledger = ledger
         self._links = links
         self._on_failed = on_failed
-        self._prompt_lens = task.dataset.prompt_lens
         self._backlog = Backlog()
         self.continuations = Continuations(ledger, task.dataset, task.max_new_tokens, task.max_losses)
         self._failed = False

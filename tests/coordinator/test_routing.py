@@ -1,4 +1,4 @@
-"""Who gets what: shares, dealing, Offline's order and Server's choice, against models of a few lines."""
+"""Who gets what: shares, dealing and Server's choice, against models of a few lines."""
 
 from typing import NamedTuple
 
