@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
+STOPPED = "vLLM's engine core has stopped"
 KNOWN_VERSIONS = "0.25.1 and 0.32.0"
 """Versions that this was run with."""
 _USED = (
@@ -116,7 +117,7 @@ def _alive() -> Iterator[None]:
     try:
         yield
     except EngineDeadError as error:
-        raise EngineDead("vLLM's engine core has stopped") from error
+        raise EngineDead(STOPPED) from error
 
 
 def _unknown(what: str) -> str:

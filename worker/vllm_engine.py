@@ -17,7 +17,7 @@ from protos.frames import PromptColumns
 from worker.engine import EngineDead, EngineInfo, Load, Step
 from worker.vllm_args import EngineFlags, build_engine, describe, parse_engine_flags
 from worker.vllm_causes import Causes, with_kind
-from worker.vllm_core import Core
+from worker.vllm_core import STOPPED, Core
 from worker.vllm_step import Held
 from worker.vllm_warm_up import WARM_UP_TOKENS, random_prompts, warm_up_sizes
 
@@ -204,7 +204,7 @@ class VllmEngine:
         """Notice the engine's death also while nothing is read."""
         while not llm.errored:  # noqa: ASYNC110 - vLLM offers no event to wait for
             await asyncio.sleep(WATCH_INTERVAL_S)
-        self._fail(EngineDead("vLLM's engine core has stopped"))
+        self._fail(EngineDead(STOPPED))
 
     def _fail(self, error: Exception) -> None:
         """Die of an error; of a stopped engine core, say what it logged."""

@@ -72,23 +72,27 @@ def check_memory(parsed: argparse.Namespace, checkpoint: Path | None) -> None:
     weight_bytes = sum(path.stat().st_size for path in files) // num_ranks
     utilization = parsed.gpu_memory_utilization
     deadline_s = time.monotonic() + FREED_TIMEOUT_S
-    while shortage := _shortage(visible_memory()[:num_ranks], utilization, weight_bytes):
+    while taken := _taken(devices := visible_memory()[:num_ranks], utilization):
         if time.monotonic() > deadline_s:
-            raise ValueError(f"--gpu-memory-utilization: {shortage}")
+            raise ValueError(taken)
         time.sleep(FREED_POLL_S)
-
-
-def _shortage(devices: list[Memory], utilization: float, weight_bytes: int) -> str:
-    """Name the first accelerator that has too little; empty where none has."""
     for device in devices:
-        asked_bytes = int(device.total_bytes * utilization)
-        asked = f"{utilization:g} of accelerator {device.name} are {asked_bytes / GIB:.1f} GiB"
-        # As vLLM's request_memory, which asks after its processes have started.
-        if device.free_bytes < asked_bytes:
-            return f"{asked}, it has {device.free_bytes / GIB:.1f} GiB free"
-        if asked_bytes < weight_bytes:
-            return f"{asked}, its part of the weights is {weight_bytes / GIB:.1f} GiB"
+        if device.total_bytes * utilization < weight_bytes:
+            part = f"its part of the weights is {weight_bytes / GIB:.1f} GiB"
+            raise ValueError(f"{_asked_of(device, utilization)}, {part}")
+
+
+def _taken(devices: list[Memory], utilization: float) -> str:
+    """Say which accelerator has less free than is asked, as vLLM's request_memory would; empty: none."""
+    for device in devices:
+        if device.free_bytes < int(device.total_bytes * utilization):
+            return f"{_asked_of(device, utilization)}, it has {device.free_bytes / GIB:.1f} GiB free"
     return ""
+
+
+def _asked_of(device: Memory, utilization: float) -> str:
+    gib = device.total_bytes * utilization / GIB
+    return f"--gpu-memory-utilization: {utilization:g} of accelerator {device.name} are {gib:.1f} GiB"
 
 
 def default_tensor_parallel_size(limits: ModelLimits, num_accelerators: int) -> int:
