@@ -110,7 +110,7 @@ def _show(asked: Asked, machine: dict[str, str], clock: Clock, processes: Proces
 
     found = asked.show.show(asked.plan, place, keep)
     keep(found)
-    problems = [*found.failures, *(f"not run for want of time: {what}" for what in found.not_run)]
+    problems = [*found.failures, *(f"not run: {what}" for what in found.not_run)]
     problems += token_problems(found, exact=asked.plan.stop_token_id < 0)
     say("\n".join(problems) if problems else "all rounds of all sides have the tokens that they should")
     return 1 if problems else 0

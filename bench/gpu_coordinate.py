@@ -69,7 +69,7 @@ def coordinator_argv(setting: Setting, port: int, plan: Plan, label: str) -> tup
         "--input-file": setting.work.data,
         "--user-conf": user_conf,
         "--generation-config": generation,
-        "--max-samples": len(plan.samples),
+        "--max-samples": plan.num_rows,
         "--workers": f"127.0.0.1:{port}",
         "--output-dir": setting.directory / label,
         "--max-new-tokens": setting.work.longest_answer,

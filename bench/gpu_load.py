@@ -68,20 +68,26 @@ class Plan(NamedTuple):
     name: str
     scenario: Scenario
     samples: NDArray[np.int64]
-    """(N,) the data set's first rows, each once."""
+    """(N,) the data set's first rows, each equally often."""
     due_ns: NDArray[np.int64]
     """(N,) when each arrives after the first; Offline: zeros."""
     target_qps: float
     """What LoadGen is told."""
+
+    @property
+    def num_rows(self) -> int:
+        """Distinct samples."""
+        return int(self.samples.max()) + 1
 
     def write(self, path: Path) -> None:
         """Write what a side in a process of its own reads."""
         path.write_text(json.dumps({"samples": self.samples.tolist(), "due_ns": self.due_ns.tolist()}))
 
 
-def offline(num: int) -> Plan:
-    """Ask for each of `num` samples at once."""
-    return Plan("offline", Scenario.OFFLINE, np.arange(num), np.zeros(num, np.int64), 1.0)
+def offline(num_rows: int, copies: int = 1) -> Plan:
+    """Ask for each of `num_rows` samples so often, for all at once."""
+    samples = np.tile(np.arange(num_rows), copies)
+    return Plan("offline", Scenario.OFFLINE, samples, np.zeros(len(samples), np.int64), 1.0)
 
 
 def arriving(samples: Sequence[int], seed: int, target_qps: float, name: str = "server") -> Plan:

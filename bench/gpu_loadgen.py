@@ -33,13 +33,13 @@ _MET = (
 
 
 def user_conf_of(plan: Plan) -> str:
-    """Have LoadGen issue a plan's number of requests, once."""
+    """Have LoadGen issue a plan's requests, in its own order."""
     values = {
         "target_qps": plan.target_qps,
         "min_duration": 1,
         "min_query_count": len(plan.samples),
         # It would draw from the model's official number of samples.
-        "performance_sample_count_override": len(plan.samples),
+        "performance_sample_count_override": plan.num_rows,
     }
     return compose_user_conf([plan.scenario], values)
 

@@ -17,7 +17,7 @@ import grpc
 from bench.bounds import check_above, check_at_least
 from bench.gpu_coordinate import Setting, coordinator_argv
 from bench.gpu_figures import start_lines, table
-from bench.gpu_found import Found, Visit
+from bench.gpu_found import Found
 from bench.gpu_load import Lengths, Plan, offline
 from bench.gpu_offline import Keep, Place
 from bench.gpu_rounds import Rounds
@@ -60,12 +60,14 @@ SINGLE, DOUBLE = "R1", "R2"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replicas(Lengths):
-    """Requests are so many for each GPU."""
+    """A layout of two GPUs asks for every request twice, so that each GPU has the same work to do."""
 
     layouts: str = ",".join(LAYOUTS)
     """Replicas, tensor and pipeline parallel size."""
     rounds: int = 2
+    """Of each layout in each of its two turns."""
     warm_rounds: int = 1
+    """After each load; not counted."""
     kill_at: float = 0.4
     """Share of the time that R2 takes after which one of its replicas is killed; 0: none is."""
     back_timeout_s: float = 300.0
@@ -93,11 +95,6 @@ class Replicas(Lengths):
     def names(self) -> list[str]:
         """The layouts."""
         return self.layouts.split(",")
-
-    @property
-    def num_rows(self) -> int:
-        """Enough for the largest layout."""
-        return max(LAYOUTS[name].num_gpus for name in self.names) * self.requests
 
 
 class Node(Ours):
@@ -136,23 +133,44 @@ def show_replicas(plan: Replicas, place: Place, keep: Keep) -> Found:
     """Measure every layout, then kill a replica, and print what was seen."""
     makes = {name: partial(Node, name=name) for name in LAYOUTS}
     rounds = Rounds(place.setting, place.watch_log, place.clock, keep, makes)
-    for name in plan.names:
-        layout, reason = LAYOUTS[name], _obstacle(name, place.gpus)
-        if reason:
-            place.clock.say(f"{name}: left out: {reason}")
-            rounds.found.more[f"{name} left out"] = reason
-            continue
-        requests = offline(layout.num_gpus * plan.requests)
-        visit = Visit(((name, place.gpus[: layout.num_gpus]),), tuple(range(plan.rounds)))
-        rounds.run([visit], requests, requests, plan.warm_rounds)
+    names = _possible(plan, place, rounds.found)
+    for turn, in_order in enumerate((names, names[::-1])):
+        for name in in_order:
+            _visit(plan, place, rounds, name, turn)
+            if turn and name == DOUBLE and plan.kill_at and rounds.found.counted(DOUBLE):
+                _show_kill(plan, place, rounds)
+                keep(rounds.found)
+    rounds.release()
     found = rounds.found
-    if plan.kill_at and found.counted(DOUBLE):
-        _show_kill(plan, place, rounds)
-        keep(found)
     place.clock.say(
         "\n".join([table(found, plan.names), "", *_ratio_lines(found, plan), *start_lines(found)])
     )
     return found
+
+
+def _possible(plan: Replicas, place: Place, found: Found) -> list[str]:
+    """Leave out, aloud, the layouts that cannot be had here."""
+    names = []
+    for name in plan.names:
+        if reason := _obstacle(name, place.gpus):
+            place.clock.say(f"{name}: left out: {reason}")
+            found.more[f"{name} left out"] = reason
+        else:
+            names.append(name)
+    return names
+
+
+def _visit(plan: Replicas, place: Place, rounds: Rounds, name: str, turn: int) -> None:
+    """Do one of a layout's two turns; one GPU's second is on the other GPU, if there is one."""
+    num_gpus = LAYOUTS[name].num_gpus
+    gpus = (place.gpus[::-1] if turn and num_gpus == 1 else place.gpus)[:num_gpus]
+    requests = _requests(plan, name)
+    jobs = [(requests, turn * plan.rounds + number) for number in range(plan.rounds)]
+    rounds.visit(name, gpus, [requests] * plan.warm_rounds, jobs)
+
+
+def _requests(plan: Replicas, name: str) -> Plan:
+    return offline(plan.requests, copies=LAYOUTS[name].num_gpus)
 
 
 def _obstacle(name: str, gpus: tuple[int, ...]) -> str:
@@ -181,12 +199,11 @@ def _show_kill(plan: Replicas, place: Place, rounds: Rounds) -> None:
     if place.clock.over:
         found.not_run.append("the kill")
         return
-    layout = LAYOUTS[DOUBLE]
-    side = rounds.hold(DOUBLE, place.gpus[: layout.num_gpus])
+    side = rounds.hold(DOUBLE, place.gpus[: LAYOUTS[DOUBLE].num_gpus])
     if side is None:
         return
     took_s = median(one.seconds for one in found.counted(DOUBLE))
-    requests = offline(layout.num_gpus * plan.requests)
+    requests = _requests(plan, DOUBLE)
     try:
         killed = kill_one(side, requests, plan.kill_at * took_s, plan.back_timeout_s)
     except (RuntimeError, OSError, grpc.RpcError) as error:
@@ -197,7 +214,6 @@ def _show_kill(plan: Replicas, place: Place, rounds: Rounds) -> None:
         expected = place.setting.work.num_tokens(requests)
         if killed["outcome"] != "VALID" or (killed["tokens"] != expected and plan.stop_token_id < 0):
             found.failures.append(f"the kill: {killed['outcome']}, {killed['tokens']} tokens, not {expected}")
-    rounds.release()
 
 
 def kill_one(side: Side, requests: Plan, after_s: float, back_timeout_s: float) -> dict[str, Any]:

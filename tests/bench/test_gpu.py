@@ -202,11 +202,14 @@ def counting(tmp_path: Path, checkpoint: Path) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(setting=setting, port=port)
 
 
-def test_offline_asks_for_each_sample_once(counting: SimpleNamespace) -> None:
+@pytest.mark.parametrize("copies", [1, 2])
+def test_offline_asks_for_each_sample_equally_often(counting: SimpleNamespace, copies: int) -> None:
     """LoadGen's Offline run has as many requests and tokens as the other sides' plan."""
-    plan = offline(SMALL.requests)
+    plan = offline(SMALL.requests, copies)
     found = coordinate(counting.setting, counting.port, plan, "a")
-    assert (60, counting.setting.work.num_tokens(plan)) == (found.requests, found.tokens)
+    expected = copies * int(counting.setting.work.budgets.sum())
+    assert (60 * copies, expected) == (found.requests, found.tokens)
+    assert expected == counting.setting.work.num_tokens(plan)
     assert "VALID" == found.verdict
 
 
