@@ -72,8 +72,8 @@ class RunConfig:
     """A request that was taken from this many workers in a row goes to no other one: the run fails."""
     query_timeout_s: float = 3600.0
     """A query that its worker has had for longer is overdue, and is listed."""
-    on_overdue_query: OverduePolicy = OverduePolicy.FAIL
-    """report: nothing more; continue: it goes on elsewhere; fail: the run ends."""
+    on_overdue_query: OverduePolicy | None = None
+    """report: nothing more; continue: it goes on elsewhere; fail: the run ends; None: see overdue_policy."""
     tls_ca: Path | None = None
     """Speak TLS, with workers whose certificates this CA has signed (PEM)."""
     tls_cert: Path | None = None
@@ -114,6 +114,12 @@ class RunConfig:
     def mode(self) -> Mode:
         """What the run measures."""
         return Mode.ACCURACY if self.accuracy else Mode.PERFORMANCE
+
+    @property
+    def overdue_policy(self) -> OverduePolicy:
+        """What is done: fail by default, report in accuracy mode, whose queries may all wait for hours."""
+        default = OverduePolicy.REPORT if self.accuracy else OverduePolicy.FAIL
+        return self.on_overdue_query or default
 
     @property
     def run_dir(self) -> Path:

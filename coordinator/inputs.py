@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from coordinator.access import Access
 from coordinator.config import RunConfig
+from coordinator.run_dir import check_free
 from protos.security import SecurityFiles
 from sut import dataset, settings
 from sut.dataset import Dataset
@@ -30,8 +31,10 @@ class Inputs:
         Raises:
             ValueError: Names flag or file, value and bound.
         """
-        if config.run_dir.exists() and not config.overwrite:
-            raise ValueError(f"--output-dir: {config.run_dir} exists; --overwrite replaces it")
+        if config.accuracy and config.audit_config is not None:
+            # It would set LoadGen's mode back, and LoadGen would crash.
+            raise ValueError(f"--accuracy: --audit-config {config.audit_config} is for a performance run")
+        check_free(config.run_dir, overwrite=config.overwrite)
         access = Access.read(
             SecurityFiles(config.tls_ca, config.tls_cert, config.tls_key, config.run_token_file)
         )
@@ -39,6 +42,7 @@ class Inputs:
             config.generation_config, config.mode, config.max_new_tokens
         )
         user_text = "" if config.user_conf is None else settings.read_conf("--user-conf", config.user_conf)
+        settings.check_rate(user_text, config.scenario, config.target_qps)
         audit_conf = None
         if config.audit_config is not None:
             audit_conf = settings.read_conf("--audit-config", config.audit_config)
@@ -50,4 +54,6 @@ class Inputs:
             num_samples=data.num_samples,
             target_qps=config.target_qps,
         )
+        for flag, text in (("--user-conf", user_text), ("--audit-config", audit_conf or "")):
+            settings.check_count(flag, text, config.scenario, config.mode, data.num_samples)
         return cls(data, generation, user_conf, audit_conf, access)

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on."""
 
+import contextlib
 import math
 import sys
 import time
@@ -45,13 +46,18 @@ class Progress:
         now_s = time.monotonic()
         if now_s >= self._next_s:
             self._next_s = now_s + self._interval_s
-            self._out.write(f"\r\x1b[K{self.line()} {self._bar()}" if self._live else f"{self.line()}\n")
-            self._out.flush()
+            self._print(f"\r\x1b[K{self.line()} {self._bar()}" if self._live else f"{self.line()}\n")
 
     def end(self) -> None:
         """Leave the terminal on a fresh line."""
         if self._live:
-            self._out.write("\n")
+            self._print("\n")
+
+    def _print(self, text: str) -> None:
+        """Write; a reader that has gone, or a full disk, takes nothing from the run."""
+        with contextlib.suppress(OSError):
+            self._out.write(text)
+            self._out.flush()
 
     def line(self) -> str:
         """Compose the plain line."""

@@ -91,7 +91,7 @@ class Run:
             no_worker_s=config.no_worker_timeout_s,
             continues=config.on_worker_loss is LossPolicy.CONTINUE,
         )
-        deadline = Deadline(config.query_timeout_s, config.on_overdue_query)
+        deadline = Deadline(config.query_timeout_s, config.overdue_policy)
         self._dispatcher = Dispatcher(config.workers, self._inputs.access, patience, deadline, self.fail)
         self._dispatcher.wait_ready(config.ready_timeout_s)
         info = self._dispatcher.links[0].info
@@ -104,7 +104,7 @@ class Run:
         # From here on there is something to leave behind: a signal must find `execute`.
         self._interrupts.hold()
         try:
-            self._dir.make(self._inputs.user_conf, self._inputs.audit_conf)
+            self._dir.make(self._inputs.user_conf, self._inputs.audit_conf, overwrite=config.overwrite)
             self._outputs = Outputs(self._dir.path, self.fail)
             unfinished = Verdict(Outcome.UNFINISHED, "the coordinator has not ended this run")
             self._dir.write(self._record(unfinished, {}))
@@ -133,6 +133,8 @@ class Run:
             if self._failure is None:
                 record = self._judge()
             self._interrupts.ignore()
+            if self._failure is None:
+                self._conclude(record)
         except Interrupted as interruption:
             self._leave(Outcome.INTERRUPTED, f"interrupted by {interruption}", interruption.exit_code)
         except Exception as error:
@@ -140,7 +142,11 @@ class Run:
             self.fail(f"harness: {error!r}")
         if self._failure is not None:
             self._leave(Outcome.FAILED, self._failure, verdict.exit_code(Outcome.FAILED))
-        return self._end(record)
+        self._dir.release_space()
+        self._dispatcher.close()
+        self._outputs.discard()
+        record.show()
+        return verdict.exit_code(record.verdict.outcome)
 
     def fail(self, reason: str) -> None:
         """End the run; the first reason counts.
@@ -209,16 +215,10 @@ class Run:
         )
         return self._record(judged, verdict.headline(config.scenario, detail))
 
-    def _end(self, record: RunRecord) -> int:
-        """Leave a complete run."""
-        outcome = record.verdict.outcome
-        verdict.set_aside(self._dir.path, outcome)
+    def _conclude(self, record: RunRecord) -> None:
+        """Write the verdict of a complete run."""
+        verdict.set_aside(self._dir.path, record.verdict.outcome)
         self._dir.write(record)
-        self._dir.release_space()
-        self._dispatcher.close()
-        self._outputs.discard()
-        record.show()
-        return verdict.exit_code(outcome)
 
     def _record(self, judged: Verdict, loadgen: dict[str, object]) -> RunRecord:
         data = self._dataset
@@ -248,6 +248,8 @@ class Run:
         timer = threading.Timer(LEAVE_TIMEOUT_S[outcome], os._exit, (code,))
         timer.daemon = True
         timer.start()
+        # A first signal asks for what is under way already; a later one ends the process.
+        self._interrupts.hold()
         logger.error("run %s: %s", outcome, reason)
         steps: tuple[Callable[[], object], ...] = (
             lambda: self._dir.write(self._record(Verdict(outcome, reason), {})),

@@ -24,4 +24,5 @@ def tally(dispatcher: Dispatcher) -> Counts:
         spec_hashes=tuple(stream.spec_hash for stream in streams),
         num_losses=len(dispatcher.flow.continuations.losses),
         num_continued=int((done["losses"] > 0).sum()),
+        num_silent=sum(link.live and not link.stream.counts.settled for link in dispatcher.links),
     )

@@ -243,7 +243,7 @@ def compose_user_conf(
         needed["performance_sample_count_override"] = num_samples
     if num_samples < ACCURACY_SAMPLE_COUNT and mode is Mode.ACCURACY:
         needed["accuracy_sample_count_override"] = num_samples
-    chosen = _keys_for(user_text, scenario)
+    chosen = _values_for(user_text, scenario)
     lines = ["# Written for this run."]
     lines += [f"{prefix}.{key} = {value}" for key, value in needed.items() if key not in chosen]
     if user_text.strip():
@@ -254,11 +254,39 @@ def compose_user_conf(
     return "\n".join(lines) + "\n"
 
 
-def _keys_for(user_text: str, scenario: Scenario) -> set[str]:
-    """Collect the keys that a checked user.conf sets for a scenario."""
-    matches = [_CONF_LINE.fullmatch(line.strip()) for line in user_text.splitlines()]
+def check_rate(user_text: str, scenario: Scenario, target_qps: float | None) -> None:
+    """Want to be told a rate where LoadGen issues by one: else it would ask for one query a second.
+
+    Raises:
+        ValueError: Neither flag nor user.conf says it.
+    """
+    if (
+        scenario is Scenario.OFFLINE
+        or target_qps is not None
+        or "target_qps" in _values_for(user_text, scenario)
+    ):
+        return
+    key = f"{scenario.model_name}.{scenario.loadgen_name}.target_qps"
+    raise ValueError(f"--target-qps: not given, and --user-conf has no {key} either")
+
+
+def check_count(flag: str, text: str, scenario: Scenario, mode: Mode, num_samples: int) -> None:
+    """Want a checked conf to ask for no more samples than there are: LoadGen would crash.
+
+    Raises:
+        ValueError: Names flag, key, value and bound.
+    """
+    key = f"{mode}_sample_count_override"
+    value = _values_for(text, scenario).get(key)
+    if value is not None and not 1 <= int(value) <= num_samples:
+        raise ValueError(f"{flag}: {key} is {value}, not in 1..{num_samples}, the data set's rows")
+
+
+def _values_for(text: str, scenario: Scenario) -> dict[str, str]:
+    """Collect what a checked conf sets for a scenario, by key."""
+    matches = [_CONF_LINE.fullmatch(line.strip()) for line in text.splitlines()]
     return {
-        match["key"]
+        match["key"]: match["value"]
         for match in matches
         if match
         and match["model"] in ("*", scenario.model_name)

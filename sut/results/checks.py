@@ -62,6 +62,8 @@ class Counts:
     """Worker losses."""
     num_continued: int
     """Requests that continued elsewhere at least once."""
+    num_silent: int
+    """Workers that were not lost and yet did not say at the end what their engines produced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,9 @@ def tokens(counts: Counts) -> Check:
         f"received {counts.received_tokens}, reported {counts.reported_tokens}, "
         f"dropped {counts.dropped_tokens}"
     )
-    return Check("tokens", out == counts.received_tokens == home, seen)
+    if counts.num_silent:
+        seen += f", {counts.num_silent} workers do not say what theirs produced"
+    return Check("tokens", out == counts.received_tokens == home and not counts.num_silent, seen)
 
 
 def loadgen_tokens(detail: DetailLog, scenario: Scenario, counts: Counts) -> Check:

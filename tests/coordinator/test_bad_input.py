@@ -52,6 +52,8 @@ FILES = {
     "zero.conf": "*.Server.target_qps = 0\n",
     "minus.conf": "*.Offline.min_duration = -1\n",
     "scenario.conf": "*.Sever.target_qps = 10\n",
+    "rate.conf": "gpt-oss-120B.Server.target_qps = 10\n",
+    "count.conf": "*.Offline.performance_sample_count_override = 11\n",
     "key.json": '{"_comment": "fine", "top_p": 1.0, "temprature": 1.0}',
     "top_p.json": '{"top_p": 2}',
     "budget.json": '{"max_new_tokens": 0}',
@@ -98,6 +100,17 @@ BAD = [
     Bad("0 in conf", "--user-conf {d}/zero.conf", "--user-conf|{d}/zero.conf|line 1|target_qps = 0"),
     Bad("below 0 in conf", "--user-conf {d}/minus.conf", "--user-conf|{d}/minus.conf|line 1|min_duration|-1"),
     Bad("conf scenario", "--user-conf {d}/scenario.conf", "--user-conf|line 1|'Sever'|Server|Offline"),
+    # LoadGen would ask for one query a second.
+    Bad("no rate", "--scenario server", "--target-qps|not given|gpt-oss-120b.Server.target_qps"),
+    Bad(
+        "another's rate",
+        "--scenario server --user-conf {d}/rate.conf",
+        "--target-qps|not given|gpt-oss-120b.Server.target_qps",
+    ),
+    # LoadGen would crash, or ask for rows that are not there.
+    Bad("too many rows", "--user-conf {d}/count.conf", "--user-conf|_sample_count_override|11|1..10"),
+    Bad("audit rows", "--audit-config {d}/count.conf", "--audit-config|_sample_count_override|11|1..10"),
+    Bad("accurate audit", "--accuracy --audit-config {d}/rate.conf", "--accuracy|{d}/rate.conf|performance"),
     Bad(
         "no audit.config", "--audit-config {d}/absent.config", "--audit-config|{d}/absent.config|No such file"
     ),

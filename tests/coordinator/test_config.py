@@ -30,7 +30,14 @@ def test_a_lost_worker_ends_no_run_by_default_and_an_overdue_query_does() -> Non
     read = parse(NEEDED)
     assert (10.0, 120.0, 60.0) == (read.worker_timeout_s, read.stall_timeout_s, read.no_worker_timeout_s)
     assert (LossPolicy.CONTINUE, 3) == (read.on_worker_loss, read.max_worker_losses)
-    assert (OverduePolicy.FAIL, 3600.0) == (read.on_overdue_query, read.query_timeout_s)
+    assert (OverduePolicy.FAIL, 3600.0) == (read.overdue_policy, read.query_timeout_s)
+
+
+def test_in_accuracy_mode_an_overdue_query_is_only_listed_by_default() -> None:
+    """All its queries may wait at the workers for hours; what is asked for counts all the same."""
+    assert OverduePolicy.REPORT is parse([*NEEDED, "--accuracy"]).overdue_policy
+    asked = parse([*NEEDED, "--accuracy", "--on-overdue-query", "fail"])
+    assert OverduePolicy.FAIL is asked.overdue_policy
 
 
 EVERY_FLAG = [
