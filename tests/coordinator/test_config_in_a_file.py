@@ -29,7 +29,7 @@ OF_TYPE = {
     float | None: st.none() | POSITIVE,
     Scenario: st.sampled_from(Scenario),
     LossPolicy: st.sampled_from(LossPolicy),
-    OverduePolicy: st.sampled_from(OverduePolicy),
+    OverduePolicy | None: st.none() | st.sampled_from(OverduePolicy),
     tuple[str, ...]: st.lists(st.integers(1, 65535), min_size=1, unique=True).map(
         lambda ports: tuple(f"node:{port}" for port in ports)
     ),
