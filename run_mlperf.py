@@ -189,10 +189,18 @@ def _on_fork(mask: set[int]) -> None:
 
 @contextlib.contextmanager
 def local_worker(plan: Plan) -> Iterator[Process]:
-    """Run the worker, or the node, for the length of a block; it does not outlive it."""
-    directory = plan.runs[0].output_dir / "workers"
-    directory.mkdir(parents=True, exist_ok=True)
-    worker = Process("worker", [sys.executable, "-m", "worker", *plan.worker_argv], directory / "worker.log")
+    """Run the worker, or the node, for the length of a block; it does not outlive it.
+
+    Raises:
+        ValueError: Its log cannot be written; nothing is started.
+    """
+    log = plan.runs[0].output_dir / "workers" / "worker.log"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(b"")
+    except OSError as error:
+        raise ValueError(f"--output-dir: cannot write {log}: {error.strerror}") from error
+    worker = Process("worker", [sys.executable, "-m", "worker", *plan.worker_argv], log)
     try:
         yield worker
     finally:

@@ -30,8 +30,7 @@ class Inputs:
         Raises:
             ValueError: Names flag or file, value and bound.
         """
-        if config.run_dir.exists() and not config.overwrite:
-            raise ValueError(f"--output-dir: {config.run_dir} exists; --overwrite replaces it")
+        _check_run_dir(config)
         access = Access.read(
             SecurityFiles(config.tls_ca, config.tls_cert, config.tls_key, config.run_token_file)
         )
@@ -51,3 +50,12 @@ class Inputs:
             target_qps=config.target_qps,
         )
         return cls(data, generation, user_conf, audit_conf, access)
+
+
+def _check_run_dir(config: RunConfig) -> None:
+    try:
+        exists = config.run_dir.exists()
+    except OSError as error:
+        raise ValueError(f"--output-dir: cannot look at {config.run_dir}: {error.strerror}") from error
+    if exists and not config.overwrite:
+        raise ValueError(f"--output-dir: {config.run_dir} exists; --overwrite replaces it")

@@ -89,6 +89,7 @@ BAD = [
     Bad("foreign pickle", "--input-file {d}/foreign.pkl", "--input-file|{d}/foreign.pkl|mkdir"),
     Bad("too few rows", "--max-samples 11", "--max-samples|11|10|{d}/good.parquet"),
     Bad("0 rows", "--max-samples 0", "--max-samples|0|below 1"),
+    Bad("long name", f"--output-dir {{d}}/{'n' * 256}", "--output-dir|cannot look at|name too long"),
     Bad("no user.conf", "--user-conf {d}/absent.conf", "--user-conf|{d}/absent.conf|No such file"),
     Bad("no spaces", "--user-conf {d}/tight.conf", "--user-conf|{d}/tight.conf|line 1|target_qps=10|spaces"),
     Bad("unknown key", "--user-conf {d}/key.conf", "--user-conf|{d}/key.conf|line 3|target_qsp"),
