@@ -75,6 +75,8 @@ BAD = [
     Bad("no host", "--workers :50051", "--workers|':50051'|host:port"),
     Bad("port of 0", "--workers node:0", "--workers|'node:0'|1..65535"),
     Bad("port beyond", "--workers node:70000", "--workers|'node:70000'|1..65535"),
+    Bad("scheme", "--workers http://127.0.0.1:9", "--workers|'http://127.0.0.1:9'|host:port|'/'"),
+    Bad("no brackets", "--workers ::1:9", "--workers|'::1:9'|host:port|[::1]:50051"),
     Bad("a gap", "--workers a:1,,b:2", "--workers|''|host:port"),
     Bad("twice", "--workers a:1,b:2,a:1", "--workers|a:1|2 times"),
     Bad("no input file", "--input-file {d}/absent.parquet", "--input-file|{d}/absent.parquet|No such file"),
