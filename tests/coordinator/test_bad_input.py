@@ -63,6 +63,7 @@ BAD = [
     Bad("unknown scenario", "--scenario stream", "--scenario|'stream'|offline|server|interactive"),
     Bad("unknown flag", "--max-smaples 3", "--max-smaples"),
     Bad("budget of 0", "--max-new-tokens 0", "--max-new-tokens|0|below 1"),
+    Bad("budget beyond", "--max-new-tokens 5000000000", ": --max-new-tokens: 5000000000|4294967295"),
     Bad("budget of words", "--max-new-tokens many", "--max-new-tokens|'many'"),
     Bad("rate of 0", "--target-qps 0", "--target-qps|0.0|above 0"),
     Bad("rate of nan", "--target-qps nan", "--target-qps|nan|above 0"),
