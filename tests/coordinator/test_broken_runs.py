@@ -239,3 +239,24 @@ def test_closed_output_does_not_change_the_exit_code(two: list[fleet.WorkerProce
     with run.stderr:
         errors = run.stderr.read()
     assert (0, False) == (run.wait(END_TIMEOUT_S), "Traceback" in errors), errors
+
+
+def test_full_output_does_not_change_the_exit_code(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
+    """A valid run whose table finds no space is still valid: the record is on disk, a line says why."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, i] for i in range(10)])
+    command = fleet.coordinator_command(two, data, tmp_path / "out", "--accuracy", "--max-new-tokens", "8")
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command,
+            cwd=fleet.ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=BUSY_TIMEOUT_S + END_TIMEOUT_S,
+            check=False,
+        )
+    assert 0 == done.returncode, done.stderr
+    assert "VALID" == fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["verdict"]["outcome"]
+    (line,) = [line for line in done.stderr.splitlines() if "No space left on device" in line]
+    assert "run.json" in line
+    assert "Traceback" not in done.stderr
