@@ -30,17 +30,13 @@ class Inputs:
         Raises:
             ValueError: Names flag or file, value and bound.
         """
-        _check_run_dir(config)
+        user_text, audit_conf = read_confs(config)
         access = Access.read(
             SecurityFiles(config.tls_ca, config.tls_cert, config.tls_key, config.run_token_file)
         )
         generation = settings.load_generation_config(
             config.generation_config, config.mode, config.max_new_tokens
         )
-        user_text = "" if config.user_conf is None else settings.read_conf("--user-conf", config.user_conf)
-        audit_conf = None
-        if config.audit_config is not None:
-            audit_conf = settings.read_conf("--audit-config", config.audit_config)
         data = dataset.load(config.input_file, config.max_samples)
         user_conf = settings.compose_user_conf(
             user_text,
@@ -50,6 +46,20 @@ class Inputs:
             target_qps=config.target_qps,
         )
         return cls(data, generation, user_conf, audit_conf, access)
+
+
+def read_confs(config: RunConfig) -> tuple[str, str | None]:
+    """Read the user's own user.conf, empty where there is none, and audit.config, for a run that may begin.
+
+    Raises:
+        ValueError: Names flag, file and what is wrong, or an earlier run's directory.
+    """
+    _check_run_dir(config)
+    user_text = "" if config.user_conf is None else settings.read_conf("--user-conf", config.user_conf)
+    audit_conf = None
+    if config.audit_config is not None:
+        audit_conf = settings.read_conf("--audit-config", config.audit_config)
+    return user_text, audit_conf
 
 
 def _check_run_dir(config: RunConfig) -> None:
