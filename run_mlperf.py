@@ -39,6 +39,8 @@ NO_WORKER_TIMEOUT_S = 5.0
 # How long a coordinator may take beyond its own timeouts to say that no worker is left.
 NOTICE_TIMEOUT_S = 15.0
 PR_SET_PDEATHSIG = 1
+# This command gives its workers their addresses itself.
+OWN_ADDRESSES = ("--workers", "--host", "--port")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -75,11 +77,13 @@ def parse(argv: list[str]) -> Plan:
         "--replicas", type=int, default=table.get("replicas", 1), help="engines on this machine"
     )
     parser.add_argument("--scenario", nargs="+", type=one_of(Scenario), help="run in this order")
+    for flag in OWN_ADDRESSES:
+        parser.add_argument(flag, help=argparse.SUPPRESS)
     if {"-h", "--help"} & set(argv):
         parser.print_help()
         build_parser().parse_args(["--help"])
     own, rest = parser.parse_known_args(argv)
-    _check(own.backend, own.model)
+    _check(own)
     # The worker's own bounds, before ports are looked for.
     WorkerConfig(replicas=own.replicas)
     port = steady_port(random.Random(), 1 if own.replicas == 1 else own.replicas + 1)
@@ -99,7 +103,14 @@ def parse(argv: list[str]) -> Plan:
     return Plan(worker_argv=[*fixed, "--port", str(port), *engine_argv], runs=runs)
 
 
-def _check(backend: str, model: str) -> None:
+def _check(own: argparse.Namespace) -> None:
+    for flag in OWN_ADDRESSES:
+        if (value := getattr(own, flag.removeprefix("--"))) is not None:
+            raise ValueError(
+                f"{flag}: {value}: the workers are local ones of this command; "
+                "for others there is `python -m coordinator`"
+            )
+    backend, model = own.backend, own.model
     if backend not in ("vllm", "counting"):
         raise ValueError(f"--backend: {backend!r} is neither vllm nor counting")
     if backend == "vllm" and find_checkpoint(model) is None:
@@ -189,10 +200,18 @@ def _on_fork(mask: set[int]) -> None:
 
 @contextlib.contextmanager
 def local_worker(plan: Plan) -> Iterator[Process]:
-    """Run the worker, or the node, for the length of a block; it does not outlive it."""
-    directory = plan.runs[0].output_dir / "workers"
-    directory.mkdir(parents=True, exist_ok=True)
-    worker = Process("worker", [sys.executable, "-m", "worker", *plan.worker_argv], directory / "worker.log")
+    """Run the worker, or the node, for the length of a block; it does not outlive it.
+
+    Raises:
+        ValueError: Its log cannot be written; nothing is started.
+    """
+    log = plan.runs[0].output_dir / "workers" / "worker.log"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(b"")
+    except OSError as error:
+        raise ValueError(f"--output-dir: cannot write {log}: {error.strerror}") from error
+    worker = Process("worker", [sys.executable, "-m", "worker", *plan.worker_argv], log)
     try:
         yield worker
     finally:

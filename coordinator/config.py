@@ -107,6 +107,14 @@ class RunConfig:
             host, _, port = address.rpartition(":")
             if not host or not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
                 raise ValueError(f"--workers: {address!r} is not host:port with a port in 1..65535")
+            # gRPC would take it for a scheme, or look for such a name until --ready-timeout-s.
+            if stray := re.search(r"[\s/]", host):
+                raise ValueError(f"--workers: {address!r} is not host:port: the host holds {stray[0]!r}")
+            if not re.fullmatch(r"\[[^][]+\]|[^][:]+", host):
+                raise ValueError(
+                    f"--workers: {address!r} is not host:port: brackets stand around an IPv6 address, "
+                    "as in [::1]:50051, and ':' nowhere else in a host"
+                )
             if self.workers.count(address) > 1:
                 raise ValueError(f"--workers: {address} is named {self.workers.count(address)} times")
 

@@ -31,21 +31,13 @@ class Inputs:
         Raises:
             ValueError: Names flag or file, value and bound.
         """
-        if config.accuracy and config.audit_config is not None:
-            # It would set LoadGen's mode back, and LoadGen would crash.
-            raise ValueError(f"--accuracy: --audit-config {config.audit_config} is for a performance run")
-        check_free(config.run_dir, overwrite=config.overwrite)
+        user_text, audit_conf = read_confs(config)
         access = Access.read(
             SecurityFiles(config.tls_ca, config.tls_cert, config.tls_key, config.run_token_file)
         )
         generation = settings.load_generation_config(
             config.generation_config, config.mode, config.max_new_tokens
         )
-        user_text = "" if config.user_conf is None else settings.read_conf("--user-conf", config.user_conf)
-        settings.check_rate(user_text, config.scenario, config.target_qps)
-        audit_conf = None
-        if config.audit_config is not None:
-            audit_conf = settings.read_conf("--audit-config", config.audit_config)
         data = dataset.load(config.input_file, config.max_samples)
         user_conf = settings.compose_user_conf(
             user_text,
@@ -57,3 +49,21 @@ class Inputs:
         for flag, text in (("--user-conf", user_text), ("--audit-config", audit_conf or "")):
             settings.check_count(flag, text, config.scenario, config.mode, data.num_samples)
         return cls(data, generation, user_conf, audit_conf, access)
+
+
+def read_confs(config: RunConfig) -> tuple[str, str | None]:
+    """Read the user's own user.conf, empty where there is none, and audit.config, for a run that may begin.
+
+    Raises:
+        ValueError: Names flag, file and what is wrong, or an earlier run's directory.
+    """
+    if config.accuracy and config.audit_config is not None:
+        # It would set LoadGen's mode back, and LoadGen would crash.
+        raise ValueError(f"--accuracy: --audit-config {config.audit_config} is for a performance run")
+    check_free(config.run_dir, overwrite=config.overwrite)
+    user_text = "" if config.user_conf is None else settings.read_conf("--user-conf", config.user_conf)
+    settings.check_rate(user_text, config.scenario, config.target_qps)
+    audit_conf = None
+    if config.audit_config is not None:
+        audit_conf = settings.read_conf("--audit-config", config.audit_config)
+    return user_text, audit_conf

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from coordinator.dispatcher import Dispatcher
 from coordinator.link import Link
 from sut.results.verdict import Verdict
+
+logger = logging.getLogger(__name__)
 
 MAX_LOSS_LINES = 20
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -174,10 +177,11 @@ class RunRecord:
         os.replace(partial, path)
 
     def show(self) -> None:
-        """Print the table; a reader that has gone takes nothing from the run, whose record is on disk."""
+        """Print the table; if it cannot be written, the run, whose record is on disk, loses nothing."""
         try:
             print(self.table(), flush=True)  # noqa: T201 - the final result
-        except BrokenPipeError:
+        except OSError as error:
+            logger.warning("the table was not printed, run.json has it all: %s", error)
             # What is left in the buffer must not fail once more at the interpreter's end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -16,9 +16,13 @@ def check_free(path: Path, *, overwrite: bool) -> None:
     """Want a directory that no run has, or one that may be replaced and whose run has ended.
 
     Raises:
-        ValueError: Says which is not so.
+        ValueError: Says which is not so, or that nobody can tell.
     """
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise ValueError(f"--output-dir: cannot look at {path}: {error.strerror}") from error
+    if not exists:
         return
     if not overwrite:
         raise ValueError(f"--output-dir: {path} exists; --overwrite replaces it")

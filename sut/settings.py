@@ -101,7 +101,7 @@ def load_generation_config(path: Path | None, mode: Mode, max_new_tokens: int | 
         max_new_tokens: Overrides the file; at least 1.
 
     Raises:
-        ValueError: Names the file, the key, the value and the bound.
+        ValueError: Names the file and key, or the flag, the value and the bound.
     """
     default = ACCURACY_MAX_NEW_TOKENS if mode is Mode.ACCURACY else PERFORMANCE_MAX_NEW_TOKENS
     values: dict[str, object] = {"max_new_tokens": default}
@@ -112,6 +112,9 @@ def load_generation_config(path: Path | None, mode: Mode, max_new_tokens: int | 
     try:
         return GenerationConfig(**values)  # type: ignore[arg-type]  # __post_init__ checks each type
     except ValueError as error:
+        key, _, what = str(error).partition(": ")
+        if key == "max_new_tokens" and max_new_tokens is not None:
+            raise ValueError(f"--max-new-tokens: {what}") from error
         raise ValueError(f"--generation-config {path}: {error}") from error
 
 

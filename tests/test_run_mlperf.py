@@ -139,6 +139,10 @@ def test_a_run_survives_all_replicas_but_not_the_node(
         (["--backend", "counting", "--replicas", "65"], ["--replicas", "65"]),
         (["--backend", "counting", "--replicas", "30000"], ["--replicas", "30000"]),
         (["--backend", "counting", "--input-file", "/nowhere.pkl"], ["--input-file", "/nowhere.pkl"]),
+        (["--backend", "counting", "--workers", "node77:50051"], ["--workers", "node77:50051", "local"]),
+        (["--backend", "counting", "--workers=127.0.0.1:50051"], ["--workers", "127.0.0.1:50051", "local"]),
+        (["--backend", "counting", "--host", "0.0.0.0"], ["--host", "0.0.0.0", "local"]),
+        (["--backend", "counting", "--port", "50051"], ["--port", "50051", "local"]),
         (["--backend", "vllm", "--model", "/nowhere"], ["--model", "/nowhere"]),
         (["--backend", "vllm", "--model", "nobody/nothing"], ["--model", "nobody/nothing"]),
     ],
@@ -152,6 +156,29 @@ def test_bad_input_is_one_line(tmp_path: Path, flags: list[str], named: list[str
     assert 1 == len(errors.strip().splitlines()), errors
     assert all(word in errors for word in named), errors
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("{d}/data.parquet", "cannot write {d}/data.parquet/workers/worker.log: Not a directory"),
+        ("/proc/nowhere", "cannot write /proc/nowhere/workers/worker.log: No such file or directory"),
+        ("{d}/taken", "cannot write {d}/taken/workers/worker.log: Is a directory"),
+        (f"{{d}}/{'n' * 256}", f"cannot look at {{d}}/{'n' * 256}/offline/performance: File name too long"),
+    ],
+    ids=["a-file", "below-what-cannot-be-written", "a-log-that-is-a-directory", "a-name-too-long"],
+)
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path, place: str, says: str) -> None:
+    """An --output-dir without a place for the worker's log: exit 2, one line with the reason, no process."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
+    (tmp_path / "taken" / "workers" / "worker.log").mkdir(parents=True)
+    marker = uuid.uuid4().hex
+    flags = ["--input-file", str(data), "--output-dir", place.format(d=tmp_path)]
+    process = start(marker, "--backend", "counting", *flags)
+    output, errors = process.communicate(timeout=60)
+    line = f"run_mlperf.py: --output-dir: {says.format(d=tmp_path)}\n"
+    assert (2, "", line) == (process.returncode, output, errors)
+    assert [] == marked_processes(marker)
 
 
 def test_flag_that_nobody_knows_is_one_line(tmp_path: Path) -> None:

@@ -26,7 +26,9 @@ async def listen(
     rpc.add_WorkerServicer_to_server(servicer, server)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    address = f"{config.host}:{config.port}"
+    # gRPC wants brackets around an IPv6 address; --host takes it with and without.
+    host = f"[{config.host}]" if ":" in config.host and config.host[0] != "[" else config.host
+    address = f"{host}:{config.port}"
     try:
         door.add_port(server, address)
     except RuntimeError as error:

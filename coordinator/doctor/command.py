@@ -18,6 +18,7 @@ from coordinator.doctor.findings import Check, Finding, Level, Row, exit_code, l
 from coordinator.doctor.machines import diagnose_hosts, diagnose_own
 from coordinator.doctor.visits import Visit, visit_all
 from coordinator.doctor.workers import diagnose_fleet
+from coordinator.inputs import Inputs, read_confs
 from protos import worker_pb2 as pb
 from protos.host import look_at_disk, look_at_host, nearest
 from protos.security import SecurityFiles
@@ -28,6 +29,7 @@ from sut.settings import GenerationConfig
 DEFAULT_TIMEOUT_S = 20.0
 # Stands for no --input-file.
 NO_INPUT = Path(os.devnull)
+ADVICE = "correct the file or the flag"
 
 
 class Order(NamedTuple):
@@ -107,6 +109,8 @@ def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:
         rows += [*diagnose_hosts(workers), *diagnose_accelerators(workers)]
     host, writable = _look_here(order.run.output_dir)
     rows += diagnose_own(host, num_workers, writable)
+    settings_row = _diagnose_settings(order.run)
+    rows.append(settings_row)
     if order.run.target_qps is None:
         skipped.append("planned rate: --target-qps is not given")
     else:
@@ -114,7 +118,7 @@ def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:
     if order.run.input_file == NO_INPUT:
         skipped.append("data set: --input-file is not given")
     else:
-        rows += _diagnose_input(order, workers)
+        rows += _diagnose_input(order, workers, settings_row.level is Level.OK)
     if not any(visit.host is not None and visit.host.accelerators for visit in workers):
         skipped.append("accelerators: no worker tells of any")
     return rows, skipped
@@ -127,13 +131,24 @@ def _look_here(output_dir: Path) -> tuple[pb.HostInfo, bool]:
     return host, there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
-def _diagnose_input(order: Order, workers: list[Visit]) -> list[Row]:
-    """Read the data set as a run would, and hold it against the limits of the workers."""
+def _diagnose_settings(run: RunConfig) -> Row:
+    """Read what a run reads before its data set."""
+    name = ("coordinator", "settings")
     try:
-        data = dataset.load(order.run.input_file, order.run.max_samples)
+        read_confs(run)
     except ValueError as error:
-        finding = Finding("", Level.FAIL, str(error), "correct the file or the flag")
-        return Check("data set", "readable").rows([finding], "")
+        return Row(*name, Level.FAIL, str(error), ADVICE)
+    return Row(*name, Level.OK, f"{run.run_dir} is free for a run, and its files can be read")
+
+
+def _diagnose_input(order: Order, workers: list[Visit], settings_fit: bool) -> list[Row]:
+    """Read the data set, and all else as a run would, and hold it against the limits of the workers."""
+    run = order.run
+    try:
+        # A run that is refused for its settings never comes to its data set.
+        data = Inputs.read(run).dataset if settings_fit else dataset.load(run.input_file, run.max_samples)
+    except ValueError as error:
+        return Check("data set", "readable").rows([Finding("", Level.FAIL, str(error), ADVICE)], "")
     seen = f"{data.num_samples:,} samples, {data.prompt_lens.max():,} tokens at most, SHA-256 {data.sha256}"
     return [*Check("data set", "readable").rows([], seen), *_diagnose_fit(data, order, workers)]
 

@@ -107,6 +107,21 @@ def test_a_bad_value_is_named(tmp_path: Path, key: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
+    "value, bound",
+    [(5_000_000_000, "above 4294967295"), (2**32, "above 4294967295"), (0, "below 1"), (-1, "below 1")],
+)
+def test_a_bad_budget_of_the_flag_is_named_with_the_flag(tmp_path: Path, value: int, bound: str) -> None:
+    """A --max-new-tokens out of bounds is named, with or without a file; a file's mistake with the file."""
+    line = f"--max-new-tokens: {value} is {bound}"
+    for path in (None, write(tmp_path, {"max_new_tokens": 9})):
+        with pytest.raises(ValueError, match=f"^{line}$"):
+            load_generation_config(path, PERFORMANCE, value)
+    path = write(tmp_path, {"top_p": 2})
+    with pytest.raises(ValueError, match=rf"^--generation-config {path}: top_p: 2"):
+        load_generation_config(path, PERFORMANCE, value)
+
+
+@pytest.mark.parametrize(
     "values",
     [
         {"temperature": 0, "top_p": 1, "top_k": 1, "max_new_tokens": 1, "seed": 0},

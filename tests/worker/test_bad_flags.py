@@ -3,6 +3,7 @@
 A mistake is tried in a process of its own, forked from one that has done the imports.
 """
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -77,12 +78,28 @@ def test_mistake_is_named_before_the_engine_loads(tmp_path: Path, flags: str, sa
     assert [] == [word for word in says.split("|") if word not in line], line
 
 
-def test_port_in_use_is_named(tmp_path: Path) -> None:
+def has_ipv6() -> bool:
+    """Say whether one may listen at ::1."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("[::1]", "[::1]")]
+)
+def test_port_in_use_is_named(tmp_path: Path, host: str, shown: str) -> None:
     """Two workers on one port would each get some of the calls: the second ends, the first serves on."""
-    with fleet.workers(tmp_path, 1) as (first,):
-        command = [sys.executable, "-m", "worker", "--engine", "counting"]
+    if ":" in host and not has_ipv6():
+        pytest.skip("this machine's loopback has no IPv6")
+    flags = ["--host", host, "--port", str(fleet.free_port())]
+    first = fleet.start_worker(tmp_path / "log", *flags, address=f"{shown}:{flags[-1]}")
+    try:
+        fleet.wait_serving(first)
         done = subprocess.run(
-            [*command, "--port", first.address.rpartition(":")[2]],
+            [sys.executable, "-m", "worker", "--engine", "counting", *flags],
             cwd=fleet.ROOT,
             capture_output=True,
             text=True,
@@ -90,8 +107,9 @@ def test_port_in_use_is_named(tmp_path: Path) -> None:
             check=False,
         )
         assert "SERVING" == fleet.health(first.address)
+    finally:
+        first.stop()
     # gRPC's own core writes a line of its own before.
     last = done.stderr.splitlines()[-1]
     assert (2, "", True) == (done.returncode, done.stdout, last.startswith("worker: --port"))
-    assert first.address in last
-    assert "in use" in last
+    assert f"cannot listen on {first.address}, is it in use?" in last

@@ -276,6 +276,8 @@ def test_interrupted_doctor_says_so() -> None:
     [
         ("", "--workers"),
         ("--workers 127.0.0.1", "--workers|'127.0.0.1'|host:port"),
+        ("--workers http://127.0.0.1:9", "--workers|'http://127.0.0.1:9'|host:port|'/'"),
+        ("--workers ::1:9", "--workers|'::1:9'|host:port|[::1]:50051"),
         ("--workers a:1 --timeout-s 0", "--timeout-s|0.0|above 0"),
         ("--workers a:1 --timeout-s nan", "--timeout-s|nan|above 0"),
         ("--workers a:1 --target-qps -1", "--target-qps|-1.0|above 0"),
