@@ -20,6 +20,8 @@ from sut.settings import (
 _TEST07_SAMPLE_COUNT = 990
 # Only TEST07's audit.config has it.
 _TEST07_KEY = "test07_accuracy_threshold"
+# vLLM's arguments that turn speculative decoding on, each by itself.
+_SPECULATIVE = ("speculative_config", "spec_method", "spec_model")
 
 
 class Engine(NamedTuple):
@@ -155,6 +157,7 @@ def _engine_texts(engine: Engine, scenario: Scenario) -> list[str]:
     found = [] if engine.name == "vllm" else [f"engine is {engine.name}, not vllm"]
     if engine.args.get("enable_prefix_caching", "false") != "false":
         found.append(f"enable_prefix_caching is {engine.args['enable_prefix_caching']}, not false")
-    if scenario is not Scenario.INTERACTIVE and "speculative_config" in engine.args:
-        found.append(f"speculative_config is set in {scenario}, which only Interactive allows")
+    if scenario is not Scenario.INTERACTIVE:
+        drafting = [name for name in _SPECULATIVE if name in engine.args]
+        found += [f"{name} is set in {scenario}, only Interactive allows it" for name in drafting]
     return found

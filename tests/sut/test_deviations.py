@@ -116,13 +116,15 @@ def test_what_the_workers_run_is_named_once(scenario: Scenario) -> None:
         Engine("b:2", "counting", {"step_ms": "1.0"}),
         Engine("c:1", "vllm", {"enable_prefix_caching": "true"}),
         Engine("d:1", "vllm", drafting),
+        Engine("e:1", "vllm", {"spec_method": '"ngram"', "spec_tokens": "3"}),
     )
-    speculation = f"speculative_config is set in {scenario}, which only Interactive allows: "
+    told = f"is set in {scenario}, only Interactive allows it: 1 of 6 workers, first"
     expected = [
-        "engine is counting, not vllm: 2 of 5 workers, first b:1",
-        "enable_prefix_caching is true, not false: 1 of 5 workers, first c:1",
-        *([] if scenario is INTERACTIVE else [f"{speculation}1 of 5 workers, first d:1"]),
+        "engine is counting, not vllm: 2 of 6 workers, first b:1",
+        "enable_prefix_caching is true, not false: 1 of 6 workers, first c:1",
     ]
+    if scenario is not INTERACTIVE:
+        expected += [f"speculative_config {told} d:1", f"spec_method {told} e:1"]
     assert expected == lines(setup_of(scenario, engines=engines))
 
 
