@@ -35,6 +35,7 @@ from coordinator.tally import tally
 from protos import worker_pb2 as pb
 from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
+from sut.results.deviations import Engine, Setup
 from sut.results.verdict import Outcome, Verdict
 from sut.sut import SUT
 
@@ -204,16 +205,21 @@ class Run:
 
     def _judge(self) -> RunRecord:
         self._dispatcher.settle()
-        config = self._config
-        judged, detail = verdict.judge(
-            self._dir.path,
-            config.scenario,
-            config.mode,
-            self._dataset.num_samples,
-            tally(self._dispatcher),
-            self._pulse.telemetry(),
+        setup = Setup(
+            scenario=self._config.scenario,
+            mode=self._config.mode,
+            num_samples=self._dataset.num_samples,
+            generation=self._generation,
+            audit_config=self._inputs.audit_conf,
+            engines=tuple(
+                Engine(link.address, link.info.engine, link.info.engine_args)
+                for link in self._dispatcher.links
+            ),
         )
-        return self._record(judged, verdict.headline(config.scenario, detail))
+        judged, detail = verdict.judge(
+            self._dir.path, setup, tally(self._dispatcher), self._pulse.telemetry()
+        )
+        return self._record(judged, verdict.headline(setup.scenario, detail))
 
     def _conclude(self, record: RunRecord) -> None:
         """Write the verdict of a complete run."""

@@ -178,9 +178,20 @@ def accuracy_log(accuracy: AccuracyLog, expected: int | None) -> Check:
 
 def coverage(detail: DetailLog, num_samples: int, counts: Counts) -> Check:
     """Want each sample that LoadGen loaded in a performance run."""
-    loaded = detail.values.get("effective_performance_sample_count")
-    expected = min(num_samples, loaded) if isinstance(loaded, int) else num_samples
+    expected = _num_loaded(detail, num_samples)
     return Check("coverage", counts.num_distinct == expected, f"{counts.num_distinct} of {expected} samples")
+
+
+def logged_samples(detail: DetailLog, num_samples: int, accuracy: AccuracyLog) -> Check:
+    """Want each sample that LoadGen loaded, once or more, in the log of a compliance test."""
+    expected = _num_loaded(detail, num_samples)
+    logged = len(accuracy.entries)
+    return Check("logged_samples", logged == expected, f"{logged} of {expected} samples in the accuracy log")
+
+
+def _num_loaded(detail: DetailLog, num_samples: int) -> int:
+    loaded = detail.values.get("effective_performance_sample_count")
+    return min(num_samples, loaded) if isinstance(loaded, int) else num_samples
 
 
 def accuracy_coverage(accuracy: AccuracyLog, expected: int) -> Check:

@@ -19,6 +19,26 @@ class DetailLog(NamedTuple):
     errors: list[str]
     """Key and value of each line that LoadGen marks as an error, in order."""
 
+    @property
+    def logs_every_answer(self) -> bool:
+        """Whether LoadGen puts every answer of a performance run into the accuracy log.
+
+        It logs an answer with probability target / expected; more than are expected do not lower it.
+
+        Source: loadgen/loadgen.cc, IssueQueries.
+        """
+        target = self._number("effective_accuracy_log_sampling_target")
+        scheduled_s = self._number("effective_min_duration_ms") / 1000
+        expected = max(
+            int(self._number("effective_target_qps") * scheduled_s),
+            self._number("effective_min_sample_count"),
+        )
+        return 0 < target >= expected
+
+    def _number(self, key: str) -> float:
+        value = self.values.get(key)
+        return value if isinstance(value, int | float) else 0
+
 
 class AccuracyLog(NamedTuple):
     """mlperf_log_accuracy.json, without the token bytes."""

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from sut.results import checks
 from sut.results.checks import Check, Counts, Telemetry
-from sut.results.deviations import deviations
-from sut.results.logs import DetailLog, read_accuracy, read_detail
+from sut.results.deviations import Setup, deviations
+from sut.results.logs import AccuracyLog, DetailLog, read_accuracy, read_detail
 from sut.settings import ACCURACY_SAMPLE_COUNT, Mode, Scenario
 
 _SUMMARY = "mlperf_log_summary.txt"
@@ -47,16 +47,12 @@ class Verdict:
         return cls(outcome, "; ".join(failed), tuple(made), tuple(deviating))
 
 
-def judge(
-    log_dir: Path, scenario: Scenario, mode: Mode, num_samples: int, counts: Counts, telemetry: Telemetry
-) -> tuple[Verdict, DetailLog]:
+def judge(log_dir: Path, setup: Setup, counts: Counts, telemetry: Telemetry) -> tuple[Verdict, DetailLog]:
     """Check a run that LoadGen has ended.
 
     Args:
         log_dir: LoadGen's output directory.
-        scenario: The run's scenario.
-        mode: Performance or accuracy.
-        num_samples: Rows of the data set.
+        setup: What was run.
         counts: The coordinator's own.
         telemetry: Its pauses and its clock, from StartTest to its end.
 
@@ -65,26 +61,32 @@ def judge(
     """
     detail = read_detail(log_dir / _DETAIL)
     accuracy = read_accuracy(log_dir / _ACCURACY)
-    performance = mode is Mode.PERFORMANCE
-    if performance:
-        coverage = checks.coverage(detail, num_samples, counts)
-    else:
-        coverage = checks.accuracy_coverage(accuracy, min(num_samples, ACCURACY_SAMPLE_COUNT))
+    performance = setup.mode is Mode.PERFORMANCE
+    complete = not performance or detail.logs_every_answer
     made = [
         *([checks.loadgen_result(detail)] if performance else []),
         checks.loadgen_errors(detail),
         checks.completion(counts),
         checks.tokens(counts),
-        checks.loadgen_tokens(detail, scenario, counts),
-        checks.accuracy_log(accuracy, None if performance else counts.reported_tokens),
-        coverage,
+        checks.loadgen_tokens(detail, setup.scenario, counts),
+        checks.accuracy_log(accuracy, counts.reported_tokens if complete else None),
+        *_coverage(detail, accuracy, setup, counts),
         checks.configuration(counts),
         checks.continuation(counts),
         checks.short_answers(counts),
         checks.pauses(telemetry),
         checks.clock(telemetry),
     ]
-    return Verdict.of(made, deviations(detail, scenario, mode)), detail
+    return Verdict.of(made, deviations(detail, setup)), detail
+
+
+def _coverage(detail: DetailLog, accuracy: AccuracyLog, setup: Setup, counts: Counts) -> list[Check]:
+    if setup.mode is Mode.ACCURACY:
+        return [checks.accuracy_coverage(accuracy, min(setup.num_samples, ACCURACY_SAMPLE_COUNT))]
+    issued = checks.coverage(detail, setup.num_samples, counts)
+    if not detail.logs_every_answer:
+        return [issued]
+    return [issued, checks.logged_samples(detail, setup.num_samples, accuracy)]
 
 
 def set_aside(log_dir: Path, outcome: Outcome) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from sut.results.checks import ClockFigures, Counts, Pauses, Telemetry
+from sut.results.deviations import Engine, Setup
 from sut.results.verdict import Verdict, judge
-from sut.settings import Mode, Scenario
+from sut.settings import GenerationConfig, Mode, Scenario
 
 OFFLINE, SERVER, INTERACTIVE = Scenario.OFFLINE, Scenario.SERVER, Scenario.INTERACTIVE
 PERFORMANCE, ACCURACY = Mode.PERFORMANCE, Mode.ACCURACY
@@ -36,6 +37,13 @@ RATES = {
     "generated_samples_per_query": 3,
     "result_tokens_per_second": 50,
     "result_samples_per_second": 30,
+}
+# What LoadGen says of a compliance test by the official audit.config: it logs every answer.
+AUDITED = {
+    "effective_accuracy_log_sampling_target": 10_000,
+    "effective_target_qps": 21.5,
+    "effective_min_duration_ms": 0,
+    "effective_min_sample_count": 100,
 }
 STEADY_CLOCK = ClockFigures(num_looks=11, elapsed_ns=10 * S, worst_step_ns=20_000, drift_ns=-300_000)
 STEADY = Telemetry(
@@ -78,6 +86,19 @@ def write_logs(directory: Path, values: dict[str, object], errors: list[str], ac
     (directory / "mlperf_log_accuracy.json").write_text(f"[\n{body}]\n")
 
 
+def setup_of(
+    scenario: Scenario = OFFLINE, mode: Mode = PERFORMANCE, num_samples: int = 6396, **changed: Any
+) -> Setup:
+    """Say that a submission's run was set up on one worker, but for what was changed."""
+    budget = 32_768 if mode is ACCURACY else 10_240
+    official: dict[str, Any] = {
+        "generation": GenerationConfig(max_new_tokens=budget),
+        "audit_config": None,
+        "engines": (Engine("a:1", "vllm", {"enable_prefix_caching": "false"}),),
+    }
+    return Setup(scenario=scenario, mode=mode, num_samples=num_samples, **(official | changed))
+
+
 def verdict_of(
     directory: Path,
     mode: Mode,
@@ -92,4 +113,4 @@ def verdict_of(
     logged = (entries(1, 0, 2) if mode is ACCURACY else []) if accuracy is None else accuracy
     found = GOOD | (RATES if mode is PERFORMANCE else {}) | (values or {})
     write_logs(directory, found, errors or [], logged)
-    return judge(directory, OFFLINE, mode, 3, Counts(**(COUNTS | (counts or {}))), telemetry)[0]
+    return judge(directory, setup_of(OFFLINE, mode, 3), Counts(**(COUNTS | (counts or {}))), telemetry)[0]

@@ -2,16 +2,18 @@
 
 import pytest
 
-from sut.results.deviations import deviations
+from sut.results.deviations import Engine, Setup, deviations
 from sut.results.logs import DetailLog
-from sut.settings import Mode, Scenario
+from sut.settings import GenerationConfig, Mode, Scenario
+from tests.sut.handmade_logs import ACCURACY, AUDITED, INTERACTIVE, OFFLINE, PERFORMANCE, SERVER, setup_of
 
-OFFLINE, SERVER, INTERACTIVE = Scenario.OFFLINE, Scenario.SERVER, Scenario.INTERACTIVE
-PERFORMANCE, ACCURACY = Mode.PERFORMANCE, Mode.ACCURACY
+ROWS = {PERFORMANCE: 6396, ACCURACY: 4395}
 SUBMISSION: dict[str, object] = {
     "effective_performance_sample_count": 6396,
     "effective_accuracy_sample_count": 4395,
     "requested_use_token_latencies": True,
+    "effective_sample_concatenate_permutation": True,
+    "effective_target_latency_percentile": 0.99,
     "effective_min_duration_ms": 600_000,
     "effective_samples_per_query": 6396,
     "requested_server_ttft_latency": 3_000_000_000,
@@ -31,9 +33,10 @@ def test_a_submissions_settings_have_no_deviations(
     scenario: Scenario, values: dict[str, object], mode: Mode
 ) -> None:
     """The official settings of each scenario, and longer runs over more samples, deviate in nothing."""
-    assert deviations(DetailLog(values, []), scenario, mode) == []
+    setup = setup_of(scenario, mode, ROWS[mode])
+    assert deviations(DetailLog(values, []), setup) == []
     more = values | {"effective_min_duration_ms": 900_000, "effective_samples_per_query": 12_792}
-    assert deviations(DetailLog(more, []), scenario, mode) == []
+    assert deviations(DetailLog(more, []), setup) == []
 
 
 @pytest.mark.parametrize(
@@ -43,6 +46,9 @@ def test_a_submissions_settings_have_no_deviations(
         (SERVER, ACCURACY, "effective_performance_sample_count", 6395),
         (OFFLINE, ACCURACY, "effective_accuracy_sample_count", 50),
         (SERVER, PERFORMANCE, "requested_use_token_latencies", False),
+        (OFFLINE, PERFORMANCE, "effective_sample_concatenate_permutation", False),
+        (SERVER, PERFORMANCE, "effective_target_latency_percentile", 0.5),
+        (INTERACTIVE, PERFORMANCE, "effective_target_latency_percentile", 0.98),
         (OFFLINE, PERFORMANCE, "effective_min_duration_ms", 599_999),
         (INTERACTIVE, PERFORMANCE, "effective_min_duration_ms", 1000),
         (OFFLINE, PERFORMANCE, "effective_samples_per_query", 6395),
@@ -55,8 +61,119 @@ def test_a_submissions_settings_have_no_deviations(
 def test_a_deviation_is_named_with_its_value(scenario: Scenario, mode: Mode, key: str, value: object) -> None:
     """Each setting that a submission would not allow is one line with LoadGen's key and value, or None."""
     values = FAST if scenario is INTERACTIVE else SUBMISSION
-    (found,) = deviations(DetailLog(values | {key: value}, []), scenario, mode)
+    setup = setup_of(scenario, mode, ROWS[mode])
+    (found,) = deviations(DetailLog(values | {key: value}, []), setup)
     assert found.startswith(f"{key} is {value}")
     left = {k: v for k, v in values.items() if k != key}
-    (found,) = deviations(DetailLog(left, []), scenario, mode)
+    (found,) = deviations(DetailLog(left, []), setup)
     assert found.startswith(f"{key} is None")
+
+
+def lines(setup: Setup, **values: object) -> list[str]:
+    """List the deviations of a run that LoadGen's settings, but for values, let pass."""
+    official = FAST if setup.scenario is INTERACTIVE else SUBMISSION
+    return deviations(DetailLog(official | values, []), setup)
+
+
+@pytest.mark.parametrize(
+    "mode, generation, expected",
+    [
+        (PERFORMANCE, {"max_new_tokens": 3}, "max_new_tokens is 3, not 10240"),
+        (PERFORMANCE, {"max_new_tokens": 32_768}, "max_new_tokens is 32768, not 10240"),
+        (ACCURACY, {"max_new_tokens": 10_240}, "max_new_tokens is 10240, not 32768"),
+        (PERFORMANCE, {"temperature": 0.0}, "temperature is 0.0, not 1.0"),
+        (PERFORMANCE, {"top_p": 0.9}, "top_p is 0.9, not 1.0"),
+        (PERFORMANCE, {"top_k": 1}, "top_k is 1, not -1"),
+    ],
+)
+def test_other_sampling_is_named(mode: Mode, generation: dict[str, float], expected: str) -> None:
+    """Budget and sampling that are not the reference's are one line each; a seed is free."""
+    official = {"max_new_tokens": 32_768 if mode is ACCURACY else 10_240, "seed": 7}
+    setup = setup_of(OFFLINE, mode, ROWS[mode], generation=GenerationConfig(**(official | generation)))
+    assert [expected] == lines(setup)
+
+
+@pytest.mark.parametrize(
+    "mode, rows, expected",
+    [
+        (ACCURACY, 6396, "the data set has 6396 rows, not 4395"),
+        (PERFORMANCE, 4395, "the data set has 4395 rows, not 6396"),
+        (PERFORMANCE, 6397, "the data set has 6397 rows, not 6396"),
+    ],
+)
+def test_another_data_set_is_named(mode: Mode, rows: int, expected: str) -> None:
+    """Rows that are not those of the mode's file are a line: LoadGen itself takes the first in silence."""
+    assert [expected] == lines(setup_of(SERVER, mode, rows))
+
+
+@pytest.mark.parametrize("scenario", list(Scenario))
+def test_what_the_workers_run_is_named_once(scenario: Scenario) -> None:
+    """Another engine, a prefix cache and speculation outside Interactive are a line each for all workers."""
+    drafting = {"enable_prefix_caching": "false", "speculative_config": '{"num_speculative_tokens": 3}'}
+    engines = (
+        Engine("a:1", "vllm", {"enable_prefix_caching": "false"}),
+        Engine("b:1", "counting", {"step_ms": "1.0"}),
+        Engine("b:2", "counting", {"step_ms": "1.0"}),
+        Engine("c:1", "vllm", {"enable_prefix_caching": "true"}),
+        Engine("d:1", "vllm", drafting),
+        Engine("e:1", "vllm", {"spec_method": '"ngram"', "spec_tokens": "3"}),
+    )
+    told = f"is set in {scenario}, only Interactive allows it: 1 of 6 workers, first"
+    expected = [
+        "engine is counting, not vllm: 2 of 6 workers, first b:1",
+        "enable_prefix_caching is true, not false: 1 of 6 workers, first c:1",
+    ]
+    if scenario is not INTERACTIVE:
+        expected += [f"speculative_config {told} d:1", f"spec_method {told} e:1"]
+    assert expected == lines(setup_of(scenario, engines=engines))
+
+
+TEST07 = "*.*.mode = 2\n*.*.test07_accuracy_threshold = 60.698\n"
+TEST09 = "*.*.mode = 2\n*.*.test09_min_output_tokens = 1150.38\n"
+# What either changes in LoadGen's settings.
+CHANGED = AUDITED | {"effective_sample_concatenate_permutation": False}
+
+
+@pytest.mark.parametrize("scenario", list(Scenario))
+@pytest.mark.parametrize("audit, rows", [(TEST07, 990), (TEST09, 6396)])
+def test_a_compliance_test_may_change_what_its_audit_config_changes(
+    scenario: Scenario, audit: str, rows: int
+) -> None:
+    """Duration and order are the audit.config's, and TEST07 has a data set of its own, of 990 rows."""
+    values = CHANGED | {"effective_performance_sample_count": rows, "effective_samples_per_query": rows}
+    assert [] == lines(setup_of(scenario, num_samples=rows, audit_config=audit), **values)
+
+
+def test_a_compliance_test_is_held_to_the_rest() -> None:
+    """Its budget, rows, engine, percentile and limits are a performance run's, and every answer is logged."""
+    setup = setup_of(
+        SERVER,
+        num_samples=50,
+        audit_config=TEST09,
+        generation=GenerationConfig(max_new_tokens=3),
+        engines=(Engine("a:1", "simulated", {}),),
+    )
+    values = CHANGED | {
+        "effective_performance_sample_count": 50,
+        "effective_target_latency_percentile": 0.5,
+        "requested_server_ttft_latency": 1,
+        "effective_min_sample_count": 20_000,
+    }
+    assert [
+        "effective_performance_sample_count is 50, not 6396",
+        "effective_target_latency_percentile is 0.5, not 0.99",
+        "the audit.config does not make LoadGen log every answer",
+        "requested_server_ttft_latency is 1 ns, not 3000000000",
+        "the data set has 50 rows, not 6396",
+        "max_new_tokens is 3, not 10240",
+        "engine is simulated, not vllm: 1 of 1 workers, first a:1",
+    ] == lines(setup, **values)
+
+
+def test_logged_answers_alone_make_no_compliance_test() -> None:
+    """A user.conf that samples answers, without an audit.config, takes no line away."""
+    expected = [
+        "effective_sample_concatenate_permutation is False, not True",
+        "effective_min_duration_ms is 0, below 600000",
+    ]
+    assert expected == lines(setup_of(OFFLINE), **CHANGED)

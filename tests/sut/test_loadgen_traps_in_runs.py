@@ -17,6 +17,8 @@ TEST07 = """\
 *.*.performance_issue_unique = 1
 *.*.sample_concatenate_permutation = 0
 """
+# Those of TEST09's, but for the upper bound of its script.
+TEST09 = f"{TEST07}*.*.min_query_count = 6396\n*.*.test09_min_output_tokens = 1150.38\n"
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +130,37 @@ def test_unique_issue_over_a_small_data_set(two: list[fleet.WorkerProcess], tmp_
         for entry in entries:
             prompt = prompts[int(str(entry["qsl_idx"]))]
             assert fleet.counting_answer(prompt, 8) == fleet.tokens_of(str(entry["data"]))
+        checks = checks_of(tmp_path / "out" / scenario / "TEST07")
+        assert (True, "50 of 50 samples in the accuracy log") == checks["logged_samples"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "flags", "expected"),
+    [
+        ("offline", [], []),
+        ("server", [], []),
+        ("offline", ["--max-new-tokens", "3"], ["max_new_tokens is 3, not 10240"]),
+    ],
+    ids=["offline", "server", "short answers"],
+)
+def test_an_official_compliance_run_deviates_in_its_engine_alone(
+    two: list[fleet.WorkerProcess], tmp_path: Path, scenario: str, flags: list[str], expected: list[str]
+) -> None:
+    """TEST09 over 6,396 rows logs each and passes; that the engine counts is told, and a short budget."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[2 + i % 8, 7, 10 * i] for i in range(6396)])
+    audit = fleet.write_conf(tmp_path / "audit.config", TEST09)
+    command = ["--scenario", scenario, "--audit-config", str(audit), "--target-qps", "1000", *flags]
+    done = fleet.coordinate(two, data, tmp_path / "out", *command)
+    run_dir = tmp_path / "out" / scenario / "audit"
+    checks = checks_of(run_dir)
+    # A busy machine may be too slow for Server's limits.
+    assert checks.pop("loadgen_result")[0] or scenario == "server", done.stdout
+    assert all(passed for passed, _ in checks.values()), checks
+    assert (True, "6396 of 6396 samples in the accuracy log") == checks["logged_samples"]
+    found = [*expected, f"engine is counting, not vllm: 2 of 2 workers, first {two[0].address}"]
+    assert found == fleet.run_json(run_dir)["verdict"]["deviations"]
+    told = [line for line in done.stdout.splitlines() if "no submission run" in line]
+    assert [f"   no submission run: {text}" for text in found] == told
 
 
 def test_audit_config_survives_the_directory_that_it_lies_in(

@@ -11,7 +11,7 @@ from sut.results.deviations import deviations
 from sut.results.logs import read_accuracy, read_detail
 from sut.results.verdict import Outcome, headline, judge
 from sut.settings import Mode, Scenario
-from tests.sut.handmade_logs import COUNTS, STEADY
+from tests.sut.handmade_logs import COUNTS, STEADY, setup_of
 from tests.sut.real_loadgen import CONF, CONF_OF_ONE, run_loadgen
 
 
@@ -33,10 +33,12 @@ def test_loadgens_own_logs_are_understood(tmp_path: Path, scenario: Scenario, mo
     logged = mode is Mode.ACCURACY
     # 4 answers of 3 tokens of 4 bytes.
     assert accuracy == ((Counter(range(4)), 12, 48) if logged else (Counter(), 0, 0))
-    found = deviations(detail, scenario, mode)
+    setup = setup_of(scenario, mode, 4)
+    found = deviations(detail, setup)
     assert found[0] == "effective_performance_sample_count is 4, not 6396"
     assert not [text for text in found if "None" in text]
-    keys = {text.split()[0] for text in found}
+    assert f"the data set has 4 rows, not {4395 if logged else 6396}" in found
+    keys = {text.split()[0] for text in found} - {"the"}
     expected = {"effective_performance_sample_count"}
     if logged:
         expected |= {"effective_accuracy_sample_count"}
@@ -46,11 +48,31 @@ def test_loadgens_own_logs_are_understood(tmp_path: Path, scenario: Scenario, mo
     assert expected == keys
     if not logged:
         assert len(headline(scenario, detail)) == (3 if scenario is Scenario.OFFLINE else 5)
-    verdict, _ = judge(tmp_path, scenario, mode, 4, counts_of(num), STEADY)
+    verdict, _ = judge(tmp_path, setup, counts_of(num), STEADY)
     failed = [check.name for check in verdict.checks if not check.passed]
     # Far too few queries for LoadGen, and nothing else is wrong; an accuracy run has no such result.
     assert failed == ([] if logged else ["loadgen_result"])
     assert verdict.outcome is (Outcome.VALID if logged else Outcome.INVALID)
+
+
+@pytest.mark.parametrize("scenario", list(Scenario))
+def test_a_user_conf_cannot_hide_what_it_changes(tmp_path: Path, scenario: Scenario) -> None:
+    """Its order and percentile are each a line, as LoadGen logs them, though it has every answer logged."""
+    conf = (
+        "*.*.sample_concatenate_permutation = 0\n"
+        "*.*.target_latency_percentile = 50\n"
+        "*.*.accuracy_log_sampling_target = 10000\n"
+    )
+    num = run_loadgen(CONF + conf, scenario, Mode.PERFORMANCE, tmp_path)
+    detail = read_detail(tmp_path / "mlperf_log_detail.txt")
+    found = deviations(detail, setup_of(scenario, num_samples=4))
+    assert "effective_sample_concatenate_permutation is False, not True" in found
+    assert "effective_min_duration_ms is 100, below 600000" in found
+    percentile = "effective_target_latency_percentile is 0.5, not 0.99"
+    assert (scenario is not Scenario.OFFLINE) == (percentile in found)
+    # 1000 queries/s for 0.1 s are 100 at least: all are logged.
+    assert detail.logs_every_answer
+    assert num == read_accuracy(tmp_path / "mlperf_log_accuracy.json").entries.total()
 
 
 @pytest.mark.parametrize("scenario", list(Scenario))

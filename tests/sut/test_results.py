@@ -12,6 +12,7 @@ from sut.settings import Mode
 from tests.sut.handmade_logs import (
     ACCURACY,
     ANSWERS,
+    AUDITED,
     COUNTS,
     GOOD,
     INTERACTIVE,
@@ -21,6 +22,7 @@ from tests.sut.handmade_logs import (
     STEADY,
     accuracy_line,
     entries,
+    setup_of,
     verdict_of,
     write_logs,
 )
@@ -148,6 +150,18 @@ FAILURES: dict[str, tuple[Mode, dict[str, Any], str, str]] = {
         "accuracy_log",
         "3 entries, 6 tokens, 20 bytes",
     ),
+    "sample not logged in a compliance test": (
+        PERFORMANCE,
+        {"values": AUDITED, "accuracy": entries(0, 2, 0), "counts": told(7) | {"num_short": 2}},
+        "logged_samples",
+        "2 of 3 samples in the accuracy log",
+    ),
+    "tokens that LoadGen has not logged in a compliance test": (
+        PERFORMANCE,
+        {"values": AUDITED, "accuracy": entries(0, 1, 2), "counts": told(7) | {"num_short": 2}},
+        "accuracy_log",
+        "6 tokens",
+    ),
 }
 
 
@@ -183,7 +197,48 @@ def test_coverage_follows_the_smaller_of_data_set_and_loaded_samples(tmp_path: P
     # 1,465 answers each of 3, 2 and 1 tokens.
     requests = dict.fromkeys(("num_issued", "num_done", "num_distinct"), 4395)
     counts = Counts(**(COUNTS | requests | told(8790)))
-    assert judge(tmp_path, OFFLINE, ACCURACY, 6396, counts, STEADY)[0].outcome is Outcome.VALID
+    assert judge(tmp_path, setup_of(OFFLINE, ACCURACY, 6396), counts, STEADY)[0].outcome is Outcome.VALID
+
+
+@pytest.mark.parametrize(
+    "values, logged",
+    [
+        # At least one query is expected, and 10,000 are logged.
+        (AUDITED, True),
+        (AUDITED | {"effective_min_sample_count": 10_000}, True),
+        # A share of 10000 / 10001 is logged.
+        (AUDITED | {"effective_min_sample_count": 10_001}, False),
+        # 20 queries/s for 500 s are 10,000; for 501 s 20 more.
+        (AUDITED | {"effective_target_qps": 20, "effective_min_duration_ms": 500_000}, True),
+        (AUDITED | {"effective_target_qps": 20, "effective_min_duration_ms": 501_000}, False),
+        (AUDITED | {"effective_accuracy_log_sampling_target": 0}, False),
+        ({}, False),
+    ],
+)
+def test_a_log_is_whole_where_the_target_is_all_that_is_expected(
+    values: dict[str, object], logged: bool
+) -> None:
+    """LoadGen logs every answer where the sampling target is at least what it expects to issue."""
+    assert logged == DetailLog(values, []).logs_every_answer
+
+
+def test_a_compliance_log_holds_each_sample_once_or_more(tmp_path: Path) -> None:
+    """A compliance run of 4 answers over 3 samples is VALID; where LoadGen samples, none need be there."""
+    # 3, 2, 1 and 3 tokens; LoadGen's rates leave the token of the one-token answer out: 80 / 40 * 4 = 8.
+    rates = {
+        "generated_samples_per_query": 4,
+        "result_tokens_per_second": 80,
+        "result_samples_per_second": 40,
+    }
+    counts = told(9) | {"num_issued": 4, "num_done": 4}
+    logged = entries(0, 1, 2, 0)
+    verdict = verdict_of(tmp_path, PERFORMANCE, values=AUDITED | rates, accuracy=logged, counts=counts)
+    assert (Outcome.VALID, "") == (verdict.outcome, verdict.reason)
+    assert Check("logged_samples", True, "3 of 3 samples in the accuracy log") in verdict.checks
+    sampled = AUDITED | {"effective_min_sample_count": 20_000}
+    verdict = verdict_of(tmp_path, PERFORMANCE, values=sampled, accuracy=entries(1))
+    assert Outcome.VALID is verdict.outcome
+    assert "logged_samples" not in [check.name for check in verdict.checks]
 
 
 def test_a_deviation_makes_no_run_invalid(tmp_path: Path) -> None:
