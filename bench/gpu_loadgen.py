@@ -24,12 +24,6 @@ DRY_TIMEOUT_S = 120.0
 _TTFT = "result_first_token_{:.2f}_percentile_latency_ns"
 _TPOT = "result_time_per_output_token_{:.2f}_percentile_ns"
 _PERCENTILES = (50, 90, 99)
-_MET = (
-    "result_perf_constraints_met",
-    "result_min_duration_met",
-    "result_min_queries_met",
-    "early_stopping_met",
-)
 
 
 def user_conf_of(plan: Plan) -> str:
@@ -42,11 +36,6 @@ def user_conf_of(plan: Plan) -> str:
         "performance_sample_count_override": plan.num_rows,
     }
     return compose_user_conf([plan.scenario], values)
-
-
-def unmet(detail: DetailLog) -> list[str]:
-    """Name what LoadGen says is not satisfied, by its keys."""
-    return [key for key in _MET if detail.values.get(key) is False]
 
 
 def spreads_of(detail: DetailLog) -> tuple[dict[str, float], dict[str, float]]:

@@ -164,7 +164,12 @@ def _diagnose_fit(data: Dataset, order: Order, workers: list[Visit]) -> list[Row
     try:
         data.check(vocab_size=vocab_size, max_model_len=max_model_len, max_new_tokens=max_new_tokens)
     except ValueError as error:
-        advice = "start the workers with a longer --max-model-len, or take fewer --max-new-tokens"
+        foreign = int(data.tokens.max()) >= vocab_size
+        advice = (
+            "correct --input-file, or the workers' --model: their vocabulary is another one"
+            if foreign
+            else ("start the workers with a longer --max-model-len, or take fewer --max-new-tokens")
+        )
         return check.rows([Finding("", Level.FAIL, str(error), advice)], "")
     return check.rows(
         [], f"ids below {vocab_size:,}, prompt and {max_new_tokens:,} in {max_model_len:,} tokens"

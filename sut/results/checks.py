@@ -14,6 +14,13 @@ DRIFT_BOUND_PPM = 500
 # LoadGen prints six digits, so a figure is off by half a unit of the sixth: 5e-6 of it where it begins
 # with 1.00000, less elsewhere. A quotient of two is off by (1 + 5e-6) / (1 - 5e-6) - 1 = 1.000005e-5.
 _QUOTIENT_ERROR = 1.00001e-5
+# What LoadGen says it is satisfied with or not (loadgen/results.cc).
+_CONSTRAINTS = (
+    "result_perf_constraints_met",
+    "result_min_duration_met",
+    "result_min_queries_met",
+    "early_stopping_met",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +110,11 @@ class Telemetry:
 
 
 def loadgen_result(detail: DetailLog) -> Check:
-    """Want LoadGen's VALID."""
+    """Want LoadGen's VALID; its own reason is empty where too few queries make it sure of a percentile."""
     result = detail.values.get("result_validity")
-    reason = detail.values.get("result_invalid_reason")
-    return Check("loadgen_result", result == "VALID", f"{result}" + (f" ({reason})" if reason else ""))
+    unmet = [f"not {key}" for key in _CONSTRAINTS if detail.values.get(key) is False]
+    reasons = ", ".join([str(detail.values.get("result_invalid_reason") or ""), *unmet]).strip(", ")
+    return Check("loadgen_result", result == "VALID", f"{result}" + (f" ({reasons})" if reasons else ""))
 
 
 def loadgen_errors(detail: DetailLog) -> Check:

@@ -60,6 +60,18 @@ FAILURES: dict[str, tuple[Mode, dict[str, Any], str, str]] = {
         "loadgen_result",
         "INVALID (Min duration)",
     ),
+    "reason that LoadGen has beside": (
+        PERFORMANCE,
+        {
+            "values": {
+                "result_validity": "INVALID",
+                "result_min_queries_met": True,
+                "early_stopping_met": False,
+            }
+        },
+        "loadgen_result",
+        "INVALID (not early_stopping_met)",
+    ),
     "no result": (PERFORMANCE, {"values": {"result_validity": None}}, "loadgen_result", "None"),
     "error, performance": (PERFORMANCE, {"errors": ["n_tokens 0"]}, "loadgen_errors", "1 errors"),
     "errors, accuracy": (ACCURACY, {"errors": ["first", "second"]}, "loadgen_errors", "2 errors"),
