@@ -59,7 +59,7 @@ class Visit:
 
 
 async def visit_all(addresses: tuple[str, ...], access: Access, timeout_s: float) -> list[Visit]:
-    """Visit every address, and for a node every replica that it names.
+    """Visit every address, and for a node every replica but those it has given up.
 
     Args:
         addresses: host:port each.
@@ -70,14 +70,30 @@ async def visit_all(addresses: tuple[str, ...], access: Access, timeout_s: float
         In order; a node, which has `info.replicas`, comes before its replicas.
     """
     heads = await asyncio.gather(*(_visit(address, access, timeout_s) for address in addresses))
-    names = [name for head in heads for name in replica_addresses(head.address, head.info)]
-    replicas = iter(await asyncio.gather(*(_visit(name, access, timeout_s) for name in names)))
-    visits = [one for head in heads for one in (head, *itertools.islice(replicas, len(head.info.replicas)))]
+    names = [_replicas_of(head) for head in heads]
+    replicas = iter(
+        await asyncio.gather(*(_visit(name, access, timeout_s) for name in itertools.chain(*names)))
+    )
+    visits = [
+        one
+        for head, own in zip(heads, names, strict=True)
+        for one in (head, *itertools.islice(replicas, len(own)))
+    ]
     # One after the other: a hundred at once would wait for each other here.
     for found in visits:
         if found.trouble is None:
             found.round_trips_ns = await _round_trips_ns(found.address, access)
     return visits
+
+
+def _replicas_of(head: Visit) -> list[str]:
+    """List a node's replicas; behind the port of one that it has given up may be anybody."""
+    addresses = replica_addresses(head.address, head.info)
+    return [
+        address
+        for address, replica in zip(addresses, head.info.replicas, strict=True)
+        if replica.state != pb.WORKER_STATE_FAILED
+    ]
 
 
 async def _visit(address: str, access: Access, timeout_s: float) -> Visit:
