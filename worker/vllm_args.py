@@ -145,6 +145,11 @@ def describe(flags: EngineFlags, config: "VllmConfig") -> EngineInfo:
     if checkpoint is None:
         raise ValueError(f"--model: {flags.model} is not in the local Hugging Face cache")
     distribution = importlib.metadata.packages_distributions()["vllm"][0]
+    parallel = config.parallel_config
+    # Those behind this front end: under external load balancing the other ranks have front ends of their own.
+    num_engines = (
+        parallel.data_parallel_size_local if parallel.local_engines_only else parallel.data_parallel_size
+    )
     return EngineInfo(
         engine="vllm",
         engine_version=importlib.metadata.version(distribution),
@@ -152,8 +157,8 @@ def describe(flags: EngineFlags, config: "VllmConfig") -> EngineInfo:
         model_hash=model_hash(checkpoint),
         vocab_size=read_limits(checkpoint).vocab_size,
         max_model_len=config.model_config.max_model_len,
-        max_num_seqs=config.scheduler_config.max_num_seqs,
-        tensor_parallel_size=config.parallel_config.tensor_parallel_size,
+        max_num_seqs=config.scheduler_config.max_num_seqs * num_engines,
+        tensor_parallel_size=parallel.tensor_parallel_size,
         stop_token_ids=flags.read_stop_token_ids(checkpoint),
         engine_args=_effective_args(flags.engine_args, config),
     )

@@ -10,6 +10,7 @@ import pytest
 from tests.worker.failing_scheduler import FATAL_PROMPT_LEN, SCHEDULER, WORDS
 from tests.worker.greedy import bounded, children, columns, environment_kept, generate
 from worker.engine import EngineDead
+from worker.vllm_args import describe
 from worker.vllm_engine import VllmEngine, parse_engine_flags
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's and torch's imports warn
@@ -44,6 +45,28 @@ def test_configuration_that_vllm_refuses_is_one_line(
     with pytest.raises(ValueError, match=message) as caught:
         asyncio.run(bounded(engine.start()))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "slots"),
+    [
+        ([], 4),
+        (["--data-parallel-size", "3"], 12),
+        # One rank behind each front end.
+        (["--data-parallel-size", "3", "--data-parallel-rank", "1"], 4),
+        # Two of the four ranks behind this front end.
+        (["-dp", "4", "--data-parallel-size-local", "2", "--data-parallel-hybrid-lb"], 8),
+    ],
+)
+def test_slots_are_those_of_all_engines_behind_the_worker(
+    argv: list[str], slots: int, checkpoint: Path
+) -> None:
+    """Each of vLLM's data parallel engines runs --max-num-seqs requests at once."""
+    from vllm.usage.usage_lib import UsageContext
+
+    flags = parse_engine_flags(["--max-num-seqs", "4", *argv], str(checkpoint))
+    config = flags.engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
+    assert slots == describe(flags, config).max_num_seqs
 
 
 def test_close_interrupts_loading(checkpoint: Path) -> None:
