@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from worker.config import Parser
 from worker.engine import EngineDead, EngineInfo
-from worker.model import ModelLimits, check_download, find_checkpoint, model_hash, read_limits, stop_token_ids
+from worker.model import (
+    ModelLimits,
+    check_download,
+    find_checkpoint,
+    find_weights,
+    model_hash,
+    read_limits,
+    stop_token_ids,
+)
 from worker.vllm_causes import one_line
 from worker.vllm_core import check_interface
 from worker.vllm_ranks import check_accelerators, check_memory, place_ranks
@@ -61,6 +69,10 @@ class EngineFlags:
         """
         return find_checkpoint(self.model, self.engine_args.revision, self.engine_args.download_dir)
 
+    def find_weights(self) -> Path | None:
+        """Find the directory of the model's weights, None before vLLM has downloaded them."""
+        return find_weights(self.model, self.engine_args.revision, self.engine_args.download_dir)
+
     def read_stop_token_ids(self, checkpoint: Path) -> tuple[int, ...]:
         """Read the stop ids, where --generation-config names a folder from its file.
 
@@ -91,15 +103,16 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     if parsed.enable_prefix_caching:
         # Source: inference_rules.adoc, "KV cache must not apply across queries".
         logger.warning("--enable-prefix-caching: a closed division submission may not cache across queries")
-    checkpoint = find_checkpoint(model, parsed.revision, parsed.download_dir)
-    if checkpoint is None:
+    place = model, parsed.revision, parsed.download_dir
+    checkpoint, weights = find_checkpoint(*place), find_weights(*place)
+    if checkpoint is None or weights is None:
         check_download(model, parsed.download_dir)
     limits = _GPT_OSS_120B if checkpoint is None else read_limits(checkpoint)
     parsed.model = model
     if parsed.max_model_len is None:
         parsed.max_model_len = min(MAX_MODEL_LEN, limits.max_position_embeddings)
     place_ranks(parsed, limits)
-    check_memory(parsed, checkpoint)
+    check_memory(parsed, weights)
     flags = EngineFlags(model=model, engine_args=_engine_args(parsed))
     if checkpoint is not None:
         flags.read_stop_token_ids(checkpoint)
@@ -154,7 +167,7 @@ def describe(flags: EngineFlags, config: "VllmConfig") -> EngineInfo:
         engine="vllm",
         engine_version=importlib.metadata.version(distribution),
         model=flags.model,
-        model_hash=model_hash(checkpoint),
+        model_hash=model_hash(checkpoint, flags.find_weights() or checkpoint),
         vocab_size=read_limits(checkpoint).vocab_size,
         max_model_len=config.model_config.max_model_len,
         max_num_seqs=config.scheduler_config.max_num_seqs * num_engines,
