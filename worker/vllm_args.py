@@ -61,6 +61,12 @@ class EngineFlags:
     engine_args: "AsyncEngineArgs"
     """Every engine flag with its value, given or default."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether all of vLLM's processes are on this machine; Ray puts them on any."""
+        args = self.engine_args
+        return "ray" not in (args.distributed_executor_backend, args.data_parallel_backend)
+
     def find_checkpoint(self) -> Path | None:
         """Find the model's directory, None before vLLM has downloaded it.
 

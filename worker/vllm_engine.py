@@ -65,7 +65,7 @@ class VllmEngine:
             ValueError: vLLM refuses the configuration.
             EngineDead: The engine failed while starting.
         """
-        self._causes = causes = Causes()
+        self._causes = causes = Causes(is_local=self._flags.is_local)
         self._loading = asyncio.get_running_loop().run_in_executor(None, build_engine, self._flags)
         # Shielded: the thread goes on when the caller gives up, and close() must know of its engine.
         try:
