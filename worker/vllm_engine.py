@@ -70,10 +70,10 @@ class VllmEngine:
         # Shielded: the thread goes on when the caller gives up, and close() must know of its engine.
         try:
             llm = await asyncio.shield(self._loading)
+            self._core = Core(llm)
+            await self._core.prepare()
         except EngineDead as error:
             raise EngineDead(causes.first() or str(error)) from error
-        self._core = Core(llm)
-        await self._core.prepare()
         self._tasks = [asyncio.create_task(self._watch(llm)), asyncio.create_task(self._read())]
         engine_info = describe(self._flags, llm.vllm_config)
         self._stop_token_ids = engine_info.stop_token_ids
