@@ -181,7 +181,10 @@ class WorkerServicer(rpc.WorkerServicer):
             raise Refused(f"run {self._run.run_id} holds this worker")
         check_run_id(opening.run_id)
         check_spec(opening.spec, self._info)
-        self._engine.open(opening.spec)
+        try:
+            self._engine.open(opening.spec)
+        except ValueError as error:
+            raise FrameError(f"the engine refuses the specification: {error}") from error
         if self._watcher is not None:
             self._watcher.cancel()
         self._idle.clear()
