@@ -186,8 +186,8 @@ def test_what_the_engine_refuses_is_refused() -> None:
 
     async def steps(worker: Worker) -> None:
         stream = worker.stream()
-        opening = pb.Open(protocol_version=3, run_id="seeded", spec=pb.RunSpec(**SPEC, seed=1))  # type: ignore[arg-type]
-        await stream.send(open=opening)
+        spec = pb.RunSpec(**SPEC, seed=1)  # type: ignore[arg-type]
+        await stream.send(open=pb.Open(protocol_version=3, run_id="seeded", spec=spec))
         says = "the engine refuses the specification: no seeds here"
         assert ("INVALID_ARGUMENT", says) == await stream.refusal()
         await worker.stream().open()
