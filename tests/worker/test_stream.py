@@ -269,7 +269,7 @@ def test_closing_the_channel_frees_the_worker() -> None:
 class DyingEngine(CountingEngine):
     """Dies in its third step."""
 
-    def __init__(self, words: str) -> None:
+    def __init__(self, words: str = "out of memory") -> None:
         super().__init__(CountingConfig(step_ms=0, max_model_len=MAX_MODEL_LEN))
         self.words = words
         self.steps_left = 2
