@@ -94,9 +94,7 @@ def read_table(path: Path, side: str) -> tuple[ConfigFile, Table]:
             raise ValueError(f"--config: {path}: {name!r} is none of the tables [coordinator] and [worker]")
     found: Table = {}
     for key, value in tables.get(side, {}).items():
-        # Behind a dot stands a field of the flag's value, under that field's own name.
-        flag, dot, field = key.partition(".")
-        name = flag.replace("_", "-") + dot + field
+        name = _dashed(key)
         if name in found:
             raise ValueError(f"--config: {path}: [{side}] {key}: given twice")
         found[name] = value
@@ -109,7 +107,8 @@ def to_argv(table: Table, argv: Collection[str] = ()) -> list[str]:
     flags = []
     for name, value in table.items():
         yes, no = f"--{name}", f"--no-{name}"
-        if yes in given or (isinstance(value, bool) and no in given):
+        # vLLM folds fields into their flag, and takes them last.
+        if {yes, yes.partition(".")[0]} & given or (isinstance(value, bool) and no in given):
             continue
         if isinstance(value, bool):
             flags.append(yes if value else no)
@@ -170,4 +169,10 @@ def name_source(message: str, argv: list[str], side: str) -> str:
 
 def _flags(argv: Collection[str]) -> set[str]:
     """List the flags of a command line, with dashes."""
-    return {word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--")}
+    return {_dashed(word.partition("=")[0]) for word in argv if word.startswith("--")}
+
+
+def _dashed(name: str) -> str:
+    """Write a flag's name with dashes; behind a dot stands a field of its value, under its own name."""
+    flag, dot, field = name.partition(".")
+    return flag.replace("_", "-") + dot + field

@@ -48,7 +48,7 @@ class GenerationConfig:
     """Sampling of every request of a run; the defaults are the reference's generation_config.json."""
 
     temperature: float = 1.0
-    """Softmax temperature; 0 is greedy."""
+    """Softmax temperature, in [0, 2], vLLM's bounds; 0 is greedy."""
     top_p: float = 1.0
     """Nucleus probability mass, in (0, 1]."""
     top_k: int = -1
@@ -77,8 +77,8 @@ class GenerationConfig:
                 raise ValueError(f"{key}: {value!r} is not a number of type {kinds[-1].__name__}")
 
     def _check_bounds(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature: {self.temperature} is below 0 or not finite")
+        if not 0 <= self.temperature <= 2:
+            raise ValueError(f"temperature: {self.temperature} is not in [0, 2]")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p: {self.top_p} is not in (0, 1]")
         # The upper bounds are those of the wire's int32, uint32 and int64.

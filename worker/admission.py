@@ -68,8 +68,9 @@ def check_spec(spec: pb.RunSpec, info: pb.WorkerInfo) -> None:
     Raises:
         FrameError: A value out of bounds; the message names it.
     """
-    if not 0 <= spec.temperature < float("inf"):
-        raise FrameError(f"temperature {spec.temperature} is not 0 or more")
+    # Above 2 vLLM refuses it.
+    if not 0 <= spec.temperature <= 2:
+        raise FrameError(f"temperature {spec.temperature} is not in [0, 2]")
     if not 0 < spec.top_p <= 1:
         raise FrameError(f"top_p {spec.top_p} is not in (0, 1]")
     if spec.top_k == 0 or spec.top_k < -1:

@@ -17,6 +17,13 @@ from worker.preset import preset_name, preset_names, read_preset
 
 # More than any node has accelerators; each has a port.
 MAX_REPLICAS = 64
+# vLLM's short names of flags with fields: given on the command line, they take the place of a file's fields.
+_LONG_NAMES = {
+    "-ac": "--attention-config",
+    "-cc": "--compilation-config",
+    "-dc": "--diffusion-config",
+    "-sc": "--speculative-config",
+}
 
 
 class BadInput(Exception):
@@ -192,9 +199,10 @@ def parse(argv: list[str]) -> tuple[WorkerConfig, str | None, list[str]]:
     names = [f.name for f in fields(WorkerConfig) if f.name != "config_file"]
     single = [name.replace("_", "-") for name in (*names, "model")]
     file, table = config_file.read(argv, "worker", single)
-    own, engine_argv = build_parser().parse_known_args([*config_file.to_argv(table, argv), *argv])
+    given = [*argv, *filter(None, (_LONG_NAMES.get(word.partition("=")[0]) for word in argv))]
+    own, engine_argv = build_parser().parse_known_args([*config_file.to_argv(table, given), *argv])
     config = WorkerConfig(**{name: getattr(own, name) for name in names}, config_file=file)
     if config.preset is not None:
-        preset = {name: value for name, value in read_preset(config.preset).items() if name not in table}
-        engine_argv = [*config_file.to_argv(preset, argv), *engine_argv]
+        given += [f"--{name}" for name in table]
+        engine_argv = [*config_file.to_argv(read_preset(config.preset), given), *engine_argv]
     return config, own.model, engine_argv

@@ -25,7 +25,8 @@ def parse_cores(text: str) -> Cores:
     cores: set[int] = set()
     for part in text.strip().split(","):
         first, dash, last = part.partition("-")
-        if not (first.isdecimal() and (last.isdecimal() if dash else True)):
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
             raise ValueError(f"--cores: {text!r} is no list of cores such as 0-3,8")
-        cores.update(range(int(first), int(last or first) + 1))
+        cores.update(range(int(first), int(last) + 1))
     return tuple(sorted(cores))

@@ -56,7 +56,11 @@ class Engine(Protocol):
         ...
 
     def open(self, spec: pb.RunSpec) -> None:
-        """Take the sampling parameters of the run that begins; the engine is empty."""
+        """Take the sampling parameters of the run that begins; the engine is empty.
+
+        Raises:
+            ValueError: The engine refuses them.
+        """
         ...
 
     def submit(self, prompts: PromptColumns) -> None:

@@ -27,15 +27,15 @@ class ModelLimits:
 
 
 def find_checkpoint(model: str, revision: str | None = None, cache_dir: str | None = None) -> Path | None:
-    """Find the directory of a model: itself, or its snapshot in the local Hugging Face cache.
+    """Find the directory of a model's JSON files: itself, or its snapshot in the local Hugging Face cache.
 
     Args:
         model: A directory, or a Hugging Face name.
         revision: Branch, tag or commit of a Hugging Face name; None is its main branch.
-        cache_dir: Where snapshots lie; None is Hugging Face's default.
+        cache_dir: Looked at before Hugging Face's default: vLLM puts no more than weights there itself.
 
     Returns:
-        None for a Hugging Face name that the cache does not hold; vLLM downloads such a model.
+        None for a Hugging Face name that neither holds; vLLM downloads such a model.
 
     Raises:
         ValueError: Neither a directory nor a Hugging Face name.
@@ -44,6 +44,28 @@ def find_checkpoint(model: str, revision: str | None = None, cache_dir: str | No
         return Path(model)
     if not _REPO_ID.fullmatch(model) or model.startswith("."):
         raise ValueError(f"--model: no directory {model}")
+    for folder in dict.fromkeys((cache_dir, None)):
+        snapshot = _find_snapshot(model, revision, folder)
+        if snapshot is not None and (snapshot / "config.json").exists():
+            return snapshot
+    return None
+
+
+def find_weights(model: str, revision: str | None = None, cache_dir: str | None = None) -> Path | None:
+    """Find the directory of a model's weights, where vLLM looks for them; arguments as of find_checkpoint.
+
+    Returns:
+        None for a Hugging Face name whose weights are not there; vLLM downloads them.
+    """
+    from huggingface_hub import constants
+
+    if Path(model).is_dir():
+        return Path(model)
+    # Offline, vLLM takes the default cache's snapshot for a directory given to --model.
+    return _find_snapshot(model, revision, None if constants.HF_HUB_OFFLINE else cache_dir)
+
+
+def _find_snapshot(model: str, revision: str | None, cache_dir: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -109,10 +131,14 @@ def stop_token_ids(checkpoint: Path, generation_config_path: Path | None = None)
     return tuple(sorted(ids))
 
 
-def model_hash(checkpoint: Path) -> str:
+def model_hash(checkpoint: Path, weights: Path) -> str:
     """Hash config.json, generation_config.json and the names and sizes of the weight files.
 
-    Two directories with equal hashes hold the same model unless weights were changed in place.
+    Two models with equal hashes are the same unless weights were changed in place.
+
+    Args:
+        checkpoint: Directory of the JSON files.
+        weights: Directory of the weight files, mostly the same.
 
     Returns:
         SHA-256 in hex.
@@ -126,7 +152,7 @@ def model_hash(checkpoint: Path) -> str:
         path = checkpoint / name
         facts[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
     # stat follows the links that a Hugging Face snapshot is made of.
-    facts.update({path.name: path.stat().st_size for path in checkpoint.glob("*.safetensors")})
+    facts.update({path.name: path.stat().st_size for path in weights.glob("*.safetensors")})
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -36,6 +36,8 @@ OPEN_TIMEOUT_S = 10.0
 RESET_TIMEOUT_S = 20.0
 # A status waits behind a frame that nobody reads; the worker itself is free before it is sent.
 ABORT_TIMEOUT_S = 5.0
+# gRPC may refuse metadata from 8 KB on, and writes a byte that is not ASCII as three.
+MAX_REASON_BYTES = 2000
 Context = grpc.aio.ServicerContext[pb.ToWorker, pb.FromWorker]
 
 
@@ -156,7 +158,8 @@ class WorkerServicer(rpc.WorkerServicer):
 
     async def _abort(self, context: Context, failure: Exception) -> None:
         status = next(status for kind, status in _STATUS.items() if isinstance(failure, kind))
-        reason = f"engine died: {failure}" if isinstance(failure, EngineDead) else str(failure)
+        whole = f"engine died: {failure}" if isinstance(failure, EngineDead) else str(failure)
+        reason = whole.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
         try:
             async with asyncio.timeout(ABORT_TIMEOUT_S):
                 await context.abort(status, reason)
@@ -178,7 +181,10 @@ class WorkerServicer(rpc.WorkerServicer):
             raise Refused(f"run {self._run.run_id} holds this worker")
         check_run_id(opening.run_id)
         check_spec(opening.spec, self._info)
-        self._engine.open(opening.spec)
+        try:
+            self._engine.open(opening.spec)
+        except ValueError as error:
+            raise FrameError(f"the engine refuses the specification: {error}") from error
         if self._watcher is not None:
             self._watcher.cancel()
         self._idle.clear()

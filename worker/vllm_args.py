@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from worker.config import Parser
 from worker.engine import EngineDead, EngineInfo
-from worker.model import ModelLimits, check_download, find_checkpoint, model_hash, read_limits, stop_token_ids
+from worker.model import (
+    ModelLimits,
+    check_download,
+    find_checkpoint,
+    find_weights,
+    model_hash,
+    read_limits,
+    stop_token_ids,
+)
 from worker.vllm_causes import one_line
 from worker.vllm_core import check_interface
 from worker.vllm_ranks import check_accelerators, check_memory, place_ranks
@@ -53,6 +61,12 @@ class EngineFlags:
     engine_args: "AsyncEngineArgs"
     """Every engine flag with its value, given or default."""
 
+    @property
+    def is_local(self) -> bool:
+        """Whether all of vLLM's processes are on this machine; Ray puts them on any."""
+        args = self.engine_args
+        return "ray" not in (args.distributed_executor_backend, args.data_parallel_backend)
+
     def find_checkpoint(self) -> Path | None:
         """Find the model's directory, None before vLLM has downloaded it.
 
@@ -60,6 +74,10 @@ class EngineFlags:
             ValueError: Neither a directory nor a Hugging Face name.
         """
         return find_checkpoint(self.model, self.engine_args.revision, self.engine_args.download_dir)
+
+    def find_weights(self) -> Path | None:
+        """Find the directory of the model's weights, None before vLLM has downloaded them."""
+        return find_weights(self.model, self.engine_args.revision, self.engine_args.download_dir)
 
     def read_stop_token_ids(self, checkpoint: Path) -> tuple[int, ...]:
         """Read the stop ids, where --generation-config names a folder from its file.
@@ -91,15 +109,16 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     if parsed.enable_prefix_caching:
         # Source: inference_rules.adoc, "KV cache must not apply across queries".
         logger.warning("--enable-prefix-caching: a closed division submission may not cache across queries")
-    checkpoint = find_checkpoint(model, parsed.revision, parsed.download_dir)
-    if checkpoint is None:
+    place = model, parsed.revision, parsed.download_dir
+    checkpoint, weights = find_checkpoint(*place), find_weights(*place)
+    if checkpoint is None or weights is None:
         check_download(model, parsed.download_dir)
     limits = _GPT_OSS_120B if checkpoint is None else read_limits(checkpoint)
     parsed.model = model
     if parsed.max_model_len is None:
         parsed.max_model_len = min(MAX_MODEL_LEN, limits.max_position_embeddings)
     place_ranks(parsed, limits)
-    check_memory(parsed, checkpoint)
+    check_memory(parsed, weights)
     flags = EngineFlags(model=model, engine_args=_engine_args(parsed))
     if checkpoint is not None:
         flags.read_stop_token_ids(checkpoint)
@@ -145,15 +164,20 @@ def describe(flags: EngineFlags, config: "VllmConfig") -> EngineInfo:
     if checkpoint is None:
         raise ValueError(f"--model: {flags.model} is not in the local Hugging Face cache")
     distribution = importlib.metadata.packages_distributions()["vllm"][0]
+    parallel = config.parallel_config
+    # Those behind this front end: under external load balancing the other ranks have front ends of their own.
+    num_engines = (
+        parallel.data_parallel_size_local if parallel.local_engines_only else parallel.data_parallel_size
+    )
     return EngineInfo(
         engine="vllm",
         engine_version=importlib.metadata.version(distribution),
         model=flags.model,
-        model_hash=model_hash(checkpoint),
+        model_hash=model_hash(checkpoint, flags.find_weights() or checkpoint),
         vocab_size=read_limits(checkpoint).vocab_size,
         max_model_len=config.model_config.max_model_len,
-        max_num_seqs=config.scheduler_config.max_num_seqs,
-        tensor_parallel_size=config.parallel_config.tensor_parallel_size,
+        max_num_seqs=config.scheduler_config.max_num_seqs * num_engines,
+        tensor_parallel_size=parallel.tensor_parallel_size,
         stop_token_ids=flags.read_stop_token_ids(checkpoint),
         engine_args=_effective_args(flags.engine_args, config),
     )

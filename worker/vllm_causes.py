@@ -49,12 +49,17 @@ class CauseHandler(logging.Handler):
 class Causes:
     """What the processes of one engine logged as exceptions; nothing where the user configures vLLM's log."""
 
-    def __init__(self) -> None:
-        """Have processes that vLLM starts from here on write their exceptions down."""
+    def __init__(self, is_local: bool) -> None:
+        """Have processes that vLLM starts from here on write their exceptions down.
+
+        Args:
+            is_local: All of them are on this machine; on another one vLLM would not find the file, and fail.
+        """
         self._directory = tempfile.TemporaryDirectory(prefix="tokenfleet-vllm-")
         self._path = Path(self._directory.name) / _FILE
         self._config = str(Path(self._directory.name) / "logging.json")
-        if VARIABLE not in os.environ and os.environ.get("VLLM_CONFIGURE_LOGGING", "1") != "0":
+        is_users = VARIABLE in os.environ or os.environ.get("VLLM_CONFIGURE_LOGGING", "1") == "0"
+        if is_local and not is_users:
             self._install()
 
     def _install(self) -> None:

@@ -5,6 +5,7 @@ step produced in one message, the shape of our own frame. That interface is vLLM
 of it stands here alone, and is looked for before a model loads.
 """
 
+import asyncio
 import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 STOPPED = "vLLM's engine core has stopped"
+# A core that has just started answers within milliseconds; one that stops meanwhile leaves vLLM waiting.
+PREPARE_TIMEOUT_S = 60.0
 KNOWN_VERSIONS = "0.25.1 and 0.32.0"
 """Versions that this was run with."""
 _USED = (
@@ -69,8 +72,17 @@ class Core:
         self._llm = llm
 
     async def prepare(self) -> None:
-        """Ask what the engine can do, which vLLM checks every request against."""
-        self._tasks = await self._llm.get_supported_tasks()
+        """Ask what the engine can do, which vLLM checks every request against.
+
+        Raises:
+            EngineDead: The engine core has stopped, or does not answer.
+        """
+        try:
+            async with asyncio.timeout(PREPARE_TIMEOUT_S):
+                with _alive():
+                    self._tasks = await self._llm.get_supported_tasks()
+        except TimeoutError as error:
+            raise EngineDead(STOPPED) from error
 
     async def add(self, request_id: str, prompt: list[int], params: "SamplingParams") -> None:
         """Hand over a request, tokens in.

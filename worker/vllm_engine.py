@@ -16,7 +16,7 @@ from protos import worker_pb2 as pb
 from protos.frames import PromptColumns
 from worker.engine import EngineDead, EngineInfo, Load, Step
 from worker.vllm_args import EngineFlags, build_engine, describe, parse_engine_flags
-from worker.vllm_causes import Causes, with_kind
+from worker.vllm_causes import Causes, one_line, with_kind
 from worker.vllm_core import STOPPED, Core
 from worker.vllm_step import Held
 from worker.vllm_warm_up import WARM_UP_TOKENS, random_prompts, warm_up_sizes
@@ -65,15 +65,15 @@ class VllmEngine:
             ValueError: vLLM refuses the configuration.
             EngineDead: The engine failed while starting.
         """
-        self._causes = causes = Causes()
+        self._causes = causes = Causes(is_local=self._flags.is_local)
         self._loading = asyncio.get_running_loop().run_in_executor(None, build_engine, self._flags)
         # Shielded: the thread goes on when the caller gives up, and close() must know of its engine.
         try:
             llm = await asyncio.shield(self._loading)
+            self._core = Core(llm)
+            await self._core.prepare()
         except EngineDead as error:
             raise EngineDead(causes.first() or str(error)) from error
-        self._core = Core(llm)
-        await self._core.prepare()
         self._tasks = [asyncio.create_task(self._watch(llm)), asyncio.create_task(self._read())]
         engine_info = describe(self._flags, llm.vllm_config)
         self._stop_token_ids = engine_info.stop_token_ids
@@ -85,21 +85,29 @@ class VllmEngine:
         return engine_info
 
     def open(self, spec: pb.RunSpec) -> None:
-        """Take the sampling parameters of the run that begins."""
-        from vllm import SamplingParams
+        """Take the sampling parameters of the run that begins.
 
-        self._params = SamplingParams(
-            temperature=spec.temperature,
-            top_p=spec.top_p,
-            top_k=spec.top_k,
-            seed=spec.seed if spec.HasField("seed") else None,
-            max_tokens=spec.max_new_tokens,
-            # Without a tokenizer vLLM knows no end of sequence of its own.
-            stop_token_ids=list(self._stop_token_ids),
-            detokenize=False,
-            # Every request has its own shallow copy; vLLM's deep one costs more than the rest of a submit.
-            skip_clone=True,
-        )
+        Raises:
+            ValueError: vLLM refuses them.
+        """
+        from vllm import SamplingParams
+        from vllm.exceptions import VLLMValidationError
+
+        try:
+            self._params = SamplingParams(
+                temperature=spec.temperature,
+                top_p=spec.top_p,
+                top_k=spec.top_k,
+                seed=spec.seed if spec.HasField("seed") else None,
+                max_tokens=spec.max_new_tokens,
+                # Without a tokenizer vLLM knows no end of sequence of its own.
+                stop_token_ids=list(self._stop_token_ids),
+                detokenize=False,
+                # Every request has a shallow copy; vLLM's deep one costs more than the rest of a submit.
+                skip_clone=True,
+            )
+        except (ValueError, TypeError, VLLMValidationError) as error:
+            raise ValueError(one_line(error)) from error
 
     def submit(self, prompts: PromptColumns) -> None:
         """Queue requests; they reach vLLM in this order."""

@@ -59,7 +59,7 @@ def place_ranks(parsed: argparse.Namespace, limits: ModelLimits) -> None:
         )
 
 
-def check_memory(parsed: argparse.Namespace, checkpoint: Path | None) -> None:
+def check_memory(parsed: argparse.Namespace, weights: Path | None) -> None:
     """Check that this machine's accelerators have the memory that is asked of them; waits for it to be freed.
 
     Raises:
@@ -68,7 +68,7 @@ def check_memory(parsed: argparse.Namespace, checkpoint: Path | None) -> None:
     num_ranks = parsed.tensor_parallel_size * parsed.pipeline_parallel_size * parsed.data_parallel_size
     # What makes the weights in memory fewer than those in the files.
     lighter = parsed.quantization or parsed.cpu_offload_gb or parsed.load_format == "dummy"
-    files = [] if checkpoint is None or lighter else checkpoint.glob("*.safetensors")
+    files = [] if weights is None or lighter else weights.glob("*.safetensors")
     weight_bytes = sum(path.stat().st_size for path in files) // num_ranks
     utilization = parsed.gpu_memory_utilization
     deadline_s = time.monotonic() + FREED_TIMEOUT_S

@@ -65,6 +65,20 @@ def test_the_command_line_takes_the_files_place(argv: list[str], left: list[str]
     assert left == to_argv({"enforce-eager": True, "worker-timeout-s": 3}, argv)
 
 
+@pytest.mark.parametrize(
+    "argv, left",
+    [
+        ([], ["--compilation-config.cudagraph_mode=NONE"]),
+        (["--compilation_config={}"], []),
+        (["--compilation-config.cudagraph_mode", "FULL"], []),
+        (["--compilation-config.mode", "0"], ["--compilation-config.cudagraph_mode=NONE"]),
+    ],
+)
+def test_a_whole_flag_takes_the_place_of_the_files_fields(argv: list[str], left: list[str]) -> None:
+    """A field is left where the command line gives neither it nor the flag that it is a field of."""
+    assert left == to_argv({"compilation-config.cudagraph_mode": "NONE"}, argv)
+
+
 @given(TABLES)
 def test_what_is_written_reads_back(tmp_path_factory: pytest.TempPathFactory, table: Table) -> None:
     """Any names and values that TOML holds, written as a file, read as they were."""

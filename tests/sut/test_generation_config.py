@@ -66,6 +66,7 @@ def test_an_unknown_key_is_named(tmp_path: Path, key: str) -> None:
         ("temperature", -0.1),
         ("temperature", float("nan")),
         ("temperature", float("inf")),
+        ("temperature", 2.5),
         ("temperature", "1.0"),
         ("temperature", None),
         ("temperature", True),
@@ -126,7 +127,7 @@ def test_a_bad_budget_of_the_flag_is_named_with_the_flag(tmp_path: Path, value: 
     [
         {"temperature": 0, "top_p": 1, "top_k": 1, "max_new_tokens": 1, "seed": 0},
         {
-            "temperature": 2.5,
+            "temperature": 2,
             "top_p": 1e-6,
             "top_k": 2**31 - 1,
             "max_new_tokens": 2**32 - 1,

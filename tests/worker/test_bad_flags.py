@@ -28,6 +28,7 @@ BAD = {
     "hold of nan": ("--engine counting --frame-hold-ms nan", "--frame-hold-ms|nan|0..1000"),
     "drain below 0": ("--engine counting --drain-timeout-s -1", "--drain-timeout-s|-1.0|below 0"),
     "drain of nan": ("--engine counting --drain-timeout-s nan", "--drain-timeout-s|nan|0"),
+    "cores downward": ("--engine counting --cores 5-3", "--cores|'5-3'"),
     "silence too short": (
         "--engine counting --coordinator-timeout-s 1.5",
         "--coordinator-timeout-s|1.5|2..86400",

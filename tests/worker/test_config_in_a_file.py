@@ -18,6 +18,7 @@ from coordinator import config as coordinator_config
 from protos.config_file import ConfigFile, to_table, to_toml
 from tests import fleet
 from tests.worker.greedy import environment_kept
+from worker import preset
 from worker.__main__ import main, show
 from worker.config import BadInput, EngineKind, WorkerConfig, parse
 from worker.preset import preset_names
@@ -74,6 +75,8 @@ def test_every_flag_can_stand_in_the_file(
             ["--max-num-seqs=5"],
             [LATENCY[2], "--no-enforce-eager", "--max-num-seqs=5"],
         ),
+        ('"compilation-config.mode" = 0', ["-cc={}"], ["-cc={}"]),
+        ('"compilation-config.mode" = 0', ["-cc", "{}"], ["-cc", "{}"]),
     ],
 )
 def test_command_line_over_file_over_preset(
@@ -82,6 +85,18 @@ def test_command_line_over_file_over_preset(
     """The engine gets each flag once: the command line's, else the file's, else the preset's."""
     path = write(tmp_path, f"[worker]\n{text}\n")
     assert engine_argv == parse(["--config", str(path), *argv])[2]
+
+
+def test_a_whole_flag_takes_the_place_of_a_presets_fields(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whether the file gives it or the command line: vLLM would let the preset's field win."""
+    monkeypatch.setattr(preset, "FOLDER", tmp_path)
+    (tmp_path / "fields.toml").write_text('[worker]\n"compilation-config.mode" = 0\n')
+    assert ["--compilation-config.mode=0"] == parse(["--preset=fields"])[2]
+    path = write(tmp_path, "[worker]\npreset = 'fields'\ncompilation-config = {mode = 3}\n")
+    assert ['--compilation-config={"mode": 3}'] == parse(["--config", str(path)])[2]
+    assert ["-cc={}"] == parse(["--preset=fields", "-cc={}"])[2]
 
 
 def print_config(*argv: str) -> str:

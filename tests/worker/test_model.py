@@ -9,6 +9,7 @@ from worker.model import (
     ModelLimits,
     check_download,
     find_checkpoint,
+    find_weights,
     model_hash,
     read_limits,
     stop_token_ids,
@@ -124,25 +125,25 @@ def test_hash_is_equal_for_equal_checkpoints(checkpoint: Path, tmp_path: Path) -
     copy.mkdir()
     for path in checkpoint.glob("*.*"):
         (copy / path.name).symlink_to(path)
-    assert model_hash(copy) == model_hash(checkpoint)
+    assert model_hash(copy, copy) == model_hash(checkpoint, checkpoint)
 
 
 def test_hash_sees_every_part(checkpoint: Path) -> None:
     """Either JSON file, a weight file's size and its name all change the hash; other files do not."""
-    hashes = [model_hash(checkpoint)]
+    hashes = [model_hash(checkpoint, checkpoint)]
     (checkpoint / "README.md").write_text("x")
-    assert model_hash(checkpoint) == hashes[0]
+    assert model_hash(checkpoint, checkpoint) == hashes[0]
     write_config(checkpoint, eos_token_id=5)
-    hashes.append(model_hash(checkpoint))
+    hashes.append(model_hash(checkpoint, checkpoint))
     (checkpoint / "generation_config.json").write_text("{}")
-    hashes.append(model_hash(checkpoint))
+    hashes.append(model_hash(checkpoint, checkpoint))
     (checkpoint / "generation_config.json").unlink()
-    hashes.append(model_hash(checkpoint))
+    hashes.append(model_hash(checkpoint, checkpoint))
     weights = checkpoint / "model-00001.safetensors"
     weights.write_bytes(b"01234567890")
-    hashes.append(model_hash(checkpoint))
+    hashes.append(model_hash(checkpoint, checkpoint))
     weights.rename(checkpoint / "model-00002.safetensors")
-    hashes.append(model_hash(checkpoint))
+    hashes.append(model_hash(checkpoint, checkpoint))
     assert len(set(hashes)) == 6
 
 
@@ -185,14 +186,46 @@ def test_a_model_that_may_not_be_downloaded_is_named(monkeypatch: pytest.MonkeyP
         check_download("openai/gpt-oss-120b", str(tmp_path))
 
 
+COMMIT = "b5c939de8f754692c1647ca79fbf85e8c1e70f8a"
+
+
+def write_snapshot(cache: Path, *names: str) -> Path:
+    """Write a cache's snapshot of gpt-oss-120b with these files in it, empty."""
+    entry = cache / "models--openai--gpt-oss-120b"
+    snapshot = entry / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (entry / "refs").mkdir()
+    (entry / "refs" / "main").write_text(COMMIT)
+    for name in names:
+        (snapshot / name).touch()
+    return snapshot
+
+
 def test_name_in_the_cache_is_its_snapshot(tmp_path: Path) -> None:
     """A Hugging Face name is its snapshot directory, by branch or by commit."""
     pytest.importorskip("huggingface_hub")
-    commit = "b5c939de8f754692c1647ca79fbf85e8c1e70f8a"
-    entry = tmp_path / "models--openai--gpt-oss-120b"
-    (entry / "snapshots" / commit).mkdir(parents=True)
-    (entry / "refs").mkdir()
-    (entry / "refs" / "main").write_text(commit)
-    for revision in (None, "main", commit):
-        found = find_checkpoint("openai/gpt-oss-120b", revision, str(tmp_path))
-        assert found == entry / "snapshots" / commit
+    snapshot = write_snapshot(tmp_path, "config.json")
+    for revision in (None, "main", COMMIT):
+        place = "openai/gpt-oss-120b", revision, str(tmp_path)
+        assert (snapshot, snapshot) == (find_checkpoint(*place), find_weights(*place))
+
+
+def test_weights_may_lie_apart_from_the_configuration(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With --download-dir vLLM puts weights and their index there, and config.json into the default cache."""
+    pytest.importorskip("huggingface_hub")
+    cache, download_dir = tmp_path / "hub", tmp_path / "weights"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    place = "openai/gpt-oss-120b", None, str(download_dir)
+    weights = write_snapshot(download_dir, "model.safetensors", "model.safetensors.index.json")
+    assert (None, weights) == (find_checkpoint(*place), find_weights(*place))
+    checkpoint = write_snapshot(cache, "config.json")
+    assert (checkpoint, weights) == (find_checkpoint(*place), find_weights(*place))
+    (checkpoint / "config.json").write_text("{}")
+    before = model_hash(checkpoint, weights)
+    (weights / "model.safetensors").write_bytes(b"0")
+    assert before != model_hash(checkpoint, weights)
+    # Offline, vLLM serves the default cache's snapshot, whatever lies in the other.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert checkpoint == find_weights(*place)

@@ -99,6 +99,6 @@ def test_cores_are_written_as_taskset_takes_them() -> None:
     assert "0-2,5,7-8" == format_cores((0, 1, 2, 5, 7, 8))
     assert (0, 1, 2, 5, 7, 8) == parse_cores("0-2,5,7-8")
     assert (1, 2, 3) == parse_cores("3,1-2")
-    for text in ("", "a", "1-", "-1", "1,,2", "1-2-3"):
+    for text in ("", "a", "1-", "-1", "1,,2", "1-2-3", "5-3"):
         with pytest.raises(ValueError, match="is no list of cores"):
             parse_cores(text)

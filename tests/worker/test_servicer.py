@@ -15,6 +15,7 @@ from tests.worker.raw_client import (
     walk,
 )
 from worker import servicer as servicer_module
+from worker.counting_engine import CountingConfig, CountingEngine
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 END = 200_002
@@ -146,9 +147,10 @@ def test_no_open_in_time_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     "field, value, named",
     [
-        ("temperature", -0.5, "temperature -0.5 is not 0 or more"),
-        ("temperature", float("nan"), "temperature nan is not 0 or more"),
-        ("temperature", float("inf"), "temperature inf is not 0 or more"),
+        ("temperature", -0.5, "temperature -0.5 is not in [0, 2]"),
+        ("temperature", float("nan"), "temperature nan is not in [0, 2]"),
+        ("temperature", float("inf"), "temperature inf is not in [0, 2]"),
+        ("temperature", 2.5, "temperature 2.5 is not in [0, 2]"),
         ("top_p", 0.0, "top_p 0.0 is not in (0, 1]"),
         ("top_p", 1.5, "top_p 1.5 is not in (0, 1]"),
         ("top_p", float("nan"), "top_p nan is not in (0, 1]"),
@@ -164,6 +166,30 @@ def test_a_specification_out_of_bounds_is_refused(field: str, value: float, name
 
     async def steps(worker: Worker) -> None:
         assert await refusal_of(worker.channel, **{field: value}) == ("INVALID_ARGUMENT", named)
-        await worker.stream().open(temperature=0.0, top_p=0.1, top_k=1, max_new_tokens=MAX_MODEL_LEN - 1)
+        await worker.stream().open(temperature=2.0, top_p=0.1, top_k=1, max_new_tokens=MAX_MODEL_LEN - 1)
 
     walk(steps)
+
+
+class PickyEngine(CountingEngine):
+    """Refuses every seed."""
+
+    def open(self, spec: pb.RunSpec) -> None:
+        """Look for a seed."""
+        if spec.HasField("seed"):
+            raise ValueError("no seeds here")
+        super().open(spec)
+
+
+def test_what_the_engine_refuses_is_refused() -> None:
+    """INVALID_ARGUMENT gives the engine's own words, and leaves the worker free."""
+
+    async def steps(worker: Worker) -> None:
+        stream = worker.stream()
+        spec = pb.RunSpec(**SPEC, seed=1)  # type: ignore[arg-type]
+        await stream.send(open=pb.Open(protocol_version=3, run_id="seeded", spec=spec))
+        says = "the engine refuses the specification: no seeds here"
+        assert ("INVALID_ARGUMENT", says) == await stream.refusal()
+        await worker.stream().open()
+
+    walk(steps, PickyEngine(CountingConfig(step_ms=0, max_model_len=MAX_MODEL_LEN)))

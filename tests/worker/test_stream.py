@@ -269,29 +269,32 @@ def test_closing_the_channel_frees_the_worker() -> None:
 class DyingEngine(CountingEngine):
     """Dies in its third step."""
 
-    def __init__(self) -> None:
+    def __init__(self, words: str = "out of memory") -> None:
         super().__init__(CountingConfig(step_ms=0, max_model_len=MAX_MODEL_LEN))
+        self.words = words
         self.steps_left = 2
 
     async def step(self) -> Step:
         """Step, or die."""
         if not self.steps_left:
-            raise EngineDead("out of memory")
+            raise EngineDead(self.words)
         self.steps_left -= 1
         return await super().step()
 
 
-def test_an_engine_that_dies_ends_the_run_and_refuses_the_next() -> None:
-    """The run ends with UNAVAILABLE and the engine's words, the state is FAILED, and no run is let in."""
+@pytest.mark.parametrize("words", ["out of memory", "\u00fc" * 20_000], ids=["short", "long"])
+def test_an_engine_that_dies_ends_the_run_and_refuses_the_next(words: str) -> None:
+    """UNAVAILABLE and the engine's words, cut to what gRPC carries; the state is FAILED, no run is let in."""
 
     async def steps(worker: Worker) -> None:
         stream = worker.stream()
         await stream.open()
         await stream.submit({1: LONG})
-        assert await stream.refusal() == ("UNAVAILABLE", "engine died: out of memory")
+        # 13 bytes and 2 of each letter that is not ASCII, 2,000 in all.
+        assert await stream.refusal() == ("UNAVAILABLE", f"engine died: {words[:993]}")
         assert worker.servicer.engine_dead.is_set()
         assert (await worker.stub.GetInfo(pb.GetInfoRequest())).state == pb.WORKER_STATE_FAILED
         expected = ("FAILED_PRECONDITION", "worker is WORKER_STATE_FAILED")
         assert await refusal_of(worker.channel) == expected
 
-    walk(steps, DyingEngine())
+    walk(steps, DyingEngine(words))

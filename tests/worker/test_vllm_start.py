@@ -2,14 +2,20 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from protos import worker_pb2 as pb
 from tests.worker.failing_scheduler import FATAL_PROMPT_LEN, SCHEDULER, WORDS
 from tests.worker.greedy import bounded, children, columns, environment_kept, generate
+from worker import vllm_core
 from worker.engine import EngineDead
+from worker.vllm_args import describe
+from worker.vllm_causes import VARIABLE, Causes
 from worker.vllm_engine import VllmEngine, parse_engine_flags
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's and torch's imports warn
@@ -44,6 +50,70 @@ def test_configuration_that_vllm_refuses_is_one_line(
     with pytest.raises(ValueError, match=message) as caught:
         asyncio.run(bounded(engine.start()))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "slots"),
+    [
+        ([], 4),
+        (["--data-parallel-size", "3"], 12),
+        # One rank behind each front end.
+        (["--data-parallel-size", "3", "--data-parallel-rank", "1"], 4),
+        # Two of the four ranks behind this front end.
+        (["-dp", "4", "--data-parallel-size-local", "2", "--data-parallel-hybrid-lb"], 8),
+    ],
+)
+def test_slots_are_those_of_all_engines_behind_the_worker(
+    argv: list[str], slots: int, checkpoint: Path
+) -> None:
+    """Each of vLLM's data parallel engines runs --max-num-seqs requests at once."""
+    from vllm.usage.usage_lib import UsageContext
+
+    flags = parse_engine_flags(["--max-num-seqs", "4", *argv], str(checkpoint))
+    config = flags.engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
+    assert slots == describe(flags, config).max_num_seqs
+
+
+def test_parameters_that_vllm_refuses_are_one_line(checkpoint: Path) -> None:
+    """Whatever kind of error vLLM has for them, the worker has one."""
+    engine = VllmEngine(parse_engine_flags([], str(checkpoint)))
+    with pytest.raises(ValueError, match=r"^temperature must be in \[0, 2\], got 2.5\."):
+        engine.open(pb.RunSpec(temperature=2.5, top_p=1, top_k=-1, max_new_tokens=1))
+
+
+@pytest.mark.parametrize(
+    ("argv", "installed"),
+    [
+        ([], True),
+        (["--distributed-executor-backend", "mp"], True),
+        (["--distributed-executor-backend", "ray"], False),
+        (["--data-parallel-backend", "ray"], False),
+    ],
+)
+def test_a_file_of_this_machine_configures_no_log_of_another(
+    argv: list[str], installed: bool, checkpoint: Path
+) -> None:
+    """Ray's processes may be anywhere, and vLLM hands its log's configuration on to them by path."""
+    causes = Causes(parse_engine_flags(argv, str(checkpoint)).is_local)
+    try:
+        assert installed == (VARIABLE in os.environ)
+    finally:
+        causes.close()
+
+
+def test_a_core_that_stops_before_it_answers_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an engine core died after it was asked, vLLM would wait for its answer for ever."""
+    monkeypatch.setattr(vllm_core, "PREPARE_TIMEOUT_S", 0.1)
+
+    async def prepare() -> None:
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        llm = SimpleNamespace(
+            engine_core=None, input_processor=None, output_handler=None, get_supported_tasks=lambda: answer
+        )
+        with pytest.raises(EngineDead, match=f"^{vllm_core.STOPPED}$"):
+            await vllm_core.Core(llm).prepare()
+
+    asyncio.run(bounded(prepare(), 20))
 
 
 def test_close_interrupts_loading(checkpoint: Path) -> None:
