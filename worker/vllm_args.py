@@ -258,6 +258,10 @@ def _effective_args(args: "AsyncEngineArgs", config: "VllmConfig") -> dict[str, 
     }
     found["dtype"] = str(config.model_config.dtype)
     found["async_scheduling"] = bool(config.scheduler_config.async_scheduling)
+    if args.speculative_config is not None:
+        # vLLM has put the model's own configuration, no plain values, into what it was given.
+        given = args.speculative_config.items()
+        found["speculative_config"] = {key: value for key, value in given if not key.startswith("target_")}
     return {name: json.dumps(value) for name, value in found.items() if _is_plain(value)}
 
 
