@@ -176,10 +176,11 @@ class Process:
         self._popen.wait()
         return code
 
-    def last_line(self) -> str:
-        """Give the last line of its log."""
+    def last_words(self) -> str:
+        """Give the line of its log that says why it ended, after which libraries may talk; else the last."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log else []
-        return lines[-1] if lines else "no output"
+        own = [line for line in lines if line.startswith("worker: ") or " ERROR worker: " in line]
+        return (own or lines or ["no output"])[-1]
 
 
 @contextlib.contextmanager
@@ -256,7 +257,7 @@ def _worker_gone(worker: Process, coordinator: Process, timeout_s: float) -> int
         time.sleep(POLL_S)
     code = worker.poll() or 1
     sys.stderr.write(
-        f"run_mlperf.py: {worker.name} exited with {code}: {worker.last_line()} ({worker.log})\n"
+        f"run_mlperf.py: {worker.name} exited with {code}: {worker.last_words()} ({worker.log})\n"
     )
     return code if code == 2 else 1
 
