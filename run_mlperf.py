@@ -28,6 +28,7 @@ from coordinator.inputs import Inputs
 from protos import config_file
 from sut.settings import Scenario
 from worker.config import WorkerConfig
+from worker.installed import check_installed
 from worker.model import find_checkpoint
 from worker.ports import steady_port
 
@@ -111,7 +112,9 @@ def _check(own: argparse.Namespace) -> None:
                 "for others there is `python -m coordinator`"
             )
     backend, model = own.backend, own.model
-    if backend not in ("vllm", "counting"):
+    if backend == "vllm":
+        check_installed()
+    elif backend != "counting":
         raise ValueError(f"--backend: {backend!r} is neither vllm nor counting")
     if backend == "vllm" and find_checkpoint(model) is None:
         raise ValueError(

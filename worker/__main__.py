@@ -13,6 +13,7 @@ from worker.config import BadInput, EngineKind, parse
 from worker.cores import Cores, format_cores, parse_cores
 from worker.door import Door
 from worker.engine import Engine, EngineDead
+from worker.installed import check_installed
 from worker.model import find_checkpoint
 from worker.node import Node, divide
 from worker.notice import end_with_node
@@ -78,19 +79,27 @@ def make_service(argv: list[str]) -> Server | Node:
                 find_checkpoint(_named(model))
             return Node(config, door, divide(config, engine_argv), argv)
         return Server(config, make_engine(config.engine, model, engine_argv), door)
-    except ValueError as error:
-        raise BadInput(str(error)) from error
+    except (ValueError, ImportError) as error:
+        raise BadInput(_reason(error)) from error
 
 
 def _named(model: str | None) -> str:
-    """Give the model's name.
+    """Give the model's name to a vLLM that is there.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no name, or no vLLM.
     """
     if model is None:
         raise ValueError("--model: missing; --engine vllm needs a checkpoint")
+    check_installed()
     return model
+
+
+def _reason(error: ValueError | ImportError) -> str:
+    """Say what is wrong; an import that fails is one within an engine that is installed."""
+    if isinstance(error, ImportError):
+        return f"--engine: cannot be imported: {type(error).__name__}: {error}"
+    return str(error)
 
 
 def _stay_on(cores: Cores) -> None:
@@ -113,8 +122,8 @@ def show(argv: list[str]) -> str:
     """
     try:
         return resolved(argv)
-    except ValueError as error:
-        raise BadInput(str(error)) from error
+    except (ValueError, ImportError) as error:
+        raise BadInput(_reason(error)) from error
 
 
 if __name__ == "__main__":
