@@ -1,6 +1,6 @@
 """`python -m worker`: flags, then one engine or a node of several, serve.
 
-Exit codes: 0 stopped, 1 no engine is left, 2 bad input.
+Exit codes: 0 stopped, 1 no engine is left, 2 bad input, 130 interrupted before it serves.
 """
 
 import asyncio
@@ -8,17 +8,21 @@ import logging
 import os
 import sys
 
-from protos.config_file import PRINT_FLAG, name_source
-from worker.config import BadInput, EngineKind, parse
-from worker.cores import Cores, format_cores, parse_cores
-from worker.door import Door
-from worker.engine import Engine, EngineDead
-from worker.installed import check_installed
-from worker.model import find_checkpoint
-from worker.node import Node, divide
-from worker.notice import end_with_node
-from worker.resolved import resolved
-from worker.server import Server
+try:
+    from protos.config_file import PRINT_FLAG, name_source
+    from worker.config import BadInput, EngineKind, parse
+    from worker.cores import Cores, format_cores, parse_cores
+    from worker.door import Door
+    from worker.engine import Engine, EngineDead
+    from worker.installed import check_installed
+    from worker.model import find_checkpoint
+    from worker.node import Node, divide
+    from worker.notice import end_with_node
+    from worker.resolved import resolved
+    from worker.server import Server
+except KeyboardInterrupt:
+    sys.stderr.write("worker: interrupted\n")
+    sys.exit(130)
 
 logger = logging.getLogger("worker")
 
@@ -60,6 +64,10 @@ def main(argv: list[str]) -> int:
     except EngineDead as error:
         logger.error("engine died: %s", error)
         return 1
+    except KeyboardInterrupt:
+        # Before it serves, which is when SIGINT comes to mean a drain.
+        print("worker: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
