@@ -23,13 +23,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from coordinator.config import Parser, RunConfig, build_parser, expand, one_of, to_argv, to_config
-from coordinator.inputs import Inputs
-from protos import config_file
-from sut.settings import Scenario
-from worker.config import WorkerConfig
-from worker.model import find_checkpoint
-from worker.ports import steady_port
+try:
+    from coordinator.config import Parser, RunConfig, build_parser, expand, one_of, to_argv, to_config
+    from coordinator.inputs import Inputs
+    from protos import config_file
+    from sut.settings import Scenario
+    from worker.config import WorkerConfig
+    from worker.installed import check_installed
+    from worker.model import find_checkpoint
+    from worker.ports import steady_port
+except KeyboardInterrupt:
+    sys.stderr.write("run_mlperf.py: interrupted by SIGINT\n")
+    sys.exit(130)
 
 ROOT = Path(__file__).resolve().parent
 POLL_S = 0.1
@@ -73,9 +78,7 @@ def parse(argv: list[str]) -> Plan:
     model = str(table.get("model", "openai/gpt-oss-120b"))
     parser.add_argument("--backend", default=backend, help="vllm or counting")
     parser.add_argument("--model", default=model, help="checkpoint directory, or a cached name")
-    parser.add_argument(
-        "--replicas", type=int, default=table.get("replicas", 1), help="engines on this machine"
-    )
+    parser.add_argument("--replicas", type=int, default=table.get("replicas", 1), help="engines here")
     parser.add_argument("--scenario", nargs="+", type=one_of(Scenario), help="run in this order")
     for flag in OWN_ADDRESSES:
         parser.add_argument(flag, help=argparse.SUPPRESS)
@@ -111,7 +114,9 @@ def _check(own: argparse.Namespace) -> None:
                 "for others there is `python -m coordinator`"
             )
     backend, model = own.backend, own.model
-    if backend not in ("vllm", "counting"):
+    if backend == "vllm":
+        check_installed()
+    elif backend != "counting":
         raise ValueError(f"--backend: {backend!r} is neither vllm nor counting")
     if backend == "vllm" and find_checkpoint(model) is None:
         raise ValueError(
@@ -176,10 +181,11 @@ class Process:
         self._popen.wait()
         return code
 
-    def last_line(self) -> str:
-        """Give the last line of its log."""
+    def last_words(self) -> str:
+        """Give the line of its log that says why it ended, after which libraries may talk; else the last."""
         lines = self.log.read_text(errors="replace").strip().splitlines() if self.log else []
-        return lines[-1] if lines else "no output"
+        own = [line for line in lines if line.startswith("worker: ") or " ERROR worker: " in line]
+        return (own or lines or ["no output"])[-1]
 
 
 @contextlib.contextmanager
@@ -228,10 +234,8 @@ def coordinate(run: RunConfig, worker: Process) -> int:
         while (code := coordinator.poll()) is None:
             if worker.poll() is not None:
                 # A run that has begun itself says when no worker is left.
-                begun = _has_begun(run, started_s)
-                return _worker_gone(
-                    worker, coordinator, run.no_worker_timeout_s + NOTICE_TIMEOUT_S if begun else 0.0
-                )
+                notice_s = run.no_worker_timeout_s + NOTICE_TIMEOUT_S if _has_begun(run, started_s) else 0.0
+                return _worker_gone(worker, coordinator, notice_s)
             time.sleep(POLL_S)
         return code
     except Interrupted as interruption:
@@ -255,9 +259,8 @@ def _worker_gone(worker: Process, coordinator: Process, timeout_s: float) -> int
     while coordinator.poll() is None and time.monotonic() < deadline_s:
         time.sleep(POLL_S)
     code = worker.poll() or 1
-    sys.stderr.write(
-        f"run_mlperf.py: {worker.name} exited with {code}: {worker.last_line()} ({worker.log})\n"
-    )
+    why = f"{worker.last_words()} ({worker.log})"
+    sys.stderr.write(f"run_mlperf.py: {worker.name} exited with {code}: {why}\n")
     return code if code == 2 else 1
 
 
@@ -273,6 +276,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"run_mlperf.py: {config_file.name_source(str(error), argv, 'coordinator')}\n")
         return 2
     except Interrupted as interruption:
+        sys.stderr.write(f"run_mlperf.py: interrupted by {interruption}\n")
         return 128 + interruption.signum
 
 

@@ -40,4 +40,7 @@ else
   create_venv "$venv" "$rebuild"
   install_into "$venv" -e .
 fi
-printf 'Ready: source %q\n' "$venv/bin/activate"
+printf 'Ready: source %q' "$venv/bin/activate"
+# What runs in it asks again.
+if [[ "$backend" != vllm ]]; then printf ' && export MLPERF_BACKEND=%s' "$backend"; fi
+echo

@@ -21,6 +21,8 @@ def main(argv: list[str]) -> int:
     try:
         if argv[:1] == ["doctor"]:
             return command.main(argv[1:])
+        if argv and not argv[0].startswith("-"):
+            raise ValueError(f"{argv[0]!r} is no command: there is doctor, and a run has flags alone")
         config = parse(argv)
         if PRINT_FLAG in argv:
             print(to_toml("coordinator", to_table(config)), end="")

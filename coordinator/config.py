@@ -183,6 +183,30 @@ def to_config(values: argparse.Namespace, file: ConfigFile | None) -> RunConfig:
     return RunConfig(**{name: getattr(values, name) for name in names}, config_file=file)
 
 
+# Of each flag with a value: its type, what it means, and what None stands for.
+_MEANINGS: dict[str, tuple[type, str]] = {
+    "output_dir": (Path, "gets <scenario>/<performance|accuracy|TESTnn>/"),
+    "user_conf": (Path, "LoadGen's user.conf; its lines go into the run's own"),
+    "generation_config": (Path, "sampling, JSON as the reference has it; default temperature 1, top_p 1"),
+    "max_new_tokens": (int, "longest answer in tokens; default 10240, accuracy 32768"),
+    "max_samples": (int, "only the first rows; default all"),
+    "target_qps": (float, "LoadGen's target_qps; Server and Interactive need it, here or in the user.conf"),
+    "audit_config": (Path, "audit.config of a compliance test"),
+    "ready_timeout_s": (float, "how long to wait for workers at the start"),
+    "worker_timeout_s": (float, "a worker that is silent for this long is lost"),
+    "stall_timeout_s": (float, "a worker that has requests and brings no token for this long is lost"),
+    "on_worker_loss": (LossPolicy, "what the loss of a worker means for the run"),
+    "no_worker_timeout_s": (float, "how long a run goes on without any worker"),
+    "max_worker_losses": (int, "a request taken from this many workers in a row fails the run"),
+    "query_timeout_s": (float, "a query that its worker has had for longer is overdue, and listed"),
+    "on_overdue_query": (OverduePolicy, "what happens to it then; default fail, accuracy report"),
+    "tls_ca": (Path, "speak TLS, to workers of this CA (PEM)"),
+    "tls_cert": (Path, "certificate to show to workers that ask (PEM)"),
+    "tls_key": (Path, "its private key (PEM)"),
+    "run_token_file": (Path, "holds the secret that workers ask for"),
+}
+
+
 def build_parser(needs_input: bool = True) -> Parser:
     """Build the parser; defaults come from RunConfig, and a bad flag raises ValueError.
 
@@ -195,7 +219,11 @@ def build_parser(needs_input: bool = True) -> Parser:
         description="Run MLPerf LoadGen against tokenfleet workers.",
     )
     parser.add_argument(
-        "--scenario", type=one_of(Scenario), metavar="|".join(Scenario), default=Scenario.OFFLINE
+        "--scenario",
+        type=one_of(Scenario),
+        metavar="|".join(Scenario),
+        default=Scenario.OFFLINE,
+        help="what LoadGen does; interactive is Server with other limits; default offline",
     )
     switches = {
         "accuracy": "accuracy mode instead of performance",
@@ -204,37 +232,27 @@ def build_parser(needs_input: bool = True) -> Parser:
     for name, meaning in switches.items():
         parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, default=False, help=meaning)
     parser.add_argument(
-        "--input-file", type=Path, required=needs_input, metavar="FILE", help="parquet or pickle"
+        "--input-file",
+        type=Path,
+        required=needs_input,
+        metavar="FILE",
+        help="parquet or pickle with a column tok_input or input_tokens",
     )
-    parser.add_argument("--workers", type=_addresses, required=True, metavar="HOST:PORT[,HOST:PORT...]")
-    optional: dict[str, type] = {
-        "output_dir": Path,
-        "user_conf": Path,
-        "generation_config": Path,
-        "max_new_tokens": int,
-        "max_samples": int,
-        "target_qps": float,
-        "audit_config": Path,
-        "ready_timeout_s": float,
-        "worker_timeout_s": float,
-        "stall_timeout_s": float,
-        "no_worker_timeout_s": float,
-        "max_worker_losses": int,
-        "query_timeout_s": float,
-        "tls_ca": Path,
-        "tls_cert": Path,
-        "tls_key": Path,
-        "run_token_file": Path,
-    }
+    parser.add_argument(
+        "--workers",
+        type=_addresses,
+        required=True,
+        metavar="HOST:PORT[,HOST:PORT...]",
+        help="the fleet: workers, or nodes of several",
+    )
     defaults = {f.name: f.default for f in fields(RunConfig)}
-    policies: dict[str, type[StrEnum]] = {"on_worker_loss": LossPolicy, "on_overdue_query": OverduePolicy}
-    for name, policy in policies.items():
-        parser.add_argument(
-            _flag(name), type=one_of(policy), metavar="|".join(policy), default=defaults[name]
+    for name, (kind, meaning) in _MEANINGS.items():
+        choices = (
+            {"type": one_of(kind), "metavar": "|".join(kind)} if issubclass(kind, StrEnum) else {"type": kind}
         )
-    for name, kind in optional.items():
         default = defaults[name]
-        parser.add_argument(_flag(name), type=kind, default=default, help=f"default: {default}")
+        known = "" if default is None else f"; default {default}"
+        parser.add_argument(_flag(name), default=default, help=meaning + known, **choices)
     config_file.add_flags(parser)
     return parser
 

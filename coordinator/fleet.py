@@ -109,6 +109,8 @@ class Fleet:
         """
         next_report_s = time.monotonic() + REPORT_INTERVAL_S
         waiting = self.links
+        # Said once.
+        limit = f"up to {timeout_s:g} s (--ready-timeout-s) for "
         while True:
             states = await asyncio.gather(*(link.probe() for link in waiting))
             pending = [(k, s) for k, s in zip(waiting, states, strict=True) if s != "SERVING"]
@@ -123,7 +125,8 @@ class Fleet:
                 raise FleetError(f"--workers: not SERVING after {timeout_s:g} s (--ready-timeout-s): {names}")
             if now_s > next_report_s:
                 next_report_s += REPORT_INTERVAL_S
-                logger.info("waiting for %s", names)
+                logger.info("waiting for %s%s", limit, names)
+                limit = ""
             await asyncio.sleep(PROBE_INTERVAL_S)
 
     async def open(self, opening: pb.Open) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from run_mlperf import main
+from run_mlperf import Process, main
 from tests import fleet
 from tests.forked import end_of
 
@@ -209,3 +209,21 @@ def test_token_is_shared_with_the_local_workers(tmp_path: Path) -> None:
     _, errors = refused.communicate(timeout=60)
     line = "run_mlperf.py: --tls-ca: ca.pem: local workers listen on loopback, in plaintext\n"
     assert (2, line) == (refused.returncode, errors)
+
+
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        ("worker: --port: 0\n\nnanobind: leaked 2 instances!\n", "worker: --port: 0"),
+        ("t ERROR worker: engine died: a\nworker: b\nUserWarning: c\n", "worker: b"),
+        ("worker: a\nt ERROR worker: engine died: b\nt INFO worker: c\n", "t ERROR worker: engine died: b"),
+        ("t INFO worker.server: loading\nKilled\n \n", "Killed"),
+        ("\n", "no output"),
+    ],
+    ids=["noise-after-a-refusal", "the-last-refusal", "the-last-error", "no-word-of-its-own", "nothing"],
+)
+def test_what_a_worker_said_stands_above_the_noise(tmp_path: Path, log: str, says: str) -> None:
+    """Why a worker ended is the last line in which it says so itself, else the last one that is not empty."""
+    process = Process("worker", ["printf", "%s", log], tmp_path / "worker.log")
+    assert 0 == process.end(10.0)
+    assert says == process.last_words()

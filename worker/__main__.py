@@ -1,6 +1,6 @@
 """`python -m worker`: flags, then one engine or a node of several, serve.
 
-Exit codes: 0 stopped, 1 no engine is left, 2 bad input.
+Exit codes: 0 stopped, 1 no engine is left, 2 bad input, 130 interrupted before it serves.
 """
 
 import asyncio
@@ -8,16 +8,21 @@ import logging
 import os
 import sys
 
-from protos.config_file import PRINT_FLAG, name_source
-from worker.config import BadInput, EngineKind, parse
-from worker.cores import Cores, format_cores, parse_cores
-from worker.door import Door
-from worker.engine import Engine, EngineDead
-from worker.model import find_checkpoint
-from worker.node import Node, divide
-from worker.notice import end_with_node
-from worker.resolved import resolved
-from worker.server import Server
+try:
+    from protos.config_file import PRINT_FLAG, name_source
+    from worker.config import BadInput, EngineKind, parse
+    from worker.cores import Cores, format_cores, parse_cores
+    from worker.door import Door
+    from worker.engine import Engine, EngineDead
+    from worker.installed import check_installed
+    from worker.model import find_checkpoint
+    from worker.node import Node, divide
+    from worker.notice import end_with_node
+    from worker.resolved import resolved
+    from worker.server import Server
+except KeyboardInterrupt:
+    sys.stderr.write("worker: interrupted\n")
+    sys.exit(130)
 
 logger = logging.getLogger("worker")
 
@@ -59,6 +64,10 @@ def main(argv: list[str]) -> int:
     except EngineDead as error:
         logger.error("engine died: %s", error)
         return 1
+    except KeyboardInterrupt:
+        # Before it serves, which is when SIGINT comes to mean a drain.
+        print("worker: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -78,19 +87,27 @@ def make_service(argv: list[str]) -> Server | Node:
                 find_checkpoint(_named(model))
             return Node(config, door, divide(config, engine_argv), argv)
         return Server(config, make_engine(config.engine, model, engine_argv), door)
-    except ValueError as error:
-        raise BadInput(str(error)) from error
+    except (ValueError, ImportError) as error:
+        raise BadInput(_reason(error)) from error
 
 
 def _named(model: str | None) -> str:
-    """Give the model's name.
+    """Give the model's name to a vLLM that is there.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no name, or no vLLM.
     """
     if model is None:
         raise ValueError("--model: missing; --engine vllm needs a checkpoint")
+    check_installed()
     return model
+
+
+def _reason(error: ValueError | ImportError) -> str:
+    """Say what is wrong; an import that fails is one within an engine that is installed."""
+    if isinstance(error, ImportError):
+        return f"--engine: cannot be imported: {type(error).__name__}: {error}"
+    return str(error)
 
 
 def _stay_on(cores: Cores) -> None:
@@ -113,8 +130,8 @@ def show(argv: list[str]) -> str:
     """
     try:
         return resolved(argv)
-    except ValueError as error:
-        raise BadInput(str(error)) from error
+    except (ValueError, ImportError) as error:
+        raise BadInput(_reason(error)) from error
 
 
 if __name__ == "__main__":

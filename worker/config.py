@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import ipaddress
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
@@ -148,44 +149,68 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
+def _engine_kind(text: str) -> EngineKind:
+    try:
+        return EngineKind(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(EngineKind)}") from error
+
+
+# What --help ends with; the parsers of the engines that stand here are not imported for it.
+ENGINE_FLAGS = """\
+All other flags are the engine's:
+  vllm: those of vLLM's engine, under its own names (vllm serve --help=all)
+  counting: --prefill-ms, --step-ms, --load-ms, --max-num-seqs, --max-model-len
+  simulated: --max-num-seqs, --max-num-batched-tokens, --max-model-len,
+    --prefill-tokens-per-s, --step-base-ms, --step-per-seq-us"""
+# Of each flag with a value and a default: its type, how the value is shown, and what it means.
+_MEANINGS: dict[str, tuple[Callable[[str], object], str, str]] = {
+    "engine": (_engine_kind, "|".join(EngineKind), "what serves; all but vllm know their answers beforehand"),
+    "host": (str, "HOST", "address to listen on; one that is not loopback needs TLS or --insecure"),
+    "port": (int, "PORT", "TCP port; replica i of several listens at port + 1 + i"),
+    "replicas": (int, "N", "engines on this node; from 2 on each is a process of its own"),
+    "cores": (
+        str,
+        "0-3,8",
+        "where this worker may run, as taskset -c takes it; default where it may already",
+    ),
+    "frame_hold_ms": (float, "MS", "longest wait of tokens that are neither first nor last of a request"),
+    "drain_timeout_s": (float, "S", "how long SIGTERM lets the current run go on"),
+    "tls_cert": (Path, "FILE", "speak TLS, with this certificate (PEM)"),
+    "tls_key": (Path, "FILE", "its private key (PEM)"),
+    "tls_ca": (Path, "FILE", "ask clients for a certificate of this CA (PEM)"),
+    "run_token_file": (Path, "FILE", "holds the secret that a run must show"),
+    "coordinator_timeout_s": (float, "S", "when a run ends whose coordinator says or reads nothing"),
+}
+
+
 def build_parser() -> Parser:
     """Build the parser of the daemon's own flags; defaults come from WorkerConfig."""
     parser = Parser(
         prog="python -m worker",
         allow_abbrev=False,
         description="Serve one replica of the model, or a node of several, to a tokenfleet coordinator.",
-        epilog="Every other flag goes to the engine: with --engine vllm under vLLM's own name.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=ENGINE_FLAGS,
     )
-    defaults = WorkerConfig()
     parser.add_argument("--model", help="checkpoint directory or Hugging Face name; needed by vllm")
-    parser.add_argument("--engine", type=_engine_kind, metavar="|".join(EngineKind), default=defaults.engine)
-    parser.add_argument("--host", default=defaults.host, help="address to listen on")
-    parser.add_argument("--port", type=int, default=defaults.port, help="TCP port")
-    parser.add_argument("--replicas", type=int, default=defaults.replicas, help="engines on this node")
-    parser.add_argument("--cores", default=defaults.cores, metavar="0-3,8", help="as taskset -c")
-    parser.add_argument("--frame-hold-ms", type=float, default=defaults.frame_hold_ms)
-    parser.add_argument("--drain-timeout-s", type=float, default=defaults.drain_timeout_s)
     parser.add_argument(
         "--insecure",
         action=argparse.BooleanOptionalAction,
         default=False,
         help="serve the network in plaintext",
     )
-    for name in ("--tls-cert", "--tls-key", "--tls-ca", "--run-token-file"):
-        parser.add_argument(name, type=Path, metavar="FILE")
-    parser.add_argument("--coordinator-timeout-s", type=float, default=defaults.coordinator_timeout_s)
     parser.add_argument(
         "--preset", type=preset_name, metavar="|".join(preset_names()), help="named set of vLLM's flags"
     )
+    defaults = WorkerConfig()
+    for name, (kind, metavar, meaning) in _MEANINGS.items():
+        default = getattr(defaults, name)
+        known = f"; default {default}" if default else ""
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=kind, metavar=metavar, default=default, help=meaning + known)
     config_file.add_flags(parser)
     return parser
-
-
-def _engine_kind(text: str) -> EngineKind:
-    try:
-        return EngineKind(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(EngineKind)}") from error
 
 
 def parse(argv: list[str]) -> tuple[WorkerConfig, str | None, list[str]]:

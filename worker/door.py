@@ -74,7 +74,7 @@ class Door(grpc.aio.ServerInterceptor):
         if bearer is None:
             return "this worker has no run token" if shown else None
         if not shown:
-            return "no run token"
+            return "no run token: --run-token-file is missing"
         same = hmac.compare_digest(" ".join(shown).encode(), bearer.encode())
         return None if same else "wrong run token"
 

@@ -1,8 +1,9 @@
-"""`python -m worker.probe [SERVICE]`: ask a worker's health once, for container engines and scripts.
+"""`python -m worker.probe [HOST:PORT] [SERVICE]`: ask a worker's health once, for containers and scripts.
 
-WORKER_ADDRESS names it, default 127.0.0.1:50051. With the file WORKER_TLS_CA it asks over TLS, and shows the
-certificate WORKER_TLS_CERT with WORKER_TLS_KEY. SERVICE is as health knows it: of a node none asks for any
-replica, tokenfleet.v1.Worker for all. Exit codes: 0 SERVING, 1 not, with the reason in one line, 2 bad input.
+Where no HOST:PORT is given WORKER_ADDRESS names it, default 127.0.0.1:50051. With the file WORKER_TLS_CA it
+asks over TLS, and shows the certificate WORKER_TLS_CERT with WORKER_TLS_KEY. SERVICE is as health knows it:
+of a node none asks for any replica, tokenfleet.v1.Worker for all. Exit codes: 0 SERVING, 1 not, with the
+reason in one line, 2 bad input.
 """
 
 import os
@@ -25,7 +26,7 @@ def open_channel(env: Mapping[str, str]) -> grpc.Channel:
     Raises:
         ValueError: Names variable, file and what is wrong with it.
     """
-    address = env.get("WORKER_ADDRESS") or DEFAULT_ADDRESS
+    address = env["WORKER_ADDRESS"]
     ca, cert, key = (_read(f"WORKER_TLS_{name}", env) for name in ("CA", "CERT", "KEY"))
     if (cert is None) != (key is None):
         raise ValueError("WORKER_TLS_CERT and WORKER_TLS_KEY: one needs the other too")
@@ -59,19 +60,40 @@ def ask(channel: grpc.Channel, service: str) -> str:
 
 def main(argv: list[str], env: Mapping[str, str]) -> int:
     """Ask once and return the exit code."""
+    if {"-h", "--help"} & set(argv):
+        sys.stdout.write(f"{__doc__}")
+        return 0
     try:
-        if len(argv) > 1:
-            raise ValueError(f"{' '.join(argv)}: one service at most")
+        address, service = _read_words(argv)
+        env = {**env, "WORKER_ADDRESS": address or env.get("WORKER_ADDRESS") or DEFAULT_ADDRESS}
         channel = open_channel(env)
     except ValueError as error:
         sys.stderr.write(f"probe: {error}\n")
         return 2
     with channel:
-        status = ask(channel, "".join(argv))
+        status = ask(channel, service)
     if status == "SERVING":
         return 0
-    sys.stderr.write(f"probe: {env.get('WORKER_ADDRESS') or DEFAULT_ADDRESS}: {status}\n")
+    # What gRPC says in plaintext of a port that speaks TLS.
+    hint = "; if it speaks TLS: WORKER_TLS_CA is missing" if status.endswith("Socket closed") else ""
+    hint = "" if env.get("WORKER_TLS_CA") else hint
+    sys.stderr.write(f"probe: {env['WORKER_ADDRESS']}: {status}{hint}\n")
     return 1
+
+
+def _read_words(argv: list[str]) -> tuple[str, str]:
+    """Tell the address, which has a colon, from the service; each is empty where it is not given.
+
+    Raises:
+        ValueError: One of them twice, or a flag.
+    """
+    addresses = [word for word in argv if ":" in word]
+    services = [word for word in argv if ":" not in word]
+    if len(addresses) > 1 or len(services) > 1:
+        raise ValueError(f"{' '.join(argv)}: one address and one service at most")
+    if flags := [word for word in argv if word.startswith("-")]:
+        raise ValueError(f"{flags[0]}: no flag but --help; WORKER_TLS_CA and others are variables")
+    return "".join(addresses), "".join(services)
 
 
 if __name__ == "__main__":

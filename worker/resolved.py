@@ -5,6 +5,7 @@ import json
 
 from protos.config_file import Table, to_table, to_text, to_toml
 from worker.config import EngineKind, Parser, parse
+from worker.installed import check_installed
 
 # What is printed gets copied into files and tickets.
 _SECRET = "hf-token"
@@ -56,9 +57,10 @@ def _check_engine_flags(kind: EngineKind, argv: list[str]) -> Parser:
     """Check the engine's flags; returns a parser of them.
 
     Raises:
-        ValueError: An unknown flag or a bad value.
+        ValueError: An unknown flag or a bad value, or no vLLM to ask.
     """
     if kind is EngineKind.VLLM:
+        check_installed()
         from worker import vllm_args
 
         vllm_args.parse_args(argv)

@@ -7,6 +7,7 @@ fails, 1 something does, 2 bad input.
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +59,11 @@ def main(argv: list[str]) -> int:
     if visits is None:
         raise KeyboardInterrupt
     rows, skipped = examine(order, visits)
-    print(layout(rows, skipped))  # noqa: T201 - the final result
+    try:
+        print(layout(rows, skipped), flush=True)  # noqa: T201 - the final result
+    except BrokenPipeError:
+        # Who reads has seen enough; Python would write the rest once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return exit_code(rows)
 
 

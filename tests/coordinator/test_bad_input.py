@@ -169,3 +169,10 @@ def test_missing_flags_are_named() -> None:
     assert (2, "", True) == (done.returncode, done.stdout, line.startswith("coordinator: "))
     assert "--input-file" in line
     assert "--workers" in line
+
+
+def test_a_word_that_is_no_command_is_named(tmp_path: Path) -> None:
+    """A misspelt command is named with the one there is, before its flags are judged."""
+    ended = end_of(main, ["docter", "--workers", NOBODY], tmp_path)
+    line = "coordinator: 'docter' is no command: there is doctor, and a run has flags alone\n"
+    assert (2, "", line) == ended

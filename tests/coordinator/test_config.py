@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.config import LossPolicy, OverduePolicy, RunConfig, parse, to_argv
+from coordinator.config import LossPolicy, OverduePolicy, RunConfig, build_parser, parse, to_argv
 from sut.settings import Mode, Scenario
 
 NEEDED = ["--input-file", "data.parquet", "--workers", "a:1"]
@@ -232,3 +232,24 @@ def test_a_missing_or_unknown_flag_is_named(argv: list[str], named: str) -> None
 def test_each_kind_of_run_has_its_directory(changed: dict[str, object], expected: str) -> None:
     """Files go to <output-dir>/<scenario>/<mode or compliance test>, as the audit.config's folder says."""
     assert Path(expected) == config(**changed).run_dir
+
+
+def test_help_tells_of_every_flag() -> None:
+    """--help says what each flag means and what its default is, also where that depends on the mode."""
+    shown = {action.dest: action.help or "" for action in build_parser()._actions}
+    assert [] == [name for name, text in shown.items() if not text.strip() or "None" in text]
+    ends = {
+        "scenario": "offline",
+        "output_dir": "mlperf_results",
+        "max_new_tokens": "10240, accuracy 32768",
+        "ready_timeout_s": "900.0",
+        "worker_timeout_s": "10.0",
+        "stall_timeout_s": "120.0",
+        "on_worker_loss": "continue",
+        "no_worker_timeout_s": "60.0",
+        "max_worker_losses": "3",
+        "query_timeout_s": "3600.0",
+        "on_overdue_query": "fail, accuracy report",
+    }
+    assert [] == [name for name, end in ends.items() if not shown[name].endswith(f"; default {end}")]
+    assert "Server and Interactive need it" in shown["target_qps"]

@@ -91,9 +91,13 @@ REFUSED = {
     "no-client-certificate": ("mutual", secure.TLS_KEY, "client certificate|--tls-cert|missing"),
     "strange-client": ("mutual", f"{secure.TLS_KEY} {STRANGE_PAIR}", "refuses our client certificate"),
     "wrong-token": ("token", "--run-token-file {d}/other-token", "UNAUTHENTICATED|wrong run token"),
-    "no-token": ("token", "", "UNAUTHENTICATED: no run token"),
+    "no-token": ("token", "", "UNAUTHENTICATED: no run token|--run-token-file is missing"),
     "token-for-nobody": ("plain", "--run-token-file {d}/token", NO_TOKEN),
-    "no-token-over-TLS": ("mutual", secure.PAIR_KEY, "UNAUTHENTICATED: no run token"),
+    "no-token-over-TLS": (
+        "mutual",
+        secure.PAIR_KEY,
+        "UNAUTHENTICATED: no run token|--run-token-file is missing",
+    ),
 }
 
 

@@ -56,3 +56,30 @@ def test_bad_input_is_refused_in_one_line(
     )
     assert (2, "", f"tokenfleet: {line}\n") == (done.returncode, done.stdout, done.stderr)
     assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        ("worker: --port: 0\n\nnanobind: leaked 2 instances!\n", "worker: --port: 0\n"),
+        ("worker: a\nt ERROR worker: engine died: b\nt INFO worker: c\n", "t ERROR worker: engine died: b\n"),
+        ("t INFO worker.server: loading\nKilled\n \n", "Killed\n"),
+        ("", ""),
+    ],
+    ids=["noise-after-a-refusal", "the-last-error", "no-word-of-its-own", "nothing"],
+)
+def test_what_a_worker_said_stands_above_the_noise(tmp_path: Path, log: str, says: str) -> None:
+    """Why a worker ended is the last line in which it says so itself, else the last one that is not empty."""
+    (tmp_path / "log").write_text(log)
+    lines = SCRIPT.read_text().splitlines()
+    begin = lines.index("last_words() {")
+    function = lines[begin : lines.index("}", begin) + 1]
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join([*function, 'echo "$(last_words "$1")"']), "-", "log"],
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (0, says or "\n", "") == (done.returncode, done.stdout, done.stderr)

@@ -40,10 +40,12 @@ def test_setup_without_a_gpu_installs_the_cpu_build(workspace: Workspace, nvidia
 
 
 def test_setup_counting_installs_no_extra(workspace: Workspace) -> None:
-    """The counting backend gets the plain project in an environment of its own."""
+    """The counting backend gets the plain project in an environment of its own, and stays the default."""
     workspace.add_command("python3", MAKE_VENV)
-    workspace.run("setup.sh", MLPERF_BACKEND="counting")
+    result = workspace.run("setup.sh", MLPERF_BACKEND="counting")
 
+    activate = f"{workspace.root}/.venv_counting/bin/activate".replace(" ", "\\ ")
+    assert f"Ready: source {activate} && export MLPERF_BACKEND=counting" == result.stdout.splitlines()[-1]
     assert workspace.recorded() == [
         ["python3", "-m", "venv", f"{workspace.root}/.venv_counting"],
         ["python", "-m", "pip", "install", "-e", "."],

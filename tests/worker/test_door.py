@@ -20,6 +20,7 @@ from tests import fleet, secure
 BUF = os.environ.get("BUF") or shutil.which("buf")
 needs_buf = pytest.mark.skipif(BUF is None, reason="no buf on PATH or in $BUF (npm package @bufbuild/buf)")
 WAIT_S = 20.0
+NO_TOKEN = "no run token: --run-token-file is missing"
 UNAUTHENTICATED_EXIT = 128  # buf's exit code is 8 times gRPC's status code; UNAUTHENTICATED is 16
 
 
@@ -74,7 +75,7 @@ def test_token_is_looked_for_before_the_call_is_read(
             with pytest.raises(grpc.RpcError) as caught:
                 list(call)
             status = (caught.value.code(), caught.value.details())
-            assert (grpc.StatusCode.UNAUTHENTICATED, "no run token") == status
+            assert (grpc.StatusCode.UNAUTHENTICATED, NO_TOKEN) == status
 
 
 def test_readme_makes_certificates_that_work(tmp_path: Path) -> None:

@@ -63,7 +63,28 @@ def test_the_probe_asks_for_a_service(health_server: tuple[health.HealthServicer
     servicer.set("tokenfleet.v1.Worker", health_pb2.HealthCheckResponse.NOT_SERVING)
     assert (0, "") == run_probe(address)
     assert (1, f"probe: {address}: NOT_SERVING\n") == run_probe(address, "tokenfleet.v1.Worker")
-    assert (2, "probe: a b: one service at most\n") == run_probe(address, "a", "b")
+    assert (2, "probe: a b: one address and one service at most\n") == run_probe(address, "a", "b")
+
+
+def test_the_probe_takes_an_address(health_server: tuple[health.HealthServicer, str]) -> None:
+    """host:port on the command line wins over WORKER_ADDRESS, with a service or without; two are too many."""
+    servicer, address = health_server
+    servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    servicer.set("tokenfleet.v1.Worker", health_pb2.HealthCheckResponse.NOT_SERVING)
+    assert (0, "") == run_probe("127.0.0.1:9", address)
+    line = f"probe: {address}: NOT_SERVING\n"
+    assert (1, line) == run_probe("127.0.0.1:9", address, "tokenfleet.v1.Worker")
+    assert (2, "probe: a:1 b:2: one address and one service at most\n") == run_probe(address, "a:1", "b:2")
+
+
+def test_the_probe_helps(capfd: pytest.CaptureFixture[str]) -> None:
+    """--help names what the probe reads and asks nobody; there is no other flag."""
+    assert 0 == probe.main(["--help"], {"WORKER_ADDRESS": "127.0.0.1:9"})
+    shown = capfd.readouterr()
+    assert "" == shown.err
+    assert all(word in shown.out for word in ("[HOST:PORT] [SERVICE]", "WORKER_ADDRESS", "WORKER_TLS_CA"))
+    refusal = "probe: --tls: no flag but --help; WORKER_TLS_CA and others are variables\n"
+    assert (2, refusal) == run_probe("127.0.0.1:9", "--tls")
 
 
 def test_the_probe_goes_over_tls(tmp_path: Path) -> None:
@@ -74,9 +95,13 @@ def test_the_probe_goes_over_tls(tmp_path: Path) -> None:
         ca = {"WORKER_TLS_CA": str(tmp_path / "ca.pem")}
         pair = {f"WORKER_TLS_{kind}": f"{tmp_path}/client.{end}" for kind, end in PAIR_FILES}
         asks = [(tls, {}), (tls, ca), (mutual, ca), (mutual, ca | pair)]
-        codes = [run_probe(address, **files)[0] for address, files in asks]
+        ended = [run_probe(address, **files) for address, files in asks]
 
-    assert [1, 0, 1, 0] == codes
+    assert [1, 0, 1, 0] == [code for code, _ in ended]
+    hints = [
+        line.endswith("Socket closed; if it speaks TLS: WORKER_TLS_CA is missing\n") for _, line in ended
+    ]
+    assert [True, False, False, False] == hints, ended
 
 
 def test_the_probe_fails_where_nothing_listens() -> None:

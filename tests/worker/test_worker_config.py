@@ -1,11 +1,13 @@
 """The worker's own flags, and what becomes of all others."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from worker import counting_engine, simulated_engine
 from worker.__main__ import make_service
-from worker.config import BadInput, EngineKind, WorkerConfig, parse
+from worker.config import ENGINE_FLAGS, BadInput, EngineKind, WorkerConfig, build_parser, parse
 
 
 def test_defaults_are_the_dataclass() -> None:
@@ -106,3 +108,18 @@ def test_what_no_one_knows_is_bad_input(argv: str, named: str) -> None:
         make_service(argv.split())
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_help_tells_of_every_flag() -> None:
+    """--help says what each flag means, its default where there is one, and every flag of our engines."""
+    parser = build_parser()
+    assert [] == [action.option_strings for action in parser._actions if not action.help]
+    shown = {action.dest: action.help or "" for action in parser._actions}
+    ends = {"engine": "vllm", "host": "127.0.0.1", "port": "50051", "replicas": "1", "frame_hold_ms": "20.0"}
+    ends |= {"drain_timeout_s": "30.0", "coordinator_timeout_s": "15.0"}
+    assert [] == [name for name, end in ends.items() if not shown[name].endswith(f"; default {end}")]
+    assert [] == [name for name, text in shown.items() if "None" in text]
+    sentences = dict(part.split(": ", 1) for part in re.split(r"\n  (?=\w)", ENGINE_FLAGS) if ": " in part)
+    for name, module in {"counting": counting_engine, "simulated": simulated_engine}.items():
+        flags = {action.option_strings[-1] for action in module.build_parser()._actions} - {"--help"}
+        assert flags == set(re.findall("--[a-z-]+[a-z]", sentences[name]))

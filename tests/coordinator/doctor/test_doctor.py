@@ -223,7 +223,8 @@ def test_doors_that_stay_shut_are_told(tmp_path: Path) -> None:
         token, mutual = doors["token"].address, doors["mutual"].address
         keys = secure.KEYS["mutual"].format(d=tmp_path).split()
         assert 0 == doctor([mutual], *keys).returncode
-        assert f"{token}: no run token" == failures(doctor([token]))["run token"][0]
+        missing = f"{token}: no run token: --run-token-file is missing"
+        assert missing == failures(doctor([token]))["run token"][0]
         wrong = failures(doctor([token], "--run-token-file", str(tmp_path / "other-token")))
         assert f"{token}: wrong run token" == wrong["run token"][0]
         shut = failures(doctor([mutual]))

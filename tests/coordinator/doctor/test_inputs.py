@@ -1,12 +1,13 @@
 """The doctor reads what a run reads before it needs a worker, and says what the run would say of it."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import fleet
-from tests.coordinator.doctor.test_doctor import doctor, failures
+from tests.coordinator.doctor.test_doctor import DOCTOR, END_TIMEOUT_S, doctor, failures
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +53,18 @@ def test_earlier_run_that_is_to_be_replaced_passes(worker: fleet.WorkerProcess, 
     done = doctor([worker.address], "--output-dir", str(tmp_path / "out"), "--overwrite")
     assert (0, "") == (done.returncode, done.stderr), done.stdout
     assert "  ok    settings" in done.stdout
+
+
+def test_who_reads_only_the_first_lines_is_no_trouble() -> None:
+    """Where the table's reader has gone, as `head` does, the exit code stays and nothing is on stderr."""
+    command = [*DOCTOR, "--workers", "127.0.0.1:9", "--timeout-s", "1"]
+    process = subprocess.Popen(
+        command, cwd=fleet.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    try:
+        _, errors = process.communicate(timeout=END_TIMEOUT_S)
+    finally:
+        process.kill()
+    assert (1, "") == (process.returncode, errors)

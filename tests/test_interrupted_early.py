@@ -1,0 +1,61 @@
+"""Ctrl-C while a command still imports what it needs: one line, exit code 130, no traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import fleet
+
+# Stands for a package that takes long to import.
+SLOW = """
+import pathlib, time
+pathlib.Path({mark!r}).touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "slow", "line"),
+    [
+        ("-m worker --engine counting", "grpc", "worker: interrupted"),
+        ("-m worker --preset latency --print-config", "vllm", "worker: interrupted"),
+        ("run_mlperf.py --backend counting", "numpy", "run_mlperf.py: interrupted by SIGINT"),
+        (
+            "run_mlperf.py --backend vllm --model a/b",
+            "huggingface_hub",
+            "run_mlperf.py: interrupted by SIGINT",
+        ),
+    ],
+    ids=["worker-imports", "worker-imports-vllm", "run_mlperf-imports", "run_mlperf-looks-for-its-model"],
+)
+def test_an_interrupt_before_anything_runs_is_one_line(
+    tmp_path: Path, argv: str, slow: str, line: str
+) -> None:
+    """SIGINT within an import, where no handler of the command's own is at work yet, leaves no traceback."""
+    mark = tmp_path / "importing"
+    for name in {slow, "vllm"}:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(SLOW.format(mark=str(mark)))
+    process = subprocess.Popen(
+        [sys.executable, *argv.split()],
+        cwd=fleet.ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline_s = time.monotonic() + 30.0
+        while not mark.exists():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (130, "", f"{line}\n") == (process.returncode, output, errors)
