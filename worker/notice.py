@@ -34,10 +34,16 @@ def tell(words: str) -> None:
             logger.warning("%s: %s not told: %s", NOTIFY_SOCKET, words, error)
 
 
+def is_of_node() -> bool:
+    """Say whether this process is a node's replica; to any other SIGHUP is its terminal's end, or nohup's."""
+    return NODE_PID in os.environ
+
+
 def end_with_node() -> bool:
     """Have the kernel send NODE_GONE when the node dies, however that dies; False: it is dead already."""
-    node_pid = os.environ.get(NODE_PID)
-    if node_pid is None:
+    if not is_of_node():
         return True
+    # A node under nohup hands down that it is ignored.
+    signal.signal(NODE_GONE, signal.SIG_DFL)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, NODE_GONE)
-    return os.getppid() == int(node_pid)
+    return os.getppid() == int(os.environ[NODE_PID])

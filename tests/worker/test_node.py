@@ -158,6 +158,34 @@ def test_no_replica_outlives_a_killed_node(node: fleet.WorkerProcess) -> None:
     wait_until(lambda: all(map(gone, pids)), node.log)
 
 
+def test_no_replica_that_still_begins_outlives_a_killed_node_under_nohup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node dies while its replicas look at their flags, with SIGHUP ignored as nohup hands it down."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys, time\n"
+        "if 'TOKENFLEET_NODE_PID' in os.environ:\n"
+        "    import worker.notice\n"
+        "    follow = worker.notice.end_with_node\n"
+        "    def linger():\n"
+        "        follow()\n"
+        "        print('lingers', os.getpid(), flush=True)\n"
+        "        time.sleep(60)\n"
+        "    worker.notice.end_with_node = linger\n"
+    )
+    monkeypatch.setattr(fleet, "VLLM_CPU_ENV", os.environ | {"PYTHONPATH": f"{tmp_path}:{fleet.ROOT}"})
+    address = f"127.0.0.1:{steady_port(random.Random(), 3)}"
+    program = ("nohup", sys.executable, "-m", "worker")
+    node = fleet.start_worker(tmp_path / "log", "--replicas", "2", address=address, program=program)
+    try:
+        wait_until(lambda: node.log.read_text().count("lingers") == 2, node.log)
+        pids = [int(pid) for pid in re.findall("lingers ([0-9]+)", node.log.read_text())]
+    finally:
+        node.process.kill()
+        node.process.wait(10)
+    wait_until(lambda: all(map(gone, pids)), node.log)
+
+
 def test_a_replica_that_cannot_load_is_given_up_and_the_other_goes_on(tmp_path: Path) -> None:
     """A foreign socket holds the second replica's port: its words are shown, the node is degraded."""
     port = steady_port(random.Random(), 3)

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,25 @@ def test_a_drain_has_an_end(tmp_path: Path, flags: list[str], second_signal: boo
         status, _ = await stream.refusal()
         assert status in ("UNAVAILABLE", "CANCELLED")
         assert await asyncio.to_thread(worker.process.wait, 20) == 0
+
+    walk(worker, steps)
+
+
+def test_a_worker_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    """SIGHUP does not touch a worker that nohup has started: it serves on, and SIGTERM ends it with 0."""
+    program = ("nohup", sys.executable, "-m", "worker")
+    worker = fleet.start_worker(tmp_path / "log", program=program)
+
+    async def steps(channel: grpc.aio.Channel) -> None:
+        await wait_for(channel, pb.WORKER_STATE_READY)
+        worker.process.send_signal(signal.SIGHUP)
+        stream = Stream(channel)
+        await stream.open()
+        await stream.submit({1: [3, 9]})
+        await stream.take_until_ended(1)
+        assert stream.answers == {1: [10, 11, STOP_TOKEN_ID]}
+        await stream.end()
+        assert await asyncio.to_thread(worker.stop) == 0
 
     walk(worker, steps)
 
