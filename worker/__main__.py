@@ -15,7 +15,7 @@ from worker.door import Door
 from worker.engine import Engine, EngineDead
 from worker.model import find_checkpoint
 from worker.node import Node, divide
-from worker.notice import end_with_node
+from worker.notice import check_notices, end_with_node
 from worker.resolved import resolved
 from worker.server import Server
 
@@ -76,6 +76,7 @@ def make_service(argv: list[str]) -> Server | Node:
         if config.replicas > 1:
             if config.engine is EngineKind.VLLM:
                 find_checkpoint(_named(model))
+            check_notices()
             return Node(config, door, divide(config, engine_argv), argv)
         return Server(config, make_engine(config.engine, model, engine_argv), door)
     except ValueError as error:

@@ -8,9 +8,7 @@ import logging
 import os
 import signal
 import socket
-import tempfile
 import uuid
-from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2
@@ -86,8 +84,7 @@ class Node:
         server = await listen(self._config, self._door, _NodeServicer(self), self._health)
         telling = asyncio.ensure_future(self._tell_changes())
         try:
-            with tempfile.TemporaryDirectory(prefix="tokenfleet-node-") as name:
-                await self._keep_replicas(Path(name))
+            await self._keep_replicas()
         finally:
             telling.cancel()
             await server.stop(grace=1.0)
@@ -129,9 +126,9 @@ class Node:
         self._stopping.set()
         self._changed.set()
 
-    async def _keep_replicas(self, directory: Path) -> None:
+    async def _keep_replicas(self) -> None:
         """Run all replicas until none is left; after a signal for a bounded time."""
-        lives = [asyncio.ensure_future(replica.run(directory)) for replica in self._replicas]
+        lives = [asyncio.ensure_future(replica.run()) for replica in self._replicas]
         stopping = asyncio.ensure_future(self._stopping.wait())
         ending = asyncio.gather(*lives)
         await asyncio.wait((ending, stopping), return_when=asyncio.FIRST_COMPLETED)

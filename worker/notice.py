@@ -1,10 +1,13 @@
 """What a worker tells whoever started it, in systemd's words (sd_notify), and who ends with whom."""
 
+import contextlib
 import ctypes
 import logging
 import os
 import signal
 import socket
+import tempfile
+from collections.abc import Iterator
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,37 @@ def tell(words: str) -> None:
             sock.sendto(words.encode(), address)
         except OSError as error:
             logger.warning("%s: %s not told: %s", NOTIFY_SOCKET, words, error)
+
+
+@contextlib.contextmanager
+def open_notices() -> Iterator[tuple[socket.socket, str]]:
+    """Bind a socket where one process may tell; yields it and its path, where nobody else may write.
+
+    Raises:
+        OSError: There is no descriptor or directory for it, or the directory's path is too long.
+    """
+    # Whoever cleans temporary directories may have been there first.
+    with (
+        tempfile.TemporaryDirectory(prefix="tokenfleet-", ignore_cleanup_errors=True) as directory,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notices,
+    ):
+        path = f"{directory}/notify"
+        notices.bind(path)
+        yield notices, path
+
+
+def check_notices() -> None:
+    """Try the temporary directory out.
+
+    Raises:
+        ValueError: A socket for notices cannot be had there.
+    """
+    try:
+        with open_notices():
+            pass
+    except OSError as error:
+        where = os.environ.get("TMPDIR", "not set")
+        raise ValueError(f"TMPDIR: {where}: no socket for replicas can be there: {error}") from error
 
 
 def is_of_node() -> bool:

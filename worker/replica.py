@@ -10,12 +10,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 
 from protos import worker_pb2 as pb
 from worker.accelerators import VARIABLE
 from worker.cores import format_cores
-from worker.notice import NODE_PID, NOTIFY_SOCKET, READY, STOPPING
+from worker.notice import NODE_PID, NOTIFY_SOCKET, READY, STOPPING, open_notices
 from worker.placement import Share
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ class Replica:
         self.state = pb.WORKER_STATE_STARTING
         self.reason = ""
         self.exit_code: int | None = None
-        """Of its last process; below 0: the signal that ended it."""
+        """Of its last process; below 0: the signal that ended it. None: it could not be started, or runs."""
         self._argv = [*argv, "--replicas", "1", "--port", str(port)]
         if share.cores:
             self._argv += ["--cores", format_cores(share.cores)]
@@ -78,15 +77,11 @@ class Replica:
             cores=format_cores(self._share.cores),
         )
 
-    async def run(self, directory: Path) -> None:
-        """Keep a process up until `stop`, or until it is given up.
-
-        Args:
-            directory: For its socket; nobody else may write there.
-        """
+    async def run(self) -> None:
+        """Keep a process up until `stop`, or until it is given up."""
         num_crashes = 0
         while not self._stopping.is_set():
-            lasted = await self._live(directory)
+            lasted = await self._live()
             if self._stopping.is_set():
                 return
             num_crashes = 1 if lasted else num_crashes + 1
@@ -106,15 +101,18 @@ class Replica:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signum)
 
-    async def _live(self, directory: Path) -> bool:
-        """Run one process to its end; returns whether it lasted."""
-        path = directory / f"{self.index}"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notices:
-            path.unlink(missing_ok=True)
-            notices.bind(str(path))
-            # A pipe of our own: asyncio's would make its end a condition of the process's.
-            log, log_end = os.pipe()
-            process = await self._start(path, log_end)
+    async def _live(self) -> bool:
+        """Run one process to its end, where it begins at all; returns whether it lasted."""
+        self._process = self.exit_code = self._ready_since_s = None
+        self._last_lines.clear()
+        with contextlib.ExitStack() as stack:
+            try:
+                notices, path = stack.enter_context(open_notices())
+                process, log = await self._start(path)
+            except (OSError, RuntimeError) as error:
+                # No descriptor, memory, process or directory is to be had; RuntimeError: no thread.
+                self.reason = f"cannot be started: {error}"
+                return False
             listening = asyncio.ensure_future(self._hear(notices))
             relaying = asyncio.ensure_future(self._relay(log))
             self.exit_code = await process.wait()
@@ -129,15 +127,20 @@ class Replica:
         served_s = 0.0 if self._ready_since_s is None else time.monotonic() - self._ready_since_s
         return served_s >= LASTING_S
 
-    async def _start(self, notices: Path, log_end: int) -> asyncio.subprocess.Process:
-        """Start a process that writes its log to a pipe, whose end is closed here."""
-        environment = os.environ | {NOTIFY_SOCKET: str(notices), NODE_PID: str(os.getpid())}
+    async def _start(self, notices: str) -> tuple[asyncio.subprocess.Process, int]:
+        """Start a process; its log comes out of a pipe, whose descriptor is the caller's.
+
+        Raises:
+            OSError: There is none.
+            RuntimeError: No thread can be had that waits for it; it is killed.
+        """
+        environment = os.environ | {NOTIFY_SOCKET: notices, NODE_PID: str(os.getpid())}
         if self._share.devices:
             environment[VARIABLE] = ",".join(self._share.devices)
-        self._ready_since_s = None
-        self._last_lines.clear()
+        # A pipe of our own: asyncio's would make its end a condition of the process's.
+        log, log_end = os.pipe()
         try:
-            self._process = await asyncio.create_subprocess_exec(
+            process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "worker", *self._argv),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log_end,
@@ -145,12 +148,19 @@ class Replica:
                 env=environment,
                 start_new_session=True,
             )
+        except (OSError, RuntimeError):
+            os.close(log)
+            raise
         finally:
             os.close(log_end)
+        self._process = process
         self._num_starts += 1
-        logger.info("replica %d: process %d at port %d", self.index, self._process.pid, self._port)
+        logger.info("replica %d: process %d at port %d", self.index, process.pid, self._port)
         self._enter(pb.WORKER_STATE_LOADING)
-        return self._process
+        if self._stopping.is_set():
+            # It was asked for before it was there.
+            self.stop(signal.SIGTERM)
+        return process, log
 
     async def _hear(self, notices: socket.socket) -> None:
         """Take what the process tells of itself."""
