@@ -24,7 +24,7 @@ from worker.host import Host
 from worker.listen import listen
 from worker.notice import READY, STOPPING, tell
 from worker.placement import Share, place, read_size, split
-from worker.replica import BAD_INPUT, Replica
+from worker.replica import Replica
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ class Node:
 
     def _raise_why(self) -> None:
         reasons = [f"replica {replica.index}: {replica.reason}" for replica in self._replicas]
-        if all(replica.exit_code == BAD_INPUT for replica in self._replicas):
+        if all(replica.is_refused for replica in self._replicas):
             raise BadInput(self._replicas[0].reason.rpartition("worker: ")[2])
         raise EngineDead("; ".join(reasons))
 

@@ -62,8 +62,14 @@ class Replica:
         self._process: asyncio.subprocess.Process | None = None
         self._num_starts = 0
         self._ready_since_s: float | None = None
+        self._has_served = False
         self._stopping = asyncio.Event()
         self._last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
+
+    @property
+    def is_refused(self) -> bool:
+        """Its flags are bad: flags that have served once are not, and something else was in the way."""
+        return self.exit_code == BAD_INPUT and not self._has_served
 
     def describe(self) -> pb.Replica:
         """Say what GetInfo says of it."""
@@ -85,7 +91,7 @@ class Replica:
             if self._stopping.is_set():
                 return
             num_crashes = 1 if lasted else num_crashes + 1
-            if self.exit_code == BAD_INPUT or num_crashes == MAX_CRASHES:
+            if self.is_refused or num_crashes == MAX_CRASHES:
                 self._give_up(num_crashes)
                 return
             backoff_s = min(FIRST_BACKOFF_S * 2 ** (num_crashes - 1), MAX_BACKOFF_S)
@@ -169,6 +175,7 @@ class Replica:
             for word in words.decode(errors="replace").splitlines():
                 if word == READY:
                     self._ready_since_s = time.monotonic()
+                    self._has_served = True
                     self._enter(pb.WORKER_STATE_READY)
                 elif word == STOPPING:
                     self._enter(pb.WORKER_STATE_DRAINING)
@@ -206,7 +213,7 @@ class Replica:
         return f"{how}: {last}"[:MAX_REASON_LEN]
 
     def _give_up(self, num_crashes: int) -> None:
-        if self.exit_code != BAD_INPUT:
+        if not self.is_refused:
             self.reason = f"given up after {num_crashes} processes, the last: {self.reason}"
         logger.error("replica %d: %s; its last lines:", self.index, self.reason)
         sys.stderr.write("".join(f"[replica {self.index}] {line}\n" for line in self._last_lines))

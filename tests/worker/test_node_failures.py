@@ -94,6 +94,31 @@ def test_a_replica_that_never_lasts_is_given_up(tmp_path: Path, monkeypatch: pyt
     assert f"engine died: replica 0: {reason}; replica 1: {reason}" in log
 
 
+def test_flags_that_have_served_once_are_not_bad(tmp_path: Path) -> None:
+    """A port taken for a moment after a kill: the replica ends with 2, is tried again and serves."""
+    with node_of(PATIENT_NODE, tmp_path) as node, socket.socket() as foreign:
+        fleet.wait_serving(node)
+        replica = info_of(node.address).replicas[1]
+        foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        os.kill(replica.pid, signal.SIGKILL)
+        wait_until(lambda: binds(foreign, replica.port), node.log)
+        foreign.listen()
+        taken = f"worker: --port: cannot listen on 127.0.0.1:{replica.port}, is it in use?"
+        # By two processes, so the first of them was not the last.
+        wait_until(lambda: node.log.read_text().count(f"exit code 2: {taken}; starts again") >= 2, node.log)
+        foreign.close()
+        wait_until(lambda: states_of(node.address) == ["READY"] * 3, node.log)
+
+
+def binds(sock: socket.socket, port: int) -> bool:
+    """Take a port that another process may still hold."""
+    try:
+        sock.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
+
+
 def descriptors(pid: int) -> set[int]:
     """List what a process has open, less what it opens for a moment."""
     readings = []
