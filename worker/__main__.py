@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import sys
+from typing import NoReturn
 
 from protos.config_file import PRINT_FLAG, name_source
 from worker.config import BadInput, EngineKind, parse
@@ -15,7 +16,7 @@ from worker.door import Door
 from worker.engine import Engine, EngineDead
 from worker.model import find_checkpoint
 from worker.node import Node, divide
-from worker.notice import check_notices, end_with_node
+from worker.notice import check_notices, end_with_node, tell_why
 from worker.resolved import resolved
 from worker.server import Server
 
@@ -54,11 +55,17 @@ def main(argv: list[str]) -> int:
             raise EngineDead("the node is gone")
         asyncio.run(make_service(argv).run())
     except BadInput as error:
-        print(f"worker: {name_source(str(error), argv, 'worker')}", file=sys.stderr)
+        line = f"worker: {name_source(str(error), argv, 'worker')}"
+        tell_why(line)
+        print(line, file=sys.stderr)
         return 2
     except EngineDead as error:
+        tell_why(f"engine died: {error}")
         logger.error("engine died: %s", error)
         return 1
+    except Exception as error:
+        tell_why(f"{type(error).__name__}: {error}")
+        raise
     return 0
 
 
@@ -118,5 +125,18 @@ def show(argv: list[str]) -> str:
         raise BadInput(str(error)) from error
 
 
+def leave(code: int) -> NoReturn:
+    """End the process; one that failed ends at once, so that its own last line is the last.
+
+    The libraries that vLLM loads write what they have leaked at the interpreter's end. The engine is closed:
+    no process of its own is left to wait for.
+    """
+    if code == 0:
+        sys.exit()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

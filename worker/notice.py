@@ -15,6 +15,8 @@ NOTIFY_SOCKET = "NOTIFY_SOCKET"
 NODE_PID = "TOKENFLEET_NODE_PID"
 READY = "READY=1"
 STOPPING = "STOPPING=1"
+STATUS = "STATUS="
+MAX_STATUS_LEN = 1000
 NODE_GONE = signal.SIGHUP
 """Ends a replica at once but in order: its engine's processes would outlive a kill, and a drain would keep
 the port from the next node's replica."""
@@ -23,7 +25,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def tell(words: str) -> None:
-    """Send READY or STOPPING to $NOTIFY_SOCKET; nothing where nobody asks."""
+    """Send READY, STOPPING or a status to $NOTIFY_SOCKET; nothing where nobody asks."""
     address = os.environ.get(NOTIFY_SOCKET)
     if not address:
         return
@@ -35,6 +37,11 @@ def tell(words: str) -> None:
             sock.sendto(words.encode(), address)
         except OSError as error:
             logger.warning("%s: %s not told: %s", NOTIFY_SOCKET, words, error)
+
+
+def tell_why(reason: str) -> None:
+    """Tell why this process ends, on one line; systemd shows it too."""
+    tell(STATUS + " ".join(reason.split())[:MAX_STATUS_LEN])
 
 
 @contextlib.contextmanager

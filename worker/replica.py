@@ -14,7 +14,7 @@ from collections.abc import Callable
 from protos import worker_pb2 as pb
 from worker.accelerators import VARIABLE
 from worker.cores import format_cores
-from worker.notice import NODE_PID, NOTIFY_SOCKET, READY, STOPPING, open_notices
+from worker.notice import NODE_PID, NOTIFY_SOCKET, READY, STATUS, STOPPING, open_notices
 from worker.placement import Share
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class Replica:
         self._ready_since_s: float | None = None
         self._has_served = False
         self._stopping = asyncio.Event()
+        self._told = ""
         self._last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
 
     @property
@@ -110,6 +111,7 @@ class Replica:
     async def _live(self) -> bool:
         """Run one process to its end, where it begins at all; returns whether it lasted."""
         self._process = self.exit_code = self._ready_since_s = None
+        self._told = ""
         self._last_lines.clear()
         with contextlib.ExitStack() as stack:
             try:
@@ -119,7 +121,9 @@ class Replica:
                 # No descriptor, memory, process or directory is to be had; RuntimeError: no thread.
                 self.reason = f"cannot be started: {error}"
                 return False
-            listening = asyncio.ensure_future(self._hear(notices))
+            loop = asyncio.get_running_loop()
+            loop.add_reader(notices, self._hear, notices)
+            stack.callback(loop.remove_reader, notices)
             relaying = asyncio.ensure_future(self._relay(log))
             self.exit_code = await process.wait()
             # What it started holds its accelerators, and the pipe.
@@ -127,7 +131,7 @@ class Replica:
                 os.killpg(process.pid, signal.SIGKILL)
             await asyncio.wait((relaying,), timeout=LOG_TIMEOUT_S)
             relaying.cancel()
-            listening.cancel()
+            self._hear(notices)
         self._process = None
         self.reason = self._compose_reason()
         served_s = 0.0 if self._ready_since_s is None else time.monotonic() - self._ready_since_s
@@ -168,17 +172,22 @@ class Replica:
             self.stop(signal.SIGTERM)
         return process, log
 
-    async def _hear(self, notices: socket.socket) -> None:
-        """Take what the process tells of itself."""
-        while True:
-            words = await asyncio.get_running_loop().sock_recv(notices, MAX_LINE_BYTES)
-            for word in words.decode(errors="replace").splitlines():
-                if word == READY:
-                    self._ready_since_s = time.monotonic()
-                    self._has_served = True
-                    self._enter(pb.WORKER_STATE_READY)
-                elif word == STOPPING:
-                    self._enter(pb.WORKER_STATE_DRAINING)
+    def _hear(self, notices: socket.socket) -> None:
+        """Take what the process has told of itself."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                for word in notices.recv(MAX_LINE_BYTES).decode(errors="replace").splitlines():
+                    self._take(word)
+
+    def _take(self, word: str) -> None:
+        if word == READY:
+            self._ready_since_s = time.monotonic()
+            self._has_served = True
+            self._enter(pb.WORKER_STATE_READY)
+        elif word == STOPPING:
+            self._enter(pb.WORKER_STATE_DRAINING)
+        elif word.startswith(STATUS):
+            self._told = word.removeprefix(STATUS)
 
     async def _relay(self, log: int) -> None:
         """Pass its log on, each line with its number before it; a line without an end comes in pieces."""
@@ -207,10 +216,10 @@ class Replica:
         assert self.exit_code is not None
         code = self.exit_code
         how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        if code < 0 or not self._last_lines:
-            return how
-        last = "".join(c if c.isprintable() else "?" for c in self._last_lines[-1])
-        return f"{how}: {last}"[:MAX_REASON_LEN]
+        # The interpreter, and what is loaded into it, may have the last line, and says nothing of the cause.
+        words = self._told or ("" if code < 0 or not self._last_lines else self._last_lines[-1])
+        clean = "".join(c if c.isprintable() else "?" for c in words)
+        return f"{how}: {clean}"[:MAX_REASON_LEN] if clean else how
 
     def _give_up(self, num_crashes: int) -> None:
         if not self.is_refused:

@@ -111,7 +111,7 @@ class Server:
         if not self._servicer.engine_dead.is_set():
             await self._drain()
         if self._servicer.engine_dead.is_set():
-            raise EngineDead("the worker stops")
+            raise EngineDead(self._servicer.death)
 
     async def _drain(self) -> None:
         """Take no new run; let the current one go on, until it ends or a second signal or the deadline."""

@@ -16,6 +16,14 @@ from tests import fleet
 from worker.ports import steady_port
 
 WAIT_S = 30.0
+# A sitecustomize: every engine dies at its first step, idle.
+DYING = """
+from worker import counting_engine
+from worker.engine import EngineDead
+async def die(self):
+    raise EngineDead("CUDA error: out of memory")
+counting_engine.CountingEngine.step = die
+"""
 
 
 def info_of(address: str) -> pb.WorkerInfo:

@@ -15,7 +15,7 @@ import pytest
 
 from protos.frames import SERVICE
 from tests import fleet
-from tests.worker.nodes import WAIT_S, info_of, node_of, states_of, wait_until
+from tests.worker.nodes import DYING, WAIT_S, info_of, node_of, states_of, wait_until
 from worker.ports import steady_port
 
 # The product's own node with pauses of a hundredth.
@@ -92,6 +92,19 @@ def test_a_replica_that_never_lasts_is_given_up(tmp_path: Path, monkeypatch: pyt
     assert 10 == log.count(": process ")
     reason = "given up after 5 processes, the last: exit code 7: no such kernel"
     assert f"engine died: replica 0: {reason}; replica 1: {reason}" in log
+
+
+def test_a_node_says_why_an_engine_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is what the replica tells of itself, not the last line of its log, which may be anything."""
+    noisy = (
+        "import os\nend = os._exit\nos._exit = lambda code: print('leaked types', flush=True) or end(code)\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(DYING + noisy)
+    monkeypatch.setattr(fleet, "VLLM_CPU_ENV", os.environ | {"PYTHONPATH": f"{tmp_path}:{fleet.ROOT}"})
+    reason = "exit code 1: engine died: CUDA error: out of memory"
+    with node_of(PATIENT_NODE, tmp_path) as node:
+        wait_until(lambda: [reason] * 2 == [one.reason for one in info_of(node.address).replicas], node.log)
+        assert "[replica 1] leaked types" in node.log.read_text()
 
 
 def test_flags_that_have_served_once_are_not_bad(tmp_path: Path) -> None:
