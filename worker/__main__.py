@@ -126,10 +126,10 @@ def show(argv: list[str]) -> str:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process; one that failed ends at once, so that its own last line is the last.
+    """End the process; one that failed ends without the interpreter's end, and says nothing after its reason.
 
-    The libraries that vLLM loads write what they have leaked at the interpreter's end. The engine is closed:
-    no process of its own is left to wait for.
+    Libraries that vLLM loads write there what they have leaked. The engine is closed: no process of its own is
+    left to wait for.
     """
     if code == 0:
         sys.exit()
