@@ -23,18 +23,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-try:
-    from coordinator.config import Parser, RunConfig, build_parser, expand, one_of, to_argv, to_config
-    from coordinator.inputs import Inputs
-    from protos import config_file
-    from sut.settings import Scenario
-    from worker.config import WorkerConfig
-    from worker.installed import check_installed
-    from worker.model import find_checkpoint
-    from worker.ports import steady_port
-except KeyboardInterrupt:
-    sys.stderr.write("run_mlperf.py: interrupted by SIGINT\n")
-    sys.exit(130)
+from coordinator.config import Parser, RunConfig, build_parser, expand, one_of, to_argv, to_config
+from coordinator.inputs import Inputs
+from protos import config_file
+from sut.settings import Scenario
+from worker.config import WorkerConfig
+from worker.installed import check_installed
+from worker.model import find_checkpoint
+from worker.ports import steady_port
 
 ROOT = Path(__file__).resolve().parent
 POLL_S = 0.1

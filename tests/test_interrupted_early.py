@@ -1,4 +1,4 @@
-"""Ctrl-C while a command still imports what it needs: one line, exit code 130, no traceback."""
+"""Ctrl-C while a command imports what its engine needs: one line, exit code 130, no traceback."""
 
 import os
 import signal
@@ -22,16 +22,14 @@ time.sleep(60)
 @pytest.mark.parametrize(
     ("argv", "slow", "line"),
     [
-        ("-m worker --engine counting", "grpc", "worker: interrupted"),
         ("-m worker --preset latency --print-config", "vllm", "worker: interrupted"),
-        ("run_mlperf.py --backend counting", "numpy", "run_mlperf.py: interrupted by SIGINT"),
         (
             "run_mlperf.py --backend vllm --model a/b",
             "huggingface_hub",
             "run_mlperf.py: interrupted by SIGINT",
         ),
     ],
-    ids=["worker-imports", "worker-imports-vllm", "run_mlperf-imports", "run_mlperf-looks-for-its-model"],
+    ids=["worker", "run_mlperf"],
 )
 def test_an_interrupt_before_anything_runs_is_one_line(
     tmp_path: Path, argv: str, slow: str, line: str

@@ -7,22 +7,19 @@ import asyncio
 import logging
 import os
 import sys
+from typing import NoReturn
 
-try:
-    from protos.config_file import PRINT_FLAG, name_source
-    from worker.config import BadInput, EngineKind, parse
-    from worker.cores import Cores, format_cores, parse_cores
-    from worker.door import Door
-    from worker.engine import Engine, EngineDead
-    from worker.installed import check_installed
-    from worker.model import find_checkpoint
-    from worker.node import Node, divide
-    from worker.notice import end_with_node
-    from worker.resolved import resolved
-    from worker.server import Server
-except KeyboardInterrupt:
-    sys.stderr.write("worker: interrupted\n")
-    sys.exit(130)
+from protos.config_file import PRINT_FLAG, name_source
+from worker.config import BadInput, EngineKind, parse
+from worker.cores import Cores, format_cores, parse_cores
+from worker.door import Door
+from worker.engine import Engine, EngineDead
+from worker.installed import check_installed
+from worker.model import find_checkpoint
+from worker.node import Node, divide
+from worker.notice import check_notices, end_with_node, tell_why
+from worker.resolved import resolved
+from worker.server import Server
 
 logger = logging.getLogger("worker")
 
@@ -59,15 +56,21 @@ def main(argv: list[str]) -> int:
             raise EngineDead("the node is gone")
         asyncio.run(make_service(argv).run())
     except BadInput as error:
-        print(f"worker: {name_source(str(error), argv, 'worker')}", file=sys.stderr)
+        line = f"worker: {name_source(str(error), argv, 'worker')}"
+        tell_why(line)
+        print(line, file=sys.stderr)
         return 2
     except EngineDead as error:
+        tell_why(f"engine died: {error}")
         logger.error("engine died: %s", error)
         return 1
     except KeyboardInterrupt:
         # Before it serves, which is when SIGINT comes to mean a drain.
         print("worker: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        tell_why(f"{type(error).__name__}: {error}")
+        raise
     return 0
 
 
@@ -85,6 +88,7 @@ def make_service(argv: list[str]) -> Server | Node:
         if config.replicas > 1:
             if config.engine is EngineKind.VLLM:
                 find_checkpoint(_named(model))
+            check_notices()
             return Node(config, door, divide(config, engine_argv), argv)
         return Server(config, make_engine(config.engine, model, engine_argv), door)
     except (ValueError, ImportError) as error:
@@ -134,5 +138,18 @@ def show(argv: list[str]) -> str:
         raise BadInput(_reason(error)) from error
 
 
+def leave(code: int) -> NoReturn:
+    """End the process; one that failed ends without the interpreter's end, and says nothing after its reason.
+
+    Libraries that vLLM loads write there what they have leaked. The engine is closed: no process of its own
+    is left to wait for.
+    """
+    if code == 0:
+        sys.exit()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -8,9 +8,7 @@ import logging
 import os
 import signal
 import socket
-import tempfile
 import uuid
-from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2
@@ -26,7 +24,7 @@ from worker.host import Host
 from worker.listen import listen
 from worker.notice import READY, STOPPING, tell
 from worker.placement import Share, place, read_size, split
-from worker.replica import BAD_INPUT, Replica
+from worker.replica import Replica
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +84,7 @@ class Node:
         server = await listen(self._config, self._door, _NodeServicer(self), self._health)
         telling = asyncio.ensure_future(self._tell_changes())
         try:
-            with tempfile.TemporaryDirectory(prefix="tokenfleet-node-") as name:
-                await self._keep_replicas(Path(name))
+            await self._keep_replicas()
         finally:
             telling.cancel()
             await server.stop(grace=1.0)
@@ -129,9 +126,9 @@ class Node:
         self._stopping.set()
         self._changed.set()
 
-    async def _keep_replicas(self, directory: Path) -> None:
+    async def _keep_replicas(self) -> None:
         """Run all replicas until none is left; after a signal for a bounded time."""
-        lives = [asyncio.ensure_future(replica.run(directory)) for replica in self._replicas]
+        lives = [asyncio.ensure_future(replica.run()) for replica in self._replicas]
         stopping = asyncio.ensure_future(self._stopping.wait())
         ending = asyncio.gather(*lives)
         await asyncio.wait((ending, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -143,7 +140,7 @@ class Node:
 
     def _raise_why(self) -> None:
         reasons = [f"replica {replica.index}: {replica.reason}" for replica in self._replicas]
-        if all(replica.exit_code == BAD_INPUT for replica in self._replicas):
+        if all(replica.is_refused for replica in self._replicas):
             raise BadInput(self._replicas[0].reason.rpartition("worker: ")[2])
         raise EngineDead("; ".join(reasons))
 

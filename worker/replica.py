@@ -10,12 +10,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 
 from protos import worker_pb2 as pb
 from worker.accelerators import VARIABLE
 from worker.cores import format_cores
-from worker.notice import NODE_PID, NOTIFY_SOCKET, READY, STOPPING
+from worker.notice import NODE_PID, NOTIFY_SOCKET, READY, STATUS, STOPPING, open_notices
 from worker.placement import Share
 
 logger = logging.getLogger(__name__)
@@ -53,7 +52,7 @@ class Replica:
         self.state = pb.WORKER_STATE_STARTING
         self.reason = ""
         self.exit_code: int | None = None
-        """Of its last process; below 0: the signal that ended it."""
+        """Of its last process; below 0: the signal that ended it. None: it could not be started, or runs."""
         self._argv = [*argv, "--replicas", "1", "--port", str(port)]
         if share.cores:
             self._argv += ["--cores", format_cores(share.cores)]
@@ -63,8 +62,15 @@ class Replica:
         self._process: asyncio.subprocess.Process | None = None
         self._num_starts = 0
         self._ready_since_s: float | None = None
+        self._has_served = False
         self._stopping = asyncio.Event()
+        self._told = ""
         self._last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
+
+    @property
+    def is_refused(self) -> bool:
+        """Its flags are bad: flags that have served once are not, and something else was in the way."""
+        return self.exit_code == BAD_INPUT and not self._has_served
 
     def describe(self) -> pb.Replica:
         """Say what GetInfo says of it."""
@@ -78,19 +84,15 @@ class Replica:
             cores=format_cores(self._share.cores),
         )
 
-    async def run(self, directory: Path) -> None:
-        """Keep a process up until `stop`, or until it is given up.
-
-        Args:
-            directory: For its socket; nobody else may write there.
-        """
+    async def run(self) -> None:
+        """Keep a process up until `stop`, or until it is given up."""
         num_crashes = 0
         while not self._stopping.is_set():
-            lasted = await self._live(directory)
+            lasted = await self._live()
             if self._stopping.is_set():
                 return
             num_crashes = 1 if lasted else num_crashes + 1
-            if self.exit_code == BAD_INPUT or num_crashes == MAX_CRASHES:
+            if self.is_refused or num_crashes == MAX_CRASHES:
                 self._give_up(num_crashes)
                 return
             backoff_s = min(FIRST_BACKOFF_S * 2 ** (num_crashes - 1), MAX_BACKOFF_S)
@@ -106,16 +108,22 @@ class Replica:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signum)
 
-    async def _live(self, directory: Path) -> bool:
-        """Run one process to its end; returns whether it lasted."""
-        path = directory / f"{self.index}"
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notices:
-            path.unlink(missing_ok=True)
-            notices.bind(str(path))
-            # A pipe of our own: asyncio's would make its end a condition of the process's.
-            log, log_end = os.pipe()
-            process = await self._start(path, log_end)
-            listening = asyncio.ensure_future(self._hear(notices))
+    async def _live(self) -> bool:
+        """Run one process to its end, where it begins at all; returns whether it lasted."""
+        self._process = self.exit_code = self._ready_since_s = None
+        self._told = ""
+        self._last_lines.clear()
+        with contextlib.ExitStack() as stack:
+            try:
+                notices, path = stack.enter_context(open_notices())
+                process, log = await self._start(path)
+            except (OSError, RuntimeError) as error:
+                # No descriptor, memory, process or directory is to be had; RuntimeError: no thread.
+                self.reason = f"cannot be started: {error}"
+                return False
+            loop = asyncio.get_running_loop()
+            loop.add_reader(notices, self._hear, notices)
+            stack.callback(loop.remove_reader, notices)
             relaying = asyncio.ensure_future(self._relay(log))
             self.exit_code = await process.wait()
             # What it started holds its accelerators, and the pipe.
@@ -123,21 +131,26 @@ class Replica:
                 os.killpg(process.pid, signal.SIGKILL)
             await asyncio.wait((relaying,), timeout=LOG_TIMEOUT_S)
             relaying.cancel()
-            listening.cancel()
+            self._hear(notices)
         self._process = None
         self.reason = self._compose_reason()
         served_s = 0.0 if self._ready_since_s is None else time.monotonic() - self._ready_since_s
         return served_s >= LASTING_S
 
-    async def _start(self, notices: Path, log_end: int) -> asyncio.subprocess.Process:
-        """Start a process that writes its log to a pipe, whose end is closed here."""
-        environment = os.environ | {NOTIFY_SOCKET: str(notices), NODE_PID: str(os.getpid())}
+    async def _start(self, notices: str) -> tuple[asyncio.subprocess.Process, int]:
+        """Start a process; its log comes out of a pipe, whose descriptor is the caller's.
+
+        Raises:
+            OSError: There is none.
+            RuntimeError: No thread can be had that waits for it; it is killed.
+        """
+        environment = os.environ | {NOTIFY_SOCKET: notices, NODE_PID: str(os.getpid())}
         if self._share.devices:
             environment[VARIABLE] = ",".join(self._share.devices)
-        self._ready_since_s = None
-        self._last_lines.clear()
+        # A pipe of our own: asyncio's would make its end a condition of the process's.
+        log, log_end = os.pipe()
         try:
-            self._process = await asyncio.create_subprocess_exec(
+            process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "worker", *self._argv),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log_end,
@@ -145,23 +158,36 @@ class Replica:
                 env=environment,
                 start_new_session=True,
             )
+        except (OSError, RuntimeError):
+            os.close(log)
+            raise
         finally:
             os.close(log_end)
+        self._process = process
         self._num_starts += 1
-        logger.info("replica %d: process %d at port %d", self.index, self._process.pid, self._port)
+        logger.info("replica %d: process %d at port %d", self.index, process.pid, self._port)
         self._enter(pb.WORKER_STATE_LOADING)
-        return self._process
+        if self._stopping.is_set():
+            # It was asked for before it was there.
+            self.stop(signal.SIGTERM)
+        return process, log
 
-    async def _hear(self, notices: socket.socket) -> None:
-        """Take what the process tells of itself."""
-        while True:
-            words = await asyncio.get_running_loop().sock_recv(notices, MAX_LINE_BYTES)
-            for word in words.decode(errors="replace").splitlines():
-                if word == READY:
-                    self._ready_since_s = time.monotonic()
-                    self._enter(pb.WORKER_STATE_READY)
-                elif word == STOPPING:
-                    self._enter(pb.WORKER_STATE_DRAINING)
+    def _hear(self, notices: socket.socket) -> None:
+        """Take what the process has told of itself."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                for word in notices.recv(MAX_LINE_BYTES).decode(errors="replace").splitlines():
+                    self._take(word)
+
+    def _take(self, word: str) -> None:
+        if word == READY:
+            self._ready_since_s = time.monotonic()
+            self._has_served = True
+            self._enter(pb.WORKER_STATE_READY)
+        elif word == STOPPING:
+            self._enter(pb.WORKER_STATE_DRAINING)
+        elif word.startswith(STATUS):
+            self._told = word.removeprefix(STATUS)
 
     async def _relay(self, log: int) -> None:
         """Pass its log on, each line with its number before it; a line without an end comes in pieces."""
@@ -190,13 +216,13 @@ class Replica:
         assert self.exit_code is not None
         code = self.exit_code
         how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        if code < 0 or not self._last_lines:
-            return how
-        last = "".join(c if c.isprintable() else "?" for c in self._last_lines[-1])
-        return f"{how}: {last}"[:MAX_REASON_LEN]
+        # The interpreter, and what is loaded into it, may have the last line, and says nothing of the cause.
+        words = self._told or ("" if code < 0 or not self._last_lines else self._last_lines[-1])
+        clean = "".join(c if c.isprintable() else "?" for c in words)
+        return f"{how}: {clean}"[:MAX_REASON_LEN] if clean else how
 
     def _give_up(self, num_crashes: int) -> None:
-        if self.exit_code != BAD_INPUT:
+        if not self.is_refused:
             self.reason = f"given up after {num_crashes} processes, the last: {self.reason}"
         logger.error("replica %d: %s; its last lines:", self.index, self.reason)
         sys.stderr.write("".join(f"[replica {self.index}] {line}\n" for line in self._last_lines))

@@ -13,7 +13,7 @@ from worker.config import BadInput, WorkerConfig
 from worker.door import Door
 from worker.engine import Engine, EngineDead
 from worker.listen import listen
-from worker.notice import NODE_GONE, READY, STOPPING, tell
+from worker.notice import NODE_GONE, READY, STOPPING, is_of_node, tell
 from worker.servicer import WorkerServicer
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,8 @@ class Server:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self.stop)
-        loop.add_signal_handler(NODE_GONE, self._end)
+        if is_of_node():
+            loop.add_signal_handler(NODE_GONE, self._end)
         await self.serve()
 
     def stop(self) -> None:
@@ -110,7 +111,7 @@ class Server:
         if not self._servicer.engine_dead.is_set():
             await self._drain()
         if self._servicer.engine_dead.is_set():
-            raise EngineDead("the worker stops")
+            raise EngineDead(self._servicer.death)
 
     async def _drain(self) -> None:
         """Take no new run; let the current one go on, until it ends or a second signal or the deadline."""

@@ -75,6 +75,8 @@ class WorkerServicer(rpc.WorkerServicer):
         self._ending: asyncio.Task[None] | None = None
         self.engine_dead = asyncio.Event()
         """Set when the engine died, under a run or without one."""
+        self.death = ""
+        """Why it did."""
 
     def describe(self, info: EngineInfo) -> None:
         """Fill in what the started engine is."""
@@ -192,7 +194,8 @@ class WorkerServicer(rpc.WorkerServicer):
         logger.info("run %s begins", opening.run_id)
         return self._run
 
-    def _mourn(self) -> None:
+    def _mourn(self, death: str) -> None:
+        self.death = death
         self.enter(pb.WORKER_STATE_FAILED)
         self.engine_dead.set()
 
@@ -202,8 +205,7 @@ class WorkerServicer(rpc.WorkerServicer):
             while True:
                 await self._engine.step()
         except EngineDead as error:
-            logger.error("engine died: %s", error)
-            self._mourn()
+            self._mourn(str(error))
 
     async def _end(self, run: Run, failure: Exception | None) -> None:
         """Empty the engine and free the worker; an engine that does not let go is dead."""
@@ -211,9 +213,11 @@ class WorkerServicer(rpc.WorkerServicer):
         # No timeout around it: that would go on waiting for an engine that ignores being cancelled.
         await asyncio.wait({emptying}, timeout=RESET_TIMEOUT_S)
         emptied = emptying.done() and emptying.exception() is None
+        death = str(failure) if isinstance(failure, EngineDead) else None
         if not emptied:
             why = repr(emptying.exception()) if emptying.done() else f"not within {RESET_TIMEOUT_S:g} s"
             logger.error("run %s: the engine was not emptied: %s", run.run_id, why)
+            death = death or f"it was not emptied: {why}"
         logger.log(
             logging.ERROR if failure else logging.INFO,
             "run %s ends (%s): %d tokens, %d frames",
@@ -223,10 +227,10 @@ class WorkerServicer(rpc.WorkerServicer):
             run.outbox.num_frames,
         )
         self._run = None
-        if not emptied or isinstance(failure, EngineDead):
-            self._mourn()
-        else:
+        if death is None:
             self.watch()
+        else:
+            self._mourn(death)
         self._idle.set()
 
 

@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -19,48 +18,14 @@ from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.frames import SERVICE
 from tests import fleet
+from tests.worker.nodes import WAIT_S, gone, info_of, states_of, wait_until
 from worker.ports import steady_port
-
-WAIT_S = 30.0
-
-
-def info_of(address: str) -> pb.WorkerInfo:
-    """Ask GetInfo."""
-    with grpc.insecure_channel(address) as channel:
-        info: pb.WorkerInfo = rpc.WorkerStub(channel).GetInfo(
-            pb.GetInfoRequest(), timeout=5, wait_for_ready=True
-        )
-    return info
-
-
-def states_of(address: str) -> list[str]:
-    """Name the states of the node and its replicas."""
-    info = info_of(address)
-    states = [info.state, *(replica.state for replica in info.replicas)]
-    return [pb.WorkerState.Name(state).removeprefix("WORKER_STATE_") for state in states]
-
-
-def wait_until(true: Callable[[], bool], log: Path) -> None:
-    """Poll until something is true; the deadline fails the test with a log."""
-    deadline_s = time.monotonic() + WAIT_S
-    while not true():
-        assert time.monotonic() < deadline_s, log.read_text()[-4000:]
-        time.sleep(0.05)
 
 
 def replica_address(node: fleet.WorkerProcess, index: int) -> str:
     """Give where a replica answers: at the ports behind the node's."""
     host, _, port = node.address.rpartition(":")
     return f"{host}:{int(port) + 1 + index}"
-
-
-def gone(pid: int) -> bool:
-    """Say whether a process has ended."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 @pytest.fixture
@@ -158,62 +123,49 @@ def test_no_replica_outlives_a_killed_node(node: fleet.WorkerProcess) -> None:
     wait_until(lambda: all(map(gone, pids)), node.log)
 
 
-def test_a_replica_that_cannot_load_is_given_up_and_the_other_goes_on(tmp_path: Path) -> None:
-    """A foreign socket holds the second replica's port: its words are shown, the node is degraded."""
-    port = steady_port(random.Random(), 3)
-    with socket.socket() as foreign:
-        foreign.bind(("127.0.0.1", port + 2))
-        foreign.listen()
-        node = fleet.start_worker(tmp_path / "log", "--replicas", "2", address=f"127.0.0.1:{port}")
-        try:
-            wait_until(lambda: states_of(node.address) == ["DEGRADED", "READY", "FAILED"], node.log)
-            reason = info_of(node.address).replicas[1].reason
-            words = f"--port: cannot listen on 127.0.0.1:{port + 2}, is it in use?"
-            assert f"exit code 2: worker: {words}" == reason
-            assert f"[replica 1] worker: {words}" in node.log.read_text()
-            assert ["SERVING", "NOT_SERVING"] == [fleet.health(node.address, name) for name in ("", SERVICE)]
-            data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
-            done = fleet.coordinate([node], data, tmp_path / "out")
-            assert 2 == done.returncode
-            line = f"coordinator: --workers: {node.address}: replica 1: {reason}"
-            assert line == done.stderr.strip().splitlines()[-1]
-        finally:
-            node.stop()
-
-
-def test_a_replica_that_never_lasts_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five processes that crash while they load, then none: exit 1 with the last words of each replica.
-
-    A sitecustomize that raises in replicas alone stands for whatever ends them.
-    """
+def test_no_replica_that_still_begins_outlives_a_killed_node_under_nohup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node dies while its replicas look at their flags, with SIGHUP ignored as nohup hands it down."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import os\n"
+        "import os, sys, time\n"
         "if 'TOKENFLEET_NODE_PID' in os.environ:\n"
-        "    print('no such kernel', flush=True)\n"
-        "    os._exit(7)\n"
+        "    import worker.notice\n"
+        "    follow = worker.notice.end_with_node\n"
+        "    def linger():\n"
+        "        follow()\n"
+        "        print('lingers', os.getpid(), flush=True)\n"
+        "        time.sleep(60)\n"
+        "    worker.notice.end_with_node = linger\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(fleet, "VLLM_CPU_ENV", os.environ)
-    program = (sys.executable, "-c", FAST_NODE)
+    monkeypatch.setattr(fleet, "VLLM_CPU_ENV", os.environ | {"PYTHONPATH": f"{tmp_path}:{fleet.ROOT}"})
     address = f"127.0.0.1:{steady_port(random.Random(), 3)}"
+    program = ("nohup", sys.executable, "-m", "worker")
     node = fleet.start_worker(tmp_path / "log", "--replicas", "2", address=address, program=program)
     try:
-        assert 1 == node.process.wait(WAIT_S)
+        wait_until(lambda: node.log.read_text().count("lingers") == 2, node.log)
+        pids = [int(pid) for pid in re.findall("lingers ([0-9]+)", node.log.read_text())]
     finally:
-        node.stop()
-    log = node.log.read_text()
-    assert 10 == log.count(": process ")
-    reason = "given up after 5 processes, the last: exit code 7: no such kernel"
-    assert f"engine died: replica 0: {reason}; replica 1: {reason}" in log
+        node.process.kill()
+        node.process.wait(10)
+    wait_until(lambda: all(map(gone, pids)), node.log)
 
 
-# The product's own node with pauses of a hundredth.
-FAST_NODE = """
-import sys
-from worker import __main__, replica
-replica.FIRST_BACKOFF_S = 0.01
-sys.exit(__main__.main(sys.argv[1:]))
-"""
+def test_a_temporary_directory_without_sockets_is_bad_input(tmp_path: Path) -> None:
+    """A TMPDIR too long for a socket's path: exit 2 and one line, before anything starts."""
+    directory = tmp_path / ("x" * 100)
+    directory.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "worker", "--engine", "counting", "--replicas", "2"],
+        cwd=fleet.ROOT,
+        env=os.environ | {"TMPDIR": str(directory)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    line = f"worker: TMPDIR: {directory}: no socket for replicas can be there: AF_UNIX path too long"
+    assert (2, [line]) == (done.returncode, done.stderr.splitlines())
 
 
 @pytest.mark.parametrize(

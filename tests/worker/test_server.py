@@ -1,7 +1,11 @@
 """The daemon's life, as a real process: loading, serving, draining, and what it leaves with."""
 
 import asyncio
+import contextlib
+import os
 import signal
+import socket
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ import pytest
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from tests import fleet
+from tests.worker.nodes import DYING
 from tests.worker.raw_client import STOP_TOKEN_ID, Stream, connected, refusal_of
 from tests.worker.test_stream import DyingEngine
 from worker.config import EngineKind, WorkerConfig
@@ -98,6 +103,25 @@ def test_a_drain_has_an_end(tmp_path: Path, flags: list[str], second_signal: boo
     walk(worker, steps)
 
 
+def test_a_worker_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
+    """SIGHUP does not touch a worker that nohup has started: it serves on, and SIGTERM ends it with 0."""
+    program = ("nohup", sys.executable, "-m", "worker")
+    worker = fleet.start_worker(tmp_path / "log", program=program)
+
+    async def steps(channel: grpc.aio.Channel) -> None:
+        await wait_for(channel, pb.WORKER_STATE_READY)
+        worker.process.send_signal(signal.SIGHUP)
+        stream = Stream(channel)
+        await stream.open()
+        await stream.submit({1: [3, 9]})
+        await stream.take_until_ended(1)
+        assert stream.answers == {1: [10, 11, STOP_TOKEN_ID]}
+        await stream.end()
+        assert await asyncio.to_thread(worker.stop) == 0
+
+    walk(worker, steps)
+
+
 def test_a_loading_worker_says_so_and_can_be_stopped(tmp_path: Path) -> None:
     """While the engine loads, health is NOT_SERVING, runs are refused, and SIGTERM ends with exit code 0."""
     worker = fleet.start_worker(tmp_path / "log", "--load-ms", "600000")
@@ -144,10 +168,30 @@ def test_an_engine_that_dies_takes_the_worker_with_it(draining: bool) -> None:
                 await wait_for(channel, pb.WORKER_STATE_DRAINING)
             await stream.submit({1: LONG}, budget=1000)
             assert await stream.refusal() == ("UNAVAILABLE", "engine died: out of memory")
-            with pytest.raises(EngineDead):
+            with pytest.raises(EngineDead, match=r"^out of memory$"):
                 await running
 
     asyncio.run(steps())
+
+
+def test_a_worker_says_last_why_its_engine_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 1; the cause is STATUS and the last line, whatever is written at the interpreter's end."""
+    noisy = "import atexit\natexit.register(print, 'leaked types')\n"
+    (tmp_path / "sitecustomize.py").write_text(DYING + noisy)
+    environment = {"PYTHONPATH": f"{tmp_path}:{fleet.ROOT}", "NOTIFY_SOCKET": str(tmp_path / "notify")}
+    monkeypatch.setattr(fleet, "VLLM_CPU_ENV", os.environ | environment)
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as listening:
+        listening.bind(str(tmp_path / "notify"))
+        listening.settimeout(20)
+        worker = fleet.start_worker(tmp_path / "log")
+        try:
+            assert 1 == worker.process.wait(20)
+        finally:
+            worker.stop()
+        told = [listening.recv(1000) for _ in range(3)]
+    assert [b"READY=1", b"STOPPING=1", b"STATUS=engine died: CUDA error: out of memory"] == told
+    last = worker.log.read_text().splitlines()[-1]
+    assert last.endswith(" ERROR worker: engine died: CUDA error: out of memory")
 
 
 class MortalEngine(CountingEngine):
@@ -191,7 +235,7 @@ def test_an_engine_that_dies_between_runs_takes_the_worker_with_it(num_runs: int
                 assert stream.answers == {1: [10, 11, STOP_TOKEN_ID]}
                 await stream.end()
             engine.death.set()
-            with pytest.raises(EngineDead):
+            with pytest.raises(EngineDead, match=r"^out of memory$"):
                 await running
 
     asyncio.run(steps())
