@@ -47,8 +47,10 @@ def check_interface() -> None:
     for name in _USED:
         try:
             pkgutil.resolve_name(name)
-        except (ImportError, AttributeError) as error:
+        except AttributeError as error:
             raise ValueError(f"--engine: {_unknown(f'has no {name}')}") from error
+        except ImportError as error:
+            raise ValueError(f"--engine: {_unknown(f'has no {name} ({error})')}") from error
 
 
 class Core:
