@@ -40,7 +40,8 @@ def test_an_interrupt_before_anything_runs_is_one_line(
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(SLOW.format(mark=str(mark)))
     process = subprocess.Popen(
-        [sys.executable, *argv.split()],
+        # A test run in the background ignores SIGINT, and its children would too.
+        ["env", "--default-signal=INT", sys.executable, *argv.split()],
         cwd=fleet.ROOT,
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         stdout=subprocess.PIPE,
@@ -56,4 +57,5 @@ def test_an_interrupt_before_anything_runs_is_one_line(
         output, errors = process.communicate(timeout=30)
     finally:
         process.kill()
+        process.communicate()
     assert (130, "", f"{line}\n") == (process.returncode, output, errors)

@@ -43,6 +43,7 @@ def figures(coordinator_cpu_s_per_mtok: float) -> FlatFigures:
     )
 
 
+@pytest.mark.long
 def test_every_side_does_the_same_work_flat_out(tmp_path: Path) -> None:
     """Each side completes the same 160 requests and tokens, in as many messages as its name says."""
     output = tmp_path / "figures.json"
