@@ -4,7 +4,6 @@ import dataclasses
 import json
 import logging
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from coordinator.dispatcher import Dispatcher
 from coordinator.link import Link
+from coordinator.table import print_table
 from sut.results.verdict import Verdict
 from sut.settings import Mode
 
@@ -179,12 +179,8 @@ class RunRecord:
 
     def show(self) -> None:
         """Print the table; if it cannot be written, the run, whose record is on disk, loses nothing."""
-        try:
-            print(self.table(), flush=True)  # noqa: T201 - the final result
-        except OSError as error:
+        if error := print_table(self.table()):
             logger.warning("the table was not printed, run.json has it all: %s", error)
-            # What is left in the buffer must not fail once more at the interpreter's end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def table(self) -> str:
         """Lay the run out for a person."""

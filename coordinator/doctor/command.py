@@ -7,7 +7,6 @@ fails, 1 something does, 2 bad input.
 import asyncio
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from coordinator.doctor.machines import diagnose_hosts, diagnose_own
 from coordinator.doctor.visits import Visit, visit_all
 from coordinator.doctor.workers import diagnose_fleet
 from coordinator.inputs import Inputs, read_confs
+from coordinator.table import print_table
 from protos import worker_pb2 as pb
 from protos.host import look_at_disk, look_at_host, nearest
 from protos.security import SecurityFiles
@@ -59,11 +59,10 @@ def main(argv: list[str]) -> int:
     if visits is None:
         raise KeyboardInterrupt
     rows, skipped = examine(order, visits)
-    try:
-        print(layout(rows, skipped), flush=True)  # noqa: T201 - the final result
-    except BrokenPipeError:
-        # Who reads has seen enough; Python would write the rest once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    error = print_table(layout(rows, skipped))
+    # Who closes a pipe has seen enough.
+    if error and not isinstance(error, BrokenPipeError):
+        raise error
     return exit_code(rows)
 
 
