@@ -28,7 +28,6 @@ from protos.frames import PROTOCOL_VERSION, TokenColumns, TokenIds
 
 logger = logging.getLogger(__name__)
 
-CALL_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 3.0
 # What is kept goes to disk this often: a coordinator that is killed takes so many seconds of it along.
 LOOKS_PER_FLUSH = 10
@@ -138,7 +137,7 @@ class Dispatcher:
 
         Thread: main; blocks, bounded.
         """
-        self._call(self.fleet.settle(), CALL_TIMEOUT_S)
+        self._call(self.fleet.settle())
 
     def stop(self) -> Unfinished:
         """End every stream in the middle of the run, so that workers empty their engines, and the thread.

@@ -12,7 +12,7 @@ from coordinator.agreement import FleetError, check_agreement, check_equal
 from coordinator.doorstep import diagnose
 from coordinator.link import UNREACHABLE, Link
 from coordinator.quiet import Quiet
-from coordinator.stream import BEAT_INTERVAL_S, Limits, WorkerLost
+from coordinator.stream import BEAT_INTERVAL_S, CALL_TIMEOUT_S, Limits, WorkerLost
 from protos import worker_pb2 as pb
 from protos.frames import TokenColumns
 
@@ -76,6 +76,7 @@ class Fleet:
         self._spec_hash = ""
         self._last_words: dict[str, str] = {}
         self._deserted = Quiet(BEAT_INTERVAL_S)
+        self._settling = False
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -163,8 +164,16 @@ class Fleet:
             )
 
     async def settle(self) -> None:
-        """Ask every live worker for its final counts."""
-        await asyncio.gather(*(link.stream.settle() for link in self.live))
+        """Ask every live worker for its final counts; whoever is not there is not taken back any more.
+
+        Each tells them or is lost: bounded by how long a worker may be silent.
+        """
+        self._settling = True
+        served = list(zip(self.links, self._tasks, strict=True))
+        for link, serving in served:
+            if not link.live:
+                serving.cancel()
+        await asyncio.gather(*(self._settle(link, serving) for link, serving in served if link.live))
 
     async def halt(self) -> None:
         """Take nothing more from any stream."""
@@ -200,11 +209,22 @@ class Fleet:
                 if replica.state == pb.WORKER_STATE_FAILED:
                     raise FleetError(f"--workers: {link.address}: replica {index}: {replica.reason}")
 
+    async def _settle(self, link: Link, serving: asyncio.Task[None]) -> None:
+        """Ask one worker until it has told, or is lost."""
+        patience_s = self._patience.limits.silence_s + CALL_TIMEOUT_S
+        asking = asyncio.ensure_future(link.stream.settle(patience_s))
+        await asyncio.wait({asking, serving}, return_when=asyncio.FIRST_COMPLETED)
+        if asking.done():
+            asking.result()
+        asking.cancel()
+
     async def _serve(self, link: Link) -> None:
         """Own a link for the run: carry, and after a loss take the worker back when it can be had."""
         try:
             while True:
                 await self._carry(link)
+                if self._settling:
+                    return
                 await link.reconnect()
                 await self._readmit(link)
                 # An ended stream is a knot of tracebacks, tasks and gRPC's channel, 200 KiB in all, and no

@@ -173,14 +173,22 @@ class Stream:
         if self._heard.quiet_s or self._beats_since_ping >= self._beats_per_ping:
             self._ping()
 
-    async def settle(self) -> None:
-        """Ask for the worker's final counts, while `carry` runs; without an answer it stays unsettled."""
+    async def settle(self, patience_s: float) -> None:
+        """Ask for the worker's final counts, while `carry` runs; without an answer it stays unsettled.
+
+        Args:
+            patience_s: Longest wait for a first answer; tokens that it counts and that have not come get
+                CALL_TIMEOUT_S.
+        """
+        counts = self.counts
+        counts.asked = True
         with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self._ask()
+            counts.settled = True
             async with asyncio.timeout(CALL_TIMEOUT_S):
-                counts = self.counts
-                while not counts.settled or counts.produced_tokens != counts.num_tokens:
+                while counts.produced_tokens != counts.num_tokens:
                     await self._ask()
-                    counts.settled = True
 
     async def _ask(self) -> None:
         """Ping, and wait for the pong of that ping: an earlier one may count less."""

@@ -16,6 +16,8 @@ class StreamCounts:
     """As of the last pong."""
     produced_tokens: int = 0
     """Tokens that the engine produced for this stream, as of the last pong."""
+    asked: bool = False
+    """Whether its worker was asked for its final counts."""
     settled: bool = False
     """Whether the last pong counts everything that the engine produced for this stream."""
     spec_hash: str = ""

@@ -3,6 +3,7 @@
 import numpy as np
 
 from coordinator.dispatcher import Dispatcher
+from coordinator.link import Link
 from sut.results.checks import Counts
 
 
@@ -24,5 +25,11 @@ def tally(dispatcher: Dispatcher) -> Counts:
         spec_hashes=tuple(stream.spec_hash for stream in streams),
         num_losses=len(dispatcher.flow.continuations.losses),
         num_continued=int((done["losses"] > 0).sum()),
-        num_silent=sum(link.live and not link.stream.counts.settled for link in dispatcher.links),
+        num_silent=sum(is_silent(link) for link in dispatcher.links),
     )
+
+
+def is_silent(link: Link) -> bool:
+    """Tell a worker that does not say what its engine produced from one that was lost while it was asked."""
+    counts = link.stream.counts
+    return counts.asked and not counts.settled and (link.live or not counts.round_trip_ns)

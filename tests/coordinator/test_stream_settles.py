@@ -41,7 +41,7 @@ def test_settle_waits_until_the_counts_match() -> None:
 
     async def steps(stream: Stream) -> None:
         async with carrying(stream, lambda columns: delivered.append(columns.tokens.tolist())):
-            await stream.settle()
+            await stream.settle(0.3)
             counts = stream.counts
             assert (True, 3, 3) == (counts.settled, counts.produced_tokens, counts.num_tokens)
             assert 2 == counts.num_frames
@@ -61,7 +61,7 @@ def test_counts_that_never_match_stay_visible() -> None:
 
     async def steps(stream: Stream) -> None:
         async with carrying(stream):
-            await stream.settle()
+            await stream.settle(0.3)
             counts = stream.counts
             assert (True, 9, 1) == (counts.settled, counts.produced_tokens, counts.num_tokens)
 
@@ -78,7 +78,7 @@ def test_a_worker_that_answers_no_ping_does_not_settle() -> None:
 
     async def steps(stream: Stream) -> None:
         async with carrying(stream):
-            await stream.settle()
+            await stream.settle(0.3)
             assert not stream.counts.settled
 
     act(script, steps)

@@ -22,7 +22,8 @@ def test_a_worker_that_does_not_say_what_it_produced_makes_no_valid_run(tmp_path
     try:
         fleet.wait_serving(worker)
         data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, i] for i in range(10)])
-        ended = fleet.coordinate([worker], data, tmp_path / "out", "--accuracy", "--max-new-tokens", "8")
+        flags = ("--accuracy", "--max-new-tokens", "8", "--worker-timeout-s", "2")
+        ended = fleet.coordinate([worker], data, tmp_path / "out", *flags)
     finally:
         worker.stop()
     assert 3 == ended.returncode, ended.stderr

@@ -101,11 +101,20 @@ def test_a_name_may_come_again_after_its_cancel(worker: fleet.WorkerProcess) -> 
             stream = Stream(channel)
             await stream.open("again", **GREEDY)
             prompt = engine_prompts()[0]
-            await stream.submit({1: [9, 9, 9], 2: prompt}, budget=16)
-            # Two at once: the first cancelled before it runs, the second while its abort is under way.
-            for _ in range(2):
-                await stream.send(cancel=pb.Cancel(requests=(1).to_bytes(8, "little")))
-                await stream.submit({1: prompt}, budget=16)
+            await stream.submit({2: prompt}, budget=16)
+            # Stopped, so that neither ends before its cancel comes, however slow this process is.
+            engine = psutil.Process(engine_core(worker.process.pid))
+            engine.suspend()
+            try:
+                await stream.submit({1: [9, 9, 9]}, budget=16)
+                # Two at once: the second comes while the abort of the first is under way.
+                for _ in range(2):
+                    await stream.send(cancel=pb.Cancel(requests=(1).to_bytes(8, "little")))
+                    await stream.submit({1: prompt}, budget=16)
+                # The worker has read them all.
+                await stream.ping(1)
+            finally:
+                engine.resume()
             await stream.take_until_ended(1, 2)
             await stream.end()
             # Tokens of the earlier requests of that name may have been on their way.

@@ -88,7 +88,9 @@ class Stream:
         await self.send(ping=pb.Ping(nonce=nonce))
         while True:
             message: pb.FromWorker = await self.call.read()
-            if message.WhichOneof("message") == "pong" and message.pong.nonce == nonce:
+            if message.WhichOneof("message") == "tokens":
+                self.add(message.tokens)
+            elif message.pong.nonce == nonce:
                 return message.pong
 
     async def end(self) -> None:
