@@ -162,9 +162,21 @@ def environment_kept() -> Iterator[None]:
 
 
 def children() -> list[str]:
-    """List this process's children, but for multiprocessing's own."""
+    """List this process's children, but for multiprocessing's own.
+
+    Raises:
+        psutil.ZombieProcess: One has ended and nobody has collected its exit code.
+    """
     import psutil  # type: ignore[import-untyped]  # vLLM brings it, nobody its stubs
 
-    commands = (" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True))
+    commands = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            commands.append(" ".join(child.cmdline()))
+        except psutil.ZombieProcess:
+            raise
+        except psutil.NoSuchProcess:
+            # It ended just now, and has been collected.
+            continue
     own = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
     return [command for command in commands if not any(name in command for name in own)]
