@@ -75,8 +75,8 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
     if status == "SERVING":
         return 0
     # What gRPC says in plaintext of a port that speaks TLS.
-    hint = "; if it speaks TLS: WORKER_TLS_CA is missing" if status.endswith("Socket closed") else ""
-    hint = "" if env.get("WORKER_TLS_CA") else hint
+    is_plain_to_tls = status.endswith("Socket closed") and not env.get("WORKER_TLS_CA")
+    hint = "; if it speaks TLS: WORKER_TLS_CA is missing" if is_plain_to_tls else ""
     sys.stderr.write(f"probe: {env['WORKER_ADDRESS']}: {status}{hint}\n")
     return 1
 

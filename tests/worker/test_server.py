@@ -39,6 +39,16 @@ async def wait_for(channel: grpc.aio.Channel, state: pb.WorkerState) -> None:
             await asyncio.sleep(0.02)
 
 
+async def run_once(channel: grpc.aio.Channel) -> None:
+    """Have a short run answered, from its begin to its end."""
+    stream = Stream(channel)
+    await stream.open()
+    await stream.submit({1: [3, 9]})
+    await stream.take_until_ended(1)
+    assert stream.answers == {1: [10, 11, STOP_TOKEN_ID]}
+    await stream.end()
+
+
 def walk(worker: fleet.WorkerProcess, steps: Callable[[grpc.aio.Channel], Coroutine[Any, Any, None]]) -> None:
     """Run a walk over a channel to a worker's process, within 30 s; the process ends with it."""
 
@@ -111,12 +121,7 @@ def test_a_worker_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
     async def steps(channel: grpc.aio.Channel) -> None:
         await wait_for(channel, pb.WORKER_STATE_READY)
         worker.process.send_signal(signal.SIGHUP)
-        stream = Stream(channel)
-        await stream.open()
-        await stream.submit({1: [3, 9]})
-        await stream.take_until_ended(1)
-        assert stream.answers == {1: [10, 11, STOP_TOKEN_ID]}
-        await stream.end()
+        await run_once(channel)
         assert await asyncio.to_thread(worker.stop) == 0
 
     walk(worker, steps)
@@ -228,12 +233,7 @@ def test_an_engine_that_dies_between_runs_takes_the_worker_with_it(num_runs: int
         async with asyncio.timeout(20), connected(f"127.0.0.1:{port}") as channel:
             await wait_for(channel, pb.WORKER_STATE_READY)
             for _ in range(num_runs):
-                stream = Stream(channel)
-                await stream.open()
-                await stream.submit({1: [3, 9]})
-                await stream.take_until_ended(1)
-                assert stream.answers == {1: [10, 11, STOP_TOKEN_ID]}
-                await stream.end()
+                await run_once(channel)
             engine.death.set()
             with pytest.raises(EngineDead, match=r"^out of memory$"):
                 await running
