@@ -9,7 +9,7 @@ from bench.bounds import check_above, check_ascending, check_at_least, check_wor
 from bench.fleet_run import Costs, Goal, Left, Shown, Work, common_goals, run
 from bench.processes import Processes
 from bench.workload import draw_prompts
-from coordinator.flow import MAX_UNTAKEN
+from coordinator.scheduling.scheduler import MAX_UNTAKEN
 from sut.loadgen import TOKEN_BYTES
 from sut.settings import PERFORMANCE_MAX_NEW_TOKENS, Scenario
 

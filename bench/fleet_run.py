@@ -16,7 +16,7 @@ from bench.rounds import loadgen_window_s, read_run
 from bench.workload import compose_user_conf, write_prompts
 from sut.results.logs import DetailLog
 from sut.settings import Scenario
-from worker.ports import steady_port
+from worker.node.ports import steady_port
 
 READY_TIMEOUT_S = 60.0
 NO_LIMIT_MS = 600_000
@@ -54,7 +54,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Time of a step of each simulated engine: see worker/cost_model.py."""
+    """Time of a step of each simulated engine: see worker/engines/scripted/cost_model.py."""
 
     step_base_ms: float
     step_per_seq_us: float

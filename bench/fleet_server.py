@@ -8,7 +8,7 @@ from bench.bounds import check_above, check_ascending, check_at_least, check_wor
 from bench.fleet_run import Costs, Goal, Left, Shown, Work, common_goals, run
 from bench.processes import Processes
 from bench.workload import draw_prompts
-from coordinator.record import percentile
+from coordinator.recording.run_record import percentile
 from sut.settings import Scenario
 
 MAX_TTFT_MS = 5.0

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.gpu_load import Plan
 from bench.processes import tail
-from coordinator.record import percentile
+from coordinator.recording.run_record import percentile
 from sut.settings import Scenario
 
 FRACTIONS = {"p50": 0.5, "p90": 0.9, "p99": 0.99}

@@ -12,9 +12,9 @@ import numpy as np
 
 from bench.noted import wrap
 from bench.unguarded import Function, GuardGone
-from coordinator.flow import Flow
-from coordinator.link import Link
-from protos.frames import PromptColumns
+from coordinator.scheduling.scheduler import Scheduler
+from coordinator.transport.worker_link import WorkerLink
+from protos.columns import PromptColumns
 
 
 def budgeted(prompts: PromptColumns) -> PromptColumns:
@@ -25,7 +25,7 @@ def budgeted(prompts: PromptColumns) -> PromptColumns:
 
 
 def _around(send: Function) -> Function:
-    def call(flow: Flow, link: Link, prompts: PromptColumns, now_ns: int) -> None:
+    def call(flow: Scheduler, link: WorkerLink, prompts: PromptColumns, now_ns: int) -> None:
         send(flow, link, budgeted(prompts), now_ns)
 
     return call
@@ -38,7 +38,7 @@ def _send(self: object, link: object, prompts: object, now_ns: object) -> None:
 def main(argv: list[str]) -> int:
     """Run the coordinator."""
     try:
-        wrap("coordinator.flow:Flow._send", _send, _around)
+        wrap("coordinator.scheduling.scheduler:Scheduler._send", _send, _around)
     except GuardGone as error:
         print(f"bench.gpu_budgeted: {error}", file=sys.stderr)  # noqa: T201 - no result
         return 1

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("--temperature", type=float, required=True)
     args, engine_argv = parser.parse_known_args(argv)
-    from worker.vllm_args import parse_engine_flags
+    from worker.engines.vllm.engine_args import parse_engine_flags
 
     engine_args = parse_engine_flags(engine_argv, args.model).engine_args
     data = dataset.load(args.data)

@@ -142,7 +142,7 @@ def budgets_of(data: Dataset) -> NDArray[np.int64]:
 
 
 def set_stop_id(model: Path, output: Path, stop_token_id: int) -> int:
-    """Link a checkpoint into another directory, with one stop id, -1 for the first that is no token.
+    """WorkerLink a checkpoint into another directory, with one stop id, -1 for the first that is no token.
 
     Returns:
         Its vocabulary's size.

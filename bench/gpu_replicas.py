@@ -27,7 +27,7 @@ from bench.rounds import loadgen_window_s, read_run
 from bench.startup import serves_grpc
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
-from worker.ports import steady_port
+from worker.node.ports import steady_port
 
 BEGUN_WORDS = " workers, specification "
 BEGIN_TIMEOUT_S = 120.0

@@ -11,7 +11,7 @@ from bench.gpu_sides import Side
 from bench.gpu_watch import use_between
 from bench.interleaved import order_of
 from bench.processes import read_cpu_s
-from worker.nvml import family
+from worker.machine.nvml import family
 
 START_TIMEOUT_S = 600.0
 POLL_S = 0.1

@@ -15,7 +15,7 @@ from bench.gpu_http import MODEL
 from bench.gpu_load import Plan
 from bench.processes import SERVING_WORDS, argv_of, free_port, read_cpu_s, tail
 from bench.startup import serves_http
-from worker.nvml import family
+from worker.machine.nvml import family
 
 STOP_TIMEOUT_S = 60.0
 POLL_S = 0.1

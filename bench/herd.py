@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.processes import SERVING_WORDS, Processes, tail, wait_listening
-from worker.ports import steady_port
+from worker.node.ports import steady_port
 
 START_TIMEOUT_S = 60.0
 NUM_AT_ONCE = 4

@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 
 from bench.unguarded import Function, GuardGone, Patch, find
-from coordinator.dispatcher import Dispatcher
+from coordinator.scheduling.event_loop import EventLoop
 from sut.loadgen import TOKEN_BYTES
 from sut.sut import SUT
 
@@ -84,12 +84,12 @@ class Notes:
         self.completing_ns += time.thread_time_ns() - noting_ns
         complete(sut, ids, addresses, counts)
 
-    def start(self, dispatcher: Dispatcher) -> None:
+    def start(self, dispatcher: EventLoop) -> None:
         """Begin to sample, until LoadGen's test has ended."""
         self._sampler = threading.Thread(target=self._sample, args=(dispatcher,), name="notes", daemon=True)
         self._sampler.start()
 
-    def _sample(self, dispatcher: Dispatcher) -> None:
+    def _sample(self, dispatcher: EventLoop) -> None:
         """Thread: its own."""
         self._look(dispatcher)
         while not self._ended.wait(SAMPLE_INTERVAL_S):
@@ -97,7 +97,7 @@ class Notes:
         self._look(dispatcher)
         self._weigh(dispatcher)
 
-    def _look(self, dispatcher: Dispatcher) -> None:
+    def _look(self, dispatcher: EventLoop) -> None:
         """Note what the coordinator holds now."""
         ledger, backlog = dispatcher.ledger, dispatcher.flow.backlog
         self.samples.extend(
@@ -115,7 +115,7 @@ class Notes:
         """
         self._ended.set()
 
-    def _weigh(self, dispatcher: Dispatcher) -> None:
+    def _weigh(self, dispatcher: EventLoop) -> None:
         (arena,) = dispatcher.ledger.addresses(np.zeros(1, np.int64))
         reserved, resident = mapping_at(arena)
         status = Path("/proc/self/status").read_text()
@@ -204,14 +204,14 @@ def note(notes: Notes) -> None:
         return call
 
     def reached(wait_ready: Function) -> Function:
-        def call(dispatcher: Dispatcher, timeout_s: float) -> None:
+        def call(dispatcher: EventLoop, timeout_s: float) -> None:
             notes.reach("data set")
             wait_ready(dispatcher, timeout_s)
 
         return call
 
     def sampled(open_run: Function) -> Function:
-        def call(dispatcher: Dispatcher, *args: Any) -> str:
+        def call(dispatcher: EventLoop, *args: Any) -> str:
             spec_hash: str = open_run(dispatcher, *args)
             notes.reach("streams")
             notes.start(dispatcher)
@@ -222,8 +222,8 @@ def note(notes: Notes) -> None:
     wrap("sut.sut:SUT.issue_queries", _issue_queries, lambda f: lambda *args: notes.issue(f, *args))
     wrap("sut.sut:SUT.complete", _complete, lambda f: lambda *args: notes.complete(f, *args))
     wrap("sut.sut:SUT.close", _close, ended)
-    wrap("coordinator.dispatcher:Dispatcher.wait_ready", _wait_ready, reached)
-    wrap("coordinator.dispatcher:Dispatcher.open", _open, sampled)
+    wrap("coordinator.scheduling.event_loop:EventLoop.wait_ready", _wait_ready, reached)
+    wrap("coordinator.scheduling.event_loop:EventLoop.open", _open, sampled)
 
 
 def _issue_queries(self: object, ids: object, samples: object) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from bench.replicas import Cost, Floats, Ints, Replica, run_until
-from coordinator import pace, routing
-from coordinator.pace import Pace, Reading
+from coordinator.scheduling import routing, throughput
+from coordinator.scheduling.throughput import Pace, Reading
 
 REFILL_S = 0.005
 """Way of an end to the coordinator and of a prompt back, as `ours` measures it; it costs no time here."""
@@ -47,7 +47,7 @@ def ours(
     replicas, rest = _fill(answer_lens, speeds, cost)
     allowed = [routing.NO_LIMIT] * len(replicas)
     paces = [Pace()] * len(replicas)
-    windows = [cost.max_num_seqs + pace.prefetch(Pace(), cost.max_num_seqs)] * len(replicas)
+    windows = [cost.max_num_seqs + throughput.prefetch(Pace(), cost.max_num_seqs)] * len(replicas)
     readings = [_read(replica, 0.0) for replica in replicas]
     slots = np.full(len(replicas), cost.max_num_seqs)
 
@@ -61,8 +61,8 @@ def ours(
     def beat(at_s: float) -> None:
         for k, replica in enumerate(replicas):
             now = _read(replica, at_s)
-            paces[k] = pace.measure(paces[k], readings[k], now, cost.max_num_seqs)
-            windows[k] = cost.max_num_seqs + pace.prefetch(paces[k], cost.max_num_seqs)
+            paces[k] = throughput.measure(paces[k], readings[k], now, cost.max_num_seqs)
+            windows[k] = cost.max_num_seqs + throughput.prefetch(paces[k], cost.max_num_seqs)
             readings[k] = now
         rates = np.array([p.full_tokens_per_s for p in paces])
         allowed[:] = routing.allowances(len(rest), slots, rates, last_over_mean).tolist()

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from bench.command import say
 from worker.config import BadInput, EngineKind, Parser, WorkerConfig
-from worker.engine import Step
+from worker.engine_protocol import Step
+from worker.engines.scripted.simulated import SimulatedConfig, SimulatedEngine, parse_engine_flags
 from worker.outbox import merge
 from worker.server import Server
-from worker.simulated_engine import SimulatedConfig, SimulatedEngine, parse_engine_flags
 
 MAX_PORT = 65_535
 
@@ -44,7 +44,7 @@ class WholeAnswers(SimulatedEngine):
 
 
 def parse(argv: list[str]) -> Fleet:
-    """Read the command line; what it does not know are the flags of worker/simulated_engine.py.
+    """Read the command line; what it does not know are the flags of worker/engines/scripted/simulated.py.
 
     Raises:
         ValueError: Names flag, value and bound.

@@ -23,10 +23,10 @@ from bench.interleaved import order_of
 from bench.processes import Processes, argv_of, tail
 from bench.vitals import read_vitals
 from coordinator.config import Parser
-from protos.frames import CHANNEL_OPTIONS, SERVICE
+from protos.columns import CHANNEL_OPTIONS, SERVICE
 from sut.synthetic import write_checkpoint
-from worker.nvml import family
-from worker.ports import steady_port
+from worker.machine.nvml import family
+from worker.node.ports import steady_port
 from worker.probe import ask
 
 TIMEOUT_S = 600.0

@@ -16,9 +16,9 @@ from pathlib import Path
 from bench.unguarded import GUARDS, Function, GuardGone, Patch, find, guards_of
 from bench.windows import Window
 from protos import worker_pb2 as pb
-from protos.frames import TokenColumns
+from protos.columns import TokenColumns
 
-FRAMES_COME_IN = "coordinator.stream:unpack_tokens"
+FRAMES_COME_IN = "coordinator.transport.stream:unpack_tokens"
 
 
 class Switch:

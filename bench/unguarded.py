@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.ledger import Ledger
-from coordinator.pulse import Pulse
-from protos.frames import digest_of
+from coordinator.recording.jitter import Pulse
+from coordinator.scheduling.request_table import RequestTable
+from protos.columns import digest_of
 
 ALL, NONE = "all", "none"
 Function = Callable[..., Any]
@@ -70,7 +70,7 @@ def _no_overdue(self: object) -> None:
     """Look for no query that is too old."""
 
 
-def _no_answers(self: Ledger) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
+def _no_answers(self: RequestTable) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]:
     """Free the slots, whatever is in them."""
     self._free += self._ended
     self._ended = []
@@ -100,36 +100,36 @@ def _no_collection(self: Pulse, phase: str, _: dict[str, int]) -> None:  # noqa:
 GUARDS = {
     "digest": Guard(
         "XXH3-64 of every frame, made and checked",
-        (Patch("protos.frames:digest_of", _no_digest),),
+        (Patch("protos.columns:digest_of", _no_digest),),
     ),
     "pings": Guard(
         "each second: a ping to each worker, whether one is silent or stalled, whether there is any",
         (
-            Patch("coordinator.fleet:Fleet.look", _no_look),
-            Patch("coordinator.stream:Stream.beat", _no_beat),
+            Patch("coordinator.transport.fleet:Fleet.look", _no_look),
+            Patch("coordinator.transport.stream:Stream.beat", _no_beat),
         ),
     ),
     "overdue": Guard(
         "each second: queries past their deadline",
-        (Patch("coordinator.dispatcher:Dispatcher._look_for_overdue", _no_overdue),),
+        (Patch("coordinator.scheduling.event_loop:EventLoop._look_for_overdue", _no_overdue),),
     ),
     "outputs": Guard(
         "every finished answer copied, and written to the disk",
         (
-            Patch("coordinator.ledger:Ledger.take_answers", _no_answers),
-            Patch("coordinator.outputs:Outputs.keep", _no_keep),
-            Patch("coordinator.outputs:Outputs.flush", _no_flush),
+            Patch("coordinator.scheduling.request_table:RequestTable.take_answers", _no_answers),
+            Patch("coordinator.recording.outputs:Outputs.keep", _no_keep),
+            Patch("coordinator.recording.outputs:Outputs.flush", _no_flush),
         ),
     ),
     "pulse": Guard(
         "garbage collections, lateness of the event loop and steps of the clock",
         (
-            Patch("coordinator.pulse:Pulse._tick", _no_tick),
-            Patch("coordinator.pulse:Pulse._on_collection", _no_collection),
+            Patch("coordinator.recording.jitter:Pulse._tick", _no_tick),
+            Patch("coordinator.recording.jitter:Pulse._on_collection", _no_collection),
         ),
     ),
 }
-WORKERS_PATCH = Patch("protos.frames:digest_of", _true_digest_unchecked)
+WORKERS_PATCH = Patch("protos.columns:digest_of", _true_digest_unchecked)
 """For a worker whose coordinator sends some digests and not others: true digests made, none checked."""
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bench.bounds import flag
 from sut.settings import Scenario
-from worker.answers import COUNT_MODULUS, STOP_TOKEN_ID
+from worker.engines.scripted.answers import COUNT_MODULUS, STOP_TOKEN_ID
 
 SEED = 20_002
 _Work = TypeVar("_Work", bound="Work")

@@ -6,11 +6,11 @@ Exit codes: 0 valid, 1 failed, 2 bad input, 3 complete but INVALID, 130 or 143 i
 import logging
 import sys
 
+from common.config_file import PRINT_FLAG, name_source, to_table, to_toml
+from common.signals import Interrupted
 from coordinator.config import parse
 from coordinator.doctor import command
-from coordinator.interrupt import Interrupted
 from coordinator.run import Run
-from protos.config_file import PRINT_FLAG, name_source, to_table, to_toml
 
 
 def main(argv: list[str]) -> int:

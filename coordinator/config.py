@@ -8,8 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
-from protos import config_file
-from protos.config_file import ConfigFile, Table
+from common import config_file
+from common.config_file import ConfigFile, Table
 from sut.settings import Mode, Scenario
 
 _Choice = TypeVar("_Choice", bound=StrEnum)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from coordinator.access import Access
+from common.tls import SecurityFiles
 from coordinator.config import RunConfig
-from coordinator.run_dir import check_free
-from protos.security import SecurityFiles
+from coordinator.recording.run_dir import check_free
+from coordinator.transport.access import Access
 from sut import dataset, settings
 from sut.dataset import Dataset
 from sut.settings import GenerationConfig

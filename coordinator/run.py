@@ -19,19 +19,19 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
+from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from coordinator.config import LossPolicy, RunConfig
-from coordinator.dispatcher import Deadline, Dispatcher
-from coordinator.fleet import Patience
-from coordinator.flow import Task
 from coordinator.inputs import Inputs
-from coordinator.interrupt import SIGNAL_POLL_S, Interrupted, Interrupts
-from coordinator.outputs import Outputs
-from coordinator.progress import Progress
-from coordinator.pulse import Pulse
-from coordinator.record import RunRecord, Summary
-from coordinator.run_dir import RunDir
-from coordinator.stream import Limits
-from coordinator.tally import tally
+from coordinator.recording.jitter import Pulse
+from coordinator.recording.outputs import Outputs
+from coordinator.recording.progress import Progress
+from coordinator.recording.run_counts import tally
+from coordinator.recording.run_dir import RunDir
+from coordinator.recording.run_record import RunRecord, Summary
+from coordinator.scheduling.event_loop import Deadline, EventLoop
+from coordinator.scheduling.scheduler import Task
+from coordinator.transport.fleet import Patience
+from coordinator.transport.stream import Limits
 from protos import worker_pb2 as pb
 from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
@@ -93,7 +93,7 @@ class Run:
             continues=config.on_worker_loss is LossPolicy.CONTINUE,
         )
         deadline = Deadline(config.query_timeout_s, config.overdue_policy)
-        self._dispatcher = Dispatcher(config.workers, self._inputs.access, patience, deadline, self.fail)
+        self._dispatcher = EventLoop(config.workers, self._inputs.access, patience, deadline, self.fail)
         self._dispatcher.wait_ready(config.ready_timeout_s)
         info = self._dispatcher.links[0].info
         self._dataset.check(

@@ -6,7 +6,7 @@ The wire between the coordinator and a worker: what two processes must agree on.
 Columns. A packed little-endian array, with its dtype and shape given where it stands:
   <u1 uint8   <u4 uint32   <u8 uint64   <i4 int32
 R is the number of requests (rows) of the message, T the number of tokens of all rows together.
-Rows are in the same order in every column. protos/frames.py packs, unpacks and bounds-checks them.
+Rows are in the same order in every column. protos/columns.py packs, unpacks and bounds-checks them.
 What has several columns carries them end to end in one field, behind a head that gives the size of each
 in bytes: a receiver copies each field that it reads, and hashes one buffer faster than six.
 

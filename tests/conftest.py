@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 
 from sut.synthetic import write_checkpoint
-from tests.worker.greedy import Reference, ask_vllm
+from tests.worker.engines.greedy import Reference, ask_vllm
 
 # No timed checks: an example that a busy machine takes long for is no failure.
 settings.register_profile("untimed", deadline=None)

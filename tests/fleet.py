@@ -19,8 +19,8 @@ import grpc
 import pandas as pd
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from protos.frames import SERVICE
-from worker.ports import steady_port
+from protos.columns import SERVICE
+from worker.node.ports import steady_port
 
 ROOT = Path(__file__).resolve().parent.parent
 STOP = 200_002

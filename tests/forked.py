@@ -13,9 +13,9 @@ PRELOAD = [
     "bench.guards",
     "bench.simulated_fleet",
     "coordinator.__main__",
-    "run_mlperf",
+    "tokenfleet.local_run",
     "worker.__main__",
-    "worker.counting_engine",
+    "worker.engines.scripted.counting",
 ]
 
 

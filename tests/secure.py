@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
-from protos.frames import PROTOCOL_VERSION
+from protos.columns import PROTOCOL_VERSION
 from tests import fleet
 from tests.certificates import Authority
 

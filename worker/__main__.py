@@ -9,16 +9,16 @@ import os
 import sys
 from typing import NoReturn
 
-from protos.config_file import PRINT_FLAG, name_source
+from common.config_file import PRINT_FLAG, name_source
+from worker.auth import Door
 from worker.config import BadInput, EngineKind, parse
-from worker.cores import Cores, format_cores, parse_cores
-from worker.door import Door
-from worker.engine import Engine, EngineDead
-from worker.installed import check_installed
-from worker.model import find_checkpoint
-from worker.node import Node, divide
-from worker.notice import check_notices, end_with_node, tell_why
-from worker.resolved import resolved
+from worker.engine_protocol import Engine, EngineDead
+from worker.engines.vllm.checkpoint import find_checkpoint
+from worker.engines.vllm.installed import check_installed
+from worker.machine.cores import Cores, format_cores, parse_cores
+from worker.machine.sd_notify import check_notices, end_with_node, tell_why
+from worker.node.node import Node, divide
+from worker.print_config import resolved
 from worker.server import Server
 
 logger = logging.getLogger("worker")
@@ -31,16 +31,16 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
         ValueError: An unknown flag or a bad value.
     """
     if kind is EngineKind.VLLM:
-        from worker import vllm_engine
+        from worker.engines.vllm import vllm_engine
 
         return vllm_engine.VllmEngine(vllm_engine.parse_engine_flags(argv, _named(model)))
     if kind is EngineKind.SIMULATED:
-        from worker import simulated_engine
+        from worker.engines.scripted import simulated
 
-        return simulated_engine.SimulatedEngine(simulated_engine.parse_engine_flags(argv))
-    from worker import counting_engine
+        return simulated.SimulatedEngine(simulated.parse_engine_flags(argv))
+    from worker.engines.scripted import counting
 
-    return counting_engine.CountingEngine(counting_engine.parse_engine_flags(argv))
+    return counting.CountingEngine(counting.parse_engine_flags(argv))
 
 
 def main(argv: list[str]) -> int:

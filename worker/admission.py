@@ -3,7 +3,7 @@
 import numpy as np
 
 from protos import worker_pb2 as pb
-from protos.frames import FrameError, PromptColumns, Requests
+from protos.columns import FrameError, PromptColumns, Requests
 
 MAX_RUN_ID_LEN = 256
 # A million names are 0.2 GB of Python objects here and as much again in an engine. The largest data set

@@ -10,11 +10,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
-from protos import config_file
-from protos.config_file import ConfigFile
-from protos.security import SecurityFiles
-from worker.cores import parse_cores
-from worker.preset import preset_name, preset_names, read_preset
+from common import config_file
+from common.config_file import ConfigFile
+from common.tls import SecurityFiles
+from worker.engines.vllm.preset import preset_name, preset_names, read_preset
+from worker.machine.cores import parse_cores
 
 # More than any node has accelerators; each has a port.
 MAX_REPLICAS = 64

@@ -7,9 +7,9 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos import worker_pb2_grpc as rpc
-from protos.frames import CHANNEL_OPTIONS, SERVICE
+from protos.columns import CHANNEL_OPTIONS, SERVICE
+from worker.auth import Door
 from worker.config import BadInput, WorkerConfig
-from worker.door import Door
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from protos import worker_pb2 as pb
-from protos.frames import TokenColumns, pack_tokens
-from worker.engine import Step
+from protos.columns import TokenColumns, pack_tokens
+from worker.engine_protocol import Step
 
 # A quarter of MAX_MESSAGE_BYTES, counted before merging: 0.8 million tokens of as many rows.
 MAX_FRAME_BYTES = 16 << 20

@@ -8,12 +8,12 @@ import signal
 from grpc_health.v1 import health, health_pb2
 
 from protos import worker_pb2 as pb
-from protos.frames import SERVICE
+from protos.columns import SERVICE
+from worker.auth import Door
 from worker.config import BadInput, WorkerConfig
-from worker.door import Door
-from worker.engine import Engine, EngineDead
+from worker.engine_protocol import Engine, EngineDead
 from worker.listen import listen
-from worker.notice import NODE_GONE, READY, STOPPING, is_of_node, tell
+from worker.machine.sd_notify import NODE_GONE, READY, STOPPING, is_of_node, tell
 from worker.servicer import WorkerServicer
 
 logger = logging.getLogger(__name__)

@@ -22,12 +22,12 @@ from google.protobuf.message import DecodeError
 
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
-from protos.frames import PROTOCOL_VERSION, FrameError
+from protos.columns import PROTOCOL_VERSION, FrameError
 from worker.admission import TooMuch, check_run_id, check_spec
-from worker.engine import Engine, EngineDead, EngineInfo
-from worker.host import Host
+from worker.engine_protocol import Engine, EngineDead, EngineInfo
+from worker.machine.host_info import Host
 from worker.outbox import Outbox
-from worker.run import CoordinatorGone, Run
+from worker.session import CoordinatorGone, Run
 
 logger = logging.getLogger(__name__)
 

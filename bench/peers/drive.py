@@ -24,7 +24,7 @@ from bench.peers.zmq_frames import FrameDriver
 from bench.peers.zmq_msgspec import MsgspecCodec
 from bench.peers.zmq_pickle import AllTogetherDriver, PickleCodec
 from coordinator.config import RunConfig, parse
-from coordinator.record import Spread
+from coordinator.recording.run_record import Spread
 from coordinator.run import GC_THRESHOLD, SWITCH_INTERVAL_S
 from sut import dataset, settings
 from sut.dataset import Dataset

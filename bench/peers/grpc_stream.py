@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.peers.streams import Chunk, Streams
 from protos import worker_pb2 as pb
-from protos.frames import CHANNEL_OPTIONS, TokenIds
+from protos.columns import CHANNEL_OPTIONS, TokenIds
 
 SERVICE = "tokenfleet.bench.PerRequest"
 PROMPT_HEAD = struct.Struct("<I")

@@ -12,7 +12,7 @@ import numpy as np
 from aiohttp import web
 
 from bench.peers.streams import Chunk, Streams
-from protos.frames import TokenIds
+from protos.columns import TokenIds
 
 PATH = "/v1/completions"
 BACKLOG = 4096

@@ -8,11 +8,11 @@ from typing import NamedTuple, Protocol
 from bench.peers.driver import die_on_loop_errors
 from bench.peers.streams import Chunk, Cutter
 from bench.peers.zmq_driver import ZmqDriver
-from bench.peers.zmq_sockets import Door, Link
+from bench.peers.zmq_sockets import Door, WorkerLink
 from coordinator.config import RunConfig
-from protos.frames import TokenIds
+from protos.columns import TokenIds
 from sut.dataset import Dataset
-from worker.counting_engine import CountingEngine
+from worker.engines.scripted.counting import CountingEngine
 
 
 class Request(NamedTuple):
@@ -111,7 +111,7 @@ class MessageDriver(ZmqDriver):
 
     async def connect(self) -> None:
         """Tell every worker where its messages go."""
-        self._links = [Link(address, self.take) for address in self._addresses]
+        self._links = [WorkerLink(address, self.take) for address in self._addresses]
 
     def _start(self, ids: list[int], samples: list[int]) -> None:
         """Send each request to the least loaded worker."""

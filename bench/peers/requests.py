@@ -9,7 +9,7 @@ from typing import Protocol
 from bench.peers.driver import die
 from bench.peers.streams import Chunk
 from coordinator.config import RunConfig
-from protos.frames import TokenIds
+from protos.columns import TokenIds
 from sut.dataset import Dataset
 from sut.sut import SUT
 

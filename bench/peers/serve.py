@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from bench.peers import grpc_stream, http_sse, zmq_frames, zmq_msgspec, zmq_pickle
 from bench.peers.streams import Streams
-from worker.counting_engine import CountingConfig, CountingEngine, add_flags
+from worker.engines.scripted.counting import CountingConfig, CountingEngine, add_flags
 
 Serve = Callable[[CountingEngine, int, int], Awaitable[None]]
 """Serves an engine, that many tokens to a message, at a port; for ever."""

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from protos.frames import PromptColumns, TokenColumns, TokenIds
-from worker.counting_engine import CountingEngine
+from protos.columns import PromptColumns, TokenColumns, TokenIds
+from worker.engines.scripted.counting import CountingEngine
 
 MAX_UNSENT = 65_536
 """Chunks that may wait for a transport; then the engine does."""

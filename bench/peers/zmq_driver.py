@@ -4,7 +4,7 @@ import asyncio
 from array import array
 
 from bench.peers.driver import die, die_on_loop_errors
-from bench.peers.zmq_sockets import Link
+from bench.peers.zmq_sockets import WorkerLink
 from coordinator.config import RunConfig
 from sut.dataset import Dataset
 from sut.sut import SUT
@@ -25,7 +25,7 @@ class ZmqDriver:
         self._addresses = config.workers
         self._data = data
         self._budget = max_new_tokens
-        self._links: list[Link] = []
+        self._links: list[WorkerLink] = []
         self._loop = asyncio.get_running_loop()
         self.sut = SUT(config.scenario, self._issue, die)
         self.report_delays_ns = array("q")

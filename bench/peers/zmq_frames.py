@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from bench.peers.driver import die_on_loop_errors
 from bench.peers.zmq_driver import ZmqDriver
-from bench.peers.zmq_sockets import Door, Link
+from bench.peers.zmq_sockets import Door, WorkerLink
 from coordinator.config import RunConfig
-from coordinator.flow import MAX_UNTAKEN
-from coordinator.ledger import Ledger
-from coordinator.rows import Slots
+from coordinator.scheduling.request_rows import Slots
+from coordinator.scheduling.request_table import RequestTable
+from coordinator.scheduling.scheduler import MAX_UNTAKEN
 from protos import worker_pb2 as pb
-from protos.frames import PromptColumns, pack_submit, unpack_submit, unpack_tokens
+from protos.columns import PromptColumns, pack_submit, unpack_submit, unpack_tokens
 from sut.dataset import Dataset
-from worker.counting_engine import CountingEngine
+from worker.engines.scripted.counting import CountingEngine
 from worker.outbox import Outbox
 
 
@@ -64,7 +64,7 @@ class FrameDriver(ZmqDriver):
     def __init__(self, config: RunConfig, data: Dataset, max_new_tokens: int) -> None:
         """See ZmqDriver."""
         super().__init__(config, data, max_new_tokens)
-        self._ledger = Ledger(max_new_tokens, first_generation=secrets.randbits(32))
+        self._ledger = RequestTable(max_new_tokens, first_generation=secrets.randbits(32))
         self._num_frames = [0] * len(config.workers)
         self._next_worker = 0
 
@@ -76,7 +76,7 @@ class FrameDriver(ZmqDriver):
     async def connect(self) -> None:
         """Tell every worker where its frames go."""
         self._links = [
-            Link(address, partial(self._take, worker)) for worker, address in enumerate(self._addresses)
+            WorkerLink(address, partial(self._take, worker)) for worker, address in enumerate(self._addresses)
         ]
 
     def _start(self, ids: list[int], samples: list[int]) -> None:
@@ -104,7 +104,7 @@ class FrameDriver(ZmqDriver):
         self._links[worker].send(pack_submit(prompts).SerializeToString())
 
     def _take(self, worker: int, body: bytes) -> None:
-        """Do what coordinator.flow does with a frame."""
+        """Do what coordinator.scheduling.scheduler does with a frame."""
         now_ns = time.monotonic_ns()
         columns = unpack_tokens(pb.Tokens.FromString(body), sequence=self._num_frames[worker])
         self._num_frames[worker] += 1

@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.peers import messages
 from bench.peers.streams import Chunk
-from worker.counting_engine import CountingEngine
+from worker.engines.scripted.counting import CountingEngine
 
 
 class _Query(msgspec.Struct, array_like=True, frozen=True, gc=False):

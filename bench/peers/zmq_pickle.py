@@ -21,7 +21,7 @@ from bench.peers.streams import Chunk, Cutter
 from bench.peers.zmq_sockets import Door
 from coordinator.config import RunConfig
 from sut.dataset import Dataset
-from worker.counting_engine import CountingEngine
+from worker.engines.scripted.counting import CountingEngine
 
 
 class Reply(NamedTuple):

@@ -106,7 +106,7 @@ class Sender:
         self._socket.close(linger=0)
 
 
-class Link:
+class WorkerLink:
     """The driver's end of one worker."""
 
     def __init__(self, address: str, take: Take) -> None:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from coordinator.doctor.findings import Check, Finding, Level, Row
-from coordinator.ledger import Ledger
-from protos.frames import TokenColumns, pack_tokens, unpack_tokens
+from coordinator.scheduling.request_table import RequestTable
+from protos.columns import TokenColumns, pack_tokens, unpack_tokens
 
 # The line of `growth`: cores = idle + frames/s + tokens/s.
 IDLE_CORES, FRAME_CORES, TOKEN_CORES = 0.017, 55e-6, 18e-9
@@ -73,7 +73,7 @@ def diagnose_rate(plan: Plan) -> list[Row]:
 
 def _round_us() -> float:
     """Take NUM_FRAMES frames of NUM_ROWS requests and one token each into a ledger."""
-    ledger = Ledger(max_new_tokens=NUM_FRAMES, num_slots=NUM_ROWS)
+    ledger = RequestTable(max_new_tokens=NUM_FRAMES, num_slots=NUM_ROWS)
     zeros = np.zeros(NUM_ROWS, np.int64)
     fields = ("sample", "prompt_len", "issued_ns", "sent_ns")
     _, names = ledger.assign(np.arange(NUM_ROWS, dtype=np.uint64), 0, dict.fromkeys(fields, zeros))

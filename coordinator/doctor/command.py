@@ -10,7 +10,9 @@ import signal
 from pathlib import Path
 from typing import NamedTuple
 
-from coordinator.access import Access
+from common.host_facts import nearest, read_disk_space, read_host_facts
+from common.text import print_table
+from common.tls import SecurityFiles
 from coordinator.config import RunConfig, build_parser, expand, to_config
 from coordinator.doctor.accelerators import diagnose_accelerators
 from coordinator.doctor.capacity import Plan, diagnose_rate, frame_us
@@ -19,10 +21,8 @@ from coordinator.doctor.machines import diagnose_hosts, diagnose_own
 from coordinator.doctor.visits import Visit, visit_all
 from coordinator.doctor.workers import diagnose_fleet
 from coordinator.inputs import Inputs, read_confs
-from coordinator.table import print_table
+from coordinator.transport.access import Access
 from protos import worker_pb2 as pb
-from protos.host import look_at_disk, look_at_host, nearest
-from protos.security import SecurityFiles
 from sut import dataset, settings
 from sut.dataset import Dataset
 from sut.settings import GenerationConfig
@@ -129,8 +129,8 @@ def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:
 
 
 def _look_here(output_dir: Path) -> tuple[pb.HostInfo, bool]:
-    host = look_at_host()
-    host.disks.append(look_at_disk("output directory", output_dir))
+    host = pb.HostInfo(**read_host_facts()._asdict())
+    host.disks.append(pb.Disk(**read_disk_space("output directory", output_dir)._asdict()))
     there = nearest(output_dir)
     return host, there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 

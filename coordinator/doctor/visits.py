@@ -11,12 +11,12 @@ from typing import NamedTuple
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from coordinator.access import Access
-from coordinator.doorstep import diagnose
-from coordinator.link import replica_addresses
+from coordinator.transport.access import Access
+from coordinator.transport.connect_errors import diagnose
+from coordinator.transport.worker_link import replica_addresses
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
-from protos.frames import CHANNEL_OPTIONS, SERVICE
+from protos.columns import CHANNEL_OPTIONS, SERVICE
 
 NUM_ROUND_TRIPS = 5
 ROUND_TRIPS_TIMEOUT_S = 2.0

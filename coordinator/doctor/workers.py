@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from statistics import median
 
-from coordinator.agreement import EQUAL_FIELDS
 from coordinator.doctor.findings import Check, Finding, Level, Row, differing, several
 from coordinator.doctor.visits import Visit
+from coordinator.transport.agreement import EQUAL_FIELDS
 from protos import worker_pb2 as pb
-from protos.frames import PROTOCOL_VERSION
+from protos.columns import PROTOCOL_VERSION
 
 # A LAN takes below 1 ms; each query's first token comes one round trip later.
 MAX_ROUND_TRIP_MS = 10.0

@@ -12,11 +12,11 @@ from bench.flat_sides import FLAT_SIDES, FlatFigures
 from bench.peers import streams
 from bench.peers.zmq_sockets import MAX_QUEUED, Receiver, Sender
 from bench.step_worker import StepOutbox
-from protos.frames import TokenColumns, unpack_tokens
+from protos.columns import TokenColumns, unpack_tokens
 from tests.bench.outliving import run_bench
 from tests.forked import end_of
-from worker.counting_engine import CountingConfig, CountingEngine
-from worker.engine import Step
+from worker.engine_protocol import Step
+from worker.engines.scripted.counting import CountingConfig, CountingEngine
 
 TINY = ["--requests", "160", "--in-flight", "16", "--answer-tokens", "20", "--prompt-tokens", "4"]
 SIDES = [

@@ -13,8 +13,8 @@ import pytest
 from bench import guards, switched, unguarded, wakeups
 from bench.unguarded import ALL, GUARDS, NONE, WORKERS_PATCH, GuardGone, Patch
 from bench.windows import Cost, Pair, Window, steady_pairs
-from coordinator import stream
-from protos import frames
+from coordinator.transport import stream
+from protos import columns as wire
 from tests.bench.outliving import check_takes_all_along
 from tests.fleet import ROOT
 from tests.forked import end_of
@@ -83,11 +83,14 @@ def test_every_guard_is_where_it_is_looked_for(patch: Patch) -> None:
     ("patch", "message"),
     [
         (Patch("coordinator.gone:Guard.check", len), "coordinator.gone:Guard.check does not exist"),
-        (Patch("coordinator.stream:gone", len), "coordinator.stream:gone does not exist"),
-        (Patch("coordinator.ledger:Ledger.gone", len), "coordinator.ledger:Ledger.gone does not exist"),
-        (Patch("coordinator.stream:BEAT_INTERVAL_S", len), "is float, its replacement function"),
-        (Patch("protos.frames:digest_of", len), "is function of packed, its replacement function of obj"),
-        (Patch("coordinator.dispatcher:Dispatcher._look", len), "is async function of"),
+        (Patch("coordinator.transport.stream:gone", len), "coordinator.transport.stream:gone does not exist"),
+        (
+            Patch("coordinator.scheduling.request_table:RequestTable.gone", len),
+            "coordinator.scheduling.request_table:RequestTable.gone does not exist",
+        ),
+        (Patch("coordinator.transport.stream:BEAT_INTERVAL_S", len), "is float, its replacement function"),
+        (Patch("protos.columns:digest_of", len), "is function of packed, its replacement function of obj"),
+        (Patch("coordinator.scheduling.event_loop:EventLoop._look", len), "is async function of"),
     ],
 )
 def test_a_guard_that_moved_is_missed(patch: Patch, message: str) -> None:
@@ -99,8 +102,8 @@ def test_a_guard_that_moved_is_missed(patch: Patch, message: str) -> None:
 @pytest.mark.parametrize(
     ("gone", "command", "argv"),
     [
-        ("coordinator.stream:Stream.beat", "switched", ["none", "0.1", "file", "--help"]),
-        ("protos.frames:digest_of", "lenient_worker", ["--help"]),
+        ("coordinator.transport.stream:Stream.beat", "switched", ["none", "0.1", "file", "--help"]),
+        ("protos.columns:digest_of", "lenient_worker", ["--help"]),
     ],
 )
 def test_a_process_that_misses_a_guard_ends_with_its_name(gone: str, command: str, argv: list[str]) -> None:
@@ -148,13 +151,13 @@ def mended(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(owner, name, original)
 
 
-def frame() -> frames.pb.Tokens:
+def frame() -> wire.pb.Tokens:
     """Pack one token."""
     none = np.zeros(0, np.uint32)
-    columns = frames.TokenColumns(
+    columns = wire.TokenColumns(
         np.array([5], np.uint64), None, np.array([7], np.int32), none, none.astype(np.uint8), 1
     )
-    return frames.pack_tokens(columns, sequence=0)
+    return wire.pack_tokens(columns, sequence=0)
 
 
 @pytest.mark.usefixtures("mended")
@@ -165,12 +168,12 @@ def test_the_switch_decides_at_each_call() -> None:
     for _ in range(2):
         switch.guarded = False
         assert 0 == frame().digest
-        assert [7] == frames.unpack_tokens(frame(), 0).tokens.tolist()
+        assert [7] == wire.unpack_tokens(frame(), 0).tokens.tolist()
         bare = frame()
         switch.guarded = True
         assert digest == frame().digest != 0
-        with pytest.raises(frames.FrameError, match="digest"):
-            frames.unpack_tokens(bare, 0)
+        with pytest.raises(wire.FrameError, match="digest"):
+            wire.unpack_tokens(bare, 0)
 
 
 @pytest.mark.usefixtures("mended")
@@ -183,8 +186,8 @@ def test_guards_that_are_not_named_stay_on_both_ways(names: str) -> None:
         assert digest == frame().digest
         bare = frame()
         bare.digest = 0
-        with pytest.raises(frames.FrameError, match="digest"):
-            frames.unpack_tokens(bare, 0)
+        with pytest.raises(wire.FrameError, match="digest"):
+            wire.unpack_tokens(bare, 0)
 
 
 @pytest.mark.usefixtures("mended")
@@ -215,17 +218,17 @@ def test_windows_come_in_pairs_and_count_what_came_in() -> None:
 def test_a_lenient_worker_takes_any_digest_and_makes_true_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts with digest 0 are taken as well as those with theirs; frames have the digest they had."""
     ones = np.ones(1, np.uint32)
-    prompts = frames.PromptColumns(
+    prompts = wire.PromptColumns(
         np.array([5], np.uint64), ones, np.array([7], np.int32), ones, np.zeros(1, np.uint32)
     )
-    true, bare = frames.pack_submit(prompts), frames.pack_submit(prompts)
+    true, bare = wire.pack_submit(prompts), wire.pack_submit(prompts)
     bare.digest = 0
-    with pytest.raises(frames.FrameError, match="digest"):
-        frames.unpack_submit(bare)
+    with pytest.raises(wire.FrameError, match="digest"):
+        wire.unpack_submit(bare)
     digest = frame().digest
-    monkeypatch.setattr(frames, "digest_of", WORKERS_PATCH.replacement)
-    assert [7] == frames.unpack_submit(bare).prompt_tokens.tolist()
-    assert [7] == frames.unpack_submit(true).prompt_tokens.tolist()
+    monkeypatch.setattr(wire, "digest_of", WORKERS_PATCH.replacement)
+    assert [7] == wire.unpack_submit(bare).prompt_tokens.tolist()
+    assert [7] == wire.unpack_submit(true).prompt_tokens.tolist()
     assert digest == frame().digest
 
 

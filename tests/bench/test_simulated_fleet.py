@@ -15,8 +15,8 @@ from bench.simulated_fleet import main
 from tests import fleet
 from tests.bench.outliving import run_bench, wait_until
 from tests.forked import end_of
-from tests.test_walk import check_tokens
-from worker.ports import steady_port
+from tests.test_one_request import check_tokens
+from worker.node.ports import steady_port
 
 COSTS = "--prefill-tokens-per-s 1e5 --step-base-ms 1 --step-per-seq-us 20"
 

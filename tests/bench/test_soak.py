@@ -19,7 +19,7 @@ from bench.vitals import Vitals, chart, read_vitals
 from sut.results.logs import DetailLog
 from tests.bench.outliving import check_takes_all_along, run_bench
 from tests.bench.test_transport import accuracy_log
-from worker.ports import steady_port
+from worker.node.ports import steady_port
 
 TINY = [
     "--workers",

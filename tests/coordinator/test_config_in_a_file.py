@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config_file import ConfigFile, to_table, to_toml
 from coordinator.__main__ import main
 from coordinator.config import LossPolicy, OverduePolicy, RunConfig, parse, to_argv
-from protos.config_file import ConfigFile, to_table, to_toml
 from sut.settings import Scenario
 from tests import fleet
 

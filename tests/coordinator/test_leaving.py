@@ -11,7 +11,7 @@ from tests.coordinator.test_broken_runs import BUSY_TIMEOUT_S, FAIL, PROMPTS, St
 SLOW_TO_LEAVE = """
 import sys, time
 from coordinator.__main__ import main
-from coordinator.outputs import Outputs
+from coordinator.recording.outputs import Outputs
 salvage = Outputs.salvage
 Outputs.salvage = lambda *args: (time.sleep(4), salvage(*args))[1]
 sys.exit(main(sys.argv[1:]))

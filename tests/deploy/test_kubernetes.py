@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from coordinator.config import parse as parse_coordinator
-from protos.frames import SERVICE
+from protos.columns import SERVICE
 from tests import fleet
 from tests.deploy import manifests
 from worker.config import WorkerConfig

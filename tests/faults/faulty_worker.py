@@ -18,23 +18,23 @@ import sys
 
 import numpy as np
 
-from protos.frames import PromptColumns
+from protos.columns import PromptColumns
 from worker import __main__ as worker_main
-from worker import counting_engine
-from worker.engine import EngineDead, Step
+from worker.engine_protocol import EngineDead, Step
+from worker.engines.scripted import counting
 
 EXITS, DIES, FORGETS = 11, 12, 13
 FORGETS_AFTER = 5
 EXIT_CODE = 9
 
 
-class FaultyEngine(counting_engine.CountingEngine):
+class FaultyEngine(counting.CountingEngine):
     """Counts, until a prompt says otherwise."""
 
     first_step_s = 0.0
     """What the first step of the process takes longer."""
 
-    def __init__(self, config: counting_engine.CountingConfig) -> None:
+    def __init__(self, config: counting.CountingConfig) -> None:
         super().__init__(config)
         self._demands: dict[int, int] = {}
         self._num_steps: dict[int, int] = {}
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--first-step-ms", type=float, default=0.0)
     own, rest = parser.parse_known_args(argv)
     FaultyEngine.first_step_s = own.first_step_ms / 1e3
-    counting_engine.CountingEngine = FaultyEngine  # type: ignore[misc]
+    counting.CountingEngine = FaultyEngine  # type: ignore[misc]
     return worker_main.main(rest)
 
 

@@ -11,17 +11,17 @@ from typing import cast
 import numpy as np
 import pytest
 
-from coordinator import stream
-from coordinator.access import Access
-from coordinator.flow import Flow, Task
-from coordinator.ledger import Ledger
-from coordinator.link import Link
-from coordinator.stream import WorkerLost
+from coordinator.scheduling.request_table import RequestTable
+from coordinator.scheduling.scheduler import Scheduler, Task
+from coordinator.transport import stream
+from coordinator.transport.access import Access
+from coordinator.transport.stream import WorkerLost
+from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
-from protos.frames import PROTOCOL_VERSION, TokenColumns, pack_tokens
+from protos.columns import PROTOCOL_VERSION, TokenColumns, pack_tokens
 from sut.sut import SUT
-from tests.coordinator.links import STOP, FakeLink, dataset, frame
-from tests.coordinator.test_flow import Reports
+from tests.coordinator.scheduling.links import STOP, FakeLink, dataset, frame
+from tests.coordinator.scheduling.test_scheduler import Reports
 from tests.faults.frame_model import MAX_NS, VOCAB_SIZE, Held
 from tests.faults.fuzz import mutations
 from tests.faults.garbler import Call, Garbler
@@ -54,14 +54,14 @@ def tokens_frame(names: dict[int, int], first: int, num: int, sequence: int, end
 class Scene:
     """One stream to a garbler and one honest worker beside it, on a fresh ledger."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: WorkerLink) -> None:
         """Set both up; no stream is open yet.
 
         Args:
             link: To the garbler, without a stream.
         """
         self.reports = Reports(reports_first_tokens=True)
-        self.ledger = Ledger(BUDGET, num_slots=2)
+        self.ledger = RequestTable(BUDGET, num_slots=2)
         self.failures: list[str] = []
         prompts = dataset(*([sample, 5] for sample in SAMPLES))
         task = Task(prompts, cast(SUT, self.reports), BUDGET, 3, keep=lambda *_: None)
@@ -71,7 +71,7 @@ class Scene:
         link.info.CopyFrom(INFO)
         link.last_prompt_ns = 0
         self.honest = FakeLink(1)
-        self.flow = Flow(task, self.ledger, [self.link, self.honest], self.failures.append)
+        self.flow = Scheduler(task, self.ledger, [self.link, self.honest], self.failures.append)
         self.delivered = asyncio.Event()
 
     async def open(self) -> None:
@@ -221,7 +221,7 @@ class Fuzzer:
         """Send so many mutated messages, each stream's after none to three good ones."""
         frames: Iterator[bytes] | None = None
         async with Garbler(INFO, self._play).serving() as address:
-            link = Link(0, address, Access())
+            link = WorkerLink(0, address, Access())
             while self.num_frames < num_frames:
                 scene = Scene(link)
                 await scene.open()

@@ -15,7 +15,7 @@ import pytest
 
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
-from protos.frames import CHANNEL_OPTIONS, PROTOCOL_VERSION, SERVICE, PromptColumns, pack_submit
+from protos.columns import CHANNEL_OPTIONS, PROTOCOL_VERSION, SERVICE, PromptColumns, pack_submit
 from tests import fleet
 from tests.faults.fuzz import mutations
 from tests.worker.raw_client import Stream

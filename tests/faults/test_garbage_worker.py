@@ -14,7 +14,7 @@ import pytest
 
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
-from protos.frames import TokenColumns, pack_tokens, unpack_submit
+from protos.columns import TokenColumns, pack_tokens, unpack_submit
 from tests import fleet
 from tests.faults import runs
 from tests.faults.crew import Member, check_free, crew

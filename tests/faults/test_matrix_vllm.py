@@ -11,8 +11,8 @@ from tests import fleet
 from tests.faults import runs
 from tests.faults.crew import Member, addresses_of, wait_until
 from tests.faults.table import Table
-from tests.test_vllm_walk import FLAGS, START_TIMEOUT_S
-from tests.worker.greedy import ANSWER_LEN, Reference, walk_prompts
+from tests.test_vllm_one_request import FLAGS, START_TIMEOUT_S
+from tests.worker.engines.greedy import ANSWER_LEN, Reference, walk_prompts
 
 pytestmark = [pytest.mark.vllm, pytest.mark.long]
 

@@ -14,7 +14,7 @@ import pytest
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from tests import fleet
-from tests.worker.greedy import ANSWER_LEN, Reference, engine_prompts, stop_ids_of
+from tests.worker.engines.greedy import ANSWER_LEN, Reference, engine_prompts, stop_ids_of
 from tests.worker.raw_client import Stream, connected
 
 pytestmark = [pytest.mark.vllm, pytest.mark.long]

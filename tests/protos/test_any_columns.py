@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos import worker_pb2 as pb
-from protos.frames import (
+from protos.columns import (
     FrameError,
     PromptColumns,
     TokenColumns,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from protos import worker_pb2 as pb
-from protos.frames import (
+from protos.columns import (
     FrameError,
     PromptColumns,
     TokenColumns,

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from protos.frames import PromptColumns
-from worker.engine import Engine, Step
+from protos.columns import PromptColumns
+from worker.engine_protocol import Engine, Step
 
 _T = TypeVar("_T")
 

@@ -11,8 +11,8 @@ import pytest
 
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
-from protos.frames import CHANNEL_OPTIONS, PROTOCOL_VERSION, PromptColumns, pack_submit, unpack_tokens
-from worker.counting_engine import CountingConfig, CountingEngine
+from protos.columns import CHANNEL_OPTIONS, PROTOCOL_VERSION, PromptColumns, pack_submit, unpack_tokens
+from worker.engines.scripted.counting import CountingConfig, CountingEngine
 from worker.servicer import WorkerServicer
 
 SPEC = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_new_tokens": 10_000}

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from protos import worker_pb2 as pb
-from protos.frames import TokenColumns, unpack_tokens
+from protos.columns import TokenColumns, unpack_tokens
 from tests import fleet
 from tests.protos.by_hand import read_tokens
 from tests.worker.raw_client import MAX_MODEL_LEN, Worker, walk
 from tests.worker.test_outbox import columns, ends_of, frame, rows_of, run
 from tests.worker.test_silence import pinging
 from worker import outbox as outbox_module
-from worker.counting_engine import CountingConfig, CountingEngine
-from worker.engine import Step
+from worker.engine_protocol import Step
+from worker.engines.scripted.counting import CountingConfig, CountingEngine
 from worker.outbox import Outbox, split
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
+from common.config_file import ConfigFile, to_table, to_toml
 from coordinator import config as coordinator_config
-from protos.config_file import ConfigFile, to_table, to_toml
 from tests import fleet
-from tests.worker.greedy import environment_kept
-from worker import preset
+from tests.worker.engines.greedy import environment_kept
 from worker.__main__ import main, show
 from worker.config import BadInput, EngineKind, WorkerConfig, parse
-from worker.preset import preset_names
+from worker.engines.vllm import preset
+from worker.engines.vllm.preset import preset_names
 
 PATHS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).map(Path)
 OF_TYPE = {
@@ -209,7 +209,9 @@ def test_presets_are_installed(tmp_path: Path) -> None:
     subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=60)
     (wheel,) = tmp_path.glob("*.whl")
     held = {
-        Path(name).stem for name in zipfile.ZipFile(wheel).namelist() if name.startswith("worker/presets/")
+        Path(name).stem
+        for name in zipfile.ZipFile(wheel).namelist()
+        if name.startswith("worker/engines/vllm/presets/")
     }
     assert set(preset_names()) == held
 

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
-from protos.frames import PROTOCOL_VERSION, SERVICE
+from protos.columns import PROTOCOL_VERSION, SERVICE
 from tests import fleet
 
 BUF = os.environ.get("BUF") or shutil.which("buf")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from protos import worker_pb2 as pb
-from protos.frames import PromptColumns
+from protos.columns import PromptColumns
 from tests.worker.raw_client import MAX_MODEL_LEN, Worker, assert_empty, open_when_free, refusal_of, walk
 from worker import admission
 from worker.admission import MAX_PROMPT_TOKENS, MAX_REQUESTS, InFlight, TooMuch
-from worker.counting_engine import CountingConfig, CountingEngine
+from worker.engines.scripted.counting import CountingConfig, CountingEngine
 
 LONG = [10_000, 7]
 SHORT = [2, 70]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.frames import TokenColumns
+from protos.columns import TokenColumns
 from tests.worker.test_outbox import LENGTH, STOP, columns, ends_of, rows_of
 from worker.outbox import merge
 

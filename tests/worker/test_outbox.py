@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from protos import worker_pb2 as pb
-from protos.frames import TokenColumns, unpack_tokens
+from protos.columns import TokenColumns, unpack_tokens
 from tests.protos.by_hand import read_tokens
-from worker.engine import Step
+from worker.engine_protocol import Step
 from worker.outbox import Outbox
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH

@@ -16,12 +16,12 @@ import pytest
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from tests import fleet
-from tests.worker.nodes import DYING
+from tests.worker.node.nodes import DYING
 from tests.worker.raw_client import STOP_TOKEN_ID, Stream, connected, refusal_of
-from tests.worker.test_stream import DyingEngine
+from tests.worker.test_session import DyingEngine
 from worker.config import EngineKind, WorkerConfig
-from worker.counting_engine import CountingConfig, CountingEngine
-from worker.engine import EngineDead, Step
+from worker.engine_protocol import EngineDead, Step
+from worker.engines.scripted.counting import CountingConfig, CountingEngine
 from worker.server import Server
 
 LONG = [10_000, 7]

@@ -3,7 +3,7 @@
 import pytest
 
 from protos import worker_pb2 as pb
-from protos.frames import spec_hash
+from protos.columns import spec_hash
 from tests.worker.raw_client import (
     MAX_MODEL_LEN,
     SPEC,
@@ -15,7 +15,7 @@ from tests.worker.raw_client import (
     walk,
 )
 from worker import servicer as servicer_module
-from worker.counting_engine import CountingConfig, CountingEngine
+from worker.engines.scripted.counting import CountingConfig, CountingEngine
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 END = 200_002

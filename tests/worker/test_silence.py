@@ -20,10 +20,10 @@ from tests.worker.raw_client import (
     open_when_free,
     walk,
 )
-from worker import run as run_module
 from worker import servicer as servicer_module
-from worker.counting_engine import CountingConfig, CountingEngine
-from worker.engine import Step
+from worker import session as run_module
+from worker.engine_protocol import Step
+from worker.engines.scripted.counting import CountingConfig, CountingEngine
 
 LONG = [10_000, 7]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from worker import counting_engine, simulated_engine
 from worker.__main__ import make_service
 from worker.config import ENGINE_FLAGS, BadInput, EngineKind, WorkerConfig, build_parser, parse
+from worker.engines.scripted import counting, simulated
 
 
 def test_defaults_are_the_dataclass() -> None:
@@ -120,6 +120,6 @@ def test_help_tells_of_every_flag() -> None:
     assert [] == [name for name, end in ends.items() if not shown[name].endswith(f"; default {end}")]
     assert [] == [name for name, text in shown.items() if "None" in text]
     sentences = dict(part.split(": ", 1) for part in re.split(r"\n  (?=\w)", ENGINE_FLAGS) if ": " in part)
-    for name, module in {"counting": counting_engine, "simulated": simulated_engine}.items():
+    for name, module in {"counting": counting, "simulated": simulated}.items():
         flags = {action.option_strings[-1] for action in module.build_parser()._actions} - {"--help"}
         assert flags == set(re.findall("--[a-z-]+[a-z]", sentences[name]))

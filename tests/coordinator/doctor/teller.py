@@ -12,7 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
-from protos.frames import SERVICE
+from protos.columns import SERVICE
 
 SECOND_NS = 1_000_000_000
 

@@ -1,0 +1,1 @@
+"""What both ends need and is not the wire: flags, TLS and token files, facts of a host, signals, text."""

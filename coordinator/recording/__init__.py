@@ -1,0 +1,1 @@
+"""What a run leaves behind: progress lines, received answers, run.json."""

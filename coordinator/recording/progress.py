@@ -1,0 +1,89 @@
+"""What a person sees while a run goes on."""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from coordinator.recording.run_record import percentile
+from coordinator.scheduling.event_loop import EventLoop
+
+LINE_INTERVAL_S = 10.0
+BAR_INTERVAL_S = 0.5
+BAR_WIDTH = 24
+
+
+class Progress:
+    """A live bar on a terminal, a plain line every 10 s elsewhere."""
+
+    def __init__(
+        self, dispatcher: EventLoop, count_expected: Callable[[], int | None], out: TextIO = sys.stderr
+    ) -> None:
+        """Start the clock.
+
+        Args:
+            dispatcher: Where the counts are read; they are snapshots.
+            count_expected: Gives the requests of the whole run once LoadGen has said; asked until then.
+            out: Where lines go.
+        """
+        self._dispatcher = dispatcher
+        self._count_expected = count_expected
+        self._expected: int | None = None
+        self._out = out
+        self._live = out.isatty()
+        self._start_s = time.monotonic()
+        self._interval_s = BAR_INTERVAL_S if self._live else LINE_INTERVAL_S
+        self._next_s = self._start_s + self._interval_s
+        self._last_tokens, self._last_s = 0, self._start_s
+
+    def tick(self) -> None:
+        """Print if it is time.
+
+        Thread: main.
+        """
+        now_s = time.monotonic()
+        if now_s >= self._next_s:
+            self._next_s = now_s + self._interval_s
+            self._print(f"\r\x1b[K{self.line()} {self._bar()}" if self._live else f"{self.line()}\n")
+
+    def end(self) -> None:
+        """Leave the terminal on a fresh line."""
+        if self._live:
+            self._print("\n")
+
+    def _print(self, text: str) -> None:
+        """Write; a reader that has gone, or a full disk, takes nothing from the run."""
+        with contextlib.suppress(OSError):
+            self._out.write(text)
+            self._out.flush()
+
+    def line(self) -> str:
+        """Compose the plain line."""
+        self._expected = self._expected or self._count_expected()
+        ledger, now_s = self._dispatcher.ledger, time.monotonic()
+        rate = (ledger.num_tokens - self._last_tokens) / max(now_s - self._last_s, 1e-9)
+        self._last_tokens, self._last_s = ledger.num_tokens, now_s
+        done = ledger.done
+        first = done["first_ns"] > 0
+        p99_ms = percentile((done["first_ns"] - done["issued_ns"])[first], 0.99) / 1e6
+        of = f"/{self._expected}" if self._expected else ""
+        fleet = self._dispatcher.fleet
+        return (
+            f"[{now_s - self._start_s:6.0f} s] done {len(done)}{of}, running {ledger.num_running}, "
+            f"{rate:,.0f} tokens/s, p99 TTFT {p99_ms:,.0f} ms, ETA {self._eta(len(done), now_s)}, "
+            f"workers {len(fleet.live)}/{len(fleet.links)}"
+        )
+
+    def _bar(self) -> str:
+        if not self._expected:
+            return ""
+        filled = min(BAR_WIDTH * self._dispatcher.ledger.num_done // self._expected, BAR_WIDTH)
+        return f"|{'#' * filled}{'-' * (BAR_WIDTH - filled)}| "
+
+    def _eta(self, num_done: int, now_s: float) -> str:
+        if not num_done or not self._expected:
+            return "?"
+        left_s = (now_s - self._start_s) * (self._expected - num_done) / num_done
+        return f"{math.ceil(max(left_s, 0))} s"

@@ -1,0 +1,35 @@
+"""What the coordinator counted in a run, for the verdict."""
+
+import numpy as np
+
+from coordinator.scheduling.event_loop import EventLoop
+from coordinator.transport.worker_link import WorkerLink
+from sut.results.checks import Counts
+
+
+def tally(dispatcher: EventLoop) -> Counts:
+    """Add up a run that is over; its workers have been asked for their final counts."""
+    done = dispatcher.ledger.done
+    streams = [stream for link in dispatcher.links for stream in link.streams]
+    settled = [stream for stream in streams if stream.settled]
+    return Counts(
+        num_issued=dispatcher.flow.num_issued,
+        num_done=len(done),
+        num_distinct=len(np.unique(done["sample"])),
+        num_short=int((done["num_tokens"] < 2).sum()),
+        received_tokens=sum(stream.num_tokens for stream in streams),
+        reported_tokens=int(done["num_tokens"].sum()),
+        produced_tokens=sum(stream.produced_tokens for stream in settled),
+        lost_tokens=sum(stream.num_tokens for stream in streams if not stream.settled),
+        dropped_tokens=sum(link.num_dropped_tokens for link in dispatcher.links),
+        spec_hashes=tuple(stream.spec_hash for stream in streams),
+        num_losses=len(dispatcher.flow.continuations.losses),
+        num_continued=int((done["losses"] > 0).sum()),
+        num_silent=sum(is_silent(link) for link in dispatcher.links),
+    )
+
+
+def is_silent(link: WorkerLink) -> bool:
+    """Tell a worker that does not say what its engine produced from one that was lost while it was asked."""
+    counts = link.stream.counts
+    return counts.asked and not counts.settled and (link.live or not counts.round_trip_ns)

@@ -1,0 +1,236 @@
+"""What a run leaves behind: run.json, and the same for a person as a table."""
+
+import dataclasses
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from google.protobuf.json_format import MessageToDict
+from numpy.typing import NDArray
+
+from common.text import print_table
+from coordinator.scheduling.event_loop import EventLoop
+from coordinator.transport.worker_link import WorkerLink
+from sut.results.verdict import Verdict
+from sut.settings import Mode
+
+logger = logging.getLogger(__name__)
+
+MAX_LOSS_LINES = 20
+PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
+
+
+def percentile(values: NDArray[np.int64], fraction: float) -> int:
+    """Take LoadGen's percentile, sorted[int(count * fraction)] (loadgen/results.cc); 0 without values."""
+    if not len(values):
+        return 0
+    index = min(int(len(values) * fraction), len(values) - 1)
+    return int(np.partition(values, index)[index])
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How one quantity is distributed over the run."""
+
+    count: int
+    mean: float
+    minimum: int
+    percentiles: dict[str, int]
+    maximum: int
+
+    @classmethod
+    def of(cls, values: NDArray[np.int64]) -> "Spread":
+        """Describe values, (N,); all figures are 0 where there are none."""
+        if not len(values):
+            return cls(0, 0.0, 0, {}, 0)
+        marks = {f"p{q:g}": percentile(values, q / 100) for q in PERCENTILES}
+        return cls(len(values), float(values.mean()), int(values.min()), marks, int(values.max()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRow:
+    """One worker's part of the run."""
+
+    address: str
+    requests: int
+    """Those that ended here."""
+    ended_ns: int
+    """From LoadGen's first query to the end of the last of them; 0 where none ended."""
+    service_ns: Spread
+    """From the message that carries the prompt to the end; what other workers took of it is in it."""
+    tokens: int
+    frames: int
+    engine_steps: int
+    streams: int
+    """Times that a stream to the worker was opened: 1, and 1 more for each time it was taken back."""
+    dropped_tokens: int
+    """Came after their request had been moved to another worker."""
+    round_trip_ns: int
+    """Shortest ping of the last stream."""
+    clock_offset_ns: int
+    """Worker's monotonic clock minus the coordinator's, from that ping."""
+    info: dict[str, object]
+    """The worker's GetInfo."""
+
+    @classmethod
+    def of(cls, link: WorkerLink, done: NDArray[np.void]) -> "WorkerRow":
+        """Describe one link, by the run's finished requests in order of completion, dtype rows.DONE."""
+        own = done[done["worker"] == link.index]
+        return cls(
+            address=link.address,
+            requests=len(own),
+            ended_ns=int(own["done_ns"][-1] - done["issued_ns"].min()) if len(own) else 0,
+            service_ns=Spread.of(own["done_ns"] - own["sent_ns"]),
+            tokens=sum(stream.num_tokens for stream in link.streams),
+            frames=sum(stream.num_frames for stream in link.streams),
+            engine_steps=sum(stream.engine_steps for stream in link.streams),
+            streams=len(link.streams),
+            dropped_tokens=link.num_dropped_tokens,
+            round_trip_ns=link.streams[-1].round_trip_ns,
+            clock_offset_ns=link.streams[-1].clock_offset_ns,
+            info=MessageToDict(link.info, preserving_proto_field_name=True),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The coordinator's own record, in ns of its monotonic clock; LoadGen's figures are LoadGen's."""
+
+    ttft_ns: Spread
+    """From LoadGen's call to the first token."""
+    tpot_ns: Spread
+    """(done - first) / (tokens - 1), answers of two tokens and more."""
+    latency_ns: Spread
+    queued_ns: Spread
+    """From LoadGen's call to the message that carries the prompt."""
+    report_delay_ns: Spread
+    """From the engine's hand-over to the return of LoadGen's call, frames with a first token or an end."""
+    answer_tokens: Spread
+    workers: list[WorkerRow]
+    losses: list[dict[str, object]]
+    """Each loss of a worker: see continuation.Loss."""
+    continuations: list[dict[str, object]]
+    """Each request that went on elsewhere, once per time: see continuation.Continuation."""
+    overdue: list[dict[str, object]]
+    """Queries older than their deadline, as they were when found: see watch.Overdue."""
+
+    @classmethod
+    def of(cls, dispatcher: EventLoop) -> "Summary":
+        """Summarise what has finished so far."""
+        done = dispatcher.ledger.done
+        some = done[done["first_ns"] > 0]
+        several = some[some["num_tokens"] > 1]
+        return cls(
+            ttft_ns=Spread.of(some["first_ns"] - some["issued_ns"]),
+            tpot_ns=Spread.of((several["done_ns"] - several["first_ns"]) // (several["num_tokens"] - 1)),
+            latency_ns=Spread.of(done["done_ns"] - done["issued_ns"]),
+            queued_ns=Spread.of(done["sent_ns"] - done["issued_ns"]),
+            report_delay_ns=Spread.of(
+                np.concatenate(
+                    [
+                        np.array(stream.report_delays_ns) + stream.clock_offset_ns
+                        for link in dispatcher.links
+                        for stream in link.streams
+                    ]
+                )
+            ),
+            answer_tokens=Spread.of(done["num_tokens"]),
+            workers=[WorkerRow.of(link, done) for link in dispatcher.links],
+            losses=[loss._asdict() for loss in dispatcher.flow.continuations.losses],
+            continuations=[moved._asdict() for moved in dispatcher.flow.continuations.done],
+            overdue=[query._asdict() for query in dispatcher.overdue],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """Everything that run.json holds."""
+
+    run_id: str
+    scenario: str
+    mode: str
+    verdict: Verdict
+    started_utc: str
+    ready_s: float
+    """From reading the inputs to StartTest: data set, workers, open streams."""
+    wall_s: float
+    """Of StartTest."""
+    coordinator_cpu_s: float
+    config: dict[str, object]
+    """Resolved flags."""
+    generation: dict[str, object]
+    """Sampling of every request."""
+    dataset: dict[str, object]
+    versions: dict[str, str]
+    spec_hash: str
+    loadgen: dict[str, object]
+    """LoadGen's own result figures."""
+    summary: Summary | None
+
+    def write(self, path: Path) -> None:
+        """Write run.json whole or not at all."""
+        text = json.dumps(dataclasses.asdict(self), indent=1, default=str) + "\n"
+        partial = path.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+
+    def show(self) -> None:
+        """Print the table; if it cannot be written, the run, whose record is on disk, loses nothing."""
+        if error := print_table(self.table()):
+            logger.warning("the table was not printed, run.json has it all: %s", error)
+
+    def table(self) -> str:
+        """Lay the run out for a person."""
+        verdict = self.verdict
+        lines = [f"== {self.scenario} {self.mode}: {verdict.outcome} =="]
+        if verdict.reason:
+            lines.append(f"   reason: {verdict.reason}")
+        lines += [f"   LoadGen {key:<48} {value}" for key, value in self.loadgen.items()]
+        lines += self._latency_lines() + self._worker_lines() + self._loss_lines()
+        lines += [f"   {c.mark} {c.name:<15} {c.seen}" for c in verdict.checks]
+        lines += [f"   no submission run: {text}" for text in verdict.deviations]
+        if self.mode == Mode.ACCURACY:
+            lines.append(
+                "   not graded: the reference's eval_mlperf_accuracy.py reads mlperf_log_accuracy.json"
+            )
+        return "\n".join(lines)
+
+    def _latency_lines(self) -> list[str]:
+        if self.summary is None:
+            return []
+        names = ("ttft_ns", "tpot_ns", "latency_ns", "report_delay_ns")
+        lines = [
+            f"   {'ms':<14} {'mean':>12}" + "".join(f"{f'p{q:g}':>12}" for q in PERCENTILES) + f"{'max':>12}"
+        ]
+        for name in names:
+            spread: Spread = getattr(self.summary, name)
+            values = [spread.mean, *spread.percentiles.values(), spread.maximum]
+            if spread.count:
+                cells = "".join(f"{value / 1e6:>12,.3f}" for value in values)
+                lines.append(f"   {name.removesuffix('_ns'):<14} {cells}")
+        return lines
+
+    def _loss_lines(self) -> list[str]:
+        losses = [] if self.summary is None else self.summary.losses
+        lines = [
+            "   lost {address:<17}{requests:>10} requests with {kept_tokens} tokens, "
+            "{resent_tokens} prefilled again: {reason}".format(**loss)
+            for loss in losses[:MAX_LOSS_LINES]
+        ]
+        more = len(losses) - MAX_LOSS_LINES
+        return lines + ([f"   and {more} more losses, see run.json"] if more > 0 else [])
+
+    def _worker_lines(self) -> list[str]:
+        rows = [] if self.summary is None else self.summary.workers
+        lines = [
+            f"   {'worker':<22}{'requests':>10}{'tokens':>12}{'ended s':>10}{'frames':>10}{'steps':>10}"
+            f"{'ping ms':>9}{'streams':>9}"
+        ]
+        return lines + [
+            f"   {row.address:<22}{row.requests:>10}{row.tokens:>12}{row.ended_ns / 1e9:>10.3f}"
+            f"{row.frames:>10}{row.engine_steps:>10}{row.round_trip_ns / 1e6:>9.3f}{row.streams:>9}"
+            for row in rows
+        ]

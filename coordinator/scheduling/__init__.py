@@ -1,0 +1,1 @@
+"""Requests between LoadGen and the workers: tables, routing, failover, reports."""

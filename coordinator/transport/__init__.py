@@ -1,0 +1,1 @@
+"""gRPC to the workers: channels, streams, readiness, loss and return."""

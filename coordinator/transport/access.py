@@ -1,0 +1,67 @@
+"""How the coordinator reaches a worker: plaintext or TLS, and the run token it shows."""
+
+import ssl
+from collections.abc import Sequence
+
+import grpc
+
+from common.tls import (
+    AUTHORIZATION,
+    Credentials,
+    SecurityFiles,
+    load_ca,
+    load_pair,
+    read_credentials,
+)
+
+
+class Access:
+    """One for the whole fleet."""
+
+    def __init__(self, credentials: Credentials | None = None, context: ssl.SSLContext | None = None) -> None:
+        """Create it; without credentials it speaks plaintext and shows no token.
+
+        Args:
+            credentials: For gRPC.
+            context: The same for a plain connection (see doorstep); None: plaintext.
+        """
+        self._credentials = credentials or Credentials()
+        self.context = context
+
+    @classmethod
+    def read(cls, files: SecurityFiles) -> "Access":
+        """Read and check the files.
+
+        Raises:
+            ValueError: Names flag, file and what is wrong with it.
+        """
+        credentials = read_credentials(files, ssl.Purpose.CLIENT_AUTH)
+        if files.tls_ca is None:
+            if credentials.cert is not None:
+                raise ValueError("--tls-cert: is shown over TLS alone, and needs --tls-ca too")
+            return cls(credentials)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.set_alpn_protocols(["h2"])
+        load_ca(context, "--tls-ca", files.tls_ca)
+        if files.tls_cert is not None and files.tls_key is not None:
+            load_pair(context, files.tls_cert, files.tls_key)
+        return cls(credentials, context)
+
+    @property
+    def shows_certificate(self) -> bool:
+        """Whether a worker that asks for a certificate gets one."""
+        return self._credentials.cert is not None
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...] | None:
+        """Metadata of a call that begins a run."""
+        bearer = self._credentials.bearer
+        return None if bearer is None else ((AUTHORIZATION, bearer),)
+
+    def channel(self, address: str, options: Sequence[tuple[str, int]]) -> grpc.aio.Channel:
+        """Create a channel to host:port."""
+        if self._credentials.ca is None:
+            return grpc.aio.insecure_channel(address, options=options)
+        mine = self._credentials
+        credentials = grpc.ssl_channel_credentials(mine.ca, mine.key, mine.cert)
+        return grpc.aio.secure_channel(address, credentials, options=options)

@@ -1,0 +1,64 @@
+"""What both ends tell of their machine."""
+
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from common.host_facts import nearest, read_disk_space, read_host_facts, telling_variables
+
+
+def test_host_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cores, limits, versions and variables are those that the system itself gives."""
+    monkeypatch.setenv("NCCL_DEBUG", "WARN")
+    host = read_host_facts()
+    assert os.uname().nodename == host.hostname
+    assert (os.cpu_count(), len(os.sched_getaffinity(0))) == (host.num_cores, host.num_usable_cores)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (host.soft_open_files, host.hard_open_files)
+    assert os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") == host.memory_bytes
+    assert 0 < host.available_memory_bytes < host.memory_bytes
+    assert "WARN" == host.environment["NCCL_DEBUG"]
+    assert "pytest" not in host.package_versions
+    assert host.package_versions["grpcio"].startswith("1.")
+    assert [] == list(host.not_told)
+
+
+def test_no_limit_is_the_largest_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RLIM_INFINITY, which is -1 here, does not look like a low limit."""
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
+    assert 2**64 - 1 == read_host_facts().soft_open_files
+
+
+def test_variables_are_chosen_and_never_secrets() -> None:
+    """What changes a library's behaviour is told, cut to 200 characters; no secret is."""
+    kept = {
+        "VLLM_USE_V1": "1",
+        "no_proxy": "a,b",
+        "PYTHONDEVMODE": "1",
+        "LD_PRELOAD": "x.so",
+        "OMP_NUM_THREADS": "4",
+    }
+    dropped = {
+        "VLLM_API_KEY": "s",
+        "HF_TOKEN": "s",
+        "NCCL_SECRET": "s",
+        "TORCH_password": "s",
+        "PATH": "/bin",
+        "HOME": "/root",
+        "MY_CUDA_HOME": "x",
+    }
+    proxy = {"https_proxy": "http://user:word@proxy:3128", "GRPC_TRACE": "x" * 300}
+    expected = kept | {"https_proxy": "http://***@proxy:3128", "GRPC_TRACE": "x" * 200}
+    assert expected == telling_variables(kept | dropped | proxy)
+
+
+def test_disk_of_what_is_not_there_is_that_of_its_folder(tmp_path: Path) -> None:
+    """A directory that a run would make is measured where it would lie."""
+    disk = read_disk_space("output directory", tmp_path / "not" / "yet")
+    space = os.statvfs(tmp_path)
+    assert ("output directory", str(tmp_path / "not" / "yet")) == (disk.purpose, disk.path)
+    assert 0 < disk.free_bytes <= space.f_frsize * space.f_blocks
+    assert tmp_path == nearest(tmp_path / "not" / "yet")
+    assert tmp_path == nearest(tmp_path)

@@ -1,0 +1,194 @@
+"""Answers are kept: exact contents, whatever ends the run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from coordinator.recording.outputs import BATCH_TOKENS, Outputs, release, reserve
+from coordinator.recording.outputs_file import PARTIAL_SCHEMA, STREAM_SCHEMA
+from tests import fleet
+from tests.coordinator.recording.answers import EMPTY, answer, columns, long_columns, salvaged, streamed
+
+
+def refuse(reason: str) -> None:
+    """Stand for the end of the run where nothing may fail."""
+    raise AssertionError(reason)
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    """Wait up to 20 s."""
+    deadline_s = time.monotonic() + 20
+    while not happened():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_flushed_answers_are_in_the_file(tmp_path: Path) -> None:
+    """After flush the file of a run that goes on holds the answers, in order, empty ones included."""
+    kept = Outputs(tmp_path, refuse)
+    kept.keep(*columns([3, 7, 1]))
+    kept.keep(*columns([12]))
+    kept.flush()
+    wait_until(lambda: len(streamed(tmp_path)) == 4)
+    expected = [(3, [3, 4, 5]), (7, []), (1, [1]), (12, [12, 13, 14, 15, 16])]
+    assert expected == streamed(tmp_path)
+    kept.flush()
+    kept.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_large_batch_needs_no_flush(tmp_path: Path) -> None:
+    """256 Ki pending tokens go to the disk by themselves."""
+    kept = Outputs(tmp_path, refuse)
+    kept.keep(*long_columns(1, BATCH_TOKENS - 1))
+    kept.keep(*columns([8]))
+    wait_until(lambda: len(streamed(tmp_path)) == 2)
+    (_, tokens), last = streamed(tmp_path)
+    assert tokens == long_columns(1, BATCH_TOKENS - 1)[2].tolist()
+    assert last == (8, [8])
+    kept.discard()
+
+
+def test_a_failed_run_leaves_one_parquet_file(tmp_path: Path) -> None:
+    """Answers written, answers pending and requests in flight are rows, each with its state."""
+    kept = Outputs(tmp_path, refuse)
+    kept.keep(*columns([3, 7]))
+    kept.flush()
+    wait_until(lambda: len(streamed(tmp_path)) == 2)
+    kept.keep(*columns([9]))
+    # Of sample 12 two tokens have come, of 40 none.
+    in_flight = (np.array([12, 40]), np.array([2, 0]), np.array([12, 13], np.int32))
+    line = kept.salvage(*in_flight, ["partial", "waiting"], 20)
+    path = tmp_path / "partial_outputs.parquet"
+    assert line == f"{path} holds 3 complete, 1 partial, 1 waiting"
+    assert [
+        (3, [3, 4, 5], "complete"),
+        (7, [], "complete"),
+        (9, [9, 10], "complete"),
+        (12, [12, 13], "partial"),
+        (40, [], "waiting"),
+    ] == salvaged(tmp_path)
+    assert pq.read_schema(path).types == PARTIAL_SCHEMA.types
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_many_batches_are_many_row_groups(tmp_path: Path) -> None:
+    """2.5 Mi tokens in ten batches come back exactly, from more than one row group."""
+    kept = Outputs(tmp_path, refuse)
+    for sample in range(10):
+        kept.keep(*long_columns(sample, BATCH_TOKENS))
+    assert "10 complete" in kept.salvage(*EMPTY, [], 20)
+    assert pq.ParquetFile(tmp_path / "partial_outputs.parquet").num_row_groups == 3
+    expected = [(sample, long_columns(sample, BATCH_TOKENS)[2].tolist(), "complete") for sample in range(10)]
+    assert expected == salvaged(tmp_path)
+
+
+def test_a_run_without_answers_leaves_an_empty_file(tmp_path: Path) -> None:
+    """A run that failed before any token still says so: no rows."""
+    path = tmp_path / "partial_outputs.parquet"
+    assert f"{path} holds no answers" == Outputs(tmp_path, refuse).salvage(*EMPTY, [], 20)
+    assert salvaged(tmp_path) == []
+
+
+# Keeps ten answers at a time, each batch flushed, until it is killed.
+CHILD = """
+import pathlib, sys, time
+from coordinator.recording.outputs import Outputs
+from tests.coordinator.recording.answers import columns
+kept = Outputs(pathlib.Path(sys.argv[1]), lambda reason: sys.exit(reason))
+for first in range(0, 10**6, 10):
+    kept.keep(*columns(list(range(first, first + 10))))
+    kept.flush()
+    time.sleep(0.0005)
+"""
+
+
+def test_a_killed_writer_leaves_a_readable_file(tmp_path: Path) -> None:
+    """After kill -9 amid writing the file holds whole batches in order, from the first answer on."""
+    process = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)], cwd=fleet.ROOT)
+    try:
+        path = tmp_path / "outputs.arrows"
+        wait_until(lambda: path.exists() and path.stat().st_size > 50_000)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    rows = streamed(tmp_path)
+    assert len(rows) >= 100
+    assert len(rows) % 10 == 0
+    assert rows == [(sample, answer(sample)) for sample in range(len(rows))]
+
+
+def test_a_torn_end_costs_its_batch_alone(tmp_path: Path) -> None:
+    """A file cut at any byte gives the batches before the cut, and no error."""
+    kept = Outputs(tmp_path, refuse)
+    for first in (0, 10, 20):
+        kept.keep(*columns(list(range(first, first + 10))))
+        kept.flush()
+    wait_until(lambda: len(streamed(tmp_path)) == 30)
+    path = tmp_path / "outputs.arrows"
+    whole = path.read_bytes()
+    cuts = set()
+    for num_bytes in range(0, len(whole), 8):
+        path.write_bytes(whole[: num_bytes + 3])
+        rows = streamed(tmp_path)
+        assert rows == [(sample, answer(sample)) for sample in range(len(rows))]
+        cuts.add(len(rows))
+    assert cuts == {0, 10, 20}
+    kept.discard()
+
+
+def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
+    """A file that is not there is an error, not an empty run."""
+    with pytest.raises(FileNotFoundError):
+        streamed(tmp_path)
+
+
+def test_a_file_that_was_cut_is_kept_beside_the_rest(tmp_path: Path) -> None:
+    """Where the stream has fewer answers than were written, the line says so and both files stay."""
+    kept = Outputs(tmp_path, refuse)
+    kept.keep(*columns([3, 4]))
+    kept.flush()
+    wait_until(lambda: len(streamed(tmp_path)) == 2)
+    kept.keep(*columns([5]))
+    kept.flush()
+    wait_until(lambda: len(streamed(tmp_path)) == 3)
+    stream, path = tmp_path / "outputs.arrows", tmp_path / "partial_outputs.parquet"
+    os.truncate(stream, stream.stat().st_size - 8)
+    line = kept.salvage(*EMPTY, [], 20)
+    assert line == f"{path} holds 2 complete of 3: both it and {stream} are kept"
+    assert {stream, path} == set(tmp_path.iterdir())
+
+
+def test_a_second_run_does_not_write_over_the_first(tmp_path: Path) -> None:
+    """A directory that holds such a file already is refused."""
+    kept = Outputs(tmp_path, refuse)
+    with pytest.raises(FileExistsError):
+        Outputs(tmp_path, refuse)
+    kept.discard()
+
+
+def test_the_batch_of_no_answers_is_none(tmp_path: Path) -> None:
+    """A flush without answers writes nothing but the file's head, which reads as no answers."""
+    kept = Outputs(tmp_path, refuse)
+    kept.flush()
+    assert streamed(tmp_path) == []
+    assert pa.ipc.open_stream((tmp_path / "outputs.arrows").read_bytes()).schema == STREAM_SCHEMA
+    kept.discard()
+
+
+def test_reserved_space_is_there_and_given_back(tmp_path: Path) -> None:
+    """1 MiB of blocks, not a hole; release deletes it, and again is no error."""
+    reserved = reserve(tmp_path)
+    assert reserved.stat().st_blocks * 512 >= 1 << 20
+    release(reserved)
+    release(reserved)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,90 @@
+"""What workers must agree on before a run begins."""
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from coordinator.transport.agreement import FleetError, check_agreement
+from coordinator.transport.worker_link import WorkerLink
+from protos import worker_pb2 as pb
+from protos.columns import PROTOCOL_VERSION
+
+FIRST, SECOND, THIRD = "a:1", "b:2", "c:3"
+
+
+def link(address: str, **changed: object) -> WorkerLink:
+    """Make what the check reads of a link: its address and its worker's info."""
+    values = {
+        "protocol_version": PROTOCOL_VERSION,
+        "instance_id": f"instance of {address}",
+        "engine": "vllm",
+        "engine_version": "0.32.0",
+        "model": "/models/gpt-oss-120b",
+        "model_hash": "abc",
+        "vocab_size": 201_088,
+        "max_model_len": 48_128,
+        "max_num_seqs": 256,
+        "tensor_parallel_size": 8,
+        "stop_token_ids": [199_999, 200_002],
+        "hostname": "node",
+    }
+    info = pb.WorkerInfo(**(values | changed))  # type: ignore[arg-type]
+    return cast("WorkerLink", SimpleNamespace(address=address, info=info))
+
+
+def test_equal_workers_agree() -> None:
+    """Workers that serve the same thing agree, one alone included, wherever and however wide they run."""
+    check_agreement([link(FIRST)])
+    other = link(SECOND, hostname="n2", tensor_parallel_size=1, max_num_seqs=1024, model="/elsewhere/model")
+    check_agreement([link(FIRST), other, link(THIRD)])
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("engine", "counting"),
+        ("engine_version", "0.33.0"),
+        ("model_hash", "abd"),
+        ("vocab_size", 201_089),
+        ("max_model_len", 48_129),
+        ("stop_token_ids", [200_002]),
+    ],
+)
+@pytest.mark.parametrize("position", [1, 2])
+def test_a_difference_names_both_workers_and_both_values(field: str, value: object, position: int) -> None:
+    """The error names the field, and address and value of the first worker and of the one that differs."""
+    links = [link(FIRST), link(SECOND), link(THIRD)]
+    odd = links[position] = link(links[position].address, **{field: value})
+    with pytest.raises(FleetError) as caught:
+        check_agreement(links)
+    one, other = getattr(links[0].info, field), getattr(odd.info, field)
+    expected = f"--workers: {field} differs: {FIRST} has {one}, {odd.address} has {other}"
+    assert expected == str(caught.value)
+
+
+@pytest.mark.parametrize("version", [2, 4])
+@pytest.mark.parametrize("position", [0, 1])
+def test_another_protocol_is_named(version: int, position: int) -> None:
+    """A worker of an older or a newer protocol is named with both versions."""
+    links = [link(FIRST), link(SECOND)]
+    odd = links[position] = link(links[position].address, protocol_version=version)
+    with pytest.raises(FleetError) as caught:
+        check_agreement(links)
+    expected = f"--workers: {odd.address} speaks protocol {version}, this coordinator 3"
+    assert expected == str(caught.value)
+
+
+def test_one_worker_under_two_addresses_is_named() -> None:
+    """Two addresses of one process are told by its instance id, also where the two are not neighbours."""
+    links = [link(FIRST, instance_id="x"), link(SECOND, instance_id="y"), link(THIRD, instance_id="x")]
+    with pytest.raises(FleetError) as caught:
+        check_agreement(links)
+    assert str(caught.value) == f"--workers: {FIRST} and {THIRD} are the same worker"
+
+
+def test_a_disagreement_is_bad_input() -> None:
+    """A FleetError is a ValueError of one line: the coordinator's exit code 2."""
+    with pytest.raises(ValueError) as caught:
+        check_agreement([link(FIRST), link(SECOND, engine="counting")])
+    assert "\n" not in str(caught.value)

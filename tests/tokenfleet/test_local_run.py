@@ -1,0 +1,229 @@
+"""run_mlperf.py: the seed's commands on one machine, and no process left behind, however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests import fleet
+from tests.forked import end_of
+from tokenfleet.local_run import Process, main
+
+SLOW = ["--backend", "counting", "--replicas", "2", "--step-ms", "50"]
+
+
+def start(marker: str, *flags: str) -> subprocess.Popen[str]:
+    """Start run_mlperf.py with a marker in the environment of all that it starts."""
+    return subprocess.Popen(
+        [sys.executable, "run_mlperf.py", *flags],
+        cwd=fleet.ROOT,
+        env=os.environ | {"TOKENFLEET_TEST": marker},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def marked_processes(marker: str) -> list[str]:
+    """List the command lines of living processes that carry the marker."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdecimal() and f"TOKENFLEET_TEST={marker}" in (entry / "environ").read_text():
+                found.append((entry / "cmdline").read_text().replace("\0", " "))
+        except (OSError, UnicodeDecodeError):
+            continue
+    return found
+
+
+def wait_gone(marker: str, timeout_s: float = 20.0) -> None:
+    """Wait until no marked process lives."""
+    deadline_s = time.monotonic() + timeout_s
+    while left := marked_processes(marker):
+        assert time.monotonic() < deadline_s, left
+        time.sleep(0.1)
+
+
+def wait_for(path: Path, timeout_s: float = 30.0) -> None:
+    """Wait until a file is there."""
+    deadline_s = time.monotonic() + timeout_s
+    while not path.exists():
+        assert time.monotonic() < deadline_s, path
+        time.sleep(0.05)
+
+
+def test_seed_commands_run_one_after_another(tmp_path: Path) -> None:
+    """The seed's scenarios and modes work with the counting backend, end VALID, and leave no process."""
+    data = tmp_path / "data"
+    data.mkdir()
+    prompts = fleet.write_prompts(data / "accuracy_eval_tokenized.parquet", fleet.counting_prompts(40))
+    conf = fleet.write_conf(tmp_path / "user.conf")
+    common = ["--backend", "counting", "--input-file", str(prompts), "--output-dir", str(tmp_path / "out")]
+    common += ["--user-conf", str(conf), "--max-new-tokens", "64"]
+    marker = uuid.uuid4().hex
+    for flags in (
+        ["--scenario", "offline", "--accuracy"],
+        ["--scenario", "server", "--accuracy"],
+    ):
+        process = start(marker, *common, *flags)
+        _, errors = process.communicate(timeout=60)
+        assert 0 == process.returncode, errors
+    process = start(marker, *common, "--scenario", "offline", "server", "--replicas", "2")
+    output, errors = process.communicate(timeout=90)
+    assert "== offline performance: " in output, errors
+    assert "== server performance: " in output
+    wait_gone(marker, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_no_process_outlives_a_signal(tmp_path: Path, signum: signal.Signals, code: int) -> None:
+    """Ctrl-C, SIGTERM and SIGKILL in mid-run end the node, its replicas and the coordinator too."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[1000, 7, 9]] * 30)
+    marker = uuid.uuid4().hex
+    output_dir = tmp_path / "out"
+    process = start(marker, *SLOW, "--input-file", str(data), "--output-dir", str(output_dir))
+    wait_for(output_dir / "offline" / "performance" / "mlperf_log_detail.txt")
+    assert 5 == len(marked_processes(marker))
+    process.send_signal(signum)
+    process.communicate(timeout=60)
+    assert code == process.returncode
+    wait_gone(marker)
+
+
+def workers_of(marker: str) -> dict[bool, list[int]]:
+    """Find the processes of a node: under True its replicas, under False itself."""
+    found: dict[bool, list[int]] = {True: [], False: []}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and "\0worker\0" in (entry / "cmdline").read_text():
+            environment = (entry / "environ").read_text()
+            if f"TOKENFLEET_TEST={marker}" in environment:
+                found["TOKENFLEET_NODE_PID=" in environment].append(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize(("kills_replicas", "timeout_s", "code"), [(True, 20, 0), (False, 2, 1)])
+def test_a_run_survives_all_replicas_but_not_the_node(
+    tmp_path: Path, kills_replicas: bool, timeout_s: int, code: int
+) -> None:
+    """Both replicas killed in mid-run are started again: VALID; the node killed: exit 1, with the reason."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[60, 7, 9]] * 30)
+    marker = uuid.uuid4().hex
+    output_dir = tmp_path / "out"
+    flags = ["--accuracy", "--input-file", str(data), "--output-dir", str(output_dir)]
+    process = start(marker, *SLOW, *flags, "--no-worker-timeout-s", str(timeout_s))
+    wait_for(output_dir / "offline" / "accuracy" / "mlperf_log_detail.txt")
+    processes = workers_of(marker)
+    assert [2, 1] == [len(processes[True]), len(processes[False])]
+    for victim in processes[kills_replicas]:
+        os.kill(victim, signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert code == process.returncode, errors
+    verdict = fleet.run_json(output_dir / "offline" / "accuracy")["verdict"]
+    assert (f"no worker for {timeout_s} s" in verdict["reason"]) == (not kills_replicas)
+    wait_gone(marker)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--backend", "sglang"], ["--backend", "sglang"]),
+        (["--backend", "counting", "--scenario", "multistream"], ["--scenario", "multistream"]),
+        (["--backend", "counting", "--replicas", "0"], ["--replicas", "0"]),
+        (["--backend", "counting", "--replicas", "65"], ["--replicas", "65"]),
+        (["--backend", "counting", "--replicas", "30000"], ["--replicas", "30000"]),
+        (["--backend", "counting", "--input-file", "/nowhere.pkl"], ["--input-file", "/nowhere.pkl"]),
+        (["--backend", "counting", "--workers", "node77:50051"], ["--workers", "node77:50051", "local"]),
+        (["--backend", "counting", "--workers=127.0.0.1:50051"], ["--workers", "127.0.0.1:50051", "local"]),
+        (["--backend", "counting", "--host", "0.0.0.0"], ["--host", "0.0.0.0", "local"]),
+        (["--backend", "counting", "--port", "50051"], ["--port", "50051", "local"]),
+        (["--backend", "vllm", "--model", "/nowhere"], ["--model", "/nowhere"]),
+        (["--backend", "vllm", "--model", "nobody/nothing"], ["--model", "nobody/nothing"]),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, flags: list[str], named: list[str]) -> None:
+    """Bad input: exit 2 and one line on stderr that names flag and value; no worker's log, no directory."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
+    base = ["--input-file", str(data), "--output-dir", str(tmp_path / "out")]
+    code, _, errors = end_of(main, [*base, *flags], tmp_path)
+    assert 2 == code, errors
+    assert 1 == len(errors.strip().splitlines()), errors
+    assert all(word in errors for word in named), errors
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("{d}/data.parquet", "cannot write {d}/data.parquet/workers/worker.log: Not a directory"),
+        ("/proc/nowhere", "cannot write /proc/nowhere/workers/worker.log: No such file or directory"),
+        ("{d}/taken", "cannot write {d}/taken/workers/worker.log: Is a directory"),
+        (f"{{d}}/{'n' * 256}", f"cannot look at {{d}}/{'n' * 256}/offline/performance: File name too long"),
+    ],
+    ids=["a-file", "below-what-cannot-be-written", "a-log-that-is-a-directory", "a-name-too-long"],
+)
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path, place: str, says: str) -> None:
+    """An --output-dir without a place for the worker's log: exit 2, one line with the reason, no process."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
+    (tmp_path / "taken" / "workers" / "worker.log").mkdir(parents=True)
+    marker = uuid.uuid4().hex
+    flags = ["--input-file", str(data), "--output-dir", place.format(d=tmp_path)]
+    process = start(marker, "--backend", "counting", *flags)
+    output, errors = process.communicate(timeout=60)
+    line = f"run_mlperf.py: --output-dir: {says.format(d=tmp_path)}\n"
+    assert (2, "", line) == (process.returncode, output, errors)
+    assert [] == marked_processes(marker)
+
+
+def test_flag_that_nobody_knows_is_one_line(tmp_path: Path) -> None:
+    """What the worker refuses: exit 2 and one line that names the flag; no run directory, no process."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
+    marker = uuid.uuid4().hex
+    base = ["--input-file", str(data), "--output-dir", str(tmp_path / "out")]
+    process = start(marker, *base, "--backend", "counting", "--no-such-flag")
+    _, errors = process.communicate(timeout=60)
+    assert 2 == process.returncode, errors
+    assert 1 == len(errors.strip().splitlines()), errors
+    assert "--no-such-flag" in errors
+    assert not (tmp_path / "out" / "offline").exists()
+    wait_gone(marker, 5.0)
+
+
+def test_token_is_shared_with_the_local_workers(tmp_path: Path) -> None:
+    """A run token file goes to workers and coordinator alike; TLS files are refused in one line."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
+    token = tmp_path / "token"
+    token.write_text("a-secret-of-24-letters-0")
+    base = ["--backend", "counting", "--accuracy", "--max-new-tokens", "64", "--input-file", str(data)]
+    base += ["--output-dir", str(tmp_path / "out"), "--run-token-file", str(token)]
+    process = start(uuid.uuid4().hex, *base)
+    _, errors = process.communicate(timeout=60)
+    assert 0 == process.returncode, errors
+    refused = start(uuid.uuid4().hex, *base, "--overwrite", "--tls-ca", "ca.pem")
+    _, errors = refused.communicate(timeout=60)
+    line = "run_mlperf.py: --tls-ca: ca.pem: local workers listen on loopback, in plaintext\n"
+    assert (2, line) == (refused.returncode, errors)
+
+
+@pytest.mark.parametrize(
+    ("log", "says"),
+    [
+        ("worker: --port: 0\n\nnanobind: leaked 2 instances!\n", "worker: --port: 0"),
+        ("t ERROR worker: engine died: a\nworker: b\nUserWarning: c\n", "worker: b"),
+        ("worker: a\nt ERROR worker: engine died: b\nt INFO worker: c\n", "t ERROR worker: engine died: b"),
+        ("t INFO worker.server: loading\nKilled\n \n", "Killed"),
+        ("\n", "no output"),
+    ],
+    ids=["noise-after-a-refusal", "the-last-refusal", "the-last-error", "no-word-of-its-own", "nothing"],
+)
+def test_what_a_worker_said_stands_above_the_noise(tmp_path: Path, log: str, says: str) -> None:
+    """Why a worker ended is the last line in which it says so itself, else the last one that is not empty."""
+    process = Process("worker", ["printf", "%s", log], tmp_path / "worker.log")
+    assert 0 == process.end(10.0)
+    assert says == process.last_words()

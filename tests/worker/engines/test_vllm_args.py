@@ -1,0 +1,204 @@
+"""How worker.engines.vllm.engine_args reads vLLM's flags and fills in its own defaults."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.worker.engines.greedy import environment_kept
+from worker.engine_protocol import EngineDead
+from worker.engines.vllm.causes import one_line
+from worker.engines.vllm.engine_args import MAX_MODEL_LEN, EngineFlags, parse_engine_flags
+from worker.engines.vllm.engine_core import Core
+
+# vLLM's and torch's imports warn.
+vllm_import = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Give back the environment that parsing and vLLM change."""
+    with environment_kept():
+        yield
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Write a config.json: all that parsing reads of a checkpoint."""
+    config = {
+        "eos_token_id": 7,
+        "vocab_size": 64,
+        "max_position_embeddings": 131072,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_message_becomes_one_line() -> None:
+    """A message of pydantic keeps what is wrong and loses the echo of the input."""
+    message = (
+        "1 validation error for CompilationConfig\nfoo\n"
+        "  Unexpected keyword argument [type=unexpected_keyword_argument, input_value=1, input_type=int]\n"
+        "    For further information visit https://errors.pydantic.dev/2.14/v/unexpected_keyword_argument"
+    )
+    assert one_line(ValueError(message)) == "foo Unexpected keyword argument"
+    assert one_line(TimeoutError()) == "TimeoutError"
+
+
+def test_counting_engine_needs_no_vllm() -> None:
+    """The flags' module imports neither vLLM nor torch by itself."""
+    code = (
+        "import sys, worker.engines.vllm.engine_args, worker.engines.vllm.vllm_engine; "
+        "print({'vllm', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.returncode) == ("set()\n", 0), done.stderr
+
+
+def test_missing_model_is_refused_before_vllm_is_imported(tmp_path: Path) -> None:
+    """A wrong path costs no import."""
+    with pytest.raises(ValueError, match=r"^--model: no directory "):
+        parse_engine_flags([], str(tmp_path / "none"))
+
+
+@pytest.mark.vllm
+@vllm_import
+def test_defaults(checkpoint: Path) -> None:
+    """Flags that were not given have this worker's values; the rest are vLLM's."""
+    args = parse_engine_flags([], str(checkpoint)).engine_args
+    assert args.model == str(checkpoint)
+    # 15,330 prompt tokens and 32,768 answer tokens are 48,098.
+    assert args.max_model_len == MAX_MODEL_LEN == 48128 >= 15330 + 32768
+    assert (args.enable_prefix_caching, args.enable_chunked_prefill) == (False, True)
+    assert (args.skip_tokenizer_init, args.disable_log_stats) == (True, True)
+    assert (args.gpu_memory_utilization, args.dtype, args.trust_remote_code) == (0.9, "auto", False)
+    assert (args.stream_interval, args.async_scheduling, args.max_num_seqs) == (1, None, None)
+
+
+@pytest.mark.vllm
+@vllm_import
+def test_short_model_bounds_the_default_length(checkpoint: Path) -> None:
+    """A model of 4,096 positions is served with 4,096."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    assert parse_engine_flags([], str(checkpoint)).engine_args.max_model_len == 4096
+
+
+@pytest.mark.vllm
+@vllm_import
+def test_given_flags_win(checkpoint: Path) -> None:
+    """Every flag of vLLM passes through in each of vLLM's spellings."""
+    argv = ["--max_num_seqs", "3", "--max-model-len", "1k", "--moe-backend=marlin", "-tp", "2"]
+    argv += ["--no-enforce-eager", "--compilation-config.mode", "0", "--gpu-memory-utilization", "0.5"]
+    args = parse_engine_flags(argv, str(checkpoint)).engine_args
+    assert (args.max_num_seqs, args.max_model_len, args.moe_backend) == (3, 1000, "marlin")
+    assert (args.tensor_parallel_size, args.enforce_eager) == (2, False)
+    assert (int(args.compilation_config.mode), args.gpu_memory_utilization) == (0, 0.5)
+
+
+@pytest.mark.vllm
+@vllm_import
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--bogus", "1"], "unrecognized arguments: --bogus 1"),
+        # An abbreviation would change its meaning with vLLM's version.
+        (["--tensor-parallel", "2"], "unrecognized arguments: --tensor-parallel 2"),
+        (["--max-num-seqs", "many"], "--max-num-seqs: invalid .*many"),
+        (["--max-num-seqs"], "--max-num-seqs: expected one argument"),
+        (["--dtype", "float33"], "--dtype: invalid choice: 'float33'"),
+        (
+            ["--compilation-config", '{"foo": 1}'],
+            "--compilation-config/-cc: foo Unexpected keyword argument$",
+        ),
+        (["--compilation-config.mode"], "--compilation-config.mode: expected a value"),
+        (["--generation-config", "/none"], "cannot read /none/generation_config.json"),
+    ],
+)
+def test_bad_flag_is_one_line(argv: list[str], message: str, checkpoint: Path) -> None:
+    """A flag that vLLM does not take is named in one line, without the usage."""
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_engine_flags(argv, str(checkpoint))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.vllm
+@vllm_import
+def test_prefix_caching_warns(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Who turns prefix caching on is told once that the closed division forbids it."""
+    flags = parse_engine_flags(["--enable-prefix-caching"], str(checkpoint))
+    assert flags.engine_args.enable_prefix_caching is True
+    warnings = [
+        record.getMessage() for record in caplog.records if record.name == "worker.engines.vllm.engine_args"
+    ]
+    assert len(warnings) == 1
+    assert "closed division" in warnings[0]
+
+
+@pytest.mark.vllm
+@vllm_import
+def test_model_without_stop_ids_is_refused(checkpoint: Path) -> None:
+    """A model that names no end of sequence is refused before it is loaded."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps({**config, "eos_token_id": None}))
+    with pytest.raises(ValueError, match=r"^--model: no stop ids"):
+        parse_engine_flags([], str(checkpoint))
+
+
+@pytest.mark.vllm
+@vllm_import
+def test_vllm_whose_inside_has_changed_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a worker uses of vLLM's inside is looked for before a model loads; one line names what is gone."""
+    from vllm.v1.engine.input_processor import InputProcessor
+
+    monkeypatch.delattr(InputProcessor, "process_inputs")
+    with pytest.raises(
+        ValueError, match=r"^--engine: vllm [\d.]+\S* has no vllm\.v1\.\S+process_inputs: "
+    ) as caught:
+        parse_engine_flags([], str(checkpoint))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.vllm
+@vllm_import
+def test_engine_that_is_built_in_another_way_is_refused() -> None:
+    """What only a loaded engine tells: a part that is gone, or another reader of the same steps."""
+    parts = {"engine_core": None, "input_processor": None, "output_handler": None}
+    Core(SimpleNamespace(**parts))
+    for changed, says in (
+        (parts | {"output_handler": object()}, "reads its engine core already"),
+        ({"engine_core": None, "output_handler": None}, "has no AsyncLLM.input_processor"),
+    ):
+        with pytest.raises(EngineDead, match=rf"^vllm \S+ {says}: "):
+            Core(SimpleNamespace(**changed))
+
+
+@pytest.mark.vllm
+@vllm_import
+def test_users_environment_wins(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that the user has set is left alone, others are set."""
+    monkeypatch.setenv("VLLM_LOGGING_STREAM", "ext://sys.stdout")
+    monkeypatch.delenv("VLLM_WORKER_MULTIPROC_METHOD", raising=False)
+    parse_engine_flags([], str(checkpoint))
+    assert os.environ["VLLM_LOGGING_STREAM"] == "ext://sys.stdout"
+    assert os.environ["VLLM_WORKER_MULTIPROC_METHOD"] == "spawn"
+
+
+@pytest.mark.vllm
+@vllm_import
+def test_folder_of_the_generation_config_decides_the_stop_ids(checkpoint: Path, tmp_path: Path) -> None:
+    """--generation-config names the folder whose stop ids join those of config.json."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "generation_config.json").write_text('{"eos_token_id": [9, 8]}')
+    flags = parse_engine_flags(["--generation-config", str(tmp_path / "other")], str(checkpoint))
+    assert isinstance(flags, EngineFlags)
+    assert flags.read_stop_token_ids(checkpoint) == (7, 8, 9)

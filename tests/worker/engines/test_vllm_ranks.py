@@ -1,0 +1,122 @@
+"""Where vLLM's ranks go, and whether there is room for them."""
+
+import contextlib
+import re
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from worker.engines.vllm import ranks
+from worker.engines.vllm.checkpoint import ModelLimits
+from worker.engines.vllm.ranks import check_accelerators, default_tensor_parallel_size, omp_threads_bind
+from worker.machine.gpus import Memory
+
+
+def limits(num_attention_heads: int, num_key_value_heads: int) -> ModelLimits:
+    """Build limits of which only the heads matter."""
+    return ModelLimits(
+        vocab_size=1,
+        max_position_embeddings=1,
+        num_attention_heads=num_attention_heads,
+        num_key_value_heads=num_key_value_heads,
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_accelerators", "heads", "key_value_heads", "size"),
+    [
+        (8, 64, 8, 8),  # gpt-oss-120b on a full node
+        (16, 64, 8, 8),  # more than eight accelerators are for more replicas
+        (7, 64, 8, 4),  # 7, 6 and 5 divide neither 64 nor 8
+        (4, 64, 8, 4),
+        (3, 64, 8, 2),
+        (1, 64, 8, 1),
+        (0, 64, 8, 1),
+        (8, 6, 2, 2),  # 6 and 3 divide the heads but not the key-value heads
+        (8, 12, 12, 6),
+    ],
+)
+def test_default_size_fits_and_divides(
+    num_accelerators: int, heads: int, key_value_heads: int, size: int
+) -> None:
+    """The default tensor parallel size is the largest that fits and divides both kinds of heads."""
+    assert default_tensor_parallel_size(limits(heads, key_value_heads), num_accelerators) == size
+
+
+def test_ranks_share_the_cpus_out() -> None:
+    """Each rank has its own CPUs, in vLLM's notation."""
+    assert omp_threads_bind(2, [0, 1]) == "0|1"
+    assert omp_threads_bind(2, [0, 2, 4, 6, 8]) == "0,2,4|6,8"
+    assert omp_threads_bind(1, [3, 5]) == "3,5"
+
+
+def test_rank_without_cpu_is_refused() -> None:
+    """Three ranks on two CPUs cannot each have one."""
+    with pytest.raises(ValueError, match=r"^--tensor-parallel-size: 3 ranks on 2 CPUs"):
+        omp_threads_bind(3, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("free_gib", "flags", "says"),
+    [
+        ([79, 79], {}, None),
+        (
+            [79, 40],
+            {},
+            "--gpu-memory-utilization: 0.9 of accelerator 1 are 72.0 GiB, it has 40.0 GiB free",
+        ),
+        ([79, 40], {"tensor_parallel_size": 1}, None),
+        (
+            [79, 79],
+            {"gpu_memory_utilization": 0.25},
+            "--gpu-memory-utilization: 0.25 of accelerator 0 are 20.0 GiB, "
+            "its part of the weights is 30.0 GiB",
+        ),
+        ([79, 79], {"gpu_memory_utilization": 0.25, "load_format": "dummy"}, None),
+    ],
+)
+def test_too_little_memory_is_refused_before_loading(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    free_gib: list[int],
+    flags: dict[str, Any],
+    says: str | None,
+) -> None:
+    """Two accelerators of 80 GiB, two ranks, 60 GiB of weights; as vLLM itself would only find out later."""
+    memory = [Memory(str(index), free << 30, 80 << 30) for index, free in enumerate(free_gib)]
+    monkeypatch.setattr(ranks, "visible_memory", lambda: memory)
+    monkeypatch.setattr(ranks, "FREED_TIMEOUT_S", 0)
+    monkeypatch.setattr(ranks, "FREED_POLL_S", 0)
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(60 << 30)
+    parsed = Namespace(
+        **{
+            "tensor_parallel_size": 2,
+            "pipeline_parallel_size": 1,
+            "data_parallel_size": 1,
+            "gpu_memory_utilization": 0.9,
+            "quantization": None,
+            "cpu_offload_gb": 0,
+            "load_format": "auto",
+        }
+        | flags
+    )
+    refused = pytest.raises(ValueError, match=f"^{re.escape(says)}$") if says else contextlib.nullcontext()
+    with refused:
+        ranks.check_memory(parsed, tmp_path)
+
+
+def test_a_build_without_its_accelerator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No driver: vLLM names no platform. A driver and no device: it counts none. A CPU build needs none."""
+    from vllm import platforms
+
+    check_accelerators()
+    no_driver = platforms.interface.UnspecifiedPlatform()
+    no_device = SimpleNamespace(is_unspecified=lambda: False, is_cpu=lambda: False, device_count=lambda: 0)
+    for platform in (no_driver, no_device):
+        monkeypatch.setattr(platforms, "current_platform", platform, raising=False)
+        with pytest.raises(ValueError, match="none is visible"):
+            check_accelerators()

@@ -1,0 +1,165 @@
+"""VllmEngine where it does not serve: refused configurations, loads cut short, failures inside vLLM."""
+
+import asyncio
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from protos import worker_pb2 as pb
+from tests.worker.engines.failing_scheduler import FATAL_PROMPT_LEN, SCHEDULER, WORDS
+from tests.worker.engines.greedy import bounded, children, columns, environment_kept, generate
+from worker.engine_protocol import EngineDead
+from worker.engines.vllm import engine_core
+from worker.engines.vllm.causes import VARIABLE, Causes
+from worker.engines.vllm.engine_args import describe
+from worker.engines.vllm.vllm_engine import VllmEngine, parse_engine_flags
+
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's and torch's imports warn
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Give back the environment that parsing and vLLM change."""
+    with environment_kept():
+        yield
+
+
+@pytest.mark.parametrize(
+    ("argv", "changes", "message"),
+    [
+        (
+            ["--max-model-len", "200000"],
+            {},
+            r"^User-specified max_model_len \(200000\) is greater than .*=131072",
+        ),
+        (["--gpu-memory-utilization", "1.5"], {}, "less than or equal to 1"),
+        ([], {"architectures": ["NoSuchModel"]}, "NoSuchModel"),
+    ],
+)
+def test_configuration_that_vllm_refuses_is_one_line(
+    argv: list[str], changes: dict[str, object], message: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    """What vLLM cannot serve is the user's to mend: ValueError, one line."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
+    engine = VllmEngine(parse_engine_flags(argv, str(tmp_path)))
+    with pytest.raises(ValueError, match=message) as caught:
+        asyncio.run(bounded(engine.start()))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "slots"),
+    [
+        ([], 4),
+        (["--data-parallel-size", "3"], 12),
+        # One rank behind each front end.
+        (["--data-parallel-size", "3", "--data-parallel-rank", "1"], 4),
+        # Two of the four ranks behind this front end.
+        (["-dp", "4", "--data-parallel-size-local", "2", "--data-parallel-hybrid-lb"], 8),
+    ],
+)
+def test_slots_are_those_of_all_engines_behind_the_worker(
+    argv: list[str], slots: int, checkpoint: Path
+) -> None:
+    """Each of vLLM's data parallel engines runs --max-num-seqs requests at once."""
+    from vllm.usage.usage_lib import UsageContext
+
+    flags = parse_engine_flags(["--max-num-seqs", "4", *argv], str(checkpoint))
+    config = flags.engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
+    assert slots == describe(flags, config).max_num_seqs
+
+
+def test_parameters_that_vllm_refuses_are_one_line(checkpoint: Path) -> None:
+    """Whatever kind of error vLLM has for them, the worker has one."""
+    engine = VllmEngine(parse_engine_flags([], str(checkpoint)))
+    with pytest.raises(ValueError, match=r"^temperature must be in \[0, 2\], got 2.5\."):
+        engine.open(pb.RunSpec(temperature=2.5, top_p=1, top_k=-1, max_new_tokens=1))
+
+
+@pytest.mark.parametrize(
+    ("argv", "installed"),
+    [
+        ([], True),
+        (["--distributed-executor-backend", "mp"], True),
+        (["--distributed-executor-backend", "ray"], False),
+        (["--data-parallel-backend", "ray"], False),
+    ],
+)
+def test_a_file_of_this_machine_configures_no_log_of_another(
+    argv: list[str], installed: bool, checkpoint: Path
+) -> None:
+    """Ray's processes may be anywhere, and vLLM hands its log's configuration on to them by path."""
+    causes = Causes(parse_engine_flags(argv, str(checkpoint)).is_local)
+    try:
+        assert installed == (VARIABLE in os.environ)
+    finally:
+        causes.close()
+
+
+def test_a_core_that_stops_before_it_answers_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an engine core died after it was asked, vLLM would wait for its answer for ever."""
+    monkeypatch.setattr(engine_core, "PREPARE_TIMEOUT_S", 0.1)
+
+    async def prepare() -> None:
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        llm = SimpleNamespace(
+            engine_core=None, input_processor=None, output_handler=None, get_supported_tasks=lambda: answer
+        )
+        with pytest.raises(EngineDead, match=f"^{engine_core.STOPPED}$"):
+            await engine_core.Core(llm).prepare()
+
+    asyncio.run(bounded(prepare(), 20))
+
+
+def test_close_interrupts_loading(checkpoint: Path) -> None:
+    """An engine closed while it loads leaves no process."""
+    engine = VllmEngine(parse_engine_flags([], str(checkpoint)))
+
+    async def interrupt() -> None:
+        starting = asyncio.create_task(engine.start())
+        # The engine core and its rank.
+        while len(children()) < 2:
+            await asyncio.wait({starting}, timeout=0.1)
+        starting.cancel()
+        await engine.close()
+
+    asyncio.run(bounded(interrupt()))
+    assert [] == children()
+
+
+def test_failed_load_says_what_failed(checkpoint: Path) -> None:
+    """The engine core's own words, not only that it has not started."""
+    engine = VllmEngine(parse_engine_flags(["--kv-cache-memory-bytes", "1000"], str(checkpoint)))
+
+    async def start() -> None:
+        with pytest.raises(
+            EngineDead, match=r"^ValueError: No available memory for the cache blocks"
+        ) as caught:
+            await engine.start()
+        assert "\n" not in str(caught.value)
+        await engine.close()
+
+    asyncio.run(bounded(start()))
+
+
+def test_failure_in_mid_run_says_what_failed(checkpoint: Path) -> None:
+    """An engine core that runs out of memory, as a GPU's would, ends the engine with its own words."""
+    flags = ["--max-model-len", "512", "--no-async-scheduling", "--scheduler-cls", SCHEDULER]
+    engine = VllmEngine(parse_engine_flags(flags, str(checkpoint)))
+
+    async def fail() -> None:
+        await engine.start()
+        answers = await generate(engine, [[1, 2, 3], [4, 5]], [2, 2])
+        assert [2, 2] == [len(answer.tokens) for answer in answers]
+        engine.submit(columns([7], [[1] * FATAL_PROMPT_LEN], [8]))
+        with pytest.raises(EngineDead, match=rf"^vLLM's engine core has stopped: MemoryError: {WORDS}$"):
+            await engine.step()
+        await engine.close()
+
+    asyncio.run(bounded(fail(), 120))
+    assert [] == children()

@@ -1,0 +1,90 @@
+"""Requests in the engine core, and a step of theirs as columns; outputs as vLLM writes them, by hand."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from protos import worker_pb2 as pb
+from worker.engine_protocol import EngineDead, Load, Step
+from worker.engines.vllm.step import Held
+
+STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
+
+
+class Output(NamedTuple):
+    """What a step says of one request."""
+
+    request_id: str
+    new_token_ids: list[int]
+    finish_reason: str | None = None
+
+
+def rows(step: Step | None) -> list[tuple[int, list[int], int | None]]:
+    """Read a step back, row by row: name, tokens, reason."""
+    assert step is not None
+    requests, counts, tokens, finished, reasons, _ = step.columns
+    counts = np.ones(len(requests), np.uint32) if counts is None else counts
+    parts = np.split(tokens, np.cumsum(counts)[:-1])
+    ends = dict(zip(finished.tolist(), reasons.tolist(), strict=True))
+    return [
+        (name, part.tolist(), ends.get(row))
+        for row, (name, part) in enumerate(zip(requests.tolist(), parts, strict=True))
+    ]
+
+
+def test_step_of_one_token_each_needs_no_counts() -> None:
+    """First tokens are urgent, the next ones are not; the names are the coordinator's."""
+    held = Held()
+    ids = [held.add(name) for name in (7, 1 << 33)]
+    assert Load(0, 2) == held.load()
+    first = held.take([Output(ids[0], [5]), Output(ids[1], [6])], 5)
+    assert [(7, [5], None), (1 << 33, [6], None)] == rows(first)
+    assert first is not None
+    assert (None, 5, True, Load(2, 0)) == (
+        first.columns.counts,
+        first.columns.produced_ns,
+        first.urgent,
+        held.load(),
+    )
+    second = held.take([Output(ids[1], [8])], 5)
+    assert [(1 << 33, [8], None)] == rows(second)
+    assert second is not None
+    assert not second.urgent
+
+
+def test_end_is_urgent_and_its_request_is_gone() -> None:
+    """Reasons become the protocol's; several tokens of a row stay together; an end may have none."""
+    held = Held()
+    a, b, c = (held.add(name) for name in (1, 2, 3))
+    held.take([Output(a, [10]), Output(b, [20]), Output(c, [30])], 5)
+    step = held.take([Output(a, [11, 12], "stop"), Output(b, [21]), Output(c, [], "length")], 5)
+    assert [(1, [11, 12], STOP), (2, [21], None), (3, [], LENGTH)] == rows(step)
+    assert step is not None
+    assert (True, Load(1, 0)) == (step.urgent, held.load())
+    assert held.take([Output(a, [13])], 5) is None
+
+
+def test_dropped_request_says_nothing_more() -> None:
+    """What is still under way for a dropped id is left out, also when its name is in use again."""
+    held = Held()
+    old = held.add(1)
+    other = held.add(2)
+    assert [old] == held.drop({1, 99})
+    new = held.add(1)
+    assert old != new
+    assert [(2, [5], None), (1, [6], None)] == rows(
+        held.take([Output(old, [4]), Output(other, [5]), Output(new, [6])], 5)
+    )
+    assert [other, new] == held.drop_all()
+    assert held.take([Output(other, [7]), Output(new, [8])], 5) is None
+    assert Load(0, 0) == held.load()
+
+
+@pytest.mark.parametrize("reason", ["abort", "error", "repetition"])
+def test_end_that_is_no_answer_kills_the_engine(reason: str) -> None:
+    """An answer is never made of what vLLM gave up."""
+    held = Held()
+    request_id = held.add(1)
+    with pytest.raises(EngineDead, match=f"^request {request_id} ended with {reason}$"):
+        held.take([Output(request_id, [], reason)], 5)

@@ -1,0 +1,300 @@
+"""What happens in an open run, over a real socket: bad messages, cancel, ping, and every way to end."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from protos import worker_pb2 as pb
+from protos.columns import PROTOCOL_VERSION
+from tests.protos.by_hand import seal, submit_of
+from tests.worker.raw_client import (
+    MAX_MODEL_LEN,
+    SPEC,
+    STOP_TOKEN_ID,
+    Stream,
+    Worker,
+    assert_empty,
+    connected,
+    open_when_free,
+    refusal_of,
+    walk,
+)
+from worker.engine_protocol import EngineDead, Step
+from worker.engines.scripted.counting import CountingConfig, CountingEngine
+
+ROOT = Path(__file__).resolve().parents[2]
+# The longest answer the raw client may ask for: 2 s of steps, longer than any test here reads.
+LONG = [10_000, 7]
+
+
+@pytest.mark.parametrize(
+    "prompts, budget, named",
+    [
+        ({1: [3, 5], 2: [201_088]}, 1, "token id 201088 outside the vocabulary of 201088"),
+        ({1: [2**31 - 1, 5]}, 1, "token id 2147483647 outside the vocabulary of 201088"),
+        ({1: [3, -1], 2: [3, 5]}, 1, "token id -1 outside the vocabulary of 201088"),
+        ({1: [-(2**31)]}, 1, "token id -2147483648 outside the vocabulary of 201088"),
+        ({1: [3, 5]}, 10_001, "budget of 10001 tokens beyond the run's 10000"),
+        ({1: [3, 5]}, 0xFFFFFFFF, "budget of 4294967295 tokens beyond the run's 10000"),
+        (
+            {1: [3, 5], 2: [3] * 10_001},
+            10_000,
+            "prompt and budget of 20001 tokens beyond max_model_len 20000",
+        ),
+        ({1: [3] * 20_000}, 1, "prompt and budget of 20001 tokens beyond max_model_len 20000"),
+        ({1: []}, 1, "submit: an empty prompt or a budget of 0 tokens"),
+        ({1: [3]}, 0, "submit: an empty prompt or a budget of 0 tokens"),
+    ],
+)
+def test_a_prompt_out_of_bounds_ends_the_run(prompts: dict[int, list[int]], budget: int, named: str) -> None:
+    """INVALID_ARGUMENT names value and bound; good requests end with the run, and the worker is free."""
+
+    async def steps(worker: Worker) -> None:
+        stream = worker.stream()
+        await stream.open()
+        await stream.submit({99: LONG}, budget=10_000)
+        await stream.submit(prompts, budget)
+        assert await stream.refusal() == ("INVALID_ARGUMENT", named)
+        await assert_empty(await open_when_free(worker, "next"))
+
+    walk(steps)
+
+
+def test_prompts_at_the_bounds_are_served() -> None:
+    """The vocabulary's largest id, the run's whole budget, and a prompt that leaves 1 token are served."""
+
+    async def steps(worker: Worker) -> None:
+        stream = worker.stream()
+        await stream.open()
+        await stream.submit({1: [1, 201_087], 2: [2] + [0] * 9_999}, budget=10_000)
+        await stream.submit({3: [1] * (MAX_MODEL_LEN - 1)}, budget=1)
+        await stream.submit({})
+        await stream.take_until_ended(1, 2, 3)
+        assert stream.answers == {1: [STOP_TOKEN_ID], 2: [1, STOP_TOKEN_ID], 3: [STOP_TOKEN_ID]}
+
+    walk(steps)
+
+
+U8, U4 = bytes(8), (1).to_bytes(4, "little")
+BAD_MESSAGES = {
+    "requests: 7 bytes are no multiple of 8": pb.ToWorker(submit=submit_of(requests=bytes(7))),
+    "prompt_lens: 0 entries where 1 belong": pb.ToWorker(submit=submit_of(requests=U8)),
+    "prompt_tokens: 0 entries where 4294967295 belong": pb.ToWorker(
+        submit=submit_of(requests=U8, prompt_lens=b"\xff" * 4, max_new_tokens=U4)
+    ),
+    "submit: more tokens produced than the prompt holds": pb.ToWorker(
+        submit=submit_of(requests=U8, prompt_lens=U4, prompt_tokens=U4, max_new_tokens=U4, produced=U4)
+    ),
+    "submit: the digest is not that of the columns": pb.ToWorker(
+        submit=pb.Submit(packed=submit_of(requests=U8).packed)
+    ),
+    "submit: 23 bytes are no head of 24": pb.ToWorker(submit=seal(pb.Submit(packed=bytes(23)))),
+    "submit: 25 bytes where 24 belong": pb.ToWorker(submit=seal(pb.Submit(packed=bytes(25)))),
+    "requests: 9 bytes are no multiple of 8": pb.ToWorker(cancel=pb.Cancel(requests=bytes(9))),
+    "unexpected message: open": pb.ToWorker(open=pb.Open(protocol_version=PROTOCOL_VERSION)),
+    "unexpected message: None": pb.ToWorker(),
+}
+
+
+@pytest.mark.parametrize("named", BAD_MESSAGES)
+def test_a_garbage_message_ends_the_run(named: str) -> None:
+    """Contradicting columns, a second open and an empty message are INVALID_ARGUMENT, and are named."""
+
+    async def steps(worker: Worker) -> None:
+        stream = worker.stream()
+        await stream.open()
+        await stream.submit({99: LONG}, budget=10_000)
+        await stream.call.write(BAD_MESSAGES[named])
+        assert await stream.refusal() == ("INVALID_ARGUMENT", named)
+        await assert_empty(await open_when_free(worker, "next"))
+
+    walk(steps)
+
+
+def test_a_run_that_ends_at_once_is_told_its_status() -> None:
+    """Garbage right behind `open`, while `opened` is being written: the status comes all the same."""
+
+    async def steps(worker: Worker) -> None:
+        for number in range(50):
+            stream = await open_when_free(worker, "before")
+            await stream.end()
+            stream = worker.stream()
+            spec = pb.RunSpec(**SPEC)  # type: ignore[arg-type]
+            opening = pb.Open(protocol_version=PROTOCOL_VERSION, run_id=f"{number}", spec=spec)
+            await stream.send(open=opening)
+            await stream.send(cancel=pb.Cancel(requests=b"1"))
+            named = "requests: 1 bytes are no multiple of 8"
+            assert await stream.refusal() == ("INVALID_ARGUMENT", named)
+
+    walk(steps)
+
+
+def test_cancel_stops_the_tokens_of_that_request_only() -> None:
+    """After a cancel no new tokens of that request come; its neighbour's and a later request's are whole."""
+
+    async def steps(worker: Worker) -> None:
+        stream = worker.stream()
+        await stream.open()
+        await stream.submit({1: LONG, 2: [300, 20], 3: LONG}, budget=10_000)
+        await stream.take()
+        await stream.send(cancel=pb.Cancel(requests=b"".join(n.to_bytes(8, "little") for n in (1, 77))))
+        # Tokens on their way at the cancel come at the latest with the first frame of a request after it.
+        await stream.submit({4: [2, 40]})
+        await stream.take_until_ended(4)
+        await stream.submit({5: [50, 60]})
+        later: set[int] = set()
+        while 5 not in stream.reasons:
+            later |= await stream.take()
+        await stream.take_until_ended(2)
+        assert {3, 5} <= later <= {2, 3, 5}
+        assert len(stream.answers[1]) < 10_000
+        assert stream.answers[2] == [*range(21, 320), STOP_TOKEN_ID]
+        assert stream.answers[4] == [41, STOP_TOKEN_ID]
+        assert stream.answers[5] == [*range(61, 110), STOP_TOKEN_ID]
+        assert set(stream.reasons) == {2, 4, 5}
+        assert (await stream.ping(1)).running == 1
+
+    walk(steps)
+
+
+def test_a_pong_counts_what_the_stream_brought() -> None:
+    """When all answers are in, the engine's count of tokens equals those received, to the token."""
+
+    async def steps(worker: Worker) -> None:
+        stream = worker.stream()
+        await stream.open("counted")
+        prompts = {name: [name % 7, 50] for name in range(100, 140)}
+        await stream.submit(prompts)
+        await stream.take_until_ended(*prompts)
+        expected = sum(name % 7 for name in prompts)
+        assert expected == sum(map(len, stream.answers.values()))
+        pong = await stream.ping(2**64 - 1)
+        assert (expected, 0, 0) == (pong.produced_tokens, pong.running, pong.waiting)
+        # 40 requests over 8 slots are at least 5 steps; a frame has at least one step.
+        assert max(5, stream.num_frames) <= pong.steps
+        load = await worker.stub.GetLoad(pb.GetLoadRequest())
+        assert (load.run_id, load.produced_tokens, load.frames) == ("counted", expected, stream.num_frames)
+
+    walk(steps)
+
+
+def test_a_pong_tells_running_from_waiting() -> None:
+    """Ten long requests over eight slots: eight run and two wait, in the pong as in GetLoad."""
+
+    async def steps(worker: Worker) -> None:
+        stream = worker.stream()
+        await stream.open()
+        await stream.submit(dict.fromkeys(range(10), LONG), budget=10_000)
+        await stream.take()
+        load = await worker.stub.GetLoad(pb.GetLoadRequest())
+        assert (load.running, load.waiting) == (8, 2)
+        await stream.send(ping=pb.Ping(nonce=3))
+        while (message := await stream.call.read()).WhichOneof("message") != "pong":
+            pass
+        assert (message.pong.nonce, message.pong.running, message.pong.waiting) == (3, 8, 2)
+
+    walk(steps)
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+def test_a_coordinator_that_leaves_frees_the_worker(cancels: bool) -> None:
+    """Whether a coordinator resets or closes its side, the next run finds a free worker, an empty engine."""
+
+    async def steps(worker: Worker) -> None:
+        for number in range(3):
+            stream = await open_when_free(worker, f"run {number}")
+            assert (await stream.ping(1)).produced_tokens == 0
+            await stream.submit(dict.fromkeys(range(20), LONG), budget=10_000)
+            await stream.take()
+            if cancels:
+                stream.call.cancel()
+            else:
+                await stream.call.done_writing()
+        await assert_empty(await open_when_free(worker, "last"))
+
+    walk(steps)
+
+
+# Opens a run on argv[1], submits long requests, says so, and goes on reading until it is killed.
+CLIENT = """
+import asyncio, sys
+from tests.worker.raw_client import Stream, connected
+async def main():
+    async with connected(sys.argv[1]) as channel:
+        stream = Stream(channel)
+        await stream.open("doomed")
+        await stream.submit(dict.fromkeys(range(20), [10_000, 7]), budget=10_000)
+        await stream.take()
+        print("running", flush=True)
+        await asyncio.sleep(30)
+asyncio.run(main())
+"""
+
+
+def test_a_coordinator_that_is_killed_frees_the_worker() -> None:
+    """SIGKILL of the coordinator's process ends its run: the worker is free again with an empty engine."""
+
+    async def steps(worker: Worker) -> None:
+        doomed = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", CLIENT, worker.address, cwd=ROOT, stdout=subprocess.PIPE
+        )
+        assert doomed.stdout is not None
+        assert await doomed.stdout.readline() == b"running\n"
+        expected = ("FAILED_PRECONDITION", "run doomed holds this worker")
+        assert await refusal_of(worker.channel) == expected
+        doomed.kill()
+        await doomed.communicate()
+        await assert_empty(await open_when_free(worker, "next"))
+
+    walk(steps)
+
+
+def test_closing_the_channel_frees_the_worker() -> None:
+    """A coordinator that closes its whole channel in the middle of a run leaves a free worker."""
+
+    async def steps(worker: Worker) -> None:
+        async with connected(worker.address) as channel:
+            stream = Stream(channel)
+            await stream.open()
+            await stream.submit({1: LONG}, budget=10_000)
+            await stream.take()
+        await assert_empty(await open_when_free(worker, "next"))
+
+    walk(steps)
+
+
+class DyingEngine(CountingEngine):
+    """Dies in its third step."""
+
+    def __init__(self, words: str = "out of memory") -> None:
+        super().__init__(CountingConfig(step_ms=0, max_model_len=MAX_MODEL_LEN))
+        self.words = words
+        self.steps_left = 2
+
+    async def step(self) -> Step:
+        """Step, or die."""
+        if not self.steps_left:
+            raise EngineDead(self.words)
+        self.steps_left -= 1
+        return await super().step()
+
+
+@pytest.mark.parametrize("words", ["out of memory", "\u00fc" * 20_000], ids=["short", "long"])
+def test_an_engine_that_dies_ends_the_run_and_refuses_the_next(words: str) -> None:
+    """UNAVAILABLE and the engine's words, cut to what gRPC carries; the state is FAILED, no run is let in."""
+
+    async def steps(worker: Worker) -> None:
+        stream = worker.stream()
+        await stream.open()
+        await stream.submit({1: LONG})
+        # 13 bytes and 2 of each letter that is not ASCII, 2,000 in all.
+        assert await stream.refusal() == ("UNAVAILABLE", f"engine died: {words[:993]}")
+        assert worker.servicer.engine_dead.is_set()
+        assert (await worker.stub.GetInfo(pb.GetInfoRequest())).state == pb.WORKER_STATE_FAILED
+        expected = ("FAILED_PRECONDITION", "worker is WORKER_STATE_FAILED")
+        assert await refusal_of(worker.channel) == expected
+
+    walk(steps, DyingEngine(words))

@@ -1,0 +1,1 @@
+"""The command, and what drives several runs; may import any room, nothing imports it."""

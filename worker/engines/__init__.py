@@ -1,0 +1,1 @@
+"""Implementations of worker.engine_protocol.Engine."""

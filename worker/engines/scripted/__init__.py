@@ -1,0 +1,1 @@
+"""Engines whose answers are computed by hand from the prompt: counting and simulated."""

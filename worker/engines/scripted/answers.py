@@ -1,0 +1,77 @@
+"""Answers that can be computed by hand from the prompt; never a result of vLLM.
+
+A prompt's first token is the length of its answer, the stop id included. The answer counts upward from the
+prompt's last token, modulo 199,999 (gpt-oss's smallest stop id), and its last token is the stop id 200,002:
+
+    prompt [4, 9, 17] -> 18, 19, 20, 200002    reason STOP
+    the same, at most 2 new tokens -> 18, 19   reason LENGTH
+    prompt [1, 9, 17] -> 200002                reason STOP
+    prompt [0, 9, 17] -> no token              reason STOP
+
+A prompt that ends with tokens produced elsewhere gets what is left of the same answer.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protos import worker_pb2 as pb
+from protos.columns import Lens, PromptColumns, Requests
+
+STOP_TOKEN_ID = 200_002
+COUNT_MODULUS = 199_999
+VOCAB_SIZE = 201_088
+
+Column = NDArray[Any]
+
+
+class Answers(NamedTuple):
+    """R requests and the answers that they get; the columns are replaced, never written to."""
+
+    requests: Requests
+    """(R,) slot | generation << 32."""
+    prompt_lens: Lens
+    """(R,) tokens to prefill, those produced elsewhere included."""
+    first_tokens: NDArray[np.int64]
+    """(R,) where counting begins, before the modulus."""
+    lens: NDArray[np.int64]
+    """(R,) tokens of the answer, at least 0."""
+    reasons: NDArray[np.uint8]
+    """(R,) values of pb.FinishReason."""
+
+    @classmethod
+    def to(cls, prompts: PromptColumns) -> "Answers":
+        """Compute the answers, (R,), to R prompts."""
+        ends = prompts.prompt_lens.cumsum(dtype=np.int64)
+        produced = prompts.produced.astype(np.int64)
+        last_tokens = prompts.prompt_tokens[ends - produced - 1].astype(np.int64)
+        lens = np.maximum(prompts.prompt_tokens[ends - prompts.prompt_lens] - produced, 0)
+        stops = lens <= prompts.max_new_tokens
+        return cls(
+            requests=prompts.requests,
+            prompt_lens=prompts.prompt_lens,
+            first_tokens=last_tokens + 1 + produced,
+            lens=np.minimum(lens, prompts.max_new_tokens),
+            reasons=np.where(stops, pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH).astype(np.uint8),
+        )
+
+    @classmethod
+    def none(cls) -> "Answers":
+        """Make no rows."""
+        kinds = (np.uint64, np.uint32, np.int64, np.int64, np.uint8)
+        return cls._make(np.zeros(0, kind) for kind in kinds)
+
+    def followed_by(self, more: "Answers") -> "Answers":
+        """Join the rows of two."""
+        columns: Iterable[tuple[Column, Column]] = zip(self, more, strict=True)
+        return Answers._make(np.concatenate(pair) for pair in columns)
+
+    def without(self, requests: list[int]) -> "Answers":
+        """Leave out requests by name; unknown names are ignored."""
+        return self.take(~np.isin(self.requests, np.array(requests, np.uint64)))
+
+    def take(self, rows: slice | NDArray[np.bool_]) -> "Answers":
+        """Take some rows."""
+        return Answers._make(column[rows] for column in self)

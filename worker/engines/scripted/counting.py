@@ -1,0 +1,152 @@
+"""An engine whose answers can be computed by hand (answers.py) in simple time; never a result of vLLM.
+
+A step that admits n prompts lasts n * prefill_ms + step_ms and gives every running request one token.
+"""
+
+import argparse
+import asyncio
+from dataclasses import dataclass
+from hashlib import sha256
+
+from protos import worker_pb2 as pb
+from protos.columns import PromptColumns
+from worker.config import Parser
+from worker.engine_protocol import EngineInfo, Load, Step
+from worker.engines.scripted.answers import STOP_TOKEN_ID, VOCAB_SIZE, Answers
+from worker.engines.scripted.running_batch import Running
+from worker.engines.scripted.step_clock import Pace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountingConfig:
+    """Flags of the counting engine."""
+
+    prefill_ms: float = 0.0
+    """Time that each newly admitted prompt adds to its step."""
+    step_ms: float = 1.0
+    """Time of a step without prefill."""
+    load_ms: float = 0.0
+    """How long the engine stays NOT_SERVING at start."""
+    max_num_seqs: int = 256
+    """Requests running at once."""
+    max_model_len: int = 131_072
+    """Prompt and answer together, in tokens."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds.
+
+        Raises:
+            ValueError: A time below 0 or a count below 1.
+        """
+        for name in ("prefill_ms", "step_ms", "load_ms"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: {getattr(self, name)} is below 0 or not finite"
+                )
+        for name in ("max_num_seqs", "max_model_len"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is below 1")
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add this engine's flags; the defaults are CountingConfig's."""
+    group = parser.add_argument_group("counting engine")
+    for name in ("prefill_ms", "step_ms", "load_ms"):
+        group.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(_DEFAULTS, name))
+    for name in ("max_num_seqs", "max_model_len"):
+        group.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(_DEFAULTS, name))
+
+
+_DEFAULTS = CountingConfig()
+
+
+def build_parser() -> Parser:
+    """Build the parser of the engine's flags alone."""
+    parser = Parser(allow_abbrev=False)
+    add_flags(parser)
+    return parser
+
+
+def parse_engine_flags(argv: list[str]) -> CountingConfig:
+    """Read the engine's flags.
+
+    Raises:
+        ValueError: An unknown flag, or a value out of bounds.
+    """
+    return CountingConfig(**vars(build_parser().parse_args(argv)))
+
+
+class CountingEngine:
+    """The Engine protocol over columns of running and waiting requests."""
+
+    def __init__(self, config: CountingConfig) -> None:
+        self._config = config
+        self._waiting = Answers.none()
+        self._running = Running()
+        self._pace = Pace()
+        self._work = asyncio.Event()
+
+    async def start(self) -> EngineInfo:
+        """Wait as long as `load_ms` says."""
+        await asyncio.sleep(self._config.load_ms / 1e3)
+        return EngineInfo(
+            engine="counting",
+            engine_version="1",
+            model="counting",
+            model_hash=sha256(b"counting engine 1").hexdigest(),
+            vocab_size=VOCAB_SIZE,
+            max_model_len=self._config.max_model_len,
+            max_num_seqs=self._config.max_num_seqs,
+            tensor_parallel_size=1,
+            stop_token_ids=(STOP_TOKEN_ID,),
+            engine_args={
+                "prefill_ms": str(self._config.prefill_ms),
+                "step_ms": str(self._config.step_ms),
+            },
+        )
+
+    def open(self, spec: pb.RunSpec) -> None:
+        """Ignore the sampling parameters: counting has none."""
+
+    def submit(self, prompts: PromptColumns) -> None:
+        """Queue requests in the order given."""
+        self._waiting = self._waiting.followed_by(Answers.to(prompts))
+        self._work.set()
+
+    def cancel(self, requests: list[int]) -> None:
+        """Drop requests by name."""
+        self._waiting = self._waiting.without(requests)
+        self._running.cancel(requests)
+
+    async def step(self) -> Step:
+        """Admit what fits, let the step's time pass, and give each running request its next token."""
+        while not len(self._waiting.requests) and not len(self._running):
+            self._work.clear()
+            await self._work.wait()
+        await self._pass_time(self._admit())
+        return self._advance()
+
+    def load(self) -> Load:
+        """Count the requests running and waiting."""
+        return Load(len(self._running), len(self._waiting.requests))
+
+    async def reset(self) -> None:
+        """Forget every request."""
+        self._waiting = Answers.none()
+        self._running.clear()
+
+    async def close(self) -> None:
+        """Do nothing: no process was started."""
+
+    def _admit(self) -> int:
+        room = self._config.max_num_seqs - len(self._running)
+        admitted = self._waiting.take(slice(room))
+        self._waiting = self._waiting.take(slice(room, None))
+        self._running.add(admitted)
+        return len(admitted.requests)
+
+    async def _pass_time(self, num_admitted: int) -> None:
+        await self._pace.wait((num_admitted * self._config.prefill_ms + self._config.step_ms) / 1e3)
+
+    def _advance(self) -> Step:
+        return self._running.step()

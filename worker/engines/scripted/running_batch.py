@@ -1,0 +1,85 @@
+"""The requests that an engine with known answers runs: each gets its next token with every step."""
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from protos import worker_pb2 as pb
+from protos.columns import Lens, Requests, TokenColumns
+from worker.engine_protocol import Step
+from worker.engines.scripted.answers import COUNT_MODULUS, STOP_TOKEN_ID, Answers
+
+_NO_ROWS = np.zeros(0, np.uint32)
+_NEVER = int(np.iinfo(np.int64).max)
+
+
+class Running:
+    """R running requests as columns; a step without an end costs a handful of numpy calls."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every request."""
+        self._answers = Answers.none()
+        self._num_steps = 0
+        # Both (R,): token of step s is offset + s, modulo; an answer without tokens ends before it begins.
+        self._offsets = self._last_steps = np.zeros(0, np.int64)
+        self._next_end = _NEVER
+        self._fresh = False
+
+    def __len__(self) -> int:
+        """Count the requests."""
+        return len(self._answers.requests)
+
+    @property
+    def requests(self) -> Requests:
+        """(R,) names."""
+        return self._answers.requests
+
+    def add(self, answers: Answers) -> None:
+        """Let requests run: their first tokens come with the next step."""
+        if not len(answers.requests):
+            return
+        self._answers = self._answers.followed_by(answers)
+        self._offsets = np.concatenate([self._offsets, answers.first_tokens - self._num_steps])
+        self._last_steps = np.concatenate([self._last_steps, self._num_steps + answers.lens - 1])
+        self._next_end = int(self._last_steps.min())
+        self._fresh = True
+
+    def cancel(self, requests: list[int]) -> None:
+        """Drop requests by name; unknown names are ignored."""
+        self._keep(~np.isin(self.requests, np.array(requests, np.uint64)))
+
+    def step(self) -> Step:
+        """Give each request its next token, and let go of those that end."""
+        number = self._num_steps
+        tokens = ((self._offsets + number) % COUNT_MODULUS).astype(np.int32)
+        counts: Lens | None = None
+        ended = _NO_ROWS
+        if ending := number >= self._next_end:
+            ended = np.flatnonzero(self._last_steps <= number).astype(np.uint32)
+            tokens[ended[self._answers.reasons[ended] == pb.FINISH_REASON_STOP]] = STOP_TOKEN_ID
+            counts = (self._last_steps >= number).astype(np.uint32)
+            tokens = tokens[counts > 0]
+        columns = TokenColumns(
+            requests=self.requests,
+            counts=None if counts is None or counts.all() else counts,
+            tokens=tokens,
+            finished_rows=ended,
+            finish_reasons=self._answers.reasons[ended],
+            produced_ns=time.monotonic_ns(),
+        )
+        urgent = ending or self._fresh
+        self._num_steps += 1
+        self._fresh = False
+        if ending:
+            self._keep(self._last_steps > number)
+        return Step(columns, urgent)
+
+    def _keep(self, rows: NDArray[np.bool_]) -> None:
+        self._answers = self._answers.take(rows)
+        self._offsets = self._offsets[rows]
+        self._last_steps = self._last_steps[rows]
+        self._next_end = int(self._last_steps.min(initial=_NEVER))

@@ -1,0 +1,173 @@
+"""Continuous batching in real time after a cost model, with known answers; never a result of vLLM.
+
+A step takes one token of each request past its prefill, and as many prompt tokens as fit beside them into
+`max_num_batched_tokens`: waiting prompts in order, as long as `max_num_seqs` has room, the last one in part
+(chunked prefill). A request's first token comes with the step that completes its prefill. The step lasts
+what cost_model.py says; the answers are those of answers.py. The KV cache is taken to be large enough:
+nothing is preempted.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass, field, fields
+from hashlib import sha256
+
+import numpy as np
+
+from protos import worker_pb2 as pb
+from protos.columns import PromptColumns
+from worker.config import Parser
+from worker.engine_protocol import EngineInfo, Load, Step
+from worker.engines.scripted.answers import STOP_TOKEN_ID, VOCAB_SIZE, Answers
+from worker.engines.scripted.cost_model import CostModel
+from worker.engines.scripted.running_batch import Running
+from worker.engines.scripted.step_clock import Pace
+
+Wait = Callable[[float], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedConfig:
+    """Limits of the simulated engine, under vLLM's names, and its costs."""
+
+    max_num_seqs: int = 1024
+    """Requests running at once, those whose prefill has begun included."""
+    max_num_batched_tokens: int = 16_384
+    """Tokens of a step, prefilled and decoded."""
+    max_model_len: int = 131_072
+    """Prompt and answer together, in tokens."""
+    costs: CostModel = field(default_factory=CostModel)
+    """Time of a step."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds.
+
+        Raises:
+            ValueError: A count below 1, or more requests than tokens in a step.
+        """
+        for name in _LIMITS:
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is below 1")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ValueError(
+                f"--max-num-batched-tokens: {self.max_num_batched_tokens} is below --max-num-seqs "
+                f"{self.max_num_seqs}"
+            )
+
+
+_LIMITS = ("max_num_seqs", "max_num_batched_tokens", "max_model_len")
+
+
+def build_parser() -> Parser:
+    """Build the parser of the engine's flags."""
+    parser = Parser(allow_abbrev=False)
+    defaults = SimulatedConfig()
+    for name in _LIMITS:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
+    for cost in fields(CostModel):
+        parser.add_argument(f"--{cost.name.replace('_', '-')}", type=float)
+    return parser
+
+
+def parse_engine_flags(argv: list[str]) -> SimulatedConfig:
+    """Read the engine's flags.
+
+    Raises:
+        ValueError: An unknown flag, a value out of bounds, or an incomplete cost model.
+    """
+    values = vars(build_parser().parse_args(argv))
+    given = {cost.name: values.pop(cost.name) for cost in fields(CostModel)}
+    return SimulatedConfig(**values, costs=CostModel.of(given))
+
+
+class SimulatedEngine:
+    """The Engine protocol over columns of running and waiting requests."""
+
+    def __init__(self, config: SimulatedConfig, wait: Wait | None = None) -> None:
+        """Create an empty engine.
+
+        Args:
+            config: Limits and costs.
+            wait: Lets the seconds of one step pass; None: in real time.
+        """
+        self._config = config
+        self._wait = wait or Pace().wait
+        self._work = asyncio.Event()
+        self._running = Running()
+        self._waiting = Answers.none()
+        self._prefilled = 0
+        """Tokens of the first waiting prompt: no other is ever taken in part."""
+
+    async def start(self) -> EngineInfo:
+        """Say what is simulated."""
+        config = self._config
+        limits = {name: getattr(config, name) for name in _LIMITS}
+        return EngineInfo(
+            engine="simulated",
+            engine_version="1",
+            model="simulated",
+            model_hash=sha256(b"simulated engine 1").hexdigest(),
+            vocab_size=VOCAB_SIZE,
+            max_model_len=config.max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            tensor_parallel_size=1,
+            stop_token_ids=(STOP_TOKEN_ID,),
+            engine_args={name: str(value) for name, value in (limits | asdict(config.costs)).items()},
+        )
+
+    def open(self, spec: pb.RunSpec) -> None:
+        """Ignore the sampling parameters: the answers are known."""
+
+    def submit(self, prompts: PromptColumns) -> None:
+        """Queue requests in the order given."""
+        self._waiting = self._waiting.followed_by(Answers.to(prompts))
+        self._work.set()
+
+    def cancel(self, requests: list[int]) -> None:
+        """Drop requests by name."""
+        head = self._waiting.requests[:1].tolist()
+        if head and head[0] in requests:
+            self._prefilled = 0
+        self._waiting = self._waiting.without(requests)
+        self._running.cancel(requests)
+
+    async def step(self) -> Step:
+        """Prefill and decode until a step gives tokens; a step of prefill alone gives none."""
+        while True:
+            while not len(self._waiting.requests) and not len(self._running):
+                self._work.clear()
+                await self._work.wait()
+            num_decoding = len(self._running)
+            prefill_tokens = self._prefill(num_decoding)
+            await self._wait(self._config.costs.step_s(num_decoding, prefill_tokens))
+            if len(self._running):
+                return self._running.step()
+
+    def load(self) -> Load:
+        """Count the requests running, one whose prefill has begun included, and waiting."""
+        begun = int(self._prefilled > 0)
+        return Load(len(self._running) + begun, len(self._waiting.requests) - begun)
+
+    async def reset(self) -> None:
+        """Forget every request."""
+        self._running.clear()
+        self._waiting = Answers.none()
+        self._prefilled = 0
+
+    async def close(self) -> None:
+        """Do nothing: no process was started."""
+
+    def _prefill(self, num_decoding: int) -> int:
+        """Spend the step's prefill budget, let what completes run; returns the prompt tokens taken in."""
+        room = self._config.max_num_seqs - num_decoding
+        if not room or not len(self._waiting.requests):
+            return 0
+        budget = self._config.max_num_batched_tokens - num_decoding
+        ends = self._waiting.prompt_lens[:room].cumsum(dtype=np.int64) - self._prefilled
+        num_complete = int(ends.searchsorted(budget, side="right"))
+        spent = min(budget, int(ends[-1]))
+        begun_at = int(ends[num_complete - 1]) if num_complete else -self._prefilled
+        self._prefilled = spent - begun_at
+        self._running.add(self._waiting.take(slice(num_complete)))
+        self._waiting = self._waiting.take(slice(num_complete, None))
+        return spent

@@ -1,0 +1,273 @@
+"""vLLM's own flags, the defaults this worker gives them, and the environment vLLM starts in."""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worker.config import Parser
+from worker.engine_protocol import EngineDead, EngineInfo
+from worker.engines.vllm.causes import one_line
+from worker.engines.vllm.checkpoint import (
+    ModelLimits,
+    check_download,
+    find_checkpoint,
+    find_weights,
+    model_hash,
+    read_limits,
+    stop_token_ids,
+)
+from worker.engines.vllm.engine_core import check_interface
+from worker.engines.vllm.ranks import check_accelerators, check_memory, place_ranks
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+logger = logging.getLogger(__name__)
+
+# Longest prompt (inference_rules.adoc, appendix: 15,330) and accuracy budget (the reference's README:
+# 32,768) are 48,098 tokens; rounded up to a multiple of every KV cache block size.
+MAX_MODEL_LEN = 48_128
+# vLLM on a CPU would take its share of the machine's whole memory, and stop if other processes hold it.
+CPU_KV_CACHE_BYTES = 1 << 30
+# A model that vLLM has still to download is taken for this one: gpt-oss-120b's config.json.
+_GPT_OSS_120B = ModelLimits(
+    vocab_size=201_088, max_position_embeddings=131_072, num_attention_heads=64, num_key_value_heads=8
+)
+# Set before vLLM is imported; a variable that the user has set stays.
+_ENVIRONMENT = {
+    # gRPC's threads and locks do not survive a fork.
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    # All of a worker's log is one stream.
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    # A benchmark reports to no one while it runs.
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFlags:
+    """The command line as vLLM understands it."""
+
+    model: str
+    """As given to --model."""
+    engine_args: "AsyncEngineArgs"
+    """Every engine flag with its value, given or default."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all of vLLM's processes are on this machine; Ray puts them on any."""
+        args = self.engine_args
+        return "ray" not in (args.distributed_executor_backend, args.data_parallel_backend)
+
+    def find_checkpoint(self) -> Path | None:
+        """Find the model's directory, None before vLLM has downloaded it.
+
+        Raises:
+            ValueError: Neither a directory nor a Hugging Face name.
+        """
+        return find_checkpoint(self.model, self.engine_args.revision, self.engine_args.download_dir)
+
+    def find_weights(self) -> Path | None:
+        """Find the directory of the model's weights, None before vLLM has downloaded them."""
+        return find_weights(self.model, self.engine_args.revision, self.engine_args.download_dir)
+
+    def read_stop_token_ids(self, checkpoint: Path) -> tuple[int, ...]:
+        """Read the stop ids, where --generation-config names a folder from its file.
+
+        Raises:
+            ValueError: There are none, or a file cannot be read.
+        """
+        folder = self.engine_args.generation_config
+        path = None if folder in ("auto", "vllm") else Path(folder) / "generation_config.json"
+        return stop_token_ids(checkpoint, path)
+
+
+def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
+    """Parse vLLM's flags and fill in the defaults; the environment is set on the way.
+
+    Args:
+        argv: What is left of the command line.
+        model: Directory or Hugging Face name.
+
+    Raises:
+        ValueError: An unknown flag, a bad value, or a model that is not there; one line.
+    """
+    # Asked first because importing vLLM takes seconds.
+    find_checkpoint(model)
+    _set_environment()
+    check_accelerators()
+    check_interface()
+    parsed = parse_args(argv)
+    if parsed.enable_prefix_caching:
+        # Source: inference_rules.adoc, "KV cache must not apply across queries".
+        logger.warning("--enable-prefix-caching: a closed division submission may not cache across queries")
+    place = model, parsed.revision, parsed.download_dir
+    checkpoint, weights = find_checkpoint(*place), find_weights(*place)
+    if checkpoint is None or weights is None:
+        check_download(model, parsed.download_dir)
+    limits = _GPT_OSS_120B if checkpoint is None else read_limits(checkpoint)
+    parsed.model = model
+    if parsed.max_model_len is None:
+        parsed.max_model_len = min(MAX_MODEL_LEN, limits.max_position_embeddings)
+    place_ranks(parsed, limits)
+    check_memory(parsed, weights)
+    flags = EngineFlags(model=model, engine_args=_engine_args(parsed))
+    if checkpoint is not None:
+        flags.read_stop_token_ids(checkpoint)
+    return flags
+
+
+def build_engine(flags: EngineFlags) -> "AsyncLLM":
+    """Construct the engine; blocks for as long as the model loads.
+
+    Raises:
+        ValueError: vLLM refuses the configuration.
+        EngineDead: The engine's processes failed.
+    """
+    from vllm.exceptions import VLLMValidationError
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    args = flags.engine_args
+    # Decides vLLM's defaults: 1,024 running requests on an H200 as in its server; a bare engine has 128.
+    usage_context = UsageContext.OPENAI_API_SERVER
+    try:
+        config = args.create_engine_config(usage_context)
+    except (ValueError, OSError, NotImplementedError, VLLMValidationError) as error:
+        raise ValueError(one_line(error)) from error
+    try:
+        return AsyncLLM.from_vllm_config(
+            config,
+            usage_context=usage_context,
+            enable_log_requests=args.enable_log_requests,
+            disable_log_stats=args.disable_log_stats,
+        )
+    except (RuntimeError, ValueError, OSError, AssertionError) as error:
+        raise EngineDead(one_line(error)) from error
+
+
+def describe(flags: EngineFlags, config: "VllmConfig") -> EngineInfo:
+    """Say what the engine of this configuration is.
+
+    Raises:
+        ValueError: The model is not in the local cache, or has no stop ids.
+    """
+    checkpoint = flags.find_checkpoint()
+    if checkpoint is None:
+        raise ValueError(f"--model: {flags.model} is not in the local Hugging Face cache")
+    distribution = importlib.metadata.packages_distributions()["vllm"][0]
+    parallel = config.parallel_config
+    # Those behind this front end: under external load balancing the other ranks have front ends of their own.
+    num_engines = (
+        parallel.data_parallel_size_local if parallel.local_engines_only else parallel.data_parallel_size
+    )
+    return EngineInfo(
+        engine="vllm",
+        engine_version=importlib.metadata.version(distribution),
+        model=flags.model,
+        model_hash=model_hash(checkpoint, flags.find_weights() or checkpoint),
+        vocab_size=read_limits(checkpoint).vocab_size,
+        max_model_len=config.model_config.max_model_len,
+        max_num_seqs=config.scheduler_config.max_num_seqs * num_engines,
+        tensor_parallel_size=parallel.tensor_parallel_size,
+        stop_token_ids=flags.read_stop_token_ids(checkpoint),
+        engine_args=_effective_args(flags.engine_args, config),
+    )
+
+
+def build_parser() -> Parser:
+    """Build the parser of vLLM's flags; the environment is set before vLLM is imported."""
+    _set_environment()
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    # vLLM's parser knows --a.b and --a_b; its error() would print the usage and exit.
+    flexible = type("EngineParser", (Parser, FlexibleArgumentParser), {})(add_help=False, allow_abbrev=False)
+    AsyncEngineArgs.add_cli_args(flexible)
+    parser: Parser = flexible
+    return parser
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Parse vLLM's flags, whatever the model.
+
+    Raises:
+        ValueError: An unknown flag or a bad value; one line.
+    """
+    parser = build_parser()
+    parser.set_defaults(**_defaults())
+    try:
+        return parser.parse_args(argv)
+    except IndexError as error:
+        raise ValueError(f"{argv[-1]}: expected a value") from error
+    except ValueError as error:
+        raise ValueError(one_line(error)) from error
+
+
+def _set_environment() -> None:
+    """Set what vLLM reads when it is imported."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def _defaults() -> dict[str, object]:
+    """Name the defaults that differ from vLLM's; None is computed once the flags are known."""
+    from vllm.platforms import current_platform
+
+    defaults: dict[str, object] = {
+        # Tokens in, tokens out: a tokenizer would only cost time.
+        "skip_tokenizer_init": True,
+        "enable_prefix_caching": False,
+        "enable_chunked_prefill": True,
+        "gpu_memory_utilization": 0.90,
+        # The coordinator measures; vLLM's own statistics cost the front end time per token.
+        "disable_log_stats": True,
+        "max_model_len": None,
+        "tensor_parallel_size": None,
+    }
+    if current_platform.is_cpu():
+        # Compiling for a CPU takes longer than what a CPU is asked to serve.
+        defaults |= {"kv_cache_memory_bytes": CPU_KV_CACHE_BYTES, "enforce_eager": True}
+    return defaults
+
+
+def _engine_args(parsed: argparse.Namespace) -> "AsyncEngineArgs":
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    try:
+        engine_args: AsyncEngineArgs = AsyncEngineArgs.from_cli_args(parsed)
+    except ValueError as error:
+        raise ValueError(one_line(error)) from error
+    return engine_args
+
+
+def _effective_args(args: "AsyncEngineArgs", config: "VllmConfig") -> dict[str, str]:
+    """List the arguments that are not vLLM's defaults as JSON, without structures and the user's token."""
+    found = {
+        field.name: getattr(args, field.name)
+        for field in dataclasses.fields(args)
+        if field.name != "hf_token" and getattr(args, field.name) not in (field.default, None, "", [], {})
+    }
+    found["dtype"] = str(config.model_config.dtype)
+    found["async_scheduling"] = bool(config.scheduler_config.async_scheduling)
+    if args.speculative_config is not None:
+        # vLLM has put the model's own configuration, no plain values, into what it was given.
+        given = args.speculative_config.items()
+        found["speculative_config"] = {key: value for key, value in given if not key.startswith("target_")}
+    return {name: json.dumps(value) for name, value in found.items() if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True

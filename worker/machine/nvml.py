@@ -1,0 +1,129 @@
+"""The accelerators of this machine as NVML tells, where nvidia-ml-py is installed: vLLM on GPUs brings it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+from protos import worker_pb2 as pb
+from worker.machine.gpus import VARIABLE
+
+_T = TypeVar("_T")
+# Of a GPU that has nothing to do, and of nothing at all.
+_IDLE = ("GpuIdle", "None", "All")
+_REASON = "nvmlClocksEventReason"
+
+
+def look_at_accelerators(host: pb.HostInfo) -> None:
+    """Add the accelerators to what is told of a host, or why there are none; may take seconds."""
+    try:
+        import pynvml
+    except ModuleNotFoundError:
+        # No GPU build of vLLM here: nothing is missing.
+        return
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError_LibraryNotFound:
+        # Nor a driver.
+        return
+    except pynvml.NVMLError as error:
+        host.not_told.append(f"accelerators: NVML: {error}")
+        return
+    try:
+        _Nvml(pynvml).describe(host)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def is_named(entries: list[str], index: int, uuid: str) -> bool:
+    """Say whether CUDA_VISIBLE_DEVICES names a device, by its index or by the beginning of its UUID."""
+    return any(entry == str(index) or (entry != "" and uuid.startswith(entry)) for entry in entries)
+
+
+class _Nvml:
+    """One initialised NVML."""
+
+    def __init__(self, nvml: ModuleType) -> None:
+        self._nvml = nvml
+        self._own_pids = family(os.getpid())
+
+    def describe(self, host: pb.HostInfo) -> None:
+        """Add every device that this process may use; one that is broken is named instead."""
+        devices = []
+        for index in range(self._nvml.nvmlDeviceGetCount()):
+            try:
+                devices.append(self._device(index))
+            except self._nvml.NVMLError as error:
+                host.not_told.append(f"accelerator {index}: NVML: {error}")
+        visible = os.environ.get(VARIABLE)
+        if visible is not None:
+            entries = [entry.strip() for entry in visible.split(",")]
+            devices = [device for device in devices if is_named(entries, device.index, device.uuid)]
+            if visible and not devices:
+                host.not_told.append(f"accelerators: {VARIABLE}={visible} names no whole GPU")
+        host.accelerators.extend(devices)
+
+    def _device(self, index: int) -> pb.Accelerator:
+        nvml = self._nvml
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle, nvml.nvmlMemory_v2)
+        return pb.Accelerator(
+            index=index,
+            uuid=nvml.nvmlDeviceGetUUID(handle),
+            name=nvml.nvmlDeviceGetName(handle),
+            driver_version=nvml.nvmlSystemGetDriverVersion(),
+            memory_bytes=memory.total,
+            used_memory_bytes=memory.used,
+            own_memory_bytes=self._own_memory_bytes(handle),
+            ecc=self._ask(lambda: bool(nvml.nvmlDeviceGetEccMode(handle)[0])),
+            uncorrected_errors=self._ask(
+                lambda: nvml.nvmlDeviceGetTotalEccErrors(
+                    handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+                )
+            ),
+            sm_clock_mhz=self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            max_sm_clock_mhz=self._ask(lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            temperature_c=self._ask(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
+            clock_reasons=self._clock_reasons(handle),
+        )
+
+    def _ask(self, read: Callable[[], _T]) -> _T | None:
+        """Read what not every device and driver tells."""
+        try:
+            return read()
+        except (self._nvml.NVMLError_NotSupported, self._nvml.NVMLError_FunctionNotFound):
+            return None
+
+    def _own_memory_bytes(self, handle: object) -> int | None:
+        """Add up what our processes hold; None where none is named, as inside a container of its own pids."""
+        processes = self._ask(lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
+        ours = [process.usedGpuMemory or 0 for process in processes if process.pid in self._own_pids]
+        return sum(ours) if ours else None
+
+    def _clock_reasons(self, handle: object) -> list[str]:
+        bits = self._ask(lambda: self._nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)) or 0
+        names = {
+            name.removeprefix(_REASON): value
+            for name, value in vars(self._nvml).items()
+            if name.startswith(_REASON) and isinstance(value, int)
+        }
+        # UserDefinedClocks is an old name of another one.
+        known = {value: name for name, value in reversed(names.items()) if name not in _IDLE}
+        return sorted(name for value, name in known.items() if value & bits)
+
+
+def family(pid: int) -> set[int]:
+    """Collect a process and all that descend from it."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # "12 (a name) S 1 ...": the name may hold anything.
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            # It has ended meanwhile.
+            continue
+    members = {pid}
+    while young := {child for child, parent in parents.items() if parent in members} - members:
+        members |= young
+    return members

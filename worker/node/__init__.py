@@ -1,0 +1,1 @@
+"""A node of several replicas: processes, ports, and which GPUs and cores each gets."""

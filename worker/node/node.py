@@ -1,0 +1,198 @@
+"""A node of several replicas: one address that answers for all, each at its own port and in its own process.
+
+No token passes through here: coordinators learn the replicas' ports from GetInfo and open a stream to each.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import uuid
+
+import grpc
+from grpc_health.v1 import health, health_pb2
+
+from protos import worker_pb2 as pb
+from protos import worker_pb2_grpc as rpc
+from protos.columns import PROTOCOL_VERSION, SERVICE
+from worker.auth import Door
+from worker.config import BadInput, EngineKind, WorkerConfig
+from worker.engine_protocol import EngineDead
+from worker.listen import listen
+from worker.machine.gpus import visible_devices
+from worker.machine.host_info import Host
+from worker.machine.sd_notify import READY, STOPPING, tell
+from worker.node.placement import Share, place, read_size, split
+from worker.node.replica import Replica
+
+logger = logging.getLogger(__name__)
+
+# Beyond what a run may take to drain: vLLM's processes end within it.
+STOP_TIMEOUT_S = 30.0
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+Context = grpc.aio.ServicerContext[pb.ToWorker, pb.FromWorker]
+
+
+def divide(config: WorkerConfig, engine_argv: list[str]) -> list[Share]:
+    """Divide the machine among the replicas; engines without a model share its cores.
+
+    Raises:
+        ValueError: It is too small, or its accelerators cannot be told apart.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if config.engine is not EngineKind.VLLM:
+        return [Share((), part) for part in split(cores, config.replicas)]
+    return place(config.replicas, read_size(engine_argv), visible_devices(), cores)
+
+
+class Node:
+    """Its replicas, and the port where it answers for them."""
+
+    def __init__(self, config: WorkerConfig, door: Door, shares: list[Share], argv: list[str]) -> None:
+        """Create it with nothing started.
+
+        Args:
+            config: Its flags.
+            door: Who may ask.
+            shares: What each replica gets.
+            argv: The whole command line, which each replica gets too.
+        """
+        self._config = config
+        self._door = door
+        self._changed = asyncio.Event()
+        self._replicas = [
+            Replica(index, argv, config.port + 1 + index, share, self._changed.set)
+            for index, share in enumerate(shares)
+        ]
+        self._health = health.aio.HealthServicer()
+        self._instance_id = uuid.uuid4().hex
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until a signal, or until no replica is left.
+
+        Raises:
+            BadInput: The port cannot be had, or no replica can serve its flags.
+            EngineDead: Every replica has been given up.
+        """
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._stop)
+        await self._tell_health()
+        server = await listen(self._config, self._door, _NodeServicer(self), self._health)
+        telling = asyncio.ensure_future(self._tell_changes())
+        try:
+            await self._keep_replicas()
+        finally:
+            telling.cancel()
+            await server.stop(grace=1.0)
+        if not self._stopping.is_set():
+            self._raise_why()
+
+    def describe(self) -> pb.WorkerInfo:
+        """Say what the node is, and how its replicas are."""
+        return pb.WorkerInfo(
+            protocol_version=PROTOCOL_VERSION,
+            instance_id=self._instance_id,
+            state=self.state,
+            hostname=socket.gethostname(),
+            pid=os.getpid(),
+            coordinator_timeout_s=self._config.coordinator_timeout_s,
+            replicas=[replica.describe() for replica in self._replicas],
+        )
+
+    @property
+    def state(self) -> "pb.WorkerState":
+        """All are READY, some are, none is yet, or none will be."""
+        if self._stopping.is_set():
+            return pb.WORKER_STATE_DRAINING
+        states = [replica.state for replica in self._replicas]
+        if pb.WORKER_STATE_READY in states:
+            same = len(set(states)) == 1
+            return pb.WORKER_STATE_READY if same else pb.WORKER_STATE_DEGRADED
+        given_up = all(state == pb.WORKER_STATE_FAILED for state in states)
+        return pb.WORKER_STATE_FAILED if given_up else pb.WORKER_STATE_LOADING
+
+    def _stop(self) -> None:
+        """Have every replica drain; the second time, end."""
+        again = self._stopping.is_set()
+        logger.info("stopping" if again else "draining")
+        if not again:
+            tell(STOPPING)
+        for replica in self._replicas:
+            replica.stop(signal.SIGTERM)
+        self._stopping.set()
+        self._changed.set()
+
+    async def _keep_replicas(self) -> None:
+        """Run all replicas until none is left; after a signal for a bounded time."""
+        lives = [asyncio.ensure_future(replica.run()) for replica in self._replicas]
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        ending = asyncio.gather(*lives)
+        await asyncio.wait((ending, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        _, late = await asyncio.wait(lives, timeout=self._config.drain_timeout_s + STOP_TIMEOUT_S)
+        for replica in self._replicas if late else []:
+            replica.stop(signal.SIGKILL)
+        await ending
+
+    def _raise_why(self) -> None:
+        reasons = [f"replica {replica.index}: {replica.reason}" for replica in self._replicas]
+        if all(replica.is_refused for replica in self._replicas):
+            raise BadInput(self._replicas[0].reason.rpartition("worker: ")[2])
+        raise EngineDead("; ".join(reasons))
+
+    async def _tell_changes(self) -> None:
+        """Have health say what changed, and whoever started the node."""
+        told = False
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._tell_health()
+            if not told and self.state == pb.WORKER_STATE_READY:
+                tell(READY)
+                told = True
+
+    async def _tell_health(self) -> None:
+        """The node serves while any replica does; as a Worker, while all do."""
+        serving = [replica.state == pb.WORKER_STATE_READY for replica in self._replicas]
+        services = {health.OVERALL_HEALTH: any(serving), SERVICE: all(serving)}
+        services |= {f"{SERVICE}.replica.{index}": one for index, one in enumerate(serving)}
+        for service, serves in services.items():
+            up = serves and not self._stopping.is_set()
+            await self._health.set(service, SERVING if up else NOT_SERVING)
+
+
+class _NodeServicer(rpc.WorkerServicer):
+    """The Worker service of a node: a run is its replicas' business."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._host = Host()
+
+    async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.WorkerInfo:
+        """Answer what the node is."""
+        return self._node.describe()
+
+    async def GetHost(self, request: pb.GetHostRequest, context: Context) -> pb.HostInfo:
+        """Answer what machine the node is."""
+        return await self._host.describe()
+
+    async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.WorkerLoad:
+        """Refuse."""
+        await self._refuse(context)
+        return pb.WorkerLoad()
+
+    async def Generate(  # type: ignore[override]  # grpc.aio lets a method write
+        self, request_iterator: object, context: Context
+    ) -> None:
+        """Refuse."""
+        await self._refuse(context)
+
+    async def _refuse(self, context: Context) -> None:
+        ports = ", ".join(str(replica.port) for replica in self._node.describe().replicas)
+        await context.abort(
+            grpc.StatusCode.FAILED_PRECONDITION, f"this is a node: its replicas answer at ports {ports}"
+        )
