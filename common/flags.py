@@ -2,7 +2,7 @@
 
 
 class FlagError(ValueError):
-    """A flag, a file that a flag names, or a value that cannot be used; one line for the user, exit code 2."""
+    """A flag, or a file that it names, cannot be used; one line for the user, exit code 2."""
 
     def __init__(self, flag: str, reason: str) -> None:
         """Compose the line.

@@ -6,7 +6,8 @@ Whatever arrives is bounds-checked here, before it touches an array of either pr
 import hashlib
 import json
 import struct
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -41,15 +42,27 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.so_reuseport", 0),
 ]
 
-Requests = NDArray[np.uint64]
+RequestNames = NDArray[np.uint64]
+Requests = RequestNames
 TokenIds = NDArray[np.int32]
 Lens = NDArray[np.uint32]
-_Dtype = TypeVar("_Dtype", bound=np.generic)
 _SUBMIT_HEAD = struct.Struct("<5I4x")
 _TOKENS_HEAD = struct.Struct("<QQ5I4x")
-_LITTLE: dict[type[np.generic], np.dtype[Any]] = {
-    kind: np.dtype(kind).newbyteorder("<") for kind in (np.uint64, np.uint32, np.int32, np.uint8)
-}
+_U8, _U4, _I4, _U1 = np.dtype("<u8"), np.dtype("<u4"), np.dtype("<i4"), np.dtype("u1")
+_PROMPT_COLUMNS = (
+    ("requests", _U8),
+    ("prompt_lens", _U4),
+    ("prompt_tokens", _I4),
+    ("max_new_tokens", _U4),
+    ("produced", _U4),
+)
+_TOKEN_COLUMNS = (
+    ("requests", _U8),
+    ("counts", _U4),
+    ("tokens", _I4),
+    ("finished_rows", _U4),
+    ("finish_reasons", _U1),
+)
 _SLOT = np.uint64(0xFFFFFFFF)
 _NO_LENS: Lens = np.zeros(0, np.uint32)
 
@@ -61,7 +74,7 @@ class FrameError(ValueError):
 class PromptColumns(NamedTuple):
     """R requests on their way to an engine, T prompt tokens in all."""
 
-    requests: Requests
+    requests: RequestNames
     """(R,) slot | generation << 32."""
     prompt_lens: Lens
     """(R,) tokens, each at least 1."""
@@ -76,7 +89,7 @@ class PromptColumns(NamedTuple):
 class TokenColumns(NamedTuple):
     """New tokens of R requests, T tokens in all; a request has at most one row."""
 
-    requests: Requests
+    requests: RequestNames
     """(R,) slot | generation << 32."""
     counts: Lens | None
     """(R,) new tokens of each row; None: each row has one."""
@@ -90,7 +103,7 @@ class TokenColumns(NamedTuple):
     """When the engine handed them over, worker's monotonic clock; see worker.proto for several steps."""
 
 
-def slots_of(requests: Requests) -> NDArray[np.int64]:
+def slots_of(requests: RequestNames) -> NDArray[np.int64]:
     """Take the slots, (R,), out of request names."""
     return (requests & _SLOT).view(np.int64)
 
@@ -116,28 +129,25 @@ def unpack_submit(submit: pb.Submit) -> PromptColumns:
     """Check and unpack a Submit; the arrays are views of its bytes.
 
     Raises:
-        FrameError: A digest of something else, columns of different lengths, an empty prompt or budget,
-            lengths that do not add up, or a request with two rows.
+        FrameError: A wrong digest, columns of different lengths, an empty prompt or budget, lengths that do
+            not add up, or a request with two rows.
     """
     # Each read of the field copies it.
     packed = submit.packed
     if submit.digest != digest_of(packed):
         raise FrameError("submit: the digest is not that of the columns")
-    head = _unpack_head("submit", _SUBMIT_HEAD, packed)
-    at = _SUBMIT_HEAD.size
-    names_bytes, lens_bytes, tokens_bytes, budgets_bytes, produced_bytes = head
-    requests = _column("requests", packed, at, names_bytes, np.uint64)
+    sizes = _unpack_head("submit", _SUBMIT_HEAD, packed)
+    requests, lens, tokens, budgets, produced = _columns(_PROMPT_COLUMNS, packed, _SUBMIT_HEAD.size, sizes)
     rows = len(requests)
-    at += names_bytes
-    lens = _column("prompt_lens", packed, at, lens_bytes, np.uint32, rows)
-    at += lens_bytes
-    tokens = _column("prompt_tokens", packed, at, tokens_bytes, np.int32, _sum(lens))
-    at += tokens_bytes
-    budgets = _column("max_new_tokens", packed, at, budgets_bytes, np.uint32, rows)
-    at += budgets_bytes
-    produced = np.zeros(rows, np.uint32)
-    if produced_bytes:
-        produced = _column("produced", packed, at, produced_bytes, np.uint32, rows)
+    lengths = {"prompt_lens": rows, "prompt_tokens": _sum(lens), "max_new_tokens": rows}
+    if len(produced):
+        lengths["produced"] = rows
+    else:
+        produced = np.zeros(rows, np.uint32)
+    columns = (lens, tokens, budgets, produced)
+    for (name, length), column in zip(lengths.items(), columns, strict=False):
+        if len(column) != length:
+            raise _wrong_length(name, column, length)
     if rows and (lens.min() < 1 or budgets.min() < 1):
         raise FrameError("submit: an empty prompt or a budget of 0 tokens")
     if len(np.unique(requests)) < rows:
@@ -145,6 +155,41 @@ def unpack_submit(submit: pb.Submit) -> PromptColumns:
     if (produced >= lens).any():
         raise FrameError("submit: more tokens produced than the prompt holds")
     return PromptColumns(requests, lens, tokens, budgets, produced)
+
+
+def _check_ends(finished: Lens, reasons: NDArray[np.uint8], rows: int) -> None:
+    if finished[-1] >= rows or (len(finished) > 1 and (finished[1:] <= finished[:-1]).any()):
+        raise FrameError(f"tokens: finished_rows not ascending below {rows}")
+    least, most = np.minimum.reduce(reasons), np.maximum.reduce(reasons)
+    if least < pb.FINISH_REASON_STOP or most > pb.FINISH_REASON_LENGTH:
+        raise FrameError("tokens: unknown finish reason")
+
+
+def merge_prompts(parts: Sequence[PromptColumns]) -> PromptColumns:
+    """Put requests, one part and more, end to end."""
+    if len(parts) == 1:
+        return parts[0]
+    return PromptColumns._make(map(np.concatenate, zip(*parts, strict=True)))
+
+
+def split_prompts(prompts: PromptColumns) -> Iterator[PromptColumns]:
+    """Cut prompts between requests, at MAX_SUBMIT_TOKENS; a longer prompt stays alone."""
+    if len(prompts.prompt_tokens) <= MAX_SUBMIT_TOKENS:
+        yield prompts
+        return
+    ends = prompts.prompt_lens.cumsum(dtype=np.int64)
+    begin = 0
+    while begin < len(ends):
+        start = int(ends[begin - 1]) if begin else 0
+        end = max(int(np.searchsorted(ends, start + MAX_SUBMIT_TOKENS, side="right")), begin + 1)
+        yield PromptColumns(
+            prompts.requests[begin:end],
+            prompts.prompt_lens[begin:end],
+            prompts.prompt_tokens[start : int(ends[end - 1])],
+            prompts.max_new_tokens[begin:end],
+            prompts.produced[begin:end],
+        )
+        begin = end
 
 
 def pack_tokens(columns: TokenColumns, sequence: int) -> pb.Tokens:
@@ -167,49 +212,43 @@ def unpack_tokens(frame: pb.Tokens, sequence: int) -> TokenColumns:
     """Check and unpack a Tokens frame; the arrays are views of its bytes.
 
     Args:
-        frame: As it came.
+        frame: As received.
         sequence: Frames of tokens before this one on the stream.
 
     Raises:
-        FrameError: A digest of something else, a frame out of sequence, a time beyond MAX_NS, columns of
-            different lengths, rows out of range or out of order, or an unknown reason.
+        FrameError: A wrong digest, a frame out of sequence, a time beyond MAX_NS, columns of different
+            lengths, rows out of range or out of order, or an unknown reason.
     """
     # Each read of the field copies it.
     packed = frame.packed
     if frame.digest != digest_of(packed):
         raise FrameError("tokens: the digest is not that of the columns")
-    head = _unpack_head("tokens", _TOKENS_HEAD, packed)
-    at = _TOKENS_HEAD.size
-    produced_ns, number, names_bytes, counts_bytes, tokens_bytes, finished_bytes, reasons_bytes = head
+    produced_ns, number, *sizes = _unpack_head("tokens", _TOKENS_HEAD, packed)
     if number != sequence:
         raise FrameError(f"tokens: frame {number} where {sequence} belongs")
     if produced_ns > MAX_NS:
         raise FrameError(f"tokens: produced_ns {produced_ns} is no time of a monotonic clock")
-    requests = _column("requests", packed, at, names_bytes, np.uint64)
+    requests, counts, tokens, finished, reasons = _columns(_TOKEN_COLUMNS, packed, _TOKENS_HEAD.size, sizes)
     rows = len(requests)
-    at += names_bytes
-    counts = _column("counts", packed, at, counts_bytes, np.uint32, rows) if counts_bytes else None
-    at += counts_bytes
-    tokens = _column("tokens", packed, at, tokens_bytes, np.int32, rows if counts is None else _sum(counts))
-    at += tokens_bytes
-    finished = _column("finished_rows", packed, at, finished_bytes, np.uint32)
-    at += finished_bytes
-    reasons = _column("finish_reasons", packed, at, reasons_bytes, np.uint8, len(finished))
-    if finished_bytes:
-        if finished[-1] >= rows or (finished[1:] <= finished[:-1]).any():
-            raise FrameError(f"tokens: finished_rows not ascending below {rows}")
-        if reasons.min() < pb.FINISH_REASON_STOP or reasons.max() > pb.FINISH_REASON_LENGTH:
-            raise FrameError("tokens: unknown finish reason")
-    return TokenColumns(requests, counts, tokens, finished, reasons, produced_ns)
+    if len(counts) not in (0, rows):
+        raise _wrong_length("counts", counts, rows)
+    num_tokens = _sum(counts) if len(counts) else rows
+    if len(tokens) != num_tokens:
+        raise _wrong_length("tokens", tokens, num_tokens)
+    if len(reasons) != len(finished):
+        raise _wrong_length("finish_reasons", reasons, len(finished))
+    if len(finished):
+        _check_ends(finished, reasons, rows)
+    return TokenColumns(requests, counts if len(counts) else None, tokens, finished, reasons, produced_ns)
 
 
-def unpack_requests(column: bytes) -> Requests:
+def unpack_requests(column: bytes) -> RequestNames:
     """Check and unpack a column of request names, (R,).
 
     Raises:
         FrameError: Its size is no multiple of 8 bytes.
     """
-    return _column("requests", column, 0, len(column), np.uint64)
+    return _columns(_PROMPT_COLUMNS[:1], column, 0, [len(column)])[0]
 
 
 def spec_hash(spec: pb.RunSpec, info: pb.WorkerInfo) -> str:
@@ -252,13 +291,19 @@ def _unpack_head(name: str, head: struct.Struct, packed: bytes) -> tuple[int, ..
     return numbers
 
 
-def _column(
-    name: str, packed: bytes, offset: int, num_bytes: int, dtype: type[_Dtype], rows: int | None = None
-) -> NDArray[_Dtype]:
-    little = _LITTLE[dtype]
-    entries, torn = divmod(num_bytes, little.itemsize)
-    if torn:
-        raise FrameError(f"{name}: {num_bytes} bytes are no multiple of {little.itemsize}")
-    if rows is not None and entries != rows:
-        raise FrameError(f"{name}: {entries} entries where {rows} belong")
-    return np.frombuffer(packed, little, entries, offset)
+def _columns(
+    layout: Sequence[tuple[str, np.dtype[Any]]], packed: bytes, offset: int, sizes: Sequence[int]
+) -> list[NDArray[Any]]:
+    """View columns that lie end to end from `offset`; sizes: of each, in bytes."""
+    columns = []
+    for (name, dtype), num_bytes in zip(layout, sizes, strict=True):
+        entries, torn = divmod(num_bytes, dtype.itemsize)
+        if torn:
+            raise FrameError(f"{name}: {num_bytes} bytes are no multiple of {dtype.itemsize}")
+        columns.append(np.frombuffer(packed, dtype, entries, offset))
+        offset += num_bytes
+    return columns
+
+
+def _wrong_length(name: str, column: NDArray[Any], length: int) -> FrameError:
+    return FrameError(f"{name}: {len(column)} entries where {length} belong")
