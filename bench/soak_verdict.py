@@ -2,11 +2,12 @@
 
 from typing import Any, NamedTuple
 
+from coordinator.scheduling.request_rows import DONE
+
 from bench.herd import Kill
 from bench.rounds import loadgen_window_s
 from bench.soak_run import NUM_SAMPLES, Leftover, Sample
 from bench.vitals import Growth
-from coordinator.scheduling.request_rows import DONE
 
 WARM_UP = 0.2
 """Of LoadGen's test: arenas, pools and LoadGen's own records are first filled."""

@@ -28,7 +28,7 @@ from coordinator.recording.progress import Progress
 from coordinator.recording.run_counts import tally
 from coordinator.recording.run_dir import RunDir
 from coordinator.recording.run_record import RunRecord, Summary
-from coordinator.scheduling.event_loop import Deadline, EventLoop
+from coordinator.scheduling.event_loop import Deadline, EventLoop, opening_of
 from coordinator.scheduling.scheduler import Task
 from coordinator.transport.fleet import Patience
 from coordinator.transport.stream import Limits
@@ -37,7 +37,7 @@ from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
 from sut.results.deviations import Engine, Setup
 from sut.results.verdict import Outcome, Verdict
-from sut.sut import SUT
+from sut.sut import SUT, Reports
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +92,7 @@ class Run:
             no_worker_s=config.no_worker_timeout_s,
             continues=config.on_worker_loss is LossPolicy.CONTINUE,
         )
-        deadline = Deadline(config.query_timeout_s, config.overdue_policy)
-        self._dispatcher = EventLoop(config.workers, self._inputs.access, patience, deadline, self.fail)
+        self._dispatcher = EventLoop(config.workers, self._inputs.access, patience, self.fail)
         self._dispatcher.wait_ready(config.ready_timeout_s)
         info = self._dispatcher.links[0].info
         self._dataset.check(
@@ -144,6 +143,7 @@ class Run:
         if self._failure is not None:
             self._leave(Outcome.FAILED, self._failure, verdict.exit_code(Outcome.FAILED))
         self._dir.release_space()
+        self._run.end()
         self._dispatcher.close()
         self._outputs.discard()
         record.show()
@@ -160,22 +160,25 @@ class Run:
         self._ended.set()
 
     def _open(self) -> None:
-        self._sut = SUT(
-            self._config.scenario, self._dispatcher.submit, lambda error: self.fail(f"issue: {error!r}")
-        )
+        self._reports = Reports(self._config.scenario)
+        deadline = Deadline(self._config.query_timeout_s, self._config.overdue_policy)
         task = Task(
             dataset=self._dataset,
-            sut=self._sut,
+            reports=self._reports,
             max_new_tokens=self._generation.max_new_tokens,
             max_losses=self._config.max_worker_losses,
             keep=lambda samples, counts, tokens: self._outputs.keep(samples, counts, tokens),
         )
         spec = pb.RunSpec(**dataclasses.asdict(self._generation))
-        self._spec_hash = self._dispatcher.open(self._run_id, spec, task, lambda: self._outputs.flush())
+        self._run = self._dispatcher.open(
+            opening_of(self._run_id, spec), task, deadline, lambda: self._outputs.flush()
+        )
+        self._spec_hash = self._run.spec_hash
+        self._sut = SUT(self._run.scheduler.issue, lambda error: self.fail(f"issue: {error!r}"))
 
     def _drive_loadgen(self) -> None:
         """Run LoadGen on its own thread and watch it from this one."""
-        progress = Progress(self._dispatcher, lambda: generated_samples(self._dir.path))
+        progress = Progress(self._run, lambda: generated_samples(self._dir.path))
         thread = threading.Thread(target=self._start_test, name="loadgen", daemon=True)
         self._pulse.start(self._dispatcher.loop)
         started_s = time.monotonic()
@@ -200,11 +203,11 @@ class Run:
             logger.exception("LoadGen failed")
             self.fail(f"LoadGen: {error!r}")
         finally:
-            self._sut.close()
+            self._reports.close()
             self._ended.set()
 
     def _judge(self) -> RunRecord:
-        self._dispatcher.settle()
+        self._run.settle()
         setup = Setup(
             scenario=self._config.scenario,
             mode=self._config.mode,
@@ -216,9 +219,7 @@ class Run:
                 for link in self._dispatcher.links
             ),
         )
-        judged, detail = verdict.judge(
-            self._dir.path, setup, tally(self._dispatcher), self._pulse.telemetry()
-        )
+        judged, detail = verdict.judge(self._dir.path, setup, tally(self._run), self._pulse.telemetry())
         return self._record(judged, verdict.headline(setup.scenario, detail))
 
     def _conclude(self, record: RunRecord) -> None:
@@ -243,7 +244,7 @@ class Run:
             versions=self._versions,
             spec_hash=self._spec_hash,
             loadgen=loadgen,
-            summary=Summary.of(self._dispatcher),
+            summary=Summary.of(self._run),
         )
 
     def _leave(self, outcome: Outcome, reason: str, code: int) -> NoReturn:
@@ -274,7 +275,8 @@ class Run:
 
     def _abandon(self, outcome: Outcome) -> None:
         """Tell the workers to empty their engines, and keep what they have brought."""
-        unfinished = self._dispatcher.stop()
+        unfinished = self._run.abandon()
+        self._dispatcher.close()
         states = ["partial" if count else "waiting" for count in unfinished.counts.tolist()]
         logger.error("%s", self._outputs.salvage(*unfinished, states, SALVAGE_TIMEOUT_S[outcome]))
 

@@ -114,7 +114,8 @@ def first_token_complete(ids: list[int], addresses: list[int], counts: list[int]
 
     Thread: the one that also calls query_samples_complete: LoadGen keeps no order across threads.
     """
-    lg.FirstTokenComplete(_responses(ids, addresses, counts))
+    responses = map(lg.QuerySampleResponse, ids, addresses, [TOKEN_BYTES * n for n in counts], counts)
+    lg.FirstTokenComplete(list(responses))
 
 
 def query_samples_complete(ids: list[int], addresses: list[int], counts: list[int]) -> None:
@@ -128,14 +129,8 @@ def query_samples_complete(ids: list[int], addresses: list[int], counts: list[in
 
     Thread: as first_token_complete.
     """
-    lg.QuerySamplesComplete(_responses(ids, addresses, counts))
-
-
-def _responses(ids: list[int], addresses: list[int], counts: list[int]) -> list[lg.QuerySampleResponse]:
-    return [
-        lg.QuerySampleResponse(id_, address, count * TOKEN_BYTES, count)
-        for id_, address, count in zip(ids, addresses, counts, strict=True)
-    ]
+    responses = map(lg.QuerySampleResponse, ids, addresses, [TOKEN_BYTES * n for n in counts], counts)
+    lg.QuerySamplesComplete(list(responses))
 
 
 def _log_settings(output_dir: Path) -> lg.LogSettings:

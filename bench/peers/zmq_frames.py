@@ -9,13 +9,13 @@ import time
 from functools import partial
 
 import numpy as np
+from coordinator.scheduling.request_rows import Slots
 from numpy.typing import NDArray
 
 from bench.peers.driver import die_on_loop_errors
 from bench.peers.zmq_driver import ZmqDriver
 from bench.peers.zmq_sockets import Door, WorkerLink
 from coordinator.config import RunConfig
-from coordinator.scheduling.request_rows import Slots
 from coordinator.scheduling.request_table import RequestTable
 from coordinator.scheduling.scheduler import MAX_UNTAKEN
 from protos import worker_pb2 as pb

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from coordinator.doctor.findings import Check, Finding, Level, Row
+from coordinator.scheduling.request_columns import NewRequests
 from coordinator.scheduling.request_table import RequestTable
 from protos.columns import TokenColumns, pack_tokens, unpack_tokens
 
@@ -39,7 +40,7 @@ class Plan(NamedTuple):
 
 
 def frame_us() -> float:
-    """Time what a frame costs here without gRPC: checks, columns, ledger; the best of some rounds, 0.1 s."""
+    """Time what a frame costs here without gRPC: checks, columns, table; the best of some rounds, 0.1 s."""
     return min(_round_us() for _ in range(NUM_ROUNDS))
 
 
@@ -72,11 +73,11 @@ def diagnose_rate(plan: Plan) -> list[Row]:
 
 
 def _round_us() -> float:
-    """Take NUM_FRAMES frames of NUM_ROWS requests and one token each into a ledger."""
-    ledger = RequestTable(max_new_tokens=NUM_FRAMES, num_slots=NUM_ROWS)
+    """Take NUM_FRAMES frames of NUM_ROWS requests and one token each into a request table."""
+    table = RequestTable(max_new_tokens=NUM_FRAMES, num_slots=NUM_ROWS)
     zeros = np.zeros(NUM_ROWS, np.int64)
-    fields = ("sample", "prompt_len", "issued_ns", "sent_ns")
-    _, names = ledger.assign(np.arange(NUM_ROWS, dtype=np.uint64), 0, dict.fromkeys(fields, zeros))
+    requests = NewRequests(np.arange(NUM_ROWS, dtype=np.uint64), zeros, zeros, zeros, sent_ns=0)
+    names = table.assign(requests, worker=0)
     columns = TokenColumns(
         requests=names,
         counts=None,
@@ -88,5 +89,5 @@ def _round_us() -> float:
     frames = [pack_tokens(columns, sequence=sequence) for sequence in range(NUM_FRAMES)]
     begun_ns = time.thread_time_ns()
     for sequence, frame in enumerate(frames):
-        ledger.add_tokens(0, unpack_tokens(frame, sequence=sequence), now_ns=1)
+        table.add_tokens(0, unpack_tokens(frame, sequence=sequence), now_ns=1)
     return (time.thread_time_ns() - begun_ns) / NUM_FRAMES / 1e3

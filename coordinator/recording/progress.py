@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from coordinator.recording.run_record import percentile
-from coordinator.scheduling.event_loop import EventLoop
+from coordinator.scheduling.event_loop import ActiveRun
 
 LINE_INTERVAL_S = 10.0
 BAR_INTERVAL_S = 0.5
@@ -19,16 +19,16 @@ class Progress:
     """A live bar on a terminal, a plain line every 10 s elsewhere."""
 
     def __init__(
-        self, dispatcher: EventLoop, count_expected: Callable[[], int | None], out: TextIO = sys.stderr
+        self, run: ActiveRun, count_expected: Callable[[], int | None], out: TextIO = sys.stderr
     ) -> None:
         """Start the clock.
 
         Args:
-            dispatcher: Where the counts are read; they are snapshots.
+            run: Where the counts are read; they are snapshots.
             count_expected: Gives the requests of the whole run once LoadGen has said; asked until then.
             out: Where lines go.
         """
-        self._dispatcher = dispatcher
+        self._run = run
         self._count_expected = count_expected
         self._expected: int | None = None
         self._out = out
@@ -62,16 +62,16 @@ class Progress:
     def line(self) -> str:
         """Compose the plain line."""
         self._expected = self._expected or self._count_expected()
-        ledger, now_s = self._dispatcher.ledger, time.monotonic()
-        rate = (ledger.num_tokens - self._last_tokens) / max(now_s - self._last_s, 1e-9)
-        self._last_tokens, self._last_s = ledger.num_tokens, now_s
-        done = ledger.done
+        table, now_s = self._run.scheduler.table, time.monotonic()
+        rate = (table.num_tokens - self._last_tokens) / max(now_s - self._last_s, 1e-9)
+        self._last_tokens, self._last_s = table.num_tokens, now_s
+        done = table.done
         first = done["first_ns"] > 0
         p99_ms = percentile((done["first_ns"] - done["issued_ns"])[first], 0.99) / 1e6
         of = f"/{self._expected}" if self._expected else ""
-        fleet = self._dispatcher.fleet
+        fleet = self._run.fleet
         return (
-            f"[{now_s - self._start_s:6.0f} s] done {len(done)}{of}, running {ledger.num_running}, "
+            f"[{now_s - self._start_s:6.0f} s] done {len(done)}{of}, running {table.num_running}, "
             f"{rate:,.0f} tokens/s, p99 TTFT {p99_ms:,.0f} ms, ETA {self._eta(len(done), now_s)}, "
             f"workers {len(fleet.live)}/{len(fleet.links)}"
         )
@@ -79,7 +79,7 @@ class Progress:
     def _bar(self) -> str:
         if not self._expected:
             return ""
-        filled = min(BAR_WIDTH * self._dispatcher.ledger.num_done // self._expected, BAR_WIDTH)
+        filled = min(BAR_WIDTH * self._run.scheduler.table.num_done // self._expected, BAR_WIDTH)
         return f"|{'#' * filled}{'-' * (BAR_WIDTH - filled)}| "
 
     def _eta(self, num_done: int, now_s: float) -> str:

@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from coordinator.scheduling.event_loop import EventLoop
+from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.transport.worker_link import WorkerLink
 from sut.results.checks import Counts
 
 
-def tally(dispatcher: EventLoop) -> Counts:
+def tally(run: ActiveRun) -> Counts:
     """Add up a run that is over; its workers have been asked for their final counts."""
-    done = dispatcher.ledger.done
-    streams = [stream for link in dispatcher.links for stream in link.streams]
+    done = run.scheduler.table.done
+    streams = [stream for link in run.fleet.links for stream in link.stream_counts]
     settled = [stream for stream in streams if stream.settled]
     return Counts(
-        num_issued=dispatcher.flow.num_issued,
+        num_issued=run.scheduler.num_issued,
         num_done=len(done),
         num_distinct=len(np.unique(done["sample"])),
         num_short=int((done["num_tokens"] < 2).sum()),
@@ -21,11 +21,11 @@ def tally(dispatcher: EventLoop) -> Counts:
         reported_tokens=int(done["num_tokens"].sum()),
         produced_tokens=sum(stream.produced_tokens for stream in settled),
         lost_tokens=sum(stream.num_tokens for stream in streams if not stream.settled),
-        dropped_tokens=sum(link.num_dropped_tokens for link in dispatcher.links),
+        dropped_tokens=sum(load.num_dropped_tokens for load in run.scheduler.loads),
         spec_hashes=tuple(stream.spec_hash for stream in streams),
-        num_losses=len(dispatcher.flow.continuations.losses),
+        num_losses=len(run.scheduler.failover.losses),
         num_continued=int((done["losses"] > 0).sum()),
-        num_silent=sum(is_silent(link) for link in dispatcher.links),
+        num_silent=sum(is_silent(link) for link in run.fleet.links),
     )
 
 

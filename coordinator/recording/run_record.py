@@ -12,7 +12,8 @@ from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
 
 from common.text import print_table
-from coordinator.scheduling.event_loop import EventLoop
+from coordinator.scheduling.event_loop import ActiveRun
+from coordinator.scheduling.worker_load import WorkerLoad
 from coordinator.transport.worker_link import WorkerLink
 from sut.results.verdict import Verdict
 from sut.settings import Mode
@@ -76,7 +77,7 @@ class WorkerRow:
     """The worker's GetInfo."""
 
     @classmethod
-    def of(cls, link: WorkerLink, done: NDArray[np.void]) -> "WorkerRow":
+    def of(cls, link: WorkerLink, load: WorkerLoad, done: NDArray[np.void]) -> "WorkerRow":
         """Describe one link, by the run's finished requests in order of completion, dtype rows.DONE."""
         own = done[done["worker"] == link.index]
         return cls(
@@ -84,13 +85,13 @@ class WorkerRow:
             requests=len(own),
             ended_ns=int(own["done_ns"][-1] - done["issued_ns"].min()) if len(own) else 0,
             service_ns=Spread.of(own["done_ns"] - own["sent_ns"]),
-            tokens=sum(stream.num_tokens for stream in link.streams),
-            frames=sum(stream.num_frames for stream in link.streams),
-            engine_steps=sum(stream.engine_steps for stream in link.streams),
-            streams=len(link.streams),
-            dropped_tokens=link.num_dropped_tokens,
-            round_trip_ns=link.streams[-1].round_trip_ns,
-            clock_offset_ns=link.streams[-1].clock_offset_ns,
+            tokens=sum(stream.num_tokens for stream in link.stream_counts),
+            frames=sum(stream.num_frames for stream in link.stream_counts),
+            engine_steps=sum(stream.engine_steps for stream in link.stream_counts),
+            streams=len(link.stream_counts),
+            dropped_tokens=load.num_dropped_tokens,
+            round_trip_ns=link.stream_counts[-1].round_trip_ns,
+            clock_offset_ns=link.stream_counts[-1].clock_offset_ns,
             info=MessageToDict(link.info, preserving_proto_field_name=True),
         )
 
@@ -118,9 +119,9 @@ class Summary:
     """Queries older than their deadline, as they were when found: see watch.Overdue."""
 
     @classmethod
-    def of(cls, dispatcher: EventLoop) -> "Summary":
+    def of(cls, run: ActiveRun) -> "Summary":
         """Summarise what has finished so far."""
-        done = dispatcher.ledger.done
+        done = run.scheduler.table.done
         some = done[done["first_ns"] > 0]
         several = some[some["num_tokens"] > 1]
         return cls(
@@ -131,17 +132,20 @@ class Summary:
             report_delay_ns=Spread.of(
                 np.concatenate(
                     [
-                        np.array(stream.report_delays_ns) + stream.clock_offset_ns
-                        for link in dispatcher.links
-                        for stream in link.streams
+                        np.array(stream.delays_ns) + stream.counts.clock_offset_ns
+                        for load in run.scheduler.loads
+                        for stream in load.report_delays
                     ]
                 )
             ),
             answer_tokens=Spread.of(done["num_tokens"]),
-            workers=[WorkerRow.of(link, done) for link in dispatcher.links],
-            losses=[loss._asdict() for loss in dispatcher.flow.continuations.losses],
-            continuations=[moved._asdict() for moved in dispatcher.flow.continuations.done],
-            overdue=[query._asdict() for query in dispatcher.overdue],
+            workers=[
+                WorkerRow.of(link, load, done)
+                for link, load in zip(run.fleet.links, run.scheduler.loads, strict=True)
+            ],
+            losses=[loss._asdict() for loss in run.scheduler.failover.losses],
+            continuations=[moved._asdict() for moved in run.scheduler.failover.done],
+            overdue=[query._asdict() for query in run.overdue],
         )
 
 

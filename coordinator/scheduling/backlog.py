@@ -1,43 +1,55 @@
-"""Requests that no worker has yet."""
+"""Requests that never had a worker, in the order in which they are sent."""
 
 from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Waiting = tuple[NDArray[np.uint64], Ints, Ints]
-"""Requests: ids, samples, issued_ns, (R,) each."""
+
+class IssuedRequests(NamedTuple):
+    """R requests as LoadGen issued them."""
+
+    loadgen_ids: NDArray[np.uint64]
+    """(R,) raw pointers of LoadGen."""
+    samples: NDArray[np.int64]
+    """(R,) indices into the data set."""
+    issued_ns: NDArray[np.int64]
+    """(R,) coordinator's monotonic clock."""
+
+    def rows(self, which: slice | NDArray[np.bool_]) -> "IssuedRequests":
+        """Select some of the requests."""
+        return IssuedRequests(self.loadgen_ids[which], self.samples[which], self.issued_ns[which])
 
 
 class Backlog:
-    """Requests that no worker has yet, in the order in which they go out."""
+    """A queue of requests; every method runs on the event loop's thread."""
 
     def __init__(self) -> None:
-        self._queries: deque[Waiting] = deque()
+        self.queries: deque[IssuedRequests] = deque()
+        """Read by others only to see whether it is empty."""
         self._num_requests = 0
 
     def __len__(self) -> int:
         """Count the requests."""
         return self._num_requests
 
-    def add(self, ids: NDArray[np.uint64], samples: Ints, issued_ns: int) -> None:
-        """Append a query."""
-        self._queries.append((ids, samples, np.full(len(ids), issued_ns)))
-        self._num_requests += len(ids)
+    def add(self, loadgen_ids: list[int], samples: list[int], issued_ns: int) -> None:
+        """Append one query."""
+        num = len(loadgen_ids)
+        ids, indices = np.array(loadgen_ids, np.uint64), np.array(samples, np.int64)
+        self.queries.append(IssuedRequests(ids, indices, np.full(num, issued_ns)))
+        self._num_requests += num
 
-    def take(self, num: int) -> Waiting:
-        """Remove the next `num` requests, or all there are."""
-        parts: list[Waiting] = []
-        while num and self._queries:
-            ids, samples, issued_ns = self._queries.popleft()
-            if len(ids) > num:
-                self._queries.appendleft((ids[num:], samples[num:], issued_ns[num:]))
-            parts.append((ids[:num], samples[:num], issued_ns[:num]))
-            num -= len(parts[-1][0])
-            self._num_requests -= len(parts[-1][0])
-        if len(parts) == 1:
-            return parts[0]
-        none = np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int64)
-        joined = [np.concatenate(columns) for columns in zip(none, *parts, strict=True)]
-        return joined[0], joined[1], joined[2]
+    def take(self, num: int) -> IssuedRequests:
+        """Remove the next `num` requests, or all if there are fewer."""
+        parts = [IssuedRequests(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int64))]
+        while num and self.queries:
+            query = self.queries.popleft()
+            if len(query.samples) > num:
+                self.queries.appendleft(query.rows(slice(num, None)))
+                query = query.rows(slice(num))
+            parts.append(query)
+            num -= len(query.samples)
+            self._num_requests -= len(query.samples)
+        return IssuedRequests._make(map(np.concatenate, zip(*parts, strict=True)))

@@ -1,75 +1,102 @@
-"""Every request in flight, as columns indexed by slot.
+"""Every request in flight, as columns indexed by slot, and the record of the finished ones.
 
-A frame costs a fixed handful of numpy calls, whatever it carries. Slots are reused; a slot's generation
-tells its requests apart.
+A frame costs a fixed number of numpy calls, whatever it carries; a frame of one row costs a few plain integer
+operations instead. Slots are reused; the generation of a slot tells its requests apart.
 """
 
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.scheduling.request_rows import ROW, Finished, Slots
-from coordinator.scheduling.token_arena import TokenArena
-from protos.columns import (
-    FrameError,
-    Requests,
-    TokenColumns,
-    TokenIds,
-    slots_of,
+from coordinator.scheduling.request_columns import (
+    DONE,
+    ROW,
+    Arrivals,
+    NewRequests,
+    Reportable,
+    Slots,
+    TimesNs,
+    TokenCounts,
 )
+from coordinator.scheduling.token_arena import TokenArena
+from protos.columns import FrameError, RequestNames, TokenColumns, TokenIds, slots_of
 
 NO_WORKER = -1
-_GENERATION, _WORKER = np.uint64(0xFFFFFFFF << 32), np.uint64(0xFFFFFFFF)
-_NEXT_GENERATION = np.uint64(1 << 32)
-_Scalar = TypeVar("_Scalar", bound=np.generic)
+GENERATION_BITS = 32
+_SLOT_MASK = 0xFFFFFFFF
+_GENERATION_MASK = _SLOT_MASK << GENERATION_BITS
+_GENERATION, _WORKER = np.uint64(_GENERATION_MASK), np.uint64(_SLOT_MASK)
+_NEXT_GENERATION = np.uint64(1 << GENERATION_BITS)
 
 
-class Arrivals(NamedTuple):
-    """What a frame means for LoadGen."""
+class FinishedRequests:
+    """Finished requests in order of completion."""
 
-    first_slots: Slots
-    """Requests whose first token came."""
-    finished_slots: Slots
-    """Requests that are complete."""
-    finish_reasons: NDArray[np.uint8]
-    """Why, same shape as finished_slots."""
-    prefilled_tokens: int
-    """Prefill of the requests that answer for the first time on this worker."""
+    def __init__(self, num_rows: int) -> None:
+        """Reserve rows; they double when they run out."""
+        self._rows = np.zeros(num_rows, DONE)
+        self.num_rows = 0
+
+    @property
+    def rows(self) -> NDArray[np.void]:
+        """Dtype DONE, shape (num_rows,)."""
+        return self._rows[: self.num_rows]
+
+    def add(self, row: tuple[int, ...]) -> None:
+        """Append one request, its fields in the order of DONE."""
+        if self.num_rows == len(self._rows):
+            # Zeros that nobody has written to take no memory.
+            grown = np.zeros(2 * len(self._rows), DONE)
+            grown[: self.num_rows] = self._rows
+            self._rows = grown
+        self._rows[self.num_rows] = row
+        self.num_rows += 1
 
 
 class RequestTable:
-    """Struct of arrays over slots; every method runs on the dispatcher thread."""
+    """Columns over slots; every method runs on the event loop's thread."""
 
     def __init__(self, max_new_tokens: int, num_slots: int = 1024, first_generation: int = 0) -> None:
         """Reserve memory.
 
         Args:
             max_new_tokens: Longest answer of the run, in tokens.
-            num_slots: Slots at first; they double when they run out.
-            first_generation: Below 2**32; drawn for each run, so that no run's names are another's.
+            num_slots: Initial slots; they double when they run out.
+            first_generation: Below 2**32; drawn per run, so that no two runs share request names.
         """
         self._max_new_tokens = max_new_tokens
-        self._mark = np.zeros(num_slots, np.int64)
-        self._rows = np.zeros(num_slots, ROW)
-        # What every frame reads stands apart: a field of a row is a cache line of its own.
-        self._first_holder = (np.uint64(first_generation) * _NEXT_GENERATION) | _WORKER
-        self._holders = np.full(num_slots, self._first_holder)
-        """worker | generation << 32, all ones for no worker."""
-        self._num_tokens = np.zeros(num_slots, np.int64)
+        self._num_slots = num_slots
+        self._unheld = (first_generation << GENERATION_BITS) | _SLOT_MASK
+        self._holders = np.full(num_slots, self._unheld, np.uint64)
+        """worker | generation << 32; the lower half is all ones without a worker."""
         self._loadgen_ids = np.zeros(num_slots, np.uint64)
+        self._facts = {name: np.zeros(num_slots, kind) for name, kind in _FACTS.items()}
+        self._name_columns()
+        self._row_marks = np.zeros(num_slots, np.int64)
         self._free = list(range(num_slots - 1, -1, -1))
         self._arena = TokenArena(max_new_tokens, num_slots)
-        self._ended: list[int] = []  # slots whose answers nobody has taken yet
-        self._finished = Finished(num_slots)
+        self._untaken: list[int] = []
+        """Slots of finished requests whose answers `take_answers` has not copied yet."""
+        self._finished = FinishedRequests(num_slots)
         self._num_resumed = 0
         """Requests that continue on another worker and have not answered there yet."""
         self.num_tokens = 0
         """Tokens received so far."""
 
+    def _name_columns(self) -> None:
+        """Bind the columns to attributes: a lookup by name costs as much as the access itself."""
+        facts = self._facts
+        self._samples, self._losses = facts["sample"], facts["losses"]
+        self._prompt_lens, self._prefill_lens = facts["prompt_len"], facts["prefill_len"]
+        self._num_tokens = facts["num_tokens"]
+        self._issued_ns, self._sent_ns = facts["issued_ns"], facts["sent_ns"]
+        self._given_ns, self._first_ns = facts["given_ns"], facts["first_ns"]
+
     @property
     def done(self) -> NDArray[np.void]:
-        """Finished requests in order of completion, dtype rows.DONE, shape (num_done,)."""
+        """Finished requests in order of completion, dtype DONE, shape (num_done,)."""
         return self._finished.rows
 
     @property
@@ -79,201 +106,245 @@ class RequestTable:
 
     @property
     def num_untaken(self) -> int:
-        """Finished requests whose answers `take_answers` has not given yet."""
-        return len(self._ended)
+        """Finished requests whose answers `take_answers` has not copied yet."""
+        return len(self._untaken)
 
     @property
     def num_running(self) -> int:
         """Requests in flight."""
-        return len(self._rows) - len(self._free) - len(self._ended)
+        return self._num_slots - len(self._free) - len(self._untaken)
 
-    def assign(
-        self, ids: NDArray[np.uint64], worker: int, columns: dict[str, Slots]
-    ) -> tuple[Slots, Requests]:
-        """Give R requests a slot each.
-
-        Args:
-            ids: (R,) LoadGen's ids.
-            worker: Who will produce them.
-            columns: (R,) each: sample, prompt_len, issued_ns, sent_ns.
-
-        Returns:
-            Slots and request names, (R,) each.
-        """
-        while len(self._free) < len(ids):
+    def assign(self, requests: NewRequests, worker: int) -> RequestNames:
+        """Give R requests a slot and a worker; returns their names, (R,)."""
+        num = len(requests.loadgen_ids)
+        while len(self._free) < num:
             self._grow()
-        slots = np.array([self._free.pop() for _ in range(len(ids))], np.int64)
-        rows = np.zeros(len(ids), ROW)
-        for name, column in columns.items():
-            rows[name] = column
-        rows["prefill_len"] = rows["prompt_len"]
-        rows["given_ns"] = rows["sent_ns"]
-        self._rows[slots] = rows
+        slots = np.array([self._free.pop() for _ in range(num)], np.int64)
+        self._loadgen_ids[slots] = requests.loadgen_ids
+        self._samples[slots] = requests.samples
+        self._prompt_lens[slots] = self._prefill_lens[slots] = requests.prompt_lens
+        self._issued_ns[slots] = requests.issued_ns
+        self._sent_ns[slots] = self._given_ns[slots] = requests.sent_ns
+        self._losses[slots] = self._num_tokens[slots] = self._first_ns[slots] = 0
         self._hold(slots, worker)
-        self._num_tokens[slots] = 0
-        self._loadgen_ids[slots] = ids
-        return slots, self.names(slots)
+        return self.names(slots)
+
+    def assign_one(
+        self, loadgen_id: int, worker: int, sample: int, prompt_len: int, times_ns: tuple[int, int]
+    ) -> int:
+        """Give one request a slot and a worker; times_ns: issued, sent. Returns its name."""
+        if not self._free:
+            self._grow()
+        slot = self._free.pop()
+        self._loadgen_ids[slot] = loadgen_id
+        self._samples[slot] = sample
+        self._prompt_lens[slot] = self._prefill_lens[slot] = prompt_len
+        self._issued_ns[slot], self._sent_ns[slot] = times_ns
+        self._given_ns[slot] = times_ns[1]
+        self._losses[slot] = self._num_tokens[slot] = self._first_ns[slot] = 0
+        generation: int = self._holders.item(slot) & _GENERATION_MASK
+        self._holders[slot] = generation | worker
+        return generation | slot
 
     def add_tokens(self, worker: int, columns: TokenColumns, now_ns: int) -> Arrivals:
-        """Store a frame's tokens.
+        """Store the tokens of a frame.
 
         Args:
             worker: Whose stream brought the frame.
-            columns: Checked in themselves, not yet against this ledger.
+            columns: Checked in themselves, not yet against this table.
             now_ns: When the frame came.
 
         Raises:
-            FrameError: A request of another worker, one with two rows, or an answer beyond its budget.
+            FrameError: A request of another worker, one with two rows, or an answer beyond its budget; then
+                nothing of the frame is stored.
         """
+        if len(columns.requests) == 1:
+            return self._add_row(worker, columns, now_ns)
         slots = slots_of(columns.requests)
         self._check_rows(worker, columns.requests, slots)
         before = self._num_tokens[slots]
         after = before + (1 if columns.counts is None else columns.counts)
-        if after.max(initial=0) > self._max_new_tokens:
-            raise FrameError(f"worker {worker}: an answer beyond {self._max_new_tokens} tokens")
+        if np.maximum.reduce(after, initial=0) > self._max_new_tokens:
+            raise self._overrun(worker)
         self._arena.append(slots, before, columns.counts, columns.tokens)
         self._num_tokens[slots] = after
         self.num_tokens += len(columns.tokens)
         first_slots = slots[:0] if before.all() else slots[(before == 0) & (after > 0)]
         if len(first_slots):
-            self._rows["first_ns"][first_slots] = now_ns
+            self._first_ns[first_slots] = now_ns
         finished_slots = slots[columns.finished_rows]
-        prefilled_tokens = self._prefilled(first_slots) + self._prefilled(finished_slots)
+        prefilled_tokens = self._take_prefill(first_slots) + self._take_prefill(finished_slots)
         if self._num_resumed:
-            prefilled_tokens += self._prefilled(slots[after > before])
-        return Arrivals(first_slots, finished_slots, columns.finish_reasons, prefilled_tokens)
+            prefilled_tokens += self._take_prefill(slots[after > before])
+        reasons: list[int] = columns.finish_reasons.tolist()
+        return Arrivals(first_slots.tolist(), finished_slots.tolist(), reasons, prefilled_tokens)
 
-    def finish(self, slots: Slots, reasons: NDArray[np.uint8], now_ns: int) -> None:
-        """Move requests from flight to the record of finished ones; their answers wait to be taken."""
-        rows = self.rows(slots)
-        rows["done_ns"] = now_ns
-        rows["reason"] = reasons
-        self._finished.add(rows)
-        self._let_go(slots)
-        self._ended += slots.tolist()
+    def _add_row(self, worker: int, columns: TokenColumns, now_ns: int) -> Arrivals:
+        """Store a frame of one request, as `add_tokens` does, in plain integers."""
+        name = columns.requests.item()
+        slot = name & _SLOT_MASK
+        if slot >= self._num_slots:
+            raise self._beyond(worker, slot)
+        if self._holders.item(slot) != (name & _GENERATION_MASK) | worker:
+            raise self._not_held(worker)
+        num_new = len(columns.tokens)
+        before = self._num_tokens.item(slot)
+        if before + num_new > self._max_new_tokens:
+            raise self._overrun(worker)
+        self._arena.append_row(slot, before, columns.tokens)
+        self._num_tokens[slot] = before + num_new
+        self.num_tokens += num_new
+        first_slots = [slot] if not before and num_new else []
+        if first_slots:
+            self._first_ns[slot] = now_ns
+        reasons: list[int] = columns.finish_reasons.tolist()
+        prefilled_tokens = 0
+        if (num_new or reasons) and self._prefill_lens.item(slot):
+            prefilled_tokens = self._take_prefill(np.array([slot]))
+        return Arrivals(first_slots, [slot] if reasons else [], reasons, prefilled_tokens)
 
-    def take_answers(self) -> tuple[Slots, Slots, TokenIds]:
-        """Copy the answers of all requests that have finished since the last call, and free their slots.
+    def finish(self, slots: Sequence[int], reasons: Sequence[int], now_ns: int) -> None:
+        """Move requests from flight to the record; their answers stay until `take_answers`."""
+        for slot, reason in zip(slots, reasons, strict=True):
+            holder = self._holders.item(slot)
+            worker = holder & _SLOT_MASK
+            row = (
+                self._samples.item(slot),
+                NO_WORKER if worker == _SLOT_MASK else worker,
+                reason,
+                self._losses.item(slot),
+                self._prompt_lens.item(slot),
+                self._num_tokens.item(slot),
+                self._issued_ns.item(slot),
+                self._sent_ns.item(slot),
+                self._first_ns.item(slot),
+                now_ns,
+            )
+            self._finished.add(row)
+            self._holders[slot] = ((holder & _GENERATION_MASK) + (1 << 32) & _GENERATION_MASK) | _SLOT_MASK
+        self._untaken += slots
+
+    def take_answers(self) -> tuple[NDArray[np.int64], TokenCounts, TokenIds]:
+        """Copy the answers of all requests that finished since the last call, and free their slots.
 
         Returns:
             (R,) samples, (R,) counts, and (T,) tokens end to end.
         """
-        slots = np.array(self._ended, np.int64)
-        samples: Slots = self._rows["sample"][slots]
-        answers = self.answers(slots)
-        self._free += self._ended
-        self._ended = []
-        return samples, *answers
+        slots = np.array(self._untaken, np.int64)
+        samples: NDArray[np.int64] = self._samples[slots]
+        counts, tokens = self.answers(slots)
+        self._free += self._untaken
+        self._untaken = []
+        return samples, counts, tokens
 
     def held_by(self, worker: int) -> Slots:
         """List the requests in flight on a worker."""
         return np.flatnonzero((self._holders & _WORKER) == worker)
 
-    def held(self) -> tuple[Slots, Slots, Slots]:
-        """List the requests that some worker has: slots, tokens received, when it got them; (R,) each."""
+    def held(self) -> tuple[Slots, TokenCounts, TimesNs]:
+        """List the requests that a worker has: slots, tokens received, when it got them; (R,) each."""
         slots = np.flatnonzero((self._holders & _WORKER) != _WORKER)
-        return slots, self._num_tokens[slots], self._rows["given_ns"][slots]
+        return slots, self._num_tokens[slots], self._given_ns[slots]
 
     def in_flight(self) -> Slots:
-        """List all requests in flight, those that no worker has included."""
-        flying = np.ones(len(self._rows), np.bool_)
-        flying[self._free + self._ended] = False
+        """List all requests in flight, those without a worker included."""
+        flying = np.ones(self._num_slots, np.bool_)
+        flying[self._free + self._untaken] = False
         return np.flatnonzero(flying)
 
-    def names(self, slots: Slots) -> Requests:
-        """Name requests as the wire does."""
+    def names(self, slots: Slots) -> RequestNames:
+        """Name requests as the wire does, (R,)."""
         return slots.view(np.uint64) | (self._holders[slots] & _GENERATION)
 
     def rows(self, slots: Slots) -> NDArray[np.void]:
-        """Copy what is known of requests, dtype ROW."""
-        found: NDArray[np.void] = self._rows[slots]
+        """Copy the facts of requests, dtype ROW."""
+        found = np.zeros(len(slots), ROW)
+        for name, column in self._facts.items():
+            found[name] = column[slots]
         found["worker"] = self._holders[slots].astype(np.uint32).view(np.int32)
-        found["num_tokens"] = self._num_tokens[slots]
         return found
 
     def take_away(self, slots: Slots) -> None:
-        """Take requests from their worker; under their old names nothing more is accepted."""
-        rows = self._rows[slots]
-        resumed = (rows["prefill_len"] > 0) & (rows["losses"] > 0)
+        """Take requests from their worker; tokens under their old names are refused from now on."""
+        resumed = (self._prefill_lens[slots] > 0) & (self._losses[slots] > 0)
         self._num_resumed -= int(resumed.sum())
-        rows["losses"] += 1
-        rows["prefill_len"] = 0
-        self._rows[slots] = rows
-        self._let_go(slots)
+        self._losses[slots] += 1
+        self._prefill_lens[slots] = 0
+        self._holders[slots] = (self._holders[slots] | _WORKER) + _NEXT_GENERATION
 
-    def hand_on(self, slots: Slots, worker: int, now_ns: int) -> Requests:
+    def hand_on(self, slots: Slots, worker: int, now_ns: int) -> RequestNames:
         """Give requests that were taken away to another worker, (R,); returns their new names."""
-        rows = self._rows[slots]
-        rows["prefill_len"] = rows["prompt_len"] + self._num_tokens[slots]
-        rows["given_ns"] = now_ns
-        self._rows[slots] = rows
+        self._prefill_lens[slots] = self._prompt_lens[slots] + self._num_tokens[slots]
+        self._given_ns[slots] = now_ns
         self._hold(slots, worker)
         self._num_resumed += len(slots)
         return self.names(slots)
 
-    def answers(self, slots: Slots) -> tuple[Slots, TokenIds]:
+    def answers(self, slots: Slots) -> tuple[TokenCounts, TokenIds]:
         """Copy the tokens received of requests.
 
         Returns:
             (R,) counts, and (T,) tokens end to end.
         """
-        counts: Slots = self._num_tokens[slots]
+        counts: TokenCounts = self._num_tokens[slots]
         return counts, self._arena.copy(slots, counts)
 
-    def loadgen_ids(self, slots: Slots) -> list[int]:
-        """List LoadGen's ids of slots."""
-        ids: list[int] = self._loadgen_ids[slots].tolist()
-        return ids
+    def reportable(self, slots: Sequence[int]) -> Reportable:
+        """List requests as LoadGen's calls take them."""
+        ids, counts = self._loadgen_ids.item, self._num_tokens.item
+        return Reportable(list(map(ids, slots)), self._arena.addresses(slots), list(map(counts, slots)))
 
-    def addresses(self, slots: Slots) -> list[int]:
-        """List where the tokens of slots begin; valid until the next `assign`."""
-        return self._arena.addresses(slots)
-
-    def token_counts(self, slots: Slots) -> list[int]:
-        """List the tokens received of slots."""
-        counts: list[int] = self._num_tokens[slots].tolist()
-        return counts
-
-    def _prefilled(self, slots: Slots) -> int:
-        """Note that requests have answered on their worker; returns what it had to prefill for them."""
+    def _take_prefill(self, slots: Slots) -> int:
+        """Note that requests have answered on their worker; returns the tokens it prefilled for them."""
         if not len(slots):
             return 0
-        prefill_lens = self._rows["prefill_len"][slots]
+        prefill_lens = self._prefill_lens[slots]
         if self._num_resumed:
-            self._num_resumed -= int(((prefill_lens > 0) & (self._rows["losses"][slots] > 0)).sum())
-        self._rows["prefill_len"][slots] = 0
-        return int(prefill_lens.sum())
+            self._num_resumed -= int(((prefill_lens > 0) & (self._losses[slots] > 0)).sum())
+        self._prefill_lens[slots] = 0
+        return int(np.add.reduce(prefill_lens))
 
     def _hold(self, slots: Slots, worker: int) -> None:
         self._holders[slots] = (self._holders[slots] & _GENERATION) | np.uint64(worker)
 
-    def _let_go(self, slots: Slots) -> None:
-        """Give slots to no worker, under their next names."""
-        self._holders[slots] = (self._holders[slots] | _WORKER) + _NEXT_GENERATION
-
-    def _check_rows(self, worker: int, requests: Requests, slots: Slots) -> None:
+    def _check_rows(self, worker: int, names: RequestNames, slots: Slots) -> None:
         try:
             holders = self._holders[slots]
         except IndexError:
-            raise FrameError(f"worker {worker}: slot {slots.max()} of {len(self._rows)}") from None
-        if (holders != ((requests & _GENERATION) | np.uint64(worker))).any():
-            raise FrameError(f"worker {worker}: tokens of a request that it does not hold")
+            raise self._beyond(worker, int(slots.max())) from None
+        if (holders != ((names & _GENERATION) | np.uint64(worker))).any():
+            raise self._not_held(worker)
+        # The last row of a request overwrites the marks of its earlier ones.
         order = np.arange(len(slots))
-        self._mark[slots] = order
-        if (self._mark[slots] != order).any():
+        self._row_marks[slots] = order
+        if (self._row_marks[slots] != order).any():
             raise FrameError(f"worker {worker}: two rows of one request")
+
+    def _beyond(self, worker: int, slot: int) -> FrameError:
+        return FrameError(f"worker {worker}: slot {slot} of {self._num_slots}")
+
+    def _not_held(self, worker: int) -> FrameError:
+        return FrameError(f"worker {worker}: tokens of a request that it does not hold")
+
+    def _overrun(self, worker: int) -> FrameError:
+        return FrameError(f"worker {worker}: an answer beyond {self._max_new_tokens} tokens")
 
     def _grow(self) -> None:
         """Double the slots."""
-        old = len(self._rows)
+        old = self._num_slots
+        self._num_slots = 2 * old
         self._arena.grow(2 * old)
-        self._mark = np.zeros(2 * old, np.int64)
-        self._rows = _doubled(self._rows)
-        self._holders = _doubled(self._holders, self._first_holder)
-        self._num_tokens = _doubled(self._num_tokens)
+        self._holders = np.concatenate([self._holders, np.full(old, self._unheld, np.uint64)])
         self._loadgen_ids = _doubled(self._loadgen_ids)
+        self._facts = {name: _doubled(column) for name, column in self._facts.items()}
+        self._name_columns()
+        self._row_marks = np.zeros(2 * old, np.int64)
         self._free[:0] = range(2 * old - 1, old - 1, -1)
 
 
-def _doubled(column: NDArray[_Scalar], fill: int | np.uint64 = 0) -> NDArray[_Scalar]:
-    return np.concatenate([column, np.full_like(column, fill)])
+_FACTS = {name: ROW[name] for name in ROW.names or () if name != "worker"}
+"""Column dtypes of ROW; the worker is part of the holder."""
+
+
+def _doubled(column: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([column, np.zeros_like(column)])

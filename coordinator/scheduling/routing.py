@@ -1,13 +1,17 @@
-"""Who gets what: pure functions over plain columns, tested apart from any socket."""
+"""Which worker gets which requests: pure functions over plain columns."""
 
-from operator import attrgetter
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+RequestCounts = NDArray[np.int64]
+"""(W,) requests of each worker."""
+WorkerIndices = NDArray[np.int64]
+"""(R,) the worker of each request, as a position among those given."""
+Rates = NDArray[np.float64]
+"""(W,) speed of each worker."""
 NO_LIMIT = 2**31
 """An allowance that never binds."""
 LAST_OVER_MEAN = 1.5
@@ -15,23 +19,17 @@ LAST_OVER_MEAN = 1.5
 
 
 class Loaded(Protocol):
-    """One worker as dispatch sees it."""
+    """The load of one worker that Server dispatch compares."""
 
-    @property
-    def waiting_prefill_tokens(self) -> int:
-        """Prompt tokens of requests that have no first token yet."""
-
-    @property
-    def relative_outstanding(self) -> float:
-        """Requests sent and not finished, over the worker's relative speed."""
-
-    @property
-    def last_prompt_ns(self) -> int:
-        """When it got its last prompt."""
+    waiting_prefill_tokens: int
+    """Prompt tokens of requests without a first token."""
+    relative_outstanding: float
+    """Requests sent and not finished, divided by the worker's relative speed."""
+    last_prompt_ns: int
+    """When the worker got its last prompt."""
 
 
 Worker = TypeVar("Worker", bound=Loaded)
-_LOADS = tuple(map(attrgetter, ("waiting_prefill_tokens", "relative_outstanding", "last_prompt_ns")))
 
 
 def ceiling(outstanding: int, window: int, allowance: int) -> int:
@@ -49,8 +47,8 @@ def ceiling(outstanding: int, window: int, allowance: int) -> int:
 
 
 def allowances(
-    num_requests: int, slots: Ints, tokens_per_s: Floats, last_over_mean: float = LAST_OVER_MEAN
-) -> Ints:
+    num_requests: int, slots: RequestCounts, tokens_per_s: Rates, last_over_mean: float = LAST_OVER_MEAN
+) -> RequestCounts:
     """Divide the requests that wait, so that workers of unequal speed finish together.
 
     A worker that has taken its last request still has full slots to empty, which takes a slow one longer: it
@@ -76,7 +74,7 @@ def allowances(
     return _whole(np.maximum(rates * _end(num_requests, rates, held) - held, 0), num_requests)
 
 
-def _end(num_requests: int, rates: Floats, held: Floats) -> float:
+def _end(num_requests: int, rates: Rates, held: Rates) -> float:
     """Find when all finish, if those take requests that can finish them by then.
 
     Args:
@@ -92,7 +90,7 @@ def _end(num_requests: int, rates: Floats, held: Floats) -> float:
     return float(ends[num_takers - 1])
 
 
-def _whole(parts: Floats, total: int) -> Ints:
+def _whole(parts: Rates, total: int) -> RequestCounts:
     """Round parts, (W,), to whole numbers that sum to `total`: each is off by less than one."""
     if not total:
         return np.zeros(len(parts), np.int64)
@@ -100,7 +98,7 @@ def _whole(parts: Floats, total: int) -> Ints:
     return np.diff(ends, prepend=0)
 
 
-def share(outstanding: Ints, windows: Ints, num_requests: int) -> Ints:
+def share(outstanding: RequestCounts, windows: RequestCounts, num_requests: int) -> RequestCounts:
     """Split requests so that the fullest windows get the least; nobody gets more than its window holds.
 
     Args:
@@ -111,7 +109,7 @@ def share(outstanding: Ints, windows: Ints, num_requests: int) -> Ints:
     Returns:
         (W,) how many each gets; the sum is the smaller of num_requests and the free places.
     """
-    free: Ints = np.maximum(windows - outstanding, 0)
+    free: RequestCounts = np.maximum(windows - outstanding, 0)
     if free.sum() <= num_requests:
         return free
     low, high = 0, int(windows.max())
@@ -121,14 +119,14 @@ def share(outstanding: Ints, windows: Ints, num_requests: int) -> Ints:
             low = level
         else:
             high = level - 1
-    shares: Ints = np.clip(low - outstanding, 0, free)
+    shares: RequestCounts = np.clip(low - outstanding, 0, free)
     rest = num_requests - int(shares.sum())
     takers = np.flatnonzero((shares < free) & (outstanding + shares <= low))[:rest]
     shares[takers] += 1
     return shares
 
 
-def deal(shares: Ints) -> Ints:
+def deal(shares: RequestCounts) -> WorkerIndices:
     """Deal requests like cards: of prompts in order of length each worker gets its part of the long ones.
 
     Args:
@@ -142,16 +140,24 @@ def deal(shares: Ints) -> Ints:
     return workers[np.argsort(turns, kind="stable")]
 
 
-def least_loaded(workers: list[Worker]) -> Worker:
+def least_loaded(workers: Sequence[Worker]) -> Worker:
     """Choose the worker for one Server request.
 
     Least waiting prefill, then fewest outstanding requests over its speed, then the longest since its last
-    prompt. Round robin and others collapse near full slots or with unequal workers.
+    prompt, then the first. Round robin and others collapse near full slots or with unequal workers.
     """
-    for load in _LOADS:
-        if len(workers) == 1:
-            break
-        loads = list(map(load, workers))
-        least = min(loads)
-        workers = [worker for worker, its in zip(workers, loads, strict=True) if its == least]
-    return workers[0]
+    chosen = workers[0]
+    for worker in workers:
+        # One comparison rejects most workers of a busy fleet; this runs for every query.
+        if worker.waiting_prefill_tokens > chosen.waiting_prefill_tokens:
+            continue
+        if worker.waiting_prefill_tokens == chosen.waiting_prefill_tokens:
+            if worker.relative_outstanding > chosen.relative_outstanding:
+                continue
+            if (
+                worker.relative_outstanding == chosen.relative_outstanding
+                and worker.last_prompt_ns >= chosen.last_prompt_ns
+            ):
+                continue
+        chosen = worker
+    return chosen

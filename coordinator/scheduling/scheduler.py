@@ -1,32 +1,38 @@
-"""The way of requests between LoadGen and the workers, out and home; runs on the dispatcher thread alone."""
+"""Requests between LoadGen and the workers: issued, dispatched, delivered, finished.
 
+`issue` runs on LoadGen's thread; everything else runs on the event loop's.
+"""
+
+import asyncio
 import logging
+import secrets
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.scheduling import routing
-from coordinator.scheduling.backlog import Backlog
-from coordinator.scheduling.failover import Failover, without
-from coordinator.scheduling.request_rows import Slots
+from coordinator.scheduling.backlog import Backlog, IssuedRequests
+from coordinator.scheduling.failover import Failover
+from coordinator.scheduling.request_columns import NewRequests, Slots, TokenCounts
 from coordinator.scheduling.request_table import RequestTable
 from coordinator.scheduling.throughput import relative_speeds
+from coordinator.scheduling.worker_load import WorkerLoad
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import FrameError, PromptColumns, TokenColumns, TokenIds
 from sut.dataset import Dataset
-from sut.sut import SUT
+from sut.sut import Reports
 
 logger = logging.getLogger(__name__)
 
 MAX_NAMED = 10
-# Finished answers that may wait in the ledger, whose slots they hold, until they are copied together.
+# Finished answers that may wait in the table, whose slots they hold, until they are copied together.
 MAX_UNTAKEN = 1024
-Ints = NDArray[np.int64]
-Keep = Callable[[Slots, Slots, TokenIds], None]
+Keep = Callable[[NDArray[np.int64], TokenCounts, TokenIds], None]
 """Takes finished answers: samples (R,), token counts (R,), tokens (T,) end to end."""
 
 
@@ -35,230 +41,292 @@ class Task(NamedTuple):
 
     dataset: Dataset
     """The prompts."""
-    sut: SUT
-    """Gets first tokens and completions."""
+    reports: Reports
+    """Takes first tokens and completions."""
     max_new_tokens: int
     """Budget of each request."""
     max_losses: int
     """Workers that one request may be taken from; at that many the run fails."""
     keep: Keep
-    """Gets every finished answer."""
+    """Takes every finished answer."""
+
+
+class Unfinished(NamedTuple):
+    """Requests that were not complete when the run ended."""
+
+    samples: NDArray[np.int64]
+    """(R,)"""
+    counts: TokenCounts
+    """(R,) tokens received; 0 of a request that never had a worker."""
+    tokens: TokenIds
+    """(T,) end to end."""
 
 
 class Scheduler:
-    """Requests that wait, run, continue and end."""
+    """All requests of one run."""
 
     def __init__(
-        self, task: Task, ledger: RequestTable, links: list[WorkerLink], on_failed: Callable[[str], None]
+        self,
+        task: Task,
+        links: Sequence[WorkerLink],
+        on_failed: Callable[[str], None],
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
         """Start without requests.
 
         Args:
             task: What the run asks for.
-            ledger: Where requests in flight are kept.
-            links: All workers; those that are live get requests.
-            on_failed: Takes the reason when the run cannot go on.
+            links: All workers; requests go to those that were admitted.
+            on_failed: Takes the reason when the run cannot continue.
+            loop: The event loop that everything but `issue` runs on.
         """
         self._task = task
-        self._sut = task.sut
-        self._ledger = ledger
-        self._links = links
+        self._reports = task.reports
+        self._is_server = task.reports.reports_first_tokens
         self._on_failed = on_failed
-        self._backlog = Backlog()
-        self.continuations = Failover(ledger, task.dataset, task.max_new_tokens, task.max_losses)
+        self._loop = loop
+        self._inbox: deque[tuple[int, list[int], list[int]]] = deque()
+        self._wake_up_pending = False
+        self.loads = [WorkerLoad(link) for link in links]
+        self._ready: list[WorkerLoad] = []
+        self.table = RequestTable(task.max_new_tokens, first_generation=secrets.randbits(32))
+        self.backlog = Backlog()
+        self.failover = Failover(self.table, task.dataset, task.max_new_tokens, task.max_losses)
         self._failed = False
         self.num_issued = 0
+        """Requests that LoadGen issued."""
+        self._one_budget = np.array([task.max_new_tokens], np.uint32)
+        self._none_produced = np.zeros(1, np.uint32)
 
     @property
-    def backlog(self) -> Backlog:
-        """Requests that never had a worker."""
-        return self._backlog
+    def outstanding(self) -> list[int]:
+        """Requests that each worker has."""
+        return [load.outstanding for load in self.loads]
 
-    def take(self, ids: list[int], samples: list[int], issued_ns: int) -> None:
-        """Take one query; `dispatch` sends it."""
-        self.num_issued += len(ids)
-        self._backlog.add(np.array(ids, np.uint64), np.array(samples, np.int64), issued_ns)
+    def issue(self, loadgen_ids: list[int], samples: list[int]) -> None:
+        """Take one query.
+
+        Thread: LoadGen's; appends and wakes the event loop, never waits.
+        """
+        self._inbox.append((time.monotonic_ns(), loadgen_ids, samples))
+        # The loop clears the flag before it empties the inbox: a query that finds the flag set was appended
+        # before the inbox was found empty. In the opposite order a query could stay there without a wake-up.
+        if not self._wake_up_pending:
+            self._wake_up_pending = True
+            self._loop.call_soon_threadsafe(self._dispatch_issued)
 
     def dispatch(self) -> None:
-        """Send what may go out now; requests that lost their worker go first."""
-        if self._failed or (not self._backlog and not self.continuations):
+        """Send what may be sent now; requests that lost their worker go first."""
+        if self._failed or not self._ready:
             return
-        live = [link for link in self._links if link.live]
-        if not live:
-            return
-        if self._sut.reports_first_tokens:
-            self._push(live)
+        if self._is_server:
+            self._push()
         else:
-            self._pull(live)
+            self._pull()
 
-    def deliver(self, link: WorkerLink, columns: TokenColumns) -> None:
-        """Store a frame, tell LoadGen, and refill the worker's window.
+    def deliver(self, worker: int, columns: TokenColumns) -> None:
+        """Store a frame, report to LoadGen, and refill the worker's window.
 
         Raises:
-            FrameError: The frame does not fit what the worker holds.
+            FrameError: The frame does not fit the requests that the worker has.
         """
         now_ns = time.monotonic_ns()
-        if link.moved:
-            columns, num_dropped = without(columns, link.moved)
-            link.num_dropped_tokens += num_dropped
-        if len(columns.tokens) and columns.tokens.view(np.uint32).max() >= link.info.vocab_size:
-            raise FrameError(f"a token id outside the vocabulary of {link.info.vocab_size}")
-        arrivals = self._ledger.add_tokens(link.index, columns, now_ns)
-        link.waiting_prefill_tokens -= arrivals.prefilled_tokens
-        if len(arrivals.first_slots) and self._sut.reports_first_tokens:
-            slots = arrivals.first_slots
-            self._sut.first_tokens(self._ledger.loadgen_ids(slots), self._ledger.addresses(slots))
-        if len(arrivals.finished_slots):
+        load = self.loads[worker]
+        if load.moved:
+            columns = load.without_moved(columns)
+        if len(columns.tokens) and np.maximum.reduce(columns.tokens.view(np.uint32)) >= load.vocab_size:
+            raise FrameError(f"a token id outside the vocabulary of {load.vocab_size}")
+        arrivals = self.table.add_tokens(worker, columns, now_ns)
+        if arrivals.prefilled_tokens:
+            load.prefilled(arrivals.prefilled_tokens)
+        if arrivals.first_slots and self._is_server:
+            first = self.table.reportable(arrivals.first_slots)
+            self._reports.first_tokens(first.loadgen_ids, first.addresses)
+        if arrivals.finished_slots:
             self._finish(arrivals.finished_slots, arrivals.finish_reasons, now_ns)
-            link.end(len(arrivals.finished_slots))
-            self._refill(link)
-        if len(arrivals.first_slots) or len(arrivals.finished_slots):
-            link.stream.counts.report_delays_ns.append(time.monotonic_ns() - columns.produced_ns)
+            load.finished(len(arrivals.finished_slots))
+            if not self._is_server or self.failover.waiting:
+                self._refill(load)
+        if arrivals.first_slots or arrivals.finished_slots:
+            load.reported(time.monotonic_ns() - columns.produced_ns)
 
-    def look(self, now_ns: int) -> None:
-        """Measure every worker and divide what waits anew; called each BEAT_INTERVAL_S, never per frame."""
-        live = [link for link in self._links if link.live]
-        for link in live:
-            link.measure(now_ns)
-        if self._sut.reports_first_tokens:
-            for link, speed in zip(live, relative_speeds([link.pace for link in live]), strict=True):
-                link.speed = speed
-        elif self._backlog:
-            self._divide(live)
+    def beat(self, now_ns: int) -> None:
+        """Measure every worker and divide the backlog anew; called each BEAT_INTERVAL_S, never per frame."""
+        for load in self._ready:
+            load.measure(now_ns)
+        if self._is_server:
+            speeds = relative_speeds([load.throughput for load in self._ready])
+            for load, speed in zip(self._ready, speeds, strict=True):
+                load.set_speed(speed)
+        elif self.backlog and self._ready:
+            self._divide()
             self.dispatch()
 
     def keep_answers(self) -> None:
-        """Hand over the answers that have finished since the last time; a copy of each alone costs more."""
-        if self._ledger.num_untaken:
-            self._task.keep(*self._ledger.take_answers())
+        """Hand over the answers that finished since the last call; one copy for many costs less."""
+        if self.table.num_untaken:
+            self._task.keep(*self.table.take_answers())
 
-    def lose(self, link: WorkerLink, reason: str) -> None:
-        """Let a lost worker's requests go on elsewhere."""
-        slots = self._ledger.held_by(link.index)
-        self._move(link, slots, reason)
-        kept = self.continuations.losses[-1].kept_tokens
+    def lose(self, worker: int, reason: str) -> None:
+        """Continue a lost worker's requests on other workers."""
+        load = self.loads[worker]
+        self._ready.remove(load)
+        slots = self.table.held_by(worker)
+        load.lose()
+        self._fail_over(load, slots, reason)
         logger.warning(
-            "worker %s lost: %s; %d requests go on elsewhere with their %d tokens",
-            link.address,
+            "worker %s lost: %s; %d requests continue elsewhere with their %d tokens",
+            load.address,
             reason,
             len(slots),
-            kept,
+            self.failover.losses[-1].kept_tokens,
         )
-        link.waiting_prefill_tokens = 0
         self.dispatch()
 
-    def move(self, link: WorkerLink, slots: Slots, reason: str) -> None:
-        """Take requests from a live worker and let them go on elsewhere."""
-        names = self._ledger.names(slots)
-        link.stream.stop(names)
-        link.moved.update(names.tolist())
-        link.waiting_prefill_tokens -= int(self._ledger.rows(slots)["prefill_len"].sum())
-        self._move(link, slots, reason)
+    def admit(self, worker: int) -> None:
+        """Use a worker whose stream was opened."""
+        load = self.loads[worker]
+        load.begin_stream()
+        self._ready = [other for other in self.loads if other in self._ready or other is load]
         self.dispatch()
 
-    def _move(self, link: WorkerLink, slots: Slots, reason: str) -> None:
-        now_ns = time.monotonic_ns()
-        complete = self.continuations.take_from(link, slots, reason, now_ns)
-        self._finish(complete, np.full(len(complete), pb.FINISH_REASON_LENGTH, np.uint8), now_ns)
-        rows = self._ledger.rows(slots)
-        deadly = rows[(rows["losses"] >= self._task.max_losses) & ~np.isin(slots, complete)]
-        if len(deadly):
-            self._failed = True
-            named = ", ".join(map(str, deadly["sample"][:MAX_NAMED]))
-            more = f" and {len(deadly) - MAX_NAMED} more" if len(deadly) > MAX_NAMED else ""
-            self._on_failed(
-                f"sample {named}{more} was taken from {self._task.max_losses} workers in a row "
-                f"(--max-worker-losses), the last {link.address}: {reason}"
-            )
+    def move(self, worker: int, slots: Slots, reason: str) -> None:
+        """Take requests from a live worker and continue them on another one."""
+        load = self.loads[worker]
+        load.take_back(self.table.names(slots), int(self.table.rows(slots)["prefill_len"].sum()))
+        self._fail_over(load, slots, reason)
+        self.dispatch()
 
-    def _finish(self, slots: Slots, reasons: NDArray[np.uint8], now_ns: int) -> None:
-        if not len(slots):
-            return
-        counts = self._ledger.token_counts(slots)
-        self._sut.complete(self._ledger.loadgen_ids(slots), self._ledger.addresses(slots), counts)
-        self._ledger.finish(slots, reasons, now_ns)
-        if self._ledger.num_untaken >= MAX_UNTAKEN:
-            self.keep_answers()
+    def fail(self, reason: str) -> None:
+        """End the run."""
+        self._on_failed(reason)
 
-    def _push(self, live: list[WorkerLink]) -> None:
-        """Server: every request goes out at once, to the least loaded worker.
+    def abandon(self) -> Unfinished:
+        """Keep the finished answers, and take those that are not; nothing is dispatched afterwards."""
+        self._failed = True
+        self.keep_answers()
+        slots = self.table.in_flight()
+        counts, tokens = self.table.answers(slots)
+        waiting = self.backlog.take(len(self.backlog)).samples
+        samples = np.concatenate([self.table.rows(slots)["sample"], waiting])
+        return Unfinished(samples, np.concatenate([counts, np.zeros_like(waiting)]), tokens)
 
-        Those that still queue elsewhere when a worker comes back stay where they are.
-        """
-        while self.continuations:
-            fitting = [link for link in live if self.continuations.next_fits(link)] or live
-            self._continue(routing.least_loaded(fitting), 1, alone=fitting is live)
-        while self._backlog:
-            self._start(routing.least_loaded(live), *self._backlog.take(1))
-
-    def _divide(self, live: list[WorkerLink]) -> None:
-        """Offline: say how much of what waits each worker may take, so that all finish together."""
-        parts = routing.allowances(
-            len(self._backlog),
-            np.array([link.info.max_num_seqs for link in live], np.int64),
-            np.array([link.pace.full_tokens_per_s for link in live]),
-        )
-        for link, part in zip(live, parts.tolist(), strict=True):
-            link.allowance = part
-
-    def _refill(self, link: WorkerLink) -> None:
-        """Use the room that a frame made: others have none, unless requests wait that lost their worker."""
-        if self._failed or self.continuations or self._sut.reports_first_tokens:
+    def _dispatch_issued(self) -> None:
+        """Send what LoadGen issued."""
+        self._wake_up_pending = False
+        while self._inbox:
+            issued_ns, loadgen_ids, samples = self._inbox.popleft()
+            self.num_issued += len(loadgen_ids)
+            waiting = self.failover.waiting or self.backlog.queries
+            if self._is_server and self._ready and not waiting and not self._failed:
+                for loadgen_id, sample in zip(loadgen_ids, samples, strict=True):
+                    self._push_one(loadgen_id, sample, issued_ns)
+            else:
+                self.backlog.add(loadgen_ids, samples, issued_ns)
+        if self.backlog.queries:
             self.dispatch()
-        elif room := min(max(link.ceiling - link.outstanding, 0), len(self._backlog)):
-            self._give(link, *self._backlog.take(room))
 
-    def _pull(self, live: list[WorkerLink]) -> None:
-        """Offline: each worker's window is filled, the rest stays here."""
-        if self.continuations:
-            self._pull_continued(live)
-        outstanding = np.array([link.outstanding for link in live])
-        ceilings = np.array([link.ceiling for link in live])
-        shares = routing.share(outstanding, ceilings, len(self._backlog))
+    def _push_one(self, loadgen_id: int, sample: int, issued_ns: int) -> None:
+        """Server: send one request to the least loaded worker, in plain integers."""
+        load = routing.least_loaded(self._ready)
+        now_ns = time.monotonic_ns()
+        prompt = self._task.dataset.prompt(sample)
+        times_ns = issued_ns, now_ns
+        name = self.table.assign_one(loadgen_id, load.index, sample, len(prompt), times_ns)
+        names, lens = np.array([name], np.uint64), np.array([len(prompt)], np.uint32)
+        load.send(PromptColumns(names, lens, prompt, self._one_budget, self._none_produced), now_ns)
+
+    def _push(self) -> None:
+        """Server: send every request at once, each to the least loaded worker.
+
+        Requests that are queued on other workers when a worker comes back stay there.
+        """
+        while self.failover:
+            fitting = [load for load in self._ready if self.failover.next_fits(load)]
+            self._continue(routing.least_loaded(fitting or self._ready), 1, alone=not fitting)
+        waiting = self.backlog.take(len(self.backlog))
+        for request in zip(*(column.tolist() for column in waiting), strict=True):
+            self._push_one(*request)
+
+    def _pull(self) -> None:
+        """Offline: fill each worker's window; the rest stays in the backlog."""
+        if self.failover:
+            self._pull_continued()
+        outstanding = np.array([load.outstanding for load in self._ready])
+        ceilings = np.array([load.ceiling for load in self._ready])
+        shares = routing.share(outstanding, ceilings, len(self.backlog))
         if not shares.any():
             return
-        ids, samples, issued_ns = self._backlog.take(int(shares.sum()))
+        requests = self.backlog.take(int(shares.sum()))
         workers = routing.deal(shares)
         for index in np.flatnonzero(shares):
-            rows = workers == index
-            self._give(live[index], ids[rows], samples[rows], issued_ns[rows])
+            self._start(self._ready[index], requests.rows(workers == index))
 
-    def _pull_continued(self, live: list[WorkerLink]) -> None:
-        """Spread requests that lost their worker: first evenly, then wherever there is room."""
-        order = sorted(live, key=lambda link: link.outstanding)
-        for most in (-(-len(self.continuations) // len(live)), len(self.continuations)):
-            for link in order:
-                room = max(link.window - link.outstanding, 0)
-                self._continue(link, min(most, room), alone=len(live) == 1)
+    def _pull_continued(self) -> None:
+        """Spread requests that lost their worker: first evenly, then wherever a window has room."""
+        order = sorted(self._ready, key=lambda load: load.outstanding)
+        for most in (-(-len(self.failover) // len(order)), len(self.failover)):
+            for load in order:
+                room = max(load.window - load.outstanding, 0)
+                self._continue(load, min(most, room), alone=len(order) == 1)
 
-    def _give(self, link: WorkerLink, ids: NDArray[np.uint64], samples: Ints, issued_ns: Ints) -> None:
-        """Give a worker a part of what waits."""
-        link.allowance = max(link.allowance - len(ids), 0)
-        self._start(link, ids, samples, issued_ns)
+    def _divide(self) -> None:
+        """Offline: set how much of the backlog each worker may take, so that all finish together."""
+        parts = routing.allowances(
+            len(self.backlog),
+            np.array([load.max_num_seqs for load in self._ready], np.int64),
+            np.array([load.throughput.full_tokens_per_s for load in self._ready]),
+        )
+        for load, part in zip(self._ready, parts.tolist(), strict=True):
+            load.set_allowance(part)
 
-    def _start(self, link: WorkerLink, ids: NDArray[np.uint64], samples: Ints, issued_ns: Ints) -> None:
-        """Give new requests to a worker."""
+    def _refill(self, load: WorkerLoad) -> None:
+        """Use the room that a frame made; other workers have none, unless requests wait that lost theirs."""
+        if self.failover:
+            self.dispatch()
+        elif self.backlog and not self._failed:
+            room = min(max(load.ceiling - load.outstanding, 0), len(self.backlog))
+            if room:
+                self._start(load, self.backlog.take(room))
+
+    def _start(self, load: WorkerLoad, issued: IssuedRequests) -> None:
+        """Offline: send requests of the backlog to a worker."""
         now_ns = time.monotonic_ns()
-        lens, tokens = self._task.dataset.gather(samples)
-        columns: dict[str, Ints] = {
-            "sample": samples,
-            "prompt_len": lens.astype(np.int64),
-            "issued_ns": issued_ns,
-            "sent_ns": np.full(len(ids), now_ns),
-        }
-        _, names = self._ledger.assign(ids, link.index, columns)
-        budgets = np.full(len(ids), self._task.max_new_tokens, np.uint32)
-        prompts = PromptColumns(names, lens, tokens, budgets, np.zeros(len(ids), np.uint32))
-        self._send(link, prompts, now_ns)
+        load.use_allowance(len(issued.samples))
+        lens, tokens = self._task.dataset.gather(issued.samples)
+        new = NewRequests(issued.loadgen_ids, issued.samples, lens.astype(np.int64), issued.issued_ns, now_ns)
+        names = self.table.assign(new, load.index)
+        budgets = np.full(len(names), self._task.max_new_tokens, np.uint32)
+        load.send(PromptColumns(names, lens, tokens, budgets, np.zeros(len(names), np.uint32)), now_ns)
 
-    def _continue(self, link: WorkerLink, num: int, *, alone: bool) -> None:
-        """Give up to `num` requests that lost their worker to another one."""
+    def _continue(self, load: WorkerLoad, num: int, *, alone: bool) -> None:
+        """Send up to `num` requests that lost their worker to another one."""
         now_ns = time.monotonic_ns()
-        prompts = self.continuations.give(link, num, now_ns, alone=alone)
+        prompts = self.failover.give(load, num, now_ns, alone=alone)
         if len(prompts.requests):
-            self._send(link, prompts, now_ns)
+            load.send(prompts, now_ns)
 
-    def _send(self, link: WorkerLink, prompts: PromptColumns, now_ns: int) -> None:
-        link.stream.send(prompts)
-        link.waiting_prefill_tokens += len(prompts.prompt_tokens)
-        link.last_prompt_ns = now_ns
+    def _fail_over(self, load: WorkerLoad, slots: Slots, reason: str) -> None:
+        """Queue requests for other workers; the run fails for one that was lost too often."""
+        now_ns = time.monotonic_ns()
+        complete = self.failover.take_from(load, slots, reason, now_ns)
+        self._finish(complete.tolist(), [pb.FINISH_REASON_LENGTH] * len(complete), now_ns)
+        rows = self.table.rows(slots)
+        suspects = rows[(rows["losses"] >= self._task.max_losses) & ~np.isin(slots, complete)]
+        if len(suspects):
+            self._failed = True
+            named = ", ".join(map(str, suspects["sample"][:MAX_NAMED]))
+            more = f" and {len(suspects) - MAX_NAMED} more" if len(suspects) > MAX_NAMED else ""
+            self._on_failed(
+                f"sample {named}{more} was taken from {self._task.max_losses} workers in a row "
+                f"(--max-worker-losses), the last {load.address}: {reason}"
+            )
+
+    def _finish(self, slots: list[int], reasons: list[int], now_ns: int) -> None:
+        """Report complete requests to LoadGen and move them to the record."""
+        if not slots:
+            return
+        self._reports.complete(*self.table.reportable(slots))
+        self.table.finish(slots, reasons, now_ns)
+        if self.table.num_untaken >= MAX_UNTAKEN:
+            self.keep_answers()

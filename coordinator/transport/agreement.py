@@ -1,14 +1,19 @@
-"""Whether the workers of a fleet are the same thing, so that one run may use them all."""
+"""Check that the workers of a fleet agree, so that one run may use them all."""
 
+from common.flags import FlagError
 from coordinator.transport.worker_link import WorkerLink
 from protos.columns import PROTOCOL_VERSION
 
 EQUAL_FIELDS = ("engine", "engine_version", "model_hash", "vocab_size", "max_model_len", "stop_token_ids")
-"""Of WorkerInfo: what decides an answer."""
+"""Fields of WorkerInfo that decide an answer."""
 
 
-class FleetError(ValueError):
-    """The workers cannot serve this run; the message names which and why."""
+class FleetError(FlagError):
+    """The workers cannot serve this run; the reason names which and why."""
+
+    def __init__(self, reason: str) -> None:
+        """Blame --workers."""
+        super().__init__("--workers", reason)
 
 
 def check_agreement(links: list[WorkerLink]) -> None:
@@ -20,14 +25,14 @@ def check_agreement(links: list[WorkerLink]) -> None:
     for link in links:
         if link.info.protocol_version != PROTOCOL_VERSION:
             raise FleetError(
-                f"--workers: {link.address} speaks protocol {link.info.protocol_version}, "
+                f"{link.address} speaks protocol {link.info.protocol_version}, "
                 f"this coordinator {PROTOCOL_VERSION}"
             )
     seen: dict[str, str] = {}
     for link in links:
         other = seen.setdefault(link.info.instance_id, link.address)
         if other != link.address:
-            raise FleetError(f"--workers: {other} and {link.address} are the same worker")
+            raise FleetError(f"{other} and {link.address} are the same worker")
     for field in EQUAL_FIELDS:
         check_equal(field, links, [str(getattr(link.info, field)) for link in links])
 
@@ -41,5 +46,5 @@ def check_equal(what: str, links: list[WorkerLink], values: list[str]) -> None:
     for link, value in zip(links, values, strict=True):
         if value != values[0]:
             raise FleetError(
-                f"--workers: {what} differs: {links[0].address} has {values[0]}, {link.address} has {value}"
+                f"{what} differs: {links[0].address} has {values[0]}, {link.address} has {value}"
             )

@@ -1,10 +1,11 @@
-"""The workers of a run: ready, opened, lost, taken back; what that means for requests is the dispatcher's."""
+"""The workers of a run: ready, opened, lost, taken back; a receiver gets their frames."""
 
 import asyncio
 import gc
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from common.idle_timer import IdleTimer
@@ -12,7 +13,7 @@ from coordinator.transport.access import Access
 from coordinator.transport.agreement import FleetError, check_agreement, check_equal
 from coordinator.transport.connect_errors import diagnose
 from coordinator.transport.stream import BEAT_INTERVAL_S, CALL_TIMEOUT_S, Limits, WorkerLost
-from coordinator.transport.worker_link import UNREACHABLE, WorkerLink
+from coordinator.transport.worker_link import Probe, Readiness, WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import TokenColumns
 
@@ -23,7 +24,7 @@ REPORT_INTERVAL_S = 10.0
 
 
 class Patience(NamedTuple):
-    """How long to go on with workers that do not do their part; see RunConfig."""
+    """How long a run waits for workers that do not do their part; see RunConfig."""
 
     limits: Limits
     no_worker_s: float
@@ -31,23 +32,23 @@ class Patience(NamedTuple):
     """Whether the run survives the loss of a worker."""
 
 
-class Owner(Protocol):
-    """What a fleet tells of; every method is called on the dispatcher's event loop."""
+class Receiver(Protocol):
+    """Takes the frames and the changes of a fleet; every method is called on the event loop's thread."""
 
-    def deliver(self, link: WorkerLink, columns: TokenColumns) -> None:
+    def deliver(self, worker: int, columns: TokenColumns) -> None:
         """Take a frame of tokens.
 
         Raises:
-            FrameError: The frame does not fit what the worker holds; the worker is lost.
+            FrameError: The frame does not fit the requests that the worker has; the worker is lost.
         """
         ...
 
-    def lose(self, link: WorkerLink, reason: str) -> None:
+    def lose(self, worker: int, reason: str) -> None:
         """Take a worker's requests back; `reason` is one line."""
         ...
 
-    def refill(self) -> None:
-        """Use a worker that came back."""
+    def admit(self, worker: int) -> None:
+        """Use a worker: its stream was opened, at the start of the run or after a loss."""
         ...
 
     def fail(self, reason: str) -> None:
@@ -56,28 +57,20 @@ class Owner(Protocol):
 
 
 class Fleet:
-    """All links; every method runs on the dispatcher's event loop."""
+    """All links; every method runs on the event loop's thread."""
 
-    def __init__(self, addresses: tuple[str, ...], access: Access, patience: Patience, owner: Owner) -> None:
+    def __init__(self, addresses: Sequence[str], access: Access, patience: Patience) -> None:
         """Create links that are not connected yet.
 
         Args:
-            addresses: host:port of each worker, or node of several.
-            access: How to reach them.
+            addresses: host:port of each worker, or of each node of several.
+            access: Credentials for the connections and the run.
             patience: When a worker, or the fleet, counts as lost.
-            owner: Takes tokens and news.
         """
         self._access = access
         self.links = self._make_links(addresses)
-        """Nodes, until `wait_ready` knows the replicas in their place."""
-        self._patience = patience
-        self._owner = owner
-        self._opening = pb.Open()
-        self._spec_hash = ""
-        self._last_words: dict[str, str] = {}
-        self._deserted = IdleTimer(BEAT_INTERVAL_S)
-        self._settling = False
-        self._tasks: list[asyncio.Task[None]] = []
+        """Nodes, until `wait_ready` puts their replicas in their place."""
+        self.patience = patience
 
     @property
     def live(self) -> list[WorkerLink]:
@@ -110,31 +103,36 @@ class Fleet:
         """
         next_report_s = time.monotonic() + REPORT_INTERVAL_S
         waiting = self.links
-        # Said once.
+        # Printed once.
         limit = f"up to {timeout_s:g} s (--ready-timeout-s) for "
         while True:
-            states = await asyncio.gather(*(link.probe() for link in waiting))
-            pending = [(k, s) for k, s in zip(waiting, states, strict=True) if s != "SERVING"]
+            probes = await asyncio.gather(*(link.probe() for link in waiting))
+            pending = [
+                (link, probe)
+                for link, probe in zip(waiting, probes, strict=True)
+                if probe.readiness is not Readiness.SERVING
+            ]
             if not pending:
                 break
-            await self._refuse_hopeless([link for link, state in pending if state.startswith(UNREACHABLE)])
-            self._refuse_given_up([link for link, _ in pending])
+            await self._refuse_hopeless(pending)
+            self._refuse_given_up(pending)
             waiting = [link for link, _ in pending]
-            names = ", ".join(f"{link.address} {state}" for link, state in pending)
+            names = ", ".join(f"{link.address} {probe.detail}" for link, probe in pending)
             now_s = time.monotonic()
             if now_s > deadline_s:
-                raise FleetError(f"--workers: not SERVING after {timeout_s:g} s (--ready-timeout-s): {names}")
+                raise FleetError(f"not SERVING after {timeout_s:g} s (--ready-timeout-s): {names}")
             if now_s > next_report_s:
                 next_report_s += REPORT_INTERVAL_S
                 logger.info("waiting for %s%s", limit, names)
                 limit = ""
             await asyncio.sleep(PROBE_INTERVAL_S)
 
-    async def open(self, opening: pb.Open) -> str:
+    async def open(self, opening: pb.Open, receiver: Receiver) -> "OpenFleet":
         """Begin the run on every worker.
 
-        Returns:
-            The hash of the effective run specification.
+        Args:
+            opening: The same for all.
+            receiver: Takes frames and changes from now on.
 
         Raises:
             FleetError: A worker refuses, or workers answer with different hashes.
@@ -142,34 +140,90 @@ class Fleet:
         try:
             answers = await asyncio.gather(*(link.open(opening) for link in self.links))
         except WorkerLost as error:
-            raise FleetError(f"--workers: {error}") from error
-        hashes = [answer.spec_hash for answer in answers]
-        check_equal("run specification", self.links, hashes)
-        self._opening, self._spec_hash = opening, hashes[0]
-        for link in self.links:
-            link.live = True
-        self._tasks = [asyncio.ensure_future(self._serve(link)) for link in self.links]
-        return self._spec_hash
+            raise FleetError(str(error)) from error
+        check_equal("run specification", self.links, [answer.spec_hash for answer in answers])
+        return OpenFleet(self, opening, answers[0].spec_hash, receiver)
 
-    def look(self) -> None:
-        """Ping every worker, and count the time without any; called each BEAT_INTERVAL_S."""
-        for link in self.live:
-            link.stream.beat(self._patience.limits)
-            self._deserted.hear()
-        self._deserted.tick()
-        if self._deserted.quiet_s > self._patience.no_worker_s:
-            words = "; ".join(f"{address}: {reason}" for address, reason in self._last_words.items())
-            self._owner.fail(
+    async def close(self) -> None:
+        """End every stream and channel."""
+        await asyncio.gather(*(link.close() for link in self.links))
+
+    async def explain(self, link: WorkerLink) -> str | None:
+        """Find out why gRPC does not reach a worker; None where waiting may help."""
+        return await diagnose(link.address, self._access)
+
+    async def _refuse_hopeless(self, pending: Sequence[tuple[WorkerLink, Probe]]) -> None:
+        """Do not wait for workers that only another flag would reach.
+
+        Raises:
+            FleetError: Names the first, and why.
+        """
+        unreachable = [link for link, probe in pending if probe.readiness is Readiness.UNREACHABLE]
+        reasons = await asyncio.gather(*map(self.explain, unreachable))
+        for link, reason in zip(unreachable, reasons, strict=True):
+            if reason is not None:
+                raise FleetError(f"{link.address}: {reason}")
+
+    @staticmethod
+    def _refuse_given_up(pending: Sequence[tuple[WorkerLink, Probe]]) -> None:
+        """Do not wait for replicas that their node has given up.
+
+        Raises:
+            FleetError: Names the first replica, and why.
+        """
+        for link, _ in pending:
+            for index, replica in enumerate(link.info.replicas):
+                if replica.state == pb.WORKER_STATE_FAILED:
+                    raise FleetError(f"{link.address}: replica {index}: {replica.reason}")
+
+
+class OpenFleet:
+    """The streams of one run: carried, watched, and opened again after a loss."""
+
+    def __init__(self, fleet: Fleet, opening: pb.Open, spec_hash: str, receiver: Receiver) -> None:
+        """Carry the open streams of all links.
+
+        Args:
+            fleet: Its links are open.
+            opening: For workers that come back.
+            spec_hash: The hash that a worker that comes back must answer with.
+            receiver: Takes frames and changes.
+        """
+        self.spec_hash = spec_hash
+        self._fleet = fleet
+        self._patience = fleet.patience
+        self._opening = opening
+        self._receiver = receiver
+        self._last_reasons: dict[str, str] = {}
+        self._without_worker = IdleTimer(BEAT_INTERVAL_S)
+        self._settling = False
+        for link in fleet.links:
+            self._admit(link)
+        self._tasks = [asyncio.ensure_future(self._serve(link)) for link in fleet.links]
+
+    def beat(self, outstanding: Sequence[int]) -> None:
+        """Check every stream, and count the time without any worker; called each BEAT_INTERVAL_S.
+
+        Args:
+            outstanding: Requests that each worker of the fleet has.
+        """
+        for link in self._fleet.live:
+            link.stream.beat(self._patience.limits, outstanding[link.index])
+            self._without_worker.hear()
+        self._without_worker.tick()
+        if self._without_worker.quiet_s > self._patience.no_worker_s:
+            words = "; ".join(f"{address}: {reason}" for address, reason in self._last_reasons.items())
+            self._receiver.fail(
                 f"no worker for {self._patience.no_worker_s:g} s (--no-worker-timeout-s): {words}"
             )
 
     async def settle(self) -> None:
-        """Ask every live worker for its final counts; whoever is not there is not taken back any more.
+        """Ask every live worker for its final counts; a lost worker is not taken back any more.
 
-        Each tells them or is lost: bounded by how long a worker may be silent.
+        Each answers or is lost: bounded by how long a worker may be silent.
         """
         self._settling = True
-        served = list(zip(self.links, self._tasks, strict=True))
+        served = list(zip(self._fleet.links, self._tasks, strict=True))
         for link, serving in served:
             if not link.live:
                 serving.cancel()
@@ -181,36 +235,8 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def close(self) -> None:
-        """End every stream."""
-        await self.halt()
-        await asyncio.gather(*(link.close() for link in self.links))
-
-    async def _refuse_hopeless(self, unreachable: list[WorkerLink]) -> None:
-        """Do not wait for workers that only another flag would reach.
-
-        Raises:
-            FleetError: Names the first, and why.
-        """
-        whys = await asyncio.gather(*(diagnose(link.address, self._access) for link in unreachable))
-        for link, why in zip(unreachable, whys, strict=True):
-            if why is not None:
-                raise FleetError(f"--workers: {link.address}: {why}")
-
-    @staticmethod
-    def _refuse_given_up(pending: list[WorkerLink]) -> None:
-        """Do not wait for what a node itself waits for no longer.
-
-        Raises:
-            FleetError: Names the first replica, and why.
-        """
-        for link in pending:
-            for index, replica in enumerate(link.info.replicas):
-                if replica.state == pb.WORKER_STATE_FAILED:
-                    raise FleetError(f"--workers: {link.address}: replica {index}: {replica.reason}")
-
     async def _settle(self, link: WorkerLink, serving: asyncio.Task[None]) -> None:
-        """Ask one worker until it has told, or is lost."""
+        """Ask one worker until it has answered, or is lost."""
         patience_s = self._patience.limits.silence_s + CALL_TIMEOUT_S
         asking = asyncio.ensure_future(link.stream.settle(patience_s))
         await asyncio.wait({asking, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -219,7 +245,7 @@ class Fleet:
         asking.cancel()
 
     async def _serve(self, link: WorkerLink) -> None:
-        """Own a link for the run: carry, and after a loss take the worker back when it can be had."""
+        """Own a link for the run: carry its stream, and take the worker back after a loss."""
         try:
             while True:
                 await self._carry(link)
@@ -227,53 +253,56 @@ class Fleet:
                     return
                 await link.reconnect()
                 await self._readmit(link)
-                # An ended stream is a knot of tracebacks, tasks and gRPC's channel, 200 KiB in all, and no
-                # collection comes by itself in a run. What was there at its begin is frozen: this is short.
+                # An ended stream is a cycle of tracebacks, tasks and gRPC's channel, 200 KiB in all, and the
+                # run triggers no collection. Everything older than the run is frozen: this one is short.
                 gc.collect()
         except Exception as error:
-            logger.exception("dispatcher failed")
-            self._owner.fail(f"dispatcher: {error!r}")
+            logger.exception("event loop failed")
+            self._receiver.fail(f"event loop: {error!r}")
 
     async def _carry(self, link: WorkerLink) -> None:
         """Carry a stream until the worker is lost."""
         try:
-            await link.stream.carry(lambda columns: self._owner.deliver(link, columns))
+            await link.stream.carry(partial(self._receiver.deliver, link.index))
         except WorkerLost as loss:
-            link.live = False
-            self._last_words[link.address] = loss.reason
+            link.lose()
+            self._last_reasons[link.address] = loss.reason
             if not self._patience.continues:
-                self._owner.fail(f"{loss} (--on-worker-loss fail)")
-            self._owner.lose(link, loss.reason)
+                self._receiver.fail(f"{loss} (--on-worker-loss fail)")
+            self._receiver.lose(link.index, loss.reason)
 
     async def _readmit(self, link: WorkerLink) -> None:
         """Take a worker back after the same checks as at the start."""
-        said = ""
+        reported = ""
         while True:
             await asyncio.sleep(PROBE_INTERVAL_S)
             obstacle = await self._try(link)
             if not obstacle:
                 break
-            if obstacle != said:
+            if obstacle != reported:
                 logger.info("worker %s is not back: %s", link.address, obstacle)
-                said = obstacle
-        link.live = True
+                reported = obstacle
         logger.info("worker %s is back: process %d", link.address, link.info.pid)
-        self._owner.refill()
+        self._admit(link)
+
+    def _admit(self, link: WorkerLink) -> None:
+        link.begin()
+        self._receiver.admit(link.index)
 
     async def _try(self, link: WorkerLink) -> str:
-        """Try to open a stream to a worker that was lost; returns why not, or an empty string."""
-        state = await link.probe()
-        if state.startswith(UNREACHABLE):
-            return await diagnose(link.address, self._access) or state
-        if state != "SERVING":
-            return state
-        others = [other for other in self.live if other is not link]
+        """Try to open a stream to a lost worker; returns the obstacle, or an empty string."""
+        probe = await link.probe()
+        if probe.readiness is Readiness.UNREACHABLE:
+            return await self._fleet.explain(link) or probe.detail
+        if probe.readiness is not Readiness.SERVING:
+            return probe.detail
+        others = [other for other in self._fleet.live if other is not link]
         try:
             check_agreement([*others, link])
             opened = await link.open(self._opening)
         except (FleetError, WorkerLost) as error:
             return str(error)
-        if opened.spec_hash != self._spec_hash:
+        if opened.spec_hash != self.spec_hash:
             await link.reconnect()
-            return f"run specification {opened.spec_hash} where {self._spec_hash} belongs"
+            return f"run specification {opened.spec_hash} differs from {self.spec_hash}"
         return ""

@@ -3,15 +3,15 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import grpc
-import numpy as np
 
 from common.idle_timer import IdleTimer
 from coordinator.transport.final_status import FinalStatus
-from coordinator.transport.stream_counts import StreamCounts
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import (
@@ -19,19 +19,21 @@ from protos.columns import (
     MAX_SUBMIT_TOKENS,
     FrameError,
     PromptColumns,
-    Requests,
+    RequestNames,
     TokenColumns,
+    merge_prompts,
     pack_submit,
+    split_prompts,
     unpack_tokens,
 )
 
 CALL_TIMEOUT_S = 5.0
 BEAT_INTERVAL_S = 1.0
-"""How often the fleet looks at each stream, and pings a worker of which nothing came since."""
+"""Interval at which the fleet checks each stream, and pings a worker that sent nothing since."""
 MAX_BEATS_PER_PING = 5
-"""A worker whose frames come is pinged at least so often."""
+"""A worker that sends frames is pinged at least once in this many beats."""
 PINGS_PER_TIMEOUT = 3
-"""And so many times before it would give its coordinator up."""
+"""Pings within the time after which a worker gives its coordinator up."""
 STATUS_TIMEOUT_S = 1.0
 MAX_REASON_LEN = 300
 Deliver = Callable[[TokenColumns], None]
@@ -40,13 +42,12 @@ Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.ToWorker, pb.FromWorker]"
 
 
 class WorkerLost(RuntimeError):
-    """A stream will bring nothing more; `reason` is one line, `status` gRPC's where gRPC ended it."""
+    """A stream ended; `reason` is one printable line."""
 
-    def __init__(self, address: str, reason: str, status: grpc.StatusCode | None = None) -> None:
-        # A worker's words may be anything.
+    def __init__(self, address: str, reason: str) -> None:
+        # The reason may contain any text that the worker sent.
         self.reason = "".join(c if c.isprintable() else "?" for c in reason[:MAX_REASON_LEN])
         super().__init__(f"worker {address}: {self.reason}")
-        self.status = status
 
 
 class Limits(NamedTuple):
@@ -56,34 +57,62 @@ class Limits(NamedTuple):
     stall_s: float
 
 
+@dataclass(slots=True)
+class StreamCounts:
+    """The part of a stream that is kept until the end of the run; a stream itself takes some 7 KiB."""
+
+    num_frames: int = 0
+    """Frames of tokens received."""
+    num_tokens: int = 0
+    """Tokens received in them."""
+    engine_steps: int = 0
+    """As of the last pong."""
+    produced_tokens: int = 0
+    """Tokens that the engine produced for this stream, as of the last pong."""
+    asked: bool = False
+    """Whether the worker was asked for its final counts."""
+    settled: bool = False
+    """Whether the last pong counts everything that the engine produced for this stream."""
+    spec_hash: str = ""
+    round_trip_ns: int = 0
+    """Of the shortest ping."""
+    clock_offset_ns: int = 0
+    """Worker's monotonic clock minus ours; 0 where the shortest ping cannot tell it from 0."""
+
+
 class Stream:
-    """A run's messages to and from one worker; every method runs on the dispatcher's event loop."""
+    """The messages of one run to and from one worker; every method runs on the event loop's thread."""
 
     def __init__(self, address: str, channel: grpc.aio.Channel, metadata: Metadata) -> None:
         """Begin the call.
 
         Args:
-            address: For messages to a person.
+            address: For messages to the user.
             channel: To the worker.
-            metadata: What proves to the worker that this coordinator may use it.
+            metadata: The run token, if any.
         """
-        self.outstanding = 0
-        """Requests sent and not finished."""
         self.counts = StreamCounts()
         self._address = address
         self._worker_ns = 0
         self._call: Call | None = rpc.WorkerStub(channel).Generate(metadata=metadata, wait_for_ready=True)
-        self._last_words = FinalStatus()
-        self._call.add_done_callback(self._last_words.note)
-        self._outgoing: asyncio.Queue[pb.ToWorker] = asyncio.Queue()
-        self._heard = IdleTimer(BEAT_INTERVAL_S)
-        self._stepped = IdleTimer(BEAT_INTERVAL_S)
-        self._too_quiet: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """Why, once it is."""
+        self._final_status = FinalStatus()
+        self._call.add_done_callback(self._final_status.note)
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: deque[PromptColumns | pb.ToWorker] = deque()
+        self._writer_waits: asyncio.Future[None] | None = None
+        """Pending while the writer has nothing to write."""
+        self._num_received = self._num_received_at_beat = 0
+        """Messages of any kind."""
+        self._num_steps = self._num_steps_at_beat = 0
+        """Frames with a token or an end."""
+        self._silence, self._stall = IdleTimer(BEAT_INTERVAL_S), IdleTimer(BEAT_INTERVAL_S)
+        self._too_quiet: asyncio.Future[str] = self._loop.create_future()
+        """The reason, once the worker was silent or stalled for too long."""
         self._num_pings = 0
         self._beats_per_ping = 1
         self._beats_since_ping = 0
         self._pings: dict[int, int] = {}
+        """Send times of pings without a pong, by nonce."""
         self._pong_came = asyncio.Event()
 
     async def open(self, opening: pb.Open) -> pb.Opened:
@@ -110,21 +139,18 @@ class Stream:
         return first.opened
 
     def send(self, prompts: PromptColumns) -> None:
-        """Queue prompts, cut into messages of bounded size."""
-        self.outstanding += len(prompts.requests)
-        for part in _split(prompts):
-            self._outgoing.put_nowait(pb.ToWorker(submit=pack_submit(part)))
+        """Queue prompts; what is queued before the writer runs leaves as one message of bounded size."""
+        self._enqueue(prompts)
 
-    def stop(self, requests: Requests) -> None:
-        """Tell the worker to stop requests; tokens on their way still arrive."""
-        self.outstanding -= len(requests)
-        self._outgoing.put_nowait(pb.ToWorker(cancel=pb.Cancel(requests=requests.tobytes())))
+    def cancel_requests(self, names: RequestNames) -> None:
+        """Ask the worker to stop requests; tokens that are on their way still arrive."""
+        self._enqueue(pb.ToWorker(cancel=pb.Cancel(requests=names.tobytes())))
 
     async def carry(self, deliver: Deliver) -> None:
-        """Carry messages both ways until cancelled; `beat` tells whether the worker keeps up.
+        """Carry messages both ways until cancelled; `beat` ends it when the worker is silent or stalled.
 
         Args:
-            deliver: Takes each frame of tokens; a FrameError from it ends the stream.
+            deliver: Called with each frame of tokens; a FrameError from it ends the stream.
 
         Raises:
             WorkerLost: The stream broke, or the worker is silent, stalled or breaks the protocol.
@@ -147,30 +173,32 @@ class Stream:
                 loop.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
 
-    def beat(self, limits: Limits) -> None:
-        """Ping if need be, and end `carry` when the worker has been quiet for too long.
+    def beat(self, limits: Limits, outstanding: int) -> None:
+        """Ping if necessary, and end `carry` when the worker has been quiet for too long.
 
-        Frames that come are a better sign of life than an answer to a ping, which costs as much as a frame.
-
-        One timer of the fleet calls this for every stream, each BEAT_INTERVAL_S: a wake-up costs more than
-        what is done in it.
+        Frames are a better sign of life than an answer to a ping, which costs as much as a frame. One timer
+        of the fleet calls this for every stream, each BEAT_INTERVAL_S: a wake-up costs more than the check.
 
         Args:
             limits: Longest time without any message, and without tokens while requests are outstanding.
+            outstanding: Requests that the worker has.
         """
-        if not self.outstanding:
-            self._stepped.hear()
-        self._heard.tick()
-        self._stepped.tick()
+        if self._num_received != self._num_received_at_beat:
+            self._silence.hear()
+        if self._num_steps != self._num_steps_at_beat or not outstanding:
+            self._stall.hear()
+        self._num_received_at_beat, self._num_steps_at_beat = self._num_received, self._num_steps
+        self._silence.tick()
+        self._stall.tick()
         reason = ""
-        if self._heard.quiet_s > limits.silence_s:
+        if self._silence.quiet_s > limits.silence_s:
             reason = f"silent for {limits.silence_s:g} s"
-        elif self._stepped.quiet_s > limits.stall_s:
-            reason = f"{self.outstanding} requests, no token for {limits.stall_s:g} s"
+        elif self._stall.quiet_s > limits.stall_s:
+            reason = f"{outstanding} requests, no token for {limits.stall_s:g} s"
         if reason and not self._too_quiet.done():
             self._too_quiet.set_result(reason)
         self._beats_since_ping += 1
-        if self._heard.quiet_s or self._beats_since_ping >= self._beats_per_ping:
+        if self._silence.quiet_s or self._beats_since_ping >= self._beats_per_ping:
             self._ping()
 
     async def settle(self, patience_s: float) -> None:
@@ -198,7 +226,7 @@ class Stream:
             await self._pong_came.wait()
 
     def cancel(self) -> None:
-        """End the call; the worker then empties its engine. What is left are the counts."""
+        """End the call; the worker then empties its engine. Only the counts are kept."""
         if self._call is not None:
             self._call.cancel()
         # It would keep its channel in memory for the rest of the run.
@@ -210,37 +238,67 @@ class Stream:
         return self._call
 
     async def _read(self, deliver: Deliver) -> None:
-        while (message := await self._open_call.read()) is not grpc.aio.EOF:
+        read, counts = self._open_call.read, self.counts
+        while (message := await read()) is not grpc.aio.EOF:
             if not isinstance(message, pb.FromWorker):
-                # What gRPC makes of bytes that do not parse.
+                # What gRPC returns for bytes that do not parse.
                 raise FrameError("not a message of this protocol")
-            self._heard.hear()
+            self._num_received += 1
             kind = message.WhichOneof("message")
             if kind == "tokens":
-                columns = unpack_tokens(message.tokens, sequence=self.counts.num_frames)
-                if len(columns.tokens) or len(columns.finished_rows):
-                    self._stepped.hear()
+                columns = unpack_tokens(message.tokens, counts.num_frames)
+                num_tokens = len(columns.tokens)
+                if num_tokens or len(columns.finished_rows):
+                    self._num_steps += 1
                 deliver(columns)
-                self.counts.num_frames += 1
-                self.counts.num_tokens += len(columns.tokens)
+                counts.num_frames += 1
+                counts.num_tokens += num_tokens
             elif kind == "pong":
                 self._take_pong(message.pong)
-            elif kind == "failed":
-                raise WorkerLost(self._address, f"gave up requests: {message.failed.reason}")
             else:
                 raise FrameError(f"unexpected message: {kind}")
         raise await self._lost(None)
 
+    def _enqueue(self, item: PromptColumns | pb.ToWorker) -> None:
+        self._outgoing.append(item)
+        if self._writer_waits is not None and not self._writer_waits.done():
+            self._writer_waits.set_result(None)
+
     async def _write(self) -> None:
+        write = self._open_call.write
         while True:
-            await self._open_call.write(await self._outgoing.get())
+            while self._outgoing:
+                item = self._outgoing.popleft()
+                if isinstance(item, pb.ToWorker):
+                    await write(item)
+                    continue
+                prompts = self._with_following(item) if self._outgoing else item
+                if len(prompts.prompt_tokens) <= MAX_SUBMIT_TOKENS:
+                    await write(pb.ToWorker(submit=pack_submit(prompts)))
+                    continue
+                for part in split_prompts(prompts):
+                    await write(pb.ToWorker(submit=pack_submit(part)))
+            self._writer_waits = self._loop.create_future()
+            await self._writer_waits
+            self._writer_waits = None
+
+    def _with_following(self, prompts: PromptColumns) -> PromptColumns:
+        """Join prompts with those that are queued right behind them, up to MAX_SUBMIT_TOKENS."""
+        parts, num_tokens = [prompts], len(prompts.prompt_tokens)
+        while self._outgoing and isinstance(following := self._outgoing[0], PromptColumns):
+            num_tokens += len(following.prompt_tokens)
+            if num_tokens > MAX_SUBMIT_TOKENS:
+                break
+            parts.append(following)
+            self._outgoing.popleft()
+        return merge_prompts(parts)
 
     def _ping(self) -> int:
         nonce = self._num_pings
         self._num_pings += 1
         self._beats_since_ping = 0
         self._pings[nonce] = time.monotonic_ns()
-        self._outgoing.put_nowait(pb.ToWorker(ping=pb.Ping(nonce=nonce)))
+        self._enqueue(pb.ToWorker(ping=pb.Ping(nonce=nonce)))
         return nonce
 
     def _take_pong(self, pong: pb.Pong) -> None:
@@ -262,32 +320,12 @@ class Stream:
         self._pong_came.set()
 
     async def _lost(self, error: BaseException | None) -> WorkerLost:
-        """Say why the call ended, in the worker's own words where it had any."""
+        """Compose why the call ended, in the worker's own words if it sent a status."""
         if isinstance(error, TimeoutError):
             return WorkerLost(self._address, f"no answer within {CALL_TIMEOUT_S:g} s")
-        end = await self._last_words.wait(self._open_call, STATUS_TIMEOUT_S)
+        end = await self._final_status.wait(self._open_call, STATUS_TIMEOUT_S)
         if end is None:
             return WorkerLost(self._address, "stream ended" if error is None else f"stream broke: {error}")
         code, details = end
-        words = "stream ended" if code is grpc.StatusCode.OK else f"{code.name}: {details}"
-        return WorkerLost(self._address, words, code)
-
-
-def _split(prompts: PromptColumns) -> Iterator[PromptColumns]:
-    """Cut prompts between requests, at MAX_SUBMIT_TOKENS; a longer one goes alone."""
-    if len(prompts.prompt_tokens) <= MAX_SUBMIT_TOKENS:
-        yield prompts
-        return
-    ends = prompts.prompt_lens.cumsum(dtype=np.int64)
-    begin = 0
-    while begin < len(ends):
-        start = int(ends[begin - 1]) if begin else 0
-        end = max(int(np.searchsorted(ends, start + MAX_SUBMIT_TOKENS, side="right")), begin + 1)
-        yield PromptColumns(
-            prompts.requests[begin:end],
-            prompts.prompt_lens[begin:end],
-            prompts.prompt_tokens[start : int(ends[end - 1])],
-            prompts.max_new_tokens[begin:end],
-            prompts.produced[begin:end],
-        )
-        begin = end
+        is_ok = code is grpc.StatusCode.OK
+        return WorkerLost(self._address, "stream ended" if is_ok else f"{code.name}: {details}")

@@ -8,10 +8,9 @@ import logging
 from collections.abc import Iterator
 from typing import cast
 
-import numpy as np
 import pytest
 
-from coordinator.scheduling.request_table import RequestTable
+from coordinator.scheduling import scheduler
 from coordinator.scheduling.scheduler import Scheduler, Task
 from coordinator.transport import stream
 from coordinator.transport.access import Access
@@ -19,9 +18,9 @@ from coordinator.transport.stream import WorkerLost
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import PROTOCOL_VERSION, TokenColumns, pack_tokens
-from sut.sut import SUT
+from sut.sut import Reports
 from tests.coordinator.scheduling.links import STOP, FakeLink, dataset, frame
-from tests.coordinator.scheduling.test_scheduler import Reports
+from tests.coordinator.scheduling.test_scheduler import ImmediateLoop, RecordedReports
 from tests.faults.frame_model import MAX_NS, VOCAB_SIZE, Held
 from tests.faults.fuzz import mutations
 from tests.faults.garbler import Call, Garbler
@@ -52,7 +51,7 @@ def tokens_frame(names: dict[int, int], first: int, num: int, sequence: int, end
 
 
 class Scene:
-    """One stream to a garbler and one honest worker beside it, on a fresh ledger."""
+    """One stream to a garbler and one honest worker beside it, on a fresh request table."""
 
     def __init__(self, link: WorkerLink) -> None:
         """Set both up; no stream is open yet.
@@ -60,38 +59,36 @@ class Scene:
         Args:
             link: To the garbler, without a stream.
         """
-        self.reports = Reports(reports_first_tokens=True)
-        self.ledger = RequestTable(BUDGET, num_slots=2)
+        self.reports = RecordedReports(reports_first_tokens=True)
         self.failures: list[str] = []
         prompts = dataset(*([sample, 5] for sample in SAMPLES))
-        task = Task(prompts, cast(SUT, self.reports), BUDGET, 3, keep=lambda *_: None)
+        task = Task(prompts, cast(Reports, self.reports), BUDGET, 3, keep=lambda *_: None)
         self.link = link
-        # Nothing of an earlier scene may decide who gets what: each scene has the same requests.
-        link.streams.clear()
         link.info.CopyFrom(INFO)
-        link.last_prompt_ns = 0
         self.honest = FakeLink(1)
-        self.flow = Scheduler(task, self.ledger, [self.link, self.honest], self.failures.append)
+        loop = cast(asyncio.AbstractEventLoop, ImmediateLoop())
+        self.scheduler = Scheduler(task, [self.link, self.honest], self.failures.append, loop)
+        self.table = self.scheduler.table
         self.delivered = asyncio.Event()
 
     async def open(self) -> None:
         """Open the stream, issue all samples, and let the honest worker bring its first tokens."""
         await self.link.open(OPEN)
-        self.link.live = True
-        self.flow.take([1000 + sample for sample in SAMPLES], list(SAMPLES), 5)
-        self.flow.dispatch()
+        self.scheduler.admit(0)
+        self.scheduler.admit(1)
+        self.scheduler.issue([1000 + sample for sample in SAMPLES], list(SAMPLES))
         self.names = [self._names(index) for index in (0, 1)]
-        self.flow.deliver(self.honest, frame([(name, answer(s)[:3]) for name, s in self.names[1].items()]))
+        self.scheduler.deliver(1, frame([(name, answer(s)[:3]) for name, s in self.names[1].items()]))
         self.held = Held(BUDGET, {name: [] for name in self.names[0]})
         self.carry = asyncio.ensure_future(self.link.stream.carry(self._deliver))
 
     def _names(self, index: int) -> dict[int, int]:
-        slots = self.ledger.held_by(index)
-        samples = self.ledger.rows(slots)["sample"].tolist()
-        return dict(zip(self.ledger.names(slots).tolist(), samples, strict=True))
+        slots = self.table.held_by(index)
+        samples = self.table.rows(slots)["sample"].tolist()
+        return dict(zip(self.table.names(slots).tolist(), samples, strict=True))
 
     def _deliver(self, columns: TokenColumns) -> None:
-        self.flow.deliver(self.link, columns)
+        self.scheduler.deliver(0, columns)
         if not len(columns.requests):
             self.delivered.set()
 
@@ -124,13 +121,12 @@ class Scene:
         self.carry.cancel()
         self.link.stream.cancel()
         await asyncio.gather(self.carry, return_exceptions=True)
-        self.link.live = False
-        self.flow.lose(self.link, reason)
+        self.scheduler.lose(0, reason)
         self.check_continued()
         held = self._names(1)
-        counts = self.ledger.token_counts(self.ledger.held_by(1))
+        counts = self.table.reportable(self.table.held_by(1).tolist()).counts
         rows = [(n, answer(s)[c:] or [1]) for (n, s), c in zip(held.items(), counts, strict=True)]
-        self.flow.deliver(self.honest, frame(rows, dict.fromkeys(range(len(rows)), STOP)))
+        self.scheduler.deliver(1, frame(rows, dict.fromkeys(range(len(rows)), STOP)))
         self.check_reported()
         return reason
 
@@ -173,9 +169,6 @@ def good_messages(names: dict[int, int]) -> list[bytes]:
         tokens_frame(names, 5, 5, 4, ends=True),
         pb.FromWorker(pong=pb.Pong(nonce=0, worker_ns=9)).SerializeToString(),
         pb.FromWorker(opened=pb.Opened(info=INFO, spec_hash="x", run_id="fuzz")).SerializeToString(),
-        pb.FromWorker(
-            failed=pb.Failed(requests=np.array(list(names), "<u8").tobytes(), reason="?")
-        ).SerializeToString(),
     ]
 
 
@@ -256,6 +249,8 @@ class Fuzzer:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait no second for the status of each broken stream, and let gRPC not log each message it rejects."""
     monkeypatch.setattr(stream, "STATUS_TIMEOUT_S", 0.001)
+    # The same request names in every scene.
+    monkeypatch.setattr(scheduler.secrets, "randbits", lambda _: 0)
     for name in ("grpc._common", "grpc._cython.cygrpc"):
         monkeypatch.setattr(logging.getLogger(name), "disabled", True)
 

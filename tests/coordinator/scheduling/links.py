@@ -1,4 +1,4 @@
-"""Links without a socket: what they were sent is kept for a test to read."""
+"""Links without a socket, which keep what was sent for a test to read; data sets and frames."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from coordinator.transport.access import Access
-from coordinator.transport.stream_counts import StreamCounts
+from coordinator.transport.stream import StreamCounts
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns, TokenColumns
@@ -15,11 +15,10 @@ from sut.dataset import Dataset
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 
 
-class Sent:
-    """The stream of a link: counts as a stream does, and keeps what went out."""
+class SentRequests:
+    """A stream without a socket: it keeps what was sent."""
 
     def __init__(self) -> None:
-        self.outstanding = 0
         self.counts = StreamCounts()
         self.names: list[int] = []
         """Of all requests sent, in order."""
@@ -27,12 +26,11 @@ class Sent:
         """Of the same requests."""
         self.budgets: list[int] = []
         self.produced: list[int] = []
-        self.stopped: list[int] = []
+        self.cancelled: list[int] = []
         """Names."""
 
     def send(self, prompts: PromptColumns) -> None:
         """Keep what a worker would get."""
-        self.outstanding += len(prompts.requests)
         self.names += prompts.requests.tolist()
         ends = np.cumsum(prompts.prompt_lens).tolist()
         assert len(prompts.prompt_tokens) == (ends[-1] if ends else 0)
@@ -41,33 +39,26 @@ class Sent:
         self.budgets += prompts.max_new_tokens.tolist()
         self.produced += prompts.produced.tolist()
 
-    def stop(self, requests: Any) -> None:
-        """Keep whose end was asked for."""
-        self.outstanding -= len(requests)
-        self.stopped += requests.tolist()
+    def cancel_requests(self, names: Any) -> None:
+        """Keep the names of requests to stop."""
+        self.cancelled += names.tolist()
 
 
 class FakeLink(WorkerLink):
-    """A link that is live from the start and sends nothing."""
+    """A link with an open stream that sends nothing."""
 
-    def __init__(self, index: int, max_num_seqs: int = 8, live: bool = True) -> None:
+    def __init__(self, index: int, max_num_seqs: int = 8) -> None:
         """Create a link to nowhere."""
         super().__init__(index, f"worker-{index}:1", Access())
         self.info.max_num_seqs = max_num_seqs
         self.info.vocab_size = 201_088
-        self.sent = Sent()
-        self.live = live
-        self._take(self.sent)
+        self.sent = self.open_stream()
 
-    def come_back(self) -> Sent:
-        """Begin a new stream, as after a reconnection."""
-        self.sent = Sent()
-        self._take(self.sent)
-        self.live = True
+    def open_stream(self) -> SentRequests:
+        """Open a new stream, as at the start or after a reconnection."""
+        self.sent = SentRequests()
+        self._stream = self.sent  # type: ignore[assignment]
         return self.sent
-
-    def _take(self, sent: Sent) -> None:
-        self._begin(sent)  # type: ignore[arg-type]
 
     def _connect(self) -> Any:
         return None

@@ -15,7 +15,7 @@ def test_requests_go_out_as_they_came(steps: list[int]) -> None:
     for now_ns, step in enumerate(steps):
         if step >= 0:
             names = range(num_issued, num_issued + step)
-            backlog.add(np.array(names, np.uint64), np.array(names, np.int64) + 100, now_ns)
+            backlog.add(list(names), [name + 100 for name in names], now_ns)
             waiting += [(name, name + 100, now_ns) for name in names]
             num_issued += step
         else:

@@ -1,4 +1,4 @@
-"""The ledger: every token lies where its request's tokens lie, and a bad frame leaves no trace."""
+"""The table: every token lies where its request's tokens lie, and a bad frame leaves no trace."""
 
 import ctypes
 from collections.abc import Callable
@@ -6,25 +6,21 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from coordinator.scheduling.request_rows import DONE
-from coordinator.scheduling.request_table import NO_WORKER, Arrivals, RequestTable
+from coordinator.scheduling.request_columns import DONE, Arrivals, NewRequests
+from coordinator.scheduling.request_table import NO_WORKER, RequestTable
 from protos import worker_pb2 as pb
-from protos.columns import FrameError, TokenColumns
+from protos.columns import FrameError, TokenColumns, slots_of
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 GENERATION = 1 << 32
 
 
-def assign(ledger: RequestTable, worker: int, *ids: int) -> tuple[list[int], list[int]]:
+def assign(table: RequestTable, worker: int, *ids: int) -> tuple[list[int], list[int]]:
     """Assign requests with sample = id and prompt length = 10 * id; returns slots and names."""
     column = np.array(ids, np.int64)
     zeros = np.zeros(len(ids), np.int64)
-    slots, names = ledger.assign(
-        column.astype(np.uint64),
-        worker,
-        {"sample": column, "prompt_len": 10 * column, "issued_ns": zeros + 5, "sent_ns": zeros + 6},
-    )
-    return slots.tolist(), names.tolist()
+    names = table.assign(NewRequests(column.astype(np.uint64), column, 10 * column, zeros + 5, 6), worker)
+    return slots_of(names).tolist(), names.tolist()
 
 
 def frame(
@@ -43,95 +39,92 @@ def frame(
     )
 
 
-def tokens_of(ledger: RequestTable, slot: int) -> list[int]:
+def tokens_of(table: RequestTable, slot: int) -> list[int]:
     """Read a request's tokens where LoadGen would: count * 4 bytes from its address."""
-    array = np.array([slot])
-    (address,), (count,) = ledger.addresses(array), ledger.token_counts(array)
+    _, (address,), (count,) = table.reportable([slot])
     raw = ctypes.string_at(address, 4 * count)
     return [int.from_bytes(raw[i : i + 4], "little", signed=True) for i in range(0, len(raw), 4)]
 
 
 def as_lists(arrivals: Arrivals) -> list[list[int]]:
     """Turn arrivals into first slots, finished slots and reasons."""
-    return [arrivals.first_slots.tolist(), arrivals.finished_slots.tolist(), arrivals.finish_reasons.tolist()]
+    return [arrivals.first_slots, arrivals.finished_slots, arrivals.finish_reasons]
 
 
-def finish(ledger: RequestTable, slot: int, reason: int = STOP, now_ns: int = 0) -> None:
+def finish(table: RequestTable, slot: int, reason: int = STOP, now_ns: int = 0) -> None:
     """Finish one request."""
-    ledger.finish(np.array([slot]), np.array([reason], np.uint8), now_ns)
-    ledger.take_answers()
+    table.finish([slot], [reason], now_ns)
+    table.take_answers()
 
 
 def test_tokens_of_interleaved_frames_land_where_they_belong() -> None:
     """Three requests' tokens, mixed over frames with and without counts, come out whole and in order."""
-    ledger = RequestTable(max_new_tokens=6, num_slots=4)
-    (a, b, c), (name_a, name_b, name_c) = assign(ledger, 0, 1, 2, 3)
-    first = ledger.add_tokens(0, frame([(name_c, [30]), (name_a, [10])], ones=True), 100)
-    second = ledger.add_tokens(
+    table = RequestTable(max_new_tokens=6, num_slots=4)
+    (a, b, c), (name_a, name_b, name_c) = assign(table, 0, 1, 2, 3)
+    first = table.add_tokens(0, frame([(name_c, [30]), (name_a, [10])], ones=True), 100)
+    second = table.add_tokens(
         0, frame([(name_a, [11, 12]), (name_b, [20, 21, 22]), (name_c, [])], {2: STOP}), 200
     )
-    third = ledger.add_tokens(
-        0, frame([(name_b, [23]), (name_a, [13])], {0: LENGTH, 1: STOP}, ones=True), 300
-    )
-    assert tokens_of(ledger, a) == [10, 11, 12, 13]
-    assert tokens_of(ledger, b) == [20, 21, 22, 23]
-    assert tokens_of(ledger, c) == [30]
+    third = table.add_tokens(0, frame([(name_b, [23]), (name_a, [13])], {0: LENGTH, 1: STOP}, ones=True), 300)
+    assert tokens_of(table, a) == [10, 11, 12, 13]
+    assert tokens_of(table, b) == [20, 21, 22, 23]
+    assert tokens_of(table, c) == [30]
     assert [[c, a], [], []] == as_lists(first)
     assert [[b], [c], [STOP]] == as_lists(second)
     assert [[], [b, a], [LENGTH, STOP]] == as_lists(third)
-    assert ledger.num_tokens == 9
+    assert table.num_tokens == 9
     # Prompts are 10, 20 and 30 long: c and a answer first, then b.
     assert [30 + 10, 20, 0] == [arrivals.prefilled_tokens for arrivals in (first, second, third)]
 
 
 def test_an_answer_may_fill_its_budget_and_touch_no_neighbour() -> None:
     """Requests in all slots that each fill their whole budget keep their own tokens."""
-    ledger = RequestTable(max_new_tokens=3, num_slots=4)
-    slots, names = assign(ledger, 0, 1, 2, 3, 4)
-    ledger.add_tokens(0, frame([(name, [name, name + 10, name + 20]) for name in reversed(names)]), 1)
-    assert [[name, name + 10, name + 20] for name in names] == [tokens_of(ledger, slot) for slot in slots]
+    table = RequestTable(max_new_tokens=3, num_slots=4)
+    slots, names = assign(table, 0, 1, 2, 3, 4)
+    table.add_tokens(0, frame([(name, [name, name + 10, name + 20]) for name in reversed(names)]), 1)
+    assert [[name, name + 10, name + 20] for name in names] == [tokens_of(table, slot) for slot in slots]
 
 
 def test_the_largest_and_the_negative_token_survive() -> None:
     """Token ids keep all their 32 bits."""
-    ledger = RequestTable(max_new_tokens=2, num_slots=1)
-    (slot,), (name,) = assign(ledger, 0, 1)
-    ledger.add_tokens(0, frame([(name, [2**31 - 1, -(2**31)])]), 1)
-    assert tokens_of(ledger, slot) == [2**31 - 1, -(2**31)]
+    table = RequestTable(max_new_tokens=2, num_slots=1)
+    (slot,), (name,) = assign(table, 0, 1)
+    table.add_tokens(0, frame([(name, [2**31 - 1, -(2**31)])]), 1)
+    assert tokens_of(table, slot) == [2**31 - 1, -(2**31)]
 
 
 def test_growth_keeps_tokens_names_and_generations() -> None:
     """Requests in flight outlive four doublings with tokens, ids, names and the generation of a used slot."""
-    ledger = RequestTable(max_new_tokens=1000, num_slots=1)
-    (old,), _ = assign(ledger, 0, 99)
-    finish(ledger, old)
-    (slot,), (name,) = assign(ledger, 0, 1)
+    table = RequestTable(max_new_tokens=1000, num_slots=1)
+    (old,), _ = assign(table, 0, 99)
+    finish(table, old)
+    (slot,), (name,) = assign(table, 0, 1)
     assert (old, old + GENERATION) == (slot, name)
-    ledger.add_tokens(0, frame([(name, list(range(500)))]), 1)
-    others, other_names = assign(ledger, 1, *range(2, 17))
+    table.add_tokens(0, frame([(name, list(range(500)))]), 1)
+    others, other_names = assign(table, 1, *range(2, 17))
     assert len({slot, *others}) == 16
-    assert ledger.num_running == 16
-    ledger.add_tokens(1, frame([(n, [n, n + 1]) for n in other_names]), 2)
-    ledger.add_tokens(0, frame([(name, list(range(500, 1000)))], {0: LENGTH}), 3)
-    assert list(range(1000)) == tokens_of(ledger, slot)
-    assert [[n, n + 1] for n in other_names] == [tokens_of(ledger, s) for s in others]
-    assert [1, *range(2, 17)] == ledger.loadgen_ids(np.array([slot, *others]))
-    assert [10, 20] == ledger.rows(np.array([slot, others[0]]))["prompt_len"].tolist()
+    assert table.num_running == 16
+    table.add_tokens(1, frame([(n, [n, n + 1]) for n in other_names]), 2)
+    table.add_tokens(0, frame([(name, list(range(500, 1000)))], {0: LENGTH}), 3)
+    assert list(range(1000)) == tokens_of(table, slot)
+    assert [[n, n + 1] for n in other_names] == [tokens_of(table, s) for s in others]
+    assert [1, *range(2, 17)] == table.reportable([slot, *others]).loadgen_ids
+    assert [10, 20] == table.rows(np.array([slot, others[0]]))["prompt_len"].tolist()
 
 
 def test_a_slot_is_reused_under_another_name() -> None:
     """A finished request's slot serves the next one, from its first token, with a higher generation."""
-    ledger = RequestTable(max_new_tokens=4, num_slots=1)
-    (slot,), (name,) = assign(ledger, 0, 7)
-    ledger.add_tokens(0, frame([(name, [1, 2, 3, 4])], {0: LENGTH}), 1)
-    finish(ledger, slot)
-    assert ledger.num_running == 0
-    (again,), (new_name,) = assign(ledger, 1, 8)
+    table = RequestTable(max_new_tokens=4, num_slots=1)
+    (slot,), (name,) = assign(table, 0, 7)
+    table.add_tokens(0, frame([(name, [1, 2, 3, 4])], {0: LENGTH}), 1)
+    finish(table, slot)
+    assert table.num_running == 0
+    (again,), (new_name,) = assign(table, 1, 8)
     assert (slot, name + GENERATION) == (again, new_name)
-    arrivals = ledger.add_tokens(1, frame([(new_name, [9])], ones=True), 2)
+    arrivals = table.add_tokens(1, frame([(new_name, [9])], ones=True), 2)
     assert [[slot], [], []] == as_lists(arrivals)
-    assert tokens_of(ledger, slot) == [9]
-    assert ledger.loadgen_ids(np.array([slot])) == [8]
+    assert tokens_of(table, slot) == [9]
+    assert table.reportable([slot]).loadgen_ids == [8]
 
 
 @pytest.mark.parametrize(
@@ -167,65 +160,65 @@ def test_a_bad_frame_leaves_nothing_behind(
     bad: Callable[[dict[str, int]], TokenColumns], message: str
 ) -> None:
     """One bad row raises FrameError naming the worker, and none of the frame's rows is written."""
-    ledger = RequestTable(max_new_tokens=3, num_slots=8)
-    (slot_old,), (name_old,) = assign(ledger, 0, 50)
-    finish(ledger, slot_old)
-    mine, (name_a, name_b, name_full) = assign(ledger, 0, 1, 2, 4)
-    (slot_other,), (name_other,) = assign(ledger, 1, 3)
+    table = RequestTable(max_new_tokens=3, num_slots=8)
+    (slot_old,), (name_old,) = assign(table, 0, 50)
+    finish(table, slot_old)
+    mine, (name_a, name_b, name_full) = assign(table, 0, 1, 2, 4)
+    (slot_other,), (name_other,) = assign(table, 1, 3)
     slots = [*mine, slot_other]
     names = {"a": name_a, "b": name_b, "full": name_full, "other": name_other, "old": name_old}
     names |= {"future": name_a + GENERATION, "free": max(set(range(8)) - set(slots))}
-    ledger.add_tokens(0, frame([(name_a, [1]), (name_b, [2]), (name_full, [3, 4, 5])]), 11)
-    before = [tokens_of(ledger, slot) for slot in slots]
+    table.add_tokens(0, frame([(name_a, [1]), (name_b, [2]), (name_full, [3, 4, 5])]), 11)
+    before = [tokens_of(table, slot) for slot in slots]
     with pytest.raises(FrameError, match=rf"^worker 0: .*{message}"):
-        ledger.add_tokens(0, bad(names), 99)
-    assert before == [tokens_of(ledger, slot) for slot in slots]
-    assert sum(map(len, before)) == ledger.num_tokens
-    assert (ledger.num_running, ledger.num_done) == (4, 1)
-    ledger.add_tokens(1, frame([(name_other, [7])], ones=True), 13)
-    assert tokens_of(ledger, slot_other) == [7]
+        table.add_tokens(0, bad(names), 99)
+    assert before == [tokens_of(table, slot) for slot in slots]
+    assert sum(map(len, before)) == table.num_tokens
+    assert (table.num_running, table.num_done) == (4, 1)
+    table.add_tokens(1, frame([(name_other, [7])], ones=True), 13)
+    assert tokens_of(table, slot_other) == [7]
 
 
 def test_the_arena_is_untouched_by_a_refused_overrun() -> None:
     """A row beyond its budget does not reach into the slot that follows, whose tokens stay."""
-    ledger = RequestTable(max_new_tokens=2, num_slots=2)
-    slots, names = assign(ledger, 0, 1, 2)
-    ledger.add_tokens(0, frame([(name, [5, 6]) for name in names]), 1)
+    table = RequestTable(max_new_tokens=2, num_slots=2)
+    slots, names = assign(table, 0, 1, 2)
+    table.add_tokens(0, frame([(name, [5, 6]) for name in names]), 1)
     for name in names:
         with pytest.raises(FrameError, match="an answer beyond 2 tokens"):
-            ledger.add_tokens(0, frame([(name, [8, 8])]), 2)
-    assert [tokens_of(ledger, slot) for slot in slots] == [[5, 6], [5, 6]]
+            table.add_tokens(0, frame([(name, [8, 8])]), 2)
+    assert [tokens_of(table, slot) for slot in slots] == [[5, 6], [5, 6]]
 
 
 def test_an_answer_without_tokens_finishes_without_a_first_token() -> None:
     """A finished row of 0 tokens ends its request: no first token, count 0, first_ns 0 in the record."""
-    ledger = RequestTable(max_new_tokens=2, num_slots=2)
-    (slot,), (name,) = assign(ledger, 0, 1)
-    arrivals = ledger.add_tokens(0, frame([(name, [])], {0: STOP}), 100)
+    table = RequestTable(max_new_tokens=2, num_slots=2)
+    (slot,), (name,) = assign(table, 0, 1)
+    arrivals = table.add_tokens(0, frame([(name, [])], {0: STOP}), 100)
     assert [[], [slot], [STOP]] == as_lists(arrivals)
     assert 10 == arrivals.prefilled_tokens
-    assert ledger.token_counts(np.array([slot])) == [0]
-    finish(ledger, slot, now_ns=101)
-    assert tuple(ledger.done[0][["num_tokens", "first_ns", "done_ns"]].tolist()) == (0, 0, 101)
+    assert table.reportable([slot]).counts == [0]
+    finish(table, slot, now_ns=101)
+    assert tuple(table.done[0][["num_tokens", "first_ns", "done_ns"]].tolist()) == (0, 0, 101)
 
 
 def test_a_frame_without_rows_is_nothing() -> None:
     """A frame without rows is accepted and changes nothing."""
-    ledger = RequestTable(max_new_tokens=2, num_slots=2)
-    assign(ledger, 0, 1)
-    assert as_lists(ledger.add_tokens(0, frame([], ones=True), 1)) == [[], [], []]
-    assert as_lists(ledger.add_tokens(0, frame([]), 1)) == [[], [], []]
-    assert (ledger.num_tokens, ledger.num_running) == (0, 1)
+    table = RequestTable(max_new_tokens=2, num_slots=2)
+    assign(table, 0, 1)
+    assert as_lists(table.add_tokens(0, frame([], ones=True), 1)) == [[], [], []]
+    assert as_lists(table.add_tokens(0, frame([]), 1)) == [[], [], []]
+    assert (table.num_tokens, table.num_running) == (0, 1)
 
 
 def test_the_record_of_a_finished_request_is_whole() -> None:
     """The record lists requests in order of completion; tokens after the first move no first_ns."""
-    ledger = RequestTable(max_new_tokens=4, num_slots=4)
-    (a, b), (name_a, name_b) = assign(ledger, 2, 3, 4)
-    ledger.add_tokens(2, frame([(name_a, [1]), (name_b, [1])], ones=True), 100)
-    ledger.add_tokens(2, frame([(name_a, [2, 3])]), 200)
-    finish(ledger, b, LENGTH, 300)
-    finish(ledger, a, STOP, 400)
+    table = RequestTable(max_new_tokens=4, num_slots=4)
+    (a, b), (name_a, name_b) = assign(table, 2, 3, 4)
+    table.add_tokens(2, frame([(name_a, [1]), (name_b, [1])], ones=True), 100)
+    table.add_tokens(2, frame([(name_a, [2, 3])]), 200)
+    finish(table, b, LENGTH, 300)
+    finish(table, a, STOP, 400)
     names = (
         "sample",
         "worker",
@@ -239,7 +232,7 @@ def test_the_record_of_a_finished_request_is_whole() -> None:
         "done_ns",
     )
     assert names == DONE.names
-    assert ledger.done.tolist() == [
+    assert table.done.tolist() == [
         (4, 2, LENGTH, 0, 40, 1, 5, 6, 100, 300),
         (3, 2, STOP, 0, 30, 3, 5, 6, 100, 400),
     ]
@@ -247,44 +240,44 @@ def test_the_record_of_a_finished_request_is_whole() -> None:
 
 def test_the_record_of_a_continued_request_tells_of_both_workers() -> None:
     """What it keeps: first token, issue and first sending. What is the last worker's: worker."""
-    ledger = RequestTable(max_new_tokens=4, num_slots=4)
-    (slot,), (name,) = assign(ledger, 0, 3)
+    table = RequestTable(max_new_tokens=4, num_slots=4)
+    (slot,), (name,) = assign(table, 0, 3)
     one = np.array([slot])
-    ledger.add_tokens(0, frame([(name, [1, 2])]), 100)
-    ledger.take_away(one)
-    assert [] == ledger.held_by(0).tolist()
-    assert [slot] == ledger.in_flight().tolist()
-    (new_name,) = ledger.hand_on(one, 1, 200).tolist()
+    table.add_tokens(0, frame([(name, [1, 2])]), 100)
+    table.take_away(one)
+    assert [] == table.held_by(0).tolist()
+    assert [slot] == table.in_flight().tolist()
+    (new_name,) = table.hand_on(one, 1, 200).tolist()
     assert name + GENERATION == new_name
-    assert [slot] == ledger.held_by(1).tolist()
-    assert 30 + 2 == ledger.rows(one)["prefill_len"][0]
+    assert [slot] == table.held_by(1).tolist()
+    assert 30 + 2 == table.rows(one)["prefill_len"][0]
     for worker, old in ((0, name), (1, name), (0, new_name)):
         with pytest.raises(FrameError, match=f"^worker {worker}: tokens of a request that it does not hold"):
-            ledger.add_tokens(worker, frame([(old, [9])]), 250)
-    arrivals = ledger.add_tokens(1, frame([(new_name, [3])], {0: STOP}), 300)
+            table.add_tokens(worker, frame([(old, [9])]), 250)
+    arrivals = table.add_tokens(1, frame([(new_name, [3])], {0: STOP}), 300)
     # No first token: LoadGen has it. The worker had the prompt and both tokens to prefill.
     assert ([[], [slot], [STOP]], 30 + 2) == (as_lists(arrivals), arrivals.prefilled_tokens)
-    assert tokens_of(ledger, slot) == [1, 2, 3]
-    finish(ledger, slot, STOP, 400)
-    assert ledger.done.tolist() == [(3, 1, STOP, 1, 30, 3, 5, 6, 100, 400)]
+    assert tokens_of(table, slot) == [1, 2, 3]
+    finish(table, slot, STOP, 400)
+    assert table.done.tolist() == [(3, 1, STOP, 1, 30, 3, 5, 6, 100, 400)]
 
 
 def test_the_record_grows_beyond_the_slots() -> None:
     """One slot serves 100 requests in turn, and all of them are on record in order."""
-    ledger = RequestTable(max_new_tokens=1, num_slots=1)
+    table = RequestTable(max_new_tokens=1, num_slots=1)
     for number in range(100):
-        (slot,), (name,) = assign(ledger, 0, number)
-        ledger.add_tokens(0, frame([(name, [number])], {0: LENGTH}, ones=True), number)
-        finish(ledger, slot, LENGTH, number)
-    assert list(range(100)) == ledger.done["sample"].tolist()
-    assert ledger.done["num_tokens"].tolist() == [1] * 100
-    assert (ledger.num_done, ledger.num_running) == (100, 0)
-    assert NO_WORKER not in ledger.done["worker"]
+        (slot,), (name,) = assign(table, 0, number)
+        table.add_tokens(0, frame([(name, [number])], {0: LENGTH}, ones=True), number)
+        finish(table, slot, LENGTH, number)
+    assert list(range(100)) == table.done["sample"].tolist()
+    assert table.done["num_tokens"].tolist() == [1] * 100
+    assert (table.num_done, table.num_running) == (100, 0)
+    assert NO_WORKER not in table.done["worker"]
 
 
 def test_names_of_a_fleet_never_meet() -> None:
     """Names of requests in flight are distinct, and each is its slot while its generation is 0."""
-    ledger = RequestTable(max_new_tokens=1, num_slots=2)
-    slots, names = assign(ledger, 0, *range(1, 10))
+    table = RequestTable(max_new_tokens=1, num_slots=2)
+    slots, names = assign(table, 0, *range(1, 10))
     assert len(set(names)) == 9
     assert names == slots

@@ -1,4 +1,4 @@
-"""The ledger against a model of it: a list of requests, driven through the same random life."""
+"""The table against a model of it: a list of requests, driven through the same random life."""
 
 import ctypes
 from dataclasses import dataclass, field
@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from coordinator.scheduling.request_columns import NewRequests
 from coordinator.scheduling.request_table import NO_WORKER, RequestTable
 from protos import worker_pb2 as pb
 from protos.columns import FrameError, TokenColumns
@@ -55,8 +56,8 @@ def frame(names: list[int], new: list[list[int]], ends: list[int], ones: bool = 
     )
 
 
-class LedgerLife(RuleBasedStateMachine):
-    """Random assignments, frames, moves and ends; after each, ledger and model hold the same."""
+class TableLife(RuleBasedStateMachine):
+    """Random assignments, frames, moves and ends; after each, table and model hold the same."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +72,7 @@ class LedgerLife(RuleBasedStateMachine):
     def begin(self, first: int) -> None:
         """Start empty; generations close to their bound soon begin again at 0."""
         self.first = first
-        self.ledger = RequestTable(BUDGET, num_slots=1, first_generation=first)
+        self.table = RequestTable(BUDGET, num_slots=1, first_generation=first)
 
     @rule(worker=workers, num=st.integers(0, 5))
     def issue(self, worker: int, num: int) -> None:
@@ -79,12 +80,19 @@ class LedgerLife(RuleBasedStateMachine):
         ids = np.arange(self.num_issued, self.num_issued + num, dtype=np.uint64)
         self.num_issued += num
         lens = 1 + ids.astype(np.int64) % 5
-        columns = {"sample": ids.astype(np.int64), "prompt_len": lens, "sent_ns": 0 * lens + 7}
-        slots, names = self.ledger.assign(ids, worker, columns)
+        names = self.table.assign(NewRequests(ids, ids.astype(np.int64), lens, 0 * lens, 7), worker)
         for name, id_, prompt_len in zip(names.tolist(), ids.tolist(), lens.tolist(), strict=True):
             self.note_name(name)
             self.flying.append(Request(id_, name, worker, prompt_len, prompt_len))
-        assert [request.slot for request in self.flying[len(self.flying) - num :]] == slots.tolist()
+
+    @rule(worker=workers)
+    def issue_one(self, worker: int) -> None:
+        """Assign one request in plain integers: the same facts as among several."""
+        id_, prompt_len = self.num_issued, 1 + self.num_issued % 5
+        self.num_issued += 1
+        name = self.table.assign_one(id_, worker, id_, prompt_len, (0, 7))
+        self.note_name(name)
+        self.flying.append(Request(id_, name, worker, prompt_len, prompt_len))
 
     @precondition(lambda self: self.of_workers())
     @rule(data=st.data(), ones=st.booleans())
@@ -96,10 +104,10 @@ class LedgerLife(RuleBasedStateMachine):
         counts = [1 if ones else data.draw(st.integers(0, BUDGET - len(r.answer))) for r in rows]
         ends = [row for row in range(len(rows)) if data.draw(st.integers(0, 3)) == 3]
         new = [[self.num_tokens + 100 * row + k for k in range(n)] for row, n in enumerate(counts)]
-        arrivals = self.ledger.add_tokens(worker, frame([r.name for r in rows], new, ends, ones), now_ns=1)
+        arrivals = self.table.add_tokens(worker, frame([r.name for r in rows], new, ends, ones), now_ns=1)
         firsts = [r.slot for r, added in zip(rows, new, strict=True) if added and not r.answer]
-        assert firsts == arrivals.first_slots.tolist()
-        assert [rows[row].slot for row in ends] == arrivals.finished_slots.tolist()
+        assert firsts == arrivals.first_slots
+        assert [rows[row].slot for row in ends] == arrivals.finished_slots
         prefilled = 0
         for row, (request, added) in enumerate(zip(rows, new, strict=True)):
             request.answer += added
@@ -109,7 +117,7 @@ class LedgerLife(RuleBasedStateMachine):
         assert prefilled == arrivals.prefilled_tokens
         self.num_tokens += sum(counts)
         self.check_answers()
-        self.ledger.finish(arrivals.finished_slots, arrivals.finish_reasons, now_ns=2)
+        self.table.finish(arrivals.finished_slots, arrivals.finish_reasons, now_ns=2)
         for row in ends:
             self.end(rows[row], STOP)
 
@@ -118,7 +126,7 @@ class LedgerLife(RuleBasedStateMachine):
     def take_away(self, data: st.DataObject) -> None:
         """Take requests from their workers: next name, one loss more, tokens kept, nothing to prefill."""
         taken = self.draw_some(data, self.of_workers())
-        self.ledger.take_away(slots_of(taken))
+        self.table.take_away(slots_of(taken))
         for request in taken:
             self.retire_name(request)
             request.worker, request.prefill_len = NO_WORKER, 0
@@ -129,7 +137,7 @@ class LedgerLife(RuleBasedStateMachine):
     def hand_on(self, data: st.DataObject, worker: int) -> None:
         """Give requests without a worker to one, which has to prefill what they have so far."""
         given = self.draw_some(data, [r for r in self.flying if r.worker == NO_WORKER])
-        names = self.ledger.hand_on(slots_of(given), worker, now_ns=9)
+        names = self.table.hand_on(slots_of(given), worker, now_ns=9)
         assert [request.name for request in given] == names.tolist()
         for request in given:
             request.worker, request.prefill_len = worker, request.prompt_len + len(request.answer)
@@ -139,14 +147,14 @@ class LedgerLife(RuleBasedStateMachine):
     def end_without_worker(self, data: st.DataObject) -> None:
         """End requests that were taken away, as those whose budget is used up are."""
         ended = self.draw_some(data, [r for r in self.flying if r.worker == NO_WORKER])
-        self.ledger.finish(slots_of(ended), np.full(len(ended), LENGTH, np.uint8), now_ns=3)
+        self.table.finish(slots_of(ended).tolist(), [LENGTH] * len(ended), now_ns=3)
         for request in ended:
             self.end(request, LENGTH)
 
     @rule()
     def take_answers(self) -> None:
         """Take what has finished since the last time, whole and in order."""
-        samples, counts, tokens = self.ledger.take_answers()
+        samples, counts, tokens = self.table.take_answers()
         assert [id_ for id_, _ in self.untaken] == samples.tolist()
         assert [len(answer) for _, answer in self.untaken] == counts.tolist()
         assert [token for _, answer in self.untaken for token in answer] == tokens.tolist()
@@ -172,7 +180,7 @@ class LedgerLife(RuleBasedStateMachine):
         names = data.draw(st.permutations([*names, name]))
         bad = frame(names, [[-1]] * len(names), [names.index(name)] if ends else [])
         with pytest.raises(FrameError, match=f"^worker {worker}: tokens of a request that it does not hold"):
-            self.ledger.add_tokens(worker, bad, now_ns=99)
+            self.table.add_tokens(worker, bad, now_ns=99)
 
     def of_workers(self) -> list[Request]:
         """List the requests that a worker has."""
@@ -204,36 +212,37 @@ class LedgerLife(RuleBasedStateMachine):
     def check_answers(self) -> None:
         """Every request in flight has its own tokens at its address, and nothing else counts."""
         slots = slots_of(self.flying)
-        counts, tokens = self.ledger.answers(slots)
+        counts, tokens = self.table.answers(slots)
         assert [len(request.answer) for request in self.flying] == counts.tolist()
         assert [token for request in self.flying for token in request.answer] == tokens.tolist()
-        assert counts.tolist() == self.ledger.token_counts(slots)
-        assert [request.id for request in self.flying] == self.ledger.loadgen_ids(slots)
-        for request, address in zip(self.flying, self.ledger.addresses(slots), strict=True):
+        ids, addresses, reported_counts = self.table.reportable(slots.tolist())
+        assert counts.tolist() == reported_counts
+        assert [request.id for request in self.flying] == ids
+        for request, address in zip(self.flying, addresses, strict=True):
             raw = ctypes.string_at(address, 4 * len(request.answer))
             assert np.array(request.answer, "<i4").tobytes() == raw
-        assert self.num_tokens == self.ledger.num_tokens
+        assert self.num_tokens == self.table.num_tokens
 
     @invariant()
     def check_requests(self) -> None:
         """Names, workers, losses and what is still to prefill are the model's."""
         slots = slots_of(self.flying)
-        assert [request.name for request in self.flying] == self.ledger.names(slots).tolist()
-        rows = self.ledger.rows(slots)[["worker", "losses", "prefill_len", "prompt_len"]]
+        assert [request.name for request in self.flying] == self.table.names(slots).tolist()
+        rows = self.table.rows(slots)[["worker", "losses", "prefill_len", "prompt_len"]]
         assert [(r.worker, r.losses, r.prefill_len, r.prompt_len) for r in self.flying] == rows.tolist()
-        assert sorted(slots.tolist()) == self.ledger.in_flight().tolist()
+        assert sorted(slots.tolist()) == self.table.in_flight().tolist()
         for worker in range(NUM_WORKERS):
             held = sorted(request.slot for request in self.flying if request.worker == worker)
-            assert held == self.ledger.held_by(worker).tolist()
+            assert held == self.table.held_by(worker).tolist()
 
     @invariant()
     def check_record(self) -> None:
         """The record holds exactly what has finished, in order; the rest is running."""
         names = ["sample", "worker", "reason", "losses", "num_tokens"]
-        assert self.done == self.ledger.done[names].tolist()
-        assert (len(self.flying), len(self.done)) == (self.ledger.num_running, self.ledger.num_done)
-        assert len(self.untaken) == self.ledger.num_untaken
+        assert self.done == self.table.done[names].tolist()
+        assert (len(self.flying), len(self.done)) == (self.table.num_running, self.table.num_done)
+        assert len(self.untaken) == self.table.num_untaken
 
 
-TestLedgerLife = LedgerLife.TestCase
-TestLedgerLife.settings = settings(derandomize=True, max_examples=150, stateful_step_count=40)
+TestTableLife = TableLife.TestCase
+TestTableLife.settings = settings(derandomize=True, max_examples=150, stateful_step_count=40)

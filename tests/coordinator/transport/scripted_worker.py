@@ -155,13 +155,20 @@ def drop(_: TokenColumns) -> None:
     """Take a frame and do nothing with it."""
 
 
-async def carry(stream: Stream, deliver: Deliver, limits: Limits) -> None:
+def no_requests() -> int:
+    """Count the requests of a worker that has none."""
+    return 0
+
+
+async def carry(
+    stream: Stream, deliver: Deliver, limits: Limits, count_outstanding: Callable[[], int] = no_requests
+) -> None:
     """Carry and beat, as a fleet does, until the stream ends."""
 
     async def beat() -> None:
         while True:
             await asyncio.sleep(coordinator.transport.stream.BEAT_INTERVAL_S)
-            stream.beat(limits)
+            stream.beat(limits, count_outstanding())
 
     beating = asyncio.ensure_future(beat())
     try:
@@ -179,7 +186,8 @@ def loss_of(script: Script, limits: Limits = PATIENT, sent: PromptColumns | None
         if sent is not None:
             stream.send(sent)
         with pytest.raises(WorkerLost) as caught:
-            await carry(stream, drop, limits)
+            num_sent = 0 if sent is None else len(sent.requests)
+            await carry(stream, drop, limits, lambda: num_sent)
         losses.append(caught.value)
 
     act(script, steps)

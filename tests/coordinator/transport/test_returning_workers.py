@@ -25,12 +25,12 @@ OPENING = pb.Open(
 )
 
 
-class Nobody:
-    """An owner whose requests are nobody's."""
+class CountingReceiver:
+    """A receiver without requests that counts losses."""
 
     def __init__(self) -> None:
         self.num_losses = 0
-        self.back = asyncio.Event()
+        self.admitted = asyncio.Event()
 
     def deliver(self, *_: Any) -> None:
         """Drop tokens."""
@@ -39,9 +39,9 @@ class Nobody:
         """Count."""
         self.num_losses += 1
 
-    def refill(self) -> None:
-        """Tell."""
-        self.back.set()
+    def admit(self, worker: int) -> None:
+        """Set the event."""
+        self.admitted.set()
 
     def fail(self, reason: str) -> None:
         """Fail the test."""
@@ -60,18 +60,19 @@ def test_an_ended_stream_leaves_memory_when_its_worker_is_back(tmp_path: Path) -
     member = Member(tmp_path / "log", ("--engine", "counting"))
 
     async def come_and_go() -> list[Any]:
-        owner = Nobody()
-        fleet = Fleet((member.address,), Access(), Patience(Limits(5, 60), WAIT_S, True), owner)
+        receiver = CountingReceiver()
+        fleet = Fleet((member.address,), Access(), Patience(Limits(5, 60), WAIT_S, True))
         await fleet.wait_ready(WAIT_S)
-        await fleet.open(OPENING)
+        streams_of_run = await fleet.open(OPENING, receiver)
         streams = []
         for _ in range(3):
             streams.append(weakref.ref(fleet.links[0].stream))
-            owner.back.clear()
+            receiver.admitted.clear()
             await asyncio.to_thread(member.restart)
-            await asyncio.wait_for(owner.back.wait(), WAIT_S)
+            await asyncio.wait_for(receiver.admitted.wait(), WAIT_S)
         left = [stream() for stream in streams]
-        assert 3 == owner.num_losses
+        assert 3 == receiver.num_losses
+        await streams_of_run.halt()
         await fleet.close()
         return left
 
@@ -91,29 +92,30 @@ def test_a_worker_lost_while_it_is_asked_for_its_counts_is_a_loss_and_stays_away
     stopped, killed, _ = members
 
     async def settle() -> list[WorkerLink]:
-        owner = Nobody()
+        receiver = CountingReceiver()
         addresses = tuple(member.address for member in members)
-        fleet = Fleet(addresses, Access(), Patience(Limits(1.5, 60), WAIT_S, True), owner)
+        fleet = Fleet(addresses, Access(), Patience(Limits(1.5, 60), WAIT_S, True))
         await fleet.wait_ready(WAIT_S)
-        await fleet.open(OPENING)
+        run = await fleet.open(OPENING, receiver)
+        receiver.admitted.clear()
         await until(lambda: all(link.stream.counts.round_trip_ns for link in fleet.links))
         killed.kill()
         await until(lambda: not fleet.links[1].live)
         stopped.freeze()
-        settling = asyncio.ensure_future(fleet.settle())
+        settling = asyncio.ensure_future(run.settle())
         # Both could be had again while the fleet is asked.
         await asyncio.to_thread(killed.restart)
         async with asyncio.timeout(WAIT_S):
             while not settling.done():
-                fleet.look()
+                run.beat([0, 0, 0])
                 await asyncio.sleep(BEAT_INTERVAL_S)
         stopped.thaw()
         # Some attempts long.
         await asyncio.sleep(4 * PROBE_INTERVAL_S)
-        assert 2 == owner.num_losses
-        assert not owner.back.is_set()
+        assert 2 == receiver.num_losses
+        assert not receiver.admitted.is_set()
         settling.result()
-        await fleet.halt()
+        await run.halt()
         links = fleet.links
         states = [(link.live, link.stream.counts.asked, link.stream.counts.settled) for link in links]
         assert [(False, True, False), (False, False, False), (True, True, True)] == states
@@ -132,12 +134,13 @@ def test_who_was_asked_and_does_not_say_is_silent() -> None:
     """Alive without an answer, or lost without one to any ping: its count was never told."""
     link = FakeLink(0)
     counts = link.stream.counts
+    link.begin()
     assert not is_silent(link)
     counts.asked = True
     assert is_silent(link)
     counts.round_trip_ns = 1
     assert is_silent(link)
-    link.live = False
+    link.lose()
     assert not is_silent(link)
     counts.round_trip_ns = 0
     assert is_silent(link)

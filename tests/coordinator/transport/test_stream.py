@@ -45,7 +45,7 @@ def test_an_answer_for_another_run_is_no_answer() -> None:
         await scene.hear("never")
 
     loss = refusal_of(script)
-    assert ("answers for run 'another'", None) == (loss.reason, loss.status)
+    assert "answers for run 'another'" == loss.reason
     assert "worker the-worker:1: answers for run 'another'" == str(loss)
 
 
@@ -82,7 +82,6 @@ def test_a_refusal_is_told_in_the_workers_own_words() -> None:
 
     loss = refusal_of(script)
     assert "FAILED_PRECONDITION: run 'x' holds this worker" == loss.reason
-    assert grpc.StatusCode.FAILED_PRECONDITION is loss.status
 
 
 async def out_of_sequence(scene: Scene) -> None:
@@ -167,7 +166,7 @@ async def failed(scene: Scene) -> None:
         (clock_back, "bad frame: clock went back from 200 to 100 ns"),
         (open_again, "bad frame: unexpected message: opened"),
         (nothing, "bad frame: unexpected message: None"),
-        (failed, "gave up requests: out of memory"),
+        (failed, "bad frame: unexpected message: failed"),
     ],
 )
 def test_a_worker_that_breaks_the_protocol_is_lost(deed: Script, reason: str) -> None:
@@ -179,7 +178,7 @@ def test_a_worker_that_breaks_the_protocol_is_lost(deed: Script, reason: str) ->
         await scene.hear("never")
 
     loss = loss_of(script)
-    assert (reason, None) == (loss.reason, loss.status)
+    assert reason == loss.reason
 
 
 def test_a_worker_that_goes_tells_why() -> None:
@@ -195,7 +194,6 @@ def test_a_worker_that_goes_tells_why() -> None:
 
     loss = loss_of(script, sent=prompts(3))
     assert "UNAVAILABLE: engine died: CUDA error" == loss.reason
-    assert grpc.StatusCode.UNAVAILABLE is loss.status
 
 
 def test_a_stream_that_ends_without_an_error_is_lost_too() -> None:
@@ -208,7 +206,6 @@ def test_a_stream_that_ends_without_an_error_is_lost_too() -> None:
 
     loss = loss_of(script, sent=prompts(3))
     assert "stream ended" == loss.reason
-    assert grpc.StatusCode.OK is loss.status
 
 
 @pytest.mark.usefixtures("quick_pings")
@@ -241,10 +238,12 @@ def test_a_worker_without_requests_is_not_stalled() -> None:
 
     async def steps(stream: Stream) -> None:
         await open_stream(stream)
-        carried = asyncio.ensure_future(carry(stream, drop, Limits(30, 0.1)))
+        outstanding: list[int] = []
+        carried = asyncio.ensure_future(carry(stream, drop, Limits(30, 0.1), outstanding.__len__))
         await answered.wait()
         assert not carried.done()
         stream.send(prompts(3))
+        outstanding.append(3)
         with pytest.raises(WorkerLost, match="1 requests, no token for"):
             await carried
 
@@ -260,7 +259,7 @@ def test_a_worker_without_requests_is_not_stalled() -> None:
 
 
 def test_a_frame_that_does_not_fit_ends_the_stream() -> None:
-    """What the ledger refuses is the worker's loss, in the ledger's words; the frame does not count."""
+    """What the receiver refuses is the worker's loss, in the receiver's words; the frame does not count."""
 
     def refuse(columns: TokenColumns) -> None:
         raise FrameError(f"worker 0: no token {columns.tokens[0]}")

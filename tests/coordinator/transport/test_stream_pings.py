@@ -53,7 +53,7 @@ def test_a_worker_whose_frames_come_is_pinged_for_its_own_sake(
             wanted.set()
             await came.wait()
             came.clear()
-            stream.beat(PATIENT)
+            stream.beat(PATIENT, 0)
         await mark(stream, heard)
         carry.cancel()
 
@@ -78,7 +78,7 @@ def test_a_quiet_worker_is_pinged_at_each_beat() -> None:
         carry = asyncio.ensure_future(stream.carry(drop))
         for _ in range(NUM_BEATS):
             await asyncio.sleep(0)
-            stream.beat(PATIENT)
+            stream.beat(PATIENT, 0)
         await mark(stream, heard)
         carry.cancel()
 
@@ -88,5 +88,5 @@ def test_a_quiet_worker_is_pinged_at_each_beat() -> None:
 
 async def mark(stream: Stream, heard: asyncio.Event) -> None:
     """Send what no ping follows, and wait until the worker has it."""
-    stream.stop(np.array([1], np.uint64))
+    stream.cancel_requests(np.array([1], np.uint64))
     await heard.wait()

@@ -9,7 +9,6 @@ from coordinator.transport import fleet
 from coordinator.transport.access import Access
 from coordinator.transport.agreement import FleetError
 from coordinator.transport.stream import Limits
-from tests.coordinator.transport.test_returning_workers import Nobody
 
 NOBODY = "127.0.0.1:9"  # the discard port has no listener
 
@@ -24,7 +23,7 @@ def test_the_wait_says_once_how_long_it_may_last(
 
     async def wait() -> None:
         patience = fleet.Patience(Limits(5, 60), 60.0, True)
-        waiting = fleet.Fleet((NOBODY,), Access(), patience, Nobody())
+        waiting = fleet.Fleet((NOBODY,), Access(), patience)
         try:
             await waiting.wait_ready(2.5)
         finally:

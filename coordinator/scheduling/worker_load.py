@@ -1,0 +1,179 @@
+"""What the scheduler counts about one worker; the scheduler alone writes it."""
+
+from array import array
+from typing import NamedTuple
+
+import numpy as np
+
+from coordinator.scheduling.routing import NO_LIMIT, ceiling
+from coordinator.scheduling.throughput import Reading, Throughput, measure, prefetch
+from coordinator.transport.stream import Stream, StreamCounts
+from coordinator.transport.worker_link import WorkerLink
+from protos.columns import PromptColumns, RequestNames, TokenColumns
+
+
+class ReportDelays(NamedTuple):
+    """How long after their production the frames of one stream were reported to LoadGen."""
+
+    counts: StreamCounts
+    """Of the same stream; holds the offset between the two clocks."""
+    delays_ns: "array[int]"
+    """Per frame with a first token or an end: LoadGen's return (our clock) minus production (worker's)."""
+
+
+class WorkerLoad:
+    """One worker as dispatch sees it; every method runs on the event loop's thread."""
+
+    def __init__(self, link: WorkerLink) -> None:
+        """Start without requests, on the link's latest stream."""
+        self._link = link
+        self.index = link.index
+        self.address = link.address
+        self._stream: Stream | None = None
+        self.report_delays: list[ReportDelays] = []
+        """One per stream that carried requests."""
+        self.num_dropped_tokens = 0
+        """Received after their request had been moved to another worker."""
+        self._reset()
+
+    def begin_stream(self) -> None:
+        """Start anew on the stream that was opened: another process, of another speed, may answer there."""
+        self._reset()
+        stream = self._stream = self._link.stream
+        self.report_delays.append(ReportDelays(stream.counts, array("q")))
+
+    def _reset(self) -> None:
+        self.vocab_size = self._link.info.vocab_size
+        self.max_num_seqs = self._link.info.max_num_seqs
+        self.outstanding = 0
+        """Requests sent and not finished."""
+        self.waiting_prefill_tokens = 0
+        """Prompt tokens of requests without a first token."""
+        self.last_prompt_ns = 0
+        """When the worker got its last prompt."""
+        self.throughput = Throughput()
+        self.speed = 1.0
+        """Server: tokens/s of each request, relative to the fleet."""
+        self.relative_outstanding = 0.0
+        """outstanding / speed, kept because dispatch compares it for every query."""
+        self.allowance = NO_LIMIT
+        """Offline: new requests it may still take until the next beat; see routing.allowances."""
+        self.moved: set[int] = set()
+        """Names of requests that were taken from the stream; their late tokens are dropped."""
+        self._num_delays_read = 0
+        self._num_finished = 0
+        self._most_finished = 0
+        self._reading: Reading | None = None
+
+    @property
+    def window(self) -> int:
+        """Most Offline requests that the worker may hold: its running slots and the prefetch."""
+        return self.max_num_seqs + prefetch(self.throughput, self.max_num_seqs)
+
+    @property
+    def ceiling(self) -> int:
+        """Most Offline requests that it may hold now: its window, less when the rest is divided."""
+        return ceiling(self.outstanding, self.window, self.allowance)
+
+    def send(self, prompts: PromptColumns, now_ns: int) -> None:
+        """Send requests."""
+        assert self._stream is not None, "the worker was not admitted"
+        self._stream.send(prompts)
+        self.waiting_prefill_tokens += len(prompts.prompt_tokens)
+        self.last_prompt_ns = now_ns
+        self.outstanding += len(prompts.requests)
+        self.relative_outstanding = self.outstanding / self.speed
+
+    def use_allowance(self, num_requests: int) -> None:
+        """Count new Offline requests against the allowance."""
+        self.allowance = max(self.allowance - num_requests, 0)
+
+    def prefilled(self, num_tokens: int) -> None:
+        """Count prompt tokens of requests that have answered."""
+        self.waiting_prefill_tokens -= num_tokens
+
+    def finished(self, num_requests: int) -> None:
+        """Count requests that one frame ended."""
+        self.outstanding -= num_requests
+        self.relative_outstanding = self.outstanding / self.speed
+        self._num_finished += num_requests
+        self._most_finished = max(self._most_finished, num_requests)
+
+    def reported(self, delay_ns: int) -> None:
+        """Keep the delay of a frame that was reported to LoadGen."""
+        self.report_delays[-1].delays_ns.append(delay_ns)
+
+    def lose(self) -> None:
+        """Forget the requests of a lost worker."""
+        self.outstanding = self.waiting_prefill_tokens = 0
+        self.relative_outstanding = 0.0
+
+    def take_back(self, names: RequestNames, prefill_tokens: int) -> None:
+        """Stop requests that move to another worker; their late tokens are dropped.
+
+        Args:
+            names: (R,)
+            prefill_tokens: What the worker still had to prefill for them.
+        """
+        assert self._stream is not None, "the worker was not admitted"
+        self._stream.cancel_requests(names)
+        self.moved.update(names.tolist())
+        self.waiting_prefill_tokens -= prefill_tokens
+        self.outstanding -= len(names)
+        self.relative_outstanding = self.outstanding / self.speed
+
+    def without_moved(self, columns: TokenColumns) -> TokenColumns:
+        """Drop the rows of requests that were moved to another worker."""
+        kept, num_dropped = drop_rows(columns, self.moved)
+        self.num_dropped_tokens += num_dropped
+        return kept
+
+    def set_speed(self, speed: float) -> None:
+        """Set the relative speed of Server dispatch."""
+        self.speed = speed
+        self.relative_outstanding = self.outstanding / speed
+
+    def set_allowance(self, num_requests: int) -> None:
+        """Set how many new Offline requests the worker may take until the next beat."""
+        self.allowance = num_requests
+
+    def measure(self, now_ns: int) -> None:
+        """Update the measured throughput; called each BEAT_INTERVAL_S."""
+        counts, delays_ns = self.report_delays[-1]
+        new_delays_ns = delays_ns[self._num_delays_read :]
+        way_ns = max(new_delays_ns) + counts.clock_offset_ns if new_delays_ns else 0
+        reading = Reading(
+            at_ns=now_ns,
+            num_tokens=counts.num_tokens,
+            num_finished=self._num_finished,
+            outstanding=self.outstanding,
+            most_finished=self._most_finished,
+            refill_s=(max(way_ns, 0) + counts.round_trip_ns) / 1e9,
+        )
+        if self._reading is not None:
+            self.throughput = measure(self.throughput, self._reading, reading, self.max_num_seqs)
+        self._reading, self._most_finished = reading, 0
+        self._num_delays_read = len(delays_ns)
+
+
+def drop_rows(columns: TokenColumns, names: set[int]) -> tuple[TokenColumns, int]:
+    """Leave out the rows of some requests.
+
+    Returns:
+        The other rows, and the number of tokens that were left out.
+    """
+    keep = ~np.isin(columns.requests, np.fromiter(names, np.uint64, len(names)))
+    if keep.all():
+        return columns, 0
+    counts = np.ones(len(keep), np.uint32) if columns.counts is None else columns.counts
+    kept_tokens = columns.tokens[np.repeat(keep, counts)]
+    new_rows = np.cumsum(keep) - 1
+    ends = keep[columns.finished_rows]
+    kept = columns._replace(
+        requests=columns.requests[keep],
+        counts=counts[keep],
+        tokens=kept_tokens,
+        finished_rows=new_rows[columns.finished_rows[ends]].astype(np.uint32),
+        finish_reasons=columns.finish_reasons[ends],
+    )
+    return kept, len(columns.tokens) - len(kept_tokens)

@@ -1,0 +1,58 @@
+"""The path of one Server query with two frames through the coordinator: how many files and calls it takes."""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from tests import fleet
+
+MAX_FILES = 10
+MAX_CALLS = 60
+# Runs a coordinator with every thread but main's profiled; writes, for each query, the files of the functions
+# that were called from LoadGen's call to the return of its completion. Resumed coroutines count as calls.
+COUNT_CALLS = """
+import json, os, sys, threading
+from coordinator.__main__ import main
+rooms = tuple(os.path.join(os.getcwd(), room, "") for room in ("coordinator", "sut", "protos", "common"))
+calls, queries = [], []
+def profile(frame, event, _):
+    code = frame.f_code
+    if event == "call" and code.co_filename.startswith(rooms):
+        if code.co_name == "issue_queries":
+            calls.clear()
+        calls.append(os.path.relpath(code.co_filename))
+    elif event == "return" and code.co_name == "query_samples_complete":
+        queries.append(list(calls))
+threading.setprofile(profile)
+code = main(sys.argv[2:])
+open(sys.argv[1], "w").write(json.dumps(queries))
+sys.exit(code)
+"""
+# One query at a time: an answer takes about 3 steps of 10 ms.
+CONF = "*.Server.min_duration = 1500\n*.Server.target_qps = 10\n"
+
+
+def test_a_server_query_takes_few_files_and_calls(tmp_path: Path) -> None:
+    """At most 10 files and 60 calls over coordinator, sut, protos and common, in the median query."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, 1000 * i] for i in range(30)])
+    conf = fleet.write_conf(tmp_path / "user.conf", CONF)
+    with fleet.workers(tmp_path, 2, "--step-ms", "10", "--prefill-ms", "0") as started:
+        command = fleet.coordinator_command(started, data, tmp_path / "out", "--scenario", "server")
+        # Instead of python -m coordinator.
+        program = [sys.executable, "-c", COUNT_CALLS, str(tmp_path / "queries.json"), *command[3:]]
+        done = subprocess.run(
+            [*program, "--user-conf", str(conf), "--max-new-tokens", "8"],
+            cwd=fleet.ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode in (0, 3), done.stderr
+    queries = json.loads((tmp_path / "queries.json").read_text())
+    record = fleet.run_json(tmp_path / "out" / "server" / "performance")
+    assert sum(worker["frames"] for worker in record["summary"]["workers"]) == 2 * len(queries)
+    assert statistics.median(len(set(calls)) for calls in queries) <= MAX_FILES
+    assert statistics.median(map(len, queries)) <= MAX_CALLS
