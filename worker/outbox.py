@@ -63,7 +63,7 @@ class Outbox:
             self._holding = asyncio.get_running_loop().call_later(self._hold_s, self._fall_due)
 
     def put_control(self, message: pb.FromWorker) -> None:
-        """Add a message that overtakes tokens: opened, failed, pong."""
+        """Add a message that overtakes tokens: opened, pong."""
         self._control.append(message)
         self._wake.set()
 

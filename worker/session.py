@@ -145,12 +145,9 @@ class Run:
     def _answer(self, nonce: int) -> None:
         if self.outbox.num_control >= MAX_UNREAD_PONGS:
             raise TooMuch(f"{self.outbox.num_control} pongs unread, this worker keeps {MAX_UNREAD_PONGS}")
-        load = self._engine.load()
         pong = pb.Pong(
             nonce=nonce,
             worker_ns=time.monotonic_ns(),
-            running=load.running,
-            waiting=load.waiting,
             produced_tokens=self.produced_tokens,
             steps=self._num_steps,
         )

@@ -225,8 +225,6 @@ class Stream:
                 self.counts.num_tokens += len(columns.tokens)
             elif kind == "pong":
                 self._take_pong(message.pong)
-            elif kind == "failed":
-                raise WorkerLost(self._address, f"gave up requests: {message.failed.reason}")
             else:
                 raise FrameError(f"unexpected message: {kind}")
         raise await self._lost(None)

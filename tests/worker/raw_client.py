@@ -25,7 +25,8 @@ class Stream:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         """Start the call."""
-        self.call: Any = rpc.WorkerStub(channel).Generate()
+        self.stub: Any = rpc.WorkerStub(channel)
+        self.call: Any = self.stub.Generate()
         self.answers: dict[int, list[int]] = {}
         self.reasons: dict[int, int] = {}
         self.num_frames = 0
@@ -193,8 +194,10 @@ async def open_when_free(worker: Worker, run_id: str) -> Stream:
 
 async def assert_empty(stream: Stream) -> None:
     """Check that a run that has just begun finds an engine without requests or counts of an earlier run."""
+    load = await stream.stub.GetLoad(pb.GetLoadRequest())
+    assert (load.running, load.waiting) == (0, 0)
     pong = await stream.ping(1)
-    assert (pong.running, pong.waiting, pong.produced_tokens, pong.steps) == (0, 0, 0, 0)
+    assert (pong.produced_tokens, pong.steps) == (0, 0)
     await stream.submit({5: [2, 70]})
     await stream.take_until_ended(5)
     assert stream.answers == {5: [71, STOP_TOKEN_ID]}
