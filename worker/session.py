@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from google.protobuf.message import DecodeError
 
 from protos import worker_pb2 as pb
-from protos.columns import FrameError, spec_hash, unpack_requests, unpack_submit
+from protos.columns import FrameError, unpack_requests, unpack_submit
 from worker.admission import InFlight, TooMuch, check_prompts
 from worker.engine_protocol import Engine
 from worker.outbox import Outbox
+from worker.spec_hash import spec_hash
 
 Write = Callable[[pb.FromWorker], Awaitable[None]]
 

@@ -3,7 +3,6 @@
 import pytest
 
 from protos import worker_pb2 as pb
-from protos.columns import spec_hash
 from tests.worker.raw_client import (
     MAX_MODEL_LEN,
     SPEC,
@@ -16,6 +15,7 @@ from tests.worker.raw_client import (
 )
 from worker import servicer as servicer_module
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
+from worker.spec_hash import spec_hash
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 END = 200_002

@@ -3,7 +3,7 @@
 import pytest
 
 from protos import worker_pb2 as pb
-from protos.columns import spec_hash
+from worker.spec_hash import spec_hash
 
 SPEC = {"temperature": 1.0, "top_p": 0.5, "top_k": -1, "max_new_tokens": 10_240, "seed": 0}
 INFO = {
