@@ -10,7 +10,7 @@ import sys
 from typing import NoReturn
 
 from common.config_file import PRINT_FLAG, name_source
-from worker.auth import Door
+from worker.auth import AuthInterceptor
 from worker.config import BadInput, EngineKind, parse
 from worker.engine_protocol import Engine, EngineDead
 from worker.engines.vllm.checkpoint import find_checkpoint
@@ -82,15 +82,15 @@ def make_service(argv: list[str]) -> Server | Node:
     """
     try:
         config, model, engine_argv = parse(argv)
-        door = Door.read(config.security_files)
+        auth = AuthInterceptor.from_files(config.security_files)
         if config.cores:
             _stay_on(parse_cores(config.cores))
         if config.replicas > 1:
             if config.engine is EngineKind.VLLM:
                 find_checkpoint(_named(model))
             check_notices()
-            return Node(config, door, divide(config, engine_argv), argv)
-        return Server(config, make_engine(config.engine, model, engine_argv), door)
+            return Node(config, auth, divide(config, engine_argv), argv)
+        return Server(config, make_engine(config.engine, model, engine_argv), auth)
     except (ValueError, ImportError) as error:
         raise BadInput(_reason(error)) from error
 

@@ -156,8 +156,7 @@ async def serving(
     await server.start()
     try:
         if ready:
-            servicer.describe(await engine.start())
-            servicer.enter(pb.WORKER_STATE_READY)
+            servicer.admit_runs(await engine.start())
         async with connected(address) as channel:
             yield Worker(servicer, engine, address, channel)
     finally:

@@ -9,7 +9,7 @@ from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
 from tests.worker.raw_client import MAX_MODEL_LEN, Worker, assert_empty, open_when_free, refusal_of, walk
 from worker import admission
-from worker.admission import MAX_PROMPT_TOKENS, MAX_REQUESTS, InFlight, TooMuch
+from worker.admission import MAX_PROMPT_TOKENS, MAX_REQUESTS, InFlight, LimitExceeded
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
 
 LONG = [10_000, 7]
@@ -31,11 +31,11 @@ def test_a_million_requests_are_in_flight_at_most() -> None:
     """2**20 are taken, one more is not; each that ended makes room for one."""
     in_flight = InFlight()
     in_flight.add(prompts(0, 1 << 20, 1))
-    with pytest.raises(TooMuch, match=r"^1048577 requests in flight, this worker takes 1048576$"):
+    with pytest.raises(LimitExceeded, match=r"^1048577 requests in flight, this worker takes 1048576$"):
         in_flight.add(prompts(1 << 20, 1, 1))
     in_flight.remove(np.array([5, 1 << 40], np.uint64))
     in_flight.add(prompts(1 << 20, 1, 1))
-    with pytest.raises(TooMuch):
+    with pytest.raises(LimitExceeded):
         in_flight.add(prompts(2 << 20, 1, 1))
     assert (MAX_REQUESTS, MAX_PROMPT_TOKENS) == (1_048_576, 268_435_456)
 
@@ -46,7 +46,7 @@ def test_what_is_refused_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None
     in_flight = InFlight()
     in_flight.add(prompts(0, 2, 4))
     for _ in range(2):
-        with pytest.raises(TooMuch, match=r"^11 prompt tokens in flight, this worker takes 10$"):
+        with pytest.raises(LimitExceeded, match=r"^11 prompt tokens in flight, this worker takes 10$"):
             in_flight.add(prompts(2, 1, 3))
     in_flight.add(prompts(2, 1, 2))
     in_flight.remove(np.array([1], np.uint64))

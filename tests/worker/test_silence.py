@@ -21,7 +21,7 @@ from tests.worker.raw_client import (
     walk,
 )
 from worker import servicer as servicer_module
-from worker import session as run_module
+from worker import session as session_module
 from worker.engine_protocol import Step
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
 
@@ -164,7 +164,7 @@ def test_an_engine_that_is_not_emptied_is_dead(
             stream.call.cancel()
         else:
             await stream.call.done_writing()
-        await worker.servicer.engine_dead.wait()
+        await worker.servicer.wait_engine_death()
         await worker.servicer.wait_idle()
         assert (await worker.stub.GetInfo(pb.GetInfoRequest())).state == pb.WORKER_STATE_FAILED
         assert (await worker.stub.GetLoad(pb.GetLoadRequest())).run_id == ""
@@ -198,7 +198,7 @@ class StubbornEngine(CountingEngine):
 
 def test_a_loop_that_does_not_end_does_not_hold_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that ignores being cancelled delays the reset for its limit, and no longer."""
-    monkeypatch.setattr(run_module, "END_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(session_module, "END_TIMEOUT_S", 0.2)
 
     async def steps(worker: Worker) -> None:
         stream = worker.stream()

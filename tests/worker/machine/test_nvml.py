@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from protos import worker_pb2 as pb
-from worker.machine.nvml import family, is_named, look_at_accelerators
+from worker.machine.nvml import add_accelerators, family, is_visible
 
 GIB = 1 << 30
 
@@ -86,7 +86,7 @@ def look(monkeypatch: pytest.MonkeyPatch, nvml: object, visible: str | None = No
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     host = pb.HostInfo()
-    look_at_accelerators(host)
+    add_accelerators(host)
     return host
 
 
@@ -158,9 +158,9 @@ def test_only_visible_devices_are_told_of(
 
 def test_index_is_no_beginning_of_another() -> None:
     """Device 1 is not named by 10, nor 10 by 1; an empty entry names nobody."""
-    assert not is_named(["10"], 1, "GPU-1")
-    assert not is_named(["1"], 10, "GPU-10")
-    assert not is_named([""], 0, "GPU-0")
+    assert not is_visible(["10"], 1, "GPU-1")
+    assert not is_visible(["1"], 10, "GPU-10")
+    assert not is_visible([""], 0, "GPU-0")
 
 
 def fail_with(error: type[NVMLError]) -> object:
