@@ -76,7 +76,7 @@ class Session:
             loop.result()
 
     async def _stop(self, loops: list[asyncio.Task[None]]) -> None:
-        """Cancel the loops but let a write under way finish: after a cancelled write gRPC drops our status."""
+        """Cancel the loops but let a started write finish: after a cancelled write gRPC drops the status."""
         self._ending = True
         for loop in loops:
             # The first loop to end determines the status; errors of the others while they stop are ignored.
