@@ -14,7 +14,7 @@ from worker.auth import AuthInterceptor
 from worker.config import BadInput, EngineKind, parse
 from worker.engine_protocol import Engine, EngineDead
 from worker.engines.vllm.checkpoint import find_checkpoint
-from worker.engines.vllm.installed import check_installed
+from worker.engines.vllm.engine_core import check_installed
 from worker.machine.cores import Cores, format_cores, parse_cores
 from worker.machine.sd_notify import check_notices, end_with_node, tell_why
 from worker.node.node import Node, divide

@@ -14,7 +14,7 @@ from tests.worker.engines.greedy import environment_kept
 from worker.engine_protocol import EngineDead
 from worker.engines.vllm.causes import one_line
 from worker.engines.vllm.engine_args import MAX_MODEL_LEN, EngineFlags, parse_engine_flags
-from worker.engines.vllm.engine_core import Core
+from worker.engines.vllm.engine_core import CoreClient
 
 # vLLM's and torch's imports warn.
 vllm_import = pytest.mark.filterwarnings("ignore")
@@ -173,13 +173,13 @@ def test_vllm_whose_inside_has_changed_is_refused(checkpoint: Path, monkeypatch:
 def test_engine_that_is_built_in_another_way_is_refused() -> None:
     """What only a loaded engine tells: a part that is gone, or another reader of the same steps."""
     parts = {"engine_core": None, "input_processor": None, "output_handler": None}
-    Core(SimpleNamespace(**parts))
+    CoreClient(SimpleNamespace(**parts))
     for changed, says in (
         (parts | {"output_handler": object()}, "reads its engine core already"),
         ({"engine_core": None, "output_handler": None}, "has no AsyncLLM.input_processor"),
     ):
         with pytest.raises(EngineDead, match=rf"^vllm \S+ {says}: "):
-            Core(SimpleNamespace(**changed))
+            CoreClient(SimpleNamespace(**changed))
 
 
 @pytest.mark.vllm

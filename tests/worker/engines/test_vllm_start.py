@@ -14,7 +14,7 @@ from tests.worker.engines.failing_scheduler import FATAL_PROMPT_LEN, SCHEDULER, 
 from tests.worker.engines.greedy import bounded, children, columns, environment_kept, generate
 from worker.engine_protocol import EngineDead
 from worker.engines.vllm import engine_core
-from worker.engines.vllm.causes import VARIABLE, Causes
+from worker.engines.vllm.causes import VARIABLE, CauseLog
 from worker.engines.vllm.engine_args import describe
 from worker.engines.vllm.vllm_engine import VllmEngine, parse_engine_flags
 
@@ -94,7 +94,7 @@ def test_a_file_of_this_machine_configures_no_log_of_another(
     argv: list[str], installed: bool, checkpoint: Path
 ) -> None:
     """Ray's processes may be anywhere, and vLLM hands its log's configuration on to them by path."""
-    causes = Causes(parse_engine_flags(argv, str(checkpoint)).is_local)
+    causes = CauseLog(parse_engine_flags(argv, str(checkpoint)).is_local)
     try:
         assert installed == (VARIABLE in os.environ)
     finally:
@@ -111,7 +111,7 @@ def test_a_core_that_stops_before_it_answers_is_noticed(monkeypatch: pytest.Monk
             engine_core=None, input_processor=None, output_handler=None, get_supported_tasks=lambda: answer
         )
         with pytest.raises(EngineDead, match=f"^{engine_core.STOPPED}$"):
-            await engine_core.Core(llm).prepare()
+            await engine_core.CoreClient(llm).prepare()
 
     asyncio.run(bounded(prepare(), 20))
 

@@ -1,7 +1,7 @@
 """The simulated engine: continuous batching in real time by a cost model, with answers of answers.py.
 
-A step decodes one token of each request past its prefill and fills the rest of `max_num_batched_tokens` with
-A step decodes one token of each request past its prefill. The rest of `max_num_batched_tokens` is filled with
+A step decodes one token of each request past its prefill and fills the rest of `max_num_batched_tokens` by
+prefilling waiting prompts in order, up to `max_num_seqs` requests, the last one in part (chunked prefill).
 The step that completes a request's prefill returns its first token. cost_model.py gives the step time. The KV
 cache is assumed to be large enough: no request is preempted.
 """
