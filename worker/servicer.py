@@ -146,7 +146,7 @@ class WorkerServicer(rpc.WorkerServicer):
         """Describe the machine this worker runs on, in every state."""
         return await self._host.read()
 
-    async def Generate(  # type: ignore[override]  # the stub types it as a generator, grpc.aio also takes this
+    async def Generate(  # type: ignore[override]  # grpc.aio also accepts a coroutine that writes
         self, request_iterator: AsyncIterator[pb.ToWorker], context: Context
     ) -> None:
         """Serve one run."""

@@ -119,7 +119,7 @@ def test_the_probe_fails_where_nothing_listens() -> None:
         ({"CERT": "/dev/null"}, "WORKER_TLS_CERT and WORKER_TLS_KEY: one needs the other too"),
         (
             {"CERT": "/dev/null", "KEY": "/dev/null"},
-            "WORKER_TLS_CERT: is shown over TLS alone, and needs WORKER_TLS_CA too",
+            "WORKER_TLS_CERT: needs WORKER_TLS_CA too: a certificate is only used over TLS",
         ),
     ],
 )
