@@ -1,4 +1,4 @@
-"""A coordinator reduced to its stream, and a worker in this process for it to talk to."""
+"""A minimal coordinator (one stream), and a worker in this process to connect it to."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ STOP_TOKEN_ID = 200_002
 
 
 class Stream:
-    """One Generate call, and what it has brought."""
+    """One Generate call, and the tokens received on it."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         """Start the call."""
@@ -102,7 +102,7 @@ class Stream:
         assert await self.call.code() is grpc.StatusCode.OK
 
     async def refusal(self) -> tuple[str, str]:
-        """Read until the worker ends the stream with an error; returns its status and words."""
+        """Read until the worker ends the stream with an error; returns its status and message."""
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             while await self.call.read() is not grpc.aio.EOF:
                 pass
@@ -117,7 +117,7 @@ async def connected(address: str) -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def refusal_of(channel: grpc.aio.Channel, **changed: Any) -> tuple[str, str]:
-    """Open a run that must be refused; returns status and words."""
+    """Open a run that must be refused; returns status and message."""
     stream = Stream(channel)
     spec = pb.RunSpec(**(SPEC | {k: v for k, v in changed.items() if k in SPEC}))
     version, run_id = changed.get("version", PROTOCOL_VERSION), changed.get("run_id", "refused")
@@ -169,7 +169,7 @@ def walk(
     ready: bool = True,
     coordinator_timeout_s: float = 60,
 ) -> None:
-    """Run a walk against a fresh worker, within 20 s."""
+    """Run test steps against a new worker, within 20 s."""
 
     async def bounded() -> None:
         async with asyncio.timeout(20), serving(engine, ready, coordinator_timeout_s) as worker:

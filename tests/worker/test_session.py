@@ -115,7 +115,7 @@ def test_a_garbage_message_ends_the_run(named: str) -> None:
 
 
 def test_a_run_that_ends_at_once_is_told_its_status() -> None:
-    """Garbage right behind `open`, while `opened` is being written: the status comes all the same."""
+    """A bad message right after `open`, while `opened` is being written, still gets its status."""
 
     async def steps(worker: Worker) -> None:
         for number in range(50):
@@ -133,7 +133,7 @@ def test_a_run_that_ends_at_once_is_told_its_status() -> None:
 
 
 def test_cancel_stops_the_tokens_of_that_request_only() -> None:
-    """After a cancel no new tokens of that request come; its neighbour's and a later request's are whole."""
+    """After a cancel that request gets no new tokens; other and later requests get their whole answers."""
 
     async def steps(worker: Worker) -> None:
         stream = worker.stream()
@@ -198,7 +198,7 @@ def test_get_load_counts_running_and_waiting_apart() -> None:
 
 @pytest.mark.parametrize("cancels", [True, False])
 def test_a_coordinator_that_leaves_frees_the_worker(cancels: bool) -> None:
-    """Whether a coordinator resets or closes its side, the next run finds a free worker, an empty engine."""
+    """After a coordinator resets or closes its stream the worker is free and its engine empty."""
 
     async def steps(worker: Worker) -> None:
         for number in range(3):
@@ -232,7 +232,7 @@ asyncio.run(main())
 
 
 def test_a_coordinator_that_is_killed_frees_the_worker() -> None:
-    """SIGKILL of the coordinator's process ends its run: the worker is free again with an empty engine."""
+    """SIGKILL of the coordinator's process ends its run; the worker is free and its engine empty."""
 
     async def steps(worker: Worker) -> None:
         doomed = await asyncio.create_subprocess_exec(
@@ -250,7 +250,7 @@ def test_a_coordinator_that_is_killed_frees_the_worker() -> None:
 
 
 def test_closing_the_channel_frees_the_worker() -> None:
-    """A coordinator that closes its whole channel in the middle of a run leaves a free worker."""
+    """A coordinator that closes its channel during a run leaves a free worker."""
 
     async def steps(worker: Worker) -> None:
         async with connected(worker.address) as channel:
@@ -281,7 +281,7 @@ class DyingEngine(CountingEngine):
 
 @pytest.mark.parametrize("words", ["out of memory", "\u00fc" * 20_000], ids=["short", "long"])
 def test_an_engine_that_dies_ends_the_run_and_refuses_the_next(words: str) -> None:
-    """UNAVAILABLE and the engine's words, cut to what gRPC carries; the state is FAILED, no run is let in."""
+    """UNAVAILABLE with the engine's message, cut to gRPC's limit; the state is FAILED for new runs."""
 
     async def steps(worker: Worker) -> None:
         stream = worker.stream()

@@ -1,4 +1,4 @@
-"""Requests in the engine core, and a step of theirs as columns; outputs as vLLM writes them, by hand."""
+"""CoreRequests: conversion of vLLM's step outputs, written by hand, to columns."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 
 
 class Output(NamedTuple):
-    """What a step says of one request."""
+    """The output of a step for one request."""
 
     request_id: str
     new_token_ids: list[int]
@@ -66,7 +66,7 @@ def test_end_is_urgent_and_its_request_is_gone() -> None:
 
 
 def test_dropped_request_says_nothing_more() -> None:
-    """What is still under way for a dropped id is left out, also when its name is in use again."""
+    """Late outputs of a dropped id are left out, also when its name is in use again."""
     held = CoreRequests()
     old = held.add(1)
     other = held.add(2)
@@ -83,7 +83,7 @@ def test_dropped_request_says_nothing_more() -> None:
 
 @pytest.mark.parametrize("reason", ["abort", "error", "repetition"])
 def test_end_that_is_no_answer_kills_the_engine(reason: str) -> None:
-    """An answer is never made of what vLLM gave up."""
+    """A request that vLLM aborted is an EngineDead, not an answer."""
     held = CoreRequests()
     request_id = held.add(1)
     with pytest.raises(EngineDead, match=f"^request {request_id} ended with {reason}$"):

@@ -1,4 +1,4 @@
-"""GetHost: what a worker tells of its machine, in every state, and when a look hangs."""
+"""GetHost: a worker describes its machine in every state, also when a driver hangs."""
 
 import gc
 import threading
@@ -47,7 +47,7 @@ def test_worker_tells_of_its_machine_while_it_loads(tmp_path: Path) -> None:
 
 
 def test_look_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a driver hangs the rest is told, in time, and no second look is begun; then it is told too."""
+    """While a driver hangs, calls return the other facts in time and start no second thread."""
     begun, release = [], threading.Event()
 
     def hang() -> pb.HostInfo:
@@ -77,7 +77,7 @@ def test_look_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> No
 def test_look_that_fails_fails_the_call(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A mistake of ours is not taken for an empty machine, and is logged once."""
+    """An unexpected exception fails the call and is logged once."""
 
     def fail() -> pb.HostInfo:
         raise RuntimeError("broken")
