@@ -139,7 +139,7 @@ class WorkerServicer(rpc.WorkerServicer):
             running=load.running,
             waiting=load.waiting,
             produced_tokens=self._session.produced_tokens,
-            frames=self._session.outbox.num_frames,
+            frames=self._session.num_frames,
         )
 
     async def GetHost(self, request: pb.GetHostRequest, context: Context) -> pb.HostInfo:
@@ -258,7 +258,7 @@ class WorkerServicer(rpc.WorkerServicer):
             session.run_id,
             failure or "stream closed",
             session.produced_tokens,
-            session.outbox.num_frames,
+            session.num_frames,
         )
         self._session = None
         if death is None:

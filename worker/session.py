@@ -40,7 +40,7 @@ class Session:
     ) -> None:
         """Create a session and queue `opened`, the answer to `open`."""
         self.run_id = opening.run_id
-        self.outbox = outbox
+        self._outbox = outbox
         self.produced_tokens = 0
         self._num_steps = 0
         self._engine = engine
@@ -55,6 +55,11 @@ class Session:
         self._ending = False
         opened = pb.Opened(info=info, spec_hash=spec_hash(opening.spec, info), run_id=opening.run_id)
         outbox.put_control(pb.FromWorker(opened=opened))
+
+    @property
+    def num_frames(self) -> int:
+        """Token frames sent so far."""
+        return self._outbox.num_frames
 
     async def serve(self, inbound: AsyncIterator[pb.ToWorker], write: Write) -> None:
         """Serve until the coordinator closes its side of the stream.
@@ -118,11 +123,11 @@ class Session:
             self._num_steps += 1
             self.produced_tokens += len(step.columns.tokens)
             self._in_flight.remove(step.columns.requests[step.columns.finished_rows])
-            self.outbox.put(step)
+            self._outbox.put(step)
 
     async def _send(self, write: Write) -> None:
         while not self._ending:
-            message = await self.outbox.next()
+            message = await self._outbox.next()
             self._writing = True
             await write(message)
             self._writing = False
@@ -144,7 +149,7 @@ class Session:
             raise CoordinatorGone(f"coordinator {failure} for {self._coordinator_timeout_s:g} s")
 
     def _queue_pong(self, nonce: int) -> None:
-        num_unread = self.outbox.num_control
+        num_unread = self._outbox.num_control
         if num_unread >= MAX_UNREAD_PONGS:
             raise LimitExceeded(f"{num_unread} pongs unread, this worker keeps {MAX_UNREAD_PONGS}")
         pong = pb.Pong(
@@ -153,7 +158,7 @@ class Session:
             produced_tokens=self.produced_tokens,
             steps=self._num_steps,
         )
-        self.outbox.put_control(pb.FromWorker(pong=pong))
+        self._outbox.put_control(pb.FromWorker(pong=pong))
 
 
 def _retrieve_exception(ended: asyncio.Task[None]) -> None:
