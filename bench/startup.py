@@ -79,7 +79,7 @@ class Figures(NamedTuple):
 def serves_grpc(port: int) -> bool:
     """Ask a worker, or a node for all of its replicas."""
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS) as channel:
-        return ask(channel, SERVICE) == "SERVING"
+        return ask(channel, SERVICE).is_serving
 
 
 def serves_http(port: int) -> bool:

@@ -3,8 +3,6 @@
 Whatever arrives is bounds-checked here, before it touches an array of either process.
 """
 
-import hashlib
-import json
 import struct
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -249,31 +247,6 @@ def unpack_requests(column: bytes) -> RequestNames:
         FrameError: Its size is no multiple of 8 bytes.
     """
     return _columns(_PROMPT_COLUMNS[:1], column, 0, [len(column)])[0]
-
-
-def spec_hash(spec: pb.RunSpec, info: pb.WorkerInfo) -> str:
-    """Hash what decides a run's answers: the specification, the model, the engine and its limits.
-
-    Tensor parallel size and host are left out: unequal nodes may serve one run.
-
-    Returns:
-        SHA-256 in hex.
-    """
-    facts = {
-        "protocol_version": info.protocol_version,
-        "engine": info.engine,
-        "engine_version": info.engine_version,
-        "model_hash": info.model_hash,
-        "vocab_size": info.vocab_size,
-        "max_model_len": info.max_model_len,
-        "stop_token_ids": list(info.stop_token_ids),
-        "temperature": spec.temperature,
-        "top_p": spec.top_p,
-        "top_k": spec.top_k,
-        "max_new_tokens": spec.max_new_tokens,
-        "seed": spec.seed if spec.HasField("seed") else None,
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _sum(lens: Lens) -> int:

@@ -46,16 +46,14 @@ class ToWorker(_message.Message):
     def __init__(self, open: _Optional[_Union[Open, _Mapping]] = ..., submit: _Optional[_Union[Submit, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., ping: _Optional[_Union[Ping, _Mapping]] = ...) -> None: ...
 
 class FromWorker(_message.Message):
-    __slots__ = ("opened", "tokens", "failed", "pong")
+    __slots__ = ("opened", "tokens", "pong")
     OPENED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
-    FAILED_FIELD_NUMBER: _ClassVar[int]
     PONG_FIELD_NUMBER: _ClassVar[int]
     opened: Opened
     tokens: Tokens
-    failed: Failed
     pong: Pong
-    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., tokens: _Optional[_Union[Tokens, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ...) -> None: ...
+    def __init__(self, opened: _Optional[_Union[Opened, _Mapping]] = ..., tokens: _Optional[_Union[Tokens, _Mapping]] = ..., pong: _Optional[_Union[Pong, _Mapping]] = ...) -> None: ...
 
 class Open(_message.Message):
     __slots__ = ("protocol_version", "run_id", "spec")
@@ -119,29 +117,17 @@ class Tokens(_message.Message):
     digest: int
     def __init__(self, packed: _Optional[bytes] = ..., digest: _Optional[int] = ...) -> None: ...
 
-class Failed(_message.Message):
-    __slots__ = ("requests", "reason")
-    REQUESTS_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    requests: bytes
-    reason: str
-    def __init__(self, requests: _Optional[bytes] = ..., reason: _Optional[str] = ...) -> None: ...
-
 class Pong(_message.Message):
-    __slots__ = ("nonce", "worker_ns", "running", "waiting", "produced_tokens", "steps")
+    __slots__ = ("nonce", "worker_ns", "produced_tokens", "steps")
     NONCE_FIELD_NUMBER: _ClassVar[int]
     WORKER_NS_FIELD_NUMBER: _ClassVar[int]
-    RUNNING_FIELD_NUMBER: _ClassVar[int]
-    WAITING_FIELD_NUMBER: _ClassVar[int]
     PRODUCED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     nonce: int
     worker_ns: int
-    running: int
-    waiting: int
     produced_tokens: int
     steps: int
-    def __init__(self, nonce: _Optional[int] = ..., worker_ns: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., produced_tokens: _Optional[int] = ..., steps: _Optional[int] = ...) -> None: ...
+    def __init__(self, nonce: _Optional[int] = ..., worker_ns: _Optional[int] = ..., produced_tokens: _Optional[int] = ..., steps: _Optional[int] = ...) -> None: ...
 
 class GetInfoRequest(_message.Message):
     __slots__ = ()

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class WorkerStub:
-    """One replica of the model; or a node of several, which answers GetInfo and names its replicas' ports, where
-    they answer the rest.
+    """One replica of the model, or a node of several replicas. A node answers GetInfo, which lists its replicas'
+    ports, and GetHost; the replicas serve Generate and GetLoad at their own ports.
     """
 
     def __init__(self, channel):
@@ -59,17 +59,17 @@ class WorkerStub:
 
 
 class WorkerServicer:
-    """One replica of the model; or a node of several, which answers GetInfo and names its replicas' ports, where
-    they answer the rest.
+    """One replica of the model, or a node of several replicas. A node answers GetInfo, which lists its replicas'
+    ports, and GetHost; the replicas serve Generate and GetLoad at their own ports.
     """
 
     def Generate(self, request_iterator, context):
-        """The run: one bidirectional stream per coordinator and worker, from `open` until either side closes it.
+        """Serves a run over one bidirectional stream per coordinator and worker, from `open` until one side closes.
         FAILED_PRECONDITION: another run holds the worker, the engine is not ready, or the protocol differs.
         INVALID_ARGUMENT: a malformed message or a run specification that this worker cannot serve.
         UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` is not this worker's.
         RESOURCE_EXHAUSTED: more requests in flight than a worker takes.
-        DEADLINE_EXCEEDED: no `open` in time, or a coordinator that says nothing.
+        DEADLINE_EXCEEDED: no `open` in time, or a coordinator that sends or reads nothing.
         UNAVAILABLE: the engine died or the worker is stopping.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -77,21 +77,21 @@ class WorkerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetInfo(self, request, context):
-        """What this worker is. Answers in every state, also while loading.
+        """Describes this worker. Answers in every state, also while loading.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetLoad(self, request, context):
-        """What this worker is doing now.
+        """Reports the requests in the engine and the token counts of the current run.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetHost(self, request, context):
-        """What machine this worker runs on, looked at when asked. Answers in every state.
+        """Describes the machine this worker runs on, as of this call. Answers in every state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -129,8 +129,8 @@ def add_WorkerServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Worker:
-    """One replica of the model; or a node of several, which answers GetInfo and names its replicas' ports, where
-    they answer the rest.
+    """One replica of the model, or a node of several replicas. A node answers GetInfo, which lists its replicas'
+    ports, and GetHost; the replicas serve Generate and GetLoad at their own ports.
     """
 
     @staticmethod

@@ -106,7 +106,7 @@ def test_bad_file_is_named_on_both_sides(files: Path, tmp_path: Path, flags: str
     [
         (CERT, "--tls-cert: needs --tls-key too"),
         (f"{CA} {KEY}", "--tls-key: needs --tls-cert too"),
-        (CA, "--tls-ca: asks for client certificates, and needs --tls-cert and --tls-key too"),
+        (CA, "--tls-ca: client certificates need TLS: --tls-cert and --tls-key are missing"),
         (f"--insecure {CERT} {KEY}", "--insecure: stands for plaintext, and a --tls flag is given too"),
         (f"--insecure {CA}", "--insecure: stands for plaintext, and a --tls flag is given too"),
         ("--host 0.0.0.0", "--host: '0.0.0.0' is not a loopback address: give --tls-cert"),

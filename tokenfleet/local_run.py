@@ -29,7 +29,7 @@ from coordinator.inputs import Inputs
 from sut.settings import Scenario
 from worker.config import WorkerConfig
 from worker.engines.vllm.checkpoint import find_checkpoint
-from worker.engines.vllm.installed import check_installed
+from worker.engines.vllm.engine_core import check_installed
 from worker.node.ports import steady_port
 
 POLL_S = 0.1

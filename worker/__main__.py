@@ -1,6 +1,6 @@
-"""`python -m worker`: flags, then one engine or a node of several, serve.
+"""`python -m worker`: read the flags and serve one engine, or a node of several.
 
-Exit codes: 0 stopped, 1 no engine is left, 2 bad input, 130 interrupted before it serves.
+Exit codes: 0 stopped, 1 no engine is left, 2 bad input, 130 interrupted before it served.
 """
 
 import asyncio
@@ -10,11 +10,12 @@ import sys
 from typing import NoReturn
 
 from common.config_file import PRINT_FLAG, name_source
-from worker.auth import Door
+from common.flags import FlagError
+from worker.auth import AuthInterceptor
 from worker.config import BadInput, EngineKind, parse
 from worker.engine_protocol import Engine, EngineDead
 from worker.engines.vllm.checkpoint import find_checkpoint
-from worker.engines.vllm.installed import check_installed
+from worker.engines.vllm.engine_core import check_installed
 from worker.machine.cores import Cores, format_cores, parse_cores
 from worker.machine.sd_notify import check_notices, end_with_node, tell_why
 from worker.node.node import Node, divide
@@ -25,7 +26,7 @@ logger = logging.getLogger("worker")
 
 
 def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
-    """Create the engine that the flags ask for; only the one chosen is imported.
+    """Create the selected engine; imports only its modules.
 
     Raises:
         ValueError: An unknown flag or a bad value.
@@ -33,7 +34,7 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
     if kind is EngineKind.VLLM:
         from worker.engines.vllm import vllm_engine
 
-        return vllm_engine.VllmEngine(vllm_engine.parse_engine_flags(argv, _named(model)))
+        return vllm_engine.VllmEngine(vllm_engine.parse_engine_flags(argv, _check_model(model)))
     if kind is EngineKind.SIMULATED:
         from worker.engines.scripted import simulated
 
@@ -44,7 +45,7 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
 
 
 def main(argv: list[str]) -> int:
-    """Run the daemon and return its exit code."""
+    """Run the worker and return its exit code."""
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
             print(show(argv), end="")
             return 0
         if not end_with_node():
-            raise EngineDead("the node is gone")
+            raise EngineDead("the node has ended")
         asyncio.run(make_service(argv).run())
     except BadInput as error:
         line = f"worker: {name_source(str(error), argv, 'worker')}"
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
         logger.error("engine died: %s", error)
         return 1
     except KeyboardInterrupt:
-        # Before it serves, which is when SIGINT comes to mean a drain.
+        # Before the worker serves; after that SIGINT starts a drain.
         print("worker: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
@@ -75,59 +76,59 @@ def main(argv: list[str]) -> int:
 
 
 def make_service(argv: list[str]) -> Server | Node:
-    """Turn a command line into one engine's server, or a node of several, not started yet.
+    """Create the server of one engine, or a node of several, from a command line; starts neither.
 
     Raises:
-        BadInput: An unknown flag, a bad value, or something that the machine does not have.
+        BadInput: An unknown flag, a bad value, or a resource that this machine lacks.
     """
     try:
         config, model, engine_argv = parse(argv)
-        door = Door.read(config.security_files)
+        auth = AuthInterceptor.from_files(config.security_files)
         if config.cores:
-            _stay_on(parse_cores(config.cores))
+            _bind_to_cores(parse_cores(config.cores))
         if config.replicas > 1:
             if config.engine is EngineKind.VLLM:
-                find_checkpoint(_named(model))
+                find_checkpoint(_check_model(model))
             check_notices()
-            return Node(config, door, divide(config, engine_argv), argv)
-        return Server(config, make_engine(config.engine, model, engine_argv), door)
+            return Node(config, auth, divide(config, engine_argv), argv)
+        return Server(config, make_engine(config.engine, model, engine_argv), auth)
     except (ValueError, ImportError) as error:
         raise BadInput(_reason(error)) from error
 
 
-def _named(model: str | None) -> str:
-    """Give the model's name to a vLLM that is there.
+def _check_model(model: str | None) -> str:
+    """Check that --model is given and vLLM is installed.
 
     Raises:
-        ValueError: There is no name, or no vLLM.
+        FlagError: One of them is missing.
     """
     if model is None:
-        raise ValueError("--model: missing; --engine vllm needs a checkpoint")
+        raise FlagError("--model", "missing; --engine vllm needs a checkpoint")
     check_installed()
     return model
 
 
 def _reason(error: ValueError | ImportError) -> str:
-    """Say what is wrong; an import that fails is one within an engine that is installed."""
+    """Return the message for the user; only imports of an installed engine raise ImportError."""
     if isinstance(error, ImportError):
         return f"--engine: cannot be imported: {type(error).__name__}: {error}"
     return str(error)
 
 
-def _stay_on(cores: Cores) -> None:
-    """Let this process and its children run on these cores alone.
+def _bind_to_cores(cores: Cores) -> None:
+    """Restrict this process and its children to these cores.
 
     Raises:
-        ValueError: They may not.
+        FlagError: The process may not use one of them.
     """
-    mine = sorted(os.sched_getaffinity(0))
-    if not set(cores) <= set(mine):
-        raise ValueError(f"--cores: {format_cores(cores)} is not within {format_cores(mine)}")
+    allowed = sorted(os.sched_getaffinity(0))
+    if not set(cores) <= set(allowed):
+        raise FlagError("--cores", f"{format_cores(cores)} is not within {format_cores(allowed)}")
     os.sched_setaffinity(0, cores)
 
 
 def show(argv: list[str]) -> str:
-    """Write the flags in effect.
+    """Return the effective flags as TOML.
 
     Raises:
         BadInput: An unknown flag or a bad value.
@@ -139,10 +140,9 @@ def show(argv: list[str]) -> str:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process; one that failed ends without the interpreter's end, and says nothing after its reason.
+    """Exit; after a failure without interpreter shutdown, so that the reason is the last line of the log.
 
-    Libraries that vLLM loads write there what they have leaked. The engine is closed: no process of its own
-    is left to wait for.
+    Libraries that vLLM loads print leak reports during shutdown. No child process is left.
     """
     if code == 0:
         sys.exit()

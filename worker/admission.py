@@ -1,4 +1,4 @@
-"""What a worker lets in: run specifications, prompts, and how much of them at once."""
+"""Admission checks: run ids, run specifications, prompts, and the limits on requests in flight."""
 
 import numpy as np
 
@@ -6,30 +6,30 @@ from protos import worker_pb2 as pb
 from protos.columns import FrameError, PromptColumns, Requests
 
 MAX_RUN_ID_LEN = 256
-# A million names are 0.2 GB of Python objects here and as much again in an engine. The largest data set
-# that LoadGen is given for this model has 6,396 samples.
+# A million requests take 0.2 GB of Python objects here and as much again in an engine. The largest data set
+# that LoadGen uses for this model has 6,396 samples.
 MAX_REQUESTS = 1 << 20
-# 1 GiB as <i4: 8,192 prompts of 32,768 tokens. Beyond it is not a queue but a leak.
+# 1 GiB as <i4: 8,192 prompts of 32,768 tokens. No run queues more; a coordinator that does has a leak.
 MAX_PROMPT_TOKENS = 1 << 28
 
 
-class TooMuch(Exception):
-    """More at once than a worker takes; the message gives both numbers."""
+class LimitExceeded(Exception):
+    """A limit of this worker is exceeded; the message gives the value and the limit."""
 
 
 class InFlight:
-    """The requests that a run has in the engine, so that none is there twice and not too many."""
+    """Names and prompt lengths of the requests that a run has in the engine."""
 
     def __init__(self) -> None:
         self._prompt_lens: dict[int, int] = {}
         self._prompt_tokens = 0
 
     def add(self, prompts: PromptColumns) -> None:
-        """Take in requests, all of them or none.
+        """Add requests, all of them or none.
 
         Raises:
-            FrameError: One is in flight already; the engine would mix their tokens.
-            TooMuch: More requests or prompt tokens than a worker takes.
+            FrameError: One is in flight already; the engine would mix up their tokens.
+            LimitExceeded: More requests or prompt tokens than a worker accepts.
         """
         prompt_lens = dict(zip(prompts.requests.tolist(), prompts.prompt_lens.tolist(), strict=True))
         if not self._prompt_lens.keys().isdisjoint(prompt_lens):
@@ -37,24 +37,26 @@ class InFlight:
             raise FrameError(f"submit: request {name} is in flight already")
         num_requests = len(self._prompt_lens) + len(prompt_lens)
         if num_requests > MAX_REQUESTS:
-            raise TooMuch(f"{num_requests} requests in flight, this worker takes {MAX_REQUESTS}")
+            raise LimitExceeded(f"{num_requests} requests in flight, this worker takes {MAX_REQUESTS}")
         num_tokens = self._prompt_tokens + len(prompts.prompt_tokens)
         if num_tokens > MAX_PROMPT_TOKENS:
-            raise TooMuch(f"{num_tokens} prompt tokens in flight, this worker takes {MAX_PROMPT_TOKENS}")
+            raise LimitExceeded(
+                f"{num_tokens} prompt tokens in flight, this worker takes {MAX_PROMPT_TOKENS}"
+            )
         self._prompt_lens.update(prompt_lens)
         self._prompt_tokens = num_tokens
 
     def remove(self, requests: Requests) -> None:
-        """Let go of requests, (R,), that ended or were cancelled; names not in flight are ignored."""
+        """Remove requests, (R,), that finished or were cancelled; names not in flight are ignored."""
         for name in requests.tolist():
             self._prompt_tokens -= self._prompt_lens.pop(name, 0)
 
 
 def check_run_id(run_id: str) -> None:
-    """Check a name that logs and refusals will quote.
+    """Check a run id before it appears in logs and status messages.
 
     Raises:
-        FrameError: Too long, or not printable.
+        FrameError: It is too long or not printable.
     """
     if len(run_id) > MAX_RUN_ID_LEN:
         raise FrameError(f"run_id of {len(run_id)} characters, at most {MAX_RUN_ID_LEN} are taken")
@@ -66,9 +68,9 @@ def check_spec(spec: pb.RunSpec, info: pb.WorkerInfo) -> None:
     """Check a run specification against this worker.
 
     Raises:
-        FrameError: A value out of bounds; the message names it.
+        FrameError: A value is out of bounds; the message names it.
     """
-    # Above 2 vLLM refuses it.
+    # vLLM refuses a temperature above 2.
     if not 0 <= spec.temperature <= 2:
         raise FrameError(f"temperature {spec.temperature} is not in [0, 2]")
     if not 0 < spec.top_p <= 1:
@@ -80,10 +82,10 @@ def check_spec(spec: pb.RunSpec, info: pb.WorkerInfo) -> None:
 
 
 def check_prompts(prompts: PromptColumns, spec: pb.RunSpec, info: pb.WorkerInfo) -> None:
-    """Check prompts against the model's vocabulary and length and the run's budget.
+    """Check prompts against the model's vocabulary and maximum length and the run's token budget.
 
     Raises:
-        FrameError: Names value and bound.
+        FrameError: The message names the value and the bound.
     """
     if not len(prompts.requests):
         return

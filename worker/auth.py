@@ -1,7 +1,7 @@
-"""Who may enter: the port's TLS, and the run token that a run must show.
+"""Authentication: the server's TLS credentials, and the run token that a Generate call must carry.
 
-Health, reflection, GetInfo and GetLoad ask for no token, for people; with --tls-ca they ask for a client
-certificate as everything does. A run that may not enter ends with UNAUTHENTICATED.
+Health, reflection, GetInfo, GetLoad and GetHost need no run token, so that people can query a worker; with
+--tls-ca every client needs a certificate. A Generate call without the right token ends with UNAUTHENTICATED.
 """
 
 import hmac
@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import grpc
 
+from common.flags import FlagError
 from common.tls import AUTHORIZATION, Credentials, SecurityFiles, read_credentials
 from protos.columns import SERVICE
 
@@ -22,36 +23,36 @@ Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 
-class Door(grpc.aio.ServerInterceptor):
-    """One port; the checks run on the server's event loop."""
+class AuthInterceptor(grpc.aio.ServerInterceptor):
+    """Checks the run token of each Generate call, and opens ports with TLS; used on the event loop."""
 
     def __init__(self, credentials: Credentials | None = None) -> None:
-        """Create a door; without credentials it is open and speaks plaintext."""
+        """Create an interceptor; without credentials it requires no token and its ports use plaintext."""
         self._credentials = credentials or Credentials()
 
     @classmethod
-    def read(cls, files: SecurityFiles) -> "Door":
-        """Read and check the files.
+    def from_files(cls, files: SecurityFiles) -> "AuthInterceptor":
+        """Read and check the certificate, key and token files.
 
         Raises:
-            ValueError: Names flag, file and what is wrong with it.
+            ValueError: Names the flag, the file and the error.
         """
         credentials = read_credentials(files, ssl.Purpose.SERVER_AUTH)
         if credentials.ca is not None and credentials.cert is None:
-            raise ValueError("--tls-ca: asks for client certificates, and needs --tls-cert and --tls-key too")
+            raise FlagError("--tls-ca", "client certificates need TLS: --tls-cert and --tls-key are missing")
         return cls(credentials)
 
     def add_port(self, server: grpc.aio.Server, address: str) -> int:
-        """Let a server listen at host:port; returns the port.
+        """Add a listening port at host:port to a server and return the port.
 
         Raises:
-            RuntimeError: The port cannot be had.
+            RuntimeError: gRPC cannot bind the address.
         """
-        mine = self._credentials
-        if mine.cert is None or mine.key is None:
+        own = self._credentials
+        if own.cert is None or own.key is None:
             return server.add_insecure_port(address)
         credentials = grpc.ssl_server_credentials(
-            [(mine.key, mine.cert)], mine.ca, require_client_auth=mine.ca is not None
+            [(own.key, own.cert)], own.ca, require_client_auth=own.ca is not None
         )
         return server.add_secure_port(address, credentials)
 
@@ -62,20 +63,20 @@ class Door(grpc.aio.ServerInterceptor):
         ],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Request, Response] | None":
-        """Check the token of a call to Generate before the service hears of it."""
+        """Refuse a Generate call with a missing or wrong token before it reaches the servicer."""
         call = handler_call_details
-        shown = [str(value) for key, value in call.invocation_metadata or () if key == AUTHORIZATION]
-        reason = self._refusal(shown) if call.method == GENERATE else None
+        tokens = [str(value) for key, value in call.invocation_metadata or () if key == AUTHORIZATION]
+        reason = self._refusal(tokens) if call.method == GENERATE else None
         return await continuation(call) if reason is None else _refusing(reason)
 
-    def _refusal(self, shown: list[str]) -> str | None:
-        """Say why a call may not enter; the answer never holds a token."""
+    def _refusal(self, tokens: list[str]) -> str | None:
+        """Return why the call is refused, or None; the reason never contains a token."""
         bearer = self._credentials.bearer
         if bearer is None:
-            return "this worker has no run token" if shown else None
-        if not shown:
+            return "this worker has no run token" if tokens else None
+        if not tokens:
             return "no run token: --run-token-file is missing"
-        same = hmac.compare_digest(" ".join(shown).encode(), bearer.encode())
+        same = hmac.compare_digest(" ".join(tokens).encode(), bearer.encode())
         return None if same else "wrong run token"
 
 

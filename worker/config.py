@@ -123,7 +123,7 @@ class WorkerConfig:
 
     @property
     def security_files(self) -> SecurityFiles:
-        """What the door reads."""
+        """The files that AuthInterceptor reads."""
         return SecurityFiles(self.tls_ca, self.tls_cert, self.tls_key, self.run_token_file)
 
 

@@ -1,4 +1,4 @@
-"""The engine as the worker sees it: prompts in, the new tokens of every step out."""
+"""The interface between the worker and an engine: prompts in, the new tokens of each step out."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -8,20 +8,20 @@ from protos.columns import PromptColumns, TokenColumns
 
 
 class EngineDead(RuntimeError):
-    """The engine will produce nothing more; the message says why."""
+    """The engine will produce no more tokens; the message gives the cause."""
 
 
 class Step(NamedTuple):
-    """What one engine step produced."""
+    """The output of one engine step."""
 
     columns: TokenColumns
-    """New tokens of all requests of the step; each request has one row."""
+    """New tokens of the step's requests, one row per request."""
     urgent: bool
-    """A first token or a finished request is among them."""
+    """The step has a request's first token or finishes a request."""
 
 
 class Load(NamedTuple):
-    """Requests in the engine."""
+    """Numbers of requests in the engine."""
 
     running: int
     waiting: int
@@ -29,7 +29,7 @@ class Load(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """What an engine is once it has started; fields as in pb.WorkerInfo."""
+    """Properties of a started engine; fields as in pb.WorkerInfo."""
 
     engine: str
     engine_version: str
@@ -44,7 +44,7 @@ class EngineInfo:
 
 
 class Engine(Protocol):
-    """One replica of the model. Every method is called from the worker's event loop, none may block it."""
+    """One replica of the model. Every method is called on the worker's event loop and must not block it."""
 
     async def start(self) -> EngineInfo:
         """Load the model and warm up on synthetic prompts.
@@ -56,26 +56,26 @@ class Engine(Protocol):
         ...
 
     def open(self, spec: pb.RunSpec) -> None:
-        """Take the sampling parameters of the run that begins; the engine is empty.
+        """Set the sampling parameters of the next run; the engine is empty.
 
         Raises:
-            ValueError: The engine refuses them.
+            ValueError: The engine refuses the parameters.
         """
         ...
 
     def submit(self, prompts: PromptColumns) -> None:
-        """Queue requests whose names, tokens and lengths have been checked."""
+        """Queue requests; their names, tokens and lengths have been checked."""
         ...
 
     def cancel(self, requests: list[int]) -> None:
-        """Stop requests by name; unknown or finished names are ignored."""
+        """Cancel requests by name; unknown and finished names are ignored."""
         ...
 
     async def step(self) -> Step:
-        """Wait for the next step's new tokens.
+        """Wait for the new tokens of the next step.
 
         Raises:
-            EngineDead: No more will come.
+            EngineDead: The engine will produce no more tokens.
         """
         ...
 
@@ -84,9 +84,9 @@ class Engine(Protocol):
         ...
 
     async def reset(self) -> None:
-        """Drop every request and every token not yet taken; returns when the engine is empty."""
+        """Drop all requests and all tokens not yet returned by `step`; returns when the engine is empty."""
         ...
 
     async def close(self) -> None:
-        """Stop the engine and every process it started."""
+        """Stop the engine and all processes it started; also called when `start` failed or was not called."""
         ...

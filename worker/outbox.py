@@ -1,9 +1,9 @@
-"""Between the engine and the stream: steps go in, frames come out when the stream is ready for one.
+"""Queue between the engine and the stream: merges engine steps into token frames.
 
-A frame takes what is pending, up to a bound, so a slow reader gets fewer, larger frames and no token is
-lost. Every step is merged once, however long the backlog.
-A frame with a first token or an end leaves at once. Other tokens wait for at most the hold time: it bounds
-the frame rate, and what a lost worker can take with it.
+A frame holds all pending steps, up to a size limit: a slow reader gets fewer and larger frames, and no token
+is lost. Each step is merged once, however long the backlog.
+A frame with a request's first or last token is sent at once. Other tokens wait for at most the hold time,
+which limits the frame rate and the tokens that are lost with a worker.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ from protos import worker_pb2 as pb
 from protos.columns import TokenColumns, pack_tokens
 from worker.engine_protocol import Step
 
-# A quarter of MAX_MESSAGE_BYTES, counted before merging: 0.8 million tokens of as many rows.
+# A quarter of MAX_MESSAGE_BYTES, counted before merging: 0.8 million rows of one token.
 MAX_FRAME_BYTES = 16 << 20
-# Name, count, and an end's row and reason.
+# Name, count, finished row and finish reason.
 _ROW_BYTES = 8 + 4 + 4 + 1
 
 
@@ -29,41 +29,41 @@ class _Pending(NamedTuple):
 
 
 class Outbox:
-    """Messages of one stream on their way to the coordinator."""
+    """The messages that wait to be sent on one stream."""
 
     def __init__(self, hold_ns: int) -> None:
         """Create an empty outbox.
 
         Args:
-            hold_ns: Longest wait of tokens that are neither first nor last.
+            hold_ns: Longest wait of tokens that are neither the first nor the last of a request.
         """
         self._hold_s = hold_ns / 1e9
         self._control: deque[pb.FromWorker] = deque()
         self._steps: deque[_Pending] = deque()
         self._due = False
-        """What is pending may leave now."""
-        self._holding: asyncio.TimerHandle | None = None
+        """The pending steps may be sent now."""
+        self._hold_timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self.num_frames = 0
-        """Token frames taken so far."""
+        """Token frames returned by `next` so far."""
 
     @property
     def num_control(self) -> int:
-        """Messages other than tokens that nobody took yet."""
+        """Pending messages other than token frames."""
         return len(self._control)
 
     def put(self, step: Step) -> None:
-        """Add what one engine step produced."""
+        """Add the output of one engine step."""
         for columns in split(step.columns):
             self._steps.append(_Pending(columns, step.urgent, _size(columns)))
         if step.urgent or not self._hold_s:
-            self._fall_due()
-        elif not self._due and self._holding is None:
-            # One timer for a frame: to wake the reader only to have it wait costs twice as much.
-            self._holding = asyncio.get_running_loop().call_later(self._hold_s, self._fall_due)
+            self._set_due()
+        elif not self._due and self._hold_timer is None:
+            # One timer per frame: waking `next` only for it to wait again costs twice as much.
+            self._hold_timer = asyncio.get_running_loop().call_later(self._hold_s, self._set_due)
 
     def put_control(self, message: pb.FromWorker) -> None:
-        """Add a message that overtakes tokens: opened, failed, pong."""
+        """Add a message that is sent before pending tokens: opened, pong."""
         self._control.append(message)
         self._wake.set()
 
@@ -74,10 +74,10 @@ class Outbox:
             await self._wake.wait()
         return self._control.popleft() if self._control else self._take_frame()
 
-    def _fall_due(self) -> None:
-        if self._holding is not None:
-            self._holding.cancel()
-            self._holding = None
+    def _set_due(self) -> None:
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+            self._hold_timer = None
         self._due = True
         self._wake.set()
 
@@ -87,7 +87,7 @@ class Outbox:
         while self._steps and num_bytes + self._steps[0].num_bytes <= MAX_FRAME_BYTES:
             taken.append(self._steps.popleft())
             num_bytes += taken[-1].num_bytes
-        # What stays behind was due with this frame: it follows at once.
+        # The remaining steps were due with this frame: they follow at once.
         self._due = bool(self._steps)
         oldest = next((step for step in taken if step.urgent), taken[0])
         columns = merge([step.columns for step in taken])
@@ -98,9 +98,9 @@ class Outbox:
 
 
 def split(columns: TokenColumns) -> list[TokenColumns]:
-    """Cut a step between rows into pieces that fit a frame; a row alone always does.
+    """Split a step between rows into pieces that fit a frame; a single row always fits.
 
-    An engine that ran on while this process was stopped hands over all of it as one step.
+    An engine that kept running while this process was suspended returns all its tokens as one step.
     """
     if _size(columns) <= MAX_FRAME_BYTES:
         return [columns]
@@ -128,19 +128,19 @@ def split(columns: TokenColumns) -> list[TokenColumns]:
 
 
 def _size(columns: TokenColumns) -> int:
-    """Bytes of a step in a frame, at most."""
+    """Return an upper bound for the bytes of a step in a frame."""
     return _ROW_BYTES * len(columns.requests) + columns.tokens.nbytes
 
 
 def merge(steps: list[TokenColumns]) -> TokenColumns:
-    """Join steps, oldest first, so that each request has one row with its tokens in order."""
+    """Merge steps, oldest first, so that each request has one row with its tokens in order."""
     if len(steps) == 1:
         return steps[0]
-    return _stack(steps) if _same_rows(steps) else _join(steps)
+    return _stack(steps) if _same_rows(steps) else _sort(steps)
 
 
 def _same_rows(steps: list[TokenColumns]) -> bool:
-    """Say whether each step has a token of each request in one order, and only the last step has ends."""
+    """Return whether all steps have the same rows of one token, and only the last finishes requests."""
     first = steps[0].requests
     return not any(len(step.finished_rows) for step in steps[:-1]) and all(
         step.counts is None and np.array_equal(step.requests, first) for step in steps
@@ -148,7 +148,7 @@ def _same_rows(steps: list[TokenColumns]) -> bool:
 
 
 def _stack(steps: list[TokenColumns]) -> TokenColumns:
-    """Merge steps of the same rows: most are, and it costs a tenth of sorting them by name."""
+    """Merge steps with the same rows, the common case; costs a tenth of sorting by request name."""
     return steps[-1]._replace(
         counts=np.full(len(steps[0].requests), len(steps), np.uint32),
         tokens=np.column_stack([step.tokens for step in steps]).ravel(),
@@ -156,7 +156,8 @@ def _stack(steps: list[TokenColumns]) -> TokenColumns:
     )
 
 
-def _join(steps: list[TokenColumns]) -> TokenColumns:
+def _sort(steps: list[TokenColumns]) -> TokenColumns:
+    """Merge steps with any rows."""
     step_counts = [np.ones(len(s.requests), np.uint32) if s.counts is None else s.counts for s in steps]
     names, rows = np.unique(np.concatenate([s.requests for s in steps]), return_inverse=True)
     token_rows = np.repeat(rows, np.concatenate(step_counts))

@@ -5,7 +5,7 @@ import json
 
 from common.config_file import Table, to_table, to_text, to_toml
 from worker.config import EngineKind, Parser, parse
-from worker.engines.vllm.installed import check_installed
+from worker.engines.vllm.engine_core import check_installed
 
 # What is printed gets copied into files and tickets.
 _SECRET = "hf-token"

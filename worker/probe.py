@@ -10,35 +10,44 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 TIMEOUT_S = 5.0
-# What asks is beside the worker, or on its network: no proxy stands between.
+# The probe runs on the worker's host or network: no proxy is used.
 OPTIONS = [("grpc.enable_http_proxy", 0)]
 
 
+class ProbeAnswer(NamedTuple):
+    """The answer of a health check."""
+
+    is_serving: bool
+    text: str
+    """The serving status, or the gRPC error."""
+
+
 def open_channel(env: Mapping[str, str]) -> grpc.Channel:
-    """Create a channel to the worker that the variables name.
+    """Create a channel to the worker given by the environment variables.
 
     Raises:
-        ValueError: Names variable, file and what is wrong with it.
+        ValueError: Names the variable, the file and the error.
     """
     address = env["WORKER_ADDRESS"]
     ca, cert, key = (_read(f"WORKER_TLS_{name}", env) for name in ("CA", "CERT", "KEY"))
     if (cert is None) != (key is None):
         raise ValueError("WORKER_TLS_CERT and WORKER_TLS_KEY: one needs the other too")
     if ca is None and cert is not None:
-        raise ValueError("WORKER_TLS_CERT: is shown over TLS alone, and needs WORKER_TLS_CA too")
+        raise ValueError("WORKER_TLS_CERT: needs WORKER_TLS_CA too: a certificate is only used over TLS")
     if ca is None:
         return grpc.insecure_channel(address, options=OPTIONS)
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(ca, key, cert), options=OPTIONS)
 
 
 def _read(variable: str, env: Mapping[str, str]) -> bytes | None:
-    """Read the file that a variable names; None where it is unset or empty."""
+    """Read the file that a variable names; None if the variable is unset or empty."""
     if not (name := env.get(variable)):
         return None
     try:
@@ -47,45 +56,46 @@ def _read(variable: str, env: Mapping[str, str]) -> bytes | None:
         raise ValueError(f"{variable}: {name}: {error.strerror}") from error
 
 
-def ask(channel: grpc.Channel, service: str) -> str:
-    """Ask for the health of a service; gives the status's name, or why there was no answer."""
+def ask(channel: grpc.Channel, service: str) -> ProbeAnswer:
+    """Request the health of a service once."""
     request = health_pb2.HealthCheckRequest(service=service)
     try:
         answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT_S)
     except grpc.RpcError as error:
         assert isinstance(error, grpc.Call)
-        return f"{error.code().name}: {error.details()}"
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+        return ProbeAnswer(False, f"{error.code().name}: {error.details()}")
+    kinds = health_pb2.HealthCheckResponse.ServingStatus
+    return ProbeAnswer(answer.status == kinds.Value("SERVING"), kinds.Name(answer.status))
 
 
 def main(argv: list[str], env: Mapping[str, str]) -> int:
-    """Ask once and return the exit code."""
+    """Probe once and return the exit code."""
     if {"-h", "--help"} & set(argv):
         sys.stdout.write(f"{__doc__}")
         return 0
     try:
-        address, service = _read_words(argv)
+        address, service = _read_arguments(argv)
         env = {**env, "WORKER_ADDRESS": address or env.get("WORKER_ADDRESS") or DEFAULT_ADDRESS}
         channel = open_channel(env)
     except ValueError as error:
         sys.stderr.write(f"probe: {error}\n")
         return 2
     with channel:
-        status = ask(channel, service)
-    if status == "SERVING":
+        answer = ask(channel, service)
+    if answer.is_serving:
         return 0
-    # What gRPC says in plaintext of a port that speaks TLS.
-    is_plain_to_tls = status.endswith("Socket closed") and not env.get("WORKER_TLS_CA")
+    # gRPC reports a TLS port to a plaintext client only by this text; it decides over a hint alone.
+    is_plain_to_tls = answer.text.endswith("Socket closed") and not env.get("WORKER_TLS_CA")
     hint = "; if it speaks TLS: WORKER_TLS_CA is missing" if is_plain_to_tls else ""
-    sys.stderr.write(f"probe: {env['WORKER_ADDRESS']}: {status}{hint}\n")
+    sys.stderr.write(f"probe: {env['WORKER_ADDRESS']}: {answer.text}{hint}\n")
     return 1
 
 
-def _read_words(argv: list[str]) -> tuple[str, str]:
-    """Tell the address, which has a colon, from the service; each is empty where it is not given.
+def _read_arguments(argv: list[str]) -> tuple[str, str]:
+    """Return the address, which contains a colon, and the service; empty if not given.
 
     Raises:
-        ValueError: One of them twice, or a flag.
+        ValueError: An argument is given twice, or is a flag.
     """
     addresses = [word for word in argv if ":" in word]
     services = [word for word in argv if ":" not in word]

@@ -1,18 +1,21 @@
-"""The daemon's life: listen, load, serve, drain, stop; health says which of these it is in."""
+"""Life cycle of a worker process: listen, load the engine, serve runs, drain, stop; with health checks."""
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import signal
+from collections.abc import AsyncIterator, Coroutine
 
-from grpc_health.v1 import health, health_pb2
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
-from protos import worker_pb2 as pb
-from protos.columns import SERVICE
-from worker.auth import Door
+from protos import worker_pb2_grpc as rpc
+from protos.columns import CHANNEL_OPTIONS, SERVICE
+from worker.auth import AuthInterceptor
 from worker.config import BadInput, WorkerConfig
 from worker.engine_protocol import Engine, EngineDead
-from worker.listen import listen
 from worker.machine.sd_notify import NODE_GONE, READY, STOPPING, is_of_node, tell
 from worker.servicer import WorkerServicer
 
@@ -20,14 +23,47 @@ logger = logging.getLogger(__name__)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+# For RPCs in flight when the server stops.
+STOP_GRACE_S = 1.0
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    config: WorkerConfig,
+    auth: AuthInterceptor,
+    servicer: rpc.WorkerServicer,
+    health_servicer: health.aio.HealthServicer,
+) -> AsyncIterator[None]:
+    """Serve the Worker service, health and reflection at the configured address for the length of a block.
+
+    Raises:
+        BadInput: The address cannot be bound.
+    """
+    server = grpc.aio.server(interceptors=[auth], options=CHANNEL_OPTIONS)
+    rpc.add_WorkerServicer_to_server(servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    # gRPC needs brackets around an IPv6 address; --host accepts it with and without.
+    host = f"[{config.host}]" if ":" in config.host and config.host[0] != "[" else config.host
+    address = f"{host}:{config.port}"
+    try:
+        auth.add_port(server, address)
+    except RuntimeError as error:
+        raise BadInput(f"--port: cannot listen on {address}, is it in use?") from error
+    await server.start()
+    logger.info("listening on %s", address)
+    try:
+        yield
+    finally:
+        await server.stop(STOP_GRACE_S)
 
 
 class Server:
     """One gRPC server over one engine."""
 
-    def __init__(self, config: WorkerConfig, engine: Engine, door: Door | None = None) -> None:
+    def __init__(self, config: WorkerConfig, engine: Engine, auth: AuthInterceptor | None = None) -> None:
         self._config = config
-        self._door = door or Door()
+        self._auth = auth or AuthInterceptor()
         self._engine = engine
         self._servicer = WorkerServicer(engine, int(config.frame_hold_ms * 1e6), config.coordinator_timeout_s)
         self._health = health.aio.HealthServicer()
@@ -37,98 +73,91 @@ class Server:
         """Set once runs are admitted."""
 
     async def run(self) -> None:
-        """Serve until a signal or the engine's death; the process is this server's alone.
+        """Handle signals and serve until one arrives or the engine dies; one call per process.
 
         Raises:
-            BadInput: The port cannot be had, or the engine cannot serve its configuration.
+            BadInput: The address cannot be bound, or the engine refuses its configuration.
             EngineDead: The engine died.
         """
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self.stop)
         if is_of_node():
-            loop.add_signal_handler(NODE_GONE, self._end)
+            loop.add_signal_handler(NODE_GONE, self._stop_without_drain)
         await self.serve()
 
     def stop(self) -> None:
-        """Drain, then end; the second time, end."""
+        """Drain and stop; a second call stops without waiting for the drain."""
         self._stop.set()
 
-    def _end(self) -> None:
-        """End without a drain."""
+    def _stop_without_drain(self) -> None:
         self._drain_timeout_s = 0.0
         self.stop()
 
     async def serve(self) -> None:
-        """Serve until `stop` or the engine's death; several servers may share a loop.
+        """Serve until `stop` is called or the engine dies; several servers may share a loop.
 
         Raises:
-            BadInput: The port cannot be had, or the engine cannot serve its configuration.
+            BadInput: The address cannot be bound, or the engine refuses its configuration.
             EngineDead: The engine died.
         """
         await self._set_health(NOT_SERVING)
-        # Before the engine loads, so that health answers while it does.
-        server = await listen(self._config, self._door, self._servicer, self._health)
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._engine.close)
+            # Listens before the engine loads, so that health checks are answered during the load.
+            await stack.enter_async_context(listening(self._config, self._auth, self._servicer, self._health))
+            stack.push_async_callback(self._announce_stop)
             if await self._load():
-                await self._admit_runs()
-        finally:
-            tell(STOPPING)
-            await self._set_health(NOT_SERVING)
-            await server.stop(grace=1.0)
-            await self._engine.close()
+                await self._serve_runs()
 
     async def _load(self) -> bool:
-        """Start the engine; False when a signal came first."""
+        """Start the engine and admit runs; False if a signal came first."""
         logger.info("loading")
         starting = asyncio.ensure_future(self._engine.start())
-        stopping = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
+        await _wait_any(asyncio.wait({starting}), self._stop.wait())
         if not starting.done():
             starting.cancel()
             return False
         try:
             info = starting.result()
-            self._servicer.describe(
-                dataclasses.replace(info, engine_args=info.engine_args | self._config.origin)
-            )
+            engine_args = info.engine_args | self._config.origin
+            self._servicer.admit_runs(dataclasses.replace(info, engine_args=engine_args))
         except ValueError as error:
             raise BadInput(str(error)) from error
         return True
 
-    async def _admit_runs(self) -> None:
-        self._servicer.enter(pb.WORKER_STATE_READY)
-        self._servicer.watch()
+    async def _serve_runs(self) -> None:
         await self._set_health(SERVING)
         logger.info("serving")
         tell(READY)
         self.serving.set()
-        stopping = asyncio.ensure_future(self._stop.wait())
-        dying = asyncio.ensure_future(self._servicer.engine_dead.wait())
-        await asyncio.wait((stopping, dying), return_when=asyncio.FIRST_COMPLETED)
+        await _wait_any(self._stop.wait(), self._servicer.wait_engine_death())
         await self._set_health(NOT_SERVING)
-        if not self._servicer.engine_dead.is_set():
+        if self._servicer.engine_death is None:
             await self._drain()
-        if self._servicer.engine_dead.is_set():
-            raise EngineDead(self._servicer.death)
+        if self._servicer.engine_death is not None:
+            raise EngineDead(self._servicer.engine_death)
 
     async def _drain(self) -> None:
-        """Take no new run; let the current one go on, until it ends or a second signal or the deadline."""
-        self._servicer.enter(pb.WORKER_STATE_DRAINING)
+        """Refuse new runs and let the current one finish, until a second `stop` or the drain timeout."""
+        self._servicer.drain()
         tell(STOPPING)
         logger.info("draining")
         self._stop.clear()
-        idle = asyncio.ensure_future(self._servicer.wait_idle())
-        again = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait(
-            (idle, again),
-            timeout=self._drain_timeout_s,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        idle.cancel()
-        again.cancel()
+        await _wait_any(self._servicer.wait_idle(), self._stop.wait(), timeout_s=self._drain_timeout_s)
+
+    async def _announce_stop(self) -> None:
+        tell(STOPPING)
+        await self._set_health(NOT_SERVING)
 
     async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
         for service in (health.OVERALL_HEALTH, SERVICE):
             await self._health.set(service, status)
+
+
+async def _wait_any(*waits: Coroutine[None, None, object], timeout_s: float | None = None) -> None:
+    """Wait until one of several waits returns, or for the timeout; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()

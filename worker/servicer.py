@@ -1,12 +1,12 @@
-"""The Worker service: which run holds the engine, and with which status its stream ends.
+"""The gRPC Worker service of one engine: admits one run at a time and maps failures to gRPC statuses.
 
-| what happened | status |
+| failure | status |
 |---|---|
-| no run token, a wrong one, or one that this worker does not have (door.py) | UNAUTHENTICATED |
-| malformed message, wrong order, prompt outside the limits | INVALID_ARGUMENT |
-| another run holds the worker, not ready, other protocol version | FAILED_PRECONDITION |
-| more in flight than a worker takes | RESOURCE_EXHAUSTED |
-| no `open` in time, a coordinator that says or reads nothing | DEADLINE_EXCEEDED |
+| run token missing, wrong, or not expected (auth.py) | UNAUTHENTICATED |
+| malformed or unexpected message, prompt out of bounds | INVALID_ARGUMENT |
+| another run holds the worker, worker not ready, other protocol version | FAILED_PRECONDITION |
+| more requests in flight than a worker accepts | RESOURCE_EXHAUSTED |
+| no `open` in time, or a coordinator that sends or reads nothing | DEADLINE_EXCEEDED |
 | the engine died | UNAVAILABLE |
 """
 
@@ -23,26 +23,35 @@ from google.protobuf.message import DecodeError
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import PROTOCOL_VERSION, FrameError
-from worker.admission import TooMuch, check_run_id, check_spec
+from worker.admission import LimitExceeded, check_run_id, check_spec
 from worker.engine_protocol import Engine, EngineDead, EngineInfo
-from worker.machine.host_info import Host
+from worker.machine.host_info import HostInspector
 from worker.outbox import Outbox
-from worker.session import CoordinatorGone, Run
+from worker.session import CoordinatorGone, Session
 
 logger = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S = 10.0
-# Longer than an engine's own limit: vLLM gives its requests 10 s.
+# Longer than an engine's own limit: the vLLM engine allows 10 s to abort its requests.
 RESET_TIMEOUT_S = 20.0
-# A status waits behind a frame that nobody reads; the worker itself is free before it is sent.
+# The status waits behind frames that the peer has not read. The worker is free before it is sent.
 ABORT_TIMEOUT_S = 5.0
-# gRPC may refuse metadata from 8 KB on, and writes a byte that is not ASCII as three.
+# gRPC may refuse metadata of 8 KB and more, and percent-encodes each non-ASCII byte as three.
 MAX_REASON_BYTES = 2000
 Context = grpc.aio.ServicerContext[pb.ToWorker, pb.FromWorker]
 
 
-class Refused(Exception):
-    """The run cannot begin here; the message names the reason."""
+class RunRefused(Exception):
+    """The run cannot begin on this worker; the message gives the reason."""
+
+
+_STATUS: dict[type[Exception], grpc.StatusCode] = {
+    FrameError: grpc.StatusCode.INVALID_ARGUMENT,
+    RunRefused: grpc.StatusCode.FAILED_PRECONDITION,
+    LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    CoordinatorGone: grpc.StatusCode.DEADLINE_EXCEEDED,
+    EngineDead: grpc.StatusCode.UNAVAILABLE,
+}
 
 
 class WorkerServicer(rpc.WorkerServicer):
@@ -54,33 +63,48 @@ class WorkerServicer(rpc.WorkerServicer):
         Args:
             engine: Started by the server, used by one run at a time.
             hold_ns: See Outbox.
-            coordinator_timeout_s: How long a run's coordinator may say nothing, or read nothing.
+            coordinator_timeout_s: A run ends when its coordinator has sent or read nothing for this long.
         """
         self._engine = engine
         self._hold_ns = hold_ns
         self._coordinator_timeout_s = coordinator_timeout_s
-        self._run: Run | None = None
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._info = pb.WorkerInfo(
+        self._state: pb.WorkerState = pb.WORKER_STATE_LOADING
+        self._description = pb.WorkerInfo(
             protocol_version=PROTOCOL_VERSION,
             instance_id=uuid.uuid4().hex,
-            state=pb.WORKER_STATE_LOADING,
             hostname=socket.gethostname(),
             pid=os.getpid(),
             coordinator_timeout_s=coordinator_timeout_s,
         )
-        self._host = Host()
-        self._watcher: asyncio.Task[None] | None = None
-        self._ending: asyncio.Task[None] | None = None
-        self.engine_dead = asyncio.Event()
-        """Set when the engine died, under a run or without one."""
-        self.death = ""
-        """Why it did."""
+        self._host = HostInspector()
+        self._session: Session | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._idle_watcher: asyncio.Task[None] | None = None
+        self._teardown: asyncio.Task[None] | None = None
+        self._death: str | None = None
+        self._died = asyncio.Event()
 
-    def describe(self, info: EngineInfo) -> None:
-        """Fill in what the started engine is."""
-        self._info.MergeFrom(
+    @property
+    def engine_death(self) -> str | None:
+        """Why the engine died, during a run or between runs; None while it is alive."""
+        return self._death
+
+    async def wait_engine_death(self) -> None:
+        """Wait until the engine has died."""
+        await self._died.wait()
+
+    async def wait_idle(self) -> None:
+        """Wait until no run holds the worker."""
+        await self._idle.wait()
+
+    def admit_runs(self, info: EngineInfo) -> None:
+        """Enter state READY with a started engine.
+
+        Raises:
+            ValueError: A value of `info` does not fit its field of pb.WorkerInfo.
+        """
+        self._description.MergeFrom(
             pb.WorkerInfo(
                 engine=info.engine,
                 engine_version=info.engine_version,
@@ -94,60 +118,59 @@ class WorkerServicer(rpc.WorkerServicer):
                 engine_args=info.engine_args,
             )
         )
+        self._state = pb.WORKER_STATE_READY
+        self._start_idle_watcher()
 
-    def watch(self) -> None:
-        """Wait for the engine's death while no run does."""
-        self._watcher = asyncio.ensure_future(self._watch_idle())
-
-    def enter(self, state: pb.WorkerState) -> None:
-        """Change the state that GetInfo reports; only READY admits a run."""
-        self._info.state = state
-
-    async def wait_idle(self) -> None:
-        """Wait until no run holds the worker."""
-        await self._idle.wait()
+    def drain(self) -> None:
+        """Enter state DRAINING: the current run continues, new runs are refused."""
+        self._state = pb.WORKER_STATE_DRAINING
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.WorkerInfo:
-        """Answer what this worker is, in every state."""
-        return self._info
+        """Describe this worker, in every state."""
+        return self._info()
 
     async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.WorkerLoad:
-        """Answer what this worker is doing."""
-        if self._run is None:
+        """Report the requests in the engine and the token counts of the current run."""
+        if self._session is None:
             return pb.WorkerLoad()
         load = self._engine.load()
         return pb.WorkerLoad(
-            run_id=self._run.run_id,
+            run_id=self._session.run_id,
             running=load.running,
             waiting=load.waiting,
-            produced_tokens=self._run.produced_tokens,
-            frames=self._run.outbox.num_frames,
+            produced_tokens=self._session.produced_tokens,
+            frames=self._session.num_frames,
         )
 
     async def GetHost(self, request: pb.GetHostRequest, context: Context) -> pb.HostInfo:
-        """Answer what machine this worker runs on, in every state."""
-        return await self._host.describe()
+        """Describe the machine this worker runs on, in every state."""
+        return await self._host.read()
 
-    async def Generate(  # type: ignore[override]  # grpc.aio lets a method write
+    async def Generate(  # type: ignore[override]  # grpc.aio also accepts a coroutine that writes
         self, request_iterator: AsyncIterator[pb.ToWorker], context: Context
     ) -> None:
         """Serve one run."""
         try:
-            run = self._begin(await self._first(request_iterator))
+            session = self._begin(await self._first(request_iterator))
         except tuple(_STATUS) as error:
             await self._abort(context, error)
             return
         failure: Exception | None = None
         try:
-            await run.serve(request_iterator, context.write)
+            await session.serve(request_iterator, context.write)
         except tuple(_STATUS) as error:
             failure = error
         finally:
-            # Shielded, and held: the coordinator may be gone, the next run still needs an empty engine.
-            self._ending = asyncio.ensure_future(self._end(run, failure))
-            await asyncio.shield(self._ending)
+            # A cancelled call must not interrupt the reset: the next run needs an empty engine.
+            self._teardown = asyncio.ensure_future(self._end(session, failure))
+            await asyncio.shield(self._teardown)
         if failure is not None:
             await self._abort(context, failure)
+
+    def _info(self) -> pb.WorkerInfo:
+        info = pb.WorkerInfo(state=self._state)
+        info.MergeFrom(self._description)
+        return info
 
     async def _first(self, messages: AsyncIterator[pb.ToWorker]) -> pb.ToWorker:
         try:
@@ -166,78 +189,80 @@ class WorkerServicer(rpc.WorkerServicer):
             async with asyncio.timeout(ABORT_TIMEOUT_S):
                 await context.abort(status, reason)
         except (TimeoutError, grpc.aio.InternalError) as error:
-            # The peer reads nothing, or has gone meanwhile.
+            # The peer does not read, or has closed the connection.
             logger.warning("%s: %s (%s) not delivered: %r", context.peer(), status.name, reason, error)
 
-    def _begin(self, first: pb.ToWorker) -> Run:
+    def _begin(self, first: pb.ToWorker) -> Session:
+        """Check the first message and start a session.
+
+        Raises:
+            FrameError: The message is not a valid `open`.
+            RunRefused: This worker cannot serve a run now, or speaks another protocol version.
+        """
         if first.WhichOneof("message") != "open":
             raise FrameError("the first message must be open")
         opening = first.open
         if opening.protocol_version != PROTOCOL_VERSION:
-            raise Refused(
+            raise RunRefused(
                 f"protocol version {opening.protocol_version}, this worker speaks {PROTOCOL_VERSION}"
             )
-        if self._info.state != pb.WORKER_STATE_READY:
-            raise Refused(f"worker is {pb.WorkerState.Name(self._info.state)}")
-        if self._run is not None:
-            raise Refused(f"run {self._run.run_id} holds this worker")
+        if self._state != pb.WORKER_STATE_READY:
+            raise RunRefused(f"worker is {pb.WorkerState.Name(self._state)}")
+        if self._session is not None:
+            raise RunRefused(f"run {self._session.run_id} holds this worker")
+        info = self._info()
         check_run_id(opening.run_id)
-        check_spec(opening.spec, self._info)
+        check_spec(opening.spec, info)
         try:
             self._engine.open(opening.spec)
         except ValueError as error:
             raise FrameError(f"the engine refuses the specification: {error}") from error
-        if self._watcher is not None:
-            self._watcher.cancel()
+        if self._idle_watcher is not None:
+            self._idle_watcher.cancel()
         self._idle.clear()
-        self._run = Run(opening, self._engine, self._info, Outbox(self._hold_ns), self._coordinator_timeout_s)
+        outbox = Outbox(self._hold_ns)
+        self._session = Session(opening, self._engine, info, outbox, self._coordinator_timeout_s)
         logger.info("run %s begins", opening.run_id)
-        return self._run
+        return self._session
 
-    def _mourn(self, death: str) -> None:
-        self.death = death
-        self.enter(pb.WORKER_STATE_FAILED)
-        self.engine_dead.set()
+    def _set_dead(self, reason: str) -> None:
+        self._death = reason
+        self._state = pb.WORKER_STATE_FAILED
+        self._died.set()
+
+    def _start_idle_watcher(self) -> None:
+        self._idle_watcher = asyncio.ensure_future(self._watch_idle())
 
     async def _watch_idle(self) -> None:
-        """An empty engine's next step never comes; its death does."""
+        """Detect the engine's death between runs: an empty engine's step() only returns by raising."""
         try:
             while True:
                 await self._engine.step()
         except EngineDead as error:
-            self._mourn(str(error))
+            self._set_dead(str(error))
 
-    async def _end(self, run: Run, failure: Exception | None) -> None:
-        """Empty the engine and free the worker; an engine that does not let go is dead."""
-        emptying = asyncio.ensure_future(self._engine.reset())
-        # No timeout around it: that would go on waiting for an engine that ignores being cancelled.
-        await asyncio.wait({emptying}, timeout=RESET_TIMEOUT_S)
-        emptied = emptying.done() and emptying.exception() is None
+    async def _end(self, session: Session, failure: Exception | None) -> None:
+        """Reset the engine and free the worker; an engine that fails to reset counts as dead."""
+        resetting = asyncio.ensure_future(self._engine.reset())
+        # asyncio.timeout would wait on for an engine that ignores its cancellation.
+        await asyncio.wait({resetting}, timeout=RESET_TIMEOUT_S)
+        is_reset = resetting.done() and resetting.exception() is None
         death = str(failure) if isinstance(failure, EngineDead) else None
-        if not emptied:
-            why = repr(emptying.exception()) if emptying.done() else f"not within {RESET_TIMEOUT_S:g} s"
-            logger.error("run %s: the engine was not emptied: %s", run.run_id, why)
+        if not is_reset:
+            why = repr(resetting.exception()) if resetting.done() else f"not within {RESET_TIMEOUT_S:g} s"
+            logger.error("run %s: the engine was not emptied: %s", session.run_id, why)
             death = death or f"it was not emptied: {why}"
         logger.log(
             logging.ERROR if failure else logging.INFO,
             "run %s ends (%s): %d tokens, %d frames",
-            run.run_id,
+            session.run_id,
             failure or "stream closed",
-            run.produced_tokens,
-            run.outbox.num_frames,
+            session.produced_tokens,
+            session.num_frames,
         )
-        self._run = None
+        self._session = None
         if death is None:
-            self.watch()
+            self._start_idle_watcher()
         else:
-            self._mourn(death)
+            self._set_dead(death)
         self._idle.set()
-
-
-_STATUS: dict[type[Exception], grpc.StatusCode] = {
-    FrameError: grpc.StatusCode.INVALID_ARGUMENT,
-    Refused: grpc.StatusCode.FAILED_PRECONDITION,
-    TooMuch: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    CoordinatorGone: grpc.StatusCode.DEADLINE_EXCEEDED,
-    EngineDead: grpc.StatusCode.UNAVAILABLE,
-}

@@ -1,4 +1,4 @@
-"""One open stream: prompts go to the engine, frames come back, until either side ends it."""
+"""One Generate stream: passes prompts to the engine and sends token frames back until either side ends it."""
 
 import asyncio
 import time
@@ -6,27 +6,29 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from google.protobuf.message import DecodeError
 
+from common.idle_timer import IdleTimer
 from protos import worker_pb2 as pb
-from protos.columns import FrameError, spec_hash, unpack_requests, unpack_submit
-from worker.admission import InFlight, TooMuch, check_prompts
+from protos.columns import FrameError, unpack_requests, unpack_submit
+from worker.admission import InFlight, LimitExceeded, check_prompts
 from worker.engine_protocol import Engine
 from worker.outbox import Outbox
+from worker.spec_hash import spec_hash
 
 Write = Callable[[pb.FromWorker], Awaitable[None]]
 
-# The coordinator pings each second at most; who leaves this many pongs unread reads nothing at all.
+# A coordinator pings at most once a second: with this many unread pongs it has stopped reading.
 MAX_UNREAD_PONGS = 1024
 TICK_S = 1.0
-# For the loops to end, and the write that is under way: then the engine is emptied, whatever holds them up.
+# Limit for the loops and an in-flight write to end; after that the engine is reset regardless.
 END_TIMEOUT_S = 2.0
 
 
 class CoordinatorGone(Exception):
-    """The stream is open and nobody seems to be at its other end; the message says why."""
+    """The stream is open but the coordinator sends or reads nothing; the message says which."""
 
 
-class Run:
-    """Four loops over one stream; the first to end ends the run."""
+class Session:
+    """Four loops over one stream; the first loop to end ends the session."""
 
     def __init__(
         self,
@@ -36,9 +38,9 @@ class Run:
         outbox: Outbox,
         coordinator_timeout_s: float,
     ) -> None:
-        """Queue the answer to `open`."""
+        """Create a session and queue `opened`, the answer to `open`."""
         self.run_id = opening.run_id
-        self.outbox = outbox
+        self._outbox = outbox
         self.produced_tokens = 0
         self._num_steps = 0
         self._engine = engine
@@ -46,23 +48,29 @@ class Run:
         self._spec = opening.spec
         self._in_flight = InFlight()
         self._coordinator_timeout_s = coordinator_timeout_s
-        # What _watch looks at: anything read, and anything written, since it last looked.
-        self._heard = False
-        self._writing = self._written = False
+        self._tick_s = min(TICK_S, coordinator_timeout_s / 5)
+        self._received = IdleTimer(self._tick_s)
+        self._sent = IdleTimer(self._tick_s)
+        self._writing = False
         self._ending = False
         opened = pb.Opened(info=info, spec_hash=spec_hash(opening.spec, info), run_id=opening.run_id)
         outbox.put_control(pb.FromWorker(opened=opened))
 
+    @property
+    def num_frames(self) -> int:
+        """Token frames sent so far."""
+        return self._outbox.num_frames
+
     async def serve(self, inbound: AsyncIterator[pb.ToWorker], write: Write) -> None:
-        """Serve until the coordinator closes its side.
+        """Serve until the coordinator closes its side of the stream.
 
         Raises:
-            FrameError: A message that breaks the protocol or its bounds.
-            TooMuch: More at once than a worker takes.
-            CoordinatorGone: It says nothing or reads nothing any more.
-            EngineDead: The engine will produce nothing more.
+            FrameError: A message violates the protocol or its bounds.
+            LimitExceeded: More requests, prompt tokens or unread pongs than this worker accepts.
+            CoordinatorGone: The coordinator has sent or read nothing for the timeout.
+            EngineDead: The engine will produce no more tokens.
         """
-        works = (self._pump(), self._read(inbound), self._watch(), self._send(write))
+        works = (self._step(), self._read(inbound), self._watch(), self._send(write))
         loops = [asyncio.ensure_future(work) for work in works]
         try:
             await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
@@ -73,11 +81,11 @@ class Run:
             loop.result()
 
     async def _stop(self, loops: list[asyncio.Task[None]]) -> None:
-        """Cancel the loops, but for a write under way: gRPC takes no status beside one that was given up."""
+        """Cancel the loops but let a started write finish: after a cancelled write gRPC drops the status."""
         self._ending = True
         for loop in loops:
-            # The first to end tells the status; what the others meet with while they stop is of no use.
-            loop.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            # The first loop to end determines the status; errors of the others while they stop are ignored.
+            loop.add_done_callback(_retrieve_exception)
         for loop in loops[:-1] if self._writing else loops:
             loop.cancel()
         _, late = await asyncio.wait(loops, timeout=END_TIMEOUT_S)
@@ -87,7 +95,7 @@ class Run:
     async def _read(self, inbound: AsyncIterator[pb.ToWorker]) -> None:
         try:
             async for message in inbound:
-                self._heard = True
+                self._received.hear()
                 self._take(message)
         except DecodeError as error:
             raise FrameError("not a message of this protocol") from error
@@ -100,7 +108,7 @@ class Run:
             self._in_flight.add(prompts)
             self._engine.submit(prompts)
         elif kind == "ping":
-            self._answer(message.ping.nonce)
+            self._queue_pong(message.ping.nonce)
         elif kind == "cancel":
             requests = unpack_requests(message.cancel.requests)
             self._in_flight.remove(requests)
@@ -108,50 +116,52 @@ class Run:
         else:
             raise FrameError(f"unexpected message: {kind}")
 
-    async def _pump(self) -> None:
+    async def _step(self) -> None:
+        """Pass the tokens of each engine step to the outbox."""
         while True:
             step = await self._engine.step()
             self._num_steps += 1
             self.produced_tokens += len(step.columns.tokens)
             self._in_flight.remove(step.columns.requests[step.columns.finished_rows])
-            self.outbox.put(step)
+            self._outbox.put(step)
 
     async def _send(self, write: Write) -> None:
         while not self._ending:
-            message = await self.outbox.next()
+            message = await self._outbox.next()
             self._writing = True
             await write(message)
-            self._writing, self._written = False, True
+            self._writing = False
+            self._sent.hear()
 
     async def _watch(self) -> None:
-        """End the run of a coordinator that says nothing, or reads nothing of what waits for it.
+        """End a session whose coordinator sends nothing, or does not read the messages sent to it."""
+        while True:
+            await asyncio.sleep(self._tick_s)
+            if not self._writing:
+                # Nothing is waiting to be read.
+                self._sent.hear()
+            self._check(self._received, "silent")
+            self._check(self._sent, "reads nothing")
 
-        Counted in ticks of this loop, none worth more than two: when this process was itself stopped or
-        busy, the time is not the coordinator's, and what it said meanwhile lies unread in the socket. A
-        deadline on the clock would fall due before the first of it is read.
-        """
-        tick_s = min(TICK_S, self._coordinator_timeout_s / 5)
-        unheard_s = unread_s = 0.0
-        while max(unheard_s, unread_s) < self._coordinator_timeout_s:
-            self._heard = self._written = False
-            begun_s = time.monotonic()
-            await asyncio.sleep(tick_s)
-            passed_s = min(time.monotonic() - begun_s, 2 * tick_s)
-            unheard_s = 0.0 if self._heard else unheard_s + passed_s
-            unread_s = unread_s + passed_s if self._writing and not self._written else 0.0
-        what = "silent" if unheard_s >= self._coordinator_timeout_s else "reads nothing"
-        raise CoordinatorGone(f"coordinator {what} for {self._coordinator_timeout_s:g} s")
+    def _check(self, timer: IdleTimer, failure: str) -> None:
+        timer.tick()
+        if timer.quiet_s >= self._coordinator_timeout_s:
+            raise CoordinatorGone(f"coordinator {failure} for {self._coordinator_timeout_s:g} s")
 
-    def _answer(self, nonce: int) -> None:
-        if self.outbox.num_control >= MAX_UNREAD_PONGS:
-            raise TooMuch(f"{self.outbox.num_control} pongs unread, this worker keeps {MAX_UNREAD_PONGS}")
-        load = self._engine.load()
+    def _queue_pong(self, nonce: int) -> None:
+        num_unread = self._outbox.num_control
+        if num_unread >= MAX_UNREAD_PONGS:
+            raise LimitExceeded(f"{num_unread} pongs unread, this worker keeps {MAX_UNREAD_PONGS}")
         pong = pb.Pong(
             nonce=nonce,
             worker_ns=time.monotonic_ns(),
-            running=load.running,
-            waiting=load.waiting,
             produced_tokens=self.produced_tokens,
             steps=self._num_steps,
         )
-        self.outbox.put_control(pb.FromWorker(pong=pong))
+        self._outbox.put_control(pb.FromWorker(pong=pong))
+
+
+def _retrieve_exception(ended: asyncio.Task[None]) -> None:
+    """Mark a task's exception as retrieved, so that asyncio does not log it."""
+    if not ended.cancelled():
+        ended.exception()

@@ -9,7 +9,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from protos import worker_pb2 as pb
-from protos.columns import CHANNEL_OPTIONS, SERVICE, spec_hash
+from protos.columns import CHANNEL_OPTIONS, SERVICE
+from worker.spec_hash import spec_hash
 
 Play = Callable[["Call"], Awaitable[None]]
 

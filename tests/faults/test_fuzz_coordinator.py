@@ -169,6 +169,8 @@ def good_messages(names: dict[int, int]) -> list[bytes]:
         tokens_frame(names, 5, 5, 4, ends=True),
         pb.FromWorker(pong=pb.Pong(nonce=0, worker_ns=9)).SerializeToString(),
         pb.FromWorker(opened=pb.Opened(info=INFO, spec_hash="x", run_id="fuzz")).SerializeToString(),
+        # A kind that this protocol does not have: field 3, one request's name and a reason.
+        b"\x1a\x0d\x0a\x08" + min(names).to_bytes(8, "little") + b"\x12\x01?",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Requests to an engine whose answers are known, and what its steps give."""
+"""Helpers to submit requests to a scripted engine and collect its answers."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence

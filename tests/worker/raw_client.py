@@ -1,4 +1,4 @@
-"""A coordinator reduced to its stream, and a worker in this process for it to talk to."""
+"""A minimal coordinator (one stream), and a worker in this process to connect it to."""
 
 import asyncio
 import contextlib
@@ -21,11 +21,12 @@ STOP_TOKEN_ID = 200_002
 
 
 class Stream:
-    """One Generate call, and what it has brought."""
+    """One Generate call, and the tokens received on it."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         """Start the call."""
-        self.call: Any = rpc.WorkerStub(channel).Generate()
+        self.stub: Any = rpc.WorkerStub(channel)
+        self.call: Any = self.stub.Generate()
         self.answers: dict[int, list[int]] = {}
         self.reasons: dict[int, int] = {}
         self.num_frames = 0
@@ -101,7 +102,7 @@ class Stream:
         assert await self.call.code() is grpc.StatusCode.OK
 
     async def refusal(self) -> tuple[str, str]:
-        """Read until the worker ends the stream with an error; returns its status and words."""
+        """Read until the worker ends the stream with an error; returns its status and message."""
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             while await self.call.read() is not grpc.aio.EOF:
                 pass
@@ -116,7 +117,7 @@ async def connected(address: str) -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def refusal_of(channel: grpc.aio.Channel, **changed: Any) -> tuple[str, str]:
-    """Open a run that must be refused; returns status and words."""
+    """Open a run that must be refused; returns status and message."""
     stream = Stream(channel)
     spec = pb.RunSpec(**(SPEC | {k: v for k, v in changed.items() if k in SPEC}))
     version, run_id = changed.get("version", PROTOCOL_VERSION), changed.get("run_id", "refused")
@@ -155,8 +156,7 @@ async def serving(
     await server.start()
     try:
         if ready:
-            servicer.describe(await engine.start())
-            servicer.enter(pb.WORKER_STATE_READY)
+            servicer.admit_runs(await engine.start())
         async with connected(address) as channel:
             yield Worker(servicer, engine, address, channel)
     finally:
@@ -169,7 +169,7 @@ def walk(
     ready: bool = True,
     coordinator_timeout_s: float = 60,
 ) -> None:
-    """Run a walk against a fresh worker, within 20 s."""
+    """Run test steps against a new worker, within 20 s."""
 
     async def bounded() -> None:
         async with asyncio.timeout(20), serving(engine, ready, coordinator_timeout_s) as worker:
@@ -193,8 +193,10 @@ async def open_when_free(worker: Worker, run_id: str) -> Stream:
 
 async def assert_empty(stream: Stream) -> None:
     """Check that a run that has just begun finds an engine without requests or counts of an earlier run."""
+    load = await stream.stub.GetLoad(pb.GetLoadRequest())
+    assert (load.running, load.waiting) == (0, 0)
     pong = await stream.ping(1)
-    assert (pong.running, pong.waiting, pong.produced_tokens, pong.steps) == (0, 0, 0, 0)
+    assert (pong.produced_tokens, pong.steps) == (0, 0)
     await stream.submit({5: [2, 70]})
     await stream.take_until_ended(5)
     assert stream.answers == {5: [71, STOP_TOKEN_ID]}

@@ -1,4 +1,4 @@
-"""The door for people: what needs no token, and what TLS asks of every client."""
+"""Authentication of clients other than a coordinator: which calls need no token, and what TLS requires."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def doors(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, fleet.WorkerProcess]]:
-    """Run a worker with a token in plaintext, and one with everything."""
+    """Run a worker with a token in plaintext, and one with a token and mutual TLS."""
     with secure.doors(tmp_path_factory.mktemp("fleet"), files, "token", "mutual") as started:
         yield started
 
@@ -52,7 +52,7 @@ def buf(
 
 @pytest.mark.parametrize("door", ["token", "mutual"])
 def test_people_need_no_token(files: Path, doors: dict[str, fleet.WorkerProcess], door: str) -> None:
-    """Health, GetInfo and GetLoad answer without a token, beside a run that has one."""
+    """Health, GetInfo and GetLoad answer without a token while a run with a token is open."""
     worker = doors[door]
     with secure.held(worker, files, door, "holder"), secure.channel(worker, files, door) as channel:
         request = health_pb2.HealthCheckRequest(service=SERVICE)
@@ -68,7 +68,7 @@ def test_people_need_no_token(files: Path, doors: dict[str, fleet.WorkerProcess]
 def test_token_is_looked_for_before_the_call_is_read(
     files: Path, doors: dict[str, fleet.WorkerProcess]
 ) -> None:
-    """A call without a token is refused also when it says nothing, or what no run may say."""
+    """A call without a token is refused before its first message is read."""
     with secure.channel(doors["token"], files, "token") as channel:
         for messages in ([], [pb.ToWorker(ping=pb.Ping(nonce=1))], [pb.ToWorker(open=pb.Open(run_id="r"))]):
             call = rpc.WorkerStub(channel).Generate(iter(messages), timeout=5)
@@ -79,7 +79,7 @@ def test_token_is_looked_for_before_the_call_is_read(
 
 
 def test_readme_makes_certificates_that_work(tmp_path: Path) -> None:
-    """What the README has openssl make lets a client in over mutual TLS, and reads as a run token."""
+    """The files that the README's openssl commands create work for mutual TLS and as a run token."""
     blocks = re.findall("^```bash\n(.*?)^```$", (fleet.ROOT / "README.md").read_text(), re.M | re.S)
     (block,) = (text for text in blocks if "openssl" in text)
     subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=tmp_path, check=True, timeout=WAIT_S)
@@ -100,7 +100,7 @@ def test_readme_makes_certificates_that_work(tmp_path: Path) -> None:
 
 @needs_buf
 def test_buf_finds_its_way_over_mutual_tls(files: Path, doors: dict[str, fleet.WorkerProcess]) -> None:
-    """With --cacert, --cert and --key `buf curl` lists, asks, and begins a run only with the token."""
+    """With --cacert, --cert and --key `buf curl` lists and calls; Generate needs the token."""
     worker = doors["mutual"]
     listed = buf(worker, files, "", "--list-services")
     asked = buf(worker, files, f"/{SERVICE}/GetInfo")
@@ -114,7 +114,7 @@ def test_buf_finds_its_way_over_mutual_tls(files: Path, doors: dict[str, fleet.W
 
 @needs_buf
 def test_buf_without_a_certificate_gets_nowhere(files: Path, doors: dict[str, fleet.WorkerProcess]) -> None:
-    """Mutual TLS holds for people too: without a client certificate not even health answers."""
+    """With mutual TLS, health does not answer without a client certificate either."""
     done = buf(doors["mutual"], files, "/grpc.health.v1.Health/Check", pair=False)
     assert 0 != done.returncode
     assert "" == done.stdout

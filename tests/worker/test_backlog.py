@@ -1,4 +1,4 @@
-"""A reader slower than the engine: whatever piles up comes home in bounded frames, each token once."""
+"""A reader slower than the engine receives the backlog in frames of bounded size, each token once."""
 
 import asyncio
 
@@ -72,7 +72,7 @@ def test_a_step_of_single_tokens_is_cut_too(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_step_too_wide_for_a_message_leaves_in_several_frames() -> None:
-    """What piled up while the process was stopped, 80 MiB in one step, is five frames or more."""
+    """A step of 80 MiB, as after a suspended process, is sent in five frames or more."""
 
     async def walk_frames() -> None:
         outbox = Outbox(hold_ns=3_600_000_000_000)
@@ -97,7 +97,7 @@ def test_a_step_too_wide_for_a_message_leaves_in_several_frames() -> None:
 
 
 def test_a_backlog_is_merged_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long a backlog is, each of its tokens goes through one merge: no work is done again."""
+    """Each token of a backlog is merged once, however long the backlog is."""
     monkeypatch.setattr(outbox_module, "MAX_FRAME_BYTES", 1000)
     merged: list[int] = []
     merge = outbox_module.merge
@@ -126,7 +126,7 @@ def test_a_backlog_is_merged_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_a_frame_leaves_behind_follows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest of a backlog does not wait for the hold time again, and says when its own oldest was made."""
+    """The rest of a backlog is not held again, and has the time of its own oldest token."""
     monkeypatch.setattr(outbox_module, "MAX_FRAME_BYTES", 50)
 
     async def walk_frames() -> list[int]:
@@ -140,7 +140,7 @@ def test_what_a_frame_leaves_behind_follows_at_once(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_reader_that_pauses_gets_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It pings and does not read until 600,000 tokens wait: they come exact, in frames within the bound."""
+    """A client that reads only after 600,000 tokens gets all of them, in frames within the bound."""
     monkeypatch.setattr(outbox_module, "MAX_FRAME_BYTES", 256 * 1024)
     num, answer_len = 300, 2000
 

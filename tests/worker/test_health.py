@@ -74,7 +74,7 @@ def state_of(address: str) -> str:
 
 
 def watch(address: str, service: str, seen: list[str]) -> None:
-    """Collect what Health/Watch says, until the worker ends."""
+    """Collect the statuses of Health/Watch until the worker ends."""
     with grpc.insecure_channel(address) as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         answers = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=WAIT_S, wait_for_ready=True)
@@ -92,7 +92,7 @@ def wait_for(started: fleet.WorkerProcess, status: str) -> None:
 
 
 def live(started: fleet.WorkerProcess) -> None:
-    """Take a worker that loads through the rest of its life, with a run that it drains."""
+    """Take a loading worker through serving and draining a run to its end."""
     wait_for(started, "SERVING")
     with held(started.address):
         started.process.terminate()
@@ -125,7 +125,7 @@ def ask(started: fleet.WorkerProcess, method: str, **request: str) -> dict[str, 
 
 
 def test_health_follows_the_life_of_a_worker(loading: fleet.WorkerProcess) -> None:
-    """NOT_SERVING while loading and draining, SERVING between; Watch says so, overall and for the service."""
+    """Watch reports NOT_SERVING while loading and draining, else SERVING, overall and by service."""
     seen: dict[str, list[str]] = {"": [], SERVICE: []}
     watchers = [threading.Thread(target=watch, args=(loading.address, *item)) for item in seen.items()]
     for watcher in watchers:
@@ -140,7 +140,7 @@ def test_health_follows_the_life_of_a_worker(loading: fleet.WorkerProcess) -> No
 
 
 def test_serving_worker_says_what_it_is_and_does(worker: fleet.WorkerProcess) -> None:
-    """GetInfo and GetLoad answer anybody, beside a run."""
+    """GetInfo and GetLoad answer a second client while a run is open."""
     with grpc.insecure_channel(worker.address) as channel, held(worker.address):
         stub = rpc.WorkerStub(channel)
         info = stub.GetInfo(pb.GetInfoRequest(), timeout=5)
@@ -158,7 +158,7 @@ def test_unknown_service_is_not_found(worker: fleet.WorkerProcess) -> None:
 
 @needs_buf
 def test_buf_finds_services_and_methods_by_reflection(worker: fleet.WorkerProcess) -> None:
-    """A client without our proto file learns from the worker what it can call."""
+    """A client without the proto file reads services and methods from the worker."""
     services = buf(worker, "", "--list-services")
     methods = buf(worker, "", "--list-methods")
     assert (0, 0) == (services.returncode, methods.returncode), services.stderr + methods.stderr

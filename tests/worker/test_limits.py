@@ -1,4 +1,4 @@
-"""How much a worker takes in at once: beyond it the run ends, and its status gives both numbers."""
+"""Limits of a worker: a run that exceeds one ends, and its status gives value and limit."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
 from tests.worker.raw_client import MAX_MODEL_LEN, Worker, assert_empty, open_when_free, refusal_of, walk
 from worker import admission
-from worker.admission import MAX_PROMPT_TOKENS, MAX_REQUESTS, InFlight, TooMuch
+from worker.admission import MAX_PROMPT_TOKENS, MAX_REQUESTS, InFlight, LimitExceeded
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
 
 LONG = [10_000, 7]
@@ -28,25 +28,25 @@ def prompts(first: int, num: int, prompt_len: int) -> PromptColumns:
 
 
 def test_a_million_requests_are_in_flight_at_most() -> None:
-    """2**20 are taken, one more is not; each that ended makes room for one."""
+    """2**20 requests are accepted and one more is refused; each one that ends makes room for another."""
     in_flight = InFlight()
     in_flight.add(prompts(0, 1 << 20, 1))
-    with pytest.raises(TooMuch, match=r"^1048577 requests in flight, this worker takes 1048576$"):
+    with pytest.raises(LimitExceeded, match=r"^1048577 requests in flight, this worker takes 1048576$"):
         in_flight.add(prompts(1 << 20, 1, 1))
     in_flight.remove(np.array([5, 1 << 40], np.uint64))
     in_flight.add(prompts(1 << 20, 1, 1))
-    with pytest.raises(TooMuch):
+    with pytest.raises(LimitExceeded):
         in_flight.add(prompts(2 << 20, 1, 1))
     assert (MAX_REQUESTS, MAX_PROMPT_TOKENS) == (1_048_576, 268_435_456)
 
 
 def test_what_is_refused_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a Submit beyond the bound in tokens nothing is in flight, and what ends gives its tokens back."""
+    """A Submit beyond the token limit adds nothing, and requests that end free their tokens."""
     monkeypatch.setattr(admission, "MAX_PROMPT_TOKENS", 10)
     in_flight = InFlight()
     in_flight.add(prompts(0, 2, 4))
     for _ in range(2):
-        with pytest.raises(TooMuch, match=r"^11 prompt tokens in flight, this worker takes 10$"):
+        with pytest.raises(LimitExceeded, match=r"^11 prompt tokens in flight, this worker takes 10$"):
             in_flight.add(prompts(2, 1, 3))
     in_flight.add(prompts(2, 1, 2))
     in_flight.remove(np.array([1], np.uint64))
@@ -63,7 +63,7 @@ def test_what_is_refused_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None
 def test_too_much_in_flight_ends_the_run(
     bound: str, value: int, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """RESOURCE_EXHAUSTED names both numbers; ended and cancelled requests do not count; the next run may."""
+    """RESOURCE_EXHAUSTED gives both numbers; ended and cancelled requests are not counted."""
     monkeypatch.setattr(admission, bound, value)
 
     async def steps(worker: Worker) -> None:
@@ -83,7 +83,7 @@ def test_too_much_in_flight_ends_the_run(
 
 
 def test_a_request_that_is_in_flight_is_not_taken_twice() -> None:
-    """INVALID_ARGUMENT names it; once it has ended or was cancelled its name may come again."""
+    """INVALID_ARGUMENT names it; after its end or cancel its name can be used again."""
 
     async def steps(worker: Worker) -> None:
         stream = worker.stream()
@@ -115,7 +115,7 @@ def test_a_request_that_is_in_flight_is_not_taken_twice() -> None:
     ],
 )
 def test_a_run_id_that_would_spoil_a_log_is_refused(run_id: str, words: str) -> None:
-    """INVALID_ARGUMENT says what is wrong with it, escaped, and the worker stays free."""
+    """INVALID_ARGUMENT quotes it escaped, and the worker stays free."""
 
     async def steps(worker: Worker) -> None:
         assert await refusal_of(worker.channel, run_id=run_id) == ("INVALID_ARGUMENT", words)
@@ -126,7 +126,7 @@ def test_a_run_id_that_would_spoil_a_log_is_refused(run_id: str, words: str) -> 
 
 
 async def holds_run(worker: Worker) -> bool:
-    """Say whether a run holds the worker, and goes on to for half a second."""
+    """Return whether a run holds the worker now and for half a second more."""
     for _ in range(50):
         load = await worker.stub.GetLoad(pb.GetLoadRequest())
         if not load.run_id:
@@ -136,7 +136,7 @@ async def holds_run(worker: Worker) -> bool:
 
 
 def test_pongs_that_nobody_reads_end_the_run() -> None:
-    """A thousand pings and more behind frames that are not read are RESOURCE_EXHAUSTED, not memory."""
+    """More than a thousand pings of a client that does not read end the run with RESOURCE_EXHAUSTED."""
 
     async def steps(worker: Worker) -> None:
         stream = worker.stream()

@@ -54,7 +54,7 @@ def test_merging_steps_of_the_same_requests_keeps_their_order() -> None:
     ],
 )
 def test_merging_steps_of_as_many_tokens_does_not_mix_them(second: TokenColumns) -> None:
-    """Steps that only look alike give each request what is its own."""
+    """Steps with equal numbers of tokens but different rows give each request its own tokens."""
     expected = {9: [1], 5: [2]}
     for name, tokens in rows_of(second).items():
         expected[name] = expected.get(name, []) + tokens

@@ -1,4 +1,4 @@
-"""The outbox: what the engine puts in comes out once, in order, and when it should."""
+"""The outbox: each token is sent once, in order, and within its hold time."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -80,7 +80,7 @@ async def assert_silent(outbox: Outbox) -> None:
 
 
 def test_a_first_token_or_an_end_leaves_at_once() -> None:
-    """An urgent step is taken though the hold time is an hour, together with what waited before it."""
+    """An urgent step is sent at once although the hold time is an hour, together with the steps before it."""
 
     async def walk() -> None:
         outbox = held(columns([(1, [10])]), columns([(1, [11])]))
@@ -110,7 +110,7 @@ def test_an_urgent_step_wakes_a_waiting_reader() -> None:
 
 
 def test_other_tokens_wait_for_the_hold_time() -> None:
-    """A step that is not urgent stays, also after an urgent frame, and giving up a wait loses nothing."""
+    """A step that is not urgent is held, also after an urgent frame; a cancelled `next` loses nothing."""
 
     async def walk() -> None:
         outbox = held()
@@ -130,7 +130,7 @@ def test_other_tokens_wait_for_the_hold_time() -> None:
 
 @pytest.mark.parametrize("hold_ns", [0, 1_000_000])
 def test_held_tokens_leave_after_the_hold_time(hold_ns: int) -> None:
-    """Without anything urgent a frame leaves when the hold time is over, to an early or a late reader."""
+    """Without an urgent step a frame is sent after the hold time, to an early or a late reader."""
 
     async def walk() -> None:
         outbox = Outbox(hold_ns)
@@ -167,7 +167,7 @@ def test_a_slow_reader_gets_fewer_larger_frames_with_the_same_tokens() -> None:
 
 
 def test_control_messages_overtake_tokens_in_their_own_order() -> None:
-    """Pongs leave before pending tokens, first in first out, and are no frames."""
+    """Pongs are sent before pending tokens, in their own order, and are not counted as frames."""
 
     async def walk() -> None:
         outbox = Outbox(0)

@@ -31,7 +31,7 @@ def health_server() -> Iterator[tuple[health.HealthServicer, str]]:
 
 
 def run_probe(address: str, *services: str, **changed: str) -> tuple[int, str]:
-    """Probe an address; returns the exit code and what stands on stderr."""
+    """Probe an address; returns the exit code and stderr."""
     # A proxy that answers nobody: the probe must not ask it.
     env = {**os.environ, "WORKER_ADDRESS": address, "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     done = subprocess.run(
@@ -57,7 +57,7 @@ def test_the_probe_follows_the_serving_status(health_server: tuple[health.Health
 
 
 def test_the_probe_asks_for_a_service(health_server: tuple[health.HealthServicer, str]) -> None:
-    """A node of which one replica serves: alive, and as a Worker not ready; two services are too many."""
+    """A SERVICE argument selects the health service that is checked; two are refused."""
     servicer, address = health_server
     servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     servicer.set("tokenfleet.v1.Worker", health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -67,7 +67,7 @@ def test_the_probe_asks_for_a_service(health_server: tuple[health.HealthServicer
 
 
 def test_the_probe_takes_an_address(health_server: tuple[health.HealthServicer, str]) -> None:
-    """host:port on the command line wins over WORKER_ADDRESS, with a service or without; two are too many."""
+    """host:port on the command line wins over WORKER_ADDRESS, with a service or without; two are refused."""
     servicer, address = health_server
     servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     servicer.set("tokenfleet.v1.Worker", health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -78,7 +78,7 @@ def test_the_probe_takes_an_address(health_server: tuple[health.HealthServicer, 
 
 
 def test_the_probe_helps(capfd: pytest.CaptureFixture[str]) -> None:
-    """--help names what the probe reads and asks nobody; there is no other flag."""
+    """--help lists arguments and variables without a request; other flags are refused."""
     assert 0 == probe.main(["--help"], {"WORKER_ADDRESS": "127.0.0.1:9"})
     shown = capfd.readouterr()
     assert "" == shown.err
@@ -119,7 +119,7 @@ def test_the_probe_fails_where_nothing_listens() -> None:
         ({"CERT": "/dev/null"}, "WORKER_TLS_CERT and WORKER_TLS_KEY: one needs the other too"),
         (
             {"CERT": "/dev/null", "KEY": "/dev/null"},
-            "WORKER_TLS_CERT: is shown over TLS alone, and needs WORKER_TLS_CA too",
+            "WORKER_TLS_CERT: needs WORKER_TLS_CA too: a certificate is only used over TLS",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The daemon's life, as a real process: loading, serving, draining, and what it leaves with."""
+"""Life cycle of a worker process: loading, serving, draining, exit codes."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ async def wait_for(channel: grpc.aio.Channel, state: pb.WorkerState) -> None:
 
 
 async def run_once(channel: grpc.aio.Channel) -> None:
-    """Have a short run answered, from its begin to its end."""
+    """Run a short run from open to end."""
     stream = Stream(channel)
     await stream.open()
     await stream.submit({1: [3, 9]})
@@ -50,7 +50,7 @@ async def run_once(channel: grpc.aio.Channel) -> None:
 
 
 def walk(worker: fleet.WorkerProcess, steps: Callable[[grpc.aio.Channel], Coroutine[Any, Any, None]]) -> None:
-    """Run a walk over a channel to a worker's process, within 30 s; the process ends with it."""
+    """Run test steps over a channel to a worker's process, within 30 s, and stop the process."""
 
     async def bounded() -> None:
         async with asyncio.timeout(30), connected(worker.address) as channel:
@@ -114,7 +114,7 @@ def test_a_drain_has_an_end(tmp_path: Path, flags: list[str], second_signal: boo
 
 
 def test_a_worker_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
-    """SIGHUP does not touch a worker that nohup has started: it serves on, and SIGTERM ends it with 0."""
+    """A worker started by nohup ignores SIGHUP and continues to serve; SIGTERM ends it with exit code 0."""
     program = ("nohup", sys.executable, "-m", "worker")
     worker = fleet.start_worker(tmp_path / "log", program=program)
 
@@ -180,7 +180,7 @@ def test_an_engine_that_dies_takes_the_worker_with_it(draining: bool) -> None:
 
 
 def test_a_worker_says_last_why_its_engine_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit code 1; the cause is STATUS and the last line, whatever is written at the interpreter's end."""
+    """Exit code 1; the cause is sent as STATUS and is the last line of the log, without shutdown output."""
     noisy = "import atexit\natexit.register(print, 'leaked types')\n"
     (tmp_path / "sitecustomize.py").write_text(DYING + noisy)
     environment = {"PYTHONPATH": f"{tmp_path}:{fleet.ROOT}", "NOTIFY_SOCKET": str(tmp_path / "notify")}
@@ -200,7 +200,7 @@ def test_a_worker_says_last_why_its_engine_died(tmp_path: Path, monkeypatch: pyt
 
 
 class MortalEngine(CountingEngine):
-    """Dies when it is told to, whether it has work or not."""
+    """Dies when `death` is set, with or without requests."""
 
     def __init__(self) -> None:
         super().__init__(CountingConfig(step_ms=0))

@@ -1,9 +1,8 @@
-"""How a run begins on a worker, over a real socket: who is let in, and what a refusal says."""
+"""How a run begins on a worker, over a real socket: admission, and the status and message of refusals."""
 
 import pytest
 
 from protos import worker_pb2 as pb
-from protos.columns import spec_hash
 from tests.worker.raw_client import (
     MAX_MODEL_LEN,
     SPEC,
@@ -16,13 +15,14 @@ from tests.worker.raw_client import (
 )
 from worker import servicer as servicer_module
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
+from worker.spec_hash import spec_hash
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 END = 200_002
 
 
 def test_open_is_answered_with_info_and_hash() -> None:
-    """`opened` comes first, with the run's name, its hash, and the worker's info as GetInfo gives it."""
+    """`opened` is the first message, with the run id, the spec hash and the worker's info as in GetInfo."""
 
     async def steps(worker: Worker) -> None:
         stream = worker.stream()
@@ -62,7 +62,7 @@ def test_answers_come_home_token_exact() -> None:
 
 
 def test_a_second_run_is_refused_and_the_first_goes_on() -> None:
-    """The refusal is FAILED_PRECONDITION and names the run that holds the worker, whose tokens still come."""
+    """The refusal is FAILED_PRECONDITION and names the run that holds the worker; that run continues."""
 
     async def steps(worker: Worker) -> None:
         first = worker.stream()
@@ -82,7 +82,7 @@ def test_a_second_run_is_refused_and_the_first_goes_on() -> None:
 
 
 def test_a_worker_that_is_not_ready_refuses() -> None:
-    """While it loads, GetInfo says so and a run is refused with FAILED_PRECONDITION naming the state."""
+    """While the worker loads, GetInfo reports LOADING; a run is refused with FAILED_PRECONDITION."""
 
     async def steps(worker: Worker) -> None:
         assert (await worker.stub.GetInfo(pb.GetInfoRequest())).state == pb.WORKER_STATE_LOADING
@@ -130,7 +130,7 @@ def test_the_first_message_must_be_open(first: pb.ToWorker | None) -> None:
 
 
 def test_no_open_in_time_ends_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that says nothing is ended with DEADLINE_EXCEEDED, and holds the worker at no time."""
+    """A stream without a first message ends with DEADLINE_EXCEEDED, and never holds the worker."""
     monkeypatch.setattr(servicer_module, "OPEN_TIMEOUT_S", 0.2)
 
     async def steps(worker: Worker) -> None:
@@ -175,14 +175,14 @@ class PickyEngine(CountingEngine):
     """Refuses every seed."""
 
     def open(self, spec: pb.RunSpec) -> None:
-        """Look for a seed."""
+        """Refuse a specification with a seed."""
         if spec.HasField("seed"):
             raise ValueError("no seeds here")
         super().open(spec)
 
 
 def test_what_the_engine_refuses_is_refused() -> None:
-    """INVALID_ARGUMENT gives the engine's own words, and leaves the worker free."""
+    """INVALID_ARGUMENT quotes the engine's message, and leaves the worker free."""
 
     async def steps(worker: Worker) -> None:
         stream = worker.stream()

@@ -1,4 +1,4 @@
-"""A coordinator whose stream stays open and brings nothing, or takes nothing: the worker lets go of it."""
+"""A worker ends the run of a coordinator that keeps its stream open but sends or reads nothing."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ from tests.worker.raw_client import (
     walk,
 )
 from worker import servicer as servicer_module
-from worker import session as run_module
+from worker import session as session_module
 from worker.engine_protocol import Step
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
 
@@ -52,7 +52,7 @@ async def pinging(stream: Stream, interval_s: float = 0.05) -> AsyncIterator[Non
 
 @pytest.mark.parametrize("submits", [True, False])
 def test_a_silent_coordinator_loses_its_run(submits: bool) -> None:
-    """DEADLINE_EXCEEDED says for how long, with requests in the engine or without, and the worker is free."""
+    """DEADLINE_EXCEEDED gives the timeout, with or without requests in the engine, and the worker is free."""
 
     async def steps(worker: Worker) -> None:
         stream = worker.stream()
@@ -67,7 +67,7 @@ def test_a_silent_coordinator_loses_its_run(submits: bool) -> None:
 
 
 def test_a_coordinator_that_only_pings_keeps_its_run() -> None:
-    """Pings alone hold a run for four times as long as silence would: they are what is listened for."""
+    """Pings alone keep a run open for four times the timeout."""
 
     async def steps(worker: Worker) -> None:
         stream = worker.stream()
@@ -82,7 +82,7 @@ def test_a_coordinator_that_only_pings_keeps_its_run() -> None:
 
 
 def test_a_coordinator_that_reads_nothing_loses_its_run() -> None:
-    """Pings do not help one that leaves its frames unread: worker and engine are free, tokens or not."""
+    """A coordinator that pings but reads no frame loses its run; worker and engine are free."""
 
     async def steps(worker: Worker) -> None:
         stream = worker.stream()
@@ -99,7 +99,7 @@ def test_a_coordinator_that_reads_nothing_loses_its_run() -> None:
 
 
 def test_a_worker_that_was_stopped_does_not_blame_its_coordinator(tmp_path: Path) -> None:
-    """Stopped for longer than the limit and continued, a worker goes on with the run, token for token."""
+    """A worker suspended for longer than the timeout continues its run with exact tokens."""
 
     async def steps(address: str, pid: int) -> None:
         async with asyncio.timeout(30), connected(address) as channel:
@@ -123,7 +123,7 @@ def test_a_worker_that_was_stopped_does_not_blame_its_coordinator(tmp_path: Path
 
 
 class StuckEngine(CountingEngine):
-    """Does not let go of its requests, and ignores being cancelled."""
+    """An engine whose reset hangs and ignores cancellation."""
 
     def __init__(self) -> None:
         super().__init__(CountingConfig(step_ms=1, max_model_len=MAX_MODEL_LEN))
@@ -137,7 +137,7 @@ class StuckEngine(CountingEngine):
 
 
 class BrokenEngine(CountingEngine):
-    """Fails to let go of its requests."""
+    """An engine whose reset raises."""
 
     def __init__(self) -> None:
         super().__init__(CountingConfig(step_ms=1, max_model_len=MAX_MODEL_LEN))
@@ -152,7 +152,7 @@ class BrokenEngine(CountingEngine):
 def test_an_engine_that_is_not_emptied_is_dead(
     kind: type[StuckEngine | BrokenEngine], cancels: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a reset that hangs or fails no run holds the worker and none is let in: the daemon will end."""
+    """After a reset that hangs or fails the engine is dead: no run holds the worker and none is admitted."""
     monkeypatch.setattr(servicer_module, "RESET_TIMEOUT_S", 0.2)
 
     async def steps(worker: Worker) -> None:
@@ -164,7 +164,7 @@ def test_an_engine_that_is_not_emptied_is_dead(
             stream.call.cancel()
         else:
             await stream.call.done_writing()
-        await worker.servicer.engine_dead.wait()
+        await worker.servicer.wait_engine_death()
         await worker.servicer.wait_idle()
         assert (await worker.stub.GetInfo(pb.GetInfoRequest())).state == pb.WORKER_STATE_FAILED
         assert (await worker.stub.GetLoad(pb.GetLoadRequest())).run_id == ""
@@ -175,7 +175,7 @@ def test_an_engine_that_is_not_emptied_is_dead(
 
 
 class StubbornEngine(CountingEngine):
-    """Does not notice for a while that its step is cancelled."""
+    """An engine whose step ignores cancellation until the engine is reset."""
 
     def __init__(self) -> None:
         super().__init__(CountingConfig(step_ms=1, max_model_len=MAX_MODEL_LEN))
@@ -183,7 +183,7 @@ class StubbornEngine(CountingEngine):
         self.stuck = True
 
     async def reset(self) -> None:
-        """Let go."""
+        """Release the step and reset."""
         self.release.set()
         await super().reset()
 
@@ -197,8 +197,8 @@ class StubbornEngine(CountingEngine):
 
 
 def test_a_loop_that_does_not_end_does_not_hold_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step that ignores being cancelled delays the reset for its limit, and no longer."""
-    monkeypatch.setattr(run_module, "END_TIMEOUT_S", 0.2)
+    """A step that ignores its cancellation delays the reset by END_TIMEOUT_S at most."""
+    monkeypatch.setattr(session_module, "END_TIMEOUT_S", 0.2)
 
     async def steps(worker: Worker) -> None:
         stream = worker.stream()

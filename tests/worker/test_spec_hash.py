@@ -1,9 +1,9 @@
-"""The hash by which workers of one run agree."""
+"""The spec hash that must be equal for all workers of a run."""
 
 import pytest
 
 from protos import worker_pb2 as pb
-from protos.columns import spec_hash
+from worker.spec_hash import spec_hash
 
 SPEC = {"temperature": 1.0, "top_p": 0.5, "top_k": -1, "max_new_tokens": 10_240, "seed": 0}
 INFO = {
@@ -54,7 +54,7 @@ def hash_of(**changed: object) -> str:
     ],
 )
 def test_whatever_decides_an_answer_changes_the_hash(field: str, value: object) -> None:
-    """A run specification, model, engine or limit that differs in one field has another hash."""
+    """Each field of the run specification, model, engine and limits changes the hash."""
     assert hash_of() != hash_of(**{field: value})
 
 
@@ -72,7 +72,7 @@ def test_whatever_decides_an_answer_changes_the_hash(field: str, value: object) 
     ],
 )
 def test_unequal_nodes_may_share_a_hash(field: str, value: object) -> None:
-    """Where a worker runs, how it is split and how many requests it runs at once leave the hash alone."""
+    """Host, parallel sizes and the number of running requests do not change the hash."""
     assert hash_of() == hash_of(**{field: value})
 
 

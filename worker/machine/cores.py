@@ -1,12 +1,14 @@
-"""Lists of cores, written as `taskset -c` takes them."""
+"""Lists of CPU cores in the notation of `taskset -c`."""
 
 from collections.abc import Iterable
+
+from common.flags import FlagError
 
 Cores = tuple[int, ...]
 
 
 def format_cores(cores: Iterable[int]) -> str:
-    """Write cores as taskset -c takes them: 0, 1, 2, 5 are "0-2,5"."""
+    """Format cores as taskset -c accepts them: 0, 1, 2, 5 are "0-2,5"."""
     runs: list[list[int]] = []
     for core in cores:
         if runs and core == runs[-1][-1] + 1:
@@ -17,16 +19,16 @@ def format_cores(cores: Iterable[int]) -> str:
 
 
 def parse_cores(text: str) -> Cores:
-    """Read what format_cores writes, ascending.
+    """Parse a list of cores; the result is ascending.
 
     Raises:
-        ValueError: It is not of that form.
+        FlagError: The text is not a list of cores.
     """
     cores: set[int] = set()
     for part in text.strip().split(","):
         first, dash, last = part.partition("-")
         last = last if dash else first
         if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-            raise ValueError(f"--cores: {text!r} is no list of cores such as 0-3,8")
+            raise FlagError("--cores", f"{text!r} is no list of cores such as 0-3,8")
         cores.update(range(int(first), int(last) + 1))
     return tuple(sorted(cores))

@@ -1,4 +1,4 @@
-"""The NVIDIA accelerators that this process may use, and the cores near each; CUDA is not initialised."""
+"""The NVIDIA accelerators that this process may use, and the cores near each; does not initialise CUDA."""
 
 import os
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ DEVICE_FILES = Path("/dev")
 
 
 class Memory(NamedTuple):
-    """An accelerator's memory, without what its driver keeps."""
+    """An accelerator's memory, without the part reserved by the driver."""
 
     name: str
     """As CUDA_VISIBLE_DEVICES names it."""
@@ -24,7 +24,7 @@ class Memory(NamedTuple):
 
 
 class _Known(NamedTuple):
-    """What the driver says of a device."""
+    """A device as the driver reports it."""
 
     uuid: str
     cores: Cores
@@ -33,17 +33,17 @@ class _Known(NamedTuple):
 
 
 def visible_devices() -> list[Device]:
-    """List them in the order of CUDA_VISIBLE_DEVICES, without it in the driver's.
+    """List the accelerators in the order of CUDA_VISIBLE_DEVICES, or the driver's if that is not set.
 
     Raises:
-        ValueError: CUDA_VISIBLE_DEVICES names one twice or one that is not there, or the driver cannot be
-            asked about those there are.
+        ValueError: CUDA_VISIBLE_DEVICES names a device twice or one that does not exist, or the driver cannot
+            be queried.
     """
     return [Device(name, known.cores if known else ()) for name, known in _visible()]
 
 
 def visible_memory() -> list[Memory]:
-    """List what there is now, in the order of `visible_devices`; slices of an accelerator are left out.
+    """List the current memory in the order of `visible_devices`; MIG slices are left out.
 
     Raises:
         ValueError: See visible_devices.
@@ -66,10 +66,10 @@ def _visible() -> list[tuple[str, _Known | None]]:
 
 
 def _index_of(name: str, known: list[_Known]) -> int | str:
-    """Find a device by index or by the beginning of its UUID, as CUDA does; MIG's names stay.
+    """Find a device by index or by the beginning of its UUID, as CUDA does; MIG names are returned unchanged.
 
     Raises:
-        ValueError: There is none of this index.
+        ValueError: No device has this index.
     """
     if name.isdecimal():
         if int(name) >= len(known):
@@ -94,10 +94,10 @@ def _ask(nvml: Any, handle: Any) -> _Known:
 
 @contextmanager
 def _driver() -> Iterator[Any]:
-    """Open NVML for a block; None where there is no device.
+    """Initialise NVML for a block; yields None if the machine has no device.
 
     Raises:
-        ValueError: There is one, and no way to ask about it.
+        ValueError: The machine has a device but NVML cannot be used.
     """
     if not any(DEVICE_FILES.glob("nvidia[0-9]*")):
         yield None
@@ -105,7 +105,7 @@ def _driver() -> Iterator[Any]:
     try:
         import pynvml
     except ImportError as error:
-        raise ValueError("accelerators: the package nvidia-ml-py is missing: it tells of them") from error
+        raise ValueError("accelerators: cannot be listed: the package nvidia-ml-py is missing") from error
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
@@ -117,9 +117,9 @@ def _driver() -> Iterator[Any]:
 
 
 def _cores_near(bus_id: str) -> Cores:
-    """Read the cores of a PCI device's NUMA node; none where the machine does not tell.
+    """Read the cores of a PCI device's NUMA node; empty if the kernel does not report them.
 
-    NVML writes the domain with eight digits, Linux with four.
+    NVML writes the PCI domain with eight digits, Linux with four.
     """
     domain, _, rest = bus_id.lower().partition(":")
     path = PCI_DEVICES / f"{domain[-4:]}:{rest}" / "local_cpulist"

@@ -1,4 +1,4 @@
-"""The machine under a worker or a node, looked at for whoever asks."""
+"""Facts about the machine of a worker or node, read when GetHost is called."""
 
 import asyncio
 import logging
@@ -10,70 +10,74 @@ from pathlib import Path
 
 from common.host_facts import read_disk_space, read_host_facts
 from protos import worker_pb2 as pb
-from worker.machine.nvml import look_at_accelerators
+from worker.machine.nvml import add_accelerators
 
 logger = logging.getLogger(__name__)
 
-LOOK_TIMEOUT_S = 5.0
-"""A driver or a mount that hangs holds an answer up for so long."""
+READ_TIMEOUT_S = 5.0
+"""Longest time that a hanging driver or mount delays an answer."""
 
 
-class Host:
-    """One for the process; on the event loop of its server."""
+class HostInspector:
+    """Answers GetHost; one per process, used on the server's event loop."""
 
     def __init__(self) -> None:
-        """Look at nothing yet."""
-        self._look: Future[pb.HostInfo] | None = None
+        self._reading: Future[pb.HostInfo] | None = None
 
-    async def describe(self) -> pb.HostInfo:
-        """Answer GetHost; takes at most about LOOK_TIMEOUT_S, and leaves out what has not been seen by then.
+    async def read(self) -> pb.HostInfo:
+        """Read the host's facts within about READ_TIMEOUT_S; facts not read by then are left out.
 
-        One look at a time: behind one that hangs no second one is begun.
+        At most one thread reads disks and accelerators: while it hangs, later calls wait for the same one.
         """
         received_ns = time.monotonic_ns()
-        if self._look is None or self._look.done():
-            self._look = _begin_look()
-        look = asyncio.wrap_future(self._look)
-        # A failure that comes after the answer has been logged where it happened.
-        look.add_done_callback(lambda done: done.cancelled() or done.exception())
-        await asyncio.wait({look}, timeout=LOOK_TIMEOUT_S)
-        host = pb.HostInfo(**read_host_facts()._asdict())
-        if look.done():
-            host.MergeFrom(look.result())
+        if self._reading is None or self._reading.done():
+            self._reading = _start_reading()
+        reading = asyncio.wrap_future(self._reading)
+        # The thread has logged its failure; a failure after the answer must not be logged again by asyncio.
+        reading.add_done_callback(_retrieve_exception)
+        await asyncio.wait({reading}, timeout=READ_TIMEOUT_S)
+        host = pb.HostInfo(received_ns=received_ns, **read_host_facts()._asdict())
+        if reading.done():
+            host.MergeFrom(reading.result())
         else:
-            host.not_told.append(f"disks and accelerators: no answer within {LOOK_TIMEOUT_S:g} s")
-        host.received_ns, host.answered_ns, host.wall_ns = received_ns, time.monotonic_ns(), time.time_ns()
+            host.not_told.append(f"disks and accelerators: no answer within {READ_TIMEOUT_S:g} s")
+        host.MergeFrom(pb.HostInfo(answered_ns=time.monotonic_ns(), wall_ns=time.time_ns()))
         return host
 
 
 def hugging_face_cache(home: Path) -> Path:
-    """Find where models are downloaded to, as huggingface_hub does.
+    """Return the directory that models are downloaded to, by the rules of huggingface_hub.
 
     Args:
-        home: The user's.
+        home: The user's home directory.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME", home / ".cache"))
     hub = Path(os.environ.get("HF_HOME", cache / "huggingface")) / "hub"
     return Path(os.environ.get("HF_HUB_CACHE", hub)).expanduser()
 
 
-def _begin_look() -> "Future[pb.HostInfo]":
-    """Look on a thread that nobody waits for at the end, unlike those of asyncio.to_thread."""
-    look: Future[pb.HostInfo] = Future()
+def _start_reading() -> "Future[pb.HostInfo]":
+    """Read on a daemon thread: threads of asyncio.to_thread are joined at exit, and this one may hang."""
+    reading: Future[pb.HostInfo] = Future()
 
     def run() -> None:
         try:
-            look.set_result(_look())
+            reading.set_result(_read_slow_facts())
         except Exception as error:
-            logger.exception("looking at the host")
-            look.set_exception(error)
+            logger.exception("reading host facts")
+            reading.set_exception(error)
 
     threading.Thread(target=run, name="host", daemon=True).start()
-    return look
+    return reading
 
 
-def _look() -> pb.HostInfo:
-    """Look at what may take long."""
+def _retrieve_exception(ended: "asyncio.Future[pb.HostInfo]") -> None:
+    if not ended.cancelled():
+        ended.exception()
+
+
+def _read_slow_facts() -> pb.HostInfo:
+    """Read disk space and accelerators, which may hang."""
     host = pb.HostInfo()
     places = {"working directory": Path.cwd(), "Hugging Face cache": hugging_face_cache(Path.home())}
     for purpose, path in places.items():
@@ -81,5 +85,5 @@ def _look() -> pb.HostInfo:
             host.disks.append(pb.Disk(**read_disk_space(purpose, path)._asdict()))
         except OSError as error:
             host.not_told.append(f"{purpose}: {error}")
-    look_at_accelerators(host)
+    add_accelerators(host)
     return host

@@ -1,4 +1,4 @@
-"""The accelerators of this machine as NVML tells, where nvidia-ml-py is installed: vLLM on GPUs brings it."""
+"""Facts about this machine's accelerators from NVML, through nvidia-ml-py, which vLLM's GPU builds need."""
 
 import os
 from collections.abc import Callable
@@ -10,22 +10,22 @@ from protos import worker_pb2 as pb
 from worker.machine.gpus import VARIABLE
 
 _T = TypeVar("_T")
-# Of a GPU that has nothing to do, and of nothing at all.
+# Clock event reasons of an idle GPU, and NVML's names for no reason and for all.
 _IDLE = ("GpuIdle", "None", "All")
 _REASON = "nvmlClocksEventReason"
 
 
-def look_at_accelerators(host: pb.HostInfo) -> None:
-    """Add the accelerators to what is told of a host, or why there are none; may take seconds."""
+def add_accelerators(host: pb.HostInfo) -> None:
+    """Add the accelerators, or the reason why they cannot be read, to a host's facts; may take seconds."""
     try:
         import pynvml
     except ModuleNotFoundError:
-        # No GPU build of vLLM here: nothing is missing.
+        # No GPU build of vLLM is installed.
         return
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError_LibraryNotFound:
-        # Nor a driver.
+        # No driver is installed.
         return
     except pynvml.NVMLError as error:
         host.not_told.append(f"accelerators: NVML: {error}")
@@ -36,20 +36,20 @@ def look_at_accelerators(host: pb.HostInfo) -> None:
         pynvml.nvmlShutdown()
 
 
-def is_named(entries: list[str], index: int, uuid: str) -> bool:
-    """Say whether CUDA_VISIBLE_DEVICES names a device, by its index or by the beginning of its UUID."""
+def is_visible(entries: list[str], index: int, uuid: str) -> bool:
+    """Return whether an entry of CUDA_VISIBLE_DEVICES is a device's index or the beginning of its UUID."""
     return any(entry == str(index) or (entry != "" and uuid.startswith(entry)) for entry in entries)
 
 
 class _Nvml:
-    """One initialised NVML."""
+    """Reads devices through an initialised NVML."""
 
     def __init__(self, nvml: ModuleType) -> None:
         self._nvml = nvml
         self._own_pids = family(os.getpid())
 
     def describe(self, host: pb.HostInfo) -> None:
-        """Add every device that this process may use; one that is broken is named instead."""
+        """Add every device that this process may use, or the error of a device that cannot be read."""
         devices = []
         for index in range(self._nvml.nvmlDeviceGetCount()):
             try:
@@ -59,7 +59,7 @@ class _Nvml:
         visible = os.environ.get(VARIABLE)
         if visible is not None:
             entries = [entry.strip() for entry in visible.split(",")]
-            devices = [device for device in devices if is_named(entries, device.index, device.uuid)]
+            devices = [device for device in devices if is_visible(entries, device.index, device.uuid)]
             if visible and not devices:
                 host.not_told.append(f"accelerators: {VARIABLE}={visible} names no whole GPU")
         host.accelerators.extend(devices)
@@ -89,14 +89,14 @@ class _Nvml:
         )
 
     def _ask(self, read: Callable[[], _T]) -> _T | None:
-        """Read what not every device and driver tells."""
+        """Read a value that not every device and driver supports."""
         try:
             return read()
         except (self._nvml.NVMLError_NotSupported, self._nvml.NVMLError_FunctionNotFound):
             return None
 
     def _own_memory_bytes(self, handle: object) -> int | None:
-        """Add up what our processes hold; None where none is named, as inside a container of its own pids."""
+        """Sum our processes' memory; None if NVML lists none of them, as in a pid namespace."""
         processes = self._ask(lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
         ours = [process.usedGpuMemory or 0 for process in processes if process.pid in self._own_pids]
         return sum(ours) if ours else None
@@ -108,20 +108,20 @@ class _Nvml:
             for name, value in vars(self._nvml).items()
             if name.startswith(_REASON) and isinstance(value, int)
         }
-        # UserDefinedClocks is an old name of another one.
+        # UserDefinedClocks is a deprecated alias: the first name of each value is kept.
         known = {value: name for name, value in reversed(names.items()) if name not in _IDLE}
         return sorted(name for value, name in known.items() if value & bits)
 
 
 def family(pid: int) -> set[int]:
-    """Collect a process and all that descend from it."""
+    """Return a process id and those of all its descendants."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             # "12 (a name) S 1 ...": the name may hold anything.
             parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
         except (FileNotFoundError, ProcessLookupError):
-            # It has ended meanwhile.
+            # The process has ended.
             continue
     members = {pid}
     while young := {child for child, parent in parents.items() if parent in members} - members:

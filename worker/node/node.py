@@ -16,15 +16,15 @@ from grpc_health.v1 import health, health_pb2
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import PROTOCOL_VERSION, SERVICE
-from worker.auth import Door
+from worker.auth import AuthInterceptor
 from worker.config import BadInput, EngineKind, WorkerConfig
 from worker.engine_protocol import EngineDead
-from worker.listen import listen
 from worker.machine.gpus import visible_devices
-from worker.machine.host_info import Host
+from worker.machine.host_info import HostInspector
 from worker.machine.sd_notify import READY, STOPPING, tell
 from worker.node.placement import Share, place, read_size, split
 from worker.node.replica import Replica
+from worker.server import listening
 
 logger = logging.getLogger(__name__)
 
@@ -50,17 +50,19 @@ def divide(config: WorkerConfig, engine_argv: list[str]) -> list[Share]:
 class Node:
     """Its replicas, and the port where it answers for them."""
 
-    def __init__(self, config: WorkerConfig, door: Door, shares: list[Share], argv: list[str]) -> None:
+    def __init__(
+        self, config: WorkerConfig, auth: AuthInterceptor, shares: list[Share], argv: list[str]
+    ) -> None:
         """Create it with nothing started.
 
         Args:
             config: Its flags.
-            door: Who may ask.
+            auth: Checks who may call.
             shares: What each replica gets.
             argv: The whole command line, which each replica gets too.
         """
         self._config = config
-        self._door = door
+        self._auth = auth
         self._changed = asyncio.Event()
         self._replicas = [
             Replica(index, argv, config.port + 1 + index, share, self._changed.set)
@@ -81,13 +83,12 @@ class Node:
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop)
         await self._tell_health()
-        server = await listen(self._config, self._door, _NodeServicer(self), self._health)
-        telling = asyncio.ensure_future(self._tell_changes())
-        try:
-            await self._keep_replicas()
-        finally:
-            telling.cancel()
-            await server.stop(grace=1.0)
+        async with listening(self._config, self._auth, _NodeServicer(self), self._health):
+            telling = asyncio.ensure_future(self._tell_changes())
+            try:
+                await self._keep_replicas()
+            finally:
+                telling.cancel()
         if not self._stopping.is_set():
             self._raise_why()
 
@@ -170,7 +171,7 @@ class _NodeServicer(rpc.WorkerServicer):
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._host = Host()
+        self._host = HostInspector()
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.WorkerInfo:
         """Answer what the node is."""
@@ -178,7 +179,7 @@ class _NodeServicer(rpc.WorkerServicer):
 
     async def GetHost(self, request: pb.GetHostRequest, context: Context) -> pb.HostInfo:
         """Answer what machine the node is."""
-        return await self._host.describe()
+        return await self._host.read()
 
     async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.WorkerLoad:
         """Refuse."""

@@ -9,8 +9,8 @@ from tests import fleet
 WITHOUT_PONGS = """
 import sys
 from worker.__main__ import main
-from worker.session import Run
-Run._answer = lambda self, nonce: None
+from worker.session import Session
+Session._queue_pong = lambda self, nonce: None
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -147,9 +147,9 @@ async def nothing(scene: Scene) -> None:
     await scene.say()
 
 
-async def failed(scene: Scene) -> None:
-    """Give up requests."""
-    await scene.say(failed=pb.Failed(requests=b"\1" + 7 * b"\0", reason="out of memory"))
+async def unknown(scene: Scene) -> None:
+    """Send a message of a kind that this protocol does not have: field 3, empty."""
+    await scene.call.write(pb.FromWorker.FromString(b"\x1a\x00"))
 
 
 @pytest.mark.usefixtures("quick_pings")
@@ -166,7 +166,7 @@ async def failed(scene: Scene) -> None:
         (clock_back, "bad frame: clock went back from 200 to 100 ns"),
         (open_again, "bad frame: unexpected message: opened"),
         (nothing, "bad frame: unexpected message: None"),
-        (failed, "bad frame: unexpected message: failed"),
+        (unknown, "bad frame: unexpected message: None"),
     ],
 )
 def test_a_worker_that_breaks_the_protocol_is_lost(deed: Script, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""A scheduler of vLLM that runs out of memory, as a GPU would, over a prompt of one length."""
+"""A vLLM scheduler that raises an out-of-memory error for prompts of one length, as a GPU would."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ WORDS = "out of memory: tried to allocate 2.00 GiB"
 
 
 def __getattr__(name: str) -> Any:
-    """Make the class when it is asked for: this module's constants need no vLLM."""
+    """Create the class on first use: importing this module's constants needs no vLLM."""
     if name != "FailingScheduler":
         raise AttributeError(name)
     from vllm.v1.core.sched.scheduler import Scheduler
 
     class FailingScheduler(Scheduler):
-        """Fails as soon as the fatal prompt comes."""
+        """Raises when the fatal prompt is added."""
 
         def add_request(self, request: Any) -> None:
-            """Take a request in."""
+            """Add a request, or fail."""
             if request.num_prompt_tokens == FATAL_PROMPT_LEN:
                 raise MemoryError(WORDS.replace(" ", "\n", 1))
             super().add_request(request)

@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """What vLLM's own LLM class answers, greedy, 24 tokens at most."""
+    """Greedy answers of vLLM's own LLM class, at most 24 tokens each."""
 
     walk: list[list[int]]
     """To walk_prompts(), up to the checkpoint's stop ids."""
@@ -77,7 +77,7 @@ def stop_ids_of(checkpoint: Path) -> list[int]:
 
 
 def ask_vllm(checkpoint: Path, path: Path) -> Reference:
-    """Let vllm.LLM answer in a process of its own; `path` is its scratch file."""
+    """Run vllm.LLM in a child process; `path` is its scratch file."""
     batches = [(walk_prompts(), stop_ids_of(checkpoint)), (engine_prompts(), [])]
     request = {"model": str(checkpoint), "answer_len": ANSWER_LEN, "batches": batches}
     done = subprocess.run(
@@ -94,7 +94,7 @@ def ask_vllm(checkpoint: Path, path: Path) -> Reference:
 
 
 async def bounded(awaitable: Awaitable[T], timeout_s: float = 60) -> T:
-    """Wait, but not for ever."""
+    """Wait with a timeout."""
     return await asyncio.wait_for(awaitable, timeout_s)
 
 
@@ -130,7 +130,7 @@ def add(answers: dict[int, Answer], step: Step) -> None:
 async def answers_of(
     engine: Engine, until: Callable[[dict[int, Answer]], bool], answers: dict[int, Answer] | None = None
 ) -> dict[int, Answer]:
-    """Take steps until the answers so far are as wanted."""
+    """Take steps until the answers fulfil a condition."""
     answers = {} if answers is None else answers
     while not until(answers):
         add(answers, await engine.step())
@@ -138,12 +138,12 @@ async def answers_of(
 
 
 def finished(*names: int) -> Callable[[dict[int, Answer]], bool]:
-    """Want these requests to have ended."""
+    """Return a condition: these requests have ended."""
     return lambda answers: all(name in answers and answers[name].reason for name in names)
 
 
 async def generate(engine: Engine, prompts: list[list[int]], budgets: list[int]) -> list[Answer]:
-    """Run one greedy run from open to the last answer, then leave the engine empty."""
+    """Run one greedy run from open to the last answer, then reset the engine."""
     engine.open(GREEDY)
     names = list(range(len(prompts)))
     engine.submit(columns(names, prompts, budgets))
@@ -154,7 +154,7 @@ async def generate(engine: Engine, prompts: list[list[int]], budgets: list[int])
 
 @contextlib.contextmanager
 def environment_kept() -> Iterator[None]:
-    """Give back the environment that parsing and vLLM change."""
+    """Restore the environment variables that parsing and vLLM change."""
     saved = dict(os.environ)
     yield
     os.environ.clear()
@@ -162,10 +162,10 @@ def environment_kept() -> Iterator[None]:
 
 
 def children() -> list[str]:
-    """List this process's children, but for multiprocessing's own.
+    """List this process's children, except multiprocessing's helper processes.
 
     Raises:
-        psutil.ZombieProcess: One has ended and nobody has collected its exit code.
+        psutil.ZombieProcess: A child has ended and was not reaped.
     """
     import psutil  # type: ignore[import-untyped]  # vLLM brings it, nobody its stubs
 

@@ -1,4 +1,4 @@
-"""What worker.engines.vllm.checkpoint reads from a checkpoint's JSON files."""
+"""Reading a checkpoint's JSON files (worker.engines.vllm.checkpoint)."""
 
 import json
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_one_file_is_enough_for_stop_ids(checkpoint: Path) -> None:
 
 
 def test_config_without_eos_leaves_the_generation_config(checkpoint: Path) -> None:
-    """A null eos_token_id in config.json takes nothing away."""
+    """A null eos_token_id in config.json leaves the ids of generation_config.json."""
     write_config(checkpoint, eos_token_id=None)
     assert stop_token_ids(checkpoint) == (199999, 200002, 200012)
 
@@ -64,7 +64,7 @@ def test_another_generation_config_replaces_the_checkpoints(checkpoint: Path, tm
 
 
 def test_another_generation_config_must_exist(checkpoint: Path, tmp_path: Path) -> None:
-    """A generation config that was asked for and is not there is an error, not an empty one."""
+    """A given generation config that does not exist is an error."""
     with pytest.raises(ValueError, match=r"cannot read .*none\.json: No such file"):
         stop_token_ids(checkpoint, tmp_path / "none.json")
 
@@ -79,7 +79,7 @@ def test_model_without_stop_ids_is_refused(checkpoint: Path) -> None:
 
 @pytest.mark.parametrize("eos", ["200002", [200002, "x"], 1.5, True, -1])
 def test_stop_id_that_is_no_id_is_refused(checkpoint: Path, eos: object) -> None:
-    """An eos_token_id that is neither an id nor a list of ids is named."""
+    """An eos_token_id that is neither an id nor a list of ids is refused, and the message quotes it."""
     write_config(checkpoint, eos_token_id=eos)
     with pytest.raises(ValueError, match=r"config\.json: eos_token_id is "):
         stop_token_ids(checkpoint)
@@ -156,7 +156,7 @@ def test_directory_is_its_own_checkpoint(checkpoint: Path) -> None:
 def test_path_that_is_no_directory_is_refused(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What can only be a path and is not there is refused by name."""
+    """A string that can only be a path and does not exist is refused by name."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=rf"^--model: no directory {model}"):
@@ -165,14 +165,14 @@ def test_path_that_is_no_directory_is_refused(
 
 @pytest.mark.filterwarnings("ignore")  # huggingface_hub's import
 def test_name_outside_the_cache_is_not_found(tmp_path: Path) -> None:
-    """A Hugging Face name that the cache does not hold is nowhere yet."""
+    """A Hugging Face name that is not in the cache has no directory yet."""
     pytest.importorskip("huggingface_hub")
     assert find_checkpoint("openai/gpt-oss-120b", cache_dir=str(tmp_path)) is None
 
 
 @pytest.mark.filterwarnings("ignore")  # huggingface_hub's import
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """A file stands where the cache would be: the model cannot be downloaded, and the line says where to."""
+    """A file is in the place of the cache directory: the message names the cache that cannot be written."""
     (tmp_path / "cache").touch()
     check_download("openai/gpt-oss-120b", str(tmp_path / "new" / "hub"))
     with pytest.raises(ValueError, match=f"openai/gpt-oss-120b .* {tmp_path}/cache/hub cannot be written"):
@@ -180,7 +180,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_a_model_that_may_not_be_downloaded_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """HF_HUB_OFFLINE is the air-gapped user's word."""
+    """With HF_HUB_OFFLINE a model that is not cached is refused by name."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"openai/gpt-oss-120b is not in the .* HF_HUB_OFFLINE is set"):
         check_download("openai/gpt-oss-120b", str(tmp_path))

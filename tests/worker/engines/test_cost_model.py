@@ -27,7 +27,7 @@ def test_a_step_costs_its_base_its_requests_and_its_prefill() -> None:
 
 
 def test_costs_of_one_machine_are_whole() -> None:
-    """All three are taken, none gives the defaults; two without the third are half of two machines."""
+    """All three costs or none may be given; two without the third are refused."""
     assert CostModel.of(dict(MACHINE)) == CostModel(**MACHINE)
     assert CostModel.of(dict.fromkeys(MACHINE)) == CostModel()
     for name in MACHINE:
@@ -44,6 +44,6 @@ def test_costs_of_one_machine_are_whole() -> None:
     ],
 )
 def test_a_cost_out_of_bounds_is_named(name: str, value: float) -> None:
-    """A rate not above 0, a time below 0, and what is no number are refused with flag and value."""
+    """A rate not above 0, a time below 0 and NaN are refused with flag and value."""
     with pytest.raises(ValueError, match=rf"^--{name.replace('_', '-')}: {value} is "):
         CostModel(**(MACHINE | {name: value}))

@@ -100,7 +100,7 @@ def test_no_more_than_max_num_seqs_run_and_the_others_wait_in_order() -> None:
 
 
 def test_only_first_tokens_and_ends_are_urgent() -> None:
-    """A step is urgent when a request is new in it or ends in it; those between are not."""
+    """A step is urgent if it has a request's first or last token, otherwise not."""
 
     async def walk() -> list[bool]:
         counting = engine()
@@ -113,7 +113,7 @@ def test_only_first_tokens_and_ends_are_urgent() -> None:
 
 
 def test_a_cancelled_request_is_heard_of_no_more() -> None:
-    """Cancel drops a running and a waiting request; unknown and ended names are ignored, others go on."""
+    """Cancel drops a running and a waiting request; unknown and ended names are ignored, others continue."""
 
     async def walk() -> tuple[dict[int, list[int]], dict[int, tuple[list[int], int]]]:
         counting = engine(max_num_seqs=3)
@@ -131,7 +131,7 @@ def test_a_cancelled_request_is_heard_of_no_more() -> None:
 
 
 def test_reset_forgets_every_request() -> None:
-    """After a reset the engine is empty and silent, and the next run's answers are its own."""
+    """After a reset the engine is empty and returns no old token; the next run's answers are right."""
 
     async def walk() -> dict[int, tuple[list[int], int]]:
         counting = engine(max_num_seqs=1)
@@ -149,7 +149,7 @@ def test_reset_forgets_every_request() -> None:
 
 
 def test_step_waits_for_work() -> None:
-    """A step of an empty engine ends only when a request comes."""
+    """A step of an empty engine returns only after a request is submitted."""
 
     async def walk() -> dict[int, list[int]]:
         counting = engine()
@@ -182,7 +182,7 @@ def test_the_engine_says_what_it_is() -> None:
     ],
 )
 def test_a_value_out_of_bounds_is_named(flag: str, value: str) -> None:
-    """Times below 0 or that are no number, and counts below 1, are refused with flag and value."""
+    """Times below 0 or NaN, and counts below 1, are refused with flag and value."""
     parser = Parser(allow_abbrev=False)
     add_flags(parser)
     with pytest.raises(ValueError, match=rf"^{flag}: {value}"):

@@ -1,4 +1,4 @@
-"""The simulated engine: which step holds what, and how long it lasts, each computed by hand."""
+"""The simulated engine: content and duration of each step, computed by hand."""
 
 import asyncio
 from typing import NamedTuple
@@ -17,7 +17,7 @@ COSTS = CostModel(prefill_tokens_per_s=1000, step_base_ms=10, step_per_seq_us=10
 
 
 class Simulated(NamedTuple):
-    """An engine whose clock is a list."""
+    """An engine that records step times instead of waiting."""
 
     engine: SimulatedEngine
     steps_ms: list[int]
@@ -29,7 +29,7 @@ class Simulated(NamedTuple):
 
 
 def simulated(max_num_seqs: int = 4, max_num_batched_tokens: int = 10) -> Simulated:
-    """Make an engine that notes how long each step would last."""
+    """Make an engine that records how long each step would last."""
     steps_ms: list[int] = []
 
     async def wait(step_s: float) -> None:
@@ -147,7 +147,7 @@ def test_what_was_produced_elsewhere_is_prefilled_again() -> None:
 
 
 def test_a_cancelled_request_is_heard_of_no_more() -> None:
-    """Running, half prefilled and waiting ones go; the half prefill is not another prompt's."""
+    """Cancel drops running, partly prefilled and waiting requests; the next prompt is prefilled from 0."""
 
     async def walk() -> None:
         sim = simulated()
@@ -162,7 +162,7 @@ def test_a_cancelled_request_is_heard_of_no_more() -> None:
 
 
 def test_only_first_tokens_and_ends_are_urgent() -> None:
-    """A step is urgent when a request is new in it or ends in it; those between are not."""
+    """A step is urgent if it has a request's first or last token, otherwise not."""
 
     async def walk() -> list[bool]:
         sim = simulated()
@@ -175,7 +175,7 @@ def test_only_first_tokens_and_ends_are_urgent() -> None:
 
 
 def test_reset_forgets_every_request() -> None:
-    """After a reset, half a prefill included, the engine is empty and the next run's answers are its own."""
+    """After a reset, also of a partial prefill, the engine is empty and the next run's answers are right."""
 
     async def walk() -> None:
         sim = simulated()
@@ -194,7 +194,7 @@ def test_reset_forgets_every_request() -> None:
 
 
 def test_the_engine_says_what_it_is() -> None:
-    """The info names the engine, its limits and its costs, so that no report takes it for vLLM."""
+    """The info names the engine, its limits and its costs."""
     config = SimulatedConfig(max_num_seqs=3, max_num_batched_tokens=20, max_model_len=99, costs=COSTS)
     info = run(SimulatedEngine(config).start())
     assert (info.engine, info.model, info.vocab_size) == ("simulated", "simulated", 201_088)
@@ -210,7 +210,7 @@ def test_the_engine_says_what_it_is() -> None:
 
 
 def test_flags_are_read() -> None:
-    """Each flag reaches its field; what is not given is the default."""
+    """Each flag sets its field; fields without a flag have the default."""
     assert SimulatedConfig() == parse_engine_flags([])
     flags = "--max-num-seqs 3 --max-num-batched-tokens 20 --max-model-len 99"
     costs = "--prefill-tokens-per-s 1000 --step-base-ms 10 --step-per-seq-us 1000"

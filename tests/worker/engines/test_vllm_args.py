@@ -1,4 +1,4 @@
-"""How worker.engines.vllm.engine_args reads vLLM's flags and fills in its own defaults."""
+"""Parsing vLLM's flags and filling in this worker's defaults (worker.engines.vllm.engine_args)."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.worker.engines.greedy import environment_kept
 from worker.engine_protocol import EngineDead
 from worker.engines.vllm.causes import one_line
 from worker.engines.vllm.engine_args import MAX_MODEL_LEN, EngineFlags, parse_engine_flags
-from worker.engines.vllm.engine_core import Core
+from worker.engines.vllm.engine_core import CoreClient
 
 # vLLM's and torch's imports warn.
 vllm_import = pytest.mark.filterwarnings("ignore")
@@ -22,7 +22,7 @@ vllm_import = pytest.mark.filterwarnings("ignore")
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """Give back the environment that parsing and vLLM change."""
+    """Restore the environment variables that parsing and vLLM change."""
     with environment_kept():
         yield
 
@@ -42,7 +42,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 def test_message_becomes_one_line() -> None:
-    """A message of pydantic keeps what is wrong and loses the echo of the input."""
+    """A pydantic message keeps the error and loses the echo of the input."""
     message = (
         "1 validation error for CompilationConfig\nfoo\n"
         "  Unexpected keyword argument [type=unexpected_keyword_argument, input_value=1, input_type=int]\n"
@@ -134,7 +134,7 @@ def test_bad_flag_is_one_line(argv: list[str], message: str, checkpoint: Path) -
 @pytest.mark.vllm
 @vllm_import
 def test_prefix_caching_warns(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Who turns prefix caching on is told once that the closed division forbids it."""
+    """--enable-prefix-caching logs one warning that the closed division forbids it."""
     flags = parse_engine_flags(["--enable-prefix-caching"], str(checkpoint))
     assert flags.engine_args.enable_prefix_caching is True
     warnings = [
@@ -147,7 +147,7 @@ def test_prefix_caching_warns(checkpoint: Path, caplog: pytest.LogCaptureFixture
 @pytest.mark.vllm
 @vllm_import
 def test_model_without_stop_ids_is_refused(checkpoint: Path) -> None:
-    """A model that names no end of sequence is refused before it is loaded."""
+    """A model without stop ids is refused before it is loaded."""
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "eos_token_id": None}))
     with pytest.raises(ValueError, match=r"^--model: no stop ids"):
@@ -157,7 +157,7 @@ def test_model_without_stop_ids_is_refused(checkpoint: Path) -> None:
 @pytest.mark.vllm
 @vllm_import
 def test_vllm_whose_inside_has_changed_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a worker uses of vLLM's inside is looked for before a model loads; one line names what is gone."""
+    """A vLLM that lacks an internal interface is refused before a model loads; one line names it."""
     from vllm.v1.engine.input_processor import InputProcessor
 
     monkeypatch.delattr(InputProcessor, "process_inputs")
@@ -171,15 +171,15 @@ def test_vllm_whose_inside_has_changed_is_refused(checkpoint: Path, monkeypatch:
 @pytest.mark.vllm
 @vllm_import
 def test_engine_that_is_built_in_another_way_is_refused() -> None:
-    """What only a loaded engine tells: a part that is gone, or another reader of the same steps."""
+    """A loaded engine that lacks an attribute, or whose outputs are already read, is refused."""
     parts = {"engine_core": None, "input_processor": None, "output_handler": None}
-    Core(SimpleNamespace(**parts))
+    CoreClient(SimpleNamespace(**parts))
     for changed, says in (
         (parts | {"output_handler": object()}, "reads its engine core already"),
         ({"engine_core": None, "output_handler": None}, "has no AsyncLLM.input_processor"),
     ):
         with pytest.raises(EngineDead, match=rf"^vllm \S+ {says}: "):
-            Core(SimpleNamespace(**changed))
+            CoreClient(SimpleNamespace(**changed))
 
 
 @pytest.mark.vllm

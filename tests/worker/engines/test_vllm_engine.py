@@ -47,7 +47,7 @@ class Served(NamedTuple):
 
 @pytest.fixture(scope="module", autouse=True)
 def environment() -> Iterator[None]:
-    """Give back the environment that parsing and vLLM change."""
+    """Restore the environment variables that parsing and vLLM change."""
     with environment_kept():
         yield
 
@@ -124,7 +124,7 @@ def test_greedy_answers_are_those_of_vllm(
 
 
 def test_engine_says_what_it_is(served: Served, checkpoint: Path, stop_id: int) -> None:
-    """The engine's facts are the checkpoint's, the flags' and vLLM's own."""
+    """The EngineInfo has the values of the checkpoint, the flags and vLLM."""
     import vllm
 
     engine_info = served.engine_info
@@ -138,7 +138,7 @@ def test_engine_says_what_it_is(served: Served, checkpoint: Path, stop_id: int) 
 
 
 def test_event_loop_goes_on_while_the_model_loads(served: Served) -> None:
-    """Health checks are answered during the load: the loop turned again and again."""
+    """The event loop is not blocked during the load, so health checks are answered."""
     assert served.num_turns > 20
 
 
@@ -153,7 +153,7 @@ def test_budget_ends_an_answer(
 def test_answer_goes_on_after_tokens_produced_elsewhere(
     runner: asyncio.Runner, served: Served, prompts: list[list[int]], endless: list[list[int]]
 ) -> None:
-    """Prompt and four tokens of the answer give the other six, up to the stop id."""
+    """A prompt that ends with four tokens of the answer gets the other six, up to the stop id."""
     answers = runner.run(generate(served.engine, [prompts[0] + endless[0][:4]], [ANSWER_LEN - 4]))
     assert [Answer(endless[0][4:10], STOP)] == answers
 

@@ -1,4 +1,4 @@
-"""Where vLLM's ranks go, and whether there is room for them."""
+"""Placement of vLLM's ranks, and the check of accelerator memory."""
 
 import contextlib
 import re
@@ -110,7 +110,7 @@ def test_too_little_memory_is_refused_before_loading(
 
 
 def test_a_build_without_its_accelerator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No driver: vLLM names no platform. A driver and no device: it counts none. A CPU build needs none."""
+    """A GPU build is refused without a driver (no platform) and without a device; a CPU build is not."""
     from vllm import platforms
 
     check_accelerators()

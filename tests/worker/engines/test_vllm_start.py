@@ -1,4 +1,4 @@
-"""VllmEngine where it does not serve: refused configurations, loads cut short, failures inside vLLM."""
+"""VllmEngine failures: refused configurations, interrupted loads, failures inside vLLM."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from tests.worker.engines.failing_scheduler import FATAL_PROMPT_LEN, SCHEDULER, 
 from tests.worker.engines.greedy import bounded, children, columns, environment_kept, generate
 from worker.engine_protocol import EngineDead
 from worker.engines.vllm import engine_core
-from worker.engines.vllm.causes import VARIABLE, Causes
+from worker.engines.vllm.causes import VARIABLE, CauseLog
 from worker.engines.vllm.engine_args import describe
 from worker.engines.vllm.vllm_engine import VllmEngine, parse_engine_flags
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's 
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """Give back the environment that parsing and vLLM change."""
+    """Restore the environment variables that parsing and vLLM change."""
     with environment_kept():
         yield
 
@@ -43,7 +43,7 @@ def environment() -> Iterator[None]:
 def test_configuration_that_vllm_refuses_is_one_line(
     argv: list[str], changes: dict[str, object], message: str, checkpoint: Path, tmp_path: Path
 ) -> None:
-    """What vLLM cannot serve is the user's to mend: ValueError, one line."""
+    """A configuration that vLLM refuses is a ValueError with one line."""
     config = json.loads((checkpoint / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
     engine = VllmEngine(parse_engine_flags(argv, str(tmp_path)))
@@ -75,7 +75,7 @@ def test_slots_are_those_of_all_engines_behind_the_worker(
 
 
 def test_parameters_that_vllm_refuses_are_one_line(checkpoint: Path) -> None:
-    """Whatever kind of error vLLM has for them, the worker has one."""
+    """Sampling parameters that vLLM refuses are a ValueError, whichever exception vLLM raises."""
     engine = VllmEngine(parse_engine_flags([], str(checkpoint)))
     with pytest.raises(ValueError, match=r"^temperature must be in \[0, 2\], got 2.5\."):
         engine.open(pb.RunSpec(temperature=2.5, top_p=1, top_k=-1, max_new_tokens=1))
@@ -93,8 +93,8 @@ def test_parameters_that_vllm_refuses_are_one_line(checkpoint: Path) -> None:
 def test_a_file_of_this_machine_configures_no_log_of_another(
     argv: list[str], installed: bool, checkpoint: Path
 ) -> None:
-    """Ray's processes may be anywhere, and vLLM hands its log's configuration on to them by path."""
-    causes = Causes(parse_engine_flags(argv, str(checkpoint)).is_local)
+    """With Ray, whose processes may run on other machines, no logging configuration file is set."""
+    causes = CauseLog(parse_engine_flags(argv, str(checkpoint)).is_local)
     try:
         assert installed == (VARIABLE in os.environ)
     finally:
@@ -102,7 +102,7 @@ def test_a_file_of_this_machine_configures_no_log_of_another(
 
 
 def test_a_core_that_stops_before_it_answers_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where an engine core died after it was asked, vLLM would wait for its answer for ever."""
+    """An engine core that dies before it answers is an EngineDead; vLLM would wait forever."""
     monkeypatch.setattr(engine_core, "PREPARE_TIMEOUT_S", 0.1)
 
     async def prepare() -> None:
@@ -111,7 +111,7 @@ def test_a_core_that_stops_before_it_answers_is_noticed(monkeypatch: pytest.Monk
             engine_core=None, input_processor=None, output_handler=None, get_supported_tasks=lambda: answer
         )
         with pytest.raises(EngineDead, match=f"^{engine_core.STOPPED}$"):
-            await engine_core.Core(llm).prepare()
+            await engine_core.CoreClient(llm).prepare()
 
     asyncio.run(bounded(prepare(), 20))
 
@@ -133,7 +133,7 @@ def test_close_interrupts_loading(checkpoint: Path) -> None:
 
 
 def test_failed_load_says_what_failed(checkpoint: Path) -> None:
-    """The engine core's own words, not only that it has not started."""
+    """The error of a failed load is the engine core's own message."""
     engine = VllmEngine(parse_engine_flags(["--kv-cache-memory-bytes", "1000"], str(checkpoint)))
 
     async def start() -> None:
@@ -148,7 +148,7 @@ def test_failed_load_says_what_failed(checkpoint: Path) -> None:
 
 
 def test_failure_in_mid_run_says_what_failed(checkpoint: Path) -> None:
-    """An engine core that runs out of memory, as a GPU's would, ends the engine with its own words."""
+    """An engine core that runs out of memory during a run ends the engine with its own message."""
     flags = ["--max-model-len", "512", "--no-async-scheduling", "--scheduler-cls", SCHEDULER]
     engine = VllmEngine(parse_engine_flags(flags, str(checkpoint)))
 

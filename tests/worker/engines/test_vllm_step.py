@@ -1,4 +1,4 @@
-"""Requests in the engine core, and a step of theirs as columns; outputs as vLLM writes them, by hand."""
+"""CoreRequests: conversion of vLLM's step outputs, written by hand, to columns."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,13 @@ import pytest
 
 from protos import worker_pb2 as pb
 from worker.engine_protocol import EngineDead, Load, Step
-from worker.engines.vllm.step import Held
+from worker.engines.vllm.step import CoreRequests
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 
 
 class Output(NamedTuple):
-    """What a step says of one request."""
+    """The output of a step for one request."""
 
     request_id: str
     new_token_ids: list[int]
@@ -35,7 +35,7 @@ def rows(step: Step | None) -> list[tuple[int, list[int], int | None]]:
 
 def test_step_of_one_token_each_needs_no_counts() -> None:
     """First tokens are urgent, the next ones are not; the names are the coordinator's."""
-    held = Held()
+    held = CoreRequests()
     ids = [held.add(name) for name in (7, 1 << 33)]
     assert Load(0, 2) == held.load()
     first = held.take([Output(ids[0], [5]), Output(ids[1], [6])], 5)
@@ -55,7 +55,7 @@ def test_step_of_one_token_each_needs_no_counts() -> None:
 
 def test_end_is_urgent_and_its_request_is_gone() -> None:
     """Reasons become the protocol's; several tokens of a row stay together; an end may have none."""
-    held = Held()
+    held = CoreRequests()
     a, b, c = (held.add(name) for name in (1, 2, 3))
     held.take([Output(a, [10]), Output(b, [20]), Output(c, [30])], 5)
     step = held.take([Output(a, [11, 12], "stop"), Output(b, [21]), Output(c, [], "length")], 5)
@@ -66,8 +66,8 @@ def test_end_is_urgent_and_its_request_is_gone() -> None:
 
 
 def test_dropped_request_says_nothing_more() -> None:
-    """What is still under way for a dropped id is left out, also when its name is in use again."""
-    held = Held()
+    """Late outputs of a dropped id are left out, also when its name is in use again."""
+    held = CoreRequests()
     old = held.add(1)
     other = held.add(2)
     assert [old] == held.drop({1, 99})
@@ -83,8 +83,8 @@ def test_dropped_request_says_nothing_more() -> None:
 
 @pytest.mark.parametrize("reason", ["abort", "error", "repetition"])
 def test_end_that_is_no_answer_kills_the_engine(reason: str) -> None:
-    """An answer is never made of what vLLM gave up."""
-    held = Held()
+    """A request that vLLM aborted is an EngineDead, not an answer."""
+    held = CoreRequests()
     request_id = held.add(1)
     with pytest.raises(EngineDead, match=f"^request {request_id} ended with {reason}$"):
         held.take([Output(request_id, [], reason)], 5)

@@ -1,4 +1,4 @@
-"""CUDA_VISIBLE_DEVICES against a driver that is written down by hand; no accelerator is at hand here."""
+"""CUDA_VISIBLE_DEVICES with a stand-in for the driver; no accelerator is needed."""
 
 import sys
 from pathlib import Path
@@ -34,7 +34,7 @@ def nvml(uuids: list[str]) -> Any:
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Set up three devices; the first two are near cores 0 to 3, the third's place is not told."""
+    """Set up three devices; the first two are near cores 0 to 3, the third has no local_cpulist."""
     devices = tmp_path / "pci"
     for index in range(2):
         place = devices / f"0000:0{index}:00.0"
@@ -52,7 +52,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.usefixtures("machine")
 def test_all_are_visible_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the variable all three in the driver's order; with it those named, in its order."""
+    """Without the variable all three in the driver's order; with it the named ones in its order."""
     near, nowhere = (0, 1, 2, 3), ()
     assert [Device("0", near), Device("1", near), Device("2", nowhere)] == gpus.visible_devices()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-a")
@@ -63,7 +63,7 @@ def test_all_are_visible_unless_said_otherwise(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("machine")
 def test_memory_is_that_of_the_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 81 GiB the driver keeps one; a slice's memory is not told."""
+    """The driver reserves 1 of 81 GiB; MIG slices are left out."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,MIG-1,GPU-a")
     expected = [("2", 62 << 30, 80 << 30), ("GPU-a", 60 << 30, 80 << 30)]
     assert expected == [tuple(memory) for memory in gpus.visible_memory()]
@@ -71,7 +71,7 @@ def test_memory_is_that_of_the_visible(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("machine")
 def test_slices_of_an_accelerator_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MIG's names are no device's; two different ones are two gpus."""
+    """MIG names are kept unchanged; two different ones are two devices."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1,MIG-2")
     assert [Device("MIG-1", ()), Device("MIG-2", ())] == gpus.visible_devices()
 
@@ -79,7 +79,7 @@ def test_slices_of_an_accelerator_keep_their_names(monkeypatch: pytest.MonkeyPat
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("value", ["0,1,0", "1,GPU-bbb", "MIG-1,MIG-1"])
 def test_an_accelerator_named_twice_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """By index, by UUID, or by both: two replicas would share it."""
+    """A device named twice, by index, UUID or both, is refused: two replicas would share it."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
     with pytest.raises(ValueError, match=f"CUDA_VISIBLE_DEVICES: '{value}' names accelerator .* than once"):
         gpus.visible_devices()
@@ -87,21 +87,21 @@ def test_an_accelerator_named_twice_is_refused(monkeypatch: pytest.MonkeyPatch, 
 
 @pytest.mark.usefixtures("machine")
 def test_an_accelerator_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fourth of three."""
+    """Index 3 of three devices is refused."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
     with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES: names accelerator 3, the driver has 3"):
         gpus.visible_devices()
 
 
 def test_a_machine_without_a_driver_has_none(machine: Path) -> None:
-    """No device file: nobody is asked."""
+    """Without a device file the list is empty and NVML is not used."""
     (machine / "nvidia0").unlink()
     assert [] == gpus.visible_devices()
 
 
 @pytest.mark.usefixtures("machine")
 def test_devices_that_cannot_be_asked_about_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is a device file and no library: to count none would put every replica on one accelerator."""
+    """A device file without the NVML library is an error; replicas would share one device."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with pytest.raises(ValueError, match="nvidia-ml-py is missing"):
         gpus.visible_devices()

@@ -1,4 +1,4 @@
-"""GetHost: what a worker tells of its machine, in every state, and when a look hangs."""
+"""GetHost: a worker describes its machine in every state, also when a driver hangs."""
 
 import gc
 import threading
@@ -13,7 +13,7 @@ from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from tests import fleet
 from tests.worker.asks import run
-from worker.machine.host_info import Host, hugging_face_cache
+from worker.machine.host_info import HostInspector, hugging_face_cache
 
 WAIT_S = 20.0
 
@@ -47,7 +47,7 @@ def test_worker_tells_of_its_machine_while_it_loads(tmp_path: Path) -> None:
 
 
 def test_look_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While a driver hangs the rest is told, in time, and no second look is begun; then it is told too."""
+    """While a driver hangs, calls return the other facts in time and start no second thread."""
     begun, release = [], threading.Event()
 
     def hang() -> pb.HostInfo:
@@ -55,14 +55,14 @@ def test_look_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> No
         release.wait(WAIT_S)
         return pb.HostInfo(accelerators=[pb.Accelerator(name="slow")])
 
-    monkeypatch.setattr(worker.machine.host_info, "_look", hang)
-    monkeypatch.setattr(worker.machine.host_info, "LOOK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(worker.machine.host_info, "_read_slow_facts", hang)
+    monkeypatch.setattr(worker.machine.host_info, "READ_TIMEOUT_S", 0.2)
 
     async def ask_thrice() -> list[pb.HostInfo]:
-        host = Host()
-        early = [await host.describe(), await host.describe()]
+        host = HostInspector()
+        early = [await host.read(), await host.read()]
         release.set()
-        return [*early, await host.describe()]
+        return [*early, await host.read()]
 
     first, second, third = run(ask_thrice())
     for told in (first, second):
@@ -77,17 +77,17 @@ def test_look_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> No
 def test_look_that_fails_fails_the_call(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A mistake of ours is not taken for an empty machine, and is logged once."""
+    """An unexpected exception fails the call and is logged once."""
 
     def fail() -> pb.HostInfo:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(worker.machine.host_info, "_look", fail)
+    monkeypatch.setattr(worker.machine.host_info, "_read_slow_facts", fail)
     with pytest.raises(RuntimeError, match="broken"):
-        run(Host().describe())
+        run(HostInspector().read())
     # What nobody awaited would say so now.
     gc.collect()
-    assert ["looking at the host"] == [record.getMessage() for record in caplog.records]
+    assert ["reading host facts"] == [record.getMessage() for record in caplog.records]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How NVML's answers become columns of GetHost, over a stand-in for NVIDIA's binding.
+"""Conversion of NVML's values to GetHost's fields, over a stand-in for NVIDIA's binding.
 
 It has the functions and constants that worker/machine/nvml.py uses, with values as an H100 gives them; that
 the real binding has these names and a real driver answers so, no test on a machine without a GPU can show.
@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from protos import worker_pb2 as pb
-from worker.machine.nvml import family, is_named, look_at_accelerators
+from worker.machine.nvml import add_accelerators, family, is_visible
 
 GIB = 1 << 30
 
@@ -35,7 +35,7 @@ class LibraryNotFound(NVMLError):
 
 
 def always(value: object) -> Callable[..., object]:
-    """Make a function that gives one value, whatever it is asked."""
+    """Make a function that returns one value for any arguments."""
     return lambda *_: value
 
 
@@ -80,23 +80,23 @@ def binding(num_devices: int = 2, **changed: object) -> SimpleNamespace:
 
 
 def look(monkeypatch: pytest.MonkeyPatch, nvml: object, visible: str | None = None) -> pb.HostInfo:
-    """Look at what the stand-in tells."""
+    """Read the accelerators through the stand-in."""
     monkeypatch.setitem(sys.modules, "pynvml", nvml)  # type: ignore[arg-type]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     host = pb.HostInfo()
-    look_at_accelerators(host)
+    add_accelerators(host)
     return host
 
 
 def refuse(*_: object) -> None:
-    """Be what a device or driver does not have."""
+    """Raise NotSupported or FunctionNotFound."""
     raise NotSupported("Not Supported")
 
 
 def test_every_column_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What NVML tells of a device stands in its column; own memory is that of our processes alone."""
+    """Each NVML value is in its field; own memory counts only this worker's processes."""
     host = look(monkeypatch, binding(1))
     expected = pb.Accelerator(
         index=0,
@@ -119,7 +119,7 @@ def test_every_column_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_a_device_does_not_have_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A device without ECC, clocks or process names is told of without them, and without a complaint."""
+    """A device without ECC, clocks or process list is reported without these fields and without an error."""
     names = ("EccMode", "TotalEccErrors", "ClockInfo", "ComputeRunningProcesses", "CurrentClocksEventReasons")
     host = look(monkeypatch, binding(1, **{f"nvmlDeviceGet{name}": refuse for name in names}))
     (device,) = host.accelerators
@@ -130,7 +130,7 @@ def test_what_a_device_does_not_have_is_absent(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_broken_device_is_named_beside_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lost GPU does not hide the rest."""
+    """A device that fails is reported as an error beside the other devices."""
 
     def lose_the_first(handle: int) -> str:
         if handle == 0:
@@ -149,7 +149,7 @@ def test_broken_device_is_named_beside_the_others(monkeypatch: pytest.MonkeyPatc
 def test_only_visible_devices_are_told_of(
     monkeypatch: pytest.MonkeyPatch, visible: str, indices: list[int]
 ) -> None:
-    """CUDA_VISIBLE_DEVICES chooses, by index or UUID; one that names no whole GPU is said."""
+    """CUDA_VISIBLE_DEVICES selects by index or UUID; a value that names no whole GPU is reported."""
     host = look(monkeypatch, binding(3), visible)
     assert indices == [device.index for device in host.accelerators]
     told = [] if indices or not visible else ["accelerators: CUDA_VISIBLE_DEVICES=MIG-xyz names no whole GPU"]
@@ -157,14 +157,14 @@ def test_only_visible_devices_are_told_of(
 
 
 def test_index_is_no_beginning_of_another() -> None:
-    """Device 1 is not named by 10, nor 10 by 1; an empty entry names nobody."""
-    assert not is_named(["10"], 1, "GPU-1")
-    assert not is_named(["1"], 10, "GPU-10")
-    assert not is_named([""], 0, "GPU-0")
+    """Entry 10 does not match device 1, nor 1 device 10; an empty entry matches none."""
+    assert not is_visible(["10"], 1, "GPU-1")
+    assert not is_visible(["1"], 10, "GPU-10")
+    assert not is_visible([""], 0, "GPU-0")
 
 
 def fail_with(error: type[NVMLError]) -> object:
-    """Make a stand-in that does not even start."""
+    """Make a stand-in whose nvmlInit fails."""
 
     def fail() -> None:
         raise error("Driver Not Loaded")
@@ -173,7 +173,7 @@ def fail_with(error: type[NVMLError]) -> object:
 
 
 def test_machine_without_gpus_has_an_empty_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the binding or NVIDIA's library there is nothing to tell; a driver that fails is said."""
+    """Without the binding or NVIDIA's library the list is empty; a driver that fails is reported."""
     assert pb.HostInfo() == look(monkeypatch, None)
     assert pb.HostInfo() == look(monkeypatch, fail_with(LibraryNotFound))
     host = look(monkeypatch, fail_with(NVMLError))
@@ -191,7 +191,7 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_family_is_all_that_descends(child: subprocess.Popen[bytes]) -> None:
-    """Children and their children belong to a process; its parent does not."""
+    """The family of a process has its children and their children, not its parent."""
     assert child.stdout is not None
     grandchild = int(child.stdout.readline())
     assert {os.getpid(), child.pid, grandchild} <= family(os.getpid())

@@ -1,1 +1,1 @@
-"""Engines whose answers are computed by hand from the prompt: counting and simulated."""
+"""Engines whose answers follow from the prompt by arithmetic: counting and simulated."""

@@ -1,4 +1,4 @@
-"""Answers that can be computed by hand from the prompt; never a result of vLLM.
+"""Answers of the scripted engines, which can be computed by hand from the prompt; no model is involved.
 
 A prompt's first token is the length of its answer, the stop id included. The answer counts upward from the
 prompt's last token, modulo 199,999 (gpt-oss's smallest stop id), and its last token is the stop id 200,002:
@@ -8,7 +8,7 @@ prompt's last token, modulo 199,999 (gpt-oss's smallest stop id), and its last t
     prompt [1, 9, 17] -> 200002                reason STOP
     prompt [0, 9, 17] -> no token              reason STOP
 
-A prompt that ends with tokens produced elsewhere gets what is left of the same answer.
+A prompt that ends with tokens already produced by another worker gets the rest of the same answer.
 """
 
 from collections.abc import Iterable
@@ -27,23 +27,23 @@ VOCAB_SIZE = 201_088
 Column = NDArray[Any]
 
 
-class Answers(NamedTuple):
-    """R requests and the answers that they get; the columns are replaced, never written to."""
+class AnswerColumns(NamedTuple):
+    """R requests with their complete answers; columns are replaced, never modified in place."""
 
     requests: Requests
     """(R,) slot | generation << 32."""
     prompt_lens: Lens
-    """(R,) tokens to prefill, those produced elsewhere included."""
+    """(R,) tokens to prefill, including those produced by another worker."""
     first_tokens: NDArray[np.int64]
-    """(R,) where counting begins, before the modulus."""
+    """(R,) first number of the answer, before the modulus."""
     lens: NDArray[np.int64]
-    """(R,) tokens of the answer, at least 0."""
+    """(R,) length of the answer in tokens, at least 0."""
     reasons: NDArray[np.uint8]
     """(R,) values of pb.FinishReason."""
 
     @classmethod
-    def to(cls, prompts: PromptColumns) -> "Answers":
-        """Compute the answers, (R,), to R prompts."""
+    def for_prompts(cls, prompts: PromptColumns) -> "AnswerColumns":
+        """Compute the answers to R prompts."""
         ends = prompts.prompt_lens.cumsum(dtype=np.int64)
         produced = prompts.produced.astype(np.int64)
         last_tokens = prompts.prompt_tokens[ends - produced - 1].astype(np.int64)
@@ -58,20 +58,20 @@ class Answers(NamedTuple):
         )
 
     @classmethod
-    def none(cls) -> "Answers":
-        """Make no rows."""
+    def empty(cls) -> "AnswerColumns":
+        """Create columns without rows."""
         kinds = (np.uint64, np.uint32, np.int64, np.int64, np.uint8)
         return cls._make(np.zeros(0, kind) for kind in kinds)
 
-    def followed_by(self, more: "Answers") -> "Answers":
-        """Join the rows of two."""
+    def append(self, more: "AnswerColumns") -> "AnswerColumns":
+        """Return these rows followed by others."""
         columns: Iterable[tuple[Column, Column]] = zip(self, more, strict=True)
-        return Answers._make(np.concatenate(pair) for pair in columns)
+        return AnswerColumns._make(np.concatenate(pair) for pair in columns)
 
-    def without(self, requests: list[int]) -> "Answers":
-        """Leave out requests by name; unknown names are ignored."""
+    def without(self, requests: list[int]) -> "AnswerColumns":
+        """Return the rows of all other requests; unknown names are ignored."""
         return self.take(~np.isin(self.requests, np.array(requests, np.uint64)))
 
-    def take(self, rows: slice | NDArray[np.bool_]) -> "Answers":
-        """Take some rows."""
-        return Answers._make(column[rows] for column in self)
+    def take(self, rows: slice | NDArray[np.bool_]) -> "AnswerColumns":
+        """Return the selected rows."""
+        return AnswerColumns._make(column[rows] for column in self)

@@ -1,9 +1,9 @@
-"""What a step of a simulated engine costs: a line through measured decode rates, and a prefill rate.
+"""Step time of the simulated engine: a line fitted to measured decode rates, and a prefill rate.
 
 Source: vLLM 0.25.1 on one H200, gpt-oss-120b with random weights, Triton kernels: 3,872 tokens/s at 128
 sequences, 8,946 at 512, 13,427 at 1,024; prefill of 128 prompts of 1,024 tokens at 58,600 tokens/s.
 
-The defaults are the line of least squares through the three step times, sequences over tokens/s:
+The defaults are the least-squares line through the three step times, sequences over tokens/s:
 
     sequences x        128       512       1,024      mean 1664 / 3 = 554.667
     step time y, ms    33.058    57.232    76.264     mean 55.518
@@ -14,7 +14,7 @@ The defaults are the line of least squares through the three step times, sequenc
           = 19,247 / 404,139 = 0.0476 ms = 47.6 us a sequence
     base  = 55.518 - 0.047624 * 554.667 = 29.1 ms
 
-The line gives 35.2, 53.5 and 77.8 ms: 6 % above, 7 % below and 2 % above what was measured.
+The line gives 35.2, 53.5 and 77.8 ms: 6 % above, 7 % below and 2 % above the measured times.
 """
 
 from dataclasses import dataclass, fields
@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostModel:
-    """One machine's costs."""
+    """Parameters of the step time on one machine."""
 
     prefill_tokens_per_s: float = 58_600.0
     """Prompt tokens that a step takes in per second of its time."""
@@ -58,7 +58,7 @@ class CostModel:
         return cls(**values)
 
     def step_s(self, num_decoding: int, prefill_tokens: int) -> float:
-        """Compute the time of a step in seconds.
+        """Return the time of a step in seconds.
 
         Args:
             num_decoding: Requests past their prefill.

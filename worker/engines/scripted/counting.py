@@ -1,4 +1,4 @@
-"""An engine whose answers can be computed by hand (answers.py) in simple time; never a result of vLLM.
+"""The counting engine: answers of answers.py at constant step times, for tests and benchmarks.
 
 A step that admits n prompts lasts n * prefill_ms + step_ms and gives every running request one token.
 """
@@ -12,9 +12,9 @@ from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
 from worker.config import Parser
 from worker.engine_protocol import EngineInfo, Load, Step
-from worker.engines.scripted.answers import STOP_TOKEN_ID, VOCAB_SIZE, Answers
-from worker.engines.scripted.running_batch import Running
-from worker.engines.scripted.step_clock import Pace
+from worker.engines.scripted.answers import STOP_TOKEN_ID, VOCAB_SIZE, AnswerColumns
+from worker.engines.scripted.running_batch import RunningBatch
+from worker.engines.scripted.step_clock import StepClock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,13 +81,13 @@ class CountingEngine:
 
     def __init__(self, config: CountingConfig) -> None:
         self._config = config
-        self._waiting = Answers.none()
-        self._running = Running()
-        self._pace = Pace()
+        self._waiting = AnswerColumns.empty()
+        self._running = RunningBatch()
+        self._clock = StepClock()
         self._work = asyncio.Event()
 
     async def start(self) -> EngineInfo:
-        """Wait as long as `load_ms` says."""
+        """Wait for `load_ms`."""
         await asyncio.sleep(self._config.load_ms / 1e3)
         return EngineInfo(
             engine="counting",
@@ -110,7 +110,7 @@ class CountingEngine:
 
     def submit(self, prompts: PromptColumns) -> None:
         """Queue requests in the order given."""
-        self._waiting = self._waiting.followed_by(Answers.to(prompts))
+        self._waiting = self._waiting.append(AnswerColumns.for_prompts(prompts))
         self._work.set()
 
     def cancel(self, requests: list[int]) -> None:
@@ -119,7 +119,7 @@ class CountingEngine:
         self._running.cancel(requests)
 
     async def step(self) -> Step:
-        """Admit what fits, let the step's time pass, and give each running request its next token."""
+        """Admit waiting requests, wait for the step time, and give each running request its next token."""
         while not len(self._waiting.requests) and not len(self._running):
             self._work.clear()
             await self._work.wait()
@@ -131,8 +131,8 @@ class CountingEngine:
         return Load(len(self._running), len(self._waiting.requests))
 
     async def reset(self) -> None:
-        """Forget every request."""
-        self._waiting = Answers.none()
+        """Drop all requests."""
+        self._waiting = AnswerColumns.empty()
         self._running.clear()
 
     async def close(self) -> None:
@@ -146,7 +146,7 @@ class CountingEngine:
         return len(admitted.requests)
 
     async def _pass_time(self, num_admitted: int) -> None:
-        await self._pace.wait((num_admitted * self._config.prefill_ms + self._config.step_ms) / 1e3)
+        await self._clock.wait((num_admitted * self._config.prefill_ms + self._config.step_ms) / 1e3)
 
     def _advance(self) -> Step:
         return self._running.step()

@@ -1,4 +1,4 @@
-"""The requests that an engine with known answers runs: each gets its next token with every step."""
+"""The running batch of a scripted engine: each step gives every request the next token of its answer."""
 
 import time
 
@@ -8,41 +8,42 @@ from numpy.typing import NDArray
 from protos import worker_pb2 as pb
 from protos.columns import Lens, Requests, TokenColumns
 from worker.engine_protocol import Step
-from worker.engines.scripted.answers import COUNT_MODULUS, STOP_TOKEN_ID, Answers
+from worker.engines.scripted.answers import COUNT_MODULUS, STOP_TOKEN_ID, AnswerColumns
 
 _NO_ROWS = np.zeros(0, np.uint32)
 _NEVER = int(np.iinfo(np.int64).max)
 
 
-class Running:
-    """R running requests as columns; a step without an end costs a handful of numpy calls."""
+class RunningBatch:
+    """R running requests as columns; a step that finishes no request costs a few numpy calls."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """Forget every request."""
-        self._answers = Answers.none()
+        """Drop all requests."""
+        self._answers = AnswerColumns.empty()
         self._num_steps = 0
-        # Both (R,): token of step s is offset + s, modulo; an answer without tokens ends before it begins.
+        # Both (R,). The token of step s is (offset + s) % COUNT_MODULUS. The last step of an answer without
+        # tokens is the one before its first.
         self._offsets = self._last_steps = np.zeros(0, np.int64)
         self._next_end = _NEVER
         self._fresh = False
 
     def __len__(self) -> int:
-        """Count the requests."""
+        """Return the number of requests."""
         return len(self._answers.requests)
 
     @property
     def requests(self) -> Requests:
-        """(R,) names."""
+        """(R,) request names."""
         return self._answers.requests
 
-    def add(self, answers: Answers) -> None:
-        """Let requests run: their first tokens come with the next step."""
+    def add(self, answers: AnswerColumns) -> None:
+        """Add requests; the next step gives them their first tokens."""
         if not len(answers.requests):
             return
-        self._answers = self._answers.followed_by(answers)
+        self._answers = self._answers.append(answers)
         self._offsets = np.concatenate([self._offsets, answers.first_tokens - self._num_steps])
         self._last_steps = np.concatenate([self._last_steps, self._num_steps + answers.lens - 1])
         self._next_end = int(self._last_steps.min())
@@ -53,7 +54,7 @@ class Running:
         self._keep(~np.isin(self.requests, np.array(requests, np.uint64)))
 
     def step(self) -> Step:
-        """Give each request its next token, and let go of those that end."""
+        """Give each request its next token and remove the requests that finish."""
         number = self._num_steps
         tokens = ((self._offsets + number) % COUNT_MODULUS).astype(np.int32)
         counts: Lens | None = None

@@ -1,10 +1,9 @@
-"""Continuous batching in real time after a cost model, with known answers; never a result of vLLM.
+"""The simulated engine: continuous batching in real time by a cost model, with answers of answers.py.
 
-A step takes one token of each request past its prefill, and as many prompt tokens as fit beside them into
-`max_num_batched_tokens`: waiting prompts in order, as long as `max_num_seqs` has room, the last one in part
-(chunked prefill). A request's first token comes with the step that completes its prefill. The step lasts
-what cost_model.py says; the answers are those of answers.py. The KV cache is taken to be large enough:
-nothing is preempted.
+A step decodes one token of each request past its prefill and fills the rest of `max_num_batched_tokens` by
+prefilling waiting prompts in order, up to `max_num_seqs` requests, the last one in part (chunked prefill).
+The step that completes a request's prefill returns its first token. cost_model.py gives the step time. The KV
+cache is assumed to be large enough: no request is preempted.
 """
 
 import asyncio
@@ -18,10 +17,10 @@ from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
 from worker.config import Parser
 from worker.engine_protocol import EngineInfo, Load, Step
-from worker.engines.scripted.answers import STOP_TOKEN_ID, VOCAB_SIZE, Answers
+from worker.engines.scripted.answers import STOP_TOKEN_ID, VOCAB_SIZE, AnswerColumns
 from worker.engines.scripted.cost_model import CostModel
-from worker.engines.scripted.running_batch import Running
-from worker.engines.scripted.step_clock import Pace
+from worker.engines.scripted.running_batch import RunningBatch
+from worker.engines.scripted.step_clock import StepClock
 
 Wait = Callable[[float], Awaitable[None]]
 
@@ -88,18 +87,18 @@ class SimulatedEngine:
 
         Args:
             config: Limits and costs.
-            wait: Lets the seconds of one step pass; None: in real time.
+            wait: Waits for a step time in seconds; None: in real time.
         """
         self._config = config
-        self._wait = wait or Pace().wait
+        self._wait = wait or StepClock().wait
         self._work = asyncio.Event()
-        self._running = Running()
-        self._waiting = Answers.none()
+        self._running = RunningBatch()
+        self._waiting = AnswerColumns.empty()
         self._prefilled = 0
-        """Tokens of the first waiting prompt: no other is ever taken in part."""
+        """Prefilled tokens of the first waiting prompt; all other waiting prompts have none."""
 
     async def start(self) -> EngineInfo:
-        """Say what is simulated."""
+        """Describe the simulated engine."""
         config = self._config
         limits = {name: getattr(config, name) for name in _LIMITS}
         return EngineInfo(
@@ -120,7 +119,7 @@ class SimulatedEngine:
 
     def submit(self, prompts: PromptColumns) -> None:
         """Queue requests in the order given."""
-        self._waiting = self._waiting.followed_by(Answers.to(prompts))
+        self._waiting = self._waiting.append(AnswerColumns.for_prompts(prompts))
         self._work.set()
 
     def cancel(self, requests: list[int]) -> None:
@@ -132,7 +131,7 @@ class SimulatedEngine:
         self._running.cancel(requests)
 
     async def step(self) -> Step:
-        """Prefill and decode until a step gives tokens; a step of prefill alone gives none."""
+        """Run steps until one returns tokens; a step that only prefills returns none."""
         while True:
             while not len(self._waiting.requests) and not len(self._running):
                 self._work.clear()
@@ -144,21 +143,21 @@ class SimulatedEngine:
                 return self._running.step()
 
     def load(self) -> Load:
-        """Count the requests running, one whose prefill has begun included, and waiting."""
+        """Count running and waiting requests; a partly prefilled one counts as running."""
         begun = int(self._prefilled > 0)
         return Load(len(self._running) + begun, len(self._waiting.requests) - begun)
 
     async def reset(self) -> None:
-        """Forget every request."""
+        """Drop all requests."""
         self._running.clear()
-        self._waiting = Answers.none()
+        self._waiting = AnswerColumns.empty()
         self._prefilled = 0
 
     async def close(self) -> None:
         """Do nothing: no process was started."""
 
     def _prefill(self, num_decoding: int) -> int:
-        """Spend the step's prefill budget, let what completes run; returns the prompt tokens taken in."""
+        """Use the step's prefill budget and start prompts that complete; returns the prompt tokens used."""
         room = self._config.max_num_seqs - num_decoding
         if not room or not len(self._waiting.requests):
             return 0

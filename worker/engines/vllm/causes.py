@@ -1,4 +1,7 @@
-"""Why vLLM fails, on one line: its other processes log it, and tell the front end only that it is so."""
+"""Root causes of vLLM failures: vLLM's processes log them, but report to the front end only that they failed.
+
+Messages are shortened here for people to read; no decision depends on their text.
+"""
 
 import copy
 import json
@@ -13,47 +16,48 @@ _FILE = "causes"
 
 
 def one_line(error: BaseException) -> str:
-    """Put vLLM's message on one line, without pydantic's headings, echo of the input and web address."""
+    """Return vLLM's message on one line, without pydantic's headings, echo of the input and web address."""
     lines = [line.split(" [type=")[0].strip() for line in str(error).splitlines()]
     kept = " ".join(line for line in lines if not line.startswith("For further information"))
     message = re.sub(r"\d+ validation errors? for \w+|Value error, ", "", kept)
     return " ".join(message.split()) or type(error).__name__
 
 
-def with_kind(error: BaseException) -> str:
-    """Put an error's kind before its message, on one line."""
+def with_type(error: BaseException) -> str:
+    """Return an error's type and message on one line."""
     kind, message = type(error).__name__, one_line(error)
     return kind if message == kind else f"{kind}: {message}"
 
 
 class CauseHandler(logging.Handler):
-    """Appends each logged exception to a file, on a line of its own; lives in vLLM's processes."""
+    """Appends each logged exception to a file, one per line; runs in vLLM's processes."""
 
     def __init__(self, path: str) -> None:
-        """Write to this file."""
+        """Create a handler that appends to a file."""
         super().__init__(logging.ERROR)
         self._path = path
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record's exception, where it has one."""
+        """Append the exception of a record, if it has one."""
         error = record.exc_info[1] if record.exc_info else None
         if error is None:
             return
         try:
             with Path(self._path).open("a", encoding="utf-8") as file:
-                file.write(f"{with_kind(error)}\n")
+                file.write(f"{with_type(error)}\n")
         except OSError:
             self.handleError(record)
 
 
-class Causes:
-    """What the processes of one engine logged as exceptions; nothing where the user configures vLLM's log."""
+class CauseLog:
+    """Exceptions logged by the processes of one engine; stays empty if the user configures vLLM's logging."""
 
     def __init__(self, is_local: bool) -> None:
-        """Have processes that vLLM starts from here on write their exceptions down.
+        """Make processes that vLLM starts from now on log their exceptions to a temporary file.
 
         Args:
-            is_local: All of them are on this machine; on another one vLLM would not find the file, and fail.
+            is_local: All of vLLM's processes run on this machine. On another one vLLM would not find the
+                logging configuration and fail.
         """
         self._directory = tempfile.TemporaryDirectory(prefix="tokenfleet-vllm-")
         self._path = Path(self._directory.name) / _FILE
@@ -72,24 +76,24 @@ class Causes:
         Path(self._config).write_text(json.dumps(config), encoding="utf-8")
         os.environ[VARIABLE] = self._config
 
-    def start_over(self) -> None:
-        """Let go of what was logged while the engine started; later processes are not its own."""
-        self._give_back()
+    def clear(self) -> None:
+        """Delete what was logged while the engine started, and leave processes started later unaffected."""
+        self._restore_environment()
         self._path.unlink(missing_ok=True)
 
-    def first(self) -> str:
-        """Read what was logged first, the rest follows from it; empty where nothing was."""
+    def first(self) -> str | None:
+        """Return the first logged exception, of which later ones are consequences; None if there is none."""
         try:
             with self._path.open(encoding="utf-8") as file:
-                return file.readline().rstrip("\n")
+                return file.readline().rstrip("\n") or None
         except FileNotFoundError:
-            return ""
+            return None
 
     def close(self) -> None:
         """Remove the file."""
-        self._give_back()
+        self._restore_environment()
         self._directory.cleanup()
 
-    def _give_back(self) -> None:
+    def _restore_environment(self) -> None:
         if os.environ.get(VARIABLE) == self._config:
             del os.environ[VARIABLE]

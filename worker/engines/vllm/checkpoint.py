@@ -1,4 +1,4 @@
-"""What a checkpoint's JSON files say: stop ids, limits, identity. Weights are never read."""
+"""A checkpoint's directory, stop ids, limits and hash, from its JSON files; weights are never read."""
 
 import hashlib
 import json
@@ -8,15 +8,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from common.flags import FlagError
 from common.host_facts import nearest
 
-# owner/name, or a bare name: what Hugging Face accepts and a path with a slash at either end is not.
+# owner/name or a bare name, as Hugging Face accepts them; excludes paths that begin or end with a slash.
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLimits:
-    """Sizes from config.json that bound what an engine may be asked for."""
+    """Sizes from config.json that limit token ids, lengths and tensor parallel size."""
 
     vocab_size: int
     """Token ids are 0 <= id < vocab_size."""
@@ -27,23 +28,23 @@ class ModelLimits:
 
 
 def find_checkpoint(model: str, revision: str | None = None, cache_dir: str | None = None) -> Path | None:
-    """Find the directory of a model's JSON files: itself, or its snapshot in the local Hugging Face cache.
+    """Return the directory of a model's JSON files: the model itself or its Hugging Face snapshot.
 
     Args:
         model: A directory, or a Hugging Face name.
-        revision: Branch, tag or commit of a Hugging Face name; None is its main branch.
-        cache_dir: Looked at before Hugging Face's default: vLLM puts no more than weights there itself.
+        revision: Branch, tag or commit of a Hugging Face name; None is the main branch.
+        cache_dir: Searched before Hugging Face's default cache; vLLM downloads only weights to it.
 
     Returns:
-        None for a Hugging Face name that neither holds; vLLM downloads such a model.
+        None for a Hugging Face name that is in neither cache; vLLM downloads the model.
 
     Raises:
-        ValueError: Neither a directory nor a Hugging Face name.
+        FlagError: Neither a directory nor a Hugging Face name.
     """
     if model and Path(model).is_dir():
         return Path(model)
     if not _REPO_ID.fullmatch(model) or model.startswith("."):
-        raise ValueError(f"--model: no directory {model}")
+        raise FlagError("--model", f"no directory {model}")
     for folder in dict.fromkeys((cache_dir, None)):
         snapshot = _find_snapshot(model, revision, folder)
         if snapshot is not None and (snapshot / "config.json").exists():
@@ -52,16 +53,16 @@ def find_checkpoint(model: str, revision: str | None = None, cache_dir: str | No
 
 
 def find_weights(model: str, revision: str | None = None, cache_dir: str | None = None) -> Path | None:
-    """Find the directory of a model's weights, where vLLM looks for them; arguments as of find_checkpoint.
+    """Return the directory from which vLLM loads a model's weights; arguments as for find_checkpoint.
 
     Returns:
-        None for a Hugging Face name whose weights are not there; vLLM downloads them.
+        None for a Hugging Face name whose weights are not cached; vLLM downloads them.
     """
     from huggingface_hub import constants
 
     if Path(model).is_dir():
         return Path(model)
-    # Offline, vLLM takes the default cache's snapshot for a directory given to --model.
+    # With HF_HUB_OFFLINE vLLM replaces the name by the default cache's snapshot and ignores cache_dir.
     return _find_snapshot(model, revision, None if constants.HF_HUB_OFFLINE else cache_dir)
 
 
@@ -76,29 +77,29 @@ def _find_snapshot(model: str, revision: str | None, cache_dir: str | None) -> P
 
 
 def check_download(model: str, cache_dir: str | None = None) -> None:
-    """Check that a model that the cache does not hold may be put there.
+    """Check that a model that is not cached can be downloaded.
 
     Raises:
-        ValueError: Downloads are forbidden, or the cache cannot be written.
+        FlagError: Downloads are disabled, or the cache is not writable.
     """
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        raise ValueError(f"--model: {model} is not in the Hugging Face cache, and HF_HUB_OFFLINE is set")
+        raise FlagError("--model", f"{model} is not in the Hugging Face cache, and HF_HUB_OFFLINE is set")
     cache = Path(cache_dir or constants.HF_HUB_CACHE)
-    there = nearest(cache)
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        raise ValueError(f"--model: {model} is to be downloaded, and its cache {cache} cannot be written")
+    existing = nearest(cache)
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        raise FlagError("--model", f"{model} must be downloaded, and its cache {cache} cannot be written")
 
 
 def read_limits(checkpoint: Path) -> ModelLimits:
-    """Read the sizes of the model.
+    """Read the model's sizes from config.json.
 
     Raises:
-        ValueError: config.json is missing, is not JSON or lacks a size.
+        FlagError: config.json is missing, is not JSON or lacks a size.
     """
     config = _read_config(checkpoint)
-    # A model without grouped-query attention names no key-value heads: each head has its own.
+    # Models without grouped-query attention omit num_key_value_heads: one per attention head.
     config.setdefault("num_key_value_heads", config.get("num_attention_heads"))
     return ModelLimits(**{field.name: _size(config, field.name, checkpoint) for field in fields(ModelLimits)})
 
@@ -111,10 +112,10 @@ def stop_token_ids(checkpoint: Path, generation_config_path: Path | None = None)
 
     Args:
         checkpoint: The model's directory.
-        generation_config_path: Read instead of the checkpoint's own file, and must exist.
+        generation_config_path: Replaces the checkpoint's own file; must exist.
 
     Raises:
-        ValueError: A file that cannot be read, an id that is no integer, or no id at all.
+        FlagError: A file cannot be read, an id is not an integer, or neither file has an id.
     """
     own = checkpoint / "generation_config.json"
     path = generation_config_path or own
@@ -124,9 +125,10 @@ def stop_token_ids(checkpoint: Path, generation_config_path: Path | None = None)
         *_ids(_read_config(checkpoint).get("eos_token_id"), checkpoint / "config.json"),
     }
     if not ids:
-        raise ValueError(
-            f"--model: no stop ids: neither {path} nor {checkpoint / 'config.json'} names an eos_token_id; "
-            "a vLLM engine without tokenizer would never stop"
+        raise FlagError(
+            "--model",
+            f"no stop ids: neither {path} nor {checkpoint / 'config.json'} names an eos_token_id; "
+            "a vLLM engine without tokenizer would never stop",
         )
     return tuple(sorted(ids))
 
@@ -134,24 +136,24 @@ def stop_token_ids(checkpoint: Path, generation_config_path: Path | None = None)
 def model_hash(checkpoint: Path, weights: Path) -> str:
     """Hash config.json, generation_config.json and the names and sizes of the weight files.
 
-    Two models with equal hashes are the same unless weights were changed in place.
+    Models with equal hashes are equal unless weights were changed in place.
 
     Args:
         checkpoint: Directory of the JSON files.
-        weights: Directory of the weight files, mostly the same.
+        weights: Directory of the weight files, usually the same.
 
     Returns:
         SHA-256 in hex.
 
     Raises:
-        ValueError: config.json is missing.
+        FlagError: config.json is missing.
     """
     _read_config(checkpoint)
     facts: dict[str, str | int | None] = {}
     for name in ("config.json", "generation_config.json"):
         path = checkpoint / name
         facts[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
-    # stat follows the links that a Hugging Face snapshot is made of.
+    # stat follows links: a Hugging Face snapshot consists of links.
     facts.update({path.name: path.stat().st_size for path in weights.glob("*.safetensors")})
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -164,25 +166,25 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise ValueError(f"--model: cannot read {path}: {error.strerror}") from error
+        raise FlagError("--model", f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise ValueError(f"--model: {path} is not JSON: {error}") from error
+        raise FlagError("--model", f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"--model: {path} holds no JSON object")
+        raise FlagError("--model", f"{path} holds no JSON object")
     return content
 
 
 def _size(config: dict[str, Any], name: str, checkpoint: Path) -> int:
     value = config.get(name)
     if not isinstance(value, int) or value < 1:
-        raise ValueError(f"--model: {checkpoint / 'config.json'}: {name} is {value}, not 1 or more")
+        raise FlagError("--model", f"{checkpoint / 'config.json'}: {name} is {value}, not 1 or more")
     return value
 
 
 def _ids(value: object, path: Path) -> list[int]:
-    """Take what transformers writes: an id, a list of ids, or null."""
+    """Return the ids of an eos_token_id as transformers writes it: an id, a list of ids, or null."""
     found = value if isinstance(value, list) else [] if value is None else [value]
     ids = [token_id for token_id in found if type(token_id) is int and token_id >= 0]
     if len(ids) < len(found):
-        raise ValueError(f"--model: {path}: eos_token_id is {value}, not token ids of 0 or more")
+        raise FlagError("--model", f"{path}: eos_token_id is {value}, not token ids of 0 or more")
     return ids

@@ -1,4 +1,4 @@
-"""vLLM's own flags, the defaults this worker gives them, and the environment vLLM starts in."""
+"""vLLM's engine flags with this worker's defaults, and the environment that vLLM starts in."""
 
 import argparse
 import dataclasses
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.flags import FlagError
 from worker.config import Parser
 from worker.engine_protocol import EngineDead, EngineInfo
 from worker.engines.vllm.causes import one_line
@@ -23,7 +24,12 @@ from worker.engines.vllm.checkpoint import (
     stop_token_ids,
 )
 from worker.engines.vllm.engine_core import check_interface
-from worker.engines.vllm.ranks import check_accelerators, check_memory, place_ranks
+from worker.engines.vllm.ranks import (
+    bind_cpu_ranks,
+    check_accelerators,
+    check_memory,
+    choose_tensor_parallel_size,
+)
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -35,55 +41,55 @@ logger = logging.getLogger(__name__)
 # Longest prompt (inference_rules.adoc, appendix: 15,330) and accuracy budget (the reference's README:
 # 32,768) are 48,098 tokens; rounded up to a multiple of every KV cache block size.
 MAX_MODEL_LEN = 48_128
-# vLLM on a CPU would take its share of the machine's whole memory, and stop if other processes hold it.
+# vLLM's default on a CPU is a share of the machine's total memory, and fails if other processes use it.
 CPU_KV_CACHE_BYTES = 1 << 30
-# A model that vLLM has still to download is taken for this one: gpt-oss-120b's config.json.
+# Assumed for a model that vLLM has yet to download: the sizes of gpt-oss-120b's config.json.
 _GPT_OSS_120B = ModelLimits(
     vocab_size=201_088, max_position_embeddings=131_072, num_attention_heads=64, num_key_value_heads=8
 )
 # Set before vLLM is imported; a variable that the user has set stays.
 _ENVIRONMENT = {
-    # gRPC's threads and locks do not survive a fork.
+    # A fork would not copy gRPC's threads, and would leave its locks held.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # All of a worker's log is one stream.
+    # The whole log of a worker goes to stderr.
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-    # A benchmark reports to no one while it runs.
+    # vLLM sends no usage statistics during a benchmark.
     "VLLM_NO_USAGE_STATS": "1",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineFlags:
-    """The command line as vLLM understands it."""
+    """vLLM's parsed flags."""
 
     model: str
-    """As given to --model."""
+    """Value of --model."""
     engine_args: "AsyncEngineArgs"
-    """Every engine flag with its value, given or default."""
+    """All engine flags, given or default."""
 
     @property
     def is_local(self) -> bool:
-        """Whether all of vLLM's processes are on this machine; Ray puts them on any."""
+        """Whether all of vLLM's processes run on this machine; with Ray they may run on any."""
         args = self.engine_args
         return "ray" not in (args.distributed_executor_backend, args.data_parallel_backend)
 
     def find_checkpoint(self) -> Path | None:
-        """Find the model's directory, None before vLLM has downloaded it.
+        """Return the model's directory, or None before vLLM has downloaded it.
 
         Raises:
-            ValueError: Neither a directory nor a Hugging Face name.
+            FlagError: Neither a directory nor a Hugging Face name.
         """
         return find_checkpoint(self.model, self.engine_args.revision, self.engine_args.download_dir)
 
     def find_weights(self) -> Path | None:
-        """Find the directory of the model's weights, None before vLLM has downloaded them."""
+        """Return the directory of the model's weights, or None before vLLM has downloaded them."""
         return find_weights(self.model, self.engine_args.revision, self.engine_args.download_dir)
 
     def read_stop_token_ids(self, checkpoint: Path) -> tuple[int, ...]:
-        """Read the stop ids, where --generation-config names a folder from its file.
+        """Read the stop ids, from the file in the --generation-config folder if that is given.
 
         Raises:
-            ValueError: There are none, or a file cannot be read.
+            FlagError: No file has a stop id, or a file cannot be read.
         """
         folder = self.engine_args.generation_config
         path = None if folder in ("auto", "vllm") else Path(folder) / "generation_config.json"
@@ -91,16 +97,16 @@ class EngineFlags:
 
 
 def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
-    """Parse vLLM's flags and fill in the defaults; the environment is set on the way.
+    """Parse vLLM's flags, fill in the defaults and check the machine; sets the environment for vLLM.
 
     Args:
-        argv: What is left of the command line.
+        argv: The engine's part of the command line.
         model: Directory or Hugging Face name.
 
     Raises:
-        ValueError: An unknown flag, a bad value, or a model that is not there; one line.
+        ValueError: An unknown flag, a bad value, or a model that does not exist; one line.
     """
-    # Asked first because importing vLLM takes seconds.
+    # Checked first because importing vLLM takes seconds.
     find_checkpoint(model)
     _set_environment()
     check_accelerators()
@@ -114,10 +120,12 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     if checkpoint is None or weights is None:
         check_download(model, parsed.download_dir)
     limits = _GPT_OSS_120B if checkpoint is None else read_limits(checkpoint)
-    parsed.model = model
+    values: dict[str, object] = {"model": model}
     if parsed.max_model_len is None:
-        parsed.max_model_len = min(MAX_MODEL_LEN, limits.max_position_embeddings)
-    place_ranks(parsed, limits)
+        values["max_model_len"] = min(MAX_MODEL_LEN, limits.max_position_embeddings)
+    values["tensor_parallel_size"] = choose_tensor_parallel_size(parsed, limits)
+    parsed = argparse.Namespace(**vars(parsed) | values)
+    bind_cpu_ranks(parsed.tensor_parallel_size * parsed.pipeline_parallel_size)
     check_memory(parsed, weights)
     flags = EngineFlags(model=model, engine_args=_engine_args(parsed))
     if checkpoint is not None:
@@ -126,7 +134,7 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
 
 
 def build_engine(flags: EngineFlags) -> "AsyncLLM":
-    """Construct the engine; blocks for as long as the model loads.
+    """Construct the engine; blocks until the model is loaded.
 
     Raises:
         ValueError: vLLM refuses the configuration.
@@ -137,7 +145,7 @@ def build_engine(flags: EngineFlags) -> "AsyncLLM":
     from vllm.v1.engine.async_llm import AsyncLLM
 
     args = flags.engine_args
-    # Decides vLLM's defaults: 1,024 running requests on an H200 as in its server; a bare engine has 128.
+    # Selects vLLM's defaults: as in its server, 1,024 running requests on an H200; an LLMEngine has 128.
     usage_context = UsageContext.OPENAI_API_SERVER
     try:
         config = args.create_engine_config(usage_context)
@@ -155,17 +163,17 @@ def build_engine(flags: EngineFlags) -> "AsyncLLM":
 
 
 def describe(flags: EngineFlags, config: "VllmConfig") -> EngineInfo:
-    """Say what the engine of this configuration is.
+    """Describe the engine of this configuration.
 
     Raises:
-        ValueError: The model is not in the local cache, or has no stop ids.
+        FlagError: The model is not in the local cache, or has no stop ids.
     """
     checkpoint = flags.find_checkpoint()
     if checkpoint is None:
-        raise ValueError(f"--model: {flags.model} is not in the local Hugging Face cache")
+        raise FlagError("--model", f"{flags.model} is not in the local Hugging Face cache")
     distribution = importlib.metadata.packages_distributions()["vllm"][0]
     parallel = config.parallel_config
-    # Those behind this front end: under external load balancing the other ranks have front ends of their own.
+    # Engines behind this front end: with external load balancing each other rank has its own front end.
     num_engines = (
         parallel.data_parallel_size_local if parallel.local_engines_only else parallel.data_parallel_size
     )
@@ -184,7 +192,7 @@ def describe(flags: EngineFlags, config: "VllmConfig") -> EngineInfo:
 
 
 def build_parser() -> Parser:
-    """Build the parser of vLLM's flags; the environment is set before vLLM is imported."""
+    """Build the parser of vLLM's flags; sets the environment before it imports vLLM."""
     _set_environment()
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -197,7 +205,7 @@ def build_parser() -> Parser:
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
-    """Parse vLLM's flags, whatever the model.
+    """Parse vLLM's flags without checking the model.
 
     Raises:
         ValueError: An unknown flag or a bad value; one line.
@@ -213,28 +221,28 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def _set_environment() -> None:
-    """Set what vLLM reads when it is imported."""
+    """Set the variables that vLLM reads when it is imported."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def _defaults() -> dict[str, object]:
-    """Name the defaults that differ from vLLM's; None is computed once the flags are known."""
+    """Return the defaults that differ from vLLM's; None: computed from the other flags."""
     from vllm.platforms import current_platform
 
     defaults: dict[str, object] = {
-        # Tokens in, tokens out: a tokenizer would only cost time.
+        # Prompts and answers are token ids: no tokenizer is needed.
         "skip_tokenizer_init": True,
         "enable_prefix_caching": False,
         "enable_chunked_prefill": True,
         "gpu_memory_utilization": 0.90,
-        # The coordinator measures; vLLM's own statistics cost the front end time per token.
+        # The coordinator measures; vLLM's statistics would cost the front end time per token.
         "disable_log_stats": True,
         "max_model_len": None,
         "tensor_parallel_size": None,
     }
     if current_platform.is_cpu():
-        # Compiling for a CPU takes longer than what a CPU is asked to serve.
+        # Compilation for a CPU takes longer than the runs on it.
         defaults |= {"kv_cache_memory_bytes": CPU_KV_CACHE_BYTES, "enforce_eager": True}
     return defaults
 
@@ -250,7 +258,7 @@ def _engine_args(parsed: argparse.Namespace) -> "AsyncEngineArgs":
 
 
 def _effective_args(args: "AsyncEngineArgs", config: "VllmConfig") -> dict[str, str]:
-    """List the arguments that are not vLLM's defaults as JSON, without structures and the user's token."""
+    """Return the arguments that differ from vLLM's defaults as JSON, except objects and the user's token."""
     found = {
         field.name: getattr(args, field.name)
         for field in dataclasses.fields(args)
@@ -259,7 +267,7 @@ def _effective_args(args: "AsyncEngineArgs", config: "VllmConfig") -> dict[str, 
     found["dtype"] = str(config.model_config.dtype)
     found["async_scheduling"] = bool(config.scheduler_config.async_scheduling)
     if args.speculative_config is not None:
-        # vLLM has put the model's own configuration, no plain values, into what it was given.
+        # vLLM adds the target model's configuration objects to the given dictionary.
         given = args.speculative_config.items()
         found["speculative_config"] = {key: value for key, value in given if not key.startswith("target_")}
     return {name: json.dumps(value) for name, value in found.items() if _is_plain(value)}

@@ -1,16 +1,18 @@
-"""The part of vLLM's front end that a worker uses: requests to the engine core, what its steps produce.
+"""Client of vLLM's engine core: sends requests and receives the outputs of each step.
 
-`AsyncLLM.generate` makes an object and wakes a task for every token. Below it the engine core says what a
-step produced in one message, the shape of our own frame. That interface is vLLM's internal one: what is used
-of it stands here alone, and is looked for before a model loads.
+`AsyncLLM.generate` creates an object and wakes a task for every token. The engine core below it sends the
+outputs of a step as one message, which maps to one of our frames. This interface is internal to vLLM: it is
+used in this file only, and check_interface tests for it before a model loads.
 """
 
 import asyncio
+import importlib.util
 import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from common.flags import FlagError
 from worker.engine_protocol import EngineDead
 
 if TYPE_CHECKING:
@@ -19,10 +21,10 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 STOPPED = "vLLM's engine core has stopped"
-# A core that has just started answers within milliseconds; one that stops meanwhile leaves vLLM waiting.
+# A started engine core answers within milliseconds; if it stops before it answers, vLLM waits forever.
 PREPARE_TIMEOUT_S = 60.0
 KNOWN_VERSIONS = "0.25.1 and 0.32.0"
-"""Versions that this was run with."""
+"""vLLM versions that this client was tested with."""
 _USED = (
     "vllm.v1.engine.async_llm:AsyncLLM.get_supported_tasks",
     "vllm.v1.engine.core_client:AsyncMPClient.add_request_async",
@@ -38,94 +40,107 @@ _USED = (
 )
 
 
-def check_interface() -> None:
-    """Look for everything that is used.
+def check_installed() -> None:
+    """Check that vLLM is installed, without importing it.
 
     Raises:
-        ValueError: Names what this vLLM does not have.
+        FlagError: vLLM is missing; the message says how to install it.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        raise FlagError(
+            "--engine vllm",
+            "vLLM is not installed here: pip install '.[gpu]' or ./setup.sh; --engine counting needs none",
+        )
+
+
+def check_interface() -> None:
+    """Check that this vLLM has every internal interface that the client uses.
+
+    Raises:
+        FlagError: Names the interface that is missing.
     """
     for name in _USED:
         try:
             pkgutil.resolve_name(name)
         except AttributeError as error:
-            raise ValueError(f"--engine: {_unknown(f'has no {name}')}") from error
+            raise FlagError("--engine", _unsupported(f"has no {name}")) from error
         except ImportError as error:
-            raise ValueError(f"--engine: {_unknown(f'has no {name} ({error})')}") from error
+            raise FlagError("--engine", _unsupported(f"has no {name} ({error})")) from error
 
 
-class Core:
-    """The engine core behind an AsyncLLM whose own output loop never starts."""
+class CoreClient:
+    """The engine core behind an AsyncLLM whose own output loop is never started."""
 
     def __init__(self, llm: "AsyncLLM") -> None:
-        """Look at an engine; `prepare` comes before all else.
+        """Check and take over the engine core of an AsyncLLM; call `prepare` before other methods.
 
         Raises:
-            EngineDead: It is built in another way: see check_interface, and what only an instance tells.
+            EngineDead: The instance lacks an attribute that this client uses, or already reads its outputs.
         """
         try:
             self._client = llm.engine_core
             self._input_processor = llm.input_processor
             has_reader = llm.output_handler is not None
         except AttributeError as error:
-            raise EngineDead(_unknown(f"has no AsyncLLM.{error.name}")) from error
+            raise EngineDead(_unsupported(f"has no AsyncLLM.{error.name}")) from error
         if has_reader:
-            # Each step would go to one of two readers.
-            raise EngineDead(_unknown("reads its engine core already"))
+            # With two readers each would receive only some of the steps.
+            raise EngineDead(_unsupported("reads its engine core already"))
         self._llm = llm
 
     async def prepare(self) -> None:
-        """Ask what the engine can do, which vLLM checks every request against.
+        """Query the engine's supported tasks, against which vLLM checks each request.
 
         Raises:
-            EngineDead: The engine core has stopped, or does not answer.
+            EngineDead: The engine core has stopped or does not answer.
         """
         try:
             async with asyncio.timeout(PREPARE_TIMEOUT_S):
-                with _alive():
+                with _translated():
                     self._tasks = await self._llm.get_supported_tasks()
         except TimeoutError as error:
             raise EngineDead(STOPPED) from error
 
     async def add(self, request_id: str, prompt: list[int], params: "SamplingParams") -> None:
-        """Hand over a request, tokens in.
+        """Send a request.
 
         Raises:
-            ValueError: vLLM refuses it.
+            ValueError: vLLM refuses the request.
             EngineDead: The engine core has stopped.
         """
         from vllm.inputs.engine import tokens_input
 
-        # A rendered prompt: a raw one takes a detour through vLLM's thread for tokenizing.
+        # A raw prompt would pass through vLLM's tokenizer thread.
         rendered = tokens_input(prompt)
         request: EngineCoreRequest = self._input_processor.process_inputs(
             request_id, rendered, params, supported_tasks=self._tasks
         )
-        with _alive():
+        with _translated():
             await self._client.add_request_async(request)
 
     async def abort(self, request_ids: list[str]) -> None:
-        """Have requests dropped; ids that the engine core does not have are ignored.
+        """Abort requests; unknown ids are ignored.
 
         Raises:
             EngineDead: The engine core has stopped.
         """
-        with _alive():
+        with _translated():
             await self._client.abort_requests_async(request_ids)
 
     async def step(self) -> "list[EngineCoreOutput]":
-        """Wait for what the next step produced, one output of each of its requests.
+        """Wait for the outputs of the next step, one per request.
 
         Raises:
             EngineDead: The engine core has stopped.
         """
-        with _alive():
+        with _translated():
             outputs: list[EngineCoreOutput] = (await self._client.get_output_async()).outputs
         return outputs
 
 
 @contextmanager
-def _alive() -> Iterator[None]:
-    """Say in this worker's words that the engine core has stopped."""
+def _translated() -> Iterator[None]:
+    """Translate vLLM's EngineDeadError to EngineDead."""
     from vllm.v1.engine.exceptions import EngineDeadError
 
     try:
@@ -134,7 +149,7 @@ def _alive() -> Iterator[None]:
         raise EngineDead(STOPPED) from error
 
 
-def _unknown(what: str) -> str:
+def _unsupported(reason: str) -> str:
     import vllm
 
-    return f"vllm {vllm.__version__} {what}: this worker was run with {KNOWN_VERSIONS}"
+    return f"vllm {vllm.__version__} {reason}: this worker was run with {KNOWN_VERSIONS}"

@@ -1,4 +1,4 @@
-"""The requests that vLLM's engine core holds, and what one of its steps says of them, as columns."""
+"""The requests in vLLM's engine core, and the conversion of its step outputs to columns."""
 
 from collections.abc import Collection, Sequence
 from itertools import chain
@@ -10,31 +10,32 @@ from protos import worker_pb2 as pb
 from protos.columns import TokenColumns
 from worker.engine_protocol import EngineDead, Load, Step
 
-# vLLM's other reasons (abort, error, repetition) are no answers.
+# Keys are the str() of vLLM's FinishReason, which it documents. The other reasons (abort, error, repetition)
+# do not complete an answer.
 _REASONS = {"stop": pb.FINISH_REASON_STOP, "length": pb.FINISH_REASON_LENGTH}
 
 
 class CoreOutput(Protocol):
-    """What a step says of one request: vLLM's EngineCoreOutput."""
+    """The output of a step for one request: vLLM's EngineCoreOutput."""
 
     @property
     def request_id(self) -> str:
-        """As vLLM was told."""
+        """Id given to vLLM."""
 
     @property
     def new_token_ids(self) -> list[int]:
-        """In order; several where vLLM speculates."""
+        """In order; more than one with speculative decoding."""
 
     @property
     def finish_reason(self) -> object | None:
-        """With the last tokens; its str() is a word."""
+        """Set with the last tokens; its str() is the reason."""
 
 
-class Held:
-    """Requests in the engine core. vLLM's ids must be new for ever, names are so only within a run."""
+class CoreRequests:
+    """Requests in the engine core by vLLM's id. vLLM ids are unique per process, names only per run."""
 
     def __init__(self) -> None:
-        """Hold nothing."""
+        """Create an empty table."""
         self._names: dict[str, int] = {}
         self._waiting: set[str] = set()
         self._num_added = 0
@@ -44,7 +45,7 @@ class Held:
         return Load(len(self._names) - len(self._waiting), len(self._waiting))
 
     def add(self, name: int) -> str:
-        """Take a request in; returns its id for vLLM."""
+        """Add a request and return its id for vLLM."""
         self._num_added += 1
         request_id = f"{name}-{self._num_added}"
         self._names[request_id] = name
@@ -52,7 +53,7 @@ class Held:
         return request_id
 
     def drop(self, names: Collection[int]) -> list[str]:
-        """Forget requests by name; returns the ids of those that were here."""
+        """Remove requests by name; returns the ids of the requests removed."""
         ids = [request_id for request_id, name in self._names.items() if name in names]
         for request_id in ids:
             del self._names[request_id]
@@ -60,24 +61,24 @@ class Held:
         return ids
 
     def drop_all(self) -> list[str]:
-        """Forget every request; returns their ids."""
+        """Remove all requests; returns their ids."""
         ids = list(self._names)
         self._names.clear()
         self._waiting.clear()
         return ids
 
     def take(self, outputs: Sequence[CoreOutput], produced_ns: int) -> Step | None:
-        """Put a step into columns: the only Python that runs for each token.
+        """Convert a step to columns; the only Python code that runs per token.
 
         Args:
-            outputs: One of each request of the step; what was dropped is left out.
-            produced_ns: When they came.
+            outputs: One per request of the step; outputs of removed requests are left out.
+            produced_ns: When the outputs arrived.
 
         Returns:
-            None where nothing is left.
+            None if no output is left.
 
         Raises:
-            EngineDead: A request ended without an answer.
+            EngineDead: vLLM ended a request without completing its answer.
         """
         kept = [output for output in outputs if output.request_id in self._names]
         if not kept:

@@ -1,4 +1,4 @@
-"""The product's engine: vLLM's engine core, token ids in and the new tokens of every step out."""
+"""The vLLM engine: implements the Engine protocol over vLLM's engine core."""
 
 import asyncio
 import copy
@@ -15,10 +15,10 @@ import numpy as np
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
 from worker.engine_protocol import EngineDead, EngineInfo, Load, Step
-from worker.engines.vllm.causes import Causes, one_line, with_kind
+from worker.engines.vllm.causes import CauseLog, one_line, with_type
 from worker.engines.vllm.engine_args import EngineFlags, build_engine, describe, parse_engine_flags
-from worker.engines.vllm.engine_core import STOPPED, Core
-from worker.engines.vllm.step import Held
+from worker.engines.vllm.engine_core import STOPPED, CoreClient
+from worker.engines.vllm.step import CoreRequests
 from worker.engines.vllm.warm_up import WARM_UP_TOKENS, random_prompts, warm_up_sizes
 
 if TYPE_CHECKING:
@@ -34,61 +34,62 @@ WARM_UP_TIMEOUT_S = 600.0
 WATCH_INTERVAL_S = 0.5
 RESET_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 15.0
-# Requests handed to vLLM in one turn of the event loop: 25 us each with a prompt of 3,000 tokens.
+# Requests sent to vLLM per turn of the event loop: each takes 25 us with a prompt of 3,000 tokens.
 FEED_SIZE = 16
 
 
 class VllmEngine:
-    """The Engine protocol over one engine core: one task feeds it, another reads its steps."""
+    """The Engine protocol over one engine core: one task sends requests, another receives step outputs."""
 
     def __init__(self, flags: EngineFlags) -> None:
         self._flags = flags
         self._loading: asyncio.Future[AsyncLLM] | None = None
         self._stop_token_ids: tuple[int, ...] = ()
         self._params: SamplingParams | None = None
-        # Not handed to vLLM yet, by name; what it is to drop, by its id.
+        # Requests not sent to vLLM yet, by name; requests to abort, by vLLM id.
         self._queued: dict[int, tuple[list[int], int]] = {}
         self._aborted: list[str] = []
-        self._held = Held()
+        self._core: CoreClient | None = None
+        self._core_requests = CoreRequests()
         self._feeder: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        # Outputs, and when they came.
+        # Outputs of each step, and when they arrived.
         self._steps: deque[tuple[list[EngineCoreOutput], int]] = deque()
         self._wake = asyncio.Event()
-        self._causes: Causes | None = None
+        self._causes: CauseLog | None = None
         self._death: str | None = None
 
     async def start(self) -> EngineInfo:
-        """Load the model in a thread, so that the event loop goes on, and warm up.
+        """Load the model in a thread, so that the event loop is not blocked, and warm up.
 
         Raises:
             ValueError: vLLM refuses the configuration.
             EngineDead: The engine failed while starting.
         """
-        self._causes = causes = Causes(is_local=self._flags.is_local)
+        self._causes = causes = CauseLog(is_local=self._flags.is_local)
         self._loading = asyncio.get_running_loop().run_in_executor(None, build_engine, self._flags)
-        # Shielded: the thread goes on when the caller gives up, and close() must know of its engine.
+        # Shielded: the thread continues when this task is cancelled, and close() must shut its engine down.
         try:
             llm = await asyncio.shield(self._loading)
-            self._core = Core(llm)
-            await self._core.prepare()
+            self._core = core = CoreClient(llm)
+            await core.prepare()
         except EngineDead as error:
             raise EngineDead(causes.first() or str(error)) from error
-        self._tasks = [asyncio.create_task(self._watch(llm)), asyncio.create_task(self._read())]
+        self._tasks = [asyncio.create_task(self._watch(llm)), asyncio.create_task(self._read(core))]
         engine_info = describe(self._flags, llm.vllm_config)
         self._stop_token_ids = engine_info.stop_token_ids
         await self._warm_up(engine_info)
-        causes.start_over()
-        # A full collection over what vLLM's import leaves behind stops the event loop for 0.4 s.
+        causes.clear()
+        # A full collection over the objects that importing vLLM creates blocks the event loop for 0.4 s.
         gc.collect()
         gc.freeze()
         return engine_info
 
     def open(self, spec: pb.RunSpec) -> None:
-        """Take the sampling parameters of the run that begins.
+        """Set the sampling parameters of the next run.
 
         Raises:
-            ValueError: vLLM refuses them.
+            ValueError: vLLM refuses the parameters.
         """
         from vllm import SamplingParams
         from vllm.exceptions import VLLMValidationError
@@ -100,17 +101,17 @@ class VllmEngine:
                 top_k=spec.top_k,
                 seed=spec.seed if spec.HasField("seed") else None,
                 max_tokens=spec.max_new_tokens,
-                # Without a tokenizer vLLM knows no end of sequence of its own.
+                # Without a tokenizer vLLM does not know the end-of-sequence id.
                 stop_token_ids=list(self._stop_token_ids),
                 detokenize=False,
-                # Every request has a shallow copy; vLLM's deep one costs more than the rest of a submit.
+                # Each request gets a shallow copy; vLLM's deep copy costs more than the rest of a submit.
                 skip_clone=True,
             )
         except (ValueError, TypeError, VLLMValidationError) as error:
             raise ValueError(one_line(error)) from error
 
     def submit(self, prompts: PromptColumns) -> None:
-        """Queue requests; they reach vLLM in this order."""
+        """Queue requests; they are sent to vLLM in this order."""
         ends = prompts.prompt_lens.cumsum(dtype=np.int64).tolist()
         starts = [0, *ends[:-1]]
         budgets = prompts.max_new_tokens.tolist()
@@ -119,21 +120,21 @@ class VllmEngine:
         self._start_feeder()
 
     def cancel(self, requests: list[int]) -> None:
-        """Stop requests by name; vLLM drops them from its next step on."""
+        """Cancel requests by name; vLLM drops them from its next step on."""
         for name in requests:
             self._queued.pop(name, None)
-        self._aborted += self._held.drop(set(requests))
+        self._aborted += self._core_requests.drop(set(requests))
         self._start_feeder()
 
     async def step(self) -> Step:
-        """Wait for the next step of the engine that is about requests held here.
+        """Wait for the next step with tokens of current requests.
 
         Raises:
-            EngineDead: No more will come.
+            EngineDead: The engine will produce no more tokens.
         """
         while True:
             while self._steps:
-                if step := self._held.take(*self._steps.popleft()):
+                if step := self._core_requests.take(*self._steps.popleft()):
                     return step
             if self._death is not None:
                 raise EngineDead(self._death)
@@ -142,13 +143,13 @@ class VllmEngine:
 
     def load(self) -> Load:
         """Count requests with a first token as running, the others as waiting."""
-        load = self._held.load()
+        load = self._core_requests.load()
         return Load(load.running, load.waiting + len(self._queued))
 
     async def reset(self) -> None:
-        """Abort every request; an engine that does not let go of them in time is dead."""
+        """Abort all requests; an engine that does not abort them in time counts as dead."""
         self._queued.clear()
-        self._aborted += self._held.drop_all()
+        self._aborted += self._core_requests.drop_all()
         self._start_feeder()
         if self._feeder is not None:
             _, late = await asyncio.wait({self._feeder}, timeout=RESET_TIMEOUT_S)
@@ -157,79 +158,80 @@ class VllmEngine:
         self._steps.clear()
 
     async def close(self) -> None:
-        """Stop vLLM's processes, also while it loads."""
+        """Stop vLLM's processes, also during a load."""
         for task in (*self._tasks, self._feeder):
             if task is not None:
                 task.cancel()
-        # Let go of: what vLLM left of a broken load complains when the interpreter ends before it is freed.
+        # Not kept: the remains of a failed load print errors if the interpreter ends before they are freed.
         loading, self._loading = self._loading, None
         if loading is None:
             return
         await _interrupt(loading)
         if loading.done() and not loading.exception():
-            # vLLM kills what has not stopped within the time limit.
+            # vLLM kills processes that have not stopped within the timeout.
             await asyncio.to_thread(loading.result().shutdown, CLOSE_TIMEOUT_S)
-        # Collects the exit codes: without it the engine core stays a zombie.
+        # Reaps child processes: otherwise the engine core remains a zombie.
         multiprocessing.active_children()
         if self._causes is not None:
             self._causes.close()
 
     def _start_feeder(self) -> None:
         if (self._queued or self._aborted) and (self._feeder is None or self._feeder.done()):
-            self._feeder = asyncio.create_task(self._feed())
+            assert self._core is not None
+            self._feeder = asyncio.create_task(self._feed(self._core))
 
-    async def _feed(self) -> None:
-        """Hand over what is queued, a few in each turn of the loop, and what is to be dropped before it."""
+    async def _feed(self, core: CoreClient) -> None:
+        """Send aborts and then queued requests to the engine core, FEED_SIZE per turn of the event loop."""
         try:
             while self._queued or self._aborted:
                 if self._aborted:
                     aborted, self._aborted = self._aborted, []
-                    await self._core.abort(aborted)
+                    await core.abort(aborted)
                 for name in list(islice(self._queued, FEED_SIZE)):
-                    # Cancelled while another was on its way: gone.
+                    # None if the request was cancelled while another one was being sent.
                     if queued := self._queued.pop(name, None):
-                        await self._hand_over(name, *queued)
+                        await self._send(core, name, *queued)
                 await asyncio.sleep(0)
-        except Exception as error:  # noqa: BLE001 - vLLM's kinds are many; each ends the engine
+        except Exception as error:  # noqa: BLE001 - vLLM raises many types; each ends the engine
             self._fail(error)
 
-    async def _hand_over(self, name: int, prompt: list[int], budget: int) -> None:
+    async def _send(self, core: CoreClient, name: int, prompt: list[int], budget: int) -> None:
         params = copy.copy(self._params)
         assert params is not None
         params.max_tokens = budget
-        await self._core.add(self._held.add(name), prompt, params)
+        await core.add(self._core_requests.add(name), prompt, params)
 
-    async def _read(self) -> None:
-        """Take what the engine core produces, as it comes."""
+    async def _read(self, core: CoreClient) -> None:
+        """Receive step outputs as they arrive."""
         try:
             while True:
-                self._steps.append((await self._core.step(), time.monotonic_ns()))
+                self._steps.append((await core.step(), time.monotonic_ns()))
                 self._wake.set()
         except Exception as error:  # noqa: BLE001 - as above
             self._fail(error)
 
     async def _watch(self, llm: "AsyncLLM") -> None:
-        """Notice the engine's death also while nothing is read."""
-        while not llm.errored:  # noqa: ASYNC110 - vLLM offers no event to wait for
+        """Detect the engine's death, also while no step is awaited."""
+        while not llm.errored:  # noqa: ASYNC110 - vLLM has no event to wait for
             await asyncio.sleep(WATCH_INTERVAL_S)
         self._fail(EngineDead(STOPPED))
 
     def _fail(self, error: Exception) -> None:
-        """Die of an error; of a stopped engine core, say what it logged."""
+        """Mark the engine dead; the cause of a stopped engine core is the first exception it logged."""
         if isinstance(error, EngineDead):
-            cause = self._causes.first() if self._causes else ""
+            cause = self._causes.first() if self._causes else None
             self._die(f"{error}: {cause}" if cause else f"{error}; its log above says why")
         else:
-            self._die(with_kind(error))
+            self._die(with_type(error))
 
     def _die(self, reason: str) -> None:
         self._death = self._death or reason
         self._wake.set()
 
     async def _warm_up(self, engine_info: EngineInfo) -> None:
-        """Answer random prompts in the sizes to come; the first batch of a size compiles kernels.
+        """Run random prompts in the batch sizes of a run; the first batch of a size compiles kernels.
 
-        Never rows of a data set: the rules forbid the engine to know them (inference_rules.adoc).
+        Data set rows are not used: the rules forbid it (inference_rules.adoc).
         """
         start_s = time.monotonic()
         self.open(pb.RunSpec(temperature=1.0, top_p=1.0, top_k=-1, max_new_tokens=WARM_UP_TOKENS))
@@ -241,7 +243,7 @@ class VllmEngine:
                     num_before += num_requests
                     await self._finish(num_requests)
         except TimeoutError as error:
-            raise EngineDead(f"no end of the warm-up within {WARM_UP_TIMEOUT_S:.0f} s") from error
+            raise EngineDead(f"the warm-up did not end within {WARM_UP_TIMEOUT_S:.0f} s") from error
         await self.reset()
         logger.info("warmed up on %d prompts in %.1f s", num_before, time.monotonic() - start_s)
 
@@ -251,7 +253,7 @@ class VllmEngine:
 
 
 async def _interrupt(loading: "asyncio.Future[AsyncLLM]") -> None:
-    """Kill the processes that a loading engine has started, so that its thread comes back."""
+    """Kill the processes that a loading engine has started, so that its thread returns."""
     from vllm.utils.system_utils import kill_process_tree
 
     deadline_s = time.monotonic() + CLOSE_TIMEOUT_S
