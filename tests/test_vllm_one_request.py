@@ -46,6 +46,7 @@ def test_replicas_answer_as_vllm_does(tmp_path: Path, checkpoint: Path, referenc
         check_fleet(tmp_path, [node], "server", reference)
 
 
+@pytest.mark.long
 def test_two_ranks_answer_as_vllm_does(tmp_path: Path, checkpoint: Path, reference: Reference) -> None:
     """With tensor parallel size 2 every token equals LLM.generate's, and no rank outlives its worker.
 
