@@ -93,7 +93,7 @@ def test_every_answer_of_a_performance_run_is_exact(
 
 
 def test_chunked_prefill_changes_no_token(tmp_path: Path) -> None:
-    """Simulated workers with chunked prefill and unequal prompts log exact tokens; run.json names the engine."""
+    """With chunked prefill and unequal prompts every token is exact; run.json names the engine."""
     prompts = fleet.counting_prompts(70)
     prompts = [[prompt[0], *[9] * (i % 50), *prompt[1:]] for i, prompt in enumerate(prompts)]
     data = fleet.write_prompts(tmp_path / "data.parquet", prompts)
@@ -113,7 +113,7 @@ def test_chunked_prefill_changes_no_token(tmp_path: Path) -> None:
 
 
 def test_answers_of_both_reasons_are_counted(tmp_path: Path) -> None:
-    """Tokens in run.json are the hand count: min(answer length, budget) over all rows; so are the requests.
+    """run.json counts all requests, and min(answer length, budget) tokens of each.
 
     All of an Offline query's requests were issued at once: the longest latency is the last end.
     """
