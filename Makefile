@@ -9,6 +9,9 @@ BUF_DIR = $(VENV)/buf
 # Tests ask a worker's health with it where it is there.
 export BUF ?= $(wildcard $(CURDIR)/$(BUF_DIR)/node_modules/.bin/buf)
 
+# Each test process would otherwise compile all modules again where the environment sets it.
+test test-all: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: demo test test-all lint stubs buf clean
 
 # Two real vLLM workers on this machine's CPU, real LoadGen, Offline and Server.

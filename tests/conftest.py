@@ -23,5 +23,5 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def reference(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
-    """Ask vLLM's own LLM class for its answers, once for all who compare theirs."""
+    """Generate the reference answers with vLLM's LLM class, once per session."""
     return ask_vllm(checkpoint, tmp_path_factory.mktemp("reference") / "answers.json")

@@ -37,7 +37,7 @@ VLLM_CPU_ENV = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 def free_port() -> int:
-    """Find a port that was free a moment ago."""
+    """Find a free port; another process may take it at any time."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -45,7 +45,7 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Say whether a port is free now."""
+    """Whether a port is free now."""
     with socket.socket() as sock, contextlib.suppress(OSError):
         sock.bind(("127.0.0.1", port))
         return True
@@ -54,14 +54,14 @@ def is_free(port: int) -> bool:
 
 @dataclass
 class WorkerProcess:
-    """A worker daemon and where it listens."""
+    """A worker daemon, its address and its log."""
 
     process: subprocess.Popen[bytes]
     address: str
     log: Path
 
     def stop(self, timeout_s: float = 20.0) -> int:
-        """SIGTERM, wait, SIGKILL the whole group if need be; returns the exit code."""
+        """Send SIGTERM and, after the timeout, SIGKILL to the process group; returns the exit code."""
         if self.process.poll() is None:
             self.process.terminate()
         try:
@@ -105,7 +105,7 @@ def start_worker(
 
 
 def health(address: str, service: str = "") -> str:
-    """Ask grpc.health.v1 once: SERVING, NOT_SERVING, or the status code's name."""
+    """Call grpc.health.v1 once: SERVING, NOT_SERVING, or the name of the status code."""
     with grpc.insecure_channel(address, options=EAGER) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
@@ -133,7 +133,7 @@ def wait_serving(worker: WorkerProcess, timeout_s: float = 20.0) -> None:
 def workers(
     directory: Path, num: int, *flags: str, engine: str = "counting", timeout_s: float = 20.0
 ) -> Iterator[list[WorkerProcess]]:
-    """Run workers for the length of a block."""
+    """Run workers for a block."""
     started = [start_worker(directory / f"worker{i}.log", *flags, engine=engine) for i in range(num)]
     try:
         for worker in started:
@@ -149,7 +149,7 @@ def workers(
 def node(
     directory: Path, num: int, *flags: str, engine: str = "counting", timeout_s: float = 20.0
 ) -> Iterator[WorkerProcess]:
-    """Run a node for the length of a block; its replicas listen at the ports behind its own."""
+    """Run a node for a block; its replicas listen on the ports after its own."""
     port = steady_port(random.Random(), num + 1)
     words = ("--replicas", str(num), *flags)
     started = start_worker(directory / "node.log", *words, engine=engine, address=f"127.0.0.1:{port}")
@@ -210,7 +210,7 @@ def counting_answer(prompt: Sequence[int], budget: int) -> list[int]:
 
 
 def accuracy_entries(run_dir: Path) -> list[dict[str, object]]:
-    """Read mlperf_log_accuracy.json, or where the verdict has set it aside."""
+    """Read mlperf_log_accuracy.json, also under the name given to that of an INVALID run."""
     (path,) = run_dir.glob("*mlperf_log_accuracy.json")
     entries: list[dict[str, object]] = json.loads(path.read_text())
     return entries

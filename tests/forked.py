@@ -1,4 +1,4 @@
-"""A command's main in a process of its own, forked from one that has done the imports."""
+"""Run a command's main in a process forked from one that has done the imports."""
 
 import multiprocessing
 import os
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-# What a test of mistakes calls, and what these import when they run.
+# Programs that tests call, and modules that these import when they run.
 PRELOAD = [
     "bench.flat_out",
     "bench.guards",
@@ -30,7 +30,7 @@ class Ended(NamedTuple):
 def end_of(
     main: Callable[[list[str]], int], argv: Sequence[str], directory: Path, timeout_s: float = 30.0
 ) -> Ended:
-    """Run a main as its module's last line does; one that does not end in time fails the test.
+    """Run a main as its module does; the test fails if it does not end in time.
 
     Args:
         main: Takes the flags and returns the exit code.

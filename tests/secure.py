@@ -1,4 +1,4 @@
-"""Workers behind doors of every kind, the files that open them, and clients that hold these files."""
+"""Workers with each kind of access control, the credential files for them, and clients that use these."""
 
 import contextlib
 import queue
@@ -41,7 +41,7 @@ KEYS = {
 
 
 def write_files(directory: Path) -> None:
-    """Write two CAs, a worker's and a client's certificate, two that are not right, and two tokens."""
+    """Write two CAs, certificates of a worker and a client, two wrong certificates, and two tokens."""
     ours, strangers = Authority(directory, "ca"), Authority(directory, "strangers")
     ours.issue("worker", "127.0.0.1", "localhost")
     ours.issue("node9", "node9")
@@ -55,7 +55,7 @@ def write_files(directory: Path) -> None:
 def doors(
     directory: Path, files: Path, *names: str, flags: tuple[str, ...] = ()
 ) -> Iterator[dict[str, fleet.WorkerProcess]]:
-    """Run a worker behind each door for the length of a block."""
+    """Run a worker with each access control for a block."""
     started = {
         name: fleet.start_worker(directory / f"{name}.log", *DOORS[name].format(d=files).split(), *flags)
         for name in names
@@ -70,7 +70,7 @@ def doors(
 
 
 def wait_serving(worker: fleet.WorkerProcess) -> None:
-    """Wait until a worker behind any door says that it serves."""
+    """Wait until a worker with any access control is SERVING."""
     deadline_s = time.monotonic() + WAIT_S
     while "serving" not in worker.log.read_text():
         ended = worker.process.poll() is not None
@@ -80,7 +80,7 @@ def wait_serving(worker: fleet.WorkerProcess) -> None:
 
 
 def channel(worker: fleet.WorkerProcess, files: Path, door: str) -> grpc.Channel:
-    """Reach a worker behind a door as one who belongs."""
+    """Open a channel to a worker with the right credentials."""
     if door in ("plain", "token"):
         return grpc.insecure_channel(worker.address)
     ca, key, cert = ((files / name).read_bytes() for name in ("ca.pem", "client.key", "client.pem"))
@@ -102,7 +102,7 @@ def opening(run_id: str = "intruder", version: int = PROTOCOL_VERSION) -> pb.ToW
 def refusal_of(
     open_channel: grpc.Channel, metadata: list[tuple[str, str]], version: int = PROTOCOL_VERSION
 ) -> tuple[str, str]:
-    """Begin a run that must be refused; returns status and words."""
+    """Begin a run that must be refused; returns status and details."""
     messages = iter([opening(version=version)])
     call = rpc.WorkerStub(open_channel).Generate(messages, timeout=CALL_TIMEOUT_S, metadata=metadata)
     try:
@@ -114,7 +114,7 @@ def refusal_of(
 
 @contextlib.contextmanager
 def held(worker: fleet.WorkerProcess, files: Path, door: str, run_id: str) -> Iterator[None]:
-    """Hold a worker with a run that does nothing, and check at the end that it is still there."""
+    """Hold a worker with an idle run, and check at the end that the run still has it."""
     outgoing: queue.SimpleQueue[pb.ToWorker | None] = queue.SimpleQueue()
     outgoing.put(opening(run_id))
     with channel(worker, files, door) as open_channel:
@@ -131,7 +131,7 @@ def held(worker: fleet.WorkerProcess, files: Path, door: str, run_id: str) -> It
 
 
 def load_of(worker: fleet.WorkerProcess, files: Path, door: str) -> pb.WorkerLoad:
-    """Ask a worker what it is doing; this needs no token."""
+    """Call GetLoad of a worker; this needs no token."""
     with channel(worker, files, door) as open_channel:
         load: pb.WorkerLoad = rpc.WorkerStub(open_channel).GetLoad(
             pb.GetLoadRequest(), timeout=CALL_TIMEOUT_S

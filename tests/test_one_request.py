@@ -1,12 +1,46 @@
-"""The walk: real LoadGen, real coordinator, real workers over real sockets, every token known by hand."""
+"""Runs of real LoadGen, coordinator and workers over real sockets; every token is known by hand."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from tests import fleet
 
 AUDIT_CONF = "*.*.accuracy_log_rng_seed = 720381539243781796\n*.*.accuracy_log_sampling_target = 1000000\n"
+# With limits far away no busy machine changes a verdict.
+CONF = fleet.FAST_CONF + "".join(
+    f"{model}.Server.ttft_latency = 600000\n{model}.Server.tpot_latency = 60000\n"
+    for model in ("gpt-oss-120b", "gpt-oss-120b-interactive")
+)
+BUDGET = 32
+
+
+class Started(NamedTuple):
+    """Workers that several tests share, and the data set."""
+
+    workers: list[fleet.WorkerProcess]
+    prompts: list[list[int]]
+    data: Path
+
+
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.long), 5])
+def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
+    """Start two or five counting workers for all scenarios and modes."""
+    directory = tmp_path_factory.mktemp("workers")
+    prompts = fleet.counting_prompts(70)
+    data = fleet.write_prompts(directory / "data.parquet", prompts)
+    with fleet.workers(directory, request.param, "--step-ms", "2", "--max-num-seqs", "8") as workers:
+        yield Started(workers, prompts, data)
+
+
+def flags_of(scenario: str, directory: Path) -> list[str]:
+    """Compose the flags of a short run."""
+    conf = fleet.write_conf(directory / "user.conf", CONF)
+    flags = ["--scenario", scenario, "--user-conf", str(conf), "--max-new-tokens", str(BUDGET)]
+    # Interactive has no target_qps in the conf.
+    return [*flags, "--target-qps", "200"] if scenario == "interactive" else flags
 
 
 def check_tokens(run_dir: Path, prompts: list[list[int]], budget: int, server: bool) -> list[int]:
@@ -22,40 +56,44 @@ def check_tokens(run_dir: Path, prompts: list[list[int]], budget: int, server: b
     return [int(str(entry["qsl_idx"])) for entry in entries]
 
 
-@pytest.mark.parametrize("num_workers", [pytest.param(2, marks=pytest.mark.long), 5])
-def test_every_answer_is_token_exact(tmp_path: Path, num_workers: int) -> None:
-    """In each scenario and mode every logged token equals the one computed by hand."""
-    prompts = fleet.counting_prompts(70)
-    data = fleet.write_prompts(tmp_path / "data.parquet", prompts)
-    conf = fleet.write_conf(tmp_path / "user.conf")
+@pytest.mark.parametrize("scenario", ["offline", "server", "interactive"])
+def test_every_answer_of_an_accuracy_run_is_exact(started: Started, tmp_path: Path, scenario: str) -> None:
+    """An accuracy run is complete, and every sample is logged once with the tokens computed by hand."""
+    flags = flags_of(scenario, tmp_path)
+    done = fleet.coordinate(started.workers, started.data, tmp_path / "out", *flags, "--accuracy")
+    assert 0 == done.returncode, done.stderr
+    run_dir = tmp_path / "out" / scenario / "accuracy"
+    logged = check_tokens(run_dir, started.prompts, BUDGET, server=scenario != "offline")
+    assert list(range(70)) == sorted(logged)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "code", "result", "num_queries"),
+    [
+        ("offline", 0, "VALID", 70),
+        # 1 s at 200/s, rounded up to whole data sets; for a 99th percentile LoadGen wants 459 queries.
+        ("server", 3, "INVALID (not early_stopping_met)", 210),
+        ("interactive", 3, "INVALID (not early_stopping_met)", 210),
+    ],
+)
+def test_every_answer_of_a_performance_run_is_exact(
+    started: Started, tmp_path: Path, scenario: str, code: int, result: str, num_queries: int
+) -> None:
+    """A performance run logs the hand-computed tokens of every query; only LoadGen can call it INVALID."""
     audit = fleet.write_conf(tmp_path / "audit.config", AUDIT_CONF)
-    with fleet.workers(tmp_path, num_workers, "--step-ms", "2", "--max-num-seqs", "8") as started:
-        for scenario in ("offline", "server", "interactive"):
-            flags = ["--scenario", scenario, "--user-conf", str(conf), "--max-new-tokens", "32"]
-            if scenario == "interactive":
-                # The short step keeps the counting engine inside 15 ms; the conf names the other model by *.
-                flags += ["--target-qps", "200"]
-            accuracy = fleet.coordinate(started, data, tmp_path / "out", *flags, "--accuracy")
-            assert 0 == accuracy.returncode, accuracy.stderr
-            logged = check_tokens(
-                tmp_path / "out" / scenario / "accuracy", prompts, 32, server=scenario != "offline"
-            )
-            assert list(range(70)) == sorted(logged)
-
-            performance = fleet.coordinate(
-                started, data, tmp_path / "out", *flags, "--audit-config", str(audit)
-            )
-            assert performance.returncode in (0, 3), performance.stderr
-            run_dir = tmp_path / "out" / scenario / "audit"
-            logged = check_tokens(run_dir, prompts, 32, server=scenario != "offline")
-            assert set(range(70)) == set(logged)
-            checks = {c["name"]: c["passed"] for c in fleet.run_json(run_dir)["verdict"]["checks"]}
-            assert checks.pop("loadgen_result") in (True, False)
-            assert all(checks.values()), checks
+    flags = [*flags_of(scenario, tmp_path), "--audit-config", str(audit)]
+    done = fleet.coordinate(started.workers, started.data, tmp_path / "out", *flags)
+    assert code == done.returncode, done.stderr
+    run_dir = tmp_path / "out" / scenario / "audit"
+    logged = check_tokens(run_dir, started.prompts, BUDGET, server=scenario != "offline")
+    assert sorted([*range(70)] * (num_queries // 70)) == sorted(logged)
+    checks = {check["name"]: check for check in fleet.run_json(run_dir)["verdict"]["checks"]}
+    assert result == checks.pop("loadgen_result")["seen"]
+    assert [] == [check for check in checks.values() if not check["passed"]]
 
 
-def test_simulated_workers_answer_token_exact_at_their_own_pace(tmp_path: Path) -> None:
-    """Chunked prefill and unequal prompts change no token; both runs are VALID and say who answered."""
+def test_chunked_prefill_changes_no_token(tmp_path: Path) -> None:
+    """With chunked prefill and unequal prompts every token is exact; run.json names the engine."""
     prompts = fleet.counting_prompts(70)
     prompts = [[prompt[0], *[9] * (i % 50), *prompt[1:]] for i, prompt in enumerate(prompts)]
     data = fleet.write_prompts(tmp_path / "data.parquet", prompts)
@@ -75,7 +113,7 @@ def test_simulated_workers_answer_token_exact_at_their_own_pace(tmp_path: Path) 
 
 
 def test_answers_of_both_reasons_are_counted(tmp_path: Path) -> None:
-    """Tokens in run.json are the hand count: min(answer length, budget) over all rows; so are the requests.
+    """run.json counts all requests, and min(answer length, budget) tokens of each.
 
     All of an Offline query's requests were issued at once: the longest latency is the last end.
     """

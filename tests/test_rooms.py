@@ -1,76 +1,91 @@
-"""The house: who imports whom, how large files are, and that generated code is fresh."""
+"""Who imports whom, and what each process starts without."""
 
 import ast
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("protos", "common", "worker", "coordinator", "sut", "tokenfleet")
-# design.md, "The whole": what a room never imports.
+from tests.sources import ROOMS, ROOT, imports_of, modules, own_imports, path_of, tree_of
+
+OTHERS = {"vllm", "torch", "mlperf_loadgen"}
+# What a room never imports.
 BANNED = {
-    "protos": {"common", "worker", "coordinator", "sut", "tokenfleet", "vllm", "torch", "mlperf_loadgen"},
-    "common": {"protos", "worker", "coordinator", "sut", "tokenfleet", "vllm", "torch", "mlperf_loadgen"},
+    "protos": {"common", "worker", "coordinator", "sut", "tokenfleet"} | OTHERS,
+    "common": {"protos", "worker", "coordinator", "sut", "tokenfleet"} | OTHERS,
     "worker": {"coordinator", "sut", "tokenfleet", "mlperf_loadgen"},
-    "sut": {"grpc", "grpc_health", "grpc_reflection", "vllm", "torch", "protos", "worker", "coordinator"},
-    "coordinator": {"vllm", "torch", "mlperf_loadgen", "worker", "tokenfleet"},
-    "tokenfleet": {"vllm", "torch", "mlperf_loadgen"},
+    "sut": {"grpc", "grpc_health", "grpc_reflection", "vllm", "torch"}
+    | {"protos", "worker", "coordinator", "tokenfleet"},
+    "coordinator": {"worker", "tokenfleet"} | OTHERS,
+    "tokenfleet": OTHERS,
 }
-MAX_FILE_LINES = 400
-MAX_LINE_LEN = 110
-
-
-def modules() -> list[Path]:
-    """List the hand-written modules of the rooms."""
-    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")) if "_pb2" not in path.name]
-
-
-def tracked(*suffixes: str) -> list[Path]:
-    """List the hand-written files that git tracks and that end in one of the suffixes."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True)
-    paths = [ROOT / name for name in listed.stdout.split("\0") if name.endswith(suffixes)]
-    return [path for path in paths if path.is_file() and "_pb2" not in path.name]
-
-
-def name_of(path: Path) -> str:
-    """Give a module's dotted name; a package's is its folder's."""
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def imports_of(path: Path) -> Iterator[str]:
-    """List every dotted name that a module imports, wherever; `from a import b` counts as a and as a.b."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            assert node.module is not None
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+# What a folder may import of its own room, besides itself. Modules of the room itself may import all of it.
+MAY_IMPORT = {
+    "coordinator.transport": {"coordinator.scheduling.routing", "coordinator.scheduling.throughput"},  # to go
+    "coordinator.scheduling": {"coordinator.config", "coordinator.transport"},
+    "coordinator.recording": {"coordinator.transport", "coordinator.scheduling"},
+    # The capacity check times the request table.
+    "coordinator.doctor": {
+        *("coordinator.config", "coordinator.inputs", "coordinator.transport"),
+        "coordinator.scheduling.request_table",
+    },
+    "sut.results": {"sut.settings", "sut.benchmark"},
+    "worker.machine": {"worker.node.placement"},  # to go
+    "worker.node": {
+        *("worker.auth", "worker.config", "worker.engine_protocol", "worker.listen", "worker.machine"),
+    },
+    "worker.engines.scripted": {"worker.config", "worker.engine_protocol"},
+    "worker.engines.vllm": {"worker.config", "worker.engine_protocol", "worker.machine"},
+}
 
 
 def importers_of(*packages: str) -> set[str]:
-    """List the modules of the rooms, as paths, that import one of the packages."""
+    """List the product's modules, as paths, that import one of the packages."""
     return {
-        str(path.relative_to(ROOT))
+        path_of(path)
         for path in modules()
         if {name.split(".")[0] for name in imports_of(path)} & set(packages)
     }
 
 
+def is_in(module: str, package: str) -> bool:
+    """Whether a module is a package or lies in it."""
+    return f"{module}.".startswith(f"{package}.")
+
+
 @pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_what_its_door_allows(room: str) -> None:
-    """No module of a room imports, even inside a function, what design.md's table forbids the room."""
+def test_a_room_imports_only_the_rooms_it_may(room: str) -> None:
+    """No module of a room imports, even inside a function, a package that the table bans for the room."""
     found = importers_of(*BANNED[room])
     assert set() == {path for path in found if path.startswith(f"{room}/")}
 
 
-def test_one_file_knows_loadgen_and_vllm_stays_in_its_corner() -> None:
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_a_folder_imports_only_what_lies_below_it(folder: str) -> None:
+    """No module of a folder imports, even inside a function, a module of its room that the table omits."""
+    allowed = {folder, *MAY_IMPORT[folder]}
+    room = folder.partition(".")[0]
+    found = {
+        f"{module} imports {other}"
+        for module, others in own_imports().items()
+        if is_in(module, folder)
+        for other in others
+        if is_in(other, room) and other != room and not any(is_in(other, package) for package in allowed)
+    }
+    assert set() == found
+
+
+def test_every_folder_has_its_line_in_the_table() -> None:
+    """Each folder inside a room, but worker.engines that only holds others, is in the table above."""
+    folders = {
+        path_of(path.parent).replace("/", ".")
+        for path in modules()
+        if path.parent.parent not in (ROOT, ROOT.parent)
+    }
+    assert set(MAY_IMPORT) == folders - {"worker.engines"}
+
+
+def test_loadgen_and_vllm_are_each_imported_in_one_place() -> None:
     """mlperf_loadgen is imported by sut/loadgen.py alone, vLLM and torch by worker/engines/vllm alone."""
     assert {"sut/loadgen.py"} == importers_of("mlperf_loadgen")
     assert all(path.startswith("worker/engines/vllm/") for path in importers_of("vllm", "torch"))
@@ -79,63 +94,21 @@ def test_one_file_knows_loadgen_and_vllm_stays_in_its_corner() -> None:
 def test_no_module_imports_by_a_computed_name() -> None:
     """Only sut/dataset.py, which unpickles admitted names, imports by a name that the tests above miss."""
     computed = {
-        str(path.relative_to(ROOT))
+        path_of(path)
         for path in modules()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Name | ast.Attribute)
         and getattr(node, "id", getattr(node, "attr", "")) in ("__import__", "import_module")
     }
     assert computed <= {"sut/dataset.py"}
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_modules_of_a_room_form_no_cycle(room: str) -> None:
-    """Imports inside a room run downward only, those of type checking and of functions included."""
-    edges = {
-        name_of(path): set(imports_of(path)) for path in modules() if name_of(path).split(".")[0] == room
-    }
-    left = {
-        name: {other for other in edges if other in imports} - {name, room} for name, imports in edges.items()
-    }
+def test_modules_form_no_cycle() -> None:
+    """No module of the product imports itself through others, in any room, also not inside a function."""
+    left = own_imports()
     while free := {name for name, others in left.items() if not others}:
         left = {name: others - free for name, others in left.items() if name not in free}
-    assert left == {}
-
-
-def test_files_are_short() -> None:
-    """A hand-written module or test has at most 400 lines."""
-    lens = {
-        str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in tracked(".py", ".pyi")
-    }
-    assert {name: num_lines for name, num_lines in lens.items() if num_lines > MAX_FILE_LINES} == {}
-
-
-def test_lines_are_short_and_ascii() -> None:
-    """Python, Markdown, proto, shell and YAML files hold ASCII only, in lines of at most 110 characters."""
-    bad = [
-        f"{path.relative_to(ROOT)}:{number}"
-        for path in tracked(".py", ".md", ".proto", ".sh", ".sbatch", ".yaml")
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1)
-        if not line.isascii() or len(line) > MAX_LINE_LEN
-    ]
-    assert bad == []
-
-
-def test_stubs_are_fresh(tmp_path: Path) -> None:
-    """The committed stubs are, byte for byte, what the pinned generators make of worker.proto."""
-    outputs = [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python", "mypy_grpc")]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", "-I.", *outputs, "protos/worker.proto"],
-        cwd=ROOT,
-        env=os.environ | {"PATH": path},
-        timeout=60,
-        check=True,
-    )
-    fresh = {path.name: path.read_text() for path in (tmp_path / "protos").iterdir()}
-    committed = {path.name: path.read_text() for path in (ROOT / "protos").glob("*_pb2*")}
-    assert {"worker_pb2.py", "worker_pb2.pyi", "worker_pb2_grpc.py", "worker_pb2_grpc.pyi"} == set(fresh)
-    assert fresh == committed
+    assert {} == left
 
 
 # Raises for the packages named in argv[2:], as on a machine that lacks them, then imports argv[1].

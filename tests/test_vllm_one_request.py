@@ -16,7 +16,7 @@ START_TIMEOUT_S = 240.0
 def check_fleet(
     tmp_path: Path, started: list[fleet.WorkerProcess], scenario: str, reference: Reference
 ) -> None:
-    """Run one accuracy run and compare every logged answer."""
+    """Do one accuracy run and compare every logged answer."""
     data = fleet.write_prompts(tmp_path / "data.parquet", walk_prompts())
     greedy = tmp_path / "generation_config.json"
     greedy.write_text('{"_about": "greedy", "temperature": 0.0}')
@@ -32,7 +32,7 @@ def check_fleet(
 
 
 def test_answers_differ_between_prompts(reference: Reference) -> None:
-    """The tiny model tells right from wrong: no two answers are alike, none repeats one token."""
+    """The reference can reveal errors: no two answers are equal, none repeats one token."""
     expected = reference.walk
     assert len(expected) == len({tuple(answer) for answer in expected})
     assert all(len(set(answer)) > 1 for answer in expected if len(answer) > 2)
@@ -46,6 +46,7 @@ def test_replicas_answer_as_vllm_does(tmp_path: Path, checkpoint: Path, referenc
         check_fleet(tmp_path, [node], "server", reference)
 
 
+@pytest.mark.long
 def test_two_ranks_answer_as_vllm_does(tmp_path: Path, checkpoint: Path, reference: Reference) -> None:
     """With tensor parallel size 2 every token equals LLM.generate's, and no rank outlives its worker.
 

@@ -11,7 +11,7 @@ from tests.faults.table import Table
 
 @pytest.fixture(scope="session")
 def table() -> Iterator[Table]:
-    """Collect what happened in each case; written to the directory that FAULTS_TABLE names."""
+    """Collect the outcome of each case; written to the directory in FAULTS_TABLE."""
     table = Table()
     yield table
     if os.environ.get("FAULTS_TABLE"):

@@ -44,7 +44,7 @@ class Member:
 
     @property
     def text(self) -> str:
-        """What it has logged so far."""
+        """Its log so far."""
         return self._log.read_text(errors="replace")
 
     def kill(self) -> int:
@@ -72,23 +72,23 @@ class Member:
         self.worker = fleet.start_worker(self._log, *words, program=self._program, address=self.address)
 
     def load(self) -> pb.WorkerLoad | None:
-        """Ask what it is doing; None: no answer."""
+        """Call GetLoad; None: no answer."""
         return load_of(self.address)
 
     @property
     def idle(self) -> bool:
-        """Whether it answers that no run holds it and that it has no request."""
+        """Whether GetLoad reports no run and no request."""
         return self.load() == pb.WorkerLoad()
 
     @property
     def used(self) -> bool:
-        """Whether a run holds it and it produces tokens for that run."""
+        """Whether a run holds it and has tokens from it."""
         load = self.load()
         return load is not None and bool(load.running) and load.produced_tokens > 0
 
 
 def load_of(address: str) -> pb.WorkerLoad | None:
-    """Ask a worker what it is doing; None: no answer."""
+    """Call GetLoad of a worker; None: no answer."""
     with grpc.insecure_channel(address, options=OWN_CONNECTION) as channel:
         try:
             load: pb.WorkerLoad = rpc.WorkerStub(channel).GetLoad(
@@ -100,7 +100,7 @@ def load_of(address: str) -> pb.WorkerLoad | None:
 
 
 def replicas_of(address: str) -> dict[str, pb.Replica]:
-    """Ask a node for its replicas: where each answers, in order."""
+    """List the addresses of a node's replicas, in order."""
     with grpc.insecure_channel(address, options=OWN_CONNECTION) as channel:
         info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=5, wait_for_ready=True)
     host = address.rpartition(":")[0]
@@ -109,7 +109,7 @@ def replicas_of(address: str) -> dict[str, pb.Replica]:
 
 @functools.cache
 def open_flags() -> tuple[str, ...]:
-    """Give what a worker needs to listen beyond loopback without TLS."""
+    """Compose the flags for listening beyond loopback without TLS."""
     command = [*WORKER, "--help"]
     shown = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=True)
     return ("--insecure",) if "--insecure" in shown.stdout else ()
@@ -151,7 +151,7 @@ def crew(
 
 
 def addresses_of(members: Sequence[Member]) -> list[str]:
-    """List where they listen."""
+    """List their addresses."""
     return [member.address for member in members]
 
 

@@ -29,10 +29,10 @@ EXIT_CODE = 9
 
 
 class FaultyEngine(counting.CountingEngine):
-    """Counts, until a prompt says otherwise."""
+    """A counting engine that fails when a prompt demands it."""
 
     first_step_s = 0.0
-    """What the first step of the process takes longer."""
+    """Extra duration of the first step of the process, in seconds."""
 
     def __init__(self, config: counting.CountingConfig) -> None:
         super().__init__(config)
@@ -41,7 +41,7 @@ class FaultyEngine(counting.CountingEngine):
         self._begun = False
 
     def submit(self, prompts: PromptColumns) -> None:
-        """Note what the prompts demand, and queue them."""
+        """Queue prompts and note the faults they demand."""
         ends = prompts.prompt_lens.cumsum(dtype=np.int64)
         starts = ends - prompts.prompt_lens
         demands = prompts.prompt_tokens[np.minimum(starts + 1, ends - 1)]
@@ -81,7 +81,7 @@ class FaultyEngine(counting.CountingEngine):
 
 
 def main(argv: list[str]) -> int:
-    """Run the daemon with the faulty engine in the counting engine's place."""
+    """Run the daemon with the faulty engine instead of the counting engine."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--first-step-ms", type=float, default=0.0)
     own, rest = parser.parse_known_args(argv)

@@ -1,4 +1,4 @@
-"""What a coordinator may make of a message, written a second time from worker.proto alone."""
+"""A second implementation of the coordinator's frame rules, written from worker.proto alone."""
 
 import struct
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ VOCAB_SIZE = 201_088
 
 @dataclass
 class Held:
-    """What one worker holds, and the answers as the accepted frames make them."""
+    """The requests of one worker and the answers built from its accepted frames."""
 
     budget: int
     answers: dict[int, list[int]]
-    """Tokens by request name; an ended request is no longer in it."""
+    """Tokens by request name; finished requests are removed."""
     ended: dict[int, list[int]] = field(default_factory=dict)
     sequence: int = 0
 

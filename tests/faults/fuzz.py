@@ -1,4 +1,4 @@
-"""Mutated messages: what a broken or hostile peer might put on the stream.
+"""Mutated messages, as a broken or hostile peer might send them.
 
 Half of them are changed as bytes, half as messages: a column or number is changed and the digest, more often
 than not, made to fit again, so that the checks behind the digest are reached too.
@@ -34,7 +34,7 @@ _FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 3.4e38, float("inf"), float("-inf"), flo
 
 
 def mutations(seed: int, valid: list[bytes], kind: Kind = pb.ToWorker) -> Iterator[bytes]:
-    """Mutate messages without end; one in twenty is left as it is, for a wrong time.
+    """Yield mutated messages without end; one in twenty is unchanged but sent at a wrong time.
 
     Args:
         seed: The same seed gives the same mutations of the same messages.
@@ -129,7 +129,7 @@ def _mutate_message(rng: random.Random, serialized: bytes, kind: Kind) -> bytes:
 
 
 def _mutate_packed(rng: random.Random, message: pb.Submit | pb.Tokens) -> None:
-    """Change a column or a number, in a head that still describes what follows."""
+    """Change a column or a number but keep the header consistent with the payload."""
     try:
         frame = read_tokens(message) if isinstance(message, pb.Tokens) else Frame(0, 0, read_submit(message))
     except ValueError:
@@ -169,7 +169,7 @@ def _integer(rng: random.Random, num_bits: int) -> int:
 
 
 def _mutate_column(rng: random.Random, column: bytes, others: list[bytes]) -> bytes:
-    """Change a column: one of the others in its place, or other bytes, or one entry."""
+    """Change a column: swap in another column, change its bytes, or change one entry."""
     itemsize = rng.choice((1, 4, 8))
     entry = rng.choice((b"\0", b"\1", b"\xff", b"\x7f")) * itemsize
     at = rng.randrange(len(column) // itemsize + 1) * itemsize

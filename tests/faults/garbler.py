@@ -1,4 +1,4 @@
-"""A worker that says whatever a test hands it, byte for byte, and otherwise behaves."""
+"""A worker that sends a test's raw bytes on its stream and is correct in everything else."""
 
 import asyncio
 import contextlib
@@ -16,20 +16,20 @@ Play = Callable[["Call"], Awaitable[None]]
 
 
 class Call:
-    """The worker's end of one Generate call, after `open` was answered."""
+    """The worker's end of one Generate call after its `opened`."""
 
     def __init__(self, requests: AsyncIterator[pb.ToWorker], context: Any) -> None:
-        """Take over the call."""
+        """Wrap the call."""
         self.requests, self._context = requests, context
 
     async def say(self, frame: bytes) -> None:
-        """Send one message as it is; a call that has ended takes nothing more."""
+        """Send one message unchanged; ignored once the call has ended."""
         with contextlib.suppress(grpc.aio.InternalError, asyncio.InvalidStateError):
             await self._context.write(frame)
 
 
 class Garbler:
-    """The Worker service by hand: what it answers on its stream is not serialized."""
+    """The Worker service with raw bytes as stream responses."""
 
     def __init__(self, info: pb.WorkerInfo, play: Play) -> None:
         """Create it.

@@ -1,4 +1,4 @@
-"""Hosts of their own for workers: network namespaces whose cables can be cut in either direction.
+"""Network namespaces as hosts for workers; their links can be cut in either direction.
 
 Each host has one cable, a veth pair, to the namespace of the test, where the coordinator runs. A cut end
 drops whatever leaves through it: a queue of length 0. Needs root.
@@ -17,7 +17,7 @@ from tests import fleet
 
 @dataclass(frozen=True)
 class Host:
-    """One namespace and the two ends of its cable."""
+    """One namespace and the two ends of its veth pair."""
 
     name: str
     outside: str
@@ -28,11 +28,11 @@ class Host:
 
     @property
     def enter(self) -> tuple[str, ...]:
-        """What runs a program in it."""
+        """Command prefix that runs a program in the namespace."""
         return ("ip", "netns", "exec", self.name)
 
     def address(self) -> str:
-        """Give host:port for a worker in it."""
+        """Compose host:port for a worker in it."""
         return f"{self.ip}:{fleet.free_port()}"
 
     def cut(self, *, to_host: bool = False, from_host: bool = False) -> None:
@@ -42,7 +42,7 @@ class Host:
                 self._tc(end, "replace", "pfifo", "limit", "0")
 
     def heal(self) -> None:
-        """Let all packets through; an end that was not cut has no queue to remove."""
+        """Let all packets through; only an end that was cut has a queue to remove."""
         for end in (self.outside, self.inside):
             with contextlib.suppress(subprocess.CalledProcessError):
                 self._tc(end, "del")
@@ -63,7 +63,7 @@ def sh(*words: str) -> None:
 
 @contextlib.contextmanager
 def hosts(num: int) -> Iterator[list[Host]]:
-    """Set hosts up for the length of a block; skips the test where the kernel does not permit it."""
+    """Set up hosts for a block; the test is skipped if the kernel does not permit namespaces."""
     stem = f"tf{os.getpid() % 100_000}"
     # 198.18.0.0/15 is for tests of networks; a /24 for each process that tests here.
     subnet = f"198.{18 + os.getpid() % 2}.{os.getpid() // 2 % 256}"

@@ -1,4 +1,4 @@
-"""The moments of a run at which a test breaks something; found by asking the workers."""
+"""Wait for the moments of a run at which a test injects a fault, by polling the workers."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ from tests.faults.crew import Member, wait_until
 
 
 def seats(mode: str, num: int = 16) -> str:
-    """Give --max-num-seqs: in Server all that LoadGen issues runs at once, Offline has a backlog."""
+    """Choose --max-num-seqs: in Server all requests run at once, in Offline some wait."""
     return "256" if mode == "server" else str(num)
 
 
 def at_start(members: list[Member]) -> Member:
-    """Wait until the run holds the first worker; its first step takes longer than we do."""
+    """Wait until the run holds the first worker; its slow first step has not ended by then."""
     wait_until(lambda: bool(members[0].load().run_id), "the run opened")  # type: ignore[union-attr]
     return members[0]
 
@@ -33,7 +33,7 @@ def in_decode(members: list[Member]) -> Member:
 
 
 def at_last(members: list[Member]) -> Member:
-    """Wait until one request is left of the whole run, three looks in a row; returns who has it."""
+    """Wait until three polls in a row find one request left in the run; returns its worker."""
     seen = []
 
     def one_left() -> bool:

@@ -1,4 +1,4 @@
-"""A TCP proxy between the coordinator and one worker, on a thread of its own: resets, throttles, swallows.
+"""A TCP proxy between the coordinator and one worker that can reset, throttle or drop, on its own thread.
 
 The coordinator connects to `address`; each of its connections gets one to the worker.
 """
@@ -35,7 +35,7 @@ class Proxy:
         self.num_resets = 0
         """Connections reset so far."""
         self.num_bytes = 0
-        """Bytes brought to the coordinator so far."""
+        """Bytes sent to the coordinator so far."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"proxy of {target}", daemon=True)
         self._thread.start()
@@ -45,27 +45,27 @@ class Proxy:
         self.address = f"127.0.0.1:{port}"
 
     def reset_after(self, num_bytes: int) -> None:
-        """Reset the connection when the worker has sent so many more bytes, inside what it then sends."""
+        """Reset the connection inside the chunk that exceeds this number of further bytes from the worker."""
         self._reset_in = num_bytes
 
     def throttle(self, bytes_per_s: int) -> None:
-        """Read what the worker sends at this rate, whatever it would send."""
+        """Limit reading from the worker to this rate."""
         self._bytes_per_s = bytes_per_s
 
     def swallow(self, *, to_worker: bool = True, to_coordinator: bool = True) -> None:
-        """Read nothing more from one side or both; connections stay."""
+        """Stop reading from one side or both; connections stay open."""
         for closed, gate in ((to_worker, self._open_up), (to_coordinator, self._open_down)):
             if closed:
                 self._loop.call_soon_threadsafe(gate.clear)
 
     def heal(self) -> None:
-        """Carry everything again."""
+        """Forward everything again."""
         self._reset_in = self._bytes_per_s = None
         for gate in (self._open_up, self._open_down):
             self._loop.call_soon_threadsafe(gate.set)
 
     def close(self) -> None:
-        """Reset what is open and end the thread."""
+        """Reset open connections and end the thread."""
         self._call(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
@@ -106,7 +106,7 @@ class Proxy:
             _reset(up_writer)
 
     async def _carry_up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry what the coordinator sends until either end breaks."""
+        """Forward what the coordinator sends until either end breaks."""
         with contextlib.suppress(ConnectionError):
             while chunk := await reader.read(CHUNK_BYTES):
                 await self._open_up.wait()
@@ -114,7 +114,7 @@ class Proxy:
                 await writer.drain()
 
     async def _carry_down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry what the worker sends, as fast as allowed, until either end or the test breaks it."""
+        """Forward what the worker sends at the allowed rate until an end or the test breaks it."""
         with contextlib.suppress(ConnectionError):
             while chunk := await self._read_down(reader):
                 await self._open_down.wait()
@@ -135,7 +135,7 @@ class Proxy:
         return await reader.read(max(int(self._bytes_per_s * SLICE_S), 1))
 
     def _count_down(self, chunk: bytes) -> bytes:
-        """Give what may pass: the chunk, or less of it when the connection is to break inside it."""
+        """Return the chunk, or its first part if the connection must break inside it."""
         left = self._reset_in
         if left is None:
             return chunk

@@ -1,4 +1,4 @@
-"""Runs that a fault is put into: started in each mode, then checked token by token against hand-made answers.
+"""Runs into which tests inject faults; each is checked token by token against hand-computed answers.
 
 The counting engine's answers are known from the prompts (fleet.counting_answer), whichever workers gave them.
 """
@@ -50,19 +50,19 @@ def make_prompts(num: int = 120, shortest: int = 20, longest: int = 300) -> list
 
 @dataclass
 class Run:
-    """A coordinator process, and what it was asked."""
+    """A coordinator process, its mode and its data set."""
 
     mode: str
     prompts: list[list[int]]
     answers: list[list[int]]
-    """What each prompt must get, known before the run."""
+    """The expected answer of each prompt."""
     process: subprocess.Popen[bytes]
     log: Path
     run_dir: Path
 
     @property
     def text(self) -> str:
-        """What it has logged so far."""
+        """Its log so far."""
         return self.log.read_text(errors="replace")
 
     @property
@@ -71,13 +71,13 @@ class Run:
         return fleet.run_json(self.run_dir)
 
     def says(self, words: str) -> bool:
-        """Whether it has logged these words; its end fails the test."""
+        """Whether its log has these words; fails the test if it ended without them."""
         found = words in self.text
         assert found or self.process.poll() is None, self.text[-4000:]
         return found
 
     def end(self, timeout_s: float = END_TIMEOUT_S) -> int:
-        """Wait for the end; returns the exit code. A run that hangs fails the test."""
+        """Wait for the end and return the exit code; a hanging run fails the test."""
         try:
             return self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -95,7 +95,7 @@ def started(
     budget: int = BUDGET,
     answers: list[list[int]] | None = None,
 ) -> Iterator[Run]:
-    """Start a coordinator; it is killed if it outlives the block.
+    """Start a coordinator, killed at the end of the block.
 
     Args:
         directory: Gets its files.
@@ -138,7 +138,7 @@ def started(
 
 
 def check_answers(run: Run) -> None:
-    """Check that each issued sample was logged once, with the answer that it must get.
+    """Check that each issued sample was logged once with its expected answer.
 
     LoadGen numbers what it issues: a lost answer leaves a gap in seq_id, a doubled one repeats it.
     """
@@ -157,7 +157,7 @@ def check_answers(run: Run) -> None:
 
 
 def num_copies_of(run: Run) -> int:
-    """Tell how often LoadGen issues each sample: once, but in Server, where its log says it first of all."""
+    """Count how often LoadGen issues each sample: once, except in Server, where its log has the number."""
     if run.mode != "server":
         return 1
     text = (run.run_dir / "mlperf_log_detail.txt").read_text()
@@ -179,7 +179,7 @@ def check_valid(run: Run, timeout_s: float = END_TIMEOUT_S) -> Any:
 
 
 def check_failed(run: Run, *says: str, code: int = 1, timeout_s: float = END_TIMEOUT_S) -> Any:
-    """Check that a run ends with its exit code and a reason, and without a summary; returns run.json."""
+    """Check the exit code and reason of a failed run, and that it has no summary; returns run.json."""
     assert code == run.end(timeout_s), run.text[-6000:]
     assert "Traceback" not in run.text, run.text[-6000:]
     found = run.json
@@ -192,13 +192,13 @@ def check_failed(run: Run, *says: str, code: int = 1, timeout_s: float = END_TIM
 
 
 def check_no_summary(run: Run) -> None:
-    """Check that LoadGen left nothing that could pass for a result."""
+    """Check that no LoadGen summary was written."""
     summary = run.run_dir / "mlperf_log_summary.txt"
     assert not summary.exists() or summary.stat().st_size == 0
 
 
 def check_partial_outputs(run: Run) -> None:
-    """Check the tokens kept of a failed run: each row is the beginning of its answer, or all of it."""
+    """Check that each row kept of a failed run is its answer or the beginning of it."""
     table = pd.read_parquet(run.run_dir / "partial_outputs.parquet")
     assert ["sample", "tokens", "state"] == list(table.columns)
     for sample, tokens, state in zip(table["sample"], table["tokens"], table["state"], strict=True):

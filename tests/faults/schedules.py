@@ -1,4 +1,4 @@
-"""Random schedules of faults, each from its seed, and the lanes of workers that they are played on."""
+"""Random fault schedules, each drawn from a seed, and the worker fleets that they run on."""
 
 import contextlib
 import random
@@ -21,16 +21,16 @@ WORKER_TIMEOUT_S = 1.5
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that happens to one worker."""
+    """A fault of one worker."""
 
     at_s: float
-    """After the first token of the run."""
+    """When it happens, after the first token of the run."""
     kind: str
     worker: int
     for_s: float
-    """How long it lasts, where it ends by itself."""
+    """How long it lasts, if it ends by itself."""
     num_bytes: int
-    """Of a reset: how many bytes come first."""
+    """For a reset: the number of bytes before it."""
 
     def __str__(self) -> str:
         return f"{self.at_s:.2f} s: {self.kind} of {self.worker} for {self.for_s:.2f} s"
@@ -38,7 +38,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Schedule:
-    """One run and the faults put into it."""
+    """One run and its faults."""
 
     seed: int
     num_workers: int
@@ -52,7 +52,7 @@ class Schedule:
 
     @property
     def prompts(self) -> list[list[int]]:
-        """The run's data set: some 3 s of work without a fault."""
+        """The run's data set: about 3 s of work without a fault."""
         if self.mode.startswith("server"):
             return runs.make_prompts(100, longest=80)
         return runs.make_prompts(min(60 * self.num_workers, 190), longest=350)
@@ -77,14 +77,14 @@ def draw(seed: int) -> Schedule:
 
 
 class Lane:
-    """Workers, each behind a proxy, that live on from schedule to schedule."""
+    """Workers behind proxies, shared by successive schedules."""
 
     def __init__(self, directory: Path, members: list[Member], proxies: list[Proxy]) -> None:
         self._directory, self._members, self._proxies = directory, members, proxies
         self._gone: set[int] = set()
 
     def play(self, schedule: Schedule) -> Any:
-        """Run a schedule to the end of its run; returns run.json after the check of the invariant."""
+        """Run a schedule to its end, check the invariant and return run.json."""
         directory = self._directory / f"seed{schedule.seed}"
         directory.mkdir()
         addresses = [proxy.address for proxy in self._proxies[: schedule.num_workers]]
@@ -109,7 +109,7 @@ class Lane:
             self._do(deed, fault)
 
     def _do(self, deed: str, fault: Fault) -> None:
-        """Do one thing to a worker that is there to have it done to."""
+        """Inject one fault into a worker that is in the right state for it."""
         member, proxy = self._members[fault.worker], self._proxies[fault.worker]
         if fault.worker in self._gone:
             return
@@ -129,7 +129,7 @@ class Lane:
             self._gone.add(fault.worker)
 
     def _mend(self) -> None:
-        """Bring all workers back to where they began."""
+        """Restore all workers to their first state."""
         for index, (member, proxy) in enumerate(zip(self._members, self._proxies, strict=True)):
             proxy.heal()
             if index in self._gone:
@@ -143,12 +143,12 @@ class Lane:
 
 
 def running(run: runs.Run) -> bool:
-    """Whether a coordinator has not ended."""
+    """Whether a coordinator still runs."""
     return run.process.poll() is None
 
 
 def timeline(schedule: Schedule) -> list[tuple[float, str, Fault]]:
-    """List what is done when, ends of faults included."""
+    """List the times and actions of a schedule, ends of faults included."""
     deeds = [(fault.at_s, fault.kind, fault) for fault in schedule.faults]
     ends = {"short stop": "end of stop", "long stop": "end of stop"}
     ends |= {"hole": "end of hole", "hole one way": "end of hole"}
@@ -157,7 +157,7 @@ def timeline(schedule: Schedule) -> list[tuple[float, str, Fault]]:
 
 
 def check(run: runs.Run) -> None:
-    """Check the invariant: exact tokens, or a failure that says why and leaves no summary."""
+    """Check the invariant: exact tokens, or a failure with a reason and without a summary."""
     code = run.end()
     if code == 0:
         runs.check_valid(run)
@@ -172,7 +172,7 @@ def check(run: runs.Run) -> None:
 
 @contextlib.contextmanager
 def lane(directory: Path) -> Iterator[Lane]:
-    """Set up a lane for the length of a block."""
+    """Set up a lane for a block."""
     directory.mkdir()
     with (
         crew(directory, MAX_WORKERS, *FLAGS) as members,

@@ -1,4 +1,4 @@
-"""The table of what happened: a row per case, written where FAULTS_TABLE says."""
+"""The table of fault cases and their outcomes, written to the directory in FAULTS_TABLE."""
 
 import json
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ COLUMNS = {
     "kept": "kept",
     "resent": "resent",
 }
-"""Those of faults.md; faults.json has the reasons too, under `happened`."""
+"""Columns of faults.md; faults.json also has the reasons, under `happened`."""
 
 
 @dataclass
@@ -55,7 +55,7 @@ class Table:
         )
 
     def note(self, case: str, **cells: Any) -> None:
-        """Add a row that sums up several runs; cells are COLUMNS' keys."""
+        """Add a row that summarizes several runs; `cells` uses the keys of COLUMNS."""
         self.rows.append(dict.fromkeys(COLUMNS, "") | {"case": case} | cells)
 
     def write(self, directory: Path) -> None:

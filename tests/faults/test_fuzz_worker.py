@@ -1,4 +1,4 @@
-"""Mutated messages at the worker's end of the stream: it refuses them, goes on, and answers the next run."""
+"""Mutated messages to a worker: it refuses them, keeps serving, and answers the next run."""
 
 import asyncio
 import collections
@@ -32,7 +32,7 @@ FLAGS = ("--step-ms", "0", "--max-model-len", "4096", "--frame-hold-ms", "0")
 
 
 def submit(prompts: list[list[int]], first: int, produced: int) -> pb.ToWorker:
-    """Pack prompts under the names from `first` on."""
+    """Pack prompts with consecutive request names starting at `first`."""
     num = len(prompts)
     columns = PromptColumns(
         np.arange(first, first + num, dtype=np.uint64),
@@ -58,7 +58,7 @@ VALID = [
 
 
 class Fuzzer:
-    """Streams of raw bytes to one worker, and what became of them."""
+    """Streams of raw bytes to one worker, and their outcomes."""
 
     def __init__(self, channel: grpc.aio.Channel, frames: Iterator[bytes]) -> None:
         """Share one source of frames among all streams."""
@@ -71,7 +71,7 @@ class Fuzzer:
         self.num_survived = 0
 
     async def round(self, num_in_runs: int, num_first: int) -> None:
-        """Send frames within open runs and, on two streams beside them, frames as first messages."""
+        """Send frames in open runs and, on two parallel streams, frames as first messages."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._send_in_runs(num_in_runs))
             for _ in range(2):
@@ -102,7 +102,7 @@ class Fuzzer:
                 await self._end(call)
 
     async def _open(self) -> Any:
-        """Open a run, as soon as no stray first message holds the worker."""
+        """Open a run once no stray first message holds the worker."""
         async with asyncio.timeout(STEP_TIMEOUT_S):
             while True:
                 call = self._generate()
@@ -112,7 +112,7 @@ class Fuzzer:
                 assert await call.code() is grpc.StatusCode.FAILED_PRECONDITION
 
     async def _survives(self, call: Any, frame: bytes) -> bool:
-        """Send a frame and a ping; True when its pong comes, else the stream's status is counted."""
+        """Send a frame and a ping; True if the pong arrives, else count the stream's status."""
         nonce = next(self._nonces)
         async with asyncio.timeout(STEP_TIMEOUT_S):
             await self._write(call, frame)
@@ -163,7 +163,7 @@ class Fuzzer:
 
 
 async def check_good_run(channel: grpc.aio.Channel) -> None:
-    """Open a run as soon as no stray stream holds the worker, and compare its answers with the definition."""
+    """Open a run once no stray stream holds the worker, and compare its answers with the definition."""
     prompts = {name: [name % 20, 7, 100 * name] for name in range(40)}
     async with asyncio.timeout(STEP_TIMEOUT_S):
         while True:
@@ -188,7 +188,7 @@ def memory_mib(pid: int) -> float:
 
 
 async def fuzz(worker: fleet.WorkerProcess, num_frames: int) -> Fuzzer:
-    """Send frames in rounds of 1,000, a quarter of them as first messages; after each round all is well."""
+    """Send frames in rounds of 1,000, a quarter as first messages; check the worker after each round."""
     async with grpc.aio.insecure_channel(worker.address, options=CHANNEL_OPTIONS) as channel:
         frames = mutations(20_261_124, VALID)
         fuzzer = Fuzzer(channel, frames)
@@ -206,7 +206,7 @@ async def fuzz(worker: fleet.WorkerProcess, num_frames: int) -> Fuzzer:
 
 @pytest.mark.parametrize("num_frames", [2000, pytest.param(100_000, marks=pytest.mark.long)])
 def test_no_message_breaks_a_worker(num_frames: int, tmp_path: Path) -> None:
-    """Mutated messages end their stream with whose fault it was; the worker answers the next run exactly."""
+    """A mutated message ends its stream with the right status; the worker answers the next run exactly."""
     with fleet.workers(tmp_path, 1, *FLAGS) as (worker,):
         fuzzer = asyncio.run(fuzz(worker, num_frames))
         assert fleet.health(worker.address) == "SERVING"

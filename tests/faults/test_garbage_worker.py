@@ -28,7 +28,7 @@ MAX_FRAMES_PER_STREAM = 20
 
 
 def right_answers(submit: pb.Submit) -> dict[int, list[int]]:
-    """Compute what is still to come of each request, by name."""
+    """Compute the missing tokens of each request, by name."""
     columns = unpack_submit(submit)
     ends = columns.prompt_lens.cumsum(dtype=np.int64).tolist()
     answers = {}
@@ -43,7 +43,7 @@ def right_answers(submit: pb.Submit) -> dict[int, list[int]]:
 
 
 def first_tokens(answers: dict[int, list[int]]) -> bytes:
-    """Serialize the right first frame."""
+    """Serialize the correct first frame."""
     num = len(answers)
     columns = TokenColumns(
         requests=np.array(list(answers), np.uint64),
@@ -58,7 +58,7 @@ def first_tokens(answers: dict[int, list[int]]) -> bytes:
 
 
 class Garbage:
-    """Plays a worker that begins well and goes on as none should, but never seals a wrong token."""
+    """A worker that breaks the protocol after a good start but sends no wrong token with a valid digest."""
 
     def __init__(self, worker_ns: int) -> None:
         """Create it.

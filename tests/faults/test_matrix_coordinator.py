@@ -1,4 +1,4 @@
-"""The coordinator at fault: killed, stopped, interrupted, out of disk; its workers are free afterwards."""
+"""Coordinator faults: killed, stopped, interrupted, disk full; its workers are free afterwards."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ INTERRUPT_TIMEOUT_S = 10.0
 
 @pytest.mark.parametrize("mode", runs.modes("offline"))
 def test_killed_coordinator_frees_its_workers(tmp_path: Path, mode: str) -> None:
-    """After kill -9 of the coordinator workers are SERVING and empty, and the next run is right."""
+    """After kill -9 of the coordinator its workers are SERVING and empty, and the next run is exact."""
     with crew(tmp_path, 2, *STEP, seats(mode)) as members:
         first, second = tmp_path / "first", tmp_path / "second"
         first.mkdir()
@@ -40,7 +40,7 @@ def test_killed_coordinator_frees_its_workers(tmp_path: Path, mode: str) -> None
 @pytest.mark.long
 @pytest.mark.parametrize("mode", runs.MODES)
 def test_stopped_coordinator(tmp_path: Path, table: Table, mode: str) -> None:
-    """Workers of a stopped coordinator are free after their limit; continued, it uses them again."""
+    """Workers of a stopped coordinator are free after their limit; after SIGCONT it uses them again."""
     flags = ("--coordinator-timeout-s", "2", *STEP, seats(mode))
     with crew(tmp_path, 2, *flags) as members:
         with runs.started(tmp_path, mode, addresses_of(members), runs.make_prompts()) as run:
@@ -61,7 +61,7 @@ def test_stopped_coordinator(tmp_path: Path, table: Table, mode: str) -> None:
 def test_interrupted_with_a_stopped_worker(
     tmp_path: Path, table: Table, mode: str, signum: signal.Signals, code: int
 ) -> None:
-    """A signal ends the run within 10 s though one worker does not react; the other one is empty."""
+    """A signal ends the run within 10 s although one worker does not react; the other one is empty."""
     with crew(tmp_path, 2, *STEP, seats(mode)) as members:
         with runs.started(tmp_path, mode, addresses_of(members), runs.make_prompts()) as run:
             in_decode(members).freeze()
@@ -76,7 +76,7 @@ def test_interrupted_with_a_stopped_worker(
 @pytest.mark.long
 @pytest.mark.parametrize("mode", runs.MODES)
 def test_second_interrupt_is_immediate(tmp_path: Path, mode: str) -> None:
-    """A second Ctrl-C ends what the first one left, without a traceback; workers are free."""
+    """A second Ctrl-C ends an interrupted run at once, without a traceback; workers are free."""
     with crew(tmp_path, 2, *STEP, seats(mode)) as members:
         with runs.started(tmp_path, mode, addresses_of(members), runs.make_prompts()) as run:
             in_decode(members).freeze()
@@ -111,7 +111,7 @@ def small_disk(tmp_path: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("small_disk")
 @pytest.mark.parametrize("mode", runs.MODES)
 def test_full_disk(tmp_path: Path, table: Table, mode: str) -> None:
-    """A disk that fills up ends the run: exit code 1, the reason in run.json all the same, workers free."""
+    """A full disk ends the run with exit code 1; run.json still has the reason, and workers are free."""
     with crew(tmp_path, 2, *STEP, seats(mode)) as members:
         # 4 bytes a token for us, 8 characters for LoadGen: more than there is.
         prompts = runs.make_prompts(140)

@@ -1,4 +1,4 @@
-"""The fleet at fault: workers that never get ready, that all go, come back, or come back as another."""
+"""Fleet faults: workers that never become ready, are all lost, return, or return with other settings."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ NEVER = ("--load-ms", "600000")
 @pytest.mark.long
 @pytest.mark.parametrize("mode", runs.MODES)
 def test_worker_that_never_becomes_ready(tmp_path: Path, mode: str) -> None:
-    """At the start it is named after --ready-timeout-s: exit code 2, one line, nothing written."""
+    """A worker that is not ready after --ready-timeout-s is named: exit code 2, one line, nothing written."""
     with crew(tmp_path, 1, *STEP, seats(mode)) as members:
         slow = Member(tmp_path / "slow.log", NEVER)
         try:
@@ -37,7 +37,7 @@ def test_worker_that_never_becomes_ready(tmp_path: Path, mode: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("mode", runs.MODES)
 def test_worker_that_never_becomes_ready_again(tmp_path: Path, table: Table, mode: str) -> None:
-    """A killed worker whose successor loads for ever is not waited for: the others do the work."""
+    """A restarted worker that never becomes ready is not waited for: the others do the work."""
     with crew(tmp_path, 2, *STEP, seats(mode)) as members:
         with runs.started(tmp_path, mode, addresses_of(members), runs.make_prompts()) as run:
             injected_ns = in_decode(members).kill()
@@ -49,7 +49,7 @@ def test_worker_that_never_becomes_ready_again(tmp_path: Path, table: Table, mod
 
 @pytest.mark.parametrize("mode", runs.modes("server"))
 def test_all_workers_lost(tmp_path: Path, table: Table, mode: str) -> None:
-    """No worker for --no-worker-timeout-s: exit code 1, each is named, what was received is kept."""
+    """Without a worker for --no-worker-timeout-s: exit code 1, each is named, received tokens are kept."""
     with crew(tmp_path, 2, *STEP, seats(mode)) as members:
         flags = ("--no-worker-timeout-s", "1.5")
         with runs.started(tmp_path, mode, addresses_of(members), runs.make_prompts(), *flags) as run:
@@ -63,7 +63,7 @@ def test_all_workers_lost(tmp_path: Path, table: Table, mode: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("mode", runs.MODES)
 def test_all_workers_lost_and_one_comes_back(tmp_path: Path, table: Table, mode: str) -> None:
-    """A run without any worker goes on when one comes back within --no-worker-timeout-s."""
+    """A run without workers continues when one returns within --no-worker-timeout-s."""
     with crew(tmp_path, 2, *STEP, seats(mode)) as members:
         flags = ("--no-worker-timeout-s", "60")
         with runs.started(tmp_path, mode, addresses_of(members), runs.make_prompts(), *flags) as run:
@@ -97,7 +97,7 @@ def test_restarted_worker_is_taken_back(tmp_path: Path, table: Table, mode: str)
 @pytest.mark.long
 @pytest.mark.parametrize("mode", runs.MODES)
 def test_restarted_as_another_is_refused(tmp_path: Path, table: Table, mode: str) -> None:
-    """A killed worker that comes back with another configuration gets nothing; the log says what differs."""
+    """A killed worker that returns with other settings gets no request; the log names the difference."""
     prompts = runs.make_prompts(170)
     with crew(tmp_path, 2, *STEP, seats(mode, 12)) as members:
         with runs.started(tmp_path, mode, addresses_of(members), prompts, server_s=8) as run:

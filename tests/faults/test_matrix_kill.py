@@ -1,4 +1,4 @@
-"""A worker killed (-9) or stopped (SIGSTOP) during a run: the others go on, and every token is exact."""
+"""A worker is killed (-9) or stopped (SIGSTOP) in a run: the others take over, and every token is exact."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tests.faults.table import Table
 
 STEP = ("--step-ms", "5", "--max-num-seqs")
 LAST = [[300, 7, 7, 0]] + [[20 + i, 7, 1000 * i] for i in range(1, 40)]
-"""One long answer: it ends last, wherever it starts."""
+"""One long answer that ends last on any worker."""
 
 
 @pytest.mark.long
@@ -22,7 +22,7 @@ LAST = [[300, 7, 7, 0]] + [[20 + i, 7, 1000 * i] for i in range(1, 40)]
 def test_killed_before_its_first_token(
     tmp_path: Path, table: Table, mode: str, moment: Callable[[list[Member]], Member]
 ) -> None:
-    """A worker killed before it brought a token: its requests start elsewhere, nothing is kept of them."""
+    """The requests of a worker killed before its first token start again elsewhere; no token is kept."""
     flags = ("--first-step-ms", "2000", *STEP, seats(mode))
     with crew(tmp_path, 2, *flags, program=FAULTY) as members:
         with runs.started(tmp_path, mode, addresses_of(members), runs.make_prompts()) as run:
@@ -38,7 +38,7 @@ def test_killed_before_its_first_token(
 
 @pytest.mark.parametrize("mode", runs.modes("offline", "server"))
 def test_killed_in_decode(tmp_path: Path, table: Table, mode: str) -> None:
-    """A worker killed with answers half done: they go on elsewhere, and the tokens that came are kept."""
+    """Partial answers of a killed worker continue elsewhere; the tokens already received are kept."""
     prompts = runs.make_prompts(60)
     with crew(tmp_path, 2, *STEP, seats(mode)) as members:
         with runs.started(tmp_path, mode, addresses_of(members), prompts) as run:
@@ -58,7 +58,7 @@ def test_killed_in_decode(tmp_path: Path, table: Table, mode: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("mode", runs.MODES)
 def test_killed_at_the_last_sample(tmp_path: Path, table: Table, mode: str) -> None:
-    """The worker of the last request of the run is killed: the other one ends the answer."""
+    """When the worker of the run's last request is killed, the other one finishes the answer."""
     with crew(tmp_path, 2, "--step-ms", "10", "--max-num-seqs", seats(mode)) as members:
         with runs.started(tmp_path, mode, addresses_of(members), LAST) as run:
             victim = at_last(members)
@@ -87,7 +87,7 @@ def test_stopped_for_less_than_the_limit(tmp_path: Path, table: Table, mode: str
 
 @pytest.mark.parametrize("mode", runs.modes("offline"))
 def test_stopped_for_longer_than_the_limit(tmp_path: Path, table: Table, mode: str) -> None:
-    """A worker stopped beyond the limit is lost; after SIGCONT it is taken back and used in the same run."""
+    """A worker stopped beyond the limit is lost; after SIGCONT it is used again in the same run."""
     # Offline 120 answers of 160 tokens: 8 s for the worker that is left, which has the other back in 4.
     prompts = runs.make_prompts(120)
     with crew(tmp_path, 2, *STEP, seats(mode, 12)) as members:

@@ -1,4 +1,4 @@
-"""Workers on hosts of their own: the cable is cut in one direction or both, healed early or late."""
+"""Workers on separate hosts: the network is cut in one direction or both, and restored early or late."""
 
 import time
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def two() -> Iterator[list[Host]]:
 def test_cut_healed_before_the_limit(
     tmp_path: Path, table: Table, two: list[Host], mode: str, direction: str
 ) -> None:
-    """A cut of 1 s under a limit of 8 s loses no worker: TCP brings what was on its way."""
+    """A cut of 1 s under a limit of 8 s loses no worker: TCP retransmits."""
     with crew(tmp_path, 2, "--step-ms", "5", "--max-num-seqs", seats(mode), hosts=two) as members:
         flags = ("--worker-timeout-s", "8")
         with runs.started(tmp_path, mode, addresses_of(members), runs.make_prompts(), *flags) as run:
@@ -50,7 +50,7 @@ def test_cut_healed_before_the_limit(
 def test_cut_healed_after_the_limit(
     tmp_path: Path, table: Table, two: list[Host], mode: str, direction: str
 ) -> None:
-    """A cut beyond the limit loses the worker; healed, it is taken back or at least free for the next run."""
+    """A cut beyond the limit loses the worker; once restored, it is used again or free for the next run."""
     with crew(tmp_path, 2, "--step-ms", "5", "--max-num-seqs", seats(mode, 8), hosts=two) as members:
         flags = ("--worker-timeout-s", "1.5")
         prompts = runs.make_prompts(140)

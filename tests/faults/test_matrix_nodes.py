@@ -1,4 +1,4 @@
-"""Nodes of two replicas on hosts of their own: a replica is killed, a whole host is cut off."""
+"""Nodes of two replicas on separate hosts: a replica is killed, a host is cut off."""
 
 import os
 import re
@@ -30,7 +30,7 @@ PRODUCED = re.compile(r"\[replica 1\] .* ends \(.*\): ([0-9]+) tokens")
 
 
 def produces(address: str) -> bool:
-    """Say whether a replica has produced tokens of a run."""
+    """Whether a replica has produced tokens of a run."""
     load = load_of(address)
     return load is not None and load.produced_tokens > 0
 
@@ -63,7 +63,7 @@ def test_a_fleet_of_nodes_outlives_a_replica_and_a_host(tmp_path: Path, table: T
 
 @pytest.mark.vllm
 def test_real_vllm_replicas_serve_from_a_host(tmp_path: Path, checkpoint: Path) -> None:
-    """A node of two vLLM replicas behind a cable: Offline and Server VALID, one killed between them."""
+    """A node of two vLLM replicas on another host: Offline and Server VALID, one killed in between."""
     flags = ("--engine", "vllm", "--model", str(checkpoint), "--replicas", "2", *open_flags())
     flags += ("--dtype", "float32", "--enforce-eager", "--max-model-len", "256", "--max-num-seqs", "16")
     greedy = fleet.write_conf(tmp_path / "generation_config.json", '{"_about": "x", "temperature": 0.0}')

@@ -1,4 +1,4 @@
-"""Requests that kill their workers, and queries that an engine forgets: named, then acted on by policy."""
+"""Requests that kill workers and queries that an engine forgets: reported, then handled by policy."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ BAD = 7
 
 
 def prompts_with(demand: int) -> list[list[int]]:
-    """Make short prompts; row BAD demands something of the engine."""
+    """Make short prompts; row BAD demands a fault of the engine."""
     prompts = runs.make_prompts(40, shortest=20, longest=60)
     prompts[BAD][1] = demand
     return prompts
@@ -27,7 +27,7 @@ def prompts_with(demand: int) -> list[list[int]]:
 @pytest.mark.parametrize("mode", runs.MODES)
 @pytest.mark.parametrize("demand", [EXITS, DIES])
 def test_request_that_kills_its_workers(tmp_path: Path, table: Table, mode: str, demand: int) -> None:
-    """A request on 2 lost workers in a row goes to no third: the run fails and names it."""
+    """A request that lost 2 workers in a row is not sent to a third: the run fails and names it."""
     with crew(tmp_path, 3, *STEP, seats(mode, 4), program=FAULTY) as members:
         flags = ("--max-worker-losses", "2")
         with runs.started(tmp_path, mode, addresses_of(members), prompts_with(demand), *flags) as run:
@@ -48,7 +48,7 @@ def running(members: list[Member]) -> list[Member]:
 
 
 def overdue_in(found: Any) -> dict[str, Any]:
-    """Give the overdue query of run.json; the forgotten sample must be the only one listed."""
+    """Return the overdue query of run.json; only the forgotten sample may be listed."""
     overdue = found["summary"]["overdue"]
     assert {BAD} == {query["sample"] for query in overdue}
     assert {FORGETS_AFTER} == {query["tokens"] for query in overdue}
@@ -71,7 +71,7 @@ def test_forgotten_query_reported(tmp_path: Path, table: Table, mode: str) -> No
 
 @pytest.mark.parametrize("mode", runs.MODES)
 def test_forgotten_query_continued(tmp_path: Path, table: Table, mode: str) -> None:
-    """continue: an overdue query goes on from its tokens; the worker that forgot it stays in the run."""
+    """continue: an overdue query continues from its tokens; the worker that forgot it stays in the run."""
     with crew(tmp_path, 2, *STEP, seats(mode), program=FAULTY) as members:
         flags = ("--query-timeout-s", "2", "--on-overdue-query", "continue")
         with runs.started(tmp_path, mode, addresses_of(members), prompts_with(FORGETS), *flags) as run:

@@ -1,4 +1,4 @@
-"""The connection itself at fault: reset inside a frame, read slowly, swallowing one direction or both."""
+"""Connection faults: reset inside a frame, slow reading, dropped data in one direction or both."""
 
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ STEP = ("--step-ms", "5", "--max-num-seqs")
 @pytest.mark.parametrize("mode", runs.MODES)
 @pytest.mark.parametrize("num_bytes", [1, 333, 4000])
 def test_reset_inside_a_frame(tmp_path: Path, table: Table, mode: str, num_bytes: int) -> None:
-    """A connection reset inside a frame: what came whole is kept, the rest is produced again, once."""
+    """After a reset inside a frame, complete frames are kept and the rest is produced again, once."""
     with (
         crew(tmp_path, 2, *STEP, seats(mode)) as members,
         proxied(addresses_of(members)) as proxies,
@@ -37,7 +37,7 @@ def test_reset_inside_a_frame(tmp_path: Path, table: Table, mode: str, num_bytes
 
 @pytest.mark.parametrize("mode", runs.MODES)
 def test_slow_reader(tmp_path: Path, table: Table, mode: str) -> None:
-    """A worker read at 20 kB/s is slow and not lost: its pongs come late, its tokens are exact."""
+    """A worker on a 20 kB/s connection is slow but not lost: its pongs are late, its tokens exact."""
     # It produces some 100 kB/s.
     prompts = runs.make_prompts(150, shortest=350, longest=400)
     with (
@@ -57,7 +57,7 @@ def test_slow_reader(tmp_path: Path, table: Table, mode: str) -> None:
 @pytest.mark.parametrize("mode", runs.MODES)
 @pytest.mark.parametrize("late", [False, True])
 def test_swallowed_for_a_while(tmp_path: Path, table: Table, mode: str, late: bool) -> None:
-    """A connection that carries nothing: within the limit nothing is lost, beyond it the worker is."""
+    """A silent connection loses its worker only beyond the limit."""
     limit_s = "1.5" if late else "6"
     prompts = runs.make_prompts(140)
     with (

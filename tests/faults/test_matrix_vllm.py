@@ -1,4 +1,4 @@
-"""The engine process killed inside a live daemon, with real vLLM: the other worker ends the same answers."""
+"""The engine process of a real vLLM worker is killed; the other worker finishes the same answers."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def engine_of(member: Member) -> int:
 
 
 def produced_tokens(member: Member) -> int:
-    """Ask how many tokens of the run in hand there are; 0 without one."""
+    """Return the number of tokens of the current run; 0 without a run."""
     load = member.load()
     return 0 if load is None else load.produced_tokens
 
@@ -34,7 +34,7 @@ def produced_tokens(member: Member) -> int:
 def test_engine_killed_inside_a_live_daemon(
     tmp_path: Path, table: Table, checkpoint: Path, reference: Reference
 ) -> None:
-    """Offline, Server, accuracy: every token equals LLM.generate's, though one engine dies in each run."""
+    """Offline, Server, accuracy: every token equals LLM.generate's although one engine dies in each run."""
     # One request at a time: a run then lasts long enough for an engine to die in it.
     flags = ("--engine", "vllm", "--model", str(checkpoint), *FLAGS, "--max-num-seqs", "1")
     greedy = tmp_path / "generation_config.json"

@@ -1,4 +1,4 @@
-"""Random fault schedules: whatever happens to whom and when, no token is lost, doubled or wrong."""
+"""Random fault schedules: no token is lost, doubled or wrong."""
 
 import collections
 import concurrent.futures
@@ -17,7 +17,7 @@ NUM_LANES = 2
 
 
 def seeds() -> range:
-    """Give the seeds to play: FAULTS_SEEDS=a:b chooses those from a on below b."""
+    """Choose the seeds: FAULTS_SEEDS=a:b means a <= seed < b."""
     first, _, end = os.environ.get("FAULTS_SEEDS", f"0:{NUM_SCHEDULES}").partition(":")
     return range(int(first), int(end or int(first) + 1))
 
@@ -38,7 +38,7 @@ def play(lanes: "queue.Queue[Lane]", schedule: Schedule) -> Any:
 
 
 def count(outcomes: "collections.Counter[str]", found: Any) -> None:
-    """Count what happened in a run."""
+    """Count the outcome and the losses of a run."""
     outcomes[found["verdict"]["outcome"]] += 1
     if found["verdict"]["reason"]:
         outcomes[f"run: {found['verdict']['reason']}"] += 1
@@ -82,6 +82,6 @@ def test_invariant_of_random_schedules(tmp_path: Path, table: Table) -> None:
         happened=[f"{outcomes['losses']} losses", *reasons(outcomes)],
     )
     assert [] == failures, "\n\n".join(failures)
-    # Otherwise the schedules would test nothing.
+    # Otherwise the schedules would test too little.
     assert outcomes["VALID"] > len(seeds()) // 2
     assert outcomes["losses"] > len(seeds()) // 2

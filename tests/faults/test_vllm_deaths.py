@@ -58,7 +58,7 @@ def until_stop(answer: list[int], stop_ids: list[int]) -> list[int]:
 def test_a_killed_coordinator_leaves_an_empty_engine(
     worker: fleet.WorkerProcess, checkpoint: Path, reference: Reference
 ) -> None:
-    """Its requests are aborted, the worker stays SERVING, and the next run's greedy tokens are vLLM's own."""
+    """A killed coordinator's requests are aborted; the worker stays SERVING, and the next run is exact."""
     doomed = subprocess.Popen(
         [sys.executable, "-c", COORDINATOR, worker.address], cwd=fleet.ROOT, stdout=subprocess.PIPE
     )
@@ -95,7 +95,7 @@ def test_a_killed_coordinator_leaves_an_empty_engine(
 
 
 def test_a_name_may_come_again_after_its_cancel(worker: fleet.WorkerProcess) -> None:
-    """A request cancelled and sent anew under its name is answered as if it had come but once."""
+    """A request cancelled and sent again under its name is answered once."""
 
     async def answers(address: str) -> tuple[list[int], list[int]]:
         async with asyncio.timeout(60), connected(address) as channel:
@@ -127,7 +127,7 @@ def test_a_name_may_come_again_after_its_cancel(worker: fleet.WorkerProcess) -> 
 
 
 def test_a_killed_engine_core_ends_run_and_daemon(worker: fleet.WorkerProcess) -> None:
-    """The stream ends with UNAVAILABLE and the cause within 20 s, and the daemon with exit code 1."""
+    """When the engine core is killed, the stream ends with UNAVAILABLE and the cause, the daemon with 1."""
 
     async def kill_engine() -> tuple[str, str]:
         async with asyncio.timeout(60), connected(worker.address) as channel:
@@ -146,7 +146,7 @@ def test_a_killed_engine_core_ends_run_and_daemon(worker: fleet.WorkerProcess) -
 
 
 def test_no_engine_outlives_a_killed_node(checkpoint: Path, tmp_path: Path) -> None:
-    """Kill -9 of the node alone: its replicas, their engine cores and all others end within seconds."""
+    """After kill -9 of the node alone its replicas and their engine processes end within seconds."""
     flags = ("--model", str(checkpoint), *FLAGS)
     with fleet.node(tmp_path, 2, *flags, engine="vllm", timeout_s=START_TIMEOUT_S) as node:
         left = psutil.Process(node.process.pid).children(recursive=True)

@@ -116,14 +116,14 @@ def test_a_core_that_stops_before_it_answers_is_noticed(monkeypatch: pytest.Monk
     asyncio.run(bounded(prepare(), 20))
 
 
-def test_close_interrupts_loading(checkpoint: Path) -> None:
-    """An engine closed while it loads leaves no process."""
+@pytest.mark.parametrize("num_processes", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_close_interrupts_loading(checkpoint: Path, num_processes: int) -> None:
+    """An engine closed while its engine core, or its rank too, is starting leaves no process."""
     engine = VllmEngine(parse_engine_flags([], str(checkpoint)))
 
     async def interrupt() -> None:
         starting = asyncio.create_task(engine.start())
-        # The engine core and its rank.
-        while len(children()) < 2:
+        while len(children()) < num_processes:
             await asyncio.wait({starting}, timeout=0.1)
         starting.cancel()
         await engine.close()
@@ -147,6 +147,7 @@ def test_failed_load_says_what_failed(checkpoint: Path) -> None:
     asyncio.run(bounded(start()))
 
 
+@pytest.mark.long
 def test_failure_in_mid_run_says_what_failed(checkpoint: Path) -> None:
     """An engine core that runs out of memory during a run ends the engine with its own message."""
     flags = ["--max-model-len", "512", "--no-async-scheduling", "--scheduler-cls", SCHEDULER]
