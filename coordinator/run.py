@@ -35,7 +35,7 @@ from coordinator.transport.stream import Limits
 from protos import worker_pb2 as pb
 from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
-from sut.results.deviations import Engine, Setup
+from sut.results.deviations import EngineReport, Setup
 from sut.results.verdict import Outcome, Verdict
 from sut.sut import SUT
 
@@ -212,7 +212,7 @@ class Run:
             generation=self._generation,
             audit_config=self._inputs.audit_conf,
             engines=tuple(
-                Engine(link.address, link.info.engine, link.info.engine_args)
+                EngineReport(link.address, link.info.engine, link.info.engine_args)
                 for link in self._dispatcher.links
             ),
         )

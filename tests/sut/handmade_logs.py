@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sut.results.checks import ClockFigures, Counts, Pauses, Telemetry
-from sut.results.deviations import Engine, Setup
+from sut.results.deviations import EngineReport, Setup
 from sut.results.verdict import Verdict, judge
 from sut.settings import GenerationConfig, Mode, Scenario
 
@@ -94,7 +94,7 @@ def setup_of(
     official: dict[str, Any] = {
         "generation": GenerationConfig(max_new_tokens=budget),
         "audit_config": None,
-        "engines": (Engine("a:1", "vllm", {"enable_prefix_caching": "false"}),),
+        "engines": (EngineReport("a:1", "vllm", {"enable_prefix_caching": "false"}),),
     }
     return Setup(scenario=scenario, mode=mode, num_samples=num_samples, **(official | changed))
 

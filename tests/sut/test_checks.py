@@ -8,10 +8,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sut.results.checks import (
-    Check,
     ClockFigures,
     Counts,
     Pauses,
+    VerdictCheck,
     clock,
     continuation,
     loadgen_tokens,
@@ -78,7 +78,7 @@ def test_six_digits_decide_to_one_part_in_a_hundred_thousand(
 def test_the_other_scenarios_rates_are_not_taken() -> None:
     """Server's rates say nothing of Offline: what LoadGen did not print is not compared, and told."""
     check = loadgen_tokens(rates(10, 100, 1.0, offline=False), OFFLINE, counts())
-    assert check == Check("loadgen_tokens", True, "LoadGen printed no rates to compare with")
+    assert check == VerdictCheck("loadgen_tokens", True, "LoadGen printed no rates to compare with")
 
 
 def test_tokens_of_lost_streams_and_of_moved_requests_are_accounted_for() -> None:
@@ -97,7 +97,9 @@ def test_a_continued_run_is_valid_and_says_so(tmp_path: Path) -> None:
     assert continuation(counts()).mark == "ok  "
     verdict = verdict_of(tmp_path, PERFORMANCE, counts={"num_losses": 1, "num_continued": 3})
     assert verdict.outcome is Outcome.VALID
-    expected = Check("continuation", True, "1 workers lost, 3 requests continued elsewhere", warning=True)
+    expected = VerdictCheck(
+        "continuation", True, "1 workers lost, 3 requests continued elsewhere", warning=True
+    )
     assert expected in verdict.checks
     assert expected.mark == "warn"
 
@@ -105,7 +107,7 @@ def test_a_continued_run_is_valid_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["gc", "loop"])
 def test_a_long_pause_is_a_warning(tmp_path: Path, part: str) -> None:
     """A pause above 100 ms, of either kind, is told with its length and fails nothing; 100 ms is none."""
-    assert pauses(STEADY) == Check(
+    assert pauses(STEADY) == VerdictCheck(
         "pauses",
         True,
         "gc: worst 5.0 ms, 0 of 4 above 100 ms, 8.0 ms in all; "
@@ -119,8 +121,8 @@ def test_a_long_pause_is_a_warning(tmp_path: Path, part: str) -> None:
     assert "worst 123.4 ms, 2 of 7 above 100 ms, 250.0 ms in all" in found.seen
 
 
-def look(**changed: int) -> Check:
-    """Check a clock that was steady for 10 s but for the changes."""
+def look(**changed: int) -> VerdictCheck:
+    """VerdictCheck a clock that was steady for 10 s but for the changes."""
     figures: ClockFigures = dataclasses.replace(STEADY_CLOCK, **changed)
     return clock(dataclasses.replace(STEADY, clock=figures))
 
@@ -134,7 +136,7 @@ def test_a_stepped_clock_makes_the_run_invalid(tmp_path: Path) -> None:
         verdict = verdict_of(tmp_path, PERFORMANCE, telemetry=stepped)
         assert ["clock"] == [check.name for check in verdict.checks if not check.passed]
         assert verdict.outcome is Outcome.INVALID
-    assert look(worst_step_ns=5_000_000) == Check(
+    assert look(worst_step_ns=5_000_000) == VerdictCheck(
         "clock", True, "largest step 5.000 ms of 5 ms, drift -0.300 ms of 10.0 ms in 10.0 s"
     )
 
@@ -150,4 +152,4 @@ def test_a_clock_may_drift_as_fast_as_it_is_slewed() -> None:
 
 def test_a_clock_that_was_not_seen_twice_is_told() -> None:
     """One look compares nothing: the check passes with a warning."""
-    assert look(num_looks=1) == Check("clock", True, "1 looks, too few to compare", warning=True)
+    assert look(num_looks=1) == VerdictCheck("clock", True, "1 readings, too few to compare", warning=True)

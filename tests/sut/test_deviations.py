@@ -2,7 +2,7 @@
 
 import pytest
 
-from sut.results.deviations import Engine, Setup, deviations
+from sut.results.deviations import EngineReport, Setup, deviations, deviations_before_run
 from sut.results.logs import DetailLog
 from sut.settings import GenerationConfig, Mode, Scenario
 from tests.sut.handmade_logs import ACCURACY, AUDITED, INTERACTIVE, OFFLINE, PERFORMANCE, SERVER, setup_of
@@ -111,12 +111,12 @@ def test_what_the_workers_run_is_named_once(scenario: Scenario) -> None:
     """Another engine, a prefix cache and speculation outside Interactive are a line each for all workers."""
     drafting = {"enable_prefix_caching": "false", "speculative_config": '{"num_speculative_tokens": 3}'}
     engines = (
-        Engine("a:1", "vllm", {"enable_prefix_caching": "false"}),
-        Engine("b:1", "counting", {"step_ms": "1.0"}),
-        Engine("b:2", "counting", {"step_ms": "1.0"}),
-        Engine("c:1", "vllm", {"enable_prefix_caching": "true"}),
-        Engine("d:1", "vllm", drafting),
-        Engine("e:1", "vllm", {"spec_method": '"ngram"', "spec_tokens": "3"}),
+        EngineReport("a:1", "vllm", {"enable_prefix_caching": "false"}),
+        EngineReport("b:1", "counting", {"step_ms": "1.0"}),
+        EngineReport("b:2", "counting", {"step_ms": "1.0"}),
+        EngineReport("c:1", "vllm", {"enable_prefix_caching": "true"}),
+        EngineReport("d:1", "vllm", drafting),
+        EngineReport("e:1", "vllm", {"spec_method": '"ngram"', "spec_tokens": "3"}),
     )
     told = f"is set in {scenario}, only Interactive allows it: 1 of 6 workers, first"
     expected = [
@@ -151,7 +151,7 @@ def test_a_compliance_test_is_held_to_the_rest() -> None:
         num_samples=50,
         audit_config=TEST09,
         generation=GenerationConfig(max_new_tokens=3),
-        engines=(Engine("a:1", "simulated", {}),),
+        engines=(EngineReport("a:1", "simulated", {}),),
     )
     values = CHANGED | {
         "effective_performance_sample_count": 50,
@@ -177,3 +177,26 @@ def test_logged_answers_alone_make_no_compliance_test() -> None:
         "effective_min_duration_ms is 0, below 600000",
     ]
     assert expected == lines(setup_of(OFFLINE), **CHANGED)
+
+
+@pytest.mark.parametrize("scenario", list(Scenario))
+@pytest.mark.parametrize("mode", [PERFORMANCE, ACCURACY])
+def test_what_is_known_before_a_run_is_listed_before_it(scenario: Scenario, mode: Mode) -> None:
+    """Known settings, rows, sampling and engines are listed before a run as after it, unknown ones not."""
+    setup = setup_of(scenario, mode, 50, generation=GenerationConfig(max_new_tokens=3))
+    values: dict[str, object] = {"effective_performance_sample_count": 50, "effective_min_duration_ms": 1}
+    rows, budget = (4395, 32768) if mode is ACCURACY else (6396, 10240)
+    expected = ["effective_performance_sample_count is 50, not 6396"]
+    if mode is PERFORMANCE:
+        expected.append("effective_min_duration_ms is 1, below 600000")
+    expected += [f"the data set has 50 rows, not {rows}", f"max_new_tokens is 3, not {budget}"]
+    assert expected == deviations_before_run(values, setup)
+    official = FAST if scenario is INTERACTIVE else SUBMISSION
+    assert expected == deviations(DetailLog(official | values, []), setup)
+
+
+def test_settings_before_a_compliance_test_are_left_to_its_log() -> None:
+    """An audit.config may still change LoadGen's settings: only rows, sampling and engines are listed."""
+    setup = setup_of(SERVER, num_samples=50, audit_config=TEST09)
+    values: dict[str, object] = {"effective_performance_sample_count": 50, "effective_min_duration_ms": 1}
+    assert ["the data set has 50 rows, not 6396"] == deviations_before_run(values, setup)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sut.loadgen import LoadGenSettings
 from sut.results.checks import Counts, loadgen_tokens
 from sut.results.deviations import deviations
 from sut.results.logs import read_accuracy, read_detail
@@ -53,6 +54,23 @@ def test_loadgens_own_logs_are_understood(tmp_path: Path, scenario: Scenario, mo
     # Far too few queries for LoadGen, and nothing else is wrong; an accuracy run has no such result.
     assert failed == ([] if logged else ["loadgen_result"])
     assert verdict.outcome is (Outcome.VALID if logged else Outcome.INVALID)
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("scenario", list(Scenario))
+def test_settings_read_before_a_run_are_those_that_loadgen_logs(
+    tmp_path: Path, scenario: Scenario, mode: Mode
+) -> None:
+    """Each setting read before the test has the key and value of the detail log, where LoadGen logs it."""
+    run_loadgen(CONF, scenario, mode, tmp_path)
+    values = read_detail(tmp_path / "mlperf_log_detail.txt").values
+    known = LoadGenSettings.read(CONF, scenario).logged
+    # Offline has no latency limits.
+    server_only = {"requested_server_ttft_latency", "requested_server_tpot_latency"}
+    assert known.keys() - values.keys() == (server_only if scenario is Scenario.OFFLINE else set())
+    assert {key: known[key] for key in known if key in values} == {
+        key: value for key, value in values.items() if key in known
+    }
 
 
 @pytest.mark.parametrize("scenario", list(Scenario))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sut.results.checks import Check, Counts
+from sut.results.checks import Counts, VerdictCheck
 from sut.results.logs import DetailLog
 from sut.results.verdict import Outcome, exit_code, headline, judge
 from sut.settings import Mode
@@ -39,7 +39,7 @@ def test_a_good_run_is_valid(tmp_path: Path, mode: Mode) -> None:
     assert {"loadgen_errors", "completion", "tokens", "accuracy_log", "coverage", "short_answers"} <= set(
         names
     )
-    assert Check("short_answers", True, "1 answers of 0 or 1 tokens", warning=True) in verdict.checks
+    assert VerdictCheck("short_answers", True, "1 answers of 0 or 1 tokens", warning=True) in verdict.checks
 
 
 def told(num_tokens: int) -> dict[str, int]:
@@ -246,7 +246,7 @@ def test_a_compliance_log_holds_each_sample_once_or_more(tmp_path: Path) -> None
     logged = entries(0, 1, 2, 0)
     verdict = verdict_of(tmp_path, PERFORMANCE, values=AUDITED | rates, accuracy=logged, counts=counts)
     assert (Outcome.VALID, "") == (verdict.outcome, verdict.reason)
-    assert Check("logged_samples", True, "3 of 3 samples in the accuracy log") in verdict.checks
+    assert VerdictCheck("logged_samples", True, "3 of 3 samples in the accuracy log") in verdict.checks
     sampled = AUDITED | {"effective_min_sample_count": 20_000}
     verdict = verdict_of(tmp_path, PERFORMANCE, values=sampled, accuracy=entries(1))
     assert Outcome.VALID is verdict.outcome

@@ -97,7 +97,7 @@ def test_nothing_is_overwritten_unasked(
     changed = output / "config.json" if output.is_dir() else output
     changed.write_text("mine")
     assert synthetic.main(argv) == 2
-    assert capsys.readouterr().err == f"--output {output} exists: --overwrite replaces it\n"
+    assert capsys.readouterr().err == f"--output {output}: exists; --overwrite replaces it\n"
     assert changed.read_text() == "mine"
     assert synthetic.main([*argv, "--overwrite"]) == 0
     assert changed.read_bytes() != b"mine"
@@ -113,8 +113,8 @@ def test_foreign_directories_are_never_replaced(tmp_path: Path, capsys: pytest.C
     assert synthetic.main(dataset_argv) == 2
     assert synthetic.main(["checkpoint", "--output", str(folder), "--overwrite"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"--output {folder} exists: a directory",
-        f"--output {folder} holds more than a synthetic checkpoint",
+        f"--output {folder}: is a directory",
+        f"--output {folder}: holds more than a synthetic checkpoint",
     ]
     assert (folder / "thesis.txt").read_text() == "mine"
 
