@@ -207,11 +207,10 @@ def find_round(seeds: Seeds) -> Round | None:
     return next((entry for entry in ROUNDS if entry.seeds == seeds), None)
 
 
-def unknown_round(seeds: Seeds, loadgen_version: str) -> str:
+def unknown_round(seeds: Seeds) -> str:
     """Explain that the seeds belong to no round."""
     known = "; ".join(
-        f"{entry.name} has them in mlcommons-loadgen {' and '.join(entry.loadgen_versions)}"
+        f"{entry.name} has its seeds in mlcommons-loadgen {' and '.join(entry.loadgen_versions)}"
         for entry in ROUNDS
     )
-    numbers = ", ".join(map(str, seeds))
-    return f"the seeds of LoadGen {loadgen_version} ({numbers}) are those of no known round: {known}"
+    return f"LoadGen's seeds {', '.join(map(str, seeds))} are those of no known round: {known}"

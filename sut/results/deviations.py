@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from sut.benchmark import BENCHMARK
+from sut.benchmark import BENCHMARK, Seeds, find_round, unknown_round
 from sut.results.logs import DetailLog
 from sut.settings import GenerationConfig, Mode, Scenario
 
@@ -30,7 +30,7 @@ class EngineReport(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """Flags, files and workers of a run."""
+    """Flags, files, workers and LoadGen of a run."""
 
     scenario: Scenario
     mode: Mode
@@ -41,6 +41,8 @@ class Setup:
     """Text of a compliance test's audit.config; None in any other run."""
     engines: tuple[EngineReport, ...]
     """One per worker."""
+    seeds: Seeds
+    """LoadGen's."""
 
     @property
     def accuracy(self) -> bool:
@@ -143,8 +145,8 @@ def _performance_requirements(setup: Setup) -> list[Requirement]:
 
 
 def _setup_deviations(setup: Setup) -> list[str]:
-    """List what flags, files and workers decide: rows of the data set, sampling, engines."""
-    found = []
+    """List what LoadGen's release, flags, files and workers decide: seeds, rows, sampling, engines."""
+    found = [] if find_round(setup.seeds) else [unknown_round(setup.seeds)]
     if setup.num_samples != setup.official_rows:
         found.append(f"the data set has {setup.num_samples} rows, not {setup.official_rows}")
     return [*found, *_sampling_deviations(setup), *_engine_deviations(setup)]

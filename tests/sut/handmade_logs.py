@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sut.benchmark import V6_1
 from sut.results.checks import ClockFigures, Counts, Pauses, Telemetry
 from sut.results.deviations import EngineReport, Setup
 from sut.results.verdict import Verdict, judge
@@ -95,6 +96,7 @@ def setup_of(
         "generation": GenerationConfig(max_new_tokens=budget),
         "audit_config": None,
         "engines": (EngineReport("a:1", "vllm", {"enable_prefix_caching": "false"}),),
+        "seeds": V6_1.seeds,
     }
     return Setup(scenario=scenario, mode=mode, num_samples=num_samples, **(official | changed))
 

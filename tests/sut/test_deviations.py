@@ -2,6 +2,7 @@
 
 import pytest
 
+from sut.benchmark import Seeds
 from sut.results.deviations import EngineReport, Setup, deviations, deviations_before_run
 from sut.results.logs import DetailLog
 from sut.settings import GenerationConfig, Mode, Scenario
@@ -177,6 +178,18 @@ def test_logged_answers_alone_make_no_compliance_test() -> None:
         "effective_min_duration_ms is 0, below 600000",
     ]
     assert expected == lines(setup_of(OFFLINE), **CHANGED)
+
+
+@pytest.mark.parametrize("audit", [None, TEST09])
+def test_seeds_of_no_round_are_named_before_and_after_a_run(audit: str | None) -> None:
+    """A LoadGen of another round deviates in its seeds, in any run, and names the releases to take."""
+    expected = [
+        "LoadGen's seeds 1, 2, 3 are those of no known round: "
+        "v6.1 has its seeds in mlcommons-loadgen 6.0.16 and 6.0.17"
+    ]
+    setup = setup_of(OFFLINE, audit_config=audit, seeds=Seeds(1, 2, 3))
+    assert expected == deviations_before_run({}, setup)
+    assert expected == lines(setup, **(CHANGED if audit else {}))
 
 
 @pytest.mark.parametrize("scenario", list(Scenario))
