@@ -93,7 +93,7 @@ class Benchmark:
     stop_ids: tuple[StopId, ...]
     vocab_size: int
     first_special_id: int
-    """Special tokens have ids from here on; none of them occurs inside a prompt's text."""
+    """Lowest id of a special token; synthetic prompts have lower ids only."""
     max_prompt_len: int
     """Longest prompt, in tokens."""
     mean_answer_len: float
