@@ -11,7 +11,7 @@ from bench.processes import Processes
 from bench.workload import draw_prompts
 from coordinator.scheduling.scheduler import MAX_UNTAKEN
 from sut.loadgen import TOKEN_BYTES
-from sut.settings import PERFORMANCE_MAX_NEW_TOKENS, Scenario
+from sut.settings import Mode, Scenario
 
 MAX_ISSUE_S = 1.0
 MAX_RSS_GIB = 4.0
@@ -47,7 +47,7 @@ class Burst:
     """That each running request adds to a step."""
     prefill_tokens_per_s: float = 58_600.0
     """Prompt tokens that a step takes in per second of its time."""
-    max_new_tokens: int = PERFORMANCE_MAX_NEW_TOKENS
+    max_new_tokens: int = Mode.PERFORMANCE.max_new_tokens.value
     """Budget of an answer, for which each slot of the arena has room."""
     min_in_flight: int = 60_000
     """Requests that workers must hold at once."""

@@ -22,6 +22,7 @@ from typing import NoReturn
 from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from coordinator.config import LossPolicy, RunConfig
 from coordinator.inputs import Inputs
+from coordinator.pre_run_checks import build_setup, warn_before_run
 from coordinator.recording.jitter import Pulse
 from coordinator.recording.outputs import Outputs
 from coordinator.recording.progress import Progress
@@ -33,9 +34,10 @@ from coordinator.scheduling.scheduler import Task
 from coordinator.transport.fleet import Patience
 from coordinator.transport.stream import Limits
 from protos import worker_pb2 as pb
+from sut.benchmark import find_round
 from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
-from sut.results.deviations import Engine, Setup
+from sut.results.deviations import Setup
 from sut.results.verdict import Outcome, Verdict
 from sut.sut import SUT, Reports
 
@@ -117,6 +119,7 @@ class Run:
             len(self._dispatcher.links),
             self._spec_hash,
         )
+        warn_before_run(self._test.settings, self._setup())
 
     def execute(self) -> int:
         """Run to the verdict.
@@ -208,19 +211,13 @@ class Run:
 
     def _judge(self) -> RunRecord:
         self._run.settle()
-        setup = Setup(
-            scenario=self._config.scenario,
-            mode=self._config.mode,
-            num_samples=self._dataset.num_samples,
-            generation=self._generation,
-            audit_config=self._inputs.audit_conf,
-            engines=tuple(
-                Engine(link.address, link.info.engine, link.info.engine_args)
-                for link in self._dispatcher.links
-            ),
-        )
+        setup = self._setup()
         judged, detail = verdict.judge(self._dir.path, setup, tally(self._run), self._pulse.telemetry())
         return self._record(judged, verdict.headline(setup.scenario, detail))
+
+    def _setup(self) -> Setup:
+        workers = [(link.address, link.info) for link in self._dispatcher.links]
+        return build_setup(self._config, self._inputs, workers, self._test.settings.seeds)
 
     def _conclude(self, record: RunRecord) -> None:
         """Write the verdict of a complete run."""
@@ -228,7 +225,7 @@ class Run:
         self._dir.write(record)
 
     def _record(self, judged: Verdict, loadgen: dict[str, object]) -> RunRecord:
-        data = self._dataset
+        data, entry = self._dataset, find_round(self._test.settings.seeds)
         return RunRecord(
             run_id=self._run_id,
             scenario=self._config.scenario,
@@ -242,6 +239,7 @@ class Run:
             generation=dataclasses.asdict(self._generation),
             dataset={"path": str(data.path), "sha256": data.sha256, "num_samples": data.num_samples},
             versions=self._versions,
+            round=None if entry is None else entry.name,
             spec_hash=self._spec_hash,
             loadgen=loadgen,
             summary=Summary.of(self._run),

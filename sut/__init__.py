@@ -1,1 +1,1 @@
-"""MLPerf: LoadGen, QSL, settings and data sets."""
+"""MLPerf: LoadGen, the table of benchmark constants, settings and data sets."""

@@ -1,8 +1,8 @@
 """Read the pre-tokenised samples of a run: one parquet or pickled pandas DataFrame, a row per sample.
 
 The schema is the reference's (mlcommons/inference, language/gpt-oss-120b): the token column is `tok_input`,
-else `input_tokens`; other columns are not used; the QSL index of a sample is its row number. A bad input is
-a ValueError of one line with the flag, the file and, where there is one, the row, the value and the bound.
+else `input_tokens`; other columns are not used; the QSL index of a sample is its row number. Bad input
+raises a FlagError that names the flag, the file and, if known, the row, the value and the bound.
 """
 
 import hashlib
@@ -23,15 +23,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from common.flags import FlagError
+
 TOKEN_COLUMNS = ("tok_input", "input_tokens")
 
 _ID_BOUND = 2**31  # ids are int32 from here to the engine
 _LIST_TYPES = (pa.types.is_list, pa.types.is_large_list)
-_Ids = NDArray[np.integer]
-_Columns = tuple[NDArray[np.int64], _Ids]  # prompt lengths (N,), ids end to end (T,)
+_TokenIds = NDArray[np.integer]
+_PromptColumns = tuple[NDArray[np.int64], _TokenIds]
+"""Prompt lengths (N,) and the tokens of all prompts end to end (T,)."""
 
 # Every global, by module, that a pandas 2.x or 3.x DataFrame pickle of lists, arrays, strings, numbers and
-# categories names. None of them opens a file, imports what its caller chooses or looks up an attribute.
+# categories names. None of them opens a file, imports a module by name or looks up an attribute.
 _ADMITTED = {
     "_codecs": {"encode"},
     "builtins": {"bytearray", "slice"},
@@ -54,7 +57,7 @@ _ADMITTED = {
     "pyarrow.lib": {"_restore_array", "py_buffer", "type_for_alias"},
 }
 
-# What pickle and the constructors above raise on a damaged or foreign stream.
+# Raised by pickle and the constructors above on a damaged or foreign stream.
 _UNPICKLE_ERRORS = (
     *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError, ValueError),
     *(ArithmeticError, AssertionError, MemoryError, RuntimeError, SyntaxError, SystemError),
@@ -77,12 +80,12 @@ class Dataset:
 
     @property
     def num_samples(self) -> int:
-        """Count the samples, N."""
+        """Number of samples, N."""
         return len(self.offsets) - 1
 
     @property
     def prompt_lens(self) -> NDArray[np.int64]:
-        """Measure every prompt: (N,), in tokens."""
+        """Lengths of all prompts, (N,), in tokens."""
         return np.diff(self.offsets)
 
     def prompt(self, index: int) -> NDArray[np.int32]:
@@ -103,15 +106,15 @@ class Dataset:
         return (stops - starts).astype(np.uint32), np.concatenate(rows or [self.tokens[:0]])
 
     def check(self, *, vocab_size: int, max_model_len: int, max_new_tokens: int) -> None:
-        """Refuse prompts that the model could not serve.
+        """Refuse prompts that the model cannot serve.
 
         Args:
             vocab_size: Ids must lie in 0 <= id < vocab_size.
-            max_model_len: Most tokens of prompt and answer together.
-            max_new_tokens: Most tokens of an answer.
+            max_model_len: Longest prompt and answer together, in tokens.
+            max_new_tokens: Longest answer, in tokens.
 
         Raises:
-            ValueError: An id outside the vocabulary, or a prompt that leaves less than `max_new_tokens`.
+            FlagError: An id outside the vocabulary, or a prompt that leaves less than `max_new_tokens`.
         """
         _check_ids(self.path, self.prompt_lens, self.tokens, vocab_size)
         row = int(self.prompt_lens.argmax())
@@ -127,17 +130,17 @@ class Dataset:
 def load(path: Path, max_samples: int | None = None) -> Dataset:
     """Read a data set.
 
-    A .parquet file is read as parquet, a .pkl or .pickle file as a pickle, any other by its first bytes.
+    The suffix decides the format: .parquet, .pkl or .pickle; with any other suffix the first bytes do.
 
     Args:
         path: The file of `--input-file`.
-        max_samples: Keep this many first rows; None keeps all.
+        max_samples: Keep only this many first rows; None keeps all.
 
     Raises:
-        ValueError: The file cannot be read, or a row is no prompt: one or more integers in 0 <= id < 2**31.
+        FlagError: The file cannot be read, or a row is not one or more integers in 0 <= id < 2**31.
     """
     if max_samples is not None and max_samples < 1:
-        raise ValueError(f"--max-samples: {max_samples} is below 1")
+        raise FlagError("--max-samples", f"{max_samples} is below 1")
     content = _read(path)
     suffix = path.suffix.lower()
     is_parquet = suffix == ".parquet" or (suffix not in (".pkl", ".pickle") and content.startswith(b"PAR1"))
@@ -151,8 +154,8 @@ def load(path: Path, max_samples: int | None = None) -> Dataset:
     return Dataset(path=path, sha256=hashlib.sha256(content).hexdigest(), tokens=tokens, offsets=offsets)
 
 
-def _refusal(path: Path, reason: str) -> ValueError:
-    return ValueError(f"--input-file {path}: {' '.join(reason.split())}")
+def _refusal(path: Path, reason: str) -> FlagError:
+    return FlagError("--input-file", " ".join(reason.split()), path)
 
 
 def _read(path: Path) -> bytes:
@@ -189,7 +192,7 @@ def _check_num_rows(path: Path, num_rows: int, max_samples: int | None) -> None:
         raise _refusal(path, f"has {num_rows} rows, fewer than --max-samples {max_samples}")
 
 
-def _check_ids(path: Path, lens: NDArray[np.int64], ids: _Ids, bound: int) -> None:
+def _check_ids(path: Path, lens: NDArray[np.int64], ids: _TokenIds, bound: int) -> None:
     if ids.min() < 0 or ids.max() >= bound:
         wrong = (ids < 0) | (ids >= bound)
         row = _row(lens, wrong)
@@ -201,7 +204,7 @@ def _row(lens: NDArray[np.int64], wrong: NDArray[np.bool_]) -> int:
     return int(np.searchsorted(lens.cumsum(), np.argmax(wrong), side="right"))
 
 
-def _read_parquet(path: Path, content: bytes, max_samples: int | None) -> _Columns:
+def _read_parquet(path: Path, content: bytes, max_samples: int | None) -> _PromptColumns:
     with _refusing(path, "parquet file", (pa.ArrowException, OSError)):
         file = pq.ParquetFile(pa.BufferReader(content))
         columns = file.schema_arrow.names
@@ -209,12 +212,12 @@ def _read_parquet(path: Path, content: bytes, max_samples: int | None) -> _Colum
     _check_num_rows(path, file.metadata.num_rows, max_samples)
     with _refusing(path, "parquet file", (pa.ArrowException, OSError)):
         table = file.read(columns=[column_name])
-        # By position: a name may occur twice.
+        # By position, because a column name may occur twice.
         column = table.column(table.column_names.index(column_name)).slice(0, max_samples).combine_chunks()
     return _flatten(path, column)
 
 
-def _flatten(path: Path, column: pa.Array) -> _Columns:
+def _flatten(path: Path, column: pa.Array) -> _PromptColumns:
     if column.null_count:
         raise _refusal(path, f"row {np.argmax(column.is_null())}: prompt is None, not a list of token ids")
     if not any(is_list(column.type) for is_list in _LIST_TYPES):
@@ -231,7 +234,7 @@ def _flatten(path: Path, column: pa.Array) -> _Columns:
 
 
 class _CheckedArray(np.ndarray):
-    """An array whose objects are as many as its shape says, which numpy itself does not check."""
+    """An array with as many objects as its shape requires, which numpy does not check."""
 
     def __setstate__(self, state: Any, /) -> None:
         shape, content = state[-4], state[-1]
@@ -242,7 +245,7 @@ class _CheckedArray(np.ndarray):
 
 
 def _restore_array(state: object) -> pa.Array:
-    """Restore an arrow array, whose offsets arrow itself does not check."""
+    """Restore an arrow array and check its offsets, which arrow does not."""
     array = pa.lib._restore_array(state)
     array.validate(full=True)
     return array
@@ -252,7 +255,7 @@ _CHECKED = {("numpy", "ndarray"): _CheckedArray, ("pyarrow.lib", "_restore_array
 
 
 class _FrameUnpickler(pickle.Unpickler):
-    """Unpickle a DataFrame and nothing that could act."""
+    """Unpickle a DataFrame; refuse every global that could run code."""
 
     def find_class(self, module: str, name: str) -> object:
         """Resolve an admitted global under this environment's module names."""
@@ -265,7 +268,7 @@ class _FrameUnpickler(pickle.Unpickler):
         return _CHECKED.get((module, name)) or getattr(importlib.import_module(module), name)
 
 
-def _read_pickle(path: Path, content: bytes, max_samples: int | None) -> _Columns:
+def _read_pickle(path: Path, content: bytes, max_samples: int | None) -> _PromptColumns:
     # Imported here: pandas takes half of a coordinator's start, and a parquet file does not need it.
     import pandas as pd
 
@@ -282,14 +285,14 @@ def _read_pickle(path: Path, content: bytes, max_samples: int | None) -> _Column
     return np.fromiter(map(len, prompts), np.int64, len(prompts)), np.concatenate(prompts)
 
 
-def _cell_ids(path: Path, row: int, cell: object) -> _Ids:
-    """Convert one cell, a list, tuple or array, to int64, or to object where an id is larger than that."""
+def _cell_ids(path: Path, row: int, cell: object) -> _TokenIds:
+    """Convert one cell, a list, tuple or array, to int64, or to object if an id exceeds int64."""
     if isinstance(cell, np.ndarray) and cell.ndim == 1 and cell.dtype.kind == "i":
         return cell.astype(np.int64, subok=False)
     values = cell.tolist() if isinstance(cell, np.ndarray) else cell
     if not isinstance(values, list | tuple):
         raise _refusal(path, f"row {row}: prompt {reprlib.repr(cell)} is not a list of token ids")
-    # bool is an int: only the exact type tells True from 1.
+    # bool is a subclass of int: only the exact type distinguishes True from 1.
     for kind in set(map(type, values)):
         if kind is not int and not issubclass(kind, np.integer):
             value = next(value for value in values if type(value) is kind)

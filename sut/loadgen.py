@@ -12,9 +12,12 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import mlperf_loadgen as lg
 
+from common.flags import FlagError
+from sut.benchmark import Seeds
 from sut.settings import Mode, Scenario
 
 Issue = Callable[[list[int], list[int]], None]
@@ -27,7 +30,46 @@ _GENERATED = {
     name: re.compile(rf'"key": "generated_{name}", "value": (\d+),')
     for name in ("query_count", "samples_per_query")
 }
+# Keys of the detail log and the attributes of lg.TestSettings that LoadGen prints under them.
+_LOGGED_SETTINGS = {
+    "effective_performance_sample_count": "performance_sample_count_override",
+    "effective_accuracy_sample_count": "accuracy_sample_count_override",
+    "requested_use_token_latencies": "use_token_latencies",
+    "effective_sample_concatenate_permutation": "sample_concatenate_permutation",
+    "effective_target_latency_percentile": "server_target_latency_percentile",
+    "effective_min_duration_ms": "min_duration_ms",
+    "requested_server_ttft_latency": "ttft_latency",
+    "requested_server_tpot_latency": "tpot_latency",
+}
+_EMBEDDED_CONF, _USER_CONF, _OTHER_CONF = 0, 1, 2
 _configured = threading.Event()
+
+
+class LoadGenSettings(NamedTuple):
+    """Settings that LoadGen has read before a test."""
+
+    seeds: Seeds
+    logged: dict[str, object]
+    """By key of the detail log; an audit.config may still change them when the test starts."""
+
+    @classmethod
+    def read(cls, conf: str, scenario: Scenario) -> "LoadGenSettings":
+        """Read a conf over the embedded mlperf.conf, without a test.
+
+        Raises:
+            FlagError: LoadGen refuses the conf.
+        """
+        settings = lg.TestSettings()
+        # Not as a user.conf: after the first one in a process LoadGen skips the embedded mlperf.conf.
+        _apply_conf(settings, "", scenario, _EMBEDDED_CONF)
+        _apply_conf(settings, conf, scenario, _OTHER_CONF)
+        return cls.of(settings)
+
+    @classmethod
+    def of(cls, settings: lg.TestSettings) -> "LoadGenSettings":
+        """Copy them from LoadGen."""
+        seeds = Seeds(settings.qsl_rng_seed, settings.sample_index_rng_seed, settings.schedule_rng_seed)
+        return cls(seeds, {key: getattr(settings, name) for key, name in _LOGGED_SETTINGS.items()})
 
 
 class LoadGenTest:
@@ -42,23 +84,23 @@ class LoadGenTest:
             mode: The run's mode.
 
         Raises:
-            ValueError: LoadGen refuses the file.
+            FlagError: LoadGen refuses the file.
             RuntimeError: This process has had a test: a second one would skip the embedded mlperf.conf.
         """
         if _configured.is_set():
             raise RuntimeError("one LoadGen test per process")
         _configured.set()
         self._settings = lg.TestSettings()
-        with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
-            file.write(conf)
-            file.flush()
-            code = self._settings.FromConfig(file.name, scenario.model_name, scenario.loadgen_name, 1)
-        if code != 0:
-            raise ValueError(f"--user-conf: LoadGen refuses it with code {code}")
+        _apply_conf(self._settings, conf, scenario, _USER_CONF)
         self._settings.scenario = getattr(lg.TestScenario, scenario.loadgen_name)
         self._settings.mode = (
             lg.TestMode.PerformanceOnly if mode is Mode.PERFORMANCE else lg.TestMode.AccuracyOnly
         )
+
+    @property
+    def settings(self) -> LoadGenSettings:
+        """Settings before the test."""
+        return LoadGenSettings.of(self._settings)
 
     def run(self, num_samples: int, issue: Issue, output_dir: Path, audit_config: Path | None) -> None:
         """Run the test; returns when every issued sample is complete.
@@ -131,6 +173,15 @@ def query_samples_complete(ids: list[int], addresses: list[int], counts: list[in
     """
     responses = map(lg.QuerySampleResponse, ids, addresses, [TOKEN_BYTES * n for n in counts], counts)
     lg.QuerySamplesComplete(list(responses))
+
+
+def _apply_conf(settings: lg.TestSettings, conf: str, scenario: Scenario, kind: int) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
+        file.write(conf)
+        file.flush()
+        code = settings.FromConfig(file.name, scenario.model_name, scenario.loadgen_name, kind)
+    if code != 0:
+        raise FlagError("--user-conf", f"LoadGen refuses it with code {code}")
 
 
 def _log_settings(output_dir: Path) -> lg.LogSettings:

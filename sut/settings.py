@@ -1,8 +1,4 @@
-"""What the rules and LoadGen's configuration files fix for gpt-oss-120b.
-
-Source of the figures: mlcommons/inference loadgen/mlperf.conf (embedded in mlcommons-loadgen 6.0.17),
-language/gpt-oss-120b/README.md, and tools/submission/submission_checker/constants.py (v6.1).
-"""
+"""The settings of one run: scenario, mode, sampling, and the user.conf that LoadGen reads."""
 
 import json
 import re
@@ -10,12 +6,8 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 
-PERFORMANCE_SAMPLE_COUNT = 6396
-ACCURACY_SAMPLE_COUNT = 4395
-MIN_DURATION_MS = 600_000
-# language/gpt-oss-120b/README.md; the rules text says 10,000, the data owner's README and TEST09 10,240.
-PERFORMANCE_MAX_NEW_TOKENS = 10_240
-ACCURACY_MAX_NEW_TOKENS = 32_768
+from common.flags import FlagError
+from sut.benchmark import BENCHMARK, Figure, LatencyLimits
 
 
 class Scenario(StrEnum):
@@ -31,9 +23,14 @@ class Scenario(StrEnum):
         return "Offline" if self is Scenario.OFFLINE else "Server"
 
     @property
+    def limits(self) -> LatencyLimits:
+        """Limits that LoadGen applies; Offline has none."""
+        return BENCHMARK.interactive if self is Scenario.INTERACTIVE else BENCHMARK.standard
+
+    @property
     def model_name(self) -> str:
-        """The benchmark whose limits LoadGen applies."""
-        return "gpt-oss-120b-interactive" if self is Scenario.INTERACTIVE else "gpt-oss-120b"
+        """The benchmark whose limits LoadGen applies, by LoadGen's name."""
+        return self.limits.model_name
 
 
 class Mode(StrEnum):
@@ -42,27 +39,51 @@ class Mode(StrEnum):
     PERFORMANCE = "performance"
     ACCURACY = "accuracy"
 
+    @property
+    def max_new_tokens(self) -> Figure:
+        """Longest answer in a submission, in tokens."""
+        return (
+            BENCHMARK.accuracy_max_new_tokens
+            if self is Mode.ACCURACY
+            else BENCHMARK.performance_max_new_tokens
+        )
+
+
+class KeyValueError(ValueError):
+    """A value that a key of a generation config cannot have."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        """Compose the line.
+
+        Args:
+            key: Field of GenerationConfig.
+            reason: Names the value and the bound.
+        """
+        super().__init__(f"{key}: {reason}")
+        self.key = key
+        self.reason = reason
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig:
     """Sampling of every request of a run; the defaults are the reference's generation_config.json."""
 
-    temperature: float = 1.0
+    temperature: float = BENCHMARK.temperature
     """Softmax temperature, in [0, 2], vLLM's bounds; 0 is greedy."""
-    top_p: float = 1.0
+    top_p: float = BENCHMARK.top_p
     """Nucleus probability mass, in (0, 1]."""
-    top_k: int = -1
+    top_k: int = BENCHMARK.top_k
     """Number of candidates; -1 is all."""
-    max_new_tokens: int = PERFORMANCE_MAX_NEW_TOKENS
+    max_new_tokens: int = BENCHMARK.performance_max_new_tokens.value
     """Longest answer, in tokens."""
     seed: int | None = None
     """Seed of each request's sampler; None leaves it to the engine, as the reference does."""
 
     def __post_init__(self) -> None:
-        """Check the bounds.
+        """Check types and bounds.
 
         Raises:
-            ValueError: Names the key, the value and the bound.
+            KeyValueError: Names the key, the value and the bound.
         """
         self._check_types()
         self._check_bounds()
@@ -72,24 +93,24 @@ class GenerationConfig:
             value = getattr(self, key)
             kinds = (int, float) if key in ("temperature", "top_p") else (int,)
             if (value is None and key != "seed") or isinstance(value, bool):
-                raise ValueError(f"{key}: {value!r} is not a number")
+                raise KeyValueError(key, f"{value!r} is not a number")
             if value is not None and not isinstance(value, kinds):
-                raise ValueError(f"{key}: {value!r} is not a number of type {kinds[-1].__name__}")
+                raise KeyValueError(key, f"{value!r} is not a number of type {kinds[-1].__name__}")
 
     def _check_bounds(self) -> None:
         if not 0 <= self.temperature <= 2:
-            raise ValueError(f"temperature: {self.temperature} is not in [0, 2]")
+            raise KeyValueError("temperature", f"{self.temperature} is not in [0, 2]")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: {self.top_p} is not in (0, 1]")
+            raise KeyValueError("top_p", f"{self.top_p} is not in (0, 1]")
         # The upper bounds are those of the wire's int32, uint32 and int64.
         if self.top_k != -1 and not 1 <= self.top_k < 2**31:
-            raise ValueError(f"top_k: {self.top_k} is neither -1 nor in 1..2147483647")
+            raise KeyValueError("top_k", f"{self.top_k} is neither -1 nor in 1..2147483647")
         if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: {self.max_new_tokens} is below 1")
+            raise KeyValueError("max_new_tokens", f"{self.max_new_tokens} is below 1")
         if self.max_new_tokens >= 2**32:
-            raise ValueError(f"max_new_tokens: {self.max_new_tokens} is above 4294967295")
+            raise KeyValueError("max_new_tokens", f"{self.max_new_tokens} is above 4294967295")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
-            raise ValueError(f"seed: {self.seed} is not in 64 bits")
+            raise KeyValueError("seed", f"{self.seed} is not in 64 bits")
 
 
 def load_generation_config(path: Path | None, mode: Mode, max_new_tokens: int | None) -> GenerationConfig:
@@ -97,49 +118,48 @@ def load_generation_config(path: Path | None, mode: Mode, max_new_tokens: int | 
 
     Args:
         path: JSON file; None: the defaults.
-        mode: Decides the default budget.
+        mode: Decides the default of max_new_tokens.
         max_new_tokens: Overrides the file; at least 1.
 
     Raises:
-        ValueError: Names the file and key, or the flag, the value and the bound.
+        FlagError: Names the file and key, or the flag, the value and the bound.
     """
-    default = ACCURACY_MAX_NEW_TOKENS if mode is Mode.ACCURACY else PERFORMANCE_MAX_NEW_TOKENS
-    values: dict[str, object] = {"max_new_tokens": default}
+    values: dict[str, object] = {"max_new_tokens": mode.max_new_tokens.value}
     if path is not None:
         values |= _read_generation_json(path)
     if max_new_tokens is not None:
         values["max_new_tokens"] = max_new_tokens
     try:
         return GenerationConfig(**values)  # type: ignore[arg-type]  # __post_init__ checks each type
-    except ValueError as error:
-        key, _, what = str(error).partition(": ")
-        if key == "max_new_tokens" and max_new_tokens is not None:
-            raise ValueError(f"--max-new-tokens: {what}") from error
-        raise ValueError(f"--generation-config {path}: {error}") from error
+    except KeyValueError as error:
+        if error.key == "max_new_tokens" and max_new_tokens is not None:
+            raise FlagError("--max-new-tokens", error.reason) from error
+        raise FlagError("--generation-config", str(error), path) from error
 
 
 def _read_generation_json(path: Path) -> dict[str, object]:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"--generation-config {path}: {error}") from error
+        raise FlagError("--generation-config", str(error), path) from error
     except ValueError as error:
-        raise ValueError(f"--generation-config {path}: is not JSON: {error}") from error
+        raise FlagError("--generation-config", f"is not JSON: {error}", path) from error
     if not isinstance(loaded, dict):
-        raise ValueError(f"--generation-config {path}: holds a {type(loaded).__name__}, not an object")
+        raise FlagError("--generation-config", f"holds a {type(loaded).__name__}, not an object", path)
     values = {key: value for key, value in loaded.items() if not key.startswith("_")}
     known = {f.name for f in fields(GenerationConfig)}
-    # The reference's file also says how to stream and detokenize, which token ids have no use for.
+    # The reference's file also sets how to stream and detokenize, which does not apply to token ids.
     ignored = {"stream", "skip_special_tokens", "do_sample", "eos_token_id", "pad_token_id", "bos_token_id"}
     ignored |= {"transformers_version"}
     unknown = sorted(set(values) - known - ignored)
     if unknown:
-        raise ValueError(f"--generation-config {path}: unknown key {unknown[0]!r}, known are {sorted(known)}")
+        reason = f"unknown key {unknown[0]!r}, known are {sorted(known)}"
+        raise FlagError("--generation-config", reason, path)
     return {key: value for key, value in values.items() if key in known}
 
 
 # Keys that LoadGen's TestSettings::FromConfig reads (loadgen/test_settings_internal.cc).
-# It skips a key that it does not know, and a line without spaces around "=", without a word.
+# It skips unknown keys and lines without spaces around "=" silently.
 _CONF_KEYS = frozenset(
     [
         "accuracy_log_probability",
@@ -171,16 +191,14 @@ _CONF_KEYS = frozenset(
         "use_token_latencies",
     ]
 )
-# The first four: settings with a fraction. The others are read by the compliance scripts, from the same file.
+# Settings with a fraction, and what the compliance tests' scripts read from the same file.
 _DECIMAL_KEYS = frozenset(
     [
         "accuracy_log_probability",
         "target_latency_percentile",
         "target_qps",
         "token_latency_scaling_factor",
-        "test07_accuracy_threshold",
-        "test09_max_output_tokens",
-        "test09_min_output_tokens",
+        *(key for test in BENCHMARK.compliance_tests for key in test.keys),
     ]
 )
 # LoadGen reads 6e5 as 6 and 0600000 as octal.
@@ -191,45 +209,47 @@ _CONF_SCENARIOS = ("*", "Server", "Offline", "SingleStream", "MultiStream")
 
 
 def read_conf(flag: str, path: Path) -> str:
-    """Read a user.conf or audit.config and check every line: LoadGen skips in silence what it does not know.
+    """Read a user.conf or audit.config and check every line, because LoadGen skips unknown ones silently.
 
     Raises:
-        ValueError: Names the file, the line and what is wrong with it.
+        FlagError: Names the file, the line and what is wrong with it.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{flag} {path}: {error}") from error
+        raise FlagError(flag, str(error), path) from error
     for number, line in enumerate(text.splitlines(), start=1):
         # LoadGen takes a "#" without a space after it for a key.
-        if line.strip() and line.split()[0] != "#":
-            _check_conf_line(f"{flag} {path}: line {number}: {line.strip()!r}", line.strip())
+        if line.strip() and line.split()[0] != "#" and (mistake := _conf_mistake(line.strip())):
+            raise FlagError(flag, f"line {number}: {line.strip()!r}{mistake}", path)
     return text
 
 
-def _check_conf_line(where: str, line: str) -> None:
+def _conf_mistake(line: str) -> str | None:
+    """Describe what is wrong with a line."""
     match = _CONF_LINE.fullmatch(line)
     if match is None:
-        raise ValueError(f"{where} is not 'model.Scenario.key = number' with spaces around '='")
+        return " is not 'model.Scenario.key = number' with spaces around '='"
     if match["scenario"] not in _CONF_SCENARIOS:
-        raise ValueError(f"{where}: scenario {match['scenario']!r} is none of {', '.join(_CONF_SCENARIOS)}")
+        return f": scenario {match['scenario']!r} is none of {', '.join(_CONF_SCENARIOS)}"
     if match["key"] not in _CONF_KEYS | _DECIMAL_KEYS:
-        raise ValueError(f"{where}: LoadGen knows no key {match['key']!r}")
+        return f": LoadGen knows no key {match['key']!r}"
     number = _DECIMAL if match["key"] in _DECIMAL_KEYS else _WHOLE
     if not number.fullmatch(match["value"]):
-        raise ValueError(f"{where}: {match['value']!r} is not a number of 0 or more in plain digits")
+        return f": {match['value']!r} is not a number of 0 or more in plain digits"
     if match["key"] == "target_qps" and not float(match["value"]):
-        raise ValueError(f"{where}: target_qps is not above 0")
+        return ": target_qps is not above 0"
+    return None
 
 
 def compose_user_conf(
     user_text: str, *, scenario: Scenario, mode: Mode, num_samples: int, target_qps: float | None
 ) -> str:
-    """Compose the user.conf of one run: the user's lines, what they leave open, and what flags override.
+    """Compose the user.conf of one run: settings that the user left out, the user's lines, the flags.
 
-    Offline needs min_query_count: mlperf.conf gives gpt-oss-120b none, and the submission checker wants
-    6,396. Where the data set is smaller than the mode's count of mlperf.conf, the count follows it:
-    unique issue (TEST07) over more samples than there are crashes LoadGen.
+    Offline needs min_query_count: mlperf.conf does not set it for this benchmark, and the submission checker
+    requires a query of the whole data set. If the data set is smaller than mlperf.conf's sample count, the
+    count is set to its rows: LoadGen crashes when it issues more unique samples (TEST07) than exist.
 
     Args:
         user_text: Contents of --user-conf, checked; may be empty.
@@ -241,10 +261,10 @@ def compose_user_conf(
     prefix = f"{scenario.model_name}.{scenario.loadgen_name}"
     needed = {}
     if scenario is Scenario.OFFLINE:
-        needed["min_query_count"] = min(num_samples, PERFORMANCE_SAMPLE_COUNT)
-    if num_samples < PERFORMANCE_SAMPLE_COUNT and mode is Mode.PERFORMANCE:
+        needed["min_query_count"] = min(num_samples, BENCHMARK.performance_sample_count)
+    if num_samples < BENCHMARK.performance_sample_count and mode is Mode.PERFORMANCE:
         needed["performance_sample_count_override"] = num_samples
-    if num_samples < ACCURACY_SAMPLE_COUNT and mode is Mode.ACCURACY:
+    if num_samples < BENCHMARK.accuracy_sample_count and mode is Mode.ACCURACY:
         needed["accuracy_sample_count_override"] = num_samples
     chosen = _values_for(user_text, scenario)
     lines = ["# Written for this run."]
@@ -258,10 +278,10 @@ def compose_user_conf(
 
 
 def check_rate(user_text: str, scenario: Scenario, target_qps: float | None) -> None:
-    """Want to be told a rate where LoadGen issues by one: else it would ask for one query a second.
+    """Require target_qps in Server and Interactive; LoadGen would otherwise default to 1 query/s.
 
     Raises:
-        ValueError: Neither flag nor user.conf says it.
+        FlagError: Neither --target-qps nor --user-conf sets it.
     """
     if (
         scenario is Scenario.OFFLINE
@@ -270,23 +290,30 @@ def check_rate(user_text: str, scenario: Scenario, target_qps: float | None) -> 
     ):
         return
     key = f"{scenario.model_name}.{scenario.loadgen_name}.target_qps"
-    raise ValueError(f"--target-qps: not given, and --user-conf has no {key} either")
+    raise FlagError("--target-qps", f"not given, and --user-conf has no {key} either")
 
 
 def check_count(flag: str, text: str, scenario: Scenario, mode: Mode, num_samples: int) -> None:
-    """Want a checked conf to ask for no more samples than there are: LoadGen would crash.
+    """Refuse a sample count above the data set's rows, with which LoadGen would crash.
+
+    Args:
+        flag: Flag that named the conf.
+        text: The conf, checked.
+        scenario: The run's scenario.
+        mode: The run's mode.
+        num_samples: Rows of the data set.
 
     Raises:
-        ValueError: Names flag, key, value and bound.
+        FlagError: Names key, value and bound.
     """
     key = f"{mode}_sample_count_override"
     value = _values_for(text, scenario).get(key)
     if value is not None and not 1 <= int(value) <= num_samples:
-        raise ValueError(f"{flag}: {key} is {value}, not in 1..{num_samples}, the data set's rows")
+        raise FlagError(flag, f"{key} is {value}, not in 1..{num_samples}, the data set's rows")
 
 
 def _values_for(text: str, scenario: Scenario) -> dict[str, str]:
-    """Collect what a checked conf sets for a scenario, by key."""
+    """Collect the values that a checked conf sets for a scenario, by key."""
     matches = [_CONF_LINE.fullmatch(line.strip()) for line in text.splitlines()]
     return {
         match["key"]: match["value"]

@@ -1,18 +1,19 @@
-"""Write stand-ins for what may not be redistributed or is too large: a data set, a checkpoint.
+"""Write a synthetic data set or a tiny checkpoint, in place of files that are licensed or large.
 
-    python -m sut.synthetic dataset --output perf.parquet --num-samples 6396
+    python -m sut.synthetic dataset --output perf.parquet --num-samples 1000
     python -m sut.synthetic checkpoint --output tiny-gpt-oss
 
 The data set has the columns of the reference that a run and its evaluation read: `tok_input` (int32 list),
-`dataset` and `ground_truth` (strings). A prompt's FIRST token is the length of its answer in tokens, the stop
-id included, at least 2; the answer counts upward from the prompt's last token. That is the convention of the
-counting engine: the prompt [4, 9, 17] asks it for 18, 19, 20 and the stop id. The other tokens are uniform.
+`dataset` and `ground_truth` (strings). The FIRST token of a prompt is the length of its answer in tokens,
+including the stop id, at least 2; the answer counts upward from the prompt's last token. The counting engine
+follows this convention: it answers the prompt [4, 9, 17] with 18, 19, 20 and the stop id. The other tokens of
+a prompt are uniformly distributed.
 
-The lengths are not official data. Known are the longest prompt, 15,330 tokens, and the mean answer, 1,278.20
-tokens (reference of TEST09 in mlcommons/inference); the log-normal shape and the mean prompt are ours.
+The lengths are not those of the official data, which are not public. Longest prompt and mean answer are
+official; the log-normal distribution and the mean prompt are assumptions.
 
 The checkpoint is gpt-oss with every dimension small: vLLM serves it on a CPU, at tensor parallel size 1 or 2.
-Its weights are random; its greedy answers differ from prompt to prompt, and some end with a stop id.
+Its weights are random; its greedy answers differ between prompts, and some of them end with a stop id.
 """
 
 import argparse
@@ -32,21 +33,23 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-# Names that the reference's accuracy script knows (eval_mlperf_accuracy.py).
-DATASETS = ("aime25", "gpqa_diamond", "livecodebench_v6")
-STOP_TOKEN_IDS = (4002, 3999, 4012)
+from common.flags import FlagError
+from sut.benchmark import BENCHMARK
+
+# The tiny vocabulary of 4,096 ids holds the benchmark's stop ids less this: 4002, 3999 and 4012.
+_STOP_ID_SHIFT = 196_000
+STOP_TOKEN_IDS = tuple(stop.token_id - _STOP_ID_SHIFT for stop in BENCHMARK.stop_ids)
 
 _MIN_LEN = 2
-# gpt-oss's special tokens begin here; none of them occurs in a prompt.
-_FIRST_SPECIAL_ID = 199_998
+_EXISTS = "exists; --overwrite replaces it"
 _LOG_NORMAL_SIGMA = 1.0
-# From this many samples on the longest prompt occurs for certain.
+# A data set of at least this many samples always contains a prompt of the longest length.
 _NUM_SAMPLES_WITH_LONGEST = 1_000
 
 _STANDARD_DEVIATION = 0.15
-# With it about a fifth of the greedy answers end before 64 tokens.
+# With this factor about a fifth of the greedy answers end before 64 tokens.
 _STOP_GAIN = 1.15
-# gpt-oss-120b's config.json, unquantised, with smaller sizes; heads and key-value heads divide by 2.
+# gpt-oss-120b's config.json, unquantised, with smaller sizes; the numbers of heads are divisible by 2.
 _CONFIG = json.loads("""{
     "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "torch_dtype": "float32",
     "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 4096,
@@ -66,28 +69,28 @@ _GENERATION_CONFIG = {"do_sample": True, "eos_token_id": STOP_TOKEN_IDS, "pad_to
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetSpec:
-    """What a synthetic data set is like; lengths are in tokens."""
+    """Size and length distributions of a synthetic data set; lengths are in tokens."""
 
     num_samples: int
-    """Rows; at the longest they must stay below 2**31 tokens."""
+    """Rows; all prompts together must stay below 2**31 tokens even if each has the longest length."""
     seed: int = 0
     """Equal seeds give equal rows."""
-    vocab_size: int = 201_088
-    """Ids lie below it; gpt-oss's by default."""
+    vocab_size: int = BENCHMARK.vocab_size
+    """Token ids are below it."""
     mean_prompt_len: float = 1_500.0
-    """Mean of the prompt lengths, nearly met."""
-    max_prompt_len: int = 15_330
-    """Longest prompt (inference_policies, benchmark appendix)."""
-    mean_answer_len: float = 1_278.2
-    """Mean of the answer lengths, nearly met (TEST09 reference)."""
-    max_answer_len: int = 10_240
-    """Longest answer, below `vocab_size` because the first token carries it."""
+    """Mean of the prompt lengths, approximately."""
+    max_prompt_len: int = BENCHMARK.max_prompt_len
+    """Longest prompt."""
+    mean_answer_len: float = BENCHMARK.mean_answer_len
+    """Mean of the answer lengths, approximately."""
+    max_answer_len: int = BENCHMARK.performance_max_new_tokens.value
+    """Longest answer; below `vocab_size`, because the first token of a prompt holds it."""
 
     def __post_init__(self) -> None:
         """Check the bounds.
 
         Raises:
-            ValueError: A number out of its bounds; the message names flag, value and bound.
+            FlagError: Names flag, value and bound.
         """
         _check_bounds("num-samples", self.num_samples, 1, 2**31 // max(self.max_prompt_len, 1))
         _check_bounds("seed", self.seed, 0, 2**63)
@@ -99,13 +102,13 @@ class DatasetSpec:
 
 
 def _check_bounds(flag: str, value: float, low: int, high: int) -> None:
-    # Written so that NaN fails.
+    # In this form NaN fails too.
     if not low <= value <= high:
-        raise ValueError(f"--{flag}: {value} is outside {low} .. {high}")
+        raise FlagError(f"--{flag}", f"{value} is outside {low} .. {high}")
 
 
 def write_dataset(output: Path, spec: DatasetSpec, *, overwrite: bool = False) -> None:
-    """Write a data set, all of it or nothing.
+    """Write a data set; if that fails, `output` is unchanged.
 
     Args:
         output: A .parquet, .pkl or .pickle file.
@@ -113,16 +116,15 @@ def write_dataset(output: Path, spec: DatasetSpec, *, overwrite: bool = False) -
         overwrite: Replace an existing file.
 
     Raises:
-        ValueError: The suffix is another, or `output` exists.
+        FlagError: Another suffix, or `output` exists.
         OSError: The file cannot be written.
     """
     if output.suffix not in (".parquet", ".pkl", ".pickle"):
-        raise ValueError(f"--output {output}: suffix {output.suffix!r} is none of .parquet, .pkl, .pickle")
+        raise FlagError("--output", f"suffix {output.suffix!r} is none of .parquet, .pkl, .pickle", output)
     if output.is_dir() or (output.exists() and not overwrite):
-        kind = "a directory" if output.is_dir() else "--overwrite replaces it"
-        raise ValueError(f"--output {output} exists: {kind}")
+        raise FlagError("--output", "is a directory" if output.is_dir() else _EXISTS, output)
     offsets, tokens = _draw_prompts(spec)
-    names = [DATASETS[row % len(DATASETS)] for row in range(spec.num_samples)]
+    names = [BENCHMARK.dataset_names[row % len(BENCHMARK.dataset_names)] for row in range(spec.num_samples)]
     truths = [_ground_truth(row) for row in range(spec.num_samples)]
     with _temporary(output) as path:
         if output.suffix == ".parquet":
@@ -142,51 +144,51 @@ def _draw_prompts(spec: DatasetSpec) -> tuple[NDArray[np.int64], NDArray[np.int3
     if spec.num_samples >= _NUM_SAMPLES_WITH_LONGEST:
         prompt_lens[prompt_lens.argmax()] = spec.max_prompt_len
     offsets = np.concatenate([np.zeros(1, np.int64), prompt_lens.cumsum()])
-    tokens = rng.integers(min(spec.vocab_size, _FIRST_SPECIAL_ID), size=offsets[-1], dtype=np.int32)
+    tokens = rng.integers(min(spec.vocab_size, BENCHMARK.first_special_id), size=offsets[-1], dtype=np.int32)
     tokens[offsets[:-1]] = _draw_lens(rng, spec.num_samples, spec.mean_answer_len, spec.max_answer_len)
     return offsets, tokens
 
 
 def _draw_lens(rng: np.random.Generator, num_lens: int, mean: float, longest: int) -> NDArray[np.int64]:
-    """Draw log-normal lengths, clipped: (num_lens,)."""
+    """Draw clipped log-normal lengths, (num_lens,)."""
     shape = rng.lognormal(0.0, _LOG_NORMAL_SIGMA, num_lens)
     scale = mean
-    # Clipping and a small sample move the mean; a few corrections bring it back.
+    # Clipping and a small sample change the mean; rescaling a few times restores it.
     for _ in range(20):
         scale *= mean / np.clip(shape * scale, _MIN_LEN, longest).mean()
     return np.clip(np.rint(shape * scale), _MIN_LEN, longest).astype(np.int64)
 
 
 def _ground_truth(row: int) -> str:
-    """Write a truth in the form of the row's data set: an integer, a letter, a question's name."""
-    return (str(row % 1000), "ABCD"[row % 4], f"synthetic_{row}")[row % len(DATASETS)]
+    """Make a ground truth as the row's data set has it: an integer, a letter, a question id."""
+    return (str(row % 1000), "ABCD"[row % 4], f"synthetic_{row}")[row % len(BENCHMARK.dataset_names)]
 
 
 def write_checkpoint(output: Path, seed: int = 0, *, overwrite: bool = False) -> None:
-    """Write a tiny gpt-oss, all of it or nothing; equal seeds give equal bytes.
+    """Write a tiny gpt-oss; if that fails, `output` is unchanged. Equal seeds give equal bytes.
 
     Args:
         output: The model's directory.
-        seed: Of the weights.
-        overwrite: Replace an existing directory that holds a checkpoint of this function and nothing else.
+        seed: Seed of the weights.
+        overwrite: Replace an existing directory if it holds nothing but a checkpoint of this function.
 
     Raises:
-        ValueError: `output` exists, or holds something else, or the seed is negative.
+        FlagError: `output` exists, or holds other files, or the seed is negative.
         OSError: The directory cannot be written.
     """
     _check_bounds("seed", seed, 0, 2**63)
     documents = {"config.json": _CONFIG, "generation_config.json": _GENERATION_CONFIG}
     names = {*documents, "model.safetensors"}
     if output.exists() and not overwrite:
-        raise ValueError(f"--output {output} exists: --overwrite replaces it")
+        raise FlagError("--output", _EXISTS, output)
     if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= names):
-        raise ValueError(f"--output {output} holds more than a synthetic checkpoint")
+        raise FlagError("--output", "holds more than a synthetic checkpoint", output)
     with _temporary(output) as path:
         path.mkdir()
         for name, document in documents.items():
             (path / name).write_text(json.dumps(document, indent=2) + "\n")
         weights = save(_draw_weights(seed), metadata={"format": "pt"})
-        # Not save_file, whose file only its owner may read.
+        # Not save_file, which makes a file that only its owner may read.
         (path / "model.safetensors").write_bytes(weights)
         if output.exists():
             shutil.rmtree(output)
@@ -195,9 +197,9 @@ def write_checkpoint(output: Path, seed: int = 0, *, overwrite: bool = False) ->
 
 @contextmanager
 def _temporary(output: Path) -> Iterator[Path]:
-    """Name a path beside `output`; whatever is still there afterwards is removed."""
+    """Choose a temporary path beside `output`; at the end remove what is left there."""
     if not output.parent.is_dir():
-        raise ValueError(f"--output {output}: there is no directory {output.parent}")
+        raise FlagError("--output", f"there is no directory {output.parent}", output)
     path = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         yield path
@@ -208,7 +210,7 @@ def _temporary(output: Path) -> Iterator[Path]:
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:
-    """List the tensors, named as in transformers' GptOssForCausalLM, less the norms."""
+    """Shapes of the tensors except the norms, by their names in transformers' GptOssForCausalLM."""
     hidden, inner, num_experts = (
         _CONFIG[key] for key in ("hidden_size", "intermediate_size", "num_local_experts")
     )
@@ -246,7 +248,7 @@ def _draw_weights(seed: int) -> dict[str, NDArray[np.float32]]:
         name: rng.standard_normal(shape, np.float32) * np.float32(_STANDARD_DEVIATION)
         for name, shape in _shapes().items()
     }
-    # A longer row wins the arg max more often: some answers end before their limit.
+    # A row of larger values wins the arg max more often, so that some answers end before their limit.
     weights["lm_head.weight"][list(STOP_TOKEN_IDS)] *= np.float32(_STOP_GAIN)
     norms = ["input_layernorm", "post_attention_layernorm"]
     names = [f"model.layers.{i}.{norm}.weight" for i in range(_CONFIG["num_hidden_layers"]) for norm in norms]
@@ -256,7 +258,7 @@ def _draw_weights(seed: int) -> dict[str, NDArray[np.float32]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; exit code 2 and one line for a bad argument."""
+    """Run the command line; a bad argument gives one line and exit code 2."""
     flags = _parser().parse_args(argv)
     try:
         if flags.command == "dataset":
@@ -267,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f"--output {flags.output}: {error.strerror or error}\n")
         return 2
-    except ValueError as error:
+    except FlagError as error:
         print(error, file=sys.stderr)  # noqa: T201  # the result
         return 2
     print(f"wrote {flags.output}")  # noqa: T201  # the result
@@ -277,11 +279,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sut.synthetic", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    dataset = commands.add_parser("dataset", help="a data set of random prompts")
-    checkpoint = commands.add_parser("checkpoint", help="a tiny gpt-oss of random weights")
+    dataset = commands.add_parser("dataset", help="write a data set of random prompts")
+    checkpoint = commands.add_parser("checkpoint", help="write a tiny gpt-oss with random weights")
     for command in (dataset, checkpoint):
         command.add_argument("--output", type=Path, required=True, help="file or directory to write")
-        command.add_argument("--overwrite", action="store_true", help="replace what stands there")
+        command.add_argument("--overwrite", action="store_true", help="replace an existing output")
     checkpoint.add_argument("--seed", type=int, default=0)
     for field in fields(DatasetSpec):
         flag, required = f"--{field.name.replace('_', '-')}", field.default is MISSING

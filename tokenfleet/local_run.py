@@ -26,6 +26,7 @@ from types import FrameType
 from common import config_file
 from coordinator.config import Parser, RunConfig, build_parser, expand, one_of, to_argv, to_config
 from coordinator.inputs import Inputs
+from sut.benchmark import BENCHMARK
 from sut.settings import Scenario
 from worker.config import WorkerConfig
 from worker.engines.vllm.checkpoint import find_checkpoint
@@ -70,7 +71,7 @@ def parse(argv: list[str]) -> Plan:
     parser = Parser(prog="run_mlperf.py", allow_abbrev=False, add_help=False)
     file, table = config_file.read(argv, "worker")
     backend = os.environ.get("MLPERF_BACKEND") or str(table.get("engine", "vllm"))
-    model = str(table.get("model", "openai/gpt-oss-120b"))
+    model = str(table.get("model", BENCHMARK.repository))
     parser.add_argument("--backend", default=backend, help="vllm or counting")
     parser.add_argument("--model", default=model, help="checkpoint directory, or a cached name")
     parser.add_argument("--replicas", type=int, default=table.get("replicas", 1), help="engines here")

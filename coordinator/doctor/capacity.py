@@ -12,6 +12,7 @@ from coordinator.doctor.findings import Check, Finding, Level, Row
 from coordinator.scheduling.request_columns import NewRequests
 from coordinator.scheduling.request_table import RequestTable
 from protos.columns import TokenColumns, pack_tokens, unpack_tokens
+from sut.benchmark import BENCHMARK
 
 # The line of `growth`: cores = idle + frames/s + tokens/s.
 IDLE_CORES, FRAME_CORES, TOKEN_CORES = 0.017, 55e-6, 18e-9
@@ -21,8 +22,6 @@ QUERY_CORES = 380e-6
 # --frame-hold-ms is 20 by default: so often at most a worker sends what is neither first nor last.
 HELD_FRAMES_PER_S = 50
 FRAMES_PER_QUERY = 2
-# Mean answer of the performance data set in tokens: mlcommons/inference, gpt-oss-120b, TEST09 (1278.20).
-MEAN_ANSWER_TOKENS = 1_278.2
 # Estimated from above: 2,000 queries/s over 72 workers, two frames each, took 0.78 core where this gives 1.2.
 # There TTFT p99 was 5 to 8 ms. One event loop has one core.
 WARN_CORES, FAIL_CORES = 0.75, 1.5
@@ -47,7 +46,7 @@ def frame_us() -> float:
 def diagnose_rate(plan: Plan) -> list[Row]:
     """Judge the planned rate."""
     frames_per_s = HELD_FRAMES_PER_S * plan.num_workers + FRAMES_PER_QUERY * plan.queries_per_s
-    tokens_per_s = MEAN_ANSWER_TOKENS * plan.queries_per_s
+    tokens_per_s = BENCHMARK.mean_answer_len * plan.queries_per_s
     published = (
         IDLE_CORES
         + FRAME_CORES * frames_per_s

@@ -18,6 +18,7 @@ from coordinator.doctor.accelerators import diagnose_accelerators
 from coordinator.doctor.capacity import Plan, diagnose_rate, frame_us
 from coordinator.doctor.findings import Check, Finding, Level, Row, exit_code, layout
 from coordinator.doctor.machines import diagnose_hosts, diagnose_own
+from coordinator.doctor.submission_rules import diagnose_submission
 from coordinator.doctor.visits import Visit, visit_all
 from coordinator.doctor.workers import diagnose_fleet
 from coordinator.inputs import Inputs, read_confs
@@ -121,6 +122,7 @@ def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:
         rows += diagnose_rate(Plan(order.run.target_qps, num_workers, frame_us()))
     if order.run.input_file == NO_INPUT:
         skipped.append("data set: --input-file is not given")
+        rows += diagnose_submission(order.run, order.generation, None, workers)
     else:
         rows += _diagnose_input(order, workers, settings_row.level is Level.OK)
     if not any(visit.host is not None and visit.host.accelerators for visit in workers):
@@ -150,11 +152,16 @@ def _diagnose_input(order: Order, workers: list[Visit], settings_fit: bool) -> l
     run = order.run
     try:
         # A run that is refused for its settings never comes to its data set.
-        data = Inputs.read(run).dataset if settings_fit else dataset.load(run.input_file, run.max_samples)
+        inputs = Inputs.read(run) if settings_fit else None
+        data = dataset.load(run.input_file, run.max_samples) if inputs is None else inputs.dataset
     except ValueError as error:
         return Check("data set", "readable").rows([Finding("", Level.FAIL, str(error), ADVICE)], "")
     seen = f"{data.num_samples:,} samples, {data.prompt_lens.max():,} tokens at most, SHA-256 {data.sha256}"
-    return [*Check("data set", "readable").rows([], seen), *_diagnose_fit(data, order, workers)]
+    return [
+        *Check("data set", "readable").rows([], seen),
+        *_diagnose_fit(data, order, workers),
+        *diagnose_submission(run, order.generation, inputs, workers),
+    ]
 
 
 def _diagnose_fit(data: Dataset, order: Order, workers: list[Visit]) -> list[Row]:

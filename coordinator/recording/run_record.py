@@ -169,6 +169,8 @@ class RunRecord:
     """Sampling of every request."""
     dataset: dict[str, object]
     versions: dict[str, str]
+    round: str | None
+    """Round of submissions whose seeds LoadGen has; None if no known round has them."""
     spec_hash: str
     loadgen: dict[str, object]
     """LoadGen's own result figures."""

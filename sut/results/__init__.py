@@ -1,1 +1,1 @@
-"""After LoadGen has returned, never during a run: logs and the verdict."""
+"""Logs and verdict, after LoadGen has returned; nothing here runs during a run."""

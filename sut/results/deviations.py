@@ -1,31 +1,26 @@
-"""Where a run's settings differ from those of a submission."""
+"""Where a run differs from one that may be submitted.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+Source: tools/submission/submission_checker (v6.1) for LoadGen's settings; inference_rules.adoc for engines.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+from sut.benchmark import BENCHMARK, Seeds, find_round, unknown_round
 from sut.results.logs import DetailLog
-from sut.settings import (
-    ACCURACY_MAX_NEW_TOKENS,
-    ACCURACY_SAMPLE_COUNT,
-    MIN_DURATION_MS,
-    PERFORMANCE_MAX_NEW_TOKENS,
-    PERFORMANCE_SAMPLE_COUNT,
-    GenerationConfig,
-    Mode,
-    Scenario,
-)
+from sut.settings import GenerationConfig, Mode, Scenario
 
-# language/gpt-oss-120b/README.md: rows of acc_eval_compliance_gpqa.parquet. TEST09 has the performance rows.
-_TEST07_SAMPLE_COUNT = 990
-# Only TEST07's audit.config has it.
-_TEST07_KEY = "test07_accuracy_threshold"
-# vLLM's arguments that turn speculative decoding on, each by itself.
+LoggedSettings = Mapping[str, object]
+"""Settings of LoadGen under the keys of its detail log."""
+
+# Each of these arguments of vLLM turns speculative decoding on.
 _SPECULATIVE = ("speculative_config", "spec_method", "spec_model")
 
 
-class Engine(NamedTuple):
-    """What one worker says that it runs."""
+class EngineReport(NamedTuple):
+    """What one worker reports about its engine."""
 
     address: str
     name: str
@@ -35,7 +30,7 @@ class Engine(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What was run, as the coordinator knows it."""
+    """Flags, files, workers and LoadGen of a run."""
 
     scenario: Scenario
     mode: Mode
@@ -43,117 +38,148 @@ class Setup:
     """Rows of the data set."""
     generation: GenerationConfig
     audit_config: str | None
-    """Text of a compliance test's audit.config; None: the run is no compliance test."""
-    engines: tuple[Engine, ...]
+    """Text of a compliance test's audit.config; None in any other run."""
+    engines: tuple[EngineReport, ...]
     """One per worker."""
+    seeds: Seeds
+    """LoadGen's."""
 
     @property
     def accuracy(self) -> bool:
-        """Whether it is an accuracy run; a compliance test is none."""
+        """Whether it is an accuracy run; a compliance test is a performance run."""
         return self.mode is Mode.ACCURACY
 
     @property
     def official_rows(self) -> int:
         """Rows of the data set in a submission."""
-        return ACCURACY_SAMPLE_COUNT if self.accuracy else self.performance_samples
+        return BENCHMARK.accuracy_sample_count if self.accuracy else self.performance_sample_count
 
     @property
-    def performance_samples(self) -> int:
+    def performance_sample_count(self) -> int:
         """LoadGen's performance sample count in a submission; an accuracy run has it too, unused."""
-        test07 = self.audit_config is not None and _TEST07_KEY in self.audit_config
-        return _TEST07_SAMPLE_COUNT if test07 else PERFORMANCE_SAMPLE_COUNT
+        test = None if self.audit_config is None else BENCHMARK.compliance_test(self.audit_config)
+        return BENCHMARK.performance_sample_count if test is None else test.num_samples
+
+
+class Requirement(NamedTuple):
+    """What a submission requires of one setting of LoadGen."""
+
+    key: str
+    value: object
+    is_minimum: bool = False
+    """A larger value passes too."""
+    unit: str = ""
+
+    def violation(self, settings: LoggedSettings) -> list[str]:
+        """Describe the setting in at most one line; empty if it passes."""
+        value = settings.get(self.key)
+        if self.is_minimum and isinstance(value, int) and isinstance(self.value, int):
+            passed = value >= self.value
+        else:
+            passed = value == self.value
+        relation = "below" if self.is_minimum else "not"
+        return [] if passed else [f"{self.key} is {value}{self.unit}, {relation} {self.value}"]
 
 
 def deviations(detail: DetailLog, setup: Setup) -> list[str]:
-    """List what a submission would not allow: LoadGen's settings as it says them, data, sampling, engines.
+    """List the deviations of a run that LoadGen has ended."""
+    found = _violations(_common_requirements(setup), detail.values)
+    if setup.audit_config is not None and not detail.logs_every_answer:
+        found.append("the audit.config does not make LoadGen log every answer")
+    return [*found, *_violations(_performance_requirements(setup), detail.values), *_setup_deviations(setup)]
 
-    Source: tools/submission/submission_checker (v6.1): sample counts, 600 s, 6,396 samples, latency limits.
+
+def deviations_before_run(settings: LoggedSettings, setup: Setup) -> list[str]:
+    """List the deviations that are known before a run; `deviations` lists them again after it.
+
+    Args:
+        settings: LoadGen's, as far as they are known. A compliance test's are ignored: LoadGen reads the
+            audit.config only when the test starts.
+        setup: Flags, files and workers.
     """
-    found = _others(_official_settings(setup), detail.values)
-    if not setup.accuracy:
-        found += _other_lengths(detail, setup)
-    if setup.num_samples != setup.official_rows:
-        found.append(f"the data set has {setup.num_samples} rows, not {setup.official_rows}")
-    return found + _other_sampling(setup) + _other_engines(setup)
+    if setup.audit_config is not None:
+        return _setup_deviations(setup)
+    requirements = [*_common_requirements(setup), *_performance_requirements(setup)]
+    known = [requirement for requirement in requirements if requirement.key in settings]
+    return [*_violations(known, settings), *_setup_deviations(setup)]
 
 
-def _others(official: Mapping[str, object], seen: Mapping[str, object], unit: str = "") -> list[str]:
+def _violations(requirements: Iterable[Requirement], settings: LoggedSettings) -> list[str]:
+    return [line for requirement in requirements for line in requirement.violation(settings)]
+
+
+def _common_requirements(setup: Setup) -> list[Requirement]:
+    """List the settings that have one value in a submission; an audit.config turns one of them off."""
+    required = [
+        Requirement("effective_performance_sample_count", setup.performance_sample_count),
+        Requirement("requested_use_token_latencies", True),
+    ]
+    if setup.accuracy:
+        return [
+            *required,
+            Requirement("effective_accuracy_sample_count", BENCHMARK.accuracy_sample_count),
+        ]
+    if setup.audit_config is None:
+        required.append(Requirement("effective_sample_concatenate_permutation", True))
+    if setup.scenario is not Scenario.OFFLINE:
+        required.append(Requirement("effective_target_latency_percentile", BENCHMARK.latency_percentile))
+    return required
+
+
+def _performance_requirements(setup: Setup) -> list[Requirement]:
+    """List duration, samples and latency limits of a run that measures performance."""
+    required: list[Requirement] = []
+    if setup.accuracy:
+        return required
+    if setup.audit_config is None:
+        required.append(Requirement("effective_min_duration_ms", BENCHMARK.min_duration_ms, is_minimum=True))
+    if setup.scenario is Scenario.OFFLINE:
+        count = setup.performance_sample_count
+        return [*required, Requirement("effective_samples_per_query", count, is_minimum=True)]
+    limits = setup.scenario.limits
     return [
-        f"{key} is {seen.get(key)}{unit}, not {value}"
-        for key, value in official.items()
-        if seen.get(key) != value
+        *required,
+        Requirement("requested_server_ttft_latency", limits.ttft_ns.value, unit=" ns"),
+        Requirement("requested_server_tpot_latency", limits.tpot_ns.value, unit=" ns"),
     ]
 
 
-def _official_settings(setup: Setup) -> dict[str, object]:
-    """Give LoadGen's settings that have one value in a submission; an audit.config turns one of them off."""
-    official: dict[str, object] = {
-        "effective_performance_sample_count": setup.performance_samples,
-        "requested_use_token_latencies": True,
-    }
-    if setup.accuracy:
-        return official | {"effective_accuracy_sample_count": ACCURACY_SAMPLE_COUNT}
-    if setup.audit_config is None:
-        official["effective_sample_concatenate_permutation"] = True
-    if setup.scenario is not Scenario.OFFLINE:
-        official["effective_target_latency_percentile"] = 0.99
-    return official
+def _setup_deviations(setup: Setup) -> list[str]:
+    """List what LoadGen's release, flags, files and workers decide: seeds, rows, sampling, engines."""
+    found = [] if find_round(setup.seeds) else [unknown_round(setup.seeds)]
+    if setup.num_samples != setup.official_rows:
+        found.append(f"the data set has {setup.num_samples} rows, not {setup.official_rows}")
+    return [*found, *_sampling_deviations(setup), *_engine_deviations(setup)]
 
 
-def _other_lengths(detail: DetailLog, setup: Setup) -> list[str]:
-    """List what is too short in a run that measures, and other latency limits."""
-    found = []
-    if setup.audit_config is None:
-        found += _below(detail, "effective_min_duration_ms", MIN_DURATION_MS)
-    elif not detail.logs_every_answer:
-        found.append("the audit.config does not make LoadGen log every answer")
-    if setup.scenario is Scenario.OFFLINE:
-        return found + _below(detail, "effective_samples_per_query", setup.performance_samples)
-    return found + _other_latencies(detail, setup.scenario)
-
-
-def _below(detail: DetailLog, key: str, bound: int) -> list[str]:
-    value = detail.values.get(key)
-    return [] if isinstance(value, int) and value >= bound else [f"{key} is {value}, below {bound}"]
-
-
-def _other_latencies(detail: DetailLog, scenario: Scenario) -> list[str]:
-    # mlperf.conf: Server 3000 and 80 ms, Interactive 2000 and 15 ms.
-    ttft_ns, tpot_ns = (
-        (2_000_000_000, 15_000_000) if scenario is Scenario.INTERACTIVE else (3_000_000_000, 80_000_000)
-    )
-    official = {"requested_server_ttft_latency": ttft_ns, "requested_server_tpot_latency": tpot_ns}
-    return _others(official, detail.values, " ns")
-
-
-def _other_sampling(setup: Setup) -> list[str]:
-    # language/gpt-oss-120b/generation_config.json; the seed is free.
+def _sampling_deviations(setup: Setup) -> list[str]:
+    """Compare sampling with the reference's, which leaves the seed open."""
     official = {
-        "max_new_tokens": ACCURACY_MAX_NEW_TOKENS if setup.accuracy else PERFORMANCE_MAX_NEW_TOKENS,
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "top_k": -1,
+        "max_new_tokens": setup.mode.max_new_tokens.value,
+        "temperature": BENCHMARK.temperature,
+        "top_p": BENCHMARK.top_p,
+        "top_k": BENCHMARK.top_k,
     }
-    return _others(official, {key: getattr(setup.generation, key) for key in official})
+    return _violations(itertools.starmap(Requirement, official.items()), asdict(setup.generation))
 
 
-def _other_engines(setup: Setup) -> list[str]:
-    """List what the workers run, each thing once.
+def _engine_deviations(setup: Setup) -> list[str]:
+    """List what the engines may not do, one line per deviation over all workers.
 
     Source: inference_rules.adoc, the KV cache must not apply across queries; speculative decoding is for
     Interactive alone.
     """
-    where: dict[str, list[str]] = {}
+    addresses: dict[str, list[str]] = {}
     for engine in setup.engines:
         for text in _engine_texts(engine, setup.scenario):
-            where.setdefault(text, []).append(engine.address)
+            addresses.setdefault(text, []).append(engine.address)
     return [
-        f"{text}: {len(addresses)} of {len(setup.engines)} workers, first {addresses[0]}"
-        for text, addresses in where.items()
+        f"{text}: {len(found)} of {len(setup.engines)} workers, first {found[0]}"
+        for text, found in addresses.items()
     ]
 
 
-def _engine_texts(engine: Engine, scenario: Scenario) -> list[str]:
+def _engine_texts(engine: EngineReport, scenario: Scenario) -> list[str]:
     found = [] if engine.name == "vllm" else [f"engine is {engine.name}, not vllm"]
     if engine.args.get("enable_prefix_caching", "false") != "false":
         found.append(f"enable_prefix_caching is {engine.args['enable_prefix_caching']}, not false")

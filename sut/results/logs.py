@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _MARK = ":::MLLOG "
-# A rate over one Server query is 0 / 0, which LoadGen writes as C++ does.
+# A rate over one Server query is 0 / 0, which LoadGen prints as C++ does.
 _NO_NUMBER = re.compile(r'(?<="value": )-?(nan|inf)(?=,)')
 
 
@@ -15,15 +15,15 @@ class DetailLog(NamedTuple):
     """mlperf_log_detail.txt."""
 
     values: dict[str, object]
-    """Last value of each key; None for one that is no number."""
+    """Last value of each key; None for nan and inf."""
     errors: list[str]
     """Key and value of each line that LoadGen marks as an error, in order."""
 
     @property
     def logs_every_answer(self) -> bool:
-        """Whether LoadGen puts every answer of a performance run into the accuracy log.
+        """Whether LoadGen writes every answer of a performance run to the accuracy log.
 
-        It logs an answer with probability target / expected; more than are expected do not lower it.
+        It logs an answer with probability target / expected; issuing more queries does not lower it.
 
         Source: loadgen/loadgen.cc, IssueQueries.
         """
@@ -44,7 +44,7 @@ class AccuracyLog(NamedTuple):
     """mlperf_log_accuracy.json, without the token bytes."""
 
     entries: Counter[int]
-    """How many entries each sample index has."""
+    """Number of entries of each sample index."""
     num_tokens: int
     """Sum of token_count."""
     num_bytes: int
@@ -55,7 +55,7 @@ def read_detail(path: Path) -> DetailLog:
     """Read mlperf_log_detail.txt.
 
     Raises:
-        ValueError: A marked line is no JSON.
+        ValueError: A line with LoadGen's mark is not JSON.
     """
     values: dict[str, object] = {}
     errors = []
@@ -70,10 +70,10 @@ def read_detail(path: Path) -> DetailLog:
 
 
 def read_accuracy(path: Path) -> AccuracyLog:
-    """Read mlperf_log_accuracy.json line by line; an accuracy run's is hundreds of megabytes.
+    """Read mlperf_log_accuracy.json line by line: an accuracy run writes hundreds of megabytes.
 
     Raises:
-        ValueError: An entry is no JSON.
+        ValueError: An entry is not JSON.
     """
     entries: Counter[int] = Counter()
     num_tokens = num_bytes = 0

@@ -1,15 +1,16 @@
-"""Is the run what it claims to be: LoadGen's result, and what LoadGen does not check itself."""
+"""The verdict on a run: LoadGen's result, and the checks that LoadGen does not make."""
 
 import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from sut.benchmark import BENCHMARK
 from sut.results import checks
-from sut.results.checks import Check, Counts, Telemetry
+from sut.results.checks import Counts, Telemetry, VerdictCheck
 from sut.results.deviations import Setup, deviations
 from sut.results.logs import AccuracyLog, DetailLog, read_accuracy, read_detail
-from sut.settings import ACCURACY_SAMPLE_COUNT, Mode, Scenario
+from sut.settings import Mode, Scenario
 
 _SUMMARY = "mlperf_log_summary.txt"
 _DETAIL = "mlperf_log_detail.txt"
@@ -21,7 +22,7 @@ class Outcome(StrEnum):
     """How a run ended."""
 
     UNFINISHED = "UNFINISHED"
-    """The coordinator has not ended this run: it goes on, or its process is gone."""
+    """The run is in progress, or the coordinator's process ended without a verdict."""
     VALID = "VALID"
     INVALID = "INVALID"
     FAILED = "FAILED"
@@ -30,17 +31,17 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome and what led to it."""
+    """The outcome and its reasons."""
 
     outcome: Outcome
     reason: str
     """Empty when VALID."""
-    checks: tuple[Check, ...] = ()
+    checks: tuple[VerdictCheck, ...] = ()
     deviations: tuple[str, ...] = ()
     """Where the run's settings differ from those of a submission; they do not make it INVALID."""
 
     @classmethod
-    def of(cls, made: list[Check], deviating: list[str]) -> "Verdict":
+    def of(cls, made: list[VerdictCheck], deviating: list[str]) -> "Verdict":
         """Judge a complete run by its checks."""
         failed = [f"{check.name}: {check.seen}" for check in made if not check.passed]
         outcome = Outcome.INVALID if failed else Outcome.VALID
@@ -52,9 +53,9 @@ def judge(log_dir: Path, setup: Setup, counts: Counts, telemetry: Telemetry) -> 
 
     Args:
         log_dir: LoadGen's output directory.
-        setup: What was run.
-        counts: The coordinator's own.
-        telemetry: Its pauses and its clock, from StartTest to its end.
+        setup: Flags, files and workers of the run.
+        counts: Counted by the coordinator.
+        telemetry: Pauses and clock of the coordinator during StartTest.
 
     Returns:
         The verdict and LoadGen's detail log.
@@ -80,9 +81,9 @@ def judge(log_dir: Path, setup: Setup, counts: Counts, telemetry: Telemetry) -> 
     return Verdict.of(made, deviations(detail, setup)), detail
 
 
-def _coverage(detail: DetailLog, accuracy: AccuracyLog, setup: Setup, counts: Counts) -> list[Check]:
+def _coverage(detail: DetailLog, accuracy: AccuracyLog, setup: Setup, counts: Counts) -> list[VerdictCheck]:
     if setup.mode is Mode.ACCURACY:
-        return [checks.accuracy_coverage(accuracy, min(setup.num_samples, ACCURACY_SAMPLE_COUNT))]
+        return [checks.accuracy_coverage(accuracy, min(setup.num_samples, BENCHMARK.accuracy_sample_count))]
     issued = checks.coverage(detail, setup.num_samples, counts)
     if not detail.logs_every_answer:
         return [issued]
@@ -90,18 +91,17 @@ def _coverage(detail: DetailLog, accuracy: AccuracyLog, setup: Setup, counts: Co
 
 
 def set_aside(log_dir: Path, outcome: Outcome) -> tuple[str, ...]:
-    """Rename LoadGen's logs so that no submission checker takes them for those of a good run.
+    """Rename LoadGen's logs if a submission checker could take them for logs of a VALID run.
 
-    That is due where the run is not VALID but LoadGen's logs do not say so: they say VALID, or they have
-    no say (accuracy mode), or they look complete though the run failed. Logs that LoadGen itself calls
-    INVALID after a complete run stay.
+    This applies to a run that is not VALID while its logs say VALID, or carry no result (accuracy mode), or
+    look complete although the run failed. Logs of a complete run that LoadGen calls INVALID keep their names.
 
     Args:
-        log_dir: LoadGen's output directory; a missing or torn log is none.
+        log_dir: LoadGen's output directory; logs may be missing or cut short.
         outcome: How the run ended.
 
     Returns:
-        The new names; empty when nothing was due.
+        The new names; empty if no log was renamed.
 
     Raises:
         OSError: A log cannot be read or renamed.
@@ -128,12 +128,12 @@ def _read(path: Path) -> bytes:
 
 
 def exit_code(outcome: Outcome) -> int:
-    """Give the process exit code of a run that was not interrupted."""
+    """Exit code of the process after a run that was not interrupted."""
     return {Outcome.VALID: 0, Outcome.FAILED: 1, Outcome.INVALID: 3}[outcome]
 
 
 def headline(scenario: Scenario, detail: DetailLog) -> dict[str, object]:
-    """Pick LoadGen's own result figures; the keys are those of the detail log."""
+    """Select LoadGen's result figures; the keys are those of the detail log."""
     keys = ["result_validity", "result_tokens_per_second", "result_samples_per_second"]
     if scenario is not Scenario.OFFLINE:
         keys = [

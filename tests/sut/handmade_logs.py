@@ -1,11 +1,12 @@
-"""Logs of LoadGen written by hand, for tests: a good run over three samples, to be spoilt."""
+"""LoadGen logs written by hand for tests: a good run over three samples, which tests then modify."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+from sut.benchmark import V6_1
 from sut.results.checks import ClockFigures, Counts, Pauses, Telemetry
-from sut.results.deviations import Engine, Setup
+from sut.results.deviations import EngineReport, Setup
 from sut.results.verdict import Verdict, judge
 from sut.settings import GenerationConfig, Mode, Scenario
 
@@ -14,7 +15,7 @@ PERFORMANCE, ACCURACY = Mode.PERFORMANCE, Mode.ACCURACY
 S = 10**9
 # Three answers: 18 19 200002, 21 200002 and 200002, as LoadGen writes them.
 ANSWERS = ["1200000013000000420D0300", "15000000420D0300", "420D0300"]
-# What the coordinator counted over the three: 6 tokens, one answer of a single token.
+# The coordinator's counts over the three: 6 tokens, one answer of a single token.
 COUNTS: dict[str, Any] = {
     "num_issued": 3,
     "num_done": 3,
@@ -38,7 +39,7 @@ RATES = {
     "result_tokens_per_second": 50,
     "result_samples_per_second": 30,
 }
-# What LoadGen says of a compliance test by the official audit.config: it logs every answer.
+# LoadGen's settings in a compliance test with the official audit.config: it logs every answer.
 AUDITED = {
     "effective_accuracy_log_sampling_target": 10_000,
     "effective_target_qps": 21.5,
@@ -68,7 +69,7 @@ def detail_line(key: str, value: object, is_error: bool = False) -> str:
 
 
 def accuracy_line(sample: int, data: str, token_count: int) -> str:
-    """Write one entry of mlperf_log_accuracy.json, spaces as LoadGen has them."""
+    """Write one entry of mlperf_log_accuracy.json, with LoadGen's spaces."""
     return f'{{ "seq_id" : 0, "qsl_idx" : {sample}, "data" : "{data}", "token_count" : {token_count} }}'
 
 
@@ -89,12 +90,13 @@ def write_logs(directory: Path, values: dict[str, object], errors: list[str], ac
 def setup_of(
     scenario: Scenario = OFFLINE, mode: Mode = PERFORMANCE, num_samples: int = 6396, **changed: Any
 ) -> Setup:
-    """Say that a submission's run was set up on one worker, but for what was changed."""
+    """Set up a submission run on one worker, with changes."""
     budget = 32_768 if mode is ACCURACY else 10_240
     official: dict[str, Any] = {
         "generation": GenerationConfig(max_new_tokens=budget),
         "audit_config": None,
-        "engines": (Engine("a:1", "vllm", {"enable_prefix_caching": "false"}),),
+        "engines": (EngineReport("a:1", "vllm", {"enable_prefix_caching": "false"}),),
+        "seeds": V6_1.seeds,
     }
     return Setup(scenario=scenario, mode=mode, num_samples=num_samples, **(official | changed))
 
@@ -109,7 +111,7 @@ def verdict_of(
     counts: dict[str, Any] | None = None,
     telemetry: Telemetry = STEADY,
 ) -> Verdict:
-    """Judge a good run over three samples in which something was changed."""
+    """Judge a good run over three samples, with changes."""
     logged = (entries(1, 0, 2) if mode is ACCURACY else []) if accuracy is None else accuracy
     found = GOOD | (RATES if mode is PERFORMANCE else {}) | (values or {})
     write_logs(directory, found, errors or [], logged)

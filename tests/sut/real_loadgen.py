@@ -1,4 +1,4 @@
-"""LoadGen itself, in a process of its own, over a SUT that answers at once."""
+"""The real LoadGen in a child process, over a SUT that answers immediately."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ CONF = """\
 *.Offline.min_query_count = 4
 *.*.target_qps = 1000
 """
-# An Offline run by these is VALID.
+# An Offline run with this conf is VALID.
 CONF_OF_ONE = """\
 *.*.min_duration = 0
 *.*.performance_sample_count_override = 1
@@ -46,7 +46,7 @@ print(num)
 
 
 def run_loadgen(conf: str, scenario: Scenario, mode: Mode, directory: Path) -> int:
-    """Run LoadGen in a process of its own; each answer has 3 tokens. Returns how many it issued."""
+    """Run LoadGen in a child process with answers of 3 tokens; returns how many samples it issued."""
     command = [sys.executable, "-c", RUN, conf, scenario, mode, str(directory)]
     done = subprocess.run(command, cwd=ROOT, timeout=60, check=True, capture_output=True, text=True)
     return int(done.stdout)

@@ -1,4 +1,4 @@
-"""The checks with bounds in figures: LoadGen's rates, pauses, the clock; and those that fail nothing."""
+"""Checks with numeric bounds (LoadGen's rates, pauses, the clock) and checks that never fail."""
 
 import dataclasses
 from pathlib import Path
@@ -8,10 +8,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sut.results.checks import (
-    Check,
     ClockFigures,
     Counts,
     Pauses,
+    VerdictCheck,
     clock,
     continuation,
     loadgen_tokens,
@@ -33,7 +33,7 @@ from tests.sut.handmade_logs import (
 
 
 def counts(**changed: int) -> Counts:
-    """Count the good run's, with changes."""
+    """Counts of the good run, with changes."""
     return Counts(**(COUNTS | changed))
 
 
@@ -63,7 +63,7 @@ def rates(num_samples: int, num_tokens: int, time_s: float, offline: bool) -> De
 def test_six_digits_decide_to_one_part_in_a_hundred_thousand(
     num_samples: int, num_tokens: int, time_s: float, offline: bool
 ) -> None:
-    """Whatever the rates, the true sum passes, and one wrong by 2.1e-5 and a token fails."""
+    """For any rates the true sum passes, and a sum wrong by 2.1e-5 plus one token fails."""
     detail = rates(num_samples, num_tokens, time_s, offline)
     scenario = OFFLINE if offline else SERVER
     same = counts(reported_tokens=num_tokens, num_short=0)
@@ -76,13 +76,13 @@ def test_six_digits_decide_to_one_part_in_a_hundred_thousand(
 
 
 def test_the_other_scenarios_rates_are_not_taken() -> None:
-    """Server's rates say nothing of Offline: what LoadGen did not print is not compared, and told."""
+    """Server's rates are not used in Offline: the check passes and reports that there are no rates."""
     check = loadgen_tokens(rates(10, 100, 1.0, offline=False), OFFLINE, counts())
-    assert check == Check("loadgen_tokens", True, "LoadGen printed no rates to compare with")
+    assert check == VerdictCheck("loadgen_tokens", True, "LoadGen printed no rates to compare with")
 
 
 def test_tokens_of_lost_streams_and_of_moved_requests_are_accounted_for() -> None:
-    """Lost streams' tokens count with those produced, dropped tokens with those reported."""
+    """Tokens of lost streams are added to those produced, dropped tokens to those reported."""
     # 6 reported and 2 dropped are 8 received: 5 of engines that answered, 3 on lost streams.
     moved = counts(received_tokens=8, dropped_tokens=2, produced_tokens=5, lost_tokens=3)
     assert tokens(moved).passed
@@ -93,19 +93,21 @@ def test_tokens_of_lost_streams_and_of_moved_requests_are_accounted_for() -> Non
 
 
 def test_a_continued_run_is_valid_and_says_so(tmp_path: Path) -> None:
-    """Losses and continued requests are a warning in a VALID run; without them there is none."""
+    """Losses and continued requests give a warning in a VALID run; without them there is no warning."""
     assert continuation(counts()).mark == "ok  "
     verdict = verdict_of(tmp_path, PERFORMANCE, counts={"num_losses": 1, "num_continued": 3})
     assert verdict.outcome is Outcome.VALID
-    expected = Check("continuation", True, "1 workers lost, 3 requests continued elsewhere", warning=True)
+    expected = VerdictCheck(
+        "continuation", True, "1 workers lost, 3 requests continued elsewhere", warning=True
+    )
     assert expected in verdict.checks
     assert expected.mark == "warn"
 
 
 @pytest.mark.parametrize("part", ["gc", "loop"])
 def test_a_long_pause_is_a_warning(tmp_path: Path, part: str) -> None:
-    """A pause above 100 ms, of either kind, is told with its length and fails nothing; 100 ms is none."""
-    assert pauses(STEADY) == Check(
+    """A pause above 100 ms, of either kind, is a warning with its length; 100 ms is not."""
+    assert pauses(STEADY) == VerdictCheck(
         "pauses",
         True,
         "gc: worst 5.0 ms, 0 of 4 above 100 ms, 8.0 ms in all; "
@@ -119,14 +121,14 @@ def test_a_long_pause_is_a_warning(tmp_path: Path, part: str) -> None:
     assert "worst 123.4 ms, 2 of 7 above 100 ms, 250.0 ms in all" in found.seen
 
 
-def look(**changed: int) -> Check:
-    """Check a clock that was steady for 10 s but for the changes."""
+def look(**changed: int) -> VerdictCheck:
+    """Check a clock that was steady for 10 s, with changes."""
     figures: ClockFigures = dataclasses.replace(STEADY_CLOCK, **changed)
     return clock(dataclasses.replace(STEADY, clock=figures))
 
 
 def test_a_stepped_clock_makes_the_run_invalid(tmp_path: Path) -> None:
-    """A step above 5 ms, either way, fails the check clock and no other; one of 5 ms passes."""
+    """A step above 5 ms in either direction fails the check clock and no other; 5 ms passes."""
     for step_ns in (5_000_001, -5_000_001):
         assert not look(worst_step_ns=step_ns).passed
         figures = dataclasses.replace(STEADY_CLOCK, worst_step_ns=step_ns)
@@ -134,13 +136,13 @@ def test_a_stepped_clock_makes_the_run_invalid(tmp_path: Path) -> None:
         verdict = verdict_of(tmp_path, PERFORMANCE, telemetry=stepped)
         assert ["clock"] == [check.name for check in verdict.checks if not check.passed]
         assert verdict.outcome is Outcome.INVALID
-    assert look(worst_step_ns=5_000_000) == Check(
+    assert look(worst_step_ns=5_000_000) == VerdictCheck(
         "clock", True, "largest step 5.000 ms of 5 ms, drift -0.300 ms of 10.0 ms in 10.0 s"
     )
 
 
 def test_a_clock_may_drift_as_fast_as_it_is_slewed() -> None:
-    """500 ppm, which is 5 ms in 10 s, and 5 ms of reading pass, either way; more fails."""
+    """A drift of 500 ppm (5 ms in 10 s) plus 5 ms passes in either direction; more fails."""
     assert [True, True] == [look(drift_ns=sign * 10_000_000).passed for sign in (1, -1)]
     assert [False, False] == [look(drift_ns=sign * 10_000_001).passed for sign in (1, -1)]
     # 5 ms + 500e-6 * 600 s.
@@ -149,5 +151,5 @@ def test_a_clock_may_drift_as_fast_as_it_is_slewed() -> None:
 
 
 def test_a_clock_that_was_not_seen_twice_is_told() -> None:
-    """One look compares nothing: the check passes with a warning."""
-    assert look(num_looks=1) == Check("clock", True, "1 looks, too few to compare", warning=True)
+    """With a single reading the check passes with a warning."""
+    assert look(num_looks=1) == VerdictCheck("clock", True, "1 readings, too few to compare", warning=True)

@@ -1,4 +1,4 @@
-"""Data sets: what is read from both formats, what is refused and how, and what a pickle cannot do."""
+"""Data sets: both formats are read, bad files are refused, and a pickle cannot run code."""
 
 import hashlib
 import os
@@ -19,14 +19,14 @@ TOKENS = [4, 9, 17, 2, 5, 300]
 OFFSETS = [0, 3, 5, 6]
 PARQUET, PICKLE = BOTH = ["set.parquet", "set.pkl"]
 
-# What pandas 3 and numpy 2 call these, and what pandas 2 and numpy 1 called them, in a protocol 2 pickle.
+# Names of pandas 3 and numpy 2 in a protocol 2 pickle -> names of pandas 2 and numpy 1.
 OLD_NAMES = {
     b"cnumpy._core.": b"cnumpy.core.",
     b"cpandas\nDataFrame\n": b"cpandas.core.frame\nDataFrame\n",
     b"cpandas\nIndex\n": b"cpandas.core.indexes.base\nIndex\n",
     b"cpandas\nRangeIndex\n": b"cpandas.core.indexes.range\nRangeIndex\n",
 }
-# What no pickle may reach.
+# Globals that a pickle must not resolve.
 FOREIGN = """
     builtins:eval builtins:getattr __builtin__:eval __builtin__:apply importlib:import_module pandas:eval
     pandas:read_pickle pandas:io.pickle.read_pickle pandas:DataFrame.to_pickle pandas:DataFrame.eval
@@ -46,7 +46,7 @@ def write(path: Path, cells: object, column: str = "tok_input") -> Path:
 
 
 def refusal(path: Path, max_samples: int | None = None) -> str:
-    """Load what must be refused, and return the one line that says why, less flag and file."""
+    """Load a file that must be refused; returns the reason without flag and file."""
     with pytest.raises(ValueError) as caught:
         dataset.load(path, max_samples)
     flag, _, reason = str(caught.value).partition(f" {path}: ")
@@ -64,7 +64,7 @@ def check_prompts(path: Path) -> None:
 
 
 class Call:
-    """Pickles as a call of a function, and the state then set."""
+    """Object whose pickle calls a function and then sets a state."""
 
     def __init__(self, function: object, args: object, *state: object) -> None:
         self.call = function, args, *state
@@ -131,7 +131,7 @@ def test_every_arrow_list_of_integers_is_read(
 def test_every_python_list_of_integers_is_read(
     tmp_path: Path, convert: Callable[[list[int]], object], protocol: int
 ) -> None:
-    """Pickled cells may be lists, tuples or arrays of any integer, whole frame or not, since protocol 2."""
+    """Pickled cells may be lists, tuples or arrays of any integer, in a whole frame or a slice."""
     cells = [[7], *map(convert, PROMPTS[:2]), PROMPTS[2]]
     frame = pd.DataFrame({"tok_input": cells, "dataset": pd.Categorical(["a", "b", "a", "b"])}).iloc[1:]
     frame.to_pickle(tmp_path / PICKLE, protocol=protocol)
@@ -139,7 +139,7 @@ def test_every_python_list_of_integers_is_read(
 
 
 def test_pickles_under_older_names_are_read(tmp_path: Path) -> None:
-    """What pandas 2 and numpy 1 wrote under their names for the same things is read, without a warning."""
+    """Pickles of pandas 2 and numpy 1, with their module names, are read without a warning."""
     frame = pd.DataFrame({"tok_input": list(map(np.array, PROMPTS)), "n": [1, 2, 3], "x": [0.5] * 3})
     content = pickle.dumps(frame, protocol=2)
     for new, old in OLD_NAMES.items():
@@ -150,7 +150,7 @@ def test_pickles_under_older_names_are_read(tmp_path: Path) -> None:
 
 
 def test_other_columns_are_not_read(tmp_path: Path) -> None:
-    """A parquet file whose other column is damaged loads all the same."""
+    """A parquet file is read even if a column that is not used is damaged."""
     path = tmp_path / PARQUET
     pq.write_table(pa.table({"text": ["abc"] * 3, "tok_input": PROMPTS}), path)
     content = bytearray(path.read_bytes())
@@ -165,7 +165,7 @@ def test_other_columns_are_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", BOTH)
 def test_max_samples_takes_the_first_rows(tmp_path: Path, name: str) -> None:
-    """With max_samples 2 the third row is not even looked at; more than there are is refused."""
+    """With max_samples 2 the third row is not checked; a number above the rows is refused."""
     path = write(tmp_path / name, [*PROMPTS[:2], []])
     assert dataset.load(path, 2).tokens.tolist() == [4, 9, 17, 2, 5]
     assert refusal(path, 4) == "has 3 rows, fewer than --max-samples 4"
@@ -174,7 +174,7 @@ def test_max_samples_takes_the_first_rows(tmp_path: Path, name: str) -> None:
 
 
 def test_gather_puts_prompts_end_to_end(tmp_path: Path) -> None:
-    """Gather follows the order asked, allows repeats and nothing at all, and refuses what is not there."""
+    """Gather keeps the given order, allows repeats and no indices, and refuses an index out of range."""
     loaded = dataset.load(write(tmp_path / PARQUET, PROMPTS))
     lens, tokens = loaded.gather(np.array([2, 0, 2]))
     assert (lens.tolist(), tokens.tolist()) == ([1, 3, 1], [300, 4, 9, 17, 300])
@@ -186,7 +186,7 @@ def test_gather_puts_prompts_end_to_end(tmp_path: Path) -> None:
 
 
 def test_a_data_set_cannot_be_changed(tmp_path: Path) -> None:
-    """Prompts are views of read-only tokens; what gather returns is the caller's own."""
+    """Prompts are read-only views; gather returns a writable copy."""
     loaded = dataset.load(write(tmp_path / PARQUET, PROMPTS))
     assert loaded.prompt(1).base is loaded.tokens
     with pytest.raises(ValueError, match="read-only"):
@@ -196,7 +196,7 @@ def test_a_data_set_cannot_be_changed(tmp_path: Path) -> None:
 
 
 def test_check_accepts_exactly_what_fits(tmp_path: Path) -> None:
-    """An id below the vocabulary size and a prompt that just leaves its budget pass, one more does not."""
+    """An id of vocab_size - 1 and a prompt that leaves exactly max_new_tokens pass; one more is refused."""
     loaded = dataset.load(write(tmp_path / PARQUET, PROMPTS))
     loaded.check(vocab_size=301, max_model_len=13, max_new_tokens=10)
     with pytest.raises(ValueError, match=r"set.parquet: row 2: token 300 is outside 0 <= id < 300$"):
@@ -233,14 +233,14 @@ def test_check_accepts_exactly_what_fits(tmp_path: Path) -> None:
     ],
 )
 def test_bad_rows_are_refused(tmp_path: Path, names: list[str], cells: object, reason: str) -> None:
-    """Each row that is no prompt is named with its value and the bound, or its type in the file."""
+    """A row that is not a prompt is named with its value and the bound, or its type in the file."""
     for name in names:
         assert refusal(write(tmp_path / name, cells)) == reason
 
 
 @pytest.mark.parametrize("name", [*BOTH, "set.bin"])
 def test_files_that_are_no_data_set_are_refused(tmp_path: Path, name: str) -> None:
-    """Missing, a directory, empty and foreign files each give their own line."""
+    """A missing file, a directory, an empty file and a file of another format give different lines."""
     path = tmp_path / name
     assert refusal(path) == "cannot be read: No such file or directory"
     assert refusal(tmp_path) == "cannot be read: Is a directory"
@@ -253,7 +253,7 @@ def test_files_that_are_no_data_set_are_refused(tmp_path: Path, name: str) -> No
 
 @pytest.mark.parametrize("name", BOTH)
 def test_truncated_files_are_refused(tmp_path: Path, name: str) -> None:
-    """A file cut at any of many places is refused, never half read."""
+    """A file truncated at any of many lengths is refused."""
     path = write(tmp_path / name, PROMPTS)
     for num_bytes in range(path.stat().st_size - 1, 0, -37):
         os.truncate(path, num_bytes)
@@ -261,13 +261,13 @@ def test_truncated_files_are_refused(tmp_path: Path, name: str) -> None:
 
 
 def test_a_pickle_of_something_else_is_refused(tmp_path: Path) -> None:
-    """Only a DataFrame is a data set; the message names what is there instead."""
+    """A pickle of another type than DataFrame is refused; the message names the type."""
     (tmp_path / PICKLE).write_bytes(pickle.dumps({"tok_input": PROMPTS}))
     assert refusal(tmp_path / PICKLE) == "is not a readable pickled DataFrame: it holds a dict"
 
 
 def test_a_call_in_a_cell_is_not_made(tmp_path: Path) -> None:
-    """Neither a command nor a second pickle that holds one runs, though plain unpickling would run it."""
+    """A command in a pickle, or in a pickle that it loads, is not run; plain unpickling would run it."""
     marker, inner, path = tmp_path / "marker", tmp_path / "inner.pkl", tmp_path / PICKLE
     command = Call(os.system, (f"touch {marker}",))
     inner.write_bytes(pickle.dumps(command))
@@ -280,7 +280,7 @@ def test_a_call_in_a_cell_is_not_made(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("foreign", FOREIGN.split())
 def test_no_other_global_is_reached(tmp_path: Path, foreign: str) -> None:
-    """Whatever could act is refused by name before it is looked up, through dots and old names too."""
+    """Globals that could run code are refused before they are resolved, also by dotted and old names."""
     marker, path = tmp_path / "marker", tmp_path / PICKLE
     code = f"__import__('pathlib').Path({str(marker)!r}).touch()"
     module, name = foreign.split(":")
@@ -290,7 +290,7 @@ def test_no_other_global_is_reached(tmp_path: Path, foreign: str) -> None:
 
 
 def test_buffers_that_lie_are_refused(tmp_path: Path) -> None:
-    """An array of fewer objects than its shape, and strings outside their buffer, are not followed."""
+    """An array with fewer objects than its shape, and strings outside their buffer, are refused."""
     state = (1, (1000,), np.dtype(object), False, [1])
     array = Call(*np.zeros(0).__reduce__()[:2], state)
     restore, ((kind, length, nulls, offset, buffers, *rest),) = pa.array(["ab"]).__reduce__()

@@ -1,8 +1,9 @@
-"""Where a run's settings differ from a submission's, as LoadGen says them in its detail log."""
+"""Deviations of a run from a submission run, by LoadGen's detail log, flags, files and workers."""
 
 import pytest
 
-from sut.results.deviations import Engine, Setup, deviations
+from sut.benchmark import Seeds
+from sut.results.deviations import EngineReport, Setup, deviations, deviations_before_run
 from sut.results.logs import DetailLog
 from sut.settings import GenerationConfig, Mode, Scenario
 from tests.sut.handmade_logs import ACCURACY, AUDITED, INTERACTIVE, OFFLINE, PERFORMANCE, SERVER, setup_of
@@ -32,7 +33,7 @@ FAST: dict[str, object] = SUBMISSION | {
 def test_a_submissions_settings_have_no_deviations(
     scenario: Scenario, values: dict[str, object], mode: Mode
 ) -> None:
-    """The official settings of each scenario, and longer runs over more samples, deviate in nothing."""
+    """The official settings of each scenario, and longer runs over more samples, have no deviations."""
     setup = setup_of(scenario, mode, ROWS[mode])
     assert deviations(DetailLog(values, []), setup) == []
     more = values | {"effective_min_duration_ms": 900_000, "effective_samples_per_query": 12_792}
@@ -59,7 +60,7 @@ def test_a_submissions_settings_have_no_deviations(
     ],
 )
 def test_a_deviation_is_named_with_its_value(scenario: Scenario, mode: Mode, key: str, value: object) -> None:
-    """Each setting that a submission would not allow is one line with LoadGen's key and value, or None."""
+    """A setting that a submission does not allow is one line with LoadGen's key and its value or None."""
     values = FAST if scenario is INTERACTIVE else SUBMISSION
     setup = setup_of(scenario, mode, ROWS[mode])
     (found,) = deviations(DetailLog(values | {key: value}, []), setup)
@@ -70,7 +71,7 @@ def test_a_deviation_is_named_with_its_value(scenario: Scenario, mode: Mode, key
 
 
 def lines(setup: Setup, **values: object) -> list[str]:
-    """List the deviations of a run that LoadGen's settings, but for values, let pass."""
+    """List the deviations of a run with the official settings of LoadGen, with changes."""
     official = FAST if setup.scenario is INTERACTIVE else SUBMISSION
     return deviations(DetailLog(official | values, []), setup)
 
@@ -87,7 +88,7 @@ def lines(setup: Setup, **values: object) -> list[str]:
     ],
 )
 def test_other_sampling_is_named(mode: Mode, generation: dict[str, float], expected: str) -> None:
-    """Budget and sampling that are not the reference's are one line each; a seed is free."""
+    """Budget and sampling that differ from the reference are one line each; any seed is allowed."""
     official = {"max_new_tokens": 32_768 if mode is ACCURACY else 10_240, "seed": 7}
     setup = setup_of(OFFLINE, mode, ROWS[mode], generation=GenerationConfig(**(official | generation)))
     assert [expected] == lines(setup)
@@ -102,21 +103,21 @@ def test_other_sampling_is_named(mode: Mode, generation: dict[str, float], expec
     ],
 )
 def test_another_data_set_is_named(mode: Mode, rows: int, expected: str) -> None:
-    """Rows that are not those of the mode's file are a line: LoadGen itself takes the first in silence."""
+    """A data set of another size than the mode's is a line: LoadGen silently uses its first rows."""
     assert [expected] == lines(setup_of(SERVER, mode, rows))
 
 
 @pytest.mark.parametrize("scenario", list(Scenario))
 def test_what_the_workers_run_is_named_once(scenario: Scenario) -> None:
-    """Another engine, a prefix cache and speculation outside Interactive are a line each for all workers."""
+    """Another engine, prefix caching and speculation outside Interactive are one line for all workers."""
     drafting = {"enable_prefix_caching": "false", "speculative_config": '{"num_speculative_tokens": 3}'}
     engines = (
-        Engine("a:1", "vllm", {"enable_prefix_caching": "false"}),
-        Engine("b:1", "counting", {"step_ms": "1.0"}),
-        Engine("b:2", "counting", {"step_ms": "1.0"}),
-        Engine("c:1", "vllm", {"enable_prefix_caching": "true"}),
-        Engine("d:1", "vllm", drafting),
-        Engine("e:1", "vllm", {"spec_method": '"ngram"', "spec_tokens": "3"}),
+        EngineReport("a:1", "vllm", {"enable_prefix_caching": "false"}),
+        EngineReport("b:1", "counting", {"step_ms": "1.0"}),
+        EngineReport("b:2", "counting", {"step_ms": "1.0"}),
+        EngineReport("c:1", "vllm", {"enable_prefix_caching": "true"}),
+        EngineReport("d:1", "vllm", drafting),
+        EngineReport("e:1", "vllm", {"spec_method": '"ngram"', "spec_tokens": "3"}),
     )
     told = f"is set in {scenario}, only Interactive allows it: 1 of 6 workers, first"
     expected = [
@@ -130,7 +131,7 @@ def test_what_the_workers_run_is_named_once(scenario: Scenario) -> None:
 
 TEST07 = "*.*.mode = 2\n*.*.test07_accuracy_threshold = 60.698\n"
 TEST09 = "*.*.mode = 2\n*.*.test09_min_output_tokens = 1150.38\n"
-# What either changes in LoadGen's settings.
+# The settings of LoadGen that both tests change.
 CHANGED = AUDITED | {"effective_sample_concatenate_permutation": False}
 
 
@@ -139,19 +140,19 @@ CHANGED = AUDITED | {"effective_sample_concatenate_permutation": False}
 def test_a_compliance_test_may_change_what_its_audit_config_changes(
     scenario: Scenario, audit: str, rows: int
 ) -> None:
-    """Duration and order are the audit.config's, and TEST07 has a data set of its own, of 990 rows."""
+    """The audit.config may change duration and order; TEST07's data set has 990 rows."""
     values = CHANGED | {"effective_performance_sample_count": rows, "effective_samples_per_query": rows}
     assert [] == lines(setup_of(scenario, num_samples=rows, audit_config=audit), **values)
 
 
 def test_a_compliance_test_is_held_to_the_rest() -> None:
-    """Its budget, rows, engine, percentile and limits are a performance run's, and every answer is logged."""
+    """Budget, rows, engine, percentile and limits must be a performance run's; every answer is logged."""
     setup = setup_of(
         SERVER,
         num_samples=50,
         audit_config=TEST09,
         generation=GenerationConfig(max_new_tokens=3),
-        engines=(Engine("a:1", "simulated", {}),),
+        engines=(EngineReport("a:1", "simulated", {}),),
     )
     values = CHANGED | {
         "effective_performance_sample_count": 50,
@@ -171,9 +172,44 @@ def test_a_compliance_test_is_held_to_the_rest() -> None:
 
 
 def test_logged_answers_alone_make_no_compliance_test() -> None:
-    """A user.conf that samples answers, without an audit.config, takes no line away."""
+    """A user.conf that makes LoadGen log answers, without an audit.config, removes no line."""
     expected = [
         "effective_sample_concatenate_permutation is False, not True",
         "effective_min_duration_ms is 0, below 600000",
     ]
     assert expected == lines(setup_of(OFFLINE), **CHANGED)
+
+
+@pytest.mark.parametrize("audit", [None, TEST09])
+def test_seeds_of_no_round_are_named_before_and_after_a_run(audit: str | None) -> None:
+    """A LoadGen of another round deviates in its seeds, in any run, and names the releases to take."""
+    expected = [
+        "LoadGen's seeds 1, 2, 3 are those of no known round: "
+        "v6.1 has its seeds in mlcommons-loadgen 6.0.16 and 6.0.17"
+    ]
+    setup = setup_of(OFFLINE, audit_config=audit, seeds=Seeds(1, 2, 3))
+    assert expected == deviations_before_run({}, setup)
+    assert expected == lines(setup, **(CHANGED if audit else {}))
+
+
+@pytest.mark.parametrize("scenario", list(Scenario))
+@pytest.mark.parametrize("mode", [PERFORMANCE, ACCURACY])
+def test_what_is_known_before_a_run_is_listed_before_it(scenario: Scenario, mode: Mode) -> None:
+    """Known settings, rows, sampling and engines are listed before a run as after it, unknown ones not."""
+    setup = setup_of(scenario, mode, 50, generation=GenerationConfig(max_new_tokens=3))
+    values: dict[str, object] = {"effective_performance_sample_count": 50, "effective_min_duration_ms": 1}
+    rows, budget = (4395, 32768) if mode is ACCURACY else (6396, 10240)
+    expected = ["effective_performance_sample_count is 50, not 6396"]
+    if mode is PERFORMANCE:
+        expected.append("effective_min_duration_ms is 1, below 600000")
+    expected += [f"the data set has 50 rows, not {rows}", f"max_new_tokens is 3, not {budget}"]
+    assert expected == deviations_before_run(values, setup)
+    official = FAST if scenario is INTERACTIVE else SUBMISSION
+    assert expected == deviations(DetailLog(official | values, []), setup)
+
+
+def test_settings_before_a_compliance_test_are_left_to_its_log() -> None:
+    """An audit.config may still change LoadGen's settings: only rows, sampling and engines are listed."""
+    setup = setup_of(SERVER, num_samples=50, audit_config=TEST09)
+    values: dict[str, object] = {"effective_performance_sample_count": 50, "effective_min_duration_ms": 1}
+    assert ["the data set has 50 rows, not 6396"] == deviations_before_run(values, setup)

@@ -1,4 +1,4 @@
-"""The sampling of a run: the reference's defaults, its file format, and every value out of bounds."""
+"""Sampling of a run: the reference's defaults, its file format, and values out of bounds."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ PERFORMANCE, ACCURACY = Mode.PERFORMANCE, Mode.ACCURACY
 
 
 def write(path: Path, values: object) -> Path:
-    """Write a generation_config.json; text is written as it is."""
+    """Write a generation_config.json; text is written unchanged."""
     path = path / "generation_config.json"
     path.write_text(values if isinstance(values, str) else json.dumps(values))
     return path
@@ -37,7 +37,7 @@ def test_a_file_beats_the_mode_and_the_flag_beats_the_file(tmp_path: Path) -> No
 
 
 def test_comments_and_keys_without_use_are_passed_over(tmp_path: Path) -> None:
-    """Keys that begin with `_` may hold anything; what only concerns text or streaming is ignored."""
+    """Keys that begin with `_`, and keys that concern only text or streaming, are ignored."""
     values = {
         "_comment": "x",
         "_top_k": 0,
@@ -52,7 +52,7 @@ def test_comments_and_keys_without_use_are_passed_over(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["max_tokens", "Temperature", "temperature ", "min_p", "repetition_penalty"])
 def test_an_unknown_key_is_named(tmp_path: Path, key: str) -> None:
-    """A key that would silently not apply is refused with the file, the key and the known ones."""
+    """An unknown key, which would have no effect, is refused with the file, the key and the known keys."""
     path = write(tmp_path, {"temperature": 1.0, key: 1})
     with pytest.raises(ValueError) as caught:
         load_generation_config(path, PERFORMANCE, None)
@@ -112,7 +112,7 @@ def test_a_bad_value_is_named(tmp_path: Path, key: str, value: object) -> None:
     [(5_000_000_000, "above 4294967295"), (2**32, "above 4294967295"), (0, "below 1"), (-1, "below 1")],
 )
 def test_a_bad_budget_of_the_flag_is_named_with_the_flag(tmp_path: Path, value: int, bound: str) -> None:
-    """A --max-new-tokens out of bounds is named, with or without a file; a file's mistake with the file."""
+    """A --max-new-tokens out of bounds names the flag, with or without a file; a bad key names the file."""
     line = f"--max-new-tokens: {value} is {bound}"
     for path in (None, write(tmp_path, {"max_new_tokens": 9})):
         with pytest.raises(ValueError, match=f"^{line}$"):
@@ -138,7 +138,7 @@ def test_a_bad_budget_of_the_flag_is_named_with_the_flag(tmp_path: Path, value: 
     ],
 )
 def test_whatever_passes_fits_the_wire(tmp_path: Path, values: dict[str, float]) -> None:
-    """Values at their bounds pass and go into a RunSpec as they are; a seed of null is no seed."""
+    """Values at their bounds pass and fit into a RunSpec unchanged; a seed of null sets no seed."""
     loaded = load_generation_config(write(tmp_path, values), PERFORMANCE, None)
     spec = pb.RunSpec(
         temperature=loaded.temperature,
@@ -156,14 +156,14 @@ def test_whatever_passes_fits_the_wire(tmp_path: Path, values: dict[str, float])
     [("", "Expecting value"), ("{", "Expecting"), ("[1]", "list"), ("7", "int"), ("null", "NoneType")],
 )
 def test_a_file_that_is_no_object_is_named(tmp_path: Path, text: str, named: str) -> None:
-    """Broken JSON and JSON that is no object are refused with the file and the reason."""
+    """Broken JSON and JSON that is not an object are refused with the file and the reason."""
     path = write(tmp_path, text)
     with pytest.raises(ValueError, match=rf"^--generation-config {path}: .*{named}"):
         load_generation_config(path, PERFORMANCE, None)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """A file that is not there, and one that is no UTF-8, are refused with their path."""
+    """A missing file and a file that is not UTF-8 are refused with their path."""
     path = tmp_path / "missing.json"
     with pytest.raises(ValueError, match=rf"^--generation-config {path}: .*No such file"):
         load_generation_config(path, PERFORMANCE, None)

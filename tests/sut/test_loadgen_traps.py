@@ -1,4 +1,4 @@
-"""LoadGen's traps, one test each: where LoadGen would crash, hang or lie, this code does not.
+"""LoadGen's traps, one test each: inputs with which LoadGen would crash, hang or report wrongly.
 
 LoadGen keeps state and takes its process with it, so every test's LoadGen lives in a process of its own, a
 `child_...` function of this file. Traps that take a whole fleet are in test_loadgen_traps_in_runs.py.
@@ -27,7 +27,7 @@ Query = tuple[list[int], list[int]]
 
 
 def run_child(child: Callable[[Path], None], directory: Path, cwd: Path = fleet.ROOT) -> None:
-    """Run a function of this file in a process of its own, to the end that it prints."""
+    """Run a function of this file in a child process until it prints "end"."""
     code = f"import pathlib, sys, {child.__module__} as m; m.{child.__name__}(pathlib.Path(sys.argv[1]))"
     done = subprocess.run(
         [sys.executable, "-c", code, str(directory)],
@@ -42,14 +42,14 @@ def run_child(child: Callable[[Path], None], directory: Path, cwd: Path = fleet.
 
 
 def end_child() -> None:
-    """Leave as the coordinator leaves a run that cannot go on: LoadGen's threads are not waited for."""
+    """Exit without waiting for LoadGen's threads, as the coordinator does when a run cannot continue."""
     sys.stdout.write("end\n")
     sys.stdout.flush()
     os._exit(0)
 
 
 class Drive:
-    """A test of LoadGen whose requests are all answered alike, without workers."""
+    """A LoadGen test without workers, with the same answer to every request."""
 
     def __init__(self, scenario: Scenario, mode: Mode, num_samples: int, user_text: str = "") -> None:
         conf = compose_user_conf(
@@ -111,12 +111,12 @@ def child_reports_from_two_threads(directory: Path) -> None:
 
 
 def test_report_from_a_second_thread_is_refused(tmp_path: Path) -> None:
-    """Trap 1: the SUT raises in a second reporting thread, LoadGen never sees that report."""
+    """Trap 1: the SUT raises if a second thread reports; the report does not reach LoadGen."""
     run_child(child_reports_from_two_threads, tmp_path)
 
 
 def child_submit_raises(directory: Path) -> None:
-    """Let the dispatcher's side fail on the first query."""
+    """Let `submit` fail on the first query."""
     errors: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
 
     def submit(ids: list[int], samples: list[int]) -> None:
@@ -132,12 +132,12 @@ def child_submit_raises(directory: Path) -> None:
 
 
 def test_issue_queries_never_raises(tmp_path: Path) -> None:
-    """Trap 2: what fails while a query is issued ends the run in order, where LoadGen would crash."""
+    """Trap 2: an error while a query is issued ends the run with a reason; LoadGen would crash."""
     run_child(child_submit_raises, tmp_path)
 
 
 def child_reports_late(directory: Path) -> None:
-    """Report again once StartTest has returned."""
+    """Report again after StartTest has returned."""
     drive = Drive(Scenario.SERVER, Mode.ACCURACY, 3, "*.Server.target_qps = 100\n")
     drive.run(directory)
     drive.sut.close()
@@ -149,12 +149,12 @@ def child_reports_late(directory: Path) -> None:
 
 
 def test_late_report_does_not_reach_loadgen(tmp_path: Path) -> None:
-    """Trap 4: once closed the SUT raises; LoadGen's ids are pointers to what it has freed."""
+    """Trap 4: a closed SUT raises; LoadGen's ids then point to freed memory."""
     run_child(child_reports_late, tmp_path)
 
 
 def child_offline_of_one_copy(directory: Path) -> None:
-    """Run Offline over a data set of the official size, with nothing but the generated conf."""
+    """Run Offline over a data set of the official size, with the generated conf alone."""
     values = Drive(Scenario.OFFLINE, Mode.PERFORMANCE, 6396).run(directory).values
     assert 6396 == values["effective_samples_per_query"]
     assert 6396 == values["effective_performance_sample_count"]
@@ -163,7 +163,7 @@ def child_offline_of_one_copy(directory: Path) -> None:
 
 
 def test_offline_takes_the_whole_data_set(tmp_path: Path) -> None:
-    """Trap 8: LoadGen alone would take 1.1 * 600 s * 1 query/s = 660 samples; the checker wants 6,396."""
+    """Trap 8: LoadGen alone would issue 1.1 * 600 s * 1 query/s = 660 samples; the checker requires 6,396."""
     run_child(child_offline_of_one_copy, tmp_path)
 
 
@@ -176,12 +176,12 @@ def child_second_test(_: Path) -> None:
 
 
 def test_second_test_in_one_process_is_refused(tmp_path: Path) -> None:
-    """Trap 9: a second test would run without the embedded mlperf.conf; it raises."""
+    """Trap 9: a second test, which would run without the embedded mlperf.conf, raises."""
     run_child(child_second_test, tmp_path)
 
 
 def child_without_directory(directory: Path) -> None:
-    """Run into a directory that is not there."""
+    """Run with an output directory that does not exist."""
     drive = Drive(Scenario.OFFLINE, Mode.PERFORMANCE, 10)
     with pytest.raises(FileNotFoundError, match="absent"):
         drive.test.run(10, drive.sut.issue_queries, directory / "absent", None)
@@ -190,7 +190,7 @@ def child_without_directory(directory: Path) -> None:
 
 
 def test_missing_output_directory_is_an_error(tmp_path: Path) -> None:
-    """Trap 10: without its directory LoadGen would return at once and say nothing; run raises."""
+    """Trap 10: run raises without an output directory; LoadGen would return silently."""
     run_child(child_without_directory, tmp_path)
 
 
@@ -205,21 +205,21 @@ def child_beside_an_audit_config(directory: Path) -> None:
 
 
 def test_audit_config_in_the_working_directory_is_not_read(tmp_path: Path) -> None:
-    """Trap 11: only --audit-config makes a run an audit; LoadGen alone would take any it finds."""
+    """Trap 11: only the file of --audit-config is read; LoadGen would read one in the working directory."""
     text = "*.*.accuracy_log_sampling_target = 10000\n*.*.performance_issue_same = 1\n"
     fleet.write_conf(tmp_path / "audit.config", text)
     run_child(child_beside_an_audit_config, tmp_path, cwd=tmp_path)
 
 
 def child_server(directory: Path) -> None:
-    """Run Server with nothing but a rate."""
+    """Run Server with a rate alone."""
     values = Drive(Scenario.SERVER, Mode.ACCURACY, 3, "*.Server.target_qps = 100\n").run(directory).values
     assert 600_000 == values["effective_min_duration_ms"]
     end_child()
 
 
 def test_generated_server_conf_leaves_the_duration_alone(tmp_path: Path) -> None:
-    """Trap 12: the reference cuts Server to 60 s in user.conf, which the checker refuses; ours does not."""
+    """Trap 12: our user.conf sets no duration; the reference's sets 60 s, which the checker refuses."""
     conf = compose_user_conf(
         "", scenario=Scenario.SERVER, mode=Mode.PERFORMANCE, num_samples=6396, target_qps=10.0
     )

@@ -1,4 +1,4 @@
-"""LoadGen's traps that take a whole fleet: real coordinators over two counting workers."""
+"""LoadGen's traps that need a fleet: real coordinators over two counting workers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from sut.results.logs import read_detail
 from tests import fleet
 
-# The keys of TEST07's audit.config for gpt-oss-120b (compliance/TEST07 of mlcommons/inference).
+# Keys of TEST07's audit.config for gpt-oss-120b (compliance/TEST07 of mlcommons/inference).
 TEST07 = """\
 *.*.mode = 2
 *.*.accuracy_log_rng_seed = 720381539243781796
@@ -17,7 +17,7 @@ TEST07 = """\
 *.*.performance_issue_unique = 1
 *.*.sample_concatenate_permutation = 0
 """
-# Those of TEST09's, but for the upper bound of its script.
+# Keys of TEST09's, without the upper bound that its script reads.
 TEST09 = f"{TEST07}*.*.min_query_count = 6396\n*.*.test09_min_output_tokens = 1150.38\n"
 
 
@@ -37,7 +37,7 @@ def checks_of(run_dir: Path) -> dict[str, tuple[bool, str]]:
 def test_first_token_and_completion_come_from_one_thread(
     two: list[fleet.WorkerProcess], tmp_path: Path
 ) -> None:
-    """Trap 1: in 2,000 quick Server queries LoadGen finds no completion before its first token."""
+    """Trap 1: in 2,000 short Server queries LoadGen sees no completion before its first token."""
     data = fleet.write_prompts(tmp_path / "data.parquet", [[2 + i % 3, 7, i] for i in range(100)])
     conf = fleet.write_conf(
         tmp_path / "user.conf", "*.Server.min_query_count = 2000\n*.Server.min_duration = 10\n"
@@ -66,7 +66,7 @@ def test_first_token_and_completion_come_from_one_thread(
 def test_answers_of_0_and_1_tokens_are_reported_as_they_are(
     two: list[fleet.WorkerProcess], tmp_path: Path, scenario: str, flags: list[str]
 ) -> None:
-    """Traps 3 and 6: answers of 0 and 1 tokens crash nothing, are counted, and are never valid."""
+    """Traps 3 and 6: answers of 0 and 1 tokens do not crash LoadGen, are counted, and make a run INVALID."""
     prompts = [[3, 7, 1000 * i] for i in range(18)] + [[0, 7, 500], [1, 7, 500]]
     data = fleet.write_prompts(tmp_path / "data.parquet", prompts)
     conf = fleet.write_conf(tmp_path / "user.conf")
@@ -85,7 +85,7 @@ def test_answers_of_0_and_1_tokens_are_reported_as_they_are(
 
 
 def test_valid_by_loadgen_with_errors_is_invalid(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
-    """Trap 13: LoadGen's VALID does not look at errors; this verdict does."""
+    """Trap 13: LoadGen's VALID ignores errors; the verdict does not."""
     # Early stopping passes from 459 queries on. Answers of 25 tokens keep TPOT under 80 ms on a busy machine.
     data = fleet.write_prompts(tmp_path / "data.parquet", [[1 if i == 50 else 25, 7, i] for i in range(100)])
     conf = fleet.write_conf(
@@ -146,7 +146,7 @@ def test_unique_issue_over_a_small_data_set(two: list[fleet.WorkerProcess], tmp_
 def test_an_official_compliance_run_deviates_in_its_engine_alone(
     two: list[fleet.WorkerProcess], tmp_path: Path, scenario: str, flags: list[str], expected: list[str]
 ) -> None:
-    """TEST09 over 6,396 rows logs each and passes; that the engine counts is told, and a short budget."""
+    """TEST09 over 6,396 rows logs every row and passes; engine and short budget are the only deviations."""
     data = fleet.write_prompts(tmp_path / "data.parquet", [[2 + i % 8, 7, 10 * i] for i in range(6396)])
     audit = fleet.write_conf(tmp_path / "audit.config", TEST09)
     command = ["--scenario", scenario, "--audit-config", str(audit), "--target-qps", "1000", *flags]
@@ -158,7 +158,8 @@ def test_an_official_compliance_run_deviates_in_its_engine_alone(
     assert all(passed for passed, _ in checks.values()), checks
     assert (True, "6396 of 6396 samples in the accuracy log") == checks["logged_samples"]
     found = [*expected, f"engine is counting, not vllm: 2 of 2 workers, first {two[0].address}"]
-    assert found == fleet.run_json(run_dir)["verdict"]["deviations"]
+    record = fleet.run_json(run_dir)
+    assert (found, "v6.1") == (record["verdict"]["deviations"], record["round"])
     told = [line for line in done.stdout.splitlines() if "no submission run" in line]
     assert [f"   no submission run: {text}" for text in found] == told
 
@@ -166,7 +167,7 @@ def test_an_official_compliance_run_deviates_in_its_engine_alone(
 def test_audit_config_survives_the_directory_that_it_lies_in(
     two: list[fleet.WorkerProcess], tmp_path: Path
 ) -> None:
-    """Trap 11: LoadGen skips an audit.config that is gone in silence; --overwrite does not take it away."""
+    """Trap 11: LoadGen silently skips a missing audit.config; --overwrite does not remove it."""
     data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, i] for i in range(20)])
     run_dir = tmp_path / "out" / "offline" / "audit"
     run_dir.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The readers of LoadGen's logs, over logs written by hand."""
+"""The readers of LoadGen's logs, with logs written by hand."""
 
 from collections import Counter
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.sut.handmade_logs import detail_line, entries
 
 
 def test_the_detail_log_is_read_line_by_line(tmp_path: Path) -> None:
-    """The last value of a key counts, errors keep their order, and lines without the mark are passed over."""
+    """The last value of a key counts, errors keep their order, and lines without the mark are skipped."""
     path = tmp_path / "mlperf_log_detail.txt"
     lines = [
         detail_line("a", 1),
@@ -28,7 +28,7 @@ def test_the_detail_log_is_read_line_by_line(tmp_path: Path) -> None:
 
 
 def test_the_accuracy_log_is_counted(tmp_path: Path) -> None:
-    """Entries per sample, tokens and bytes are counted; an empty log is no entry, a torn one an error."""
+    """Entries per sample, tokens and bytes are counted; an empty log has none, a truncated one raises."""
     path = tmp_path / "mlperf_log_accuracy.json"
     path.write_text("[\n" + ",\n".join(entries(0, 1, 0)) + "\n]\n")
     # 3 + 2 + 3 tokens of 4 bytes.
@@ -42,7 +42,7 @@ def test_the_accuracy_log_is_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", ["-nan", "nan", "inf", "-inf"])
 def test_what_is_no_number_is_none(tmp_path: Path, number: str) -> None:
-    """A rate over one Server query, which LoadGen writes as -nan, reads as None and tears no log."""
+    """A rate over one Server query, which LoadGen prints as -nan, is read as None."""
     path = tmp_path / "mlperf_log_detail.txt"
     path.write_text(detail_line("rate", 12345).replace("12345", number) + detail_line("text", f" {number},"))
     assert DetailLog({"rate": None, "text": f" {number},"}, []) == read_detail(path)

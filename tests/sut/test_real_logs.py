@@ -1,4 +1,4 @@
-"""The readers against logs that LoadGen itself has written, over a SUT that answers at once."""
+"""The readers with logs of the real LoadGen, over a SUT that answers immediately."""
 
 import dataclasses
 from collections import Counter
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sut.loadgen import LoadGenSettings
 from sut.results.checks import Counts, loadgen_tokens
 from sut.results.deviations import deviations
 from sut.results.logs import read_accuracy, read_detail
@@ -16,7 +17,7 @@ from tests.sut.real_loadgen import CONF, CONF_OF_ONE, run_loadgen
 
 
 def counts_of(num: int) -> Counts:
-    """Count what such a run issues."""
+    """Counts of a run of that many samples."""
     requests = dict.fromkeys(("num_issued", "num_done"), num)
     tokens = dict.fromkeys(("received_tokens", "reported_tokens", "produced_tokens"), 3 * num)
     return Counts(**(COUNTS | requests | tokens | {"num_distinct": 4, "num_short": 0}))
@@ -25,7 +26,7 @@ def counts_of(num: int) -> Counts:
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("scenario", list(Scenario))
 def test_loadgens_own_logs_are_understood(tmp_path: Path, scenario: Scenario, mode: Mode) -> None:
-    """Each key that deviations, headline and checks look for is one that LoadGen writes in such a run."""
+    """LoadGen writes every key that deviations, headline and checks read."""
     num = run_loadgen(CONF, scenario, mode, tmp_path)
     detail = read_detail(tmp_path / "mlperf_log_detail.txt")
     assert detail.errors == []
@@ -50,14 +51,31 @@ def test_loadgens_own_logs_are_understood(tmp_path: Path, scenario: Scenario, mo
         assert len(headline(scenario, detail)) == (3 if scenario is Scenario.OFFLINE else 5)
     verdict, _ = judge(tmp_path, setup, counts_of(num), STEADY)
     failed = [check.name for check in verdict.checks if not check.passed]
-    # Far too few queries for LoadGen, and nothing else is wrong; an accuracy run has no such result.
+    # Too few queries for LoadGen's VALID is the only failure; an accuracy run has no LoadGen result.
     assert failed == ([] if logged else ["loadgen_result"])
     assert verdict.outcome is (Outcome.VALID if logged else Outcome.INVALID)
 
 
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("scenario", list(Scenario))
+def test_settings_read_before_a_run_are_those_that_loadgen_logs(
+    tmp_path: Path, scenario: Scenario, mode: Mode
+) -> None:
+    """Each setting read before the test has the key and value of the detail log, where LoadGen logs it."""
+    run_loadgen(CONF, scenario, mode, tmp_path)
+    values = read_detail(tmp_path / "mlperf_log_detail.txt").values
+    known = LoadGenSettings.read(CONF, scenario).logged
+    # Offline has no latency limits.
+    server_only = {"requested_server_ttft_latency", "requested_server_tpot_latency"}
+    assert known.keys() - values.keys() == (server_only if scenario is Scenario.OFFLINE else set())
+    assert {key: known[key] for key in known if key in values} == {
+        key: value for key, value in values.items() if key in known
+    }
+
+
 @pytest.mark.parametrize("scenario", list(Scenario))
 def test_a_user_conf_cannot_hide_what_it_changes(tmp_path: Path, scenario: Scenario) -> None:
-    """Its order and percentile are each a line, as LoadGen logs them, though it has every answer logged."""
+    """Changed order and percentile are one line each, also if LoadGen logs every answer."""
     conf = (
         "*.*.sample_concatenate_permutation = 0\n"
         "*.*.target_latency_percentile = 50\n"
@@ -77,7 +95,7 @@ def test_a_user_conf_cannot_hide_what_it_changes(tmp_path: Path, scenario: Scena
 
 @pytest.mark.parametrize("scenario", list(Scenario))
 def test_loadgens_rates_give_the_sum_of_its_tokens(tmp_path: Path, scenario: Scenario) -> None:
-    """In a performance run one token more or less than LoadGen summed up fails loadgen_tokens."""
+    """In a performance run a sum of one token more or less than LoadGen's fails loadgen_tokens."""
     num = run_loadgen(CONF, scenario, Mode.PERFORMANCE, tmp_path)
     detail = read_detail(tmp_path / "mlperf_log_detail.txt")
     counts = counts_of(num)
@@ -89,7 +107,7 @@ def test_loadgens_rates_give_the_sum_of_its_tokens(tmp_path: Path, scenario: Sce
 
 
 def test_a_run_of_one_query_has_rates_only_offline(tmp_path: Path) -> None:
-    """Over one query LoadGen's rates give the sum Offline; Server's are 0 and -nan and give none."""
+    """Over one query Offline's rates give the sum of tokens; Server's are 0 and -nan and give no sum."""
     seen = {}
     for scenario in (Scenario.OFFLINE, Scenario.SERVER):
         (tmp_path / scenario).mkdir()

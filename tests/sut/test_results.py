@@ -1,11 +1,11 @@
-"""The verdict: logs written by hand, in which each check fails when it should and no other check does."""
+"""The verdict, with logs written by hand: each fault fails its check and no other."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sut.results.checks import Check, Counts
+from sut.results.checks import Counts, VerdictCheck
 from sut.results.logs import DetailLog
 from sut.results.verdict import Outcome, exit_code, headline, judge
 from sut.settings import Mode
@@ -30,7 +30,7 @@ from tests.sut.handmade_logs import (
 
 @pytest.mark.parametrize("mode", [PERFORMANCE, ACCURACY])
 def test_a_good_run_is_valid(tmp_path: Path, mode: Mode) -> None:
-    """Good logs and equal counts pass every check; a short answer is told and fails nothing."""
+    """Good logs and equal counts pass every check; a short answer is a warning."""
     verdict = verdict_of(tmp_path, mode)
     assert (verdict.outcome, verdict.reason) == (Outcome.VALID, "")
     assert [check for check in verdict.checks if not check.passed] == []
@@ -39,11 +39,11 @@ def test_a_good_run_is_valid(tmp_path: Path, mode: Mode) -> None:
     assert {"loadgen_errors", "completion", "tokens", "accuracy_log", "coverage", "short_answers"} <= set(
         names
     )
-    assert Check("short_answers", True, "1 answers of 0 or 1 tokens", warning=True) in verdict.checks
+    assert VerdictCheck("short_answers", True, "1 answers of 0 or 1 tokens", warning=True) in verdict.checks
 
 
 def told(num_tokens: int) -> dict[str, int]:
-    """Count tokens alike at the engines, the coordinator and LoadGen's calls."""
+    """Equal counts of tokens received, reported and produced."""
     return dict.fromkeys(("received_tokens", "reported_tokens", "produced_tokens"), num_tokens)
 
 
@@ -179,7 +179,7 @@ FAILURES: dict[str, tuple[Mode, dict[str, Any], str, str]] = {
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_what_is_wrong_fails_its_check_and_no_other(tmp_path: Path, name: str) -> None:
-    """One fault makes the run INVALID, fails one check, and the reason names the check and what it saw."""
+    """One fault makes the run INVALID and fails one check; the reason names the check and its finding."""
     mode, changed, failing, seen = FAILURES[name]
     verdict = verdict_of(tmp_path, mode, **changed)
     assert [failing] == [check.name for check in verdict.checks if not check.passed]
@@ -199,7 +199,7 @@ def test_every_fault_is_in_the_reason(tmp_path: Path) -> None:
 
 
 def test_coverage_follows_the_smaller_of_data_set_and_loaded_samples(tmp_path: Path) -> None:
-    """A performance run touches each sample that LoadGen loaded, an accuracy run the first 4,395 at most."""
+    """A performance run must cover each loaded sample, an accuracy run at most the first 4,395."""
     values: dict[str, object] = {"effective_performance_sample_count": 3}
     assert verdict_of(tmp_path, PERFORMANCE, values=values).outcome is Outcome.VALID
     values = {"effective_performance_sample_count": 2}
@@ -230,12 +230,12 @@ def test_coverage_follows_the_smaller_of_data_set_and_loaded_samples(tmp_path: P
 def test_a_log_is_whole_where_the_target_is_all_that_is_expected(
     values: dict[str, object], logged: bool
 ) -> None:
-    """LoadGen logs every answer where the sampling target is at least what it expects to issue."""
+    """LoadGen logs every answer if the sampling target is at least the number it expects to issue."""
     assert logged == DetailLog(values, []).logs_every_answer
 
 
 def test_a_compliance_log_holds_each_sample_once_or_more(tmp_path: Path) -> None:
-    """A compliance run of 4 answers over 3 samples is VALID; where LoadGen samples, none need be there."""
+    """A compliance run of 4 answers over 3 samples is VALID; if LoadGen samples answers, none is required."""
     # 3, 2, 1 and 3 tokens; LoadGen's rates leave the token of the one-token answer out: 80 / 40 * 4 = 8.
     rates = {
         "generated_samples_per_query": 4,
@@ -246,7 +246,7 @@ def test_a_compliance_log_holds_each_sample_once_or_more(tmp_path: Path) -> None
     logged = entries(0, 1, 2, 0)
     verdict = verdict_of(tmp_path, PERFORMANCE, values=AUDITED | rates, accuracy=logged, counts=counts)
     assert (Outcome.VALID, "") == (verdict.outcome, verdict.reason)
-    assert Check("logged_samples", True, "3 of 3 samples in the accuracy log") in verdict.checks
+    assert VerdictCheck("logged_samples", True, "3 of 3 samples in the accuracy log") in verdict.checks
     sampled = AUDITED | {"effective_min_sample_count": 20_000}
     verdict = verdict_of(tmp_path, PERFORMANCE, values=sampled, accuracy=entries(1))
     assert Outcome.VALID is verdict.outcome
@@ -266,7 +266,7 @@ def test_exit_codes_are_those_of_the_readme() -> None:
 
 
 def test_the_headline_is_loadgens() -> None:
-    """Offline shows its tokens per second, Server its completed ones; what LoadGen left out is left out."""
+    """Offline shows tokens per second, Server completed ones; keys missing in LoadGen's log are left out."""
     values: dict[str, object] = {
         "result_validity": "VALID",
         "result_tokens_per_second": 10.5,

@@ -1,4 +1,4 @@
-"""No log that may look right is left behind by a run that is not."""
+"""A run that is not VALID leaves no log that a submission checker could accept."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ BROKEN = (Outcome.FAILED, Outcome.INTERRUPTED)
 
 
 def write(directory: Path, summary: str, detail: str) -> None:
-    """Write the three logs: what the summary says as its result, and the detail log."""
+    """Write the three logs, with the summary's result and the text of the detail log."""
     texts = (f"MLPerf Results Summary\nResult is : {summary}\n" if summary else "", detail, "[\n]\n")
     for name, text in zip(LOGS, texts, strict=True):
         (directory / name).write_text(text)
@@ -32,7 +32,7 @@ def names(directory: Path) -> set[str]:
     [
         (Outcome.VALID, "VALID", "VALID", False),
         (Outcome.INVALID, "VALID", "VALID", True),
-        # The summary passes a run with too few queries, the detail log does not.
+        # With too few queries the summary says VALID and the detail log INVALID.
         (Outcome.INVALID, "VALID", "INVALID", True),
         (Outcome.INVALID, "", "VALID", True),
         (Outcome.INVALID, "INVALID", "INVALID", False),
@@ -44,7 +44,7 @@ def names(directory: Path) -> set[str]:
 def test_logs_that_look_right_are_renamed(
     tmp_path: Path, outcome: Outcome, summary: str, result: str, aside: bool
 ) -> None:
-    """LoadGen's VALID beside another outcome, or a whole log of a broken run, gets names no checker takes."""
+    """Logs with LoadGen's VALID but another outcome, or complete logs of a failed run, are renamed."""
     detail = detail_line("result_validity", result) if result else ":::MLLOG {torn"
     write(tmp_path, summary, detail)
     assert set_aside(tmp_path, outcome) == (REJECTED if aside else ())
@@ -52,7 +52,7 @@ def test_logs_that_look_right_are_renamed(
 
 
 def test_nothing_to_set_aside(tmp_path: Path) -> None:
-    """A run that broke before LoadGen began has no logs, which is no error; so is one log alone."""
+    """Missing logs are not an error: a run may fail before LoadGen has written all of them or any."""
     assert set_aside(tmp_path, Outcome.FAILED) == ()
     (tmp_path / SUMMARY).write_text("No errors encountered")
     assert set_aside(tmp_path, Outcome.INTERRUPTED) == ("rejected_mlperf_log_summary.txt",)
@@ -68,7 +68,7 @@ def test_nothing_to_set_aside(tmp_path: Path) -> None:
     ],
 )
 def test_what_loadgen_writes_is_recognised(tmp_path: Path, conf: str, mode: Mode, aside: bool) -> None:
-    """Of runs that we call INVALID, LoadGen's own INVALID stays; its VALID and an accuracy run go."""
+    """If the verdict is INVALID, logs with LoadGen's INVALID stay; VALID and accuracy logs are renamed."""
     run_loadgen(conf, Scenario.OFFLINE, mode, tmp_path)
     assert set_aside(tmp_path, Outcome.INVALID) == (REJECTED if aside else ())
     assert set(REJECTED if aside else LOGS) <= names(tmp_path)

@@ -1,4 +1,4 @@
-"""The run's user.conf, checked against LoadGen itself: a process for each reading, as LoadGen keeps state."""
+"""The run's user.conf, read by the real LoadGen in a child process each time, because LoadGen keeps state."""
 
 import json
 import subprocess
@@ -24,13 +24,13 @@ print(json.dumps({name: getattr(settings, name) for name in sys.argv[3:]}))
 
 
 def compose(user_text: str = "", scenario: Scenario = OFFLINE, **changed: object) -> str:
-    """Compose the conf of a performance run over the official number of samples, some arguments changed."""
+    """Compose the conf of a performance run over the official number of samples, with changes."""
     values: dict[str, object] = {"mode": Mode.PERFORMANCE, "num_samples": 6396, "target_qps": None}
     return compose_user_conf(user_text, scenario=scenario, **(values | changed))  # type: ignore[arg-type]
 
 
 def as_loadgen_reads(conf: str, scenario: Scenario, *names: str) -> dict[str, float]:
-    """Let LoadGen read a conf in a process of its own; returns the settings asked for."""
+    """Let LoadGen read a conf in a child process; returns the named settings."""
     done = subprocess.run(
         [sys.executable, "-c", READ, conf, scenario, *names],
         cwd=ROOT,
@@ -76,7 +76,7 @@ def as_loadgen_reads(conf: str, scenario: Scenario, *names: str) -> dict[str, fl
 def test_a_run_gets_the_lines_that_it_needs(
     scenario: Scenario, mode: Mode, num_samples: int, expected: str
 ) -> None:
-    """Offline gets its query count; counts above the data set's follow it; nothing else is set."""
+    """Offline gets its query count; sample counts above the rows are lowered; nothing else is set."""
     assert HEAD + expected == compose(scenario=scenario, mode=mode, num_samples=num_samples)
 
 
@@ -97,7 +97,7 @@ def test_a_run_gets_the_lines_that_it_needs(
     ],
 )
 def test_a_line_of_the_user_wins_where_it_applies(line: str, scenario: Scenario, wins: bool) -> None:
-    """LoadGen reads the user's count where model and scenario match, wildcards too, else the data set's."""
+    """LoadGen reads the user's count if model and scenario match, also by wildcard, else the data set's."""
     conf = compose(line, scenario, num_samples=50)
     assert line.rstrip() in conf
     name = "performance_sample_count_override"
@@ -109,7 +109,7 @@ def test_a_line_of_the_user_wins_where_it_applies(line: str, scenario: Scenario,
 )
 @pytest.mark.parametrize("target_qps", [9.5, 1.5e-07, 9.123456789])
 def test_the_flag_target_qps_beats_every_line(line: str, target_qps: float) -> None:
-    """LoadGen reads --target-qps to the last bit, whatever the user.conf says in whichever form."""
+    """LoadGen reads --target-qps exactly, whatever target_qps the user.conf sets."""
     conf = compose(line, SERVER, target_qps=target_qps)
     assert as_loadgen_reads(conf, SERVER, "server_target_qps") == {"server_target_qps": target_qps}
 
@@ -132,7 +132,7 @@ def test_the_flag_target_qps_beats_every_line(line: str, target_qps: float) -> N
     ],
 )
 def test_each_scenario_has_its_official_settings(scenario: Scenario, expected: dict[str, float]) -> None:
-    """Over 6,396 samples LoadGen's settings are mlperf.conf's, Offline's query count and the target apart."""
+    """Over 6,396 samples LoadGen's settings are mlperf.conf's, except target and Offline's query count."""
     always = {
         "performance_sample_count_override": 6396,
         "accuracy_sample_count_override": 4395,
@@ -168,7 +168,7 @@ def test_each_scenario_has_its_official_settings(scenario: Scenario, expected: d
     ],
 )
 def test_a_line_that_loadgen_would_skip_is_named(tmp_path: Path, line: str, reason: str) -> None:
-    """The error names flag, file, line number, line and what is wrong with it, comments counted."""
+    """The error names flag, file, line and reason, and its line number, in which comments count."""
     path = tmp_path / "user.conf"
     path.write_text(f"# good = bad\n\n*.Server.target_qps = 3\n  {line}\n*.*.bad = 0\n")
     with pytest.raises(ValueError) as caught:
@@ -193,7 +193,7 @@ NUMBERS = [
 
 @pytest.mark.parametrize("key, value, setting", NUMBERS)
 def test_a_number_is_read_as_written_or_refused(tmp_path: Path, key: str, value: str, setting: str) -> None:
-    """No number passes that LoadGen reads as another: 6e5 as 6, 0600000 as octal, -1 as 2**64 - 1."""
+    """Numbers that LoadGen would misread are refused: 6e5 as 6, 0600000 as octal, -1 as 2**64 - 1."""
     path = tmp_path / "user.conf"
     path.write_text(f"*.Offline.{key} = {value}\n")
     try:
@@ -210,7 +210,7 @@ def test_a_number_is_read_as_written_or_refused(tmp_path: Path, key: str, value:
     "comment", ["# a word", "#", "  # indented", "#word", "#two words", "## two words", "#a = b"]
 )
 def test_a_comment_is_one_to_loadgen_or_refused(tmp_path: Path, comment: str) -> None:
-    """LoadGen takes a `#` without a space after it for a key: what it would not read is refused first."""
+    """A `#` without a space after it, which LoadGen takes for a key, is refused."""
     path = tmp_path / "user.conf"
     path.write_text(f"{comment}\n*.Offline.min_query_count = 7\n")
     try:
@@ -223,7 +223,7 @@ def test_a_comment_is_one_to_loadgen_or_refused(tmp_path: Path, comment: str) ->
 
 
 def test_the_official_audit_configs_are_read(tmp_path: Path) -> None:
-    """Every key of the compliance tests' audit.config passes, those of the verification scripts included."""
+    """All keys of the compliance tests' audit.config pass, including those of the verification scripts."""
     # compliance/TEST07/gpt-oss-120b/audit.config and TEST09's; thresholds are read by run_verification.py.
     path = tmp_path / "audit.config"
     keys = {
@@ -244,7 +244,7 @@ def test_the_official_audit_configs_are_read(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """A missing file, a directory and a file that is no UTF-8 are ValueErrors with flag and path."""
+    """A missing file, a directory and a file that is not UTF-8 raise ValueError with flag and path."""
     latin = tmp_path / "latin.conf"
     latin.write_bytes(b"# caf\xe9\n")
     for path in (tmp_path / "missing.conf", tmp_path, latin):

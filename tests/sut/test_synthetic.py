@@ -1,4 +1,4 @@
-"""Synthetic files: what they hold, that a seed fixes them, and that nothing is overwritten by accident."""
+"""Synthetic files: their contents, their seed, and that nothing is overwritten without --overwrite."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SMALL = DatasetSpec(
 
 @pytest.mark.parametrize("name", ["set.parquet", "set.pkl"])
 def test_both_formats_hold_the_same_rows(tmp_path: Path, name: str) -> None:
-    """Either file is a data set with the reference's three columns, data-set names in rotation."""
+    """Both files have the reference's three columns; the names of the data sets alternate."""
     path = tmp_path / name
     synthetic.write_dataset(path, SMALL)
     frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_pickle(path)
@@ -39,7 +39,7 @@ def test_both_formats_hold_the_same_rows(tmp_path: Path, name: str) -> None:
 
 
 def test_lengths_are_those_of_the_benchmark(tmp_path: Path) -> None:
-    """From 1,000 rows on the longest prompt occurs; means are met; first tokens are answer lengths."""
+    """With 1,000 rows the longest prompt occurs and means are met; first tokens are answer lengths."""
     path = tmp_path / "set.parquet"
     synthetic.write_dataset(path, DatasetSpec(num_samples=1_000))
     loaded = dataset.load(path)
@@ -57,7 +57,7 @@ def test_lengths_are_those_of_the_benchmark(tmp_path: Path) -> None:
 
 
 def test_small_bounds_hold(tmp_path: Path) -> None:
-    """No length exceeds its limit and no id the vocabulary, at the smallest limits there are."""
+    """At the smallest limits no length exceeds its limit and no id the vocabulary."""
     spec = DatasetSpec(
         num_samples=50,
         vocab_size=3,
@@ -89,7 +89,7 @@ def test_a_seed_fixes_the_bytes(tmp_path: Path) -> None:
 def test_nothing_is_overwritten_unasked(
     tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What exists stays, with one line and exit code 2, until --overwrite; nothing temporary remains."""
+    """An existing output stays unless --overwrite is given, with one line and exit code 2."""
     output = tmp_path / "out.pkl"
     argv = [*command.split(), "--output", str(output), "--seed", "1"]
     assert synthetic.main(argv) == 0
@@ -97,7 +97,7 @@ def test_nothing_is_overwritten_unasked(
     changed = output / "config.json" if output.is_dir() else output
     changed.write_text("mine")
     assert synthetic.main(argv) == 2
-    assert capsys.readouterr().err == f"--output {output} exists: --overwrite replaces it\n"
+    assert capsys.readouterr().err == f"--output {output}: exists; --overwrite replaces it\n"
     assert changed.read_text() == "mine"
     assert synthetic.main([*argv, "--overwrite"]) == 0
     assert changed.read_bytes() != b"mine"
@@ -105,7 +105,7 @@ def test_nothing_is_overwritten_unasked(
 
 
 def test_foreign_directories_are_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--overwrite removes neither a directory of other files nor a directory in a data set's place."""
+    """--overwrite removes neither a directory of other files nor a directory named like the data set."""
     folder = tmp_path / "set.parquet"
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
@@ -113,8 +113,8 @@ def test_foreign_directories_are_never_replaced(tmp_path: Path, capsys: pytest.C
     assert synthetic.main(dataset_argv) == 2
     assert synthetic.main(["checkpoint", "--output", str(folder), "--overwrite"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"--output {folder} exists: a directory",
-        f"--output {folder} holds more than a synthetic checkpoint",
+        f"--output {folder}: is a directory",
+        f"--output {folder}: holds more than a synthetic checkpoint",
     ]
     assert (folder / "thesis.txt").read_text() == "mine"
 
@@ -150,7 +150,7 @@ def test_bad_arguments_are_refused(
 
 
 def test_the_checkpoint_is_a_small_gpt_oss(tmp_path: Path) -> None:
-    """Tensors are gpt-oss's, stop ids lie in the vocabulary, and anyone may read the files."""
+    """Tensors are gpt-oss's, stop ids are in the vocabulary, and all users can read the files."""
     synthetic.write_checkpoint(tmp_path / "tiny")
     config = json.loads((tmp_path / "tiny/config.json").read_text())
     assert (config["architectures"], config["model_type"]) == (["GptOssForCausalLM"], "gpt_oss")

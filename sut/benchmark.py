@@ -1,0 +1,216 @@
+"""Every figure that MLPerf Inference fixes for a benchmark or a round, each with its source.
+
+A second benchmark or round is one more entry. The sources, by the names used below:
+
+    mlperf.conf  loadgen/mlperf.conf of mlcommons/inference, embedded in mlcommons-loadgen 6.0.17
+    checker      tools/submission/submission_checker/constants.py of mlcommons/inference, v6.1
+    README       language/gpt-oss-120b/README.md of mlcommons/inference
+    rules        inference_rules.adoc of mlcommons/inference_policies
+    compliance   compliance/TEST07 and compliance/TEST09 of mlcommons/inference
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class OtherFigure(NamedTuple):
+    """What another source gives for the same figure."""
+
+    value: int
+    source: str
+
+
+class Figure(NamedTuple):
+    """A figure that the user is shown with its source."""
+
+    value: int
+    """The one that applies by default."""
+    source: str
+    others: tuple[OtherFigure, ...] = ()
+    """Sources that differ."""
+
+    def __str__(self) -> str:
+        """Name the default and every source that differs."""
+        differing = "".join(f"; {other.value:,} by {other.source}" for other in self.others)
+        return f"default {self.value:,} by {self.source}{differing}"
+
+
+class LatencyLimits(NamedTuple):
+    """A model name of LoadGen and the limits that LoadGen applies under it."""
+
+    model_name: str
+    """First part of a key in user.conf."""
+    ttft_ns: Figure
+    tpot_ns: Figure
+
+
+class StopId(NamedTuple):
+    """A token that ends an answer."""
+
+    token_id: int
+    text: str
+    meaning: str
+
+
+class ComplianceTest(NamedTuple):
+    """A run in performance mode under an audit.config that makes LoadGen log every answer."""
+
+    name: str
+    num_samples: int
+    """Rows of its data set, and LoadGen's performance sample count."""
+    keys: tuple[str, ...]
+    """Keys that its audit.config alone holds; its verification script reads them, LoadGen does not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """One benchmark."""
+
+    name: str
+    """Folder of its results in a submission."""
+    repository: str
+    """Model on Hugging Face."""
+    standard: LatencyLimits
+    """Of Offline and Server; Offline has no limits."""
+    interactive: LatencyLimits
+    """Of Interactive, which to LoadGen is Server under another model name."""
+    performance_sample_count: int
+    """Rows of the performance data set, LoadGen's count, and the fewest samples of an Offline query."""
+    accuracy_sample_count: int
+    """Rows of the accuracy data set, and LoadGen's count."""
+    min_duration_ms: int
+    """Shortest performance run; a compliance test has none."""
+    latency_percentile: float
+    """Share of the queries that must meet the latency limits."""
+    performance_max_new_tokens: Figure
+    """Longest answer in a performance run or compliance test, in tokens."""
+    accuracy_max_new_tokens: Figure
+    """Longest answer in an accuracy run, in tokens."""
+    temperature: float
+    top_p: float
+    top_k: int
+    """-1: all candidates."""
+    stop_ids: tuple[StopId, ...]
+    vocab_size: int
+    first_special_id: int
+    """Lowest id of a special token; synthetic prompts have lower ids only."""
+    max_prompt_len: int
+    """Longest prompt, in tokens."""
+    mean_answer_len: float
+    """Mean answer over the performance data set, in tokens."""
+    dataset_names: tuple[str, ...]
+    """Values of the column `dataset` of the accuracy data set."""
+    compliance_tests: tuple[ComplianceTest, ...]
+
+    def compliance_test(self, audit_config: str) -> ComplianceTest | None:
+        """Find the test whose audit.config this is; None if no key names one."""
+        for test in self.compliance_tests:
+            if any(key in audit_config for key in test.keys):
+                return test
+        return None
+
+
+class Seeds(NamedTuple):
+    """The seeds of LoadGen that change with each round."""
+
+    qsl: int
+    sample_index: int
+    schedule: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One round of submissions."""
+
+    name: str
+    seeds: Seeds
+    """Embedded in LoadGen; a user.conf cannot set them."""
+    loadgen_versions: tuple[str, ...]
+    """Releases of mlcommons-loadgen on PyPI that hold the seeds."""
+    checker_version: str
+    """What the submission checker takes as --version."""
+    benchmarks: tuple[Benchmark, ...]
+    """With the limits of this round."""
+
+
+GPT_OSS_120B = Benchmark(
+    name="gpt-oss-120b",  # checker
+    repository="openai/gpt-oss-120b",  # README
+    standard=LatencyLimits(
+        "gpt-oss-120b",  # mlperf.conf
+        ttft_ns=Figure(3_000_000_000, "mlperf.conf and the submission checker"),
+        tpot_ns=Figure(80_000_000, "mlperf.conf and the submission checker"),
+    ),
+    interactive=LatencyLimits(
+        "gpt-oss-120b-interactive",  # mlperf.conf
+        ttft_ns=Figure(2_000_000_000, "mlperf.conf and the submission checker"),
+        # LoadGen decides VALID by mlperf.conf.
+        tpot_ns=Figure(
+            15_000_000,
+            "mlperf.conf and the submission checker",
+            (OtherFigure(20_000_000, "the rules (inference_rules.adoc)"),),
+        ),
+    ),
+    performance_sample_count=6396,  # mlperf.conf, checker
+    accuracy_sample_count=4395,  # mlperf.conf, checker
+    min_duration_ms=600_000,  # mlperf.conf, checker
+    latency_percentile=0.99,  # mlperf.conf
+    # TEST09 compares the mean answer with a reference that was made with the README's budget.
+    performance_max_new_tokens=Figure(
+        10_240,
+        "the reference's README and TEST09",
+        (OtherFigure(10_000, "the rules (inference_rules.adoc)"),),
+    ),
+    accuracy_max_new_tokens=Figure(32_768, "the reference's README"),
+    # language/gpt-oss-120b/generation_config.json, which leaves the seed open.
+    temperature=1.0,
+    top_p=1.0,
+    top_k=-1,
+    # generation_config.json of openai/gpt-oss-120b; the names are those of its tokenizer.
+    stop_ids=(
+        StopId(200_002, "<|return|>", "end of the answer"),
+        StopId(199_999, "<|endoftext|>", "end of the text"),
+        StopId(200_012, "<|call|>", "call of a tool"),
+    ),
+    vocab_size=201_088,  # config.json of openai/gpt-oss-120b
+    first_special_id=199_998,  # its tokenizer: <|startoftext|>
+    max_prompt_len=15_330,  # rules, appendix on benchmarks
+    mean_answer_len=1_278.2,  # compliance: TEST09 accepts 1278.20 +- 10 %
+    dataset_names=("aime25", "gpqa_diamond", "livecodebench_v6"),  # eval_mlperf_accuracy.py
+    compliance_tests=(
+        # README: rows of acc_eval_compliance_gpqa.parquet. Keys: each test's audit.config.
+        ComplianceTest("TEST07", 990, ("test07_accuracy_threshold",)),
+        ComplianceTest("TEST09", 6396, ("test09_min_output_tokens", "test09_max_output_tokens")),
+    ),
+)
+
+V6_1 = Round(
+    name="v6.1",
+    seeds=Seeds(  # mlperf.conf
+        qsl=2085463073848966840,
+        sample_index=2747215439041700203,
+        schedule=16159082839903944936,
+    ),
+    loadgen_versions=("6.0.16", "6.0.17"),  # read from the releases; 6.0.15 has those of v6.0
+    checker_version="v6.1",  # checker
+    benchmarks=(GPT_OSS_120B,),
+)
+
+ROUNDS = (V6_1,)
+"""Newest first."""
+BENCHMARK = ROUNDS[0].benchmarks[0]
+"""The benchmark that is run."""
+
+
+def find_round(seeds: Seeds) -> Round | None:
+    """Find the round that has the seeds of this LoadGen."""
+    return next((entry for entry in ROUNDS if entry.seeds == seeds), None)
+
+
+def unknown_round(seeds: Seeds) -> str:
+    """Explain that the seeds belong to no round."""
+    known = "; ".join(
+        f"{entry.name} has its seeds in mlcommons-loadgen {' and '.join(entry.loadgen_versions)}"
+        for entry in ROUNDS
+    )
+    return f"LoadGen's seeds {', '.join(map(str, seeds))} are those of no known round: {known}"

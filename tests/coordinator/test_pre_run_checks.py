@@ -1,0 +1,97 @@
+"""Why a run will not be a submission run is logged before LoadGen starts, over real workers."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import fleet
+from tests.coordinator.doctor.test_doctor import doctor
+
+# Runs the coordinator as if the only known round had other seeds than the installed LoadGen.
+OTHER_ROUND = """
+import dataclasses, sys
+from sut import benchmark
+benchmark.ROUNDS = (dataclasses.replace(benchmark.V6_1, name="v9.9", seeds=benchmark.Seeds(1, 2, 3)),)
+from coordinator.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+SEEDS = (
+    "LoadGen's seeds 2085463073848966840, 2747215439041700203, 16159082839903944936 are those of no known "
+    "round: v9.9 has its seeds in mlcommons-loadgen 6.0.16 and 6.0.17"
+)
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fleet.WorkerProcess]:
+    """Run one counting worker."""
+    with fleet.workers(tmp_path_factory.mktemp("fleet"), 1) as (started,):
+        yield started
+
+
+def warnings(stderr: str) -> list[str]:
+    """List the warnings of the kind, in order."""
+    return [
+        line.partition("no submission run: ")[2] for line in stderr.splitlines() if "no submission" in line
+    ]
+
+
+def run_flags(worker: fleet.WorkerProcess, directory: Path) -> list[str]:
+    """Flags of a short Server run over 20 prompts, with a user.conf of one second."""
+    data = fleet.write_prompts(directory / "data.parquet", [[3, 7, i] for i in range(20)])
+    conf = fleet.write_conf(directory / "user.conf", "*.Server.min_duration = 1000\n")
+    files = ["--input-file", str(data), "--user-conf", str(conf), "--output-dir", str(directory / "out")]
+    flags = ["--scenario", "server", "--target-qps", "50", "--max-new-tokens", "8"]
+    return ["--workers", worker.address, *files, *flags]
+
+
+def known(worker: fleet.WorkerProcess) -> list[str]:
+    """List the deviations of such a run."""
+    return [
+        "effective_performance_sample_count is 20, not 6396",
+        "effective_min_duration_ms is 1000, below 600000",
+        "the data set has 20 rows, not 6396",
+        "max_new_tokens is 8, not 10240",
+        f"engine is counting, not vllm: 1 of 1 workers, first {worker.address}",
+    ]
+
+
+def test_deviations_are_logged_before_the_run(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
+    """What flags, files, workers and LoadGen's release decide is logged first, and is in run.json again."""
+    command = [sys.executable, "-c", OTHER_ROUND, *run_flags(worker, tmp_path)]
+    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (0, 3), done.stderr
+    expected = known(worker)
+    expected.insert(2, SEEDS)
+    assert expected == warnings(done.stderr)
+    record = fleet.run_json(tmp_path / "out" / "server" / "performance")
+    assert (None, expected) == (record["round"], record["verdict"]["deviations"])
+
+
+def test_the_doctor_lists_round_figures_and_deviations(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
+    """The doctor names the round, the budget with both sources, and each deviation that a run would log."""
+    done = doctor([worker.address], *run_flags(worker, tmp_path)[2:])
+    assert 0 == done.returncode, done.stdout
+    rows = done.stdout.partition("\nsubmission\n")[2].splitlines()
+    cells = [row.split(maxsplit=2) for row in rows if row.startswith(("  ok ", "  warn "))]
+    assert [
+        ["ok", "round", "v6.1, by the seeds of LoadGen 6.0.17; submission checker --version v6.1"],
+        [
+            "ok",
+            "max_new_tokens",
+            "8 tokens in this run; default 10,240 by the reference's README and TEST09; "
+            "10,000 by the rules (inference_rules.adoc)",
+        ],
+        *(["warn", "deviation", text] for text in known(worker)),
+    ] == cells
+
+
+def test_the_doctor_names_both_tpot_limits_of_interactive() -> None:
+    """15 ms by mlperf.conf, which decides, and 20 ms by the rules are in one row."""
+    done = doctor(["127.0.0.1:9"], "--scenario", "interactive", "--timeout-s", "1")
+    assert (
+        "in ns: default 15,000,000 by mlperf.conf and the submission checker; "
+        "20,000,000 by the rules (inference_rules.adoc)"
+    ) in done.stdout
