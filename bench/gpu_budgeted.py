@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from bench.noted import wrap
+from bench.fleet.noted import wrap
 from bench.unguarded import Function, GuardGone
 from coordinator.scheduling.scheduler import Scheduler
 from coordinator.transport.worker_link import WorkerLink

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.bounds import check_above, check_at_least, flag
-from bench.schedule import scheduled_ns
+from bench.fleet.schedule import scheduled_ns
 from sut import dataset
 from sut.dataset import Dataset
 from sut.settings import Scenario

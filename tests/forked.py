@@ -11,7 +11,7 @@ from typing import NamedTuple
 PRELOAD = [
     "bench.flat_out",
     "bench.guards",
-    "bench.simulated_fleet",
+    "bench.fleet.simulated",
     "coordinator.__main__",
     "tokenfleet.local_run",
     "worker.__main__",

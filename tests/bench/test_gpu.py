@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.fleet.notes import RunNotes
+from bench.fleet.schedule import scheduled_ns
 from bench.gpu import main, token_problems
 from bench.gpu_answers import answered
 from bench.gpu_budgeted import budgeted
@@ -20,9 +22,7 @@ from bench.gpu_load import Lengths, Work, arriving, engine_flags, offline, prepa
 from bench.gpu_loadgen import draw_arrivals
 from bench.gpu_model import write_full_size
 from bench.gpu_watch import use_between
-from bench.notes import RunNotes
 from bench.processes import Processes, free_port, wait_listening
-from bench.schedule import scheduled_ns
 from protos.columns import PromptColumns
 from tests.bench.outliving import run_bench
 from worker.engines.vllm.checkpoint import read_limits, stop_token_ids
@@ -221,7 +221,7 @@ def test_arrivals_are_those_of_loadgens_server_run(counting: SimpleNamespace) ->
     assert [*range(60)] == sorted(samples)
     argv, log = coordinator_argv(setting, counting.port, plan, "b")
     notes = setting.directory / "notes.npz"
-    setting.processes.run(["bench.noted", str(notes), *argv[1:]], log, 60.0)
+    setting.processes.run(["bench.fleet.noted", str(notes), *argv[1:]], log, 60.0)
     found = RunNotes.read(notes)
     assert samples == found.issued_samples.tolist()
     seed = json.loads((setting.directory / "server-dry.json").read_text())["seed"]

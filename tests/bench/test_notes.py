@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import xxhash
 
-from bench.noted import Notes, mapping_at, wrap
-from bench.notes import RunNotes, Window
-from bench.schedule import issue_delays_ns, scheduled_ns
+from bench.fleet.noted import Notes, mapping_at, wrap
+from bench.fleet.notes import RunNotes, Window
+from bench.fleet.schedule import issue_delays_ns, scheduled_ns
 from bench.unguarded import GuardGone
 from sut.sut import SUT
 

@@ -1,5 +1,6 @@
 """One run of the coordinator, noted, over a simulated fleet, and what it left."""
 
+import json
 import random
 import subprocess
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.cores import split_cores, started_on
-from bench.notes import Checked, RunNotes, Window
+from bench.fleet.floor import FloorFigures
+from bench.fleet.notes import Checked, RunNotes, Window
 from bench.processes import Ended, Processes, argv_of, read_cpu_s, tail, wait_says
 from bench.rounds import loadgen_window_s, read_run
 from bench.workload import compose_user_conf, write_prompts
@@ -61,6 +63,15 @@ class Costs:
     prefill_tokens_per_s: float
 
 
+class FloorWork(NamedTuple):
+    """What the floor sends: see floor.py."""
+
+    queries: int
+    queries_per_s: float
+    window_s: float = 0.0
+    """The last seconds of issue are measured; 0: from the first query to the last answer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What a run asks of fleet and coordinator."""
@@ -77,7 +88,9 @@ class Work:
     timeout_s: float
     """Bound of the coordinator's run."""
     fleet_flags: tuple[str, ...] = ()
-    """More flags of bench.simulated_fleet."""
+    """More flags of bench.fleet.simulated."""
+    floor: FloorWork | None = None
+    """Measure the floor after the coordinator, over the same fleet."""
 
 
 class Exchange(NamedTuple):
@@ -98,6 +111,7 @@ class Left(NamedTuple):
     checked: Checked
     fleet_cpu_s: float
     """Of the process of all workers, from the coordinator's start to its end."""
+    floor: FloorFigures | None
 
     @property
     def exchange(self) -> Exchange:
@@ -134,6 +148,20 @@ class Left(NamedTuple):
             "peak RSS, MiB": self.notes.memory["peak_rss"] / 2**20,
         }
 
+    def floor_figures(self, cores: float, queries_per_s: float) -> dict[str, Any]:
+        """Give the coordinator's CPU per query and, where the floor was measured, the share above it.
+
+        Args:
+            cores: Of the coordinator, in the window that the floor is measured in too.
+            queries_per_s: In that window.
+        """
+        us_per_query = 1e6 * cores / queries_per_s
+        figures: dict[str, Any] = {"coordinator, us/query": us_per_query}
+        if self.floor is not None:
+            figures["floor"] = self.floor.figures()
+            figures["share above the floor"] = 1.0 - self.floor.us_per_query / us_per_query
+        return figures
+
 
 def common_goals(*exchanges: Exchange) -> list[Goal]:
     """Judge what every run must show: no error of LoadGen, and every answer right."""
@@ -168,18 +196,22 @@ def run(work: Work, processes: Processes, directory: Path) -> Left:
     wait_says(fleet, fleet_log, "ready\n", READY_TIMEOUT_S, "the simulated fleet is not ready")
     notes, log = directory / "notes.npz", directory / "coordinator.log"
     before_s = read_cpu_s(fleet.pid)
-    argv = ["bench.noted", str(notes), *_coordinator_flags(work, port, directory)]
+    argv = ["bench.fleet.noted", str(notes), *_coordinator_flags(work, port, directory)]
     with started_on(coordinator_cores):
         ended = processes.run(argv, log, work.timeout_s)
     if fleet.poll() is not None:
         raise RuntimeError(f"the simulated fleet ended by itself: {tail(fleet_log)}")
     fleet_cpu_s = read_cpu_s(fleet.pid) - before_s
+    floor = None
+    if work.floor is not None:
+        with started_on(coordinator_cores):
+            floor = _measure_floor(work, work.floor, port, processes, directory)
     processes.kill(fleet)
     run_dir = directory / "out" / work.scenario / "performance"
     record, detail = read_run("the coordinator", ended, log, run_dir)
     found = RunNotes.read(notes)
     checked = found.check(work.prompts)
-    return Left(ended, record, detail, found, checked, fleet_cpu_s)
+    return Left(ended, record, detail, found, checked, fleet_cpu_s, floor)
 
 
 def _start_fleet(work: Work, port: int, processes: Processes, directory: Path) -> subprocess.Popen[bytes]:
@@ -190,7 +222,7 @@ def _start_fleet(work: Work, port: int, processes: Processes, directory: Path) -
         "--step-per-seq-us": work.costs.step_per_seq_us,
         "--prefill-tokens-per-s": work.costs.prefill_tokens_per_s,
     }
-    argv = ["bench.simulated_fleet", *argv_of(flags), *work.fleet_flags]
+    argv = ["bench.fleet.simulated", *argv_of(flags), *work.fleet_flags]
     return processes.start(argv, directory / "fleet.log")
 
 
@@ -204,8 +236,32 @@ def _coordinator_flags(work: Work, port: int, directory: Path) -> list[str]:
         "--scenario": str(work.scenario),
         "--input-file": str(write_prompts(directory / "data.parquet", work.prompts)),
         "--user-conf": str(user_conf),
-        "--workers": ",".join(f"127.0.0.1:{port + index}" for index in range(work.workers)),
+        "--workers": _addresses(work, port),
         "--output-dir": str(directory / "out"),
         "--max-new-tokens": str(work.max_new_tokens),
     }
     return argv_of(flags)
+
+
+def _measure_floor(
+    work: Work, floor: FloorWork, port: int, processes: Processes, directory: Path
+) -> FloorFigures:
+    prompts, output, log = directory / "prompts.npy", directory / "floor.json", directory / "floor.log"
+    np.save(prompts, work.prompts)
+    flags = {
+        "--workers": _addresses(work, port),
+        "--prompts": prompts,
+        "--queries": floor.queries,
+        "--queries-per-s": floor.queries_per_s,
+        "--window-s": floor.window_s,
+        "--max-new-tokens": work.max_new_tokens,
+        "--output": output,
+    }
+    ended = processes.run(["bench.fleet.floor", *argv_of(flags)], log, work.timeout_s)
+    if ended.exit_code != 0:
+        raise RuntimeError(f"the floor: exit code {ended.exit_code}: {tail(log)}")
+    return FloorFigures(**json.loads(output.read_text("utf-8")))
+
+
+def _addresses(work: Work, port: int) -> str:
+    return ",".join(f"127.0.0.1:{port + index}" for index in range(work.workers))

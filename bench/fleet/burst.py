@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.bounds import check_above, check_ascending, check_at_least, check_workers
-from bench.fleet_run import Costs, Goal, Left, Shown, Work, common_goals, run
+from bench.fleet.fleet_run import Costs, Goal, Left, Shown, Work, common_goals, run
 from bench.processes import Processes
 from bench.workload import draw_prompts
 from coordinator.scheduling.scheduler import MAX_UNTAKEN

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import fleet_burst, fleet_growth, fleet_held, fleet_server
 from bench.bounds import flag
 from bench.command import check_output, describe_commit, describe_machine, run_command, say, write_record
-from bench.fleet_run import Costs, Goal, Shown
+from bench.fleet import burst, growth, held, pair, server
+from bench.fleet.fleet_run import Costs, Goal, Shown
 from bench.processes import Processes
 from coordinator.config import Parser
 
@@ -32,22 +32,18 @@ class Show(NamedTuple):
 SHOWS = {
     "held": Show(
         "60,000 requests in flight and 1.12 million tokens/s, held for a minute",
-        fleet_held.Held,
-        fleet_held.QUICK,
-        fleet_held.show,
+        held.Held,
+        held.QUICK,
+        held.show,
     ),
     "server": Show(
         "2,000 queries/s over engines that answer at once",
-        fleet_server.Fast,
-        fleet_server.QUICK,
-        fleet_server.show,
+        server.Fast,
+        server.QUICK,
+        server.show,
     ),
-    "burst": Show(
-        "541,200 Offline samples in one call", fleet_burst.Burst, fleet_burst.QUICK, fleet_burst.show
-    ),
-    "growth": Show(
-        "CPU over workers, requests and frames", fleet_growth.Growth, fleet_growth.QUICK, fleet_growth.show
-    ),
+    "burst": Show("541,200 Offline samples in one call", burst.Burst, burst.QUICK, burst.show),
+    "growth": Show("CPU over workers, requests and frames", growth.Growth, growth.QUICK, growth.show),
 }
 
 
@@ -61,6 +57,8 @@ class Asked(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Run, print, write; 0 all goals met, 1 one is not or a run failed, 2 bad input."""
+    if argv[:1] == ["pair"]:
+        return pair.main(argv[1:])
     try:
         asked = _parse(argv)
     except ValueError as error:
@@ -129,7 +127,9 @@ def _parse(argv: list[str]) -> Asked:
         ValueError: Names flag, value and bound.
     """
     parser = Parser(prog="python -m bench.fleet", allow_abbrev=False, description=__doc__)
-    parts = parser.add_subparsers(dest="name", required=True, metavar="|".join(SHOWS), parser_class=Parser)
+    names = "|".join(SHOWS)
+    parts = parser.add_subparsers(dest="name", required=True, metavar=f"{names}|pair", parser_class=Parser)
+    parts.add_parser("pair", help="server or held in two checkouts, in turns")
     for name, show in SHOWS.items():
         part = parts.add_parser(name, allow_abbrev=False, help=show.what, description=show.what)
         for field in dataclasses.fields(show.plan):  # type: ignore[arg-type]  # see Show.plan
@@ -164,7 +164,9 @@ def _check_costs(argv: list[str], names: set[str]) -> None:
 
 def _add_flag(parser: Parser, field: "dataclasses.Field[Any]") -> None:
     default = field.default
-    if isinstance(default, tuple):
+    if isinstance(default, bool):
+        parser.add_argument(flag(field.name), action="store_true", help="default: off")
+    elif isinstance(default, tuple):
         many = 2 if field.name == "answer_tokens" else "+"
         parser.add_argument(flag(field.name), type=type(default[0]), nargs=many, default=default)
     else:

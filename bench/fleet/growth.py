@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from bench.bounds import check_above, check_at_least, check_workers, flag
-from bench.fleet_plot import check_plot, draw
-from bench.fleet_run import Costs, Exchange, Goal, Left, Shown, Work, common_goals, run
-from bench.notes import Window
+from bench.fleet.fleet_run import Costs, Exchange, Goal, Left, Shown, Work, common_goals, run
+from bench.fleet.notes import Window
+from bench.fleet.plot import check_plot, draw
 from bench.processes import Processes
 from bench.workload import draw_prompts
 from sut.settings import Scenario

@@ -7,7 +7,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from bench.schedule import issue_delays_ns, scheduled_ns
+from bench.fleet.schedule import issue_delays_ns, scheduled_ns
 from bench.workload import counting_answer
 
 Ints = NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""`python -m bench.simulated_fleet`: many simulated workers in one process, for fleets on few cores.
+"""`python -m bench.fleet.simulated`: many simulated workers in one process, for fleets on few cores.
 
 Each has its own port, gRPC server and engine, and all share one event loop: real streams, real frames. It
 prints `ready` once all are SERVING, and ends with SIGTERM or SIGINT; Processes (processes.py) has it end with
@@ -49,7 +49,7 @@ def parse(argv: list[str]) -> Fleet:
     Raises:
         ValueError: Names flag, value and bound.
     """
-    parser = Parser(prog="python -m bench.simulated_fleet", allow_abbrev=False)
+    parser = Parser(prog="python -m bench.fleet.simulated", allow_abbrev=False)
     parser.add_argument("--workers", type=int, default=72, help="default: 72")
     parser.add_argument("--port-base", type=int, required=True, help="the first worker's; the others follow")
     parser.add_argument("--frame-hold-ms", type=float, default=WorkerConfig().frame_hold_ms)
@@ -115,7 +115,7 @@ def main(argv: list[str]) -> int:
     try:
         asyncio.run(serve(parse(argv)))
     except (BadInput, ValueError) as error:
-        sys.stderr.write(f"bench.simulated_fleet: {error}\n")
+        sys.stderr.write(f"bench.fleet.simulated: {error}\n")
         return 2
     return 0
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.bounds import check_above, check_ascending, check_at_least, check_workers
-from bench.fleet_run import Costs, Goal, Left, Shown, Work, common_goals, run
+from bench.fleet.fleet_run import Costs, FloorWork, Goal, Left, Shown, Work, common_goals, run
 from bench.processes import Processes
 from bench.workload import draw_prompts
 from coordinator.recording.run_record import percentile
@@ -41,6 +41,8 @@ class Fast:
     """Of each step."""
     max_new_tokens: int = 1_024
     """Budget of an answer."""
+    floor: bool = False
+    """Measure the floor too, after the coordinator."""
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -73,6 +75,7 @@ def show(plan: Fast, processes: Processes, directory: Path) -> Shown:
         conf={"target_qps": plan.queries_per_s, "min_query_count": plan.queries},
         fleet_flags=("--whole-answers",) if plan.frames_per_query == 1 else (),
         timeout_s=120.0 + 3.0 * (plan.queries + plan.samples) / plan.queries_per_s,
+        floor=FloorWork(plan.queries, plan.queries_per_s) if plan.floor else None,
     )
     left = run(work, processes, directory)
     figures = _figures(left, plan.queries_per_s)
@@ -92,8 +95,10 @@ def _figures(left: Left, target_qps: float) -> dict[str, Any]:
     issuing_s = float(calls[-1, 0] - calls[0, 0]) / 1e9
     begin_s, end_s = left.window_s
     keys = {f"p{100 * q:g}": f"result_first_token_{100 * q:.2f}_percentile_latency_ns" for q in PERCENTILES}
+    queries_per_s = (len(calls) - 1) / issuing_s
+    cores = left.ended.curve.between(begin_s, end_s) / (end_s - begin_s)
     return {
-        "queries/s": (len(calls) - 1) / issuing_s,
+        "queries/s": queries_per_s,
         "TTFT by LoadGen, ms": {
             mark: float(str(left.detail.values[key])) / 1e6 for mark, key in keys.items()
         },
@@ -107,5 +112,6 @@ def _figures(left: Left, target_qps: float) -> dict[str, Any]:
             "maximum": int(took_ns.max()) / 1e6,
         },
         "queued, ms": left.spread_ms("queued_ns"),
-        "coordinator, cores": left.ended.curve.between(begin_s, end_s) / (end_s - begin_s),
+        "coordinator, cores": cores,
+        **left.floor_figures(cores, queries_per_s),
     }

@@ -1,4 +1,4 @@
-"""`python -m bench.noted FILE.npz FLAGS`: the coordinator, each of its exchanges with LoadGen noted.
+"""`python -m bench.fleet.noted FILE.npz FLAGS`: the coordinator, each of its exchanges with LoadGen noted.
 
 Runs `python -m coordinator FLAGS`. Meanwhile it notes when LoadGen issued each query and how long the call
 took, a digest (XXH3-64) and the length of each answer at the address that LoadGen is given, and twice a
@@ -260,7 +260,7 @@ def main(argv: list[str]) -> int:
 
 
 def _refuse(reason: str, exit_code: int) -> int:
-    print(f"bench.noted: {reason}", file=sys.stderr)  # noqa: T201 - no result
+    print(f"bench.fleet.noted: {reason}", file=sys.stderr)  # noqa: T201 - no result
     return exit_code
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from bench.bounds import check_above, check_ascending, check_at_least, check_workers
-from bench.fleet_run import Costs, Goal, Left, Shown, Work, common_goals, run
-from bench.notes import Window
+from bench.fleet.fleet_run import Costs, FloorWork, Goal, Left, Shown, Work, common_goals, run
+from bench.fleet.notes import Window
 from bench.processes import Processes
 from bench.workload import draw_prompts
 from sut.settings import Scenario
@@ -76,6 +76,8 @@ class Held:
     """Tokens that must come per second of the window."""
     min_held_s: float = 60.0
     """How long the window must be."""
+    floor: bool = False
+    """Measure the floor too, after the coordinator."""
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -116,18 +118,20 @@ def show(plan: Held, processes: Processes, directory: Path) -> Shown:
         conf={"target_qps": plan.queries_per_s, "min_query_count": plan.num_queries},
         timeout_s=120.0 + 3.0 * issuing_s,
         fleet_flags=("--max-num-seqs", str(MAX_NUM_SEQS)),
+        floor=FloorWork(plan.num_queries, plan.queries_per_s, plan.hold_s) if plan.floor else None,
     )
     left = run(work, processes, directory)
     last_ns = int(left.notes.calls[-1, 0])
     window = Window(last_ns - int(plan.hold_s * 1e9), last_ns)
-    figures = _figures(left, window)
+    figures = _figures(left, window, plan.queries_per_s)
     return Shown(figures | left.common_figures(), _goals(plan, left, figures))
 
 
-def _figures(left: Left, window: Window) -> dict[str, Any]:
+def _figures(left: Left, window: Window, queries_per_s: float) -> dict[str, Any]:
     notes = left.notes
     samples = notes.within(window)
     in_flight = samples[:, 2]
+    cores = left.cores(window)
     ended = (notes.samples[-1, 0] - notes.calls[0, 0]) / 1e9
     return {
         "from the first query to the window, s": (window.begin_ns - notes.calls[0, 0]) / 1e9,
@@ -137,7 +141,8 @@ def _figures(left: Left, window: Window) -> dict[str, Any]:
         "in flight, mean": float(in_flight.mean()) if len(in_flight) else 0.0,
         "in flight, most": int(in_flight.max(initial=0)),
         "tokens/s": notes.tokens_per_s(window),
-        "coordinator, cores": left.cores(window),
+        "coordinator, cores": cores,
+        **left.floor_figures(cores, queries_per_s),
         "samples": {
             "s": np.round((notes.samples[:, 0] - notes.calls[0, 0]) / 1e9, 2).tolist(),
             "tokens": notes.samples[:, 1].tolist(),

@@ -38,5 +38,5 @@ def issue_delays_ns(issued_ns: NDArray[np.int64], scheduled: NDArray[np.int64]) 
     delays: NDArray[np.int64] = issued_ns - scheduled
     delays = delays - delays.min()
     if (delays < MATCH_NS).mean() < MIN_MATCH:
-        raise RuntimeError("LoadGen's schedule is not the one computed from its seed: see bench/schedule.py")
+        raise RuntimeError("LoadGen's schedule is not the one that bench/fleet/schedule.py computes")
     return delays
