@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 # What a test of mistakes calls, and what these import when they run.
 PRELOAD = [
-    "bench.flat_out",
-    "bench.guards",
+    "bench.peers.__main__",
     "bench.fleet.simulated",
     "coordinator.__main__",
     "tokenfleet.local_run",

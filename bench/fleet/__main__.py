@@ -10,11 +10,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.bounds import flag
-from bench.command import check_output, describe_commit, describe_machine, run_command, say, write_record
+from bench.command import (
+    check_output,
+    describe_commit,
+    describe_machine,
+    flag,
+    run_command,
+    say,
+    write_record,
+)
 from bench.fleet import burst, growth, held, pair, server
 from bench.fleet.fleet_run import Costs, Goal, Shown
 from bench.processes import Processes
+from common.flags import FlagError
 from coordinator.config import Parser
 
 
@@ -124,7 +132,7 @@ def _parse(argv: list[str]) -> Asked:
     """Read the command line.
 
     Raises:
-        ValueError: Names flag, value and bound.
+        FlagError: Names flag, value and bound.
     """
     parser = Parser(prog="python -m bench.fleet", allow_abbrev=False, description=__doc__)
     names = "|".join(SHOWS)
@@ -151,7 +159,7 @@ def _check_costs(argv: list[str], names: set[str]) -> None:
     """Check that a part which takes a machine's costs gets all of them, or none.
 
     Raises:
-        ValueError: Names one that is missing: with a default in its place they were half of two machines.
+        FlagError: Names a missing one: with a default for it the costs would mix two machines.
     """
     costs = [field.name for field in dataclasses.fields(Costs)]
     if not names.issuperset(costs):
@@ -159,7 +167,7 @@ def _check_costs(argv: list[str], names: set[str]) -> None:
     given = {word.partition("=")[0] for word in argv}
     missing = [flag(name) for name in costs if flag(name) not in given]
     if 0 < len(missing) < len(costs):
-        raise ValueError(f"{missing[0]}: missing; the costs of a step are given together or not at all")
+        raise FlagError(missing[0], "missing; the costs of a step are given together or not at all")
 
 
 def _add_flag(parser: Parser, field: "dataclasses.Field[Any]") -> None:

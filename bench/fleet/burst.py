@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.bounds import check_above, check_ascending, check_at_least, check_workers
+from bench.command import check_above, check_ascending, check_at_least, check_workers
 from bench.fleet.fleet_run import Costs, Goal, Left, Shown, Work, common_goals, run
 from bench.processes import Processes
 from bench.workload import draw_prompts
+from common.flags import FlagError
 from coordinator.scheduling.scheduler import MAX_UNTAKEN
 from sut.loadgen import TOKEN_BYTES
 from sut.settings import PERFORMANCE_MAX_NEW_TOKENS, Scenario
@@ -55,11 +56,7 @@ class Burst:
     """Bound of the coordinator's run."""
 
     def __post_init__(self) -> None:
-        """Check the bounds.
-
-        Raises:
-            ValueError: Names flag, value and bound.
-        """
+        """Check the bounds; FlagError names flag, value and bound."""
         check_workers("workers", self.workers)
         check_at_least(self, requests=1, max_num_seqs=1, prompt_tokens=2, samples=1)
         check_at_least(self, max_new_tokens=2, min_in_flight=0, step_base_ms=0, step_per_seq_us=0)
@@ -68,9 +65,10 @@ class Burst:
         slots, memory_bytes = self.workers * self.max_num_seqs, _memory_bytes()
         arena_bytes = slots * self.max_new_tokens * TOKEN_BYTES
         if arena_bytes > memory_bytes:
-            raise ValueError(
-                f"--max-num-seqs: {self.max_num_seqs} at {self.workers} workers are {slots} slots of "
-                f"{self.max_new_tokens} tokens, {arena_bytes} bytes, above this machine's {memory_bytes}"
+            raise FlagError(
+                "--max-num-seqs",
+                f"{self.max_num_seqs} at {self.workers} workers are {slots} slots of "
+                f"{self.max_new_tokens} tokens, {arena_bytes} bytes, above this machine's {memory_bytes}",
             )
 
 

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.cores import split_cores, started_on
 from bench.fleet.floor import FloorFigures
 from bench.fleet.notes import Checked, RunNotes, Window
-from bench.processes import Ended, Processes, argv_of, read_cpu_s, tail, wait_says
-from bench.rounds import loadgen_window_s, read_run
+from bench.processes import Ended, Processes, argv_of, read_cpu_s, split_cores, started_on, tail, wait_says
+from bench.runs import loadgen_window_s, read_run
 from bench.workload import compose_user_conf, write_prompts
 from sut.results.logs import DetailLog
 from sut.settings import Scenario

@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bench.bounds import check_above, check_at_least, check_workers, flag
+from bench.command import check_above, check_at_least, check_workers, flag
 from bench.fleet.fleet_run import Costs, Exchange, Goal, Left, Shown, Work, common_goals, run
 from bench.fleet.notes import Window
-from bench.fleet.plot import check_plot, draw
 from bench.processes import Processes
 from bench.workload import draw_prompts
+from common.flags import FlagError
 from sut.settings import Scenario
 
 PROMPT_TOKENS = 16
@@ -56,15 +56,9 @@ class Growth:
     """Times of a step, at the same tokens/s."""
     seconds: float = 12.0
     """How long the requests of a point run."""
-    plot: Path | None = None
-    """Gets the curves, .svg or .png."""
 
     def __post_init__(self) -> None:
-        """Check the bounds.
-
-        Raises:
-            ValueError: Names flag, value and bound.
-        """
+        """Check the bounds; FlagError names flag, value and bound."""
         check_workers("workers", self.workers)
         check_workers("by_workers", *self.by_workers)
         check_at_least(self, in_flight=1, seconds=MIN_SECONDS)
@@ -72,8 +66,7 @@ class Growth:
         for name in ("by_workers", "by_in_flight", "by_step_ms"):
             values = getattr(self, name)
             if not all(0 < value < float("inf") for value in values) or len(values) < 2:
-                raise ValueError(f"{flag(name)}: {values} are not two or more, each above 0")
-        check_plot(self.plot)
+                raise FlagError(flag(name), f"{values} are not two or more, each above 0")
 
     @property
     def points(self) -> dict[str, list["Point"]]:
@@ -126,8 +119,6 @@ def show(plan: Growth, processes: Processes, directory: Path) -> Shown:
         costs[point] = _cost(point, left)
         exchanges.append(left.exchange)
     series = {name: [(point, costs[point]) for point in points] for name, points in plan.points.items()}
-    if plan.plot is not None:
-        draw(plan.plot, {name: [(x(name, p, c), c.cores) for p, c in rows] for name, rows in series.items()})
     line = fit(list(costs.values()))
     figures = {
         "cores = idle + frame * frames/s + token * tokens/s": line,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.bounds import check_above, check_ascending, check_at_least, check_workers
+from bench.command import check_above, check_ascending, check_at_least, check_workers
 from bench.fleet.fleet_run import Costs, FloorWork, Goal, Left, Shown, Work, common_goals, run
 from bench.fleet.notes import Window
 from bench.processes import Processes
@@ -80,11 +80,7 @@ class Held:
     """Measure the floor too, after the coordinator."""
 
     def __post_init__(self) -> None:
-        """Check the bounds.
-
-        Raises:
-            ValueError: Names flag, value and bound.
-        """
+        """Check the bounds; FlagError names flag, value and bound."""
         check_workers("workers", self.workers)
         check_at_least(self, prompt_tokens=2, samples=1, max_new_tokens=2, min_in_flight=0)
         check_at_least(self, step_base_ms=0, step_per_seq_us=0)

@@ -1,11 +1,10 @@
-"""`python -m bench.fleet.noted FILE.npz FLAGS`: the coordinator, each of its exchanges with LoadGen noted.
+"""`python -m bench.fleet.noted FILE.npz FLAGS`: `python -m coordinator FLAGS`, with notes of what it does.
 
-Runs `python -m coordinator FLAGS`. Meanwhile it notes when LoadGen issued each query and how long the call
-took, a digest (XXH3-64) and the length of each answer at the address that LoadGen is given, and twice a
-second how much the coordinator holds. FILE gets what notes.py reads, unless the run ends by leaving the
-process. All this runs in the coordinator's process and counts as its CPU; `noting_ns` in FILE is how much of
-it the digests and lists were. Exit code 1 names a function that has moved, 2 bad input; else the
-coordinator's.
+The notes are: when LoadGen issued each query and how long the call took; the length and a digest (XXH3-64) of
+each answer at the address that LoadGen gets; and twice a second how many tokens and requests the coordinator
+holds. FILE gets what notes.py reads, unless the run exits the process. All this runs in the coordinator's
+process and counts as its CPU time; `noting_ns` in FILE is the part of digests and lists. Exit code 2: bad
+input; otherwise the coordinator's.
 """
 
 import ctypes
@@ -22,11 +21,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from bench.unguarded import Function, GuardGone, Patch, find
 from coordinator.scheduling.event_loop import EventLoop
 from sut.loadgen import TOKEN_BYTES
 from sut.sut import SUT
 
+Function = Callable[..., Any]
 SAMPLE_INTERVAL_S = 0.5
 JOIN_TIMEOUT_S = 5.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -42,6 +41,8 @@ class Notes:
         self.issued_ids, self.issued_samples = array("Q"), array("q")
         """Per request, in the order of issue: LoadGen's id, and the sample."""
         # The dispatcher's thread.
+        self._answer_address = 0
+        """Of the last answer: in the token arena."""
         self.answers = array("Q")
         """Per answer: LoadGen's id, number of tokens, digest."""
         # The sampling thread.
@@ -81,27 +82,30 @@ class Notes:
         for id_, address, count in zip(ids, addresses, counts, strict=True):
             answer = (ctypes.c_char * (count * TOKEN_BYTES)).from_address(address)
             self.answers.extend((id_, count, xxhash.xxh3_64_intdigest(answer)))
+            self._answer_address = address
         self.completing_ns += time.thread_time_ns() - noting_ns
         complete(sut, ids, addresses, counts)
 
-    def start(self, dispatcher: EventLoop) -> None:
+    def start(self, event_loop: EventLoop) -> None:
         """Begin to sample, until LoadGen's test has ended."""
-        self._sampler = threading.Thread(target=self._sample, args=(dispatcher,), name="notes", daemon=True)
+        self._sampler = threading.Thread(target=self._sample, args=(event_loop,), name="notes", daemon=True)
         self._sampler.start()
 
-    def _sample(self, dispatcher: EventLoop) -> None:
-        """Thread: its own."""
-        self._look(dispatcher)
-        while not self._ended.wait(SAMPLE_INTERVAL_S):
-            self._look(dispatcher)
-        self._look(dispatcher)
-        self._weigh(dispatcher)
+    def _sample(self, event_loop: EventLoop) -> None:
+        """Take samples until the end.
 
-    def _look(self, dispatcher: EventLoop) -> None:
-        """Note what the coordinator holds now."""
-        ledger, backlog = dispatcher.ledger, dispatcher.flow.backlog
+        Thread: its own.
+        """
+        while not self._ended.wait(SAMPLE_INTERVAL_S):
+            self._take_sample(event_loop)
+        self._take_sample(event_loop)
+        self._measure_memory()
+
+    def _take_sample(self, event_loop: EventLoop) -> None:
+        """Note what the coordinator holds now; the only place that reads the product's counters."""
+        table, backlog = event_loop.ledger, event_loop.flow.backlog
         self.samples.extend(
-            (time.monotonic_ns(), ledger.num_tokens, ledger.num_running, len(backlog), read_rss_bytes())
+            (time.monotonic_ns(), table.num_tokens, table.num_running, len(backlog), read_rss_bytes())
         )
 
     def reach(self, stage: str) -> None:
@@ -115,9 +119,8 @@ class Notes:
         """
         self._ended.set()
 
-    def _weigh(self, dispatcher: EventLoop) -> None:
-        (arena,) = dispatcher.ledger.addresses(np.zeros(1, np.int64))
-        reserved, resident = mapping_at(arena)
+    def _measure_memory(self) -> None:
+        reserved, resident = mapping_at(self._answer_address)
         status = Path("/proc/self/status").read_text()
         peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
         self.memory = {
@@ -174,26 +177,20 @@ def mapping_at(address: int) -> tuple[int, int]:
     return 0, 0
 
 
-def wrap(target: str, like: Function, around: Callable[[Function], Function]) -> None:
-    """Put something around a function of the product.
-
-    Args:
-        target: module:Class.name.
-        like: Takes the same arguments.
-        around: Makes what is called instead.
+def wrap(owner: type, name: str, around: Callable[[Function], Function]) -> None:
+    """Replace a method of the product by what `around` makes of it.
 
     Raises:
-        GuardGone: There is no such function, or it takes other arguments.
+        AttributeError: The class has no such method.
     """
-    owner, name, original = find(Patch(target, like))
-    setattr(owner, name, around(original))
+    setattr(owner, name, around(getattr(owner, name)))
 
 
 def note(notes: Notes) -> None:
-    """Have this process's coordinator noted.
+    """Note what this process's coordinator does.
 
     Raises:
-        GuardGone: See `wrap`.
+        AttributeError: The product has no method of a name used here.
     """
 
     def ended(close: Function) -> Function:
@@ -204,63 +201,40 @@ def note(notes: Notes) -> None:
         return call
 
     def reached(wait_ready: Function) -> Function:
-        def call(dispatcher: EventLoop, timeout_s: float) -> None:
+        def call(event_loop: EventLoop, *args: Any) -> None:
             notes.reach("data set")
-            wait_ready(dispatcher, timeout_s)
+            wait_ready(event_loop, *args)
 
         return call
 
     def sampled(open_run: Function) -> Function:
-        def call(dispatcher: EventLoop, *args: Any) -> str:
-            spec_hash: str = open_run(dispatcher, *args)
+        def call(event_loop: EventLoop, *args: Any) -> str:
+            spec_hash: str = open_run(event_loop, *args)
             notes.reach("streams")
-            notes.start(dispatcher)
+            notes.start(event_loop)
             return spec_hash
 
         return call
 
-    wrap("sut.sut:SUT.issue_queries", _issue_queries, lambda f: lambda *args: notes.issue(f, *args))
-    wrap("sut.sut:SUT.complete", _complete, lambda f: lambda *args: notes.complete(f, *args))
-    wrap("sut.sut:SUT.close", _close, ended)
-    wrap("coordinator.scheduling.event_loop:EventLoop.wait_ready", _wait_ready, reached)
-    wrap("coordinator.scheduling.event_loop:EventLoop.open", _open, sampled)
-
-
-def _issue_queries(self: object, ids: object, samples: object) -> None:
-    """Stand for how the function is called, as those that follow."""
-
-
-def _complete(self: object, ids: object, addresses: object, counts: object) -> None: ...
-
-
-def _close(self: object) -> None: ...
-
-
-def _wait_ready(self: object, timeout_s: object) -> None: ...
-
-
-def _open(self: object, run_id: object, spec: object, task: object, flush: object) -> None: ...
+    wrap(SUT, "issue_queries", lambda f: lambda *args: notes.issue(f, *args))
+    wrap(SUT, "complete", lambda f: lambda *args: notes.complete(f, *args))
+    wrap(SUT, "close", ended)
+    wrap(EventLoop, "wait_ready", reached)
+    wrap(EventLoop, "open", sampled)
 
 
 def main(argv: list[str]) -> int:
     """Run the coordinator, then write the file."""
+    if len(argv) < 2:
+        print("bench.fleet.noted: give FILE.npz and the coordinator's flags", file=sys.stderr)  # noqa: T201 - no result
+        return 2
     notes = Notes()
     coordinator = importlib.import_module("coordinator.__main__")
-    try:
-        note(notes)
-    except GuardGone as error:
-        return _refuse(str(error), 1)
-    if len(argv) < 2:
-        return _refuse("give FILE.npz and the coordinator's flags", 2)
+    note(notes)
     notes.reach("interpreter")
     exit_code: int = coordinator.main(argv[1:])
     if notes.calls:
         notes.write(Path(argv[0]))
-    return exit_code
-
-
-def _refuse(reason: str, exit_code: int) -> int:
-    print(f"bench.fleet.noted: {reason}", file=sys.stderr)  # noqa: T201 - no result
     return exit_code
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from bench.command import describe_commit, describe_machine, say, write_record
 from bench.processes import THIS_CHECKOUT, Checkout, Processes, tail
+from common.flags import FlagError
 from coordinator.config import Parser
 
 SIDE_TIMEOUT_S = 1800.0
@@ -143,7 +144,7 @@ def parse(argv: list[str]) -> Pair:
     """Read the command line; what follows the part's name and is not known here are the part's flags.
 
     Raises:
-        ValueError: Names flag, value and bound.
+        FlagError: Names flag, value and bound.
     """
     parser = Parser(prog="python -m bench.fleet pair", allow_abbrev=False, description=__doc__)
     parser.add_argument("--old", type=Path, required=True, metavar="DIR", help="the checkout to compare with")
@@ -160,18 +161,18 @@ def parse(argv: list[str]) -> Pair:
 def _old_checkout(args: argparse.Namespace) -> Checkout:
     root = args.old.resolve()
     if not (root / "bench").is_dir():
-        raise ValueError(f"--old: {root} has no folder bench")
+        raise FlagError("--old", f"{root} has no folder bench")
     venv = root / ".venv" / "bin" / "python"
     python = args.old_python or (venv if venv.exists() else Path(sys.executable))
     if not python.exists():
-        raise ValueError(f"--old-python: {python} does not exist")
+        raise FlagError("--old-python", f"{python} does not exist")
     # Not resolved: the interpreter of a virtual environment is a link.
     return Checkout(root, str(python.absolute()))
 
 
 def _checked_rounds(rounds: int) -> int:
     if rounds < 1:
-        raise ValueError(f"--rounds: {rounds} is below 1")
+        raise FlagError("--rounds", f"{rounds} is below 1")
     return rounds
 
 
@@ -180,7 +181,7 @@ def _directory(args: argparse.Namespace) -> Path:
         return Path(tempfile.mkdtemp(prefix="bench-fleet-pair-"))
     directory: Path = args.output_dir
     if not directory.parent.is_dir():
-        raise ValueError(f"--output-dir: {directory.parent} is no directory")
+        raise FlagError("--output-dir", f"{directory.parent} is no directory")
     directory.mkdir(exist_ok=True)
     return directory
 

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.bounds import check_above, check_ascending, check_at_least, check_workers
+from bench.command import check_above, check_ascending, check_at_least, check_workers
 from bench.fleet.fleet_run import Costs, FloorWork, Goal, Left, Shown, Work, common_goals, run
 from bench.processes import Processes
 from bench.workload import draw_prompts
+from common.flags import FlagError
 from coordinator.recording.run_record import percentile
 from sut.settings import Scenario
 
@@ -45,17 +46,13 @@ class Fast:
     """Measure the floor too, after the coordinator."""
 
     def __post_init__(self) -> None:
-        """Check the bounds.
-
-        Raises:
-            ValueError: Names flag, value and bound.
-        """
+        """Check the bounds; FlagError names flag, value and bound."""
         check_workers("workers", self.workers)
         check_at_least(self, queries=1, prompt_tokens=2, samples=1, step_base_ms=0)
         check_above(self, "queries_per_s")
         check_ascending(self, "answer_tokens", self.max_new_tokens)
         if self.frames_per_query not in (1, 2):
-            raise ValueError(f"--frames-per-query: {self.frames_per_query} is neither 1 nor 2")
+            raise FlagError("--frames-per-query", f"{self.frames_per_query} is neither 1 nor 2")
 
 
 def show(plan: Fast, processes: Processes, directory: Path) -> Shown:

@@ -14,6 +14,7 @@ import sys
 from typing import NamedTuple
 
 from bench.command import say
+from common.flags import FlagError
 from worker.config import BadInput, EngineKind, Parser, WorkerConfig
 from worker.engine_protocol import Step
 from worker.engines.scripted.simulated import SimulatedConfig, SimulatedEngine, parse_engine_flags
@@ -47,7 +48,7 @@ def parse(argv: list[str]) -> Fleet:
     """Read the command line; what it does not know are the flags of worker/engines/scripted/simulated.py.
 
     Raises:
-        ValueError: Names flag, value and bound.
+        FlagError: Names flag, value and bound.
     """
     parser = Parser(prog="python -m bench.fleet.simulated", allow_abbrev=False)
     parser.add_argument("--workers", type=int, default=72, help="default: 72")
@@ -62,9 +63,9 @@ def parse(argv: list[str]) -> Fleet:
 def _workers(own: argparse.Namespace) -> list[WorkerConfig]:
     highest = MAX_PORT - own.workers + 1
     if own.workers < 1:
-        raise ValueError(f"--workers: {own.workers} is below 1")
+        raise FlagError("--workers", f"{own.workers} is below 1")
     if not 1 <= own.port_base <= highest:
-        raise ValueError(f"--port-base: {own.port_base} is not in 1..{highest} for {own.workers} workers")
+        raise FlagError("--port-base", f"{own.port_base} is not in 1..{highest} for {own.workers} workers")
     return [
         WorkerConfig(
             engine=EngineKind.SIMULATED,

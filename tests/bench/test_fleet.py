@@ -13,7 +13,6 @@ from bench.fleet import pair
 from bench.fleet.__main__ import main
 from bench.fleet.fleet_run import Goal
 from bench.fleet.growth import Cost, Growth, Point, fit, off_line
-from bench.fleet.plot import check_plot, draw
 from tests.bench.outliving import check_takes_all_along, run_bench
 from tests.fleet import ROOT
 
@@ -102,15 +101,6 @@ def test_growth_measures_each_point_once(tmp_path: Path) -> None:
     assert rows["workers"][0]["frames_per_s"] <= 1.1 * 2 * 50
 
 
-def test_curves_are_drawn(tmp_path: Path) -> None:
-    """Every series becomes a curve over what varies in it."""
-    pytest.importorskip("matplotlib")
-    path = tmp_path / "curves.svg"
-    check_plot(path)
-    draw(path, {"workers": [(8, 0.1), (72, 0.4)], "in flight": [(64, 0.1)], "frame rate": [(200, 0.1)]})
-    assert path.read_text().startswith("<?xml")
-
-
 def figures(us_per_query: float, floor: float | None = None) -> pair.Figures:
     """One run of one checkout."""
     return pair.Figures(us_per_query, None, None, 1.0, us_per_query / 10, 7, True, floor)
@@ -182,8 +172,6 @@ def test_nothing_outlives_the_fleet(tmp_path: Path, signum: signal.Signals) -> N
         ("growth --by-workers 3", "--by-workers"),
         ("growth --by-step-ms 0 1", "--by-step-ms"),
         ("growth --by-workers 2000 1", "--by-workers"),
-        ("growth --plot nowhere/a.svg", "--plot: nowhere is no directory"),
-        ("growth --plot a.txt", "--plot: a.txt does not end in .svg or .png"),
         ("held --output nowhere/a.json", "--output: nowhere is no directory"),
         ("held --spare 1", "--spare"),
         ("pair server", "--old"),
