@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from bench.processes import ROOT, SIGNALS
+from common.flags import FlagError
 
 GIT_TIMEOUT_S = 10.0
 _LIST_OF_NUMBERS = re.compile(r"\[\n[\s\d.,eE+-]+\]")
@@ -46,7 +48,7 @@ def parse_comparison(
         quick: Other defaults, with --quick.
 
     Raises:
-        ValueError: Names flag, value and bound.
+        FlagError: Names flag, value and bound.
     """
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--quick", action="store_true", help="one short round")
@@ -55,7 +57,7 @@ def parse_comparison(
         parser.set_defaults(**quick)
     args = parser.parse_args(argv)
     if args.rounds < 1:
-        raise ValueError(f"--rounds: {args.rounds} is below 1")
+        raise FlagError("--rounds", f"{args.rounds} is below 1")
     check_output(args.output)
     return args
 
@@ -67,7 +69,7 @@ def check_output(path: Path | None) -> None:
         ValueError: Its directory does not exist.
     """
     if path is not None and not path.parent.is_dir():
-        raise ValueError(f"--output: {path.parent} is no directory")
+        raise FlagError("--output", f"{path.parent} is no directory")
 
 
 def write_record(path: Path | None, record: dict[str, object]) -> None:
@@ -123,3 +125,61 @@ def describe_commit() -> str:
 def _interrupt(signum: int, _: object) -> None:
     """Leave through the block that kills what was started."""
     sys.exit(128 + signum)
+
+
+INFINITY = float("inf")
+MAX_WORKERS = 1000
+"""Of one process's fleet: each has a port, a server and an engine."""
+
+
+def check_at_least(plan: Any, **bounds: float) -> None:
+    """Check fields against their lowest values.
+
+    Raises:
+        FlagError: Names flag, value and bound.
+    """
+    for name, bound in bounds.items():
+        if not bound <= getattr(plan, name) < INFINITY:
+            raise FlagError(flag(name), f"{getattr(plan, name)} is below {bound} or not finite")
+
+
+def check_workers(name: str, *nums: int) -> None:
+    """Check numbers of workers.
+
+    Raises:
+        FlagError: Names flag, value and bound.
+    """
+    for num in nums:
+        if num < 1:
+            raise FlagError(flag(name), f"{num} is below 1")
+        if num > MAX_WORKERS:
+            raise FlagError(flag(name), f"{num} is above {MAX_WORKERS}")
+
+
+def check_above(plan: Any, *names: str) -> None:
+    """Check that fields are above 0 and finite.
+
+    Raises:
+        FlagError: Names flag, value and bound.
+    """
+    for name in names:
+        if not 0 < getattr(plan, name) < INFINITY:
+            raise FlagError(flag(name), f"{getattr(plan, name)} is not above 0 and finite")
+
+
+def check_ascending(plan: Any, name: str, highest: int) -> None:
+    """Check the two lengths between which answers are drawn.
+
+    Raises:
+        ValueError: They do not ascend from 2, as LoadGen counts a shorter answer as an error, to `highest`.
+    """
+    first, last = getattr(plan, name)
+    if not 2 <= first <= last <= highest:
+        raise FlagError(
+            flag(name), f"{first} {last} does not ascend from 2 to at most --max-new-tokens {highest}"
+        )
+
+
+def flag(name: str) -> str:
+    """Write a field's name as a flag."""
+    return f"--{name.replace('_', '-')}"

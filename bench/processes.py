@@ -28,6 +28,16 @@ PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _LIBC = ctypes.CDLL(None)
 
 
+class Checkout(NamedTuple):
+    """A tree of this repository, and the interpreter that runs it."""
+
+    root: Path
+    python: str
+
+
+THIS_CHECKOUT = Checkout(ROOT, sys.executable)
+
+
 class CpuCurve(NamedTuple):
     """CPU time of one process over its life."""
 
@@ -83,20 +93,22 @@ class Processes:
         *,
         environment: Mapping[str, str] | None = None,
         piped: bool = False,
+        checkout: Checkout = THIS_CHECKOUT,
     ) -> subprocess.Popen[bytes]:
-        """Start `python -m <module> <flags>` in a session of its own; its output goes to `log`.
+        """Start `python -m <module> <flags>` in a new session; its output goes to `log`.
 
         Args:
             module_argv: Module and flags.
             log: Gets both outputs.
             environment: Variables beside those of this process.
             piped: Its standard input and output are pipes of the Popen; only its errors go to `log`.
+            checkout: The tree whose module is run.
         """
         parent = os.getpid()
         with log.open("wb") as out, _signals_held() as mask:
             process = subprocess.Popen(
-                [sys.executable, "-m", *module_argv],
-                cwd=ROOT,
+                [checkout.python, "-m", *module_argv],
+                cwd=checkout.root,
                 stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if piped else out,
                 stderr=out,
@@ -227,3 +239,24 @@ def _prepare(mask: set[int], parent: int) -> None:
 def _signal_group(process: subprocess.Popen[bytes], signum: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signum)
+
+
+def split_cores() -> tuple[set[int], set[int]]:
+    """Divide the cores that this process may use: one for the fleet, the others for the coordinator.
+
+    Returns:
+        Both; the same one twice where there is but one.
+    """
+    first, *others = sorted(os.sched_getaffinity(0))
+    return {first}, set(others or [first])
+
+
+@contextlib.contextmanager
+def started_on(cores: set[int]) -> Iterator[None]:
+    """Have processes that are started in a block run on these cores; this thread waits there too."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

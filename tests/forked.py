@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 # Programs that tests call, and modules that these import when they run.
 PRELOAD = [
-    "bench.flat_out",
-    "bench.guards",
-    "bench.simulated_fleet",
+    "bench.peers.__main__",
+    "bench.fleet.simulated",
     "coordinator.__main__",
     "tokenfleet.local_run",
     "worker.__main__",

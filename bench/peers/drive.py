@@ -2,11 +2,10 @@
 
 The flags are the coordinator's. LoadGen, the data set, the settings and the reports are the product's own
 (`sut`), and so is the care for the interpreter; only the way of the tokens differs. Leaves LoadGen's files
-and a run.json with the figures that LoadGen does not have.
+and a run.json with the number of messages.
 """
 
 import asyncio
-import dataclasses
 import gc
 import json
 import logging
@@ -14,17 +13,12 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
-
 from bench.peers import grpc_stream, http_sse
 from bench.peers.driver import Driver
-from bench.peers.messages import MessageDriver
 from bench.peers.requests import RequestDriver
-from bench.peers.zmq_frames import FrameDriver
-from bench.peers.zmq_msgspec import MsgspecCodec
-from bench.peers.zmq_pickle import AllTogetherDriver, PickleCodec
+from bench.peers.zmq_msgspec import MessageDriver
+from common.flags import FlagError
 from coordinator.config import RunConfig, parse
-from coordinator.recording.run_record import Spread
 from coordinator.run import GC_THRESHOLD, SWITCH_INTERVAL_S
 from sut import dataset, settings
 from sut.dataset import Dataset
@@ -33,10 +27,7 @@ from sut.loadgen import LoadGenTest
 DRIVERS: dict[str, Callable[[RunConfig, Dataset, int], Driver]] = {
     "grpc": partial(RequestDriver, make=grpc_stream.Client),
     "sse": partial(RequestDriver, make=http_sse.Client),
-    "zmq-pickle": partial(MessageDriver, codec=PickleCodec()),
-    "zmq-pickle-all": AllTogetherDriver,
-    "zmq-msgspec": partial(MessageDriver, codec=MsgspecCodec()),
-    "zmq-frames": FrameDriver,
+    "zmq-msgspec": MessageDriver,
 }
 
 
@@ -48,7 +39,7 @@ async def run(config: RunConfig, transport: str) -> None:
         RuntimeError: LoadGen left no summary.
     """
     if config.max_new_tokens is None:
-        raise ValueError("--max-new-tokens: missing")
+        raise FlagError("--max-new-tokens", "missing")
     data = dataset.load(config.input_file)
     user_text = "" if config.user_conf is None else settings.read_conf("--user-conf", config.user_conf)
     conf = settings.compose_user_conf(
@@ -67,9 +58,7 @@ async def run(config: RunConfig, transport: str) -> None:
     driver.sut.close()
     await driver.settle()
     await driver.close()
-    spread = Spread.of(np.array(driver.report_delays_ns))
-    summary = {"report_delay_ns": dataclasses.asdict(spread), "num_messages": driver.num_messages}
-    record = {"summary": summary}
+    record = {"summary": {"num_messages": driver.num_messages}}
     (config.run_dir / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-from array import array
 from typing import Any, Protocol
 
 from sut.sut import SUT
@@ -16,8 +15,6 @@ class Driver(Protocol):
 
     sut: SUT
     """LoadGen's calls."""
-    report_delays_ns: "array[int]"
-    """Per first token and per completion: LoadGen told minus produced."""
 
     @property
     def num_messages(self) -> int:

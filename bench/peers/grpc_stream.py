@@ -1,7 +1,7 @@
 """A gRPC call per request, its tokens as a server stream: the shape of vLLM's and SMG's gRPC servers.
 
 Messages are those of the product's wire, so both sides pay the same protobuf runtime; `packed` is the budget
-(<u4) and the prompt one way, and the time (<u8), whether it ends (<u1), and the tokens the other way.
+(<u4) and the prompt one way, whether the answer ends (<u1) and the tokens the other way.
 """
 
 import struct
@@ -17,7 +17,7 @@ from protos.columns import CHANNEL_OPTIONS, TokenIds
 
 SERVICE = "tokenfleet.bench.PerRequest"
 PROMPT_HEAD = struct.Struct("<I")
-CHUNK_HEAD = struct.Struct("<Q?")
+CHUNK_HEAD = struct.Struct("<?")
 # A busy loop takes up one call each turn, and an Offline query is all its calls at once. By default gRPC
 # cancels those that have waited for 30 s, and refuses some where a thousand wait.
 SERVER_OPTIONS = [
@@ -36,7 +36,7 @@ async def serve(streams: Streams, port: int) -> None:
         packed = request.packed
         (budget,) = PROMPT_HEAD.unpack_from(packed)
         async for chunk in streams.generate(np.frombuffer(packed, "<i4", offset=PROMPT_HEAD.size), budget):
-            head = CHUNK_HEAD.pack(chunk.produced_ns, chunk.finished)
+            head = CHUNK_HEAD.pack(chunk.finished)
             yield pb.Tokens(packed=head + array("i", chunk.tokens).tobytes())
 
     handler = grpc.unary_stream_rpc_method_handler(
@@ -72,8 +72,8 @@ class Client:
         request = pb.Submit(packed=PROMPT_HEAD.pack(max_new_tokens) + prompt.tobytes())
         async for message in self._generate(request):
             packed = message.packed
-            produced_ns, finished = CHUNK_HEAD.unpack_from(packed)
-            yield Chunk(array("i", packed[CHUNK_HEAD.size :]), produced_ns, finished)
+            (finished,) = CHUNK_HEAD.unpack_from(packed)
+            yield Chunk(array("i", packed[CHUNK_HEAD.size :]), finished)
 
     async def close(self) -> None:
         """Close the channel."""

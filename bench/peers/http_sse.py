@@ -52,7 +52,6 @@ def _event(chunk: Chunk) -> dict[str, object]:
         "object": "text_completion",
         "model": "counting",
         "choices": [choice],
-        "produced_ns": chunk.produced_ns,
     }
 
 
@@ -79,7 +78,7 @@ class Client:
                     event = json.loads(line[len(DATA) :])
                     choice = event["choices"][0]
                     finished = choice["finish_reason"] is not None
-                    yield Chunk(choice["token_ids"], event["produced_ns"], finished)
+                    yield Chunk(choice["token_ids"], finished)
 
     async def close(self) -> None:
         """Close the session."""

@@ -1,7 +1,6 @@
 """LoadGen's requests over a transport that has a stream for each of them."""
 
 import asyncio
-import time
 from array import array
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
@@ -49,7 +48,6 @@ class RequestDriver:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self.sut = SUT(config.scenario, self._issue, die)
-        self.report_delays_ns = array("q")
         self.num_messages = 0
 
     async def connect(self) -> None:
@@ -97,8 +95,6 @@ class RequestDriver:
                 self.sut.first_tokens([id_], [answer.buffer_info()[0]])
             if chunk.finished:
                 self.sut.complete([id_], [answer.buffer_info()[0]], [len(answer)])
-            if first or chunk.finished:
-                self.report_delays_ns.append(time.monotonic_ns() - chunk.produced_ns)
         self._outstanding[server] -= 1
         expected = min(int(prompt[0]), self._budget)
         if len(answer) != expected:

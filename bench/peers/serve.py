@@ -5,7 +5,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
-from bench.peers import grpc_stream, http_sse, zmq_frames, zmq_msgspec, zmq_pickle
+from bench.peers import grpc_stream, http_sse, zmq_msgspec
 from bench.peers.streams import Streams
 from worker.engines.scripted.counting import CountingConfig, CountingEngine, add_flags
 
@@ -26,10 +26,7 @@ def streamed(serve: Callable[[Streams, int], Awaitable[None]]) -> Serve:
 SERVE: dict[str, Serve] = {
     "grpc": streamed(grpc_stream.serve),
     "sse": streamed(http_sse.serve),
-    "zmq-pickle": zmq_pickle.serve,
-    "zmq-pickle-all": lambda engine, _, port: zmq_pickle.serve_all_together(engine, port),
     "zmq-msgspec": zmq_msgspec.serve,
-    "zmq-frames": lambda engine, _, port: zmq_frames.serve(engine, port),
 }
 
 

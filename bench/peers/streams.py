@@ -18,8 +18,6 @@ class Chunk(NamedTuple):
 
     tokens: Iterable[int]
     """At least one."""
-    produced_ns: int
-    """When the engine handed the last of them over, monotonic clock of the machine."""
     finished: bool
     """No more will come."""
 
@@ -111,7 +109,7 @@ class Cutter:
                 request.begun = True
                 if finished:
                     del self._requests[name]
-                self._deliver(name, Chunk(request.pending, columns.produced_ns, finished))
+                self._deliver(name, Chunk(request.pending, finished))
                 request.pending = []
 
 

@@ -6,17 +6,24 @@ chunk instead of a message that repeats the answer.
 Source: mlcommons/endpoints, src/inference_endpoint/core/types.py and async_utils/transport/zmq.
 """
 
-from collections.abc import Iterable
+import asyncio
+from array import array
 
 import msgspec
 import numpy as np
 
-from bench.peers import messages
-from bench.peers.streams import Chunk
+from bench.peers.driver import die, die_on_loop_errors
+from bench.peers.streams import Chunk, Cutter
+from bench.peers.zmq_sockets import DriverSockets, WorkerSockets
+from coordinator.config import RunConfig
+from sut.dataset import Dataset
+from sut.sut import SUT
 from worker.engines.scripted.counting import CountingEngine
 
 
-class _Query(msgspec.Struct, array_like=True, frozen=True, gc=False):
+class Query(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One prompt."""
+
     name: int
     prompt: list[int]
     max_new_tokens: int
@@ -27,36 +34,122 @@ class StreamChunk(msgspec.Struct, array_like=True, frozen=True, omit_defaults=Tr
 
     name: int
     tokens: list[int]
-    produced_ns: int
     finished: bool = False
 
 
 _ENCODER = msgspec.msgpack.Encoder()
-_QUERIES = msgspec.msgpack.Decoder(_Query)
+_QUERIES = msgspec.msgpack.Decoder(Query)
 _CHUNKS = msgspec.msgpack.Decoder(StreamChunk)
 
 
 async def serve(engine: CountingEngine, tokens_per_message: int, port: int) -> None:
     """Serve for ever."""
-    await messages.serve(engine, tokens_per_message, port, MsgspecCodec())
+    die_on_loop_errors()
 
-
-class MsgspecCodec:
-    """See the module."""
-
-    def encode_request(self, request: messages.Request) -> bytes:
-        """Pack a request."""
-        return _ENCODER.encode(_Query(request.name, request.prompt.tolist(), request.max_new_tokens))
-
-    def decode_request(self, body: bytes) -> messages.Request:
-        """Unpack it."""
+    def submit(body: bytes) -> None:
         query = _QUERIES.decode(body)
-        return messages.Request(query.name, np.array(query.prompt, np.int32), query.max_new_tokens)
+        cutter.submit(query.name, np.array(query.prompt, np.int32), query.max_new_tokens)
 
-    def encode_chunk(self, name: int, chunk: Chunk) -> Iterable[bytes]:
-        """Pack a chunk: one message."""
-        return (_ENCODER.encode(StreamChunk(name, list(chunk.tokens), chunk.produced_ns, chunk.finished)),)
+    def deliver(name: int, chunk: Chunk) -> None:
+        message = StreamChunk(name, list(chunk.tokens), chunk.finished)
+        sockets.send(_ENCODER.encode(message))
 
-    def decode_message(self, body: bytes) -> StreamChunk:
-        """Unpack it."""
-        return _CHUNKS.decode(body)
+    sockets = WorkerSockets(port, submit)
+    cutter = Cutter(engine, tokens_per_message, deliver, sockets.room)
+    await cutter.pump()
+
+
+class InFlight:
+    """One request as the driver knows it."""
+
+    __slots__ = ("answer", "loadgen_id", "worker")
+
+    def __init__(self, loadgen_id: int, worker: int) -> None:
+        self.loadgen_id = loadgen_id
+        self.worker = worker
+        self.answer = array("i")
+
+
+class MessageDriver:
+    """A table of requests, and a call for each message; everything but `_issue` runs on the event loop."""
+
+    def __init__(self, config: RunConfig, data: Dataset, max_new_tokens: int) -> None:
+        """Connect LoadGen's calls with the workers; needs a running loop.
+
+        Args:
+            config: The run.
+            data: Its prompts.
+            max_new_tokens: Budget of each request.
+        """
+        die_on_loop_errors()
+        self._addresses = config.workers
+        self._data = data
+        self._budget = max_new_tokens
+        self._sockets: list[DriverSockets] = []
+        self._loop = asyncio.get_running_loop()
+        self._outstanding = [0] * len(config.workers)
+        self._requests: dict[int, InFlight] = {}
+        """By the name in their messages."""
+        self._num_started = 0
+        self.sut = SUT(config.scenario, self._issue, die)
+
+    @property
+    def num_messages(self) -> int:
+        """Messages with tokens or an end."""
+        return sum(sockets.num_messages for sockets in self._sockets)
+
+    async def connect(self) -> None:
+        """Tell every worker where its messages go."""
+        self._sockets = [DriverSockets(address, self._take) for address in self._addresses]
+
+    async def settle(self) -> None:
+        """Check that nothing is in flight.
+
+        Raises:
+            RuntimeError: Something is, though LoadGen counts all as complete.
+        """
+        if self._requests:
+            raise RuntimeError(f"{len(self._requests)} requests in flight after the end")
+
+    async def close(self) -> None:
+        """Close all sockets."""
+        for sockets in self._sockets:
+            sockets.close()
+
+    def _issue(self, ids: list[int], samples: list[int]) -> None:
+        """Take one query.
+
+        Thread: LoadGen's; wakes the loop.
+        """
+        self._loop.call_soon_threadsafe(self._start, ids, samples)
+
+    def _start(self, ids: list[int], samples: list[int]) -> None:
+        """Send each request to the least loaded worker."""
+        for id_, sample in zip(ids, samples, strict=True):
+            name = self._num_started
+            self._num_started += 1
+            worker = min(range(len(self._sockets)), key=self._outstanding.__getitem__)
+            self._outstanding[worker] += 1
+            self._requests[name] = InFlight(id_, worker)
+            query = Query(name, self._data.prompt(sample).tolist(), self._budget)
+            self._sockets[worker].send(_ENCODER.encode(query))
+
+    def _take(self, body: bytes) -> None:
+        """Add one message to its request's answer."""
+        message = _CHUNKS.decode(body)
+        request = self._requests[message.name]
+        answer = request.answer
+        first = not answer
+        answer.extend(message.tokens)
+        if first or message.finished:
+            self._report(request, first, message)
+
+    def _report(self, request: InFlight, first: bool, message: StreamChunk) -> None:
+        """Tell LoadGen of a first token, an end, or both."""
+        id_, answer = request.loadgen_id, request.answer
+        if first and self.sut.reports_first_tokens:
+            self.sut.first_tokens([id_], [answer.buffer_info()[0]])
+        if message.finished:
+            self.sut.complete([id_], [answer.buffer_info()[0]], [len(answer)])
+            self._outstanding[request.worker] -= 1
+            del self._requests[message.name]

@@ -106,7 +106,7 @@ class Sender:
         self._socket.close(linger=0)
 
 
-class WorkerLink:
+class DriverSockets:
     """The driver's end of one worker."""
 
     def __init__(self, address: str, take: Take) -> None:
@@ -139,18 +139,16 @@ class WorkerLink:
         self._sender.close()
 
 
-class Door:
-    """A worker's end: where requests come in, and the way to whoever drives it now."""
+class WorkerSockets:
+    """A worker's end: receives requests, and sends to the driver that connected last."""
 
-    def __init__(self, port: int, on_open: Callable[[], None], take: Take) -> None:
+    def __init__(self, port: int, take: Take) -> None:
         """Listen; needs a running loop.
 
         Args:
             port: Of this machine.
-            on_open: Called when another driver begins.
             take: Takes each message of requests.
         """
-        self._on_open = on_open
         self._take = take
         self._sender: Sender | None = None
         self._receiver = Receiver(self._admit)
@@ -172,7 +170,6 @@ class Door:
             if self._sender is not None:
                 self._sender.close()
             self._sender = Sender(body.decode())
-            self._on_open()
         elif kind == REQUEST:
             self._take(body)
         else:

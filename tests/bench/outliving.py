@@ -1,11 +1,14 @@
 """Whether processes run, and who started them."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
 
 from tests.fleet import ROOT
 
@@ -62,3 +65,12 @@ def run_bench(module_argv: list[str], timeout_s: float = 120) -> subprocess.Comp
         timeout=timeout_s,
         check=False,
     )
+
+
+def accuracy_log(answers: list[list[int]]) -> str:
+    """Compose LoadGen's accuracy log of answers by sample, one line each, as LoadGen does."""
+    entries = [
+        {"qsl_idx": sample, "data": np.array(answer, "<i4").tobytes().hex(), "token_count": len(answer)}
+        for sample, answer in enumerate(answers)
+    ]
+    return "[\n" + ",\n".join(map(json.dumps, entries)) + "\n]\n"

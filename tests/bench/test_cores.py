@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bench.cores import split_cores, started_on
+from bench.processes import split_cores, started_on
 
 SHOW = "import os; print(sorted(os.sched_getaffinity(0)))"
 

@@ -3,16 +3,18 @@
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.fleet import main
-from bench.fleet_growth import Cost, Growth, Point, fit, off_line
-from bench.fleet_plot import check_plot, draw
-from bench.fleet_run import Goal
+from bench.fleet import pair
+from bench.fleet.__main__ import main
+from bench.fleet.fleet_run import Goal
+from bench.fleet.growth import Cost, Growth, Point, fit, off_line
 from tests.bench.outliving import check_takes_all_along, run_bench
+from tests.fleet import ROOT
 
 HELD = [
     *["--workers", "3", "--queries-per-s", "100", "--answer-tokens", "20", "40", "--prompt-tokens", "8"],
@@ -55,8 +57,14 @@ def test_held_judges_a_window_before_the_last_query(tmp_path: Path) -> None:
 
 
 def test_server_knows_when_each_query_was_due(tmp_path: Path) -> None:
-    """LoadGen's schedule is computed anew: of 200 queries half are late by less than 20 ms."""
-    figures = fleet("server", SERVER, tmp_path / "server.json")["figures"]
+    """LoadGen's schedule is computed anew: of 200 queries half are late by less than 20 ms.
+
+    The floor sends 200 queries too, and each is answered in one frame or shares one.
+    """
+    figures = fleet("server", [*SERVER, "--floor"], tmp_path / "server.json")["figures"]
+    assert 200 == figures["floor"]["queries"]
+    assert 0 < figures["floor"]["frames"] <= 200
+    assert 0 < figures["floor"]["us/query"]
     assert 200 == figures["requests"]
     assert 0 <= figures["issue delay, ms"]["p50"] < 20
     # LoadGen counts from when a query was due, the coordinator from when it came.
@@ -93,13 +101,41 @@ def test_growth_measures_each_point_once(tmp_path: Path) -> None:
     assert rows["workers"][0]["frames_per_s"] <= 1.1 * 2 * 50
 
 
-def test_curves_are_drawn(tmp_path: Path) -> None:
-    """Every series becomes a curve over what varies in it."""
-    pytest.importorskip("matplotlib")
-    path = tmp_path / "curves.svg"
-    check_plot(path)
-    draw(path, {"workers": [(8, 0.1), (72, 0.4)], "in flight": [(64, 0.1)], "frame rate": [(200, 0.1)]})
-    assert path.read_text().startswith("<?xml")
+def figures(us_per_query: float, floor: float | None = None) -> pair.Figures:
+    """One run of one checkout."""
+    return pair.Figures(us_per_query, None, None, 1.0, us_per_query / 10, 7, True, floor)
+
+
+def test_pair_takes_medians_of_ratios_within_rounds() -> None:
+    """New over old is 0.8, 0.5, 0.9 and above a floor of 100 us 75, 40 and 88 %; medians 0.8 and 0.75."""
+    loads = [(500.0, 400.0, 100.0), (600.0, 300.0, 100.0), (900.0, 810.0, 100.0)]
+    rounds = [pair.Round(figures(old), figures(new, floor)) for old, new, floor in loads]
+    medians = pair.medians_of(rounds)
+    assert pytest.approx(0.8) == medians["us_per_query"] == medians["report_p99_ms"]
+    assert 1.0 == medians["report_p50_ms"]
+    assert "ttft_p50_ms" not in medians
+    assert pytest.approx(0.75) == medians["us_per_query above the floor"]
+
+
+@pytest.mark.long
+def test_pair_runs_both_checkouts_and_keeps_what_they_printed(tmp_path: Path) -> None:
+    """This checkout against itself: both print and write, and the new one has the floor."""
+    flags = [
+        "--old",
+        str(ROOT),
+        "--old-python",
+        sys.executable,
+        "--rounds",
+        "1",
+        "--output-dir",
+        str(tmp_path),
+    ]
+    done = run_bench(["bench.fleet", "pair", *flags, "server", *SERVER])
+    assert 0 == done.returncode, done.stdout + done.stderr
+    (found,) = json.loads((tmp_path / "pair.json").read_text())["rounds"]
+    assert found["old"]["floor_us_per_query"] is None
+    assert 0 < found["new"]["floor_us_per_query"]
+    assert all("queries/s" in (tmp_path / f"round0-{side}.txt").read_text() for side in ("old", "new"))
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
@@ -136,10 +172,12 @@ def test_nothing_outlives_the_fleet(tmp_path: Path, signum: signal.Signals) -> N
         ("growth --by-workers 3", "--by-workers"),
         ("growth --by-step-ms 0 1", "--by-step-ms"),
         ("growth --by-workers 2000 1", "--by-workers"),
-        ("growth --plot nowhere/a.svg", "--plot: nowhere is no directory"),
-        ("growth --plot a.txt", "--plot: a.txt does not end in .svg or .png"),
         ("held --output nowhere/a.json", "--output: nowhere is no directory"),
         ("held --spare 1", "--spare"),
+        ("pair server", "--old"),
+        ("pair --old nowhere server", "has no folder bench"),
+        ("pair --old . --rounds 0 server", "--rounds: 0 is below 1"),
+        ("pair --old . burst", "'burst'"),
     ],
 )
 def test_bad_flags_are_named(flags: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import xxhash
 
-from bench.noted import Notes, mapping_at, wrap
-from bench.notes import RunNotes, Window
-from bench.schedule import issue_delays_ns, scheduled_ns
-from bench.unguarded import GuardGone
+from bench.fleet.noted import Notes, mapping_at, wrap
+from bench.fleet.notes import RunNotes, Window
+from bench.fleet.schedule import issue_delays_ns, scheduled_ns
 from sut.sut import SUT
 
 # The answers: 18, 19, 20 and the stop id; 8 and the stop id.
@@ -90,12 +89,10 @@ def test_a_mapping_is_found_by_an_address_in_it() -> None:
     assert (0, 0) == mapping_at(0)
 
 
-def test_a_function_that_has_moved_is_missed() -> None:
-    """What does not exist, or takes other arguments, is named instead of noted."""
-    for target in ("sut.sut:SUT.nothing", "sut.sut:SUT.complete"):
-        with pytest.raises(GuardGone, match=target):
-            wrap(target, lambda: None, lambda function: function)
-    assert "complete" == SUT.complete.__name__
+def test_a_method_that_does_not_exist_is_named() -> None:
+    """A method that the product no longer has ends the benchmark with its name."""
+    with pytest.raises(AttributeError, match="nothing"):
+        wrap(SUT, "nothing", lambda function: function)
 
 
 def test_the_schedule_is_the_one_that_loadgen_follows() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.simulated_fleet import main
+from bench.fleet.simulated import main
 from tests import fleet
 from tests.bench.outliving import run_bench, wait_until
 from tests.forked import end_of
@@ -25,7 +25,7 @@ COSTS = "--prefill-tokens-per-s 1e5 --step-base-ms 1 --step-per-seq-us 20"
 def simulated_fleet(directory: Path, num: int) -> Iterator[tuple[subprocess.Popen[bytes], list[str]]]:
     """Run a fleet for the length of a block, which it has entered once it says `ready`."""
     base, log = steady_port(random.Random(), num), directory / "fleet.log"
-    command = ["bench.simulated_fleet", "--workers", str(num), "--port-base", str(base), *COSTS.split()]
+    command = ["bench.fleet.simulated", "--workers", str(num), "--port-base", str(base), *COSTS.split()]
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-m", *command], cwd=fleet.ROOT, stdout=out, stderr=out)
     try:
@@ -85,6 +85,6 @@ def test_a_taken_port_is_named() -> None:
     """Where one port of the fleet is taken, none of its workers stays, and the last line says which."""
     base = steady_port(random.Random(), 2)
     with socket.create_server(("127.0.0.1", base + 1)):
-        done = run_bench(["bench.simulated_fleet", "--workers", "2", "--port-base", str(base)])
+        done = run_bench(["bench.fleet.simulated", "--workers", "2", "--port-base", str(base)])
     assert (2, "") == (done.returncode, done.stdout)
     assert f"--port: cannot listen on 127.0.0.1:{base + 1}" in done.stderr.splitlines()[-1]

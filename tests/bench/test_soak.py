@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.herd import Kill
-from bench.soak_run import NUM_SAMPLES, Leftover, Sample, check_answers
-from bench.soak_verdict import judge, returns
-from bench.vitals import Vitals, chart, read_vitals
+from bench.process_usage import ProcessUsage, read_usage
+from bench.soak.herd import Kill
+from bench.soak.soak_run import NUM_SAMPLES, Leftover, Sample, check_answers
+from bench.soak.verdict import judge, returns
 from sut.results.logs import DetailLog
-from tests.bench.outliving import check_takes_all_along, run_bench
-from tests.bench.test_transport import accuracy_log
+from tests.bench.outliving import accuracy_log, check_takes_all_along, run_bench
 from worker.node.ports import steady_port
 
 TINY = [
@@ -41,7 +40,7 @@ SECOND_NS = 1_000_000_000
 def leftover(rss_kib: list[int], fds: list[int], losses: list[dict[str, Any]], num: int = 1) -> Leftover:
     """Make what a soak of 100 s leaves that killed 127.0.0.1:1 at its 10th second, `num` answers each."""
     samples = [
-        Sample(float(second), 2, 1, Vitals(rss, None, fd, 5, 0.0))
+        Sample(float(second), 2, 1, ProcessUsage(rss, None, fd, 5, 0.0))
         for second, rss, fd in zip(range(0, 100, 100 // len(rss_kib)), rss_kib, fds, strict=True)
     ]
     summary = {
@@ -141,22 +140,15 @@ def test_a_wrong_answer_is_found(tmp_path: Path) -> None:
 
 def test_descriptors_of_a_process_are_counted(tmp_path: Path) -> None:
     """One file more is one descriptor more; an ended process has no figures."""
-    before = read_vitals(os.getpid())
+    before = read_usage(os.getpid())
     with (tmp_path / "file").open("w"):
-        during = read_vitals(os.getpid())
+        during = read_usage(os.getpid())
     assert before is not None
     assert during is not None
     assert before.fds + 1 == during.fds
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait(30)
-    assert read_vitals(ended.pid) is None
-
-
-def test_a_chart_shows_both_ends() -> None:
-    """The highest reading stands on the first line, the lowest on the last, each with its figure."""
-    lines = chart("title", [0.0, 60.0], [10.0, 20.0]).splitlines()
-    assert lines[1].startswith("        20.0 |") and lines[1].endswith("*")
-    assert "        10.0 |*" == lines[8]
+    assert read_usage(ended.pid) is None
 
 
 def test_a_workers_port_is_no_connections() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from bench import startup
 from bench.processes import Processes
-from bench.startup import SIDES, Side, main, start
+from bench.startup.__main__ import SIDES, Side, main, start
 
 
 def counting(*flags: str) -> Side:

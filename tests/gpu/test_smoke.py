@@ -15,7 +15,7 @@ from typing import NamedTuple
 import grpc
 import pytest
 
-from bench.gpu_model import write_full_size
+from bench.gpu.model import write_full_size
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from sut.settings import Scenario

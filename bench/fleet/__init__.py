@@ -1,0 +1,1 @@
+"""One coordinator for the largest fleet published, over simulated workers."""

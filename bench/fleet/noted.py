@@ -1,0 +1,242 @@
+"""`python -m bench.fleet.noted FILE.npz FLAGS`: `python -m coordinator FLAGS`, with notes of what it does.
+
+The notes are: when LoadGen issued each query and how long the call took; the length and a digest (XXH3-64) of
+each answer at the address that LoadGen gets; and twice a second how many tokens and requests the coordinator
+holds. FILE gets what notes.py reads, unless the run exits the process. All this runs in the coordinator's
+process and counts as its CPU time; `noting_ns` in FILE is the part of digests and lists. Exit code 2: bad
+input; otherwise the coordinator's.
+"""
+
+import ctypes
+import importlib
+import os
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from coordinator.scheduling.event_loop import EventLoop
+from sut.loadgen import TOKEN_BYTES
+from sut.sut import SUT
+
+Function = Callable[..., Any]
+SAMPLE_INTERVAL_S = 0.5
+JOIN_TIMEOUT_S = 5.0
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Notes:
+    """Everything noted, as columns; each is written by one thread alone."""
+
+    def __init__(self) -> None:
+        # LoadGen's thread.
+        self.calls = array("q")
+        """Per call of IssueQuery: when it came, when it returned, its samples; ns of the monotonic clock."""
+        self.issued_ids, self.issued_samples = array("Q"), array("q")
+        """Per request, in the order of issue: LoadGen's id, and the sample."""
+        # The dispatcher's thread.
+        self._answer_address = 0
+        """Of the last answer: in the token arena."""
+        self.answers = array("Q")
+        """Per answer: LoadGen's id, number of tokens, digest."""
+        # The sampling thread.
+        self.samples = array("q")
+        """Per sample: ns, tokens received, requests at workers, requests that wait, RSS in bytes."""
+        self.issuing_ns = self.completing_ns = 0
+        self._ended = threading.Event()
+        self._sampler: threading.Thread | None = None
+        self.stages: dict[str, int] = {}
+        """RSS in bytes when each part of the start was done, in order."""
+        self.memory: dict[str, int] = {}
+        """When LoadGen's test had ended: the arena, reserved and resident, and the highest RSS; in bytes."""
+
+    def issue(self, issue_queries: Function, sut: SUT, ids: list[int], samples: list[int]) -> None:
+        """Note one call of IssueQuery.
+
+        Thread: LoadGen's.
+        """
+        began_ns = time.monotonic_ns()
+        if not self.calls:
+            self.reach("LoadGen's queries")
+        issue_queries(sut, ids, samples)
+        ended_ns, noting_ns = time.monotonic_ns(), time.thread_time_ns()
+        self.calls.extend((began_ns, ended_ns, len(ids)))
+        self.issued_ids.extend(ids)
+        self.issued_samples.extend(samples)
+        self.issuing_ns += time.thread_time_ns() - noting_ns
+
+    def complete(
+        self, complete: Function, sut: SUT, ids: list[int], addresses: list[int], counts: list[int]
+    ) -> None:
+        """Note answers as LoadGen finds them.
+
+        Thread: dispatcher.
+        """
+        noting_ns = time.thread_time_ns()
+        for id_, address, count in zip(ids, addresses, counts, strict=True):
+            answer = (ctypes.c_char * (count * TOKEN_BYTES)).from_address(address)
+            self.answers.extend((id_, count, xxhash.xxh3_64_intdigest(answer)))
+            self._answer_address = address
+        self.completing_ns += time.thread_time_ns() - noting_ns
+        complete(sut, ids, addresses, counts)
+
+    def start(self, event_loop: EventLoop) -> None:
+        """Begin to sample, until LoadGen's test has ended."""
+        self._sampler = threading.Thread(target=self._sample, args=(event_loop,), name="notes", daemon=True)
+        self._sampler.start()
+
+    def _sample(self, event_loop: EventLoop) -> None:
+        """Take samples until the end.
+
+        Thread: its own.
+        """
+        while not self._ended.wait(SAMPLE_INTERVAL_S):
+            self._take_sample(event_loop)
+        self._take_sample(event_loop)
+        self._measure_memory()
+
+    def _take_sample(self, event_loop: EventLoop) -> None:
+        """Note what the coordinator holds now; the only place that reads the product's counters."""
+        table, backlog = event_loop.ledger, event_loop.flow.backlog
+        self.samples.extend(
+            (time.monotonic_ns(), table.num_tokens, table.num_running, len(backlog), read_rss_bytes())
+        )
+
+    def reach(self, stage: str) -> None:
+        """Note the resident memory once a part of the start is done."""
+        self.stages[stage] = read_rss_bytes()
+
+    def end(self) -> None:
+        """Take the last sample: LoadGen's test has ended.
+
+        Thread: LoadGen's; does not block.
+        """
+        self._ended.set()
+
+    def _measure_memory(self) -> None:
+        reserved, resident = mapping_at(self._answer_address)
+        status = Path("/proc/self/status").read_text()
+        peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+        self.memory = {
+            "arena_reserved": reserved,
+            "arena_resident": resident,
+            "peak_rss": peak_kib * 1024,
+        }
+
+    def write(self, path: Path) -> None:
+        """Write everything, with one moment on both clocks, once the last sample is taken."""
+        if self._sampler is not None:
+            self._sampler.join(JOIN_TIMEOUT_S)
+        named = {
+            "clocks_ns": np.array([time.monotonic_ns(), time.time_ns()]),
+            "calls": np.array(self.calls).reshape(-1, 3),
+            "issued_ids": np.array(self.issued_ids),
+            "issued_samples": np.array(self.issued_samples),
+            "answers": np.array(self.answers).reshape(-1, 3),
+            "samples": np.array(self.samples).reshape(-1, 5),
+            "noting_ns": np.array(self.issuing_ns + self.completing_ns),
+        }
+        for kind, figures in (("stage", self.stages), ("memory", self.memory)):
+            named |= {f"{kind}:{name}": np.array(value) for name, value in figures.items()}
+        with path.open("wb") as file:
+            np.savez(file, **named)  # type: ignore[arg-type]  # none of the names is allow_pickle
+
+
+def read_rss_bytes() -> int:
+    """Read this process's resident memory.
+
+    Source: proc(5), statm; cheap, unlike smaps, which walks every page.
+    """
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+def mapping_at(address: int) -> tuple[int, int]:
+    """Find the mapping of this process's memory that holds an address.
+
+    Returns:
+        Its size and what of it is resident, in bytes; 0 where nothing is mapped.
+
+    Source: proc(5), smaps.
+    """
+    found, size = False, 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, *words = line.split()
+        if not name.endswith(":"):
+            first, _, last = name.partition("-")
+            found = int(first, 16) <= address < int(last, 16)
+        elif found and name == "Size:":
+            size = int(words[0]) * 1024
+        elif found and name == "Rss:":
+            return size, int(words[0]) * 1024
+    return 0, 0
+
+
+def wrap(owner: type, name: str, around: Callable[[Function], Function]) -> None:
+    """Replace a method of the product by what `around` makes of it.
+
+    Raises:
+        AttributeError: The class has no such method.
+    """
+    setattr(owner, name, around(getattr(owner, name)))
+
+
+def note(notes: Notes) -> None:
+    """Note what this process's coordinator does.
+
+    Raises:
+        AttributeError: The product has no method of a name used here.
+    """
+
+    def ended(close: Function) -> Function:
+        def call(sut: SUT) -> None:
+            notes.end()
+            close(sut)
+
+        return call
+
+    def reached(wait_ready: Function) -> Function:
+        def call(event_loop: EventLoop, *args: Any) -> None:
+            notes.reach("data set")
+            wait_ready(event_loop, *args)
+
+        return call
+
+    def sampled(open_run: Function) -> Function:
+        def call(event_loop: EventLoop, *args: Any) -> str:
+            spec_hash: str = open_run(event_loop, *args)
+            notes.reach("streams")
+            notes.start(event_loop)
+            return spec_hash
+
+        return call
+
+    wrap(SUT, "issue_queries", lambda f: lambda *args: notes.issue(f, *args))
+    wrap(SUT, "complete", lambda f: lambda *args: notes.complete(f, *args))
+    wrap(SUT, "close", ended)
+    wrap(EventLoop, "wait_ready", reached)
+    wrap(EventLoop, "open", sampled)
+
+
+def main(argv: list[str]) -> int:
+    """Run the coordinator, then write the file."""
+    if len(argv) < 2:
+        print("bench.fleet.noted: give FILE.npz and the coordinator's flags", file=sys.stderr)  # noqa: T201 - no result
+        return 2
+    notes = Notes()
+    coordinator = importlib.import_module("coordinator.__main__")
+    note(notes)
+    notes.reach("interpreter")
+    exit_code: int = coordinator.main(argv[1:])
+    if notes.calls:
+        notes.write(Path(argv[0]))
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,125 @@
+"""`python -m bench.fleet.simulated`: many simulated workers in one process, for fleets on few cores.
+
+Each has its own port, gRPC server and engine, and all share one event loop: real streams, real frames. It
+prints `ready` once all are SERVING, and ends with SIGTERM or SIGINT; Processes (processes.py) has it end with
+the benchmark that started it. Exit codes: 0 stopped, 2 bad input.
+"""
+
+import argparse
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from typing import NamedTuple
+
+from bench.command import say
+from common.flags import FlagError
+from worker.config import BadInput, EngineKind, Parser, WorkerConfig
+from worker.engine_protocol import Step
+from worker.engines.scripted.simulated import SimulatedConfig, SimulatedEngine, parse_engine_flags
+from worker.outbox import merge
+from worker.server import Server
+
+MAX_PORT = 65_535
+
+
+class Fleet(NamedTuple):
+    """What the command line asks for."""
+
+    workers: list[WorkerConfig]
+    engine: SimulatedConfig
+    """Of each worker."""
+    kind: type[SimulatedEngine]
+
+
+class WholeAnswers(SimulatedEngine):
+    """Gives a request its whole answer in the step that completes its prefill."""
+
+    async def step(self) -> Step:
+        """Do the first step, and at its end all that follow it."""
+        steps = [(await super().step()).columns]
+        while len(self._running):
+            steps.append(self._running.step().columns)
+        return Step(merge(steps), urgent=True)
+
+
+def parse(argv: list[str]) -> Fleet:
+    """Read the command line; what it does not know are the flags of worker/engines/scripted/simulated.py.
+
+    Raises:
+        FlagError: Names flag, value and bound.
+    """
+    parser = Parser(prog="python -m bench.fleet.simulated", allow_abbrev=False)
+    parser.add_argument("--workers", type=int, default=72, help="default: 72")
+    parser.add_argument("--port-base", type=int, required=True, help="the first worker's; the others follow")
+    parser.add_argument("--frame-hold-ms", type=float, default=WorkerConfig().frame_hold_ms)
+    parser.add_argument("--whole-answers", action="store_true", help="each in the step of its first token")
+    own, engine_argv = parser.parse_known_args(argv)
+    kind = WholeAnswers if own.whole_answers else SimulatedEngine
+    return Fleet(_workers(own), parse_engine_flags(engine_argv), kind)
+
+
+def _workers(own: argparse.Namespace) -> list[WorkerConfig]:
+    highest = MAX_PORT - own.workers + 1
+    if own.workers < 1:
+        raise FlagError("--workers", f"{own.workers} is below 1")
+    if not 1 <= own.port_base <= highest:
+        raise FlagError("--port-base", f"{own.port_base} is not in 1..{highest} for {own.workers} workers")
+    return [
+        WorkerConfig(
+            engine=EngineKind.SIMULATED,
+            port=own.port_base + index,
+            frame_hold_ms=own.frame_hold_ms,
+            drain_timeout_s=0.0,
+        )
+        for index in range(own.workers)
+    ]
+
+
+async def serve(fleet: Fleet) -> None:
+    """Serve until a signal.
+
+    Raises:
+        BadInput: A port cannot be had.
+    """
+    servers = [Server(config, fleet.kind(fleet.engine)) for config in fleet.workers]
+
+    def stop() -> None:
+        for server in servers:
+            server.stop()
+
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop)
+    serving = [asyncio.ensure_future(server.serve()) for server in servers]
+    saying = asyncio.ensure_future(_say_ready(servers))
+    try:
+        await asyncio.gather(*serving)
+    finally:
+        saying.cancel()
+        stop()
+        await asyncio.gather(*serving, return_exceptions=True)
+
+
+async def _say_ready(servers: list[Server]) -> None:
+    for server in servers:
+        await server.serving.wait()
+    gc.collect()
+    gc.freeze()
+    say("ready")
+
+
+def main(argv: list[str]) -> int:
+    """Run the fleet and return its exit code."""
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    try:
+        asyncio.run(serve(parse(argv)))
+    except (BadInput, ValueError) as error:
+        sys.stderr.write(f"bench.fleet.simulated: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

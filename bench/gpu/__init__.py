@@ -1,0 +1,1 @@
+"""The product beside the bare engine, on GPUs."""

@@ -1,0 +1,199 @@
+"""`python -m bench.gpu SHOW [FLAGS] [-- VLLM FLAGS]`: the product against the bare engine, on GPUs.
+
+See bench/README.md for what each part shows and how to read it.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.command import (
+    check_output,
+    describe_commit,
+    describe_machine,
+    flag,
+    run_command,
+    say,
+    write_record,
+)
+from bench.gpu.climb import Climb, show_climb
+from bench.gpu.coordinate import Setting
+from bench.gpu.found import Clock, Found
+from bench.gpu.gpu_rounds import Place
+from bench.gpu.load import engine_flags, prepare
+from bench.gpu.model import write_full_size
+from bench.gpu.offline import Offline, Server, engines_say, show_offline, show_server
+from bench.gpu.watch import describe_gpus
+from bench.processes import Processes
+from common.flags import FlagError
+from coordinator.config import Parser
+
+
+class Show(NamedTuple):
+    """A part of the command."""
+
+    what: str
+    plan: Callable[..., Any]
+    """A frozen dataclass whose fields are the part's flags; raises ValueError for a value out of bounds."""
+    show: Callable[..., Found]
+
+
+SHOWS = {
+    "offline": Show("tokens/s of LLM.generate, ours, AsyncLLM and vllm serve", Offline, show_offline),
+    "server": Show("TTFT and TPOT at the same arrivals", Server, show_server),
+    "climb": Show("the highest rate that LoadGen calls VALID", Climb, show_climb),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The command line."""
+
+    show: Show
+    plan: Any
+    model: Path | None
+    """None: gpt-oss-120b with random weights."""
+    gpus: tuple[int, ...]
+    deadline_s: float
+    output: Path | None
+    keep_logs: Path | None
+    vllm: list[str]
+
+
+def main(argv: list[str]) -> int:
+    """Run, print, write; 0 done, 1 something failed or was not done, 2 bad input."""
+    try:
+        asked = _parse(argv)
+    except ValueError as error:
+        say(f"bench.gpu: {error}")
+        return 2
+    clock = Clock(asked.deadline_s)
+    machine = {**describe_machine(), **describe_gpus(), "commit": describe_commit()}
+    say(f"{'GPUs':<14}{machine['GPUs']}\n{'commit':<14}{machine['commit']}\n{'plan':<14}{asked.plan}")
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-gpu-") as name, Processes() as processes:
+            directory = asked.keep_logs or Path(name)
+            return _show(asked, machine, clock, processes, directory)
+    except ValueError as error:
+        say(f"bench.gpu: {error}")
+        return 2
+    except RuntimeError as error:
+        say(f"bench.gpu: {error}")
+        return 1
+
+
+def _show(asked: Asked, machine: dict[str, str], clock: Clock, processes: Processes, directory: Path) -> int:
+    """Show a part.
+
+    Raises:
+        ValueError: --model or the lengths.
+        RuntimeError: Nothing could be measured.
+    """
+    model, given = asked.model, asked.vllm
+    if model is None:
+        model, given = directory / "gpt-oss-120b", ["--load-format", "dummy", *given]
+        write_full_size(model)
+    work = prepare(model, asked.plan, directory)
+    flags = engine_flags(given, asked.plan.max_model_len, on_gpu=bool(asked.gpus))
+    say(f"{'vLLM flags':<14}{' '.join(flags)}")
+    setting = Setting(processes, work, flags, directory, asked.plan.round_timeout_s)
+    watch_log = directory / "watch.log"
+    if asked.gpus:
+        processes.start(["bench.gpu.watch"], watch_log)
+    else:
+        watch_log.touch()
+    place = Place(setting, asked.gpus, watch_log, clock)
+
+    def keep(found: Found) -> None:
+        record = _record(asked, machine, flags, found) | {"engines": engines_say(place)}
+        write_record(asked.output, record)
+
+    found = asked.show.show(asked.plan, place, keep)
+    keep(found)
+    problems = [*found.failures, *(f"not run: {what}" for what in found.not_run)]
+    problems += token_problems(found, exact=asked.plan.stop_token_id < 0)
+    say("\n".join(problems) if problems else "all rounds of all sides have the tokens that they should")
+    return 1 if problems else 0
+
+
+def token_problems(found: Found, *, exact: bool) -> list[str]:
+    """Name rounds with other numbers of tokens than asked for, or, where answers may stop, than others'."""
+    first: dict[int, int] = {}
+    problems = []
+    for one in found.rounds:
+        asked = one.expected_tokens
+        wanted = asked if exact else first.setdefault(asked, one.tokens)
+        if one.tokens != wanted:
+            problems.append(f"{one.tokens} tokens of {one.side} in round {one.number}, not {wanted}")
+    return problems
+
+
+def _record(asked: Asked, machine: dict[str, str], flags: list[str], found: Found) -> dict[str, object]:
+    return {
+        "ended_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine,
+        "plan": dataclasses.asdict(asked.plan),
+        "model": str(asked.model or "gpt-oss-120b, random weights"),
+        "gpus": list(asked.gpus),
+        "vllm_flags": flags,
+        "rounds": [one.to_json() for one in found.rounds],
+        "starts": found.starts,
+        **found.more,
+        "failures": found.failures,
+        "not_run": found.not_run,
+    }
+
+
+def _parse(argv: list[str]) -> Asked:
+    """Read the command line.
+
+    Raises:
+        FlagError: Names flag, value and bound.
+    """
+    cut = argv.index("--") if "--" in argv else len(argv)
+    own_argv, vllm = argv[:cut], argv[cut + 1 :]
+    parser = Parser(prog="python -m bench.gpu", allow_abbrev=False, description=__doc__)
+    parts = parser.add_subparsers(dest="name", required=True, metavar="|".join(SHOWS), parser_class=Parser)
+    for name, show in SHOWS.items():
+        part = parts.add_parser(name, allow_abbrev=False, help=show.what, description=show.what)
+        for field in dataclasses.fields(show.plan):  # type: ignore[arg-type]  # see Show.plan
+            kind = type(field.default)
+            part.add_argument(
+                flag(field.name), type=kind, default=field.default, help=f"default: {field.default}"
+            )
+        part.add_argument(
+            "--model", type=Path, help="checkpoint directory; default: gpt-oss-120b, random weights"
+        )
+        part.add_argument("--gpus", default="", help="of each engine, as 0,1; default: a CPU")
+        part.add_argument("--deadline-s", type=float, default=86_400.0, help="begins nothing after it")
+        part.add_argument(
+            "--output", type=Path, metavar="FILE.json", help="gets all figures, after each round"
+        )
+        part.add_argument("--keep-logs", type=Path, metavar="DIR", help="an empty directory for all logs")
+    args = vars(parser.parse_args(own_argv))
+    show = SHOWS[args.pop("name")]
+    names = ("model", "gpus", "deadline_s", "output", "keep_logs")
+    common = {name: args.pop(name) for name in names}
+    check_output(common["output"])
+    _check_directory(common["keep_logs"])
+    gpus = _read_gpus(common.pop("gpus"))
+    return Asked(show=show, plan=show.plan(**args), gpus=gpus, vllm=vllm, **common)
+
+
+def _check_directory(path: Path | None) -> None:
+    if path is not None and (not path.is_dir() or any(path.iterdir())):
+        raise FlagError("--keep-logs", f"{path} is no empty directory")
+
+
+def _read_gpus(text: str) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",")] if text else []
+    if len(set(words)) < len(words) or not all(word.isdecimal() for word in words):
+        raise FlagError("--gpus", f"{text!r} are not different indices")
+    return tuple(map(int, words))
+
+
+if __name__ == "__main__":
+    run_command(main)

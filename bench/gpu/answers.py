@@ -1,0 +1,98 @@
+"""What a side's process answers in bench.gpu, and how its lines are read."""
+
+import json
+import os
+import select
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.gpu.load import Plan
+from bench.processes import tail
+from coordinator.recording.run_record import percentile
+from sut.settings import Scenario
+
+FRACTIONS = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+
+
+class Answered(NamedTuple):
+    """What a side says of a round."""
+
+    begin_s: float
+    """Of the system clock."""
+    end_s: float
+    requests: int
+    tokens: int
+    client_cpu_s: float
+    """Of the process that sends the requests, where it is not the engine's front end."""
+    verdict: str
+    """LoadGen's and the product's; empty where there is no LoadGen."""
+    ttft_ms: dict[str, float]
+    tpot_ms: dict[str, float]
+
+
+class Pipe:
+    """Lines of JSON from a process, for lines to it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        assert process.stdout is not None
+        self._process, self._log = process, log
+        self._fd = process.stdout.fileno()
+        os.set_blocking(self._fd, False)
+        self._rest = b""
+
+    def ask(self, line: str, timeout_s: float) -> dict[str, Any]:
+        """Write a line and wait for the answer.
+
+        Raises:
+            RuntimeError: None comes.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{line}\n".encode())
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise RuntimeError(f"{self._log.name}: it has ended: {tail(self._log)}") from error
+        answer = self.take(timeout_s)
+        if answer is None:
+            raise RuntimeError(f"{self._log.name}: no answer within {timeout_s:g} s: {tail(self._log)}")
+        return answer
+
+    def take(self, timeout_s: float = 0.0) -> dict[str, Any] | None:
+        """Take the next line; None where none comes in time.
+
+        Raises:
+            RuntimeError: The process has ended.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while b"\n" not in self._rest:
+            left_s = max(deadline_s - time.monotonic(), 0.0)
+            if not select.select([self._fd], [], [], left_s)[0]:
+                return None
+            data = os.read(self._fd, 1 << 20)
+            if not data:
+                raise RuntimeError(f"{self._log.name}: it has ended: {tail(self._log)}")
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def answered(answer: dict[str, Any], plan: Plan, client_cpu_s: float) -> Answered:
+    """Take what a process of ours answered."""
+    rows = np.array(answer["rows"], np.int64).reshape(-1, 4)
+    due, first, done, tokens = rows.T
+    spreads: list[dict[str, float]] = [{}, {}]
+    if plan.scenario is not Scenario.OFFLINE:
+        several = tokens > 1
+        tpot_ns = (done - first)[several] // (tokens[several] - 1)
+        spreads = [
+            {name: percentile(values, fraction) / 1e6 for name, fraction in FRACTIONS.items()}
+            for values in (first - due, tpot_ns)
+        ]
+    return Answered(
+        answer["begin_s"], answer["end_s"], len(rows), int(tokens.sum()), client_cpu_s, "", *spreads
+    )

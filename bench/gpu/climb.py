@@ -1,0 +1,114 @@
+"""bench.gpu climb: the highest rate that LoadGen calls VALID, in Server or Interactive, on one GPU."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from bench.command import check_above, check_at_least
+from bench.gpu.figures import start_lines, table
+from bench.gpu.found import Found
+from bench.gpu.gpu_rounds import Place, Rounds
+from bench.gpu.load import Lengths, Plan, offline
+from bench.gpu.loadgen import draw_arrivals
+from bench.gpu.offline import Keep, latency_lines
+from bench.gpu.sides import Ours
+from common.flags import FlagError
+from sut.settings import Scenario
+
+OURS = Ours.name
+VALID = "VALID"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Climb(Lengths):
+    """Rates of ours, ascending; the first that is not VALID is the last."""
+
+    scenario: str = "server"
+    """server or interactive."""
+    rates: str = "4,6,8"
+    """Queries/s."""
+    seconds: float = 130.0
+    """How long requests arrive."""
+    warm_rounds: int = 1
+    round_timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Check the bounds; FlagError names flag, value and bound."""
+        Lengths.__post_init__(self)
+        check_at_least(self, warm_rounds=0)
+        check_above(self, "round_timeout_s", "seconds")
+        ascending("--rates", self.rates)
+        if self.scenario not in (Scenario.SERVER, Scenario.INTERACTIVE):
+            raise FlagError("--scenario", f"{self.scenario!r} is neither server nor interactive")
+
+    @property
+    def num_rows(self) -> int:
+        """One for each request of the largest plan."""
+        return max(self.requests, ceil(ascending("--rates", self.rates)[-1] * self.seconds))
+
+
+def ascending(name: str, text: str) -> list[float]:
+    """Read numbers above 0 that ascend.
+
+    Raises:
+        ValueError: They are none, or do not.
+    """
+    try:
+        values = [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise FlagError(name, f"{text!r} is no list of numbers") from error
+    if min(values) <= 0 or values != sorted(values):
+        raise FlagError(name, f"{text!r} does not ascend from above 0")
+    return values
+
+
+def show_climb(plan: Climb, place: Place, keep: Keep) -> Found:
+    """Try the rates and print what they say.
+
+    Raises:
+        RuntimeError: LoadGen's dry run failed.
+    """
+    rounds = Rounds(place, keep)
+    rounds.visit(OURS, [offline(plan.requests)] * plan.warm_rounds, [])
+    climb(rounds, place, ascending("--rates", plan.rates), plan.seconds, Scenario(plan.scenario))
+    rounds.release()
+    lines = []
+    for name in dict.fromkeys(one.plan for one in rounds.found.rounds if not one.warm_up):
+        part = rounds.found.part(name)
+        lines += [f"\n{name}", table(part, [OURS]), *latency_lines(part, [OURS])]
+    place.clock.say("\n".join([*lines, "", highest(rounds.found), *start_lines(rounds.found)]))
+    return rounds.found
+
+
+def climb(
+    rounds: Rounds, place: Place, rates: Sequence[float], seconds: float, scenario: Scenario = Scenario.SERVER
+) -> None:
+    """Run ours at rising rates until one is not VALID; the record gets the highest that was."""
+    found = rounds.found
+    found.more |= {"valid_qps": 0.0, "valid_seconds": seconds}
+    for target_qps in rates:
+        name = f"{scenario}-{target_qps:.2f}"
+        arrivals = draw(place, target_qps, seconds, name)._replace(scenario=scenario)
+        rounds.visit(OURS, [], [(arrivals, 0)])
+        tried = found.part(name).counted(OURS)
+        if not tried or tried[0].verdict != VALID:
+            return
+        found.more["valid_qps"] = target_qps
+
+
+def draw(place: Place, target_qps: float, seconds: float, name: str) -> Plan:
+    """Plan arrivals at a rate for so long.
+
+    Raises:
+        RuntimeError: LoadGen's dry run failed.
+    """
+    num_requests = max(round(target_qps * seconds), 2)
+    place.clock.say(f"{name}: {num_requests} arrivals at {target_qps:.2f}/s")
+    setting = place.setting
+    return draw_arrivals(setting.processes, num_requests, target_qps, setting.directory, name)
+
+
+def highest(found: Found) -> str:
+    """Say what a climb came to."""
+    more = found.more
+    return f"highest rate that was VALID: {more['valid_qps']:.2f}/s, arrivals for {more['valid_seconds']:g} s"

@@ -1,0 +1,75 @@
+"""The product's part of a round of bench.gpu: its coordinator with LoadGen, over a worker or node."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.gpu.answers import Answered
+from bench.gpu.load import Plan, Work
+from bench.gpu.loadgen import spreads_of, user_conf_of
+from bench.processes import Processes, argv_of
+from bench.runs import loadgen_window_s, read_run
+from sut.settings import Scenario
+
+# A client and its answer beyond the end of the round, and the interpreter's start.
+SPARE_S = 30.0
+
+
+class Setting(NamedTuple):
+    """What all sides have alike."""
+
+    processes: Processes
+    work: Work
+    flags: Sequence[str]
+    """vLLM's."""
+    directory: Path
+    """Gets all files."""
+    round_timeout_s: float
+
+
+def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
+    """Run a coordinator over a worker or node of this machine, and read what it left.
+
+    Raises:
+        RuntimeError: It failed.
+    """
+    argv, log = coordinator_argv(setting, port, plan, label)
+    ended = setting.processes.run(argv, log, setting.round_timeout_s + SPARE_S)
+    run_dir = setting.directory / label / plan.scenario / "performance"
+    record, detail = read_run(label, ended, log, run_dir)
+    if detail.errors:
+        raise RuntimeError(f"{label}: LoadGen counts {len(detail.errors)} errors")
+    begin_s, end_s = loadgen_window_s(detail)
+    workers = record["summary"]["workers"]
+    ttft_ms, tpot_ms = spreads_of(detail) if plan.scenario is not Scenario.OFFLINE else ({}, {})
+    verdict = record["verdict"]
+    return Answered(
+        begin_s=begin_s,
+        end_s=end_s,
+        requests=sum(worker["requests"] for worker in workers),
+        tokens=sum(worker["tokens"] for worker in workers),
+        client_cpu_s=ended.curve.between(begin_s, end_s),
+        verdict=f"{verdict['outcome']} {verdict['reason']}".strip(),
+        ttft_ms=ttft_ms,
+        tpot_ms=tpot_ms,
+    )
+
+
+def coordinator_argv(setting: Setting, port: int, plan: Plan, label: str) -> tuple[list[str], Path]:
+    """Compose a coordinator's command line, and where its output goes."""
+    user_conf = setting.directory / f"{label}.conf"
+    user_conf.write_text(user_conf_of(plan), encoding="utf-8")
+    generation = setting.directory / f"{label}.generation.json"
+    generation.write_text(json.dumps({"temperature": setting.work.temperature}), encoding="utf-8")
+    flags = {
+        "--scenario": str(plan.scenario),
+        "--input-file": setting.work.data,
+        "--user-conf": user_conf,
+        "--generation-config": generation,
+        "--max-samples": plan.num_rows,
+        "--workers": f"127.0.0.1:{port}",
+        "--output-dir": setting.directory / label,
+        "--max-new-tokens": setting.work.longest_answer,
+    }
+    return ["bench.gpu.budgeted", *argv_of(flags)], setting.directory / f"{label}.log"

@@ -1,0 +1,113 @@
+"""What the rounds of bench.gpu say: tables, medians, ratios within a round, and what engines log."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+
+from bench.gpu.found import Found, Round
+
+Figure = Callable[[Round], float]
+# What vLLM logs of a configuration, alike for every side; what it says of its start goes to the file alone.
+_CONFIG = re.compile(r"Initializing a V1 LLM engine \(v(?P<version>[^)]*)\) with config: (?P<config>.*)")
+_SETTINGS = re.compile(
+    r"Chunked prefill is enabled with max_num_batched_tokens=\d+|Asynchronous scheduling is \w+"
+    r"|Using '?\S+'? \S*(?:backend|MoE)[^(]*"
+)
+_START = re.compile(
+    r"Model loading took .*|Graph capturing finished .*|init engine .* took .*|torch.compile took .*"
+    r"|(?:GPU|CPU) KV cache size: .*|Maximum concurrency .*|warmed up on .*"
+)
+_FIELD = re.compile(r",? ?(\w+)=")
+# They name a side's own files and ports, or nothing that matters to a run.
+_OWN_FIELDS = {"served_model_name"}
+
+
+def ratios(found: Found, side: str, reference: str, figure: Figure) -> list[float]:
+    """Divide a side's figure by the reference's, round by round of one number."""
+    beside = {one.number: figure(one) for one in found.counted(reference)}
+    return [figure(one) / beside[one.number] for one in found.counted(side) if beside.get(one.number)]
+
+
+def table(found: Found, sides: Sequence[str]) -> str:
+    """Lay out every round, then each side's medians."""
+    lines = ["", HEAD]
+    lines += [_row(f"{one.number:>5}", one.side, [one]) for one in found.rounds if not one.warm_up]
+    lines += ["", HEAD]
+    lines += [_row("  med", side, found.counted(side)) for side in sides if found.counted(side)]
+    return "\n".join(lines)
+
+
+HEAD = (
+    f"{'round':>5} {'side':<7}{'GPUs':<7}{'s':>8}{'requests':>10}{'tokens':>10}{'tokens/s':>10}"
+    f"{'GPU %':>7}{'W':>6}{'front s/Mtok':>14}{'client':>8}{'engine':>8}"
+)
+
+
+def _row(number: str, side: str, rounds: list[Round]) -> str:
+    uses = [use for one in rounds for use in one.gpu if use is not None]
+    busy = f"{median(use.busy_percent for use in uses):.0f}" if uses else "-"
+    power = f"{median(use.power_w for use in uses):.0f}" if uses else "-"
+    places = sorted({",".join(map(str, one.gpus)) or "CPU" for one in rounds})
+
+    def mid(figure: Figure) -> float:
+        return median(figure(one) for one in rounds)
+
+    return (
+        f"{number} {side:<7}{' '.join(places):<7}{mid(lambda one: one.seconds):>8.2f}"
+        f"{mid(lambda one: one.requests):>10.0f}{mid(lambda one: one.tokens):>10.0f}"
+        f"{mid(lambda one: one.tokens_per_s):>10.0f}{busy:>7}{power:>6}"
+        f"{mid(lambda one: one.per_mtok(one.front_cpu_s)):>14.1f}"
+        f"{mid(lambda one: one.per_mtok(one.client_cpu_s)):>8.1f}"
+        f"{mid(lambda one: one.per_mtok(one.engine_cpu_s)):>8.1f}"
+    )
+
+
+def ratio_lines(found: Found, sides: Sequence[str]) -> list[str]:
+    """Say each side's tokens/s against the first one's: the median, and every round."""
+    lines = []
+    for side in sides[1:]:
+        values = ratios(found, side, sides[0], lambda one: one.tokens_per_s)
+        if values:
+            each = " ".join(f"{value:.4f}" for value in values)
+            lines.append(f"tokens/s {side} / {sides[0]}: {median(values):.4f}   ({each})")
+    return lines
+
+
+def start_lines(found: Found) -> list[str]:
+    """Say how long each load took."""
+    return [
+        f"start of {start['side']} on {start['gpus'] or 'the CPU'}: engine {start['engine_s']:.1f} s, "
+        f"serving {start['serving_s']:.1f} s"
+        for start in found.starts
+    ]
+
+
+def read_config(log: Path) -> dict[str, str]:
+    """Read what an engine's log says of its configuration, by name."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    said = _CONFIG.search(text)
+    config: dict[str, str] = {} if said is None else {"version": said["version"]}
+    if said is not None:
+        names = [*_FIELD.finditer(said["config"])]
+        ends = [name.start() for name in names[1:]] + [len(said["config"])]
+        config |= {name[1]: said["config"][name.end() : end] for name, end in zip(names, ends, strict=True)}
+    for line in sorted({found.group().strip() for found in _SETTINGS.finditer(text)}):
+        config[line] = "said"
+    return {name: value for name, value in config.items() if name not in _OWN_FIELDS}
+
+
+def read_start(log: Path) -> list[str]:
+    """Read what an engine's log says of its start."""
+    return [said.group() for said in _START.finditer(log.read_text(encoding="utf-8", errors="replace"))]
+
+
+def differences(configs: dict[str, dict[str, str]]) -> list[str]:
+    """Name what differs between the configurations of several sides."""
+    names = sorted({name for config in configs.values() for name in config})
+    lines = []
+    for name in names:
+        values = {side: config.get(name, "not said") for side, config in configs.items()}
+        if len(set(values.values())) > 1:
+            lines.append(f"{name}: " + ", ".join(f"{side} {value}" for side, value in values.items()))
+    return lines

@@ -1,0 +1,161 @@
+"""Rounds of bench.gpu: one side after another is loaded, measured and stopped."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.gpu.coordinate import Setting
+from bench.gpu.found import Clock, Found, Round
+from bench.gpu.load import Plan
+from bench.gpu.sides import SIDES, Side
+from bench.gpu.watch import use_between
+from bench.processes import read_cpu_s
+from worker.machine.nvml import family
+
+START_TIMEOUT_S = 600.0
+POLL_S = 0.1
+
+
+class Place(NamedTuple):
+    """Where and how long the parts of the command run."""
+
+    setting: Setting
+    gpus: tuple[int, ...]
+    """Of each engine; none: a CPU."""
+    watch_log: Path
+    """Of bench.gpu.watch."""
+    clock: Clock
+
+
+class Rounds:
+    """Loads one side after another and measures it."""
+
+    def __init__(self, place: Place, on_found: Callable[[Found], None]) -> None:
+        """Load nothing yet.
+
+        Args:
+            place: The work, the GPUs, and the time.
+            on_found: Called after each round.
+        """
+        self.found = Found()
+        self._setting, self._gpus, self._watch_log, self._clock = place
+        self._on_found = on_found
+        self._loaded: Side | None = None
+        self._num_loads = 0
+        self._failed: set[str] = set()
+
+    def visit(self, name: str, warm_ups: Sequence[Plan], jobs: Sequence[tuple[Plan, int]]) -> None:
+        """Load a side if it is not loaded, warm it up then, and do rounds, by plan and number.
+
+        A side that fails is left out from then on, and named in `found.failures`.
+        """
+        if self._clock.over or name in self._failed:
+            self.found.not_run += [f"{plan.name}, round {number} of {name}" for plan, number in jobs]
+            return
+        if self._loaded is None or self._loaded.name != name:
+            self.release()
+            self._load(name)
+            for warm_up in warm_ups:
+                self._measure(warm_up, -1)
+        for plan, number in jobs:
+            self._measure(plan, number)
+
+    def release(self) -> None:
+        """Stop what is loaded."""
+        side, self._loaded = self._loaded, None
+        if side is not None:
+            self._clock.say(f"stop {side.label}")
+            try:
+                side.stop()
+            except RuntimeError as error:
+                self._fail(side, error)
+
+    def _load(self, name: str) -> None:
+        self._num_loads += 1
+        label = f"{self._num_loads}-{name}"
+        self._clock.say(f"load {label} on {_place_name(self._gpus)}")
+        side = self._loaded = SIDES[name](self._setting, self._gpus, label)
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        try:
+            while not side.poll():
+                if time.monotonic() > deadline_s:
+                    raise RuntimeError(f"{label} is not loaded after {START_TIMEOUT_S:g} s")
+                time.sleep(POLL_S)
+        except RuntimeError as error:
+            self._fail(side, error)
+        else:
+            self._note_start(side)
+
+    def _note_start(self, side: Side) -> None:
+        assert side.start is not None
+        self._clock.say(
+            f"{side.label}: engine after {side.start.engine_s:.1f} s, serving {side.start.serving_s:.1f} s"
+        )
+        self.found.starts.append(
+            {"side": side.name, "gpus": side.gpus, **side.start._asdict(), "effective": side.effective}
+        )
+
+    def _measure(self, plan: Plan, number: int) -> None:
+        """Do one round; number -1 is a warm-up."""
+        side = self._loaded
+        what = "warm-up" if number < 0 else f"{plan.name}, round {number}"
+        if side is None or side.name in self._failed:
+            return
+        if self._clock.over:
+            self.found.not_run.append(f"{what} of {side.name}")
+            return
+        try:
+            found = self._round(side, plan, number)
+        except (RuntimeError, OSError) as error:
+            self._fail(side, error)
+            return
+        self.found.rounds.append(found)
+        self._clock.say(f"{what} {_line(found)}")
+        self._on_found(self.found)
+
+    def _round(self, side: Side, plan: Plan, number: int) -> Round:
+        front_pid = side.process.pid
+        engine = family(front_pid) - {front_pid}
+        before = read_cpu_s(front_pid), sum(map(read_cpu_s, engine))
+        answered = side.run(plan, len(self.found.rounds))
+        after = read_cpu_s(front_pid), sum(map(read_cpu_s, engine))
+        return Round(
+            side=side.name,
+            plan=plan.name,
+            gpus=side.gpus,
+            number=number,
+            warm_up=number < 0,
+            at_s=self._clock.now_s,
+            seconds=answered.end_s - answered.begin_s,
+            requests=answered.requests,
+            tokens=answered.tokens,
+            expected_tokens=self._setting.work.num_tokens(plan),
+            verdict=answered.verdict,
+            front_cpu_s=after[0] - before[0],
+            client_cpu_s=answered.client_cpu_s,
+            engine_cpu_s=after[1] - before[1],
+            gpu=[use_between(self._watch_log, gpu, answered.begin_s, answered.end_s) for gpu in side.gpus],
+            ttft_ms=answered.ttft_ms,
+            tpot_ms=answered.tpot_ms,
+        )
+
+    def _fail(self, side: Side, error: BaseException) -> None:
+        self._failed.add(side.name)
+        self.found.failures.append(f"{side.label}: {error}")
+        self._clock.say(f"FAILED {side.label}: {error}")
+        self._on_found(self.found)
+
+
+def _line(found: Round) -> str:
+    busy = ", ".join(f"GPU busy {use.busy_percent:.0f} %" for use in found.gpu if use is not None)
+    exact = "" if found.tokens == found.expected_tokens else f" of {found.expected_tokens}"
+    return (
+        f"{found.side} on {_place_name(found.gpus)}: {found.requests} requests, "
+        f"{found.tokens}{exact} tokens in "
+        f"{found.seconds:.2f} s, {found.tokens_per_s:.0f}/s {busy} {found.verdict}"
+    )
+
+
+def _place_name(gpus: Sequence[int]) -> str:
+    return "the CPU" if not gpus else "GPU " + ",".join(map(str, gpus))

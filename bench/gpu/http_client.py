@@ -1,0 +1,85 @@
+"""`python -m bench.gpu.http_client`: a client of `vllm serve` in the shape of the reference SUT.
+
+One POST /v1/completions per request with the prompt's token ids, streamed: a JSON chunk per token. Each line
+of standard input names a plan; the answer to it goes to standard output.
+"""
+
+import asyncio
+import json
+import resource
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from bench.gpu.load import budgets_of
+from bench.gpu.replay import answer_plans, take_output
+from bench.peers.http_sse import DATA, DONE, PATH
+from coordinator.config import Parser
+from sut import dataset
+
+MODEL = "bench"
+"""What the server calls its model."""
+
+
+def main(argv: list[str]) -> int:
+    """Answer until standard input ends."""
+    answers = take_output()
+    parser = Parser(prog="python -m bench.gpu.http_client", allow_abbrev=False)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--temperature", type=float, required=True)
+    args = parser.parse_args(argv)
+    # A connection for each request in flight.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    asyncio.run(_serve(args.data, args.port, args.temperature, answers))
+    return 0
+
+
+async def _serve(path: Path, port: int, temperature: float, answers: int) -> None:
+    data = dataset.load(path)
+    prompts = [data.prompt(row).tolist() for row in range(data.num_samples)]
+    budgets = budgets_of(data).tolist()
+    url = f"http://127.0.0.1:{port}{PATH}"
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=None),
+        # The first chunk of an answer repeats the prompt, and no line may be longer than twice this.
+        read_bufsize=1 << 20,
+    ) as session:
+
+        async def generate(sample: int) -> AsyncIterator[int]:
+            body = {
+                "model": MODEL,
+                "prompt": prompts[sample],
+                "max_tokens": budgets[sample],
+                "temperature": temperature,
+                "top_p": 1.0,
+                "stream": True,
+                "return_token_ids": True,
+            }
+            async with session.post(url, json=body) as response:
+                response.raise_for_status()
+                async for line in response.content:
+                    if line.startswith(DATA) and line != DONE:
+                        yield _num_tokens(json.loads(line[len(DATA) :]))
+
+        await answer_plans(answers, generate, {})
+
+
+def _num_tokens(event: dict[str, Any]) -> int:
+    """Count a chunk's tokens.
+
+    Raises:
+        RuntimeError: It is an error.
+    """
+    if "choices" not in event:
+        raise RuntimeError(f"the server says {event}")
+    return sum(len(choice["token_ids"] or ()) for choice in event["choices"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,201 @@
+"""What every side of bench.gpu serves: a model that never stops by itself, prompts, budgets and arrivals."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.command import check_above, check_at_least, flag
+from bench.fleet.schedule import scheduled_ns
+from common.flags import FlagError
+from sut import dataset
+from sut.dataset import Dataset
+from sut.settings import Scenario
+from sut.synthetic import DatasetSpec, write_dataset
+
+_OWN_FILES = ("config.json", "generation_config.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths:
+    """The data set; lengths in tokens: the official ones divided by four, so that 4,096 hold the longest."""
+
+    requests: int = 1024
+    """Distinct prompts; Offline asks for each once."""
+    mean_prompt_len: float = 375.0
+    max_prompt_len: int = 2048
+    mean_answer_len: float = 320.0
+    max_answer_len: int = 1024
+    seed: int = 0
+    """Equal seeds give equal prompts and budgets."""
+    temperature: float = 1.0
+    """With random weights above 0: else all answers, and so their experts, are alike."""
+    stop_token_id: int = -1
+    """-1: one that is no token, so that no answer stops; newer vLLM refuses such an id."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds; FlagError names flag, value and bound."""
+        check_at_least(
+            self, requests=2, max_prompt_len=2, max_answer_len=2, seed=0, temperature=0, stop_token_id=-1
+        )
+        check_above(self, "mean_prompt_len", "mean_answer_len")
+        for kind in ("prompt", "answer"):
+            mean, longest = getattr(self, f"mean_{kind}_len"), getattr(self, f"max_{kind}_len")
+            if mean > longest:
+                raise FlagError(flag(f"mean_{kind}_len"), f"{mean:g} is above the longest, {longest}")
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the data set."""
+        return self.requests
+
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of the longest prompt and answer, up to a multiple of 16."""
+        return -(-(self.max_prompt_len + self.max_answer_len) // 16) * 16
+
+
+class Plan(NamedTuple):
+    """Requests of one round, in their order; the same for every side."""
+
+    name: str
+    scenario: Scenario
+    samples: NDArray[np.int64]
+    """(N,) the data set's first rows, each equally often."""
+    due_ns: NDArray[np.int64]
+    """(N,) when each arrives after the first; Offline: zeros."""
+    target_qps: float
+    """What LoadGen is told."""
+
+    @property
+    def num_rows(self) -> int:
+        """Distinct samples."""
+        return int(self.samples.max()) + 1
+
+    def write(self, path: Path) -> None:
+        """Write what a side in a process of its own reads."""
+        path.write_text(json.dumps({"samples": self.samples.tolist(), "due_ns": self.due_ns.tolist()}))
+
+
+def offline(num_rows: int) -> Plan:
+    """Ask for each of `num_rows` samples once, all at the same time."""
+    samples = np.arange(num_rows)
+    return Plan("offline", Scenario.OFFLINE, samples, np.zeros(len(samples), np.int64), 1.0)
+
+
+def arriving(samples: Sequence[int], seed: int, target_qps: float, name: str = "server") -> Plan:
+    """Ask for samples when LoadGen would, whose schedule has this seed."""
+    due_ns = scheduled_ns(seed, target_qps, len(samples))
+    return Plan(name, Scenario.SERVER, np.array(samples, np.int64), due_ns, target_qps)
+
+
+class Work(NamedTuple):
+    """Model and data set on the disk."""
+
+    model: Path
+    data: Path
+    budgets: NDArray[np.int64]
+    """(num_samples,) tokens of each answer."""
+    temperature: float
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens."""
+        return int(self.budgets.max())
+
+    def num_tokens(self, plan: Plan) -> int:
+        """Count what a round of the plan produces, exactly."""
+        return int(self.budgets[plan.samples].sum())
+
+
+def prepare(model: Path, lengths: Lengths, directory: Path) -> Work:
+    """Write the data set, and the model beside it with the stop id of the lengths.
+
+    Raises:
+        ValueError: --model: no checkpoint directory, or too small a vocabulary for these lengths.
+    """
+    vocab_size = set_stop_id(model, directory / "model", lengths.stop_token_id)
+    path = directory / "data.parquet"
+    spec = DatasetSpec(
+        num_samples=lengths.num_rows,
+        seed=lengths.seed,
+        vocab_size=vocab_size,
+        mean_prompt_len=lengths.mean_prompt_len,
+        max_prompt_len=lengths.max_prompt_len,
+        mean_answer_len=lengths.mean_answer_len,
+        max_answer_len=lengths.max_answer_len,
+    )
+    write_dataset(path, spec)
+    return Work(directory / "model", path, budgets_of(dataset.load(path)), lengths.temperature)
+
+
+def budgets_of(data: Dataset) -> NDArray[np.int64]:
+    """Read the length of each answer, (num_samples,): the first token of its prompt says it."""
+    return data.tokens[data.offsets[:-1]].astype(np.int64)
+
+
+def set_stop_id(model: Path, output: Path, stop_token_id: int) -> int:
+    """Link a checkpoint into another directory, with one stop id, -1 for the first that is no token.
+
+    Returns:
+        Its vocabulary's size.
+
+    Raises:
+        ValueError: --model names no checkpoint directory.
+    """
+    try:
+        config = json.loads((model / "config.json").read_bytes())
+        vocab_size = int(config["vocab_size"])
+    except (OSError, ValueError, KeyError) as error:
+        raise FlagError("--model", f"{model} is no checkpoint directory: {error!r}") from error
+    output.mkdir()
+    for path in model.iterdir():
+        if path.name not in _OWN_FILES:
+            (output / path.name).symlink_to(path.resolve())
+    stop_id = vocab_size if stop_token_id < 0 else stop_token_id
+    documents = (config | {"eos_token_id": stop_id}, {"eos_token_id": [stop_id]})
+    for name, document in zip(_OWN_FILES, documents, strict=True):
+        (output / name).write_text(json.dumps(document, indent=2) + "\n")
+    return vocab_size
+
+
+def engine_flags(given: Sequence[str], max_model_len: int, *, on_gpu: bool) -> list[str]:
+    """Write out what the sides would otherwise each have a default of their own for; what is given stays.
+
+    Args:
+        given: vLLM's flags of the command line.
+        max_model_len: Default of --max-model-len.
+        on_gpu: Else the CPU build's own needs are added.
+    """
+    valued: dict[str, object] = {
+        "--max-model-len": max_model_len,
+        "--max-num-seqs": 512 if on_gpu else 16,
+        "--max-num-batched-tokens": 8192 if on_gpu else 2048,
+        "--tensor-parallel-size": 1,
+    }
+    valued |= (
+        {"--gpu-memory-utilization": 0.9}
+        if on_gpu
+        else {"--dtype": "float32", "--kv-cache-memory-bytes": 1 << 28}
+    )
+    switches = [
+        "--no-enable-prefix-caching",
+        "--enable-chunked-prefill",
+        "--skip-tokenizer-init",
+        "--disable-log-stats",
+        *([] if on_gpu else ["--enforce-eager"]),
+    ]
+    known = {_bare(word) for word in given if word.startswith("-")}
+    added = [
+        part for name, value in valued.items() if _bare(name) not in known for part in (name, str(value))
+    ]
+    return [*added, *(name for name in switches if _bare(name) not in known), *given]
+
+
+def _bare(word: str) -> str:
+    """Name a flag whichever way it is written: --a_b=c, --a-b, --no-a-b are one."""
+    return word.partition("=")[0].replace("_", "-").removeprefix("--").removeprefix("no-")

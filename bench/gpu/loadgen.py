@@ -1,0 +1,95 @@
+"""LoadGen's part in bench.gpu: its settings, its percentiles, and which samples it will ask for.
+
+`python -m bench.gpu.loadgen CONF NUM_SAMPLES DIR FILE.json` runs LoadGen's Server over a system that answers
+at once, and writes the order of the samples and the seed of the schedule: a run of the product with the same
+seeds gets the same.
+"""
+
+import json
+import sys
+from array import array
+from pathlib import Path
+
+from bench.gpu.load import Plan, arriving
+from bench.processes import Processes, tail
+from bench.workload import compose_user_conf
+from sut.loadgen import LoadGenTest
+from sut.results.logs import DetailLog, read_detail
+from sut.settings import Mode, Scenario
+from sut.sut import SUT
+
+# The order of the samples does not depend on the rate: a dry run may be this fast.
+DRY_QPS = 10_000.0
+DRY_TIMEOUT_S = 120.0
+_TTFT = "result_first_token_{:.2f}_percentile_latency_ns"
+_TPOT = "result_time_per_output_token_{:.2f}_percentile_ns"
+_PERCENTILES = (50, 90, 99)
+
+
+def user_conf_of(plan: Plan) -> str:
+    """Have LoadGen issue a plan's requests, in its own order."""
+    values = {
+        "target_qps": plan.target_qps,
+        "min_duration": 1,
+        "min_query_count": len(plan.samples),
+        # It would draw from the model's official number of samples.
+        "performance_sample_count_override": plan.num_rows,
+    }
+    return compose_user_conf([plan.scenario], values)
+
+
+def spreads_of(detail: DetailLog) -> tuple[dict[str, float], dict[str, float]]:
+    """Read LoadGen's percentiles of TTFT and TPOT, in ms by name."""
+    ttft_ms, tpot_ms = (
+        {f"p{q}": float(str(detail.values[key.format(q)])) / 1e6 for q in _PERCENTILES}
+        for key in (_TTFT, _TPOT)
+    )
+    return ttft_ms, tpot_ms
+
+
+def draw_arrivals(
+    processes: Processes, num_samples: int, target_qps: float, directory: Path, name: str = "server"
+) -> Plan:
+    """Plan a Server run as LoadGen would issue it: in which order it takes the samples, each once, and when.
+
+    Raises:
+        RuntimeError: LoadGen failed.
+    """
+    dry = arriving(range(num_samples), 0, DRY_QPS)
+    logs, found, log = (directory / f"{name}-dry{end}" for end in ("", ".json", ".log"))
+    logs.mkdir()
+    conf = directory / f"{name}-dry.conf"
+    conf.write_text(user_conf_of(dry), encoding="utf-8")
+    argv = ["bench.gpu.loadgen", str(conf), str(num_samples), str(logs), str(found)]
+    if processes.run(argv, log, DRY_TIMEOUT_S + num_samples / DRY_QPS).exit_code:
+        raise RuntimeError(f"LoadGen's dry run failed: {tail(log)}")
+    order = json.loads(found.read_text(encoding="utf-8"))
+    return arriving(order["samples"], order["seed"], target_qps, name)
+
+
+def main(argv: list[str]) -> int:
+    """Run LoadGen dry."""
+    conf, num_samples, directory, output = argv
+    issued: list[int] = []
+    token = array("i", [0, 0])
+    address = token.buffer_info()[0]
+
+    def answer(ids: list[int], samples: list[int]) -> None:
+        issued.extend(samples)
+        sut.first_tokens(ids, [address] * len(ids))
+        sut.complete(ids, [address] * len(ids), [len(token)] * len(ids))
+
+    sut = SUT(Scenario.SERVER, answer, _die)
+    test = LoadGenTest(Path(conf).read_text(encoding="utf-8"), Scenario.SERVER, Mode.PERFORMANCE)
+    test.run(int(num_samples), sut.issue_queries, Path(directory), None)
+    seed = read_detail(Path(directory) / "mlperf_log_detail.txt").values["effective_schedule_rng_seed"]
+    Path(output).write_text(json.dumps({"samples": issued, "seed": seed}), encoding="utf-8")
+    return 0
+
+
+def _die(error: BaseException) -> None:
+    raise error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

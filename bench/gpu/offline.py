@@ -1,0 +1,172 @@
+"""bench.gpu offline and server: the same requests through every side, interleaved."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.command import check_above, check_at_least
+from bench.gpu.figures import differences, ratio_lines, read_config, read_start, start_lines, table
+from bench.gpu.found import Found
+from bench.gpu.gpu_rounds import Place, Rounds
+from bench.gpu.load import Lengths, Plan, offline
+from bench.gpu.loadgen import draw_arrivals
+from common.flags import FlagError
+
+OFFLINE_SIDES = ("bare", "ours", "async", "serve")
+SERVER_SIDES = ("async", "ours", "serve")
+_ENGINE_LOG = re.compile(r"\d+-\w+\.log")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offline(Lengths):
+    """All requests at once."""
+
+    sides: str = ",".join(OFFLINE_SIDES)
+    """The first is what the others are compared with."""
+    rounds: int = 2
+    """Of each side in each of its two turns."""
+    warm_rounds: int = 1
+    """After each load, all requests at once; not counted."""
+    round_timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Check the bounds; FlagError names flag, value and bound."""
+        Lengths.__post_init__(self)
+        check_at_least(self, rounds=1, warm_rounds=0)
+        check_above(self, "round_timeout_s")
+        self._check_sides(OFFLINE_SIDES)
+
+    def _check_sides(self, known: tuple[str, ...]) -> None:
+        for name in self.names:
+            if name not in known:
+                raise FlagError("--sides", f"{name!r} is none of {', '.join(known)}")
+            if self.names.count(name) > 1:
+                raise FlagError("--sides", f"{name} is there {self.names.count(name)} times")
+
+    @property
+    def names(self) -> list[str]:
+        """The sides."""
+        return self.sides.split(",")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server(Offline):
+    """Requests when LoadGen's schedule has them."""
+
+    sides: str = ",".join(SERVER_SIDES)
+    """The first is what the others are compared with."""
+    target_qps: float = 10.0
+    """Of LoadGen's schedule."""
+    seconds: float = 60.0
+    """How long requests arrive."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds; FlagError names flag, value and bound."""
+        # No super(): a dataclass with slots is made anew.
+        Lengths.__post_init__(self)
+        check_at_least(self, rounds=1, warm_rounds=0)
+        check_above(self, "round_timeout_s", "target_qps", "seconds")
+        self._check_sides(SERVER_SIDES)
+
+    @property
+    def num_rows(self) -> int:
+        """Requests of a round: LoadGen asks for every row equally often, here once."""
+        return max(round(self.target_qps * self.seconds), 2)
+
+
+Keep = Any
+"""Called with the figures so far."""
+
+
+def show_offline(plan: Offline, place: Place, keep: Keep) -> Found:
+    """Run the rounds and print what they say."""
+    requests = offline(plan.requests)
+    found = _run(plan, place, requests, keep)
+    _print(plan.names, place, found, ratio_lines(found, plan.names))
+    return found
+
+
+def show_server(plan: Server, place: Place, keep: Keep) -> Found:
+    """Run the rounds and print what they say.
+
+    Raises:
+        RuntimeError: LoadGen's dry run failed.
+    """
+    setting = place.setting
+    requests = draw_arrivals(setting.processes, plan.num_rows, plan.target_qps, setting.directory)
+    place.clock.say(f"{plan.num_rows} arrivals within {requests.due_ns[-1] / 1e9:.1f} s")
+    found = _run(plan, place, requests, keep)
+    _print(plan.names, place, found, latency_lines(found, plan.names))
+    return found
+
+
+def _run(plan: Offline, place: Place, requests: Plan, keep: Keep) -> Found:
+    """Measure the sides in the order A B B A, so that a drift over time favors none."""
+    rounds = Rounds(place, keep)
+    warm_ups = [offline(min(plan.requests, plan.num_rows))] * plan.warm_rounds
+    first, second = range(plan.rounds), range(plan.rounds, 2 * plan.rounds)
+    for names, numbers in ((plan.names, first), (plan.names[::-1], second)):
+        for name in names:
+            rounds.visit(name, warm_ups, [(requests, number) for number in numbers])
+    rounds.release()
+    return rounds.found
+
+
+def _print(names: list[str], place: Place, found: Found, more: list[str]) -> None:
+    place.clock.say("done")
+    lines = [table(found, names), "", *more, "", *start_lines(found)]
+    place.clock.say("\n".join([*lines, *differences_of(place)]))
+
+
+def differences_of(place: Place) -> list[str]:
+    """Say in what the configurations of the sides differ."""
+    return [f"configurations differ in {line}" for line in differences(first_configs(place))]
+
+
+def first_configs(place: Place) -> dict[str, dict[str, str]]:
+    """Read the configuration that each side's first engine says, if it came so far."""
+    configs: dict[str, dict[str, str]] = {}
+    for log in _engine_logs(place):
+        if config := read_config(log):
+            configs.setdefault(log.stem.partition("-")[2], config)
+    return configs
+
+
+def engines_say(place: Place) -> dict[str, Any]:
+    """Read what the logs of all loads say, for the record."""
+    return {log.stem: {"config": read_config(log), "start": read_start(log)} for log in _engine_logs(place)}
+
+
+def _engine_logs(place: Place) -> list[Path]:
+    """List the logs of all loads, in their order; those of coordinators and clients have longer names."""
+    logs = [log for log in place.setting.directory.glob("*.log") if _ENGINE_LOG.fullmatch(log.name)]
+    return sorted(logs, key=lambda log: int(log.name.partition("-")[0]))
+
+
+def latency_lines(found: Found, names: list[str]) -> list[str]:
+    """Lay out each side's percentiles, and how far they are from the first side's within a round."""
+    marks = ("p50", "p90", "p99")
+    heads = [f"{what} {mark}" for what in ("TTFT", "TPOT") for mark in marks]
+    lines = [f"{'round':>5} {'side':<7}" + "".join(f"{head:>10}" for head in heads) + "  ms"]
+    for one in found.rounds:
+        if not one.warm_up:
+            cells = [*one.ttft_ms.values(), *one.tpot_ms.values()]
+            numbers = "".join(f"{cell:>10.2f}" for cell in cells)
+            lines.append(f"{one.number:>5} {one.side:<7}{numbers}  {one.verdict}")
+    return lines + [_against(found, side, names[0], mark) for side in names[1:] for mark in marks]
+
+
+def _against(found: Found, side: str, reference: str, mark: str) -> str:
+    beside = {one.number: one for one in found.counted(reference)}
+    pairs = [(one, beside[one.number]) for one in found.counted(side) if one.number in beside]
+    if not pairs:
+        return f"{side} against {reference}, {mark}: no round of both"
+    extra_ms = [one.ttft_ms[mark] - other.ttft_ms[mark] for one, other in pairs]
+    tpot = [one.tpot_ms[mark] / other.tpot_ms[mark] for one, other in pairs]
+    return (
+        f"{side} against {reference}, {mark}: TTFT {median(extra_ms):+.2f} ms "
+        f"({' '.join(f'{value:+.2f}' for value in extra_ms)}), TPOT x {median(tpot):.4f} "
+        f"({' '.join(f'{value:.4f}' for value in tpot)})"
+    )

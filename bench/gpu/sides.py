@@ -1,0 +1,234 @@
+"""The sides of bench.gpu as its own process drives them: load, one round after the other, stop."""
+
+import contextlib
+import re
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.gpu.answers import Answered, Pipe, answered
+from bench.gpu.coordinate import SPARE_S, Setting, coordinate
+from bench.gpu.http_client import MODEL
+from bench.gpu.load import Plan
+from bench.processes import SERVING_WORDS, argv_of, free_port, read_cpu_s, tail
+from bench.startup.__main__ import serves_http
+from worker.machine.nvml import family
+
+STOP_TIMEOUT_S = 60.0
+POLL_S = 0.1
+_WARMED_UP = re.compile(r"warmed up on \d+ prompts in ([\d.]+) s")
+_ENVIRONMENT = {
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+class Start(NamedTuple):
+    """How long a load took, in seconds since the process was started."""
+
+    engine_s: float
+    """The engine is there."""
+    serving_s: float
+    """Requests would be taken; ours has warmed up by then, the others do not."""
+
+
+class Side(ABC):
+    """An engine, loaded or on the way to it."""
+
+    name: str
+
+    def __init__(self, setting: Setting, gpus: Sequence[int], label: str) -> None:
+        """Start its process.
+
+        Args:
+            setting: What it is to do.
+            gpus: What it gets; none: a CPU.
+            label: Names its files.
+        """
+        self.setting = setting
+        self.gpus = tuple(gpus)
+        self.log = setting.directory / f"{label}.log"
+        self.label = label
+        self.start: Start | None = None
+        self.effective: dict[str, str] = {}
+        """What its engine says it came to, where it is asked."""
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus else {}
+        self._begun_s = time.time()
+        self.process = setting.processes.start(
+            self._argv(), self.log, environment=_ENVIRONMENT | visible, piped=self._piped
+        )
+
+    _piped = False
+
+    @abstractmethod
+    def _argv(self) -> list[str]:
+        """Compose module and flags of the process that holds the engine."""
+
+    @abstractmethod
+    def _look(self) -> Start | None:
+        """Look whether it is loaded, and how long that took; does not wait."""
+
+    @abstractmethod
+    def run(self, plan: Plan, number: int) -> Answered:
+        """Do one round.
+
+        Raises:
+            RuntimeError: It failed.
+        """
+
+    def poll(self) -> bool:
+        """Say whether it is loaded.
+
+        Raises:
+            RuntimeError: It has ended.
+        """
+        if self.start is None:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"{self.label} ended while it loaded: {tail(self.log)}")
+            self.start = self._look()
+        return self.start is not None
+
+    def stop(self) -> None:
+        """End it and wait for all its processes: its memory is free afterwards.
+
+        Raises:
+            RuntimeError: One stays, and with it perhaps a GPU's memory.
+        """
+        members = family(self.process.pid)
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_TIMEOUT_S)
+        self.setting.processes.kill(self.process)
+        deadline_s = time.monotonic() + STOP_TIMEOUT_S
+        while left := [pid for pid in members if _runs(pid)]:
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"{self.label}: processes {left} are still there")
+            time.sleep(POLL_S)
+
+    def _since(self, at_s: float) -> float:
+        return at_s - self._begun_s
+
+    def _write(self, plan: Plan, number: int) -> Path:
+        path = self.setting.directory / f"{self.label}-{number}.json"
+        plan.write(path)
+        return path
+
+
+def _runs(pid: int) -> bool:
+    """Say whether a process exists and is no zombie, which holds nothing."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+class InProcess(Side):
+    """LLM.generate or AsyncLLM with nothing between."""
+
+    kind: str
+    _piped = True
+
+    def _argv(self) -> list[str]:
+        work = self.setting.work
+        own = argv_of({"--data": work.data, "--model": work.model, "--temperature": work.temperature})
+        return ["bench.gpu.engine", self.kind, *own, *self.setting.flags]
+
+    def _look(self) -> Start | None:
+        self._pipe = getattr(self, "_pipe", None) or Pipe(self.process, self.log)
+        ready = self._pipe.take()
+        if ready is None:
+            return None
+        self.effective = ready["config"]
+        engine_s = self._since(ready["engine_s"])
+        return Start(engine_s, engine_s)
+
+    def run(self, plan: Plan, number: int) -> Answered:
+        """Have it answer the plan."""
+        path = self._write(plan, number)
+        return answered(self._pipe.ask(str(path), self.setting.round_timeout_s + SPARE_S), plan, 0.0)
+
+
+class Bare(InProcess):
+    """LLM.generate of all requests."""
+
+    name = kind = "bare"
+
+
+class InProcessAsync(InProcess):
+    """One task per request over AsyncLLM."""
+
+    name = kind = "async"
+
+
+class Serve(Side):
+    """`vllm serve`, and an HTTP client in a process of its own."""
+
+    name = "serve"
+
+    def _argv(self) -> list[str]:
+        self._port = free_port()
+        own = {"--port": self._port, "--model": self.setting.work.model, "--served-model-name": MODEL}
+        return ["vllm.entrypoints.openai.api_server", *argv_of(own), *self.setting.flags]
+
+    _client: subprocess.Popen[bytes] | None = None
+
+    def _look(self) -> Start | None:
+        if self._client is None:
+            if serves_http(self._port):
+                self._engine_s = self._since(time.time())
+                self._start_client()
+            return None
+        ready = self._pipe.take()
+        return None if ready is None else Start(self._engine_s, self._engine_s)
+
+    def _start_client(self) -> None:
+        work = self.setting.work
+        flags = argv_of({"--data": work.data, "--port": self._port, "--temperature": work.temperature})
+        log = self.log.with_suffix(".client.log")
+        self._client = self.setting.processes.start(["bench.gpu.http_client", *flags], log, piped=True)
+        self._pipe = Pipe(self._client, log)
+
+    def run(self, plan: Plan, number: int) -> Answered:
+        """Have the client send the plan."""
+        assert self._client is not None
+        before_s = read_cpu_s(self._client.pid)
+        path = self._write(plan, number)
+        answer = self._pipe.ask(str(path), self.setting.round_timeout_s + SPARE_S)
+        return answered(answer, plan, read_cpu_s(self._client.pid) - before_s)
+
+    def stop(self) -> None:
+        """End the client, then the server."""
+        if self._client is not None:
+            self.setting.processes.kill(self._client)
+        super().stop()
+
+
+class Ours(Side):
+    """The product: a worker, and for each round its coordinator with LoadGen."""
+
+    name = "ours"
+
+    def _argv(self) -> list[str]:
+        self._port = free_port()
+        own = {"--port": self._port, "--model": self.setting.work.model}
+        return ["worker", *argv_of(own), *self.setting.flags]
+
+    def _look(self) -> Start | None:
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        if SERVING_WORDS not in text:
+            return None
+        serving_s = self._since(time.time())
+        warmed_up = _WARMED_UP.search(text)
+        return Start(serving_s - (float(warmed_up[1]) if warmed_up else 0.0), serving_s)
+
+    def run(self, plan: Plan, number: int) -> Answered:
+        """Run the coordinator once."""
+        return coordinate(self.setting, self._port, plan, f"{self.label}-{number}")
+
+
+SIDES: dict[str, type[Side]] = {side.name: side for side in (Bare, Ours, InProcessAsync, Serve)}

@@ -1,0 +1,124 @@
+"""`python -m bench.gpu.watch`: how busy each GPU is, a line of standard output for each look at each of them.
+
+A process of its own, because the benchmark's may have one thread only while it starts others.
+"""
+
+import importlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.command import installed
+
+INTERVAL_S = 0.2
+ASK_TIMEOUT_S = 30.0
+_QUERY = "--query-gpu=index,utilization.gpu,power.draw,memory.used"
+_MODULES = ("pynvml", "vllm.third_party.pynvml")
+
+
+class Look(NamedTuple):
+    """One GPU at one moment."""
+
+    at_s: float
+    """Of the system clock."""
+    gpu: int
+    busy_percent: float
+    """Share of the driver's last period in which a kernel ran."""
+    power_w: float
+    used_mib: float
+
+
+class Use(NamedTuple):
+    """One GPU over a window."""
+
+    num_looks: int
+    busy_percent: float
+    power_w: float
+    used_mib: float
+
+
+def use_between(log: Path, index: int, begin_s: float, end_s: float) -> Use | None:
+    """Average what was seen of a GPU in a window; None where nothing was."""
+    looks = [look for look in read_looks(log) if look.gpu == index and begin_s <= look.at_s <= end_s]
+    if not looks:
+        return None
+    sums = [sum(column) / len(looks) for column in list(zip(*looks, strict=True))[2:]]
+    return Use(len(looks), *sums)
+
+
+def describe_gpus() -> dict[str, str]:
+    """Say which GPUs and versions the figures are taken with."""
+    query = ["nvidia-smi", "--query-gpu=index,name,driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=True)
+        gpus = "; ".join(done.stdout.splitlines())
+    except (OSError, subprocess.SubprocessError) as error:
+        gpus = f"not told: {error}"
+    versions = {name: installed(name) for name in ("torch", "triton", "vllm")}
+    return {"GPUs": gpus, **versions}
+
+
+def read_looks(log: Path) -> Iterator[Look]:
+    """Read what this command has printed, other lines aside."""
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        words = line.split()
+        if len(words) == len(Look._fields) + 1 and words[0] == "gpu":
+            yield Look(float(words[1]), int(words[2]), *map(float, words[3:]))
+
+
+def main() -> int:
+    """Look until killed; 1 where there is nothing to look with."""
+    nvml = _open_nvml()
+    looks = _by_nvidia_smi() if nvml is None else _by_nvml(nvml)
+    for look in looks:
+        say = " ".join(["gpu", *map(str, look)])
+        print(say, flush=True)  # noqa: T201 - the result
+    return 1
+
+
+def _open_nvml() -> Any | None:
+    for name in _MODULES:
+        try:
+            nvml = importlib.import_module(name)
+            nvml.nvmlInit()
+        except (ImportError, OSError) as error:
+            print(f"no {name}: {error}", flush=True)  # noqa: T201 - says why
+        except Exception as error:  # noqa: BLE001 - NVML's own errors have no type before it is imported
+            print(f"{name}: {error}", flush=True)  # noqa: T201 - says why
+        else:
+            return nvml
+    return None
+
+
+def _by_nvml(nvml: Any) -> Iterator[Look]:
+    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    while True:
+        for index, handle in enumerate(handles):
+            yield Look(
+                time.time(),
+                index,
+                nvml.nvmlDeviceGetUtilizationRates(handle).gpu,
+                nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+                nvml.nvmlDeviceGetMemoryInfo(handle).used / 2**20,
+            )
+        time.sleep(INTERVAL_S)
+
+
+def _by_nvidia_smi() -> Iterator[Look]:
+    command = ["nvidia-smi", _QUERY, "--format=csv,noheader,nounits", f"-lms={INTERVAL_S * 1e3:.0f}"]
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    except OSError as error:
+        print(f"no nvidia-smi: {error}", flush=True)  # noqa: T201 - says why
+        return
+    assert process.stdout is not None
+    for line in process.stdout:
+        index, *numbers = line.split(",")
+        yield Look(time.time(), int(index), *map(float, numbers))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

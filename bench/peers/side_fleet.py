@@ -1,0 +1,149 @@
+"""One side of bench.peers: its workers, one run of its coordinator, and rounds of all sides."""
+
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.command import say
+from bench.peers.burst_load import Answers, BurstLoad, Workload
+from bench.processes import Ended, Processes, argv_of, free_port, read_cpu_s, wait_listening
+from bench.runs import loadgen_window_s, order_of, read_run
+from sut.results.logs import DetailLog
+from sut.settings import Scenario
+
+START_TIMEOUT_S = 30.0
+
+
+class Side(NamedTuple):
+    """A way to bring tokens to the coordinator."""
+
+    name: str
+    what: str
+    serve: tuple[str, ...]
+    """Module and flags of its workers; --port and the engine's flags follow."""
+    drive: tuple[str, ...]
+    """Module and flags of its coordinator; the coordinator's flags follow."""
+
+
+class Round(NamedTuple):
+    """A run whose answers are all as asked for."""
+
+    output_dir: Path
+    ended: Ended
+    answers: Answers
+    detail: DetailLog
+    record: dict[str, Any]
+    """Its run.json."""
+    workers_cpu_s: float
+    """Of all worker processes together, from the coordinator's start to its end."""
+
+    @property
+    def window_s(self) -> float:
+        """From the first query's issue to the last completion, as LoadGen logs it."""
+        begin_s, end_s = loadgen_window_s(self.detail)
+        return end_s - begin_s
+
+    @property
+    def coordinator_cpu_s(self) -> float:
+        """Of the whole coordinator process in that window."""
+        return self.ended.curve.between(*loadgen_window_s(self.detail))
+
+    def per_mtok(self, cpu_s: float) -> float:
+        """Divide by the run's tokens, in millions."""
+        return cpu_s / self.answers.tokens * 1e6
+
+
+class SideFleet:
+    """One side's workers."""
+
+    def __init__(self, side: Side, processes: Processes, workload: Workload, directory: Path) -> None:
+        """Start them; `wait` tells when they listen."""
+        load = workload.load
+        self._side = side
+        self._processes = processes
+        self._workload = workload
+        self._directory = directory / side.name
+        self._directory.mkdir()
+        self._workers: list[tuple[subprocess.Popen[bytes], int, Path]] = []
+        # An engine's share of what runs at once; its steps take no time.
+        flags = ["--step-ms", "0", "--max-num-seqs", str(-(-load.in_flight // load.workers))]
+        for index in range(load.workers):
+            port, log = free_port(), self._directory / f"worker{index}.log"
+            process = processes.start([*side.serve, "--port", str(port), *flags], log)
+            self._workers.append((process, port, log))
+
+    def wait(self) -> None:
+        """Wait until all listen.
+
+        Raises:
+            RuntimeError: One does not.
+        """
+        for process, port, log in self._workers:
+            wait_listening(process, port, log, START_TIMEOUT_S)
+
+    def run_round(self, number: int) -> Round:
+        """Run the side's coordinator once.
+
+        Raises:
+            RuntimeError: It failed, or an answer is not the one expected.
+        """
+        output_dir = self._directory / f"round{number}"
+        log = self._directory / f"round{number}.log"
+        before_s = self._workers_cpu_s()
+        ended = self._processes.run(self._command(output_dir), log, self._workload.load.timeout_s)
+        workers_cpu_s = self._workers_cpu_s() - before_s
+        run_dir = output_dir / Scenario.OFFLINE / "performance"
+        record, detail = read_run(self._side.name, ended, log, run_dir)
+        answers = self._workload.check(run_dir / "mlperf_log_accuracy.json")
+        if detail.errors:
+            raise RuntimeError(f"{self._side.name}: LoadGen counts {len(detail.errors)} errors")
+        return Round(output_dir, ended, answers, detail, record, workers_cpu_s)
+
+    def _command(self, output_dir: Path) -> list[str]:
+        flags = {
+            "--scenario": str(Scenario.OFFLINE),
+            "--input-file": str(self._workload.input_file),
+            "--user-conf": str(self._workload.user_conf),
+            "--workers": ",".join(f"127.0.0.1:{port}" for _, port, _ in self._workers),
+            "--output-dir": str(output_dir),
+            "--max-new-tokens": str(self._workload.load.longest_answer),
+        }
+        return [*self._side.drive, *argv_of(flags)]
+
+    def _workers_cpu_s(self) -> float:
+        return sum(read_cpu_s(process.pid) for process, _, _ in self._workers)
+
+
+def run_rounds(
+    sides: tuple[Side, ...], load: BurstLoad, num_rounds: int, take: Callable[[int, Side, Round], None]
+) -> int:
+    """Run every side in every round; nothing that was started outlives the call.
+
+    Args:
+        sides: Each gets its workers for all rounds.
+        load: The same for all.
+        num_rounds: Each has another order of the sides.
+        take: Takes the round's number, the side and what its run left.
+
+    Returns:
+        The tokens of a round.
+
+    Raises:
+        RuntimeError: A side failed or gave another answer than the expected one.
+    """
+    with tempfile.TemporaryDirectory(prefix="bench-peers-") as name, Processes() as processes:
+        directory = Path(name)
+        workload = Workload(load, directory)
+        say(
+            f"load          {load.requests} requests at once, {workload.num_tokens} tokens, "
+            f"{load.workers} workers; {num_rounds} rounds"
+        )
+        fleets = [SideFleet(side, processes, workload, directory) for side in sides]
+        for fleet in fleets:
+            fleet.wait()
+        for number in range(num_rounds):
+            for index in order_of(number, len(sides)):
+                take(number, sides[index], fleets[index].run_round(number))
+        return workload.num_tokens

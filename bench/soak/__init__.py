@@ -1,0 +1,1 @@
+"""One coordinator while workers are killed and started again."""

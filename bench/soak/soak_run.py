@@ -1,0 +1,216 @@
+"""One soak from its files to what it left: LoadGen's Server over a herd, and a coordinator under watch."""
+
+import json
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.command import flag
+from bench.process_usage import ProcessUsage, read_usage
+from bench.processes import Processes, tail
+from bench.soak.herd import Herd, Kill
+from bench.workload import counting_answer, draw_prompts, read_answers, write_prompts
+from common.flags import FlagError
+from sut.results.logs import DetailLog, read_detail
+
+TICK_S = 0.2
+NUM_SAMPLES = 256
+PROMPT_TOKENS = 64
+MIN_QUERIES = 1_000
+"""LoadGen's early stopping wants some hundreds of queries, however short the soak."""
+AUDIT_CONF = "*.*.accuracy_log_rng_seed = 1\n*.*.accuracy_log_sampling_target = 1000000000\n"
+# The kills are the soak's, not the requests': none of them is to be suspected.
+MAX_WORKER_LOSSES = 1_000_000
+WORKER_TIMEOUT_S = 5
+SLACK_S = 300.0
+"""Beyond the soak's length: start-up, the last answers, LoadGen's files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a soak is."""
+
+    minutes: float = 30.0
+    """How long LoadGen issues queries."""
+    workers: int = 64
+    """Worker processes."""
+    kill_every_s: float = 15.0
+    """Time between two kills."""
+    target_qps: float = 30.0
+    """LoadGen's."""
+    step_ms: tuple[float, float] = (200.0, 500.0)
+    """A worker's step time is drawn between these."""
+    answer_tokens: tuple[int, int] = (20, 60)
+    """Lengths of answers are drawn between these."""
+    sample_every_s: float = 5.0
+    """Time between two readings of the coordinator's figures."""
+    seed: int = 1
+    """Of the workers' speeds, the victims and how long they are away."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds; FlagError names flag, value and bound."""
+        for name in ("minutes", "kill_every_s", "target_qps", "sample_every_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise FlagError(flag(name), f"{getattr(self, name)} is not above 0")
+        if not 1 <= self.workers <= 1000:
+            raise FlagError("--workers", f"{self.workers} is not in 1..1000")
+        if not 0 < self.step_ms[0] <= self.step_ms[1]:
+            raise FlagError("--step-ms", f"{self.step_ms} is not ascending from above 0")
+        # LoadGen counts an answer of fewer than two tokens as an error.
+        if not 2 <= self.answer_tokens[0] <= self.answer_tokens[1]:
+            raise FlagError("--answer-tokens", f"{self.answer_tokens} is not ascending from 2")
+
+
+class Sample(NamedTuple):
+    """The soak at one moment."""
+
+    at_s: float
+    """System clock, which LoadGen's log has too."""
+    serving: int
+    """Workers that are alive and whose log says that they serve: the fewest since the last sample."""
+    kills: int
+    """So far."""
+    usage: ProcessUsage
+    """The coordinator's."""
+
+
+class Leftover(NamedTuple):
+    """What a soak left, all read."""
+
+    exit_code: int
+    samples: list[Sample]
+    kills: list[Kill]
+    record: dict[str, Any]
+    """run.json."""
+    detail: DetailLog
+    num_answers: int
+    """Answers that LoadGen logged; each was compared token by token."""
+    num_samples: int
+    """Distinct samples among them."""
+    wrong: list[str]
+    """Answers that are not what the prompt asks for, a line each."""
+    log: str
+    """End of the coordinator's."""
+
+
+class Soak:
+    """The processes of one soak."""
+
+    def __init__(self, plan: Plan, processes: Processes, directory: Path) -> None:
+        """Write the files, start the workers.
+
+        Raises:
+            RuntimeError: A worker does not come up.
+        """
+        self._plan = plan
+        self._processes = processes
+        self._directory = directory
+        self._prompts = draw_prompts(NUM_SAMPLES, PROMPT_TOKENS, *plan.answer_tokens)
+        self._run_dir = directory / "out" / "server" / "audit"
+        self._log = directory / "coordinator.log"
+        self._samples: list[Sample] = []
+        self._fewest = plan.workers
+        self._herd = Herd(processes, directory, plan.workers, plan.step_ms, plan.seed)
+        self._herd.start()
+
+    def run(self) -> Leftover:
+        """Run the coordinator to its end, killing workers meanwhile.
+
+        Raises:
+            RuntimeError: It does not end in time or leaves no record, or a worker ended by itself.
+        """
+        coordinator = self._processes.start(self._command(), self._log)
+        deadline_s = time.monotonic() + self._plan.minutes * 60 + SLACK_S
+        next_kill_s: float | None = None
+        next_sample_s = time.monotonic()
+        while coordinator.poll() is None:
+            now_s = time.monotonic()
+            if now_s > deadline_s:
+                raise RuntimeError(f"not done {SLACK_S:g} s after the last query: {tail(self._log)}")
+            self._herd.tend()
+            self._fewest = min(self._fewest, self._herd.num_serving)
+            if next_kill_s is None and (self._run_dir / "mlperf_log_detail.txt").exists():
+                next_kill_s = now_s + self._plan.kill_every_s
+            if next_kill_s is not None and now_s >= next_kill_s and self._herd.kill_one():
+                next_kill_s += self._plan.kill_every_s
+            if now_s >= next_sample_s:
+                self._sample(coordinator)
+                next_sample_s += self._plan.sample_every_s
+            time.sleep(TICK_S)
+        return self._read(coordinator.returncode)
+
+    def _sample(self, coordinator: subprocess.Popen[bytes]) -> None:
+        vitals = read_usage(coordinator.pid)
+        if vitals is not None:
+            self._samples.append(Sample(time.time(), self._fewest, len(self._herd.kills), vitals))
+        self._fewest = self._herd.num_serving
+
+    def _command(self) -> list[str]:
+        plan = self._plan
+        conf = {
+            "*.Server.target_qps": plan.target_qps,
+            "*.Server.min_duration": round(plan.minutes * 60_000),
+            "*.Server.min_query_count": MIN_QUERIES,
+            # The engines are slow on purpose, and a lost worker's requests wait.
+            "gpt-oss-120b.Server.ttft_latency": 600_000,
+            "gpt-oss-120b.Server.tpot_latency": 600_000,
+        }
+        user_conf, audit_conf = self._directory / "user.conf", self._directory / "audit.config"
+        user_conf.write_text("".join(f"{key} = {value}\n" for key, value in conf.items()), encoding="utf-8")
+        audit_conf.write_text(AUDIT_CONF, encoding="utf-8")
+        flags = {
+            "--scenario": "server",
+            "--input-file": str(write_prompts(self._directory / "data.parquet", self._prompts)),
+            "--user-conf": str(user_conf),
+            "--audit-config": str(audit_conf),
+            "--workers": ",".join(self._herd.addresses),
+            "--output-dir": str(self._directory / "out"),
+            "--max-new-tokens": str(plan.answer_tokens[1]),
+            "--worker-timeout-s": str(WORKER_TIMEOUT_S),
+            "--max-worker-losses": str(MAX_WORKER_LOSSES),
+        }
+        return ["coordinator", *(part for flag in flags.items() for part in flag)]
+
+    def _read(self, exit_code: int) -> Leftover:
+        try:
+            record = json.loads((self._run_dir / "run.json").read_text(encoding="utf-8"))
+            detail = read_detail(self._run_dir / "mlperf_log_detail.txt")
+            counts, wrong = check_answers(self._run_dir / "mlperf_log_accuracy.json", self._prompts)
+        except (OSError, ValueError) as error:
+            raise RuntimeError(f"exit code {exit_code}, no record: {error}: {tail(self._log)}") from error
+        return Leftover(
+            exit_code=exit_code,
+            samples=self._samples,
+            kills=self._herd.kills,
+            record=record,
+            detail=detail,
+            num_answers=int(counts.sum()),
+            num_samples=int((counts > 0).sum()),
+            wrong=wrong,
+            log=tail(self._log),
+        )
+
+
+def check_answers(accuracy_log: Path, prompts: NDArray[np.int32]) -> tuple[NDArray[np.int64], list[str]]:
+    """Compare every answer that LoadGen logged with the one that its prompt asks for.
+
+    Returns:
+        How many answers each sample has, and a line for each answer that differs.
+
+    Raises:
+        RuntimeError: An entry has not as many tokens as it says.
+        ValueError: The log is not whole.
+    """
+    expected = [counting_answer(prompt) for prompt in prompts]
+    counts = np.zeros(len(prompts), np.int64)
+    wrong = []
+    for sample, answer in read_answers(accuracy_log):
+        counts[sample] += 1
+        if not np.array_equal(answer, expected[sample]):
+            wrong.append(f"sample {sample}: {answer.tolist()} where {expected[sample].tolist()} belongs")
+    return counts, wrong

@@ -1,0 +1,1 @@
+"""Time to SERVING and memory of a worker, beside `vllm serve`."""
