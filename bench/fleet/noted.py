@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from coordinator.scheduling.event_loop import EventLoop
+from coordinator.scheduling.event_loop import ActiveRun, EventLoop
 from sut.loadgen import TOKEN_BYTES
-from sut.sut import SUT
+from sut.sut import SUT, Reports
 
 Function = Callable[..., Any]
 SAMPLE_INTERVAL_S = 0.5
@@ -72,7 +72,7 @@ class Notes:
         self.issuing_ns += time.thread_time_ns() - noting_ns
 
     def complete(
-        self, complete: Function, sut: SUT, ids: list[int], addresses: list[int], counts: list[int]
+        self, complete: Function, reports: Reports, ids: list[int], addresses: list[int], counts: list[int]
     ) -> None:
         """Note answers as LoadGen finds them.
 
@@ -84,26 +84,26 @@ class Notes:
             self.answers.extend((id_, count, xxhash.xxh3_64_intdigest(answer)))
             self._answer_address = address
         self.completing_ns += time.thread_time_ns() - noting_ns
-        complete(sut, ids, addresses, counts)
+        complete(reports, ids, addresses, counts)
 
-    def start(self, event_loop: EventLoop) -> None:
+    def start(self, run: ActiveRun) -> None:
         """Begin to sample, until LoadGen's test has ended."""
-        self._sampler = threading.Thread(target=self._sample, args=(event_loop,), name="notes", daemon=True)
+        self._sampler = threading.Thread(target=self._sample, args=(run,), name="notes", daemon=True)
         self._sampler.start()
 
-    def _sample(self, event_loop: EventLoop) -> None:
+    def _sample(self, run: ActiveRun) -> None:
         """Take samples until the end.
 
         Thread: its own.
         """
         while not self._ended.wait(SAMPLE_INTERVAL_S):
-            self._take_sample(event_loop)
-        self._take_sample(event_loop)
+            self._take_sample(run)
+        self._take_sample(run)
         self._measure_memory()
 
-    def _take_sample(self, event_loop: EventLoop) -> None:
+    def _take_sample(self, run: ActiveRun) -> None:
         """Note what the coordinator holds now; the only place that reads the product's counters."""
-        table, backlog = event_loop.ledger, event_loop.flow.backlog
+        table, backlog = run.scheduler.table, run.scheduler.backlog
         self.samples.extend(
             (time.monotonic_ns(), table.num_tokens, table.num_running, len(backlog), read_rss_bytes())
         )
@@ -194,9 +194,9 @@ def note(notes: Notes) -> None:
     """
 
     def ended(close: Function) -> Function:
-        def call(sut: SUT) -> None:
+        def call(reports: Reports) -> None:
             notes.end()
-            close(sut)
+            close(reports)
 
         return call
 
@@ -208,17 +208,17 @@ def note(notes: Notes) -> None:
         return call
 
     def sampled(open_run: Function) -> Function:
-        def call(event_loop: EventLoop, *args: Any) -> str:
-            spec_hash: str = open_run(event_loop, *args)
+        def call(event_loop: EventLoop, *args: Any) -> ActiveRun:
+            run: ActiveRun = open_run(event_loop, *args)
             notes.reach("streams")
-            notes.start(event_loop)
-            return spec_hash
+            notes.start(run)
+            return run
 
         return call
 
     wrap(SUT, "issue_queries", lambda f: lambda *args: notes.issue(f, *args))
-    wrap(SUT, "complete", lambda f: lambda *args: notes.complete(f, *args))
-    wrap(SUT, "close", ended)
+    wrap(Reports, "complete", lambda f: lambda *args: notes.complete(f, *args))
+    wrap(Reports, "close", ended)
     wrap(EventLoop, "wait_ready", reached)
     wrap(EventLoop, "open", sampled)
 

@@ -16,7 +16,7 @@ from bench.workload import compose_user_conf
 from sut.loadgen import LoadGenTest
 from sut.results.logs import DetailLog, read_detail
 from sut.settings import Mode, Scenario
-from sut.sut import SUT
+from sut.sut import SUT, Reports
 
 # The order of the samples does not depend on the rate: a dry run may be this fast.
 DRY_QPS = 10_000.0
@@ -76,10 +76,10 @@ def main(argv: list[str]) -> int:
 
     def answer(ids: list[int], samples: list[int]) -> None:
         issued.extend(samples)
-        sut.first_tokens(ids, [address] * len(ids))
-        sut.complete(ids, [address] * len(ids), [len(token)] * len(ids))
+        reports.first_tokens(ids, [address] * len(ids))
+        reports.complete(ids, [address] * len(ids), [len(token)] * len(ids))
 
-    sut = SUT(Scenario.SERVER, answer, _die)
+    sut, reports = SUT(answer, _die), Reports(Scenario.SERVER)
     test = LoadGenTest(Path(conf).read_text(encoding="utf-8"), Scenario.SERVER, Mode.PERFORMANCE)
     test.run(int(num_samples), sut.issue_queries, Path(directory), None)
     seed = read_detail(Path(directory) / "mlperf_log_detail.txt").values["effective_schedule_rng_seed"]

@@ -55,7 +55,7 @@ async def run(config: RunConfig, transport: str) -> None:
     await driver.connect()
     _quiet_interpreter()
     await asyncio.to_thread(test.run, data.num_samples, driver.sut.issue_queries, config.run_dir, None)
-    driver.sut.close()
+    driver.reports.close()
     await driver.settle()
     await driver.close()
     record = {"summary": {"num_messages": driver.num_messages}}

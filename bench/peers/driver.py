@@ -5,7 +5,7 @@ import logging
 import os
 from typing import Any, Protocol
 
-from sut.sut import SUT
+from sut.sut import SUT, Reports
 
 logger = logging.getLogger(__name__)
 
@@ -14,7 +14,9 @@ class Driver(Protocol):
     """The requests in flight over one transport; runs on the event loop of the main thread."""
 
     sut: SUT
-    """LoadGen's calls."""
+    """Takes LoadGen's queries."""
+    reports: Reports
+    """Goes to LoadGen."""
 
     @property
     def num_messages(self) -> int:

@@ -10,7 +10,7 @@ from bench.peers.streams import Chunk
 from coordinator.config import RunConfig
 from protos.columns import TokenIds
 from sut.dataset import Dataset
-from sut.sut import SUT
+from sut.sut import SUT, Reports
 
 
 class Client(Protocol):
@@ -47,7 +47,8 @@ class RequestDriver:
         self._outstanding = [0] * len(self._clients)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.sut = SUT(config.scenario, self._issue, die)
+        self.sut = SUT(self._issue, die)
+        self.reports = Reports(config.scenario)
         self.num_messages = 0
 
     async def connect(self) -> None:
@@ -91,10 +92,10 @@ class RequestDriver:
             first = not answer
             answer.extend(chunk.tokens)
             self.num_messages += 1
-            if first and self.sut.reports_first_tokens:
-                self.sut.first_tokens([id_], [answer.buffer_info()[0]])
+            if first and self.reports.reports_first_tokens:
+                self.reports.first_tokens([id_], [answer.buffer_info()[0]])
             if chunk.finished:
-                self.sut.complete([id_], [answer.buffer_info()[0]], [len(answer)])
+                self.reports.complete([id_], [answer.buffer_info()[0]], [len(answer)])
         self._outstanding[server] -= 1
         expected = min(int(prompt[0]), self._budget)
         if len(answer) != expected:

@@ -17,7 +17,7 @@ from bench.peers.streams import Chunk, Cutter
 from bench.peers.zmq_sockets import DriverSockets, WorkerSockets
 from coordinator.config import RunConfig
 from sut.dataset import Dataset
-from sut.sut import SUT
+from sut.sut import SUT, Reports
 from worker.engines.scripted.counting import CountingEngine
 
 
@@ -91,7 +91,8 @@ class MessageDriver:
         self._requests: dict[int, InFlight] = {}
         """By the name in their messages."""
         self._num_started = 0
-        self.sut = SUT(config.scenario, self._issue, die)
+        self.sut = SUT(self._issue, die)
+        self.reports = Reports(config.scenario)
 
     @property
     def num_messages(self) -> int:
@@ -147,9 +148,9 @@ class MessageDriver:
     def _report(self, request: InFlight, first: bool, message: StreamChunk) -> None:
         """Tell LoadGen of a first token, an end, or both."""
         id_, answer = request.loadgen_id, request.answer
-        if first and self.sut.reports_first_tokens:
-            self.sut.first_tokens([id_], [answer.buffer_info()[0]])
+        if first and self.reports.reports_first_tokens:
+            self.reports.first_tokens([id_], [answer.buffer_info()[0]])
         if message.finished:
-            self.sut.complete([id_], [answer.buffer_info()[0]], [len(answer)])
+            self.reports.complete([id_], [answer.buffer_info()[0]], [len(answer)])
             self._outstanding[request.worker] -= 1
             del self._requests[message.name]

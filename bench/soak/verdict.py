@@ -6,7 +6,7 @@ from bench.process_usage import Growth
 from bench.runs import loadgen_window_s
 from bench.soak.herd import Kill
 from bench.soak.soak_run import NUM_SAMPLES, Leftover, Sample
-from coordinator.scheduling.request_rows import DONE
+from coordinator.scheduling.request_columns import DONE
 
 WARM_UP = 0.2
 """Of LoadGen's test: arenas, pools and LoadGen's own records are first filled."""

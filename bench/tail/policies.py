@@ -6,7 +6,7 @@ import numpy as np
 
 from bench.tail.virtual_replicas import Cost, Floats, Ints, Replica, run_until
 from coordinator.scheduling import routing, throughput
-from coordinator.scheduling.throughput import Pace, Reading
+from coordinator.scheduling.throughput import Reading, Throughput
 
 REFILL_S = 0.005
 """Way of an end to the coordinator and of a prompt back, as `ours` measures it; it costs no time here."""
@@ -46,8 +46,8 @@ def ours(
     """Pull as the coordinator does: measured prefetch, and the rest divided anew each second."""
     replicas, rest = _fill(answer_lens, speeds, cost)
     allowed = [routing.NO_LIMIT] * len(replicas)
-    paces = [Pace()] * len(replicas)
-    windows = [cost.max_num_seqs + throughput.prefetch(Pace(), cost.max_num_seqs)] * len(replicas)
+    rates_by_replica = [Throughput()] * len(replicas)
+    windows = [cost.max_num_seqs + throughput.prefetch(Throughput(), cost.max_num_seqs)] * len(replicas)
     readings = [_read(replica, 0.0) for replica in replicas]
     slots = np.full(len(replicas), cost.max_num_seqs)
 
@@ -61,10 +61,10 @@ def ours(
     def beat(at_s: float) -> None:
         for k, replica in enumerate(replicas):
             now = _read(replica, at_s)
-            paces[k] = throughput.measure(paces[k], readings[k], now, cost.max_num_seqs)
-            windows[k] = cost.max_num_seqs + throughput.prefetch(paces[k], cost.max_num_seqs)
+            rates_by_replica[k] = throughput.measure(rates_by_replica[k], readings[k], now, cost.max_num_seqs)
+            windows[k] = cost.max_num_seqs + throughput.prefetch(rates_by_replica[k], cost.max_num_seqs)
             readings[k] = now
-        rates = np.array([p.full_tokens_per_s for p in paces])
+        rates = np.array([p.full_tokens_per_s for p in rates_by_replica])
         allowed[:] = routing.allowances(len(rest), slots, rates, last_over_mean).tolist()
         for k in range(len(replicas)):
             refill(k)
