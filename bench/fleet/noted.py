@@ -226,7 +226,7 @@ def note(notes: Notes) -> None:
 def main(argv: list[str]) -> int:
     """Run the coordinator, then write the file."""
     if len(argv) < 2:
-        print("bench.fleet.noted: give FILE.npz and the coordinator's flags", file=sys.stderr)  # noqa: T201 - no result
+        print("bench.fleet.noted: give FILE.npz and the coordinator's flags", file=sys.stderr)  # noqa: T201
         return 2
     notes = Notes()
     coordinator = importlib.import_module("coordinator.__main__")

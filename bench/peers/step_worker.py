@@ -43,7 +43,7 @@ class StepOutbox(Outbox):
 def run(argv: list[str]) -> int:
     """Replace the product's outbox and run the worker."""
     if vars(servicer).get("Outbox") is not Outbox:
-        print("bench.peers.step_worker: worker.servicer uses no Outbox", file=sys.stderr)  # noqa: T201 - no result
+        print("bench.peers.step_worker: worker.servicer uses no Outbox", file=sys.stderr)  # noqa: T201
         return 1
     vars(servicer)["Outbox"] = StepOutbox
     return main(argv)

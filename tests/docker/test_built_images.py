@@ -151,7 +151,7 @@ def test_the_seeds_command_succeeds_in_the_cpu_image(tmp_path: Path, folders: li
 
 
 def test_the_seeds_commands_succeed_in_a_fresh_root(tmp_path: Path, folders: list[str]) -> None:
-    """In a bare Debian setup.sh asks for libnuma, then installs the CPU build; the seed's run is VALID."""
+    """In a bare Debian setup.sh asks for libnuma, then installs the CPU build; run_mlperf.py ends VALID."""
     (tmp_path / "checkout").mkdir()
     tracked = call("git", "ls-files", "--cached", "--others", "--exclude-standard").split()
     call("cp", "--parents", "--target-directory", tmp_path / "checkout", *tracked)

@@ -1,4 +1,4 @@
-"""run_mlperf.py: the seed's commands on one machine, and no process left behind, however it ends."""
+"""run_mlperf.py: its documented commands on one machine, and no process left behind, however it ends."""
 
 import os
 import signal
@@ -58,7 +58,7 @@ def wait_for(path: Path, timeout_s: float = 30.0) -> None:
 
 
 def test_seed_commands_run_one_after_another(tmp_path: Path) -> None:
-    """The seed's scenarios and modes work with the counting backend, end VALID, and leave no process."""
+    """Scenarios and modes of docs/seed.md end VALID with the counting backend, and leave no process."""
     data = tmp_path / "data"
     data.mkdir()
     prompts = fleet.write_prompts(data / "accuracy_eval_tokenized.parquet", fleet.counting_prompts(40))

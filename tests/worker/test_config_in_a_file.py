@@ -174,7 +174,7 @@ def test_presets_hold_vllms_flags_and_say_where_they_come_from(name: str) -> Non
 
 
 def test_the_seeds_tunings_are_there() -> None:
-    """The two presets are the seed's, less prefix caching."""
+    """The two presets are the tuning advice of docs/seed.md, without prefix caching."""
     assert THROUGHPUT == parse(["--preset", "throughput"])[2]
     assert LATENCY == parse(["--preset", "latency"])[2]
 
