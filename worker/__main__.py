@@ -152,4 +152,6 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    # The name of the program in its usage line.
+    sys.argv[0] = "python -m worker"
     leave(main(sys.argv[1:]))
