@@ -157,7 +157,7 @@ class ChildProcess:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=functools.partial(_after_fork, mask),  # noqa: PLW1509 - this program has one thread
+                preexec_fn=functools.partial(_after_fork, mask),  # noqa: PLW1509 - it has one thread
             )
 
     def __enter__(self) -> Self:
