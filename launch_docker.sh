@@ -135,7 +135,9 @@ user="$(id -u):$(id -g)"
 # The user has no account inside the image: HOME and USER keep Python and torch from looking for one.
 options=(--rm --init --network=host --user "$user" --workdir /work
   --env HOME=/tmp --env "USER=${USER:-mlperf}"
-  --env HF_HOME=/cache/huggingface --env "MLPERF_BACKEND=$backend")
+  --env HF_HOME=/cache/huggingface --env "MLPERF_BACKEND=$backend"
+  # `tokenfleet` runs the mounted checkout, not the copy in the image.
+  --env PYTHONPATH=/work)
 if [[ -t 0 && -t 1 ]]; then
   options+=(--interactive --tty)
 fi

@@ -1,4 +1,4 @@
-"""Start local workers, run LoadGen against them, stop them; the program is tokenfleet/local_run.py.
+"""The same program as `tokenfleet local`: start local workers, run LoadGen against them, stop them.
 
 python run_mlperf.py --backend vllm --scenario offline --input-file data/accuracy_eval_tokenized.pkl
 """

@@ -1,4 +1,4 @@
-"""What SIGINT and SIGTERM mean: the first one ends the run in order, a later one at once."""
+"""SIGINT and SIGTERM: the first one ends the program in order, a later one at once."""
 
 import signal
 import time
@@ -6,28 +6,34 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAME_CAUSE_S = 1.0
-"""Signals so close to the first have its cause: a batch system and a script that passes it on send two."""
+"""A signal this soon after the first is a copy: a batch system and a script that forwards it send two."""
 SIGNAL_POLL_S = 0.5
-"""Longest wait of the main thread: a signal given to another thread does not end it."""
+"""Longest wait of the main thread: a signal that another thread receives does not interrupt it."""
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to end."""
+    """A signal asked the program to end."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
+        self.signum = signum
         self.exit_code = 128 + signum
 
 
 class Interrupts:
-    """Turns the first signal into an exception on the main thread; every method is main's.
+    """Turns the first signal into an exception on the main thread, which alone calls the methods.
 
-    The handler stays the same all along: were it replaced, Python would forget the exception of a signal with
-    which another one came, and print that this one was ignored.
+    The handler is never replaced after the first signal: if two signals arrive together and the first one's
+    handler installs another, Python drops that exception and prints that it was ignored.
     """
 
-    def __init__(self) -> None:
-        """Take the signals over."""
+    def __init__(self, *, ignores_later: bool = False) -> None:
+        """Install the handler.
+
+        Args:
+            ignores_later: Later signals do nothing: the clean-up after the first is bounded.
+        """
+        self._ignores_later = ignores_later
         self._held = self._ignored = False
         self._pending: int | None = None
         self._first_s: float | None = None
@@ -35,28 +41,28 @@ class Interrupts:
             signal.signal(signum, self._take)
 
     def hold(self) -> None:
-        """Let a signal wait for `release`."""
+        """Delay the exception of a signal until `release`."""
         self._held = True
 
     def release(self) -> None:
-        """Let signals through again.
+        """Let signals raise again.
 
         Raises:
-            Interrupted: One came meanwhile.
+            Interrupted: A signal came while they were held.
         """
         self._held = False
         if self._pending is not None:
             raise Interrupted(self._pending)
 
     def ignore(self) -> None:
-        """Let no signal end what is left: it is short and must be whole."""
+        """Ignore signals from now on: the rest of the program is short and must be complete."""
         self._ignored = True
 
     def _take(self, signum: int, _: FrameType | None) -> None:
         if self._ignored:
             return
         if self._first_s is not None:
-            if time.monotonic() - self._first_s > SAME_CAUSE_S:
+            if not self._ignores_later and time.monotonic() - self._first_s > SAME_CAUSE_S:
                 signal.signal(signum, signal.SIG_DFL)
                 signal.raise_signal(signum)
             return

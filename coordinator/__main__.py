@@ -43,4 +43,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    # The name of the program in its usage line.
+    sys.argv[0] = "python -m coordinator"
     sys.exit(main(sys.argv[1:]))

@@ -214,7 +214,6 @@ def build_parser(needs_input: bool = True) -> Parser:
         needs_input: Whether --input-file must be given.
     """
     parser = Parser(
-        prog="python -m coordinator",
         allow_abbrev=False,
         description="Run MLPerf LoadGen against tokenfleet workers.",
     )

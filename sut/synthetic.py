@@ -277,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sut.synthetic", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     dataset = commands.add_parser("dataset", help="write a data set of random prompts")
     checkpoint = commands.add_parser("checkpoint", help="write a tiny gpt-oss with random weights")
@@ -294,4 +294,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    # The name of the program in its usage line.
+    sys.argv[0] = "python -m sut.synthetic"
     sys.exit(main())

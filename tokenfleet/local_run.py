@@ -1,29 +1,34 @@
-"""One node, one command: start a local worker, run LoadGen against it, stop it.
+"""Run MLPerf on one machine: start a worker, run LoadGen against it, stop it.
 
-    python run_mlperf.py --backend vllm --scenario offline --input-file data/accuracy_eval_tokenized.pkl
+    tokenfleet local --backend vllm --scenario offline --input-file data/accuracy_eval_tokenized.pkl
 
-Several scenarios run one after another on the same worker. The coordinator's flags work as its own do; every
-flag that neither this script nor the coordinator knows goes to the worker, and there to the engine. With
---replicas the worker is a node of several.
-Exit codes: 0 valid, 1 failed, 2 bad input, 3 INVALID, 130 or 143 interrupted; of several runs the first
-that is not 0.
+`python run_mlperf.py` is the same program. Several scenarios run one after another on the same worker. The
+coordinator's flags are accepted; flags that neither this program nor the coordinator knows go to the worker,
+and from there to the engine. With --replicas the worker is a node of several replicas.
+Exit codes: 0 valid, 1 failed, 2 bad input, 3 INVALID, 130 or 143 interrupted; with several runs, the first
+code that is not 0.
 """
 
 import argparse
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from types import TracebackType
+from typing import BinaryIO, Self
 
 from common import config_file
+from common.child_process import child_command, child_environment
+from common.flags import FlagError
+from common.signals import Interrupted, Interrupts
 from coordinator.config import Parser, RunConfig, build_parser, expand, one_of, to_argv, to_config
 from coordinator.inputs import Inputs
 from sut.benchmark import BENCHMARK
@@ -31,44 +36,39 @@ from sut.settings import Scenario
 from worker.config import WorkerConfig
 from worker.engines.vllm.checkpoint import find_checkpoint
 from worker.engines.vllm.engine_core import check_installed
+from worker.machine.sd_notify import NOTIFY_SOCKET, NotifySocket, check_notify_socket
 from worker.node.ports import steady_port
 
 POLL_S = 0.1
 # A worker drains for at most 30 s and then stops its engine.
 STOP_TIMEOUT_S = 60.0
 NO_WORKER_TIMEOUT_S = 5.0
-# How long a coordinator may take beyond its own timeouts to say that no worker is left.
-NOTICE_TIMEOUT_S = 15.0
+# How long a coordinator may take beyond --no-worker-timeout-s to end its run after the worker has ended.
+LOSS_TIMEOUT_S = 15.0
+BAD_INPUT = 2
+# Source: prctl(2).
 PR_SET_PDEATHSIG = 1
-# This command gives its workers their addresses itself.
+# Flags that this program chooses itself.
 OWN_ADDRESSES = ("--workers", "--host", "--port")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Interrupted(BaseException):
-    """A signal asked for the end."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What the command line asks for."""
+class LocalConfig:
+    """One worker and the runs on it."""
 
     worker_argv: list[str]
-    """Flags of the worker, or of the node of several."""
+    """Flags of the worker, or of the node of several replicas."""
     runs: list[RunConfig]
 
 
-def parse(argv: list[str]) -> Plan:
+def parse(argv: list[str]) -> LocalConfig:
     """Read the command line and check every input file.
 
     Raises:
         ValueError: Names flag or file, value and bound.
     """
-    parser = Parser(prog="run_mlperf.py", allow_abbrev=False, add_help=False)
+    parser = Parser(allow_abbrev=False, add_help=False)
     file, table = config_file.read(argv, "worker")
     backend = os.environ.get("MLPERF_BACKEND") or str(table.get("engine", "vllm"))
     model = str(table.get("model", BENCHMARK.repository))
@@ -99,15 +99,15 @@ def parse(argv: list[str]) -> Plan:
         Inputs.read(run)
     fixed = ["--engine", own.backend, "--host", "127.0.0.1", "--replicas", str(own.replicas)]
     fixed += ["--model", own.model] if own.backend == "vllm" else []
-    return Plan(worker_argv=[*fixed, "--port", str(port), *engine_argv], runs=runs)
+    return LocalConfig(worker_argv=[*fixed, "--port", str(port), *engine_argv], runs=runs)
 
 
 def _check(own: argparse.Namespace) -> None:
     for flag in OWN_ADDRESSES:
         if (value := getattr(own, flag.removeprefix("--"))) is not None:
             raise ValueError(
-                f"{flag}: {value}: the workers are local ones of this command; "
-                "for others there is `python -m coordinator`"
+                f"{flag}: {value}: this command starts its own local workers; "
+                "use `tokenfleet run` with other workers"
             )
     backend, model = own.backend, own.model
     if backend == "vllm":
@@ -124,7 +124,7 @@ def _check(own: argparse.Namespace) -> None:
 def _shared_files(values: argparse.Namespace, table: config_file.Table) -> list[str]:
     """Give the workers' flags for what the coordinator shows them, and for the file of both."""
     if values.print_config:
-        raise ValueError("--print-config: ask `python -m coordinator` or `python -m worker`")
+        raise ValueError("--print-config: use `tokenfleet run` or `tokenfleet worker`")
     for flag in ("tls_ca", "tls_cert", "tls_key"):
         name = flag.replace("_", "-")
         if (value := getattr(values, flag) or table.get(name)) is not None:
@@ -133,60 +133,63 @@ def _shared_files(values: argparse.Namespace, table: config_file.Table) -> list[
     return [word for flag, path in shared.items() if path is not None for word in (flag, str(path))]
 
 
-class Process:
-    """A child with its own process group, that the kernel ends when this script dies."""
+class ChildProcess:
+    """A child in its own process group; a context manager that ends it.
 
-    def __init__(self, name: str, command: Sequence[str], log: Path | None = None) -> None:
+    The kernel sends the child SIGTERM if this program dies first.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], output: BinaryIO | None = None
+    ) -> None:
         """Start it.
 
         Args:
-            name: For messages.
             command: Program and arguments.
-            log: File for both its outputs; None: this script's.
+            environment: The child's.
+            output: File for stdout and stderr; None: this program's own.
         """
-        self.name = name
-        self.log = log
-        out = contextlib.nullcontext() if log is None else log.open("wb")
-        with out as file, _signals_held() as mask:
+        with _signals_held() as mask:
             self._popen = subprocess.Popen(
                 command,
+                env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
-                preexec_fn=lambda: _on_fork(mask),  # noqa: PLW1509 - this script has one thread
+                preexec_fn=functools.partial(_after_fork, mask),  # noqa: PLW1509 - it has one thread
             )
 
-    def poll(self) -> int | None:
-        """Give the exit code, None while it runs."""
-        return self._popen.poll()
+    def __enter__(self) -> Self:
+        return self
 
-    def signal(self, signum: int) -> None:
-        """Send a signal to the process alone; its own children are its own business."""
-        if self._popen.poll() is None:
-            self._popen.send_signal(signum)
-
-    def end(self, timeout_s: float) -> int:
-        """Wait, then kill what is left of the whole group; returns the exit code."""
-        try:
-            code = self._popen.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            code = 1
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.send_signal(signal.SIGTERM)
+        self.wait(STOP_TIMEOUT_S)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._popen.pid, signal.SIGKILL)
         self._popen.wait()
-        return code
 
-    def last_words(self) -> str:
-        """Give the line of its log that says why it ended, after which libraries may talk; else the last."""
-        lines = self.log.read_text(errors="replace").strip().splitlines() if self.log else []
-        own = [line for line in lines if line.startswith("worker: ") or " ERROR worker: " in line]
-        return (own or lines or ["no output"])[-1]
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        return self._popen.poll()
+
+    def send_signal(self, signum: int) -> None:
+        """Send a signal to the process alone; it ends its own children."""
+        if self._popen.poll() is None:
+            self._popen.send_signal(signum)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until it has ended, for a limited time."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(timeout_s)
 
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[set[int]]:
-    """Let no signal raise inside a block: fork's hooks would lose the exception; yields the earlier mask."""
+    """Hold signals back inside a block: fork's hooks would lose the exception; yields the old mask."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield {int(signum) for signum in mask}
@@ -194,102 +197,118 @@ def _signals_held() -> Iterator[set[int]]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _on_fork(mask: set[int]) -> None:
-    """In the child, before exec: SIGTERM when the parent dies, however it dies."""
+def _after_fork(mask: set[int]) -> None:
+    """In the child, before exec: have the kernel send SIGTERM when the parent dies."""
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-@contextlib.contextmanager
-def local_worker(plan: Plan) -> Iterator[Process]:
-    """Run the worker, or the node, for the length of a block; it does not outlive it.
+class LocalWorker:
+    """The worker process, or the node of several replicas; a context manager that stops it."""
 
-    Raises:
-        ValueError: Its log cannot be written; nothing is started.
-    """
-    log = plan.runs[0].output_dir / "workers" / "worker.log"
+    def __init__(self, argv: list[str], log: Path) -> None:
+        """Start it.
+
+        Args:
+            argv: Its flags.
+            log: Receives its output.
+
+        Raises:
+            FlagError: The log cannot be written; nothing is started.
+        """
+        check_notify_socket()
+        self.log = log
+        with contextlib.ExitStack() as stack:
+            output = stack.enter_context(_create_log(log))
+            self._notify_socket = stack.enter_context(NotifySocket())
+            environment = child_environment(os.environ) | {NOTIFY_SOCKET: self._notify_socket.path}
+            self._process = stack.enter_context(
+                ChildProcess(child_command("worker", argv), environment, output)
+            )
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        return self._process.poll()
+
+    def exit_reason(self) -> str:
+        """Return the reason that it has reported, else the last line of its log."""
+        self._notify_socket.receive()
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return self._notify_socket.status or (lines or ["no output"])[-1]
+
+
+def _create_log(log: Path) -> BinaryIO:
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_bytes(b"")
+        return log.open("wb")
     except OSError as error:
-        raise ValueError(f"--output-dir: cannot write {log}: {error.strerror}") from error
-    worker = Process("worker", [sys.executable, "-m", "worker", *plan.worker_argv], log)
-    try:
-        yield worker
-    finally:
-        worker.signal(signal.SIGTERM)
-        worker.end(STOP_TIMEOUT_S)
+        raise FlagError("--output-dir", f"cannot write {log}: {error.strerror}") from error
 
 
-def coordinate(run: RunConfig, worker: Process) -> int:
+def coordinate(run: RunConfig, worker: LocalWorker) -> int:
     """Run one coordinator to its end, or to the end of its worker; returns the exit code."""
-    command = [sys.executable, "-m", "coordinator", *to_argv(run)]
     started_s = time.time()
-    coordinator = Process("coordinator", command)
-    try:
-        while (code := coordinator.poll()) is None:
-            if worker.poll() is not None:
-                # A run that has begun itself says when no worker is left.
-                notice_s = run.no_worker_timeout_s + NOTICE_TIMEOUT_S if _has_begun(run, started_s) else 0.0
-                return _worker_gone(worker, coordinator, notice_s)
-            time.sleep(POLL_S)
-        return code
-    except Interrupted as interruption:
-        coordinator.signal(interruption.signum)
-        coordinator.end(STOP_TIMEOUT_S)
-        raise
-    finally:
-        coordinator.signal(signal.SIGTERM)
-        coordinator.end(STOP_TIMEOUT_S)
+    command = child_command("coordinator", to_argv(run))
+    with ChildProcess(command, child_environment(os.environ)) as coordinator:
+        try:
+            while (code := coordinator.poll()) is None:
+                if worker.poll() is not None:
+                    # A run that has begun reports the loss of its workers itself.
+                    begun = _has_begun(run, started_s)
+                    coordinator_s = run.no_worker_timeout_s + LOSS_TIMEOUT_S if begun else 0.0
+                    return _report_worker_end(worker, coordinator, coordinator_s)
+                time.sleep(POLL_S)
+            return code
+        except Interrupted as interruption:
+            coordinator.send_signal(interruption.signum)
+            coordinator.wait(STOP_TIMEOUT_S)
+            raise
 
 
 def _has_begun(run: RunConfig, since_s: float) -> bool:
-    """Say whether a coordinator started at `since_s` (system clock) has opened its run."""
+    """Return whether a coordinator that was started at `since_s` (system clock) has begun its run."""
     record = run.run_dir / "run.json"
     return record.exists() and record.stat().st_mtime >= since_s
 
 
-def _worker_gone(worker: Process, coordinator: Process, timeout_s: float) -> int:
-    """Give the coordinator some time to end by itself, and say how the worker ended."""
-    deadline_s = time.monotonic() + timeout_s
-    while coordinator.poll() is None and time.monotonic() < deadline_s:
-        time.sleep(POLL_S)
+def _report_worker_end(worker: LocalWorker, coordinator: ChildProcess, timeout_s: float) -> int:
+    """Give the coordinator some time to end by itself, then report why the worker has ended."""
+    coordinator.wait(timeout_s)
     code = worker.poll() or 1
-    why = f"{worker.last_words()} ({worker.log})"
-    sys.stderr.write(f"run_mlperf.py: {worker.name} exited with {code}: {why}\n")
-    return code if code == 2 else 1
+    _print_error(f"worker exited with {code}: {worker.exit_reason()} ({worker.log})")
+    return BAD_INPUT if code == BAD_INPUT else 1
 
 
 def main(argv: list[str]) -> int:
     """Run everything and return the exit code."""
-    _take_signals()
+    # Later signals are ignored: the clean-up after the first is bounded.
+    Interrupts(ignores_later=True)
     try:
-        plan = parse(argv)
-        with local_worker(plan) as worker:
-            codes = [coordinate(run, worker) for run in plan.runs]
+        config = parse(argv)
+        log = config.runs[0].output_dir / "workers" / "worker.log"
+        with LocalWorker(config.worker_argv, log) as worker:
+            codes = [coordinate(run, worker) for run in config.runs]
         return next((code for code in codes if code), 0)
     except ValueError as error:
-        sys.stderr.write(f"run_mlperf.py: {config_file.name_source(str(error), argv, 'coordinator')}\n")
-        return 2
+        _print_error(config_file.name_source(str(error), argv, "coordinator"))
+        return BAD_INPUT
     except Interrupted as interruption:
-        sys.stderr.write(f"run_mlperf.py: interrupted by {interruption}\n")
-        return 128 + interruption.signum
+        _print_error(f"interrupted by {interruption}")
+        return interruption.exit_code
 
 
-def _take_signals() -> None:
-    """Turn the first signal into an exception; the clean-up that follows is bounded and not interrupted.
-
-    The handler stays: see common/signals.py.
-    """
-    taken: list[int] = []
-
-    def take(signum: int, _: FrameType | None) -> None:
-        taken.append(signum)
-        if len(taken) == 1:
-            raise Interrupted(signum)
-
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, take)
+def _print_error(text: str) -> None:
+    # run_mlperf.py, or what the `tokenfleet` command has set.
+    sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {text}\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from worker.engine_protocol import Engine, EngineDead
 from worker.engines.vllm.checkpoint import find_checkpoint
 from worker.engines.vllm.engine_core import check_installed
 from worker.machine.cores import Cores, format_cores, parse_cores
-from worker.machine.sd_notify import check_notices, end_with_node, tell_why
+from worker.machine.sd_notify import check_notify_socket, end_with_node, notify_exit_reason
 from worker.node.node import Node, divide
 from worker.print_config import resolved
 from worker.server import Server
@@ -57,12 +57,12 @@ def main(argv: list[str]) -> int:
             raise EngineDead("the node has ended")
         asyncio.run(make_service(argv).run())
     except BadInput as error:
-        line = f"worker: {name_source(str(error), argv, 'worker')}"
-        tell_why(line)
-        print(line, file=sys.stderr)
+        reason = name_source(str(error), argv, "worker")
+        notify_exit_reason(reason)
+        print(f"worker: {reason}", file=sys.stderr)
         return 2
     except EngineDead as error:
-        tell_why(f"engine died: {error}")
+        notify_exit_reason(f"engine died: {error}")
         logger.error("engine died: %s", error)
         return 1
     except KeyboardInterrupt:
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
         print("worker: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        tell_why(f"{type(error).__name__}: {error}")
+        notify_exit_reason(f"{type(error).__name__}: {error}")
         raise
     return 0
 
@@ -89,7 +89,7 @@ def make_service(argv: list[str]) -> Server | Node:
         if config.replicas > 1:
             if config.engine is EngineKind.VLLM:
                 find_checkpoint(_check_model(model))
-            check_notices()
+            check_notify_socket()
             return Node(config, auth, divide(config, engine_argv), argv)
         return Server(config, make_engine(config.engine, model, engine_argv), auth)
     except (ValueError, ImportError) as error:
@@ -152,4 +152,6 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    # The name of the program in its usage line.
+    sys.argv[0] = "python -m worker"
     leave(main(sys.argv[1:]))

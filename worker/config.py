@@ -187,7 +187,6 @@ _MEANINGS: dict[str, tuple[Callable[[str], object], str, str]] = {
 def build_parser() -> Parser:
     """Build the parser of the daemon's own flags; defaults come from WorkerConfig."""
     parser = Parser(
-        prog="python -m worker",
         allow_abbrev=False,
         description="Serve one replica of the model, or a node of several, to a tokenfleet coordinator.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,9 +1,10 @@
-"""`python -m worker.probe [HOST:PORT] [SERVICE]`: ask a worker's health once, for containers and scripts.
+"""`tokenfleet probe [HOST:PORT] [SERVICE]`: ask a worker's health once, for containers and scripts.
 
-Where no HOST:PORT is given WORKER_ADDRESS names it, default 127.0.0.1:50051. With the file WORKER_TLS_CA it
-asks over TLS, and shows the certificate WORKER_TLS_CERT with WORKER_TLS_KEY. SERVICE is as health knows it:
-of a node none asks for any replica, tokenfleet.v1.Worker for all. Exit codes: 0 SERVING, 1 not, with the
-reason in one line, 2 bad input.
+`python -m worker.probe` is the same program. HOST:PORT defaults to $WORKER_ADDRESS, else 127.0.0.1:50051.
+With the file $WORKER_TLS_CA it asks over TLS, and presents $WORKER_TLS_CERT with $WORKER_TLS_KEY.
+SERVICE is a name of the gRPC health service. On a node, no SERVICE asks whether any replica serves,
+tokenfleet.v1.Worker whether all do. Exit codes: 0 SERVING; 1 not SERVING, with the reason in one line; 2 bad
+input.
 """
 
 import os

@@ -16,7 +16,7 @@ from protos.columns import CHANNEL_OPTIONS, SERVICE
 from worker.auth import AuthInterceptor
 from worker.config import BadInput, WorkerConfig
 from worker.engine_protocol import Engine, EngineDead
-from worker.machine.sd_notify import NODE_GONE, READY, STOPPING, is_of_node, tell
+from worker.machine.sd_notify import NODE_GONE, READY, STOPPING, is_replica, notify
 from worker.servicer import WorkerServicer
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self.stop)
-        if is_of_node():
+        if is_replica():
             loop.add_signal_handler(NODE_GONE, self._stop_without_drain)
         await self.serve()
 
@@ -129,7 +129,7 @@ class Server:
     async def _serve_runs(self) -> None:
         await self._set_health(SERVING)
         logger.info("serving")
-        tell(READY)
+        notify(READY)
         self.serving.set()
         await _wait_any(self._stop.wait(), self._servicer.wait_engine_death())
         await self._set_health(NOT_SERVING)
@@ -141,13 +141,13 @@ class Server:
     async def _drain(self) -> None:
         """Refuse new runs and let the current one finish, until a second `stop` or the drain timeout."""
         self._servicer.drain()
-        tell(STOPPING)
+        notify(STOPPING)
         logger.info("draining")
         self._stop.clear()
         await _wait_any(self._servicer.wait_idle(), self._stop.wait(), timeout_s=self._drain_timeout_s)
 
     async def _announce_stop(self) -> None:
-        tell(STOPPING)
+        notify(STOPPING)
         await self._set_health(NOT_SERVING)
 
     async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:

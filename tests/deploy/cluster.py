@@ -214,7 +214,8 @@ class Job:
         (pid,) = (
             pid
             for pid, command in self.processes().items()
-            if f"-m worker --host 0.0.0.0 --port {self.ports[index]}" in command and "srun" not in command
+            if f"-m tokenfleet worker --host 0.0.0.0 --port {self.ports[index]}" in command
+            and "srun" not in command
         )
         return pid
 

@@ -53,15 +53,15 @@ def test_tls_probes_pass_only_with_their_variables(tmp_path: Path) -> None:
     try:
         secure.wait_serving(worker)
         for probe in PROBES:
-            python, *command = container[probe]["exec"]["command"]
-            assert "python" == python
+            program, *command = container[probe]["exec"]["command"]
+            assert "tokenfleet" == program
             variables = {
                 name: place(value, tmp_path).replace(":50051", f":{worker.address.rpartition(':')[2]}")
                 for name, value in manifests.environment(container).items()
             }
             assert [0, 1] == [
                 subprocess.run(
-                    [sys.executable, *command],
+                    [sys.executable, "-m", "tokenfleet", *command],
                     env=os.environ | given,
                     cwd=fleet.ROOT,
                     timeout=30,

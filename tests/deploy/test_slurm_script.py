@@ -66,16 +66,16 @@ def test_bad_input_is_refused_in_one_line(
         ("t INFO worker.server: loading\nKilled\n \n", "Killed\n"),
         ("", ""),
     ],
-    ids=["noise-after-a-refusal", "the-last-error", "no-word-of-its-own", "nothing"],
+    ids=["noise-after-the-reason", "the-last-error", "no-reason-reported", "empty"],
 )
-def test_what_a_worker_said_stands_above_the_noise(tmp_path: Path, log: str, says: str) -> None:
-    """Why a worker ended is the last line in which it says so itself, else the last one that is not empty."""
+def test_the_reason_of_a_worker_is_what_it_reported(tmp_path: Path, log: str, says: str) -> None:
+    """The printed line is the last one that reports why the worker ended, else the last non-empty one."""
     (tmp_path / "log").write_text(log)
     lines = SCRIPT.read_text().splitlines()
-    begin = lines.index("last_words() {")
+    begin = lines.index("exit_reason() {")
     function = lines[begin : lines.index("}", begin) + 1]
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join([*function, 'echo "$(last_words "$1")"']), "-", "log"],
+        ["bash", "-euo", "pipefail", "-c", "\n".join([*function, 'echo "$(exit_reason "$1")"']), "-", "log"],
         check=False,
         cwd=tmp_path,
         capture_output=True,

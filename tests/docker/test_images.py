@@ -122,7 +122,7 @@ def test_worker_image_is_asked_for_its_health(image: str) -> None:
     dockerfile = read_dockerfile(image)
     port = WorkerConfig().port
 
-    assert re.search(r'^HEALTHCHECK .* CMD \["python", "-m", "worker.probe"\]$', dockerfile, re.MULTILINE)
+    assert re.search(r'^HEALTHCHECK .* CMD \["tokenfleet", "probe"\]$', dockerfile, re.MULTILINE)
     assert f"\nENV WORKER_ADDRESS=127.0.0.1:{port}\nEXPOSE {port}\n" in dockerfile
 
 

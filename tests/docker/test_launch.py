@@ -31,6 +31,8 @@ def test_dry_run_words_survive_paths_with_spaces(workspace: Workspace) -> None:
     assert values(words, "--ulimit") == ["memlock=-1"]
     assert values(words, "--user") == [f"{os.getuid()}:{os.getgid()}"]
     assert "--ipc=host" in words
+    # The mounted checkout is the code that runs.
+    assert "PYTHONPATH=/work" in values(words, "--env")
     assert words[-5:] == ["--entrypoint", "python", "tokenfleet-vllm", "-c", "print('a  b', \"$HOME\")"]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests import fleet
 from tests.forked import end_of
-from tokenfleet.local_run import Process, main
+from tokenfleet.local_run import main
 
 SLOW = ["--backend", "counting", "--replicas", "2", "--step-ms", "50"]
 
@@ -211,19 +211,36 @@ def test_token_is_shared_with_the_local_workers(tmp_path: Path) -> None:
     assert (2, line) == (refused.returncode, errors)
 
 
+# A sitecustomize for the worker alone, which is the only child with a notification socket.
+IN_WORKER = "import os\nif 'NOTIFY_SOCKET' in os.environ:\n    "
+NOISE_AT_EXIT = "end = os._exit; os._exit = lambda code: print('leaked types', flush=True) or end(code)\n"
+
+
 @pytest.mark.parametrize(
-    ("log", "says"),
+    ("program", "code", "says"),
     [
-        ("worker: --port: 0\n\nnanobind: leaked 2 instances!\n", "worker: --port: 0"),
-        ("t ERROR worker: engine died: a\nworker: b\nUserWarning: c\n", "worker: b"),
-        ("worker: a\nt ERROR worker: engine died: b\nt INFO worker: c\n", "t ERROR worker: engine died: b"),
-        ("t INFO worker.server: loading\nKilled\n \n", "Killed"),
-        ("\n", "no output"),
+        (NOISE_AT_EXIT, 2, "2: --step-ms: -1.0 is below 0 or not finite"),
+        ("print('no such kernel\\n \\n', flush=True); os._exit(7)\n", 1, "7: no such kernel"),
+        ("os._exit(7)\n", 1, "7: no output"),
     ],
-    ids=["noise-after-a-refusal", "the-last-refusal", "the-last-error", "no-word-of-its-own", "nothing"],
+    ids=["noise-after-the-reason", "no-reason-reported", "no-output"],
 )
-def test_what_a_worker_said_stands_above_the_noise(tmp_path: Path, log: str, says: str) -> None:
-    """Why a worker ended is the last line in which it says so itself, else the last one that is not empty."""
-    process = Process("worker", ["printf", "%s", log], tmp_path / "worker.log")
-    assert 0 == process.end(10.0)
-    assert says == process.last_words()
+def test_the_reason_of_a_worker_is_what_it_reported(
+    tmp_path: Path, program: str, code: int, says: str
+) -> None:
+    """A worker that ends is reported with the reason that it sent, else with the last line of its log."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
+    (tmp_path / "sitecustomize.py").write_text(IN_WORKER + program)
+    flags = ["--backend", "counting", "--step-ms", "-1", "--input-file", str(data)]
+    done = subprocess.run(
+        [sys.executable, "run_mlperf.py", *flags, "--output-dir", str(tmp_path / "out")],
+        cwd=fleet.ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    log = tmp_path / "out" / "workers" / "worker.log"
+    line = f"run_mlperf.py: worker exited with {says} ({log})\n"
+    assert (code, line) == (done.returncode, done.stderr)

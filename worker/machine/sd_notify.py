@@ -1,4 +1,4 @@
-"""What a worker tells whoever started it, in systemd's words (sd_notify), and who ends with whom."""
+"""systemd's notification protocol (sd_notify): a worker reports its state to the process that started it."""
 
 import contextlib
 import ctypes
@@ -8,6 +8,10 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from common.flags import FlagError
 
 logger = logging.getLogger(__name__)
 
@@ -15,17 +19,18 @@ NOTIFY_SOCKET = "NOTIFY_SOCKET"
 NODE_PID = "TOKENFLEET_NODE_PID"
 READY = "READY=1"
 STOPPING = "STOPPING=1"
-STATUS = "STATUS="
+_STATUS = "STATUS="
 MAX_STATUS_LEN = 1000
 NODE_GONE = signal.SIGHUP
 """Ends a replica at once but in order: its engine's processes would outlive a kill, and a drain would keep
 the port from the next node's replica."""
+_MAX_DATAGRAM_BYTES = 1 << 16
 # Source: prctl(2).
 _PR_SET_PDEATHSIG = 1
 
 
-def tell(words: str) -> None:
-    """Send READY, STOPPING or a status to $NOTIFY_SOCKET; nothing where nobody asks."""
+def notify(state: str) -> None:
+    """Send READY, STOPPING or a status to $NOTIFY_SOCKET; do nothing if it is not set."""
     address = os.environ.get(NOTIFY_SOCKET)
     if not address:
         return
@@ -34,57 +39,91 @@ def tell(words: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
         try:
-            sock.sendto(words.encode(), address)
+            sock.sendto(state.encode(), address)
         except OSError as error:
-            logger.warning("%s: %s not told: %s", NOTIFY_SOCKET, words, error)
+            logger.warning("%s: %s was not sent: %s", NOTIFY_SOCKET, state, error)
 
 
-def tell_why(reason: str) -> None:
-    """Tell why this process ends, on one line; systemd shows it too."""
-    tell(STATUS + " ".join(reason.split())[:MAX_STATUS_LEN])
+def notify_exit_reason(reason: str) -> None:
+    """Send the reason why this process ends, as one line of status; systemctl status shows it too."""
+    notify(_STATUS + " ".join(reason.split())[:MAX_STATUS_LEN])
 
 
-@contextlib.contextmanager
-def open_notices() -> Iterator[tuple[socket.socket, str]]:
-    """Bind a socket where one process may tell; yields it and its path, where nobody else may write.
+class NotifySocket:
+    """Receives the notifications of one child process; a context manager."""
+
+    def __init__(self) -> None:
+        """Bind a socket in a temporary directory that only this user can write to.
+
+        Raises:
+            OSError: No descriptor or directory for it, or the directory's path is too long.
+        """
+        self.is_ready = self.is_stopping = False
+        self.status = ""
+        """The last one; empty: none came."""
+        # The directory may already have been removed by a job that cleans temporary directories.
+        directory = tempfile.TemporaryDirectory(prefix="tokenfleet-", ignore_cleanup_errors=True)
+        with contextlib.ExitStack() as stack:
+            self.path = f"{stack.enter_context(directory)}/notify"
+            self._socket = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            self._socket.setblocking(False)
+            self._socket.bind(self.path)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def fileno(self) -> int:
+        """Return the descriptor, for select and asyncio."""
+        return self._socket.fileno()
+
+    def receive(self) -> None:
+        """Take in every notification that has arrived; does not block."""
+        for line in self._lines():
+            if line == READY:
+                self.is_ready = True
+            elif line == STOPPING:
+                self.is_stopping = True
+            elif line.startswith(_STATUS):
+                self.status = line.removeprefix(_STATUS)
+
+    def _lines(self) -> Iterator[str]:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                yield from self._socket.recv(_MAX_DATAGRAM_BYTES).decode(errors="replace").splitlines()
+
+
+def check_notify_socket() -> None:
+    """Check that the temporary directory can hold a replica's notification socket.
 
     Raises:
-        OSError: There is no descriptor or directory for it, or the directory's path is too long.
-    """
-    # Whoever cleans temporary directories may have been there first.
-    with (
-        tempfile.TemporaryDirectory(prefix="tokenfleet-", ignore_cleanup_errors=True) as directory,
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notices,
-    ):
-        path = f"{directory}/notify"
-        notices.bind(path)
-        yield notices, path
-
-
-def check_notices() -> None:
-    """Try the temporary directory out.
-
-    Raises:
-        ValueError: A socket for notices cannot be had there.
+        FlagError: It cannot.
     """
     try:
-        with open_notices():
+        with NotifySocket():
             pass
     except OSError as error:
-        where = os.environ.get("TMPDIR", "not set")
-        raise ValueError(f"TMPDIR: {where}: no socket for replicas can be there: {error}") from error
+        directory = os.environ.get("TMPDIR", "not set")
+        raise FlagError(
+            "TMPDIR", f"{directory}: no socket for replicas can be created there: {error}"
+        ) from error
 
 
-def is_of_node() -> bool:
-    """Say whether this process is a node's replica; to any other SIGHUP is its terminal's end, or nohup's."""
+def is_replica() -> bool:
+    """Return whether a node started this process; if not, SIGHUP means that its terminal has closed."""
     return NODE_PID in os.environ
 
 
 def end_with_node() -> bool:
-    """Have the kernel send NODE_GONE when the node dies, however that dies; False: it is dead already."""
-    if not is_of_node():
+    """Have the kernel send NODE_GONE to this process when its node dies; False: the node is already dead."""
+    if not is_replica():
         return True
-    # A node under nohup hands down that it is ignored.
+    # A node under nohup passes on that the signal is ignored.
     signal.signal(NODE_GONE, signal.SIG_DFL)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, NODE_GONE)
     return os.getppid() == int(os.environ[NODE_PID])

@@ -1,6 +1,7 @@
-"""A node of several replicas: one address that answers for all, each at its own port and in its own process.
+"""A node of several replicas: one address that describes them; each has its own process and port.
 
-No token passes through here: coordinators learn the replicas' ports from GetInfo and open a stream to each.
+No token passes through the node: a coordinator reads the replicas' ports from GetInfo and opens a stream
+to each.
 """
 
 import asyncio
@@ -21,14 +22,14 @@ from worker.config import BadInput, EngineKind, WorkerConfig
 from worker.engine_protocol import EngineDead
 from worker.machine.gpus import visible_devices
 from worker.machine.host_info import HostInspector
-from worker.machine.sd_notify import READY, STOPPING, tell
+from worker.machine.sd_notify import READY, STOPPING, notify
 from worker.node.placement import Share, place, read_size, split
 from worker.node.replica import Replica
 from worker.server import listening
 
 logger = logging.getLogger(__name__)
 
-# Beyond what a run may take to drain: vLLM's processes end within it.
+# Time after --drain-timeout-s within which vLLM's processes end.
 STOP_TIMEOUT_S = 30.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -36,10 +37,10 @@ Context = grpc.aio.ServicerContext[pb.ToWorker, pb.FromWorker]
 
 
 def divide(config: WorkerConfig, engine_argv: list[str]) -> list[Share]:
-    """Divide the machine among the replicas; engines without a model share its cores.
+    """Divide the machine's accelerators and cores among the replicas; scripted engines need only cores.
 
     Raises:
-        ValueError: It is too small, or its accelerators cannot be told apart.
+        ValueError: The machine is too small, or its accelerators cannot be listed.
     """
     cores = sorted(os.sched_getaffinity(0))
     if config.engine is not EngineKind.VLLM:
@@ -48,18 +49,18 @@ def divide(config: WorkerConfig, engine_argv: list[str]) -> list[Share]:
 
 
 class Node:
-    """Its replicas, and the port where it answers for them."""
+    """The replicas of one host, and the port that describes them."""
 
     def __init__(
         self, config: WorkerConfig, auth: AuthInterceptor, shares: list[Share], argv: list[str]
     ) -> None:
-        """Create it with nothing started.
+        """Create the node without starting a process.
 
         Args:
-            config: Its flags.
+            config: The node's flags.
             auth: Checks who may call.
-            shares: What each replica gets.
-            argv: The whole command line, which each replica gets too.
+            shares: Accelerators and cores of each replica.
+            argv: The whole command line; each replica's begins with it.
         """
         self._config = config
         self._auth = auth
@@ -73,27 +74,27 @@ class Node:
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until a signal, or until no replica is left.
+        """Serve until a signal, or until every replica has been given up.
 
         Raises:
-            BadInput: The port cannot be had, or no replica can serve its flags.
+            BadInput: The port is in use, or every replica refuses its flags.
             EngineDead: Every replica has been given up.
         """
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop)
-        await self._tell_health()
+        await self._set_health()
         async with listening(self._config, self._auth, _NodeServicer(self), self._health):
-            telling = asyncio.ensure_future(self._tell_changes())
+            publishing = asyncio.ensure_future(self._publish_changes())
             try:
                 await self._keep_replicas()
             finally:
-                telling.cancel()
+                publishing.cancel()
         if not self._stopping.is_set():
-            self._raise_why()
+            self._raise_reason()
 
     def describe(self) -> pb.WorkerInfo:
-        """Say what the node is, and how its replicas are."""
+        """Describe the node and its replicas for GetInfo."""
         return pb.WorkerInfo(
             protocol_version=PROTOCOL_VERSION,
             instance_id=self._instance_id,
@@ -106,7 +107,7 @@ class Node:
 
     @property
     def state(self) -> "pb.WorkerState":
-        """All are READY, some are, none is yet, or none will be."""
+        """READY: all replicas are; DEGRADED: some are; LOADING: none yet; FAILED: all are given up."""
         if self._stopping.is_set():
             return pb.WORKER_STATE_DRAINING
         states = [replica.state for replica in self._replicas]
@@ -117,47 +118,49 @@ class Node:
         return pb.WORKER_STATE_FAILED if given_up else pb.WORKER_STATE_LOADING
 
     def _stop(self) -> None:
-        """Have every replica drain; the second time, end."""
+        """Drain every replica; a second call ends them at once."""
         again = self._stopping.is_set()
         logger.info("stopping" if again else "draining")
         if not again:
-            tell(STOPPING)
+            notify(STOPPING)
         for replica in self._replicas:
             replica.stop(signal.SIGTERM)
         self._stopping.set()
         self._changed.set()
 
     async def _keep_replicas(self) -> None:
-        """Run all replicas until none is left; after a signal for a bounded time."""
-        lives = [asyncio.ensure_future(replica.run()) for replica in self._replicas]
+        """Run all replicas until none is left; after a signal, for a bounded time."""
+        running = [asyncio.ensure_future(replica.run()) for replica in self._replicas]
         stopping = asyncio.ensure_future(self._stopping.wait())
-        ending = asyncio.gather(*lives)
+        ending = asyncio.gather(*running)
         await asyncio.wait((ending, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
-        _, late = await asyncio.wait(lives, timeout=self._config.drain_timeout_s + STOP_TIMEOUT_S)
+        _, late = await asyncio.wait(running, timeout=self._config.drain_timeout_s + STOP_TIMEOUT_S)
         for replica in self._replicas if late else []:
             replica.stop(signal.SIGKILL)
         await ending
 
-    def _raise_why(self) -> None:
-        reasons = [f"replica {replica.index}: {replica.reason}" for replica in self._replicas]
-        if all(replica.is_refused for replica in self._replicas):
-            raise BadInput(self._replicas[0].reason.rpartition("worker: ")[2])
-        raise EngineDead("; ".join(reasons))
+    def _raise_reason(self) -> None:
+        refusals = [replica.refusal for replica in self._replicas]
+        if refusals[0] is not None and None not in refusals:
+            raise BadInput(refusals[0])
+        raise EngineDead(
+            "; ".join(f"replica {replica.index}: {replica.reason}" for replica in self._replicas)
+        )
 
-    async def _tell_changes(self) -> None:
-        """Have health say what changed, and whoever started the node."""
-        told = False
+    async def _publish_changes(self) -> None:
+        """Update the health service after each change; notify the process that started the node once."""
+        is_notified = False
         while True:
             await self._changed.wait()
             self._changed.clear()
-            await self._tell_health()
-            if not told and self.state == pb.WORKER_STATE_READY:
-                tell(READY)
-                told = True
+            await self._set_health()
+            if not is_notified and self.state == pb.WORKER_STATE_READY:
+                notify(READY)
+                is_notified = True
 
-    async def _tell_health(self) -> None:
-        """The node serves while any replica does; as a Worker, while all do."""
+    async def _set_health(self) -> None:
+        """Set the node SERVING while any replica serves, and the Worker service while all do."""
         serving = [replica.state == pb.WORKER_STATE_READY for replica in self._replicas]
         services = {health.OVERALL_HEALTH: any(serving), SERVICE: all(serving)}
         services |= {f"{SERVICE}.replica.{index}": one for index, one in enumerate(serving)}
@@ -167,18 +170,18 @@ class Node:
 
 
 class _NodeServicer(rpc.WorkerServicer):
-    """The Worker service of a node: a run is its replicas' business."""
+    """The Worker service of a node; it refuses runs, which open a stream to each replica."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._host = HostInspector()
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.WorkerInfo:
-        """Answer what the node is."""
+        """Describe the node and its replicas."""
         return self._node.describe()
 
     async def GetHost(self, request: pb.GetHostRequest, context: Context) -> pb.HostInfo:
-        """Answer what machine the node is."""
+        """Describe the machine."""
         return await self._host.read()
 
     async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.WorkerLoad:

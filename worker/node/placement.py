@@ -1,10 +1,11 @@
-"""Which accelerators and cores each replica of a node gets; pure, the machine is in accelerators.py."""
+"""Divide accelerators and cores among the replicas of a node; reads nothing from the machine."""
 
 import argparse
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+from common.flags import FlagError
 from worker.config import Parser
 from worker.machine.cores import Cores
 
@@ -15,36 +16,36 @@ class Device(NamedTuple):
     name: str
     """As CUDA_VISIBLE_DEVICES names it."""
     cores: Cores
-    """Of its NUMA node, ascending; empty where the machine does not tell."""
+    """Cores of its NUMA node, ascending; empty if the NUMA node is not known."""
 
 
 class Share(NamedTuple):
-    """What one replica has to itself."""
+    """Accelerators and cores of one replica."""
 
     devices: tuple[str, ...]
-    """Empty: there are none, or it needs none."""
+    """Names of its accelerators; empty if the machine has none or the engine needs none."""
     cores: Cores
-    """Ascending; empty: all of the node's, which has fewer than replicas."""
+    """Ascending; empty: all cores of the node, if it has fewer cores than replicas."""
 
 
 class Size(NamedTuple):
-    """Ranks of one replica, as its engine's flags give them."""
+    """Ranks of one replica, from the engine's flags."""
 
     tensor_parallel: int | None
-    """None: not given, as many as fit."""
+    """None: not given; as many as fit."""
     pipeline_parallel: int
 
     @property
     def num_ranks(self) -> int:
-        """Count what the flags ask for, at least."""
+        """Count the ranks, at least as many as the flags require."""
         return (self.tensor_parallel or 1) * self.pipeline_parallel
 
 
 def read_size(engine_argv: list[str]) -> Size:
-    """Read the size of a replica from vLLM's flags; the others are its engine's business.
+    """Read the size of a replica from vLLM's flags; other flags are ignored.
 
     Raises:
-        ValueError: A size that is no number or below 1.
+        ValueError: A size is not a number or is below 1.
     """
     parser = Parser(allow_abbrev=False, add_help=False)
     parser.add_argument("--tensor-parallel-size", "--tensor_parallel_size", "-tp", type=_at_least_one)
@@ -56,27 +57,27 @@ def read_size(engine_argv: list[str]) -> Size:
 
 
 def place(num_replicas: int, size: Size, devices: Sequence[Device], cores: Sequence[int]) -> list[Share]:
-    """Divide accelerators among replicas, neighbours to one, and to each a part of its cores.
+    """Give each replica neighbouring accelerators and a part of the cores near them.
 
     Args:
-        num_replicas: R.
-        size: Of each.
-        devices: All there are; none: replicas compute on cores, a rank at least on one.
-        cores: All that the node may use.
+        num_replicas: Number of replicas.
+        size: Size of each replica.
+        devices: All accelerators; if empty, replicas compute on cores and each rank needs at least one.
+        cores: All cores that the node may use.
 
     Raises:
-        ValueError: R replicas are larger than the machine.
+        FlagError: The replicas need more accelerators or cores than the machine has.
     """
-    wanted = f"--replicas: {num_replicas} of {size.num_ranks} ranks each"
+    requested = f"{num_replicas} of {size.num_ranks} ranks each"
     if not devices:
         if num_replicas * size.num_ranks > len(cores):
-            raise ValueError(
-                f"{wanted} on {len(cores)} cores: no accelerator is visible, a rank needs a core"
-            )
+            reason = f"{requested} on {len(cores)} cores: no accelerator is visible, a rank needs a core"
+            raise FlagError("--replicas", reason)
         return [Share((), part) for part in split(cores, num_replicas)]
     needed = num_replicas * size.num_ranks
     if needed > len(devices):
-        raise ValueError(f"{wanted} need {needed} accelerators, {len(devices)} are visible")
+        reason = f"{requested} need {needed} accelerators, {len(devices)} are visible"
+        raise FlagError("--replicas", reason)
     each = len(devices) // num_replicas if size.tensor_parallel is None else size.num_ranks
     sets = [devices[index * each : (index + 1) * each] for index in range(num_replicas)]
     near = [_cores_near(chosen, cores) for chosen in sets]
@@ -87,7 +88,7 @@ def place(num_replicas: int, size: Size, devices: Sequence[Device], cores: Seque
 
 
 def split(cores: Sequence[int], num: int) -> list[Cores]:
-    """Cut cores into runs of neighbours of nearly equal length; none for anyone if there are too few."""
+    """Split cores into contiguous parts of nearly equal length; empty parts if there are too few cores."""
     if len(cores) < num:
         return [()] * num
     bounds = [index * len(cores) // num for index in range(num + 1)]
@@ -95,18 +96,18 @@ def split(cores: Sequence[int], num: int) -> list[Cores]:
 
 
 def _cores_near(chosen: Sequence[Device], cores: Sequence[int]) -> Cores:
-    """Collect the cores near a replica's devices; all where the machine does not tell."""
+    """Collect the cores near a replica's devices; all cores if that is not known."""
     near = {core for device in chosen for core in device.cores} & set(cores)
     return tuple(sorted(near or cores))
 
 
 def _part(near: list[Cores], index: int) -> Cores:
-    """Divide cores among the replicas that have the same ones near."""
+    """Divide cores among the replicas that are near the same cores."""
     sharing = [other for other, cores in enumerate(near) if cores == near[index]]
     return split(near[index], len(sharing))[sharing.index(index)]
 
 
 def _at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1 or no whole number")
+        raise argparse.ArgumentTypeError(f"{text} is below 1 or not a whole number")
     return int(text)

@@ -1,4 +1,4 @@
-"""Ports that a worker can come back to."""
+"""Ports that a restarted worker can listen on again."""
 
 import contextlib
 import random
@@ -10,16 +10,16 @@ _TRIES = 1000
 
 
 def steady_port(rng: random.Random, num: int = 1) -> int:
-    """Draw a port of loopback that is free now and that no connection is ever given.
+    """Draw a loopback port that is free now and is outside the range of ephemeral ports.
 
     Args:
-        rng: Draws it.
-        num: That many in a row must be free; the first is returned.
+        rng: Source of random numbers.
+        num: This many consecutive ports must be free; the first is returned.
 
     Raises:
-        ValueError: So many are not to be had.
+        ValueError: No free ports were found.
 
-    Source: ip(7), ip_local_port_range: where connections get their own ports from.
+    Source: ip(7), ip_local_port_range: the range of ephemeral ports.
     """
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
     for _ in range(_TRIES):
@@ -28,4 +28,4 @@ def steady_port(rng: random.Random, num: int = 1) -> int:
             for index in range(num):
                 socks.enter_context(socket.socket()).bind(("127.0.0.1", port + index))
             return port
-    raise ValueError(f"no {num} free ports in a row in {FIRST_STEADY_PORT}..{first - 1}")
+    raise ValueError(f"no {num} consecutive free ports in {FIRST_STEADY_PORT}..{first - 1}")

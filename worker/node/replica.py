@@ -1,35 +1,27 @@
-"""One replica of a node: a worker process that is started, watched, started again, and at last given up."""
+"""One replica of a node: keeps a worker process running, and gives it up after repeated crashes."""
 
 import asyncio
 import contextlib
 import logging
-import os
 import signal
-import socket
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 
 from protos import worker_pb2 as pb
 from worker.machine.cores import format_cores
-from worker.machine.gpus import VARIABLE
-from worker.machine.sd_notify import NODE_PID, NOTIFY_SOCKET, READY, STATUS, STOPPING, open_notices
+from worker.machine.sd_notify import NotifySocket
 from worker.node.placement import Share
+from worker.node.replica_process import ProcessEnd, ReplicaProcess, run_process
 
 logger = logging.getLogger(__name__)
 
 MAX_CRASHES = 5
-"""So many processes in a row that did not last, and it is given up."""
+"""A replica is given up after this many processes in a row that did not serve for LASTING_S."""
 LASTING_S = 60.0
-"""A process that served for so long is no part of a crash loop."""
+"""A process that served for this long does not count as a crash."""
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 30.0
-# After its process has ended, for what is left in the pipe.
-LOG_TIMEOUT_S = 5.0
-MAX_LINE_BYTES = 1 << 16
-MAX_REASON_LEN = 300
-NUM_LAST_LINES = 20
 BAD_INPUT = 2
 
 
@@ -43,37 +35,37 @@ class Replica:
 
         Args:
             index: Position on the node.
-            argv: The node's own flags; the replica's port and cores come behind them.
-            port: Its own.
-            share: What it has to itself.
-            on_change: Called when its state is another.
+            argv: The node's own flags; the replica's port and cores follow them.
+            port: The replica's.
+            share: Accelerators and cores that no other replica uses.
+            on_change: Called when the state has changed.
         """
         self.index = index
         self.state = pb.WORKER_STATE_STARTING
         self.reason = ""
-        self.exit_code: int | None = None
-        """Of its last process; below 0: the signal that ended it. None: it could not be started, or runs."""
+        """How the last process ended; empty: none has ended."""
         self._argv = [*argv, "--replicas", "1", "--port", str(port)]
         if share.cores:
             self._argv += ["--cores", format_cores(share.cores)]
         self._port = port
         self._share = share
         self._on_change = on_change
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: ReplicaProcess | None = None
         self._num_starts = 0
         self._ready_since_s: float | None = None
         self._has_served = False
         self._stopping = asyncio.Event()
-        self._told = ""
-        self._last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
+        self._last_end: ProcessEnd | None = None
 
     @property
-    def is_refused(self) -> bool:
-        """Its flags are bad: flags that have served once are not, and something else was in the way."""
-        return self.exit_code == BAD_INPUT and not self._has_served
+    def refusal(self) -> str | None:
+        """Why the worker refuses its flags; None: it does not. Flags that have once served are not bad."""
+        if self._last_end is None or self._last_end.exit_code != BAD_INPUT or self._has_served:
+            return None
+        return self._last_end.status or self.reason
 
     def describe(self) -> pb.Replica:
-        """Say what GetInfo says of it."""
+        """Describe the replica for GetInfo."""
         return pb.Replica(
             port=self._port,
             state=self.state,
@@ -85,14 +77,14 @@ class Replica:
         )
 
     async def run(self) -> None:
-        """Keep a process up until `stop`, or until it is given up."""
+        """Keep a process running until `stop`, or until the replica is given up."""
         num_crashes = 0
         while not self._stopping.is_set():
-            lasted = await self._live()
+            lasted = await self._run_once()
             if self._stopping.is_set():
                 return
             num_crashes = 1 if lasted else num_crashes + 1
-            if self.is_refused or num_crashes == MAX_CRASHES:
+            if self.refusal is not None or num_crashes == MAX_CRASHES:
                 self._give_up(num_crashes)
                 return
             backoff_s = min(FIRST_BACKOFF_S * 2 ** (num_crashes - 1), MAX_BACKOFF_S)
@@ -102,130 +94,49 @@ class Replica:
                 await asyncio.wait_for(self._stopping.wait(), backoff_s)
 
     def stop(self, signum: int) -> None:
-        """Send a signal to its process, and start no other."""
+        """Send a signal to the process, and start no other."""
         self._stopping.set()
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signum)
+            self._process.send_signal(signum)
 
-    async def _live(self) -> bool:
-        """Run one process to its end, where it begins at all; returns whether it lasted."""
-        self._process = self.exit_code = self._ready_since_s = None
-        self._told = ""
-        self._last_lines.clear()
-        with contextlib.ExitStack() as stack:
+    async def _run_once(self) -> bool:
+        """Run one process to its end, if it can be started; returns whether it served for LASTING_S."""
+        self._last_end = self._ready_since_s = None
+        async with contextlib.AsyncExitStack() as stack:
             try:
-                notices, path = stack.enter_context(open_notices())
-                process, log = await self._start(path)
+                process = await stack.enter_async_context(
+                    run_process(self.index, self._argv, self._share.devices, self._on_notified)
+                )
             except (OSError, RuntimeError) as error:
-                # No descriptor, memory, process or directory is to be had; RuntimeError: no thread.
                 self.reason = f"cannot be started: {error}"
                 return False
-            loop = asyncio.get_running_loop()
-            loop.add_reader(notices, self._hear, notices)
-            stack.callback(loop.remove_reader, notices)
-            relaying = asyncio.ensure_future(self._relay(log))
-            self.exit_code = await process.wait()
-            # What it started holds its accelerators, and the pipe.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await asyncio.wait((relaying,), timeout=LOG_TIMEOUT_S)
-            relaying.cancel()
-            self._hear(notices)
+            self._process = process
+            self._num_starts += 1
+            logger.info("replica %d: process %d at port %d", self.index, process.pid, self._port)
+            self._enter(pb.WORKER_STATE_LOADING)
+            if self._stopping.is_set():
+                # `stop` was called while the process was being started.
+                self.stop(signal.SIGTERM)
+            self._last_end = await process.wait()
         self._process = None
-        self.reason = self._compose_reason()
+        self.reason = self._last_end.describe()
         served_s = 0.0 if self._ready_since_s is None else time.monotonic() - self._ready_since_s
         return served_s >= LASTING_S
 
-    async def _start(self, notices: str) -> tuple[asyncio.subprocess.Process, int]:
-        """Start a process; its log comes out of a pipe, whose descriptor is the caller's.
-
-        Raises:
-            OSError: There is none.
-            RuntimeError: No thread can be had that waits for it; it is killed.
-        """
-        environment = os.environ | {NOTIFY_SOCKET: notices, NODE_PID: str(os.getpid())}
-        if self._share.devices:
-            environment[VARIABLE] = ",".join(self._share.devices)
-        # A pipe of our own: asyncio's would make its end a condition of the process's.
-        log, log_end = os.pipe()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "worker", *self._argv),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log_end,
-                stderr=log_end,
-                env=environment,
-                start_new_session=True,
-            )
-        except (OSError, RuntimeError):
-            os.close(log)
-            raise
-        finally:
-            os.close(log_end)
-        self._process = process
-        self._num_starts += 1
-        logger.info("replica %d: process %d at port %d", self.index, process.pid, self._port)
-        self._enter(pb.WORKER_STATE_LOADING)
-        if self._stopping.is_set():
-            # It was asked for before it was there.
-            self.stop(signal.SIGTERM)
-        return process, log
-
-    def _hear(self, notices: socket.socket) -> None:
-        """Take what the process has told of itself."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                for word in notices.recv(MAX_LINE_BYTES).decode(errors="replace").splitlines():
-                    self._take(word)
-
-    def _take(self, word: str) -> None:
-        if word == READY:
+    def _on_notified(self, notify_socket: NotifySocket) -> None:
+        if notify_socket.is_ready and self._ready_since_s is None:
             self._ready_since_s = time.monotonic()
             self._has_served = True
             self._enter(pb.WORKER_STATE_READY)
-        elif word == STOPPING:
+        if notify_socket.is_stopping and self.state != pb.WORKER_STATE_DRAINING:
             self._enter(pb.WORKER_STATE_DRAINING)
-        elif word.startswith(STATUS):
-            self._told = word.removeprefix(STATUS)
-
-    async def _relay(self, log: int) -> None:
-        """Pass its log on, each line with its number before it; a line without an end comes in pieces."""
-        reader = asyncio.StreamReader()
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(log, "rb")
-        )
-        rest = b""
-        try:
-            while data := await reader.read(MAX_LINE_BYTES):
-                *lines, rest = (rest + data).split(b"\n")
-                if len(rest) > MAX_LINE_BYTES:
-                    lines, rest = [*lines, rest], b""
-                self._say(lines)
-            self._say([rest] if rest else [])
-        finally:
-            transport.close()
-
-    def _say(self, lines: list[bytes]) -> None:
-        texts = [line.decode(errors="replace") for line in lines]
-        self._last_lines.extend(text for text in texts if text.strip())
-        sys.stderr.write("".join(f"[replica {self.index}] {text}\n" for text in texts))
-        sys.stderr.flush()
-
-    def _compose_reason(self) -> str:
-        assert self.exit_code is not None
-        code = self.exit_code
-        how = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        # The interpreter, and what is loaded into it, may have the last line, and says nothing of the cause.
-        words = self._told or ("" if code < 0 or not self._last_lines else self._last_lines[-1])
-        clean = "".join(c if c.isprintable() else "?" for c in words)
-        return f"{how}: {clean}"[:MAX_REASON_LEN] if clean else how
 
     def _give_up(self, num_crashes: int) -> None:
-        if not self.is_refused:
+        if self.refusal is None:
             self.reason = f"given up after {num_crashes} processes, the last: {self.reason}"
+        lines = self._last_end.last_lines if self._last_end is not None else ()
         logger.error("replica %d: %s; its last lines:", self.index, self.reason)
-        sys.stderr.write("".join(f"[replica {self.index}] {line}\n" for line in self._last_lines))
+        sys.stderr.write("".join(f"[replica {self.index}] {line}\n" for line in lines))
         self._enter(pb.WORKER_STATE_FAILED)
 
     def _enter(self, state: "pb.WorkerState") -> None:

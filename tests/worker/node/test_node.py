@@ -164,7 +164,7 @@ def test_a_temporary_directory_without_sockets_is_bad_input(tmp_path: Path) -> N
         timeout=60,
         check=False,
     )
-    line = f"worker: TMPDIR: {directory}: no socket for replicas can be there: AF_UNIX path too long"
+    line = f"worker: TMPDIR: {directory}: no socket for replicas can be created there: AF_UNIX path too long"
     assert (2, [line]) == (done.returncode, done.stderr.splitlines())
 
 

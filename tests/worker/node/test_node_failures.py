@@ -22,7 +22,7 @@ from worker.node.ports import steady_port
 FAST_NODE = """
 import sys
 from worker import __main__
-from worker.node.node import replica
+from worker.node import replica
 replica.FIRST_BACKOFF_S = 0.01
 sys.exit(__main__.main(sys.argv[1:]))
 """
@@ -30,7 +30,7 @@ sys.exit(__main__.main(sys.argv[1:]))
 PATIENT_NODE = """
 import sys
 from worker import __main__
-from worker.node.node import replica
+from worker.node import replica
 replica.FIRST_BACKOFF_S = replica.MAX_BACKOFF_S = 0.05
 replica.MAX_CRASHES = 1000
 sys.exit(__main__.main(sys.argv[1:]))
@@ -63,7 +63,7 @@ def test_a_replica_that_cannot_load_is_given_up_and_the_other_goes_on(tmp_path: 
             wait_until(lambda: states_of(node.address) == ["DEGRADED", "READY", "FAILED"], node.log)
             reason = info_of(node.address).replicas[1].reason
             words = f"--port: cannot listen on 127.0.0.1:{port + 2}, is it in use?"
-            assert f"exit code 2: worker: {words}" == reason
+            assert f"exit code 2: {words}" == reason
             assert f"[replica 1] worker: {words}" in node.log.read_text()
             assert ["SERVING", "NOT_SERVING"] == [fleet.health(node.address, name) for name in ("", SERVICE)]
             data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
@@ -118,7 +118,7 @@ def test_flags_that_have_served_once_are_not_bad(tmp_path: Path) -> None:
         os.kill(replica.pid, signal.SIGKILL)
         wait_until(lambda: binds(foreign, replica.port), node.log)
         foreign.listen()
-        taken = f"worker: --port: cannot listen on 127.0.0.1:{replica.port}, is it in use?"
+        taken = f"--port: cannot listen on 127.0.0.1:{replica.port}, is it in use?"
         # By two processes, so the first of them was not the last.
         wait_until(lambda: node.log.read_text().count(f"exit code 2: {taken}; starts again") >= 2, node.log)
         foreign.close()

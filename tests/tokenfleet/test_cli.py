@@ -1,0 +1,118 @@
+"""The `tokenfleet` command: which programs it starts, what each of them imports, and how it names them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import fleet
+from tests.forked import end_of
+from tokenfleet.cli import SUBCOMMANDS, main
+
+NAMES = "worker, run, doctor, probe, local, synthetic"
+
+
+def run(*argv: str, cwd: Path = fleet.ROOT) -> tuple[int, str, str]:
+    """Run `python -m tokenfleet` to its end; returns exit code, stdout and stderr."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tokenfleet", *argv],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["worcer"], "'worcer' is not a subcommand"),
+        (["--port", "5"], "'--port' is not a subcommand"),
+        ([], "the subcommand is missing"),
+    ],
+)
+def test_an_unknown_subcommand_is_one_line(tmp_path: Path, argv: list[str], line: str) -> None:
+    """What is no subcommand: exit code 2 and one line that lists the subcommands."""
+    expected = f"tokenfleet: {line}; there are {NAMES} (see tokenfleet --help)\n"
+    assert (2, "", expected) == end_of(main, argv, tmp_path)
+
+
+def test_help_and_version(tmp_path: Path) -> None:
+    """--help lists every subcommand, --version prints the version; both end with 0."""
+    code, output, errors = end_of(main, ["--help"], tmp_path)
+    assert (0, "") == (code, errors)
+    assert list(SUBCOMMANDS) == [line.split()[0] for line in output.splitlines()[2:-3]]
+    code, output, errors = end_of(main, ["--version"], tmp_path)
+    assert (0, "tokenfleet", "") == (code, output.split()[0], errors)
+
+
+@pytest.mark.parametrize(
+    ("argv", "usage"),
+    [
+        (["worker", "--help"], "usage: tokenfleet worker ["),
+        (["run", "--help"], "usage: tokenfleet run ["),
+        (["doctor", "--help"], "usage: tokenfleet doctor ["),
+        (["local", "--help"], "usage: tokenfleet local ["),
+        (["synthetic", "--help"], "usage: tokenfleet synthetic ["),
+        (["synthetic", "dataset", "--help"], "usage: tokenfleet synthetic dataset ["),
+        (["probe", "--help"], "`tokenfleet probe [HOST:PORT] [SERVICE]`"),
+    ],
+)
+def test_usage_names_the_subcommand(tmp_path: Path, argv: list[str], usage: str) -> None:
+    """The usage line of a program that was started by `tokenfleet` is the command that starts it."""
+    code, output, errors = end_of(main, argv, tmp_path)
+    assert (0, "") == (code, errors)
+    assert output.startswith(usage), output
+
+
+@pytest.mark.parametrize(
+    ("module", "usage"),
+    [
+        ("worker", "usage: python -m worker ["),
+        ("coordinator", "usage: python -m coordinator ["),
+        ("sut.synthetic", "usage: python -m sut.synthetic ["),
+    ],
+)
+def test_usage_names_the_module(module: str, usage: str) -> None:
+    """The usage line of a program that was started as a module says so."""
+    command = [sys.executable, "-m", module, "--help"]
+    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (0, "") == (done.returncode, done.stderr)
+    assert done.stdout.startswith(usage), done.stdout
+
+
+# Prints the rooms of the product, and the packages of one side only, that a subcommand has imported.
+IMPORTED = """
+import sys
+from tokenfleet.cli import main
+packages = ("worker", "coordinator", "sut", "protos", "mlperf_loadgen", "vllm", "torch", "pandas")
+try:
+    main(sys.argv[1:])
+finally:
+    print(*[name for name in packages if name in sys.modules], file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "imported"),
+    [
+        ("worker", ["worker", "protos"]),
+        ("run", ["coordinator", "sut", "protos", "mlperf_loadgen", "pandas"]),
+        ("probe", ["worker", "protos"]),
+        ("synthetic", ["sut", "pandas"]),
+    ],
+)
+def test_a_subcommand_imports_its_own_program_only(name: str, imported: list[str]) -> None:
+    """A worker node needs no LoadGen, and a coordinator no vLLM and nothing of the worker."""
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED, name, "--help"],
+        cwd=fleet.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert imported == done.stderr.split()

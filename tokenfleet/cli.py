@@ -1,0 +1,131 @@
+"""The `tokenfleet` command: one subcommand for each program of this project.
+
+A subcommand imports the modules of its own program only: a worker node has no LoadGen, a coordinator no vLLM.
+Exit codes: those of the program; 2 for an unknown subcommand.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+# This module imports the standard library alone until the search path is in order.
+PACKAGE_ROOT = Path(__file__).resolve().parents[1]
+USAGE = "usage: tokenfleet SUBCOMMAND [FLAG...]; tokenfleet SUBCOMMAND --help lists the flags"
+
+
+class Subcommand(NamedTuple):
+    """One program."""
+
+    run: Callable[[list[str]], int]
+    """Runs it with these arguments and returns its exit code."""
+    summary: str
+
+
+def _worker(argv: list[str]) -> int:
+    from worker.__main__ import leave, main
+
+    leave(main(argv))
+
+
+def _run(argv: list[str]) -> int:
+    from coordinator.__main__ import main
+
+    return main(argv)
+
+
+def _doctor(argv: list[str]) -> int:
+    from coordinator.__main__ import main
+
+    # The coordinator's usage line adds the word.
+    sys.argv[0] = "tokenfleet"
+    return main(["doctor", *argv])
+
+
+def _probe(argv: list[str]) -> int:
+    from worker.probe import main
+
+    return main(argv, os.environ)
+
+
+def _local(argv: list[str]) -> int:
+    from tokenfleet.local_run import main
+
+    return main(argv)
+
+
+def _synthetic(argv: list[str]) -> int:
+    from sut.synthetic import main
+
+    return main(argv)
+
+
+SUBCOMMANDS = {
+    "worker": Subcommand(_worker, "serve the model on this node: one replica, or several"),
+    "run": Subcommand(_run, "run LoadGen once against workers (the coordinator)"),
+    "doctor": Subcommand(_doctor, "check workers, files and this machine before a run"),
+    "probe": Subcommand(_probe, "ask a worker's health once"),
+    "local": Subcommand(_local, "start workers on this machine, run LoadGen against them, stop them"),
+    "synthetic": Subcommand(_synthetic, "write a random data set or a tiny random checkpoint"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the subcommand that the command line names and return its exit code."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+    if name in ("-h", "--help"):
+        return _print(_help())
+    if name == "--version":
+        return _print(f"tokenfleet {_version()}")
+    if name not in SUBCOMMANDS:
+        what = f"{name!r} is not a subcommand" if name else "the subcommand is missing"
+        sys.stderr.write(f"tokenfleet: {what}; there are {', '.join(SUBCOMMANDS)} (see tokenfleet --help)\n")
+        return 2
+    _search_current_directory_last()
+    # The name of the program in its usage line.
+    sys.argv = [f"tokenfleet {name}", *rest]
+    try:
+        return SUBCOMMANDS[name].run(rest)
+    except KeyboardInterrupt:
+        # The program has not begun: its modules are being imported.
+        sys.stderr.write("tokenfleet: interrupted\n")
+        return 130
+
+
+def _search_current_directory_last() -> None:
+    """Keep modules of the current directory from hiding this project's, here and in child interpreters."""
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    if _is_current(str(PACKAGE_ROOT)):
+        return
+    hiding = [entry for entry in sys.path if _is_current(entry)]
+    sys.path[:] = [entry for entry in sys.path if entry not in hiding] + hiding
+
+
+def _is_current(entry: str) -> bool:
+    """Return whether an entry of sys.path is the current directory."""
+    try:
+        return os.path.samefile(entry or ".", ".")
+    except OSError:
+        return False
+
+
+def _help() -> str:
+    lines = [f"  {name:<10} {subcommand.summary}" for name, subcommand in SUBCOMMANDS.items()]
+    return "\n".join(
+        [USAGE, "", *lines, "", "  --version  print the version", "  --help     print this text"]
+    )
+
+
+def _version() -> str:
+    """Return the installed version; a checkout need not be installed."""
+    try:
+        return metadata.version("tokenfleet")
+    except metadata.PackageNotFoundError:
+        return "(a checkout that is not installed)"
+
+
+def _print(text: str) -> int:
+    sys.stdout.write(f"{text}\n")
+    return 0

@@ -1,0 +1,195 @@
+"""One worker process of a node: its start, its notifications, its log and its end."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from common.child_process import child_command, child_environment
+from worker.machine.gpus import VARIABLE
+from worker.machine.sd_notify import NODE_PID, NOTIFY_SOCKET, NotifySocket
+
+MAX_LINE_BYTES = 1 << 16
+MAX_REASON_LEN = 300
+NUM_LAST_LINES = 20
+# After the process has ended, for the rest of its log in the pipe.
+LOG_TIMEOUT_S = 5.0
+
+
+class ProcessEnd(NamedTuple):
+    """How a process ended."""
+
+    exit_code: int
+    """Below 0: the signal that ended it."""
+    status: str
+    """The reason that the process itself reported; empty: none."""
+    last_lines: tuple[str, ...]
+    """Of its log."""
+
+    def describe(self) -> str:
+        """Compose one line: exit code or signal, and the reason if one is known."""
+        if self.exit_code < 0:
+            how, reason = f"ended by {signal.Signals(-self.exit_code).name}", self.status
+        else:
+            # The last line may come from the interpreter or a library and not name the cause.
+            last_line = self.last_lines[-1] if self.last_lines else ""
+            how, reason = f"exit code {self.exit_code}", self.status or last_line
+        reason = "".join(c if c.isprintable() else "?" for c in reason)
+        return f"{how}: {reason}"[:MAX_REASON_LEN] if reason else how
+
+
+class ReplicaLog:
+    """Copies a replica's log to this process's stderr and keeps the last lines; a context manager."""
+
+    def __init__(self, index: int, pipe: int) -> None:
+        """Begin.
+
+        Args:
+            index: The replica's number, which each line is prefixed with.
+            pipe: Reading end of the pipe that the log comes from; closed at the end.
+        """
+        self._prefix = f"[replica {index}]"
+        self.last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
+        self.relaying = asyncio.ensure_future(self._relay(pipe))
+        """Done when every process has closed the pipe."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.relaying.cancel()
+
+    async def _relay(self, pipe: int) -> None:
+        """Copy until the pipe ends; a line longer than MAX_LINE_BYTES is copied in pieces."""
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(pipe, "rb")
+        )
+        rest = b""
+        try:
+            while data := await reader.read(MAX_LINE_BYTES):
+                *lines, rest = (rest + data).split(b"\n")
+                if len(rest) > MAX_LINE_BYTES:
+                    lines, rest = [*lines, rest], b""
+                self._write(lines)
+            self._write([rest] if rest else [])
+        finally:
+            transport.close()
+
+    def _write(self, lines: list[bytes]) -> None:
+        texts = [line.decode(errors="replace") for line in lines]
+        self.last_lines.extend(text for text in texts if text.strip())
+        sys.stderr.write("".join(f"{self._prefix} {text}\n" for text in texts))
+        sys.stderr.flush()
+
+
+class ReplicaProcess:
+    """A process that runs; made by `run_process`."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        log: ReplicaLog,
+        notify_socket: NotifySocket,
+        on_notified: Callable[[NotifySocket], None],
+    ) -> None:
+        """Take over a process that was started with this socket."""
+        self._process = process
+        self._log = log
+        self._notify_socket = notify_socket
+        self._on_notified = on_notified
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    def send_signal(self, signum: int) -> None:
+        """Send a signal to the process, if it still runs."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signum)
+
+    def receive(self) -> None:
+        """Take in the notifications that have arrived."""
+        self._notify_socket.receive()
+        self._on_notified(self._notify_socket)
+
+    async def wait(self) -> ProcessEnd:
+        """Wait for the end of the process, and for the rest of its log."""
+        exit_code = await self._process.wait()
+        self._kill_group()
+        await asyncio.wait((self._log.relaying,), timeout=LOG_TIMEOUT_S)
+        self.receive()
+        return ProcessEnd(exit_code, self._notify_socket.status, tuple(self._log.last_lines))
+
+    def close(self) -> None:
+        """Kill the process if nobody has waited for its end."""
+        if self._process.returncode is None:
+            self._kill_group()
+
+    def _kill_group(self) -> None:
+        """Kill the process and its children, which would hold its accelerators and the log's pipe."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+@contextlib.asynccontextmanager
+async def run_process(
+    index: int, argv: list[str], devices: tuple[str, ...], on_notified: Callable[[NotifySocket], None]
+) -> AsyncIterator[ReplicaProcess]:
+    """Run a worker process for the length of a block; its process group does not outlive the block.
+
+    Args:
+        index: The replica's number, for its log.
+        argv: The worker's flags.
+        devices: The accelerators that are visible to it; empty: all.
+        on_notified: Called after notifications have arrived.
+
+    Raises:
+        OSError: No memory, descriptor, directory or process is left for it.
+        RuntimeError: No thread is left to wait for it.
+    """
+    loop = asyncio.get_running_loop()
+    with NotifySocket() as notify_socket:
+        process, pipe = await _start(argv, devices, notify_socket.path)
+        with ReplicaLog(index, pipe) as log:
+            running = ReplicaProcess(process, log, notify_socket, on_notified)
+            loop.add_reader(notify_socket, running.receive)
+            try:
+                yield running
+            finally:
+                loop.remove_reader(notify_socket)
+                running.close()
+
+
+async def _start(
+    argv: list[str], devices: tuple[str, ...], notify_path: str
+) -> tuple[asyncio.subprocess.Process, int]:
+    """Start a process; returns it and the reading end of its log's pipe, which the caller closes."""
+    environment = os.environ | {NOTIFY_SOCKET: notify_path, NODE_PID: str(os.getpid())}
+    if devices:
+        environment[VARIABLE] = ",".join(devices)
+    # With a pipe of asyncio's, the wait for the process would last until every holder of the pipe has ended.
+    log, log_end = os.pipe()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *child_command("worker", argv),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log_end,
+            stderr=log_end,
+            env=child_environment(environment),
+            start_new_session=True,
+        )
+    except (OSError, RuntimeError):
+        os.close(log)
+        raise
+    finally:
+        os.close(log_end)
+    return process, log
