@@ -24,8 +24,6 @@ class Cost(NamedTuple):
     """More per step for each running sequence."""
     max_num_seqs: int = 1_792
     """Sequences that run at once."""
-    prefill_tokens_per_s: float = 50_000.0
-    """Counted only where a request is continued: prompts of new requests cost every policy the same."""
 
 
 class Replica:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import startup
 from bench.processes import Processes
+from bench.startup import __main__ as startup
 from bench.startup.__main__ import SIDES, Side, main, start
 
 

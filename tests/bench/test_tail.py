@@ -11,7 +11,9 @@ from bench.tail.policies import POLICIES
 from bench.tail.virtual_replicas import Cost, Replica, draw_answer_lens, spread_speeds
 
 # A step of n sequences takes 1 + n s at speed 1.
-COST = Cost(step_s=1.0, sequence_s=1.0, max_num_seqs=2, prefill_tokens_per_s=10.0)
+COST = Cost(step_s=1.0, sequence_s=1.0, max_num_seqs=2)
+# Long answers in little virtual time: one policy acts once a second of it.
+FAST = Cost(step_s=0.01, sequence_s=0.001, max_num_seqs=16)
 
 
 def ends(policy: str, answer_lens: list[int], speeds: list[float]) -> list[float]:
@@ -53,7 +55,7 @@ def test_the_clairvoyant_starts_the_longest_first() -> None:
 def test_every_policy_runs_every_request_once(policy: str, spread: float) -> None:
     """Tokens and requests of all replicas are those that were drawn."""
     lens = draw_answer_lens(100, seed=3)
-    replicas = POLICIES[policy](lens, spread_speeds(3, spread), COST._replace(max_num_seqs=16))
+    replicas = POLICIES[policy](lens, spread_speeds(3, spread), FAST)
     for replica in replicas:
         replica.empty()
     assert 100 == sum(replica.num_finished for replica in replicas)
