@@ -127,7 +127,7 @@ print("imported")
 @pytest.mark.parametrize(
     "module, absent",
     [
-        ("coordinator.__main__", ["vllm", "torch", "worker", "transformers"]),
+        ("coordinator.__main__", ["vllm", "torch", "worker", "transformers", "pandas"]),
         (
             "worker.__main__",
             ["vllm", "torch", "coordinator", "sut", "mlperf_loadgen", "pandas", "pyarrow", "transformers"],
