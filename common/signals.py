@@ -1,4 +1,4 @@
-"""What SIGINT and SIGTERM mean: the first one ends the run in order, a later one at once."""
+"""SIGINT and SIGTERM: the first one ends the run in order, a later one ends the process at once."""
 
 import signal
 import time
@@ -6,9 +6,9 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAME_CAUSE_S = 1.0
-"""Signals so close to the first have its cause: a batch system and a script that passes it on send two."""
+"""Signals this close to the first one have the same cause: a batch system and a script may both send one."""
 SIGNAL_POLL_S = 0.5
-"""Longest wait of the main thread: a signal given to another thread does not end it."""
+"""Longest wait of the main thread: a signal delivered to another thread does not end the wait."""
 
 
 class Interrupted(BaseException):
@@ -20,36 +20,25 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """Turns the first signal into an exception on the main thread; every method is main's.
+    """Turns the first signal into an exception on the main thread, which calls every method.
 
-    The handler stays the same all along: were it replaced, Python would forget the exception of a signal with
-    which another one came, and print that this one was ignored.
+    The handler stays installed until the process ends. If it were replaced, Python would drop the exception
+    of a signal that arrived together with another one, and print that it was ignored.
     """
 
     def __init__(self) -> None:
-        """Take the signals over."""
+        """Install the handler."""
         self._held = self._ignored = False
-        self._pending: int | None = None
         self._first_s: float | None = None
         for signum in SIGNALS:
             signal.signal(signum, self._take)
 
     def hold(self) -> None:
-        """Let a signal wait for `release`."""
+        """Raise no more: the run already ends. A signal after a first one still ends the process."""
         self._held = True
 
-    def release(self) -> None:
-        """Let signals through again.
-
-        Raises:
-            Interrupted: One came meanwhile.
-        """
-        self._held = False
-        if self._pending is not None:
-            raise Interrupted(self._pending)
-
     def ignore(self) -> None:
-        """Let no signal end what is left: it is short and must be whole."""
+        """Ignore all signals: what remains is short and must be complete."""
         self._ignored = True
 
     def _take(self, signum: int, _: FrameType | None) -> None:
@@ -61,7 +50,5 @@ class Interrupts:
                 signal.raise_signal(signum)
             return
         self._first_s = time.monotonic()
-        if self._held:
-            self._pending = signum
-        else:
+        if not self._held:
             raise Interrupted(signum)
