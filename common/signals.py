@@ -35,24 +35,13 @@ class Interrupts:
         """
         self._ignores_later = ignores_later
         self._held = self._ignored = False
-        self._pending: int | None = None
         self._first_s: float | None = None
         for signum in SIGNALS:
             signal.signal(signum, self._take)
 
     def hold(self) -> None:
-        """Delay the exception of a signal until `release`."""
+        """Raise no more: the program already ends. A signal after a first one still ends the process."""
         self._held = True
-
-    def release(self) -> None:
-        """Let signals raise again.
-
-        Raises:
-            Interrupted: A signal came while they were held.
-        """
-        self._held = False
-        if self._pending is not None:
-            raise Interrupted(self._pending)
 
     def ignore(self) -> None:
         """Ignore signals from now on: the rest of the program is short and must be complete."""
@@ -67,7 +56,5 @@ class Interrupts:
                 signal.raise_signal(signum)
             return
         self._first_s = time.monotonic()
-        if self._held:
-            self._pending = signum
-        else:
+        if not self._held:
             raise Interrupted(signum)

@@ -10,7 +10,7 @@ from common.config_file import PRINT_FLAG, name_source, to_table, to_toml
 from common.signals import Interrupted
 from coordinator.config import parse
 from coordinator.doctor import command
-from coordinator.run import Run
+from coordinator.run import run
 
 
 def main(argv: list[str]) -> int:
@@ -27,8 +27,7 @@ def main(argv: list[str]) -> int:
         if PRINT_FLAG in argv:
             print(to_toml("coordinator", to_table(config)), end="")
             return 0
-        run = Run(config)
-        run.connect()
+        return run(config)
     except ValueError as error:
         print(f"coordinator: {name_source(str(error), argv, 'coordinator')}", file=sys.stderr)
         return 2
@@ -36,10 +35,9 @@ def main(argv: list[str]) -> int:
         print(f"coordinator: interrupted by {interruption}", file=sys.stderr)
         return interruption.exit_code
     except KeyboardInterrupt:
-        # The doctor's: a run has its own signals.
+        # Only the doctor: a run handles its signals itself.
         print("coordinator: interrupted", file=sys.stderr)
         return 130
-    return run.execute()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """One run from its inputs to its verdict, and the one fatal exit.
 
-LoadGen cannot be aborted: once its test has begun, a run that cannot go on ends with the process, in
-`_leave`. LoadGen's summary is then empty, and run.json says what happened.
+LoadGen cannot be aborted. Once its test has begun, a run that cannot continue ends with the process, in
+`Execution._leave`: LoadGen's summary is then empty, and run.json holds the reason.
 """
 
 import contextlib
@@ -9,32 +9,31 @@ import dataclasses
 import gc
 import logging
 import os
-import platform
 import sys
 import threading
-import time
 import uuid
-from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from coordinator.config import LossPolicy, RunConfig
 from coordinator.inputs import Inputs
 from coordinator.pre_run_checks import build_setup, warn_before_run
-from coordinator.recording.jitter import Pulse
+from coordinator.recording.file_thread import FileThread
+from coordinator.recording.jitter import JitterMeter
 from coordinator.recording.outputs import Outputs
-from coordinator.recording.progress import Progress
-from coordinator.recording.run_counts import tally
-from coordinator.recording.run_dir import RunDir
-from coordinator.recording.run_record import RunRecord, Summary
-from coordinator.scheduling.event_loop import Deadline, EventLoop, opening_of
+from coordinator.recording.progress import ExpectedSamples, Progress
+from coordinator.recording.recorder import Recorder, RunTimes
+from coordinator.recording.run_counts import collect_counts
+from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
+from coordinator.recording.run_record import RunRecord
+from coordinator.scheduling.event_loop import ActiveRun, Deadline, EventLoop, opening_of
 from coordinator.scheduling.scheduler import Task
 from coordinator.transport.fleet import Patience
 from coordinator.transport.stream import Limits
 from protos import worker_pb2 as pb
-from sut.benchmark import find_round
 from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
 from sut.results.deviations import Setup
@@ -43,117 +42,80 @@ from sut.sut import SUT, Reports
 
 logger = logging.getLogger(__name__)
 
-# LoadGen's issue thread waits for the interpreter lock at most about this long; it counts in TTFT.
+# LoadGen's issue thread waits at most about this long for the interpreter lock; the wait counts in TTFT.
 SWITCH_INTERVAL_S = 0.0005
-# Containers made and not freed until a collection looks for cycles: some ten megabytes. Frames and requests
-# leave none; at Python's own 700 a beat over 64 workers alone starts a collection each second.
+# Containers allocated and not freed before the next collection: about ten megabytes. Frames and requests
+# leave none; with Python's default of 700 the pings of 64 workers alone start a collection each second.
 GC_THRESHOLD = 50_000
-# How long leaving may take, and what of it the received outputs may: an interrupted user waits.
+# LoadGen's logs of the longest runs are gigabytes; a file system that hangs for longer fails the run.
+VERDICT_TIMEOUT_S = 1800.0
+# Time limits of the fatal exit, of its outputs and of run.json in it: an interrupted user waits.
 LEAVE_TIMEOUT_S = {Outcome.INTERRUPTED: 8.0, Outcome.FAILED: 120.0}
 SALVAGE_TIMEOUT_S = {Outcome.INTERRUPTED: 3.0, Outcome.FAILED: 100.0}
+LEAVE_WRITE_TIMEOUT_S = {Outcome.INTERRUPTED: 2.0, Outcome.FAILED: 30.0}
 
 
-class Run:
-    """One StartTest over one fleet."""
+def run(config: RunConfig) -> int:
+    """Run once.
 
-    def __init__(self, config: RunConfig) -> None:
-        """Read and check every input that needs no worker.
+    Returns:
+        The exit code: 0 valid, 3 complete but INVALID. A run that fails or is interrupted after it has begun
+        does not return.
 
-        Raises:
-            ValueError: Names flag or file, value and bound.
-        """
-        self._interrupts = Interrupts()
-        self._begun_s = time.monotonic()
-        self._config = config
-        self._inputs = Inputs.read(config)
-        self._dataset, self._generation = self._inputs.dataset, self._inputs.generation
-        self._test = LoadGenTest(self._inputs.user_conf, config.scenario, config.mode)
-        self._run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
-        self._dir = RunDir(config.run_dir)
-        self._started_utc = datetime.now(UTC).isoformat(timespec="seconds")
-        self._versions = _versions()
-        self._pulse = Pulse()
+    Raises:
+        ValueError: Bad input: a flag, a file, or workers that cannot serve this run. Nothing is left behind.
+        Interrupted: A signal arrived before the run had begun. Nothing is left behind.
+
+    Thread: main.
+    """
+    interrupts, times, end = Interrupts(), RunTimes(), RunEnd()
+    inputs = Inputs.read(config)
+    test = LoadGenTest(inputs.user_conf, config.scenario, config.mode)
+    confs = LoadGenConfs(inputs.user_conf, inputs.audit_conf)
+    run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
+    reports = Reports(config.scenario)
+    with (
+        FileThread() as files,
+        _ready_workers(config, inputs, end) as event_loop,
+        RunDir(config.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
+        Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
+        _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
+    ):
+        execution = Execution(
+            config=config,
+            inputs=inputs,
+            times=times,
+            end=end,
+            interrupts=interrupts,
+            test=test,
+            reports=reports,
+            files=files,
+            run_dir=run_dir,
+            outputs=outputs,
+            event_loop=event_loop,
+            active_run=active_run,
+            recorder=Recorder(run_id, config, inputs, test.settings.seeds, active_run),
+        )
+        record = execution.execute()
+    record.show()
+    return verdict.exit_code(record.verdict.outcome)
+
+
+class RunEnd:
+    """Whether the run is over, and why it failed if it did; the first reason counts."""
+
+    def __init__(self) -> None:
         self._ended = threading.Event()
-        self._failure: str | None = None
         self._lock = threading.Lock()
-        self._spec_hash = ""
-        self._ready_s = self._wall_s = 0.0
+        self._failure: str | None = None
 
-    def connect(self) -> None:
-        """Wait for the workers, check the prompts against their limits, begin the run on them.
-
-        Raises:
-            ValueError: The workers cannot serve this run, or the output directory cannot be written.
-            Interrupted: A signal came first.
-
-        Thread: main.
-        """
-        config = self._config
-        patience = Patience(
-            limits=Limits(config.worker_timeout_s, config.stall_timeout_s),
-            no_worker_s=config.no_worker_timeout_s,
-            continues=config.on_worker_loss is LossPolicy.CONTINUE,
-        )
-        self._dispatcher = EventLoop(config.workers, self._inputs.access, patience, self.fail)
-        self._dispatcher.wait_ready(config.ready_timeout_s)
-        info = self._dispatcher.links[0].info
-        self._dataset.check(
-            vocab_size=info.vocab_size,
-            max_model_len=info.max_model_len,
-            max_new_tokens=self._generation.max_new_tokens,
-        )
-        self._open()
-        # From here on there is something to leave behind: a signal must find `execute`.
-        self._interrupts.hold()
-        try:
-            self._dir.make(self._inputs.user_conf, self._inputs.audit_conf, overwrite=config.overwrite)
-            self._outputs = Outputs(self._dir.path, self.fail)
-            unfinished = Verdict(Outcome.UNFINISHED, "the coordinator has not ended this run")
-            self._dir.write(self._record(unfinished, {}))
-        except OSError as error:
-            self._dir.remove()
-            raise ValueError(f"--output-dir: cannot write {self._dir.path}: {error}") from error
-        logger.info(
-            "run %s on %d workers, specification %s",
-            self._run_id,
-            len(self._dispatcher.links),
-            self._spec_hash,
-        )
-        warn_before_run(self._test.settings, self._setup())
-
-    def execute(self) -> int:
-        """Run to the verdict.
-
-        Returns:
-            The exit code: 0 valid, 3 complete but INVALID. A failed or interrupted run does not return.
-
-        Thread: main.
-        """
-        try:
-            self._interrupts.release()
-            _quiet_interpreter()
-            self._drive_loadgen()
-            if self._failure is None:
-                record = self._judge()
-            self._interrupts.ignore()
-            if self._failure is None:
-                self._conclude(record)
-        except Interrupted as interruption:
-            self._leave(Outcome.INTERRUPTED, f"interrupted by {interruption}", interruption.exit_code)
-        except Exception as error:
-            logger.exception("the harness failed")
-            self.fail(f"harness: {error!r}")
-        if self._failure is not None:
-            self._leave(Outcome.FAILED, self._failure, verdict.exit_code(Outcome.FAILED))
-        self._dir.release_space()
-        self._run.end()
-        self._dispatcher.close()
-        self._outputs.discard()
-        record.show()
-        return verdict.exit_code(record.verdict.outcome)
+    @property
+    def failure(self) -> str | None:
+        """Why the run failed; None if it did not."""
+        return self._failure
 
     def fail(self, reason: str) -> None:
-        """End the run; the first reason counts.
+        """End the run.
 
         Thread: any.
         """
@@ -162,133 +124,241 @@ class Run:
                 self._failure = reason
         self._ended.set()
 
-    def _open(self) -> None:
-        self._reports = Reports(self._config.scenario)
-        deadline = Deadline(self._config.query_timeout_s, self._config.overdue_policy)
-        task = Task(
-            dataset=self._dataset,
-            reports=self._reports,
-            max_new_tokens=self._generation.max_new_tokens,
-            max_losses=self._config.max_worker_losses,
-            keep=lambda samples, counts, tokens: self._outputs.keep(samples, counts, tokens),
-        )
-        spec = pb.RunSpec(**dataclasses.asdict(self._generation))
-        self._run = self._dispatcher.open(
-            opening_of(self._run_id, spec), task, deadline, lambda: self._outputs.flush()
-        )
-        self._spec_hash = self._run.spec_hash
-        self._sut = SUT(self._run.scheduler.issue, lambda error: self.fail(f"issue: {error!r}"))
+    def fail_issue(self, error: BaseException) -> None:
+        """End the run because a query could not be taken.
 
-    def _drive_loadgen(self) -> None:
+        Thread: LoadGen's.
+        """
+        self.fail(f"issue: {error!r}")
+
+    def complete(self) -> None:
+        """Note that LoadGen's test has ended.
+
+        Thread: LoadGen's.
+        """
+        self._ended.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the end; False if it has not come."""
+        return self._ended.wait(timeout_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """A run that its workers have accepted, up to its verdict or the fatal exit."""
+
+    config: RunConfig
+    inputs: Inputs
+    times: RunTimes
+    end: RunEnd
+    interrupts: Interrupts
+    test: LoadGenTest
+    reports: Reports
+    files: FileThread
+    run_dir: RunDir
+    outputs: Outputs
+    event_loop: EventLoop
+    active_run: ActiveRun
+    recorder: Recorder
+
+    def execute(self) -> RunRecord:
+        """Begin the run and drive it to its verdict.
+
+        Returns:
+            The record of a complete run. A run that fails or is interrupted does not return.
+
+        Raises:
+            ValueError: The output directory belongs to another run, or cannot be written; nothing has begun.
+
+        Thread: main.
+        """
+        try:
+            self._begin()
+            record = self._complete()
+            if record is None or self.end.failure is not None:
+                self._leave(Outcome.FAILED, str(self.end.failure), verdict.exit_code(Outcome.FAILED))
+        except Interrupted as interruption:
+            self._leave(Outcome.INTERRUPTED, f"interrupted by {interruption}", interruption.exit_code)
+        return record
+
+    def _begin(self) -> None:
+        unfinished = Verdict(Outcome.UNFINISHED, "the coordinator has not ended this run")
+        record = self.recorder.record(unfinished, self.times, {})
+        self.run_dir.begin(record)
+        num_workers = len(self.event_loop.links)
+        logger.info("run %s on %d workers, specification %s", record.run_id, num_workers, record.spec_hash)
+        warn_before_run(self.test.settings, self._setup())
+
+    def _complete(self) -> RunRecord | None:
+        """Run the test and store the verdict; None if the run failed."""
+        try:
+            _quiet_interpreter()
+            meter = self._drive_loadgen()
+            if self.end.failure is not None:
+                return None
+            record = self._judge(meter)
+            self.interrupts.ignore()
+            if self.end.failure is None:
+                self._conclude(record)
+        except Exception as error:
+            logger.exception("the harness failed")
+            self.end.fail(f"harness: {error!r}")
+            return None
+        return record
+
+    def _drive_loadgen(self) -> JitterMeter:
         """Run LoadGen on its own thread and watch it from this one."""
-        progress = Progress(self._run, lambda: generated_samples(self._dir.path))
         thread = threading.Thread(target=self._start_test, name="loadgen", daemon=True)
-        self._pulse.start(self._dispatcher.loop)
-        started_s = time.monotonic()
-        self._ready_s = started_s - self._begun_s
-        thread.start()
-        while not self._ended.wait(SIGNAL_POLL_S):
-            progress.tick()
-        self._wall_s = time.monotonic() - started_s
-        self._pulse.stop()
+        read_expected = partial(generated_samples, self.run_dir.path)
+        with ExpectedSamples(read_expected) as expected, JitterMeter(self.event_loop.loop) as meter:
+            progress = Progress(self.active_run, expected.get)
+            self.times.begin_test()
+            thread.start()
+            while not self.end.wait(SIGNAL_POLL_S):
+                progress.tick()
+            self.times.end_test()
         progress.end()
+        return meter
 
     def _start_test(self) -> None:
         """Thread: LoadGen's."""
+        sut = SUT(self.active_run.scheduler.issue, self.end.fail_issue)
         try:
-            self._test.run(
-                self._dataset.num_samples,
-                self._sut.issue_queries,
-                self._dir.path,
-                self._dir.audit_config,
+            self.test.run(
+                self.inputs.dataset.num_samples,
+                sut.issue_queries,
+                self.run_dir.path,
+                self.run_dir.audit_config,
             )
         except Exception as error:
             logger.exception("LoadGen failed")
-            self.fail(f"LoadGen: {error!r}")
+            self.end.fail(f"LoadGen: {error!r}")
         finally:
-            self._reports.close()
-            self._ended.set()
+            self.reports.close()
+            self.end.complete()
 
-    def _judge(self) -> RunRecord:
-        self._run.settle()
+    def _judge(self, meter: JitterMeter) -> RunRecord:
+        """Check the complete run; LoadGen's logs are read on the file thread."""
+        self.active_run.settle()
         setup = self._setup()
-        judged, detail = verdict.judge(self._dir.path, setup, tally(self._run), self._pulse.telemetry())
-        return self._record(judged, verdict.headline(setup.scenario, detail))
+        judge = partial(
+            verdict.judge, self.run_dir.path, setup, collect_counts(self.active_run), meter.telemetry()
+        )
+        judged, detail = self.files.call(judge, VERDICT_TIMEOUT_S)
+        return self.recorder.record(judged, self.times, verdict.headline(setup.scenario, detail))
 
     def _setup(self) -> Setup:
-        workers = [(link.address, link.info) for link in self._dispatcher.links]
-        return build_setup(self._config, self._inputs, workers, self._test.settings.seeds)
+        workers = [(link.address, link.info) for link in self.event_loop.links]
+        return build_setup(self.config, self.inputs, workers, self.test.settings.seeds)
 
     def _conclude(self, record: RunRecord) -> None:
-        """Write the verdict of a complete run."""
-        verdict.set_aside(self._dir.path, record.verdict.outcome)
-        self._dir.write(record)
-
-    def _record(self, judged: Verdict, loadgen: dict[str, object]) -> RunRecord:
-        data, entry = self._dataset, find_round(self._test.settings.seeds)
-        return RunRecord(
-            run_id=self._run_id,
-            scenario=self._config.scenario,
-            mode=self._dir.path.name,
-            verdict=judged,
-            started_utc=self._started_utc,
-            ready_s=self._ready_s,
-            wall_s=self._wall_s,
-            coordinator_cpu_s=time.process_time(),
-            config=dataclasses.asdict(self._config),
-            generation=dataclasses.asdict(self._generation),
-            dataset={"path": str(data.path), "sha256": data.sha256, "num_samples": data.num_samples},
-            versions=self._versions,
-            round=None if entry is None else entry.name,
-            spec_hash=self._spec_hash,
-            loadgen=loadgen,
-            summary=Summary.of(self._run),
-        )
+        """Store the verdict of a complete run."""
+        set_aside = partial(verdict.set_aside, self.run_dir.path, record.verdict.outcome)
+        self.files.call(set_aside, WRITE_TIMEOUT_S)
+        self.run_dir.write(record)
+        self.run_dir.release_space()
 
     def _leave(self, outcome: Outcome, reason: str, code: int) -> NoReturn:
-        """Leave the process, and LoadGen's thread with it: the one fatal exit.
+        """End the process, and LoadGen's thread with it: the one fatal exit.
 
-        Its time is bounded, whatever a disk or a worker does, and no step depends on the one before.
+        The time is bounded, whatever a disk or a worker does, and no step depends on the one before.
         """
         timer = threading.Timer(LEAVE_TIMEOUT_S[outcome], os._exit, (code,))
         timer.daemon = True
         timer.start()
-        # A first signal asks for what is under way already; a later one ends the process.
-        self._interrupts.hold()
+        # The first signal asks for what already happens; a later one ends the process at once.
+        self.interrupts.hold()
         logger.error("run %s: %s", outcome, reason)
+        judged, timeout_s = Verdict(outcome, reason), LEAVE_WRITE_TIMEOUT_S[outcome]
+        set_aside = partial(verdict.set_aside, self.run_dir.path, outcome)
         steps: tuple[Callable[[], object], ...] = (
-            lambda: self._dir.write(self._record(Verdict(outcome, reason), {})),
-            lambda: verdict.set_aside(self._dir.path, outcome),
-            lambda: self._abandon(outcome),
-            self._dir.release_space,
-            lambda: self._record(Verdict(outcome, reason), {}).show(),
+            partial(self._write_unfinished, judged, timeout_s),
+            partial(self.files.call, set_aside, timeout_s),
+            partial(self._salvage, outcome),
+            self.run_dir.release_space,
+            partial(self._show_unfinished, judged),
         )
         for step in steps:
-            try:
-                step()
-            except Exception:
-                logger.exception("while leaving")
+            _try_step(step)
         logging.shutdown()
         os._exit(code)
 
-    def _abandon(self, outcome: Outcome) -> None:
-        """Tell the workers to empty their engines, and keep what they have brought."""
-        unfinished = self._run.abandon()
-        self._dispatcher.close()
+    def _write_unfinished(self, judged: Verdict, timeout_s: float) -> None:
+        self.run_dir.write(self.recorder.record(judged, self.times, {}), timeout_s)
+
+    def _show_unfinished(self, judged: Verdict) -> None:
+        self.recorder.record(judged, self.times, {}).show()
+
+    def _salvage(self, outcome: Outcome) -> None:
+        """Cancel the streams, so that workers empty their engines, and store what was received."""
+        unfinished = self.active_run.abandon()
+        self.event_loop.close()
         states = ["partial" if count else "waiting" for count in unfinished.counts.tolist()]
-        logger.error("%s", self._outputs.salvage(*unfinished, states, SALVAGE_TIMEOUT_S[outcome]))
+        logger.error("%s", self.outputs.salvage(*unfinished, states, SALVAGE_TIMEOUT_S[outcome]))
 
 
-def _versions() -> dict[str, str]:
-    """Collect what runs here; the project itself may run from a checkout that is not installed."""
-    found = {"python": platform.python_version(), "tokenfleet": "checkout"}
-    with contextlib.suppress(PackageNotFoundError):
-        found["tokenfleet"] = version("tokenfleet")
-    return found | {name: version(name) for name in ("mlcommons_loadgen", "grpcio", "numpy")}
+@contextlib.contextmanager
+def _ready_workers(config: RunConfig, inputs: Inputs, end: RunEnd) -> Iterator[EventLoop]:
+    """Connect to the workers, wait until they are ready and check the prompts against their limits.
+
+    Raises:
+        ValueError: The workers cannot serve this run.
+    """
+    patience = Patience(
+        limits=Limits(config.worker_timeout_s, config.stall_timeout_s),
+        no_worker_s=config.no_worker_timeout_s,
+        continues=config.on_worker_loss is LossPolicy.CONTINUE,
+    )
+    with EventLoop(config.workers, inputs.access, patience, end.fail) as event_loop:
+        event_loop.wait_ready(config.ready_timeout_s)
+        info = event_loop.links[0].info
+        inputs.dataset.check(
+            vocab_size=info.vocab_size,
+            max_model_len=info.max_model_len,
+            max_new_tokens=inputs.generation.max_new_tokens,
+        )
+        yield event_loop
+
+
+@contextlib.contextmanager
+def _opened(
+    config: RunConfig, inputs: Inputs, event_loop: EventLoop, reports: Reports, outputs: Outputs, run_id: str
+) -> Iterator[ActiveRun]:
+    """Begin the run on every worker; its streams end with the block.
+
+    Raises:
+        ValueError: A worker refuses, or the workers differ.
+    """
+    task = Task(
+        dataset=inputs.dataset,
+        reports=reports,
+        max_new_tokens=inputs.generation.max_new_tokens,
+        max_losses=config.max_worker_losses,
+        keep=outputs.keep,
+    )
+    opening = opening_of(run_id, pb.RunSpec(**dataclasses.asdict(inputs.generation)))
+    deadline = Deadline(config.query_timeout_s, config.overdue_policy)
+    active_run = event_loop.open(opening, task, deadline, outputs.flush)
+    try:
+        yield active_run
+    finally:
+        # A loop that does not answer ends with the process.
+        with contextlib.suppress(TimeoutError):
+            active_run.end()
+
+
+def _try_step(step: Callable[[], object]) -> None:
+    """Take one step of the fatal exit; the next ones follow whatever happens."""
+    try:
+        step()
+    except OSError as error:
+        logger.error("while leaving: %s", error)
+    except Exception:
+        logger.exception("while leaving")
 
 
 def _quiet_interpreter() -> None:
-    """Keep pauses out of the clock: what lives now is never scanned again."""
+    """Keep pauses out of the test: objects that exist now are never scanned by the collector again."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)

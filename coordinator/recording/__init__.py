@@ -1,1 +1,1 @@
-"""What a run leaves behind: progress lines, received answers, run.json."""
+"""Records of a run: run directory, run.json, received outputs, progress lines, jitter."""

@@ -1,34 +1,49 @@
-"""How steadily the coordinator runs: its pauses, and the system clock that LoadGen measures by."""
+"""Jitter of the coordinator: pauses of its threads, and steps of the system clock that LoadGen reads."""
 
 import asyncio
 import gc
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from types import TracebackType
+from typing import NamedTuple, Self
 
 from sut.results.checks import PAUSE_BOUND_NS, ClockFigures, Pauses, Telemetry
 
 TICK_S = 1.0
-# Three clocks cannot be read at once. A reading that took longer than this is made again: it would
-# look like a step.
+# The three clocks are read one after the other. A reading that took longer than this is repeated: the delay
+# would be taken for a step.
 _READING_BOUND_NS = 500_000
 _MAX_READINGS = 20
 
 
 class Clocks(NamedTuple):
-    """The clocks to compare; each call gives ns."""
+    """The clocks to compare; each returns ns."""
 
     system: Callable[[], int] = time.time_ns
-    """What LoadGen reads."""
+    """The clock that LoadGen reads."""
     monotonic: Callable[[], int] = time.monotonic_ns
     """Slewed like the system clock, never stepped."""
-    raw: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_MONOTONIC_RAW)
+    raw: Callable[[], int] = partial(time.clock_gettime_ns, time.CLOCK_MONOTONIC_RAW)
     """Neither slewed nor stepped."""
 
 
+class ClockReading(NamedTuple):
+    """The three clocks at one moment."""
+
+    monotonic_ns: int
+    ahead_of_monotonic_ns: int
+    """System clock minus the monotonic clock."""
+    ahead_of_raw_ns: int
+    """System clock minus the raw clock."""
+
+
+NO_READING = ClockReading(0, 0, 0)
+
+
 class PauseMeter:
-    """Collects pauses; adding is a few integer operations."""
+    """Counts pauses; adding one takes a few integer operations."""
 
     def __init__(self) -> None:
         self._num = self._total_ns = self._worst_ns = self._num_long = 0
@@ -42,126 +57,127 @@ class PauseMeter:
 
     @property
     def pauses(self) -> Pauses:
-        """All so far."""
+        """Figures of all pauses so far."""
         return Pauses(self._num, self._total_ns, self._worst_ns, self._num_long)
 
 
-class ClockWatch:
-    """Compares the system clock with clocks that nobody sets, from look to look."""
+class ClockMonitor:
+    """Compares the system clock, repeatedly, with clocks that are never set."""
 
     def __init__(self, clocks: Clocks) -> None:
         """Take the clocks."""
         self._clocks = clocks
-        self._looks: list[tuple[int, int, int]] = []
-        self._num_looks = 0
+        self._first: ClockReading | None = None
+        self._last: ClockReading | None = None
+        self._num_readings = 0
         self._worst_step_ns = 0
 
-    def look(self) -> None:
-        """Compare once; skipped where no reading of the clocks was short enough to compare."""
+    def sample(self) -> None:
+        """Compare once; skipped if every reading of the clocks took too long to be compared."""
         reading = self._read()
         if reading is None:
             return
-        self._num_looks += 1
-        if self._looks:
-            step_ns = reading[1] - self._looks[-1][1]
+        self._num_readings += 1
+        if self._first is None:
+            self._first = reading
+        if self._last is not None:
+            step_ns = reading.ahead_of_monotonic_ns - self._last.ahead_of_monotonic_ns
             if abs(step_ns) > abs(self._worst_step_ns):
                 self._worst_step_ns = step_ns
-        # The first and the latest.
-        self._looks[1:] = [reading]
+        self._last = reading
 
     @property
     def figures(self) -> ClockFigures:
-        """What was seen so far."""
-        looks = self._looks or [(0, 0, 0)]
+        """Figures of all comparisons so far."""
+        first, last = self._first or NO_READING, self._last or NO_READING
         return ClockFigures(
-            num_looks=self._num_looks,
-            elapsed_ns=looks[-1][0] - looks[0][0],
+            num_looks=self._num_readings,
+            elapsed_ns=last.monotonic_ns - first.monotonic_ns,
             worst_step_ns=self._worst_step_ns,
-            drift_ns=looks[-1][2] - looks[0][2],
+            drift_ns=last.ahead_of_raw_ns - first.ahead_of_raw_ns,
         )
 
-    def _read(self) -> tuple[int, int, int] | None:
-        """Read monotonic time, and the system clock minus monotonic and minus raw."""
+    def _read(self) -> ClockReading | None:
         clocks = self._clocks
         for _ in range(_MAX_READINGS):
             before_ns = clocks.monotonic()
             system_ns, raw_ns = clocks.system(), clocks.raw()
             after_ns = clocks.monotonic()
             if after_ns - before_ns <= _READING_BOUND_NS:
-                return before_ns, system_ns - (before_ns + after_ns) // 2, system_ns - raw_ns
+                middle_ns = (before_ns + after_ns) // 2
+                return ClockReading(before_ns, system_ns - middle_ns, system_ns - raw_ns)
         return None
 
 
-class Pulse:
-    """Measures from `start` to `stop`: garbage collections, lateness of the loop, steps of the clock.
+class JitterMeter:
+    """Measures, within a `with` block: garbage collections, delays of the event loop, steps of the clock.
 
-    A pause of the whole process is one of the loop, and no step: the clocks go on alike. Of a pause of
-    the loop up to one tick goes unseen: the tick may not have been due when it began.
+    A pause of the whole process delays the loop and is no clock step: all clocks advance alike. Up to one
+    tick length of a pause is not measured: the next tick may not have been due when the pause began.
     """
 
-    def __init__(self, clocks: Clocks | None = None, tick_s: float = TICK_S) -> None:
-        """Prepare; nothing runs yet.
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clocks: Clocks | None = None, tick_s: float = TICK_S
+    ) -> None:
+        """Prepare; nothing is measured yet.
 
         Args:
-            clocks: Others than the system's, for tests.
-            tick_s: Between two ticks of the loop.
+            loop: The loop whose delays are measured.
+            clocks: Used instead of the system's, by tests.
+            tick_s: Seconds between two ticks of the loop.
         """
-        self._clock = ClockWatch(clocks or Clocks())
-        self._collections, self._lateness = PauseMeter(), PauseMeter()
+        self._loop = loop
+        self._clock = ClockMonitor(clocks or Clocks())
+        self._collections, self._delays = PauseMeter(), PauseMeter()
         self._collection_began_ns = 0
         self._tick_s = tick_s
         self._due_ns = 0
-        # The loop's thread ticks, any other may stop.
+        # Ticks run on the loop's thread, while the block may end on another.
         self._lock = threading.Lock()
         self._running = False
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to measure.
-
-        Thread: any; does not block.
-        """
+    def __enter__(self) -> Self:
+        """Start measuring; does not block."""
         self._running = True
-        self._clock.look()
+        self._clock.sample()
         gc.callbacks.append(self._on_collection)
-        loop.call_soon_threadsafe(self._schedule, loop)
+        self._loop.call_soon_threadsafe(self._schedule)
+        return self
 
-    def stop(self) -> None:
-        """End; a tick that is overdue now counts, and the clock gets its last look. Again: nothing.
-
-        Thread: any; does not block.
-        """
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop measuring, with a last look at the clock; a tick that is overdue counts. Does not block."""
         with self._lock:
-            if not self._running:
-                return
             self._running = False
             gc.callbacks.remove(self._on_collection)
             if self._due_ns and time.monotonic_ns() > self._due_ns:
-                self._lateness.add(time.monotonic_ns() - self._due_ns)
-            self._clock.look()
+                self._delays.add(time.monotonic_ns() - self._due_ns)
+            self._clock.sample()
 
     def telemetry(self) -> Telemetry:
-        """Give the figures so far.
+        """Return the figures so far.
 
         Thread: any.
         """
-        return Telemetry(gc=self._collections.pauses, loop=self._lateness.pauses, clock=self._clock.figures)
+        return Telemetry(gc=self._collections.pauses, loop=self._delays.pauses, clock=self._clock.figures)
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Thread: the loop's."""
+    def _schedule(self) -> None:
+        """Thread: event loop."""
         self._due_ns = time.monotonic_ns() + int(self._tick_s * 1e9)
-        loop.call_later(self._tick_s, self._tick, loop)
+        self._loop.call_later(self._tick_s, self._tick)
 
-    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Thread: the loop's."""
+    def _tick(self) -> None:
+        """Thread: event loop."""
         with self._lock:
             if not self._running:
                 return
-            self._lateness.add(max(0, time.monotonic_ns() - self._due_ns))
-            self._clock.look()
-            self._schedule(loop)
+            self._delays.add(max(0, time.monotonic_ns() - self._due_ns))
+            self._clock.sample()
+            self._schedule()
 
     def _on_collection(self, phase: str, _: dict[str, int]) -> None:
-        """Thread: whichever collects; only one can at a time."""
+        """Thread: whichever collects; only one can collect at a time."""
         if phase == "start":
             self._collection_began_ns = time.monotonic_ns()
         elif self._collection_began_ns:

@@ -1,11 +1,13 @@
-"""What a person sees while a run goes on."""
+"""Progress lines of a run on standard error."""
 
 import contextlib
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable
-from typing import TextIO
+from types import TracebackType
+from typing import Self, TextIO
 
 from coordinator.recording.run_record import percentile
 from coordinator.scheduling.event_loop import ActiveRun
@@ -13,6 +15,46 @@ from coordinator.scheduling.event_loop import ActiveRun
 LINE_INTERVAL_S = 10.0
 BAR_INTERVAL_S = 0.5
 BAR_WIDTH = 24
+READ_INTERVAL_S = 0.5
+
+
+class ExpectedSamples:
+    """Number of samples of the whole run, which LoadGen writes to its log soon after the test has begun.
+
+    The log is read on another thread: a disk that hangs must not stop the main thread.
+    """
+
+    def __init__(self, read: Callable[[], int | None]) -> None:
+        """Prepare; reading begins with the `with` block.
+
+        Args:
+            read: Reads the log; None as long as the number is not in it.
+        """
+        self._read = read
+        self._found: int | None = None
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._poll, name="expected samples", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop reading; does not wait."""
+        self._ended.set()
+
+    def get(self) -> int | None:
+        """Return the number, None if it is not known yet.
+
+        Thread: any; does not block.
+        """
+        return self._found
+
+    def _poll(self) -> None:
+        while self._found is None and not self._ended.wait(READ_INTERVAL_S):
+            with contextlib.suppress(OSError):
+                self._found = self._read()
 
 
 class Progress:
@@ -24,9 +66,9 @@ class Progress:
         """Start the clock.
 
         Args:
-            run: Where the counts are read; they are snapshots.
-            count_expected: Gives the requests of the whole run once LoadGen has said; asked until then.
-            out: Where lines go.
+            run: Its counts are read; they are snapshots.
+            count_expected: Returns the number of requests of the whole run, None if it is not known yet.
+            out: Receives the lines.
         """
         self._run = run
         self._count_expected = count_expected
@@ -39,7 +81,7 @@ class Progress:
         self._last_tokens, self._last_s = 0, self._start_s
 
     def tick(self) -> None:
-        """Print if it is time.
+        """Print if a line is due.
 
         Thread: main.
         """
@@ -49,12 +91,12 @@ class Progress:
             self._print(f"\r\x1b[K{self.line()} {self._bar()}" if self._live else f"{self.line()}\n")
 
     def end(self) -> None:
-        """Leave the terminal on a fresh line."""
+        """Move a terminal to a new line."""
         if self._live:
             self._print("\n")
 
     def _print(self, text: str) -> None:
-        """Write; a reader that has gone, or a full disk, takes nothing from the run."""
+        """Write; a closed pipe or a full disk must not end the run."""
         with contextlib.suppress(OSError):
             self._out.write(text)
             self._out.flush()

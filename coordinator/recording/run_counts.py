@@ -1,4 +1,4 @@
-"""What the coordinator counted in a run, for the verdict."""
+"""Counts of a complete run, for the verdict."""
 
 import numpy as np
 
@@ -7,8 +7,8 @@ from coordinator.transport.worker_link import WorkerLink
 from sut.results.checks import Counts
 
 
-def tally(run: ActiveRun) -> Counts:
-    """Add up a run that is over; its workers have been asked for their final counts."""
+def collect_counts(run: ActiveRun) -> Counts:
+    """Add up the counts of a complete run whose workers were asked for their final counts."""
     done = run.scheduler.table.done
     streams = [stream for link in run.fleet.links for stream in link.stream_counts]
     settled = [stream for stream in streams if stream.settled]
@@ -30,6 +30,6 @@ def tally(run: ActiveRun) -> Counts:
 
 
 def is_silent(link: WorkerLink) -> bool:
-    """Tell a worker that does not say what its engine produced from one that was lost while it was asked."""
+    """Whether a worker did not report how many tokens its engine produced, though it was not lost."""
     counts = link.stream.counts
     return counts.asked and not counts.settled and (link.live or not counts.round_trip_ns)

@@ -1,93 +1,228 @@
-"""The directory of one run: whose it is, what it is made of, and how a verdict gets there on a full disk."""
+"""The directory of one run: prepared under a hidden name, moved into place when the run begins."""
 
 import contextlib
+import errno
 import fcntl
+import logging
+import os
 import shutil
+import uuid
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from types import TracebackType
+from typing import NamedTuple, Self, TypeVar
 
-from coordinator.recording.outputs import release, reserve
+from common.flags import FlagError
+from coordinator.recording.arrow_files import STREAM_NAME, StreamFile
+from coordinator.recording.file_thread import FileThread
 from coordinator.recording.run_record import RunRecord
 
+logger = logging.getLogger(__name__)
+
+# A stalled NFS server answers again after tens of seconds.
+PREPARE_TIMEOUT_S = 60.0
+WRITE_TIMEOUT_S = 60.0
+# An interrupted user waits for this.
+REMOVE_TIMEOUT_S = 3.0
+RESERVED_NAME = ".reserved"
+RESERVED_BYTES = 1024 * 1024
 _CONF = "user.conf"
+_T = TypeVar("_T")
+
+
+class LoadGenConfs(NamedTuple):
+    """Texts of the files that LoadGen reads."""
+
+    user: str
+    audit: str | None
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:
-    """Want a directory that no run has, or one that may be replaced and whose run has ended.
+    """Require a path that does not exist, or one that may be replaced and whose run has ended.
 
     Raises:
-        ValueError: Says which is not so, or that nobody can tell.
+        ValueError: The path exists, a run still uses it, or it cannot be examined.
     """
     try:
         exists = path.exists()
     except OSError as error:
-        raise ValueError(f"--output-dir: cannot look at {path}: {error.strerror}") from error
+        raise FlagError("--output-dir", f"cannot look at {path}: {error.strerror}") from error
     if not exists:
         return
     if not overwrite:
-        raise ValueError(f"--output-dir: {path} exists; --overwrite replaces it")
-    # A run holds its user.conf locked while it lasts; a directory without one is no run's.
+        raise FlagError("--output-dir", f"{path} exists; --overwrite replaces it")
+    # A run keeps its user.conf locked until it ends; a directory without that file belongs to no run.
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), (path / _CONF).open("r+") as conf:
         try:
             fcntl.flock(conf, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"--output-dir: {path} belongs to a run that goes on") from error
+            raise FlagError("--output-dir", f"{path} belongs to a run that has not ended") from error
 
 
 class RunDir:
-    """One run's directory."""
+    """One run's directory; every method waits for the file system with a bound, on the main thread.
 
-    def __init__(self, path: Path) -> None:
-        """Name it; nothing is written yet."""
-        self.path = path
-        self.audit_config: Path | None = None
-        """The run's own copy: the given file may lie in the directory that --overwrite empties."""
-        self._reserved: Path | None = None
-        self._conf: TextIO | None = None
+    Within the `with` block it exists under a hidden name beside its own, until `begin` moves it into place.
+    If the block ends before `begin`, everything is removed and an earlier run's directory is untouched.
+    """
 
-    def make(self, user_conf: str, audit_conf: str | None, *, overwrite: bool) -> None:
-        """Create it with the run's settings.
+    def __init__(self, path: Path, confs: LoadGenConfs, files: FileThread, *, overwrite: bool) -> None:
+        """Describe the directory; nothing is written yet.
 
         Args:
-            user_conf: Text of its user.conf.
-            audit_conf: Text of its audit.config, if any.
-            overwrite: Whether one that is there is replaced.
+            path: Where it will be.
+            confs: The run's settings.
+            files: Makes the file system calls.
+            overwrite: Whether `begin` may replace the directory of a run that has ended.
+        """
+        self.path = path
+        self.audit_config = None if confs.audit is None else path / "audit.config"
+        """The run's own copy: the given file may lie in the directory that --overwrite replaces."""
+        self._confs = confs
+        self._files = files
+        self._overwrite = overwrite
+        name = f".{path.name}.{uuid.uuid4().hex[:8]}"
+        self._hidden, self._replaced = path.with_name(f"{name}.new"), path.with_name(f"{name}.old")
+        self._new_parents: list[Path] = []
+        self._lock = contextlib.ExitStack()
+        """Holds user.conf open and locked, for as long as the process lives once the run has begun."""
+        self._begun = False
+
+    def __enter__(self) -> Self:
+        """Create the directory with the run's settings, under its hidden name.
 
         Raises:
-            ValueError: It is another run's: that one may have come while this one waited for its workers.
-            OSError: It cannot be written.
+            ValueError: It belongs to another run or cannot be written.
+            Interrupted: A signal arrived; nothing is left.
         """
-        check_free(self.path, overwrite=overwrite)
+        try:
+            self._prepare(self._make)
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Remove the directory of a run that has not begun."""
+        if not self._begun:
+            self._discard()
+
+    def create_stream(self) -> StreamFile:
+        """Create the file of received outputs.
+
+        Raises:
+            ValueError: It cannot be written.
+        """
+        return self._prepare(partial(StreamFile, self._hidden / STREAM_NAME))
+
+    def begin(self, record: RunRecord) -> None:
+        """Write the first run.json and move the directory into place; an earlier run's is deleted.
+
+        Raises:
+            ValueError: The path now belongs to another run, or cannot be written.
+        """
+        self._prepare(partial(self._begin, record))
+
+    def write(self, record: RunRecord, timeout_s: float = WRITE_TIMEOUT_S) -> None:
+        """Write run.json whole or not at all; on a full disk the reserved space is used.
+
+        Raises:
+            OSError: It cannot be written, or not in time.
+        """
+        self._files.call(partial(self._write, record), timeout_s)
+
+    def release_space(self) -> None:
+        """Delete the file that reserves space for run.json.
+
+        Raises:
+            OSError: It cannot be deleted, or not in time.
+        """
+        self._files.call(partial(release, self.path), WRITE_TIMEOUT_S)
+
+    def _prepare(self, work: Callable[[], _T]) -> _T:
+        try:
+            return self._files.call(work, PREPARE_TIMEOUT_S)
+        except OSError as error:
+            raise FlagError("--output-dir", f"cannot write {self.path}: {error}") from error
+
+    def _discard(self) -> None:
+        """Remove the hidden directory; one that a stalled disk keeps longer than the bound stays."""
+        with contextlib.suppress(OSError):
+            self._files.call(self._remove, REMOVE_TIMEOUT_S)
+
+    def _make(self) -> None:
+        """Thread: file thread, as all that follow."""
+        self._check_path()
+        self._new_parents = [parent for parent in self.path.parents if not parent.exists()]
+        self._hidden.mkdir(parents=True)
+        conf = self._lock.enter_context((self._hidden / _CONF).open("w", encoding="utf-8"))
+        fcntl.flock(conf, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        conf.write(self._confs.user)
+        conf.flush()
+        if self._confs.audit is not None:
+            (self._hidden / "audit.config").write_text(self._confs.audit, encoding="utf-8")
+        reserve(self._hidden)
+
+    def _check_path(self) -> None:
+        check_free(self.path, overwrite=self._overwrite)
+        if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.path))
+
+    def _begin(self, record: RunRecord) -> None:
+        self._check_path()
+        record.write(self._hidden / "run.json")
         if self.path.exists():
-            shutil.rmtree(self.path)
-        self.path.mkdir(parents=True)
-        self._conf = (self.path / _CONF).open("w", encoding="utf-8")
-        fcntl.flock(self._conf, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._conf.write(user_conf)
-        self._conf.flush()
-        if audit_conf is not None:
-            self.audit_config = self.path / "audit.config"
-            self.audit_config.write_text(audit_conf, encoding="utf-8")
-        self._reserved = reserve(self.path)
+            os.rename(self.path, self._replaced)
+        try:
+            os.rename(self._hidden, self.path)
+        except OSError:
+            if self._replaced.exists():
+                os.rename(self._replaced, self.path)
+            raise
+        self._begun = True
+        if self._replaced.exists():
+            try:
+                shutil.rmtree(self._replaced)
+            except OSError as error:
+                logger.warning("the replaced run was not deleted: %s", error)
 
-    def write(self, record: RunRecord) -> None:
-        """Write run.json whole or not at all, on a full disk into the space that was set aside.
-
-        Raises:
-            OSError: It cannot be written.
-        """
+    def _write(self, record: RunRecord) -> None:
         try:
             record.write(self.path / "run.json")
         except OSError:
-            self.release_space()
+            release(self.path)
             record.write(self.path / "run.json")
 
-    def remove(self) -> None:
-        """Leave nothing of a run that could not begin, and what is another's alone."""
-        if self._conf is not None:
-            shutil.rmtree(self.path, ignore_errors=True)
+    def _remove(self) -> None:
+        if self._begun:
+            return
+        shutil.rmtree(self._hidden, ignore_errors=True)
+        self._lock.close()
+        for parent in self._new_parents:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
-    def release_space(self) -> None:
-        """Give the space back that was set aside for a verdict."""
-        if self._reserved is not None:
-            release(self._reserved)
+
+def reserve(run_dir: Path) -> None:
+    """Allocate 1 MiB, so that run.json can be written on a disk that has filled up.
+
+    Raises:
+        OSError: The disk does not have this space.
+    """
+    path = run_dir / RESERVED_NAME
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.posix_fallocate(fd, 0, RESERVED_BYTES)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(fd)
+
+
+def release(run_dir: Path) -> None:
+    """Free the reserved space right before run.json is written: after `salvage`, which would use it."""
+    (run_dir / RESERVED_NAME).unlink(missing_ok=True)

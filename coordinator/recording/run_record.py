@@ -1,4 +1,4 @@
-"""What a run leaves behind: run.json, and the same for a person as a table."""
+"""The record of a run: run.json, and the same as a table for people."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 
 
 def percentile(values: NDArray[np.int64], fraction: float) -> int:
-    """Take LoadGen's percentile, sorted[int(count * fraction)] (loadgen/results.cc); 0 without values."""
+    """Return LoadGen's percentile, sorted[int(count * fraction)] (loadgen/results.cc); 0 without values."""
     if not len(values):
         return 0
     index = min(int(len(values) * fraction), len(values) - 1)
@@ -34,7 +34,7 @@ def percentile(values: NDArray[np.int64], fraction: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How one quantity is distributed over the run."""
+    """Distribution of one quantity over the run."""
 
     count: int
     mean: float
@@ -44,7 +44,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: NDArray[np.int64]) -> "Spread":
-        """Describe values, (N,); all figures are 0 where there are none."""
+        """Describe values, (N,); without values every figure is 0."""
         if not len(values):
             return cls(0, 0.0, 0, {}, 0)
         marks = {f"p{q:g}": percentile(values, q / 100) for q in PERCENTILES}
@@ -53,32 +53,32 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerRow:
-    """One worker's part of the run."""
+    """One worker's share of the run."""
 
     address: str
     requests: int
-    """Those that ended here."""
+    """Requests that ended at this worker."""
     ended_ns: int
-    """From LoadGen's first query to the end of the last of them; 0 where none ended."""
+    """From LoadGen's first query to the end of this worker's last request; 0 without requests."""
     service_ns: Spread
-    """From the message that carries the prompt to the end; what other workers took of it is in it."""
+    """From sending the prompt to the end of the request, including time at workers that were lost."""
     tokens: int
     frames: int
     engine_steps: int
     streams: int
-    """Times that a stream to the worker was opened: 1, and 1 more for each time it was taken back."""
+    """Streams opened to the worker: 1, plus 1 for each time it came back after a loss."""
     dropped_tokens: int
-    """Came after their request had been moved to another worker."""
+    """Tokens that arrived after their request had moved to another worker."""
     round_trip_ns: int
-    """Shortest ping of the last stream."""
+    """Shortest ping of the latest stream."""
     clock_offset_ns: int
-    """Worker's monotonic clock minus the coordinator's, from that ping."""
+    """Worker's monotonic clock minus the coordinator's, measured by that ping."""
     info: dict[str, object]
-    """The worker's GetInfo."""
+    """The worker's answer to GetInfo."""
 
     @classmethod
     def of(cls, link: WorkerLink, load: WorkerLoad, done: NDArray[np.void]) -> "WorkerRow":
-        """Describe one link, by the run's finished requests in order of completion, dtype rows.DONE."""
+        """Describe one worker from the run's complete requests, in order of completion, dtype DONE."""
         own = done[done["worker"] == link.index]
         return cls(
             address=link.address,
@@ -98,29 +98,29 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The coordinator's own record, in ns of its monotonic clock; LoadGen's figures are LoadGen's."""
+    """The coordinator's own measurements, in ns of its monotonic clock; LoadGen's figures are apart."""
 
     ttft_ns: Spread
     """From LoadGen's call to the first token."""
     tpot_ns: Spread
-    """(done - first) / (tokens - 1), answers of two tokens and more."""
+    """(done - first) / (tokens - 1), of answers of at least two tokens."""
     latency_ns: Spread
     queued_ns: Spread
-    """From LoadGen's call to the message that carries the prompt."""
+    """From LoadGen's call to sending the prompt."""
     report_delay_ns: Spread
-    """From the engine's hand-over to the return of LoadGen's call, frames with a first token or an end."""
+    """From the engine's output to the return of LoadGen's call, for frames with a first token or an end."""
     answer_tokens: Spread
     workers: list[WorkerRow]
     losses: list[dict[str, object]]
-    """Each loss of a worker: see continuation.Loss."""
+    """Each loss of a worker: see failover.Loss."""
     continuations: list[dict[str, object]]
-    """Each request that went on elsewhere, once per time: see continuation.Continuation."""
+    """Each time a request continued on another worker: see failover.Continuation."""
     overdue: list[dict[str, object]]
-    """Queries older than their deadline, as they were when found: see watch.Overdue."""
+    """Queries older than their deadline, as they were when found: see overdue.Overdue."""
 
     @classmethod
     def of(cls, run: ActiveRun) -> "Summary":
-        """Summarise what has finished so far."""
+        """Summarize the requests that are complete so far."""
         done = run.scheduler.table.done
         some = done[done["first_ns"] > 0]
         several = some[some["num_tokens"] > 1]
@@ -151,7 +151,7 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord:
-    """Everything that run.json holds."""
+    """The content of run.json."""
 
     run_id: str
     scenario: str
@@ -159,14 +159,14 @@ class RunRecord:
     verdict: Verdict
     started_utc: str
     ready_s: float
-    """From reading the inputs to StartTest: data set, workers, open streams."""
+    """From the start of the process's run to StartTest: reading inputs, waiting for workers."""
     wall_s: float
-    """Of StartTest."""
+    """Duration of StartTest."""
     coordinator_cpu_s: float
     config: dict[str, object]
     """Resolved flags."""
     generation: dict[str, object]
-    """Sampling of every request."""
+    """Sampling parameters of every request."""
     dataset: dict[str, object]
     versions: dict[str, str]
     round: str | None
@@ -184,12 +184,12 @@ class RunRecord:
         os.replace(partial, path)
 
     def show(self) -> None:
-        """Print the table; if it cannot be written, the run, whose record is on disk, loses nothing."""
+        """Print the table; a failure to print is only logged, because run.json is on disk."""
         if error := print_table(self.table()):
-            logger.warning("the table was not printed, run.json has it all: %s", error)
+            logger.warning("the table was not printed, run.json holds the same: %s", error)
 
     def table(self) -> str:
-        """Lay the run out for a person."""
+        """Format the run as a table."""
         verdict = self.verdict
         lines = [f"== {self.scenario} {self.mode}: {verdict.outcome} =="]
         if verdict.reason:

@@ -61,7 +61,11 @@ class EventLoop:
         self.loop.set_exception_handler(self._on_loop_error)
         self._thread = threading.Thread(target=self.loop.run_forever, name="event loop", daemon=True)
         self._thread.start()
-        self.fleet = self.call(_connect(addresses, access, patience))
+        try:
+            self.fleet = self.call(_connect(addresses, access, patience))
+        except BaseException:
+            self._stop_thread()
+            raise
 
     def __enter__(self) -> "EventLoop":
         return self
@@ -131,6 +135,9 @@ class EventLoop:
         except TimeoutError:
             # They end with the process.
             logger.warning("streams not closed within %g s", STOP_TIMEOUT_S)
+        self._stop_thread()
+
+    def _stop_thread(self) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=STOP_TIMEOUT_S)
 

@@ -1,16 +1,25 @@
 """Answers for tests of what keeps them: that of sample s has s % 7 tokens s, s + 1, ..."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from coordinator.recording.outputs_file import read_stream
+from coordinator.recording.arrow_files import STREAM_NAME, StreamFile, read_stream
+from coordinator.recording.outputs import MAX_WAITING_BYTES, Outputs
 
 Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int32]]
 Row = tuple[int, list[int]]
 EMPTY: Columns = (np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int32))
+
+
+def new_outputs(
+    run_dir: Path, on_error: Callable[[str], None], max_waiting_bytes: int = MAX_WAITING_BYTES
+) -> Outputs:
+    """Create outputs in the directory of a run that has begun."""
+    return Outputs(StreamFile(run_dir / STREAM_NAME), run_dir, on_error, max_waiting_bytes)
 
 
 def answer(sample: int) -> list[int]:

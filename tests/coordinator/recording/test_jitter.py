@@ -1,4 +1,4 @@
-"""The pulse: pauses that really happen, and clocks that are set by the test."""
+"""The jitter meter: real pauses, and clocks that the test sets."""
 
 import asyncio
 import gc
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from coordinator.recording.jitter import Clocks, ClockWatch, Pulse
+from coordinator.recording.jitter import ClockMonitor, Clocks, JitterMeter
 from sut.results.checks import STEP_BOUND_NS, clock
 from tests import fleet
 
@@ -21,16 +21,14 @@ MS = 10**6
 # Ticks every 10 ms until stdin ends, then says what it saw.
 CHILD = """
 import asyncio, dataclasses, json, sys
-from coordinator.recording.jitter import Pulse
+from coordinator.recording.jitter import JitterMeter
 async def main():
-    pulse = Pulse(tick_s=0.01)
-    pulse.start(asyncio.get_running_loop())
-    await asyncio.sleep(0.1)
-    print("ticking", flush=True)
-    await asyncio.to_thread(sys.stdin.read)
-    await asyncio.sleep(0.1)
-    pulse.stop()
-    print(json.dumps(dataclasses.asdict(pulse.telemetry())))
+    with JitterMeter(asyncio.get_running_loop(), tick_s=0.01) as meter:
+        await asyncio.sleep(0.1)
+        print("ticking", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        await asyncio.sleep(0.1)
+    print(json.dumps(dataclasses.asdict(meter.telemetry())))
 asyncio.run(main())
 """
 
@@ -69,14 +67,12 @@ def quiet_gc() -> Iterator[None]:
 def test_a_blocked_loop_is_a_pause() -> None:
     """What blocks the loop for 350 ms makes a tick late by that, less the 10 ms to the tick; none before."""
 
-    async def block() -> Pulse:
-        pulse = Pulse(tick_s=0.01)
-        pulse.start(asyncio.get_running_loop())
-        await asyncio.sleep(0.05)
-        time.sleep(0.35)  # noqa: ASYNC251 - that is the fault
-        await asyncio.sleep(0.05)
-        pulse.stop()
-        return pulse
+    async def block() -> JitterMeter:
+        with JitterMeter(asyncio.get_running_loop(), tick_s=0.01) as meter:
+            await asyncio.sleep(0.05)
+            time.sleep(0.35)  # noqa: ASYNC251 - that is the fault
+            await asyncio.sleep(0.05)
+        return meter
 
     found = asyncio.run(block()).telemetry().loop
     assert found.num_long >= 1
@@ -86,26 +82,27 @@ def test_a_blocked_loop_is_a_pause() -> None:
 
 
 def test_a_loop_that_still_stands_is_a_pause_at_the_end() -> None:
-    """stop, called from another thread while the loop is blocked, counts the tick that is overdue."""
-    pulse, blocked, stopped = Pulse(tick_s=0.01), threading.Event(), threading.Event()
+    """The end of measuring, on another thread while the loop is blocked, counts the tick that is overdue."""
+    loop, blocked, ended = asyncio.new_event_loop(), threading.Event(), threading.Event()
 
     async def block() -> None:
-        pulse.start(asyncio.get_running_loop())
         await asyncio.sleep(0.05)
         blocked.set()
-        stopped.wait(20)
+        ended.wait(20)
 
-    thread = threading.Thread(target=asyncio.run, args=(block(),), daemon=True)
-    thread.start()
-    assert blocked.wait(20)
-    time.sleep(0.2)
-    pulse.stop()
-    assert pulse.telemetry().loop.worst_ns >= 185 * MS
-    stopped.set()
+    with JitterMeter(loop, tick_s=0.01) as meter:
+        thread = threading.Thread(target=loop.run_until_complete, args=(block(),), daemon=True)
+        thread.start()
+        assert blocked.wait(20)
+        time.sleep(0.2)
+    before = meter.telemetry()
+    assert before.loop.worst_ns >= 185 * MS
+    ended.set()
     thread.join(20)
-    before = pulse.telemetry()
-    pulse.stop()
-    assert before == pulse.telemetry()
+    # The tick that was overdue comes now, and is not counted again.
+    loop.run_until_complete(asyncio.sleep(0.05))
+    loop.close()
+    assert before == meter.telemetry()
 
 
 @pytest.mark.usefixtures("quiet_gc")
@@ -116,18 +113,16 @@ def test_collections_are_counted_with_their_length() -> None:
         if phase == "start" and slow:
             time.sleep(0.15)
 
-    async def collect() -> Pulse:
+    async def collect() -> JitterMeter:
         nonlocal slow
-        pulse = Pulse()
-        pulse.start(asyncio.get_running_loop())
-        gc.callbacks.append(hold_up)
+        with JitterMeter(asyncio.get_running_loop()) as meter:
+            gc.callbacks.append(hold_up)
+            gc.collect()
+            gc.collect()
+            slow = True
+            gc.collect()
         gc.collect()
-        gc.collect()
-        slow = True
-        gc.collect()
-        pulse.stop()
-        gc.collect()
-        return pulse
+        return meter
 
     slow = False
     callbacks = list(gc.callbacks)
@@ -146,14 +141,12 @@ def test_collections_are_counted_with_their_length() -> None:
 def test_a_large_heap_is_seen_from_any_thread() -> None:
     """A full collection over a million containers, in a thread of its own, has a length."""
 
-    async def collect() -> Pulse:
+    async def collect() -> JitterMeter:
         heap = [[number] for number in range(1_000_000)]
-        pulse = Pulse()
-        pulse.start(asyncio.get_running_loop())
-        await asyncio.to_thread(gc.collect)
-        pulse.stop()
+        with JitterMeter(asyncio.get_running_loop()) as meter:
+            await asyncio.to_thread(gc.collect)
         assert len(heap) == 1_000_000
-        return pulse
+        return meter
 
     found = asyncio.run(collect()).telemetry().gc
     assert found.num == 1
@@ -191,47 +184,45 @@ def test_a_stopped_process_is_a_pause_and_no_step() -> None:
 def test_a_step_is_told_from_a_pause_and_from_slewing(step_ns: int) -> None:
     """A step of 6 ms is one, either way; ten minutes of standing still and of slewing by 500 ppm are none."""
     fake = SetClock()
-    watch = ClockWatch(fake.clocks())
-    watch.look()
+    monitor = ClockMonitor(fake.clocks())
+    monitor.sample()
     # 10 looks, 60 s apart, 30 ms of slewing between two.
     for _ in range(10):
         fake.go_on(60_000 * MS, slew_ns=30 * MS)
-        watch.look()
-    before = watch.figures
+        monitor.sample()
+    before = monitor.figures
     assert (11, 0, 300 * MS) == (before.num_looks, before.worst_step_ns, before.drift_ns)
     assert before.elapsed_ns == 600_300 * MS
     fake.go_on(1000 * MS, step_ns=step_ns)
-    watch.look()
+    monitor.sample()
     fake.go_on(1000 * MS, step_ns=-step_ns // 2)
-    watch.look()
-    assert step_ns == watch.figures.worst_step_ns
-    assert 300 * MS + step_ns // 2 == watch.figures.drift_ns
+    monitor.sample()
+    assert step_ns == monitor.figures.worst_step_ns
+    assert 300 * MS + step_ns // 2 == monitor.figures.drift_ns
 
 
 def test_a_reading_that_was_held_up_is_no_look() -> None:
     """Clocks between whose readings 0.6 ms pass are not compared; nor is the first of two looks lost."""
     fake = SetClock()
-    watch = ClockWatch(fake.clocks())
-    watch.look()
+    monitor = ClockMonitor(fake.clocks())
+    monitor.sample()
     fake.reading_ns = 600_000
-    watch.look()
-    assert watch.figures.num_looks == 1
+    monitor.sample()
+    assert monitor.figures.num_looks == 1
     fake.reading_ns = 0
     fake.go_on(1000 * MS, step_ns=7 * MS)
-    watch.look()
-    assert watch.figures.num_looks == 2
-    assert watch.figures.worst_step_ns == 7 * MS
+    monitor.sample()
+    assert monitor.figures.num_looks == 2
+    assert monitor.figures.worst_step_ns == 7 * MS
 
 
 def test_the_systems_own_clocks_are_steady() -> None:
     """The real clocks, looked at during a second, pass the check clock."""
 
-    async def tick() -> Pulse:
-        pulse = Pulse(tick_s=0.01)
-        pulse.start(asyncio.get_running_loop())
-        await asyncio.sleep(1)
-        pulse.stop()
-        return pulse
+    async def tick() -> JitterMeter:
+        with JitterMeter(asyncio.get_running_loop(), tick_s=0.01) as meter:
+            await asyncio.sleep(1)
+        return meter
 
     telemetry = asyncio.run(tick()).telemetry()
     assert telemetry.clock.num_looks >= 2

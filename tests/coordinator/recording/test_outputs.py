@@ -13,10 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coordinator.recording.outputs import BATCH_TOKENS, Outputs, release, reserve
-from coordinator.recording.outputs_file import PARTIAL_SCHEMA, STREAM_SCHEMA
+from coordinator.recording.arrow_files import PARTIAL_SCHEMA, STREAM_SCHEMA
+from coordinator.recording.outputs import BATCH_TOKENS
+from coordinator.recording.run_dir import RESERVED_NAME, release, reserve
 from tests import fleet
-from tests.coordinator.recording.answers import EMPTY, answer, columns, long_columns, salvaged, streamed
+from tests.coordinator.recording.answers import (
+    EMPTY,
+    answer,
+    columns,
+    long_columns,
+    new_outputs,
+    salvaged,
+    streamed,
+)
 
 
 def refuse(reason: str) -> None:
@@ -34,7 +43,7 @@ def wait_until(happened: Callable[[], bool]) -> None:
 
 def test_flushed_answers_are_in_the_file(tmp_path: Path) -> None:
     """After flush the file of a run that goes on holds the answers, in order, empty ones included."""
-    kept = Outputs(tmp_path, refuse)
+    kept = new_outputs(tmp_path, refuse)
     kept.keep(*columns([3, 7, 1]))
     kept.keep(*columns([12]))
     kept.flush()
@@ -48,7 +57,7 @@ def test_flushed_answers_are_in_the_file(tmp_path: Path) -> None:
 
 def test_a_large_batch_needs_no_flush(tmp_path: Path) -> None:
     """256 Ki pending tokens go to the disk by themselves."""
-    kept = Outputs(tmp_path, refuse)
+    kept = new_outputs(tmp_path, refuse)
     kept.keep(*long_columns(1, BATCH_TOKENS - 1))
     kept.keep(*columns([8]))
     wait_until(lambda: len(streamed(tmp_path)) == 2)
@@ -60,7 +69,7 @@ def test_a_large_batch_needs_no_flush(tmp_path: Path) -> None:
 
 def test_a_failed_run_leaves_one_parquet_file(tmp_path: Path) -> None:
     """Answers written, answers pending and requests in flight are rows, each with its state."""
-    kept = Outputs(tmp_path, refuse)
+    kept = new_outputs(tmp_path, refuse)
     kept.keep(*columns([3, 7]))
     kept.flush()
     wait_until(lambda: len(streamed(tmp_path)) == 2)
@@ -83,7 +92,7 @@ def test_a_failed_run_leaves_one_parquet_file(tmp_path: Path) -> None:
 
 def test_many_batches_are_many_row_groups(tmp_path: Path) -> None:
     """2.5 Mi tokens in ten batches come back exactly, from more than one row group."""
-    kept = Outputs(tmp_path, refuse)
+    kept = new_outputs(tmp_path, refuse)
     for sample in range(10):
         kept.keep(*long_columns(sample, BATCH_TOKENS))
     assert "10 complete" in kept.salvage(*EMPTY, [], 20)
@@ -95,16 +104,15 @@ def test_many_batches_are_many_row_groups(tmp_path: Path) -> None:
 def test_a_run_without_answers_leaves_an_empty_file(tmp_path: Path) -> None:
     """A run that failed before any token still says so: no rows."""
     path = tmp_path / "partial_outputs.parquet"
-    assert f"{path} holds no answers" == Outputs(tmp_path, refuse).salvage(*EMPTY, [], 20)
+    assert f"{path} holds no answers" == new_outputs(tmp_path, refuse).salvage(*EMPTY, [], 20)
     assert salvaged(tmp_path) == []
 
 
 # Keeps ten answers at a time, each batch flushed, until it is killed.
 CHILD = """
 import pathlib, sys, time
-from coordinator.recording.outputs import Outputs
-from tests.coordinator.recording.answers import columns
-kept = Outputs(pathlib.Path(sys.argv[1]), lambda reason: sys.exit(reason))
+from tests.coordinator.recording.answers import columns, new_outputs
+kept = new_outputs(pathlib.Path(sys.argv[1]), lambda reason: sys.exit(reason))
 for first in range(0, 10**6, 10):
     kept.keep(*columns(list(range(first, first + 10))))
     kept.flush()
@@ -129,7 +137,7 @@ def test_a_killed_writer_leaves_a_readable_file(tmp_path: Path) -> None:
 
 def test_a_torn_end_costs_its_batch_alone(tmp_path: Path) -> None:
     """A file cut at any byte gives the batches before the cut, and no error."""
-    kept = Outputs(tmp_path, refuse)
+    kept = new_outputs(tmp_path, refuse)
     for first in (0, 10, 20):
         kept.keep(*columns(list(range(first, first + 10))))
         kept.flush()
@@ -154,7 +162,7 @@ def test_an_unreadable_file_is_an_error(tmp_path: Path) -> None:
 
 def test_a_file_that_was_cut_is_kept_beside_the_rest(tmp_path: Path) -> None:
     """Where the stream has fewer answers than were written, the line says so and both files stay."""
-    kept = Outputs(tmp_path, refuse)
+    kept = new_outputs(tmp_path, refuse)
     kept.keep(*columns([3, 4]))
     kept.flush()
     wait_until(lambda: len(streamed(tmp_path)) == 2)
@@ -170,15 +178,15 @@ def test_a_file_that_was_cut_is_kept_beside_the_rest(tmp_path: Path) -> None:
 
 def test_a_second_run_does_not_write_over_the_first(tmp_path: Path) -> None:
     """A directory that holds such a file already is refused."""
-    kept = Outputs(tmp_path, refuse)
+    kept = new_outputs(tmp_path, refuse)
     with pytest.raises(FileExistsError):
-        Outputs(tmp_path, refuse)
+        new_outputs(tmp_path, refuse)
     kept.discard()
 
 
 def test_the_batch_of_no_answers_is_none(tmp_path: Path) -> None:
     """A flush without answers writes nothing but the file's head, which reads as no answers."""
-    kept = Outputs(tmp_path, refuse)
+    kept = new_outputs(tmp_path, refuse)
     kept.flush()
     assert streamed(tmp_path) == []
     assert pa.ipc.open_stream((tmp_path / "outputs.arrows").read_bytes()).schema == STREAM_SCHEMA
@@ -187,8 +195,8 @@ def test_the_batch_of_no_answers_is_none(tmp_path: Path) -> None:
 
 def test_reserved_space_is_there_and_given_back(tmp_path: Path) -> None:
     """1 MiB of blocks, not a hole; release deletes it, and again is no error."""
-    reserved = reserve(tmp_path)
-    assert reserved.stat().st_blocks * 512 >= 1 << 20
-    release(reserved)
-    release(reserved)
+    reserve(tmp_path)
+    assert (tmp_path / RESERVED_NAME).stat().st_blocks * 512 >= 1 << 20
+    release(tmp_path)
+    release(tmp_path)
     assert list(tmp_path.iterdir()) == []

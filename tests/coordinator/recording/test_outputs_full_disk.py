@@ -10,10 +10,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from coordinator.recording import outputs
-from coordinator.recording.outputs import Outputs, release, reserve
-from coordinator.recording.outputs_file import DeadlinePassed, StreamFile, write_partial
-from tests.coordinator.recording.answers import EMPTY, columns, long_columns, salvaged, streamed
+from coordinator.recording import outputs, run_dir
+from coordinator.recording.arrow_files import DeadlinePassed, StreamFile, write_partial
+from coordinator.recording.outputs import Outputs
+from coordinator.recording.run_dir import release, reserve
+from tests.coordinator.recording.answers import EMPTY, columns, long_columns, new_outputs, salvaged, streamed
 from tests.coordinator.recording.test_outputs import refuse, wait_until
 
 # Tokens of an answer of 64 KiB: a disk of 1 MiB takes 15 and the file's head.
@@ -49,7 +50,7 @@ def fill(kept: Outputs, failed: Callable[[], bool]) -> int:
 def test_a_full_disk_is_told_once_and_costs_no_written_answer(disk: Path) -> None:
     """On a full disk the reason names file and errno text, and what had been written stays, readable."""
     reasons: list[str] = []
-    kept = Outputs(disk, reasons.append)
+    kept = new_outputs(disk, reasons.append)
     num = fill(kept, lambda: bool(reasons))
     assert num == 16
     kept.keep(*columns([3, 4]))
@@ -74,7 +75,7 @@ def test_a_disk_with_room_again_gets_everything(disk: Path) -> None:
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(900 * 1024))
     reasons: list[str] = []
-    kept = Outputs(disk, reasons.append)
+    kept = new_outputs(disk, reasons.append)
     num = fill(kept, lambda: bool(reasons))
     assert num == 2
     kept.keep(*columns([3]))
@@ -97,22 +98,22 @@ def test_a_full_disk_has_room_for_what_was_reserved(disk: Path) -> None:
 
 def test_run_json_fits_on_a_disk_that_filled_up(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Space reserved at the start is free again after release, though the disk is full."""
-    monkeypatch.setattr(outputs, "RESERVED_BYTES", 256 * 1024)
-    reserved = reserve(disk)
-    kept = Outputs(disk, lambda _: failed.set())
+    monkeypatch.setattr(run_dir, "RESERVED_BYTES", 256 * 1024)
+    reserve(disk)
+    kept = new_outputs(disk, lambda _: failed.set())
     failed = threading.Event()
     fill(kept, failed.is_set)
     kept.salvage(*EMPTY, [], 20)
     with pytest.raises(OSError, match="No space left"):
         (disk / "run.json").write_bytes(bytes(128 * 1024))
-    release(reserved)
+    release(disk)
     (disk / "run.json").write_bytes(bytes(128 * 1024))
 
 
 def test_a_removed_file_is_a_failure(tmp_path: Path) -> None:
     """Answers written to a file that someone deleted would be lost: the run is told."""
     reasons: list[str] = []
-    kept = Outputs(tmp_path, reasons.append)
+    kept = new_outputs(tmp_path, reasons.append)
     (tmp_path / "outputs.arrows").unlink()
     kept.keep(*columns([3]))
     kept.flush()
@@ -126,7 +127,7 @@ def test_more_than_the_bound_is_a_failure_and_the_rest_is_counted(tmp_path: Path
     """Answers beyond the bound fail the run once; those within it are kept, those beyond it are told."""
     reasons: list[str] = []
     # Samples 5 and 6: 8 bytes each of sample and count, and 5 and 6 tokens of 4 bytes: 36 and 40.
-    kept = Outputs(tmp_path, reasons.append, max_waiting_bytes=80)
+    kept = new_outputs(tmp_path, reasons.append, max_waiting_bytes=80)
     for sample in (5, 6, 4, 3):
         kept.keep(*columns([sample]))
     assert reasons == [f"{tmp_path / 'outputs.arrows'}: more than 80 bytes of answers wait for the disk"]
@@ -137,7 +138,7 @@ def test_more_than_the_bound_is_a_failure_and_the_rest_is_counted(tmp_path: Path
 
 def test_what_was_written_waits_no_more(tmp_path: Path) -> None:
     """The bound is on what waits: any number of answers passes one after another."""
-    kept = Outputs(tmp_path, refuse, max_waiting_bytes=80)
+    kept = new_outputs(tmp_path, refuse, max_waiting_bytes=80)
     for num in range(20):
         kept.keep(*columns([5]))
         kept.flush()
@@ -167,7 +168,7 @@ def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
 def test_a_hung_disk_holds_up_neither_keep_nor_the_exit(tmp_path: Path, hung: threading.Event) -> None:
     """While a write hangs, keep returns, and salvage gives up at its deadline and says what is missing."""
-    kept = Outputs(tmp_path, refuse)
+    kept = new_outputs(tmp_path, refuse)
     kept.keep(*columns([3]))
     kept.flush()
     assert hung.wait(20)
@@ -184,7 +185,7 @@ def test_a_hung_disk_does_not_hold_up_a_good_end(
 ) -> None:
     """Discard gives up on a disk that hangs."""
     monkeypatch.setattr(outputs, "DISCARD_TIMEOUT_S", 0.1)
-    kept = Outputs(tmp_path, refuse)
+    kept = new_outputs(tmp_path, refuse)
     kept.keep(*columns([3]))
     kept.flush()
     assert hung.wait(20)
@@ -194,7 +195,7 @@ def test_a_hung_disk_does_not_hold_up_a_good_end(
 
 def test_a_conversion_that_is_too_slow_leaves_nothing_half_done(tmp_path: Path) -> None:
     """After the deadline there is no parquet file, nor a part of one, and the stream is as it was."""
-    kept = Outputs(tmp_path, refuse)
+    kept = new_outputs(tmp_path, refuse)
     kept.keep(*columns([3]))
     kept.flush()
     wait_until(lambda: len(streamed(tmp_path)) == 1)

@@ -49,7 +49,10 @@ def test_a_run_that_goes_on_is_not_overwritten(tmp_path: Path) -> None:
         try:
             wait_busy([one], first)
             code, log = start(other, tmp_path, "second", "--overwrite").end()
-            assert (2, True) == (code, "accuracy belongs to a run that goes on" in log.splitlines()[-1]), log
+            assert (2, True) == (
+                code,
+                "accuracy belongs to a run that has not ended" in log.splitlines()[-1],
+            ), log
             check_whole(first, tmp_path)
         finally:
             first.process.kill()

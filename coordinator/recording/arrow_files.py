@@ -1,8 +1,9 @@
-"""The answers of a run on disk: an Arrow stream that grows, and the parquet file that is made of it.
+"""The outputs of a run on disk: an Arrow IPC stream that grows, and the parquet file written from it.
 
-The stream is readable up to its last whole batch, whenever its writer is killed.
+The stream is readable up to its last whole batch even if its writer is killed.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -14,18 +15,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+STREAM_NAME = "outputs.arrows"
+PARTIAL_NAME = "partial_outputs.parquet"
 STREAM_SCHEMA = pa.schema([("sample", pa.int64()), ("tokens", pa.list_(pa.int32()))])
 PARTIAL_SCHEMA = STREAM_SCHEMA.append(pa.field("state", pa.string()))
-# A batch of the stream may hold a second's answers, too little for a row group.
+# A batch of the stream may hold the answers of one second, too few for a row group.
 _ROW_GROUP_TOKENS = 1 << 20
 
 
 class DeadlinePassed(Exception):
-    """A conversion took longer than it may."""
+    """A conversion did not end before its deadline."""
 
 
-class Answers(NamedTuple):
-    """Tokens of R requests, end to end."""
+class OutputBatch(NamedTuple):
+    """Tokens of R requests, concatenated."""
 
     samples: NDArray[np.int64]
     """(R,)"""
@@ -36,20 +39,20 @@ class Answers(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        """Memory that they hold."""
+        """Memory of the arrays."""
         return self.samples.nbytes + self.counts.nbytes + self.tokens.nbytes
 
 
-def record_batch(parts: Sequence[Answers], states: Sequence[str] | None = None) -> pa.RecordBatch:
-    """Put answers into one batch.
+def record_batch(batches: Sequence[OutputBatch], states: Sequence[str] | None = None) -> pa.RecordBatch:
+    """Convert outputs to one Arrow record batch.
 
     Args:
-        parts: One and more; at most 2**31 - 1 tokens in all.
-        states: One per request: PARTIAL_SCHEMA instead of STREAM_SCHEMA.
+        batches: At least one; at most 2**31 - 1 tokens in total.
+        states: One per request; the schema is then PARTIAL_SCHEMA, otherwise STREAM_SCHEMA.
     """
-    samples = np.concatenate([part.samples for part in parts]).astype(np.int64, copy=False)
-    counts = np.concatenate([part.counts for part in parts])
-    tokens = np.concatenate([part.tokens for part in parts]).astype(np.int32, copy=False)
+    samples = np.concatenate([batch.samples for batch in batches]).astype(np.int64, copy=False)
+    counts = np.concatenate([batch.counts for batch in batches])
+    tokens = np.concatenate([batch.tokens for batch in batches]).astype(np.int32, copy=False)
     offsets = np.zeros(len(counts) + 1, np.int32)
     np.cumsum(counts, out=offsets[1:])
     assert int(offsets[-1]) == len(tokens)
@@ -60,7 +63,7 @@ def record_batch(parts: Sequence[Answers], states: Sequence[str] | None = None) 
 
 
 class StreamFile:
-    """An Arrow IPC stream that grows batch by batch; a batch that does not fit leaves no trace."""
+    """An Arrow IPC stream that grows batch by batch; a failed write leaves no part of its batch."""
 
     def __init__(self, path: Path) -> None:
         """Create the file; it must not exist.
@@ -71,14 +74,14 @@ class StreamFile:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         self._good_bytes = 0
         self.num_rows = 0
-        """Answers that are in the file."""
+        """Answers in the file."""
         self._append(STREAM_SCHEMA.serialize())
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append one batch.
 
         Raises:
-            OSError: It is not in the file: no space, or the file was removed.
+            OSError: The batch is not in the file: no space, or the file was deleted.
         """
         self._append(batch.serialize())
         self.num_rows += batch.num_rows
@@ -86,6 +89,13 @@ class StreamFile:
     def close(self) -> None:
         """Close the file; a stream may end after any batch."""
         os.close(self._fd)
+
+    def delete(self, path: Path) -> None:
+        """Delete the file if it is the one at a path, and close it."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(self._fd), os.stat(path)):
+                os.unlink(path)
+        self.close()
 
     def _append(self, message: pa.Buffer) -> None:
         left, end = memoryview(message), self._good_bytes
@@ -102,7 +112,7 @@ class StreamFile:
 
 
 def read_stream(path: Path) -> Iterator[pa.RecordBatch]:
-    """Read a stream's batches, STREAM_SCHEMA, up to the last whole one: its writer may have been killed.
+    """Read a stream's batches, STREAM_SCHEMA, up to the last whole one; its writer may have been killed.
 
     Raises:
         OSError: The file cannot be read.
@@ -111,7 +121,7 @@ def read_stream(path: Path) -> Iterator[pa.RecordBatch]:
         try:
             yield from pa.ipc.open_stream(file)
         except (pa.ArrowInvalid, OSError) as error:
-            # A torn end is one of Arrow's own errors, without a number of the system's.
+            # Arrow reports a truncated stream by an error without errno.
             if getattr(error, "errno", None) is not None:
                 raise
 
@@ -119,20 +129,20 @@ def read_stream(path: Path) -> Iterator[pa.RecordBatch]:
 def write_partial(
     path: Path, stream: Path, rest: Sequence[pa.RecordBatch], deadline_ns: int
 ) -> dict[str, int]:
-    """Write a stream's answers and further rows as one parquet file, whole or not at all.
+    """Write a stream's answers and additional rows to one parquet file, whole or not at all.
 
     Args:
         path: The parquet file, columns sample, tokens, state.
-        stream: Complete answers.
-        rest: Batches of PARTIAL_SCHEMA.
-        deadline_ns: By time.monotonic_ns().
+        stream: File of complete answers.
+        rest: Additional batches, PARTIAL_SCHEMA.
+        deadline_ns: On the clock of time.monotonic_ns().
 
     Returns:
-        Rows of each state.
+        Number of rows by state.
 
     Raises:
-        OSError: The disk is full, for one.
-        DeadlinePassed: It has.
+        OSError: A file cannot be read or written, e.g. the disk is full.
+        DeadlinePassed: The file was not complete by the deadline.
     """
     temporary = path.with_suffix(".partial")
     counts: dict[str, int] = {}

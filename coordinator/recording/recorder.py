@@ -1,0 +1,104 @@
+"""Composes the record of a run, at any moment after its workers have accepted it."""
+
+import contextlib
+import dataclasses
+import platform
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+from coordinator.config import RunConfig
+from coordinator.inputs import Inputs
+from coordinator.recording.run_record import RunRecord, Summary
+from coordinator.scheduling.event_loop import ActiveRun
+from sut.benchmark import Seeds, find_round
+from sut.results.verdict import Verdict
+
+
+class RunTimes:
+    """When the run and its test began and ended."""
+
+    def __init__(self) -> None:
+        """Begin the run."""
+        self.started_utc = datetime.now(UTC).isoformat(timespec="seconds")
+        self._started_s = self._test_began_s = time.monotonic()
+        self.ready_s = 0.0
+        """From the begin of the run to StartTest; 0 before it."""
+        self.wall_s = 0.0
+        """Duration of StartTest; 0 before its end."""
+
+    def begin_test(self) -> None:
+        """Note that StartTest begins.
+
+        Thread: main.
+        """
+        self._test_began_s = time.monotonic()
+        self.ready_s = self._test_began_s - self._started_s
+
+    def end_test(self) -> None:
+        """Note that StartTest has ended.
+
+        Thread: main.
+        """
+        self.wall_s = time.monotonic() - self._test_began_s
+
+
+class Recorder:
+    """Joins what is fixed for a run with what the event loop has counted."""
+
+    def __init__(
+        self, run_id: str, config: RunConfig, inputs: Inputs, seeds: Seeds, active_run: ActiveRun
+    ) -> None:
+        """Take what is fixed.
+
+        Args:
+            run_id: Names the run.
+            config: Its flags.
+            inputs: Its files.
+            seeds: LoadGen's.
+            active_run: The run on its workers.
+        """
+        self.run_id = run_id
+        self._config = config
+        self._inputs = inputs
+        self._round = find_round(seeds)
+        self._active_run = active_run
+        self._versions = _versions()
+
+    def record(self, verdict: Verdict, times: RunTimes, loadgen: dict[str, object]) -> RunRecord:
+        """Compose the record.
+
+        Args:
+            verdict: The outcome so far.
+            times: Of this run.
+            loadgen: LoadGen's own result figures.
+
+        Thread: main.
+        """
+        data = self._inputs.dataset
+        return RunRecord(
+            run_id=self.run_id,
+            scenario=self._config.scenario,
+            mode=self._config.run_dir.name,
+            verdict=verdict,
+            started_utc=times.started_utc,
+            ready_s=times.ready_s,
+            wall_s=times.wall_s,
+            coordinator_cpu_s=time.process_time(),
+            config=dataclasses.asdict(self._config),
+            generation=dataclasses.asdict(self._inputs.generation),
+            dataset={"path": str(data.path), "sha256": data.sha256, "num_samples": data.num_samples},
+            versions=self._versions,
+            round=None if self._round is None else self._round.name,
+            spec_hash=self._active_run.spec_hash,
+            loadgen=loadgen,
+            summary=Summary.of(self._active_run),
+        )
+
+
+def _versions() -> dict[str, str]:
+    """Collect versions; the project itself may run from a checkout that is not installed."""
+    found = {"python": platform.python_version(), "tokenfleet": "checkout"}
+    with contextlib.suppress(PackageNotFoundError):
+        found["tokenfleet"] = version("tokenfleet")
+    return found | {name: version(name) for name in ("mlcommons_loadgen", "grpcio", "numpy")}
