@@ -21,18 +21,21 @@ BANNED = {
 }
 # What a folder may import of its own room, besides itself. Modules of the room itself may import all of it.
 MAY_IMPORT = {
-    "coordinator.transport": {"coordinator.scheduling.routing", "coordinator.scheduling.throughput"},  # to go
+    "coordinator.transport": set(),
     "coordinator.scheduling": {"coordinator.config", "coordinator.transport"},
-    "coordinator.recording": {"coordinator.transport", "coordinator.scheduling"},
+    "coordinator.recording": {
+        *("coordinator.config", "coordinator.inputs", "coordinator.transport", "coordinator.scheduling"),
+    },
     # The capacity check times the request table.
     "coordinator.doctor": {
         *("coordinator.config", "coordinator.inputs", "coordinator.transport"),
-        "coordinator.scheduling.request_table",
+        *("coordinator.scheduling.request_table", "coordinator.scheduling.request_columns"),
+        "coordinator.pre_run_checks",
     },
     "sut.results": {"sut.settings", "sut.benchmark"},
-    "worker.machine": {"worker.node.placement"},  # to go
+    "worker.machine": set(),
     "worker.node": {
-        *("worker.auth", "worker.config", "worker.engine_protocol", "worker.listen", "worker.machine"),
+        *("worker.auth", "worker.config", "worker.engine_protocol", "worker.listener", "worker.machine"),
     },
     "worker.engines.scripted": {"worker.config", "worker.engine_protocol"},
     "worker.engines.vllm": {"worker.config", "worker.engine_protocol", "worker.machine"},

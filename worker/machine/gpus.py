@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from worker.machine.cores import Cores, parse_cores
-from worker.node.placement import Device
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 PCI_DEVICES = Path("/sys/bus/pci/devices")
 DEVICE_FILES = Path("/dev")
+
+
+class Device(NamedTuple):
+    """One accelerator."""
+
+    name: str
+    """As CUDA_VISIBLE_DEVICES names it."""
+    cores: Cores
+    """Cores of its NUMA node, ascending; empty if the NUMA node is not known."""
 
 
 class Memory(NamedTuple):

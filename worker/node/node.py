@@ -20,12 +20,12 @@ from protos.columns import PROTOCOL_VERSION, SERVICE
 from worker.auth import AuthInterceptor
 from worker.config import BadInput, EngineKind, WorkerConfig
 from worker.engine_protocol import EngineDead
+from worker.listener import listening
 from worker.machine.gpus import visible_devices
 from worker.machine.host_info import HostInspector
 from worker.machine.sd_notify import READY, STOPPING, notify
 from worker.node.placement import Share, place, read_size, split
 from worker.node.replica import Replica
-from worker.server import listening
 
 logger = logging.getLogger(__name__)
 

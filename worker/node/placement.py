@@ -8,15 +8,7 @@ from typing import NamedTuple
 from common.flags import FlagError
 from worker.config import Parser
 from worker.machine.cores import Cores
-
-
-class Device(NamedTuple):
-    """One accelerator."""
-
-    name: str
-    """As CUDA_VISIBLE_DEVICES names it."""
-    cores: Cores
-    """Cores of its NUMA node, ascending; empty if the NUMA node is not known."""
+from worker.machine.gpus import Device
 
 
 class Share(NamedTuple):
