@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from worker.machine import gpus
-from worker.node.placement import Device
+from worker.machine.gpus import Device
 
 
 def nvml(uuids: list[str]) -> Any:

@@ -3,7 +3,8 @@
 import pytest
 
 from worker.machine.cores import format_cores, parse_cores
-from worker.node.placement import Device, Share, Size, place, read_size, split
+from worker.machine.gpus import Device
+from worker.node.placement import Share, Size, place, read_size, split
 
 # Two NUMA nodes of 8 cores, four accelerators near each.
 NUMA_0, NUMA_1 = tuple(range(8)), tuple(range(8, 16))
