@@ -1,4 +1,4 @@
-"""What the benchmarks' commands do alike: flags that they share, signals, words and the file of figures."""
+"""Shared by the commands: flags and their bounds, signals, output, and the file of figures."""
 
 import argparse
 import json
@@ -81,7 +81,7 @@ def write_record(path: Path | None, record: dict[str, object]) -> None:
 
 
 def describe_machine() -> dict[str, str]:
-    """Say what the figures are taken on, and print it."""
+    """Describe the machine, and print it."""
     model = platform.processor()
     with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
         model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
@@ -100,7 +100,7 @@ def describe_machine() -> dict[str, str]:
 
 
 def installed(package: str) -> str:
-    """Say which version of a package is installed."""
+    """Return the installed version of a package."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -108,7 +108,7 @@ def installed(package: str) -> str:
 
 
 def describe_commit() -> str:
-    """Say which commit of the checkout runs, and whether files differ from it."""
+    """Return the commit of the checkout, and whether files differ from it."""
     git = ["git", "-C", str(ROOT)]
     try:
         head, changes = (

@@ -1,4 +1,4 @@
-"""What one process takes of the machine over its life, read from outside, and whether it grows."""
+"""Memory, descriptors, threads and CPU of one process, read from outside, and their growth."""
 
 import contextlib
 import os

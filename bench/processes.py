@@ -1,4 +1,4 @@
-"""Processes that never outlive the benchmark, and the CPU time of one of them, measured from outside."""
+"""Processes that end with the benchmark, their cores, and their CPU time measured from outside."""
 
 import contextlib
 import ctypes
@@ -245,7 +245,7 @@ def split_cores() -> tuple[set[int], set[int]]:
     """Divide the cores that this process may use: one for the fleet, the others for the coordinator.
 
     Returns:
-        Both; the same one twice where there is but one.
+        Both; the same core twice on a machine with one.
     """
     first, *others = sorted(os.sched_getaffinity(0))
     return {first}, set(others or [first])

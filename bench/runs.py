@@ -1,4 +1,4 @@
-"""What a coordinator's run left, and in which order the sides of a round run."""
+"""Results of a coordinator's run, and the order of the sides in a round."""
 
 import json
 from datetime import UTC, datetime

@@ -28,7 +28,7 @@ QUICK: dict[str, object] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Burst:
-    """What is asked for."""
+    """The flags of the part."""
 
     workers: int = 72
     """Simulated engines."""

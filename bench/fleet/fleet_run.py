@@ -100,7 +100,7 @@ class Exchange(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What a run left, all read."""
+    """Results of a run."""
 
     ended: Ended
     record: dict[str, Any]

@@ -29,7 +29,7 @@ from protos.columns import CHANNEL_OPTIONS, PROTOCOL_VERSION, PromptColumns, pac
 SEED = 1
 OPEN_TIMEOUT_S = 30.0
 REST_TIMEOUT_S = 60.0
-"""For the answers that are still to come when the last query has gone out."""
+"""Bound of the wait for the last answers after the last query."""
 FRAME_HEAD = struct.Struct("<QQ5I4x")
 """Head of Tokens.packed: protos/worker.proto."""
 SWITCH_INTERVAL_S = 0.0005

@@ -35,7 +35,7 @@ QUICK: dict[str, object] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """What is held.
+    """The flags of the part, and why they give 60,000 in flight.
 
     A worker gets r = queries_per_s / workers prompts of P tokens, for answers of A tokens on average. With n
     requests a step lasts base + n * per_seq and the prefill of what came meanwhile, and n = r * A * step:

@@ -181,7 +181,7 @@ def wrap(owner: type, name: str, around: Callable[[Function], Function]) -> None
     """Replace a method of the product by what `around` makes of it.
 
     Raises:
-        AttributeError: The class has no such method.
+        AttributeError: The class does not have the method.
     """
     setattr(owner, name, around(getattr(owner, name)))
 

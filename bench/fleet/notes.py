@@ -1,4 +1,4 @@
-"""What noted.py left of a run: the exchanges with LoadGen, every answer checked against its prompt."""
+"""Read the file of noted.py, and check every answer against its prompt."""
 
 from pathlib import Path
 from typing import NamedTuple

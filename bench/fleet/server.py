@@ -22,7 +22,7 @@ QUICK: dict[str, object] = {"workers": 8, "queries_per_s": 500.0, "queries": 2_5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fast:
-    """What is asked for."""
+    """The flags of the part."""
 
     workers: int = 72
     """Simulated engines."""

@@ -1,4 +1,4 @@
-"""What a side's process answers in bench.gpu, and how its lines are read."""
+"""The answers of a side's process in bench.gpu, and how its lines are read."""
 
 import json
 import os
@@ -29,7 +29,7 @@ class Answered(NamedTuple):
     client_cpu_s: float
     """Of the process that sends the requests, where it is not the engine's front end."""
     verdict: str
-    """LoadGen's and the product's; empty where there is no LoadGen."""
+    """LoadGen's and the product's; empty for sides without LoadGen."""
     ttft_ms: dict[str, float]
     tpot_ms: dict[str, float]
 

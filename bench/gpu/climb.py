@@ -51,7 +51,7 @@ def ascending(name: str, text: str) -> list[float]:
     """Read numbers above 0 that ascend.
 
     Raises:
-        ValueError: They are none, or do not.
+        FlagError: They are not numbers, or do not ascend.
     """
     try:
         values = [float(word) for word in text.split(",")]
@@ -109,6 +109,6 @@ def draw(place: Place, target_qps: float, seconds: float, name: str) -> Plan:
 
 
 def highest(found: Found) -> str:
-    """Say what a climb came to."""
+    """Name the highest valid rate of a climb."""
     more = found.more
     return f"highest rate that was VALID: {more['valid_qps']:.2f}/s, arrivals for {more['valid_seconds']:g} s"

@@ -1,4 +1,4 @@
-"""`python -m bench.gpu.engine bare|async`: vLLM's engine in a process of its own, for bench.gpu.
+"""`python -m bench.gpu.engine bare|async`: vLLM's engine in a separate process, for bench.gpu.
 
 bare is `LLM.generate`, async is `AsyncLLM` with one task per request and nothing between. Each line of
 standard input names a plan; the answer to it goes to standard output.
@@ -64,7 +64,7 @@ def _params(temperature: float, budget: int, *, delta: bool = False) -> "Samplin
 
 
 def _ready(config: "VllmConfig") -> dict[str, object]:
-    """Say when the engine was there, and what it came to."""
+    """Give the time of the engine's start and its configuration."""
     scheduler = config.scheduler_config
     return {
         "engine_s": time.time(),

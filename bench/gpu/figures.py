@@ -1,4 +1,4 @@
-"""What the rounds of bench.gpu say: tables, medians, ratios within a round, and what engines log."""
+"""Tables, medians and ratios of the rounds of bench.gpu, and the configuration in engines' logs."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -64,7 +64,7 @@ def _row(number: str, side: str, rounds: list[Round]) -> str:
 
 
 def ratio_lines(found: Found, sides: Sequence[str]) -> list[str]:
-    """Say each side's tokens/s against the first one's: the median, and every round."""
+    """Compare each side's tokens/s with the first side's: the median, and every round."""
     lines = []
     for side in sides[1:]:
         values = ratios(found, side, sides[0], lambda one: one.tokens_per_s)
@@ -75,7 +75,7 @@ def ratio_lines(found: Found, sides: Sequence[str]) -> list[str]:
 
 
 def start_lines(found: Found) -> list[str]:
-    """Say how long each load took."""
+    """List the duration of each load."""
     return [
         f"start of {start['side']} on {start['gpus'] or 'the CPU'}: engine {start['engine_s']:.1f} s, "
         f"serving {start['serving_s']:.1f} s"

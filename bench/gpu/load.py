@@ -1,4 +1,4 @@
-"""What every side of bench.gpu serves: a model that never stops by itself, prompts, budgets and arrivals."""
+"""The work of every side of bench.gpu: a model that never stops early, prompts, budgets and arrivals."""
 
 import json
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Lengths:
     temperature: float = 1.0
     """With random weights above 0: else all answers, and so their experts, are alike."""
     stop_token_id: int = -1
-    """-1: one that is no token, so that no answer stops; newer vLLM refuses such an id."""
+    """-1: an id that is no token, so that no answer stops early; vLLM 0.32 refuses it."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""
@@ -77,7 +77,7 @@ class Plan(NamedTuple):
         return int(self.samples.max()) + 1
 
     def write(self, path: Path) -> None:
-        """Write what a side in a process of its own reads."""
+        """Write the file that a side's process reads."""
         path.write_text(json.dumps({"samples": self.samples.tolist(), "due_ns": self.due_ns.tolist()}))
 
 
@@ -164,7 +164,7 @@ def set_stop_id(model: Path, output: Path, stop_token_id: int) -> int:
 
 
 def engine_flags(given: Sequence[str], max_model_len: int, *, on_gpu: bool) -> list[str]:
-    """Write out what the sides would otherwise each have a default of their own for; what is given stays.
+    """Write out the flags whose defaults differ between the sides; given flags stay.
 
     Args:
         given: vLLM's flags of the command line.

@@ -41,7 +41,7 @@ class Offline(Lengths):
     def _check_sides(self, known: tuple[str, ...]) -> None:
         for name in self.names:
             if name not in known:
-                raise FlagError("--sides", f"{name!r} is none of {', '.join(known)}")
+                raise FlagError("--sides", f"{name!r} is not one of {', '.join(known)}")
             if self.names.count(name) > 1:
                 raise FlagError("--sides", f"{name} is there {self.names.count(name)} times")
 
@@ -121,7 +121,7 @@ def _print(names: list[str], place: Place, found: Found, more: list[str]) -> Non
 
 
 def differences_of(place: Place) -> list[str]:
-    """Say in what the configurations of the sides differ."""
+    """Name the differences between the sides' configurations."""
     return [f"configurations differ in {line}" for line in differences(first_configs(place))]
 
 

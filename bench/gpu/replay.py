@@ -72,7 +72,7 @@ def read_plan() -> Plan | None:
 
 
 async def answer_plans(answers: int, generate: Generate, ready: Mapping[str, object]) -> None:
-    """Say that the side is ready, then replay plans until there are no more.
+    """Write that the side is ready, then replay plans until standard input ends.
 
     Args:
         answers: From `take_output`.

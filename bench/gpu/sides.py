@@ -81,7 +81,7 @@ class Side(ABC):
         """
 
     def poll(self) -> bool:
-        """Say whether it is loaded.
+        """Return whether it is loaded.
 
         Raises:
             RuntimeError: It has ended.
@@ -119,7 +119,7 @@ class Side(ABC):
 
 
 def _runs(pid: int) -> bool:
-    """Say whether a process exists and is no zombie, which holds nothing."""
+    """Return whether a process exists and is no zombie, which holds no memory."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -166,7 +166,7 @@ class InProcessAsync(InProcess):
 
 
 class Serve(Side):
-    """`vllm serve`, and an HTTP client in a process of its own."""
+    """`vllm serve`, and an HTTP client in another process."""
 
     name = "serve"
 

@@ -1,6 +1,6 @@
 """`python -m bench.gpu.watch`: how busy each GPU is, a line of standard output for each look at each of them.
 
-A process of its own, because the benchmark's may have one thread only while it starts others.
+A separate process, because the benchmark must have a single thread while it starts processes.
 """
 
 import importlib
@@ -50,7 +50,7 @@ def use_between(log: Path, index: int, begin_s: float, end_s: float) -> Use | No
 
 
 def describe_gpus() -> dict[str, str]:
-    """Say which GPUs and versions the figures are taken with."""
+    """Describe the GPUs and the versions of torch, triton and vLLM."""
     query = ["nvidia-smi", "--query-gpu=index,name,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=True)
@@ -70,7 +70,7 @@ def read_looks(log: Path) -> Iterator[Look]:
 
 
 def main() -> int:
-    """Look until killed; 1 where there is nothing to look with."""
+    """Print readings until killed; 1 if neither NVML nor nvidia-smi works."""
     nvml = _open_nvml()
     looks = _by_nvidia_smi() if nvml is None else _by_nvml(nvml)
     for look in looks:

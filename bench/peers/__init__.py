@@ -1,1 +1,1 @@
-"""The other ways to bring tokens home, as the transport benchmark's opponents; no part of the product."""
+"""Other transports for tokens, compared with the product's; not part of the product."""

@@ -57,7 +57,7 @@ class Judged(NamedTuple):
         return self.seen >= self.goal.bound
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Lay out one line."""
         words = "Mtok/core-s" if self.goal.peer is None else f"times less than {self.goal.peer}"
         claim = f"{self.seen:,.1f} {words}, asked for {self.goal.bound:g}"
         return f"{self.side:<16}{claim:<52}{'met' if self.met else 'NOT met'}"

@@ -1,4 +1,4 @@
-"""What every peer's end of LoadGen is, and how it fails."""
+"""The interface of a peer's driver, and how it fails."""
 
 import asyncio
 import logging

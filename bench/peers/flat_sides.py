@@ -35,7 +35,7 @@ SIDES = (
     ),
     Side(
         BY_STEP,
-        "ours, but each engine step in a frame of its own, as at a GPU's pace: nothing waits, nothing merges",
+        "ours with one frame per engine step, as at the speed of a GPU: nothing waits, nothing is merged",
         ("bench.peers.step_worker", "--engine", "counting", "--frame-hold-ms", "0"),
         ("coordinator",),
     ),

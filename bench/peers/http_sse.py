@@ -66,7 +66,7 @@ class Client:
         )
 
     async def connect(self) -> None:
-        """Do nothing: each request in flight needs a connection of its own."""
+        """Do nothing: each request opens a connection."""
 
     async def generate(self, prompt: TokenIds, max_new_tokens: int) -> AsyncIterator[Chunk]:
         """Send one request and take its chunks."""

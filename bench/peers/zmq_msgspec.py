@@ -100,7 +100,7 @@ class MessageDriver:
         return sum(sockets.num_messages for sockets in self._sockets)
 
     async def connect(self) -> None:
-        """Tell every worker where its messages go."""
+        """Send every worker the address for its messages."""
         self._sockets = [DriverSockets(address, self._take) for address in self._addresses]
 
     async def settle(self) -> None:
@@ -146,7 +146,7 @@ class MessageDriver:
             self._report(request, first, message)
 
     def _report(self, request: InFlight, first: bool, message: StreamChunk) -> None:
-        """Tell LoadGen of a first token, an end, or both."""
+        """Report a first token, a completion, or both to LoadGen."""
         id_, answer = request.loadgen_id, request.answer
         if first and self.reports.reports_first_tokens:
             self.reports.first_tokens([id_], [answer.buffer_info()[0]])

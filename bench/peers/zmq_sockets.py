@@ -1,7 +1,7 @@
 """ZMQ PUSH and PULL on an event loop: prompts to a worker, and what it sends back.
 
-A worker binds the PULL socket of its port. Whoever drives it binds a PULL socket of its own for each worker,
-and tells its address in the first message, as the fan-in of MLCommons endpoints is built. pyzmq's own asyncio
+A worker binds the PULL socket of its port. The driver binds one PULL socket per worker and sends
+its address in the first message, as the fan-in of MLCommons endpoints does. pyzmq's own asyncio
 sockets cost several times as much a message as the non-blocking calls here.
 """
 

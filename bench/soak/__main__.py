@@ -1,4 +1,4 @@
-"""`python -m bench.soak`: does a coordinator stay as it is while workers are killed and come back?
+"""`python -m bench.soak`: memory and descriptors of a coordinator while workers are killed and restarted.
 
 See bench/README.md for what is measured and how to read it.
 """
@@ -53,7 +53,7 @@ def table(left: Leftover, checks: list[Check]) -> str:
 
 
 def describe(left: Leftover) -> dict[str, str]:
-    """Say what was seen, in words."""
+    """Summarize the soak, a line per name."""
     summary, found = left.record["summary"], returns(left)
     kept = steady(left)
     seen = {

@@ -1,4 +1,4 @@
-"""One soak from its files to what it left: LoadGen's Server over a herd, and a coordinator under watch."""
+"""One soak: LoadGen's Server over workers that are killed, and samples of the coordinator."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bench.command import flag
 from bench.process_usage import ProcessUsage, read_usage
 from bench.processes import Processes, tail
-from bench.soak.herd import Herd, Kill
+from bench.soak.killed_workers import Kill, KilledWorkers
 from bench.workload import counting_answer, draw_prompts, read_answers, write_prompts
 from common.flags import FlagError
 from sut.results.logs import DetailLog, read_detail
@@ -33,7 +33,7 @@ SLACK_S = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a soak is."""
+    """The flags of a soak."""
 
     minutes: float = 30.0
     """How long LoadGen issues queries."""
@@ -80,7 +80,7 @@ class Sample(NamedTuple):
 
 
 class Leftover(NamedTuple):
-    """What a soak left, all read."""
+    """Results of a soak."""
 
     exit_code: int
     samples: list[Sample]
@@ -115,8 +115,8 @@ class Soak:
         self._log = directory / "coordinator.log"
         self._samples: list[Sample] = []
         self._fewest = plan.workers
-        self._herd = Herd(processes, directory, plan.workers, plan.step_ms, plan.seed)
-        self._herd.start()
+        self._workers = KilledWorkers(processes, directory, plan.workers, plan.step_ms, plan.seed)
+        self._workers.start()
 
     def run(self) -> Leftover:
         """Run the coordinator to its end, killing workers meanwhile.
@@ -132,11 +132,11 @@ class Soak:
             now_s = time.monotonic()
             if now_s > deadline_s:
                 raise RuntimeError(f"not done {SLACK_S:g} s after the last query: {tail(self._log)}")
-            self._herd.tend()
-            self._fewest = min(self._fewest, self._herd.num_serving)
+            self._workers.tend()
+            self._fewest = min(self._fewest, self._workers.num_serving)
             if next_kill_s is None and (self._run_dir / "mlperf_log_detail.txt").exists():
                 next_kill_s = now_s + self._plan.kill_every_s
-            if next_kill_s is not None and now_s >= next_kill_s and self._herd.kill_one():
+            if next_kill_s is not None and now_s >= next_kill_s and self._workers.kill_one():
                 next_kill_s += self._plan.kill_every_s
             if now_s >= next_sample_s:
                 self._sample(coordinator)
@@ -147,8 +147,8 @@ class Soak:
     def _sample(self, coordinator: subprocess.Popen[bytes]) -> None:
         vitals = read_usage(coordinator.pid)
         if vitals is not None:
-            self._samples.append(Sample(time.time(), self._fewest, len(self._herd.kills), vitals))
-        self._fewest = self._herd.num_serving
+            self._samples.append(Sample(time.time(), self._fewest, len(self._workers.kills), vitals))
+        self._fewest = self._workers.num_serving
 
     def _command(self) -> list[str]:
         plan = self._plan
@@ -168,7 +168,7 @@ class Soak:
             "--input-file": str(write_prompts(self._directory / "data.parquet", self._prompts)),
             "--user-conf": str(user_conf),
             "--audit-config": str(audit_conf),
-            "--workers": ",".join(self._herd.addresses),
+            "--workers": ",".join(self._workers.addresses),
             "--output-dir": str(self._directory / "out"),
             "--max-new-tokens": str(plan.answer_tokens[1]),
             "--worker-timeout-s": str(WORKER_TIMEOUT_S),
@@ -186,7 +186,7 @@ class Soak:
         return Leftover(
             exit_code=exit_code,
             samples=self._samples,
-            kills=self._herd.kills,
+            kills=self._workers.kills,
             record=record,
             detail=detail,
             num_answers=int(counts.sum()),

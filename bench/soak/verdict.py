@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from bench.process_usage import Growth
 from bench.runs import loadgen_window_s
-from bench.soak.herd import Kill
+from bench.soak.killed_workers import Kill
 from bench.soak.soak_run import NUM_SAMPLES, Leftover, Sample
 from coordinator.scheduling.request_columns import DONE
 

@@ -175,7 +175,7 @@ def _pss_mib(pid: int) -> float:
 
 
 def _is_engine(pid: int) -> bool:
-    """Say whether vLLM has named a process an engine's."""
+    """Return whether vLLM named a process an engine's."""
     try:
         return "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""`python -m bench.tail`: how an Offline run ends, by who gets what; simulated in virtual time, no engine."""
+"""`python -m bench.tail`: how an Offline run ends, by dispatch policy, simulated in virtual time."""
 
 import argparse
 import statistics

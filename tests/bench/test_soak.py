@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from bench.process_usage import ProcessUsage, read_usage
-from bench.soak.herd import Kill
+from bench.soak.killed_workers import Kill
 from bench.soak.soak_run import NUM_SAMPLES, Leftover, Sample, check_answers
 from bench.soak.verdict import judge, returns
 from sut.results.logs import DetailLog

@@ -45,8 +45,8 @@ class _Worker:
         return f"127.0.0.1:{self.port}"
 
 
-class Herd:
-    """Slow counting workers; `tend` once in a while brings killed ones back."""
+class KilledWorkers:
+    """Slow counting workers; `tend`, called often, restarts the killed ones."""
 
     def __init__(
         self, processes: Processes, directory: Path, num: int, step_ms: tuple[float, float], seed: int
