@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -269,9 +270,6 @@ class _FrameUnpickler(pickle.Unpickler):
 
 
 def _read_pickle(path: Path, content: bytes, max_samples: int | None) -> _PromptColumns:
-    # Imported here: pandas takes half of a coordinator's start, and a parquet file does not need it.
-    import pandas as pd
-
     with _refusing(path, "pickled DataFrame", _UNPICKLE_ERRORS):
         frame = _FrameUnpickler(io.BytesIO(content)).load()
         if not isinstance(frame, pd.DataFrame):

@@ -130,7 +130,7 @@ print("imported")
 @pytest.mark.parametrize(
     "module, absent",
     [
-        ("coordinator.__main__", ["vllm", "torch", "worker", "transformers", "pandas"]),
+        ("coordinator.__main__", ["vllm", "torch", "worker", "transformers"]),
         (
             "worker.__main__",
             ["vllm", "torch", "coordinator", "sut", "mlperf_loadgen", "pandas", "pyarrow", "transformers"],
