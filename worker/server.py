@@ -11,6 +11,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from common.flags import FlagError
 from protos import worker_pb2_grpc as rpc
 from protos.columns import CHANNEL_OPTIONS, SERVICE
 from worker.auth import AuthInterceptor
@@ -49,7 +50,7 @@ async def listening(
     try:
         auth.add_port(server, address)
     except RuntimeError as error:
-        raise BadInput(f"--port: cannot listen on {address}, is it in use?") from error
+        raise BadInput(FlagError("--port", f"cannot listen on {address}, is it in use?")) from error
     await server.start()
     logger.info("listening on %s", address)
     try:
@@ -123,7 +124,7 @@ class Server:
             engine_args = info.engine_args | self._config.origin
             self._servicer.admit_runs(dataclasses.replace(info, engine_args=engine_args))
         except ValueError as error:
-            raise BadInput(str(error)) from error
+            raise BadInput(error) from error
         return True
 
     async def _serve_runs(self) -> None:
