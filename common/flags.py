@@ -193,10 +193,9 @@ class Declared(NamedTuple):
         if isinstance(value, int | float) and not self.flag.admits(value):
             raise FlagError(self.option, self.flag.refusal(value))
 
-    def help(self, default: object) -> str:
-        """Write the help text."""
-        shown = self.flag.default_text or ("" if default in (None, "") else str(default))
-        return self.flag.help + (f"; default {shown}" if shown else "")
+    def default_text(self, default: object) -> str:
+        """Describe the default; empty if the flag has none, or is off unless given."""
+        return self.flag.default_text or ("" if default is None or self.kind is bool else str(default))
 
 
 class Flags:
@@ -287,7 +286,8 @@ def add_flags(
     own = default_values(config)
     used = own | dict(defaults or {})
     for flag in declared(config):
-        text = flag.help(own.get(flag.field)).replace("%", "%%")
+        default = flag.default_text(own.get(flag.field))
+        text = (flag.flag.help + (f"; default {default}" if default else "")).replace("%", "%%")
         if flag.kind is bool:
             action = argparse.BooleanOptionalAction
             parser.add_argument(flag.option, action=action, default=used[flag.field], help=text)

@@ -86,7 +86,10 @@ class RunConfig(Flags):
     ] = 120.0
     on_worker_loss: Annotated[
         LossPolicy,
-        Flag("continue: other workers take over its requests, and it may return; fail: the run ends"),
+        Flag(
+            "when a worker is lost: continue gives its requests to other workers and lets it return, "
+            "fail ends the run"
+        ),
     ] = LossPolicy.CONTINUE
     no_worker_timeout_s: Annotated[
         float, Flag("the run fails after this long without any worker, in seconds", gt=0, metavar="S")
@@ -105,7 +108,8 @@ class RunConfig(Flags):
     on_overdue_query: Annotated[
         OverduePolicy | None,
         Flag(
-            "report: only list it; continue: give it to another worker; fail: the run ends",
+            "for an overdue query: report only lists it, continue gives it to another worker, fail ends the "
+            "run",
             default_text="fail, accuracy report",
         ),
     ] = None
