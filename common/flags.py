@@ -139,7 +139,7 @@ class Flag:
             (self.ge is None or value >= self.ge)
             and (self.gt is None or value > self.gt)
             and (self.le is None or value <= self.le)
-            and not (self.finite and math.isinf(value))
+            and not (self.finite and abs(value) == math.inf)
         )
 
     def refusal(self, value: float) -> str:

@@ -71,6 +71,8 @@ def test_a_value_set_in_python_has_the_same_bound() -> None:
     with pytest.raises(FlagError, match=r"^--poll-interval-s: 0 is not above 0 and finite$"):
         PollConfig(hosts=(), poll_interval_s=0)
     assert float("inf") == PollConfig(hosts=(), wait_s=float("inf")).wait_s
+    # Too large for a float.
+    assert 10**400 == PollConfig(hosts=(), num_polls=10**400).num_polls
 
 
 def test_words_that_no_flag_takes_are_kept_apart() -> None:
