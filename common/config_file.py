@@ -1,23 +1,21 @@
-"""The TOML file of flags: one for both ends, each reads its own table; flags of the command line win.
-
-It stands in this room because two processes read one file: both must agree on what it may hold.
-"""
+"""The TOML file of flags: coordinator and worker read their own table of one file; the command line wins."""
 
 import argparse
 import dataclasses
 import difflib
 import hashlib
 import json
-import re
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
 
 import tomli_w
 
+from common.flags import FlagError, Flags, Parser, UnknownFlagsError, declared
+
 TABLES = ("coordinator", "worker")
 PRINT_FLAG = "--print-config"
-# They say where configuration comes from or goes, and are none.
+# They decide where configuration is read and written, and are not part of it.
 _NEVER_IN_A_FILE = ("config", "print-config", "help")
 
 Table = dict[str, object]
@@ -26,7 +24,7 @@ Table = dict[str, object]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """A file as it was when it was read."""
+    """A file that was read."""
 
     path: Path
     sha256: str
@@ -48,31 +46,27 @@ def read(
 
     Args:
         argv: The command line.
-        side: Whose table, one of TABLES; empty where the file has none.
-        single: Flags that take no list.
-        known: All flags there are; None: whoever parses them says.
+        side: Whose table, one of TABLES; a file without it gives an empty table.
+        single: Flags that take one value, not a list.
+        known: All flags; None: the parser refuses unknown ones.
 
     Raises:
-        ValueError: Names file, table and key: not readable, no TOML, or a key that cannot stand there.
+        FlagError: Names file, table and key: not readable, not TOML, or a key that a file cannot have.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     add_flags(parser)
-    try:
-        path: Path | None = parser.parse_known_args(argv)[0].config
-    except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from error
+    path: Path | None = parser.parse_known_args(argv)[0].config
     if path is None:
         return None, {}
     file, table = read_table(path, side)
     for name, value in table.items():
-        where = f"--config: {path}: [{side}] {name}"
+        where = f"{path}: [{side}] {name}"
         if name in _NEVER_IN_A_FILE or (known is not None and name not in known):
             nearest = difflib.get_close_matches(name, known or (), n=1, cutoff=0.0)
-            raise ValueError(
-                f"{where}: no flag for a file" + "".join(f"; nearest: {near}" for near in nearest)
-            )
+            hint = "".join(f"; nearest: {near}" for near in nearest)
+            raise FlagError("--config", f"{where}: no flag for a file{hint}")
         if name in single and isinstance(value, list):
-            raise ValueError(f"{where}: a list, where one value is expected")
+            raise FlagError("--config", f"{where}: a list, where one value is expected")
     return file, table
 
 
@@ -80,34 +74,35 @@ def read_table(path: Path, side: str) -> tuple[ConfigFile, Table]:
     """Read one table of a file; names may be written with dashes or underscores.
 
     Raises:
-        ValueError: Names the file: not readable, no TOML, something beside the tables, or a name twice.
+        FlagError: Names the file: not readable, not TOML, an unknown table, or a name twice.
     """
     try:
         content = path.read_bytes()
         tables = tomllib.loads(content.decode())
     except OSError as error:
-        raise ValueError(f"--config: {path}: {error.strerror}") from error
+        raise FlagError("--config", f"{path}: {error.strerror}") from error
     except ValueError as error:
-        raise ValueError(f"--config: {path} is no TOML: {error}") from error
+        raise FlagError("--config", f"{path} is no TOML: {error}") from error
     for name, table in tables.items():
         if name not in TABLES or not isinstance(table, dict):
-            raise ValueError(f"--config: {path}: {name!r} is none of the tables [coordinator] and [worker]")
+            reason = f"{path}: {name!r} is none of the tables [coordinator] and [worker]"
+            raise FlagError("--config", reason)
     found: Table = {}
     for key, value in tables.get(side, {}).items():
         name = _dashed(key)
         if name in found:
-            raise ValueError(f"--config: {path}: [{side}] {key}: given twice")
+            raise FlagError("--config", f"{path}: [{side}] {key}: given twice")
         found[name] = value
     return ConfigFile(path, hashlib.sha256(content).hexdigest()), found
 
 
 def to_argv(table: Table, argv: Collection[str] = ()) -> list[str]:
-    """Write a table as flags to stand before a command line, less those that it gives itself."""
+    """Write a table as flags to put before a command line, without the flags that it gives."""
     given = _flags(argv)
     flags = []
     for name, value in table.items():
         yes, no = f"--{name}", f"--no-{name}"
-        # vLLM folds fields into their flag, and takes them last.
+        # vLLM merges fields into their flag, after the flag's own value.
         if {yes, yes.partition(".")[0]} & given or (isinstance(value, bool) and no in given):
             continue
         if isinstance(value, bool):
@@ -115,30 +110,35 @@ def to_argv(table: Table, argv: Collection[str] = ()) -> list[str]:
         elif isinstance(value, list):
             flags += [yes, *map(to_text, value)]
         else:
-            # With its value in the same word: a value may begin with a dash.
+            # One word, because a value may begin with a dash.
             flags.append(f"{yes}={to_text(value)}")
     return flags
 
 
 def to_text(value: object) -> str:
-    """Write one value as it stands on a command line, a table as JSON."""
+    """Write one value as on a command line, a table as JSON."""
     return json.dumps(value, default=str) if isinstance(value, dict) else str(value)
 
 
-def to_table(config: object) -> Table:
-    """Write a configuration, a dataclass of flags, as a table; what is None has no place in one."""
-    assert dataclasses.is_dataclass(config)
-    table: Table = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value is None or isinstance(value, ConfigFile):
-            continue
-        if isinstance(value, tuple):
-            value = list(value)
-        elif not isinstance(value, bool | int | float):
-            value = str(value)
-        table[field.name.replace("_", "-")] = value
-    return table
+def to_table(config: Flags) -> Table:
+    """Write the flags of a configuration as a table, without those that are None: TOML has no null."""
+    values = ((flag.name, getattr(config, flag.field)) for flag in declared(type(config)))
+    return {name: _to_toml_value(value) for name, value in values if value is not None}
+
+
+def _to_toml_value(value: object) -> object:
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, bool | int | float) else str(value)
+
+
+def join_lists(config: type[Flags], table: Table) -> Table:
+    """Write each list of texts as its flag takes it on the command line: separated by commas."""
+    lists = {flag.name for flag in declared(config) if flag.kind is tuple}
+    return {
+        name: ",".join(map(str, value)) if name in lists and isinstance(value, list) else value
+        for name, value in table.items()
+    }
 
 
 def to_toml(side: str, table: Table) -> str:
@@ -146,25 +146,42 @@ def to_toml(side: str, table: Table) -> str:
     return tomli_w.dumps({side: table})
 
 
-def name_source(message: str, argv: list[str], side: str) -> str:
-    """Put the file in front of a message about a flag that the file gives and the command line does not."""
+def name_source(error: Exception, argv: list[str], side: str) -> str:
+    """Write an error as one line that names the file, if the flag at fault comes from the file.
+
+    Args:
+        error: What was raised for the command line.
+        argv: The command line; a flag that it gives does not come from the file.
+        side: Whose table of the file.
+    """
     try:
         file, table = read(argv, side)
-    except ValueError:
-        # The message is about the file itself.
-        return message
-    if file is None:
-        return message
-    given, named = _flags(argv), set(re.findall(r"--[a-z0-9][a-z0-9-]*", message))
-    stray = set(message.removeprefix("unrecognized arguments:").split())
-    for name, value in table.items():
-        forms = {f"--{name}", f"--no-{name}"}
-        if forms & named and not forms & given:
-            return f"{file.path}: {message}"
-        # Its flag takes one value, and the parser names only the others.
-        if isinstance(value, list) and stray.isdisjoint(argv) and stray <= set(map(to_text, value)):
-            return f"{file.path}: --{name}: {message}"
-    return message
+    except FlagError:
+        # The error is about the file itself.
+        return str(error)
+    if file is not None and isinstance(error, FlagError) and _is_given(error.names, table, argv):
+        return f"{file.path}: {error}"
+    if file is not None and isinstance(error, UnknownFlagsError):
+        if _is_given(_flags(error.words), table, argv):
+            return f"{file.path}: {error}"
+        if (name := _list_of(error.words, table, argv)) is not None:
+            return f"{file.path}: --{name}: {error}"
+    return str(error)
+
+
+def _is_given(names: Collection[str], table: Table, argv: list[str]) -> bool:
+    """Whether a table has one of the flags, and the command line does not have it."""
+    forms = [{f"--{name}", f"--no-{name}"} for name in table]
+    return any(form & set(names) and not form & _flags(argv) for form in forms)
+
+
+def _list_of(words: Collection[str], table: Table, argv: list[str]) -> str | None:
+    """Find the list of the table, for a flag that takes one value, whose other values no flag takes."""
+    stray = set(words)
+    if not stray.isdisjoint(argv):
+        return None
+    lists = {name: value for name, value in table.items() if isinstance(value, list)}
+    return next((name for name, value in lists.items() if stray <= set(map(to_text, value))), None)
 
 
 def _flags(argv: Collection[str]) -> set[str]:
@@ -173,6 +190,6 @@ def _flags(argv: Collection[str]) -> set[str]:
 
 
 def _dashed(name: str) -> str:
-    """Write a flag's name with dashes; behind a dot stands a field of its value, under its own name."""
+    """Write a flag's name with dashes; after a dot follows a field of its value, whose name is kept."""
     flag, dot, field = name.partition(".")
     return flag.replace("_", "-") + dot + field

@@ -1,17 +1,337 @@
-"""Flags of a program, and how a bad one is refused."""
+"""Flags declared once: each is a field of a frozen dataclass, with its type, default, bound and help.
+
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class PortConfig(Flags):
+        port: Annotated[int, Flag("TCP port", ge=1, le=65535)] = 50051
+
+The parser, the check of the bound, the key in the TOML file, --print-config and the tables of
+docs/configuration.md are derived from the field. Defining a class with a number without a bound raises.
+"""
+
+import argparse
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+_Choice = TypeVar("_Choice", bound=str)
+_Flags = TypeVar("_Flags", bound="Flags")
 
 
 class FlagError(ValueError):
     """A flag, or a file that it names, cannot be used; one line for the user, exit code 2."""
 
-    def __init__(self, flag: str, reason: str, value: object = None) -> None:
+    def __init__(self, flag: str, reason: str, value: object = None, *, names: Sequence[str] = ()) -> None:
         """Compose the line.
 
         Args:
             flag: With its dashes, e.g. --workers.
             reason: Names the value and the bound.
             value: What the flag was given, usually a path; None leaves it to the reason.
+            names: All names of the flag, with dashes; default `flag` alone.
         """
         super().__init__(f"{flag}: {reason}" if value is None else f"{flag} {value}: {reason}")
         self.flag = flag
         self.reason = reason
+        self.names = frozenset(names or (flag,))
+
+
+class UnknownFlagsError(ValueError):
+    """Words of a command line that no flag takes."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        """Compose the line."""
+        super().__init__(f"unrecognized arguments: {' '.join(words)}")
+        self.words = tuple(words)
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises an exception of one line for a bad flag; argparse would print its usage and exit."""
+
+    _unknown: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and return the values and the words that no flag takes.
+
+        Raises:
+            FlagError: A flag without its value, or with a bad one.
+        """
+        self._unknown = ()
+        # argparse would turn its error into text and call error().
+        self.exit_on_error = False
+        try:
+            values, unknown = super().parse_known_args(args, namespace)
+        except argparse.ArgumentError as error:
+            raise self._to_flag_error(error) from error
+        finally:
+            self.exit_on_error = True
+        # parse_args calls error() if there are any.
+        self._unknown = unknown
+        return values, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found wrong with the command line as a whole.
+
+        Raises:
+            UnknownFlagsError: There are words that no flag takes.
+            ValueError: A required flag is missing.
+        """
+        if self._unknown:
+            raise UnknownFlagsError(self._unknown)
+        raise ValueError(message)
+
+    def _to_flag_error(self, error: argparse.ArgumentError) -> ValueError:
+        if error.argument_name is None:
+            return ValueError(error.message)
+        lists = (action.option_strings for action in self._actions)
+        names = next((names for names in lists if "/".join(names) == error.argument_name), ())
+        return FlagError(error.argument_name, error.message, names=names)
+
+
+def one_of(choices: Iterable[_Choice]) -> Callable[[str], _Choice]:
+    """Make a reader of one value of a flag; it raises ArgumentTypeError, which names the choices."""
+    known = {str(choice): choice for choice in choices}
+
+    def read(text: str) -> _Choice:
+        if text not in known:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(known)}")
+        return known[text]
+
+    return read
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Flag:
+    """What a field declares beside its type and its default, as metadata of `Annotated`."""
+
+    help: str
+    """One sentence, with the unit."""
+    _: dataclasses.KW_ONLY
+    ge: float | None = None
+    """Smallest value of a number. A number has either `ge` or `gt`."""
+    gt: float | None = None
+    """The number is larger."""
+    le: float | None = None
+    """Largest value of a number; with `ge`."""
+    finite: bool = True
+    """Whether infinity is refused."""
+    metavar: str = ""
+    """Placeholder of the value in --help; empty: derived from the type."""
+    choices: Callable[[], Sequence[str]] | None = None
+    """Lists the values of a text; those of a StrEnum are known from the type."""
+    default_text: str = ""
+    """Describes the default where the value does not; empty: the value."""
+
+    @property
+    def bound(self) -> str:
+        """Describe the bound for a table; empty without one."""
+        if self.le is not None:
+            return f"{self.ge}..{self.le}"
+        return f"above {self.gt}" if self.gt is not None else "" if self.ge is None else f"{self.ge} or more"
+
+    def admits(self, value: float) -> bool:
+        """Whether a number is within the bound; NaN never is."""
+        return (
+            (self.ge is None or value >= self.ge)
+            and (self.gt is None or value > self.gt)
+            and (self.le is None or value <= self.le)
+            and not (self.finite and abs(value) == math.inf)
+        )
+
+    def refusal(self, value: float) -> str:
+        """Explain why a number is outside the bound."""
+        if self.le is not None:
+            return f"{value} is not in {self.bound}"
+        if self.gt is not None:
+            return f"{value} is not {self.bound}" + (" and finite" if self.finite else "")
+        return f"{value} is below {self.ge}" + (
+            " or not finite" if self.finite and isinstance(value, float) else ""
+        )
+
+
+class Declared(NamedTuple):
+    """One flag of a configuration."""
+
+    field: str
+    """Name of the field."""
+    kind: type
+    """Type of the value; tuple is a list of texts, separated by commas on the command line."""
+    flag: Flag
+
+    @property
+    def name(self) -> str:
+        """Name in a TOML file."""
+        return self.field.replace("_", "-")
+
+    @property
+    def option(self) -> str:
+        """Name on the command line."""
+        return f"--{self.name}"
+
+    @property
+    def choices(self) -> Sequence[str]:
+        """Values that the flag takes; empty: not a fixed set."""
+        if self.flag.choices is not None:
+            return self.flag.choices()
+        return tuple(self.kind) if issubclass(self.kind, StrEnum) else ()
+
+    @property
+    def metavar(self) -> str:
+        """Placeholder of the value."""
+        return self.flag.metavar or "|".join(self.choices) or _METAVARS[self.kind]
+
+    def check(self, value: object) -> None:
+        """Check the bound.
+
+        Raises:
+            FlagError: Names flag, value and bound.
+        """
+        if isinstance(value, int | float) and not self.flag.admits(value):
+            raise FlagError(self.option, self.flag.refusal(value))
+
+    def default_text(self, default: object) -> str:
+        """Describe the default; empty if the flag has none, or is off unless given."""
+        return self.flag.default_text or ("" if default is None or self.kind is bool else str(default))
+
+
+class Flags:
+    """Base of a frozen dataclass whose annotated fields are flags.
+
+    A field without a `Flag` is not a flag; it holds what no command line can give.
+    """
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        """Check the declarations.
+
+        Raises:
+            TypeError: A number without a bound, a bound without a number, or a value without a Flag.
+        """
+        for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+            if (mistake := _mistake(hint)) is not None:
+                raise TypeError(f"{cls.__name__}.{name}: {mistake}")
+
+    def __post_init__(self) -> None:
+        """Check every bound, then what flags mean together.
+
+        Raises:
+            FlagError: Names flag, value and bound.
+        """
+        for flag in declared(type(self)):
+            flag.check(getattr(self, flag.field))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Check what a bound cannot express; a configuration overrides it.
+
+        Raises:
+            FlagError: Names flag, value and bound.
+        """
+
+
+_METAVARS: dict[type, str] = {bool: "", int: "N", float: "X", str: "TEXT", Path: "FILE", tuple: "A[,B...]"}
+
+
+def _split(hint: object) -> tuple[type, Flag | None]:
+    """Return the type of a field's value, without None, and its Flag."""
+    flag = next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Flag)), None)
+    bare: Any = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+    if typing.get_origin(bare) in (typing.Union, types.UnionType):
+        bare = next(part for part in typing.get_args(bare) if part is not type(None))
+    return typing.get_origin(bare) or bare, flag
+
+
+def _mistake(hint: object) -> str | None:
+    """Describe what is wrong with a declaration; None if nothing is."""
+    kind, flag = _split(hint)
+    readable = kind in _METAVARS or issubclass(kind, StrEnum)
+    if flag is None:
+        return f"a value of type {kind.__name__} needs a Flag" if readable else None
+    if not readable:
+        return f"no flag has a value of type {kind.__name__}"
+    has_bound = (flag.ge is None) != (flag.gt is None) and (flag.le is None or flag.ge is not None)
+    if kind in (int, float) and not has_bound:
+        return "a number needs a bound: ge, gt, or ge and le"
+    has_any = any(bound is not None for bound in (flag.ge, flag.gt, flag.le))
+    return "only a number has a bound" if kind not in (int, float) and has_any else None
+
+
+def declared(config: type[Flags]) -> tuple[Declared, ...]:
+    """List the flags of a configuration, in the order of its fields."""
+    hints = typing.get_type_hints(config, include_extras=True)
+    found = ((name, *_split(hint)) for name, hint in hints.items())
+    return tuple(Declared(name, kind, flag) for name, kind, flag in found if flag is not None)
+
+
+def names(config: type[Flags]) -> list[str]:
+    """List the flags of a configuration by their names in a TOML file."""
+    return [flag.name for flag in declared(config)]
+
+
+def add_flags(
+    parser: argparse.ArgumentParser, config: type[Flags], defaults: Mapping[str, object] | None = None
+) -> None:
+    """Add every flag of a configuration to a parser.
+
+    Args:
+        parser: Gets them.
+        config: Declares them.
+        defaults: By field, in place of the declared ones; such a flag is not required.
+    """
+    own = default_values(config)
+    used = own | dict(defaults or {})
+    for flag in declared(config):
+        default = flag.default_text(own.get(flag.field))
+        text = (flag.flag.help + (f"; default {default}" if default else "")).replace("%", "%%")
+        if flag.kind is bool:
+            action = argparse.BooleanOptionalAction
+            parser.add_argument(flag.option, action=action, default=used[flag.field], help=text)
+            continue
+        parser.add_argument(
+            flag.option,
+            type=_reader(flag),
+            metavar=flag.metavar,
+            required=flag.field not in used,
+            default=used.get(flag.field),
+            help=text,
+        )
+
+
+def default_values(config: type[Flags]) -> dict[str, object]:
+    """Collect the defaults by field; a flag that must be given has none."""
+    assert dataclasses.is_dataclass(config)
+    flags = {flag.field for flag in declared(config)}
+    found = {field.name: field.default for field in dataclasses.fields(config) if field.name in flags}
+    return {name: default for name, default in found.items() if default is not dataclasses.MISSING}
+
+
+def _reader(flag: Declared) -> Callable[[str], object]:
+    if flag.flag.choices is not None:
+        return one_of(flag.choices)
+    if issubclass(flag.kind, StrEnum):
+        return one_of(flag.kind)
+    return _comma_separated if flag.kind is tuple else flag.kind
+
+
+def _comma_separated(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
+def build(config: type[_Flags], values: argparse.Namespace, **others: object) -> _Flags:
+    """Build a configuration of parsed values.
+
+    Args:
+        config: What to build.
+        values: From a parser that has its flags.
+        others: Fields that are not flags.
+
+    Raises:
+        FlagError: Names flag, value and bound.
+    """
+    given = {flag.field: getattr(values, flag.field) for flag in declared(config)}
+    return config(**given, **others)

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
             return 0
         return run(config)
     except ValueError as error:
-        print(f"coordinator: {name_source(str(error), argv, 'coordinator')}", file=sys.stderr)
+        print(f"coordinator: {name_source(error, argv, 'coordinator')}", file=sys.stderr)
         return 2
     except Interrupted as interruption:
         print(f"coordinator: interrupted by {interruption}", file=sys.stderr)

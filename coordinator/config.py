@@ -2,17 +2,16 @@
 
 import argparse
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Annotated
 
 from common import config_file
-from common.config_file import ConfigFile, Table
+from common.config_file import ConfigFile, join_lists
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, names
 from sut.settings import Mode, Scenario
-
-_Choice = TypeVar("_Choice", bound=StrEnum)
 
 
 class LossPolicy(StrEnum):
@@ -23,7 +22,7 @@ class LossPolicy(StrEnum):
 
 
 class OverduePolicy(StrEnum):
-    """What happens to a query that is older than its deadline; all of them are listed."""
+    """What happens to a query that is older than its deadline; every such query is listed."""
 
     REPORT = "report"
     CONTINUE = "continue"
@@ -31,92 +30,106 @@ class OverduePolicy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
+class RunConfig(Flags):
     """One run."""
 
-    scenario: Scenario = Scenario.OFFLINE
-    """offline, server, or interactive (LoadGen's Server under the interactive limits)."""
-    accuracy: bool = False
-    """Accuracy mode instead of performance."""
-    input_file: Path
-    """Parquet or pickle with a column tok_input or input_tokens."""
-    workers: tuple[str, ...]
-    """host:port of each worker."""
-    output_dir: Path = Path("mlperf_results")
-    """Gets <scenario>/<performance|accuracy|TESTnn>/."""
-    user_conf: Path | None = None
-    """LoadGen user.conf; its lines go into the run's own."""
-    generation_config: Path | None = None
-    """JSON in the reference's format."""
-    max_new_tokens: int | None = None
-    """Longest answer in tokens; default 10240, accuracy 32768."""
-    max_samples: int | None = None
-    """Take only the first rows of the input file."""
-    target_qps: float | None = None
-    """LoadGen's target_qps."""
-    audit_config: Path | None = None
-    """audit.config of a compliance test."""
-    overwrite: bool = False
-    """Replace an earlier run in the same directory."""
-    ready_timeout_s: float = 900.0
-    """How long to wait until every worker is SERVING."""
-    worker_timeout_s: float = 10.0
-    """A worker that says nothing for this long, pinged each second in which nothing comes, is lost."""
-    stall_timeout_s: float = 120.0
-    """A worker that has requests and brings no token for this long is lost."""
-    on_worker_loss: LossPolicy = LossPolicy.CONTINUE
-    """continue: its requests go on elsewhere, and it is taken back when it returns; fail: the run ends."""
-    no_worker_timeout_s: float = 60.0
-    """How long a run goes on without any worker."""
-    max_worker_losses: int = 3
-    """A request that was taken from this many workers in a row goes to no other one: the run fails."""
-    query_timeout_s: float = 3600.0
-    """A query that its worker has had for longer is overdue, and is listed."""
-    on_overdue_query: OverduePolicy | None = None
-    """report: nothing more; continue: it goes on elsewhere; fail: the run ends; None: see overdue_policy."""
-    tls_ca: Path | None = None
-    """Speak TLS, with workers whose certificates this CA has signed (PEM)."""
-    tls_cert: Path | None = None
-    """Certificate to show to workers that ask for one (PEM)."""
-    tls_key: Path | None = None
-    """Its private key (PEM)."""
-    run_token_file: Path | None = None
-    """Holds the secret that the workers ask for."""
+    scenario: Annotated[
+        Scenario,
+        Flag("LoadGen's scenario; interactive is Server under the limits of the Interactive variant"),
+    ] = Scenario.OFFLINE
+    accuracy: Annotated[bool, Flag("accuracy mode instead of performance")] = False
+    input_file: Annotated[Path, Flag("parquet or pickle with a column tok_input or input_tokens")]
+    workers: Annotated[
+        tuple[str, ...],
+        Flag("addresses of workers, or of nodes of several replicas", metavar="HOST:PORT[,HOST:PORT...]"),
+    ]
+    output_dir: Annotated[
+        Path, Flag("gets <scenario>/<performance|accuracy|TESTnn>/ with all files of the run", metavar="DIR")
+    ] = Path("mlperf_results")
+    overwrite: Annotated[bool, Flag("replace the directory of an earlier run")] = False
+    user_conf: Annotated[Path | None, Flag("LoadGen's user.conf; its lines go into that of the run")] = None
+    generation_config: Annotated[
+        Path | None,
+        Flag("sampling, JSON in the reference's format", default_text="temperature 1, top_p 1"),
+    ] = None
+    max_new_tokens: Annotated[
+        int | None, Flag("longest answer in tokens", ge=1, default_text="10240, accuracy 32768")
+    ] = None
+    max_samples: Annotated[
+        int | None, Flag("use only the first N rows of the input file", ge=1, default_text="all")
+    ] = None
+    target_qps: Annotated[
+        float | None,
+        Flag(
+            "LoadGen's target_qps, in queries/s; Server and Interactive need it, here or in the user.conf",
+            gt=0,
+            metavar="QPS",
+        ),
+    ] = None
+    audit_config: Annotated[Path | None, Flag("audit.config of a compliance test")] = None
+    ready_timeout_s: Annotated[
+        float, Flag("longest wait at the start until every worker is SERVING, in seconds", gt=0, metavar="S")
+    ] = 900.0
+    worker_timeout_s: Annotated[
+        float,
+        Flag(
+            "a worker that sends nothing for this long is lost, in seconds; it is pinged", gt=0, metavar="S"
+        ),
+    ] = 10.0
+    stall_timeout_s: Annotated[
+        float,
+        Flag(
+            "a worker that has requests and sends no token for this long is lost, in seconds",
+            gt=0,
+            metavar="S",
+        ),
+    ] = 120.0
+    on_worker_loss: Annotated[
+        LossPolicy,
+        Flag(
+            "when a worker is lost: continue gives its requests to other workers and lets it return, "
+            "fail ends the run"
+        ),
+    ] = LossPolicy.CONTINUE
+    no_worker_timeout_s: Annotated[
+        float, Flag("the run fails after this long without any worker, in seconds", gt=0, metavar="S")
+    ] = 60.0
+    max_worker_losses: Annotated[
+        int, Flag("the run fails if one request is taken from this many workers in a row", ge=1)
+    ] = 3
+    query_timeout_s: Annotated[
+        float,
+        Flag(
+            "a query that its worker has had for longer is overdue and is listed, in seconds",
+            gt=0,
+            metavar="S",
+        ),
+    ] = 3600.0
+    on_overdue_query: Annotated[
+        OverduePolicy | None,
+        Flag(
+            "for an overdue query: report only lists it, continue gives it to another worker, fail ends the "
+            "run",
+            default_text="fail, accuracy report",
+        ),
+    ] = None
+    tls_ca: Annotated[Path | None, Flag("use TLS, with workers whose certificates this CA signed (PEM)")] = (
+        None
+    )
+    tls_cert: Annotated[
+        Path | None, Flag("client certificate for workers that ask for one (PEM); needs --tls-key")
+    ] = None
+    tls_key: Annotated[Path | None, Flag("private key of --tls-cert (PEM, not encrypted)")] = None
+    run_token_file: Annotated[Path | None, Flag("file with the secret that the workers require")] = None
     config_file: ConfigFile | None = None
-    """Where flags come from that the command line does not give."""
+    """Source of the flags that the command line does not give."""
 
-    def __post_init__(self) -> None:
-        """Check the bounds.
-
-        Raises:
-            ValueError: Names flag, value and bound.
-        """
-        for name in ("max_new_tokens", "max_samples", "max_worker_losses"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{_flag(name)}: {value} is below 1")
-        if self.target_qps is not None and not 0 < self.target_qps < float("inf"):
-            raise ValueError(f"--target-qps: {self.target_qps} is not above 0 and finite")
-        for name in (f.name for f in fields(self) if f.name.endswith("_timeout_s")):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{_flag(name)}: {getattr(self, name)} is not above 0 and finite")
-        self._check_workers()
-
-    def _check_workers(self) -> None:
+    def _check_together(self) -> None:
         for address in self.workers:
-            host, _, port = address.rpartition(":")
-            if not host or not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
-                raise ValueError(f"--workers: {address!r} is not host:port with a port in 1..65535")
-            # gRPC would take it for a scheme, or look for such a name until --ready-timeout-s.
-            if stray := re.search(r"[\s/]", host):
-                raise ValueError(f"--workers: {address!r} is not host:port: the host holds {stray[0]!r}")
-            if not re.fullmatch(r"\[[^][]+\]|[^][:]+", host):
-                raise ValueError(
-                    f"--workers: {address!r} is not host:port: brackets stand around an IPv6 address, "
-                    "as in [::1]:50051, and ':' nowhere else in a host"
-                )
+            _check_address(address)
             if self.workers.count(address) > 1:
-                raise ValueError(f"--workers: {address} is named {self.workers.count(address)} times")
+                reason = f"{address} is named {self.workers.count(address)} times"
+                raise FlagError("--workers", reason)
 
     @property
     def mode(self) -> Mode:
@@ -139,16 +152,19 @@ class RunConfig:
         return self.output_dir / self.scenario / name
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises ValueError with one line for a bad flag, where argparse would print its usage and exit."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what argparse found wrong."""
-        raise ValueError(message)
+def _check_address(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise FlagError("--workers", f"{address!r} is not host:port with a port in 1..65535")
+    # gRPC would read it as a scheme, or try to resolve it until --ready-timeout-s.
+    if stray := re.search(r"[\s/]", host):
+        raise FlagError("--workers", f"{address!r} is not host:port: the host holds {stray[0]!r}")
+    if not re.fullmatch(r"\[[^][]+\]|[^][:]+", host):
+        reason = (
+            f"{address!r} is not host:port: brackets stand around an IPv6 address, "
+            "as in [::1]:50051, and ':' nowhere else in a host"
+        )
+        raise FlagError("--workers", reason)
 
 
 def parse(argv: list[str]) -> RunConfig:
@@ -165,93 +181,34 @@ def expand(argv: list[str]) -> tuple[ConfigFile | None, list[str]]:
     """Put the flags of the file that --config names before those of the command line.
 
     Raises:
-        ValueError: Names file and key: not readable, no TOML, or no flag of ours.
+        FlagError: Names file and key: not readable, not TOML, or an unknown flag.
     """
-    known = [f.name.replace("_", "-") for f in fields(RunConfig) if f.name != "config_file"]
+    known = names(RunConfig)
     single = [name for name in known if name != "workers"]
     file, table = config_file.read(argv, "coordinator", single, known)
-    return file, [*config_file.to_argv(_joined(table), argv), *argv]
+    return file, [*config_file.to_argv(join_lists(RunConfig, table), argv), *argv]
 
 
 def to_config(values: argparse.Namespace, file: ConfigFile | None) -> RunConfig:
-    """Make a configuration of what the parser has read, and of the file that is part of it.
+    """Make a configuration of parsed values, and of the file that is part of them.
 
     Raises:
-        ValueError: Names flag, value and bound.
+        FlagError: Names flag, value and bound.
     """
-    names = (f.name for f in fields(RunConfig) if f.name != "config_file")
-    return RunConfig(**{name: getattr(values, name) for name in names}, config_file=file)
+    return build(RunConfig, values, config_file=file)
 
 
-# Of each flag with a value: its type, what it means, and what None stands for.
-_MEANINGS: dict[str, tuple[type, str]] = {
-    "output_dir": (Path, "gets <scenario>/<performance|accuracy|TESTnn>/"),
-    "user_conf": (Path, "LoadGen's user.conf; its lines go into the run's own"),
-    "generation_config": (Path, "sampling, JSON as the reference has it; default temperature 1, top_p 1"),
-    "max_new_tokens": (int, "longest answer in tokens; default 10240, accuracy 32768"),
-    "max_samples": (int, "only the first rows; default all"),
-    "target_qps": (float, "LoadGen's target_qps; Server and Interactive need it, here or in the user.conf"),
-    "audit_config": (Path, "audit.config of a compliance test"),
-    "ready_timeout_s": (float, "how long to wait for workers at the start"),
-    "worker_timeout_s": (float, "a worker that is silent for this long is lost"),
-    "stall_timeout_s": (float, "a worker that has requests and brings no token for this long is lost"),
-    "on_worker_loss": (LossPolicy, "what the loss of a worker means for the run"),
-    "no_worker_timeout_s": (float, "how long a run goes on without any worker"),
-    "max_worker_losses": (int, "a request taken from this many workers in a row fails the run"),
-    "query_timeout_s": (float, "a query that its worker has had for longer is overdue, and listed"),
-    "on_overdue_query": (OverduePolicy, "what happens to it then; default fail, accuracy report"),
-    "tls_ca": (Path, "speak TLS, to workers of this CA (PEM)"),
-    "tls_cert": (Path, "certificate to show to workers that ask (PEM)"),
-    "tls_key": (Path, "its private key (PEM)"),
-    "run_token_file": (Path, "holds the secret that workers ask for"),
-}
-
-
-def build_parser(needs_input: bool = True) -> Parser:
-    """Build the parser; defaults come from RunConfig, and a bad flag raises ValueError.
+def build_parser(defaults: Mapping[str, object] | None = None) -> Parser:
+    """Build the parser.
 
     Args:
-        needs_input: Whether --input-file must be given.
+        defaults: By field, in place of those of RunConfig; such a flag is not required.
     """
     parser = Parser(
         allow_abbrev=False,
         description="Run MLPerf LoadGen against tokenfleet workers.",
     )
-    parser.add_argument(
-        "--scenario",
-        type=one_of(Scenario),
-        metavar="|".join(Scenario),
-        default=Scenario.OFFLINE,
-        help="what LoadGen does; interactive is Server with other limits; default offline",
-    )
-    switches = {
-        "accuracy": "accuracy mode instead of performance",
-        "overwrite": "replace an earlier run's directory",
-    }
-    for name, meaning in switches.items():
-        parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, default=False, help=meaning)
-    parser.add_argument(
-        "--input-file",
-        type=Path,
-        required=needs_input,
-        metavar="FILE",
-        help="parquet or pickle with a column tok_input or input_tokens",
-    )
-    parser.add_argument(
-        "--workers",
-        type=_addresses,
-        required=True,
-        metavar="HOST:PORT[,HOST:PORT...]",
-        help="the fleet: workers, or nodes of several",
-    )
-    defaults = {f.name: f.default for f in fields(RunConfig)}
-    for name, (kind, meaning) in _MEANINGS.items():
-        choices = (
-            {"type": one_of(kind), "metavar": "|".join(kind)} if issubclass(kind, StrEnum) else {"type": kind}
-        )
-        default = defaults[name]
-        known = "" if default is None else f"; default {default}"
-        parser.add_argument(_flag(name), default=default, help=meaning + known, **choices)
+    add_flags(parser, RunConfig, defaults)
     config_file.add_flags(parser)
     return parser
 
@@ -259,26 +216,4 @@ def build_parser(needs_input: bool = True) -> Parser:
 def to_argv(config: RunConfig) -> list[str]:
     """Write a configuration as the command line that `parse` reads back to the same."""
     file = [] if config.config_file is None else [f"--config={config.config_file.path}"]
-    return [*file, *config_file.to_argv(_joined(config_file.to_table(config)))]
-
-
-def _joined(table: Table) -> Table:
-    """Write a list of workers as the flag has it."""
-    workers = table.get("workers")
-    return table | {"workers": ",".join(map(str, workers))} if isinstance(workers, list) else table
-
-
-def one_of(choices: type[_Choice]) -> Callable[[str], _Choice]:
-    """Make a reader of one value of a flag; it raises ArgumentTypeError that names the values there are."""
-
-    def read(text: str) -> _Choice:
-        try:
-            return choices(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}") from error
-
-    return read
-
-
-def _addresses(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(","))
+    return [*file, *config_file.to_argv(join_lists(RunConfig, config_file.to_table(config)))]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from common.flags import FlagError
 from common.tls import SecurityFiles
 from coordinator.config import RunConfig
 from coordinator.recording.run_dir import check_free
@@ -59,7 +60,7 @@ def read_confs(config: RunConfig) -> tuple[str, str | None]:
     """
     if config.accuracy and config.audit_config is not None:
         # It would set LoadGen's mode back, and LoadGen would crash.
-        raise ValueError(f"--accuracy: --audit-config {config.audit_config} is for a performance run")
+        raise FlagError("--accuracy", f"--audit-config {config.audit_config} is for a performance run")
     check_free(config.run_dir, overwrite=config.overwrite)
     user_text = "" if config.user_conf is None else settings.read_conf("--user-conf", config.user_conf)
     settings.check_rate(user_text, config.scenario, config.target_qps)

@@ -27,9 +27,9 @@ from typing import BinaryIO, Self
 
 from common import config_file
 from common.child_process import child_command, child_environment
-from common.flags import FlagError
+from common.flags import FlagError, Parser, one_of
 from common.signals import Interrupted, Interrupts
-from coordinator.config import Parser, RunConfig, build_parser, expand, one_of, to_argv, to_config
+from coordinator.config import RunConfig, build_parser, expand, to_argv, to_config
 from coordinator.inputs import Inputs
 from sut.benchmark import BENCHMARK
 from sut.settings import Scenario
@@ -105,30 +105,31 @@ def parse(argv: list[str]) -> LocalConfig:
 def _check(own: argparse.Namespace) -> None:
     for flag in OWN_ADDRESSES:
         if (value := getattr(own, flag.removeprefix("--"))) is not None:
-            raise ValueError(
-                f"{flag}: {value}: this command starts its own local workers; "
-                "use `tokenfleet run` with other workers"
+            reason = (
+                f"{value}: this command starts its own local workers; use `tokenfleet run` with other workers"
             )
+            raise FlagError(flag, reason)
     backend, model = own.backend, own.model
     if backend == "vllm":
         check_installed()
     elif backend != "counting":
-        raise ValueError(f"--backend: {backend!r} is neither vllm nor counting")
+        raise FlagError("--backend", f"{backend!r} is neither vllm nor counting")
     if backend == "vllm" and find_checkpoint(model) is None:
-        raise ValueError(
-            f"--model: {model} is no directory and not in the Hugging Face cache; "
+        reason = (
+            f"{model} is no directory and not in the Hugging Face cache; "
             "download it first (hf download), or name a checkpoint directory"
         )
+        raise FlagError("--model", reason)
 
 
 def _shared_files(values: argparse.Namespace, table: config_file.Table) -> list[str]:
     """Give the workers' flags for what the coordinator shows them, and for the file of both."""
     if values.print_config:
-        raise ValueError("--print-config: use `tokenfleet run` or `tokenfleet worker`")
+        raise FlagError("--print-config", "use `tokenfleet run` or `tokenfleet worker`")
     for flag in ("tls_ca", "tls_cert", "tls_key"):
         name = flag.replace("_", "-")
         if (value := getattr(values, flag) or table.get(name)) is not None:
-            raise ValueError(f"--{name}: {value}: local workers listen on loopback, in plaintext")
+            raise FlagError(f"--{name}", f"{value}: local workers listen on loopback, in plaintext")
     shared = {"--config": values.config, "--run-token-file": values.run_token_file}
     return [word for flag, path in shared.items() if path is not None for word in (flag, str(path))]
 
@@ -299,7 +300,7 @@ def main(argv: list[str]) -> int:
             codes = [coordinate(run, worker) for run in config.runs]
         return next((code for code in codes if code), 0)
     except ValueError as error:
-        _print_error(config_file.name_source(str(error), argv, "coordinator"))
+        _print_error(config_file.name_source(error, argv, "coordinator"))
         return BAD_INPUT
     except Interrupted as interruption:
         _print_error(f"interrupted by {interruption}")

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
             raise EngineDead("the node has ended")
         asyncio.run(make_service(argv).run())
     except BadInput as error:
-        reason = name_source(str(error), argv, "worker")
+        reason = name_source(error.refusal, argv, "worker")
         notify_exit_reason(reason)
         print(f"worker: {reason}", file=sys.stderr)
         return 2
@@ -93,7 +93,7 @@ def make_service(argv: list[str]) -> Server | Node:
             return Node(config, auth, divide(config, engine_argv), argv)
         return Server(config, make_engine(config.engine, model, engine_argv), auth)
     except (ValueError, ImportError) as error:
-        raise BadInput(_reason(error)) from error
+        raise BadInput(_refusal(error)) from error
 
 
 def _check_model(model: str | None) -> str:
@@ -108,11 +108,11 @@ def _check_model(model: str | None) -> str:
     return model
 
 
-def _reason(error: ValueError | ImportError) -> str:
-    """Return the message for the user; only imports of an installed engine raise ImportError."""
+def _refusal(error: ValueError | ImportError) -> ValueError:
+    """Return the error for the user; only imports of an installed engine raise ImportError."""
     if isinstance(error, ImportError):
-        return f"--engine: cannot be imported: {type(error).__name__}: {error}"
-    return str(error)
+        return FlagError("--engine", f"cannot be imported: {type(error).__name__}: {error}")
+    return error
 
 
 def _bind_to_cores(cores: Cores) -> None:
@@ -136,7 +136,7 @@ def show(argv: list[str]) -> str:
     try:
         return resolved(argv)
     except (ValueError, ImportError) as error:
-        raise BadInput(_reason(error)) from error
+        raise BadInput(_refusal(error)) from error
 
 
 def leave(code: int) -> NoReturn:

@@ -8,6 +8,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from common.flags import FlagError
 from protos import worker_pb2_grpc as rpc
 from protos.columns import CHANNEL_OPTIONS, SERVICE
 from worker.auth import AuthInterceptor
@@ -41,7 +42,7 @@ async def listening(
     try:
         auth.add_port(server, address)
     except RuntimeError as error:
-        raise BadInput(f"--port: cannot listen on {address}, is it in use?") from error
+        raise BadInput(FlagError("--port", f"cannot listen on {address}, is it in use?")) from error
     await server.start()
     logger.info("listening on %s", address)
     try:

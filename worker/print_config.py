@@ -1,18 +1,19 @@
-"""The flags in effect as a file that gives them again: the daemon's own, and those given of the engine's."""
+"""Render the effective flags as TOML (--print-config): all of the daemon's, and the engine's given ones."""
 
 import argparse
 import json
 
 from common.config_file import Table, to_table, to_text, to_toml
-from worker.config import EngineKind, Parser, parse
+from common.flags import Parser
+from worker.config import EngineKind, parse
 from worker.engines.vllm.engine_core import check_installed
 
-# What is printed gets copied into files and tickets.
+# Not printed, because printed text is copied into files and tickets.
 _SECRET = "hf-token"
 
 
 def resolved(argv: list[str]) -> str:
-    """Write what a command line comes to; nothing but its files of flags is read.
+    """Render the flags that a command line and its files of flags give.
 
     Raises:
         ValueError: A flag that neither daemon nor engine knows, or a bad value.
@@ -24,10 +25,10 @@ def resolved(argv: list[str]) -> str:
 
 
 def given_flags(parser: argparse.ArgumentParser, argv: list[str]) -> Table:
-    """Read the flags that a command line gives, under their long names; of equal ones the last.
+    """Read the flags that a command line gives, by their long names; of equal ones the last counts.
 
     Args:
-        parser: Knows all of them, and is of no use afterwards: it takes any value and has no defaults.
+        parser: Has all flags; this call removes its types and defaults, so it cannot be used afterwards.
         argv: Checked before.
     """
     names = {}
@@ -41,7 +42,7 @@ def given_flags(parser: argparse.ArgumentParser, argv: list[str]) -> Table:
 
 
 def _typed(value: object) -> object:
-    """Turn text into a number or a table where to_text turns it back; TOML has no null."""
+    """Turn text into a number or a table if to_text gives the same text again; TOML has no null."""
     if isinstance(value, list):
         return [_typed(element) for element in value]
     if not isinstance(value, str) or "null" in value:

@@ -88,7 +88,7 @@ class Server:
             engine_args = info.engine_args | self._config.origin
             self._servicer.admit_runs(dataclasses.replace(info, engine_args=engine_args))
         except ValueError as error:
-            raise BadInput(str(error)) from error
+            raise BadInput(error) from error
         return True
 
     async def _serve_runs(self) -> None:

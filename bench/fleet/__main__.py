@@ -22,8 +22,7 @@ from bench.command import (
 from bench.fleet import burst, growth, held, pair, server
 from bench.fleet.fleet_run import Costs, Goal, Shown
 from bench.processes import Processes
-from common.flags import FlagError
-from coordinator.config import Parser
+from common.flags import FlagError, Parser
 
 
 class Show(NamedTuple):

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 from bench.command import describe_commit, describe_machine, say, write_record
 from bench.processes import THIS_CHECKOUT, Checkout, Processes, tail
-from common.flags import FlagError
-from coordinator.config import Parser
+from common.flags import FlagError, Parser
 
 SIDE_TIMEOUT_S = 1800.0
 PARTS = ("server", "held")

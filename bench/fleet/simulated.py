@@ -14,8 +14,8 @@ import sys
 from typing import NamedTuple
 
 from bench.command import say
-from common.flags import FlagError
-from worker.config import BadInput, EngineKind, Parser, WorkerConfig
+from common.flags import FlagError, Parser
+from worker.config import BadInput, EngineKind, WorkerConfig
 from worker.engine_protocol import Step
 from worker.engines.scripted.simulated import SimulatedConfig, SimulatedEngine, parse_engine_flags
 from worker.outbox import merge

@@ -28,8 +28,7 @@ from bench.gpu.model import write_full_size
 from bench.gpu.offline import Offline, Server, engines_say, show_offline, show_server
 from bench.gpu.watch import describe_gpus
 from bench.processes import Processes
-from common.flags import FlagError
-from coordinator.config import Parser
+from common.flags import FlagError, Parser
 
 
 class Show(NamedTuple):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from bench.gpu.load import budgets_of
 from bench.gpu.replay import Row, answer_plans, read_plan, say_answer, take_output
-from coordinator.config import Parser
+from common.flags import Parser
 from sut import dataset
 from sut.dataset import Dataset
 

@@ -17,7 +17,7 @@ import aiohttp
 from bench.gpu.load import budgets_of
 from bench.gpu.replay import answer_plans, take_output
 from bench.peers.http_sse import DATA, DONE, PATH
-from coordinator.config import Parser
+from common.flags import Parser
 from sut import dataset
 
 MODEL = "bench"

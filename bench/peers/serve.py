@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 from bench.peers import grpc_stream, http_sse, zmq_msgspec
 from bench.peers.streams import Streams
-from worker.engines.scripted.counting import CountingConfig, CountingEngine, add_flags
+from common.flags import add_flags
+from worker.engines.scripted.counting import CountingConfig, CountingEngine
 
 Serve = Callable[[CountingEngine, int, int], Awaitable[None]]
 """Serves an engine, that many tokens to a message, at a port; for ever."""
@@ -36,7 +37,7 @@ async def main(argv: list[str]) -> None:
     parser.add_argument("transport", choices=list(SERVE))
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--tokens-per-message", type=int, default=1)
-    add_flags(parser)
+    add_flags(parser, CountingConfig)
     values = vars(parser.parse_args(argv))
     serve, port = SERVE[values.pop("transport")], values.pop("port")
     tokens_per_message = values.pop("tokens_per_message")

@@ -22,7 +22,7 @@ from bench.command import describe_commit, describe_machine, parse_comparison, r
 from bench.process_usage import read_usage
 from bench.processes import Processes, argv_of, tail
 from bench.runs import order_of
-from coordinator.config import Parser
+from common.flags import Parser
 from protos.columns import CHANNEL_OPTIONS, SERVICE
 from sut.synthetic import write_checkpoint
 from worker.machine.nvml import family

@@ -7,9 +7,11 @@ fails, 1 something does, 2 bad input.
 import asyncio
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
+from common.flags import Flag, Flags, add_flags, build
 from common.host_facts import nearest, read_disk_space, read_host_facts
 from common.text import print_table
 from common.tls import SecurityFiles
@@ -28,10 +30,19 @@ from sut import dataset, settings
 from sut.dataset import Dataset
 from sut.settings import GenerationConfig
 
-DEFAULT_TIMEOUT_S = 20.0
 # Stands for no --input-file.
 NO_INPUT = Path(os.devnull)
 ADVICE = "correct the file or the flag"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorConfig(Flags):
+    """Flags of the doctor beside those of a run."""
+
+    timeout_s: Annotated[
+        float, Flag("longest time in which one worker answers everything, in seconds", gt=0, metavar="S")
+    ] = 20.0
+    model_hash: Annotated[str | None, Flag("hash that the workers' model must have", metavar="SHA256")] = None
 
 
 class Order(NamedTuple):
@@ -85,20 +96,17 @@ def parse(argv: list[str]) -> Order:
     Raises:
         ValueError: Names flag, file, value and bound.
     """
-    parser = build_parser(needs_input=False)
+    parser = build_parser({"input_file": NO_INPUT})
     parser.prog += " doctor"
     parser.description = "Check a fleet and this machine before a run; takes the flags of the run."
-    parser.add_argument("--timeout-s", type=float, default=DEFAULT_TIMEOUT_S)
-    parser.add_argument("--model-hash", metavar="SHA256", help="what the workers' model must be")
-    parser.set_defaults(input_file=NO_INPUT)
+    add_flags(parser, DoctorConfig)
     file, full_argv = expand(argv)
     values = parser.parse_args(full_argv)
-    if not 0 < values.timeout_s < float("inf"):
-        raise ValueError(f"--timeout-s: {values.timeout_s} is not above 0 and finite")
+    own = build(DoctorConfig, values)
     run = to_config(values, file)
     files = SecurityFiles(run.tls_ca, run.tls_cert, run.tls_key, run.run_token_file)
     generation = settings.load_generation_config(run.generation_config, run.mode, run.max_new_tokens)
-    return Order(run, Access.read(files), generation, values.timeout_s, values.model_hash)
+    return Order(run, Access.read(files), generation, own.timeout_s, own.model_hash)
 
 
 def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config_file import Table, name_source, read, read_table, to_argv, to_toml
+from common.flags import FlagError, UnknownFlagsError
 
 SCALARS = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text()
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,8}(\.[a-z_]{1,5})?", fullmatch=True)
@@ -121,30 +122,39 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         read(["--config"], "worker")
 
 
+SWITCH = ("--insecure", "--no-insecure")
+
+
 @pytest.mark.parametrize(
-    "message, argv, named",
+    "error, argv, named",
     [
-        ("--port: 0 is not in 1..65535", [], True),
-        ("--port: 0 is not in 1..65535", ["--port=0"], False),
-        ("argument --insecure/--no-insecure: ignored explicit argument 'x'", ["--insecure=x"], False),
-        ("unrecognized arguments: --no-insecure", [], True),
-        ("unrecognized arguments: 2", [], False),
-        ("--host: 'x' is not a loopback address", [], False),
+        (FlagError("--port", "0 is not in 1..65535"), [], True),
+        (FlagError("--port", "0 is not in 1..65535"), ["--port=0"], False),
+        (FlagError("--tcp-port/--port", "0", names=("--tcp-port", "--port")), [], True),
+        (FlagError("--insecure/--no-insecure", "ignored 'x'", names=SWITCH), [], True),
+        (FlagError("--insecure/--no-insecure", "ignored 'x'", names=SWITCH), ["--insecure=x"], False),
+        (UnknownFlagsError(["--no-insecure"]), [], True),
+        (UnknownFlagsError(["2"]), [], False),
+        (FlagError("--host", "'x' is not a loopback address"), [], False),
+        # The text of an error decides nothing.
+        (FlagError("--host", "'x' needs --port"), [], False),
+        (ValueError("--port: 0 is not in 1..65535"), [], False),
     ],
 )
-def test_a_message_names_the_file_of_its_flag(
-    tmp_path: Path, message: str, argv: list[str], named: bool
+def test_a_line_names_the_file_of_its_flag(
+    tmp_path: Path, error: Exception, argv: list[str], named: bool
 ) -> None:
-    """A message about a flag that the file gives starts with the file; one of the command line's does not."""
+    """An error about a flag that the file gives starts with the file; one of the command line's does not."""
     path = write(tmp_path, '[worker]\nport = 0\ninsecure = "x"\n[coordinator]\nhost = "x"\n')
-    expected = f"{path}: {message}" if named else message
-    assert expected == name_source(message, [*argv, "--config", str(path)], "worker")
-    assert message == name_source(message, argv, "worker")
+    expected = f"{path}: {error}" if named else str(error)
+    assert expected == name_source(error, [*argv, "--config", str(path)], "worker")
+    assert str(error) == name_source(error, argv, "worker")
 
 
 def test_a_list_for_a_flag_of_one_value_is_named(tmp_path: Path) -> None:
-    """What a flag leaves over of the file's list is said to be that list's."""
+    """Values of the file's list that the flag does not take are reported with that flag."""
     path = write(tmp_path, "[worker]\nstep-ms = [1, 2, 3]\n")
+    error = UnknownFlagsError(["2", "3"])
     message = "unrecognized arguments: 2 3"
-    assert f"{path}: --step-ms: {message}" == name_source(message, ["--config", str(path)], "worker")
-    assert message == name_source(message, ["2", "--config", str(path)], "worker")
+    assert f"{path}: --step-ms: {message}" == name_source(error, ["--config", str(path)], "worker")
+    assert message == name_source(error, ["2", "--config", str(path)], "worker")

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,9 @@ OF_TYPE = {
         lambda ports: tuple(f"node:{port}" for port in ports)
     ),
 }
-FLAGS = [field for field in dataclasses.fields(RunConfig) if field.name != "config_file"]
-CONFIGS = st.builds(RunConfig, **{field.name: OF_TYPE[field.type] for field in FLAGS})
+TYPES = typing.get_type_hints(RunConfig)
+FLAGS = [field.name for field in dataclasses.fields(RunConfig) if field.name != "config_file"]
+CONFIGS = st.builds(RunConfig, **{name: OF_TYPE[TYPES[name]] for name in FLAGS})
 
 
 def write(folder: Path, text: str) -> Path:

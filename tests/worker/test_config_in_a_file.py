@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import typing
 import zipfile
 from pathlib import Path
 
@@ -33,9 +34,10 @@ OF_TYPE = {
     Path | None: st.none() | PATHS,
     EngineKind: st.sampled_from(EngineKind),
 }
-FLAGS = [field for field in dataclasses.fields(WorkerConfig) if field.name != "config_file"]
+TYPES = typing.get_type_hints(WorkerConfig)
+FLAGS = [field.name for field in dataclasses.fields(WorkerConfig) if field.name != "config_file"]
 CORES = {"cores": st.sampled_from(["", "0", "0-3,8"])}
-VALUES = st.fixed_dictionaries({field.name: OF_TYPE[field.type] for field in FLAGS} | CORES)
+VALUES = st.fixed_dictionaries({name: OF_TYPE[TYPES[name]] for name in FLAGS} | CORES)
 THROUGHPUT = ["--max-num-seqs=128", "--gpu-memory-utilization=0.95"]
 LATENCY = ["--max-num-seqs=32", "--enforce-eager", "--enable-chunked-prefill"]
 
@@ -168,7 +170,7 @@ def test_presets_hold_vllms_flags_and_say_where_they_come_from(name: str) -> Non
     """Each preset is taken by vLLM's parser, and its file says its source and whether it was measured."""
     with environment_kept():
         table = tomllib.loads(show(["--preset", name]))["worker"]
-    path = fleet.ROOT / "worker" / "presets" / f"{name}.toml"
+    path = preset.FOLDER / f"{name}.toml"
     assert tomllib.loads(path.read_text())["worker"].items() <= table.items()
     assert [] == [word for word in ("# Source: ", "# Measured: ") if word not in path.read_text()]
 
@@ -192,7 +194,7 @@ def test_recorded_are_preset_and_file(tmp_path: Path) -> None:
 def test_presets_are_installed(tmp_path: Path) -> None:
     """The wheel of the project holds every preset."""
     source = tmp_path / "source"
-    for room in ("protos", "worker", "coordinator", "sut"):
+    for room in ("protos", "common", "worker", "coordinator", "sut", "tokenfleet"):
         shutil.copytree(fleet.ROOT / room, source / room)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(fleet.ROOT / name, source)

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from common.flags import FlagError
-from worker.config import Parser
+from common.flags import FlagError, Parser
 from worker.machine.cores import Cores
 from worker.machine.gpus import Device
 

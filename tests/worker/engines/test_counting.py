@@ -6,8 +6,7 @@ import pytest
 
 from protos import worker_pb2 as pb
 from tests.worker.asks import Ask, answer, rows_of, run, submit
-from worker.config import Parser
-from worker.engines.scripted.counting import CountingConfig, CountingEngine, add_flags
+from worker.engines.scripted.counting import CountingConfig, CountingEngine, parse_engine_flags
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 END = 200_002
@@ -183,7 +182,5 @@ def test_the_engine_says_what_it_is() -> None:
 )
 def test_a_value_out_of_bounds_is_named(flag: str, value: str) -> None:
     """Times below 0 or NaN, and counts below 1, are refused with flag and value."""
-    parser = Parser(allow_abbrev=False)
-    add_flags(parser)
     with pytest.raises(ValueError, match=rf"^{flag}: {value}"):
-        CountingConfig(**vars(parser.parse_args([f"{flag}={value}"])))
+        parse_engine_flags([f"{flag}={value}"])

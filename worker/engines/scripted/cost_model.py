@@ -17,44 +17,37 @@ The defaults are the least-squares line through the three step times, sequences 
 The line gives 35.2, 53.5 and 77.8 ms: 6 % above, 7 % below and 2 % above the measured times.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated
+
+from common.flags import Flag, FlagError, Flags, declared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CostModel:
+class CostModel(Flags):
     """Parameters of the step time on one machine."""
 
-    prefill_tokens_per_s: float = 58_600.0
-    """Prompt tokens that a step takes in per second of its time."""
-    step_base_ms: float = 29.1
-    """Time of a step whatever it holds."""
-    step_per_seq_us: float = 47.6
-    """Time that each request past its prefill adds to a step."""
-
-    def __post_init__(self) -> None:
-        """Check the bounds.
-
-        Raises:
-            ValueError: A rate not above 0, a time below 0, or either not finite.
-        """
-        rate = self.prefill_tokens_per_s
-        if not 0 < rate < float("inf"):
-            raise ValueError(f"--prefill-tokens-per-s: {rate} is not above 0 and finite")
-        for name in ("step_base_ms", "step_per_seq_us"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{_flag(name)}: {getattr(self, name)} is below 0 or not finite")
+    prefill_tokens_per_s: Annotated[
+        float, Flag("prompt tokens that a step prefills per second", gt=0, metavar="TOKENS/S")
+    ] = 58_600.0
+    step_base_ms: Annotated[float, Flag("time of a step without its requests, in ms", ge=0, metavar="MS")] = (
+        29.1
+    )
+    step_per_seq_us: Annotated[
+        float, Flag("time that each request past its prefill adds to a step, in us", ge=0, metavar="US")
+    ] = 47.6
 
     @classmethod
     def of(cls, given: dict[str, float | None]) -> "CostModel":
-        """Take a machine's costs by field name, or the defaults where none is given.
+        """Take a machine's costs by field name; without any, the defaults.
 
         Raises:
-            ValueError: A value out of bounds; some given and others not: half of two machines.
+            FlagError: A value out of bounds, or only some given: they would mix two machines.
         """
         values = {name: value for name, value in given.items() if value is not None}
-        missing = [_flag(field.name) for field in fields(cls) if field.name not in values]
+        missing = [flag.option for flag in declared(cls) if flag.field not in values]
         if values and missing:
-            raise ValueError(f"{missing[0]}: missing; the costs of a step are given together or not at all")
+            raise FlagError(missing[0], "missing; the costs of a step are given together or not at all")
         return cls(**values)
 
     def step_s(self, num_decoding: int, prefill_tokens: int) -> float:
@@ -66,7 +59,3 @@ class CostModel:
         """
         decode_s = self.step_base_ms / 1e3 + self.step_per_seq_us / 1e6 * num_decoding
         return decode_s + prefill_tokens / self.prefill_tokens_per_s
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

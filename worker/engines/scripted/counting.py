@@ -3,14 +3,14 @@
 A step that admits n prompts lasts n * prefill_ms + step_ms and gives every running request one token.
 """
 
-import argparse
 import asyncio
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Annotated
 
+from common.flags import Flag, Flags, Parser, add_flags, build
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
-from worker.config import Parser
 from worker.engine_protocol import EngineInfo, Load, Step
 from worker.engines.scripted.answers import STOP_TOKEN_ID, VOCAB_SIZE, AnswerColumns
 from worker.engines.scripted.running_batch import RunningBatch
@@ -18,52 +18,26 @@ from worker.engines.scripted.step_clock import StepClock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CountingConfig:
+class CountingConfig(Flags):
     """Flags of the counting engine."""
 
-    prefill_ms: float = 0.0
-    """Time that each newly admitted prompt adds to its step."""
-    step_ms: float = 1.0
-    """Time of a step without prefill."""
-    load_ms: float = 0.0
-    """How long the engine stays NOT_SERVING at start."""
-    max_num_seqs: int = 256
-    """Requests running at once."""
-    max_model_len: int = 131_072
-    """Prompt and answer together, in tokens."""
-
-    def __post_init__(self) -> None:
-        """Check the bounds.
-
-        Raises:
-            ValueError: A time below 0 or a count below 1.
-        """
-        for name in ("prefill_ms", "step_ms", "load_ms"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"--{name.replace('_', '-')}: {getattr(self, name)} is below 0 or not finite"
-                )
-        for name in ("max_num_seqs", "max_model_len"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is below 1")
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add this engine's flags; the defaults are CountingConfig's."""
-    group = parser.add_argument_group("counting engine")
-    for name in ("prefill_ms", "step_ms", "load_ms"):
-        group.add_argument(f"--{name.replace('_', '-')}", type=float, default=getattr(_DEFAULTS, name))
-    for name in ("max_num_seqs", "max_model_len"):
-        group.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(_DEFAULTS, name))
-
-
-_DEFAULTS = CountingConfig()
+    prefill_ms: Annotated[
+        float, Flag("time that each newly admitted prompt adds to its step, in ms", ge=0, metavar="MS")
+    ] = 0.0
+    step_ms: Annotated[float, Flag("time of a step without prefill, in ms", ge=0, metavar="MS")] = 1.0
+    load_ms: Annotated[
+        float, Flag("time for which the engine is NOT_SERVING at start, in ms", ge=0, metavar="MS")
+    ] = 0.0
+    max_num_seqs: Annotated[int, Flag("largest number of requests running at once", ge=1)] = 256
+    max_model_len: Annotated[int, Flag("largest length of prompt and answer together, in tokens", ge=1)] = (
+        131_072
+    )
 
 
 def build_parser() -> Parser:
-    """Build the parser of the engine's flags alone."""
+    """Build the parser of the engine's flags."""
     parser = Parser(allow_abbrev=False)
-    add_flags(parser)
+    add_flags(parser, CountingConfig)
     return parser
 
 
@@ -73,7 +47,7 @@ def parse_engine_flags(argv: list[str]) -> CountingConfig:
     Raises:
         ValueError: An unknown flag, or a value out of bounds.
     """
-    return CountingConfig(**vars(build_parser().parse_args(argv)))
+    return build(CountingConfig, build_parser().parse_args(argv))
 
 
 class CountingEngine:

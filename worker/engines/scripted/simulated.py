@@ -8,14 +8,15 @@ cache is assumed to be large enough: no request is preempted.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
+from typing import Annotated
 
 import numpy as np
 
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, declared
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
-from worker.config import Parser
 from worker.engine_protocol import EngineInfo, Load, Step
 from worker.engines.scripted.answers import STOP_TOKEN_ID, VOCAB_SIZE, AnswerColumns
 from worker.engines.scripted.cost_model import CostModel
@@ -26,45 +27,32 @@ Wait = Callable[[float], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SimulatedConfig:
+class SimulatedConfig(Flags):
     """Limits of the simulated engine, under vLLM's names, and its costs."""
 
-    max_num_seqs: int = 1024
-    """Requests running at once, those whose prefill has begun included."""
-    max_num_batched_tokens: int = 16_384
-    """Tokens of a step, prefilled and decoded."""
-    max_model_len: int = 131_072
-    """Prompt and answer together, in tokens."""
+    max_num_seqs: Annotated[
+        int, Flag("largest number of requests running at once, those in prefill included", ge=1)
+    ] = 1024
+    max_num_batched_tokens: Annotated[
+        int, Flag("largest number of tokens in a step, prefilled and decoded", ge=1)
+    ] = 16_384
+    max_model_len: Annotated[int, Flag("largest length of prompt and answer together, in tokens", ge=1)] = (
+        131_072
+    )
     costs: CostModel = field(default_factory=CostModel)
     """Time of a step."""
 
-    def __post_init__(self) -> None:
-        """Check the bounds.
-
-        Raises:
-            ValueError: A count below 1, or more requests than tokens in a step.
-        """
-        for name in _LIMITS:
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')}: {getattr(self, name)} is below 1")
+    def _check_together(self) -> None:
         if self.max_num_batched_tokens < self.max_num_seqs:
-            raise ValueError(
-                f"--max-num-batched-tokens: {self.max_num_batched_tokens} is below --max-num-seqs "
-                f"{self.max_num_seqs}"
-            )
-
-
-_LIMITS = ("max_num_seqs", "max_num_batched_tokens", "max_model_len")
+            reason = f"{self.max_num_batched_tokens} is below --max-num-seqs {self.max_num_seqs}"
+            raise FlagError("--max-num-batched-tokens", reason)
 
 
 def build_parser() -> Parser:
-    """Build the parser of the engine's flags."""
+    """Build the parser of the engine's flags; a cost that is not given is None."""
     parser = Parser(allow_abbrev=False)
-    defaults = SimulatedConfig()
-    for name in _LIMITS:
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(defaults, name))
-    for cost in fields(CostModel):
-        parser.add_argument(f"--{cost.name.replace('_', '-')}", type=float)
+    add_flags(parser, SimulatedConfig)
+    add_flags(parser, CostModel, dict.fromkeys(_fields(CostModel)))
     return parser
 
 
@@ -74,9 +62,13 @@ def parse_engine_flags(argv: list[str]) -> SimulatedConfig:
     Raises:
         ValueError: An unknown flag, a value out of bounds, or an incomplete cost model.
     """
-    values = vars(build_parser().parse_args(argv))
-    given = {cost.name: values.pop(cost.name) for cost in fields(CostModel)}
-    return SimulatedConfig(**values, costs=CostModel.of(given))
+    values = build_parser().parse_args(argv)
+    costs = CostModel.of({name: getattr(values, name) for name in _fields(CostModel)})
+    return build(SimulatedConfig, values, costs=costs)
+
+
+def _fields(config: type[Flags]) -> list[str]:
+    return [flag.field for flag in declared(config)]
 
 
 class SimulatedEngine:
@@ -100,7 +92,7 @@ class SimulatedEngine:
     async def start(self) -> EngineInfo:
         """Describe the simulated engine."""
         config = self._config
-        limits = {name: getattr(config, name) for name in _LIMITS}
+        limits = {name: getattr(config, name) for name in _fields(SimulatedConfig)}
         return EngineInfo(
             engine="simulated",
             engine_version="1",

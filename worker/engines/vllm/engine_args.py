@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.flags import FlagError
-from worker.config import Parser
+from common.flags import FlagError, Parser, UnknownFlagsError
 from worker.engine_protocol import EngineDead, EngineInfo
 from worker.engines.vllm.causes import one_line
 from worker.engines.vllm.checkpoint import (
@@ -215,7 +214,11 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     try:
         return parser.parse_args(argv)
     except IndexError as error:
-        raise ValueError(f"{argv[-1]}: expected a value") from error
+        raise FlagError(argv[-1], "expected a value") from error
+    except FlagError as error:
+        raise FlagError(error.flag, one_line(ValueError(error.reason)), names=list(error.names)) from error
+    except UnknownFlagsError:
+        raise
     except ValueError as error:
         raise ValueError(one_line(error)) from error
 

@@ -1,6 +1,5 @@
 """Named sets of vLLM's flags, one file each in presets/: a set that was measured is added as a file."""
 
-import argparse
 from pathlib import Path
 
 from common.config_file import Table, read_table
@@ -9,19 +8,8 @@ FOLDER = Path(__file__).parent / "presets"
 
 
 def preset_names() -> list[str]:
-    """List the presets there are."""
+    """List the presets."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
-
-
-def preset_name(text: str) -> str:
-    """Read the value of --preset.
-
-    Raises:
-        ArgumentTypeError: There is none of this name.
-    """
-    if text not in preset_names():
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(preset_names())}")
-    return text
 
 
 def read_preset(name: str) -> Table:
