@@ -19,7 +19,7 @@ import pytest
 from sut.loadgen import LoadGenTest
 from sut.results.logs import DetailLog, read_detail
 from sut.settings import Mode, Scenario, compose_user_conf
-from sut.sut import SUT
+from sut.sut import SUT, Reports
 from tests import fleet
 
 ANSWER = np.array([5, 6, fleet.STOP], np.int32)
@@ -57,7 +57,8 @@ class Drive:
         )
         self.test = LoadGenTest(conf, scenario, mode)
         self.issued: queue.SimpleQueue[Query | None] = queue.SimpleQueue()
-        self.sut = SUT(scenario, lambda ids, samples: self.issued.put((ids, samples)), _raise)
+        self.sut = SUT(lambda ids, samples: self.issued.put((ids, samples)), _raise)
+        self.reports = Reports(scenario)
         self.num_samples = num_samples
         self.last_ids: list[int] = []
 
@@ -73,9 +74,9 @@ class Drive:
     def answer(self, ids: list[int]) -> None:
         """Report first tokens and answers."""
         addresses = [ANSWER.ctypes.data] * len(ids)
-        if self.sut.reports_first_tokens:
-            self.sut.first_tokens(ids, addresses)
-        self.sut.complete(ids, addresses, [len(ANSWER)] * len(ids))
+        if self.reports.reports_first_tokens:
+            self.reports.first_tokens(ids, addresses)
+        self.reports.complete(ids, addresses, [len(ANSWER)] * len(ids))
         self.last_ids = ids
 
     def _start_test(self, directory: Path) -> None:
@@ -94,15 +95,15 @@ def child_reports_from_two_threads(directory: Path) -> None:
 
     def report(ids: list[int]) -> None:
         with pytest.raises(RuntimeError) as refusal:
-            drive.sut.complete(ids, [ANSWER.ctypes.data], [len(ANSWER)])
+            drive.reports.complete(ids, [ANSWER.ctypes.data], [len(ANSWER)])
         refusals.append(str(refusal.value))
 
     def answer(ids: list[int]) -> None:
-        drive.sut.first_tokens(ids, [ANSWER.ctypes.data])
+        drive.reports.first_tokens(ids, [ANSWER.ctypes.data])
         other = threading.Thread(target=report, args=(ids,))
         other.start()
         other.join()
-        drive.sut.complete(ids, [ANSWER.ctypes.data], [len(ANSWER)])
+        drive.reports.complete(ids, [ANSWER.ctypes.data], [len(ANSWER)])
 
     drive.answer = answer  # type: ignore[method-assign]
     assert [] == drive.run(directory).errors
@@ -123,7 +124,7 @@ def child_submit_raises(directory: Path) -> None:
         raise KeyError(len(ids), len(samples))
 
     drive = Drive(Scenario.OFFLINE, Mode.PERFORMANCE, 10)
-    sut = SUT(Scenario.OFFLINE, submit, errors.put)
+    sut = SUT(submit, errors.put)
     arguments = (10, sut.issue_queries, directory, None)
     threading.Thread(target=drive.test.run, args=arguments, daemon=True).start()
     # 660 = 1.1 * 600 s * 1 query/s, LoadGen's Offline query.
@@ -140,11 +141,11 @@ def child_reports_late(directory: Path) -> None:
     """Report again after StartTest has returned."""
     drive = Drive(Scenario.SERVER, Mode.ACCURACY, 3, "*.Server.target_qps = 100\n")
     drive.run(directory)
-    drive.sut.close()
+    drive.reports.close()
     with pytest.raises(RuntimeError, match="a report after StartTest returned"):
-        drive.sut.first_tokens(drive.last_ids, [ANSWER.ctypes.data])
+        drive.reports.first_tokens(drive.last_ids, [ANSWER.ctypes.data])
     with pytest.raises(RuntimeError, match="a report after StartTest returned"):
-        drive.sut.complete(drive.last_ids, [ANSWER.ctypes.data], [len(ANSWER)])
+        drive.reports.complete(drive.last_ids, [ANSWER.ctypes.data], [len(ANSWER)])
     end_child()
 
 
