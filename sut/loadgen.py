@@ -156,8 +156,11 @@ def first_token_complete(ids: list[int], addresses: list[int], counts: list[int]
 
     Thread: the one that also calls query_samples_complete: LoadGen keeps no order across threads.
     """
-    responses = map(lg.QuerySampleResponse, ids, addresses, [TOKEN_BYTES * n for n in counts], counts)
-    lg.FirstTokenComplete(list(responses))
+    responses = [
+        lg.QuerySampleResponse(id_, address, TOKEN_BYTES * count, count)
+        for id_, address, count in zip(ids, addresses, counts, strict=True)
+    ]
+    lg.FirstTokenComplete(responses)
 
 
 def query_samples_complete(ids: list[int], addresses: list[int], counts: list[int]) -> None:
@@ -171,8 +174,11 @@ def query_samples_complete(ids: list[int], addresses: list[int], counts: list[in
 
     Thread: as first_token_complete.
     """
-    responses = map(lg.QuerySampleResponse, ids, addresses, [TOKEN_BYTES * n for n in counts], counts)
-    lg.QuerySamplesComplete(list(responses))
+    responses = [
+        lg.QuerySampleResponse(id_, address, TOKEN_BYTES * count, count)
+        for id_, address, count in zip(ids, addresses, counts, strict=True)
+    ]
+    lg.QuerySamplesComplete(responses)
 
 
 def _apply_conf(settings: lg.TestSettings, conf: str, scenario: Scenario, kind: int) -> None:
