@@ -81,6 +81,7 @@ class WorkerServicer(rpc.WorkerServicer):
         self._idle = asyncio.Event()
         self._idle.set()
         self._idle_watcher: asyncio.Task[None] | None = None
+        self._is_closed = False
         self._teardown: asyncio.Task[None] | None = None
         self._death: str | None = None
         self._died = asyncio.Event()
@@ -124,6 +125,12 @@ class WorkerServicer(rpc.WorkerServicer):
     def drain(self) -> None:
         """Enter state DRAINING: the current run continues, new runs are refused."""
         self._state = pb.WORKER_STATE_DRAINING
+
+    def close(self) -> None:
+        """Stop watching the engine; called when the gRPC server has stopped, before the engine is closed."""
+        self._is_closed = True
+        if self._idle_watcher is not None:
+            self._idle_watcher.cancel()
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.WorkerInfo:
         """Describe this worker, in every state."""
@@ -261,8 +268,8 @@ class WorkerServicer(rpc.WorkerServicer):
             session.num_frames,
         )
         self._session = None
-        if death is None:
-            self._start_idle_watcher()
-        else:
+        if death is not None:
             self._set_dead(death)
+        elif not self._is_closed:
+            self._start_idle_watcher()
         self._idle.set()

@@ -161,6 +161,7 @@ async def serving(
             yield Worker(servicer, engine, address, channel)
     finally:
         await server.stop(grace=None)
+        servicer.close()
 
 
 def walk(
