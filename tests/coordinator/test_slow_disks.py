@@ -1,0 +1,164 @@
+"""A slow or hanging file system under the output directory: every wait is bounded, nothing is half-written."""
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import fleet
+from tests.coordinator.test_broken_runs import BUSY_TIMEOUT_S, PROMPTS, Started
+
+SHORT_PROMPTS = [[3, 7, i] for i in range(10)]
+# A coordinator with a fault: the received answers are flushed each second, and the file system is as told.
+WITH_FAULT = """
+import sys, time
+import coordinator.run, coordinator.scheduling.event_loop
+from coordinator.__main__ import main
+from coordinator.recording import progress, run_dir
+from coordinator.recording.run_dir import RunDir
+coordinator.scheduling.event_loop.BEATS_PER_FLUSH = 1
+
+def slow(function, delay_s):
+    return lambda *args: (time.sleep(delay_s), function(*args))[1]
+
+{fault}
+sys.exit(main(sys.argv[1:]))
+"""
+SLOW = {
+    "before-the-workers": "RunDir._make = slow(RunDir._make, 3)",
+    "with-the-workers": "RunDir._begin = slow(RunDir._begin, 3)",
+}
+HANG = 3600
+
+
+def start(worker: fleet.WorkerProcess, directory: Path, fault: str, *flags: str) -> Started:
+    """Start a coordinator with a fault."""
+    data = fleet.write_prompts(directory / "data.parquet", SHORT_PROMPTS)
+    words = ["--accuracy", "--max-new-tokens", "8", *flags]
+    command = fleet.coordinator_command([worker], data, directory / "out", *words)
+    # Instead of python -m coordinator.
+    return Started([command[0], "-c", WITH_FAULT.format(fault=fault), *command[3:]], directory)
+
+
+def finish(run: Started) -> tuple[int, str]:
+    """Wait for the end of a coordinator, which may take the imports' time and that of a slow disk."""
+    try:
+        return run.end(60.0)
+    finally:
+        run.process.kill()
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fleet.WorkerProcess]:
+    """Run one worker for all tests."""
+    with fleet.workers(tmp_path_factory.mktemp("fleet"), 1) as (started,):
+        yield started
+
+
+@pytest.mark.parametrize("fault", SLOW.values(), ids=SLOW)
+def test_a_slow_output_directory_only_delays_a_run(
+    worker: fleet.WorkerProcess, tmp_path: Path, fault: str
+) -> None:
+    """A stall of 3 s, longer than the flush interval, before or after the streams are open: VALID."""
+    code, log = finish(start(worker, tmp_path, fault))
+    assert (0, False) == (code, "Traceback" in log), log
+    assert "VALID" == fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["verdict"]["outcome"]
+
+
+def test_an_output_directory_that_does_not_answer_is_bad_input(
+    worker: fleet.WorkerProcess, tmp_path: Path
+) -> None:
+    """After the bound, exit code 2 and one line that names the directory and the bound."""
+    fault = f"RunDir._make = slow(RunDir._make, {HANG}); run_dir.PREPARE_TIMEOUT_S = 1"
+    code, log = finish(start(worker, tmp_path, fault))
+    directory = tmp_path / "out" / "offline" / "accuracy"
+    line = f"coordinator: --output-dir: cannot write {directory}: no answer within 1 s\n"
+    assert (2, line) == (code, log)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_signal_while_the_output_directory_is_slow_leaves_nothing(
+    worker: fleet.WorkerProcess, tmp_path: Path
+) -> None:
+    """Ctrl-C within a stall of 2 s: exit code 130, one line, no directory and no hidden one."""
+    mark = tmp_path / "making"
+    fault = (
+        f"make = slow(RunDir._make, 2); RunDir._make = lambda self: (open({str(mark)!r}, 'w'), make(self))[1]"
+    )
+    run = start(worker, tmp_path, fault)
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    while not mark.exists():
+        assert time.monotonic() < deadline_s, run.log.read_text()
+        time.sleep(0.01)
+    run.process.send_signal(signal.SIGINT)
+    assert (130, "coordinator: interrupted by SIGINT\n") == finish(run)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_log_that_cannot_be_read_does_not_hold_up_a_run(
+    worker: fleet.WorkerProcess, tmp_path: Path
+) -> None:
+    """The main thread reads no file during the test: after a read that hangs the run is VALID."""
+    fault = f"coordinator.run.generated_samples = slow(None, {HANG}); progress.LINE_INTERVAL_S = 0.0"
+    code, log = finish(start(worker, tmp_path, fault))
+    assert (0, False) == (code, "Traceback" in log), log
+
+
+def test_logs_that_do_not_answer_fail_the_run(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
+    """A verdict that cannot be read in time is no verdict: exit code 1, and the reason names the bound."""
+    fault = (
+        f"coordinator.run.verdict.judge = slow(None, {HANG}); coordinator.run.VERDICT_TIMEOUT_S = 1;"
+        "coordinator.run.LEAVE_TIMEOUT_S = dict.fromkeys(coordinator.run.LEAVE_TIMEOUT_S, 8.0)"
+    )
+    code, log = finish(start(worker, tmp_path, fault))
+    assert (1, True) == (code, "no answer within 1 s" in log), log
+
+
+def test_refused_workers_leave_an_earlier_run_alone(tmp_path: Path) -> None:
+    """A run with --overwrite that a worker refuses: exit code 2, and the earlier run's files are unchanged."""
+    earlier = tmp_path / "out" / "offline" / "accuracy"
+    earlier.mkdir(parents=True)
+    for name in ("user.conf", "run.json", "outputs.arrows"):
+        (earlier / name).write_text(name)
+    with fleet.workers(tmp_path, 1, "--step-ms", "20") as (held,):
+        data = fleet.write_prompts(tmp_path / "long.parquet", PROMPTS)
+        holder = Started(
+            fleet.coordinator_command([held], data, tmp_path / "holder", "--max-new-tokens", "3000"), tmp_path
+        )
+        try:
+            deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+            while not (tmp_path / "holder" / "offline" / "performance" / "run.json").exists():
+                assert time.monotonic() < deadline_s, holder.log.read_text()
+                time.sleep(0.05)
+            (tmp_path / "second").mkdir()
+            words = ["--accuracy", "--max-new-tokens", "8", "--overwrite"]
+            command = fleet.coordinator_command([held], data, tmp_path / "out", *words)
+            code, log = finish(Started(command, tmp_path / "second"))
+        finally:
+            holder.process.kill()
+            holder.process.wait(10.0)
+    assert (2, 1) == (code, len(log.splitlines())), log
+    assert ["accuracy"] == [path.name for path in earlier.parent.iterdir()]
+    names = {"user.conf", "run.json", "outputs.arrows"}
+    assert {name: name for name in names} == {path.name: path.read_text() for path in earlier.iterdir()}
+
+
+# Prints the threads that are left when bad input has been reported.
+LIST_THREADS = """
+import sys, threading
+from coordinator.__main__ import main
+code = main(sys.argv[1:])
+print(sorted(thread.name for thread in threading.enumerate() if thread.name in ("event loop", "outputs")))
+sys.exit(code)
+"""
+
+
+def test_a_run_that_is_refused_leaves_no_thread(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
+    """Prompts beyond the vocabulary are bad input; the thread of the event loop has ended by then."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, 10**9]])
+    command = fleet.coordinator_command([worker], data, tmp_path / "out", "--accuracy")
+    run = Started([command[0], "-c", LIST_THREADS, *command[3:]], tmp_path)
+    code, log = finish(run)
+    assert (2, "[]") == (code, log.splitlines()[-1]), log
