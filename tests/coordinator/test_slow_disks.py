@@ -1,4 +1,4 @@
-"""A slow or hanging file system under the output directory: every wait is bounded, nothing is half-written."""
+"""A slow or hanging file system of the output directory: waits are bounded, nothing is half-written."""
 
 import signal
 import time
@@ -117,7 +117,7 @@ def test_logs_that_do_not_answer_fail_the_run(worker: fleet.WorkerProcess, tmp_p
 
 
 def test_refused_workers_leave_an_earlier_run_alone(tmp_path: Path) -> None:
-    """A run with --overwrite that a worker refuses: exit code 2, and the earlier run's files are unchanged."""
+    """A run with --overwrite that a worker refuses: exit code 2, the earlier run's files are unchanged."""
     earlier = tmp_path / "out" / "offline" / "accuracy"
     earlier.mkdir(parents=True)
     for name in ("user.conf", "run.json", "outputs.arrows"):
