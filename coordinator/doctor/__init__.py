@@ -1,1 +1,1 @@
-"""What can be checked before a run, for `python -m coordinator doctor`; nothing of it begins one."""
+"""Checks of workers, machines and files before a run, for `tokenfleet doctor`; no run is started."""

@@ -1,4 +1,4 @@
-"""Rules over the accelerators that workers tell of -> rows."""
+"""Checks of the accelerators that workers report."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -8,15 +8,15 @@ from protos import worker_pb2 as pb
 
 GIB = 1 << 30
 GROUP = "accelerators"
-# A context of another process is some hundred MiB; an engine takes most of a device.
+# A context of another process takes some hundred MiB, an engine most of a device.
 MAX_OTHERS_GIB = 1.0
-# Of NVML's reasons those that say heat, power supply or a broken board; a power cap is usual under load.
+# NVML's clock reasons for heat, power supply or a broken board; a power cap is usual under load.
 _ALARMING = frozenset({"HwSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown", "SwThermalSlowdown"})
 _Devices = Sequence[pb.Accelerator]
 
 
 def diagnose_accelerators(visits: Sequence[Visit]) -> list[Row]:
-    """Judge the accelerators of workers; no row where nobody tells of any."""
+    """Check the accelerators of all workers; no rows if no worker reports any."""
     devices = {v.address: list(v.host.accelerators) for v in visits if v.host is not None}
     if not any(devices.values()):
         return []
@@ -28,28 +28,32 @@ def diagnose_accelerators(visits: Sequence[Visit]) -> list[Row]:
 
 
 def _each(read: Callable[[pb.Accelerator], str]) -> Callable[[_Devices], str]:
-    """Make a reader of what the devices of a worker have in common, or of all that they have."""
+    """Build a reader that joins the different values of a worker's devices."""
     return lambda devices: " and ".join(dict.fromkeys(map(read, devices))) or "none"
 
 
 def _ecc(device: pb.Accelerator) -> str:
     if not device.HasField("ecc"):
-        return "not told"
+        return "not reported"
     return "on" if device.ecc else "off"
 
 
 def _max_clock(device: pb.Accelerator) -> str:
-    return f"{device.max_sm_clock_mhz} MHz" if device.HasField("max_sm_clock_mhz") else "not told"
+    return f"{device.max_sm_clock_mhz} MHz" if device.HasField("max_sm_clock_mhz") else "not reported"
 
 
-_UNEQUAL = "fine if you mean it; equal systems are easier to compare and to submit"
+_UNEQUAL = "allowed; equal systems are easier to compare and to submit"
 _EQUAL: tuple[tuple[str, Callable[[_Devices], str], str], ...] = (
     ("number", lambda devices: str(len(devices)), _UNEQUAL),
     ("name", _each(lambda device: device.name), _UNEQUAL),
     ("memory", _each(lambda device: f"{device.memory_bytes / GIB:.1f} GiB"), _UNEQUAL),
     ("driver", _each(lambda device: device.driver_version), "install the same driver everywhere"),
-    ("ECC", _each(_ecc), "nvidia-smi -e 1, and reset the device: alike everywhere"),
-    ("top SM clock", _each(_max_clock), "nvidia-smi -q -d CLOCK there: alike everywhere"),
+    ("ECC", _each(_ecc), "use the same setting everywhere: nvidia-smi -e 1, then reset the device"),
+    (
+        "top SM clock",
+        _each(_max_clock),
+        "use the same setting everywhere: nvidia-smi -q -d CLOCK on that machine",
+    ),
 )
 
 
@@ -65,7 +69,7 @@ def _uncorrected(devices: Mapping[str, _Devices]) -> list[Row]:
 
 
 def _slowed(devices: Mapping[str, _Devices]) -> list[Row]:
-    advice = "look at cooling and power there: nvidia-smi -q -d PERFORMANCE"
+    advice = "check cooling and power on that machine: nvidia-smi -q -d PERFORMANCE"
     findings = [
         Finding(place, Level.WARN, f"device {device.index}: {', '.join(alarming)}", advice)
         for place, its in devices.items()
@@ -73,20 +77,27 @@ def _slowed(devices: Mapping[str, _Devices]) -> list[Row]:
         if (alarming := sorted(_ALARMING.intersection(device.clock_reasons)))
     ]
     hottest = max(device.temperature_c for its in devices.values() for device in its)
-    return Check(GROUP, "clocks").rows(findings, f"no device is slowed down; the hottest has {hottest} C")
+    return Check(GROUP, "clocks").rows(findings, f"no device is slowed down; highest temperature {hottest} C")
 
 
 def _taken(devices: Mapping[str, _Devices]) -> list[Row]:
-    """Judge memory that others hold, where the driver says which is the worker's own."""
-    told = [(p, d) for p, its in devices.items() for d in its if d.HasField("own_memory_bytes")]
+    """Check memory that other processes hold, if the driver reports the worker's share."""
+    reported = [(p, d) for p, its in devices.items() for d in its if d.HasField("own_memory_bytes")]
     findings = []
-    for place, device in told:
+    for place, device in reported:
         others_gib = (device.used_memory_bytes - device.own_memory_bytes) / GIB
         if others_gib > MAX_OTHERS_GIB:
             seen = f"{others_gib:.1f} GiB of device {device.index}"
-            findings.append(Finding(place, Level.WARN, seen, "nvidia-smi there says who; end them"))
-    num_untold = sum(map(len, devices.values())) - len(told)
-    fine = f"nothing that counts on {len(told)} devices"
-    if num_untold:
-        fine += f"; of {num_untold} the driver does not say what is the worker's own"
+            findings.append(
+                Finding(
+                    place,
+                    Level.WARN,
+                    seen,
+                    "find the processes with nvidia-smi on that machine, and end them",
+                )
+            )
+    num_unreported = sum(map(len, devices.values())) - len(reported)
+    fine = f"at most {MAX_OTHERS_GIB:g} GiB on {len(reported)} devices"
+    if num_unreported:
+        fine += f"; for {num_unreported} the driver does not report the worker's share"
     return Check(GROUP, "held by others").rows(findings, fine)

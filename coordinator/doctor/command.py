@@ -1,7 +1,7 @@
-"""`python -m coordinator doctor`: everything that can be checked before a run, in one table.
+"""`tokenfleet doctor`: checks of workers, machines and files before a run, in one table.
 
-It takes the flags of the run, of which only --workers is needed, and begins none. Exit codes: 0 nothing
-fails, 1 something does, 2 bad input.
+It takes the flags of the run, of which only --workers is required, and starts no run. Exit codes: 0 no check
+failed, 1 a check failed, 2 bad input.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from sut import dataset, settings
 from sut.dataset import Dataset
 from sut.settings import GenerationConfig
 
-# Stands for no --input-file.
+# Value of --input-file if it is not given.
 NO_INPUT = Path(os.devnull)
 ADVICE = "correct the file or the flag"
 
@@ -46,13 +46,13 @@ class DoctorConfig(Flags):
 
 
 class Order(NamedTuple):
-    """What is to be checked."""
+    """The configuration to check."""
 
     run: RunConfig
     access: Access
     generation: GenerationConfig
     timeout_s: float
-    """How long one worker may take to answer everything."""
+    """Seconds that one worker may take for all calls."""
     model_hash: str | None
 
 
@@ -60,11 +60,11 @@ def main(argv: list[str]) -> int:
     """Check, print the table and return the exit code.
 
     Args:
-        argv: What follows `doctor`.
+        argv: The words after `doctor`.
 
     Raises:
         ValueError: Bad input; names flag, value and bound.
-        KeyboardInterrupt: SIGINT came.
+        KeyboardInterrupt: SIGINT arrived.
     """
     order = parse(argv)
     visits = asyncio.run(_visit(order))
@@ -72,26 +72,26 @@ def main(argv: list[str]) -> int:
         raise KeyboardInterrupt
     rows, skipped = examine(order, visits)
     error = print_table(layout(rows, skipped))
-    # Who closes a pipe has seen enough.
+    # A reader may close the pipe early.
     if error and not isinstance(error, BrokenPipeError):
         raise error
     return exit_code(rows)
 
 
 async def _visit(order: Order) -> list[Visit] | None:
-    """Visit the fleet; None where SIGINT came meanwhile."""
+    """Visit the fleet; None if SIGINT arrived meanwhile."""
     interrupted = asyncio.Event()
-    # Python's own handler waits until the loop wakes, where another thread got the signal.
+    # If another thread receives the signal, Python's own handler waits until the loop wakes.
     asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
     visiting = asyncio.ensure_future(visit_all(order.run.workers, order.access, order.timeout_s))
     waiting = asyncio.ensure_future(interrupted.wait())
-    # What is left of the two ends with the loop.
+    # The other one is cancelled at the end of the loop.
     await asyncio.wait({visiting, waiting}, return_when=asyncio.FIRST_COMPLETED)
     return None if interrupted.is_set() else visiting.result()
 
 
 def parse(argv: list[str]) -> Order:
-    """Read the command line and the files that decide how workers are reached.
+    """Read the command line, and the files with credentials and sampling parameters.
 
     Raises:
         ValueError: Names flag, file, value and bound.
@@ -110,10 +110,10 @@ def parse(argv: list[str]) -> Order:
 
 
 def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:
-    """Judge what was seen, and look at this machine and the run's files.
+    """Check the visits, this machine and the run's files.
 
     Returns:
-        The rows, and what was not checked for want of a flag.
+        The rows, and the checks that were not made.
     """
     workers = [visit for visit in visits if visit.trouble is None and not visit.info.replicas]
     num_workers = sum(not visit.info.replicas for visit in visits)
@@ -134,7 +134,7 @@ def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:
     else:
         rows += _diagnose_input(order, workers, settings_row.level is Level.OK)
     if not any(visit.host is not None and visit.host.accelerators for visit in workers):
-        skipped.append("accelerators: no worker tells of any")
+        skipped.append("accelerators: no worker reports any")
     return rows, skipped
 
 
@@ -146,20 +146,20 @@ def _look_here(output_dir: Path) -> tuple[pb.HostInfo, bool]:
 
 
 def _diagnose_settings(run: RunConfig) -> Row:
-    """Read what a run reads before its data set."""
+    """Read the files that a run reads before its data set."""
     name = ("coordinator", "settings")
     try:
         read_confs(run)
     except ValueError as error:
         return Row(*name, Level.FAIL, str(error), ADVICE)
-    return Row(*name, Level.OK, f"{run.run_dir} is free for a run, and its files can be read")
+    return Row(*name, Level.OK, f"{run.run_dir} is available, and the settings files can be read")
 
 
 def _diagnose_input(order: Order, workers: list[Visit], settings_fit: bool) -> list[Row]:
-    """Read the data set, and all else as a run would, and hold it against the limits of the workers."""
+    """Read the data set and the settings as a run would, and compare them with the workers' limits."""
     run = order.run
     try:
-        # A run that is refused for its settings never comes to its data set.
+        # A run that is refused for its settings never reads its data set.
         inputs = Inputs.read(run) if settings_fit else None
         data = dataset.load(run.input_file, run.max_samples) if inputs is None else inputs.dataset
     except ValueError as error:
@@ -185,9 +185,9 @@ def _diagnose_fit(data: Dataset, order: Order, workers: list[Visit]) -> list[Row
     except ValueError as error:
         foreign = int(data.tokens.max()) >= vocab_size
         advice = (
-            "correct --input-file, or the workers' --model: their vocabulary is another one"
+            "correct --input-file, or the workers' --model: its vocabulary differs"
             if foreign
-            else ("start the workers with a longer --max-model-len, or take fewer --max-new-tokens")
+            else ("start the workers with a longer --max-model-len, or reduce --max-new-tokens")
         )
         return check.rows([Finding("", Level.FAIL, str(error), advice)], "")
     return check.rows(

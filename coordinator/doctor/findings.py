@@ -1,18 +1,20 @@
-"""The table that a person reads: what was checked, what was seen, and what to do."""
+"""The doctor's table: checks, observations and advice."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+from common.text import printable
+
 MAX_NAMED = 3
-"""So many workers are named in a row that holds for more of them."""
+"""Workers named in one row; the others are counted."""
 
 MAX_SEEN_LEN = 600
 
 
 class Level(StrEnum):
-    """How a check ended."""
+    """Result of a check."""
 
     OK = "ok"
     WARN = "warn"
@@ -20,38 +22,38 @@ class Level(StrEnum):
 
 
 class Row(NamedTuple):
-    """One check."""
+    """One row of the table."""
 
     group: str
     check: str
     level: Level
     seen: str
     advice: str = ""
-    """What to do; empty where all is well."""
+    """What to do; empty if the check passed."""
 
 
 class Finding(NamedTuple):
-    """What is not well at one place."""
+    """One problem at one place."""
 
     place: str
-    """host:port; empty: nowhere in particular."""
+    """host:port; empty if the problem belongs to no worker."""
     level: Level
     seen: str
     advice: str
 
 
 class Check(NamedTuple):
-    """What a rule looks at."""
+    """A check: its group and name in the table."""
 
     group: str
     name: str
 
     def rows(self, findings: Sequence[Finding], fine: str) -> list[Row]:
-        """Make the rows of a check: one for each kind of trouble, whatever the size of the fleet.
+        """Build the rows of a check: one for each kind of problem, whatever the size of the fleet.
 
         Args:
-            findings: Of all places.
-            fine: What was seen, where there are none.
+            findings: Problems at all places.
+            fine: The observation if there are no problems.
         """
         if not findings:
             return [Row(*self, Level.OK, fine)]
@@ -64,18 +66,18 @@ class Check(NamedTuple):
 def differing(
     values: Mapping[str, str], level: Level, advice: str, prefix: str = ""
 ) -> tuple[list[Finding], str]:
-    """Compare one thing over places.
+    """Compare one value between places.
 
     Args:
-        values: By place, at least one.
-        level: What a difference means.
-        advice: And what to do then.
-        prefix: Begins what is said of a difference.
+        values: Value by place, at least one.
+        level: Level of a difference.
+        advice: Advice for a difference.
+        prefix: Text before each differing value.
 
     Returns:
-        One finding for every place that differs from the most, and what to say where none does.
+        One finding for every place that differs from the most common value, and that value.
     """
-    # Of two equally common ones the first.
+    # Of equally common values the first counts.
     ((usual, _),) = Counter(values.values()).most_common(1)
     most = several([place for place, value in values.items() if value == usual])
     findings = [
@@ -87,16 +89,16 @@ def differing(
 
 
 def exit_code(rows: Sequence[Row]) -> int:
-    """Say 0 where nothing fails, else 1."""
+    """Return 1 if a check failed, else 0."""
     return int(any(row.level is Level.FAIL for row in rows))
 
 
 def layout(rows: Sequence[Row], skipped: Sequence[str]) -> str:
-    """Lay the table out as plain text: a line per row, and below it what to do.
+    """Format the table as plain text: one line for each row, followed by its advice.
 
     Args:
         rows: In the order of their groups.
-        skipped: What was not checked, and for want of what.
+        skipped: Checks that were not made, with the flag or fact that is missing.
     """
     width = max(len(row.check) for row in rows)
     lines = []
@@ -105,8 +107,7 @@ def layout(rows: Sequence[Row], skipped: Sequence[str]) -> str:
         if row.group != group:
             lines.append(row.group)
             group = row.group
-        # A worker's words may be anything.
-        seen = "".join(c if c.isprintable() else "?" for c in row.seen[:MAX_SEEN_LEN])
+        seen = printable(row.seen, MAX_SEEN_LEN)
         lines.append(f"  {row.level:<4}  {row.check:<{width}}  {seen}")
         if row.advice:
             lines.append(f"        {'':<{width}}  -> {row.advice}")
@@ -117,13 +118,13 @@ def layout(rows: Sequence[Row], skipped: Sequence[str]) -> str:
 
 
 def several(places: Sequence[str]) -> str:
-    """Name a few of them and count the others."""
+    """Name the first few places and count the others."""
     more = len(places) - MAX_NAMED
     return ", ".join(places[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _together(findings: Sequence[Finding]) -> str:
-    """Say what was seen at several places, those alike together."""
+    """Join the observations of several places; places with the same observation are listed together."""
     places: dict[str, list[str]] = {}
     for finding in findings:
         places.setdefault(finding.seen, []).append(finding.place)

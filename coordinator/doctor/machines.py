@@ -1,4 +1,4 @@
-"""Rules over machines, the coordinator's own and the workers': what they tell -> rows."""
+"""Checks of the machines of the coordinator and the workers."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,25 +9,25 @@ from coordinator.doctor.visits import Clock, Visit
 from protos import worker_pb2 as pb
 
 GIB = 1 << 30
-# Nothing in a run compares system clocks; log lines of two machines, run.json's date and the validity of
-# certificates do. Machines with NTP are within some milliseconds: a second means that nothing sets this one.
+# A run compares no system clocks, but log lines, the date in run.json and the validity of certificates depend
+# on them. Machines with NTP differ by milliseconds: a difference of a second means that a clock is not set.
 WARN_CLOCK_S, FAIL_CLOCK_S = 0.1, 1.0
-# What vLLM's own server raises its soft limit to (vllm 0.32.0, utils/system_utils.py, set_ulimit).
+# vLLM's own server raises its soft limit to this value (vllm 0.32.0, utils/system_utils.py, set_ulimit).
 VLLM_OPEN_FILES = 65_535
-# One connection, its listening socket, logs, and an interpreter's own files.
+# One connection, its listening socket, logs, and the files of the interpreter.
 MIN_OPEN_FILES = 256
-# 81 were open over 64 workers (bench/results, soak); a worker that comes back takes three for a moment.
+# 81 files were open with 64 workers (bench/results, soak); a worker that comes back briefly needs three.
 OWN_OPEN_FILES, OPEN_FILES_PER_WORKER = 64, 3
-# vLLM's compile caches and logs; the model itself is there once a worker is ready.
+# vLLM's compile caches and logs; the model is already on the disk of a worker that is ready.
 MIN_WORKER_DISK_GIB = 5
 # run.json, LoadGen's logs; an hour at 1.14 million tokens/s is 16.4 GB of outputs.arrows.
 FAIL_OUTPUT_DISK_GIB, WARN_OUTPUT_DISK_GIB = 1, 20
 # 67,536 requests in flight, each of 10,240 tokens, took 2.92 GiB (bench/results, burst).
 MIN_OWN_MEMORY_GIB = 4
 MIN_WORKER_MEMORY_GIB = 2
-# Before a run nothing should run.
+# A machine should be idle before a run.
 MAX_LOAD_PER_CORE = 0.5
-# Names that rightly differ between machines and replicas.
+# Variables that usually differ between machines and replicas.
 _LOCAL = re.compile(
     r"CUDA_VISIBLE_DEVICES|NVIDIA_.*|VLLM_(HOST_IP|PORT|CPU_OMP_THREADS_BIND|CACHE_ROOT)|HF_.*|.*_proxy"
     r"|NCCL_SOCKET_IFNAME|PYTHON.*|LD_LIBRARY_PATH",
@@ -36,18 +36,18 @@ _LOCAL = re.compile(
 
 
 class Known(NamedTuple):
-    """A variable that costs time or changes answers."""
+    """An environment variable that costs time or changes answers."""
 
     name: str
     values: str
-    """Pattern of those that do."""
+    """Pattern of the values that do."""
     why: str
 
 
 _SET = "(?!0$).+"
 _KNOWN = (
     Known("CUDA_LAUNCH_BLOCKING", _SET, "each kernel waits for the one before"),
-    Known("NCCL_(P2P|SHM)_DISABLE", _SET, "the GPUs of a replica talk by a slower way"),
+    Known("NCCL_(P2P|SHM)_DISABLE", _SET, "the GPUs of a replica communicate on a slower path"),
     Known("NCCL_DEBUG", "INFO|TRACE", "NCCL writes logs"),
     Known("NVIDIA_TF32_OVERRIDE", ".+", "overrides the precision that torch asks for"),
     Known("TRITON_INTERPRET", _SET, "kernels run in Python"),
@@ -68,13 +68,13 @@ _KNOWN = (
 
 
 def diagnose_hosts(visits: Sequence[Visit]) -> list[Row]:
-    """Judge the machines of the workers.
+    """Check the machines of the workers.
 
     Args:
-        visits: Workers that answer; nodes stand aside, their replicas tell the same.
+        visits: Workers that answer, without nodes: their replicas report the same machine.
     """
     hosts = {visit.address: visit.host for visit in visits if visit.host is not None}
-    rows = _telling(visits)
+    rows = _reported(visits)
     if not hosts:
         return rows
     rows += _clocks({visit.address: visit.clock for visit in visits if visit.clock is not None})
@@ -89,12 +89,12 @@ def diagnose_hosts(visits: Sequence[Visit]) -> list[Row]:
 
 
 def diagnose_own(host: pb.HostInfo, num_workers: int, output_is_writable: bool) -> list[Row]:
-    """Judge the coordinator's own machine.
+    """Check the coordinator's machine.
 
     Args:
         host: With the disk of the output directory.
         num_workers: Workers of the run.
-        output_is_writable: Whether a run may make its directory.
+        output_is_writable: Whether a run can create its directory.
     """
     hosts = {"": host}
     needed = OWN_OPEN_FILES + OPEN_FILES_PER_WORKER * num_workers
@@ -120,7 +120,7 @@ def _output_directory(disk: pb.Disk, is_writable: bool) -> list[Row]:
 
 
 def _common(group: str, hosts: Mapping[str, pb.HostInfo], min_gib: float) -> list[Row]:
-    """Judge what matters at both ends."""
+    """Check memory, load and environment."""
     return [*_memory(group, hosts, min_gib), *_load(group, hosts), *_environment(group, hosts)]
 
 
@@ -128,12 +128,15 @@ def _memory(group: str, hosts: Mapping[str, pb.HostInfo], min_gib: float) -> lis
     free = {p: h.available_memory_bytes / GIB for p, h in hosts.items() if h.HasField("memory_bytes")}
     findings = [
         Finding(
-            place, Level.WARN, f"{gib:.1f} GiB available, less than {min_gib:g}", "end what holds the rest"
+            place,
+            Level.WARN,
+            f"{gib:.1f} GiB available, less than {min_gib:g}",
+            "end processes that use the memory",
         )
         for place, gib in free.items()
         if gib < min_gib
     ]
-    fine = f"at least {min(free.values()):,.1f} GiB available" if free else "not told"
+    fine = f"at least {min(free.values()):,.1f} GiB available" if free else "not reported"
     return Check(group, "memory").rows(findings, fine)
 
 
@@ -143,7 +146,7 @@ def _load(group: str, hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
             place,
             Level.WARN,
             f"load average {host.load_average:.1f} on {host.num_cores} cores",
-            "before a run it should be near 0: find out what runs there",
+            "find out what runs on that machine: it should be idle before a run",
         )
         for place, host in hosts.items()
         if host.load_average > MAX_LOAD_PER_CORE * host.num_cores
@@ -153,51 +156,59 @@ def _load(group: str, hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
 
 
 def _environment(group: str, hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
-    """Judge the variables of processes: those known to cost something, and those that differ."""
+    """Check environment variables: those known to cost time, and those that differ."""
     environments = {place: host.environment for place, host in hosts.items()}
-    findings = [
-        Finding(place, Level.WARN, f"{name}={value}: {known.why}", f"unset {name}, and start it anew")
+    costly = {
+        (place, name): known
         for place, environment in environments.items()
         for name, value in sorted(environment.items())
         for known in _KNOWN
         if re.fullmatch(known.name, name) and re.fullmatch(known.values, value)
+    }
+    findings = [
+        Finding(
+            place,
+            Level.WARN,
+            f"{name}={environments[place][name]}: {known.why}",
+            f"unset {name} and restart the process",
+        )
+        for (place, name), known in costly.items()
     ]
+    reported = {name for _, name in costly}
     names = sorted({name for environment in environments.values() for name in environment})
     for name in names:
-        if not _LOCAL.fullmatch(name) and not any(f.seen.startswith(f"{name}=") for f in findings):
+        if name not in reported and not _LOCAL.fullmatch(name):
             values = {place: environment.get(name, "") for place, environment in environments.items()}
-            findings += differing(values, Level.WARN, "set it alike everywhere, or nowhere", f"{name}: ")[0]
-    return Check(group, "environment").rows(
-        findings, f"nothing that hurts among {', '.join(names) or 'none'}"
-    )
+            findings += differing(values, Level.WARN, "set the same value everywhere", f"{name}: ")[0]
+    return Check(group, "environment").rows(findings, f"no known problem among {', '.join(names) or 'none'}")
 
 
-def _telling(visits: Sequence[Visit]) -> list[Row]:
+def _reported(visits: Sequence[Visit]) -> list[Row]:
     findings = []
     for visit in visits:
         if visit.host is None:
             advice = "install the same version of tokenfleet there"
-            findings.append(Finding(visit.address, Level.WARN, "does not tell of its machine", advice))
+            findings.append(Finding(visit.address, Level.WARN, "does not report its machine", advice))
         else:
-            advice = "look there by hand"
+            advice = "check that machine by hand"
             findings += [Finding(visit.address, Level.WARN, text, advice) for text in visit.host.not_told]
-    return Check("machines", "told").rows(findings, "every worker tells of its machine")
+    return Check("machines", "reported").rows(findings, "every worker reports its machine")
 
 
 def _clocks(clocks: Mapping[str, Clock]) -> list[Row]:
     findings = []
     for place, clock in clocks.items():
-        # What is certain: the offset less what the way there and back leaves open.
+        # The certain part: the offset minus the error from the round trip.
         certain_s = (abs(clock.offset_ns) - clock.error_ns) / 1e9
         if certain_s > WARN_CLOCK_S:
             level = Level.FAIL if certain_s > FAIL_CLOCK_S else Level.WARN
-            advice = "let NTP set both clocks: logs, dates and certificates go by them"
-            findings.append(Finding(place, level, f"{_signed(clock)} against ours", advice))
+            advice = "set both clocks by NTP: logs, dates and certificates depend on them"
+            findings.append(Finding(place, level, f"{_format_offset(clock)} against ours", advice))
     worst = max(clocks.values(), key=lambda clock: abs(clock.offset_ns))
-    return Check("machines", "clock").rows(findings, f"at most {_signed(worst)} against ours")
+    return Check("machines", "clock").rows(findings, f"at most {_format_offset(worst)} against ours")
 
 
-def _signed(clock: Clock) -> str:
+def _format_offset(clock: Clock) -> str:
     return f"{clock.offset_ns / 1e9:+.4f} s (+-{clock.error_ns / 1e9:.4f})"
 
 
@@ -243,5 +254,5 @@ def _disks(hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
     ]
     least = min((gib for *_, gib in disks), default=0.0)
     return Check("machines", "disk").rows(
-        findings, f"at least {least:,.0f} GiB free" if disks else "not told"
+        findings, f"at least {least:,.0f} GiB free" if disks else "not reported"
     )

@@ -1,4 +1,4 @@
-"""Rules over the benchmark: the round of LoadGen, figures on which sources differ, known deviations."""
+"""Checks of the benchmark: LoadGen's round, figures on which sources differ, known deviations."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -19,7 +19,7 @@ GROUP = "submission"
 def diagnose_submission(
     run: RunConfig, generation: GenerationConfig, inputs: Inputs | None, workers: Sequence[Visit]
 ) -> list[Row]:
-    """Judge whether a run could be submitted, as far as that is known.
+    """Check whether a run could be submitted, as far as that is known.
 
     Args:
         run: The run's flags.

@@ -1,4 +1,4 @@
-"""What a worker and its machine say of themselves, gathered over sockets; nothing of it begins a run."""
+"""Query workers for their state and their machine's; no run is started."""
 
 import asyncio
 import contextlib
@@ -20,54 +20,54 @@ from protos.columns import CHANNEL_OPTIONS, SERVICE
 
 NUM_ROUND_TRIPS = 5
 ROUND_TRIPS_TIMEOUT_S = 2.0
-# No protocol has this version: a worker that knows the run token refuses it before it begins anything.
+# No protocol version has this number: a worker that accepts the run token then refuses the version.
 NO_VERSION = 0
 
 
 class Trouble(NamedTuple):
-    """Why a worker says nothing."""
+    """Why a worker does not answer, and what to do."""
 
     seen: str
     advice: str
 
 
 class Clock(NamedTuple):
-    """A system clock against ours."""
+    """A worker's system clock compared with this machine's."""
 
     offset_ns: int
-    """How far it is ahead."""
+    """Worker's clock minus ours."""
     error_ns: int
-    """The true offset is at most so far from it."""
+    """Bound of the error of the offset."""
 
 
 @dataclass(slots=True)
 class Visit:
-    """One address; what its worker did not say stays empty."""
+    """Answers of the worker at one address; fields without an answer stay empty."""
 
     address: str
     """host:port."""
     trouble: Trouble | None = None
-    health: str = ""
-    """SERVING, or what grpc.health.v1 says instead."""
+    health: health_pb2.HealthCheckResponse.ServingStatus = health_pb2.HealthCheckResponse.UNKNOWN
+    """Of grpc.health.v1."""
     info: pb.WorkerInfo = field(default_factory=pb.WorkerInfo)
     round_trips_ns: list[int] = field(default_factory=list)
     load: pb.WorkerLoad | None = None
     host: pb.HostInfo | None = None
     clock: Clock | None = None
     token_refusal: str = ""
-    """Why the run token, or its absence, would not let a run in."""
+    """Why a run would be refused for its run token; empty if it would not."""
 
 
 async def visit_all(addresses: tuple[str, ...], access: Access, timeout_s: float) -> list[Visit]:
-    """Visit every address, and for a node every replica but those it has given up.
+    """Visit every address, and for a node every replica that the node has not given up.
 
     Args:
         addresses: host:port each.
-        access: How to reach them.
-        timeout_s: How long one address may take.
+        access: Credentials for the connections.
+        timeout_s: Time limit of one address, in seconds.
 
     Returns:
-        In order; a node, which has `info.replicas`, comes before its replicas.
+        Visits in the order of the addresses; a node, which has `info.replicas`, precedes its replicas.
     """
     heads = await asyncio.gather(*(_visit(address, access, timeout_s) for address in addresses))
     names = [_replicas_of(head) for head in heads]
@@ -79,7 +79,7 @@ async def visit_all(addresses: tuple[str, ...], access: Access, timeout_s: float
         for head, own in zip(heads, names, strict=True)
         for one in (head, *itertools.islice(replicas, len(own)))
     ]
-    # One after the other: a hundred at once would wait for each other here.
+    # One after the other: parallel calls would delay each other on this machine.
     for found in visits:
         if found.trouble is None:
             found.round_trips_ns = await _round_trips_ns(found.address, access)
@@ -87,7 +87,7 @@ async def visit_all(addresses: tuple[str, ...], access: Access, timeout_s: float
 
 
 def _replicas_of(head: Visit) -> list[str]:
-    """List a node's replicas; behind the port of one that it has given up may be anybody."""
+    """List a node's replicas; the port of a replica that was given up may belong to another process."""
     addresses = replica_addresses(head.address, head.info)
     return [
         address
@@ -97,71 +97,77 @@ def _replicas_of(head: Visit) -> list[str]:
 
 
 async def _visit(address: str, access: Access, timeout_s: float) -> Visit:
-    """Ask one worker everything, within timeout_s and what it takes to find out why it does not answer."""
+    """Make all calls to one worker within timeout_s; finding out why it does not answer takes more time."""
     found = Visit(address)
     try:
         async with asyncio.timeout(timeout_s):
-            found.trouble = await _knock(address)
+            found.trouble = await _check_port(address)
             if found.trouble is None:
-                await _interview(found, access)
+                await _query(found, access)
     except TimeoutError:
         found.trouble = Trouble(
-            f"does not answer all that it is asked within {timeout_s:g} s (--timeout-s)",
-            "look for a stopped or overloaded process, and for a firewall that drops packets",
+            f"does not answer all calls within {timeout_s:g} s (--timeout-s)",
+            "check for a stopped or overloaded process, and for a firewall that drops packets",
         )
     except grpc.aio.AioRpcError as error:
         found.trouble = await _explain(address, access, error)
     return found
 
 
-async def _knock(address: str) -> Trouble | None:
-    """Open a plain connection: it tells a wrong name, a closed port and a silent machine apart."""
+async def _check_port(address: str) -> Trouble | None:
+    """Open a TCP connection, to tell a wrong name, a closed port and a silent machine apart."""
     host, _, port = address.rpartition(":")
     try:
         _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
     except socket.gaierror as error:
-        return Trouble(f"no such name: {error.strerror}", "correct --workers, or DNS or /etc/hosts here")
+        return Trouble(
+            f"no such name: {error.strerror}", "correct --workers, or DNS or /etc/hosts on this machine"
+        )
     except ConnectionRefusedError:
-        return Trouble("connection refused", "start the worker there, or correct the port in --workers")
+        return Trouble(
+            "connection refused", "start the worker on that machine, or correct the port in --workers"
+        )
     except OSError as error:
-        return Trouble(f"no connection: {error.strerror}", "look at the network and the firewalls between")
+        return Trouble(f"no connection: {error.strerror}", "check the network and the firewalls on the path")
     writer.transport.abort()
     return None
 
 
 async def _explain(address: str, access: Access, error: grpc.aio.AioRpcError) -> Trouble:
-    """Say why gRPC does not get through a port that is open."""
+    """Explain why gRPC fails on an open port."""
     why = await diagnose(address, access)
     if why is not None:
-        return Trouble(why, "give the TLS flags that belong to this worker, or correct its certificate")
+        return Trouble(why, "use the TLS flags that fit this worker, or correct its certificate")
     words = (error.details() or "").rpartition(": ")[2]
-    return Trouble(f"the port is open, but {error.code().name}: {words}", "find out what listens there")
+    return Trouble(
+        f"the port is open, but {error.code().name}: {words}", "check which process listens on that port"
+    )
 
 
-async def _interview(found: Visit, access: Access) -> None:
-    """Ask all there is to ask.
+async def _query(found: Visit, access: Access) -> None:
+    """Make all calls.
 
     Raises:
-        grpc.aio.AioRpcError: A call fails that every worker answers.
+        grpc.aio.AioRpcError: A call failed that every worker supports.
     """
     async with access.channel(found.address, CHANNEL_OPTIONS) as channel:
         stub = rpc.WorkerStub(channel)
         health = health_pb2_grpc.HealthStub(channel)
         answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
-        found.health = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        found.health = answer.status
         found.info = await stub.GetInfo(pb.GetInfoRequest())
         if found.info.replicas:
             return
         found.load = await stub.GetLoad(pb.GetLoadRequest())
         sent_ns = time.monotonic_ns()
-        found.host = await _host_of(stub)
+        found.host = await _query_host(stub)
         if found.host is not None:
             found.clock = clock_of(found.host, sent_ns, time.monotonic_ns(), time.time_ns())
-        found.token_refusal = await _show_token(stub, access)
+        found.token_refusal = await _check_token(stub, access)
 
 
 async def _round_trips_ns(address: str, access: Access) -> list[int]:
-    """Time some calls; fewer, or none, where they take long."""
+    """Measure several round trips; fewer, or none, if they are slow."""
     times_ns: list[int] = []
     with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
         async with (
@@ -169,7 +175,7 @@ async def _round_trips_ns(address: str, access: Access) -> list[int]:
             access.channel(address, CHANNEL_OPTIONS) as channel,
         ):
             stub = rpc.WorkerStub(channel)
-            # The first one connects.
+            # The first call opens the connection.
             await stub.GetInfo(pb.GetInfoRequest())
             for _ in range(NUM_ROUND_TRIPS):
                 sent_ns = time.monotonic_ns()
@@ -178,8 +184,8 @@ async def _round_trips_ns(address: str, access: Access) -> list[int]:
     return times_ns
 
 
-async def _host_of(stub: "rpc.WorkerAsyncStub") -> pb.HostInfo | None:
-    """Ask for the machine; None where an older worker does not have the call."""
+async def _query_host(stub: "rpc.WorkerAsyncStub") -> pb.HostInfo | None:
+    """Query the machine; None if the worker is too old to support the call."""
     try:
         return await stub.GetHost(pb.GetHostRequest())
     except grpc.aio.AioRpcError as error:
@@ -188,8 +194,8 @@ async def _host_of(stub: "rpc.WorkerAsyncStub") -> pb.HostInfo | None:
         return None
 
 
-async def _show_token(stub: "rpc.WorkerAsyncStub", access: Access) -> str:
-    """Knock as a run would, in a version that no worker speaks; returns why the token is not the one."""
+async def _check_token(stub: "rpc.WorkerAsyncStub", access: Access) -> str:
+    """Open a stream as a run would, with a version that no worker supports; returns why the token fails."""
     opening = pb.ToWorker(open=pb.Open(protocol_version=NO_VERSION, run_id="doctor"))
     try:
         async for _ in stub.Generate(iter([opening]), metadata=access.metadata):
@@ -201,12 +207,12 @@ async def _show_token(stub: "rpc.WorkerAsyncStub", access: Access) -> str:
 
 
 def clock_of(host: pb.HostInfo, sent_ns: int, got_ns: int, wall_ns: int) -> Clock:
-    """Compare clocks: the worker read its own after its looks and before its answer arrived.
+    """Compare clocks. The worker reads its clock right before it answers.
 
     Args:
-        host: Its answer.
-        sent_ns: Our monotonic clock when we asked.
-        got_ns: And when the answer was here.
+        host: The worker's answer.
+        sent_ns: Our monotonic clock at the call.
+        got_ns: Our monotonic clock at the answer.
         wall_ns: Our system clock at got_ns.
     """
     way_ns = max(got_ns - sent_ns - (host.answered_ns - host.received_ns), 0)

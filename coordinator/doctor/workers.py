@@ -1,7 +1,9 @@
-"""Rules over the workers of a fleet: what `doctor` saw of them -> rows; nothing here asks anybody."""
+"""Checks of the workers of a fleet, from their visits."""
 
 from collections.abc import Sequence
 from statistics import median
+
+from grpc_health.v1 import health_pb2
 
 from coordinator.doctor.findings import Check, Finding, Level, Row, differing, several
 from coordinator.doctor.visits import Visit
@@ -9,34 +11,35 @@ from coordinator.transport.agreement import EQUAL_FIELDS
 from protos import worker_pb2 as pb
 from protos.columns import PROTOCOL_VERSION
 
-# A LAN takes below 1 ms; each query's first token comes one round trip later.
+# A LAN takes less than 1 ms; each query's first token is delayed by one round trip.
 MAX_ROUND_TRIP_MS = 10.0
 READY = pb.WORKER_STATE_READY
+SERVING = health_pb2.HealthCheckResponse.SERVING
 _STATE_ADVICE = {
-    pb.WORKER_STATE_LOADING: "wait: it loads; its log says how far it is",
-    pb.WORKER_STATE_STARTING: "wait: its node starts it again; its log says what ended it",
-    pb.WORKER_STATE_DRAINING: "it was told to stop: start it anew",
+    pb.WORKER_STATE_LOADING: "wait until it has loaded; its log shows the progress",
+    pb.WORKER_STATE_STARTING: "wait: its node restarts it; its log shows why it ended",
+    pb.WORKER_STATE_DRAINING: "it was told to stop: start it again",
     pb.WORKER_STATE_DEGRADED: "see its replicas below",
-    pb.WORKER_STATE_FAILED: "its log says what ended the engine; correct that and start it anew",
+    pb.WORKER_STATE_FAILED: "correct the error in its log, and start it again",
 }
-_READ_LOG = "its log says more"
+_READ_LOG = "read its log"
 
 
 def diagnose_fleet(visits: Sequence[Visit], model_hash: str | None) -> list[Row]:
-    """Judge reachability, state and agreement.
+    """Check reachability, state and agreement.
 
     Args:
         visits: Nodes and workers.
-        model_hash: What the model's must be; None: whatever all have.
+        model_hash: Required hash of the model; None: any that all have.
     """
     answering = [visit for visit in visits if visit.trouble is None]
     workers = [visit for visit in answering if not visit.info.replicas]
     rows = _reachable(visits, len(answering))
     if answering:
-        rows += [*_near(answering), *_serving(answering), *_replicas_up(answering), *_protocol(answering)]
+        rows += [*_round_trips(answering), *_serving(answering), *_replicas(answering), *_protocol(answering)]
     if workers:
-        rows += [*_let_in(workers), *_free(workers), *_distinct(workers)]
-    # A worker that loads does not know yet what it will be.
+        rows += [*_run_tokens(workers), *_not_held(workers), *_distinct(workers)]
+    # A worker that loads does not know its engine yet.
     loaded = [visit for visit in workers if visit.info.engine]
     if loaded:
         for name in EQUAL_FIELDS:
@@ -52,44 +55,44 @@ def _reachable(visits: Sequence[Visit], num_answering: int) -> list[Row]:
     return Check("workers", "reachable").rows(findings, f"all {num_answering} addresses answer")
 
 
-def _near(answering: Sequence[Visit]) -> list[Row]:
+def _round_trips(answering: Sequence[Visit]) -> list[Row]:
     times_ms = {v.address: median(v.round_trips_ns) / 1e6 for v in answering if v.round_trips_ns}
-    advice = "put the coordinator nearer; every first token comes one round trip later"
+    advice = "move the coordinator closer; every first token is delayed by one round trip"
     findings = [
         Finding(address, Level.WARN, f"{time_ms:.3g} ms, more than {MAX_ROUND_TRIP_MS:g}", advice)
         for address, time_ms in times_ms.items()
         if time_ms > MAX_ROUND_TRIP_MS
     ]
-    silent = [v.address for v in answering if not v.round_trips_ns]
-    findings += [Finding(a, Level.WARN, "answers too slowly to be timed", _READ_LOG) for a in silent]
+    slow = [v.address for v in answering if not v.round_trips_ns]
+    findings += [Finding(a, Level.WARN, "answers too slowly to be measured", _READ_LOG) for a in slow]
     return Check("workers", "round trip").rows(
         findings, f"at most {max(times_ms.values(), default=0):.3g} ms"
     )
 
 
-def _let_in(workers: Sequence[Visit]) -> list[Row]:
-    advice = "give coordinator and workers the same --run-token-file, or neither"
+def _run_tokens(workers: Sequence[Visit]) -> list[Row]:
+    advice = "use the same --run-token-file for coordinator and workers, or none"
     findings = [
         Finding(visit.address, Level.FAIL, visit.token_refusal, advice)
         for visit in workers
         if visit.token_refusal
     ]
-    return Check("workers", "run token").rows(findings, "every worker would let this coordinator in")
+    return Check("workers", "run token").rows(findings, "every worker would accept this coordinator")
 
 
 def _serving(answering: Sequence[Visit]) -> list[Row]:
     findings = []
     for visit in answering:
-        if visit.health != "SERVING" or visit.info.state not in (READY, pb.WORKER_STATE_DEGRADED):
+        if visit.health != SERVING or visit.info.state not in (READY, pb.WORKER_STATE_DEGRADED):
             advice = _STATE_ADVICE.get(visit.info.state, _READ_LOG)
             findings.append(
-                Finding(visit.address, Level.FAIL, f"{visit.health}, {_state(visit.info.state)}", advice)
+                Finding(visit.address, Level.FAIL, f"{_health(visit)}, {_state(visit.info.state)}", advice)
             )
     return Check("workers", "health").rows(findings, "all SERVING")
 
 
-def _replicas_up(answering: Sequence[Visit]) -> list[Row]:
-    """Judge what nodes say of their replicas; no row where there is no node."""
+def _replicas(answering: Sequence[Visit]) -> list[Row]:
+    """Check the replicas that nodes report; no row without nodes."""
     findings = []
     num_replicas = 0
     for visit in answering:
@@ -102,12 +105,12 @@ def _replicas_up(answering: Sequence[Visit]) -> list[Row]:
                 findings.append(Finding(place, Level.FAIL, f"{_state(replica.state)}{why}", advice))
             elif replica.restarts:
                 seen = f"restarts: {replica.restarts}{why}"
-                findings.append(Finding(place, Level.WARN, seen, "find out what ended it, or it will again"))
+                findings.append(Finding(place, Level.WARN, seen, "find out why it ended: it may end again"))
     return Check("workers", "replicas").rows(findings, f"{num_replicas} ready") if num_replicas else []
 
 
-def _free(workers: Sequence[Visit]) -> list[Row]:
-    advice = "wait for that run, or end its coordinator: a worker serves one run at a time"
+def _not_held(workers: Sequence[Visit]) -> list[Row]:
+    advice = "wait for the end of that run, or end its coordinator: a worker serves one run at a time"
     findings = [
         Finding(visit.address, Level.FAIL, f"run {visit.load.run_id} holds it", advice)
         for visit in workers
@@ -121,13 +124,13 @@ def _protocol(answering: Sequence[Visit]) -> list[Row]:
         Finding(
             visit.address,
             Level.FAIL,
-            f"speaks {visit.info.protocol_version}, this coordinator {PROTOCOL_VERSION}",
-            "install the same version of tokenfleet here and there, and start the worker anew",
+            f"version {visit.info.protocol_version}, this coordinator has {PROTOCOL_VERSION}",
+            "install the same version of tokenfleet on both machines, and restart the worker",
         )
         for visit in answering
         if visit.info.protocol_version != PROTOCOL_VERSION
     ]
-    return Check("workers", "protocol").rows(findings, f"all speak {PROTOCOL_VERSION}")
+    return Check("workers", "protocol").rows(findings, f"all have version {PROTOCOL_VERSION}")
 
 
 def _distinct(workers: Sequence[Visit]) -> list[Row]:
@@ -143,14 +146,14 @@ def _distinct(workers: Sequence[Visit]) -> list[Row]:
 
 
 def _equal(name: str, workers: Sequence[Visit]) -> list[Row]:
-    advice = "start the workers with the same model, flags and versions: their answers would not be one run's"
+    advice = "start all workers with the same model, flags and versions: these decide the answers"
     values = {visit.address: str(getattr(visit.info, name)) for visit in workers}
     return Check("agreement", name).rows(*differing(values, Level.FAIL, advice))
 
 
 def _engine_args(workers: Sequence[Visit]) -> list[Row]:
-    """Compare every engine argument; unequal nodes may serve one run, knowingly."""
-    advice = "fine if you mean it: start the workers with the same flags"
+    """Compare every engine argument; nodes with different arguments may serve one run."""
+    advice = "allowed; for equal workers, use the same flags"
     findings: list[Finding] = []
     names = sorted({name for visit in workers for name in visit.info.engine_args})
     for name in names:
@@ -160,13 +163,20 @@ def _engine_args(workers: Sequence[Visit]) -> list[Row]:
 
 
 def _model_is(model_hash: str, workers: Sequence[Visit]) -> list[Row]:
-    advice = "copy the model there again, or correct --model-hash"
+    advice = "copy the model to that machine again, or correct --model-hash"
     findings = [
         Finding(visit.address, Level.FAIL, f"{visit.info.model_hash}, not {model_hash}", advice)
         for visit in workers
         if visit.info.model_hash != model_hash
     ]
     return Check("agreement", "model as asked").rows(findings, model_hash)
+
+
+def _health(visit: Visit) -> str:
+    known = visit.health in health_pb2.HealthCheckResponse.ServingStatus.values()
+    return (
+        health_pb2.HealthCheckResponse.ServingStatus.Name(visit.health) if known else f"health {visit.health}"
+    )
 
 
 def _state(state: pb.WorkerState) -> str:

@@ -209,9 +209,9 @@ class OpenFleet:
         """
         for link in self._fleet.live:
             link.stream.beat(self._patience.limits, outstanding[link.index])
-            self._without_worker.hear()
+            self._without_worker.mark_active()
         self._without_worker.tick()
-        if self._without_worker.quiet_s > self._patience.no_worker_s:
+        if self._without_worker.idle_s > self._patience.no_worker_s:
             words = "; ".join(f"{address}: {reason}" for address, reason in self._last_reasons.items())
             self._receiver.fail(
                 f"no worker for {self._patience.no_worker_s:g} s (--no-worker-timeout-s): {words}"

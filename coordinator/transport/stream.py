@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import grpc
 
 from common.idle_timer import IdleTimer
+from common.text import printable
 from coordinator.transport.final_status import FinalStatus
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
@@ -46,7 +47,7 @@ class WorkerLost(RuntimeError):
 
     def __init__(self, address: str, reason: str) -> None:
         # The reason may contain any text that the worker sent.
-        self.reason = "".join(c if c.isprintable() else "?" for c in reason[:MAX_REASON_LEN])
+        self.reason = printable(reason, MAX_REASON_LEN)
         super().__init__(f"worker {address}: {self.reason}")
 
 
@@ -184,21 +185,21 @@ class Stream:
             outstanding: Requests that the worker has.
         """
         if self._num_received != self._num_received_at_beat:
-            self._silence.hear()
+            self._silence.mark_active()
         if self._num_steps != self._num_steps_at_beat or not outstanding:
-            self._stall.hear()
+            self._stall.mark_active()
         self._num_received_at_beat, self._num_steps_at_beat = self._num_received, self._num_steps
         self._silence.tick()
         self._stall.tick()
         reason = ""
-        if self._silence.quiet_s > limits.silence_s:
+        if self._silence.idle_s > limits.silence_s:
             reason = f"silent for {limits.silence_s:g} s"
-        elif self._stall.quiet_s > limits.stall_s:
+        elif self._stall.idle_s > limits.stall_s:
             reason = f"{outstanding} requests, no token for {limits.stall_s:g} s"
         if reason and not self._too_quiet.done():
             self._too_quiet.set_result(reason)
         self._beats_since_ping += 1
-        if self._silence.quiet_s or self._beats_since_ping >= self._beats_per_ping:
+        if self._silence.idle_s or self._beats_since_ping >= self._beats_per_ping:
             self._ping()
 
     async def settle(self, patience_s: float) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.host_facts import nearest, read_disk_space, read_host_facts, telling_variables
+from common.host_facts import nearest, read_disk_space, read_host_facts, relevant_variables
 
 
 def test_host_is_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_variables_are_chosen_and_never_secrets() -> None:
     }
     proxy = {"https_proxy": "http://user:word@proxy:3128", "GRPC_TRACE": "x" * 300}
     expected = kept | {"https_proxy": "http://***@proxy:3128", "GRPC_TRACE": "x" * 200}
-    assert expected == telling_variables(kept | dropped | proxy)
+    assert expected == relevant_variables(kept | dropped | proxy)
 
 
 def test_disk_of_what_is_not_there_is_that_of_its_folder(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from common.child_process import child_command, child_environment
+from common.text import printable
 from worker.machine.gpus import VARIABLE
 from worker.machine.sd_notify import NODE_PID, NOTIFY_SOCKET, NotifySocket
 
@@ -39,8 +40,7 @@ class ProcessEnd(NamedTuple):
             # The last line may come from the interpreter or a library and not name the cause.
             last_line = self.last_lines[-1] if self.last_lines else ""
             how, reason = f"exit code {self.exit_code}", self.status or last_line
-        reason = "".join(c if c.isprintable() else "?" for c in reason)
-        return f"{how}: {reason}"[:MAX_REASON_LEN] if reason else how
+        return printable(f"{how}: {reason}", MAX_REASON_LEN) if reason else how
 
 
 class ReplicaLog:

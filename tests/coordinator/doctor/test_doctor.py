@@ -80,17 +80,17 @@ def test_healthy_fleet_passes(two: list[fleet.WorkerProcess], tmp_path: Path) ->
     for row in (
         "reachable +all 2 addresses answer",
         "health +all SERVING",
-        "run token +every worker would let this coordinator in",
-        "protocol +all speak 3",
+        "run token +every worker would accept this coordinator",
+        "protocol +all have version 3",
         "distinct +2 different processes",
         f"model_hash +{told_by(two[0].address)[0].model_hash}",
-        "told +every worker tells of its machine",
+        "reported +every worker reports its machine",
         f"readable +10 samples, 3 tokens at most, SHA-256 {sha256(data.read_bytes()).hexdigest()}",
         "fits +ids below 201,088, prompt and 10,240 in 131,072 tokens",
         r"planned rate +estimate: at most 0\.\d\d core for 10 queries/s, 120 frames/s, 12,782 tokens/s",
     ):
         assert re.search(f"^  ok    {row}", done.stdout, re.MULTILINE), (row, done.stdout)
-    assert "not checked: accelerators: no worker tells of any" in lines
+    assert "not checked: accelerators: no worker reports any" in lines
     assert not (tmp_path / "out").exists()
     assert ["SERVING"] * 2 == [fleet.health(worker.address) for worker in two]
 
@@ -111,9 +111,9 @@ def test_model_other_than_asked_for_fails(two: list[fleet.WorkerProcess]) -> Non
     """Workers that agree on a model fail where it is not --model-hash."""
     done = doctor([two[0].address], "--model-hash", "f00d")
     expected = f"{two[0].address}: {told_by(two[0].address)[0].model_hash}, not f00d"
-    assert {"model as asked": (expected, "copy the model there again, or correct --model-hash")} == failures(
-        done
-    )
+    assert {
+        "model as asked": (expected, "copy the model to that machine again, or correct --model-hash")
+    } == failures(done)
 
 
 def test_dead_worker_fails(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_dead_worker_fails(two: list[fleet.WorkerProcess], tmp_path: Path) -> No
     dead.process.kill()
     dead.process.wait(10)
     done = doctor([two[0].address, dead.address])
-    start = "start the worker there, or correct the port in --workers"
+    start = "start the worker on that machine, or correct the port in --workers"
     assert {"reachable": (f"{dead.address}: connection refused", start)} == failures(done)
     assert "  ok    health" in done.stdout
 
@@ -139,7 +139,7 @@ def test_stopped_worker_fails_in_time(two: list[fleet.WorkerProcess], tmp_path: 
         stopped.process.send_signal(signal.SIGCONT)
         stopped.stop()
     seen, advice = rows["reachable"]
-    assert f"{stopped.address}: does not answer all that it is asked within 2 s (--timeout-s)" == seen
+    assert f"{stopped.address}: does not answer all calls within 2 s (--timeout-s)" == seen
     assert "stopped or overloaded" in advice
 
 
@@ -149,20 +149,20 @@ def test_version_mismatch_fails(two: list[fleet.WorkerProcess]) -> None:
     with telling(Teller(copy_of(info, protocol_version=99))) as odd:
         done = doctor([two[0].address, odd])
     seen, advice = failures(done)["protocol"]
-    assert f"{odd}: speaks 99, this coordinator 3" == seen
+    assert f"{odd}: version 99, this coordinator has 3" == seen
     assert "install the same version of tokenfleet" in advice
-    assert re.search(f"^  warn  told +{odd}: does not tell of its machine$", done.stdout, re.MULTILINE)
+    assert re.search(f"^  warn  reported +{odd}: does not report its machine$", done.stdout, re.MULTILINE)
 
 
 def test_closed_port_and_wrong_name_fail(two: list[fleet.WorkerProcess]) -> None:
     """A port where nobody listens is told from a name that nobody has; each says what to do."""
     closed = f"127.0.0.1:{fleet.free_port()}"
     done = doctor([two[0].address, closed])
-    start = "start the worker there, or correct the port in --workers"
+    start = "start the worker on that machine, or correct the port in --workers"
     assert {"reachable": (f"{closed}: connection refused", start)} == failures(done)
     nobody = failures(doctor(["no-such-host.invalid:50051"]))
     assert nobody["reachable"][0].startswith("no-such-host.invalid:50051: no such name: ")
-    assert "correct --workers, or DNS or /etc/hosts here" == nobody["reachable"][1]
+    assert "correct --workers, or DNS or /etc/hosts on this machine" == nobody["reachable"][1]
 
 
 @pytest.mark.parametrize("ahead_s", [5.0, -5.0])

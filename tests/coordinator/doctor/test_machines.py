@@ -106,10 +106,10 @@ def test_silence_is_a_warning() -> None:
     older.host = None
     rows = diagnose_hosts([older, partly, visit("c:3")])
     assert [
-        (Level.WARN, "a:1: does not tell of its machine"),
+        (Level.WARN, "a:1: does not report its machine"),
         (Level.WARN, "b:2: accelerator 3: NVML: GPU is lost"),
-    ] == [(row.level, row.seen) for row in rows if row.check == "told"]
-    assert ["told"] == [row.check for row in diagnose_hosts([older])]
+    ] == [(row.level, row.seen) for row in rows if row.check == "reported"]
+    assert ["reported"] == [row.check for row in diagnose_hosts([older])]
 
 
 @pytest.mark.parametrize(
@@ -242,4 +242,4 @@ def test_memory_of_nobody_known_is_no_trouble() -> None:
     unknown.host.accelerators[0].ClearField("own_memory_bytes")
     (row,) = [row for row in diagnose_accelerators([unknown]) if row.check == "held by others"]
     assert Level.OK is row.level
-    assert row.seen.endswith("of 1 the driver does not say what is the worker's own")
+    assert row.seen.endswith("for 1 the driver does not report the worker's share")

@@ -1,6 +1,7 @@
 """The doctor's rules over a fleet, by hand: what was seen of it -> rows."""
 
 import pytest
+from grpc_health.v1 import health_pb2
 
 from coordinator.doctor.findings import Level, Row
 from coordinator.doctor.visits import Trouble, Visit
@@ -23,7 +24,13 @@ def visit(address: str, **changed: object) -> Visit:
         "engine_args": {"max_num_seqs": "1024"},
     }
     info = pb.WorkerInfo(**(values | changed))  # type: ignore[arg-type]
-    return Visit(address, health="SERVING", info=info, round_trips_ns=[MS, MS, 2 * MS], load=pb.WorkerLoad())
+    return Visit(
+        address,
+        health=health_pb2.HealthCheckResponse.SERVING,
+        info=info,
+        round_trips_ns=[MS, MS, 2 * MS],
+        load=pb.WorkerLoad(),
+    )
 
 
 def troubles(visits: list[Visit], model_hash: str | None = None) -> dict[str, tuple[Level, str]]:
@@ -53,14 +60,14 @@ def test_round_trip_is_the_median() -> None:
     slow.round_trips_ns = [50 * MS, 11 * MS, MS]
     assert {"round trip": (Level.WARN, "b:2: 11 ms, more than 10")} == troubles([fine, slow])
     slow.round_trips_ns = []
-    assert {"round trip": (Level.WARN, "b:2: answers too slowly to be timed")} == troubles([fine, slow])
+    assert {"round trip": (Level.WARN, "b:2: answers too slowly to be measured")} == troubles([fine, slow])
 
 
 @pytest.mark.parametrize("state", ["LOADING", "DRAINING", "FAILED", "STARTING"])
 def test_worker_that_does_not_serve_fails(state: str) -> None:
     """Whatever it does instead is said; what it will be is not held against others while it loads."""
     odd = visit("b:2", state=f"WORKER_STATE_{state}", engine="", model_hash="")
-    odd.health = "NOT_SERVING"
+    odd.health = health_pb2.HealthCheckResponse.NOT_SERVING
     assert {"health": (Level.FAIL, f"b:2: NOT_SERVING, {state}")} == troubles([visit("a:1"), odd])
 
 
