@@ -244,7 +244,7 @@ def test_data_set_that_does_not_fit_fails(two: list[fleet.WorkerProcess], tmp_pa
     data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7], [3, 201_088]])
     seen, advice = failures(doctor([two[0].address], "--input-file", str(data)))["fits"]
     assert f"--input-file {data}: row 1: token 201088 is outside 0 <= id < 201088" == seen
-    assert "correct --input-file, or the workers' --model: their vocabulary is another one" == advice
+    assert "correct --input-file, or the workers' --model: its vocabulary differs" == advice
     absent = tmp_path / "absent.parquet"
     seen, _ = failures(doctor([two[0].address], "--input-file", str(absent)))["readable"]
     assert f"--input-file {absent}: cannot be read: No such file or directory" == seen
