@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from common.flags import FlagError
+
 # Call metadata that carries the token: "Bearer <token>".
 AUTHORIZATION = "authorization"
 MIN_TOKEN_LEN = 16
@@ -48,11 +50,11 @@ def read_credentials(files: SecurityFiles, purpose: ssl.Purpose) -> Credentials:
         purpose: What own certificate is shown for: SERVER_AUTH at a worker, CLIENT_AUTH at a coordinator.
 
     Raises:
-        ValueError: Names flag, file and what is wrong with it; never a secret.
+        FlagError: Names flag, file and what is wrong with it; never a secret.
     """
     if (files.tls_cert is None) != (files.tls_key is None):
         given, missing = ("cert", "key") if files.tls_key is None else ("key", "cert")
-        raise ValueError(f"--tls-{given}: needs --tls-{missing} too")
+        raise FlagError(f"--tls-{given}", f"needs --tls-{missing} too")
     credentials = Credentials(
         ca=_read("--tls-ca", files.tls_ca),
         cert=_read("--tls-cert", files.tls_cert),
@@ -70,37 +72,37 @@ def load_ca(context: ssl.SSLContext, flag: str, path: Path) -> None:
     """Trust the certificates of a file, intermediates and leaves too, as gRPC does.
 
     Raises:
-        ValueError: Names flag and file: it cannot be read, or holds no certificate.
+        FlagError: Names flag and file: it cannot be read, or holds no certificate.
     """
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         context.load_verify_locations(cafile=path)
     except ssl.SSLError as error:
-        raise ValueError(f"{flag}: {path} holds no PEM certificate") from error
+        raise FlagError(flag, f"{path} holds no PEM certificate") from error
     except OSError as error:
-        raise ValueError(f"{flag}: {path}: {error.strerror}") from error
+        raise FlagError(flag, f"{path}: {error.strerror}") from error
 
 
 def load_pair(context: ssl.SSLContext, cert: Path, key: Path) -> None:
     """Show a certificate.
 
     Raises:
-        ValueError: Names flag and file: no private key, an encrypted one, or that of another certificate.
+        FlagError: Names flag and file: no private key, an encrypted one, or that of another certificate.
     """
 
     def refuse_password() -> str:
-        raise ValueError(f"--tls-key: {key} is encrypted")
+        raise FlagError("--tls-key", f"{key} is encrypted")
 
     try:
         context.load_cert_chain(cert, key, password=refuse_password)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise ValueError(f"--tls-key: {key} is not the key of {cert}") from error
+            raise FlagError("--tls-key", f"{key} is not the key of {cert}") from error
         if error.reason is not None:
-            raise ValueError(f"--tls-cert: {cert} cannot be used: {error.reason}") from error
-        raise ValueError(f"--tls-key: {key} holds no PEM private key") from error
+            raise FlagError("--tls-cert", f"{cert} cannot be used: {error.reason}") from error
+        raise FlagError("--tls-key", f"{key} holds no PEM private key") from error
     except OSError as error:
-        raise ValueError(f"--tls-key: {key} or {cert}: {error.strerror}") from error
+        raise FlagError("--tls-key", f"{key} or {cert}: {error.strerror}") from error
 
 
 def _read(flag: str, path: Path | None) -> bytes | None:
@@ -109,28 +111,29 @@ def _read(flag: str, path: Path | None) -> bytes | None:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{flag}: {path}: {error.strerror}") from error
+        raise FlagError(flag, f"{path}: {error.strerror}") from error
 
 
 def _check_kind(key: Path) -> None:
     """Check that gRPC can sign with a private key.
 
     Raises:
-        ValueError: Names flag and file.
+        FlagError: Names flag and file.
     """
     found = re.search(b"-----BEGIN PRIVATE KEY-----(.*?)-----END", key.read_bytes(), re.DOTALL)
     if found and any(kind in base64.b64decode(found[1])[:16] for kind in EDWARDS_KEYS):
-        raise ValueError(f"--tls-key: {key} is an Ed25519 or Ed448 key, which gRPC does not speak; use P-256")
+        raise FlagError(
+            "--tls-key", f"{key} is an Ed25519 or Ed448 key, which gRPC does not speak; use P-256"
+        )
 
 
 def _read_token(path: Path) -> str:
     text = (_read("--run-token-file", path) or b"").decode("ascii", "replace").strip()
     if not MIN_TOKEN_LEN <= len(text) <= MAX_TOKEN_LEN:
-        raise ValueError(
-            f"--run-token-file: {path} holds {len(text)} characters, not {MIN_TOKEN_LEN} to {MAX_TOKEN_LEN}"
-        )
+        reason = f"{path} holds {len(text)} characters, not {MIN_TOKEN_LEN} to {MAX_TOKEN_LEN}"
+        raise FlagError("--run-token-file", reason)
     if not re.fullmatch("[!-~]+", text):
-        raise ValueError(f"--run-token-file: {path} is not one line of printable ASCII without spaces")
+        raise FlagError("--run-token-file", f"{path} is not one line of printable ASCII without spaces")
     return text
 
 
@@ -138,7 +141,7 @@ def _rehearse(cert: Path, key: Path, purpose: ssl.Purpose) -> None:
     """Shake hands with ourselves in memory: what the peer would refuse later is refused here.
 
     Raises:
-        ValueError: The pair does not load, or the certificate is expired or not for this purpose.
+        FlagError: The pair does not load, or the certificate is expired or not for this purpose.
     """
     client, server = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     client.check_hostname = False
@@ -156,9 +159,9 @@ def _rehearse(cert: Path, key: Path, purpose: ssl.Purpose) -> None:
         for end in (*ends, *ends):
             _shake(end)
     except ssl.SSLCertVerificationError as error:
-        raise ValueError(f"--tls-cert: {cert}: {error.verify_message}") from error
+        raise FlagError("--tls-cert", f"{cert}: {error.verify_message}") from error
     except ssl.SSLError as error:
-        raise ValueError(f"--tls-cert: {cert} cannot be used: {error}") from error
+        raise FlagError("--tls-cert", f"{cert} cannot be used: {error}") from error
 
 
 def _shake(end: ssl.SSLObject) -> None:
