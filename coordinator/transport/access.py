@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import grpc
 
+from common.flags import FlagError
 from common.tls import (
     AUTHORIZATION,
     Credentials,
@@ -38,7 +39,7 @@ class Access:
         credentials = read_credentials(files, ssl.Purpose.CLIENT_AUTH)
         if files.tls_ca is None:
             if credentials.cert is not None:
-                raise ValueError("--tls-cert: is shown over TLS alone, and needs --tls-ca too")
+                raise FlagError("--tls-cert", "is shown over TLS alone, and needs --tls-ca too")
             return cls(credentials)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.set_alpn_protocols(["h2"])
