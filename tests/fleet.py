@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,9 @@ import grpc
 import pandas as pd
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from coordinator import __main__ as coordinator
 from protos.columns import SERVICE
+from tests.forked import end_of
 from worker.node.ports import steady_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,27 +163,30 @@ def node(
         started.stop()
 
 
+def coordinator_flags(
+    fleet: Sequence[WorkerProcess], input_file: Path, output_dir: Path, *flags: str
+) -> list[str]:
+    """Compose a coordinator's flags."""
+    addresses = ",".join(worker.address for worker in fleet)
+    own = ["--input-file", str(input_file), "--workers", addresses, "--output-dir", str(output_dir)]
+    return [*own, *flags]
+
+
 def coordinator_command(
     fleet: Sequence[WorkerProcess], input_file: Path, output_dir: Path, *flags: str
 ) -> list[str]:
     """Compose a coordinator's command line."""
-    addresses = ",".join(worker.address for worker in fleet)
-    command = [sys.executable, "-m", "coordinator", "--input-file", str(input_file), "--workers", addresses]
-    return [*command, "--output-dir", str(output_dir), *flags]
+    return [sys.executable, "-m", "coordinator", *coordinator_flags(fleet, input_file, output_dir, *flags)]
 
 
 def coordinate(
     fleet: Sequence[WorkerProcess], input_file: Path, output_dir: Path, *flags: str, timeout_s: float = 60.0
 ) -> subprocess.CompletedProcess[str]:
-    """Run a coordinator to its end."""
-    return subprocess.run(
-        coordinator_command(fleet, input_file, output_dir, *flags),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    """Run a coordinator to its end, in a process forked from one that has done the imports."""
+    argv = coordinator_flags(fleet, input_file, output_dir, *flags)
+    with tempfile.TemporaryDirectory() as directory:
+        ended = end_of(coordinator.main, argv, Path(directory), timeout_s)
+    return subprocess.CompletedProcess(argv, *ended)
 
 
 def write_prompts(path: Path, prompts: Sequence[Sequence[int]]) -> Path:

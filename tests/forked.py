@@ -32,14 +32,14 @@ def end_of(
     """Run a main as its module does; the test fails if it does not end in time.
 
     Args:
-        main: Takes the flags and returns the exit code.
+        main: Takes the flags and returns the exit code; runs in this process's environment variables.
         argv: The flags.
         directory: Gets `stdout` and `stderr`.
         timeout_s: How long it may run.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=_be, args=(main, list(argv), directory))
+    process = context.Process(target=_be, args=(main, list(argv), directory, dict(os.environ)))
     process.start()
     try:
         process.join(timeout_s)
@@ -50,7 +50,11 @@ def end_of(
     return Ended(process.exitcode, stdout, stderr)
 
 
-def _be(main: Callable[[list[str]], int], argv: list[str], directory: Path) -> None:
+def _be(
+    main: Callable[[list[str]], int], argv: list[str], directory: Path, environment: dict[str, str]
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         with (directory / name).open("wb") as file:
             os.dup2(file.fileno(), descriptor)
