@@ -41,7 +41,6 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
 ]
 
 RequestNames = NDArray[np.uint64]
-Requests = RequestNames
 TokenIds = NDArray[np.int32]
 Lens = NDArray[np.uint32]
 _SUBMIT_HEAD = struct.Struct("<5I4x")

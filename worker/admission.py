@@ -3,7 +3,7 @@
 import numpy as np
 
 from protos import worker_pb2 as pb
-from protos.columns import FrameError, PromptColumns, Requests
+from protos.columns import FrameError, PromptColumns, RequestNames
 
 MAX_RUN_ID_LEN = 256
 # A million requests take 0.2 GB of Python objects here and as much again in an engine. The largest data set
@@ -46,7 +46,7 @@ class InFlight:
         self._prompt_lens.update(prompt_lens)
         self._prompt_tokens = num_tokens
 
-    def remove(self, requests: Requests) -> None:
+    def remove(self, requests: RequestNames) -> None:
         """Remove requests, (R,), that finished or were cancelled; names not in flight are ignored."""
         for name in requests.tolist():
             self._prompt_tokens -= self._prompt_lens.pop(name, 0)

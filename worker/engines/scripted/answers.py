@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protos import worker_pb2 as pb
-from protos.columns import Lens, PromptColumns, Requests
+from protos.columns import Lens, PromptColumns, RequestNames
 
 STOP_TOKEN_ID = 200_002
 COUNT_MODULUS = 199_999
@@ -30,7 +30,7 @@ Column = NDArray[Any]
 class AnswerColumns(NamedTuple):
     """R requests with their complete answers; columns are replaced, never modified in place."""
 
-    requests: Requests
+    requests: RequestNames
     """(R,) slot | generation << 32."""
     prompt_lens: Lens
     """(R,) tokens to prefill, including those produced by another worker."""

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protos import worker_pb2 as pb
-from protos.columns import Lens, Requests, TokenColumns
+from protos.columns import Lens, RequestNames, TokenColumns
 from worker.engine_protocol import Step
 from worker.engines.scripted.answers import COUNT_MODULUS, STOP_TOKEN_ID, AnswerColumns
 
@@ -35,7 +35,7 @@ class RunningBatch:
         return len(self._answers.requests)
 
     @property
-    def requests(self) -> Requests:
+    def requests(self) -> RequestNames:
         """(R,) request names."""
         return self._answers.requests
 
