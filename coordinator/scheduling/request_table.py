@@ -199,8 +199,10 @@ class RequestTable:
             self._first_ns[slot] = now_ns
         reasons: list[int] = columns.finish_reasons.tolist()
         prefilled_tokens = 0
-        if (num_new or reasons) and self._prefill_lens.item(slot):
-            prefilled_tokens = self._take_prefill(np.array([slot]))
+        if (num_new or reasons) and (prefilled_tokens := self._prefill_lens.item(slot)):
+            self._prefill_lens[slot] = 0
+            if self._num_resumed and self._losses.item(slot):
+                self._num_resumed -= 1
         return Arrivals(first_slots, [slot] if reasons else [], reasons, prefilled_tokens)
 
     def finish(self, slots: Sequence[int], reasons: Sequence[int], now_ns: int) -> None:

@@ -1,7 +1,8 @@
 """Which worker gets which requests: pure functions over plain columns."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from operator import attrgetter
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,8 @@ LAST_OVER_MEAN = 1.5
 """Time in which full slots empty, in mean answers at full speed; from 1 to 2.5 bench.tail gains by it."""
 
 
-class Loaded(Protocol):
-    """The load of one worker that Server dispatch compares."""
+class LoadRank(NamedTuple):
+    """The order in which Server dispatch prefers workers; the smallest gets the next request."""
 
     waiting_prefill_tokens: int
     """Prompt tokens of requests without a first token."""
@@ -29,7 +30,14 @@ class Loaded(Protocol):
     """When the worker got its last prompt."""
 
 
-Worker = TypeVar("Worker", bound=Loaded)
+class Ranked(Protocol):
+    """A worker with its rank."""
+
+    rank: LoadRank
+
+
+Worker = TypeVar("Worker", bound=Ranked)
+_RANK = attrgetter("rank")
 
 
 def ceiling(outstanding: int, window: int, allowance: int) -> int:
@@ -146,18 +154,4 @@ def least_loaded(workers: Sequence[Worker]) -> Worker:
     Least waiting prefill, then fewest outstanding requests over its speed, then the longest since its last
     prompt, then the first. Round robin and others collapse near full slots or with unequal workers.
     """
-    chosen = workers[0]
-    for worker in workers:
-        # One comparison rejects most workers of a busy fleet; this runs for every query.
-        if worker.waiting_prefill_tokens > chosen.waiting_prefill_tokens:
-            continue
-        if worker.waiting_prefill_tokens == chosen.waiting_prefill_tokens:
-            if worker.relative_outstanding > chosen.relative_outstanding:
-                continue
-            if (
-                worker.relative_outstanding == chosen.relative_outstanding
-                and worker.last_prompt_ns >= chosen.last_prompt_ns
-            ):
-                continue
-        chosen = worker
-    return chosen
+    return min(workers, key=_RANK)

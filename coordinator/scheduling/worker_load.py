@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from coordinator.scheduling.routing import NO_LIMIT, ceiling
+from coordinator.scheduling.routing import NO_LIMIT, LoadRank, ceiling
 from coordinator.scheduling.throughput import Reading, Throughput, measure, prefetch
 from coordinator.transport.stream import Stream, StreamCounts
 from coordinator.transport.worker_link import WorkerLink
@@ -54,8 +54,8 @@ class WorkerLoad:
         self.throughput = Throughput()
         self.speed = 1.0
         """Server: tokens/s of each request, relative to the fleet."""
-        self.relative_outstanding = 0.0
-        """outstanding / speed, kept because dispatch compares it for every query."""
+        self.rank = LoadRank(0, 0.0, 0)
+        """Computed from the counts above; kept because dispatch compares it for every query."""
         self.allowance = NO_LIMIT
         """Offline: new requests it may still take until the next beat; see routing.allowances."""
         self.moved: set[int] = set()
@@ -82,7 +82,7 @@ class WorkerLoad:
         self.waiting_prefill_tokens += len(prompts.prompt_tokens)
         self.last_prompt_ns = now_ns
         self.outstanding += len(prompts.requests)
-        self.relative_outstanding = self.outstanding / self.speed
+        self._update_rank()
 
     def use_allowance(self, num_requests: int) -> None:
         """Count new Offline requests against the allowance."""
@@ -91,11 +91,12 @@ class WorkerLoad:
     def prefilled(self, num_tokens: int) -> None:
         """Count prompt tokens of requests that have answered."""
         self.waiting_prefill_tokens -= num_tokens
+        self._update_rank()
 
     def finished(self, num_requests: int) -> None:
         """Count requests that one frame ended."""
         self.outstanding -= num_requests
-        self.relative_outstanding = self.outstanding / self.speed
+        self._update_rank()
         self._num_finished += num_requests
         self._most_finished = max(self._most_finished, num_requests)
 
@@ -106,7 +107,7 @@ class WorkerLoad:
     def lose(self) -> None:
         """Forget the requests of a lost worker."""
         self.outstanding = self.waiting_prefill_tokens = 0
-        self.relative_outstanding = 0.0
+        self._update_rank()
 
     def take_back(self, names: RequestNames, prefill_tokens: int) -> None:
         """Stop requests that move to another worker; their late tokens are dropped.
@@ -120,7 +121,7 @@ class WorkerLoad:
         self.moved.update(names.tolist())
         self.waiting_prefill_tokens -= prefill_tokens
         self.outstanding -= len(names)
-        self.relative_outstanding = self.outstanding / self.speed
+        self._update_rank()
 
     def without_moved(self, columns: TokenColumns) -> TokenColumns:
         """Drop the rows of requests that were moved to another worker."""
@@ -131,11 +132,14 @@ class WorkerLoad:
     def set_speed(self, speed: float) -> None:
         """Set the relative speed of Server dispatch."""
         self.speed = speed
-        self.relative_outstanding = self.outstanding / speed
+        self._update_rank()
 
     def set_allowance(self, num_requests: int) -> None:
         """Set how many new Offline requests the worker may take until the next beat."""
         self.allowance = num_requests
+
+    def _update_rank(self) -> None:
+        self.rank = LoadRank(self.waiting_prefill_tokens, self.outstanding / self.speed, self.last_prompt_ns)
 
     def measure(self, now_ns: int) -> None:
         """Update the measured throughput; called each BEAT_INTERVAL_S."""

@@ -1,7 +1,5 @@
 """Who gets what: shares, dealing and Server's choice, against models of a few lines."""
 
-from typing import NamedTuple
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +7,7 @@ from hypothesis import strategies as st
 
 from coordinator.scheduling.routing import (
     NO_LIMIT,
+    LoadRank,
     allowances,
     ceiling,
     deal,
@@ -151,12 +150,11 @@ def test_all_that_waits_is_divided_and_takers_finish_together(
         assert (ends_s[taker] - request_s[taker] <= ends_s + request_s + 1e-6 * ends_s[taker]).all()
 
 
-class OneWorker(NamedTuple):
-    """What dispatch looks at."""
+class OneWorker:
+    """A worker of a given load."""
 
-    waiting_prefill_tokens: int
-    relative_outstanding: float
-    last_prompt_ns: int
+    def __init__(self, *load: int) -> None:
+        self.rank = LoadRank(*load)
 
 
 @pytest.mark.parametrize(

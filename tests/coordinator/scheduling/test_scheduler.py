@@ -77,9 +77,10 @@ class Fleet:
         """Count what each worker has by the table; the kept counts must be the same."""
         held = [len(self.table.held_by(link.index)) for link in self.links]
         assert held == self.scheduler.outstanding
-        assert [load.outstanding / load.speed for load in self.loads] == [
-            load.relative_outstanding for load in self.loads
-        ]
+        assert [
+            (load.waiting_prefill_tokens, load.outstanding / load.speed, load.last_prompt_ns)
+            for load in self.loads
+        ] == [load.rank for load in self.loads]
         return held
 
     def lose(self, index: int, reason: str = "it broke") -> None:
