@@ -10,7 +10,7 @@ BUF_DIR = $(VENV)/buf
 # Tests query a worker's health with buf if it is installed.
 export BUF ?= $(wildcard $(CURDIR)/$(BUF_DIR)/node_modules/.bin/buf)
 
-# Each test process would otherwise compile all modules again where the environment sets it.
+# If the environment sets this variable, every test process compiles all modules again.
 test test-all: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: help demo test test-all lint stubs buf clean
@@ -56,7 +56,7 @@ $(VENV)/.core: pyproject.toml
 	$(PIP) install -e '.[dev]'
 	touch $@
 
-# torch is installed first: a requirement that gives only a range would install another build of it.
+# Install torch first: a package that requires only a version range would install another build of it.
 $(VENV)/.cpu: $(VENV)/.core
 	$(PIP) install torch==2.13.0
 	$(PIP) install -e '.[cpu,dev]'

@@ -1,1 +1,1 @@
-"""What both ends need and is not the wire: flags, TLS and token files, facts of a host, signals, text."""
+"""Code that every program uses: flags, TLS and token files, host facts, timers, signals, text."""

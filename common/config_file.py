@@ -1,4 +1,7 @@
-"""The TOML file of flags: coordinator and worker read their own table of one file; the command line wins."""
+"""TOML files of flags (--config), with one table each for coordinator and worker.
+
+A flag on the command line takes precedence over the file.
+"""
 
 import argparse
 import dataclasses
@@ -15,28 +18,28 @@ from common.flags import FlagError, Flags, Parser, UnknownFlagsError, declared
 
 TABLES = ("coordinator", "worker")
 PRINT_FLAG = "--print-config"
-# They decide where configuration is read and written, and are not part of it.
-_NEVER_IN_A_FILE = ("config", "print-config", "help")
+# Flags that cannot be set in a file: they select where the configuration is read or printed.
+_COMMAND_LINE_ONLY = ("config", "print-config", "help")
 
 Table = dict[str, object]
-"""Flags without their dashes in front, and values as TOML types them."""
+"""Values with their TOML types, by flag name without leading dashes."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """A file that was read."""
+    """A configuration file that has been read."""
 
     path: Path
     sha256: str
-    """In hex, of its bytes."""
+    """SHA-256 of the file's bytes, in hex."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add --config, which `read` reads, and --print-config."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="flags in TOML; the command line's win")
     parser.add_argument(
-        PRINT_FLAG, action="store_true", help="print the configuration as such a file, start nothing"
+        "--config", type=Path, metavar="FILE", help="TOML file of flags; the command line overrides it"
     )
+    parser.add_argument(PRINT_FLAG, action="store_true", help="print the effective flags as TOML and exit")
 
 
 def read(
@@ -46,12 +49,12 @@ def read(
 
     Args:
         argv: The command line.
-        side: Whose table, one of TABLES; a file without it gives an empty table.
-        single: Flags that take one value, not a list.
-        known: All flags; None: the parser refuses unknown ones.
+        side: Name of the table to read, one of TABLES; a missing table is read as empty.
+        single: Names of flags that take one value, not a list.
+        known: Names of all flags; None: the caller's parser checks the names.
 
     Raises:
-        FlagError: Names file, table and key: not readable, not TOML, or a key that a file cannot have.
+        FlagError: Names file, table and key: not readable, not TOML, or a key that cannot be set in a file.
     """
     parser = Parser(add_help=False, allow_abbrev=False)
     add_flags(parser)
@@ -61,12 +64,12 @@ def read(
     file, table = read_table(path, side)
     for name, value in table.items():
         where = f"{path}: [{side}] {name}"
-        if name in _NEVER_IN_A_FILE or (known is not None and name not in known):
+        if name in _COMMAND_LINE_ONLY or (known is not None and name not in known):
             nearest = difflib.get_close_matches(name, known or (), n=1, cutoff=0.0)
             hint = "".join(f"; nearest: {near}" for near in nearest)
-            raise FlagError("--config", f"{where}: no flag for a file{hint}")
+            raise FlagError("--config", f"{where}: cannot be set in a file{hint}")
         if name in single and isinstance(value, list):
-            raise FlagError("--config", f"{where}: a list, where one value is expected")
+            raise FlagError("--config", f"{where}: is a list, expected one value")
     return file, table
 
 
@@ -74,7 +77,7 @@ def read_table(path: Path, side: str) -> tuple[ConfigFile, Table]:
     """Read one table of a file; names may be written with dashes or underscores.
 
     Raises:
-        FlagError: Names the file: not readable, not TOML, an unknown table, or a name twice.
+        FlagError: Names the file: not readable, not TOML, an unknown table, or a duplicate name.
     """
     try:
         content = path.read_bytes()
@@ -82,10 +85,10 @@ def read_table(path: Path, side: str) -> tuple[ConfigFile, Table]:
     except OSError as error:
         raise FlagError("--config", f"{path}: {error.strerror}") from error
     except ValueError as error:
-        raise FlagError("--config", f"{path} is no TOML: {error}") from error
+        raise FlagError("--config", f"{path} is not TOML: {error}") from error
     for name, table in tables.items():
         if name not in TABLES or not isinstance(table, dict):
-            reason = f"{path}: {name!r} is none of the tables [coordinator] and [worker]"
+            reason = f"{path}: {name!r} is not one of the tables [coordinator] and [worker]"
             raise FlagError("--config", reason)
     found: Table = {}
     for key, value in tables.get(side, {}).items():
@@ -97,12 +100,12 @@ def read_table(path: Path, side: str) -> tuple[ConfigFile, Table]:
 
 
 def to_argv(table: Table, argv: Collection[str] = ()) -> list[str]:
-    """Write a table as flags to put before a command line, without the flags that it gives."""
+    """Convert a table to command-line flags, without the flags that `argv` gives."""
     given = _flags(argv)
     flags = []
     for name, value in table.items():
         yes, no = f"--{name}", f"--no-{name}"
-        # vLLM merges fields into their flag, after the flag's own value.
+        # vLLM would merge a field from the file (--flag.field) into the value of --flag on the command line.
         if {yes, yes.partition(".")[0]} & given or (isinstance(value, bool) and no in given):
             continue
         if isinstance(value, bool):
@@ -110,18 +113,18 @@ def to_argv(table: Table, argv: Collection[str] = ()) -> list[str]:
         elif isinstance(value, list):
             flags += [yes, *map(to_text, value)]
         else:
-            # One word, because a value may begin with a dash.
+            # One argument, because the value may begin with a dash.
             flags.append(f"{yes}={to_text(value)}")
     return flags
 
 
 def to_text(value: object) -> str:
-    """Write one value as on a command line, a table as JSON."""
+    """Format a value for the command line; a table becomes JSON."""
     return json.dumps(value, default=str) if isinstance(value, dict) else str(value)
 
 
 def to_table(config: Flags) -> Table:
-    """Write the flags of a configuration as a table, without those that are None: TOML has no null."""
+    """Convert a configuration to a table; flags that are None are left out, because TOML has no null."""
     values = ((flag.name, getattr(config, flag.field)) for flag in declared(type(config)))
     return {name: _to_toml_value(value) for name, value in values if value is not None}
 
@@ -133,7 +136,7 @@ def _to_toml_value(value: object) -> object:
 
 
 def join_lists(config: type[Flags], table: Table) -> Table:
-    """Write each list of texts as its flag takes it on the command line: separated by commas."""
+    """Join each list of strings with commas, the format of its flag on the command line."""
     lists = {flag.name for flag in declared(config) if flag.kind is tuple}
     return {
         name: ",".join(map(str, value)) if name in lists and isinstance(value, list) else value
@@ -142,17 +145,17 @@ def join_lists(config: type[Flags], table: Table) -> Table:
 
 
 def to_toml(side: str, table: Table) -> str:
-    """Write one side's table as a file."""
+    """Render one side's table as TOML."""
     return tomli_w.dumps({side: table})
 
 
 def name_source(error: Exception, argv: list[str], side: str) -> str:
-    """Write an error as one line that names the file, if the flag at fault comes from the file.
+    """Return an error as one line, which names the file if the faulty flag comes from the file.
 
     Args:
-        error: What was raised for the command line.
-        argv: The command line; a flag that it gives does not come from the file.
-        side: Whose table of the file.
+        error: Exception raised for the command line.
+        argv: The command line; flags given there do not come from the file.
+        side: Name of the file's table, one of TABLES.
     """
     try:
         file, table = read(argv, side)
@@ -170,13 +173,16 @@ def name_source(error: Exception, argv: list[str], side: str) -> str:
 
 
 def _is_given(names: Collection[str], table: Table, argv: list[str]) -> bool:
-    """Whether a table has one of the flags, and the command line does not have it."""
+    """Return whether one of the flags comes from the table and not from the command line."""
     forms = [{f"--{name}", f"--no-{name}"} for name in table]
     return any(form & set(names) and not form & _flags(argv) for form in forms)
 
 
 def _list_of(words: Collection[str], table: Table, argv: list[str]) -> str | None:
-    """Find the list of the table, for a flag that takes one value, whose other values no flag takes."""
+    """Return the flag whose list in the table holds all unrecognized words; None if there is none.
+
+    The list of a flag that takes one value leaves its other values unrecognized.
+    """
     stray = set(words)
     if not stray.isdisjoint(argv):
         return None
@@ -185,11 +191,11 @@ def _list_of(words: Collection[str], table: Table, argv: list[str]) -> str | Non
 
 
 def _flags(argv: Collection[str]) -> set[str]:
-    """List the flags of a command line, with dashes."""
+    """Collect the flags of a command line, with leading dashes."""
     return {_dashed(word.partition("=")[0]) for word in argv if word.startswith("--")}
 
 
 def _dashed(name: str) -> str:
-    """Write a flag's name with dashes; after a dot follows a field of its value, whose name is kept."""
+    """Replace underscores in a flag's name by dashes; a field name after a dot is kept."""
     flag, dot, field = name.partition(".")
     return flag.replace("_", "-") + dot + field

@@ -5,7 +5,8 @@
         port: Annotated[int, Flag("TCP port", ge=1, le=65535)] = 50051
 
 The parser, the check of the bound, the key in the TOML file, --print-config and the tables of
-docs/configuration.md are derived from the field. Defining a class with a number without a bound raises.
+docs/configuration.md are derived from the field. Defining a class with a number that has no bound raises
+TypeError.
 """
 
 import argparse
@@ -31,7 +32,7 @@ class FlagError(ValueError):
         Args:
             flag: With its dashes, e.g. --workers.
             reason: Names the value and the bound.
-            value: What the flag was given, usually a path; None leaves it to the reason.
+            value: The flag's value, usually a path; None: the reason contains it.
             names: All names of the flag, with dashes; default `flag` alone.
         """
         super().__init__(f"{flag}: {reason}" if value is None else f"{flag} {value}: {reason}")
@@ -41,7 +42,7 @@ class FlagError(ValueError):
 
 
 class UnknownFlagsError(ValueError):
-    """Words of a command line that no flag takes."""
+    """A command line has words that no flag accepts."""
 
     def __init__(self, words: Sequence[str]) -> None:
         """Compose the line."""
@@ -50,15 +51,15 @@ class UnknownFlagsError(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises an exception of one line for a bad flag; argparse would print its usage and exit."""
+    """Raises a one-line exception for a bad flag, where argparse would print its usage and exit."""
 
     _unknown: Sequence[str] = ()
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse, and return the values and the words that no flag takes.
+        """Parse a command line; returns the values and the unrecognized words.
 
         Raises:
-            FlagError: A flag without its value, or with a bad one.
+            FlagError: A flag has no value or a bad one.
         """
         self._unknown = ()
         # argparse would turn its error into text and call error().
@@ -69,15 +70,15 @@ class Parser(argparse.ArgumentParser):
             raise self._to_flag_error(error) from error
         finally:
             self.exit_on_error = True
-        # parse_args calls error() if there are any.
+        # If there are any, parse_args calls error().
         self._unknown = unknown
         return values, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse found wrong with the command line as a whole.
+        """Raise the exception for an error that argparse found in the whole command line.
 
         Raises:
-            UnknownFlagsError: There are words that no flag takes.
+            UnknownFlagsError: No flag accepts some of the words.
             ValueError: A required flag is missing.
         """
         if self._unknown:
@@ -93,12 +94,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def one_of(choices: Iterable[_Choice]) -> Callable[[str], _Choice]:
-    """Make a reader of one value of a flag; it raises ArgumentTypeError, which names the choices."""
+    """Return an argparse type that accepts these choices; its ArgumentTypeError names them."""
     known = {str(choice): choice for choice in choices}
 
     def read(text: str) -> _Choice:
         if text not in known:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(known)}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(known)}")
         return known[text]
 
     return read
@@ -106,7 +107,7 @@ def one_of(choices: Iterable[_Choice]) -> Callable[[str], _Choice]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Flag:
-    """What a field declares beside its type and its default, as metadata of `Annotated`."""
+    """Declaration of a flag, as metadata of `Annotated`; the field gives its type and default."""
 
     help: str
     """One sentence, with the unit."""
@@ -114,27 +115,27 @@ class Flag:
     ge: float | None = None
     """Smallest value of a number. A number has either `ge` or `gt`."""
     gt: float | None = None
-    """The number is larger."""
+    """Exclusive lower bound of a number."""
     le: float | None = None
-    """Largest value of a number; with `ge`."""
+    """Largest value of a number; requires `ge`."""
     finite: bool = True
     """Whether infinity is refused."""
     metavar: str = ""
     """Placeholder of the value in --help; empty: derived from the type."""
     choices: Callable[[], Sequence[str]] | None = None
-    """Lists the values of a text; those of a StrEnum are known from the type."""
+    """Returns the accepted values of a string; a StrEnum defines its own."""
     default_text: str = ""
-    """Describes the default where the value does not; empty: the value."""
+    """Description of the default for --help and the docs; empty: the default value."""
 
     @property
     def bound(self) -> str:
-        """Describe the bound for a table; empty without one."""
+        """The bound as text for the docs; empty if there is none."""
         if self.le is not None:
             return f"{self.ge}..{self.le}"
         return f"above {self.gt}" if self.gt is not None else "" if self.ge is None else f"{self.ge} or more"
 
     def admits(self, value: float) -> bool:
-        """Whether a number is within the bound; NaN never is."""
+        """Return whether a number is within the bound; False for NaN."""
         return (
             (self.ge is None or value >= self.ge)
             and (self.gt is None or value > self.gt)
@@ -159,7 +160,7 @@ class Declared(NamedTuple):
     field: str
     """Name of the field."""
     kind: type
-    """Type of the value; tuple is a list of texts, separated by commas on the command line."""
+    """Type of the value; a tuple is a list of strings, separated by commas on the command line."""
     flag: Flag
 
     @property
@@ -174,7 +175,7 @@ class Declared(NamedTuple):
 
     @property
     def choices(self) -> Sequence[str]:
-        """Values that the flag takes; empty: not a fixed set."""
+        """Values that the flag accepts; empty: any value of its type."""
         if self.flag.choices is not None:
             return self.flag.choices()
         return tuple(self.kind) if issubclass(self.kind, StrEnum) else ()
@@ -194,14 +195,14 @@ class Declared(NamedTuple):
             raise FlagError(self.option, self.flag.refusal(value))
 
     def default_text(self, default: object) -> str:
-        """Describe the default; empty if the flag has none, or is off unless given."""
+        """Return the default as text; empty if the flag has no default or is boolean."""
         return self.flag.default_text or ("" if default is None or self.kind is bool else str(default))
 
 
 class Flags:
     """Base of a frozen dataclass whose annotated fields are flags.
 
-    A field without a `Flag` is not a flag; it holds what no command line can give.
+    A field without a `Flag` is not a flag and cannot be set on the command line.
     """
 
     __slots__ = ()
@@ -210,14 +211,14 @@ class Flags:
         """Check the declarations.
 
         Raises:
-            TypeError: A number without a bound, a bound without a number, or a value without a Flag.
+            TypeError: A number has no bound, another type has one, or a value has no Flag.
         """
         for name, hint in typing.get_type_hints(cls, include_extras=True).items():
             if (mistake := _mistake(hint)) is not None:
                 raise TypeError(f"{cls.__name__}.{name}: {mistake}")
 
     def __post_init__(self) -> None:
-        """Check every bound, then what flags mean together.
+        """Check every bound, then the combination of flags.
 
         Raises:
             FlagError: Names flag, value and bound.
@@ -227,7 +228,7 @@ class Flags:
         self._check_together()
 
     def _check_together(self) -> None:
-        """Check what a bound cannot express; a configuration overrides it.
+        """Check the combination of flags; a configuration overrides this method.
 
         Raises:
             FlagError: Names flag, value and bound.
@@ -238,7 +239,7 @@ _METAVARS: dict[type, str] = {bool: "", int: "N", float: "X", str: "TEXT", Path:
 
 
 def _split(hint: object) -> tuple[type, Flag | None]:
-    """Return the type of a field's value, without None, and its Flag."""
+    """Return the type of a field's value, with None removed, and its Flag."""
     flag = next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Flag)), None)
     bare: Any = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
     if typing.get_origin(bare) in (typing.Union, types.UnionType):
@@ -247,7 +248,7 @@ def _split(hint: object) -> tuple[type, Flag | None]:
 
 
 def _mistake(hint: object) -> str | None:
-    """Describe what is wrong with a declaration; None if nothing is."""
+    """Return the mistake in a declaration; None if there is none."""
     kind, flag = _split(hint)
     readable = kind in _METAVARS or issubclass(kind, StrEnum)
     if flag is None:
@@ -279,9 +280,9 @@ def add_flags(
     """Add every flag of a configuration to a parser.
 
     Args:
-        parser: Gets them.
-        config: Declares them.
-        defaults: By field, in place of the declared ones; such a flag is not required.
+        parser: Parser to extend.
+        config: Class that declares the flags.
+        defaults: Values by field that replace the declared defaults; their flags are not required.
     """
     own = default_values(config)
     used = own | dict(defaults or {})
@@ -303,7 +304,7 @@ def add_flags(
 
 
 def default_values(config: type[Flags]) -> dict[str, object]:
-    """Collect the defaults by field; a flag that must be given has none."""
+    """Return the declared defaults by field, without required flags."""
     assert dataclasses.is_dataclass(config)
     flags = {flag.field for flag in declared(config)}
     found = {field.name: field.default for field in dataclasses.fields(config) if field.name in flags}
@@ -323,12 +324,12 @@ def _comma_separated(text: str) -> tuple[str, ...]:
 
 
 def build(config: type[_Flags], values: argparse.Namespace, **others: object) -> _Flags:
-    """Build a configuration of parsed values.
+    """Build a configuration from parsed values.
 
     Args:
-        config: What to build.
-        values: From a parser that has its flags.
-        others: Fields that are not flags.
+        config: Class to build.
+        values: Result of a parser with these flags.
+        others: Values of the fields that are not flags.
 
     Raises:
         FlagError: Names flag, value and bound.

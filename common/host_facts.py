@@ -1,4 +1,4 @@
-"""Facts of the machine that a process runs on, as GetHost and the doctor report them."""
+"""Facts about the machine that a process runs on, reported by GetHost and the doctor."""
 
 import importlib.metadata
 import os
@@ -20,12 +20,12 @@ _RELEVANT = re.compile(
 )
 _PROXY = re.compile(r"(grpc|http|https|all|no|no_grpc)_proxy", re.IGNORECASE)
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-# The part of a URL that may hold a password.
+# User and password in a URL.
 _USER = re.compile(r"//[^/@]*@")
 
 
 class HostFacts(NamedTuple):
-    """Facts of one machine: the fields of pb.HostInfo that need neither a disk nor a driver."""
+    """Facts about one machine: the fields of pb.HostInfo that need neither a disk nor a driver."""
 
     hostname: str
     python_version: str
@@ -77,7 +77,7 @@ def read_disk_space(purpose: str, path: Path) -> DiskSpace:
     """Measure the free space at a path, or at its nearest existing parent; may block on a stalled mount.
 
     Raises:
-        OSError: The file system does not answer.
+        OSError: The file system returns an error.
     """
     path = path.absolute()
     space = os.statvfs(nearest(path))
@@ -85,9 +85,9 @@ def read_disk_space(purpose: str, path: Path) -> DiskSpace:
 
 
 def nearest(path: Path) -> Path:
-    """Find the path itself if it exists, else its nearest existing parent."""
+    """Return the path if it exists, else its nearest existing parent."""
     path = path.absolute()
-    # Unlike Path.exists, os.path.exists does not raise without permission.
+    # Path.exists raises if permission is denied; os.path.exists does not.
     return next(there for there in (path, *path.parents) if os.path.exists(there))
 
 
@@ -120,5 +120,5 @@ def _memory_bytes() -> dict[str, int]:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
         return {}
-    # Each line is a name, a colon, a number, and the unit kB if the number is a size.
+    # Line format: "name: number", followed by "kB" if the number is a size.
     return {line.partition(":")[0]: 1024 * int(line.split()[1]) for line in lines}

@@ -11,10 +11,10 @@ class IdleTimer:
     """
 
     def __init__(self, tick_s: float) -> None:
-        """Begin with activity at this moment.
+        """Start the timer at 0.
 
         Args:
-            tick_s: How often `tick` is called.
+            tick_s: Interval at which `tick` is called.
         """
         self._tick_s = tick_s
         self._last_tick_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first one ends the program in order, a later one at once."""
+"""SIGINT and SIGTERM: the first signal starts an orderly exit, a later one ends the process at once."""
 
 import signal
 import time
@@ -6,13 +6,13 @@ from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAME_CAUSE_S = 1.0
-"""A signal this soon after the first is a copy: a batch system and a script that forwards it send two."""
+"""A signal within this time after the first is a duplicate: batch system and job script may both send it."""
 SIGNAL_POLL_S = 0.5
-"""Longest wait of the main thread: a signal that another thread receives does not interrupt it."""
+"""Longest blocking wait of the main thread: a signal delivered to another thread does not interrupt it."""
 
 
 class Interrupted(BaseException):
-    """A signal asked the program to end."""
+    """The program received SIGINT or SIGTERM."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -21,17 +21,17 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """Turns the first signal into an exception on the main thread, which alone calls the methods.
+    """Raises Interrupted on the main thread at the first signal; only that thread calls the methods.
 
-    The handler is never replaced after the first signal: if two signals arrive together and the first one's
-    handler installs another, Python drops that exception and prints that it was ignored.
+    The first signal does not replace the handler: if two signals arrive together and the first one's handler
+    installs another handler, Python prints that the exception was ignored and drops it.
     """
 
     def __init__(self, *, ignores_later: bool = False) -> None:
         """Install the handler.
 
         Args:
-            ignores_later: Later signals do nothing: the clean-up after the first is bounded.
+            ignores_later: Ignore later signals, for programs whose clean-up is bounded in time.
         """
         self._ignores_later = ignores_later
         self._held = self._ignored = False
@@ -40,11 +40,11 @@ class Interrupts:
             signal.signal(signum, self._take)
 
     def hold(self) -> None:
-        """Raise no more: the program already ends. A signal after a first one still ends the process."""
+        """Stop raising, because the program is already ending; a second signal still kills the process."""
         self._held = True
 
     def ignore(self) -> None:
-        """Ignore signals from now on: the rest of the program is short and must be complete."""
+        """Ignore signals from now on: what remains is short and must complete."""
         self._ignored = True
 
     def _take(self, signum: int, _: FrameType | None) -> None:

@@ -1,8 +1,8 @@
-"""The fleet: more than one worker exists."""
+"""The coordinator: runs LoadGen and distributes its queries over many workers."""
 
 import os
 
 import protos  # noqa: F401 - before gRPC, whose environment it sets
 
-# gRPC's core reads this at import; its own lines would stand beside the one that says what is wrong.
+# gRPC's core reads this at import; its own log lines would repeat the error that the coordinator reports.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

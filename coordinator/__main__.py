@@ -1,6 +1,6 @@
-"""`python -m coordinator`: flags, one run; `python -m coordinator doctor`: flags, one table.
+"""`python -m coordinator` runs LoadGen once; `python -m coordinator doctor` checks what a run needs.
 
-Exit codes: 0 valid, 1 failed, 2 bad input, 3 complete but INVALID, 130 or 143 interrupted.
+Exit codes: 0 VALID, 1 failed, 2 bad input, 3 complete but INVALID, 130 or 143 interrupted.
 """
 
 import logging
@@ -14,7 +14,7 @@ from coordinator.run import run
 
 
 def main(argv: list[str]) -> int:
-    """Run once, or check what a run needs, and return the exit code."""
+    """Run LoadGen once, or the doctor, and return the exit code."""
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -22,7 +22,8 @@ def main(argv: list[str]) -> int:
         if argv[:1] == ["doctor"]:
             return command.main(argv[1:])
         if argv and not argv[0].startswith("-"):
-            raise ValueError(f"{argv[0]!r} is no command: there is doctor, and a run has flags alone")
+            reason = "is not a command: the only command is doctor; a run takes flags only"
+            raise ValueError(f"{argv[0]!r} {reason}")
         config = parse(argv)
         if PRINT_FLAG in argv:
             print(to_toml("coordinator", to_table(config)), end="")
@@ -35,12 +36,12 @@ def main(argv: list[str]) -> int:
         print(f"coordinator: interrupted by {interruption}", file=sys.stderr)
         return interruption.exit_code
     except KeyboardInterrupt:
-        # Only the doctor: a run handles its signals itself.
+        # Only the doctor gets here: a run handles its signals itself.
         print("coordinator: interrupted", file=sys.stderr)
         return 130
 
 
 if __name__ == "__main__":
-    # The name of the program in its usage line.
+    # Program name in the usage line.
     sys.argv[0] = "python -m coordinator"
     sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""The coordinator's flags: the reference's names where the reference has the flag."""
+"""The coordinator's flags; flags that the MLPerf reference also has keep its names."""
 
 import argparse
 import re
@@ -15,14 +15,14 @@ from sut.settings import Mode, Scenario
 
 
 class LossPolicy(StrEnum):
-    """What the loss of a worker means for the run."""
+    """Effect of a worker's loss on the run."""
 
     CONTINUE = "continue"
     FAIL = "fail"
 
 
 class OverduePolicy(StrEnum):
-    """What happens to a query that is older than its deadline; every such query is listed."""
+    """Treatment of a query that is older than its deadline; each policy also lists these queries."""
 
     REPORT = "report"
     CONTINUE = "continue"
@@ -35,22 +35,23 @@ class RunConfig(Flags):
 
     scenario: Annotated[
         Scenario,
-        Flag("LoadGen's scenario; interactive is Server under the limits of the Interactive variant"),
+        Flag("LoadGen's scenario; interactive is Server with the latency limits of Interactive"),
     ] = Scenario.OFFLINE
     accuracy: Annotated[bool, Flag("accuracy mode instead of performance")] = False
-    input_file: Annotated[Path, Flag("parquet or pickle with a column tok_input or input_tokens")]
+    input_file: Annotated[Path, Flag("parquet or pickle file with a column tok_input or input_tokens")]
     workers: Annotated[
         tuple[str, ...],
-        Flag("addresses of workers, or of nodes of several replicas", metavar="HOST:PORT[,HOST:PORT...]"),
+        Flag("addresses of workers, or of nodes with several replicas", metavar="HOST:PORT[,HOST:PORT...]"),
     ]
     output_dir: Annotated[
-        Path, Flag("gets <scenario>/<performance|accuracy|TESTnn>/ with all files of the run", metavar="DIR")
+        Path,
+        Flag("a run writes its files to <scenario>/<performance|accuracy|TESTnn>/ in it", metavar="DIR"),
     ] = Path("mlperf_results")
     overwrite: Annotated[bool, Flag("replace the directory of an earlier run")] = False
-    user_conf: Annotated[Path | None, Flag("LoadGen's user.conf; its lines go into that of the run")] = None
+    user_conf: Annotated[Path | None, Flag("LoadGen's user.conf; its lines are copied to the run's")] = None
     generation_config: Annotated[
         Path | None,
-        Flag("sampling, JSON in the reference's format", default_text="temperature 1, top_p 1"),
+        Flag("sampling parameters, JSON in the reference's format", default_text="temperature 1, top_p 1"),
     ] = None
     max_new_tokens: Annotated[
         int | None, Flag("longest answer in tokens", ge=1, default_text="10240, accuracy 32768")
@@ -66,20 +67,22 @@ class RunConfig(Flags):
             metavar="QPS",
         ),
     ] = None
-    audit_config: Annotated[Path | None, Flag("audit.config of a compliance test")] = None
+    audit_config: Annotated[Path | None, Flag("LoadGen's audit.config, for a compliance test")] = None
     ready_timeout_s: Annotated[
-        float, Flag("longest wait at the start until every worker is SERVING, in seconds", gt=0, metavar="S")
+        float, Flag("longest wait at start-up until every worker is SERVING, in seconds", gt=0, metavar="S")
     ] = 900.0
     worker_timeout_s: Annotated[
         float,
         Flag(
-            "a worker that sends nothing for this long is lost, in seconds; it is pinged", gt=0, metavar="S"
+            "a worker that sends nothing, not even a reply to a ping, for this long is lost, in seconds",
+            gt=0,
+            metavar="S",
         ),
     ] = 10.0
     stall_timeout_s: Annotated[
         float,
         Flag(
-            "a worker that has requests and sends no token for this long is lost, in seconds",
+            "a worker with requests that sends no token for this long is lost, in seconds",
             gt=0,
             metavar="S",
         ),
@@ -87,20 +90,20 @@ class RunConfig(Flags):
     on_worker_loss: Annotated[
         LossPolicy,
         Flag(
-            "when a worker is lost: continue gives its requests to other workers and lets it return, "
-            "fail ends the run"
+            "when a worker is lost: continue moves its requests to other workers and readmits it when it "
+            "returns, fail ends the run"
         ),
     ] = LossPolicy.CONTINUE
     no_worker_timeout_s: Annotated[
-        float, Flag("the run fails after this long without any worker, in seconds", gt=0, metavar="S")
+        float, Flag("the run fails if there is no worker for this long, in seconds", gt=0, metavar="S")
     ] = 60.0
     max_worker_losses: Annotated[
-        int, Flag("the run fails if one request is taken from this many workers in a row", ge=1)
+        int, Flag("the run fails if one request has lost its worker this many times", ge=1)
     ] = 3
     query_timeout_s: Annotated[
         float,
         Flag(
-            "a query that its worker has had for longer is overdue and is listed, in seconds",
+            "a query that has been on its worker for longer is overdue and is listed, in seconds",
             gt=0,
             metavar="S",
         ),
@@ -108,21 +111,19 @@ class RunConfig(Flags):
     on_overdue_query: Annotated[
         OverduePolicy | None,
         Flag(
-            "for an overdue query: report only lists it, continue gives it to another worker, fail ends the "
-            "run",
+            "when a query is overdue: report only lists it, continue moves it to another worker, fail ends "
+            "the run",
             default_text="fail, accuracy report",
         ),
     ] = None
-    tls_ca: Annotated[Path | None, Flag("use TLS, with workers whose certificates this CA signed (PEM)")] = (
-        None
-    )
+    tls_ca: Annotated[Path | None, Flag("CA that signed the workers' certificates (PEM); enables TLS")] = None
     tls_cert: Annotated[
-        Path | None, Flag("client certificate for workers that ask for one (PEM); needs --tls-key")
+        Path | None, Flag("client certificate for workers that require one (PEM); needs --tls-key")
     ] = None
     tls_key: Annotated[Path | None, Flag("private key of --tls-cert (PEM, not encrypted)")] = None
-    run_token_file: Annotated[Path | None, Flag("file with the secret that the workers require")] = None
+    run_token_file: Annotated[Path | None, Flag("file with the run token that the workers require")] = None
     config_file: ConfigFile | None = None
-    """Source of the flags that the command line does not give."""
+    """File of --config, the source of flags that the command line does not give."""
 
     def _check_together(self) -> None:
         for address in self.workers:
@@ -138,13 +139,13 @@ class RunConfig(Flags):
 
     @property
     def overdue_policy(self) -> OverduePolicy:
-        """What is done: fail by default, report in accuracy mode, whose queries may all wait for hours."""
+        """The effective policy. Default: fail; report in accuracy mode, where queries may wait for hours."""
         default = OverduePolicy.REPORT if self.accuracy else OverduePolicy.FAIL
         return self.on_overdue_query or default
 
     @property
     def run_dir(self) -> Path:
-        """Where this run's files go."""
+        """Directory of this run's files."""
         name: str = self.mode
         if self.audit_config is not None:
             folders = reversed(self.audit_config.parent.parts)
@@ -156,13 +157,13 @@ def _check_address(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not re.fullmatch("[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
         raise FlagError("--workers", f"{address!r} is not host:port with a port in 1..65535")
-    # gRPC would read it as a scheme, or try to resolve it until --ready-timeout-s.
+    # gRPC would read it as a URI scheme, or try to resolve it until --ready-timeout-s.
     if stray := re.search(r"[\s/]", host):
         raise FlagError("--workers", f"{address!r} is not host:port: the host holds {stray[0]!r}")
     if not re.fullmatch(r"\[[^][]+\]|[^][:]+", host):
         reason = (
-            f"{address!r} is not host:port: brackets stand around an IPv6 address, "
-            "as in [::1]:50051, and ':' nowhere else in a host"
+            f"{address!r} is not host:port: an IPv6 address needs brackets, as in [::1]:50051, "
+            "and any other host has no ':'"
         )
         raise FlagError("--workers", reason)
 
@@ -178,7 +179,7 @@ def parse(argv: list[str]) -> RunConfig:
 
 
 def expand(argv: list[str]) -> tuple[ConfigFile | None, list[str]]:
-    """Put the flags of the file that --config names before those of the command line.
+    """Return the file of --config, and its flags followed by those of the command line.
 
     Raises:
         FlagError: Names file and key: not readable, not TOML, or an unknown flag.
@@ -190,7 +191,7 @@ def expand(argv: list[str]) -> tuple[ConfigFile | None, list[str]]:
 
 
 def to_config(values: argparse.Namespace, file: ConfigFile | None) -> RunConfig:
-    """Make a configuration of parsed values, and of the file that is part of them.
+    """Build a configuration from parsed values and the file that some of them come from.
 
     Raises:
         FlagError: Names flag, value and bound.
@@ -202,7 +203,7 @@ def build_parser(defaults: Mapping[str, object] | None = None) -> Parser:
     """Build the parser.
 
     Args:
-        defaults: By field, in place of those of RunConfig; such a flag is not required.
+        defaults: Values by field that replace RunConfig's defaults; their flags are not required.
     """
     parser = Parser(
         allow_abbrev=False,
@@ -214,6 +215,6 @@ def build_parser(defaults: Mapping[str, object] | None = None) -> Parser:
 
 
 def to_argv(config: RunConfig) -> list[str]:
-    """Write a configuration as the command line that `parse` reads back to the same."""
+    """Return the command line for which `parse` returns this configuration."""
     file = [] if config.config_file is None else [f"--config={config.config_file.path}"]
     return [*file, *config_file.to_argv(join_lists(RunConfig, config_file.to_table(config)))]

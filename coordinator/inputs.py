@@ -1,4 +1,4 @@
-"""Everything a run reads before it needs a worker, checked."""
+"""Read and check the input files of a run, before it connects to workers."""
 
 from dataclasses import dataclass
 
@@ -14,16 +14,16 @@ from sut.settings import GenerationConfig
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What the files and flags of a run say."""
+    """Contents of a run's input files."""
 
     dataset: Dataset
     generation: GenerationConfig
     user_conf: str
-    """Text of the run's own user.conf."""
+    """Text of the user.conf that LoadGen reads."""
     audit_conf: str | None
     """Text of the compliance test's audit.config."""
     access: Access
-    """How to reach the workers."""
+    """Credentials for connections to the workers."""
 
     @classmethod
     def read(cls, config: RunConfig) -> "Inputs":
@@ -53,13 +53,13 @@ class Inputs:
 
 
 def read_confs(config: RunConfig) -> tuple[str, str | None]:
-    """Read the user's own user.conf, empty where there is none, and audit.config, for a run that may begin.
+    """Read --user-conf (empty if not given) and --audit-config, and check that the run may begin.
 
     Raises:
-        ValueError: Names flag, file and what is wrong, or an earlier run's directory.
+        ValueError: Names flag, file and error, or the directory of an earlier run.
     """
     if config.accuracy and config.audit_config is not None:
-        # It would set LoadGen's mode back, and LoadGen would crash.
+        # An audit.config would set LoadGen's mode to performance, and LoadGen would crash.
         raise FlagError("--accuracy", f"--audit-config {config.audit_config} is for a performance run")
     check_free(config.run_dir, overwrite=config.overwrite)
     user_text = "" if config.user_conf is None else settings.read_conf("--user-conf", config.user_conf)

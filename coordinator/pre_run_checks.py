@@ -1,4 +1,4 @@
-"""Why a run will not be a submission run, as far as that is known before it starts."""
+"""Deviations from a submission run that are known before the run starts."""
 
 import logging
 from collections.abc import Iterable
@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 def build_setup(
     config: RunConfig, inputs: Inputs, workers: Iterable[tuple[str, pb.WorkerInfo]], seeds: Seeds
 ) -> Setup:
-    """Collect what decides whether a run may be submitted.
+    """Collect the facts that decide whether a run may be submitted.
 
     Args:
         config: The run's flags.
         inputs: The run's files.
-        workers: Address and info of each worker.
-        seeds: LoadGen's.
+        workers: Address and WorkerInfo of each worker.
+        seeds: LoadGen's seeds.
     """
     return Setup(
         scenario=config.scenario,

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build images where no image registry is reachable.
+# Build images without an image registry.
 set -euo pipefail
 
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)"
@@ -10,18 +10,18 @@ usage() {
   cat <<'TEXT'
 usage: docker/build_local.sh [coordinator] [cpu] [--help]
 
-Builds tokenfleet-coordinator and tokenfleet-cpu (default: both) with buildah, as root. Their base,
-tokenfleet-base, is made once: this machine's Debian release, by debootstrap from the mirror that apt uses.
-Python packages are downloaded once, by python3's pip as it is set up here, and kept in build/wheels; the
-build takes them from there, and nothing of pip's set-up enters an image.
+Builds tokenfleet-coordinator and tokenfleet-cpu (default: both) with buildah, as root. The base image,
+tokenfleet-base, is created once: debootstrap installs this machine's Debian release from apt's mirror.
+python3's pip downloads the Python packages once, with its configuration on this machine, to build/wheels. The
+build installs from there; pip's configuration is not copied to the images.
 TEXT
 }
 
-# make_base: commit a small Debian with Python as tokenfleet-base.
+# make_base: create the image tokenfleet-base, a minimal Debian with Python.
 make_base() {
   local codename mirror container
   codename="$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)"
-  # shellcheck disable=SC2016 # apt-get expands this one
+  # shellcheck disable=SC2016 # apt-get expands the variable
   mirror="$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $codename" |
     sed -n 1p)"
   [[ -n "$mirror" ]] || die "apt: no package source for '$codename', this machine's release (apt-get update?)"
@@ -35,7 +35,7 @@ make_base() {
   buildah commit --quiet --rm "$container" tokenfleet-base
 }
 
-# download_packages IMAGE: put what the image's Dockerfile installs into build/wheels.
+# download_packages IMAGE: download the packages that the image's Dockerfile installs to build/wheels.
 download_packages() {
   local image="$1" dockerfile="$root/docker/Dockerfile.$1" python container pins=()
   container="$(buildah from tokenfleet-base)"
@@ -51,7 +51,7 @@ download_packages() {
   fi
 }
 
-# build IMAGE: from build/wheels alone. OCI's own format knows no health check.
+# build IMAGE: build from build/wheels only, in docker's format, because OCI's has no health check.
 build() {
   printf 'no-index = true\nfind-links = ["/wheels"]\n' >"$root/build/uv.toml"
   printf '[global]\nno-index = true\nfind-links = /wheels\n' >"$root/build/pip.conf"
@@ -76,7 +76,7 @@ done
 for tool in buildah debootstrap; do
   command -v "$tool" >/dev/null || die "$tool is not installed"
 done
-[[ "$(id -u)" == 0 ]] || die "user '$(id -un)': debootstrap makes a root file system as root only"
+[[ "$(id -u)" == 0 ]] || die "user '$(id -un)': debootstrap must run as root"
 
 export BUILDAH_ISOLATION=chroot
 mkdir -p -- "$root/build/wheels"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Pin anew what the images install: requirements-{coordinator,cpu,vllm}.txt beside this script. Needs uv.
+# Regenerate the images' pinned packages: requirements-{coordinator,cpu,vllm}.txt in this folder. Needs uv.
 #
-#   lock.sh [--upgrade]     without it, pins that still fit stay as they are
+#   lock.sh [--upgrade]     without --upgrade, pins that still satisfy pyproject.toml are kept
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-# lock NAME ARGUMENT...: pin what pyproject.toml asks for, and what builds it, for Python 3.11 and newer.
+# lock NAME ARGUMENT...: pin the dependencies in pyproject.toml and the build tool, for Python 3.11 and newer.
 lock() {
   local name="$1"
   shift
@@ -15,7 +15,7 @@ lock() {
 }
 
 lock coordinator "$@"
-# torch is Dockerfile.cpu's own: what its CUDA build alone needs has no place in a CPU image.
+# Dockerfile.cpu pins torch itself. Leave out packages that only its CUDA build needs.
 lock cpu --extra cpu --no-emit-package torch "$@" --excludes <(printf '%s\n' \
   cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvshmem-cu13)
 lock vllm --extra gpu --constraint <(echo "vllm==0.25.1") "$@"

@@ -1,6 +1,6 @@
-"""Columns of the wire: numpy arrays on one side, packed little-endian bytes on the other.
+"""Pack and unpack the wire's columns: numpy arrays in memory, little-endian bytes in messages.
 
-Whatever arrives is bounds-checked here, before it touches an array of either process.
+Unpacking checks every column against its bounds before any other code uses it.
 """
 
 import struct
@@ -16,11 +16,11 @@ from protos import worker_pb2 as pb
 PROTOCOL_VERSION = 3
 SERVICE = "tokenfleet.v1.Worker"
 
-# A Submit is cut at this many prompt tokens (4 MiB); an Offline window then takes a few messages.
+# Largest number of prompt tokens in one Submit (4 MiB); an Offline window fits a few messages.
 MAX_SUBMIT_TOKENS = 1 << 20
-# A time of a monotonic clock fits 63 bits, and so does the difference of two.
+# Monotonic times, and differences of two, fit in 63 bits.
 MAX_NS = (1 << 63) - 1
-# Largest frame: a step of 16,384 first tokens is 0.3 MB, a merged backlog of a slow reader is more.
+# A step of 16,384 first tokens takes 0.3 MB; the merged backlog of a slow reader takes more.
 MAX_MESSAGE_BYTES = 64 << 20
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -29,14 +29,14 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.http2.min_ping_interval_without_data_ms", 20_000),
-    # A worker that comes back is found within seconds: a new connection for each channel, short pauses.
+    # Reconnect to a restarted worker within seconds: own connection for each channel, short backoff.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 5_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # gRPC reads http_proxy, grpc_proxy and https_proxy; a proxy between would be part of what is measured.
+    # Ignore http_proxy, grpc_proxy and https_proxy: a proxy would add to the measured latency.
     ("grpc.enable_http_proxy", 0),
-    # Without this a second server would silently share the port with the first.
+    # Without this option a second server could silently share the port of the first.
     ("grpc.so_reuseport", 0),
 ]
 
@@ -70,22 +70,22 @@ class FrameError(ValueError):
 
 
 class PromptColumns(NamedTuple):
-    """R requests on their way to an engine, T prompt tokens in all."""
+    """R requests for an engine, with T prompt tokens in total."""
 
     requests: RequestNames
     """(R,) slot | generation << 32."""
     prompt_lens: Lens
-    """(R,) tokens, each at least 1."""
+    """(R,) length of each prompt in tokens, at least 1."""
     prompt_tokens: TokenIds
     """(T,) prompts end to end."""
     max_new_tokens: Lens
-    """(R,) tokens still allowed, each at least 1."""
+    """(R,) tokens that may still be generated, at least 1."""
     produced: Lens
-    """(R,) answer tokens at the end of each prompt, produced elsewhere."""
+    """(R,) answer tokens at the end of each prompt that another worker produced."""
 
 
 class TokenColumns(NamedTuple):
-    """New tokens of R requests, T tokens in all; a request has at most one row."""
+    """New tokens of R requests, T tokens in total; a request has at most one row."""
 
     requests: RequestNames
     """(R,) slot | generation << 32."""
@@ -94,20 +94,20 @@ class TokenColumns(NamedTuple):
     tokens: TokenIds
     """(T,) rows end to end."""
     finished_rows: Lens
-    """(F,) rows that end here, ascending."""
+    """(F,) rows of the requests that finish, ascending."""
     finish_reasons: NDArray[np.uint8]
     """(F,) values of pb.FinishReason."""
     produced_ns: int
-    """When the engine handed them over, worker's monotonic clock; see worker.proto for several steps."""
+    """When the engine returned the tokens, worker's monotonic clock; for merged steps see worker.proto."""
 
 
 def slots_of(requests: RequestNames) -> NDArray[np.int64]:
-    """Take the slots, (R,), out of request names."""
+    """Return the slots, (R,), of request names."""
     return (requests & _SLOT).view(np.int64)
 
 
 def digest_of(packed: bytes) -> int:
-    """Hash what a message carries: XXH3-64."""
+    """Hash the packed columns of a message with XXH3-64."""
     digest: int = xxhash.xxh3_64_intdigest(packed)
     return digest
 
@@ -127,10 +127,10 @@ def unpack_submit(submit: pb.Submit) -> PromptColumns:
     """Check and unpack a Submit; the arrays are views of its bytes.
 
     Raises:
-        FrameError: A wrong digest, columns of different lengths, an empty prompt or budget, lengths that do
-            not add up, or a request with two rows.
+        FrameError: A wrong digest, columns of wrong length, an empty prompt, a budget of 0, or a request
+            with two rows.
     """
-    # Each read of the field copies it.
+    # Read the field once: each read copies it.
     packed = submit.packed
     if submit.digest != digest_of(packed):
         raise FrameError("submit: the digest is not that of the columns")
@@ -164,14 +164,14 @@ def _check_ends(finished: Lens, reasons: NDArray[np.uint8], rows: int) -> None:
 
 
 def merge_prompts(parts: Sequence[PromptColumns]) -> PromptColumns:
-    """Put requests, one part and more, end to end."""
+    """Concatenate one or more parts."""
     if len(parts) == 1:
         return parts[0]
     return PromptColumns._make(map(np.concatenate, zip(*parts, strict=True)))
 
 
 def split_prompts(prompts: PromptColumns) -> Iterator[PromptColumns]:
-    """Cut prompts between requests, at MAX_SUBMIT_TOKENS; a longer prompt stays alone."""
+    """Split prompts into parts of at most MAX_SUBMIT_TOKENS; a longer prompt is a part by itself."""
     if len(prompts.prompt_tokens) <= MAX_SUBMIT_TOKENS:
         yield prompts
         return
@@ -194,7 +194,7 @@ def pack_tokens(columns: TokenColumns, sequence: int) -> pb.Tokens:
     """Pack new tokens for the wire.
 
     Args:
-        columns: What the engine produced.
+        columns: Output of the engine.
         sequence: Frames of tokens before this one on the stream.
     """
     requests, counts, tokens, finished, reasons, produced_ns = columns
@@ -210,22 +210,22 @@ def unpack_tokens(frame: pb.Tokens, sequence: int) -> TokenColumns:
     """Check and unpack a Tokens frame; the arrays are views of its bytes.
 
     Args:
-        frame: As received.
+        frame: The message as received.
         sequence: Frames of tokens before this one on the stream.
 
     Raises:
-        FrameError: A wrong digest, a frame out of sequence, a time beyond MAX_NS, columns of different
-            lengths, rows out of range or out of order, or an unknown reason.
+        FrameError: A wrong digest, a frame out of sequence, a time beyond MAX_NS, columns of wrong length,
+            rows out of range or out of order, or an unknown finish reason.
     """
-    # Each read of the field copies it.
+    # Read the field once: each read copies it.
     packed = frame.packed
     if frame.digest != digest_of(packed):
         raise FrameError("tokens: the digest is not that of the columns")
     produced_ns, number, *sizes = _unpack_head("tokens", _TOKENS_HEAD, packed)
     if number != sequence:
-        raise FrameError(f"tokens: frame {number} where {sequence} belongs")
+        raise FrameError(f"tokens: frame {number}, expected {sequence}")
     if produced_ns > MAX_NS:
-        raise FrameError(f"tokens: produced_ns {produced_ns} is no time of a monotonic clock")
+        raise FrameError(f"tokens: produced_ns {produced_ns} exceeds {MAX_NS}, the largest monotonic time")
     requests, counts, tokens, finished, reasons = _columns(_TOKEN_COLUMNS, packed, _TOKENS_HEAD.size, sizes)
     rows = len(requests)
     if len(counts) not in (0, rows):
@@ -244,7 +244,7 @@ def unpack_requests(column: bytes) -> RequestNames:
     """Check and unpack a column of request names, (R,).
 
     Raises:
-        FrameError: Its size is no multiple of 8 bytes.
+        FrameError: Its size is not a multiple of 8 bytes.
     """
     return _columns(_PROMPT_COLUMNS[:1], column, 0, [len(column)])[0]
 
@@ -254,29 +254,29 @@ def _sum(lens: Lens) -> int:
 
 
 def _unpack_head(name: str, head: struct.Struct, packed: bytes) -> tuple[int, ...]:
-    """Read the head, whose last five numbers are the sizes of the columns behind it."""
+    """Read the header, whose last five numbers are the sizes of the columns that follow."""
     if len(packed) < head.size:
-        raise FrameError(f"{name}: {len(packed)} bytes are no head of {head.size}")
+        raise FrameError(f"{name}: {len(packed)} bytes, shorter than the header of {head.size}")
     numbers = head.unpack_from(packed)
     expected = head.size + sum(numbers[-5:])
     if expected != len(packed):
-        raise FrameError(f"{name}: {len(packed)} bytes where {expected} belong")
+        raise FrameError(f"{name}: {len(packed)} bytes, expected {expected}")
     return numbers
 
 
 def _columns(
     layout: Sequence[tuple[str, np.dtype[Any]]], packed: bytes, offset: int, sizes: Sequence[int]
 ) -> list[NDArray[Any]]:
-    """View columns that lie end to end from `offset`; sizes: of each, in bytes."""
+    """View consecutive columns from `offset` on as arrays; sizes: bytes of each column."""
     columns = []
     for (name, dtype), num_bytes in zip(layout, sizes, strict=True):
         entries, torn = divmod(num_bytes, dtype.itemsize)
         if torn:
-            raise FrameError(f"{name}: {num_bytes} bytes are no multiple of {dtype.itemsize}")
+            raise FrameError(f"{name}: {num_bytes} bytes is not a multiple of {dtype.itemsize}")
         columns.append(np.frombuffer(packed, dtype, entries, offset))
         offset += num_bytes
     return columns
 
 
 def _wrong_length(name: str, column: NDArray[Any], length: int) -> FrameError:
-    return FrameError(f"{name}: {len(column)} entries where {length} belong")
+    return FrameError(f"{name}: {len(column)} entries, expected {length}")

@@ -65,11 +65,11 @@ class WorkerServicer:
 
     def Generate(self, request_iterator, context):
         """Serves a run over one bidirectional stream per coordinator and worker, from `open` until one side closes.
-        FAILED_PRECONDITION: another run holds the worker, the engine is not ready, or the protocol differs.
+        FAILED_PRECONDITION: another run uses the worker, the engine is not ready, or protocol versions differ.
         INVALID_ARGUMENT: a malformed message or a run specification that this worker cannot serve.
-        UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` is not this worker's.
-        RESOURCE_EXHAUSTED: more requests in flight than a worker takes.
-        DEADLINE_EXCEEDED: no `open` in time, or a coordinator that sends or reads nothing.
+        UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` does not match this worker's token.
+        RESOURCE_EXHAUSTED: more requests in flight than a worker accepts.
+        DEADLINE_EXCEEDED: no `open` in time, or the coordinator stopped sending or reading.
         UNAVAILABLE: the engine died or the worker is stopping.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -77,7 +77,7 @@ class WorkerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetInfo(self, request, context):
-        """Describes this worker. Answers in every state, also while loading.
+        """Describes this worker. Available in every state, including LOADING.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,7 +91,7 @@ class WorkerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetHost(self, request, context):
-        """Describes the machine this worker runs on, as of this call. Answers in every state.
+        """Describes the machine this worker runs on, as of this call. Available in every state.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -7,11 +7,11 @@ Columns. A column is a packed little-endian array; the comment at each column gi
   <u1 uint8   <u4 uint32   <u8 uint64   <i4 int32
 R is the number of requests (rows) of the message, T the number of tokens of all rows together.
 Rows are in the same order in every column. protos/columns.py packs, unpacks and bounds-checks them.
-A message with several columns carries them end to end in one field, after a header with the size of each
-column in bytes: protobuf copies a field on each read, and one buffer is hashed faster than six.
+A message with several columns carries them in one field, after a header with the size of each column in
+bytes: protobuf copies a field on each read, and hashing one buffer is faster than hashing six.
 
-Request names. A request is one <u8: its slot at the coordinator in the lower 32 bits, the slot's
-generation in the upper 32. A slot is reused; slot and generation together are not.
+Request names. A request is named by one <u8: the coordinator's slot number in the lower 32 bits and the
+slot's generation in the upper 32 bits. Slots are reused; each reuse increments the generation.
 
 Clocks. `*_ns` is CLOCK_MONOTONIC of the machine that wrote it, in nanoseconds.
 """
@@ -50,19 +50,19 @@ class WorkerStub:
     def __new__(cls, channel: _aio.Channel) -> WorkerAsyncStub: ...
     Generate: _grpc.StreamStreamMultiCallable[_worker_pb2.ToWorker, _worker_pb2.FromWorker]
     """Serves a run over one bidirectional stream per coordinator and worker, from `open` until one side closes.
-    FAILED_PRECONDITION: another run holds the worker, the engine is not ready, or the protocol differs.
+    FAILED_PRECONDITION: another run uses the worker, the engine is not ready, or protocol versions differ.
     INVALID_ARGUMENT: a malformed message or a run specification that this worker cannot serve.
-    UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` is not this worker's.
-    RESOURCE_EXHAUSTED: more requests in flight than a worker takes.
-    DEADLINE_EXCEEDED: no `open` in time, or a coordinator that sends or reads nothing.
+    UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` does not match this worker's token.
+    RESOURCE_EXHAUSTED: more requests in flight than a worker accepts.
+    DEADLINE_EXCEEDED: no `open` in time, or the coordinator stopped sending or reading.
     UNAVAILABLE: the engine died or the worker is stopping.
     """
     GetInfo: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetInfoRequest, _worker_pb2.WorkerInfo]
-    """Describes this worker. Answers in every state, also while loading."""
+    """Describes this worker. Available in every state, including LOADING."""
     GetLoad: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetLoadRequest, _worker_pb2.WorkerLoad]
     """Reports the requests in the engine and the token counts of the current run."""
     GetHost: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetHostRequest, _worker_pb2.HostInfo]
-    """Describes the machine this worker runs on, as of this call. Answers in every state."""
+    """Describes the machine this worker runs on, as of this call. Available in every state."""
 
 @_typing.type_check_only
 class WorkerAsyncStub(WorkerStub):
@@ -73,19 +73,19 @@ class WorkerAsyncStub(WorkerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.StreamStreamMultiCallable[_worker_pb2.ToWorker, _worker_pb2.FromWorker]  # type: ignore[assignment]
     """Serves a run over one bidirectional stream per coordinator and worker, from `open` until one side closes.
-    FAILED_PRECONDITION: another run holds the worker, the engine is not ready, or the protocol differs.
+    FAILED_PRECONDITION: another run uses the worker, the engine is not ready, or protocol versions differ.
     INVALID_ARGUMENT: a malformed message or a run specification that this worker cannot serve.
-    UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` is not this worker's.
-    RESOURCE_EXHAUSTED: more requests in flight than a worker takes.
-    DEADLINE_EXCEEDED: no `open` in time, or a coordinator that sends or reads nothing.
+    UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` does not match this worker's token.
+    RESOURCE_EXHAUSTED: more requests in flight than a worker accepts.
+    DEADLINE_EXCEEDED: no `open` in time, or the coordinator stopped sending or reading.
     UNAVAILABLE: the engine died or the worker is stopping.
     """
     GetInfo: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetInfoRequest, _worker_pb2.WorkerInfo]  # type: ignore[assignment]
-    """Describes this worker. Answers in every state, also while loading."""
+    """Describes this worker. Available in every state, including LOADING."""
     GetLoad: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetLoadRequest, _worker_pb2.WorkerLoad]  # type: ignore[assignment]
     """Reports the requests in the engine and the token counts of the current run."""
     GetHost: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetHostRequest, _worker_pb2.HostInfo]  # type: ignore[assignment]
-    """Describes the machine this worker runs on, as of this call. Answers in every state."""
+    """Describes the machine this worker runs on, as of this call. Available in every state."""
 
 class WorkerServicer(metaclass=_abc_1.ABCMeta):
     """One replica of the model, or a node of several replicas. A node answers GetInfo, which lists its replicas'
@@ -99,11 +99,11 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.FromWorker], _abc.AsyncIterator[_worker_pb2.FromWorker]]:
         """Serves a run over one bidirectional stream per coordinator and worker, from `open` until one side closes.
-        FAILED_PRECONDITION: another run holds the worker, the engine is not ready, or the protocol differs.
+        FAILED_PRECONDITION: another run uses the worker, the engine is not ready, or protocol versions differ.
         INVALID_ARGUMENT: a malformed message or a run specification that this worker cannot serve.
-        UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` is not this worker's.
-        RESOURCE_EXHAUSTED: more requests in flight than a worker takes.
-        DEADLINE_EXCEEDED: no `open` in time, or a coordinator that sends or reads nothing.
+        UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` does not match this worker's token.
+        RESOURCE_EXHAUSTED: more requests in flight than a worker accepts.
+        DEADLINE_EXCEEDED: no `open` in time, or the coordinator stopped sending or reading.
         UNAVAILABLE: the engine died or the worker is stopping.
         """
 
@@ -113,7 +113,7 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.GetInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.WorkerInfo, _abc.Awaitable[_worker_pb2.WorkerInfo]]:
-        """Describes this worker. Answers in every state, also while loading."""
+        """Describes this worker. Available in every state, including LOADING."""
 
     @_abc_1.abstractmethod
     def GetLoad(
@@ -129,6 +129,6 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.GetHostRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.HostInfo, _abc.Awaitable[_worker_pb2.HostInfo]]:
-        """Describes the machine this worker runs on, as of this call. Answers in every state."""
+        """Describes the machine this worker runs on, as of this call. Available in every state."""
 
 def add_WorkerServicer_to_server(servicer: WorkerServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,1 +1,1 @@
-"""MLPerf: LoadGen, the table of benchmark constants, settings and data sets."""
+"""The MLPerf side: LoadGen, benchmark constants, settings, data sets and results."""

@@ -1,6 +1,6 @@
-"""Every figure that MLPerf Inference fixes for a benchmark or a round, each with its source.
+"""Constants that MLPerf Inference defines for a benchmark or round, each with its source.
 
-A second benchmark or round is one more entry. The sources, by the names used below:
+A new benchmark or round is a new entry. The comments below use these names for the sources:
 
     mlperf.conf  loadgen/mlperf.conf of mlcommons/inference, embedded in mlcommons-loadgen 6.0.17
     checker      tools/submission/submission_checker/constants.py of mlcommons/inference, v6.1
@@ -14,29 +14,29 @@ from typing import NamedTuple
 
 
 class OtherFigure(NamedTuple):
-    """What another source gives for the same figure."""
+    """A different value that another source gives for the same figure."""
 
     value: int
     source: str
 
 
 class Figure(NamedTuple):
-    """A figure that the user is shown with its source."""
+    """A figure that is shown to the user with its source."""
 
     value: int
-    """The one that applies by default."""
+    """Default value."""
     source: str
     others: tuple[OtherFigure, ...] = ()
-    """Sources that differ."""
+    """Sources with a different value."""
 
     def __str__(self) -> str:
-        """Name the default and every source that differs."""
+        """Name the default value and every source with a different one."""
         differing = "".join(f"; {other.value:,} by {other.source}" for other in self.others)
         return f"default {self.value:,} by {self.source}{differing}"
 
 
 class LatencyLimits(NamedTuple):
-    """A model name of LoadGen and the limits that LoadGen applies under it."""
+    """A model name in LoadGen and the latency limits that LoadGen applies to it."""
 
     model_name: str
     """First part of a key in user.conf."""
@@ -53,35 +53,35 @@ class StopId(NamedTuple):
 
 
 class ComplianceTest(NamedTuple):
-    """A run in performance mode under an audit.config that makes LoadGen log every answer."""
+    """A performance run with an audit.config that makes LoadGen log every answer."""
 
     name: str
     num_samples: int
-    """Rows of its data set, and LoadGen's performance sample count."""
+    """Rows of its data set; also LoadGen's performance sample count."""
     keys: tuple[str, ...]
-    """Keys that its audit.config alone holds; its verification script reads them, LoadGen does not."""
+    """Keys that only this test's audit.config has; its verification script reads them, LoadGen does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """One benchmark."""
+    """Constants of one benchmark."""
 
     name: str
     """Folder of its results in a submission."""
     repository: str
     """Model on Hugging Face."""
     standard: LatencyLimits
-    """Of Offline and Server; Offline has no limits."""
+    """Limits of Server; Offline uses the same model name and has no limits."""
     interactive: LatencyLimits
-    """Of Interactive, which to LoadGen is Server under another model name."""
+    """Limits of Interactive, which LoadGen runs as Server with another model name."""
     performance_sample_count: int
-    """Rows of the performance data set, LoadGen's count, and the fewest samples of an Offline query."""
+    """Rows of the performance data set; also LoadGen's count and the minimum size of an Offline query."""
     accuracy_sample_count: int
-    """Rows of the accuracy data set, and LoadGen's count."""
+    """Rows of the accuracy data set; also LoadGen's count."""
     min_duration_ms: int
-    """Shortest performance run; a compliance test has none."""
+    """Minimum duration of a performance run; does not apply to compliance tests."""
     latency_percentile: float
-    """Share of the queries that must meet the latency limits."""
+    """Fraction of queries that must meet the latency limits."""
     performance_max_new_tokens: Figure
     """Longest answer in a performance run or compliance test, in tokens."""
     accuracy_max_new_tokens: Figure
@@ -89,21 +89,21 @@ class Benchmark:
     temperature: float
     top_p: float
     top_k: int
-    """-1: all candidates."""
+    """-1 means all candidates."""
     stop_ids: tuple[StopId, ...]
     vocab_size: int
     first_special_id: int
-    """Lowest id of a special token; synthetic prompts have lower ids only."""
+    """Lowest id of a special token; synthetic prompts use lower ids only."""
     max_prompt_len: int
     """Longest prompt, in tokens."""
     mean_answer_len: float
-    """Mean answer over the performance data set, in tokens."""
+    """Mean answer length over the performance data set, in tokens."""
     dataset_names: tuple[str, ...]
     """Values of the column `dataset` of the accuracy data set."""
     compliance_tests: tuple[ComplianceTest, ...]
 
     def compliance_test(self, audit_config: str) -> ComplianceTest | None:
-        """Find the test whose audit.config this is; None if no key names one."""
+        """Return the compliance test of an audit.config's text; None if it has no test's keys."""
         for test in self.compliance_tests:
             if any(key in audit_config for key in test.keys):
                 return test
@@ -111,7 +111,7 @@ class Benchmark:
 
 
 class Seeds(NamedTuple):
-    """The seeds of LoadGen that change with each round."""
+    """LoadGen's seeds, which change with each round."""
 
     qsl: int
     sample_index: int
@@ -120,17 +120,17 @@ class Seeds(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """One round of submissions."""
+    """Constants of one submission round."""
 
     name: str
     seeds: Seeds
-    """Embedded in LoadGen; a user.conf cannot set them."""
+    """Seeds embedded in LoadGen; a user.conf cannot set them."""
     loadgen_versions: tuple[str, ...]
-    """Releases of mlcommons-loadgen on PyPI that hold the seeds."""
+    """Releases of mlcommons-loadgen on PyPI that contain the seeds."""
     checker_version: str
-    """What the submission checker takes as --version."""
+    """Value of the submission checker's --version."""
     benchmarks: tuple[Benchmark, ...]
-    """With the limits of this round."""
+    """Benchmarks with the limits of this round."""
 
 
 GPT_OSS_120B = Benchmark(
@@ -155,14 +155,14 @@ GPT_OSS_120B = Benchmark(
     accuracy_sample_count=4395,  # mlperf.conf, checker
     min_duration_ms=600_000,  # mlperf.conf, checker
     latency_percentile=0.99,  # mlperf.conf
-    # TEST09 compares the mean answer with a reference that was made with the README's budget.
+    # TEST09 compares the mean answer length with a reference generated with the README's limit.
     performance_max_new_tokens=Figure(
         10_240,
         "the reference's README and TEST09",
         (OtherFigure(10_000, "the rules (inference_rules.adoc)"),),
     ),
     accuracy_max_new_tokens=Figure(32_768, "the reference's README"),
-    # language/gpt-oss-120b/generation_config.json, which leaves the seed open.
+    # language/gpt-oss-120b/generation_config.json, which sets no seed.
     temperature=1.0,
     top_p=1.0,
     top_k=-1,
@@ -191,7 +191,7 @@ V6_1 = Round(
         sample_index=2747215439041700203,
         schedule=16159082839903944936,
     ),
-    loadgen_versions=("6.0.16", "6.0.17"),  # read from the releases; 6.0.15 has those of v6.0
+    loadgen_versions=("6.0.16", "6.0.17"),  # read from the releases; 6.0.15 has the seeds of v6.0
     checker_version="v6.1",  # checker
     benchmarks=(GPT_OSS_120B,),
 )
@@ -199,16 +199,16 @@ V6_1 = Round(
 ROUNDS = (V6_1,)
 """Newest first."""
 BENCHMARK = ROUNDS[0].benchmarks[0]
-"""The benchmark that is run."""
+"""The benchmark that this program runs."""
 
 
 def find_round(seeds: Seeds) -> Round | None:
-    """Find the round that has the seeds of this LoadGen."""
+    """Return the round with these seeds; None if there is none."""
     return next((entry for entry in ROUNDS if entry.seeds == seeds), None)
 
 
 def unknown_round(seeds: Seeds) -> str:
-    """Explain that the seeds belong to no round."""
+    """Return a message that the seeds belong to no known round."""
     known = "; ".join(
         f"{entry.name} has its seeds in mlcommons-loadgen {' and '.join(entry.loadgen_versions)}"
         for entry in ROUNDS

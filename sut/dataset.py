@@ -1,8 +1,8 @@
 """Read the pre-tokenised samples of a run: one parquet or pickled pandas DataFrame, a row per sample.
 
 The schema is the reference's (mlcommons/inference, language/gpt-oss-120b): the token column is `tok_input`,
-else `input_tokens`; other columns are not used; the QSL index of a sample is its row number. Bad input
-raises a FlagError that names the flag, the file and, if known, the row, the value and the bound.
+else `input_tokens`; other columns are ignored; a sample's QSL index is its row number. Bad input raises a
+FlagError that names the flag, the file and, if known, the row, the value and the bound.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ _ID_BOUND = 2**31  # ids are int32 from here to the engine
 _LIST_TYPES = (pa.types.is_list, pa.types.is_large_list)
 _TokenIds = NDArray[np.integer]
 _PromptColumns = tuple[NDArray[np.int64], _TokenIds]
-"""Prompt lengths (N,) and the tokens of all prompts end to end (T,)."""
+"""Prompt lengths (N,) and the concatenated tokens of all prompts (T,)."""
 
-# Every global, by module, that a pandas 2.x or 3.x DataFrame pickle of lists, arrays, strings, numbers and
-# categories names. None of them opens a file, imports a module by name or looks up an attribute.
+# All globals, by module, in pickles of pandas 2.x and 3.x DataFrames of lists, arrays, strings, numbers and
+# categories. None of them opens a file, imports a module by name or looks up an attribute.
 _ADMITTED = {
     "_codecs": {"encode"},
     "builtins": {"bytearray", "slice"},
@@ -58,7 +58,7 @@ _ADMITTED = {
     "pyarrow.lib": {"_restore_array", "py_buffer", "type_for_alias"},
 }
 
-# Raised by pickle and the constructors above on a damaged or foreign stream.
+# Raised by pickle and the constructors above for damaged or unknown data.
 _UNPICKLE_ERRORS = (
     *(pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError, ValueError),
     *(ArithmeticError, AssertionError, MemoryError, RuntimeError, SyntaxError, SystemError),
@@ -68,14 +68,14 @@ _UNPICKLE_ERRORS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Dataset:
-    """The prompts of all samples; both arrays are read-only."""
+    """Prompts of all samples; both arrays are read-only."""
 
     path: Path
     """File the prompts were read from."""
     sha256: str
     """Hash of the file's bytes, hexadecimal."""
     tokens: NDArray[np.int32]
-    """(T,) all prompts end to end."""
+    """(T,) all prompts, concatenated."""
     offsets: NDArray[np.int64]
     """(N+1,) prompt i is tokens[offsets[i]:offsets[i+1]]."""
 
@@ -90,11 +90,11 @@ class Dataset:
         return np.diff(self.offsets)
 
     def prompt(self, index: int) -> NDArray[np.int32]:
-        """View one sample's prompt, shape (prompt_len,)."""
+        """Return one sample's prompt as a view, shape (prompt_len,)."""
         return self.tokens[self.offsets[:-1][index] : self.offsets[1:][index]]
 
     def gather(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
-        """Copy the prompts of several samples end to end.
+        """Copy and concatenate the prompts of several samples.
 
         Args:
             indices: (R,) sample indices in any order, repeats allowed.
@@ -107,7 +107,7 @@ class Dataset:
         return (stops - starts).astype(np.uint32), np.concatenate(rows or [self.tokens[:0]])
 
     def check(self, *, vocab_size: int, max_model_len: int, max_new_tokens: int) -> None:
-        """Refuse prompts that the model cannot serve.
+        """Check that the model can serve all prompts.
 
         Args:
             vocab_size: Ids must lie in 0 <= id < vocab_size.
@@ -131,11 +131,11 @@ class Dataset:
 def load(path: Path, max_samples: int | None = None) -> Dataset:
     """Read a data set.
 
-    The suffix decides the format: .parquet, .pkl or .pickle; with any other suffix the first bytes do.
+    The suffix determines the format: .parquet, .pkl or .pickle; otherwise the first bytes of the file do.
 
     Args:
         path: The file of `--input-file`.
-        max_samples: Keep only this many first rows; None keeps all.
+        max_samples: Read only the first rows, this many; None: all.
 
     Raises:
         FlagError: The file cannot be read, or a row is not one or more integers in 0 <= id < 2**31.
@@ -178,7 +178,7 @@ def _refusing(path: Path, form: str, errors: tuple[type[BaseException], ...]) ->
 
 
 def _token_column(path: Path, columns: Sequence[object]) -> int:
-    """Find the position of the token column."""
+    """Return the index of the token column."""
     for name in TOKEN_COLUMNS:
         if name in columns:
             return columns.index(name)
@@ -201,7 +201,7 @@ def _check_ids(path: Path, lens: NDArray[np.int64], ids: _TokenIds, bound: int) 
 
 
 def _row(lens: NDArray[np.int64], wrong: NDArray[np.bool_]) -> int:
-    """Find the row of the first wrong token."""
+    """Return the row of the first wrong token."""
     return int(np.searchsorted(lens.cumsum(), np.argmax(wrong), side="right"))
 
 
@@ -213,7 +213,7 @@ def _read_parquet(path: Path, content: bytes, max_samples: int | None) -> _Promp
     _check_num_rows(path, file.metadata.num_rows, max_samples)
     with _refusing(path, "parquet file", (pa.ArrowException, OSError)):
         table = file.read(columns=[column_name])
-        # By position, because a column name may occur twice.
+        # Select by position, because a column name may occur twice.
         column = table.column(table.column_names.index(column_name)).slice(0, max_samples).combine_chunks()
     return _flatten(path, column)
 
@@ -235,7 +235,7 @@ def _flatten(path: Path, column: pa.Array) -> _PromptColumns:
 
 
 class _CheckedArray(np.ndarray):
-    """An array with as many objects as its shape requires, which numpy does not check."""
+    """An array that checks, unlike numpy, that its content has as many objects as its shape requires."""
 
     def __setstate__(self, state: Any, /) -> None:
         shape, content = state[-4], state[-1]
@@ -246,7 +246,7 @@ class _CheckedArray(np.ndarray):
 
 
 def _restore_array(state: object) -> pa.Array:
-    """Restore an arrow array and check its offsets, which arrow does not."""
+    """Restore an arrow array and check its offsets, which arrow itself does not check."""
     array = pa.lib._restore_array(state)
     array.validate(full=True)
     return array
@@ -259,13 +259,13 @@ class _FrameUnpickler(pickle.Unpickler):
     """Unpickle a DataFrame; refuse every global that could run code."""
 
     def find_class(self, module: str, name: str) -> object:
-        """Resolve an admitted global under this environment's module names."""
+        """Return an admitted global, by this environment's module names."""
         if module == "__builtin__":
             module = "builtins"  # protocol 2
         module = module.replace("numpy.core.", "numpy._core.", 1)  # numpy 1.x
         if name not in _ADMITTED.get(module, ()):
-            raise pickle.UnpicklingError(f"it names {module}.{name}, foreign to a DataFrame of tokens")
-        # Not super().find_class: it follows dots and renames Python 2 globals after the check.
+            raise pickle.UnpicklingError(f"it uses {module}.{name}, foreign to a DataFrame of tokens")
+        # super().find_class would follow dots and rename Python 2 globals after this check.
         return _CHECKED.get((module, name)) or getattr(importlib.import_module(module), name)
 
 
@@ -290,7 +290,7 @@ def _cell_ids(path: Path, row: int, cell: object) -> _TokenIds:
     values = cell.tolist() if isinstance(cell, np.ndarray) else cell
     if not isinstance(values, list | tuple):
         raise _refusal(path, f"row {row}: prompt {reprlib.repr(cell)} is not a list of token ids")
-    # bool is a subclass of int: only the exact type distinguishes True from 1.
+    # bool is a subclass of int, so check the exact type to distinguish True from 1.
     for kind in set(map(type, values)):
         if kind is not int and not issubclass(kind, np.integer):
             value = next(value for value in values if type(value) is kind)

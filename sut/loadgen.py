@@ -1,6 +1,6 @@
-"""LoadGen, and every one of its traps: the only file that imports mlperf_loadgen (6.0.17).
+"""Wrapper of LoadGen and its pitfalls; the only file that imports mlperf_loadgen (6.0.17).
 
-LoadGen keeps state: one test per process. A test cannot be aborted, only left with the process.
+LoadGen has global state: only one test per process. A test cannot be aborted; it ends with the process.
 """
 
 import errno
@@ -21,16 +21,16 @@ from sut.benchmark import Seeds
 from sut.settings import Mode, Scenario
 
 Issue = Callable[[list[int], list[int]], None]
-"""Takes LoadGen's ids (raw pointers) and sample indices of one query, in order."""
+"""Receives LoadGen's response ids (pointers) and sample indices of one query, in order."""
 
 TOKEN_BYTES = 4
-# With less than this LoadGen's buffered logs do not fit.
+# LoadGen's buffered logs do not fit in less free space than this.
 FULL_DISK_BYTES = 1 << 16
 _GENERATED = {
     name: re.compile(rf'"key": "generated_{name}", "value": (\d+),')
     for name in ("query_count", "samples_per_query")
 }
-# Keys of the detail log and the attributes of lg.TestSettings that LoadGen prints under them.
+# Keys of the detail log, with the attributes of lg.TestSettings whose values they show.
 _LOGGED_SETTINGS = {
     "effective_performance_sample_count": "performance_sample_count_override",
     "effective_accuracy_sample_count": "accuracy_sample_count_override",
@@ -46,46 +46,46 @@ _configured = threading.Event()
 
 
 class LoadGenSettings(NamedTuple):
-    """Settings that LoadGen has read before a test."""
+    """Settings of LoadGen before a test."""
 
     seeds: Seeds
     logged: dict[str, object]
-    """By key of the detail log; an audit.config may still change them when the test starts."""
+    """Values by key of the detail log; an audit.config may still change them when the test starts."""
 
     @classmethod
     def read(cls, conf: str, scenario: Scenario) -> "LoadGenSettings":
-        """Read a conf over the embedded mlperf.conf, without a test.
+        """Read a user.conf on top of the embedded mlperf.conf, without running a test.
 
         Raises:
-            FlagError: LoadGen refuses the conf.
+            FlagError: LoadGen rejects the conf.
         """
         settings = lg.TestSettings()
-        # Not as a user.conf: after the first one in a process LoadGen skips the embedded mlperf.conf.
+        # Not read as a user.conf: after a process's first user.conf LoadGen skips the embedded mlperf.conf.
         _apply_conf(settings, "", scenario, _EMBEDDED_CONF)
         _apply_conf(settings, conf, scenario, _OTHER_CONF)
         return cls.of(settings)
 
     @classmethod
     def of(cls, settings: lg.TestSettings) -> "LoadGenSettings":
-        """Copy them from LoadGen."""
+        """Copy the settings from LoadGen's object."""
         seeds = Seeds(settings.qsl_rng_seed, settings.sample_index_rng_seed, settings.schedule_rng_seed)
         return cls(seeds, {key: getattr(settings, name) for key, name in _LOGGED_SETTINGS.items()})
 
 
 class LoadGenTest:
-    """One StartTest."""
+    """One LoadGen test (StartTest)."""
 
     def __init__(self, conf: str, scenario: Scenario, mode: Mode) -> None:
         """Read the settings.
 
         Args:
-            conf: Text of the run's user.conf; the embedded mlperf.conf is read before it.
+            conf: Text of the run's user.conf; LoadGen reads the embedded mlperf.conf before it.
             scenario: The run's scenario.
             mode: The run's mode.
 
         Raises:
-            FlagError: LoadGen refuses the file.
-            RuntimeError: This process has had a test: a second one would skip the embedded mlperf.conf.
+            FlagError: LoadGen rejects the conf.
+            RuntimeError: The process already ran a test; a second one would skip the embedded mlperf.conf.
         """
         if _configured.is_set():
             raise RuntimeError("one LoadGen test per process")
@@ -103,18 +103,19 @@ class LoadGenTest:
         return LoadGenSettings.of(self._settings)
 
     def run(self, num_samples: int, issue: Issue, output_dir: Path, audit_config: Path | None) -> None:
-        """Run the test; returns when every issued sample is complete.
+        """Run the test; returns when all issued samples are complete.
 
         Args:
             num_samples: Rows of the data set, all in memory.
-            issue: Called once per query; must neither raise (the process would crash) nor wait.
-            output_dir: Existing directory: LoadGen would end at once without one, and say nothing.
-            audit_config: Explicit, because LoadGen otherwise reads audit.config from the working directory.
+            issue: Called once per query; must not raise, which would crash the process, and must not wait.
+            output_dir: Existing directory; without one LoadGen would return at once without a message.
+            audit_config: Path, or None; never omitted, because LoadGen would then read audit.config from the
+                working directory.
 
         Raises:
-            RuntimeError: LoadGen left no summary.
+            RuntimeError: LoadGen wrote no summary.
 
-        Thread: any but main, which must stay free for signals; blocks.
+        Thread: any except main, which must handle signals; blocks.
         """
         output_dir.stat()
         sut = lg.ConstructFastSUT(issue, _nothing)
@@ -132,11 +133,11 @@ class LoadGenTest:
             lg.DestroySUT(sut)
         summary = output_dir / "mlperf_log_summary.txt"
         if not summary.is_file() or summary.stat().st_size == 0:
-            raise RuntimeError(f"LoadGen left no summary in {output_dir}{_full_disk(output_dir)}")
+            raise RuntimeError(f"LoadGen wrote no summary in {output_dir}{_full_disk(output_dir)}")
 
 
 def generated_samples(output_dir: Path) -> int | None:
-    """Read from the growing detail log how many samples LoadGen will issue; None before it says so.
+    """Read from the detail log of a running test how many samples LoadGen will issue; None if not logged yet.
 
     Thread: any.
     """
@@ -147,14 +148,14 @@ def generated_samples(output_dir: Path) -> int | None:
 
 
 def first_token_complete(ids: list[int], addresses: list[int], counts: list[int]) -> None:
-    """Stop the TTFT clock of requests; all get the time of this call.
+    """Report first tokens: LoadGen stops the requests' TTFT clocks at the time of this call.
 
     Args:
         ids: LoadGen's ids, each at most once per test.
-        addresses: Where each request's first token, an int32, lies; LoadGen copies before it returns.
+        addresses: Memory address of each first token, an int32; LoadGen copies it before it returns.
         counts: 1, or 0 for an answer without tokens.
 
-    Thread: the one that also calls query_samples_complete: LoadGen keeps no order across threads.
+    Thread: the same as query_samples_complete, because LoadGen keeps no order across threads.
     """
     responses = [
         lg.QuerySampleResponse(id_, address, TOKEN_BYTES * count, count)
@@ -164,15 +165,15 @@ def first_token_complete(ids: list[int], addresses: list[int], counts: list[int]
 
 
 def query_samples_complete(ids: list[int], addresses: list[int], counts: list[int]) -> None:
-    """Stop the latency clock of requests; all get the time of this call.
+    """Report completions: LoadGen stops the requests' latency clocks at the time of this call.
 
     Args:
-        ids: LoadGen's ids, each exactly once per test; none after the test has ended: they are pointers.
-        addresses: Where each request's tokens, int32, lie; LoadGen copies before it returns.
-        counts: All tokens of each request, the first one included, because LoadGen computes
+        ids: LoadGen's ids, each exactly once per test and never after it: the ids are pointers.
+        addresses: Memory address of each request's tokens, int32; LoadGen copies them before it returns.
+        counts: Number of all tokens of each request, including the first, because LoadGen computes
             TPOT = (latency - TTFT) / (n_tokens - 1) (loadgen/logging.cc).
 
-    Thread: as first_token_complete.
+    Thread: the same as first_token_complete.
     """
     responses = [
         lg.QuerySampleResponse(id_, address, TOKEN_BYTES * count, count)
@@ -187,7 +188,7 @@ def _apply_conf(settings: lg.TestSettings, conf: str, scenario: Scenario, kind: 
         file.flush()
         code = settings.FromConfig(file.name, scenario.model_name, scenario.loadgen_name, kind)
     if code != 0:
-        raise FlagError("--user-conf", f"LoadGen refuses it with code {code}")
+        raise FlagError("--user-conf", f"LoadGen rejects it with code {code}")
 
 
 def _log_settings(output_dir: Path) -> lg.LogSettings:
@@ -201,10 +202,10 @@ def _log_settings(output_dir: Path) -> lg.LogSettings:
 
 
 def _full_disk(directory: Path) -> str:
-    """Say so if the disk is full: LoadGen does not look whether it could write."""
+    """Return a message if the disk is full, else an empty string; LoadGen does not check its writes."""
     free_bytes = shutil.disk_usage(directory).free
     return "" if free_bytes >= FULL_DISK_BYTES else f": {os.strerror(errno.ENOSPC)}, {free_bytes} bytes free"
 
 
 def _nothing(*_: object) -> None:
-    """Flush, load, unload: nothing is deferred, and all prompts are in memory."""
+    """Do nothing on flush, load and unload: nothing is deferred, and all prompts are in memory."""

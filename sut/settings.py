@@ -1,4 +1,4 @@
-"""The settings of one run: scenario, mode, sampling, and the user.conf that LoadGen reads."""
+"""Settings of a run: scenario, mode, sampling, and the user.conf that LoadGen reads."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from sut.benchmark import BENCHMARK, Figure, LatencyLimits
 
 
 class Scenario(StrEnum):
-    """A scenario as the user names it."""
+    """A scenario, by its name on the command line."""
 
     OFFLINE = "offline"
     SERVER = "server"
@@ -19,17 +19,17 @@ class Scenario(StrEnum):
 
     @property
     def loadgen_name(self) -> str:
-        """LoadGen's own scenario: Interactive is Server under another model name."""
+        """Name of LoadGen's scenario; Interactive is Server with another model name."""
         return "Offline" if self is Scenario.OFFLINE else "Server"
 
     @property
     def limits(self) -> LatencyLimits:
-        """Limits that LoadGen applies; Offline has none."""
+        """Model name and latency limits in LoadGen; Offline has no limits."""
         return BENCHMARK.interactive if self is Scenario.INTERACTIVE else BENCHMARK.standard
 
     @property
     def model_name(self) -> str:
-        """The benchmark whose limits LoadGen applies, by LoadGen's name."""
+        """LoadGen's model name, which selects the latency limits."""
         return self.limits.model_name
 
 
@@ -50,7 +50,7 @@ class Mode(StrEnum):
 
 
 class KeyValueError(ValueError):
-    """A value that a key of a generation config cannot have."""
+    """A key of a generation config has a bad value."""
 
     def __init__(self, key: str, reason: str) -> None:
         """Compose the line.
@@ -66,18 +66,18 @@ class KeyValueError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationConfig:
-    """Sampling of every request of a run; the defaults are the reference's generation_config.json."""
+    """Sampling parameters of all requests of a run; the defaults are the reference's."""
 
     temperature: float = BENCHMARK.temperature
-    """Softmax temperature, in [0, 2], vLLM's bounds; 0 is greedy."""
+    """Softmax temperature, in [0, 2] (vLLM's bounds); 0 is greedy."""
     top_p: float = BENCHMARK.top_p
     """Nucleus probability mass, in (0, 1]."""
     top_k: int = BENCHMARK.top_k
-    """Number of candidates; -1 is all."""
+    """Number of candidate tokens; -1 means all."""
     max_new_tokens: int = BENCHMARK.performance_max_new_tokens.value
     """Longest answer, in tokens."""
     seed: int | None = None
-    """Seed of each request's sampler; None leaves it to the engine, as the reference does."""
+    """Seed of each request's sampler; None, as in the reference: chosen by the engine."""
 
     def __post_init__(self) -> None:
         """Check types and bounds.
@@ -102,7 +102,7 @@ class GenerationConfig:
             raise KeyValueError("temperature", f"{self.temperature} is not in [0, 2]")
         if not 0 < self.top_p <= 1:
             raise KeyValueError("top_p", f"{self.top_p} is not in (0, 1]")
-        # The upper bounds are those of the wire's int32, uint32 and int64.
+        # The upper bounds are those of the proto fields: int32, uint32 and int64.
         if self.top_k != -1 and not 1 <= self.top_k < 2**31:
             raise KeyValueError("top_k", f"{self.top_k} is neither -1 nor in 1..2147483647")
         if self.max_new_tokens < 1:
@@ -110,16 +110,16 @@ class GenerationConfig:
         if self.max_new_tokens >= 2**32:
             raise KeyValueError("max_new_tokens", f"{self.max_new_tokens} is above 4294967295")
         if self.seed is not None and not -(2**63) <= self.seed < 2**63:
-            raise KeyValueError("seed", f"{self.seed} is not in 64 bits")
+            raise KeyValueError("seed", f"{self.seed} does not fit in 64 bits")
 
 
 def load_generation_config(path: Path | None, mode: Mode, max_new_tokens: int | None) -> GenerationConfig:
-    """Read a generation config in the reference's format; keys that begin with `_` are comments.
+    """Read a generation config in the reference's format; keys that start with `_` are comments.
 
     Args:
-        path: JSON file; None: the defaults.
-        mode: Decides the default of max_new_tokens.
-        max_new_tokens: Overrides the file; at least 1.
+        path: JSON file; None: use the defaults.
+        mode: Determines the default of max_new_tokens.
+        max_new_tokens: Overrides the file; at least 1. None: use the file's value.
 
     Raises:
         FlagError: Names the file and key, or the flag, the value and the bound.
@@ -148,18 +148,18 @@ def _read_generation_json(path: Path) -> dict[str, object]:
         raise FlagError("--generation-config", f"holds a {type(loaded).__name__}, not an object", path)
     values = {key: value for key, value in loaded.items() if not key.startswith("_")}
     known = {f.name for f in fields(GenerationConfig)}
-    # The reference's file also sets how to stream and detokenize, which does not apply to token ids.
+    # The reference's file also has keys for streaming and detokenizing, which do not apply to token ids.
     ignored = {"stream", "skip_special_tokens", "do_sample", "eos_token_id", "pad_token_id", "bos_token_id"}
     ignored |= {"transformers_version"}
     unknown = sorted(set(values) - known - ignored)
     if unknown:
-        reason = f"unknown key {unknown[0]!r}, known are {sorted(known)}"
+        reason = f"unknown key {unknown[0]!r}; known keys: {sorted(known)}"
         raise FlagError("--generation-config", reason, path)
     return {key: value for key, value in values.items() if key in known}
 
 
 # Keys that LoadGen's TestSettings::FromConfig reads (loadgen/test_settings_internal.cc).
-# It skips unknown keys and lines without spaces around "=" silently.
+# LoadGen silently skips unknown keys and lines without spaces around "=".
 _CONF_KEYS = frozenset(
     [
         "accuracy_log_probability",
@@ -191,7 +191,7 @@ _CONF_KEYS = frozenset(
         "use_token_latencies",
     ]
 )
-# Settings with a fraction, and what the compliance tests' scripts read from the same file.
+# Keys with decimal values, and keys that the compliance tests' scripts read from the same file.
 _DECIMAL_KEYS = frozenset(
     [
         "accuracy_log_probability",
@@ -201,7 +201,7 @@ _DECIMAL_KEYS = frozenset(
         *(key for test in BENCHMARK.compliance_tests for key in test.keys),
     ]
 )
-# LoadGen reads 6e5 as 6 and 0600000 as octal.
+# Stricter than LoadGen, which reads 6e5 as 6 and 0600000 as octal.
 _WHOLE = re.compile(r"0|[1-9][0-9]*")
 _DECIMAL = re.compile(r"(0|[1-9][0-9]*)([.][0-9]+)?")
 _CONF_LINE = re.compile(r"(?P<model>[^\s.]+)\.(?P<scenario>[^\s.]+)\.(?P<key>[^\s.]+) += +(?P<value>\S+)\s*")
@@ -209,34 +209,34 @@ _CONF_SCENARIOS = ("*", "Server", "Offline", "SingleStream", "MultiStream")
 
 
 def read_conf(flag: str, path: Path) -> str:
-    """Read a user.conf or audit.config and check every line, because LoadGen skips unknown ones silently.
+    """Read a user.conf or audit.config and check every line: LoadGen silently skips unknown ones.
 
     Raises:
-        FlagError: Names the file, the line and what is wrong with it.
+        FlagError: Names the file, the line and the mistake.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FlagError(flag, str(error), path) from error
     for number, line in enumerate(text.splitlines(), start=1):
-        # LoadGen takes a "#" without a space after it for a key.
+        # LoadGen reads a "#" without a following space as part of a key.
         if line.strip() and line.split()[0] != "#" and (mistake := _conf_mistake(line.strip())):
             raise FlagError(flag, f"line {number}: {line.strip()!r}{mistake}", path)
     return text
 
 
 def _conf_mistake(line: str) -> str | None:
-    """Describe what is wrong with a line."""
+    """Return the mistake in a line; None if there is none."""
     match = _CONF_LINE.fullmatch(line)
     if match is None:
         return " is not 'model.Scenario.key = number' with spaces around '='"
     if match["scenario"] not in _CONF_SCENARIOS:
-        return f": scenario {match['scenario']!r} is none of {', '.join(_CONF_SCENARIOS)}"
+        return f": scenario {match['scenario']!r} is not one of {', '.join(_CONF_SCENARIOS)}"
     if match["key"] not in _CONF_KEYS | _DECIMAL_KEYS:
-        return f": LoadGen knows no key {match['key']!r}"
+        return f": LoadGen has no key {match['key']!r}"
     number = _DECIMAL if match["key"] in _DECIMAL_KEYS else _WHOLE
     if not number.fullmatch(match["value"]):
-        return f": {match['value']!r} is not a number of 0 or more in plain digits"
+        return f": {match['value']!r} is not a number of 0 or more, written in plain digits"
     if match["key"] == "target_qps" and not float(match["value"]):
         return ": target_qps is not above 0"
     return None
@@ -245,14 +245,15 @@ def _conf_mistake(line: str) -> str | None:
 def compose_user_conf(
     user_text: str, *, scenario: Scenario, mode: Mode, num_samples: int, target_qps: float | None
 ) -> str:
-    """Compose the user.conf of one run: settings that the user left out, the user's lines, the flags.
+    """Compose the user.conf of a run: defaults for missing settings, the user's lines, values of flags.
 
     Offline needs min_query_count: mlperf.conf does not set it for this benchmark, and the submission checker
-    requires a query of the whole data set. If the data set is smaller than mlperf.conf's sample count, the
-    count is set to its rows: LoadGen crashes when it issues more unique samples (TEST07) than exist.
+    requires a query with the whole data set. If the data set has fewer rows than mlperf.conf's sample count,
+    the count is set to the number of rows: LoadGen crashes if it issues more unique samples than there are
+    rows (TEST07).
 
     Args:
-        user_text: Contents of --user-conf, checked; may be empty.
+        user_text: Checked contents of --user-conf; may be empty.
         scenario: The run's scenario.
         mode: The run's mode.
         num_samples: Rows of the data set.
@@ -272,7 +273,7 @@ def compose_user_conf(
     if user_text.strip():
         lines += ["# From --user-conf:", user_text.rstrip()]
     if target_qps is not None:
-        # LoadGen takes the last of two lines of one name, and an exact name before a `*`.
+        # Of two lines with the same name LoadGen uses the last; an exact name takes precedence over `*`.
         lines += ["# From --target-qps:", f"{prefix}.target_qps = {target_qps!r}"]
     return "\n".join(lines) + "\n"
 
@@ -290,15 +291,15 @@ def check_rate(user_text: str, scenario: Scenario, target_qps: float | None) -> 
     ):
         return
     key = f"{scenario.model_name}.{scenario.loadgen_name}.target_qps"
-    raise FlagError("--target-qps", f"not given, and --user-conf has no {key} either")
+    raise FlagError("--target-qps", f"missing, and --user-conf has no {key} either")
 
 
 def check_count(flag: str, text: str, scenario: Scenario, mode: Mode, num_samples: int) -> None:
-    """Refuse a sample count above the data set's rows, with which LoadGen would crash.
+    """Refuse a sample count above the data set's number of rows, which would crash LoadGen.
 
     Args:
-        flag: Flag that named the conf.
-        text: The conf, checked.
+        flag: Flag that names the conf.
+        text: Checked contents of the conf.
         scenario: The run's scenario.
         mode: The run's mode.
         num_samples: Rows of the data set.
@@ -313,7 +314,7 @@ def check_count(flag: str, text: str, scenario: Scenario, mode: Mode, num_sample
 
 
 def _values_for(text: str, scenario: Scenario) -> dict[str, str]:
-    """Collect the values that a checked conf sets for a scenario, by key."""
+    """Return the values that a checked conf sets for a scenario, by key."""
     matches = [_CONF_LINE.fullmatch(line.strip()) for line in text.splitlines()]
     return {
         match["key"]: match["value"]

@@ -1,19 +1,19 @@
-"""Write a synthetic data set or a tiny checkpoint, in place of files that are licensed or large.
+"""Write a synthetic data set or a tiny checkpoint, as substitutes for licensed or large files.
 
     python -m sut.synthetic dataset --output perf.parquet --num-samples 1000
     python -m sut.synthetic checkpoint --output tiny-gpt-oss
 
-The data set has the columns of the reference that a run and its evaluation read: `tok_input` (int32 list),
-`dataset` and `ground_truth` (strings). The FIRST token of a prompt is the length of its answer in tokens,
+The data set has the reference's columns that a run and its evaluation read: `tok_input` (int32 list),
+`dataset` and `ground_truth` (strings). The first token of a prompt is the length of its answer in tokens,
 including the stop id, at least 2; the answer counts upward from the prompt's last token. The counting engine
 follows this convention: it answers the prompt [4, 9, 17] with 18, 19, 20 and the stop id. The other tokens of
 a prompt are uniformly distributed.
 
-The lengths are not those of the official data, which are not public. Longest prompt and mean answer are
-official; the log-normal distribution and the mean prompt are assumptions.
+The lengths are synthetic, because the official data is not public. The longest prompt and the mean answer
+length are official values; the log-normal distribution and the mean prompt length are assumptions.
 
-The checkpoint is gpt-oss with every dimension small: vLLM serves it on a CPU, at tensor parallel size 1 or 2.
-Its weights are random; its greedy answers differ between prompts, and some of them end with a stop id.
+The checkpoint is a gpt-oss model with small dimensions, which vLLM can serve on a CPU at tensor parallel size
+1 or 2. Its weights are random; greedy answers differ between prompts, and some end with a stop id.
 """
 
 import argparse
@@ -36,20 +36,20 @@ from safetensors.numpy import save
 from common.flags import FlagError
 from sut.benchmark import BENCHMARK
 
-# The tiny vocabulary of 4,096 ids holds the benchmark's stop ids less this: 4002, 3999 and 4012.
+# The tiny vocabulary (4,096 ids) has the benchmark's stop ids minus this shift: 4002, 3999 and 4012.
 _STOP_ID_SHIFT = 196_000
 STOP_TOKEN_IDS = tuple(stop.token_id - _STOP_ID_SHIFT for stop in BENCHMARK.stop_ids)
 
 _MIN_LEN = 2
 _EXISTS = "exists; --overwrite replaces it"
 _LOG_NORMAL_SIGMA = 1.0
-# A data set of at least this many samples always contains a prompt of the longest length.
+# A data set with at least this many samples always contains a prompt of maximum length.
 _NUM_SAMPLES_WITH_LONGEST = 1_000
 
 _STANDARD_DEVIATION = 0.15
-# With this factor about a fifth of the greedy answers end before 64 tokens.
+# With this gain about a fifth of the greedy answers end before 64 tokens.
 _STOP_GAIN = 1.15
-# gpt-oss-120b's config.json, unquantised, with smaller sizes; the numbers of heads are divisible by 2.
+# gpt-oss-120b's config.json, unquantized, with smaller sizes; the numbers of heads are divisible by 2.
 _CONFIG = json.loads("""{
     "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "torch_dtype": "float32",
     "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2, "vocab_size": 4096,
@@ -72,11 +72,11 @@ class DatasetSpec:
     """Size and length distributions of a synthetic data set; lengths are in tokens."""
 
     num_samples: int
-    """Rows; all prompts together must stay below 2**31 tokens even if each has the longest length."""
+    """Number of rows; num_samples * max_prompt_len must not exceed 2**31 tokens."""
     seed: int = 0
-    """Equal seeds give equal rows."""
+    """Random seed; equal seeds give equal rows."""
     vocab_size: int = BENCHMARK.vocab_size
-    """Token ids are below it."""
+    """Token ids are less than this."""
     mean_prompt_len: float = 1_500.0
     """Mean of the prompt lengths, approximately."""
     max_prompt_len: int = BENCHMARK.max_prompt_len
@@ -84,7 +84,7 @@ class DatasetSpec:
     mean_answer_len: float = BENCHMARK.mean_answer_len
     """Mean of the answer lengths, approximately."""
     max_answer_len: int = BENCHMARK.performance_max_new_tokens.value
-    """Longest answer; below `vocab_size`, because the first token of a prompt holds it."""
+    """Longest answer; less than `vocab_size`, because a prompt's first token is the answer length."""
 
     def __post_init__(self) -> None:
         """Check the bounds.
@@ -102,7 +102,7 @@ class DatasetSpec:
 
 
 def _check_bounds(flag: str, value: float, low: int, high: int) -> None:
-    # In this form NaN fails too.
+    # Written so that NaN fails, too.
     if not low <= value <= high:
         raise FlagError(f"--{flag}", f"{value} is outside {low} .. {high}")
 
@@ -112,15 +112,15 @@ def write_dataset(output: Path, spec: DatasetSpec, *, overwrite: bool = False) -
 
     Args:
         output: A .parquet, .pkl or .pickle file.
-        spec: Size and shape.
+        spec: Size and length distributions.
         overwrite: Replace an existing file.
 
     Raises:
-        FlagError: Another suffix, or `output` exists.
+        FlagError: `output` has another suffix or exists.
         OSError: The file cannot be written.
     """
     if output.suffix not in (".parquet", ".pkl", ".pickle"):
-        raise FlagError("--output", f"suffix {output.suffix!r} is none of .parquet, .pkl, .pickle", output)
+        raise FlagError("--output", f"suffix {output.suffix!r} is not one of .parquet, .pkl, .pickle", output)
     if output.is_dir() or (output.exists() and not overwrite):
         raise FlagError("--output", "is a directory" if output.is_dir() else _EXISTS, output)
     offsets, tokens = _draw_prompts(spec)
@@ -138,7 +138,7 @@ def write_dataset(output: Path, spec: DatasetSpec, *, overwrite: bool = False) -
 
 
 def _draw_prompts(spec: DatasetSpec) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Draw all prompts end to end: their offsets (N+1,) and tokens (offsets[N],)."""
+    """Draw all prompts; returns their offsets (N+1,) and concatenated tokens (offsets[N],)."""
     rng = np.random.default_rng(spec.seed)
     prompt_lens = _draw_lens(rng, spec.num_samples, spec.mean_prompt_len, spec.max_prompt_len)
     if spec.num_samples >= _NUM_SAMPLES_WITH_LONGEST:
@@ -153,27 +153,27 @@ def _draw_lens(rng: np.random.Generator, num_lens: int, mean: float, longest: in
     """Draw clipped log-normal lengths, (num_lens,)."""
     shape = rng.lognormal(0.0, _LOG_NORMAL_SIGMA, num_lens)
     scale = mean
-    # Clipping and a small sample change the mean; rescaling a few times restores it.
+    # Clipping and small samples change the mean; repeated rescaling corrects it.
     for _ in range(20):
         scale *= mean / np.clip(shape * scale, _MIN_LEN, longest).mean()
     return np.clip(np.rint(shape * scale), _MIN_LEN, longest).astype(np.int64)
 
 
 def _ground_truth(row: int) -> str:
-    """Make a ground truth as the row's data set has it: an integer, a letter, a question id."""
+    """Return a ground truth in the format of the row's data set: an integer, a letter or a question id."""
     return (str(row % 1000), "ABCD"[row % 4], f"synthetic_{row}")[row % len(BENCHMARK.dataset_names)]
 
 
 def write_checkpoint(output: Path, seed: int = 0, *, overwrite: bool = False) -> None:
-    """Write a tiny gpt-oss; if that fails, `output` is unchanged. Equal seeds give equal bytes.
+    """Write a tiny gpt-oss checkpoint; if that fails, `output` is unchanged. Equal seeds give equal bytes.
 
     Args:
         output: The model's directory.
         seed: Seed of the weights.
-        overwrite: Replace an existing directory if it holds nothing but a checkpoint of this function.
+        overwrite: Replace an existing directory if it contains only a checkpoint of this function.
 
     Raises:
-        FlagError: `output` exists, or holds other files, or the seed is negative.
+        FlagError: `output` exists or contains other files, or the seed is negative.
         OSError: The directory cannot be written.
     """
     _check_bounds("seed", seed, 0, 2**63)
@@ -188,7 +188,7 @@ def write_checkpoint(output: Path, seed: int = 0, *, overwrite: bool = False) ->
         for name, document in documents.items():
             (path / name).write_text(json.dumps(document, indent=2) + "\n")
         weights = save(_draw_weights(seed), metadata={"format": "pt"})
-        # Not save_file, which makes a file that only its owner may read.
+        # save_file would create a file that only its owner can read.
         (path / "model.safetensors").write_bytes(weights)
         if output.exists():
             shutil.rmtree(output)
@@ -197,9 +197,9 @@ def write_checkpoint(output: Path, seed: int = 0, *, overwrite: bool = False) ->
 
 @contextmanager
 def _temporary(output: Path) -> Iterator[Path]:
-    """Choose a temporary path beside `output`; at the end remove what is left there."""
+    """Yield a temporary path beside `output`; removes a file or directory left there at the end."""
     if not output.parent.is_dir():
-        raise FlagError("--output", f"there is no directory {output.parent}", output)
+        raise FlagError("--output", f"the directory {output.parent} does not exist", output)
     path = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         yield path
@@ -210,7 +210,7 @@ def _temporary(output: Path) -> Iterator[Path]:
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:
-    """Shapes of the tensors except the norms, by their names in transformers' GptOssForCausalLM."""
+    """Return the shapes of all tensors except norms, by their names in transformers' GptOssForCausalLM."""
     hidden, inner, num_experts = (
         _CONFIG[key] for key in ("hidden_size", "intermediate_size", "num_local_experts")
     )
@@ -248,7 +248,7 @@ def _draw_weights(seed: int) -> dict[str, NDArray[np.float32]]:
         name: rng.standard_normal(shape, np.float32) * np.float32(_STANDARD_DEVIATION)
         for name, shape in _shapes().items()
     }
-    # A row of larger values wins the arg max more often, so that some answers end before their limit.
+    # Larger weights make the stop ids win the arg max more often, so that some answers end early.
     weights["lm_head.weight"][list(STOP_TOKEN_IDS)] *= np.float32(_STOP_GAIN)
     norms = ["input_layernorm", "post_attention_layernorm"]
     names = [f"model.layers.{i}.{norm}.weight" for i in range(_CONFIG["num_hidden_layers"]) for norm in norms]
@@ -258,7 +258,7 @@ def _draw_weights(seed: int) -> dict[str, NDArray[np.float32]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; a bad argument gives one line and exit code 2."""
+    """Run the command line; a bad argument is reported in one line with exit code 2."""
     flags = _parser().parse_args(argv)
     try:
         if flags.command == "dataset":
@@ -294,6 +294,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    # The name of the program in its usage line.
+    # Program name in the usage line.
     sys.argv[0] = "python -m sut.synthetic"
     sys.exit(main())

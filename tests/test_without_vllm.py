@@ -18,8 +18,8 @@ def hide(cls, name, path=None, target=None):
 PathFinder.find_spec = classmethod(hide)
 """
 NOT_INSTALLED = (
-    "--engine vllm: vLLM is not installed here: pip install '.[gpu]' or ./setup.sh; "
-    "--engine counting needs none"
+    "--engine vllm: vLLM is not installed: pip install '.[gpu]' or ./setup.sh; "
+    "--engine counting works without it"
 )
 
 

@@ -1,1 +1,1 @@
-"""The command, and what drives several runs; may import any room, nothing imports it."""
+"""The `tokenfleet` command and local runs; may import every package, no package imports it."""

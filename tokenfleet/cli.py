@@ -1,6 +1,6 @@
-"""The `tokenfleet` command: one subcommand for each program of this project.
+"""The `tokenfleet` command, with one subcommand per program of this project.
 
-A subcommand imports the modules of its own program only: a worker node has no LoadGen, a coordinator no vLLM.
+A subcommand imports only its program's modules: worker nodes need no LoadGen, coordinators need no vLLM.
 Exit codes: those of the program; 2 for an unknown subcommand.
 """
 
@@ -11,16 +11,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-# This module imports the standard library alone until the search path is in order.
+# This module imports only the standard library until it has corrected sys.path.
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 USAGE = "usage: tokenfleet SUBCOMMAND [FLAG...]; tokenfleet SUBCOMMAND --help lists the flags"
 
 
 class Subcommand(NamedTuple):
-    """One program."""
+    """A program that a subcommand runs."""
 
     run: Callable[[list[str]], int]
-    """Runs it with these arguments and returns its exit code."""
+    """Runs the program with arguments and returns its exit code."""
     summary: str
 
 
@@ -39,7 +39,7 @@ def _run(argv: list[str]) -> int:
 def _doctor(argv: list[str]) -> int:
     from coordinator.__main__ import main
 
-    # The coordinator's usage line adds the word.
+    # The coordinator's usage line adds "doctor".
     sys.argv[0] = "tokenfleet"
     return main(["doctor", *argv])
 
@@ -63,12 +63,12 @@ def _synthetic(argv: list[str]) -> int:
 
 
 SUBCOMMANDS = {
-    "worker": Subcommand(_worker, "serve the model on this node: one replica, or several"),
-    "run": Subcommand(_run, "run LoadGen once against workers (the coordinator)"),
+    "worker": Subcommand(_worker, "serve the model on this node, with one replica or several"),
+    "run": Subcommand(_run, "run LoadGen against workers once (the coordinator)"),
     "doctor": Subcommand(_doctor, "check workers, files and this machine before a run"),
-    "probe": Subcommand(_probe, "ask a worker's health once"),
+    "probe": Subcommand(_probe, "query a worker's health once"),
     "local": Subcommand(_local, "start workers on this machine, run LoadGen against them, stop them"),
-    "synthetic": Subcommand(_synthetic, "write a random data set or a tiny random checkpoint"),
+    "synthetic": Subcommand(_synthetic, "write a synthetic data set or a tiny random checkpoint"),
 }
 
 
@@ -81,26 +81,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print(f"tokenfleet {_version()}")
     if name not in SUBCOMMANDS:
         what = f"{name!r} is not a subcommand" if name else "the subcommand is missing"
-        sys.stderr.write(f"tokenfleet: {what}; there are {', '.join(SUBCOMMANDS)} (see tokenfleet --help)\n")
+        known = ", ".join(SUBCOMMANDS)
+        sys.stderr.write(f"tokenfleet: {what}; subcommands: {known} (see tokenfleet --help)\n")
         return 2
     _search_current_directory_last()
-    # The name of the program in its usage line.
+    # Program name in the usage line.
     sys.argv = [f"tokenfleet {name}", *rest]
     try:
         return SUBCOMMANDS[name].run(rest)
     except KeyboardInterrupt:
-        # The program has not begun: its modules are being imported.
+        # Interrupted while the program's modules were being imported.
         sys.stderr.write("tokenfleet: interrupted\n")
         return 130
 
 
 def _search_current_directory_last() -> None:
-    """Keep modules of the current directory from hiding this project's, here and in child interpreters."""
+    """Keep modules in the current directory from shadowing this project's, also in child interpreters."""
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     if _is_current(str(PACKAGE_ROOT)):
         return
-    hiding = [entry for entry in sys.path if _is_current(entry)]
-    sys.path[:] = [entry for entry in sys.path if entry not in hiding] + hiding
+    current = [entry for entry in sys.path if _is_current(entry)]
+    sys.path[:] = [entry for entry in sys.path if entry not in current] + current
 
 
 def _is_current(entry: str) -> bool:
@@ -119,7 +120,7 @@ def _help() -> str:
 
 
 def _version() -> str:
-    """Return the installed version; a checkout need not be installed."""
+    """Return the installed version, or a text if this checkout is not installed."""
     try:
         return metadata.version("tokenfleet")
     except metadata.PackageNotFoundError:

@@ -2,11 +2,11 @@
 
     tokenfleet local --backend vllm --scenario offline --input-file data/accuracy_eval_tokenized.pkl
 
-`python run_mlperf.py` is the same program. Several scenarios run one after another on the same worker. The
-coordinator's flags are accepted; flags that neither this program nor the coordinator knows go to the worker,
-and from there to the engine. With --replicas the worker is a node of several replicas.
-Exit codes: 0 valid, 1 failed, 2 bad input, 3 INVALID, 130 or 143 interrupted; with several runs, the first
-code that is not 0.
+`python run_mlperf.py` is the same program. Several scenarios run one after another on the same worker. It
+accepts the coordinator's flags; flags unknown to this program and to the coordinator are passed to the worker
+and its engine. With --replicas the worker is a node with several replicas.
+Exit codes: 0 VALID, 1 failed, 2 bad input, 3 INVALID, 130 or 143 interrupted; with several runs, the first
+nonzero code.
 """
 
 import argparse
@@ -43,22 +43,22 @@ POLL_S = 0.1
 # A worker drains for at most 30 s and then stops its engine.
 STOP_TIMEOUT_S = 60.0
 NO_WORKER_TIMEOUT_S = 5.0
-# How long a coordinator may take beyond --no-worker-timeout-s to end its run after the worker has ended.
+# Time beyond --no-worker-timeout-s for a coordinator to end its run after the worker has exited.
 LOSS_TIMEOUT_S = 15.0
 BAD_INPUT = 2
 # Source: prctl(2).
 PR_SET_PDEATHSIG = 1
-# Flags that this program chooses itself.
+# Flags that this program sets itself.
 OWN_ADDRESSES = ("--workers", "--host", "--port")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LocalConfig:
-    """One worker and the runs on it."""
+    """A local worker and the runs against it."""
 
     worker_argv: list[str]
-    """Flags of the worker, or of the node of several replicas."""
+    """Flags of the worker or node."""
     runs: list[RunConfig]
 
 
@@ -73,9 +73,9 @@ def parse(argv: list[str]) -> LocalConfig:
     backend = os.environ.get("MLPERF_BACKEND") or str(table.get("engine", "vllm"))
     model = str(table.get("model", BENCHMARK.repository))
     parser.add_argument("--backend", default=backend, help="vllm or counting")
-    parser.add_argument("--model", default=model, help="checkpoint directory, or a cached name")
-    parser.add_argument("--replicas", type=int, default=table.get("replicas", 1), help="engines here")
-    parser.add_argument("--scenario", nargs="+", type=one_of(Scenario), help="run in this order")
+    parser.add_argument("--model", default=model, help="checkpoint directory, or a cached Hugging Face name")
+    parser.add_argument("--replicas", type=int, default=table.get("replicas", 1), help="number of engines")
+    parser.add_argument("--scenario", nargs="+", type=one_of(Scenario), help="scenarios, in this order")
     for flag in OWN_ADDRESSES:
         parser.add_argument(flag, help=argparse.SUPPRESS)
     if {"-h", "--help"} & set(argv):
@@ -83,12 +83,12 @@ def parse(argv: list[str]) -> LocalConfig:
         build_parser().parse_args(["--help"])
     own, rest = parser.parse_known_args(argv)
     _check(own)
-    # The worker's own bounds, before ports are looked for.
+    # Check the worker's bounds before searching for free ports.
     WorkerConfig(replicas=own.replicas)
     port = steady_port(random.Random(), 1 if own.replicas == 1 else own.replicas + 1)
     coordinator_parser = build_parser()
     if own.replicas == 1:
-        # Nobody starts a lone worker again; a node starts its replicas.
+        # A single worker is not restarted; a node restarts its replicas.
         coordinator_parser.set_defaults(no_worker_timeout_s=NO_WORKER_TIMEOUT_S)
     _, full_argv = expand([*rest, "--workers", f"127.0.0.1:{port}"])
     values, engine_argv = coordinator_parser.parse_known_args(full_argv)
@@ -116,14 +116,18 @@ def _check(own: argparse.Namespace) -> None:
         raise FlagError("--backend", f"{backend!r} is neither vllm nor counting")
     if backend == "vllm" and find_checkpoint(model) is None:
         reason = (
-            f"{model} is no directory and not in the Hugging Face cache; "
-            "download it first (hf download), or name a checkpoint directory"
+            f"{model} is neither a directory nor in the Hugging Face cache; "
+            "download it first (hf download), or give a checkpoint directory"
         )
         raise FlagError("--model", reason)
 
 
 def _shared_files(values: argparse.Namespace, table: config_file.Table) -> list[str]:
-    """Give the workers' flags for what the coordinator shows them, and for the file of both."""
+    """Return the worker's flags for the files that it shares with the coordinator: --config and run token.
+
+    Raises:
+        FlagError: A flag that does not apply to local workers was given.
+    """
     if values.print_config:
         raise FlagError("--print-config", "use `tokenfleet run` or `tokenfleet worker`")
     for flag in ("tls_ca", "tls_cert", "tls_key"):
@@ -135,9 +139,9 @@ def _shared_files(values: argparse.Namespace, table: config_file.Table) -> list[
 
 
 class ChildProcess:
-    """A child in its own process group; a context manager that ends it.
+    """A child process in its own process group; a context manager that ends it.
 
-    The kernel sends the child SIGTERM if this program dies first.
+    The kernel sends SIGTERM to the child if this process dies first.
     """
 
     def __init__(
@@ -147,7 +151,7 @@ class ChildProcess:
 
         Args:
             command: Program and arguments.
-            environment: The child's.
+            environment: The child's environment.
             output: File for stdout and stderr; None: this program's own.
         """
         with _signals_held() as mask:
@@ -158,7 +162,7 @@ class ChildProcess:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                preexec_fn=functools.partial(_after_fork, mask),  # noqa: PLW1509 - it has one thread
+                preexec_fn=functools.partial(_after_fork, mask),  # noqa: PLW1509 - only one thread here
             )
 
     def __enter__(self) -> Self:
@@ -174,23 +178,23 @@ class ChildProcess:
         self._popen.wait()
 
     def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
+        """Return the exit code; None while the process runs."""
         return self._popen.poll()
 
     def send_signal(self, signum: int) -> None:
-        """Send a signal to the process alone; it ends its own children."""
+        """Send a signal to the process, not to its group; the process ends its own children."""
         if self._popen.poll() is None:
             self._popen.send_signal(signum)
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until it has ended, for a limited time."""
+        """Wait until the process has ended, for at most `timeout_s`."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(timeout_s)
 
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[set[int]]:
-    """Hold signals back inside a block: fork's hooks would lose the exception; yields the old mask."""
+    """Block signals inside a `with` block and yield the old mask: fork's hooks would lose the exception."""
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield {int(signum) for signum in mask}
@@ -199,23 +203,23 @@ def _signals_held() -> Iterator[set[int]]:
 
 
 def _after_fork(mask: set[int]) -> None:
-    """In the child, before exec: have the kernel send SIGTERM when the parent dies."""
+    """Restore the signal mask and request SIGTERM at the parent's death; runs in the child before exec."""
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class LocalWorker:
-    """The worker process, or the node of several replicas; a context manager that stops it."""
+    """The process of a worker or node; a context manager that stops it."""
 
     def __init__(self, argv: list[str], log: Path) -> None:
         """Start it.
 
         Args:
-            argv: Its flags.
-            log: Receives its output.
+            argv: Flags of the worker.
+            log: File for its output.
 
         Raises:
-            FlagError: The log cannot be written; nothing is started.
+            FlagError: The log cannot be written; no process is started.
         """
         check_notify_socket()
         self.log = log
@@ -237,11 +241,11 @@ class LocalWorker:
         self._stack.close()
 
     def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
+        """Return the exit code; None while the worker runs."""
         return self._process.poll()
 
     def exit_reason(self) -> str:
-        """Return the reason that it has reported, else the last line of its log."""
+        """Return the reason that the worker reported, else the last line of its log."""
         self._notify_socket.receive()
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return self._notify_socket.status or (lines or ["no output"])[-1]
@@ -256,14 +260,14 @@ def _create_log(log: Path) -> BinaryIO:
 
 
 def coordinate(run: RunConfig, worker: LocalWorker) -> int:
-    """Run one coordinator to its end, or to the end of its worker; returns the exit code."""
+    """Run one coordinator until it or its worker exits; returns the exit code."""
     started_s = time.time()
     command = child_command("coordinator", to_argv(run))
     with ChildProcess(command, child_environment(os.environ)) as coordinator:
         try:
             while (code := coordinator.poll()) is None:
                 if worker.poll() is not None:
-                    # A run that has begun reports the loss of its workers itself.
+                    # Once its run has begun, the coordinator reports the loss of the worker itself.
                     begun = _has_begun(run, started_s)
                     coordinator_s = run.no_worker_timeout_s + LOSS_TIMEOUT_S if begun else 0.0
                     return _report_worker_end(worker, coordinator, coordinator_s)
@@ -282,7 +286,7 @@ def _has_begun(run: RunConfig, since_s: float) -> bool:
 
 
 def _report_worker_end(worker: LocalWorker, coordinator: ChildProcess, timeout_s: float) -> int:
-    """Give the coordinator some time to end by itself, then report why the worker has ended."""
+    """Wait up to `timeout_s` for the coordinator to exit, then report why the worker has exited."""
     coordinator.wait(timeout_s)
     code = worker.poll() or 1
     _print_error(f"worker exited with {code}: {worker.exit_reason()} ({worker.log})")
@@ -290,7 +294,7 @@ def _report_worker_end(worker: LocalWorker, coordinator: ChildProcess, timeout_s
 
 
 def main(argv: list[str]) -> int:
-    """Run everything and return the exit code."""
+    """Start the worker, run all scenarios and return the exit code."""
     # Later signals are ignored: the clean-up after the first is bounded.
     Interrupts(ignores_later=True)
     try:
@@ -308,7 +312,7 @@ def main(argv: list[str]) -> int:
 
 
 def _print_error(text: str) -> None:
-    # run_mlperf.py, or what the `tokenfleet` command has set.
+    # Program name: run_mlperf.py, or the name set by the `tokenfleet` command.
     sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {text}\n")
 
 

@@ -1,3 +1,3 @@
-"""The engine: everything about serving replicas on a node."""
+"""The worker: serves replicas of the model on a node."""
 
 import protos  # noqa: F401 - before gRPC, whose environment it sets

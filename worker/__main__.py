@@ -1,6 +1,6 @@
-"""`python -m worker`: read the flags and serve one engine, or a node of several.
+"""`python -m worker`: serve one engine, or a node of several replicas.
 
-Exit codes: 0 stopped, 1 no engine is left, 2 bad input, 130 interrupted before it served.
+Exit codes: 0 stopped, 1 all engines have died, 2 bad input, 130 interrupted before serving.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ logger = logging.getLogger("worker")
 
 
 def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
-    """Create the selected engine; imports only its modules.
+    """Create the selected engine; imports only that engine's modules.
 
     Raises:
         ValueError: An unknown flag or a bad value.
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
         logger.error("engine died: %s", error)
         return 1
     except KeyboardInterrupt:
-        # Before the worker serves; after that SIGINT starts a drain.
+        # Interrupted before the worker serves; later SIGINT starts a drain.
         print("worker: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
 
 
 def make_service(argv: list[str]) -> Server | Node:
-    """Create the server of one engine, or a node of several, from a command line; starts neither.
+    """Create the server of one engine, or a node of several replicas, without starting it.
 
     Raises:
         BadInput: An unknown flag, a bad value, or a resource that this machine lacks.
@@ -109,7 +109,7 @@ def _check_model(model: str | None) -> str:
 
 
 def _refusal(error: ValueError | ImportError) -> ValueError:
-    """Return the error for the user; only imports of an installed engine raise ImportError."""
+    """Return the error to report; an ImportError comes from importing an installed engine."""
     if isinstance(error, ImportError):
         return FlagError("--engine", f"cannot be imported: {type(error).__name__}: {error}")
     return error
@@ -140,9 +140,9 @@ def show(argv: list[str]) -> str:
 
 
 def leave(code: int) -> NoReturn:
-    """Exit; after a failure without interpreter shutdown, so that the reason is the last line of the log.
+    """Exit the process; after a failure without interpreter shutdown, so that the log ends with the reason.
 
-    Libraries that vLLM loads print leak reports during shutdown. No child process is left.
+    Libraries that vLLM loads print leak reports during shutdown. All child processes have already ended.
     """
     if code == 0:
         sys.exit()
@@ -152,6 +152,6 @@ def leave(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    # The name of the program in its usage line.
+    # Program name in the usage line.
     sys.argv[0] = "python -m worker"
     leave(main(sys.argv[1:]))

@@ -6,10 +6,10 @@ from protos import worker_pb2 as pb
 from protos.columns import FrameError, PromptColumns, RequestNames
 
 MAX_RUN_ID_LEN = 256
-# A million requests take 0.2 GB of Python objects here and as much again in an engine. The largest data set
+# A million requests take 0.2 GB of Python objects here and another 0.2 GB in an engine. The largest data set
 # that LoadGen uses for this model has 6,396 samples.
 MAX_REQUESTS = 1 << 20
-# 1 GiB as <i4: 8,192 prompts of 32,768 tokens. No run queues more; a coordinator that does has a leak.
+# 1 GiB as <i4: 8,192 prompts of 32,768 tokens. No run needs more; a coordinator that exceeds it has a leak.
 MAX_PROMPT_TOKENS = 1 << 28
 
 

@@ -1,4 +1,4 @@
-"""The worker daemon's own flags; an engine's flags are the engine's."""
+"""The worker daemon's own flags; each engine declares its own."""
 
 import argparse
 import dataclasses
@@ -20,9 +20,9 @@ from worker.engines.scripted.simulated import SimulatedConfig
 from worker.engines.vllm.preset import preset_names, read_preset
 from worker.machine.cores import parse_cores
 
-# No node has more accelerators; each replica has a port.
+# No node has more accelerators; each replica needs a port.
 MAX_REPLICAS = 64
-# vLLM's short names of flags with fields: one on the command line replaces the fields in a file.
+# vLLM's short names of flags with fields; on the command line they override the fields in a file.
 _LONG_NAMES = {
     "-ac": "--attention-config",
     "-cc": "--compilation-config",
@@ -32,20 +32,20 @@ _LONG_NAMES = {
 
 
 class BadInput(Exception):
-    """The user's flags, or what the machine has, do not allow to serve; one line to print."""
+    """The flags or the machine do not allow the worker to serve; the message is one line for the user."""
 
     def __init__(self, refusal: Exception | str) -> None:
-        """Take the reason.
+        """Create the error.
 
         Args:
-            refusal: A FlagError where one flag is at fault: its source, command line or file, is named then.
+            refusal: A FlagError if one flag is at fault; the report then names the file that sets the flag.
         """
         super().__init__(str(refusal))
         self.refusal = refusal if isinstance(refusal, Exception) else ValueError(refusal)
 
 
 class EngineKind(StrEnum):
-    """Which engine serves."""
+    """The engine to serve."""
 
     VLLM = "vllm"
     COUNTING = "counting"
@@ -54,23 +54,28 @@ class EngineKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig(Flags):
-    """How the daemon serves its engine."""
+    """Flags of the worker daemon."""
 
     engine: Annotated[
-        EngineKind, Flag("what serves; counting and simulated give known answers, for tests and benchmarks")
+        EngineKind, Flag("engine; counting and simulated return known answers, for tests and benchmarks")
     ] = EngineKind.VLLM
     host: Annotated[
         str,
-        Flag("address to listen on; one that is not loopback needs TLS or --insecure", metavar="HOST"),
+        Flag("address to listen on; an address other than loopback needs TLS or --insecure", metavar="HOST"),
     ] = "127.0.0.1"
     port: Annotated[
         int,
-        Flag("TCP port; replica i of several listens at port + 1 + i", ge=1, le=65535, metavar="PORT"),
+        Flag(
+            "TCP port; with several replicas, replica i listens on port + 1 + i",
+            ge=1,
+            le=65535,
+            metavar="PORT",
+        ),
     ] = 50051
     replicas: Annotated[
         int,
         Flag(
-            "engines on this node; from 2 on each is a process that the node supervises",
+            "engines on this node; with 2 or more, each is a process that the node supervises",
             ge=1,
             le=MAX_REPLICAS,
         ),
@@ -80,13 +85,13 @@ class WorkerConfig(Flags):
         Flag(
             "CPU cores that this worker may use, in the format of taskset -c",
             metavar="0-3,8",
-            default_text="those it may use already",
+            default_text="the process's current CPU affinity",
         ),
     ] = ""
     frame_hold_ms: Annotated[
         float,
         Flag(
-            "longest delay of tokens that are neither first nor last of a request, in ms",
+            "longest delay of tokens that are neither the first nor the last of a request, in ms",
             ge=0,
             le=1000,
             metavar="MS",
@@ -107,12 +112,12 @@ class WorkerConfig(Flags):
     tls_ca: Annotated[
         Path | None, Flag("require client certificates that this CA signed (PEM): mutual TLS")
     ] = None
-    run_token_file: Annotated[Path | None, Flag("file with the secret that a run must present")] = None
+    run_token_file: Annotated[Path | None, Flag("file with the run token that a run must present")] = None
     coordinator_timeout_s: Annotated[
         float,
         Flag(
-            "a run ends if its coordinator sends or reads nothing for this long, in seconds; it pings three "
-            "times as often",
+            "a run ends if its coordinator sends or reads nothing for this long, in seconds; coordinators "
+            "ping three times per timeout",
             ge=2,
             le=86_400,
             metavar="S",
@@ -120,14 +125,14 @@ class WorkerConfig(Flags):
     ] = 15.0
     preset: Annotated[
         str | None,
-        Flag("named set of vLLM's flags; those of a file or the command line win", choices=preset_names),
+        Flag("named set of vLLM's flags; a file or the command line overrides it", choices=preset_names),
     ] = None
     config_file: ConfigFile | None = None
-    """Source of the flags that the command line does not give."""
+    """File of --config, the source of flags that the command line does not give."""
 
     def _check_together(self) -> None:
         if self.preset is not None and self.engine is not EngineKind.VLLM:
-            reason = f"{self.preset} is a set of vLLM's flags, and --engine is {self.engine}"
+            reason = f"{self.preset} is a set of vLLM's flags, but --engine is {self.engine}"
             raise FlagError("--preset", reason)
         if self.replicas > 1 and self.port + self.replicas > 65535:
             reason = f"{self.port} leaves no ports up to 65535 for {self.replicas} replicas"
@@ -138,7 +143,7 @@ class WorkerConfig(Flags):
 
     def _check_exposure(self) -> None:
         if self.insecure and any((self.tls_cert, self.tls_key, self.tls_ca)):
-            raise FlagError("--insecure", "means plaintext, and a --tls flag is given too")
+            raise FlagError("--insecure", "means plaintext, but a --tls flag is given")
         if not self.insecure and self.tls_cert is None and not _is_loopback(self.host):
             reason = (
                 f"{self.host!r} is not a loopback address: give --tls-cert and --tls-key, "
@@ -148,7 +153,7 @@ class WorkerConfig(Flags):
 
     @property
     def origin(self) -> dict[str, str]:
-        """Sources of flags beside the command line, as JSON by kind."""
+        """Sources of flags other than the command line: preset and file, as JSON."""
         found = {
             "preset": self.preset,
             "config_file": self.config_file and dataclasses.asdict(self.config_file),
@@ -157,7 +162,7 @@ class WorkerConfig(Flags):
 
     @property
     def security_files(self) -> SecurityFiles:
-        """The files that AuthInterceptor reads."""
+        """Files that AuthInterceptor reads."""
         return SecurityFiles(self.tls_ca, self.tls_cert, self.tls_key, self.run_token_file)
 
 
@@ -167,16 +172,16 @@ def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
-        # A name may resolve to anything.
+        # A name may resolve to any address.
         return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig(Flags):
-    """The model, which not every engine has."""
+    """Flag of engines with a model."""
 
     model: Annotated[
-        str | None, Flag("checkpoint directory or Hugging Face name; vllm needs it", metavar="MODEL")
+        str | None, Flag("checkpoint directory or Hugging Face name; required by vllm", metavar="MODEL")
     ] = None
 
 
@@ -185,7 +190,7 @@ def _engine_flags(engine: EngineKind, *configs: type[Flags]) -> str:
     return textwrap.fill(f"  {engine}: {options}", 88, subsequent_indent="    ", break_on_hyphens=False)
 
 
-# Last part of --help.
+# Printed at the end of --help.
 ENGINE_FLAGS = "\n".join(
     [
         "All other flags are the engine's:",
@@ -213,7 +218,7 @@ def build_parser() -> Parser:
 def parse(argv: list[str]) -> tuple[WorkerConfig, str | None, list[str]]:
     """Split a command line into the daemon's configuration, the model and the engine's flags.
 
-    The later wins: preset, the file of --config, the command line.
+    Precedence, lowest first: preset, the file of --config, the command line.
 
     Raises:
         ValueError: A bad value of one of the daemon's own flags, or a file that cannot be read.

@@ -16,7 +16,7 @@ from worker.config import BadInput, WorkerConfig
 
 logger = logging.getLogger(__name__)
 
-# For RPCs in flight when the server stops.
+# Time for RPCs in flight to finish when the server stops.
 STOP_GRACE_S = 1.0
 
 
@@ -27,7 +27,7 @@ async def listening(
     servicer: rpc.WorkerServicer,
     health_servicer: health.aio.HealthServicer,
 ) -> AsyncIterator[None]:
-    """Serve the Worker service, health and reflection at the configured address for the length of a block.
+    """Serve the Worker service, health and reflection at the configured address inside a `with` block.
 
     Raises:
         BadInput: The address cannot be bound.

@@ -1,7 +1,7 @@
 """Queue between the engine and the stream: merges engine steps into token frames.
 
-A frame holds all pending steps, up to a size limit: a slow reader gets fewer and larger frames, and no token
-is lost. Each step is merged once, however long the backlog.
+A frame contains all pending steps, up to a size limit: a slow reader gets fewer and larger frames, and no
+token is lost. Each step is merged only once, so the cost per step does not grow with the backlog.
 A frame with a request's first or last token is sent at once. Other tokens wait for at most the hold time,
 which limits the frame rate and the tokens that are lost with a worker.
 """
@@ -18,7 +18,7 @@ from worker.engine_protocol import Step
 
 # A quarter of MAX_MESSAGE_BYTES, counted before merging: 0.8 million rows of one token.
 MAX_FRAME_BYTES = 16 << 20
-# Name, count, finished row and finish reason.
+# Bytes per row: name, count, finished row and finish reason.
 _ROW_BYTES = 8 + 4 + 4 + 1
 
 
@@ -29,7 +29,7 @@ class _Pending(NamedTuple):
 
 
 class Outbox:
-    """The messages that wait to be sent on one stream."""
+    """Messages waiting to be sent on one stream."""
 
     def __init__(self, hold_ns: int) -> None:
         """Create an empty outbox.
@@ -59,7 +59,7 @@ class Outbox:
         if step.urgent or not self._hold_s:
             self._set_due()
         elif not self._due and self._hold_timer is None:
-            # One timer per frame: waking `next` only for it to wait again costs twice as much.
+            # One timer per frame: waking `next` for each step, only to wait again, would cost twice as much.
             self._hold_timer = asyncio.get_running_loop().call_later(self._hold_s, self._set_due)
 
     def put_control(self, message: pb.FromWorker) -> None:
@@ -87,7 +87,7 @@ class Outbox:
         while self._steps and num_bytes + self._steps[0].num_bytes <= MAX_FRAME_BYTES:
             taken.append(self._steps.popleft())
             num_bytes += taken[-1].num_bytes
-        # The remaining steps were due with this frame: they follow at once.
+        # The remaining steps were due with this frame and are sent immediately after it.
         self._due = bool(self._steps)
         oldest = next((step for step in taken if step.urgent), taken[0])
         columns = merge([step.columns for step in taken])
@@ -98,7 +98,7 @@ class Outbox:
 
 
 def split(columns: TokenColumns) -> list[TokenColumns]:
-    """Split a step between rows into pieces that fit a frame; a single row always fits.
+    """Split a step by rows into pieces that fit in a frame; a single row always fits.
 
     An engine that kept running while this process was suspended returns all its tokens as one step.
     """
@@ -148,7 +148,7 @@ def _same_rows(steps: list[TokenColumns]) -> bool:
 
 
 def _stack(steps: list[TokenColumns]) -> TokenColumns:
-    """Merge steps with the same rows, the common case; costs a tenth of sorting by request name."""
+    """Merge steps with the same rows, the common case, at a tenth of the cost of sorting by name."""
     return steps[-1]._replace(
         counts=np.full(len(steps[0].requests), len(steps), np.uint32),
         tokens=np.column_stack([step.tokens for step in steps]).ravel(),
@@ -157,7 +157,7 @@ def _stack(steps: list[TokenColumns]) -> TokenColumns:
 
 
 def _sort(steps: list[TokenColumns]) -> TokenColumns:
-    """Merge steps with any rows."""
+    """Merge steps with different rows."""
     step_counts = [np.ones(len(s.requests), np.uint32) if s.counts is None else s.counts for s in steps]
     names, rows = np.unique(np.concatenate([s.requests for s in steps]), return_inverse=True)
     token_rows = np.repeat(rows, np.concatenate(step_counts))

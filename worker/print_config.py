@@ -1,4 +1,4 @@
-"""Render the effective flags as TOML (--print-config): all of the daemon's, and the engine's given ones."""
+"""Render the effective flags as TOML (--print-config): all daemon flags, and engine flags that were given."""
 
 import argparse
 import json
@@ -13,10 +13,10 @@ _SECRET = "hf-token"
 
 
 def resolved(argv: list[str]) -> str:
-    """Render the flags that a command line and its files of flags give.
+    """Render the flags of a command line, its configuration file and its preset.
 
     Raises:
-        ValueError: A flag that neither daemon nor engine knows, or a bad value.
+        ValueError: A flag unknown to daemon and engine, or a bad value.
     """
     config, model, engine_argv = parse(argv)
     own = to_table(config) | ({} if model is None else {"model": model})
@@ -25,11 +25,11 @@ def resolved(argv: list[str]) -> str:
 
 
 def given_flags(parser: argparse.ArgumentParser, argv: list[str]) -> Table:
-    """Read the flags that a command line gives, by their long names; of equal ones the last counts.
+    """Return the flags that a command line gives, by long name; the last value of a repeated flag counts.
 
     Args:
-        parser: Has all flags; this call removes its types and defaults, so it cannot be used afterwards.
-        argv: Checked before.
+        parser: Parser of all flags; this call removes its types and defaults, so it cannot be reused.
+        argv: Command line that has already been checked.
     """
     names = {}
     for action in parser._actions:
@@ -42,7 +42,7 @@ def given_flags(parser: argparse.ArgumentParser, argv: list[str]) -> Table:
 
 
 def _typed(value: object) -> object:
-    """Turn text into a number or a table if to_text gives the same text again; TOML has no null."""
+    """Convert text to a number or table if to_text restores the text; TOML has no null."""
     if isinstance(value, list):
         return [_typed(element) for element in value]
     if not isinstance(value, str) or "null" in value:
@@ -55,10 +55,10 @@ def _typed(value: object) -> object:
 
 
 def _check_engine_flags(kind: EngineKind, argv: list[str]) -> Parser:
-    """Check the engine's flags; returns a parser of them.
+    """Check the engine's flags and return their parser.
 
     Raises:
-        ValueError: An unknown flag or a bad value, or no vLLM to ask.
+        ValueError: An unknown flag, a bad value, or vLLM is not installed.
     """
     if kind is EngineKind.VLLM:
         check_installed()

@@ -1,10 +1,10 @@
-"""`tokenfleet probe [HOST:PORT] [SERVICE]`: ask a worker's health once, for containers and scripts.
+"""`tokenfleet probe [HOST:PORT] [SERVICE]`: query a worker's health once, for containers and scripts.
 
 `python -m worker.probe` is the same program. HOST:PORT defaults to $WORKER_ADDRESS, else 127.0.0.1:50051.
-With the file $WORKER_TLS_CA it asks over TLS, and presents $WORKER_TLS_CERT with $WORKER_TLS_KEY.
-SERVICE is a name of the gRPC health service. On a node, no SERVICE asks whether any replica serves,
-tokenfleet.v1.Worker whether all do. Exit codes: 0 SERVING; 1 not SERVING, with the reason in one line; 2 bad
-input.
+If $WORKER_TLS_CA names a file, the probe uses TLS, with the client certificate $WORKER_TLS_CERT and its key
+$WORKER_TLS_KEY, if set. SERVICE is a service name in gRPC's health protocol. On a node, the probe without
+SERVICE succeeds if any replica serves; with tokenfleet.v1.Worker, if all do. Exit codes: 0 SERVING; 1 not
+SERVING, with the reason in one line; 2 bad input.
 """
 
 import os
@@ -31,7 +31,7 @@ class ProbeAnswer(NamedTuple):
 
 
 def open_channel(env: Mapping[str, str]) -> grpc.Channel:
-    """Create a channel to the worker given by the environment variables.
+    """Create a channel to the worker that the environment variables specify.
 
     Raises:
         ValueError: Names the variable, the file and the error.
@@ -39,7 +39,7 @@ def open_channel(env: Mapping[str, str]) -> grpc.Channel:
     address = env["WORKER_ADDRESS"]
     ca, cert, key = (_read(f"WORKER_TLS_{name}", env) for name in ("CA", "CERT", "KEY"))
     if (cert is None) != (key is None):
-        raise ValueError("WORKER_TLS_CERT and WORKER_TLS_KEY: one needs the other too")
+        raise ValueError("WORKER_TLS_CERT and WORKER_TLS_KEY: each needs the other")
     if ca is None and cert is not None:
         raise ValueError("WORKER_TLS_CERT: needs WORKER_TLS_CA too: a certificate is only used over TLS")
     if ca is None:
@@ -58,7 +58,7 @@ def _read(variable: str, env: Mapping[str, str]) -> bytes | None:
 
 
 def ask(channel: grpc.Channel, service: str) -> ProbeAnswer:
-    """Request the health of a service once."""
+    """Query the health of a service once."""
     request = health_pb2.HealthCheckRequest(service=service)
     try:
         answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT_S)
@@ -85,15 +85,15 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
         answer = ask(channel, service)
     if answer.is_serving:
         return 0
-    # gRPC reports a TLS port to a plaintext client only by this text; it decides over a hint alone.
+    # gRPC reports a TLS port to a plaintext client only by this text, which is used only to add a hint.
     is_plain_to_tls = answer.text.endswith("Socket closed") and not env.get("WORKER_TLS_CA")
-    hint = "; if it speaks TLS: WORKER_TLS_CA is missing" if is_plain_to_tls else ""
+    hint = "; if it uses TLS: WORKER_TLS_CA is missing" if is_plain_to_tls else ""
     sys.stderr.write(f"probe: {env['WORKER_ADDRESS']}: {answer.text}{hint}\n")
     return 1
 
 
 def _read_arguments(argv: list[str]) -> tuple[str, str]:
-    """Return the address, which contains a colon, and the service; empty if not given.
+    """Return the address (with a colon) and the service; an empty string for each that is not given.
 
     Raises:
         ValueError: An argument is given twice, or is a flag.
@@ -101,9 +101,9 @@ def _read_arguments(argv: list[str]) -> tuple[str, str]:
     addresses = [word for word in argv if ":" in word]
     services = [word for word in argv if ":" not in word]
     if len(addresses) > 1 or len(services) > 1:
-        raise ValueError(f"{' '.join(argv)}: one address and one service at most")
+        raise ValueError(f"{' '.join(argv)}: at most one address and one service")
     if flags := [word for word in argv if word.startswith("-")]:
-        raise ValueError(f"{flags[0]}: no flag but --help; WORKER_TLS_CA and others are variables")
+        raise ValueError(f"{flags[0]}: the only flag is --help; see it for the environment variables")
     return "".join(addresses), "".join(services)
 
 

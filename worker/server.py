@@ -1,4 +1,4 @@
-"""Life cycle of a worker process: listen, load the engine, serve runs, drain, stop; with health checks."""
+"""Life cycle of a worker process: listen, load the engine, serve runs, drain and stop; sets its health."""
 
 import asyncio
 import contextlib
@@ -77,7 +77,7 @@ class Server:
                 await self._serve_runs()
 
     async def _load(self) -> bool:
-        """Start the engine and admit runs; False if a signal came first."""
+        """Start the engine and admit runs; returns False if a signal arrived first."""
         logger.info("loading")
         starting = asyncio.ensure_future(self._engine.start())
         await _wait_any(asyncio.wait({starting}), self._stop.wait())

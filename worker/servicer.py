@@ -4,9 +4,9 @@
 |---|---|
 | run token missing, wrong, or not expected (auth.py) | UNAUTHENTICATED |
 | malformed or unexpected message, prompt out of bounds | INVALID_ARGUMENT |
-| another run holds the worker, worker not ready, other protocol version | FAILED_PRECONDITION |
+| another run uses the worker, worker not ready, other protocol version | FAILED_PRECONDITION |
 | more requests in flight than a worker accepts | RESOURCE_EXHAUSTED |
-| no `open` in time, or a coordinator that sends or reads nothing | DEADLINE_EXCEEDED |
+| no `open` in time, or the coordinator stopped sending or reading | DEADLINE_EXCEEDED |
 | the engine died | UNAVAILABLE |
 """
 
@@ -32,11 +32,11 @@ from worker.session import CoordinatorGone, Session
 logger = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S = 10.0
-# Longer than an engine's own limit: the vLLM engine allows 10 s to abort its requests.
+# Longer than an engine's own limit: the vLLM engine takes up to 10 s to abort its requests.
 RESET_TIMEOUT_S = 20.0
-# The status waits behind frames that the peer has not read. The worker is free before it is sent.
+# The status is queued after frames that the peer has not read. The worker is already free by then.
 ABORT_TIMEOUT_S = 5.0
-# gRPC may refuse metadata of 8 KB and more, and percent-encodes each non-ASCII byte as three.
+# gRPC may refuse metadata of 8 KB or more, and encodes each non-ASCII byte as three.
 MAX_REASON_BYTES = 2000
 Context = grpc.aio.ServicerContext[pb.ToWorker, pb.FromWorker]
 
@@ -61,7 +61,7 @@ class WorkerServicer(rpc.WorkerServicer):
         """Create the service in state LOADING.
 
         Args:
-            engine: Started by the server, used by one run at a time.
+            engine: Engine that the server starts; used by one run at a time.
             hold_ns: See Outbox.
             coordinator_timeout_s: A run ends when its coordinator has sent or read nothing for this long.
         """
@@ -251,7 +251,7 @@ class WorkerServicer(rpc.WorkerServicer):
     async def _end(self, session: Session, failure: Exception | None) -> None:
         """Reset the engine and free the worker; an engine that fails to reset counts as dead."""
         resetting = asyncio.ensure_future(self._engine.reset())
-        # asyncio.timeout would wait on for an engine that ignores its cancellation.
+        # asyncio.timeout would keep waiting for an engine that ignores its cancellation.
         await asyncio.wait({resetting}, timeout=RESET_TIMEOUT_S)
         is_reset = resetting.done() and resetting.exception() is None
         death = str(failure) if isinstance(failure, EngineDead) else None

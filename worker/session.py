@@ -16,7 +16,7 @@ from worker.spec_hash import spec_hash
 
 Write = Callable[[pb.FromWorker], Awaitable[None]]
 
-# A coordinator pings at most once a second: with this many unread pongs it has stopped reading.
+# A coordinator pings at most once per second; if this many pongs are unread, it has stopped reading.
 MAX_UNREAD_PONGS = 1024
 TICK_S = 1.0
 # Limit for the loops and an in-flight write to end; after that the engine is reset regardless.
@@ -24,7 +24,7 @@ END_TIMEOUT_S = 2.0
 
 
 class CoordinatorGone(Exception):
-    """The stream is open but the coordinator sends or reads nothing; the message says which."""
+    """The stream is open, but the coordinator has stopped sending or reading; the message names which."""
 
 
 class Session:
@@ -138,7 +138,7 @@ class Session:
         while True:
             await asyncio.sleep(self._tick_s)
             if not self._writing:
-                # Nothing is waiting to be read.
+                # No message is waiting for the coordinator to read it.
                 self._sent.mark_active()
             self._check(self._received, "silent")
             self._check(self._sent, "reads nothing")

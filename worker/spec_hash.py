@@ -1,4 +1,4 @@
-"""The hash of a run specification as one worker serves it; the workers of a run must agree on it."""
+"""Hash of a run specification and the engine that serves it; must be equal for all workers of a run."""
 
 import hashlib
 import json

@@ -11,7 +11,7 @@ from bench.gpu.load import Plan
 from bench.gpu.sides import SIDES, Side
 from bench.gpu.watch import use_between
 from bench.processes import read_cpu_s
-from worker.machine.nvml import family
+from worker.machine.nvml import process_tree
 
 START_TIMEOUT_S = 600.0
 POLL_S = 0.1
@@ -116,7 +116,7 @@ class Rounds:
 
     def _round(self, side: Side, plan: Plan, number: int) -> Round:
         front_pid = side.process.pid
-        engine = family(front_pid) - {front_pid}
+        engine = process_tree(front_pid) - {front_pid}
         before = read_cpu_s(front_pid), sum(map(read_cpu_s, engine))
         answered = side.run(plan, len(self.found.rounds))
         after = read_cpu_s(front_pid), sum(map(read_cpu_s, engine))

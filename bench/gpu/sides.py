@@ -15,7 +15,7 @@ from bench.gpu.http_client import MODEL
 from bench.gpu.load import Plan
 from bench.processes import SERVING_WORDS, argv_of, free_port, read_cpu_s, tail
 from bench.startup.__main__ import serves_http
-from worker.machine.nvml import family
+from worker.machine.nvml import process_tree
 
 STOP_TIMEOUT_S = 60.0
 POLL_S = 0.1
@@ -98,7 +98,7 @@ class Side(ABC):
         Raises:
             RuntimeError: One stays, and with it perhaps a GPU's memory.
         """
-        members = family(self.process.pid)
+        members = process_tree(self.process.pid)
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_TIMEOUT_S)

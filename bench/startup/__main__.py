@@ -25,7 +25,7 @@ from bench.runs import order_of
 from common.flags import Parser
 from protos.columns import CHANNEL_OPTIONS, SERVICE
 from sut.synthetic import write_checkpoint
-from worker.machine.nvml import family
+from worker.machine.nvml import process_tree
 from worker.node.ports import steady_port
 from worker.probe import ask
 
@@ -143,7 +143,7 @@ def start(side: Side, model: Path, processes: Processes, log: Path) -> Figures:
         time.sleep(POLL_S)
     serving_s = time.monotonic() - begun_s
     time.sleep(SETTLE_S)
-    pss_mib = {pid: _pss_mib(pid) for pid in family(process.pid)}
+    pss_mib = {pid: _pss_mib(pid) for pid in process_tree(process.pid)}
     engines = {pid for pid in pss_mib if _is_engine(pid)}
     process.terminate()
     process.wait(STOP_TIMEOUT_S)

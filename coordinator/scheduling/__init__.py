@@ -1,1 +1,1 @@
-"""Requests between LoadGen and the workers: tables, routing, failover, reports."""
+"""Scheduling of requests: request table, routing to workers, failover, reports to LoadGen."""

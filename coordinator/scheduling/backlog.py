@@ -1,4 +1,4 @@
-"""Requests that never had a worker, in the order in which they are sent."""
+"""Queue of issued requests that have not been sent to a worker yet."""
 
 from collections import deque
 from typing import NamedTuple
@@ -11,7 +11,7 @@ class IssuedRequests(NamedTuple):
     """R requests as LoadGen issued them."""
 
     loadgen_ids: NDArray[np.uint64]
-    """(R,) raw pointers of LoadGen."""
+    """(R,) LoadGen's response ids, which are pointers."""
     samples: NDArray[np.int64]
     """(R,) indices into the data set."""
     issued_ns: NDArray[np.int64]
@@ -23,15 +23,15 @@ class IssuedRequests(NamedTuple):
 
 
 class Backlog:
-    """A queue of requests; every method runs on the event loop's thread."""
+    """FIFO queue of requests; every method runs on the event loop's thread."""
 
     def __init__(self) -> None:
         self.queries: deque[IssuedRequests] = deque()
-        """Read by others only to see whether it is empty."""
+        """Other classes only check whether it is empty."""
         self._num_requests = 0
 
     def __len__(self) -> int:
-        """Count the requests."""
+        """Return the number of requests."""
         return self._num_requests
 
     def add(self, loadgen_ids: list[int], samples: list[int], issued_ns: int) -> None:

@@ -1,4 +1,4 @@
-"""The event loop's thread: it owns every stream and makes every report to LoadGen."""
+"""The event loop's thread: runs every stream and makes all reports to LoadGen."""
 
 import asyncio
 import logging
@@ -26,23 +26,23 @@ from protos.columns import PROTOCOL_VERSION
 logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 3.0
-# Received answers go to disk once in this many beats: a killed coordinator loses at most these seconds.
+# Interval, in beats, at which received answers are written to disk; limits what a killed coordinator loses.
 BEATS_PER_FLUSH = 10
 OnFailed = Callable[[str], None]
 _T = TypeVar("_T")
 
 
 class Deadline(NamedTuple):
-    """How old a query may be, and what happens then."""
+    """Age at which a query is overdue, and the policy for overdue queries."""
 
     timeout_s: float
     policy: OverduePolicy
 
 
 class EventLoop:
-    """A thread with an asyncio loop and the fleet on it; a context manager that ends both.
+    """A thread that runs an asyncio loop and the fleet; a context manager that stops both.
 
-    The public methods are main's and block, with a bound.
+    The main thread calls the public methods; they block, for a bounded time.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class EventLoop:
         Args:
             addresses: host:port of each worker.
             access: Credentials for the connections and the run.
-            patience: When a worker, or the fleet, counts as lost.
-            on_failed: Takes the reason when the run cannot continue; called on the loop's thread.
+            patience: Timeouts after which a worker, or the fleet, counts as lost.
+            on_failed: Called on the loop's thread with the reason when the run cannot continue.
         """
         self.loop = asyncio.new_event_loop()
         self._on_failed = on_failed
@@ -84,7 +84,7 @@ class EventLoop:
         """Wait until every worker is SERVING and check that they agree.
 
         Raises:
-            FleetError: Some are not in time, or differ.
+            FleetError: A worker is not SERVING in time, or workers differ.
 
         Thread: main; blocks.
         """
@@ -96,13 +96,13 @@ class EventLoop:
         """Begin a run on every worker.
 
         Args:
-            opening: The run's name and specification; see `opening_of`.
-            task: What the run asks for.
+            opening: The run's id and specification; see `opening_of`.
+            task: Inputs and callbacks of the run.
             deadline: When a query is overdue.
-            flush: Called on the loop every few seconds, to write received answers.
+            flush: Called on the loop every few seconds; writes received answers.
 
         Raises:
-            FleetError: A worker refuses, or workers answer with different hashes.
+            FleetError: A worker refuses, or workers return different hashes.
 
         Thread: main; blocks.
         """
@@ -112,7 +112,7 @@ class EventLoop:
         """Run a coroutine on the loop and wait for it.
 
         Raises:
-            TimeoutError: It is not done in time.
+            TimeoutError: It does not return in time.
 
         Thread: main; blocks.
         """
@@ -124,7 +124,7 @@ class EventLoop:
         return future.result()
 
     def close(self) -> None:
-        """End every stream, and the thread.
+        """Close every stream and stop the thread.
 
         Thread: main; blocks, bounded.
         """
@@ -133,7 +133,7 @@ class EventLoop:
         try:
             self.call(self.fleet.close(), STOP_TIMEOUT_S)
         except TimeoutError:
-            # They end with the process.
+            # The streams end with the process.
             logger.warning("streams not closed within %g s", STOP_TIMEOUT_S)
         self._stop_thread()
 
@@ -149,14 +149,14 @@ class EventLoop:
         return ActiveRun(self, scheduler, streams, deadline, flush)
 
     def _on_loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """End the run when a callback of the loop raised, which belongs to no task."""
+        """End the run after an exception in a callback of the loop, which no task would report."""
         error = context.get("exception")
         logger.error("event loop failed: %s", context["message"], exc_info=error)
         self._on_failed(f"event loop: {context['message']}: {error!r}")
 
 
 class ActiveRun:
-    """A run that is open on every worker: what main calls, and the once-per-second checks."""
+    """A run that is open on every worker: methods for the main thread, and the once-per-second checks."""
 
     def __init__(
         self,
@@ -166,20 +166,20 @@ class ActiveRun:
         deadline: Deadline,
         flush: Callable[[], None],
     ) -> None:
-        """Begin the checks.
+        """Start the checks.
 
         Args:
-            event_loop: Runs on it, and is created on its thread.
+            event_loop: The loop that the run uses; this object is created on its thread.
             scheduler: The run's requests.
             streams: The run's streams.
             deadline: When a query is overdue.
-            flush: Called every few seconds, to write received answers.
+            flush: Called every few seconds; writes received answers.
         """
         self.fleet = event_loop.fleet
         self.scheduler = scheduler
         self.spec_hash = streams.spec_hash
         self.overdue: list[Overdue] = []
-        """Queries that were older than their deadline, as found."""
+        """Overdue queries, in the order in which they were found."""
         self._event_loop = event_loop
         self._streams = streams
         self._deadline = deadline
@@ -195,22 +195,22 @@ class ActiveRun:
         self._event_loop.call(self._streams.settle())
 
     def end(self) -> None:
-        """End the checks and take nothing more from any stream.
+        """Stop the checks and stop reading all streams.
 
         Thread: main; blocks, bounded.
 
         Raises:
-            TimeoutError: The loop does not answer.
+            TimeoutError: The loop does not respond.
         """
         self._event_loop.call(self._halt(), STOP_TIMEOUT_S)
 
     def abandon(self) -> Unfinished:
-        """End the run before its requests are complete, so that workers empty their engines.
+        """Stop the run before its requests are complete; returns the unfinished ones.
 
         Thread: main; blocks, bounded.
 
         Raises:
-            TimeoutError: The loop does not answer.
+            TimeoutError: The loop does not respond.
         """
         return self._event_loop.call(self._abandon(), STOP_TIMEOUT_S)
 
@@ -223,7 +223,7 @@ class ActiveRun:
         return self.scheduler.abandon()
 
     async def _beat(self) -> None:
-        """Once per second: silent workers, measured throughput, overdue queries."""
+        """Check once per second for silent workers and overdue queries, and measure throughput."""
         num_beats = 0
         try:
             while True:
@@ -257,7 +257,7 @@ class ActiveRun:
 
 
 async def _connect(addresses: Sequence[str], access: Access, patience: Patience) -> Fleet:
-    """Create the fleet on the loop: gRPC binds a channel to the running one."""
+    """Create the fleet on the loop, because gRPC binds a channel to the running loop."""
     return Fleet(addresses, access, patience)
 
 

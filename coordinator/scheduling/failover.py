@@ -1,4 +1,4 @@
-"""Requests of lost workers: continued on another worker, as prompt plus the tokens already received."""
+"""Failover: resubmit requests of a lost worker to another one, as prompt plus the tokens received."""
 
 from collections import deque
 from typing import NamedTuple
@@ -13,16 +13,16 @@ from sut.dataset import Dataset
 
 
 class Loss(NamedTuple):
-    """The loss of a worker, or requests that were taken from a live one."""
+    """Loss of a worker, or removal of requests from a live one."""
 
     address: str
     at_ns: int
     """Coordinator's monotonic clock."""
     reason: str
     requests: int
-    """Unfinished requests that it had."""
+    """Number of unfinished requests that the worker had."""
     kept_tokens: int
-    """Tokens received of these; they are not generated again."""
+    """Tokens already received for these requests; they are not generated again."""
     resent_tokens: int
     """Prompt and kept tokens that other workers must prefill."""
 
@@ -32,71 +32,72 @@ class Continuation(NamedTuple):
 
     sample: int
     losses: int
-    """Times it was taken from a worker so far."""
+    """How often the request has lost its worker so far."""
     kept_tokens: int
     from_worker: str
     to_worker: str
 
 
 class WaitingRequest(NamedTuple):
-    """A request that waits for a worker."""
+    """A request that waits for a new worker."""
 
     slot: int
     losses: int
     origin: str
-    """Address of the worker it was taken from."""
+    """Address of its previous worker."""
 
 
 class Failover:
-    """Requests that have a slot and no worker; every method runs on the event loop's thread."""
+    """Requests that have lost their worker; every method runs on the event loop's thread."""
 
     def __init__(self, table: RequestTable, dataset: Dataset, max_new_tokens: int, max_losses: int) -> None:
         """Start without requests.
 
         Args:
-            table: Holds their tokens.
-            dataset: Holds their prompts.
-            max_new_tokens: Budget of each request.
-            max_losses: Losses of one request at which the run fails.
+            table: Holds the received tokens.
+            dataset: Holds the prompts.
+            max_new_tokens: Token budget of each request.
+            max_losses: The run fails when a request has lost its worker this many times.
         """
         self._max_losses = max_losses
         self._table = table
         self._dataset = dataset
         self._max_new_tokens = max_new_tokens
         self.waiting: deque[WaitingRequest] = deque()
-        """Requests without a worker; changed by this class alone."""
+        """Requests without a worker; only this class changes it."""
         self.losses: list[Loss] = []
         self.done: list[Continuation] = []
 
     def __len__(self) -> int:
-        """Count the requests that wait for a worker."""
+        """Return the number of requests that wait for a worker."""
         return len(self.waiting)
 
     def take_from(self, worker: WorkerLoad, slots: Slots, reason: str, at_ns: int) -> Slots:
-        """Take requests from a worker; they then wait for another one.
+        """Remove requests from a worker and queue them for another one.
 
         Returns:
-            Those of the requests, (C,), whose budget is used up: complete, but the end was not received.
+            (C,) the requests that have used up their budget: they are complete, although the worker did not
+            report their end.
         """
         rows = self._table.rows(slots)
         complete = rows["num_tokens"] >= self._max_new_tokens
         kept_tokens = int(rows["num_tokens"].sum())
         resent_tokens = int((rows["prompt_len"] + rows["num_tokens"])[~complete].sum())
         self.losses.append(Loss(worker.address, at_ns, reason, len(slots), kept_tokens, resent_tokens))
-        self._table.take_away(slots)
+        self._table.unassign(slots)
         left, losses = slots[~complete].tolist(), (rows["losses"][~complete] + 1).tolist()
         self.waiting.extend(WaitingRequest(*pair, worker.address) for pair in zip(left, losses, strict=True))
         return slots[complete]
 
     def next_fits(self, worker: WorkerLoad) -> bool:
-        """Whether the next request may go to a worker."""
+        """Return whether the next request may be sent to a worker."""
         return self._fits(self.waiting[0], worker)
 
     def give(self, worker: WorkerLoad, num: int, now_ns: int, *, alone: bool) -> PromptColumns:
-        """Hand up to `num` requests to a worker, and compose the prompts to send.
+        """Assign up to `num` requests to a worker and return the prompts to send.
 
-        Each prompt is the original one plus the tokens received; the budget is the remaining one. A worker
-        that is `alone` also gets requests that should go to another one.
+        Each prompt is the original prompt plus the tokens received, with the remaining budget. If `alone`, no
+        other worker is available: the worker then also gets requests that should avoid it.
         """
         taken: list[WaitingRequest] = []
         passed: list[WaitingRequest] = []
@@ -112,7 +113,7 @@ class Failover:
             )
             for row, request in zip(rows, taken, strict=True)
         ]
-        names = self._table.hand_on(slots, worker.index, now_ns)
+        names = self._table.reassign(slots, worker.index, now_ns)
         prompt_lens, prompts = self._dataset.gather(rows["sample"])
         counts, answers = self._table.answers(slots)
         return PromptColumns(
@@ -124,10 +125,10 @@ class Failover:
         )
 
     def _fits(self, request: WaitingRequest, worker: WorkerLoad) -> bool:
-        """Whether a request may go to a worker: its last attempt must not be on the worker it was taken from.
+        """Return whether a request may go to a worker: not back to its previous one for its last attempt.
 
-        A worker that is lost repeatedly would otherwise get the same requests each time, until these look
-        like the cause.
+        Otherwise a worker that fails repeatedly could get the same requests each time, and the run would fail
+        as if they were the cause.
         """
         return request.origin != worker.address or request.losses < self._max_losses - 1
 
@@ -138,13 +139,13 @@ def interleave(
     answers: TokenIds,
     answer_lens: TokenCounts,
 ) -> TokenIds:
-    """Put each answer behind its prompt.
+    """Append each answer to its prompt.
 
     Args:
-        prompts: (P,) end to end.
-        prompt_lens: (R,), their sum is P.
-        answers: (A,) end to end.
-        answer_lens: (R,), their sum is A.
+        prompts: (P,) concatenated.
+        prompt_lens: (R,), with sum P.
+        answers: (A,) concatenated.
+        answer_lens: (R,), with sum A.
 
     Returns:
         (P + A,) prompt, answer, prompt, answer.

@@ -1,4 +1,4 @@
-"""Queries older than their deadline: found once per second, over all requests in flight at once."""
+"""Detect queries older than their deadline, by a vectorized check of all requests in flight."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,11 +15,11 @@ class Overdue(NamedTuple):
     sample: int
     worker: str
     age_s: float
-    """Since its worker got it, in seconds."""
+    """Time since its worker got it, in seconds."""
     tokens: int
-    """Received so far."""
+    """Tokens received so far."""
     since_token_s: float
-    """Since the last token came, or since its worker got the request; a resolution of one second."""
+    """Time since the last token, or since its worker got the request; resolution 1 s."""
 
     def __str__(self) -> str:
         return (
@@ -32,11 +32,11 @@ class OverdueDetector:
     """Checks the age of every request in flight; every method runs on the event loop's thread."""
 
     def __init__(self, table: RequestTable, timeout_s: float) -> None:
-        """Start with no request seen.
+        """Create a detector.
 
         Args:
             table: Holds the requests.
-            timeout_s: A request that its worker has had for longer is overdue.
+            timeout_s: A request that has been on its worker for longer is overdue.
         """
         self._table = table
         self._timeout_ns = int(timeout_s * 1e9)
@@ -45,7 +45,7 @@ class OverdueDetector:
         self._listed: set[int] = set()
 
     def find(self, now_ns: int) -> Slots:
-        """Find the requests that have become overdue since the previous call, (R,)."""
+        """Return the requests, (R,), that have become overdue since the previous call."""
         slots, num_tokens, given_ns = self._table.held()
         self._note_tokens(slots, num_tokens, now_ns)
         late = slots[now_ns - given_ns > self._timeout_ns]
@@ -56,7 +56,7 @@ class OverdueDetector:
         return found
 
     def describe(self, slots: Slots, addresses: Sequence[str], now_ns: int) -> list[Overdue]:
-        """Describe overdue requests; addresses: of each worker of the fleet."""
+        """Describe overdue requests; `addresses` lists all workers of the fleet."""
         return [
             Overdue(
                 sample=int(row["sample"]),
@@ -69,7 +69,7 @@ class OverdueDetector:
         ]
 
     def _note_tokens(self, slots: Slots, num_tokens: TokenCounts, now_ns: int) -> None:
-        """Note when the token count of each slot last changed."""
+        """Record when the token count of each slot last changed."""
         missing = int(slots.max(initial=-1)) + 1 - len(self._seen_tokens)
         if missing > 0:
             self._seen_tokens = np.concatenate([self._seen_tokens, np.zeros(missing, np.int64)])

@@ -1,4 +1,4 @@
-"""Shapes of the request table: its columns, and what goes in and comes out of it."""
+"""Column types of the request table, and the types of its arguments and results."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Slots = NDArray[np.int64]
 """(R,) rows of the request table."""
 TokenCounts = NDArray[np.int64]
-"""(R,) tokens of each request."""
+"""(R,) number of tokens of each request."""
 TimesNs = NDArray[np.int64]
 """(R,) nanoseconds of the coordinator's monotonic clock."""
 
@@ -26,10 +26,11 @@ ROW = np.dtype(
         ("first_ns", "i8"),
     ]
 )
-"""One request in flight; times are of the coordinator's monotonic clock, first_ns is 0 before a first token.
+"""One request in flight; times are by the coordinator's monotonic clock.
 
-losses: how often it was taken from a worker. prefill_len: tokens its worker must prefill before it answers.
-sent_ns: when it was first sent; given_ns: when its present worker got it.
+losses: how often the request has lost its worker. prefill_len: tokens that its worker must prefill before the
+first token. sent_ns: when it was first sent; given_ns: when it was sent to its current worker; first_ns: when
+its first token arrived, or 0.
 """
 
 DONE = np.dtype(
@@ -50,10 +51,10 @@ DONE = np.dtype(
 
 
 class NewRequests(NamedTuple):
-    """R requests that get their first worker."""
+    """R requests that are assigned to their first worker."""
 
     loadgen_ids: NDArray[np.uint64]
-    """(R,) raw pointers of LoadGen; they never leave the process."""
+    """(R,) LoadGen's response ids: pointers, which are never sent to a worker."""
     samples: NDArray[np.int64]
     """(R,) indices into the data set."""
     prompt_lens: TokenCounts
@@ -62,23 +63,23 @@ class NewRequests(NamedTuple):
 
 
 class Arrivals(NamedTuple):
-    """The rows of a frame that concern LoadGen."""
+    """First tokens and completions in a frame."""
 
     first_slots: list[int]
-    """Requests whose first token came."""
+    """Requests whose first token arrived."""
     finished_slots: list[int]
     """Requests that are complete."""
     finish_reasons: list[int]
     """Values of pb.FinishReason, one per finished slot."""
     prefilled_tokens: int
-    """Prefill of the requests that answer for the first time on this worker."""
+    """Prompt tokens of the requests whose prefill on this worker has ended."""
 
 
 class Reportable(NamedTuple):
-    """Requests as LoadGen's calls take them."""
+    """Requests as arguments of LoadGen's calls."""
 
     loadgen_ids: list[int]
     addresses: list[int]
     """Memory addresses of the first tokens; valid until the next `assign`."""
     counts: list[int]
-    """Tokens received of each."""
+    """Number of tokens received for each."""

@@ -1,7 +1,7 @@
-"""Every request in flight, as columns indexed by slot, and the record of the finished ones.
+"""All requests in flight as columns indexed by slot, and the records of finished requests.
 
-A frame costs a fixed number of numpy calls, whatever it carries; a frame of one row costs a few plain integer
-operations instead. Slots are reused; the generation of a slot tells its requests apart.
+A frame costs a fixed number of numpy calls, however many rows it has; a frame of one row costs a few integer
+operations instead. Slots are reused; a slot's generation distinguishes its requests.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class FinishedRequests:
     """Finished requests in order of completion."""
 
     def __init__(self, num_rows: int) -> None:
-        """Reserve rows; they double when they run out."""
+        """Reserve rows; the capacity doubles when they run out."""
         self._rows = np.zeros(num_rows, DONE)
         self.num_rows = 0
 
@@ -47,7 +47,7 @@ class FinishedRequests:
     def add(self, row: tuple[int, ...]) -> None:
         """Append one request, its fields in the order of DONE."""
         if self.num_rows == len(self._rows):
-            # Zeros that nobody has written to take no memory.
+            # The kernel does not allocate zeroed pages before they are written.
             grown = np.zeros(2 * len(self._rows), DONE)
             grown[: self.num_rows] = self._rows
             self._rows = grown
@@ -63,14 +63,14 @@ class RequestTable:
 
         Args:
             max_new_tokens: Longest answer of the run, in tokens.
-            num_slots: Initial slots; they double when they run out.
-            first_generation: Below 2**32; drawn per run, so that no two runs share request names.
+            num_slots: Initial number of slots; doubles when they run out.
+            first_generation: Below 2**32; random per run, so that two runs do not share request names.
         """
         self._max_new_tokens = max_new_tokens
         self._num_slots = num_slots
         self._unheld = (first_generation << GENERATION_BITS) | _SLOT_MASK
         self._holders = np.full(num_slots, self._unheld, np.uint64)
-        """worker | generation << 32; the lower half is all ones without a worker."""
+        """worker | generation << 32; without a worker all lower bits are set."""
         self._loadgen_ids = np.zeros(num_slots, np.uint64)
         self._facts = {name: np.zeros(num_slots, kind) for name, kind in _FACTS.items()}
         self._name_columns()
@@ -81,12 +81,12 @@ class RequestTable:
         """Slots of finished requests whose answers `take_answers` has not copied yet."""
         self._finished = FinishedRequests(num_slots)
         self._num_resumed = 0
-        """Requests that continue on another worker and have not answered there yet."""
+        """Requests resubmitted to another worker that have not returned a token there yet."""
         self.num_tokens = 0
         """Tokens received so far."""
 
     def _name_columns(self) -> None:
-        """Bind the columns to attributes: a lookup by name costs as much as the access itself."""
+        """Bind the columns to attributes: a dictionary lookup costs as much as the access itself."""
         facts = self._facts
         self._samples, self._losses = facts["sample"], facts["losses"]
         self._prompt_lens, self._prefill_lens = facts["prompt_len"], facts["prefill_len"]
@@ -101,7 +101,7 @@ class RequestTable:
 
     @property
     def num_done(self) -> int:
-        """Finished requests."""
+        """Number of finished requests."""
         return self._finished.num_rows
 
     @property
@@ -111,11 +111,11 @@ class RequestTable:
 
     @property
     def num_running(self) -> int:
-        """Requests in flight."""
+        """Number of requests in flight."""
         return self._num_slots - len(self._free) - len(self._untaken)
 
     def assign(self, requests: NewRequests, worker: int) -> RequestNames:
-        """Give R requests a slot and a worker; returns their names, (R,)."""
+        """Assign a slot and a worker to R requests; returns their names, (R,)."""
         num = len(requests.loadgen_ids)
         while len(self._free) < num:
             self._grow()
@@ -132,7 +132,7 @@ class RequestTable:
     def assign_one(
         self, loadgen_id: int, worker: int, sample: int, prompt_len: int, times_ns: tuple[int, int]
     ) -> int:
-        """Give one request a slot and a worker; times_ns: issued, sent. Returns its name."""
+        """Assign a slot and a worker to one request; times_ns: issued, sent. Returns its name."""
         if not self._free:
             self._grow()
         slot = self._free.pop()
@@ -150,13 +150,13 @@ class RequestTable:
         """Store the tokens of a frame.
 
         Args:
-            worker: Whose stream brought the frame.
-            columns: Checked in themselves, not yet against this table.
-            now_ns: When the frame came.
+            worker: Worker that sent the frame.
+            columns: Valid in themselves; checked here against the table.
+            now_ns: When the frame arrived.
 
         Raises:
-            FrameError: A request of another worker, one with two rows, or an answer beyond its budget; then
-                nothing of the frame is stored.
+            FrameError: A request is not on this worker, has two rows, or exceeds its budget; then the
+                table is unchanged.
         """
         if len(columns.requests) == 1:
             return self._add_row(worker, columns, now_ns)
@@ -180,7 +180,7 @@ class RequestTable:
         return Arrivals(first_slots.tolist(), finished_slots.tolist(), reasons, prefilled_tokens)
 
     def _add_row(self, worker: int, columns: TokenColumns, now_ns: int) -> Arrivals:
-        """Store a frame of one request, as `add_tokens` does, in plain integers."""
+        """Store a frame of one request with integer operations; otherwise like `add_tokens`."""
         name = columns.requests.item()
         slot = name & _SLOT_MASK
         if slot >= self._num_slots:
@@ -206,7 +206,7 @@ class RequestTable:
         return Arrivals(first_slots, [slot] if reasons else [], reasons, prefilled_tokens)
 
     def finish(self, slots: Sequence[int], reasons: Sequence[int], now_ns: int) -> None:
-        """Move requests from flight to the record; their answers stay until `take_answers`."""
+        """Move requests to the finished records; their answers are kept until `take_answers`."""
         for slot, reason in zip(slots, reasons, strict=True):
             holder = self._holders.item(slot)
             worker = holder & _SLOT_MASK
@@ -230,7 +230,7 @@ class RequestTable:
         """Copy the answers of all requests that finished since the last call, and free their slots.
 
         Returns:
-            (R,) samples, (R,) counts, and (T,) tokens end to end.
+            (R,) samples, (R,) token counts, and (T,) concatenated tokens.
         """
         slots = np.array(self._untaken, np.int64)
         samples: NDArray[np.int64] = self._samples[slots]
@@ -240,42 +240,42 @@ class RequestTable:
         return samples, counts, tokens
 
     def held_by(self, worker: int) -> Slots:
-        """List the requests in flight on a worker."""
+        """Return the requests in flight on a worker."""
         return np.flatnonzero((self._holders & _WORKER) == worker)
 
     def held(self) -> tuple[Slots, TokenCounts, TimesNs]:
-        """List the requests that a worker has: slots, tokens received, when it got them; (R,) each."""
+        """Return the requests on workers: slots, tokens received, time of assignment; (R,) each."""
         slots = np.flatnonzero((self._holders & _WORKER) != _WORKER)
         return slots, self._num_tokens[slots], self._given_ns[slots]
 
     def in_flight(self) -> Slots:
-        """List all requests in flight, those without a worker included."""
+        """Return all requests in flight, including those without a worker."""
         flying = np.ones(self._num_slots, np.bool_)
         flying[self._free + self._untaken] = False
         return np.flatnonzero(flying)
 
     def names(self, slots: Slots) -> RequestNames:
-        """Name requests as the wire does, (R,)."""
+        """Return the names, (R,), of requests on the wire."""
         return slots.view(np.uint64) | (self._holders[slots] & _GENERATION)
 
     def rows(self, slots: Slots) -> NDArray[np.void]:
-        """Copy the facts of requests, dtype ROW."""
+        """Copy the rows of requests, dtype ROW."""
         found = np.zeros(len(slots), ROW)
         for name, column in self._facts.items():
             found[name] = column[slots]
         found["worker"] = self._holders[slots].astype(np.uint32).view(np.int32)
         return found
 
-    def take_away(self, slots: Slots) -> None:
-        """Take requests from their worker; tokens under their old names are refused from now on."""
+    def unassign(self, slots: Slots) -> None:
+        """Remove requests from their worker; tokens under their old names are refused from now on."""
         resumed = (self._prefill_lens[slots] > 0) & (self._losses[slots] > 0)
         self._num_resumed -= int(resumed.sum())
         self._losses[slots] += 1
         self._prefill_lens[slots] = 0
         self._holders[slots] = (self._holders[slots] | _WORKER) + _NEXT_GENERATION
 
-    def hand_on(self, slots: Slots, worker: int, now_ns: int) -> RequestNames:
-        """Give requests that were taken away to another worker, (R,); returns their new names."""
+    def reassign(self, slots: Slots, worker: int, now_ns: int) -> RequestNames:
+        """Assign requests without a worker to another one; returns their new names, (R,)."""
         self._prefill_lens[slots] = self._prompt_lens[slots] + self._num_tokens[slots]
         self._given_ns[slots] = now_ns
         self._hold(slots, worker)
@@ -283,21 +283,21 @@ class RequestTable:
         return self.names(slots)
 
     def answers(self, slots: Slots) -> tuple[TokenCounts, TokenIds]:
-        """Copy the tokens received of requests.
+        """Copy the tokens received for requests.
 
         Returns:
-            (R,) counts, and (T,) tokens end to end.
+            (R,) token counts, and (T,) concatenated tokens.
         """
         counts: TokenCounts = self._num_tokens[slots]
         return counts, self._arena.copy(slots, counts)
 
     def reportable(self, slots: Sequence[int]) -> Reportable:
-        """List requests as LoadGen's calls take them."""
+        """Return requests as arguments of LoadGen's calls."""
         ids, counts = self._loadgen_ids.item, self._num_tokens.item
         return Reportable(list(map(ids, slots)), self._arena.addresses(slots), list(map(counts, slots)))
 
     def _take_prefill(self, slots: Slots) -> int:
-        """Note that requests have answered on their worker; returns the tokens it prefilled for them."""
+        """Mark the prefill of requests as ended; returns the number of tokens prefilled."""
         if not len(slots):
             return 0
         prefill_lens = self._prefill_lens[slots]
@@ -332,7 +332,7 @@ class RequestTable:
         return FrameError(f"worker {worker}: an answer beyond {self._max_new_tokens} tokens")
 
     def _grow(self) -> None:
-        """Double the slots."""
+        """Double the number of slots."""
         old = self._num_slots
         self._num_slots = 2 * old
         self._arena.grow(2 * old)
@@ -345,7 +345,7 @@ class RequestTable:
 
 
 _FACTS = {name: ROW[name] for name in ROW.names or () if name != "worker"}
-"""Column dtypes of ROW; the worker is part of the holder."""
+"""Columns of ROW except the worker, which is stored in `_holders`."""
 
 
 def _doubled(column: NDArray[Any]) -> NDArray[Any]:

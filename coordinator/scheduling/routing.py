@@ -1,4 +1,4 @@
-"""Which worker gets which requests: pure functions over plain columns."""
+"""Assign requests to workers: pure functions over numpy columns."""
 
 from collections.abc import Sequence
 from operator import attrgetter
@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 RequestCounts = NDArray[np.int64]
-"""(W,) requests of each worker."""
+"""(W,) number of requests of each worker."""
 WorkerIndices = NDArray[np.int64]
-"""(R,) the worker of each request, as a position among those given."""
+"""(R,) worker of each request, as an index into the given workers."""
 Rates = NDArray[np.float64]
-"""(W,) speed of each worker."""
+"""(W,) throughput of each worker."""
 NO_LIMIT = 2**31
-"""An allowance that never binds."""
+"""An allowance that never limits."""
 LAST_OVER_MEAN = 1.5
-"""Time in which full slots empty, in mean answers at full speed; from 1 to 2.5 bench.tail gains by it."""
+"""Time for a full worker to finish its requests, in mean answer times; bench.tail gains by 1 to 2.5."""
 
 
 class LoadRank(NamedTuple):
@@ -41,15 +41,15 @@ _RANK = attrgetter("rank")
 
 
 def ceiling(outstanding: int, window: int, allowance: int) -> int:
-    """Compute how many Offline requests a worker may hold now.
+    """Return how many Offline requests a worker may have now.
 
-    Never more than its window, and no more new ones than its part of the rest allows. It may always hold one:
-    no worker is idle while requests wait, whatever was measured.
+    The limits are its window, and its allowance for new requests. It may always have one: no worker is idle
+    while requests wait.
 
     Args:
-        outstanding: What it holds.
-        window: Its running slots and prefetch.
-        allowance: New requests that it may still take, see `allowances`.
+        outstanding: Requests that it has.
+        window: Its slots plus prefetch.
+        allowance: New requests that it may still get; see `allowances`.
     """
     return min(window, max(outstanding + allowance, 1))
 
@@ -57,21 +57,21 @@ def ceiling(outstanding: int, window: int, allowance: int) -> int:
 def allowances(
     num_requests: int, slots: RequestCounts, tokens_per_s: Rates, last_over_mean: float = LAST_OVER_MEAN
 ) -> RequestCounts:
-    """Divide the requests that wait, so that workers of unequal speed finish together.
+    """Divide the waiting requests so that workers of unequal speed finish at the same time.
 
-    A worker that has taken its last request still has full slots to empty, which takes a slow one longer: it
-    must stop taking earlier. Full slots count as `last_over_mean` times as many requests. Answer lengths do
-    not enter: their mean is the same for all workers, and drops out.
+    After its last new request a worker must still finish the requests in its slots. A slow worker takes
+    longer for that and must stop earlier. A full set of slots counts as `last_over_mean` times as many
+    requests. The mean answer length cancels out, because it is the same for all workers.
 
     Args:
-        num_requests: Requests that no worker has yet.
-        slots: (W,) requests each runs at once.
-        tokens_per_s: (W,) measured with full slots; where it is 0, the mean of the others by slots is taken.
-        last_over_mean: Time in which full slots empty, in mean answers at full speed.
+        num_requests: Requests not sent to a worker yet.
+        slots: (W,) requests that each worker runs concurrently.
+        tokens_per_s: (W,) measured with full slots; 0: not measured, the others' mean per slot is used.
+        last_over_mean: Time for a full worker to finish its requests, in mean answer times at full speed.
 
     Returns:
-        (W,) new requests that each may take; their sum is num_requests, or NO_LIMIT each where nothing is
-        measured.
+        (W,) new requests that each worker may get. Their sum is num_requests; if no worker has been measured,
+        each is NO_LIMIT.
     """
     measured = tokens_per_s > 0
     if not measured.any():
@@ -83,23 +83,23 @@ def allowances(
 
 
 def _end(num_requests: int, rates: Rates, held: Rates) -> float:
-    """Find when all finish, if those take requests that can finish them by then.
+    """Return the common finish time of the workers that get requests.
 
     Args:
-        num_requests: To be divided.
-        rates: (W,) speeds, in any unit of requests by time.
-        held: (W,) requests that each has before.
+        num_requests: Requests to divide.
+        rates: (W,) throughputs, in requests per any unit of time.
+        held: (W,) requests that each worker already has.
     """
     own_ends = held / rates
     order = np.argsort(own_ends)
     ends = (num_requests + np.cumsum(held[order])) / np.cumsum(rates[order])
-    # The next slower one takes none when the others are done before it has finished what it holds.
+    # A worker gets no requests if the faster ones finish all of them before it has finished its own.
     num_takers = int(np.argmax(np.append(own_ends[order][1:], np.inf) >= ends)) + 1
     return float(ends[num_takers - 1])
 
 
 def _whole(parts: Rates, total: int) -> RequestCounts:
-    """Round parts, (W,), to whole numbers that sum to `total`: each is off by less than one."""
+    """Round parts, (W,), to integers with sum `total`; each changes by less than one."""
     if not total:
         return np.zeros(len(parts), np.int64)
     ends = np.floor(np.cumsum(parts) * (total / parts.sum()) + 0.5).astype(np.int64)
@@ -107,15 +107,15 @@ def _whole(parts: Rates, total: int) -> RequestCounts:
 
 
 def share(outstanding: RequestCounts, windows: RequestCounts, num_requests: int) -> RequestCounts:
-    """Split requests so that the fullest windows get the least; nobody gets more than its window holds.
+    """Divide requests so that workers end up equally full; no worker exceeds its window.
 
     Args:
-        outstanding: (W,) requests each worker has.
-        windows: (W,) requests each may have.
-        num_requests: Requests to give away.
+        outstanding: (W,) requests that each worker has.
+        windows: (W,) requests that each worker may have.
+        num_requests: Requests to divide.
 
     Returns:
-        (W,) how many each gets; the sum is the smaller of num_requests and the free places.
+        (W,) new requests of each worker; their sum is the minimum of num_requests and the free room.
     """
     free: RequestCounts = np.maximum(windows - outstanding, 0)
     if free.sum() <= num_requests:
@@ -134,14 +134,14 @@ def share(outstanding: RequestCounts, windows: RequestCounts, num_requests: int)
     return shares
 
 
-def deal(shares: RequestCounts) -> WorkerIndices:
-    """Deal requests like cards: of prompts in order of length each worker gets its part of the long ones.
+def interleave_shares(shares: RequestCounts) -> WorkerIndices:
+    """Interleave the workers' shares, so that each gets its part of long prompts sorted by length.
 
     Args:
-        shares: (W,) how many each worker gets.
+        shares: (W,) requests of each worker.
 
     Returns:
-        (sum(shares),) the worker of each request, in order.
+        (sum(shares),) worker of each request, in order.
     """
     workers = np.repeat(np.arange(len(shares)), shares)
     turns = np.concatenate([(np.arange(n) + 0.5) / n for n in shares if n] or [np.zeros(0)])
@@ -151,7 +151,8 @@ def deal(shares: RequestCounts) -> WorkerIndices:
 def least_loaded(workers: Sequence[Worker]) -> Worker:
     """Choose the worker for one Server request.
 
-    Least waiting prefill, then fewest outstanding requests over its speed, then the longest since its last
-    prompt, then the first. Round robin and others collapse near full slots or with unequal workers.
+    Criteria, in order: least waiting prefill, fewest outstanding requests relative to its speed, longest time
+    since its last prompt, lowest index. Round robin and other policies perform badly when slots are nearly
+    full or workers are unequal.
     """
     return min(workers, key=_RANK)

@@ -1,6 +1,6 @@
-"""Requests between LoadGen and the workers: issued, dispatched, delivered, finished.
+"""The scheduler: dispatches LoadGen's requests to workers and reports their tokens to LoadGen.
 
-`issue` runs on LoadGen's thread; everything else runs on the event loop's.
+`issue` runs on LoadGen's thread, everything else on the event loop's thread.
 """
 
 import asyncio
@@ -30,25 +30,25 @@ from sut.sut import Reports
 logger = logging.getLogger(__name__)
 
 MAX_NAMED = 10
-# Finished answers that may wait in the table, whose slots they hold, until they are copied together.
+# Finished answers keep their slots in the table until this many are copied together.
 MAX_UNTAKEN = 1024
 Keep = Callable[[NDArray[np.int64], TokenCounts, TokenIds], None]
-"""Takes finished answers: samples (R,), token counts (R,), tokens (T,) end to end."""
+"""Receives finished answers: samples (R,), token counts (R,), concatenated tokens (T,)."""
 
 
 class Task(NamedTuple):
-    """What a run asks for."""
+    """Inputs and callbacks of a run."""
 
     dataset: Dataset
     """The prompts."""
     reports: Reports
-    """Takes first tokens and completions."""
+    """Receives first tokens and completions."""
     max_new_tokens: int
-    """Budget of each request."""
+    """Token budget of each request."""
     max_losses: int
-    """Workers that one request may be taken from; at that many the run fails."""
+    """The run fails when one request has lost its worker this many times."""
     keep: Keep
-    """Takes every finished answer."""
+    """Receives every finished answer."""
 
 
 class Unfinished(NamedTuple):
@@ -57,13 +57,13 @@ class Unfinished(NamedTuple):
     samples: NDArray[np.int64]
     """(R,)"""
     counts: TokenCounts
-    """(R,) tokens received; 0 of a request that never had a worker."""
+    """(R,) number of tokens received; 0 for a request that was never sent."""
     tokens: TokenIds
-    """(T,) end to end."""
+    """(T,) concatenated."""
 
 
 class Scheduler:
-    """All requests of one run."""
+    """Dispatches and tracks all requests of one run."""
 
     def __init__(
         self,
@@ -75,10 +75,10 @@ class Scheduler:
         """Start without requests.
 
         Args:
-            task: What the run asks for.
-            links: All workers; requests go to those that were admitted.
-            on_failed: Takes the reason when the run cannot continue.
-            loop: The event loop that everything but `issue` runs on.
+            task: Inputs and callbacks of the run.
+            links: All workers; requests are sent to admitted ones only.
+            on_failed: Called with the reason when the run cannot continue.
+            loop: The event loop on which all methods except `issue` run.
         """
         self._task = task
         self._reports = task.reports
@@ -94,29 +94,29 @@ class Scheduler:
         self.failover = Failover(self.table, task.dataset, task.max_new_tokens, task.max_losses)
         self._failed = False
         self.num_issued = 0
-        """Requests that LoadGen issued."""
+        """Number of requests that LoadGen has issued."""
         self._one_budget = np.array([task.max_new_tokens], np.uint32)
         self._none_produced = np.zeros(1, np.uint32)
 
     @property
     def outstanding(self) -> list[int]:
-        """Requests that each worker has."""
+        """Number of requests on each worker."""
         return [load.outstanding for load in self.loads]
 
     def issue(self, loadgen_ids: list[int], samples: list[int]) -> None:
-        """Take one query.
+        """Queue one query and wake the event loop.
 
-        Thread: LoadGen's; appends and wakes the event loop, never waits.
+        Thread: LoadGen's; does not block.
         """
         self._inbox.append((time.monotonic_ns(), loadgen_ids, samples))
-        # The loop clears the flag before it empties the inbox: a query that finds the flag set was appended
-        # before the inbox was found empty. In the opposite order a query could stay there without a wake-up.
+        # The loop clears the flag before it empties the inbox. If the flag is set here, the loop has yet to
+        # empty the inbox and will find this query. In the opposite order a query could stay there unseen.
         if not self._wake_up_pending:
             self._wake_up_pending = True
             self._loop.call_soon_threadsafe(self._dispatch_issued)
 
     def dispatch(self) -> None:
-        """Send what may be sent now; requests that lost their worker go first."""
+        """Send the requests that may be sent now, those that have lost their worker first."""
         if self._failed or not self._ready:
             return
         if self._is_server:
@@ -125,10 +125,10 @@ class Scheduler:
             self._pull()
 
     def deliver(self, worker: int, columns: TokenColumns) -> None:
-        """Store a frame, report to LoadGen, and refill the worker's window.
+        """Store a frame, report it to LoadGen, and refill the worker's window.
 
         Raises:
-            FrameError: The frame does not fit the requests that the worker has.
+            FrameError: The frame does not match the requests on the worker.
         """
         now_ns = time.monotonic_ns()
         load = self.loads[worker]
@@ -151,7 +151,7 @@ class Scheduler:
             load.reported(time.monotonic_ns() - columns.produced_ns)
 
     def beat(self, now_ns: int) -> None:
-        """Measure every worker and divide the backlog anew; called each BEAT_INTERVAL_S, never per frame."""
+        """Measure every worker and divide the backlog again; called once per BEAT_INTERVAL_S."""
         for load in self._ready:
             load.measure(now_ns)
         if self._is_server:
@@ -163,7 +163,7 @@ class Scheduler:
             self.dispatch()
 
     def keep_answers(self) -> None:
-        """Hand over the answers that finished since the last call; one copy for many costs less."""
+        """Pass on the answers finished since the last call, in one copy, which costs less than many."""
         if self.table.num_untaken:
             self._task.keep(*self.table.take_answers())
 
@@ -175,7 +175,7 @@ class Scheduler:
         load.lose()
         self._fail_over(load, slots, reason)
         logger.warning(
-            "worker %s lost: %s; %d requests continue elsewhere with their %d tokens",
+            "worker %s lost: %s; %d requests continue on other workers with their %d tokens",
             load.address,
             reason,
             len(slots),
@@ -184,14 +184,14 @@ class Scheduler:
         self.dispatch()
 
     def admit(self, worker: int) -> None:
-        """Use a worker whose stream was opened."""
+        """Send requests to a worker whose stream has been opened."""
         load = self.loads[worker]
         load.begin_stream()
         self._ready = [other for other in self.loads if other in self._ready or other is load]
         self.dispatch()
 
     def move(self, worker: int, slots: Slots, reason: str) -> None:
-        """Take requests from a live worker and continue them on another one."""
+        """Move requests from a live worker to other workers."""
         load = self.loads[worker]
         load.take_back(self.table.names(slots), int(self.table.rows(slots)["prefill_len"].sum()))
         self._fail_over(load, slots, reason)
@@ -202,7 +202,7 @@ class Scheduler:
         self._on_failed(reason)
 
     def abandon(self) -> Unfinished:
-        """Keep the finished answers, and take those that are not; nothing is dispatched afterwards."""
+        """Stop dispatching, pass on the finished answers and return the unfinished requests."""
         self._failed = True
         self.keep_answers()
         slots = self.table.in_flight()
@@ -212,7 +212,7 @@ class Scheduler:
         return Unfinished(samples, np.concatenate([counts, np.zeros_like(waiting)]), tokens)
 
     def _dispatch_issued(self) -> None:
-        """Send what LoadGen issued."""
+        """Dispatch the queries that LoadGen has issued."""
         self._wake_up_pending = False
         while self._inbox:
             issued_ns, loadgen_ids, samples = self._inbox.popleft()
@@ -227,7 +227,7 @@ class Scheduler:
             self.dispatch()
 
     def _push_one(self, loadgen_id: int, sample: int, issued_ns: int) -> None:
-        """Server: send one request to the least loaded worker, in plain integers."""
+        """Server: send one request to the least loaded worker; avoids numpy for speed."""
         load = routing.least_loaded(self._ready)
         now_ns = time.monotonic_ns()
         prompt = self._task.dataset.prompt(sample)
@@ -237,9 +237,9 @@ class Scheduler:
         load.send(PromptColumns(names, lens, prompt, self._one_budget, self._none_produced), now_ns)
 
     def _push(self) -> None:
-        """Server: send every request at once, each to the least loaded worker.
+        """Server: send all waiting requests, each to the least loaded worker.
 
-        Requests that are queued on other workers when a worker comes back stay there.
+        A worker that returns after a loss does not get requests already queued on other workers.
         """
         while self.failover:
             fitting = [load for load in self._ready if self.failover.next_fits(load)]
@@ -249,7 +249,7 @@ class Scheduler:
             self._push_one(*request)
 
     def _pull(self) -> None:
-        """Offline: fill each worker's window; the rest stays in the backlog."""
+        """Offline: fill each worker's window; the remaining requests stay in the backlog."""
         if self.failover:
             self._pull_continued()
         outstanding = np.array([load.outstanding for load in self._ready])
@@ -258,12 +258,12 @@ class Scheduler:
         if not shares.any():
             return
         requests = self.backlog.take(int(shares.sum()))
-        workers = routing.deal(shares)
+        workers = routing.interleave_shares(shares)
         for index in np.flatnonzero(shares):
             self._start(self._ready[index], requests.rows(workers == index))
 
     def _pull_continued(self) -> None:
-        """Spread requests that lost their worker: first evenly, then wherever a window has room."""
+        """Distribute requests that lost their worker: first evenly, then to any window with room."""
         order = sorted(self._ready, key=lambda load: load.outstanding)
         for most in (-(-len(self.failover) // len(order)), len(self.failover)):
             for load in order:
@@ -271,7 +271,7 @@ class Scheduler:
                 self._continue(load, min(most, room), alone=len(order) == 1)
 
     def _divide(self) -> None:
-        """Offline: set how much of the backlog each worker may take, so that all finish together."""
+        """Offline: set each worker's share of the backlog so that all workers finish together."""
         parts = routing.allowances(
             len(self.backlog),
             np.array([load.max_num_seqs for load in self._ready], np.int64),
@@ -281,7 +281,10 @@ class Scheduler:
             load.set_allowance(part)
 
     def _refill(self, load: WorkerLoad) -> None:
-        """Use the room that a frame made; other workers have none, unless requests wait that lost theirs."""
+        """Refill a worker after a frame has finished requests; other workers have gained no room.
+
+        If requests have lost their worker, dispatch to all workers instead.
+        """
         if self.failover:
             self.dispatch()
         elif self.backlog and not self._failed:
@@ -290,7 +293,7 @@ class Scheduler:
                 self._start(load, self.backlog.take(room))
 
     def _start(self, load: WorkerLoad, issued: IssuedRequests) -> None:
-        """Offline: send requests of the backlog to a worker."""
+        """Offline: send requests from the backlog to a worker."""
         now_ns = time.monotonic_ns()
         load.use_allowance(len(issued.samples))
         lens, tokens = self._task.dataset.gather(issued.samples)
@@ -300,14 +303,14 @@ class Scheduler:
         load.send(PromptColumns(names, lens, tokens, budgets, np.zeros(len(names), np.uint32)), now_ns)
 
     def _continue(self, load: WorkerLoad, num: int, *, alone: bool) -> None:
-        """Send up to `num` requests that lost their worker to another one."""
+        """Send up to `num` requests that have lost their worker to this one."""
         now_ns = time.monotonic_ns()
         prompts = self.failover.give(load, num, now_ns, alone=alone)
         if len(prompts.requests):
             load.send(prompts, now_ns)
 
     def _fail_over(self, load: WorkerLoad, slots: Slots, reason: str) -> None:
-        """Queue requests for other workers; the run fails for one that was lost too often."""
+        """Queue requests for other workers; fail the run if a request has lost its worker too often."""
         now_ns = time.monotonic_ns()
         complete = self.failover.take_from(load, slots, reason, now_ns)
         self._finish(complete.tolist(), [pb.FINISH_REASON_LENGTH] * len(complete), now_ns)
@@ -323,7 +326,7 @@ class Scheduler:
             )
 
     def _finish(self, slots: list[int], reasons: list[int], now_ns: int) -> None:
-        """Report complete requests to LoadGen and move them to the record."""
+        """Report complete requests to LoadGen and move them to the finished records."""
         if not slots:
             return
         self._reports.complete(*self.table.reportable(slots))

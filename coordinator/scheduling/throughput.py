@@ -1,14 +1,14 @@
-"""Measured throughput of a worker: one reading per beat, exponential moving averages over seconds."""
+"""Throughput of a worker: exponential moving averages over one reading per beat."""
 
 import math
 from typing import NamedTuple
 
 TIME_CONSTANT_S = 5.0
-"""Time constant of the moving averages, in seconds: a slower worker is noticed within a few beats."""
+"""Time constant of the moving averages, in seconds; a slower worker is detected within a few beats."""
 PREFETCH_MARGIN = 2.0
-"""How many times faster than on average requests may end while a refill is on its way."""
+"""Assumed ratio of peak to mean completion rate while a refill is in transit."""
 MIN_SPEED = 0.1
-"""Lower bound of a relative speed: a stalled worker still gets some requests, and no division by 0."""
+"""Lower bound of a relative speed; avoids division by 0, and a stalled worker still gets some requests."""
 
 
 class Reading(NamedTuple):
@@ -19,40 +19,41 @@ class Reading(NamedTuple):
     num_tokens: int
     """Tokens received since the stream was opened."""
     num_finished: int
-    """Requests finished since then."""
+    """Requests finished since the stream was opened."""
     outstanding: int
     """Requests sent and not finished."""
     most_finished: int
-    """Most requests that ended in one frame since the previous reading."""
+    """Largest number of requests finished by one frame since the previous reading."""
     refill_s: float
-    """Longest delay since the previous reading from an end on the worker to here, plus one round trip."""
+    """Longest delay from a completion on the worker to its report here since the previous reading, plus one
+    round trip."""
 
 
 class Throughput(NamedTuple):
     """A worker's measured speed; 0: not measured yet."""
 
     full_tokens_per_s: float = 0.0
-    """Of the whole worker, while all its slots are taken."""
+    """Tokens/s of the worker while all its slots are in use."""
     request_tokens_per_s: float = 0.0
-    """Of each outstanding request."""
+    """Tokens/s per outstanding request."""
     finished_per_s: float = 0.0
-    """Requests."""
+    """Requests finished per second."""
     burst: float = 0.0
-    """Most requests that ended in one frame lately."""
+    """Largest number of requests finished by one frame; decays with TIME_CONSTANT_S."""
     refill_s: float = 0.0
-    """Longest time lately from an end on the worker to the next prompt there."""
+    """Longest time from a completion on the worker to the arrival of its replacement; decays likewise."""
 
 
 def measure(throughput: Throughput, before: Reading, now: Reading, max_num_seqs: int) -> Throughput:
-    """Update a throughput, once per beat.
+    """Return the throughput after one more beat.
 
-    A worker without requests, or without a token so far, keeps its throughput.
+    It is unchanged for a worker without requests, or one that has not returned a token yet.
 
     Args:
-        throughput: As of `before`.
-        before: Reading at the last beat, of the same stream.
-        now: Later than `before`.
-        max_num_seqs: The worker's slots.
+        throughput: Throughput at `before`.
+        before: Reading of the same stream at the previous beat.
+        now: Current reading.
+        max_num_seqs: Number of slots of the worker.
     """
     elapsed_s = (now.at_ns - before.at_ns) / 1e9
     tokens_per_s = (now.num_tokens - before.num_tokens) / elapsed_s
@@ -71,10 +72,10 @@ def measure(throughput: Throughput, before: Reading, now: Reading, max_num_seqs:
 
 
 def prefetch(throughput: Throughput, max_num_seqs: int) -> int:
-    """Compute the least number of requests beyond the slots that never starves a worker.
+    """Return how many requests beyond its slots a worker needs so that no slot is left empty.
 
-    What ends in one frame, and what ends while its refill is on the way; at least 1, at most an eighth of the
-    slots, which is what a worker gets until it has been measured.
+    This is the number of requests that finish in one frame plus those that finish while the refill is in
+    transit; at least 1, at most an eighth of the slots. An eighth applies until the worker has been measured.
     """
     most = max(max_num_seqs // 8, 1)
     if not throughput.burst:
@@ -84,12 +85,13 @@ def prefetch(throughput: Throughput, max_num_seqs: int) -> int:
 
 
 def relative_speeds(throughputs: list[Throughput]) -> list[float]:
-    """Compare tokens/s of each outstanding request with the mean of the workers that were measured.
+    """Return each worker's tokens/s per outstanding request, relative to the mean of measured workers.
 
-    Tokens/s of a whole worker would not do: one with fewer requests would look slow and get fewer still.
+    Tokens/s of the whole worker would be misleading: a worker with fewer requests would look slow and would
+    then get even fewer.
 
     Returns:
-        One per worker, at least MIN_SPEED; 1 where it is not measured.
+        One value per worker, at least MIN_SPEED; 1 if it has not been measured.
     """
     rates = [throughput.request_tokens_per_s for throughput in throughputs]
     measured = [rate for rate in rates if rate]

@@ -1,4 +1,4 @@
-"""The memory that answers are received into: one row of int32 tokens for each slot."""
+"""Buffer for received answers: one row of int32 tokens per slot."""
 
 import mmap
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ CACHE_LINE_TOKENS = 64 // TOKEN_BYTES
 
 
 class TokenArena:
-    """Rows of tokens, indexed by slot; the kernel commits memory only where tokens are written."""
+    """Rows of tokens, indexed by slot; the kernel allocates only pages that have been written."""
 
     def __init__(self, max_new_tokens: int, num_slots: int) -> None:
         """Reserve a row of `max_new_tokens` for each slot."""
-        # An odd number of cache lines: rows that are written at one position each do not evict each other.
+        # Use an odd number of cache lines: equal positions in different rows then use different cache sets.
         self._row_tokens = (-(-max_new_tokens // CACHE_LINE_TOKENS) | 1) * CACHE_LINE_TOKENS
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         self._map = mmap.mmap(-1, num_slots * self._row_tokens * TOKEN_BYTES, flags=flags)
@@ -25,13 +25,13 @@ class TokenArena:
         self._base_address: int = self._tokens.ctypes.data
 
     def append(self, slots: Slots, before: TokenCounts, counts: Lens | None, tokens: TokenIds) -> None:
-        """Write new tokens behind the received ones.
+        """Append new tokens to the received ones.
 
         Args:
-            slots: (R,)
-            before: (R,) tokens received of each.
-            counts: (R,) new tokens of each; None: each has one.
-            tokens: (T,) end to end.
+            slots: (R,) rows to append to.
+            before: (R,) tokens received so far for each slot.
+            counts: (R,) new tokens of each slot; None: one each.
+            tokens: (T,) concatenated.
         """
         starts = slots * self._row_tokens + before
         if counts is None:
@@ -42,23 +42,23 @@ class TokenArena:
         self._tokens[np.repeat(starts - firsts, lens) + np.arange(len(tokens))] = tokens
 
     def append_row(self, slot: int, before: int, tokens: TokenIds) -> None:
-        """Write new tokens of one request behind its `before` received ones."""
+        """Append new tokens to one row, after its `before` received ones."""
         start = slot * self._row_tokens + before
         self._tokens[start : start + len(tokens)] = tokens
 
     def copy(self, slots: Slots, counts: TokenCounts) -> TokenIds:
-        """Copy the first tokens of rows, (T,) end to end; counts: (R,) how many of each."""
+        """Copy the first `counts` (R,) tokens of each row; returns them concatenated, (T,)."""
         starts = (slots * self._row_tokens).tolist()
         parts = [self._tokens[s : s + n] for s, n in zip(starts, counts.tolist(), strict=True)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
     def addresses(self, slots: Sequence[int]) -> list[int]:
-        """List the memory addresses of rows; valid until the next `grow`."""
+        """Return the memory addresses of rows; valid until the next `grow`."""
         base, row_bytes = self._base_address, self._row_tokens * TOKEN_BYTES
         return [base + slot * row_bytes for slot in slots]
 
     def grow(self, num_slots: int) -> None:
-        """Reserve more rows; the kernel moves the pages without copying them."""
+        """Increase the number of rows; the kernel remaps the pages without copying them."""
         del self._tokens
         self._map.resize(num_slots * self._row_tokens * TOKEN_BYTES)
         self._tokens = np.frombuffer(self._map, np.int32)

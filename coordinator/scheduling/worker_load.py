@@ -1,4 +1,4 @@
-"""What the scheduler counts about one worker; the scheduler alone writes it."""
+"""Load and measurements of one worker; only the scheduler changes them."""
 
 from array import array
 from typing import NamedTuple
@@ -13,19 +13,19 @@ from protos.columns import PromptColumns, RequestNames, TokenColumns
 
 
 class ReportDelays(NamedTuple):
-    """How long after their production the frames of one stream were reported to LoadGen."""
+    """Delays between production of a stream's frames and their report to LoadGen."""
 
     counts: StreamCounts
-    """Of the same stream; holds the offset between the two clocks."""
+    """Counts of the same stream, including the offset between the two clocks."""
     delays_ns: "array[int]"
-    """Per frame with a first token or an end: LoadGen's return (our clock) minus production (worker's)."""
+    """Per frame with a first token or completion: end of report (our clock) minus production (worker's)."""
 
 
 class WorkerLoad:
-    """One worker as dispatch sees it; every method runs on the event loop's thread."""
+    """State of one worker for dispatch; every method runs on the event loop's thread."""
 
     def __init__(self, link: WorkerLink) -> None:
-        """Start without requests, on the link's latest stream."""
+        """Start without requests."""
         self._link = link
         self.index = link.index
         self.address = link.address
@@ -33,11 +33,11 @@ class WorkerLoad:
         self.report_delays: list[ReportDelays] = []
         """One per stream that carried requests."""
         self.num_dropped_tokens = 0
-        """Received after their request had been moved to another worker."""
+        """Tokens received after their request was moved to another worker."""
         self._reset()
 
     def begin_stream(self) -> None:
-        """Start anew on the stream that was opened: another process, of another speed, may answer there."""
+        """Reset the load for a new stream, which may lead to a new process with another speed."""
         self._reset()
         stream = self._stream = self._link.stream
         self.report_delays.append(ReportDelays(stream.counts, array("q")))
@@ -53,13 +53,13 @@ class WorkerLoad:
         """When the worker got its last prompt."""
         self.throughput = Throughput()
         self.speed = 1.0
-        """Server: tokens/s of each request, relative to the fleet."""
+        """Server: tokens/s per request, relative to the fleet's mean."""
         self.rank = LoadRank(0, 0.0, 0)
-        """Computed from the counts above; kept because dispatch compares it for every query."""
+        """Computed from the counts above; cached because dispatch compares it for every query."""
         self.allowance = NO_LIMIT
-        """Offline: new requests it may still take until the next beat; see routing.allowances."""
+        """Offline: new requests it may still get until the next beat; see routing.allowances."""
         self.moved: set[int] = set()
-        """Names of requests that were taken from the stream; their late tokens are dropped."""
+        """Names of requests moved away from the stream; their late tokens are dropped."""
         self._num_delays_read = 0
         self._num_finished = 0
         self._most_finished = 0
@@ -67,12 +67,12 @@ class WorkerLoad:
 
     @property
     def window(self) -> int:
-        """Most Offline requests that the worker may hold: its running slots and the prefetch."""
+        """Offline: most requests the worker may have, its slots plus prefetch."""
         return self.max_num_seqs + prefetch(self.throughput, self.max_num_seqs)
 
     @property
     def ceiling(self) -> int:
-        """Most Offline requests that it may hold now: its window, less when the rest is divided."""
+        """Offline: most requests the worker may have now: its window, limited by its allowance."""
         return ceiling(self.outstanding, self.window, self.allowance)
 
     def send(self, prompts: PromptColumns, now_ns: int) -> None:
@@ -89,32 +89,32 @@ class WorkerLoad:
         self.allowance = max(self.allowance - num_requests, 0)
 
     def prefilled(self, num_tokens: int) -> None:
-        """Count prompt tokens of requests that have answered."""
+        """Subtract prompt tokens of requests whose prefill has ended."""
         self.waiting_prefill_tokens -= num_tokens
         self._update_rank()
 
     def finished(self, num_requests: int) -> None:
-        """Count requests that one frame ended."""
+        """Count requests that one frame finished."""
         self.outstanding -= num_requests
         self._update_rank()
         self._num_finished += num_requests
         self._most_finished = max(self._most_finished, num_requests)
 
     def reported(self, delay_ns: int) -> None:
-        """Keep the delay of a frame that was reported to LoadGen."""
+        """Record the delay of a frame that was reported to LoadGen."""
         self.report_delays[-1].delays_ns.append(delay_ns)
 
     def lose(self) -> None:
-        """Forget the requests of a lost worker."""
+        """Reset the counts of outstanding work of a lost worker."""
         self.outstanding = self.waiting_prefill_tokens = 0
         self._update_rank()
 
     def take_back(self, names: RequestNames, prefill_tokens: int) -> None:
-        """Stop requests that move to another worker; their late tokens are dropped.
+        """Cancel requests that move to another worker; their late tokens are dropped.
 
         Args:
-            names: (R,)
-            prefill_tokens: What the worker still had to prefill for them.
+            names: (R,) requests to cancel.
+            prefill_tokens: Prompt tokens of these requests that the worker still had to prefill.
         """
         assert self._stream is not None, "the worker was not admitted"
         self._stream.cancel_requests(names)
@@ -130,12 +130,12 @@ class WorkerLoad:
         return kept
 
     def set_speed(self, speed: float) -> None:
-        """Set the relative speed of Server dispatch."""
+        """Server: set the speed relative to the fleet."""
         self.speed = speed
         self._update_rank()
 
     def set_allowance(self, num_requests: int) -> None:
-        """Set how many new Offline requests the worker may take until the next beat."""
+        """Offline: set how many new requests the worker may get until the next beat."""
         self.allowance = num_requests
 
     def _update_rank(self) -> None:
@@ -161,10 +161,10 @@ class WorkerLoad:
 
 
 def drop_rows(columns: TokenColumns, names: set[int]) -> tuple[TokenColumns, int]:
-    """Leave out the rows of some requests.
+    """Remove the rows of some requests.
 
     Returns:
-        The other rows, and the number of tokens that were left out.
+        The other rows, and the number of tokens removed.
     """
     keep = ~np.isin(columns.requests, np.fromiter(names, np.uint64, len(names)))
     if keep.all():

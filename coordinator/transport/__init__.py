@@ -1,1 +1,1 @@
-"""gRPC to the workers: channels, streams, readiness, loss and return."""
+"""gRPC client for workers: channels, streams, readiness, loss and readmission of workers."""

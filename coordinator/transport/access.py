@@ -1,4 +1,4 @@
-"""How the coordinator reaches a worker: plaintext or TLS, and the run token it shows."""
+"""The coordinator's credentials: plaintext or TLS channels, and the run token."""
 
 import ssl
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from common.tls import (
 
 
 class Access:
-    """One for the whole fleet."""
+    """Credentials for all workers of a fleet."""
 
     def __init__(self, credentials: Credentials | None = None, context: ssl.SSLContext | None = None) -> None:
-        """Create it; without credentials it speaks plaintext and shows no token.
+        """Create it; without credentials it uses plaintext and sends no token.
 
         Args:
-            credentials: For gRPC.
-            context: The same for a plain connection (see doorstep); None: plaintext.
+            credentials: TLS files and token for gRPC.
+            context: The same for connections without gRPC (see connect_errors); None: plaintext.
         """
         self._credentials = credentials or Credentials()
         self.context = context
@@ -50,12 +50,12 @@ class Access:
 
     @property
     def shows_certificate(self) -> bool:
-        """Whether a worker that asks for a certificate gets one."""
+        """Whether the coordinator has a client certificate."""
         return self._credentials.cert is not None
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...] | None:
-        """Metadata of a call that begins a run."""
+        """Metadata of a Generate call: the run token, if there is one."""
         bearer = self._credentials.bearer
         return None if bearer is None else ((AUTHORIZATION, bearer),)
 

@@ -1,23 +1,23 @@
-"""Check that the workers of a fleet agree, so that one run may use them all."""
+"""Check that all workers of a fleet have the same model, engine and protocol."""
 
 from common.flags import FlagError
 from coordinator.transport.worker_link import WorkerLink
 from protos.columns import PROTOCOL_VERSION
 
 EQUAL_FIELDS = ("engine", "engine_version", "model_hash", "vocab_size", "max_model_len", "stop_token_ids")
-"""Fields of WorkerInfo that decide an answer."""
+"""Fields of WorkerInfo that affect answers."""
 
 
 class FleetError(FlagError):
-    """The workers cannot serve this run; the reason names which and why."""
+    """The workers cannot serve this run; the reason names the worker and the cause."""
 
     def __init__(self, reason: str) -> None:
-        """Blame --workers."""
+        """Create an error of the flag --workers."""
         super().__init__("--workers", reason)
 
 
 def check_agreement(links: list[WorkerLink]) -> None:
-    """Check that workers are distinct processes that serve the same thing.
+    """Check that workers are distinct processes that serve the same model in the same way.
 
     Raises:
         FleetError: Names the field and the two workers that differ.
@@ -38,10 +38,10 @@ def check_agreement(links: list[WorkerLink]) -> None:
 
 
 def check_equal(what: str, links: list[WorkerLink], values: list[str]) -> None:
-    """Check that all links have one value.
+    """Check that all links have the same value.
 
     Raises:
-        FleetError: Names what differs, two workers and their values.
+        FleetError: Names the property, two workers and their values.
     """
     for link, value in zip(links, values, strict=True):
         if value != values[0]:

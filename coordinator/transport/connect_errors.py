@@ -1,4 +1,4 @@
-"""Why a worker's door stays shut: what gRPC calls UNAVAILABLE, told apart over a connection of our own."""
+"""Explain gRPC's UNAVAILABLE: connect with a plain or TLS socket and report the cause of the failure."""
 
 import asyncio
 import ssl
@@ -6,26 +6,26 @@ import ssl
 from coordinator.transport.access import Access
 
 DIAGNOSIS_TIMEOUT_S = 3.0
-# A worker that stops may hang up on us once.
+# A worker that is stopping may close the first connection.
 RETRY_S = 0.2
-# Head of an HTTP/2 frame: length, type, flags, stream. A gRPC server begins with SETTINGS, unasked.
+# Header of an HTTP/2 frame: length, type, flags, stream. A gRPC server sends SETTINGS first.
 FRAME_HEAD_BYTES = 9
 FRAME_TYPE = 3
 SETTINGS = 4
 
-CERTIFICATE_MISSING = "the worker asks for a client certificate: --tls-cert and --tls-key are missing"
+CERTIFICATE_MISSING = "the worker requires a client certificate: --tls-cert and --tls-key are missing"
 
 
 async def diagnose(address: str, access: Access) -> str | None:
-    """Find out why gRPC does not reach a worker.
+    """Return why gRPC cannot connect to a worker.
 
     Args:
         address: host:port.
-        access: How we reach workers.
+        access: The coordinator's credentials.
 
     Returns:
-        One line, where neither side will change by itself; None where waiting may help: connection refused,
-        no answer within 3 s, a name that is not there yet, or a worker that is well.
+        One line if the cause is in the flags of either side; None if waiting may help: connection refused, no
+        answer within 3 s, a name that does not resolve yet, or no error.
     """
     try:
         async with asyncio.timeout(DIAGNOSIS_TIMEOUT_S):
@@ -33,12 +33,12 @@ async def diagnose(address: str, access: Access) -> str | None:
                 return await _diagnose_plaintext(address)
             return await _diagnose_tls(address, access, access.context)
     except (OSError, TimeoutError, ValueError):
-        # ValueError: a name that no resolver takes.
+        # ValueError: the host name is malformed.
         return None
 
 
 async def _diagnose_plaintext(address: str) -> str | None:
-    """Try TLS, whoever the worker is: a handshake that gets anywhere tells."""
+    """Try a TLS handshake without verification: if the worker responds in TLS, --tls-ca is missing."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     context.check_hostname = False
@@ -68,23 +68,23 @@ async def _diagnose_tls(address: str, access: Access, context: ssl.SSLContext) -
         frame = await _first_frame(address, None)
         plaintext = len(frame) > FRAME_TYPE and frame[FRAME_TYPE] == SETTINGS
         return "--tls-ca is given, but the worker speaks plaintext" if plaintext else None
-    # In TLS 1.3 our handshake is done before the worker looks at our certificate, and gRPC sends no alert.
+    # In TLS 1.3 our handshake ends before the worker verifies our certificate, and gRPC sends no alert.
     return refused
 
 
 def _is_alert(error: ssl.SSLError) -> bool:
-    """Whether the other side speaks TLS and has said no."""
+    """Return whether the error is a TLS alert from the peer."""
     return "ALERT" in (error.reason or "")
 
 
 async def _first_frame(address: str, context: ssl.SSLContext | None) -> bytes:
-    """Connect and read the head of the first frame; empty: the worker hung up.
+    """Connect and read the header of the first frame; empty if the worker closed the connection.
 
-    Nothing is written: a reset for what the worker did not read would overtake its alert.
+    Writes nothing: unread data would make the worker's kernel send a reset, which can discard its alert.
 
     Raises:
         ssl.SSLError: The handshake failed.
-        OSError: No connection.
+        OSError: The connection failed.
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")

@@ -1,4 +1,4 @@
-"""The status in which a call ends, in the worker's own words where it had any."""
+"""The final status of a call: the worker's own status if it sent one."""
 
 import asyncio
 import contextlib
@@ -13,22 +13,21 @@ Status = tuple[grpc.StatusCode, str]
 
 
 class FinalStatus:
-    """Of one call: a write under way when the worker ends it sets another status (grpc issue 36066).
+    """Final status of one call.
 
-    That one comes before the worker's or after it, and the later one replaces the other.
+    If the worker ends the call while a write is in flight, gRPC also sets an internal status (grpc issue
+    36066), before or after the worker's; the later one replaces the earlier one.
     """
 
     def __init__(self) -> None:
-        """Give `note` to the call's add_done_callback."""
+        """Create it without a status; pass `note` to the call's add_done_callback."""
         self._status: Status | None = None
 
     def note(self, call: Any) -> None:
-        """Take the status that is there, unless the worker's own has come.
-
-        code() and details() of a call that is done do not wait.
+        """Store the call's current status, unless the worker's own status is already stored.
 
         Args:
-            call: One that is done.
+            call: A call that is done; its code() and details() return without waiting.
         """
 
         async def read() -> Status:
@@ -43,7 +42,7 @@ class FinalStatus:
         reading.close()
 
     async def wait(self, call: Any, timeout_s: float) -> Status | None:
-        """Wait for the worker's status; a broken write's if no other comes in time, None if none does."""
+        """Wait for the worker's status; on timeout returns the failed write's status, or None."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await call.code()

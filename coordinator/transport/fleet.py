@@ -1,4 +1,4 @@
-"""The workers of a run: ready, opened, lost, taken back; a receiver gets their frames."""
+"""The workers of a run: wait until they serve, open their streams, handle their loss and readmission."""
 
 import asyncio
 import gc
@@ -24,31 +24,31 @@ REPORT_INTERVAL_S = 10.0
 
 
 class Patience(NamedTuple):
-    """How long a run waits for workers that do not do their part; see RunConfig."""
+    """Timeouts of a run for unresponsive workers; see RunConfig."""
 
     limits: Limits
     no_worker_s: float
     continues: bool
-    """Whether the run survives the loss of a worker."""
+    """Whether the run continues after the loss of a worker."""
 
 
 class Receiver(Protocol):
-    """Takes the frames and the changes of a fleet; every method is called on the event loop's thread."""
+    """Handles a fleet's frames, losses and admissions; methods are called on the event loop's thread."""
 
     def deliver(self, worker: int, columns: TokenColumns) -> None:
-        """Take a frame of tokens.
+        """Handle a frame of tokens.
 
         Raises:
-            FrameError: The frame does not fit the requests that the worker has; the worker is lost.
+            FrameError: The frame does not match the requests on the worker; the worker is then lost.
         """
         ...
 
     def lose(self, worker: int, reason: str) -> None:
-        """Take a worker's requests back; `reason` is one line."""
+        """Handle the loss of a worker; `reason` is one line."""
         ...
 
     def admit(self, worker: int) -> None:
-        """Use a worker: its stream was opened, at the start of the run or after a loss."""
+        """Handle a worker whose stream has been opened, at the start of the run or after a loss."""
         ...
 
     def fail(self, reason: str) -> None:
@@ -57,19 +57,19 @@ class Receiver(Protocol):
 
 
 class Fleet:
-    """All links; every method runs on the event loop's thread."""
+    """The links to all workers; every method runs on the event loop's thread."""
 
     def __init__(self, addresses: Sequence[str], access: Access, patience: Patience) -> None:
         """Create links that are not connected yet.
 
         Args:
-            addresses: host:port of each worker, or of each node of several.
+            addresses: host:port of each worker, or of each node with several replicas.
             access: Credentials for the connections and the run.
-            patience: When a worker, or the fleet, counts as lost.
+            patience: Timeouts after which a worker, or the fleet, counts as lost.
         """
         self._access = access
         self.links = self._make_links(addresses)
-        """Nodes, until `wait_ready` puts their replicas in their place."""
+        """Initially nodes; `wait_ready` replaces them by their replicas."""
         self.patience = patience
 
     @property
@@ -81,7 +81,7 @@ class Fleet:
         """Wait until every worker is SERVING and check that they agree.
 
         Raises:
-            FleetError: Some are not in time, differ, or cannot be talked to the way that was asked for.
+            FleetError: A worker is not SERVING in time, cannot be reached with these flags, or differs.
         """
         deadline_s = time.monotonic() + timeout_s
         await self._wait_serving(deadline_s, timeout_s)
@@ -96,14 +96,14 @@ class Fleet:
         return [WorkerLink(index, address, self._access) for index, address in enumerate(addresses)]
 
     async def _wait_serving(self, deadline_s: float, timeout_s: float) -> None:
-        """Wait until something SERVING is behind every link.
+        """Wait until every link's worker or node is SERVING.
 
         Raises:
-            FleetError: Some are not in time, cannot be, or cannot be talked to the way that was asked for.
+            FleetError: One is not SERVING in time, has failed, or cannot be reached with these flags.
         """
         next_report_s = time.monotonic() + REPORT_INTERVAL_S
         waiting = self.links
-        # Printed once.
+        # Printed in the first report only.
         limit = f"up to {timeout_s:g} s (--ready-timeout-s) for "
         while True:
             probes = await asyncio.gather(*(link.probe() for link in waiting))
@@ -114,8 +114,8 @@ class Fleet:
             ]
             if not pending:
                 break
-            await self._refuse_hopeless(pending)
-            self._refuse_given_up(pending)
+            await self._check_reachable(pending)
+            self._check_replicas(pending)
             waiting = [link for link, _ in pending]
             names = ", ".join(f"{link.address} {probe.detail}" for link, probe in pending)
             now_s = time.monotonic()
@@ -131,11 +131,11 @@ class Fleet:
         """Begin the run on every worker.
 
         Args:
-            opening: The same for all.
-            receiver: Takes frames and changes from now on.
+            opening: First message of every stream.
+            receiver: Receives frames, losses and admissions from now on.
 
         Raises:
-            FleetError: A worker refuses, or workers answer with different hashes.
+            FleetError: A worker refuses, or workers return different hashes.
         """
         try:
             answers = await asyncio.gather(*(link.open(opening) for link in self.links))
@@ -149,14 +149,14 @@ class Fleet:
         await asyncio.gather(*(link.close() for link in self.links))
 
     async def explain(self, link: WorkerLink) -> str | None:
-        """Find out why gRPC does not reach a worker; None where waiting may help."""
+        """Return why gRPC cannot connect to a worker; None if waiting may help."""
         return await diagnose(link.address, self._access)
 
-    async def _refuse_hopeless(self, pending: Sequence[tuple[WorkerLink, Probe]]) -> None:
-        """Do not wait for workers that only another flag would reach.
+    async def _check_reachable(self, pending: Sequence[tuple[WorkerLink, Probe]]) -> None:
+        """Stop waiting if a worker is unreachable because of the flags of either side.
 
         Raises:
-            FleetError: Names the first, and why.
+            FleetError: Names the first such worker and the cause.
         """
         unreachable = [link for link, probe in pending if probe.readiness is Readiness.UNREACHABLE]
         reasons = await asyncio.gather(*map(self.explain, unreachable))
@@ -165,11 +165,11 @@ class Fleet:
                 raise FleetError(f"{link.address}: {reason}")
 
     @staticmethod
-    def _refuse_given_up(pending: Sequence[tuple[WorkerLink, Probe]]) -> None:
-        """Do not wait for replicas that their node has given up.
+    def _check_replicas(pending: Sequence[tuple[WorkerLink, Probe]]) -> None:
+        """Stop waiting if a node does not restart one of its replicas any more.
 
         Raises:
-            FleetError: Names the first replica, and why.
+            FleetError: Names the first such replica and the cause.
         """
         for link, _ in pending:
             for index, replica in enumerate(link.info.replicas):
@@ -178,16 +178,16 @@ class Fleet:
 
 
 class OpenFleet:
-    """The streams of one run: carried, watched, and opened again after a loss."""
+    """The open streams of one run; reopens a worker's stream after a loss."""
 
     def __init__(self, fleet: Fleet, opening: pb.Open, spec_hash: str, receiver: Receiver) -> None:
-        """Carry the open streams of all links.
+        """Start reading and writing the open streams of all links.
 
         Args:
-            fleet: Its links are open.
-            opening: For workers that come back.
-            spec_hash: The hash that a worker that comes back must answer with.
-            receiver: Takes frames and changes.
+            fleet: Fleet whose links have open streams.
+            opening: First message of the stream to a readmitted worker.
+            spec_hash: Hash that a readmitted worker must return.
+            receiver: Receives frames, losses and admissions.
         """
         self.spec_hash = spec_hash
         self._fleet = fleet
@@ -202,25 +202,25 @@ class OpenFleet:
         self._tasks = [asyncio.ensure_future(self._serve(link)) for link in fleet.links]
 
     def beat(self, outstanding: Sequence[int]) -> None:
-        """Check every stream, and count the time without any worker; called each BEAT_INTERVAL_S.
+        """Check every stream, and the time without any worker; called once per BEAT_INTERVAL_S.
 
         Args:
-            outstanding: Requests that each worker of the fleet has.
+            outstanding: Number of requests on each worker of the fleet.
         """
         for link in self._fleet.live:
             link.stream.beat(self._patience.limits, outstanding[link.index])
             self._without_worker.mark_active()
         self._without_worker.tick()
         if self._without_worker.idle_s > self._patience.no_worker_s:
-            words = "; ".join(f"{address}: {reason}" for address, reason in self._last_reasons.items())
+            losses = "; ".join(f"{address}: {reason}" for address, reason in self._last_reasons.items())
             self._receiver.fail(
-                f"no worker for {self._patience.no_worker_s:g} s (--no-worker-timeout-s): {words}"
+                f"no worker for {self._patience.no_worker_s:g} s (--no-worker-timeout-s): {losses}"
             )
 
     async def settle(self) -> None:
-        """Ask every live worker for its final counts; a lost worker is not taken back any more.
+        """Request the final counts of every live worker; lost workers are not readmitted any more.
 
-        Each answers or is lost: bounded by how long a worker may be silent.
+        Each worker answers or is lost within the silence limit plus CALL_TIMEOUT_S.
         """
         self._settling = True
         served = list(zip(self._fleet.links, self._tasks, strict=True))
@@ -230,13 +230,13 @@ class OpenFleet:
         await asyncio.gather(*(self._settle(link, serving) for link, serving in served if link.live))
 
     async def halt(self) -> None:
-        """Take nothing more from any stream."""
+        """Stop reading and writing all streams."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _settle(self, link: WorkerLink, serving: asyncio.Task[None]) -> None:
-        """Ask one worker until it has answered, or is lost."""
+        """Request the final counts of one worker; returns when it has answered or is lost."""
         patience_s = self._patience.limits.silence_s + CALL_TIMEOUT_S
         asking = asyncio.ensure_future(link.stream.settle(patience_s))
         await asyncio.wait({asking, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -245,7 +245,7 @@ class OpenFleet:
         asking.cancel()
 
     async def _serve(self, link: WorkerLink) -> None:
-        """Own a link for the run: carry its stream, and take the worker back after a loss."""
+        """Serve a link for the whole run: run its stream, and readmit the worker after each loss."""
         try:
             while True:
                 await self._carry(link)
@@ -253,15 +253,15 @@ class OpenFleet:
                     return
                 await link.reconnect()
                 await self._readmit(link)
-                # An ended stream is a cycle of tracebacks, tasks and gRPC's channel, 200 KiB in all, and the
-                # run triggers no collection. Everything older than the run is frozen: this one is short.
+                # An ended stream leaves a reference cycle of tracebacks, tasks and gRPC's channel (200 KiB),
+                # and a run does not trigger collections. This one is fast, because older objects are frozen.
                 gc.collect()
         except Exception as error:
             logger.exception("event loop failed")
             self._receiver.fail(f"event loop: {error!r}")
 
     async def _carry(self, link: WorkerLink) -> None:
-        """Carry a stream until the worker is lost."""
+        """Run a stream until the worker is lost."""
         try:
             await link.stream.carry(partial(self._receiver.deliver, link.index))
         except WorkerLost as loss:
@@ -272,7 +272,7 @@ class OpenFleet:
             self._receiver.lose(link.index, loss.reason)
 
     async def _readmit(self, link: WorkerLink) -> None:
-        """Take a worker back after the same checks as at the start."""
+        """Readmit a worker after the same checks as at the start."""
         reported = ""
         while True:
             await asyncio.sleep(PROBE_INTERVAL_S)
@@ -290,7 +290,7 @@ class OpenFleet:
         self._receiver.admit(link.index)
 
     async def _try(self, link: WorkerLink) -> str:
-        """Try to open a stream to a lost worker; returns the obstacle, or an empty string."""
+        """Try to open a stream to a lost worker; returns what prevents it, or an empty string."""
         probe = await link.probe()
         if probe.readiness is Readiness.UNREACHABLE:
             return await self._fleet.explain(link) or probe.detail

@@ -1,4 +1,4 @@
-"""One Generate call: from `open` to whatever ends it."""
+"""One Generate call: open it, exchange messages, detect silent and stalled workers."""
 
 import asyncio
 import contextlib
@@ -30,11 +30,11 @@ from protos.columns import (
 
 CALL_TIMEOUT_S = 5.0
 BEAT_INTERVAL_S = 1.0
-"""Interval at which the fleet checks each stream, and pings a worker that sent nothing since."""
+"""Interval at which the fleet checks each stream and pings a worker that has sent nothing since."""
 MAX_BEATS_PER_PING = 5
-"""A worker that sends frames is pinged at least once in this many beats."""
+"""A worker that sends frames is pinged at least once per this many beats."""
 PINGS_PER_TIMEOUT = 3
-"""Pings within the time after which a worker gives its coordinator up."""
+"""Number of pings within the worker's coordinator timeout."""
 STATUS_TIMEOUT_S = 1.0
 MAX_REASON_LEN = 300
 Deliver = Callable[[TokenColumns], None]
@@ -43,7 +43,7 @@ Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.ToWorker, pb.FromWorker]"
 
 
 class WorkerLost(RuntimeError):
-    """A stream ended; `reason` is one printable line."""
+    """The stream to a worker has ended; `reason` is one printable line."""
 
     def __init__(self, address: str, reason: str) -> None:
         # The reason may contain any text that the worker sent.
@@ -52,7 +52,7 @@ class WorkerLost(RuntimeError):
 
 
 class Limits(NamedTuple):
-    """When a worker counts as lost; see RunConfig."""
+    """Timeouts after which a worker counts as lost; see RunConfig."""
 
     silence_s: float
     stall_s: float
@@ -60,36 +60,36 @@ class Limits(NamedTuple):
 
 @dataclass(slots=True)
 class StreamCounts:
-    """The part of a stream that is kept until the end of the run; a stream itself takes some 7 KiB."""
+    """Counts of a stream, kept until the end of the run; a whole stream would take about 7 KiB."""
 
     num_frames: int = 0
-    """Frames of tokens received."""
+    """Token frames received."""
     num_tokens: int = 0
     """Tokens received in them."""
     engine_steps: int = 0
-    """As of the last pong."""
+    """Engine steps for this stream, as of the last pong."""
     produced_tokens: int = 0
     """Tokens that the engine produced for this stream, as of the last pong."""
     asked: bool = False
-    """Whether the worker was asked for its final counts."""
+    """Whether the final counts have been requested."""
     settled: bool = False
-    """Whether the last pong counts everything that the engine produced for this stream."""
+    """Whether the last pong contains the final counts."""
     spec_hash: str = ""
     round_trip_ns: int = 0
-    """Of the shortest ping."""
+    """Shortest round trip of a ping."""
     clock_offset_ns: int = 0
-    """Worker's monotonic clock minus ours; 0 where the shortest ping cannot tell it from 0."""
+    """Worker's monotonic clock minus ours; 0 if it is within the error of the shortest ping."""
 
 
 class Stream:
-    """The messages of one run to and from one worker; every method runs on the event loop's thread."""
+    """A run's stream to one worker; every method runs on the event loop's thread."""
 
     def __init__(self, address: str, channel: grpc.aio.Channel, metadata: Metadata) -> None:
-        """Begin the call.
+        """Start the call.
 
         Args:
             address: For messages to the user.
-            channel: To the worker.
+            channel: Channel to the worker.
             metadata: The run token, if any.
         """
         self.counts = StreamCounts()
@@ -101,14 +101,14 @@ class Stream:
         self._loop = asyncio.get_running_loop()
         self._outgoing: deque[PromptColumns | pb.ToWorker] = deque()
         self._writer_waits: asyncio.Future[None] | None = None
-        """Pending while the writer has nothing to write."""
+        """Pending while the outgoing queue is empty."""
         self._num_received = self._num_received_at_beat = 0
-        """Messages of any kind."""
+        """Messages received, of any kind."""
         self._num_steps = self._num_steps_at_beat = 0
-        """Frames with a token or an end."""
+        """Frames received with tokens or completions."""
         self._silence, self._stall = IdleTimer(BEAT_INTERVAL_S), IdleTimer(BEAT_INTERVAL_S)
-        self._too_quiet: asyncio.Future[str] = self._loop.create_future()
-        """The reason, once the worker was silent or stalled for too long."""
+        self._idle_reason: asyncio.Future[str] = self._loop.create_future()
+        """Set to the reason when the worker has been silent or stalled for too long."""
         self._num_pings = 0
         self._beats_per_ping = 1
         self._beats_since_ping = 0
@@ -120,7 +120,7 @@ class Stream:
         """Begin the run.
 
         Raises:
-            WorkerLost: The worker refuses, answers for another run or does not answer in time.
+            WorkerLost: The worker refuses, answers with another run id, or does not answer in time.
         """
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
@@ -140,31 +140,31 @@ class Stream:
         return first.opened
 
     def send(self, prompts: PromptColumns) -> None:
-        """Queue prompts; what is queued before the writer runs leaves as one message of bounded size."""
+        """Queue prompts; prompts queued before the writer runs are merged into messages of bounded size."""
         self._enqueue(prompts)
 
     def cancel_requests(self, names: RequestNames) -> None:
-        """Ask the worker to stop requests; tokens that are on their way still arrive."""
+        """Cancel requests on the worker; tokens in flight still arrive."""
         self._enqueue(pb.ToWorker(cancel=pb.Cancel(requests=names.tobytes())))
 
     async def carry(self, deliver: Deliver) -> None:
-        """Carry messages both ways until cancelled; `beat` ends it when the worker is silent or stalled.
+        """Read and write messages until cancelled; `beat` ends it if the worker is silent or stalled.
 
         Args:
-            deliver: Called with each frame of tokens; a FrameError from it ends the stream.
+            deliver: Called with each token frame; a FrameError from it ends the stream.
 
         Raises:
-            WorkerLost: The stream broke, or the worker is silent, stalled or breaks the protocol.
+            WorkerLost: The stream ended, or the worker is silent, stalled or violates the protocol.
         """
         self._ping()
         loops = [asyncio.ensure_future(self._read(deliver)), asyncio.ensure_future(self._write())]
-        ends: list[asyncio.Future[Any]] = [*loops, self._too_quiet]
+        ends: list[asyncio.Future[Any]] = [*loops, self._idle_reason]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             for loop in loops:
                 if loop.done():
                     loop.result()
-            raise WorkerLost(self._address, self._too_quiet.result())
+            raise WorkerLost(self._address, self._idle_reason.result())
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise await self._lost(error) from error
         except FrameError as error:
@@ -175,14 +175,14 @@ class Stream:
             await asyncio.gather(*loops, return_exceptions=True)
 
     def beat(self, limits: Limits, outstanding: int) -> None:
-        """Ping if necessary, and end `carry` when the worker has been quiet for too long.
+        """Ping if necessary, and end `carry` if the worker has been silent or stalled for too long.
 
-        Frames are a better sign of life than an answer to a ping, which costs as much as a frame. One timer
-        of the fleet calls this for every stream, each BEAT_INTERVAL_S: a wake-up costs more than the check.
+        Received frames already show that the worker is alive, and a ping costs as much as a frame. One timer
+        of the fleet calls this method for all streams, because a wake-up costs more than the check.
 
         Args:
             limits: Longest time without any message, and without tokens while requests are outstanding.
-            outstanding: Requests that the worker has.
+            outstanding: Number of requests on the worker.
         """
         if self._num_received != self._num_received_at_beat:
             self._silence.mark_active()
@@ -196,18 +196,18 @@ class Stream:
             reason = f"silent for {limits.silence_s:g} s"
         elif self._stall.idle_s > limits.stall_s:
             reason = f"{outstanding} requests, no token for {limits.stall_s:g} s"
-        if reason and not self._too_quiet.done():
-            self._too_quiet.set_result(reason)
+        if reason and not self._idle_reason.done():
+            self._idle_reason.set_result(reason)
         self._beats_since_ping += 1
         if self._silence.idle_s or self._beats_since_ping >= self._beats_per_ping:
             self._ping()
 
     async def settle(self, patience_s: float) -> None:
-        """Ask for the worker's final counts, while `carry` runs; without an answer it stays unsettled.
+        """Request the worker's final counts, while `carry` runs; sets `counts.settled` on an answer.
 
         Args:
-            patience_s: Longest wait for a first answer; tokens that it counts and that have not come get
-                CALL_TIMEOUT_S.
+            patience_s: Longest wait for the answer. Tokens that it counts may then take CALL_TIMEOUT_S to
+                arrive.
         """
         counts = self.counts
         counts.asked = True
@@ -220,17 +220,17 @@ class Stream:
                     await self._ask()
 
     async def _ask(self) -> None:
-        """Ping, and wait for the pong of that ping: an earlier one may count less."""
+        """Ping and wait for the pong to this ping; an earlier pong may have lower counts."""
         nonce = self._ping()
         while nonce in self._pings:
             self._pong_came.clear()
             await self._pong_came.wait()
 
     def cancel(self) -> None:
-        """End the call; the worker then empties its engine. Only the counts are kept."""
+        """Cancel the call, after which the worker empties its engine; only the counts are kept."""
         if self._call is not None:
             self._call.cancel()
-        # It would keep its channel in memory for the rest of the run.
+        # The call would keep its channel in memory for the rest of the run.
         self._call = None
 
     @property
@@ -242,7 +242,7 @@ class Stream:
         read, counts = self._open_call.read, self.counts
         while (message := await read()) is not grpc.aio.EOF:
             if not isinstance(message, pb.FromWorker):
-                # What gRPC returns for bytes that do not parse.
+                # gRPC returns another object if the bytes do not parse.
                 raise FrameError("not a message of this protocol")
             self._num_received += 1
             kind = message.WhichOneof("message")
@@ -284,7 +284,7 @@ class Stream:
             self._writer_waits = None
 
     def _with_following(self, prompts: PromptColumns) -> PromptColumns:
-        """Join prompts with those that are queued right behind them, up to MAX_SUBMIT_TOKENS."""
+        """Merge prompts with those queued directly after them, up to MAX_SUBMIT_TOKENS."""
         parts, num_tokens = [prompts], len(prompts.prompt_tokens)
         while self._outgoing and isinstance(following := self._outgoing[0], PromptColumns):
             num_tokens += len(following.prompt_tokens)
@@ -309,7 +309,7 @@ class Stream:
         if pong.worker_ns < self._worker_ns:
             raise FrameError(f"clock went back from {self._worker_ns} to {pong.worker_ns} ns")
         if pong.worker_ns > MAX_NS:
-            raise FrameError(f"pong: {pong.worker_ns} is no time of a monotonic clock")
+            raise FrameError(f"pong: worker_ns {pong.worker_ns} exceeds {MAX_NS}, the largest monotonic time")
         counts, now_ns = self.counts, time.monotonic_ns()
         round_trip_ns = now_ns - sent_ns
         if not counts.round_trip_ns or round_trip_ns < counts.round_trip_ns:
@@ -321,7 +321,7 @@ class Stream:
         self._pong_came.set()
 
     async def _lost(self, error: BaseException | None) -> WorkerLost:
-        """Compose why the call ended, in the worker's own words if it sent a status."""
+        """Return a WorkerLost with the reason why the call ended: the worker's status if it sent one."""
         if isinstance(error, TimeoutError):
             return WorkerLost(self._address, f"no answer within {CALL_TIMEOUT_S:g} s")
         end = await self._final_status.wait(self._open_call, STATUS_TIMEOUT_S)

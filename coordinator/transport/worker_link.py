@@ -1,4 +1,4 @@
-"""The coordinator's end of one worker: its address over the whole run, and the streams to it."""
+"""The coordinator's connection to one worker for a whole run: channel, probes and streams."""
 
 from enum import Enum
 from typing import NamedTuple
@@ -18,21 +18,21 @@ class Readiness(Enum):
 
     SERVING = "serving"
     NOT_SERVING = "not serving"
-    """Something answers at the address, and does not serve yet."""
+    """The address answers but does not serve yet."""
     UNREACHABLE = "unreachable"
-    """Nothing answers."""
+    """The address does not answer."""
 
 
 class Probe(NamedTuple):
-    """What one look at a worker found."""
+    """Result of probing a worker once."""
 
     readiness: Readiness
     detail: str
-    """For the user: health's own status, gRPC's error, and the replicas of a node that do not serve."""
+    """For the user: health status or gRPC error, and the replicas of a node that do not serve."""
 
 
 class WorkerLink:
-    """One worker; every method runs on the event loop's thread."""
+    """Connection to one worker; every method runs on the event loop's thread."""
 
     def __init__(self, index: int, address: str, access: Access) -> None:
         """Create a link that is not connected yet.
@@ -46,9 +46,9 @@ class WorkerLink:
         self.index = index
         self.address = address
         self.info = pb.WorkerInfo()
-        """The latest GetInfo of the address."""
+        """Latest answer to GetInfo."""
         self.stream_counts: list[StreamCounts] = []
-        """One per stream that the run opened to this address, oldest first."""
+        """One per stream opened to this address, oldest first."""
         self._stream: Stream | None = None
         self._live = False
         self._channel = self._connect()
@@ -60,17 +60,17 @@ class WorkerLink:
 
     @property
     def stream(self) -> Stream:
-        """The latest stream; there is one once the run is open."""
+        """The latest stream; available once the run is open."""
         assert self._stream is not None, "no stream was opened"
         return self._stream
 
     @property
     def replica_addresses(self) -> list[str]:
-        """The addresses of a node's replicas; a worker's own address if it is no node."""
+        """Addresses of a node's replicas; for a worker its own address."""
         return replica_addresses(self.address, self.info) or [self.address]
 
     async def probe(self) -> Probe:
-        """Ask once whether the worker is ready, and fetch its info."""
+        """Query the worker's health and info once."""
         health = health_pb2_grpc.HealthStub(self._channel)
         try:
             answer = await health.Check(
@@ -78,10 +78,10 @@ class WorkerLink:
             )
             info = await rpc.WorkerStub(self._channel).GetInfo(pb.GetInfoRequest(), timeout=CALL_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            words = (error.details() or "").rpartition(": ")[2]
-            return Probe(Readiness.UNREACHABLE, f"unreachable ({error.code().name}: {words})")
+            details = (error.details() or "").rpartition(": ")[2]
+            return Probe(Readiness.UNREACHABLE, f"unreachable ({error.code().name}: {details})")
         serving = answer.status == health_pb2.HealthCheckResponse.SERVING
-        # A worker that is still loading cannot fill in its info.
+        # The info of a worker that is loading is incomplete.
         if serving or info.replicas:
             self.info = info
         status: str = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
@@ -106,15 +106,15 @@ class WorkerLink:
         return opened
 
     def begin(self) -> None:
-        """Note that the open stream carries requests from now on."""
+        """Mark the open stream as carrying requests."""
         self._live = True
 
     def lose(self) -> None:
-        """Note that the stream carries no requests any more."""
+        """Mark the stream as no longer carrying requests."""
         self._live = False
 
     async def reconnect(self) -> None:
-        """End the stream and open a new channel: a cut connection would wait for TCP to retransmit."""
+        """End the stream and open a new channel: a broken connection would wait for TCP retransmissions."""
         await self.close()
         self._channel = self._connect()
 
@@ -130,17 +130,17 @@ class WorkerLink:
 
 
 def replica_addresses(address: str, info: pb.WorkerInfo) -> list[str]:
-    """List the addresses of the replicas of the node at an address; empty for a worker."""
+    """Return the addresses of the replicas of the node at an address; empty for a worker."""
     host = address.rpartition(":")[0]
     return [f"{host}:{replica.port}" for replica in info.replicas]
 
 
 def _describe_unready_replicas(info: pb.WorkerInfo) -> str:
-    """List the replicas of a node that do not serve, with the reason; empty for a worker."""
-    words = [
+    """Describe the replicas of a node that do not serve; empty for a worker."""
+    unready = [
         f"replica {index} {pb.WorkerState.Name(replica.state).removeprefix('WORKER_STATE_')}"
         + (f": {replica.reason}" if replica.reason else "")
         for index, replica in enumerate(info.replicas)
         if replica.state != pb.WORKER_STATE_READY
     ]
-    return f" ({'; '.join(words)})" if words else ""
+    return f" ({'; '.join(unready)})" if unready else ""

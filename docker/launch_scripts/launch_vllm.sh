@@ -3,15 +3,15 @@
 #
 #   launch_vllm.sh IMAGE GPUS DOCKER_RUN_OPTION... -- COMMAND...
 #
-# IMAGE may be empty: tokenfleet-vllm, or without a GPU tokenfleet-cpu. GPUS: all, a count, or device=I,J,...
-# DRY_RUN=1 prints the docker run instead; BASE_IMAGE replaces the base of an image that has to be built.
+# IMAGE: empty selects tokenfleet-vllm, or tokenfleet-cpu if GPUS is 0. GPUS: all, a count, or device=I,J,...
+# DRY_RUN=1 only prints the docker run command; BASE_IMAGE replaces the base image if an image must be built.
 set -euo pipefail
 
 root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)"
 # shellcheck source-path=SCRIPTDIR source=../setup_scripts/common.sh
 source "$root/docker/setup_scripts/common.sh"
 
-# require_gpus GPUS: refuse what this host cannot give to a container.
+# require_gpus GPUS: end with an error if this host cannot provide these GPUs to a container.
 require_gpus() {
   local listing num_gpus device devices=()
   nvidia_gpu_visible || die "no GPU: nvidia-smi lists none on this host (--gpu-count 0 runs the CPU image)"
@@ -34,7 +34,7 @@ require_gpus() {
 
 image="$1" gpus="$2"
 shift 2
-# vLLM's processes share memory, and NCCL pins pages: docker's own limits are too small for both.
+# docker's default limits are too small for vLLM's shared memory and for the pages that NCCL pins.
 options=(--ipc=host)
 kind=cpu
 if [[ "$gpus" != 0 ]]; then
@@ -42,7 +42,7 @@ if [[ "$gpus" != 0 ]]; then
   if [[ "${DRY_RUN:-0}" == 0 ]]; then
     require_gpus "$gpus"
   fi
-  # Docker reads the value as one CSV record: a list is one field only in quotes.
+  # Docker parses the value as a CSV record: quotes make the list one field.
   if [[ "$gpus" == device=* ]]; then
     gpus="\"$gpus\""
   fi

@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# What the set-up and launch scripts share. Source it after `set -euo pipefail`.
+# Functions shared by the set-up and launch scripts. Source this file after `set -euo pipefail`.
 
-# die MESSAGE: end with the exit status of bad input.
+# die MESSAGE: print an error and exit with the exit code for bad input.
 die() {
   printf 'error: %s\n' "$1" >&2
   exit 2
 }
 
-# require_backend NAME: refuse a name that no script knows.
+# require_backend NAME: end with an error if the backend is unknown.
 require_backend() {
   case "$1" in
     vllm | counting) ;;
@@ -15,13 +15,13 @@ require_backend() {
   esac
 }
 
-# nvidia_gpu_visible: succeed where the NVIDIA driver lists at least one GPU.
+# nvidia_gpu_visible: succeed if the NVIDIA driver lists at least one GPU.
 nvidia_gpu_visible() {
   local listing
   listing="$(nvidia-smi --list-gpus 2>/dev/null)" && [[ "$listing" == "GPU "* ]]
 }
 
-# create_venv VENV REBUILD: make the virtual environment, or keep the one that is there unless REBUILD is 1.
+# create_venv VENV REBUILD: create the virtual environment; keep an existing one unless REBUILD is 1.
 create_venv() {
   local venv="$1" rebuild="$2"
   if [[ "$rebuild" == 1 ]]; then
@@ -34,14 +34,14 @@ create_venv() {
   if command -v uv >/dev/null; then
     command=(uv venv)
   fi
-  # A half-made one would pass for an environment the next time.
+  # Remove an incomplete environment, which the next call would take for a complete one.
   if ! "${command[@]}" "$venv"; then
     rm -rf -- "$venv"
     die "'${command[*]}' failed (see above): Python 3.11 or newer and its venv module are needed"
   fi
 }
 
-# install_into VENV ARGUMENT...: install with uv where there is one, else with the environment's own pip.
+# install_into VENV ARGUMENT...: install with uv if it is available, else with the environment's pip.
 install_into() {
   local venv="$1"
   shift
@@ -52,7 +52,7 @@ install_into() {
   fi
 }
 
-# build_image DOCKERFILE IMAGE CONTEXT: BASE_IMAGE, when set, replaces the Dockerfile's own base.
+# build_image DOCKERFILE IMAGE CONTEXT: build an image; $BASE_IMAGE, if set, replaces its base image.
 build_image() {
   local command=(docker build --file "$1" --tag "$2")
   if [[ -n "${BASE_IMAGE:-}" ]]; then
@@ -61,7 +61,7 @@ build_image() {
   "${command[@]}" "$3"
 }
 
-# print_command WORD...: one line that a shell reads back as the same words.
+# print_command WORD...: print the words as one line, quoted for a shell.
 print_command() {
   local word line=""
   for word in "$@"; do
@@ -75,7 +75,7 @@ print_command() {
 }
 
 # start_container DOCKERFILE IMAGE CONTEXT OPTION... -- COMMAND...
-# Build the image if it is missing and run the command in it. With DRY_RUN=1 only print the docker run.
+# Build the image if it does not exist and run the command in it. DRY_RUN=1 only prints the docker command.
 start_container() {
   local dockerfile="$1" image="$2" context="$3" options=()
   shift 3
@@ -84,7 +84,7 @@ start_container() {
     shift
   done
   shift
-  # The images' entry points are servers: a command must replace them, not become their flags.
+  # Replace the entry point, a server, which would otherwise receive the command as its flags.
   local run=(docker run "${options[@]}" --entrypoint "$1" "$image" "${@:2}")
   if [[ "${DRY_RUN:-0}" == 1 ]]; then
     print_command "${run[@]}"

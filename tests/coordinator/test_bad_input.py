@@ -174,5 +174,5 @@ def test_missing_flags_are_named() -> None:
 def test_a_word_that_is_no_command_is_named(tmp_path: Path) -> None:
     """A misspelt command is named with the one there is, before its flags are judged."""
     ended = end_of(main, ["docter", "--workers", NOBODY], tmp_path)
-    line = "coordinator: 'docter' is no command: there is doctor, and a run has flags alone\n"
+    line = "coordinator: 'docter' is not a command: the only command is doctor; a run takes flags only\n"
     assert (2, "", line) == ended

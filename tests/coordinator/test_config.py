@@ -178,7 +178,7 @@ def test_a_bad_value_is_named_with_its_flag(flag: str, value: str) -> None:
         ("a b:1", "'a b:1' is not host:port: the host holds ' '"),
         ("a :1", "'a :1' is not host:port: the host holds ' '"),
         ("a\tb:1", r"'a\tb:1' is not host:port: the host holds '\t'"),
-        ("::1:52001", "'::1:52001' is not host:port: brackets stand around an IPv6 address"),
+        ("::1:52001", "'::1:52001' is not host:port: an IPv6 address needs brackets"),
         ("dns:a:1", "'dns:a:1' is not host:port: brackets"),
         ("[::1:52001", "'[::1:52001' is not host:port: brackets"),
         ("[]:1", "'[]:1' is not host:port: brackets"),

@@ -102,7 +102,7 @@ BAD = {
     "unknown choice": ("scenario = 'stream'", "--scenario|'stream'|offline, server, interactive"),
     "out of bounds": ("worker-timeout-s = 0", "--worker-timeout-s: 0.0"),
     "no number": ("stall-timeout-s = nan", "--stall-timeout-s: nan"),
-    "no TOML": ("max-samples", "no TOML|line 5"),
+    "not TOML": ("max-samples", "not TOML|line 5"),
 }
 
 

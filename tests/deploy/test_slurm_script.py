@@ -24,20 +24,20 @@ def test_the_script_is_shellcheck_clean() -> None:
 @pytest.mark.parametrize(
     ("arguments", "settings", "line"),
     [
-        (["--workers", "a:1"], {}, "--workers: the job's own nodes are the fleet"),
-        (["--workers=a:1"], {}, "--workers: the job's own nodes are the fleet"),
+        (["--workers", "a:1"], {}, "--workers: the job starts its own workers"),
+        (["--workers=a:1"], {}, "--workers: the job starts its own workers"),
         (["--scenario"], {}, "--scenario: needs a value"),
         (["--scenario", "--accuracy"], {}, "--scenario: needs a value"),
         (["--output-dir"], {}, "--output-dir: needs a value"),
         (["--run-token-file="], {}, "--run-token-file: needs a value"),
         (["--ready-timeout-s=1m"], {}, "--ready-timeout-s: '1m' is not a whole number of seconds"),
-        (["--", "--port", "1"], {}, "--port: TOKENFLEET_PORT says where workers listen"),
-        (["--", "--host=::"], {}, "--host: TOKENFLEET_PORT says where workers listen"),
+        (["--", "--port", "1"], {}, "--port: set the workers' port with TOKENFLEET_PORT"),
+        (["--", "--host=::"], {}, "--host: set the workers' port with TOKENFLEET_PORT"),
         ([], {"TOKENFLEET_PORT": "http"}, "TOKENFLEET_PORT: 'http' is not a number in 0..65535"),
         ([], {"TOKENFLEET_PORT_STEP": "-1"}, "TOKENFLEET_PORT_STEP: '-1' is not a number in 0..65535"),
         ([], {"TOKENFLEET_PYTHON": "absent/python"}, "TOKENFLEET_PYTHON: 'absent/python' is not a program"),
         ([], {"TOKENFLEET_TLS_DIR": "absent"}, "TOKENFLEET_TLS_DIR: 'absent/ca.pem' cannot be read"),
-        ([], {"SLURM_GPUS": "16"}, "--gpus: 16 for the job; give each node's with --gpus-per-node"),
+        ([], {"SLURM_GPUS": "16"}, "--gpus: 16 for the whole job; use --gpus-per-node"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(

@@ -20,7 +20,7 @@ MISSING = [tool for tool in ("buildah", "debootstrap", "apt-get") if shutil.whic
 pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(MISSING != [], reason=f"not installed: {', '.join(MISSING)} (Debian's packages)"),
-    pytest.mark.skipif(os.getuid() != 0, reason="debootstrap makes a root file system as root only"),
+    pytest.mark.skipif(os.getuid() != 0, reason="debootstrap must run as root"),
 ]
 BUILD_TIMEOUT_S = 1500.0
 RUN_TIMEOUT_S = 600.0

@@ -152,17 +152,17 @@ def test_a_token_column_of_another_length_is_refused(column: str, change: Callab
 )
 def test_a_torn_column_is_named(column: str, size: int, itemsize: int) -> None:
     """The error names the column, its bytes and the size they are no multiple of."""
-    with pytest.raises(FrameError, match=rf"^{column}: {size} bytes are no multiple of {itemsize}$"):
+    with pytest.raises(FrameError, match=rf"^{column}: {size} bytes is not a multiple of {itemsize}$"):
         unpack_submit(submit(**{column: bytes(size)}))
 
 
 def test_wrong_sums_are_named() -> None:
     """Lengths that do not add up to the tokens are refused with both figures."""
-    with pytest.raises(FrameError, match=r"^prompt_tokens: 4 entries where 5 belong$"):
+    with pytest.raises(FrameError, match=r"^prompt_tokens: 4 entries, expected 5$"):
         unpack_submit(submit(prompt_lens=u4(2, 3)))
-    with pytest.raises(FrameError, match=r"^tokens: 3 entries where 4 belong$"):
+    with pytest.raises(FrameError, match=r"^tokens: 3 entries, expected 4$"):
         unpack_tokens(tokens(counts=u4(2, 1, 1)), 0)
-    with pytest.raises(FrameError, match=r"^tokens: 2 entries where 3 belong$"):
+    with pytest.raises(FrameError, match=r"^tokens: 2 entries, expected 3$"):
         unpack_tokens(tokens(counts=b"", tokens=u4(21, 22)), 0)
 
 
@@ -225,7 +225,7 @@ def test_empty_messages_hold_nothing() -> None:
     empty = unpack_tokens(tokens_of(), 0)
     assert [len(empty.requests), len(empty.tokens), len(empty.finished_rows)] == [0, 0, 0]
     assert unpack_requests(b"").tolist() == []
-    with pytest.raises(FrameError, match=r"^requests: 4 bytes are no multiple of 8$"):
+    with pytest.raises(FrameError, match=r"^requests: 4 bytes is not a multiple of 8$"):
         unpack_requests(u4(1))
 
 

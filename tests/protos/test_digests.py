@@ -127,10 +127,10 @@ def test_columns_that_trade_bytes_are_refused() -> None:
 @pytest.mark.parametrize(
     "arriving, at_fault",
     [
-        ([0, 2], "frame 2 where 1 belongs"),  # one is missing
-        ([0, 1, 1], "frame 1 where 2 belongs"),  # one came twice
-        ([1, 0], "frame 1 where 0 belongs"),  # two changed places
-        ([2**64 - 1], "frame 18446744073709551615 where 0 belongs"),
+        ([0, 2], "frame 2, expected 1"),  # one is missing
+        ([0, 1, 1], "frame 1, expected 2"),  # one came twice
+        ([1, 0], "frame 1, expected 0"),  # two changed places
+        ([2**64 - 1], "frame 18446744073709551615, expected 0"),
     ],
 )
 def test_a_frame_out_of_sequence_is_refused(arriving: list[int], at_fault: str) -> None:

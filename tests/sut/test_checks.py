@@ -98,7 +98,7 @@ def test_a_continued_run_is_valid_and_says_so(tmp_path: Path) -> None:
     verdict = verdict_of(tmp_path, PERFORMANCE, counts={"num_losses": 1, "num_continued": 3})
     assert verdict.outcome is Outcome.VALID
     expected = VerdictCheck(
-        "continuation", True, "1 workers lost, 3 requests continued elsewhere", warning=True
+        "continuation", True, "1 workers lost, 3 requests continued on another worker", warning=True
     )
     assert expected in verdict.checks
     assert expected.mark == "warn"

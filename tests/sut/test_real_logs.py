@@ -103,7 +103,7 @@ def test_loadgens_rates_give_the_sum_of_its_tokens(tmp_path: Path, scenario: Sce
     for wrong in (3 * num - 1, 3 * num + 1):
         check = loadgen_tokens(detail, scenario, dataclasses.replace(counts, reported_tokens=wrong))
         assert not check.passed
-        assert check.seen.startswith(f"LoadGen's rates say {3 * num}.0, reported {wrong}, bound")
+        assert check.seen.startswith(f"LoadGen's rates imply {3 * num}.0, reported {wrong}, bound")
 
 
 def test_a_run_of_one_query_has_rates_only_offline(tmp_path: Path) -> None:
@@ -116,6 +116,6 @@ def test_a_run_of_one_query_has_rates_only_offline(tmp_path: Path) -> None:
         check = loadgen_tokens(detail, scenario, counts_of(1))
         assert check.passed
         seen[scenario] = check.seen
-    assert seen[Scenario.OFFLINE].startswith("LoadGen's rates say 3.0, reported 3")
+    assert seen[Scenario.OFFLINE].startswith("LoadGen's rates imply 3.0, reported 3")
     assert seen[Scenario.SERVER] == "LoadGen printed no rates to compare with"
     assert detail.values["result_scheduled_samples_per_sec"] is None

@@ -131,8 +131,8 @@ def test_foreign_directories_are_never_replaced(tmp_path: Path, capsys: pytest.C
         ("--mean-answer-len 1", "--mean-answer-len: 1.0 is outside 2 .. 10240"),
         ("--vocab-size 2", "--vocab-size: 2 is outside 3 .. 2147483648"),
         ("--vocab-size 4096", "--max-answer-len: 10240 is outside 2 .. 4095"),
-        ("--output no/set.parquet", "--output no/set.parquet: there is no directory no"),
-        ("--output set.csv", "--output set.csv: suffix '.csv' is none of .parquet, .pkl, .pickle"),
+        ("--output no/set.parquet", "--output no/set.parquet: the directory no does not exist"),
+        ("--output set.csv", "--output set.csv: suffix '.csv' is not one of .parquet, .pkl, .pickle"),
     ],
 )
 def test_bad_arguments_are_refused(

@@ -36,7 +36,7 @@ def run(*argv: str, cwd: Path = fleet.ROOT) -> tuple[int, str, str]:
 )
 def test_an_unknown_subcommand_is_one_line(tmp_path: Path, argv: list[str], line: str) -> None:
     """What is no subcommand: exit code 2 and one line that lists the subcommands."""
-    expected = f"tokenfleet: {line}; there are {NAMES} (see tokenfleet --help)\n"
+    expected = f"tokenfleet: {line}; subcommands: {NAMES} (see tokenfleet --help)\n"
     assert (2, "", expected) == end_of(main, argv, tmp_path)
 
 

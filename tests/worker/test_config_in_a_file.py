@@ -243,7 +243,7 @@ BAD = {
     "engine list": ("engine = 'counting'\nstep-ms = [1, 2]", "--step-ms: unrecognized arguments: 2"),
     "other engine": ("engine = 'simulated'\nstep-ms = 1", "--step-ms=1"),
     "unknown engine": ("engine = 'sglang'", "--engine|'sglang'"),
-    "unknown preset": ("preset = 'speed'", f"--preset: 'speed' is none of {', '.join(preset_names())}"),
+    "unknown preset": ("preset = 'speed'", f"--preset: 'speed' is not one of {', '.join(preset_names())}"),
     "preset of no vLLM": ("engine = 'counting'\npreset = 'latency'", "--preset: latency|vLLM|counting"),
     "absent file": ("engine = 'counting'\nrun-token-file = '/nowhere'", "--run-token-file: /nowhere"),
     "file in a file": ("config = 'other.toml'", "[worker] config"),

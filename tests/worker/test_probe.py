@@ -63,7 +63,7 @@ def test_the_probe_asks_for_a_service(health_server: tuple[health.HealthServicer
     servicer.set("tokenfleet.v1.Worker", health_pb2.HealthCheckResponse.NOT_SERVING)
     assert (0, "") == run_probe(address)
     assert (1, f"probe: {address}: NOT_SERVING\n") == run_probe(address, "tokenfleet.v1.Worker")
-    assert (2, "probe: a b: one address and one service at most\n") == run_probe(address, "a", "b")
+    assert (2, "probe: a b: at most one address and one service\n") == run_probe(address, "a", "b")
 
 
 def test_the_probe_takes_an_address(health_server: tuple[health.HealthServicer, str]) -> None:
@@ -74,7 +74,7 @@ def test_the_probe_takes_an_address(health_server: tuple[health.HealthServicer, 
     assert (0, "") == run_probe("127.0.0.1:9", address)
     line = f"probe: {address}: NOT_SERVING\n"
     assert (1, line) == run_probe("127.0.0.1:9", address, "tokenfleet.v1.Worker")
-    assert (2, "probe: a:1 b:2: one address and one service at most\n") == run_probe(address, "a:1", "b:2")
+    assert (2, "probe: a:1 b:2: at most one address and one service\n") == run_probe(address, "a:1", "b:2")
 
 
 def test_the_probe_helps(capfd: pytest.CaptureFixture[str]) -> None:
@@ -83,7 +83,7 @@ def test_the_probe_helps(capfd: pytest.CaptureFixture[str]) -> None:
     shown = capfd.readouterr()
     assert "" == shown.err
     assert all(word in shown.out for word in ("[HOST:PORT] [SERVICE]", "WORKER_ADDRESS", "WORKER_TLS_CA"))
-    refusal = "probe: --tls: no flag but --help; WORKER_TLS_CA and others are variables\n"
+    refusal = "probe: --tls: the only flag is --help; see it for the environment variables\n"
     assert (2, refusal) == run_probe("127.0.0.1:9", "--tls")
 
 
@@ -98,9 +98,7 @@ def test_the_probe_goes_over_tls(tmp_path: Path) -> None:
         ended = [run_probe(address, **files) for address, files in asks]
 
     assert [1, 0, 1, 0] == [code for code, _ in ended]
-    hints = [
-        line.endswith("Socket closed; if it speaks TLS: WORKER_TLS_CA is missing\n") for _, line in ended
-    ]
+    hints = [line.endswith("Socket closed; if it uses TLS: WORKER_TLS_CA is missing\n") for _, line in ended]
     assert [True, False, False, False] == hints, ended
 
 
@@ -116,7 +114,7 @@ def test_the_probe_fails_where_nothing_listens() -> None:
     ("files", "line"),
     [
         ({"CA": "/absent"}, "WORKER_TLS_CA: /absent: No such file or directory"),
-        ({"CERT": "/dev/null"}, "WORKER_TLS_CERT and WORKER_TLS_KEY: one needs the other too"),
+        ({"CERT": "/dev/null"}, "WORKER_TLS_CERT and WORKER_TLS_KEY: each needs the other"),
         (
             {"CERT": "/dev/null", "KEY": "/dev/null"},
             "WORKER_TLS_CERT: needs WORKER_TLS_CA too: a certificate is only used over TLS",

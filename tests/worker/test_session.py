@@ -80,9 +80,9 @@ def test_prompts_at_the_bounds_are_served() -> None:
 
 U8, U4 = bytes(8), (1).to_bytes(4, "little")
 BAD_MESSAGES = {
-    "requests: 7 bytes are no multiple of 8": pb.ToWorker(submit=submit_of(requests=bytes(7))),
-    "prompt_lens: 0 entries where 1 belong": pb.ToWorker(submit=submit_of(requests=U8)),
-    "prompt_tokens: 0 entries where 4294967295 belong": pb.ToWorker(
+    "requests: 7 bytes is not a multiple of 8": pb.ToWorker(submit=submit_of(requests=bytes(7))),
+    "prompt_lens: 0 entries, expected 1": pb.ToWorker(submit=submit_of(requests=U8)),
+    "prompt_tokens: 0 entries, expected 4294967295": pb.ToWorker(
         submit=submit_of(requests=U8, prompt_lens=b"\xff" * 4, max_new_tokens=U4)
     ),
     "submit: more tokens produced than the prompt holds": pb.ToWorker(
@@ -91,9 +91,9 @@ BAD_MESSAGES = {
     "submit: the digest is not that of the columns": pb.ToWorker(
         submit=pb.Submit(packed=submit_of(requests=U8).packed)
     ),
-    "submit: 23 bytes are no head of 24": pb.ToWorker(submit=seal(pb.Submit(packed=bytes(23)))),
-    "submit: 25 bytes where 24 belong": pb.ToWorker(submit=seal(pb.Submit(packed=bytes(25)))),
-    "requests: 9 bytes are no multiple of 8": pb.ToWorker(cancel=pb.Cancel(requests=bytes(9))),
+    "submit: 23 bytes, shorter than the header of 24": pb.ToWorker(submit=seal(pb.Submit(packed=bytes(23)))),
+    "submit: 25 bytes, expected 24": pb.ToWorker(submit=seal(pb.Submit(packed=bytes(25)))),
+    "requests: 9 bytes is not a multiple of 8": pb.ToWorker(cancel=pb.Cancel(requests=bytes(9))),
     "unexpected message: open": pb.ToWorker(open=pb.Open(protocol_version=PROTOCOL_VERSION)),
     "unexpected message: None": pb.ToWorker(),
 }
@@ -126,7 +126,7 @@ def test_a_run_that_ends_at_once_is_told_its_status() -> None:
             opening = pb.Open(protocol_version=PROTOCOL_VERSION, run_id=f"{number}", spec=spec)
             await stream.send(open=opening)
             await stream.send(cancel=pb.Cancel(requests=b"1"))
-            named = "requests: 1 bytes are no multiple of 8"
+            named = "requests: 1 bytes is not a multiple of 8"
             assert await stream.refusal() == ("INVALID_ARGUMENT", named)
 
     walk(steps)

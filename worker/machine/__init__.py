@@ -1,1 +1,1 @@
-"""The machine of a worker: GPUs, NVML, cores, host information, the service manager's socket."""
+"""Access to the worker's machine: GPUs, NVML, cores, host information, sd_notify."""

@@ -29,6 +29,6 @@ def parse_cores(text: str) -> Cores:
         first, dash, last = part.partition("-")
         last = last if dash else first
         if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
-            raise FlagError("--cores", f"{text!r} is no list of cores such as 0-3,8")
+            raise FlagError("--cores", f"{text!r} is not a list of cores like 0-3,8")
         cores.update(range(int(first), int(last) + 1))
     return tuple(sorted(cores))

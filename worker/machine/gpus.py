@@ -1,4 +1,4 @@
-"""The NVIDIA accelerators that this process may use, and the cores near each; does not initialise CUDA."""
+"""The NVIDIA accelerators that this process may use, and their NUMA-local cores; does not initialize CUDA."""
 
 import os
 from collections.abc import Iterator
@@ -81,7 +81,7 @@ def _index_of(name: str, known: list[_Known]) -> int | str:
     """
     if name.isdecimal():
         if int(name) >= len(known):
-            raise ValueError(f"{VARIABLE}: names accelerator {name}, the driver has {len(known)}")
+            raise ValueError(f"{VARIABLE}: names accelerator {name}, but the driver has {len(known)}")
         return int(name)
     return next((index for index, device in enumerate(known) if device.uuid.startswith(name)), name)
 
@@ -102,7 +102,7 @@ def _ask(nvml: Any, handle: Any) -> _Known:
 
 @contextmanager
 def _driver() -> Iterator[Any]:
-    """Initialise NVML for a block; yields None if the machine has no device.
+    """Initialize NVML inside a `with` block; yields None if the machine has no device.
 
     Raises:
         ValueError: The machine has a device but NVML cannot be used.

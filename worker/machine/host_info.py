@@ -33,7 +33,7 @@ class HostInspector:
         if self._reading is None or self._reading.done():
             self._reading = _start_reading()
         reading = asyncio.wrap_future(self._reading)
-        # The thread has logged its failure; a failure after the answer must not be logged again by asyncio.
+        # The thread logs its failure; asyncio must not log it again if it comes after the answer.
         reading.add_done_callback(_retrieve_exception)
         await asyncio.wait({reading}, timeout=READ_TIMEOUT_S)
         host = pb.HostInfo(received_ns=received_ns, **read_host_facts()._asdict())

@@ -1,4 +1,4 @@
-"""Facts about this machine's accelerators from NVML, through nvidia-ml-py, which vLLM's GPU builds need."""
+"""Facts about this machine's accelerators from NVML, through nvidia-ml-py, a dependency of vLLM on GPUs."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from protos import worker_pb2 as pb
 from worker.machine.gpus import VARIABLE
 
 _T = TypeVar("_T")
-# Clock event reasons of an idle GPU, and NVML's names for no reason and for all.
+# Clock event reasons to ignore: that of an idle GPU, and NVML's names for no reason and for all.
 _IDLE = ("GpuIdle", "None", "All")
 _REASON = "nvmlClocksEventReason"
 
@@ -42,11 +42,11 @@ def is_visible(entries: list[str], index: int, uuid: str) -> bool:
 
 
 class _Nvml:
-    """Reads devices through an initialised NVML."""
+    """Reads devices with an initialized NVML."""
 
     def __init__(self, nvml: ModuleType) -> None:
         self._nvml = nvml
-        self._own_pids = family(os.getpid())
+        self._own_pids = process_tree(os.getpid())
 
     def describe(self, host: pb.HostInfo) -> None:
         """Add every device that this process may use, or the error of a device that cannot be read."""
@@ -113,17 +113,17 @@ class _Nvml:
         return sorted(name for value, name in known.items() if value & bits)
 
 
-def family(pid: int) -> set[int]:
+def process_tree(pid: int) -> set[int]:
     """Return a process id and those of all its descendants."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # "12 (a name) S 1 ...": the name may hold anything.
+            # "12 (a name) S 1 ...": the name may contain any characters, also parentheses.
             parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
         except (FileNotFoundError, ProcessLookupError):
             # The process has ended.
             continue
     members = {pid}
-    while young := {child for child, parent in parents.items() if parent in members} - members:
-        members |= young
+    while children := {child for child, parent in parents.items() if parent in members} - members:
+        members |= children
     return members

@@ -22,8 +22,8 @@ STOPPING = "STOPPING=1"
 _STATUS = "STATUS="
 MAX_STATUS_LEN = 1000
 NODE_GONE = signal.SIGHUP
-"""Ends a replica at once but in order: its engine's processes would outlive a kill, and a drain would keep
-the port from the next node's replica."""
+"""Makes a replica stop its engine and exit without a drain. SIGKILL would leave the engine's processes
+running, and a drain would keep the port in use when the next node starts."""
 _MAX_DATAGRAM_BYTES = 1 << 16
 # Source: prctl(2).
 _PR_SET_PDEATHSIG = 1
@@ -56,12 +56,12 @@ class NotifySocket:
         """Bind a socket in a temporary directory that only this user can write to.
 
         Raises:
-            OSError: No descriptor or directory for it, or the directory's path is too long.
+            OSError: No descriptor or directory is available, or the directory's path is too long.
         """
         self.is_ready = self.is_stopping = False
         self.status = ""
-        """The last one; empty: none came."""
-        # The directory may already have been removed by a job that cleans temporary directories.
+        """Last status received; empty if none was."""
+        # A job that cleans temporary directories may already have removed the directory.
         directory = tempfile.TemporaryDirectory(prefix="tokenfleet-", ignore_cleanup_errors=True)
         with contextlib.ExitStack() as stack:
             self.path = f"{stack.enter_context(directory)}/notify"
@@ -83,7 +83,7 @@ class NotifySocket:
         return self._socket.fileno()
 
     def receive(self) -> None:
-        """Take in every notification that has arrived; does not block."""
+        """Read all notifications that have arrived; does not block."""
         for line in self._lines():
             if line == READY:
                 self.is_ready = True
@@ -102,7 +102,7 @@ def check_notify_socket() -> None:
     """Check that the temporary directory can hold a replica's notification socket.
 
     Raises:
-        FlagError: It cannot.
+        FlagError: The socket cannot be created.
     """
     try:
         with NotifySocket():
@@ -123,7 +123,7 @@ def end_with_node() -> bool:
     """Have the kernel send NODE_GONE to this process when its node dies; False: the node is already dead."""
     if not is_replica():
         return True
-    # A node under nohup passes on that the signal is ignored.
+    # Under nohup the process inherits that the signal is ignored.
     signal.signal(NODE_GONE, signal.SIG_DFL)
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, NODE_GONE)
     return os.getppid() == int(os.environ[NODE_PID])

@@ -1,1 +1,1 @@
-"""A node of several replicas: processes, ports, and which GPUs and cores each gets."""
+"""A node with several replicas: their processes, ports, GPUs and cores."""

@@ -1,7 +1,7 @@
-"""A node of several replicas: one address that describes them; each has its own process and port.
+"""A node with several replicas, each with its own process and port; the node's port describes them.
 
-No token passes through the node: a coordinator reads the replicas' ports from GetInfo and opens a stream
-to each.
+No token passes through the node: a coordinator reads the replicas' ports from GetInfo and opens a stream to
+each replica.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from worker.node.replica import Replica
 
 logger = logging.getLogger(__name__)
 
-# Time after --drain-timeout-s within which vLLM's processes end.
+# Time that vLLM's processes may take to exit after --drain-timeout-s.
 STOP_TIMEOUT_S = 30.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -37,7 +37,7 @@ Context = grpc.aio.ServicerContext[pb.ToWorker, pb.FromWorker]
 
 
 def divide(config: WorkerConfig, engine_argv: list[str]) -> list[Share]:
-    """Divide the machine's accelerators and cores among the replicas; scripted engines need only cores.
+    """Divide the machine's accelerators and cores among the replicas; scripted engines get only cores.
 
     Raises:
         ValueError: The machine is too small, or its accelerators cannot be listed.
@@ -49,7 +49,7 @@ def divide(config: WorkerConfig, engine_argv: list[str]) -> list[Share]:
 
 
 class Node:
-    """The replicas of one host, and the port that describes them."""
+    """The replicas of one host and the gRPC service that describes them."""
 
     def __init__(
         self, config: WorkerConfig, auth: AuthInterceptor, shares: list[Share], argv: list[str]
@@ -58,9 +58,9 @@ class Node:
 
         Args:
             config: The node's flags.
-            auth: Checks who may call.
+            auth: Authentication of the node's port.
             shares: Accelerators and cores of each replica.
-            argv: The whole command line; each replica's begins with it.
+            argv: The node's command line; each replica's command line starts with it.
         """
         self._config = config
         self._auth = auth
@@ -74,11 +74,11 @@ class Node:
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until a signal, or until every replica has been given up.
+        """Serve until a signal arrives, or until no replica is restarted any more.
 
         Raises:
             BadInput: The port is in use, or every replica refuses its flags.
-            EngineDead: Every replica has been given up.
+            EngineDead: Every replica has FAILED.
         """
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -107,7 +107,7 @@ class Node:
 
     @property
     def state(self) -> "pb.WorkerState":
-        """READY: all replicas are; DEGRADED: some are; LOADING: none yet; FAILED: all are given up."""
+        """READY: all replicas are READY; DEGRADED: some are; LOADING: none is; FAILED: all are FAILED."""
         if self._stopping.is_set():
             return pb.WORKER_STATE_DRAINING
         states = [replica.state for replica in self._replicas]
@@ -118,7 +118,7 @@ class Node:
         return pb.WORKER_STATE_FAILED if given_up else pb.WORKER_STATE_LOADING
 
     def _stop(self) -> None:
-        """Drain every replica; a second call ends them at once."""
+        """Drain every replica; a second call stops them without waiting."""
         again = self._stopping.is_set()
         logger.info("stopping" if again else "draining")
         if not again:
@@ -129,7 +129,7 @@ class Node:
         self._changed.set()
 
     async def _keep_replicas(self) -> None:
-        """Run all replicas until none is left; after a signal, for a bounded time."""
+        """Run all replicas until they have ended; kills them if they do not end in time after a signal."""
         running = [asyncio.ensure_future(replica.run()) for replica in self._replicas]
         stopping = asyncio.ensure_future(self._stopping.wait())
         ending = asyncio.gather(*running)
@@ -185,18 +185,18 @@ class _NodeServicer(rpc.WorkerServicer):
         return await self._host.read()
 
     async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.WorkerLoad:
-        """Refuse."""
+        """Refuse the call: replicas serve it, not the node."""
         await self._refuse(context)
         return pb.WorkerLoad()
 
     async def Generate(  # type: ignore[override]  # grpc.aio lets a method write
         self, request_iterator: object, context: Context
     ) -> None:
-        """Refuse."""
+        """Refuse the call: replicas serve it, not the node."""
         await self._refuse(context)
 
     async def _refuse(self, context: Context) -> None:
         ports = ", ".join(str(replica.port) for replica in self._node.describe().replicas)
         await context.abort(
-            grpc.StatusCode.FAILED_PRECONDITION, f"this is a node: its replicas answer at ports {ports}"
+            grpc.StatusCode.FAILED_PRECONDITION, f"this is a node: its replicas listen on ports {ports}"
         )

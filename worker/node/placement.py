@@ -1,4 +1,4 @@
-"""Divide accelerators and cores among the replicas of a node; reads nothing from the machine."""
+"""Divide accelerators and cores among the replicas of a node; pure functions."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ class Share(NamedTuple):
     devices: tuple[str, ...]
     """Names of its accelerators; empty if the machine has none or the engine needs none."""
     cores: Cores
-    """Ascending; empty: all cores of the node, if it has fewer cores than replicas."""
+    """Ascending; empty if the node has fewer cores than replicas: the replica may then use all cores."""
 
 
 class Size(NamedTuple):
     """Ranks of one replica, from the engine's flags."""
 
     tensor_parallel: int | None
-    """None: not given; as many as fit."""
+    """None if not given: as many accelerators as are available."""
     pipeline_parallel: int
 
     @property
     def num_ranks(self) -> int:
-        """Count the ranks, at least as many as the flags require."""
+        """Number of ranks; the minimum if the tensor parallel size is not given."""
         return (self.tensor_parallel or 1) * self.pipeline_parallel
 
 
@@ -48,12 +48,12 @@ def read_size(engine_argv: list[str]) -> Size:
 
 
 def place(num_replicas: int, size: Size, devices: Sequence[Device], cores: Sequence[int]) -> list[Share]:
-    """Give each replica neighbouring accelerators and a part of the cores near them.
+    """Assign consecutive accelerators and a part of their NUMA-local cores to each replica.
 
     Args:
         num_replicas: Number of replicas.
         size: Size of each replica.
-        devices: All accelerators; if empty, replicas compute on cores and each rank needs at least one.
+        devices: All accelerators; if empty, replicas run on the CPU, and each rank needs at least one core.
         cores: All cores that the node may use.
 
     Raises:
@@ -62,7 +62,7 @@ def place(num_replicas: int, size: Size, devices: Sequence[Device], cores: Seque
     requested = f"{num_replicas} of {size.num_ranks} ranks each"
     if not devices:
         if num_replicas * size.num_ranks > len(cores):
-            reason = f"{requested} on {len(cores)} cores: no accelerator is visible, a rank needs a core"
+            reason = f"{requested} on {len(cores)} cores: no accelerator is visible, each rank needs a core"
             raise FlagError("--replicas", reason)
         return [Share((), part) for part in split(cores, num_replicas)]
     needed = num_replicas * size.num_ranks
@@ -87,13 +87,13 @@ def split(cores: Sequence[int], num: int) -> list[Cores]:
 
 
 def _cores_near(chosen: Sequence[Device], cores: Sequence[int]) -> Cores:
-    """Collect the cores near a replica's devices; all cores if that is not known."""
+    """Return the NUMA-local cores of a replica's devices; all cores if unknown."""
     near = {core for device in chosen for core in device.cores} & set(cores)
     return tuple(sorted(near or cores))
 
 
 def _part(near: list[Cores], index: int) -> Cores:
-    """Divide cores among the replicas that are near the same cores."""
+    """Divide cores among the replicas with the same NUMA-local cores; returns one replica's part."""
     sharing = [other for other, cores in enumerate(near) if cores == near[index]]
     return split(near[index], len(sharing))[sharing.index(index)]
 

@@ -1,4 +1,4 @@
-"""Ports that a restarted worker can listen on again."""
+"""Choose ports that are still free when a worker restarts."""
 
 import contextlib
 import random
@@ -10,11 +10,11 @@ _TRIES = 1000
 
 
 def steady_port(rng: random.Random, num: int = 1) -> int:
-    """Draw a loopback port that is free now and is outside the range of ephemeral ports.
+    """Choose a random loopback port that is free and outside the range of ephemeral ports.
 
     Args:
         rng: Source of random numbers.
-        num: This many consecutive ports must be free; the first is returned.
+        num: Number of consecutive free ports; the first is returned.
 
     Raises:
         ValueError: No free ports were found.

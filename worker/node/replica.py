@@ -1,4 +1,4 @@
-"""One replica of a node: keeps a worker process running, and gives it up after repeated crashes."""
+"""A replica of a node: keeps a worker process running, and stops restarting it after repeated crashes."""
 
 import asyncio
 import contextlib
@@ -17,8 +17,8 @@ from worker.node.replica_process import ProcessEnd, ReplicaProcess, run_process
 logger = logging.getLogger(__name__)
 
 MAX_CRASHES = 5
-"""A replica is given up after this many processes in a row that did not serve for LASTING_S."""
-LASTING_S = 60.0
+"""A replica is not restarted after this many consecutive processes that served for less than MIN_UPTIME_S."""
+MIN_UPTIME_S = 60.0
 """A process that served for this long does not count as a crash."""
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 30.0
@@ -26,24 +26,24 @@ BAD_INPUT = 2
 
 
 class Replica:
-    """Every method runs on the node's event loop."""
+    """Supervises one replica; every method runs on the node's event loop."""
 
     def __init__(
         self, index: int, argv: list[str], port: int, share: Share, on_change: Callable[[], None]
     ) -> None:
-        """Create it without a process.
+        """Create the replica without starting a process.
 
         Args:
             index: Position on the node.
-            argv: The node's own flags; the replica's port and cores follow them.
-            port: The replica's.
-            share: Accelerators and cores that no other replica uses.
-            on_change: Called when the state has changed.
+            argv: The node's command line; the replica's port and cores are appended.
+            port: The replica's port.
+            share: Accelerators and cores of this replica.
+            on_change: Called after each change of state.
         """
         self.index = index
         self.state = pb.WORKER_STATE_STARTING
         self.reason = ""
-        """How the last process ended; empty: none has ended."""
+        """How the last process ended; empty if none has ended."""
         self._argv = [*argv, "--replicas", "1", "--port", str(port)]
         if share.cores:
             self._argv += ["--cores", format_cores(share.cores)]
@@ -59,7 +59,7 @@ class Replica:
 
     @property
     def refusal(self) -> str | None:
-        """Why the worker refuses its flags; None: it does not. Flags that have once served are not bad."""
+        """Why the worker refuses its flags; None if it does not, or has served with them before."""
         if self._last_end is None or self._last_end.exit_code != BAD_INPUT or self._has_served:
             return None
         return self._last_end.status or self.reason
@@ -77,7 +77,7 @@ class Replica:
         )
 
     async def run(self) -> None:
-        """Keep a process running until `stop`, or until the replica is given up."""
+        """Keep a process running until `stop`, or until the replica has FAILED."""
         num_crashes = 0
         while not self._stopping.is_set():
             lasted = await self._run_once()
@@ -88,19 +88,19 @@ class Replica:
                 self._give_up(num_crashes)
                 return
             backoff_s = min(FIRST_BACKOFF_S * 2 ** (num_crashes - 1), MAX_BACKOFF_S)
-            logger.warning("replica %d: %s; starts again in %g s", self.index, self.reason, backoff_s)
+            logger.warning("replica %d: %s; restarting in %g s", self.index, self.reason, backoff_s)
             self._enter(pb.WORKER_STATE_STARTING)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff_s)
 
     def stop(self, signum: int) -> None:
-        """Send a signal to the process, and start no other."""
+        """Send a signal to the process and do not restart it."""
         self._stopping.set()
         if self._process is not None:
             self._process.send_signal(signum)
 
     async def _run_once(self) -> bool:
-        """Run one process to its end, if it can be started; returns whether it served for LASTING_S."""
+        """Start one process and wait until it ends; returns whether it served for MIN_UPTIME_S."""
         self._last_end = self._ready_since_s = None
         async with contextlib.AsyncExitStack() as stack:
             try:
@@ -121,7 +121,7 @@ class Replica:
         self._process = None
         self.reason = self._last_end.describe()
         served_s = 0.0 if self._ready_since_s is None else time.monotonic() - self._ready_since_s
-        return served_s >= LASTING_S
+        return served_s >= MIN_UPTIME_S
 
     def _on_notified(self, notify_socket: NotifySocket) -> None:
         if notify_socket.is_ready and self._ready_since_s is None:

@@ -1,4 +1,4 @@
-"""One worker process of a node: its start, its notifications, its log and its end."""
+"""Worker process of a replica: start, notifications, log and exit status."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from worker.machine.sd_notify import NODE_PID, NOTIFY_SOCKET, NotifySocket
 MAX_LINE_BYTES = 1 << 16
 MAX_REASON_LEN = 300
 NUM_LAST_LINES = 20
-# After the process has ended, for the rest of its log in the pipe.
+# Time to read the rest of the log from the pipe after the process has ended.
 LOG_TIMEOUT_S = 5.0
 
 
@@ -26,18 +26,18 @@ class ProcessEnd(NamedTuple):
     """How a process ended."""
 
     exit_code: int
-    """Below 0: the signal that ended it."""
+    """Negative: minus the signal that ended the process."""
     status: str
-    """The reason that the process itself reported; empty: none."""
+    """Reason that the process reported; empty if none."""
     last_lines: tuple[str, ...]
-    """Of its log."""
+    """Last lines of its log."""
 
     def describe(self) -> str:
-        """Compose one line: exit code or signal, and the reason if one is known."""
+        """Return one line: exit code or signal, and the reason if known."""
         if self.exit_code < 0:
             how, reason = f"ended by {signal.Signals(-self.exit_code).name}", self.status
         else:
-            # The last line may come from the interpreter or a library and not name the cause.
+            # Prefer the status: the last line may come from the interpreter or a library, without the cause.
             last_line = self.last_lines[-1] if self.last_lines else ""
             how, reason = f"exit code {self.exit_code}", self.status or last_line
         return printable(f"{how}: {reason}", MAX_REASON_LEN) if reason else how
@@ -47,11 +47,11 @@ class ReplicaLog:
     """Copies a replica's log to this process's stderr and keeps the last lines; a context manager."""
 
     def __init__(self, index: int, pipe: int) -> None:
-        """Begin.
+        """Start copying.
 
         Args:
-            index: The replica's number, which each line is prefixed with.
-            pipe: Reading end of the pipe that the log comes from; closed at the end.
+            index: The replica's number, printed before each line.
+            pipe: Read end of the log's pipe; closed at the end.
         """
         self._prefix = f"[replica {index}]"
         self.last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
@@ -91,7 +91,7 @@ class ReplicaLog:
 
 
 class ReplicaProcess:
-    """A process that runs; made by `run_process`."""
+    """A running process; created by `run_process`."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class ReplicaProcess:
         notify_socket: NotifySocket,
         on_notified: Callable[[NotifySocket], None],
     ) -> None:
-        """Take over a process that was started with this socket."""
+        """Wrap a process that was started with this notification socket."""
         self._process = process
         self._log = log
         self._notify_socket = notify_socket
@@ -108,21 +108,21 @@ class ReplicaProcess:
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """Process id."""
         return self._process.pid
 
     def send_signal(self, signum: int) -> None:
-        """Send a signal to the process, if it still runs."""
+        """Send a signal to the process if it is still running."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signum)
 
     def receive(self) -> None:
-        """Take in the notifications that have arrived."""
+        """Read the notifications that have arrived."""
         self._notify_socket.receive()
         self._on_notified(self._notify_socket)
 
     async def wait(self) -> ProcessEnd:
-        """Wait for the end of the process, and for the rest of its log."""
+        """Wait until the process has ended and its log has been read."""
         exit_code = await self._process.wait()
         self._kill_group()
         await asyncio.wait((self._log.relaying,), timeout=LOG_TIMEOUT_S)
@@ -130,12 +130,12 @@ class ReplicaProcess:
         return ProcessEnd(exit_code, self._notify_socket.status, tuple(self._log.last_lines))
 
     def close(self) -> None:
-        """Kill the process if nobody has waited for its end."""
+        """Kill the process if it is still running."""
         if self._process.returncode is None:
             self._kill_group()
 
     def _kill_group(self) -> None:
-        """Kill the process and its children, which would hold its accelerators and the log's pipe."""
+        """Kill the process group; children left running would keep accelerators and the log's pipe in use."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -144,17 +144,17 @@ class ReplicaProcess:
 async def run_process(
     index: int, argv: list[str], devices: tuple[str, ...], on_notified: Callable[[NotifySocket], None]
 ) -> AsyncIterator[ReplicaProcess]:
-    """Run a worker process for the length of a block; its process group does not outlive the block.
+    """Run a worker process inside a `with` block; its process group does not outlive the block.
 
     Args:
-        index: The replica's number, for its log.
+        index: The replica's number, printed in its log.
         argv: The worker's flags.
-        devices: The accelerators that are visible to it; empty: all.
+        devices: Accelerators visible to the process; empty: all.
         on_notified: Called after notifications have arrived.
 
     Raises:
-        OSError: No memory, descriptor, directory or process is left for it.
-        RuntimeError: No thread is left to wait for it.
+        OSError: The process cannot be started: no memory, descriptor, directory or process id.
+        RuntimeError: The thread that waits for the process cannot be started.
     """
     loop = asyncio.get_running_loop()
     with NotifySocket() as notify_socket:
@@ -172,11 +172,11 @@ async def run_process(
 async def _start(
     argv: list[str], devices: tuple[str, ...], notify_path: str
 ) -> tuple[asyncio.subprocess.Process, int]:
-    """Start a process; returns it and the reading end of its log's pipe, which the caller closes."""
+    """Start a process; returns it and the read end of its log's pipe, which the caller closes."""
     environment = os.environ | {NOTIFY_SOCKET: notify_path, NODE_PID: str(os.getpid())}
     if devices:
         environment[VARIABLE] = ",".join(devices)
-    # With a pipe of asyncio's, the wait for the process would last until every holder of the pipe has ended.
+    # With asyncio's own pipe, waiting for the process would last until all its children close the pipe.
     log, log_end = os.pipe()
     try:
         process = await asyncio.create_subprocess_exec(

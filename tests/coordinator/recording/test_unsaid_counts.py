@@ -28,4 +28,4 @@ def test_a_worker_that_does_not_say_what_it_produced_makes_no_valid_run(tmp_path
         worker.stop()
     assert 3 == ended.returncode, ended.stderr
     verdict = fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["verdict"]
-    assert "1 workers did not report what theirs produced" in verdict["reason"]
+    assert "1 workers did not report how many tokens their engines produced" in verdict["reason"]

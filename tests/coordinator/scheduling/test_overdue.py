@@ -53,8 +53,8 @@ def test_a_request_that_moved_is_found_again() -> None:
     (slot,), _ = watched.give(0, 0, 5)
     one = np.array([slot])
     assert [slot] == watched.look(11)
-    watched.table.take_away(one)
-    watched.table.hand_on(one, 1, 12 * S)
+    watched.table.unassign(one)
+    watched.table.reassign(one, 1, 12 * S)
     assert ([], []) == (watched.look(13), watched.look(22))
     assert [slot] == watched.look(23)
     assert ("worker-1:1", 11.0) == (watched.describe(slot, 23).worker, watched.describe(slot, 23).age_s)
@@ -65,7 +65,7 @@ def test_a_request_without_a_worker_is_not_overdue() -> None:
     """While it waits for a worker it is nobody's delay."""
     watched = Watched()
     (slot,), _ = watched.give(0, 0, 5)
-    watched.table.take_away(np.array([slot]))
+    watched.table.unassign(np.array([slot]))
     assert [] == watched.look(1000)
 
 

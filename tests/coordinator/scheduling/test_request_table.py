@@ -244,10 +244,10 @@ def test_the_record_of_a_continued_request_tells_of_both_workers() -> None:
     (slot,), (name,) = assign(table, 0, 3)
     one = np.array([slot])
     table.add_tokens(0, frame([(name, [1, 2])]), 100)
-    table.take_away(one)
+    table.unassign(one)
     assert [] == table.held_by(0).tolist()
     assert [slot] == table.in_flight().tolist()
-    (new_name,) = table.hand_on(one, 1, 200).tolist()
+    (new_name,) = table.reassign(one, 1, 200).tolist()
     assert name + GENERATION == new_name
     assert [slot] == table.held_by(1).tolist()
     assert 30 + 2 == table.rows(one)["prefill_len"][0]

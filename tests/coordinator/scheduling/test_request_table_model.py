@@ -123,10 +123,10 @@ class TableLife(RuleBasedStateMachine):
 
     @precondition(lambda self: self.of_workers())
     @rule(data=st.data())
-    def take_away(self, data: st.DataObject) -> None:
+    def unassign(self, data: st.DataObject) -> None:
         """Take requests from their workers: next name, one loss more, tokens kept, nothing to prefill."""
         taken = self.draw_some(data, self.of_workers())
-        self.table.take_away(slots_of(taken))
+        self.table.unassign(slots_of(taken))
         for request in taken:
             self.retire_name(request)
             request.worker, request.prefill_len = NO_WORKER, 0
@@ -134,10 +134,10 @@ class TableLife(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.of_workers()) < len(self.flying))
     @rule(data=st.data(), worker=workers)
-    def hand_on(self, data: st.DataObject, worker: int) -> None:
+    def reassign(self, data: st.DataObject, worker: int) -> None:
         """Give requests without a worker to one, which has to prefill what they have so far."""
         given = self.draw_some(data, [r for r in self.flying if r.worker == NO_WORKER])
-        names = self.table.hand_on(slots_of(given), worker, now_ns=9)
+        names = self.table.reassign(slots_of(given), worker, now_ns=9)
         assert [request.name for request in given] == names.tolist()
         for request in given:
             request.worker, request.prefill_len = worker, request.prompt_len + len(request.answer)

@@ -10,7 +10,7 @@ from coordinator.scheduling.routing import (
     LoadRank,
     allowances,
     ceiling,
-    deal,
+    interleave_shares,
     least_loaded,
     share,
 )
@@ -85,18 +85,18 @@ def test_shares_are_those_of_one_request_after_the_other(
         ([4, 2], [0, 1, 0, 0, 1, 0]),  # at 1/8, 1/4, 3/8, 5/8, 3/4, 7/8
     ],
 )
-def test_requests_are_dealt_like_cards(shares: list[int], expected: list[int]) -> None:
+def test_shares_are_interleaved_evenly(shares: list[int], expected: list[int]) -> None:
     """Each worker's requests are spread evenly over the order."""
-    assert expected == deal(ints(*shares)).tolist()
+    assert expected == interleave_shares(ints(*shares)).tolist()
 
 
 @MODEL
 @given(st.lists(small, min_size=1, max_size=6))
-def test_a_deal_gives_exactly_the_shares(shares: list[int]) -> None:
-    """Dealing neither loses nor adds a request, and equal shares go round and round."""
-    dealt = deal(ints(*shares))
-    assert shares == np.bincount(dealt, minlength=len(shares)).tolist()
-    turns = deal(ints(*[shares[0]] * len(shares)))
+def test_interleaving_gives_exactly_the_shares(shares: list[int]) -> None:
+    """Interleaving neither loses nor adds a request, and equal shares alternate."""
+    workers = interleave_shares(ints(*shares))
+    assert shares == np.bincount(workers, minlength=len(shares)).tolist()
+    turns = interleave_shares(ints(*[shares[0]] * len(shares)))
     assert list(range(len(shares))) * shares[0] == turns.tolist()
 
 

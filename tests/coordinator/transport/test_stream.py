@@ -156,11 +156,11 @@ async def unknown(scene: Scene) -> None:
 @pytest.mark.parametrize(
     "deed, reason",
     [
-        (out_of_sequence, "bad frame: tokens: frame 1 where 0 belongs"),
-        (doubled, "bad frame: tokens: frame 0 where 1 belongs"),
+        (out_of_sequence, "bad frame: tokens: frame 1, expected 0"),
+        (doubled, "bad frame: tokens: frame 0, expected 1"),
         (altered, "bad frame: tokens: the digest is not that of the columns"),
         (renumbered, "bad frame: tokens: the digest is not that of the columns"),
-        (cut, "bad frame: tokens: 7 bytes are no multiple of 4"),
+        (cut, "bad frame: tokens: 7 bytes is not a multiple of 4"),
         (pong_without_ping, "bad frame: pong 77 without a ping"),
         (pong_twice, "bad frame: pong 0 without a ping"),
         (clock_back, "bad frame: clock went back from 200 to 100 ns"),

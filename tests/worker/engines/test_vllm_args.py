@@ -175,7 +175,7 @@ def test_engine_that_is_built_in_another_way_is_refused() -> None:
     parts = {"engine_core": None, "input_processor": None, "output_handler": None}
     CoreClient(SimpleNamespace(**parts))
     for changed, says in (
-        (parts | {"output_handler": object()}, "reads its engine core already"),
+        (parts | {"output_handler": object()}, "already reads its engine core"),
         ({"engine_core": None, "output_handler": None}, "has no AsyncLLM.input_processor"),
     ):
         with pytest.raises(EngineDead, match=rf"^vllm \S+ {says}: "):

@@ -66,14 +66,14 @@ def test_rank_without_cpu_is_refused() -> None:
         (
             [79, 40],
             {},
-            "--gpu-memory-utilization: 0.9 of accelerator 1 are 72.0 GiB, it has 40.0 GiB free",
+            "--gpu-memory-utilization: 0.9 of accelerator 1 is 72.0 GiB, but it has 40.0 GiB free",
         ),
         ([79, 40], {"tensor_parallel_size": 1}, None),
         (
             [79, 79],
             {"gpu_memory_utilization": 0.25},
-            "--gpu-memory-utilization: 0.25 of accelerator 0 are 20.0 GiB, "
-            "its part of the weights is 30.0 GiB",
+            "--gpu-memory-utilization: 0.25 of accelerator 0 is 20.0 GiB, "
+            "but its part of the weights is 30.0 GiB",
         ),
         ([79, 79], {"gpu_memory_utilization": 0.25, "load_format": "dummy"}, None),
     ],

@@ -89,7 +89,7 @@ def test_an_accelerator_named_twice_is_refused(monkeypatch: pytest.MonkeyPatch, 
 def test_an_accelerator_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Index 3 of three devices is refused."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
-    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES: names accelerator 3, the driver has 3"):
+    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES: names accelerator 3, but the driver has 3"):
         gpus.visible_devices()
 
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from protos import worker_pb2 as pb
-from worker.machine.nvml import add_accelerators, family, is_visible
+from worker.machine.nvml import add_accelerators, is_visible, process_tree
 
 GIB = 1 << 30
 
@@ -191,8 +191,8 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_family_is_all_that_descends(child: subprocess.Popen[bytes]) -> None:
-    """The family of a process has its children and their children, not its parent."""
+    """A process tree has the children of the process and their children, not its parent."""
     assert child.stdout is not None
     grandchild = int(child.stdout.readline())
-    assert {os.getpid(), child.pid, grandchild} <= family(os.getpid())
-    assert {child.pid, grandchild} == family(child.pid)
+    assert {os.getpid(), child.pid, grandchild} <= process_tree(os.getpid())
+    assert {child.pid, grandchild} == process_tree(child.pid)

@@ -175,7 +175,7 @@ def test_a_temporary_directory_without_sockets_is_bad_input(tmp_path: Path) -> N
         ("--replicas two", "--replicas: invalid int value: 'two'"),
         ("--replicas 3 --port 65533", "--port: 65533 leaves no ports up to 65535 for 3 replicas"),
         ("--cores 999", "--cores: 999 is not within"),
-        ("--cores 1-", "'1-' is no list of cores such as 0-3,8"),
+        ("--cores 1-", "'1-' is not a list of cores like 0-3,8"),
         ("--engine vllm --model m --replicas 64 -tp 64", "--replicas: 64 of 64 ranks each on"),
         ("--engine vllm --replicas 2", "--model: missing"),
         ("--engine vllm --model /nowhere --replicas 2", "--model: no directory /nowhere"),

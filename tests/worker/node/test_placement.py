@@ -101,5 +101,5 @@ def test_cores_are_written_as_taskset_takes_them() -> None:
     assert (0, 1, 2, 5, 7, 8) == parse_cores("0-2,5,7-8")
     assert (1, 2, 3) == parse_cores("3,1-2")
     for text in ("", "a", "1-", "-1", "1,,2", "1-2-3", "5-3"):
-        with pytest.raises(ValueError, match="is no list of cores"):
+        with pytest.raises(ValueError, match="is not a list of cores"):
             parse_cores(text)

@@ -1,1 +1,1 @@
-"""Engines whose answers follow from the prompt by arithmetic: counting and simulated."""
+"""Engines that compute answers from the prompt by arithmetic: counting and simulated."""

@@ -35,7 +35,7 @@ class AnswerColumns(NamedTuple):
     prompt_lens: Lens
     """(R,) tokens to prefill, including those produced by another worker."""
     first_tokens: NDArray[np.int64]
-    """(R,) first number of the answer, before the modulus."""
+    """(R,) first token of the answer, before the modulus is applied."""
     lens: NDArray[np.int64]
     """(R,) length of the answer in tokens, at least 0."""
     reasons: NDArray[np.uint8]

@@ -30,32 +30,30 @@ class CostModel(Flags):
     prefill_tokens_per_s: Annotated[
         float, Flag("prompt tokens that a step prefills per second", gt=0, metavar="TOKENS/S")
     ] = 58_600.0
-    step_base_ms: Annotated[float, Flag("time of a step without its requests, in ms", ge=0, metavar="MS")] = (
-        29.1
-    )
+    step_base_ms: Annotated[float, Flag("time of a step without requests, in ms", ge=0, metavar="MS")] = 29.1
     step_per_seq_us: Annotated[
         float, Flag("time that each request past its prefill adds to a step, in us", ge=0, metavar="US")
     ] = 47.6
 
     @classmethod
     def of(cls, given: dict[str, float | None]) -> "CostModel":
-        """Take a machine's costs by field name; without any, the defaults.
+        """Create a cost model from values by field name; if none is given, from the defaults.
 
         Raises:
-            FlagError: A value out of bounds, or only some given: they would mix two machines.
+            FlagError: A value is out of bounds, or only some are given, which would mix two machines.
         """
         values = {name: value for name, value in given.items() if value is not None}
         missing = [flag.option for flag in declared(cls) if flag.field not in values]
         if values and missing:
-            raise FlagError(missing[0], "missing; the costs of a step are given together or not at all")
+            raise FlagError(missing[0], "missing; give either all costs of a step or none")
         return cls(**values)
 
     def step_s(self, num_decoding: int, prefill_tokens: int) -> float:
-        """Return the time of a step in seconds.
+        """Return the duration of a step in seconds.
 
         Args:
             num_decoding: Requests past their prefill.
-            prefill_tokens: Prompt tokens that the step takes in.
+            prefill_tokens: Prompt tokens that the step prefills.
         """
         decode_s = self.step_base_ms / 1e3 + self.step_per_seq_us / 1e6 * num_decoding
         return decode_s + prefill_tokens / self.prefill_tokens_per_s

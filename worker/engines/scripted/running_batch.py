@@ -25,7 +25,7 @@ class RunningBatch:
         self._answers = AnswerColumns.empty()
         self._num_steps = 0
         # Both (R,). The token of step s is (offset + s) % COUNT_MODULUS. The last step of an answer without
-        # tokens is the one before its first.
+        # tokens is the step before its first one.
         self._offsets = self._last_steps = np.zeros(0, np.int64)
         self._next_end = _NEVER
         self._fresh = False

@@ -1,7 +1,7 @@
-"""The simulated engine: continuous batching in real time by a cost model, with answers of answers.py.
+"""The simulated engine: continuous batching in real time with a cost model, and the answers of answers.py.
 
 A step decodes one token of each request past its prefill and fills the rest of `max_num_batched_tokens` by
-prefilling waiting prompts in order, up to `max_num_seqs` requests, the last one in part (chunked prefill).
+prefilling waiting prompts in order, up to `max_num_seqs` requests, the last one partly (chunked prefill).
 The step that completes a request's prefill returns its first token. cost_model.py gives the step time. The KV
 cache is assumed to be large enough: no request is preempted.
 """
@@ -31,10 +31,10 @@ class SimulatedConfig(Flags):
     """Limits of the simulated engine, under vLLM's names, and its costs."""
 
     max_num_seqs: Annotated[
-        int, Flag("largest number of requests running at once, those in prefill included", ge=1)
+        int, Flag("largest number of requests running at once, including those in prefill", ge=1)
     ] = 1024
     max_num_batched_tokens: Annotated[
-        int, Flag("largest number of tokens in a step, prefilled and decoded", ge=1)
+        int, Flag("largest number of prefilled and decoded tokens in a step", ge=1)
     ] = 16_384
     max_model_len: Annotated[int, Flag("largest length of prompt and answer together, in tokens", ge=1)] = (
         131_072
@@ -49,7 +49,7 @@ class SimulatedConfig(Flags):
 
 
 def build_parser() -> Parser:
-    """Build the parser of the engine's flags; a cost that is not given is None."""
+    """Build the parser of the engine's flags; costs default to None."""
     parser = Parser(allow_abbrev=False)
     add_flags(parser, SimulatedConfig)
     add_flags(parser, CostModel, dict.fromkeys(_fields(CostModel)))

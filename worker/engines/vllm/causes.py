@@ -1,6 +1,6 @@
-"""Root causes of vLLM failures: vLLM's processes log them, but report to the front end only that they failed.
+"""Root causes of vLLM failures, which vLLM's processes log but do not report to the front end.
 
-Messages are shortened here for people to read; no decision depends on their text.
+Messages are shortened for display; no decision depends on their text.
 """
 
 import copy
@@ -16,7 +16,7 @@ _FILE = "causes"
 
 
 def one_line(error: BaseException) -> str:
-    """Return vLLM's message on one line, without pydantic's headings, echo of the input and web address."""
+    """Return vLLM's message on one line, without pydantic's headings, input values and URLs."""
     lines = [line.split(" [type=")[0].strip() for line in str(error).splitlines()]
     kept = " ".join(line for line in lines if not line.startswith("For further information"))
     message = re.sub(r"\d+ validation errors? for \w+|Value error, ", "", kept)
@@ -77,12 +77,12 @@ class CauseLog:
         os.environ[VARIABLE] = self._config
 
     def clear(self) -> None:
-        """Delete what was logged while the engine started, and leave processes started later unaffected."""
+        """Delete causes logged during start-up; processes started later log no causes."""
         self._restore_environment()
         self._path.unlink(missing_ok=True)
 
     def first(self) -> str | None:
-        """Return the first logged exception, of which later ones are consequences; None if there is none."""
+        """Return the first logged exception, which causes the later ones; None if none was logged."""
         try:
             with self._path.open(encoding="utf-8") as file:
                 return file.readline().rstrip("\n") or None

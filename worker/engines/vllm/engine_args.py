@@ -46,13 +46,13 @@ CPU_KV_CACHE_BYTES = 1 << 30
 _GPT_OSS_120B = ModelLimits(
     vocab_size=201_088, max_position_embeddings=131_072, num_attention_heads=64, num_key_value_heads=8
 )
-# Set before vLLM is imported; a variable that the user has set stays.
+# Set before vLLM is imported, unless the user has set them.
 _ENVIRONMENT = {
-    # A fork would not copy gRPC's threads, and would leave its locks held.
+    # A fork would not copy gRPC's threads, and their locks would stay held.
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
-    # The whole log of a worker goes to stderr.
+    # A worker writes its whole log to stderr.
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-    # vLLM sends no usage statistics during a benchmark.
+    # Do not send usage statistics during a benchmark.
     "VLLM_NO_USAGE_STATS": "1",
 }
 
@@ -144,7 +144,7 @@ def build_engine(flags: EngineFlags) -> "AsyncLLM":
     from vllm.v1.engine.async_llm import AsyncLLM
 
     args = flags.engine_args
-    # Selects vLLM's defaults: as in its server, 1,024 running requests on an H200; an LLMEngine has 128.
+    # Selects the defaults of vLLM's server: 1,024 running requests on an H200, where LLMEngine has 128.
     usage_context = UsageContext.OPENAI_API_SERVER
     try:
         config = args.create_engine_config(usage_context)
@@ -196,7 +196,7 @@ def build_parser() -> Parser:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    # vLLM's parser knows --a.b and --a_b; its error() would print the usage and exit.
+    # vLLM's parser supports --a.b and --a_b, but its error() would print the usage and exit.
     flexible = type("EngineParser", (Parser, FlexibleArgumentParser), {})(add_help=False, allow_abbrev=False)
     AsyncEngineArgs.add_cli_args(flexible)
     parser: Parser = flexible

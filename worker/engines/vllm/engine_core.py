@@ -1,8 +1,8 @@
 """Client of vLLM's engine core: sends requests and receives the outputs of each step.
 
 `AsyncLLM.generate` creates an object and wakes a task for every token. The engine core below it sends the
-outputs of a step as one message, which maps to one of our frames. This interface is internal to vLLM: it is
-used in this file only, and check_interface tests for it before a model loads.
+outputs of a step as one message, which maps to one token frame. This interface is internal to vLLM; only this
+file uses it, and check_interface checks for it before a model loads.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ def check_installed() -> None:
     if importlib.util.find_spec("vllm") is None:
         raise FlagError(
             "--engine vllm",
-            "vLLM is not installed here: pip install '.[gpu]' or ./setup.sh; --engine counting needs none",
+            "vLLM is not installed: pip install '.[gpu]' or ./setup.sh; --engine counting works without it",
         )
 
 
@@ -85,7 +85,7 @@ class CoreClient:
             raise EngineDead(_unsupported(f"has no AsyncLLM.{error.name}")) from error
         if has_reader:
             # With two readers each would receive only some of the steps.
-            raise EngineDead(_unsupported("reads its engine core already"))
+            raise EngineDead(_unsupported("already reads its engine core"))
         self._llm = llm
 
     async def prepare(self) -> None:
@@ -152,4 +152,4 @@ def _translated() -> Iterator[None]:
 def _unsupported(reason: str) -> str:
     import vllm
 
-    return f"vllm {vllm.__version__} {reason}: this worker was run with {KNOWN_VERSIONS}"
+    return f"vllm {vllm.__version__} {reason}: this worker was tested with {KNOWN_VERSIONS}"

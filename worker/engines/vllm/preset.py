@@ -1,4 +1,4 @@
-"""Named sets of vLLM's flags, one file each in presets/: a set that was measured is added as a file."""
+"""Presets: named sets of vLLM's flags, one TOML file each in presets/."""
 
 from pathlib import Path
 

@@ -35,7 +35,7 @@ def check_accelerators() -> None:
     ):
         raise FlagError(
             "--engine",
-            "this vllm is built for accelerators, and none is visible: see nvidia-smi, "
+            "this vLLM is built for accelerators, but none is visible: see nvidia-smi, "
             "CUDA_VISIBLE_DEVICES, a container's --gpus",
         )
 
@@ -76,7 +76,7 @@ def check_memory(parsed: argparse.Namespace, weights: Path | None) -> None:
         ValueError: Names the accelerator, the memory requested and the memory available.
     """
     num_ranks = parsed.tensor_parallel_size * parsed.pipeline_parallel_size * parsed.data_parallel_size
-    # These make the weights smaller in memory than in the files.
+    # With these options the weights are smaller in memory than in the files.
     is_smaller = parsed.quantization or parsed.cpu_offload_gb or parsed.load_format == "dummy"
     files = [] if weights is None or is_smaller else weights.glob("*.safetensors")
     weight_bytes = sum(path.stat().st_size for path in files) // num_ranks
@@ -103,7 +103,7 @@ def _shortage(devices: list[Memory], utilization: float) -> FlagError | None:
 
 def _memory_error(device: Memory, utilization: float, problem: str) -> FlagError:
     gib = device.total_bytes * utilization / GIB
-    reason = f"{utilization:g} of accelerator {device.name} are {gib:.1f} GiB, {problem}"
+    reason = f"{utilization:g} of accelerator {device.name} is {gib:.1f} GiB, but {problem}"
     return FlagError("--gpu-memory-utilization", reason)
 
 
@@ -121,6 +121,7 @@ def omp_threads_bind(num_ranks: int, cpus: list[int]) -> str:
         FlagError: There are fewer CPUs than ranks.
     """
     if num_ranks > len(cpus):
-        raise FlagError("--tensor-parallel-size", f"{num_ranks} ranks on {len(cpus)} CPUs, one each at least")
+        reason = f"{num_ranks} ranks need {num_ranks} CPUs, {len(cpus)} are available"
+        raise FlagError("--tensor-parallel-size", reason)
     parts = np.array_split(np.array(cpus), num_ranks)
     return "|".join(",".join(str(cpu) for cpu in part) for part in parts)

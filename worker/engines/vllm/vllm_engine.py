@@ -162,7 +162,7 @@ class VllmEngine:
         for task in (*self._tasks, self._feeder):
             if task is not None:
                 task.cancel()
-        # Not kept: the remains of a failed load print errors if the interpreter ends before they are freed.
+        # Drop the reference: objects of a failed load print errors if they still exist at interpreter exit.
         loading, self._loading = self._loading, None
         if loading is None:
             return
@@ -220,7 +220,7 @@ class VllmEngine:
         """Mark the engine dead; the cause of a stopped engine core is the first exception it logged."""
         if isinstance(error, EngineDead):
             cause = self._causes.first() if self._causes else None
-            self._die(f"{error}: {cause}" if cause else f"{error}; its log above says why")
+            self._die(f"{error}: {cause}" if cause else f"{error}; see its log above")
         else:
             self._die(with_type(error))
 
