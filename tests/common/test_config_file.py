@@ -92,8 +92,8 @@ def test_what_is_written_reads_back(tmp_path_factory: pytest.TempPathFactory, ta
     [
         ("port = 1", "'port'|[coordinator]|[worker]"),
         ("[wroker]\nport = 1", "'wroker'|[worker]"),
-        ("[[worker]]\nport = 1", "'worker'|none of the tables"),
-        ("worker = 1", "'worker'|none of the tables"),
+        ("[[worker]]\nport = 1", "'worker'|not one of the tables"),
+        ("worker = 1", "'worker'|not one of the tables"),
         ("[worker]\nport = \nhost = 1", "not TOML|line 2"),
         ("[worker]\nport = 1\nport = 2\nhost = 1", "not TOML|line 3"),
         ("[worker]\nmax-num-seqs = 1\nmax_num_seqs = 2", "[worker] max_num_seqs: given twice"),

@@ -97,7 +97,7 @@ BAD = {
     "text for a number": ("target-qps = 'fast'", "--target-qps|'fast'"),
     "fraction for a count": ("max-samples = 1.5", "--max-samples|'1.5'"),
     "date for a number": ("target-qps = 2026-01-01", "--target-qps|'2026-01-01'"),
-    "list for one value": ("output-dir = ['a', 'b']", "[coordinator] output-dir: a list"),
+    "list for one value": ("output-dir = ['a', 'b']", "[coordinator] output-dir: is a list"),
     "table for a number": ("max-samples = {a = 1}", "--max-samples|a"),
     "unknown choice": ("scenario = 'stream'", "--scenario|'stream'|offline, server, interactive"),
     "out of bounds": ("worker-timeout-s = 0", "--worker-timeout-s: 0.0"),

@@ -235,7 +235,7 @@ def test_the_example_is_taken_by_both_ends() -> None:
 BAD = {
     "own value": ("engine = 'counting'\nport = 0", "--port: 0|1..65535"),
     "own type": ("engine = 'counting'\nport = 'http'", "--port|'http'"),
-    "own list": ("engine = 'counting'\nport = [1, 2]", "[worker] port: a list"),
+    "own list": ("engine = 'counting'\nport = [1, 2]", "[worker] port: is a list"),
     "own switch": ("engine = 'counting'\ninsecure = 'yes'", "--insecure|'yes'"),
     "unknown": ("engine = 'counting'\nstep_mss = 3", "unrecognized arguments: --step-mss=3"),
     "engine type": ("engine = 'counting'\nstep-ms = 'fast'", "--step-ms|'fast'"),
