@@ -1,4 +1,4 @@
-"""What both ends of a stream read and check alike: TLS files, and the run token that a run must show."""
+"""TLS files and run token files: read and checked in the same way by coordinator and worker."""
 
 import base64
 import contextlib
@@ -10,30 +10,30 @@ from typing import NamedTuple
 
 from common.flags import FlagError
 
-# Call metadata that carries the token: "Bearer <token>".
+# Key of the call metadata that holds the token: "Bearer <token>".
 AUTHORIZATION = "authorization"
 MIN_TOKEN_LEN = 16
 MAX_TOKEN_LEN = 1024
-# Object identifiers of Ed25519 and Ed448, which OpenSSL speaks and gRPC's BoringSSL does not.
+# Object identifiers of Ed25519 and Ed448, which OpenSSL supports and gRPC's BoringSSL does not.
 EDWARDS_KEYS = (b"\x2b\x65\x70", b"\x2b\x65\x71")
 
 
 class SecurityFiles(NamedTuple):
-    """Files as the flags of either side name them; all absent: plaintext, no token."""
+    """Files that the flags name; without any of them: plaintext, no token."""
 
     tls_ca: Path | None = None
-    """PEM: who must have signed the peer's certificate."""
+    """PEM: certificates that the peer's certificate must be signed by."""
     tls_cert: Path | None = None
-    """PEM: own certificate, with its intermediates."""
+    """PEM: this side's certificate, with its intermediates."""
     tls_key: Path | None = None
-    """PEM: private key of own certificate, not encrypted."""
+    """PEM: private key of that certificate, not encrypted."""
     run_token_file: Path | None = None
-    """One line, the secret that coordinator and workers share."""
+    """One line: the secret that coordinator and workers share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What the files hold, checked."""
+    """Contents of the files, checked."""
 
     ca: bytes | None = None
     cert: bytes | None = None
@@ -46,11 +46,12 @@ def read_credentials(files: SecurityFiles, purpose: ssl.Purpose) -> Credentials:
     """Read and check the files.
 
     Args:
-        files: As the flags name them.
-        purpose: What own certificate is shown for: SERVER_AUTH at a worker, CLIENT_AUTH at a coordinator.
+        files: The files that the flags name.
+        purpose: Use of this side's certificate, as `ssl` calls it: SERVER_AUTH on a worker, CLIENT_AUTH on a
+            coordinator.
 
     Raises:
-        FlagError: Names flag, file and what is wrong with it; never a secret.
+        FlagError: Names flag, file and error; never a secret.
     """
     if (files.tls_cert is None) != (files.tls_key is None):
         given, missing = ("cert", "key") if files.tls_key is None else ("key", "cert")
@@ -64,15 +65,15 @@ def read_credentials(files: SecurityFiles, purpose: ssl.Purpose) -> Credentials:
     if files.tls_ca is not None:
         load_ca(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "--tls-ca", files.tls_ca)
     if files.tls_cert is not None and files.tls_key is not None:
-        _rehearse(files.tls_cert, files.tls_key, purpose)
+        _check_handshake(files.tls_cert, files.tls_key, purpose)
     return credentials
 
 
 def load_ca(context: ssl.SSLContext, flag: str, path: Path) -> None:
-    """Trust the certificates of a file, intermediates and leaves too, as gRPC does.
+    """Trust the certificates of a file, including intermediates and leaves, as gRPC does.
 
     Raises:
-        FlagError: Names flag and file: it cannot be read, or holds no certificate.
+        FlagError: The file cannot be read, or holds no certificate.
     """
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
@@ -84,10 +85,10 @@ def load_ca(context: ssl.SSLContext, flag: str, path: Path) -> None:
 
 
 def load_pair(context: ssl.SSLContext, cert: Path, key: Path) -> None:
-    """Show a certificate.
+    """Load a certificate and its private key.
 
     Raises:
-        FlagError: Names flag and file: no private key, an encrypted one, or that of another certificate.
+        FlagError: The file holds no private key, an encrypted one, or the key of another certificate.
     """
 
     def refuse_password() -> str:
@@ -118,30 +119,31 @@ def _check_kind(key: Path) -> None:
     """Check that gRPC can sign with a private key.
 
     Raises:
-        FlagError: Names flag and file.
+        FlagError: The key is of a kind that gRPC does not support.
     """
     found = re.search(b"-----BEGIN PRIVATE KEY-----(.*?)-----END", key.read_bytes(), re.DOTALL)
     if found and any(kind in base64.b64decode(found[1])[:16] for kind in EDWARDS_KEYS):
         raise FlagError(
-            "--tls-key", f"{key} is an Ed25519 or Ed448 key, which gRPC does not speak; use P-256"
+            "--tls-key", f"{key} is an Ed25519 or Ed448 key, which gRPC does not support; use P-256"
         )
 
 
 def _read_token(path: Path) -> str:
     text = (_read("--run-token-file", path) or b"").decode("ascii", "replace").strip()
     if not MIN_TOKEN_LEN <= len(text) <= MAX_TOKEN_LEN:
-        reason = f"{path} holds {len(text)} characters, not {MIN_TOKEN_LEN} to {MAX_TOKEN_LEN}"
-        raise FlagError("--run-token-file", reason)
+        raise FlagError(
+            "--run-token-file", f"{path} holds {len(text)} characters, not {MIN_TOKEN_LEN} to {MAX_TOKEN_LEN}"
+        )
     if not re.fullmatch("[!-~]+", text):
         raise FlagError("--run-token-file", f"{path} is not one line of printable ASCII without spaces")
     return text
 
 
-def _rehearse(cert: Path, key: Path, purpose: ssl.Purpose) -> None:
-    """Shake hands with ourselves in memory: what the peer would refuse later is refused here.
+def _check_handshake(cert: Path, key: Path, purpose: ssl.Purpose) -> None:
+    """Perform a handshake in memory, so that a pair which the peer would refuse is refused at start.
 
     Raises:
-        FlagError: The pair does not load, or the certificate is expired or not for this purpose.
+        FlagError: The pair does not load, or the certificate has expired or does not allow this use.
     """
     client, server = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     client.check_hostname = False
@@ -155,16 +157,16 @@ def _rehearse(cert: Path, key: Path, purpose: ssl.Purpose) -> None:
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True)]
     try:
-        # Hello and answer; the client's word on the answer, and the server's on that.
+        # Two messages of each side, in turn.
         for end in (*ends, *ends):
-            _shake(end)
+            _advance(end)
     except ssl.SSLCertVerificationError as error:
         raise FlagError("--tls-cert", f"{cert}: {error.verify_message}") from error
     except ssl.SSLError as error:
         raise FlagError("--tls-cert", f"{cert} cannot be used: {error}") from error
 
 
-def _shake(end: ssl.SSLObject) -> None:
-    """Take one end of a handshake as far as it goes without the other."""
+def _advance(end: ssl.SSLObject) -> None:
+    """Advance one end of a handshake until it needs input from the other."""
     with contextlib.suppress(ssl.SSLWantReadError):
         end.do_handshake()

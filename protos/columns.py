@@ -158,7 +158,7 @@ def unpack_submit(submit: pb.Submit) -> PromptColumns:
 def _check_ends(finished: Lens, reasons: NDArray[np.uint8], rows: int) -> None:
     if finished[-1] >= rows or (len(finished) > 1 and (finished[1:] <= finished[:-1]).any()):
         raise FrameError(f"tokens: finished_rows not ascending below {rows}")
-    # For the few ends of a frame a set is faster than two reductions.
+    # A frame finishes few requests; for these a set is faster than two numpy reductions.
     if not _REASONS.issuperset(reasons.tolist()):
         raise FrameError("tokens: unknown finish reason")
 

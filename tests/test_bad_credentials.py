@@ -126,7 +126,7 @@ def test_worker_flags_that_do_not_go_together(files: Path, tmp_path: Path, flags
     [
         (f"{CA} {CERT}", "--tls-cert: needs --tls-key too"),
         (KEY, "--tls-key: needs --tls-cert too"),
-        (f"{CERT} {KEY}", "--tls-cert: is shown over TLS alone, and needs --tls-ca too"),
+        (f"{CERT} {KEY}", "--tls-cert: needs --tls-ca too: a certificate is only used over TLS"),
     ],
 )
 def test_coordinator_flags_that_do_not_go_together(

@@ -20,7 +20,7 @@ LAST_OVER_MEAN = 1.5
 
 
 class LoadRank(NamedTuple):
-    """The order in which Server dispatch prefers workers; the smallest gets the next request."""
+    """Sort key of Server dispatch: the worker with the smallest rank gets the next request."""
 
     waiting_prefill_tokens: int
     """Prompt tokens of requests without a first token."""

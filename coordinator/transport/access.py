@@ -34,12 +34,12 @@ class Access:
         """Read and check the files.
 
         Raises:
-            ValueError: Names flag, file and what is wrong with it.
+            FlagError: Names flag, file and error.
         """
         credentials = read_credentials(files, ssl.Purpose.CLIENT_AUTH)
         if files.tls_ca is None:
             if credentials.cert is not None:
-                raise FlagError("--tls-cert", "is shown over TLS alone, and needs --tls-ca too")
+                raise FlagError("--tls-cert", "needs --tls-ca too: a certificate is only used over TLS")
             return cls(credentials)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.set_alpn_protocols(["h2"])
