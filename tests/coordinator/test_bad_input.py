@@ -105,11 +105,11 @@ BAD = [
     Bad("below 0 in conf", "--user-conf {d}/minus.conf", "--user-conf|{d}/minus.conf|line 1|min_duration|-1"),
     Bad("conf scenario", "--user-conf {d}/scenario.conf", "--user-conf|line 1|'Sever'|Server|Offline"),
     # LoadGen would ask for one query a second.
-    Bad("no rate", "--scenario server", "--target-qps|not given|gpt-oss-120b.Server.target_qps"),
+    Bad("no rate", "--scenario server", "--target-qps|missing|gpt-oss-120b.Server.target_qps"),
     Bad(
         "another's rate",
         "--scenario server --user-conf {d}/rate.conf",
-        "--target-qps|not given|gpt-oss-120b.Server.target_qps",
+        "--target-qps|missing|gpt-oss-120b.Server.target_qps",
     ),
     # LoadGen would crash, or ask for rows that are not there.
     Bad("too many rows", "--user-conf {d}/count.conf", "--user-conf|_sample_count_override|11|1..10"),

@@ -55,7 +55,7 @@ def test_ranks_share_the_cpus_out() -> None:
 
 def test_rank_without_cpu_is_refused() -> None:
     """Three ranks on two CPUs cannot each have one."""
-    with pytest.raises(ValueError, match=r"^--tensor-parallel-size: 3 ranks on 2 CPUs"):
+    with pytest.raises(ValueError, match=r"^--tensor-parallel-size: 3 ranks need 3 CPUs, 2 are available$"):
         omp_threads_bind(3, [0, 1])
 
 
