@@ -1,1 +1,1 @@
-"""Measurements, each with all its sides in one run."""
+"""Benchmarks; each measures all its sides in one run."""

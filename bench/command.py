@@ -1,4 +1,4 @@
-"""Shared by the commands: flags and their bounds, signals, output, and the file of figures."""
+"""Helpers of all benchmark commands: flags and bounds, signals, printing, and the JSON file of figures."""
 
 import argparse
 import json
@@ -22,37 +22,37 @@ _LIST_OF_NUMBERS = re.compile(r"\[\n[\s\d.,eE+-]+\]")
 
 
 def run_command(main: Callable[[list[str]], int]) -> None:
-    """Run a command to its end and leave with its exit code; a signal leaves through its open blocks."""
+    """Run `main` and exit with its code; SIGTERM raises an exception, so that context managers clean up."""
     for signum in SIGNALS:
         signal.signal(signum, _interrupt)
     started_s = time.monotonic()
     exit_code = main(sys.argv[1:])
-    say(f"\n{time.monotonic() - started_s:.0f} s in all")
+    say(f"\n{time.monotonic() - started_s:.0f} s in total")
     sys.exit(exit_code)
 
 
 def say(text: str) -> None:
     """Print a part of the result."""
-    print(text, flush=True)  # noqa: T201 - the result
+    print(text, flush=True)  # noqa: T201 - prints the result
 
 
 def parse_comparison(
     parser: argparse.ArgumentParser, argv: list[str], rounds: int, quick: dict[str, object]
 ) -> argparse.Namespace:
-    """Parse the flags of a comparison, and those that all have: --rounds, --quick, --output.
+    """Parse a comparison's flags and the flags that all comparisons share: --rounds, --quick, --output.
 
     Args:
-        parser: With the comparison's own flags.
-        argv: What was given.
-        rounds: Default of --rounds.
-        quick: Other defaults, with --quick.
+        parser: Parser that already has the flags of this comparison.
+        argv: Command-line arguments.
+        rounds: Default value of --rounds.
+        quick: Default values that --quick sets instead.
 
     Raises:
         FlagError: Names flag, value and bound.
     """
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="gets the figures of every round")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for all figures")
     if "--quick" in argv:
         parser.set_defaults(**quick)
     args = parser.parse_args(argv)
@@ -63,17 +63,17 @@ def parse_comparison(
 
 
 def check_output(path: Path | None) -> None:
-    """Check --output before anything is measured.
+    """Check --output before the first measurement.
 
     Raises:
-        ValueError: Its directory does not exist.
+        ValueError: The directory of the path does not exist.
     """
     if path is not None and not path.parent.is_dir():
-        raise FlagError("--output", f"{path.parent} is no directory")
+        raise FlagError("--output", f"{path.parent} is not a directory")
 
 
 def write_record(path: Path | None, record: dict[str, object]) -> None:
-    """Write the figures where --output asks for them, a list of numbers in a line."""
+    """Write the figures to the --output file as JSON, with each list of numbers on one line."""
     if path is not None:
         text = json.dumps(record, indent=1)
         text = _LIST_OF_NUMBERS.sub(lambda found: " ".join(found.group().split()), text)
@@ -81,7 +81,7 @@ def write_record(path: Path | None, record: dict[str, object]) -> None:
 
 
 def describe_machine() -> dict[str, str]:
-    """Describe the machine, and print it."""
+    """Describe the machine and print the description."""
     model = platform.processor()
     with Path("/proc/cpuinfo").open(encoding="utf-8") as file:
         model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
@@ -100,7 +100,7 @@ def describe_machine() -> dict[str, str]:
 
 
 def installed(package: str) -> str:
-    """Return the installed version of a package."""
+    """Return the installed version of a package, or "not installed"."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -108,7 +108,7 @@ def installed(package: str) -> str:
 
 
 def describe_commit() -> str:
-    """Return the commit of the checkout, and whether files differ from it."""
+    """Return the commit of the checkout and whether the working tree has changes."""
     git = ["git", "-C", str(ROOT)]
     try:
         head, changes = (
@@ -123,17 +123,17 @@ def describe_commit() -> str:
 
 
 def _interrupt(signum: int, _: object) -> None:
-    """Leave through the block that kills what was started."""
+    """Exit through the context manager that ends the started processes."""
     sys.exit(128 + signum)
 
 
 INFINITY = float("inf")
 MAX_WORKERS = 1000
-"""Of one process's fleet: each has a port, a server and an engine."""
+"""Upper bound of the workers in one process: each has a port, a server and an engine."""
 
 
 def check_at_least(plan: Any, **bounds: float) -> None:
-    """Check fields against their lowest values.
+    """Check that fields are finite and at or above their lower bounds.
 
     Raises:
         FlagError: Names flag, value and bound.
@@ -144,7 +144,7 @@ def check_at_least(plan: Any, **bounds: float) -> None:
 
 
 def check_workers(name: str, *nums: int) -> None:
-    """Check numbers of workers.
+    """Check worker counts.
 
     Raises:
         FlagError: Names flag, value and bound.
@@ -168,10 +168,10 @@ def check_above(plan: Any, *names: str) -> None:
 
 
 def check_ascending(plan: Any, name: str, highest: int) -> None:
-    """Check the two lengths between which answers are drawn.
+    """Check the two bounds of the answer lengths.
 
     Raises:
-        ValueError: They do not ascend from 2, as LoadGen counts a shorter answer as an error, to `highest`.
+        ValueError: They do not ascend within 2..`highest`; LoadGen rejects answers below 2 tokens.
     """
     first, last = getattr(plan, name)
     if not 2 <= first <= last <= highest:
@@ -181,5 +181,5 @@ def check_ascending(plan: Any, name: str, highest: int) -> None:
 
 
 def flag(name: str) -> str:
-    """Write a field's name as a flag."""
+    """Return a field's name as a command-line flag."""
     return f"--{name.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""Memory, descriptors, threads and CPU of one process, read from outside, and their growth."""
+"""Memory, descriptors, threads and CPU time of one process, read from /proc, and their growth."""
 
 import contextlib
 import os
@@ -12,24 +12,24 @@ from bench.processes import read_cpu_s
 
 
 class ProcessUsage(NamedTuple):
-    """One process at one moment."""
+    """Resource usage of one process at one moment."""
 
     rss_kib: int
-    """Resident memory."""
+    """Resident set size (RSS)."""
     pss_kib: int | None
-    """The same with shared pages divided among their users; None where the kernel does not say."""
+    """Proportional set size (PSS): shared pages are divided among their users; None if unsupported."""
     fds: int
     """Open file descriptors."""
     threads: int
     cpu_s: float
-    """User and system time of all threads so far."""
+    """User and system time of all threads since the start of the process."""
 
 
 class Growth(NamedTuple):
-    """How a quantity went from the first tenth of its readings to the last."""
+    """Growth of a quantity from the first tenth of its readings to the last tenth."""
 
     per_minute: float
-    """Slope of the line of least squares."""
+    """Slope of the least-squares line."""
     first: float
     """Median of the first tenth."""
     last: float
@@ -38,7 +38,7 @@ class Growth(NamedTuple):
 
     @classmethod
     def of(cls, times_s: Sequence[float], values: Sequence[float]) -> "Growth":
-        """Describe readings, (N,) each, N at least 2."""
+        """Compute the growth from times and values, (N,) each, N at least 2."""
         slope, _ = np.polyfit(np.asarray(times_s) / 60.0, np.asarray(values, np.float64), 1)
         tenth = max(len(values) // 10, 1)
         return cls(
@@ -50,17 +50,17 @@ class Growth(NamedTuple):
 
     @property
     def total(self) -> float:
-        """Last minus first."""
+        """Return `last` minus `first`."""
         return self.last - self.first
 
 
 def read_usage(pid: int) -> ProcessUsage | None:
-    """Read a process's figures; None when it has ended.
+    """Read the usage of a process; return None if it has ended.
 
     Source: proc(5), status, smaps_rollup and fd.
     """
     proc = Path(f"/proc/{pid}")
-    with contextlib.suppress(OSError, KeyError):  # it ends while it is read; a zombie has no memory
+    with contextlib.suppress(OSError, KeyError):  # it may end during the read; a zombie has no memory fields
         status = _fields(proc / "status")
         return ProcessUsage(
             rss_kib=status["VmRSS"],
@@ -80,7 +80,7 @@ def _read_pss_kib(proc: Path) -> int | None:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """Read the lines `name: number ...` of a file of /proc."""
+    """Parse the `name: number ...` lines of a /proc file."""
     pairs = (line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
     words = {name: rest.split() for name, rest in pairs}
     return {name: int(rest[0]) for name, rest in words.items() if rest and rest[0].isdigit()}

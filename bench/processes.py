@@ -1,4 +1,4 @@
-"""Processes that end with the benchmark, their cores, and their CPU time measured from outside."""
+"""Child processes that end with the benchmark, their CPU cores, and their CPU time read from outside."""
 
 import contextlib
 import ctypes
@@ -21,15 +21,15 @@ POLL_S = 0.05
 STOP_TIMEOUT_S = 3.0
 LOG_TAIL_CHARS = 2000
 SERVING_WORDS = "worker.server: serving"
-"""What a worker prints when it serves."""
+"""Text that a worker logs once it is SERVING."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What asks the benchmark to end."""
+"""Signals that end the benchmark."""
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _LIBC = ctypes.CDLL(None)
 
 
 class Checkout(NamedTuple):
-    """A tree of this repository, and the interpreter that runs it."""
+    """A checkout of this repository and the Python interpreter that runs it."""
 
     root: Path
     python: str
@@ -39,30 +39,30 @@ THIS_CHECKOUT = Checkout(ROOT, sys.executable)
 
 
 class CpuCurve(NamedTuple):
-    """CPU time of one process over its life."""
+    """CPU time of one process, sampled over its life."""
 
     times_s: list[float]
-    """When it was read, seconds of the system clock."""
+    """Times of the readings, in seconds of the system clock."""
     cpu_s: list[float]
-    """User and system time of all its threads, at that moment."""
+    """User and system time of all threads at each reading."""
 
     def between(self, begin_s: float, end_s: float) -> float:
-        """Take the CPU time spent in a window, in seconds, interpolated between readings."""
+        """Return the CPU time spent between two times, in seconds, interpolated between readings."""
         at = np.interp([begin_s, end_s], self.times_s, self.cpu_s)
         return float(at[1] - at[0])
 
 
 class Ended(NamedTuple):
-    """A process that ran to its end."""
+    """A process that has ended."""
 
     exit_code: int
     cpu_s: float
-    """User and system time of its whole life, from the kernel's accounting at its end."""
+    """User and system time of its whole life, from the kernel's accounting."""
     curve: CpuCurve
 
 
 class Processes:
-    """Everything the benchmark started; leaving the block kills what is left, with its children."""
+    """All processes that the benchmark starts; leaving the block kills the remaining ones."""
 
     def __init__(self) -> None:
         self._running: list[subprocess.Popen[bytes]] = []
@@ -74,7 +74,7 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End every group: SIGTERM, a bounded wait, SIGKILL."""
+        """End every process group: SIGTERM, a bounded wait, SIGKILL."""
         with _signals_held():
             for process in self._running:
                 _signal_group(process, signal.SIGTERM)
@@ -95,14 +95,14 @@ class Processes:
         piped: bool = False,
         checkout: Checkout = THIS_CHECKOUT,
     ) -> subprocess.Popen[bytes]:
-        """Start `python -m <module> <flags>` in a new session; its output goes to `log`.
+        """Start `python -m <module> <flags>` in a new session; write its output to `log`.
 
         Args:
             module_argv: Module and flags.
-            log: Gets both outputs.
-            environment: Variables beside those of this process.
-            piped: Its standard input and output are pipes of the Popen; only its errors go to `log`.
-            checkout: The tree whose module is run.
+            log: File for standard output and standard error.
+            environment: Environment variables added to those of this process.
+            piped: Make standard input and output pipes of the Popen; only standard error goes to `log`.
+            checkout: Checkout whose module runs.
         """
         parent = os.getpid()
         with log.open("wb") as out, _signals_held() as mask:
@@ -112,7 +112,7 @@ class Processes:
                 stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if piped else out,
                 stderr=out,
-                # LoadGen writes the window of its test in local time.
+                # LoadGen logs the begin and end of its test in local time.
                 env={**os.environ, "TZ": "UTC", **(environment or {})},
                 start_new_session=True,
                 preexec_fn=lambda: _prepare(mask, parent),  # noqa: PLW1509 - this process has one thread
@@ -121,22 +121,22 @@ class Processes:
         return process
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
-        """End one process with its group at once, as a lost node ends."""
+        """Kill one process with its group at once, like a lost node."""
         _signal_group(process, signal.SIGKILL)
         process.wait(STOP_TIMEOUT_S)
         self._running.remove(process)
 
     def run(self, module_argv: list[str], log: Path, timeout_s: float) -> Ended:
-        """Run to the end, reading its CPU clock all along.
+        """Run a module to its end and sample its CPU time meanwhile.
 
         Raises:
-            RuntimeError: It did not end in time.
+            RuntimeError: The process did not end within `timeout_s`.
         """
         process = self.start(module_argv, log)
         deadline_s = time.monotonic() + timeout_s
         curve = CpuCurve([], [])
         while True:
-            with contextlib.suppress(OSError):  # it has just ended
+            with contextlib.suppress(OSError):  # the process has just ended
                 cpu_s = read_cpu_s(process.pid)
                 curve.times_s.append(time.time())
                 curve.cpu_s.append(cpu_s)
@@ -154,17 +154,17 @@ class Processes:
 
 
 def argv_of(flags: Mapping[str, object]) -> list[str]:
-    """Write flags and their values as a command line."""
+    """Convert a mapping of flags to values into command-line arguments."""
     return [str(part) for flag in flags.items() for part in flag]
 
 
 def wait_says(
     process: subprocess.Popen[bytes], log: Path, words: str, timeout_s: float, failure: str
 ) -> None:
-    """Wait until a process has printed some words.
+    """Wait until a process has printed a text.
 
     Raises:
-        RuntimeError: `failure`: it ended, or does not print them in time.
+        RuntimeError: The process ended or did not print the text in time; the message starts with `failure`.
     """
     deadline_s = time.monotonic() + timeout_s
     while words not in log.read_text(encoding="utf-8", errors="replace"):
@@ -174,19 +174,19 @@ def wait_says(
 
 
 def read_cpu_s(pid: int) -> float:
-    """Read the CPU clock of a process: user and system time of all its threads, in seconds.
+    """Return the CPU time of a process: user and system time of all its threads, in seconds.
 
     Source: clock_getcpuclockid(3); the clock id is MAKE_PROCESS_CPUCLOCK(pid, CPUCLOCK_SCHED) of the kernel's
     include/linux/posix-timers.h.
 
     Raises:
-        OSError: No such process.
+        OSError: The process does not exist.
     """
     return time.clock_gettime((~pid << 3) | 2)
 
 
 def free_port() -> int:
-    """Find a port that was free a moment ago."""
+    """Return a port that was free a moment ago."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -194,10 +194,10 @@ def free_port() -> int:
 
 
 def wait_listening(process: subprocess.Popen[bytes], port: int, log: Path, timeout_s: float) -> None:
-    """Wait until a process listens.
+    """Wait until a process listens on a port.
 
     Raises:
-        RuntimeError: It ended, or does not listen in time.
+        RuntimeError: The process ended or does not listen in time.
     """
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -211,15 +211,15 @@ def wait_listening(process: subprocess.Popen[bytes], port: int, log: Path, timeo
 
 
 def tail(log: Path) -> str:
-    """Read the end of a log."""
+    """Return the last lines of a log."""
     return log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL_CHARS:]
 
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[set[int]]:
-    """Let no signal interrupt a block; yields the mask that was there before.
+    """Block signals inside the block; yield the previous signal mask.
 
-    An exception that a signal raises would be lost inside fork's hooks, and a process with it.
+    An exception raised by a signal handler inside fork's hooks would be lost, and a process with it.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -229,10 +229,10 @@ def _signals_held() -> Iterator[set[int]]:
 
 
 def _prepare(mask: set[int], parent: int) -> None:
-    """Before exec: take signals, and have the kernel kill this process when the benchmark is killed."""
+    """Run in the child before exec: unblock signals and have the kernel kill it when the benchmark dies."""
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was killed before the kernel knew
+    if os.getppid() != parent:  # the parent died before prctl took effect
         os._exit(1)
 
 
@@ -242,10 +242,10 @@ def _signal_group(process: subprocess.Popen[bytes], signum: signal.Signals) -> N
 
 
 def split_cores() -> tuple[set[int], set[int]]:
-    """Divide the cores that this process may use: one for the fleet, the others for the coordinator.
+    """Split the available CPU cores: one for the fleet, the others for the coordinator.
 
     Returns:
-        Both; the same core twice on a machine with one.
+        Both sets; on a one-core machine both hold the same core.
     """
     first, *others = sorted(os.sched_getaffinity(0))
     return {first}, set(others or [first])
@@ -253,7 +253,7 @@ def split_cores() -> tuple[set[int], set[int]]:
 
 @contextlib.contextmanager
 def started_on(cores: set[int]) -> Iterator[None]:
-    """Have processes that are started in a block run on these cores; this thread waits there too."""
+    """Run processes started inside the block on these cores; this thread is pinned there too."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:

@@ -1,4 +1,4 @@
-"""Results of a coordinator's run, and the order of the sides in a round."""
+"""Results of a coordinator run, and the order of the sides in a round."""
 
 import json
 from datetime import UTC, datetime
@@ -10,29 +10,29 @@ from sut.results.logs import DetailLog, read_detail
 
 
 def read_run(name: str, ended: Ended, log: Path, run_dir: Path) -> tuple[dict[str, Any], DetailLog]:
-    """Read what a coordinator left: run.json, and LoadGen's detail log.
+    """Read the files of a coordinator run: run.json and LoadGen's detail log.
 
     Args:
-        name: For the error.
-        ended: Its process.
-        log: What that printed.
-        run_dir: Of the run's files.
+        name: Name of the run in error messages.
+        ended: The ended coordinator process.
+        log: Log of that process.
+        run_dir: Output directory of the run.
 
     Raises:
-        RuntimeError: It failed, or its verdict rejected the run.
+        RuntimeError: The coordinator failed, or its verdict rejects the run.
     """
-    # 3: complete, but not VALID by LoadGen's limits, which are no matter here.
+    # 3: complete, but not VALID by LoadGen's limits, which do not matter here.
     if ended.exit_code not in (0, 3):
         raise RuntimeError(f"{name}: exit code {ended.exit_code}: {tail(log)}")
     record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
     detail_log = run_dir / "mlperf_log_detail.txt"
-    if not detail_log.exists():  # set aside under another name
+    if not detail_log.exists():  # a rejected run's log is renamed
         raise RuntimeError(f"{name}: the run was rejected: {record['verdict']['reason']}")
     return record, read_detail(detail_log)
 
 
 def loadgen_window_s(detail: DetailLog) -> tuple[float, float]:
-    """Read begin and end of LoadGen's test, in seconds of the system clock; it ran with TZ=UTC."""
+    """Return begin and end of LoadGen's test in seconds of the system clock; LoadGen ran with TZ=UTC."""
     begin_s, end_s = (
         datetime.strptime(str(detail.values[key]), "%m-%d-%Y %H:%M:%S.%f").replace(tzinfo=UTC).timestamp()
         for key in ("power_begin", "power_end")
@@ -41,7 +41,7 @@ def loadgen_window_s(detail: DetailLog) -> tuple[float, float]:
 
 
 def order_of(number: int, num_sides: int) -> list[int]:
-    """Give the order of a round: none always comes first, or after the same one."""
+    """Return the order of the sides in a round: first place and neighbors change from round to round."""
     turn = number % num_sides
     order = [*range(turn, num_sides), *range(turn)]
     return order[::-1] if number % 2 else order

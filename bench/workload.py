@@ -1,4 +1,4 @@
-"""Prompts whose answers are known, and the files that a run of the coordinator reads."""
+"""Prompts with known answers, and the input files of a coordinator run."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,10 +15,10 @@ SEED = 20_002
 
 
 def read_answers(accuracy_log: Path) -> Iterator[tuple[int, NDArray[np.int32]]]:
-    """Read LoadGen's accuracy log entry by entry: sample, and its tokens.
+    """Read LoadGen's accuracy log entry by entry; yield the sample index and its tokens.
 
     Raises:
-        RuntimeError: An entry has not as many tokens as it says.
+        RuntimeError: The number of tokens in an entry differs from its token count.
     """
     with accuracy_log.open(encoding="utf-8") as file:
         for line in file:
@@ -28,7 +28,7 @@ def read_answers(accuracy_log: Path) -> Iterator[tuple[int, NDArray[np.int32]]]:
             entry = json.loads(text)
             answer = np.frombuffer(bytes.fromhex(entry["data"]), "<i4")
             if entry["token_count"] != len(answer):
-                raise RuntimeError(f"{accuracy_log}: sample {entry['qsl_idx']} is not whole")
+                raise RuntimeError(f"{accuracy_log}: sample {entry['qsl_idx']} is incomplete")
             yield entry["qsl_idx"], answer
 
 
@@ -40,9 +40,9 @@ def counting_answer(prompt: NDArray[np.int32]) -> NDArray[np.int32]:
 
 
 def draw_prompts(num: int, prompt_tokens: int, shortest: int, longest: int) -> NDArray[np.int32]:
-    """Draw prompts, (num, prompt_tokens), that ask for answers of `shortest` to `longest` tokens.
+    """Draw prompts, (num, prompt_tokens), with answers of `shortest` to `longest` tokens.
 
-    The first token of each is the length of its answer.
+    The first token of each prompt is the length of its answer.
     """
     rng = np.random.default_rng(SEED)
     prompts = rng.integers(0, COUNT_MODULUS, (num, prompt_tokens), np.int32)
@@ -51,13 +51,13 @@ def draw_prompts(num: int, prompt_tokens: int, shortest: int, longest: int) -> N
 
 
 def write_prompts(path: Path, prompts: NDArray[np.int32]) -> Path:
-    """Write a data set in the reference's schema."""
+    """Write a data set in the schema of the reference implementation."""
     pd.DataFrame({"tok_input": list(prompts)}).to_parquet(path)
     return path
 
 
 def compose_user_conf(scenarios: Iterable[Scenario], values: Mapping[str, float]) -> str:
-    """Write lines for LoadGen's user.conf, the same for each scenario."""
-    # LoadGen prefers a line of mlperf.conf with the model's name to one with a `*`.
+    """Return user.conf lines for LoadGen, with the same values for each scenario."""
+    # In LoadGen a mlperf.conf line with the model's name takes precedence over a line with `*`.
     prefixes = [f"{scenario.model_name}.{scenario.loadgen_name}" for scenario in scenarios]
     return "".join(f"{prefix}.{key} = {value}\n" for prefix in prefixes for key, value in values.items())

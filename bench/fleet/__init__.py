@@ -1,1 +1,1 @@
-"""One coordinator for the largest fleet published, over simulated workers."""
+"""One coordinator over simulated workers, at the size of the largest published fleet."""

@@ -1,6 +1,7 @@
-"""`python -m bench.fleet SHOW`: one coordinator for the largest fleet ever published, over simulated workers.
+"""`python -m bench.fleet SHOW`: one coordinator over many simulated workers.
 
-See bench/README.md for what each part shows and how to read it.
+The default sizes are those of the largest published fleet.
+See bench/README.md for what each part measures and how to read the output.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ class Show(NamedTuple):
     plan: Callable[..., Any]
     """A frozen dataclass whose fields are the part's flags; raises ValueError for a value out of bounds."""
     quick: dict[str, object]
-    """Other defaults, with --quick."""
+    """Default values that --quick sets instead."""
     show: Callable[[Any, Processes, Path], Shown]
 
 
@@ -44,7 +45,7 @@ SHOWS = {
         held.show,
     ),
     "server": Show(
-        "2,000 queries/s over engines that answer at once",
+        "2,000 queries/s over engines that answer immediately",
         server.Fast,
         server.QUICK,
         server.show,
@@ -55,7 +56,7 @@ SHOWS = {
 
 
 class Asked(NamedTuple):
-    """The command line."""
+    """The parsed command line."""
 
     show: Show
     plan: Any
@@ -63,7 +64,11 @@ class Asked(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
-    """Run, print, write; 0 all goals met, 1 one is not or a run failed, 2 bad input."""
+    """Run a part, print and write its figures.
+
+    Returns:
+        0: all goals met; 1: a goal was missed or the run failed; 2: bad input.
+    """
     if argv[:1] == ["pair"]:
         return pair.main(argv[1:])
     try:
@@ -85,7 +90,7 @@ def main(argv: list[str]) -> int:
 
 
 def report(shown: Shown) -> str:
-    """Lay out figures and goals for a person."""
+    """Format figures and goals as text."""
     lines = ["", *_lines(shown.figures)]
     if shown.text:
         lines += [shown.text]
@@ -93,7 +98,7 @@ def report(shown: Shown) -> str:
 
 
 def _lines(figures: dict[str, Any]) -> list[str]:
-    """Give a line for each figure and for each group of figures; lists are for the file alone."""
+    """Return a line for each figure and each group of figures; lists are only written to the file."""
     lines = []
     for name, value in figures.items():
         if isinstance(value, dict):
@@ -128,7 +133,7 @@ def _record(machine: dict[str, str], argv: list[str], plan: Any, shown: Shown) -
 
 
 def _parse(argv: list[str]) -> Asked:
-    """Read the command line.
+    """Parse the command line.
 
     Raises:
         FlagError: Names flag, value and bound.
@@ -136,13 +141,13 @@ def _parse(argv: list[str]) -> Asked:
     parser = Parser(prog="python -m bench.fleet", allow_abbrev=False, description=__doc__)
     names = "|".join(SHOWS)
     parts = parser.add_subparsers(dest="name", required=True, metavar=f"{names}|pair", parser_class=Parser)
-    parts.add_parser("pair", help="server or held in two checkouts, in turns")
+    parts.add_parser("pair", help="server or held, alternating between two checkouts")
     for name, show in SHOWS.items():
         part = parts.add_parser(name, allow_abbrev=False, help=show.what, description=show.what)
         for field in dataclasses.fields(show.plan):  # type: ignore[arg-type]  # see Show.plan
             _add_flag(part, field)
-        part.add_argument("--quick", action="store_true", help="small and short: whether it works")
-        part.add_argument("--output", type=Path, metavar="FILE.json", help="gets all figures")
+        part.add_argument("--quick", action="store_true", help="small and short run")
+        part.add_argument("--output", type=Path, metavar="FILE.json", help="file for all figures")
         if "--quick" in argv:
             part.set_defaults(**show.quick)
     args = vars(parser.parse_args(argv))
@@ -155,10 +160,10 @@ def _parse(argv: list[str]) -> Asked:
 
 
 def _check_costs(argv: list[str], names: set[str]) -> None:
-    """Check that a part which takes a machine's costs gets all of them, or none.
+    """Check that either all or none of a machine's step costs are given.
 
     Raises:
-        FlagError: Names a missing one: with a default for it the costs would mix two machines.
+        FlagError: Names a missing flag; its default would mix the costs of two machines.
     """
     costs = [field.name for field in dataclasses.fields(Costs)]
     if not names.issuperset(costs):

@@ -1,4 +1,4 @@
-"""`python -m bench.fleet burst`: a whole Offline run handed over in one call, and what it takes of memory."""
+"""`python -m bench.fleet burst`: a whole Offline run issued in one call, and the memory that it takes."""
 
 import os
 from dataclasses import dataclass
@@ -28,32 +28,32 @@ QUICK: dict[str, object] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Burst:
-    """The flags of the part."""
+    """Flags of the part."""
 
     workers: int = 72
-    """Simulated engines."""
+    """Number of simulated engines."""
     requests: int = 541_200
-    """Samples of the one Offline query."""
+    """Samples of the single Offline query."""
     max_num_seqs: int = 834
-    """Requests that a worker runs at once: 60,048 in all."""
+    """Concurrent requests per worker; 60,048 in total."""
     answer_tokens: tuple[int, int] = (128, 256)
-    """Lengths of answers are drawn between these: short, so that the run ends in minutes."""
+    """Shortest and longest answer; short, so that the run ends within minutes."""
     prompt_tokens: int = 256
     """Length of each prompt."""
     samples: int = 6_600
     """Prompts of the data set; LoadGen takes each 82 times."""
     step_base_ms: float = 27.1
-    """Of a step, whatever it holds."""
+    """Fixed time of a step."""
     step_per_seq_us: float = 25.0
-    """That each running request adds to a step."""
+    """Additional time of a step per running request."""
     prefill_tokens_per_s: float = 58_600.0
-    """Prompt tokens that a step takes in per second of its time."""
+    """Prompt tokens per second that a step prefills."""
     max_new_tokens: int = Mode.PERFORMANCE.max_new_tokens.value
-    """Budget of an answer, for which each slot of the arena has room."""
+    """Answer budget; each slot of the arena has room for it."""
     min_in_flight: int = 60_000
-    """Requests that workers must hold at once."""
+    """Lower bound of the highest number of requests in flight."""
     timeout_s: float = 900.0
-    """Bound of the coordinator's run."""
+    """Time limit of the coordinator's run."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""
@@ -73,7 +73,7 @@ class Burst:
 
 
 def show(plan: Burst, processes: Processes, directory: Path) -> Shown:
-    """Run and judge.
+    """Run the part and judge its goals.
 
     Raises:
         RuntimeError: The run failed.
@@ -103,7 +103,7 @@ def show(plan: Burst, processes: Processes, directory: Path) -> Shown:
             "memory, filled",
             figures["RSS with every answer in flight of full length, MiB"] / 1024,
             MAX_RSS_GIB,
-            "GiB, computed: each slot that was used filled to the budget",
+            "GiB, computed with every used slot filled to the budget",
         ),
         *common_goals(left.exchange),
     ]
@@ -117,7 +117,7 @@ def _figures(plan: Burst, left: Left) -> dict[str, Any]:
     most = int(in_flight.max())
     full = notes.samples[in_flight >= plan.min_in_flight, 0]
     slots = most + MAX_UNTAKEN
-    # Latencies count from LoadGen's start of the call here, from the call's arrival in Python there.
+    # LoadGen's latencies count from its start of the call, the coordinator's from the call in Python.
     before_ns = (
         float(str(left.detail.values["result_min_latency_ns"]))
         - 1e6 * left.spread_ms("latency_ns")["minimum"]
@@ -143,7 +143,7 @@ def _figures(plan: Burst, left: Left) -> dict[str, Any]:
 
 
 def _parts_mib(left: Left) -> dict[str, float]:
-    """Divide the highest RSS, in MiB: what each part of the start added, the arena, and the rest."""
+    """Divide the highest RSS, in MiB, into the growth in each start-up stage, the arena, and the rest."""
     memory = left.notes.memory
     parts = {stage: _grown(left, stage) for stage in left.notes.stages}
     parts["arena"] = memory["arena_resident"]
@@ -152,7 +152,7 @@ def _parts_mib(left: Left) -> dict[str, float]:
 
 
 def _grown(left: Left, stage: str) -> int:
-    """Give the bytes of RSS that one part of the start added; the first is the interpreter itself."""
+    """Return the RSS growth in a start-up stage in bytes; the first stage is the interpreter itself."""
     names = list(left.notes.stages)
     before = names.index(stage) - 1
     return left.notes.stages[stage] - (left.notes.stages[names[before]] if before >= 0 else 0)

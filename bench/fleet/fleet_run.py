@@ -1,4 +1,4 @@
-"""One run of the coordinator, noted, over a simulated fleet, and what it left."""
+"""One coordinator run over a simulated fleet, with notes, and its results."""
 
 import json
 import random
@@ -21,41 +21,41 @@ from worker.node.ports import steady_port
 
 READY_TIMEOUT_S = 60.0
 NO_LIMIT_MS = 600_000
-"""LoadGen's latency limits, out of the way: what is asked for here is judged by the goals alone."""
+"""LoadGen's latency limits, set so high that they never apply: only the goals judge a run."""
 
 
 class Goal(NamedTuple):
-    """One thing that a run must show."""
+    """A goal of a run and whether it was met."""
 
     name: str
     met: bool
     seen: str
-    """The figure and its bound, in words."""
+    """The figure and its bound as text."""
 
     @classmethod
     def at_most(cls, name: str, figure: float, bound: float, unit: str) -> "Goal":
-        """Judge a figure that must not be above a bound."""
+        """Compare a figure with its upper bound."""
         return cls(name, figure <= bound, f"{figure:,.3f} {unit}, at most {bound:,g}")
 
     @classmethod
     def at_least(cls, name: str, figure: float, bound: float, unit: str) -> "Goal":
-        """Judge a figure that must not be below a bound."""
+        """Compare a figure with its lower bound."""
         return cls(name, figure >= bound, f"{figure:,.1f} {unit}, at least {bound:,g}")
 
 
 class Shown(NamedTuple):
-    """What a part of the command found."""
+    """Results of a part of the command."""
 
     figures: dict[str, Any]
-    """Everything measured; for --output, and printed where it is no list."""
+    """All figures; written to --output, and printed unless they are lists."""
     goals: list[Goal]
     text: str = ""
-    """Tables for a person."""
+    """Tables to print."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Time of a step of each simulated engine: see worker/engines/scripted/cost_model.py."""
+    """Cost of a step of a simulated engine: see worker/engines/scripted/cost_model.py."""
 
     step_base_ms: float
     step_per_seq_us: float
@@ -63,37 +63,37 @@ class Costs:
 
 
 class FloorWork(NamedTuple):
-    """What the floor sends: see floor.py."""
+    """Work of the floor measurement: see floor.py."""
 
     queries: int
     queries_per_s: float
     window_s: float = 0.0
-    """The last seconds of issue are measured; 0: from the first query to the last answer."""
+    """Length of the measured window, the last seconds of issue; 0: first query to last answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a run asks of fleet and coordinator."""
+    """Parameters of one run, for fleet and coordinator."""
 
     scenario: Scenario
     workers: int
-    """Simulated engines, all in one process."""
+    """Number of simulated engines, all in one process."""
     costs: Costs
     prompts: NDArray[np.int32]
-    """(samples, prompt tokens) the data set."""
+    """(samples, prompt tokens): the data set."""
     max_new_tokens: int
     conf: dict[str, float]
-    """Keys of LoadGen's user.conf for this scenario."""
+    """Keys and values of LoadGen's user.conf for this scenario."""
     timeout_s: float
-    """Bound of the coordinator's run."""
+    """Time limit of the coordinator's run."""
     fleet_flags: tuple[str, ...] = ()
-    """More flags of bench.fleet.simulated."""
+    """Additional flags of bench.fleet.simulated."""
     floor: FloorWork | None = None
-    """Measure the floor after the coordinator, over the same fleet."""
+    """If set, the floor is measured after the coordinator, over the same fleet."""
 
 
 class Exchange(NamedTuple):
-    """What LoadGen says of a run, and what its answers are."""
+    """LoadGen's log of a run, and the check of its answers."""
 
     num_errors: int
     checked: Checked
@@ -109,31 +109,31 @@ class Left(NamedTuple):
     notes: RunNotes
     checked: Checked
     fleet_cpu_s: float
-    """Of the process of all workers, from the coordinator's start to its end."""
+    """CPU time of the fleet's process, from the coordinator's start to its end."""
     floor: FloorFigures | None
 
     @property
     def exchange(self) -> Exchange:
-        """What common_goals judges."""
+        """Return the input of common_goals."""
         return Exchange(len(self.detail.errors), self.checked)
 
     @property
     def window_s(self) -> tuple[float, float]:
-        """Begin and end of LoadGen's test, in seconds of the system clock."""
+        """Return begin and end of LoadGen's test, in seconds of the system clock."""
         return loadgen_window_s(self.detail)
 
     def cores(self, window: Window) -> float:
-        """Compute how many cores the coordinator's process took in a window, read from outside."""
+        """Compute how many cores the coordinator's process used in a window, measured from outside."""
         return self.ended.curve.between(*self.notes.system_s(window)) / window.length_s
 
     def spread_ms(self, name: str) -> dict[str, float]:
-        """Take a distribution of run.json's summary, in ms."""
+        """Return a distribution of run.json's summary, in ms."""
         spread = self.record["summary"][name]
         marks = {"minimum": spread["minimum"], **spread["percentiles"], "maximum": spread["maximum"]}
         return {"count": spread["count"], **{mark: value / 1e6 for mark, value in marks.items()}}
 
     def common_figures(self) -> dict[str, Any]:
-        """Give the figures that say what ran and what it cost as a whole."""
+        """Return the figures that all parts share: what ran, and its total cost."""
         return {
             "requests": self.checked.requests,
             "tokens": self.checked.tokens,
@@ -148,11 +148,11 @@ class Left(NamedTuple):
         }
 
     def floor_figures(self, cores: float, queries_per_s: float) -> dict[str, Any]:
-        """Give the coordinator's CPU per query and, where the floor was measured, the share above it.
+        """Return the coordinator's CPU per query and, if the floor was measured, the share above the floor.
 
         Args:
-            cores: Of the coordinator, in the window that the floor is measured in too.
-            queries_per_s: In that window.
+            cores: Cores used by the coordinator, in the same window as the floor's.
+            queries_per_s: Queries/s in that window.
         """
         us_per_query = 1e6 * cores / queries_per_s
         figures: dict[str, Any] = {"coordinator, us/query": us_per_query}
@@ -163,7 +163,7 @@ class Left(NamedTuple):
 
 
 def common_goals(*exchanges: Exchange) -> list[Goal]:
-    """Judge what every run must show: no error of LoadGen, and every answer right."""
+    """Judge the goals of every run: no LoadGen error, and every answer is right."""
     errors = sum(exchange.num_errors for exchange in exchanges)
     found = [exchange.checked for exchange in exchanges]
     sums = Checked._make(map(sum, zip(*found, strict=True)))
@@ -178,15 +178,15 @@ def common_goals(*exchanges: Exchange) -> list[Goal]:
 
 
 def run(work: Work, processes: Processes, directory: Path) -> Left:
-    """Start the fleet, run the coordinator over it to its end, end the fleet.
+    """Start the fleet, run the coordinator over it to its end, stop the fleet.
 
     Args:
-        work: What is asked for.
-        processes: Owns what is started.
-        directory: An empty one, for the run's files.
+        work: Parameters of the run.
+        processes: Owner of the started processes.
+        directory: Empty directory for the run's files.
 
     Raises:
-        RuntimeError: The fleet or the coordinator fails, or is not done in time.
+        RuntimeError: The fleet or the coordinator failed or exceeded its time limit.
     """
     port = steady_port(random.Random(), work.workers)
     fleet_cores, coordinator_cores = split_cores()
@@ -199,7 +199,7 @@ def run(work: Work, processes: Processes, directory: Path) -> Left:
     with started_on(coordinator_cores):
         ended = processes.run(argv, log, work.timeout_s)
     if fleet.poll() is not None:
-        raise RuntimeError(f"the simulated fleet ended by itself: {tail(fleet_log)}")
+        raise RuntimeError(f"the simulated fleet ended unexpectedly: {tail(fleet_log)}")
     fleet_cpu_s = read_cpu_s(fleet.pid) - before_s
     floor = None
     if work.floor is not None:
@@ -227,7 +227,7 @@ def _start_fleet(work: Work, port: int, processes: Processes, directory: Path) -
 
 def _coordinator_flags(work: Work, port: int, directory: Path) -> list[str]:
     limits = {"ttft_latency": NO_LIMIT_MS, "tpot_latency": NO_LIMIT_MS}
-    # It would draw from the model's official number of samples.
+    # Without this LoadGen would draw from the model's official number of samples.
     conf = {"performance_sample_count_override": len(work.prompts), "min_duration": 1, **limits, **work.conf}
     user_conf = directory / "user.conf"
     user_conf.write_text(compose_user_conf([work.scenario], conf), "utf-8")

@@ -1,9 +1,10 @@
 """`python -m bench.fleet.floor`: the messages of a fleet benchmark over plain gRPC, without a coordinator.
 
-The floor of what a coordinator can cost: one thread issues queries at random times and wakes an event loop,
-which sends each one as a message to the next worker in turn, and reads and drops the frames that come back.
-One grpc.aio stream per worker, one task that writes it and one that reads it. No LoadGen, no scheduling, no
-request table; all messages are packed beforehand. Of a frame only the number of finished requests is read.
+This is the lower bound of a coordinator's cost. One thread issues queries at random times and wakes an event
+loop, which sends each query as one message to the next worker in turn, and reads and drops the returned
+frames. Each worker has one grpc.aio stream with one writer task and one reader task. There is no LoadGen, no
+scheduling and no request table; all messages are packed beforehand. Of a frame only the number of finished
+requests is read.
 """
 
 import argparse
@@ -29,14 +30,14 @@ from protos.columns import CHANNEL_OPTIONS, PROTOCOL_VERSION, PromptColumns, pac
 SEED = 1
 OPEN_TIMEOUT_S = 30.0
 REST_TIMEOUT_S = 60.0
-"""Bound of the wait for the last answers after the last query."""
+"""Time limit for the last answers after the last query."""
 FRAME_HEAD = struct.Struct("<QQ5I4x")
-"""Head of Tokens.packed: protos/worker.proto."""
+"""Header of Tokens.packed: see protos/worker.proto."""
 SWITCH_INTERVAL_S = 0.0005
 
 
 class FloorFigures(NamedTuple):
-    """What one run of the floor measured, between two moments of it."""
+    """Figures of the floor between two moments of a run."""
 
     queries: int
     frames: int
@@ -46,16 +47,16 @@ class FloorFigures(NamedTuple):
 
     @property
     def cores(self) -> float:
-        """Cores in use."""
+        """Return the number of cores in use."""
         return self.cpu_s / self.window_s
 
     @property
     def us_per_query(self) -> float:
-        """CPU time of a query, with its frames."""
+        """Return the CPU time per query, including its frames."""
         return 1e6 * self.cpu_s / max(self.queries, 1)
 
     def figures(self) -> dict[str, float]:
-        """Give the figures by name."""
+        """Return the figures by name."""
         return {"us/query": self.us_per_query, "cores": self.cores, **self._asdict()}
 
 
@@ -68,7 +69,7 @@ class Moment(NamedTuple):
     cpu_s: float
 
     def until(self, end: "Moment") -> FloorFigures:
-        """Take the differences."""
+        """Compute the differences between two moments."""
         return FloorFigures(
             end.queries - self.queries,
             end.frames - self.frames,
@@ -81,12 +82,12 @@ class Floor:
     """One stream per worker on one event loop."""
 
     def __init__(self, messages: list[pb.ToWorker], due_ns: NDArray[np.int64], whole_answers: bool) -> None:
-        """Take what is to be sent, and when.
+        """Store the messages and their issue times.
 
         Args:
-            messages: One per query.
-            due_ns: (len(messages),) when each is due, since the first.
-            whole_answers: The run ends with the last answer, else with the last query.
+            messages: One message per query.
+            due_ns: (len(messages),) issue time of each, since the first.
+            whole_answers: If true the run ends with the last answer, else with the last query.
         """
         self._messages = messages
         self._due_ns = due_ns.tolist()
@@ -97,7 +98,7 @@ class Floor:
         self._ended = asyncio.Event()
 
     async def run(self, addresses: list[str], max_new_tokens: int, window_s: float) -> FloorFigures:
-        """Send everything, and measure the last `window_s` of the queries; 0: all of them."""
+        """Send all messages and measure the last `window_s` seconds of issue; 0 measures the whole run."""
         channels = [grpc.aio.insecure_channel(address, CHANNEL_OPTIONS) for address in addresses]
         opening = _opening(max_new_tokens)
         async with asyncio.timeout(OPEN_TIMEOUT_S):
@@ -121,11 +122,11 @@ class Floor:
         return found
 
     async def _wait_ended(self, tasks: list[asyncio.Task[None]], timeout_s: float) -> None:
-        """Wait for the end of the run.
+        """Wait until the run is complete.
 
         Raises:
-            TimeoutError: Not in time.
-            RuntimeError: A stream ended before.
+            TimeoutError: The run exceeded `timeout_s`.
+            RuntimeError: A stream ended early.
             AioRpcError: A stream failed.
         """
         ended = asyncio.ensure_future(self._ended.wait())
@@ -147,9 +148,9 @@ class Floor:
         return call
 
     def _issue(self) -> None:
-        """Wake the event loop for each query when it is due.
+        """Wake the event loop for each query at its issue time.
 
-        Thread: its own, as LoadGen's is.
+        Thread: a separate thread, as LoadGen has.
         """
         zero_ns = time.monotonic_ns()
         for due_ns in self._due_ns:
@@ -190,7 +191,7 @@ def _opening(max_new_tokens: int) -> pb.ToWorker:
 
 
 def pack_queries(prompts: NDArray[np.int32], num: int, max_new_tokens: int) -> list[pb.ToWorker]:
-    """Pack one message per query; query i asks for prompt i modulo their number."""
+    """Pack one message per query; query i uses prompt i modulo the number of prompts."""
     lens = np.array([prompts.shape[1]], np.uint32)
     budget, produced = np.array([max_new_tokens], np.uint32), np.zeros(1, np.uint32)
     messages = []
@@ -203,7 +204,7 @@ def pack_queries(prompts: NDArray[np.int32], num: int, max_new_tokens: int) -> l
 
 
 async def measure(args: argparse.Namespace) -> FloorFigures:
-    """Pack, then run."""
+    """Pack the messages, then run the floor."""
     messages = pack_queries(np.load(args.prompts), args.queries, args.max_new_tokens)
     due_ns = scheduled_ns(SEED, args.queries_per_s, args.queries)
     gc.collect()
@@ -217,12 +218,12 @@ async def measure(args: argparse.Namespace) -> FloorFigures:
 def main(argv: list[str]) -> int:
     """Run the floor and write its figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.fleet.floor", allow_abbrev=False)
-    parser.add_argument("--workers", required=True, help="addresses, with commas")
+    parser.add_argument("--workers", required=True, help="comma-separated addresses")
     parser.add_argument("--prompts", type=Path, required=True, help=".npy, int32, (samples, prompt tokens)")
     parser.add_argument("--queries", type=int, required=True)
     parser.add_argument("--queries-per-s", type=float, required=True)
     parser.add_argument("--max-new-tokens", type=int, required=True)
-    parser.add_argument("--window-s", type=float, default=0.0, help="the last seconds of issue; 0: all")
+    parser.add_argument("--window-s", type=float, default=0.0, help="last seconds of issue; 0: whole run")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args(argv)
     args.output.write_text(json.dumps(asyncio.run(measure(args))._asdict()), "utf-8")

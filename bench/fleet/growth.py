@@ -1,7 +1,7 @@
-"""`python -m bench.fleet growth`: how the coordinator's CPU grows with workers, requests and frames.
+"""`python -m bench.fleet growth`: growth of the coordinator's CPU with workers, requests and frames.
 
-Each point is an Offline run whose requests all get answers of one length: between the first tokens and the
-last nothing begins or ends, and each engine sends a frame with a token of each of its requests a step.
+Each point is an Offline run in which all answers have the same length. Between the first tokens and the last
+no request begins or ends, and each engine sends one frame per step, with one token per running request.
 """
 
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ PROMPT_TOKENS = 16
 PREFILL_TOKENS_PER_S = 1e9
 MAX_STEP_TOKENS = 10_000_000
 SETTLING_S = 0.5
-"""Left out behind the first sample in which all requests run, and before the last one."""
+"""Time left out after the first sample in which all requests run, and before the last one."""
 MAX_OFF_LINE = 0.2
 MAX_TIMES = 2.0
 MIN_SECONDS = 3.0
@@ -40,22 +40,22 @@ QUICK: dict[str, object] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
-    """What is varied; the one point that all three series have is `workers`, `in_flight` and `step_ms`."""
+    """Varied quantities; `workers`, `in_flight` and `step_ms` are the point that all three series share."""
 
     workers: int = 18
-    """Simulated engines where others vary."""
+    """Simulated engines in series that vary another quantity."""
     in_flight: int = 1_112
-    """Requests of a worker: 500,000 tokens/s over 18 workers and 25 steps a second."""
+    """Requests per worker: 500,000 tokens/s with 18 workers and 25 steps/s."""
     step_ms: float = 40.0
-    """Time of a step, which is the time between two frames of a worker."""
+    """Time of a step, equal to the time between two frames of a worker."""
     by_workers: tuple[int, ...] = (8, 18, 36, 72)
-    """Workers, at the same tokens/s and steps/s."""
+    """Numbers of workers, at equal tokens/s and steps/s."""
     by_in_flight: tuple[int, ...] = (64, 278, 1_112, 2_224)
-    """Requests of a worker, at the same frames/s."""
+    """Numbers of requests per worker, at equal frames/s."""
     by_step_ms: tuple[float, ...] = (80.0, 40.0, 20.0, 10.0)
-    """Times of a step, at the same tokens/s."""
+    """Step times, at equal tokens/s."""
     seconds: float = 12.0
-    """How long the requests of a point run."""
+    """Duration of the requests of a point."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""
@@ -66,11 +66,11 @@ class Growth:
         for name in ("by_workers", "by_in_flight", "by_step_ms"):
             values = getattr(self, name)
             if not all(0 < value < float("inf") for value in values) or len(values) < 2:
-                raise FlagError(flag(name), f"{values} are not two or more, each above 0")
+                raise FlagError(flag(name), f"{values} are not two or more values above 0")
 
     @property
     def points(self) -> dict[str, list["Point"]]:
-        """Name the points of each series."""
+        """Return the points of each series."""
         workers, in_flight, step_ms = self.workers, self.in_flight, self.step_ms
         tokens_per_step = workers * in_flight
         return {
@@ -85,13 +85,13 @@ class Point(NamedTuple):
 
     workers: int
     in_flight: int
-    """Requests of each worker, hence tokens of each frame."""
+    """Requests of each worker, and so tokens of each frame."""
     step_ms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a point cost, over the stretch in which all of its requests ran."""
+    """Cost of a point while all of its requests ran."""
 
     window_s: float
     frames_per_s: float
@@ -100,12 +100,12 @@ class Cost:
 
     @property
     def us_per_frame(self) -> float:
-        """CPU of the coordinator's process per frame."""
+        """Return the CPU time of the coordinator's process per frame."""
         return self.cores / self.frames_per_s * 1e6
 
 
 def show(plan: Growth, processes: Processes, directory: Path) -> Shown:
-    """Run each point once, print as they come, and judge the series.
+    """Run each point once, print each result, and judge the series.
 
     Raises:
         RuntimeError: A run failed.
@@ -128,7 +128,7 @@ def show(plan: Growth, processes: Processes, directory: Path) -> Shown:
 
 
 def x(name: str, point: Point, cost: Cost) -> float:
-    """Give what varies in a series."""
+    """Return the varied quantity of a series."""
     return {WORKERS: float(point.workers), IN_FLIGHT: float(point.in_flight)}.get(name, cost.frames_per_s)
 
 
@@ -144,7 +144,7 @@ def fit(costs: list[Cost]) -> dict[str, float]:
 
 
 def off_line(costs: list[Cost]) -> float:
-    """Find how far the cores are from a straight line over frames/s, at most, as a share of the line."""
+    """Return the largest relative distance of the cores from a least-squares line over frames/s."""
     frames = np.array([cost.frames_per_s for cost in costs])
     cores = np.array([cost.cores for cost in costs])
     line = np.polyval(np.polyfit(frames, cores, 1), frames)
@@ -152,7 +152,7 @@ def off_line(costs: list[Cost]) -> float:
 
 
 def table(series: dict[str, list[tuple[Point, Cost]]]) -> str:
-    """Lay the series out for a person."""
+    """Format the series as tables."""
     head = ("workers", "in flight", "step ms", "frames/s", "tokens/s", "cores", "us/frame")
     lines = []
     for name, rows in series.items():
@@ -170,7 +170,7 @@ def _columns(point: Point, cost: Cost) -> dict[str, float]:
 
 
 def _work(point: Point, seconds: float) -> Work:
-    # LoadGen issues whole data sets: each worker's requests are one.
+    # LoadGen issues whole data sets: the data set holds each worker's requests once.
     answer_tokens = max(round(seconds / (point.step_ms / 1e3)), 2)
     num_requests = point.workers * point.in_flight
     return Work(
@@ -195,10 +195,10 @@ def _cost(point: Point, left: Left) -> Cost:
     full = samples[samples[:, 2] >= point.workers * point.in_flight, 0]
     settling_ns = int(SETTLING_S * 1e9)
     if not len(full) or full[-1] - full[0] <= 2 * settling_ns:
-        raise RuntimeError(f"{point}: all requests ran for less than {2 * SETTLING_S:g} s: more --seconds")
+        raise RuntimeError(f"{point}: all requests ran for less than {2 * SETTLING_S:g} s: raise --seconds")
     window = Window(int(full[0]) + settling_ns, int(full[-1]) - settling_ns)
     tokens_per_s = left.notes.tokens_per_s(window)
-    # A frame that was late may hold two steps: tokens over frames, of the whole run.
+    # A late frame may hold two steps, so tokens per frame are taken over the whole run.
     frames = sum(worker["frames"] for worker in left.record["summary"]["workers"])
     return Cost(
         window_s=window.length_s,
@@ -214,7 +214,7 @@ def _goals(series: dict[str, list[tuple[Point, Cost]]]) -> list[Goal]:
             f"a line, by {name}",
             100 * off_line([cost for _, cost in series[name]]),
             100 * MAX_OFF_LINE,
-            "% off the straight line over frames/s",
+            "% off a straight line over frames/s",
         )
         for name in (WORKERS, FRAMES)
     ]

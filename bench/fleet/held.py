@@ -1,4 +1,4 @@
-"""`python -m bench.fleet held`: a whole fleet's requests in flight and tokens a second, held for a minute."""
+"""`python -m bench.fleet held`: requests in flight and tokens/s of a whole fleet, held for a minute."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from sut.settings import Scenario
 
 MAX_CORES = 0.5
 MAX_NUM_SEQS = 4_096
-"""Of a worker: no request waits for a place there."""
+"""Slots of a worker; so many that no request waits for one."""
 MAX_REPORT_DELAY_MS = 5.0
 QUICK: dict[str, object] = {
     "workers": 8,
@@ -26,7 +26,7 @@ QUICK: dict[str, object] = {
     "step_base_ms": 20.0,
     "ramp_s": 7.0,
     "hold_s": 6.0,
-    # 200 * 150 tokens/s; by the arithmetic of `Held` 642 in flight.
+    # 200 * 150 tokens/s; 642 in flight by the formula in `Held`.
     "min_in_flight": 550,
     "min_tokens_per_s": 27_000.0,
     "min_held_s": 5.0,
@@ -35,49 +35,49 @@ QUICK: dict[str, object] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """The flags of the part, and why they give 60,000 in flight.
+    """Flags of the part, and the computation of the 60,000 requests in flight.
 
-    A worker gets r = queries_per_s / workers prompts of P tokens, for answers of A tokens on average. With n
-    requests a step lasts base + n * per_seq and the prefill of what came meanwhile, and n = r * A * step:
+    A worker gets r = queries_per_s / workers prompts/s of P tokens, with answers of A tokens on average.
+    With n running requests a step takes base + n * per_seq plus the prefill of new prompts; n = r * A * step:
 
         step = base / (1 - r * P / prefill_rate - r * A * per_seq)
              = 45 ms / (1 - 12.4 * 512 / 58,600 - 12.4 * 1,278 * 4 us) = 54 ms
-        n = 12.4 * 1,278 * 54 ms = 860, of 72 workers 62,000
+        n = 12.4 * 1,278 * 54 ms = 860, 62,000 for 72 workers
 
-    As steps grow with n, n comes near this slowly: by the same arithmetic 60,000 after 82 s, 61,000 after
-    `ramp_s`. A larger `step_per_seq_us` would take longer.
+    Because steps get longer as n grows, n converges slowly: by the same formula it reaches 60,000 after 82 s
+    and 61,000 after `ramp_s`. It would take longer with a larger `step_per_seq_us`.
     """
 
     workers: int = 72
-    """Simulated engines."""
+    """Number of simulated engines."""
     queries_per_s: float = 892.0
-    """LoadGen's target_qps: 1.14 million tokens/s."""
+    """LoadGen's target_qps; 1.14 million tokens/s."""
     answer_tokens: tuple[int, int] = (878, 1678)
-    """Lengths of answers are drawn between these."""
+    """Shortest and longest answer."""
     prompt_tokens: int = 512
     """Length of each prompt."""
     samples: int = 6396
-    """Prompts of the data set, as many as the official one has; LoadGen issues each alike often."""
+    """Prompts of the data set, as many as in the official one; LoadGen issues each equally often."""
     step_base_ms: float = 45.0
-    """Of a step, whatever it holds."""
+    """Fixed time of a step."""
     step_per_seq_us: float = 4.0
-    """That each running request adds to a step."""
+    """Additional time of a step per running request."""
     prefill_tokens_per_s: float = 58_600.0
-    """Prompt tokens that a step takes in per second of its time."""
+    """Prompt tokens per second that a step prefills."""
     ramp_s: float = 95.0
-    """Before the window: requests in flight grow until as many end as come."""
+    """Time before the window, in which the number of requests in flight becomes constant."""
     hold_s: float = 62.0
     """Length of the window; it ends when LoadGen issues its last query."""
     max_new_tokens: int = 1_700
-    """Budget of an answer."""
+    """Answer budget."""
     min_in_flight: int = 60_000
-    """Requests that workers must hold in each sample of the window."""
+    """Lower bound of the requests at workers in each sample of the window."""
     min_tokens_per_s: float = 1.12e6
-    """Tokens that must come per second of the window."""
+    """Lower bound of the tokens received per second of the window."""
     min_held_s: float = 60.0
-    """How long the window must be."""
+    """Lower bound of the window's length."""
     floor: bool = False
-    """Measure the floor too, after the coordinator."""
+    """If set, the floor is measured after the coordinator."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""
@@ -90,12 +90,12 @@ class Held:
 
     @property
     def num_queries(self) -> int:
-        """Queries that LoadGen is asked for; it issues up to a data set more."""
+        """Queries that LoadGen is configured for; it issues up to one data set more."""
         return round(self.queries_per_s * (self.ramp_s + self.hold_s))
 
 
 def show(plan: Held, processes: Processes, directory: Path) -> Shown:
-    """Run and judge.
+    """Run the part and judge its goals.
 
     Raises:
         RuntimeError: The run failed.

@@ -1,10 +1,10 @@
-"""`python -m bench.fleet.noted FILE.npz FLAGS`: `python -m coordinator FLAGS`, with notes of what it does.
+"""`python -m bench.fleet.noted FILE.npz FLAGS`: `python -m coordinator FLAGS`, with notes of its work.
 
-The notes are: when LoadGen issued each query and how long the call took; the length and a digest (XXH3-64) of
-each answer at the address that LoadGen gets; and twice a second how many tokens and requests the coordinator
-holds. FILE gets what notes.py reads, unless the run exits the process. All this runs in the coordinator's
-process and counts as its CPU time; `noting_ns` in FILE is the part of digests and lists. Exit code 2: bad
-input; otherwise the coordinator's.
+The notes are: when LoadGen issued each query and how long the call took; the length and digest (XXH3-64) of
+each answer at the address that LoadGen gets; and, twice a second, the tokens and requests that the
+coordinator holds. FILE has the format that notes.py reads; it is not written if the run exits the process.
+The notes are taken in the coordinator's process and count as its CPU time; `noting_ns` in FILE is the part
+spent on digests and lists. Exit code 2: bad input; otherwise the coordinator's.
 """
 
 import ctypes
@@ -32,32 +32,32 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Notes:
-    """Everything noted, as columns; each is written by one thread alone."""
+    """All notes, as columns; each column is written by one thread only."""
 
     def __init__(self) -> None:
-        # LoadGen's thread.
+        # Written by LoadGen's thread.
         self.calls = array("q")
-        """Per call of IssueQuery: when it came, when it returned, its samples; ns of the monotonic clock."""
+        """Per call of IssueQuery: begin, end, samples; times in ns of the monotonic clock."""
         self.issued_ids, self.issued_samples = array("Q"), array("q")
-        """Per request, in the order of issue: LoadGen's id, and the sample."""
-        # The dispatcher's thread.
+        """Per request, in the order of issue: LoadGen's id, and the sample index."""
+        # Written by the dispatcher's thread.
         self._answer_address = 0
-        """Of the last answer: in the token arena."""
+        """Address of the last answer in the token arena."""
         self.answers = array("Q")
         """Per answer: LoadGen's id, number of tokens, digest."""
-        # The sampling thread.
+        # Written by the sampling thread.
         self.samples = array("q")
-        """Per sample: ns, tokens received, requests at workers, requests that wait, RSS in bytes."""
+        """Per sample: time in ns, tokens received, requests at workers, requests waiting, RSS in bytes."""
         self.issuing_ns = self.completing_ns = 0
         self._ended = threading.Event()
         self._sampler: threading.Thread | None = None
         self.stages: dict[str, int] = {}
-        """RSS in bytes when each part of the start was done, in order."""
+        """RSS in bytes at the end of each start-up stage, in order."""
         self.memory: dict[str, int] = {}
-        """When LoadGen's test had ended: the arena, reserved and resident, and the highest RSS; in bytes."""
+        """Bytes at the end of LoadGen's test: arena reserved, arena resident, highest RSS."""
 
     def issue(self, issue_queries: Function, sut: SUT, ids: list[int], samples: list[int]) -> None:
-        """Note one call of IssueQuery.
+        """Record one call of IssueQuery.
 
         Thread: LoadGen's.
         """
@@ -74,7 +74,7 @@ class Notes:
     def complete(
         self, complete: Function, reports: Reports, ids: list[int], addresses: list[int], counts: list[int]
     ) -> None:
-        """Note answers as LoadGen finds them.
+        """Record answers at the addresses that LoadGen gets.
 
         Thread: dispatcher.
         """
@@ -87,14 +87,14 @@ class Notes:
         complete(reports, ids, addresses, counts)
 
     def start(self, run: ActiveRun) -> None:
-        """Begin to sample, until LoadGen's test has ended."""
+        """Start the sampling thread; it runs until LoadGen's test has ended."""
         self._sampler = threading.Thread(target=self._sample, args=(run,), name="notes", daemon=True)
         self._sampler.start()
 
     def _sample(self, run: ActiveRun) -> None:
-        """Take samples until the end.
+        """Take samples until LoadGen's test has ended.
 
-        Thread: its own.
+        Thread: the sampling thread.
         """
         while not self._ended.wait(SAMPLE_INTERVAL_S):
             self._take_sample(run)
@@ -102,18 +102,18 @@ class Notes:
         self._measure_memory()
 
     def _take_sample(self, run: ActiveRun) -> None:
-        """Note what the coordinator holds now; the only place that reads the product's counters."""
+        """Record what the coordinator holds now. Only this function reads the product's counters."""
         table, backlog = run.scheduler.table, run.scheduler.backlog
         self.samples.extend(
             (time.monotonic_ns(), table.num_tokens, table.num_running, len(backlog), read_rss_bytes())
         )
 
     def reach(self, stage: str) -> None:
-        """Note the resident memory once a part of the start is done."""
+        """Record the resident memory at the end of a start-up stage."""
         self.stages[stage] = read_rss_bytes()
 
     def end(self) -> None:
-        """Take the last sample: LoadGen's test has ended.
+        """Stop the sampling thread after one last sample: LoadGen's test has ended.
 
         Thread: LoadGen's; does not block.
         """
@@ -130,7 +130,7 @@ class Notes:
         }
 
     def write(self, path: Path) -> None:
-        """Write everything, with one moment on both clocks, once the last sample is taken."""
+        """Write all notes once the last sample is taken, with one time on both clocks."""
         if self._sampler is not None:
             self._sampler.join(JOIN_TIMEOUT_S)
         named = {
@@ -149,18 +149,18 @@ class Notes:
 
 
 def read_rss_bytes() -> int:
-    """Read this process's resident memory.
+    """Return this process's resident memory.
 
-    Source: proc(5), statm; cheap, unlike smaps, which walks every page.
+    Source: proc(5), statm; cheap, unlike smaps, which walks all pages.
     """
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
 
 
 def mapping_at(address: int) -> tuple[int, int]:
-    """Find the mapping of this process's memory that holds an address.
+    """Find the memory mapping of this process that contains an address.
 
     Returns:
-        Its size and what of it is resident, in bytes; 0 where nothing is mapped.
+        Size and resident size of the mapping in bytes; 0 and 0 if the address is not mapped.
 
     Source: proc(5), smaps.
     """
@@ -178,7 +178,7 @@ def mapping_at(address: int) -> tuple[int, int]:
 
 
 def wrap(owner: type, name: str, around: Callable[[Function], Function]) -> None:
-    """Replace a method of the product by what `around` makes of it.
+    """Replace a product method with the function that `around` returns for it.
 
     Raises:
         AttributeError: The class does not have the method.
@@ -187,10 +187,10 @@ def wrap(owner: type, name: str, around: Callable[[Function], Function]) -> None
 
 
 def note(notes: Notes) -> None:
-    """Note what this process's coordinator does.
+    """Record the work of this process's coordinator.
 
     Raises:
-        AttributeError: The product has no method of a name used here.
+        AttributeError: A product method named here does not exist.
     """
 
     def ended(close: Function) -> Function:
@@ -224,9 +224,9 @@ def note(notes: Notes) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run the coordinator, then write the file."""
+    """Run the coordinator, then write the notes to the file."""
     if len(argv) < 2:
-        print("bench.fleet.noted: give FILE.npz and the coordinator's flags", file=sys.stderr)  # noqa: T201
+        print("bench.fleet.noted: usage: FILE.npz COORDINATOR_FLAGS", file=sys.stderr)  # noqa: T201
         return 2
     notes = Notes()
     coordinator = importlib.import_module("coordinator.__main__")

@@ -1,4 +1,4 @@
-"""Read the file of noted.py, and check every answer against its prompt."""
+"""Read the file that noted.py writes, and check every answer against its prompt."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,29 +14,29 @@ Ints = NDArray[np.int64]
 
 
 class Checked(NamedTuple):
-    """What became of the requests that LoadGen issued."""
+    """Result of checking the requests that LoadGen issued."""
 
     requests: int
     tokens: int
-    """Of all answers, as LoadGen was given them."""
+    """Tokens of all answers that LoadGen received."""
     missing: int
     """Requests without an answer."""
     repeated: int
-    """Answers beyond one a request, and those to no request."""
+    """Answers beyond one per request, and answers to unknown requests."""
     wrong: int
-    """Answers of another length or digest than the prompt asks for."""
+    """Answers whose length or digest differs from the expected one."""
 
     @property
     def right(self) -> bool:
-        """Each request has one answer, and it is the one asked for."""
+        """Return whether each request has exactly one answer, the expected one."""
         return not (self.missing or self.repeated or self.wrong)
 
 
 class Window(NamedTuple):
-    """A stretch of a run."""
+    """A time window of a run."""
 
     begin_ns: int
-    """Monotonic clock."""
+    """On the monotonic clock."""
     end_ns: int
 
     @property
@@ -49,27 +49,27 @@ class RunNotes(NamedTuple):
     """The columns of the file; times in ns of the monotonic clock."""
 
     calls: Ints
-    """(C, 3) per call of IssueQuery: when it came, when it returned, its samples."""
+    """(C, 3) per call of IssueQuery: begin, end, samples."""
     issued_ids: NDArray[np.uint64]
-    """(R,) in the order of issue."""
+    """(R,) LoadGen's ids in the order of issue."""
     issued_samples: Ints
     """(R,)"""
     answers: NDArray[np.uint64]
     """(A, 3) per answer: LoadGen's id, tokens, XXH3-64 of the tokens."""
     samples: Ints
-    """(S, 5) twice a second: when, tokens received, requests at workers, requests waiting, RSS in bytes."""
+    """(S, 5) twice a second: time, tokens received, requests at workers, requests waiting, RSS in bytes."""
     noting_s: float
-    """CPU that the digests and lists cost, in the coordinator's process."""
+    """CPU time of digests and lists, in the coordinator's process."""
     stages: dict[str, int]
-    """RSS in bytes when each part of the start was done."""
+    """RSS in bytes at the end of each start-up stage."""
     memory: dict[str, int]
     """See noted.Notes."""
     to_system_ns: int
-    """The system clock minus the monotonic one."""
+    """System clock minus monotonic clock."""
 
     @classmethod
     def read(cls, path: Path) -> "RunNotes":
-        """Read the file."""
+        """Read a file that noted.py wrote."""
         with np.load(path) as file:
             monotonic_ns, system_ns = file["clocks_ns"].tolist()
             kinds = {"stage": dict[str, int](), "memory": dict[str, int]()}
@@ -90,7 +90,7 @@ class RunNotes(NamedTuple):
             )
 
     def check(self, prompts: NDArray[np.int32]) -> Checked:
-        """Compare every answer with what its prompt, prompts[sample], asks for."""
+        """Compare every answer with the one expected for its prompt, prompts[sample]."""
         expected = [counting_answer(prompt) for prompt in prompts]
         lens = np.array([len(answer) for answer in expected], np.uint64)
         digests = np.array([xxhash.xxh3_64_intdigest(answer.tobytes()) for answer in expected], np.uint64)
@@ -111,23 +111,23 @@ class RunNotes(NamedTuple):
         )
 
     def issue_delays_ns(self, seed: int, target_qps: float) -> Ints:
-        """Compute how late each Server query came, (C,): see schedule.py.
+        """Compute the issue delay of each Server query, (C,): see schedule.py.
 
         Raises:
-            RuntimeError: LoadGen computes its schedule in another way.
+            RuntimeError: The computed schedule does not match LoadGen's calls.
         """
         return issue_delays_ns(self.calls[:, 0], scheduled_ns(seed, target_qps, len(self.calls)))
 
     def system_s(self, window: Window) -> tuple[float, float]:
-        """Give begin and end of a window in seconds of the system clock."""
+        """Return begin and end of a window in seconds of the system clock."""
         return (window.begin_ns + self.to_system_ns) / 1e9, (window.end_ns + self.to_system_ns) / 1e9
 
     def within(self, window: Window) -> Ints:
-        """Take the samples of a window, (S, 5)."""
+        """Return the samples within a window, (S, 5)."""
         times = self.samples[:, 0]
         return self.samples[(times >= window.begin_ns) & (times <= window.end_ns)]
 
     def tokens_per_s(self, window: Window) -> float:
-        """Compute the rate at which tokens came, interpolated between samples."""
+        """Compute the rate of received tokens in a window, interpolated between samples."""
         at = np.interp(window[:2], self.samples[:, 0], self.samples[:, 1])
         return float(at[1] - at[0]) / window.length_s

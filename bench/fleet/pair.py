@@ -1,7 +1,7 @@
-"""`python -m bench.fleet pair --old DIR server|held [FLAGS]`: two checkouts measured in turns on one machine.
+"""`python -m bench.fleet pair --old DIR server|held [FLAGS]`: compare two checkouts on one machine.
 
-Each round runs `python -m bench.fleet server|held FLAGS` once in each checkout, and the new one measures the
-floor too. The checkout that begins changes from round to round.
+Each round runs `python -m bench.fleet server|held FLAGS` once in each checkout; the run in the new one also
+measures the floor. The checkout that runs first alternates from round to round.
 """
 
 import argparse
@@ -22,19 +22,19 @@ PARTS = ("server", "held")
 
 
 class Pair(NamedTuple):
-    """The command line."""
+    """The parsed command line."""
 
     part: str
     flags: list[str]
-    """Of the part, for both checkouts."""
+    """Flags of the part, for both checkouts."""
     old: Checkout
     rounds: int
     directory: Path
-    """Gets the output of each run, and pair.json."""
+    """Directory for the output of each run and for pair.json."""
 
 
 class Figures(NamedTuple):
-    """One run of one checkout; None: this part does not measure it."""
+    """Figures of one run in one checkout; None if the part does not measure them."""
 
     us_per_query: float
     """CPU time of the coordinator per query."""
@@ -48,7 +48,7 @@ class Figures(NamedTuple):
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> "Figures":
-        """Take the figures out of what a run wrote with --output."""
+        """Extract the figures from the --output file of a run."""
         figures = record["figures"]
         queries_per_s = figures.get("queries/s", record["flags"]["queries_per_s"])
         ttft, report = figures.get("TTFT by LoadGen, ms", {}), figures["report delay, ms"]
@@ -64,7 +64,7 @@ class Figures(NamedTuple):
         )
 
     def line(self, name: str) -> str:
-        """Lay out for a person."""
+        """Format the figures as a table row."""
         columns = [self.us_per_query, *self[1:5], self.floor_us_per_query]
         cells = "".join(f"{'-' if value is None else f'{value:,.2f}':>12}" for value in columns)
         return f"{name:<12}{cells}{self.frames:>12,}{'yes' if self.goals_met else 'no':>8}"
@@ -86,13 +86,13 @@ HEADING = f"{'':<12}" + "".join(
 
 
 class Round(NamedTuple):
-    """Both checkouts, one after the other."""
+    """One run in each checkout."""
 
     old: Figures
     new: Figures
 
     def ratios(self) -> dict[str, float]:
-        """Divide new by old, for each figure that both have."""
+        """Return new / old for each figure that both runs have."""
         names = Figures._fields[:6]
         pairs = {name: (getattr(self.old, name), getattr(self.new, name)) for name in names}
         ratios = {name: new / old for name, (old, new) in pairs.items() if new is not None and old}
@@ -104,7 +104,7 @@ class Round(NamedTuple):
 
 
 def main(argv: list[str]) -> int:
-    """Run, print, write; 0 done, 1 a run failed, 2 bad input."""
+    """Run the comparison, print and write it. Return 0: done, 1: a run failed, 2: bad input."""
     try:
         pair = parse(argv)
     except ValueError as error:
@@ -133,26 +133,26 @@ def main(argv: list[str]) -> int:
 
 
 def medians_of(rounds: list[Round]) -> dict[str, float]:
-    """Take the median over the rounds of each ratio that every round has."""
+    """Return the median over the rounds of each ratio that every round has."""
     ratios = [one.ratios() for one in rounds]
     shared = [name for name in ratios[0] if all(name in found for found in ratios)]
     return {name: statistics.median(found[name] for found in ratios) for name in shared}
 
 
 def parse(argv: list[str]) -> Pair:
-    """Read the command line; what follows the part's name and is not known here are the part's flags.
+    """Parse the command line; flags after the part's name that are unknown here belong to the part.
 
     Raises:
         FlagError: Names flag, value and bound.
     """
     parser = Parser(prog="python -m bench.fleet pair", allow_abbrev=False, description=__doc__)
-    parser.add_argument("--old", type=Path, required=True, metavar="DIR", help="the checkout to compare with")
+    parser.add_argument("--old", type=Path, required=True, metavar="DIR", help="checkout to compare with")
     parser.add_argument(
-        "--old-python", type=Path, metavar="FILE", help="its interpreter; default: .venv/bin/python there"
+        "--old-python", type=Path, metavar="FILE", help="interpreter for it; default: its .venv/bin/python"
     )
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: a new one under /tmp")
-    parser.add_argument("part", choices=PARTS, help="its own flags follow")
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: a new directory under /tmp")
+    parser.add_argument("part", choices=PARTS, help="followed by the flags of the part")
     args, flags = parser.parse_known_args(argv)
     return Pair(args.part, flags, _old_checkout(args), _checked_rounds(args.rounds), _directory(args))
 
@@ -165,7 +165,7 @@ def _old_checkout(args: argparse.Namespace) -> Checkout:
     python = args.old_python or (venv if venv.exists() else Path(sys.executable))
     if not python.exists():
         raise FlagError("--old-python", f"{python} does not exist")
-    # Not resolved: the interpreter of a virtual environment is a link.
+    # Do not resolve: the interpreter of a virtual environment is a symbolic link.
     return Checkout(root, str(python.absolute()))
 
 
@@ -180,7 +180,7 @@ def _directory(args: argparse.Namespace) -> Path:
         return Path(tempfile.mkdtemp(prefix="bench-fleet-pair-"))
     directory: Path = args.output_dir
     if not directory.parent.is_dir():
-        raise FlagError("--output-dir", f"{directory.parent} is no directory")
+        raise FlagError("--output-dir", f"{directory.parent} is not a directory")
     directory.mkdir(exist_ok=True)
     return directory
 
@@ -200,7 +200,7 @@ def _run_side(pair: Pair, name: str, flags: list[str], processes: Processes, che
     """Run the part once in one checkout.
 
     Raises:
-        RuntimeError: It wrote no figures, or not in time.
+        RuntimeError: The run wrote no figures or exceeded its time limit.
     """
     output, log = pair.directory / f"{name}.json", pair.directory / f"{name}.txt"
     output.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""When LoadGen meant to issue each Server query, computed anew from its seed.
+"""Times at which LoadGen scheduled the Server queries, recomputed from its seed.
 
-LoadGen's log does not tell; its latencies count from then. LoadGen 6.0.17 draws the time between two queries
-from std::exponential_distribution over std::mt19937 (loadgen/utils.h, ScheduleDistribution), as libstdc++
-computes them: -log(1 - u) / target_qps, u of 53 bits from two draws, the low word first
+LoadGen does not log the schedule, but its latencies count from it. LoadGen 6.0.17 draws the time between two
+queries from std::exponential_distribution over std::mt19937 (loadgen/utils.h, ScheduleDistribution).
+libstdc++ computes it as -log(1 - u) / target_qps, where u has 53 bits from two draws, low word first
 (bits/random.tcc, generate_canonical).
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIN_MATCH = 0.5
-"""Share of the queries that must have come within MATCH_NS of the computed time plus a constant."""
+"""Minimum share of queries that must be within MATCH_NS of the computed time plus a constant."""
 MATCH_NS = 20_000_000
 
 
@@ -26,17 +26,17 @@ def scheduled_ns(seed: int, target_qps: float, num: int) -> NDArray[np.int64]:
 
 
 def issue_delays_ns(issued_ns: NDArray[np.int64], scheduled: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Compute how late each query came, (N,) in ns, beyond the one that came least late.
+    """Compute the delay of each query, (N,) in ns, relative to the query with the smallest delay.
 
     Args:
-        issued_ns: (N,) when LoadGen's calls came, in their order.
-        scheduled: (N,) when they were due, by another zero.
+        issued_ns: (N,) times of LoadGen's calls, in order.
+        scheduled: (N,) scheduled times, with a different origin.
 
     Raises:
-        RuntimeError: The two do not belong together: LoadGen computes its schedule in another way.
+        RuntimeError: The two do not match: LoadGen computes its schedule differently.
     """
     delays: NDArray[np.int64] = issued_ns - scheduled
     delays = delays - delays.min()
     if (delays < MATCH_NS).mean() < MIN_MATCH:
-        raise RuntimeError("LoadGen's schedule is not the one that bench/fleet/schedule.py computes")
+        raise RuntimeError("LoadGen's schedule differs from the one that bench/fleet/schedule.py computes")
     return delays

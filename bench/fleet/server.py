@@ -1,4 +1,4 @@
-"""`python -m bench.fleet server`: queries as fast as they come, over engines that answer at once."""
+"""`python -m bench.fleet server`: a high query rate over engines that answer immediately."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,35 +15,35 @@ from sut.settings import Scenario
 MAX_TTFT_MS = 5.0
 MAX_ISSUE_DELAY_MS = 5.0
 PERCENTILES = (0.5, 0.9, 0.99, 0.999)
-# Prompts go in at once.
+# Prefill takes no time.
 PREFILL_TOKENS_PER_S = 1e9
 QUICK: dict[str, object] = {"workers": 8, "queries_per_s": 500.0, "queries": 2_560}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fast:
-    """The flags of the part."""
+    """Flags of the part."""
 
     workers: int = 72
-    """Simulated engines."""
+    """Number of simulated engines."""
     queries_per_s: float = 2_000.0
     """LoadGen's target_qps."""
     queries: int = 64_000
-    """Queries; LoadGen rounds up to a whole number of data sets."""
+    """Number of queries; LoadGen rounds up to a whole number of data sets."""
     answer_tokens: tuple[int, int] = (2, 4)
-    """Lengths of answers are drawn between these."""
+    """Shortest and longest answer."""
     frames_per_query: int = 1
-    """1: the whole answer in one; 2: its first token, and the rest."""
+    """1: the whole answer in one frame; 2: the first token in one frame, the rest in another."""
     prompt_tokens: int = 128
     """Length of each prompt."""
     samples: int = 640
     """Prompts of the data set."""
     step_base_ms: float = 0.0
-    """Of each step."""
+    """Time of a step."""
     max_new_tokens: int = 1_024
-    """Budget of an answer."""
+    """Answer budget."""
     floor: bool = False
-    """Measure the floor too, after the coordinator."""
+    """If set, the floor is measured after the coordinator."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""
@@ -56,7 +56,7 @@ class Fast:
 
 
 def show(plan: Fast, processes: Processes, directory: Path) -> Shown:
-    """Run and judge.
+    """Run the part and judge its goals.
 
     Raises:
         RuntimeError: The run failed, or LoadGen's schedule cannot be computed.

@@ -1,8 +1,8 @@
 """`python -m bench.fleet.simulated`: many simulated workers in one process, for fleets on few cores.
 
-Each has its own port, gRPC server and engine, and all share one event loop: real streams, real frames. It
-prints `ready` once all are SERVING, and ends with SIGTERM or SIGINT; Processes (processes.py) has it end with
-the benchmark that started it. Exit codes: 0 stopped, 2 bad input.
+Each worker has a separate port, gRPC server and engine; all share one event loop. Streams and frames
+are real. The process prints `ready` once all workers are SERVING and ends on SIGTERM or SIGINT; Processes
+(processes.py) ends it with the benchmark that started it. Exit codes: 0 stopped, 2 bad input.
 """
 
 import argparse
@@ -25,19 +25,19 @@ MAX_PORT = 65_535
 
 
 class Fleet(NamedTuple):
-    """What the command line asks for."""
+    """The parsed command line."""
 
     workers: list[WorkerConfig]
     engine: SimulatedConfig
-    """Of each worker."""
+    """Configuration of each engine."""
     kind: type[SimulatedEngine]
 
 
 class WholeAnswers(SimulatedEngine):
-    """Gives a request its whole answer in the step that completes its prefill."""
+    """Engine that returns a request's whole answer in the step that completes its prefill."""
 
     async def step(self) -> Step:
-        """Do the first step, and at its end all that follow it."""
+        """Run the first step, and at its end all following steps."""
         steps = [(await super().step()).columns]
         while len(self._running):
             steps.append(self._running.step().columns)
@@ -45,16 +45,16 @@ class WholeAnswers(SimulatedEngine):
 
 
 def parse(argv: list[str]) -> Fleet:
-    """Read the command line; what it does not know are the flags of worker/engines/scripted/simulated.py.
+    """Parse the command line; flags unknown here belong to worker/engines/scripted/simulated.py.
 
     Raises:
         FlagError: Names flag, value and bound.
     """
     parser = Parser(prog="python -m bench.fleet.simulated", allow_abbrev=False)
     parser.add_argument("--workers", type=int, default=72, help="default: 72")
-    parser.add_argument("--port-base", type=int, required=True, help="the first worker's; the others follow")
+    parser.add_argument("--port-base", type=int, required=True, help="first worker's port; the others follow")
     parser.add_argument("--frame-hold-ms", type=float, default=WorkerConfig().frame_hold_ms)
-    parser.add_argument("--whole-answers", action="store_true", help="each in the step of its first token")
+    parser.add_argument("--whole-answers", action="store_true", help="whole answer with first token")
     own, engine_argv = parser.parse_known_args(argv)
     kind = WholeAnswers if own.whole_answers else SimulatedEngine
     return Fleet(_workers(own), parse_engine_flags(engine_argv), kind)
@@ -81,7 +81,7 @@ async def serve(fleet: Fleet) -> None:
     """Serve until a signal.
 
     Raises:
-        BadInput: A port cannot be had.
+        BadInput: A port cannot be bound.
     """
     servers = [Server(config, fleet.kind(fleet.engine)) for config in fleet.workers]
 

@@ -1,1 +1,1 @@
-"""The product beside the bare engine, on GPUs."""
+"""The product and the bare engine compared on GPUs."""

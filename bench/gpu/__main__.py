@@ -1,6 +1,6 @@
-"""`python -m bench.gpu SHOW [FLAGS] [-- VLLM FLAGS]`: the product against the bare engine, on GPUs.
+"""`python -m bench.gpu SHOW [FLAGS] [-- VLLM FLAGS]`: compare the product with the bare engine on GPUs.
 
-See bench/README.md for what each part shows and how to read it.
+See bench/README.md for what each part measures and how to read the output.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ SHOWS = {
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """The command line."""
+    """The parsed command line."""
 
     show: Show
     plan: Any
@@ -63,7 +63,7 @@ class Asked:
 
 
 def main(argv: list[str]) -> int:
-    """Run, print, write; 0 done, 1 something failed or was not done, 2 bad input."""
+    """Run a part, print and write its figures. Return 0: done, 1: incomplete or failed, 2: bad input."""
     try:
         asked = _parse(argv)
     except ValueError as error:
@@ -85,10 +85,10 @@ def main(argv: list[str]) -> int:
 
 
 def _show(asked: Asked, machine: dict[str, str], clock: Clock, processes: Processes, directory: Path) -> int:
-    """Show a part.
+    """Run a part of the command.
 
     Raises:
-        ValueError: --model or the lengths.
+        ValueError: --model or the lengths are invalid.
         RuntimeError: Nothing could be measured.
     """
     model, given = asked.model, asked.vllm
@@ -114,12 +114,12 @@ def _show(asked: Asked, machine: dict[str, str], clock: Clock, processes: Proces
     keep(found)
     problems = [*found.failures, *(f"not run: {what}" for what in found.not_run)]
     problems += token_problems(found, exact=asked.plan.stop_token_id < 0)
-    say("\n".join(problems) if problems else "all rounds of all sides have the tokens that they should")
+    say("\n".join(problems) if problems else "all rounds of all sides have the expected number of tokens")
     return 1 if problems else 0
 
 
 def token_problems(found: Found, *, exact: bool) -> list[str]:
-    """Name rounds with other numbers of tokens than asked for, or, where answers may stop, than others'."""
+    """List rounds with an unexpected number of tokens; unless `exact`, the first round's is expected."""
     first: dict[int, int] = {}
     problems = []
     for one in found.rounds:
@@ -147,7 +147,7 @@ def _record(asked: Asked, machine: dict[str, str], flags: list[str], found: Foun
 
 
 def _parse(argv: list[str]) -> Asked:
-    """Read the command line.
+    """Parse the command line.
 
     Raises:
         FlagError: Names flag, value and bound.
@@ -166,12 +166,12 @@ def _parse(argv: list[str]) -> Asked:
         part.add_argument(
             "--model", type=Path, help="checkpoint directory; default: gpt-oss-120b, random weights"
         )
-        part.add_argument("--gpus", default="", help="of each engine, as 0,1; default: a CPU")
-        part.add_argument("--deadline-s", type=float, default=86_400.0, help="begins nothing after it")
+        part.add_argument("--gpus", default="", help="GPUs of each engine, as 0,1; default: the CPU")
+        part.add_argument("--deadline-s", type=float, default=86_400.0, help="begin no round after this time")
         part.add_argument(
-            "--output", type=Path, metavar="FILE.json", help="gets all figures, after each round"
+            "--output", type=Path, metavar="FILE.json", help="file for all figures, written after each round"
         )
-        part.add_argument("--keep-logs", type=Path, metavar="DIR", help="an empty directory for all logs")
+        part.add_argument("--keep-logs", type=Path, metavar="DIR", help="empty directory for all logs")
     args = vars(parser.parse_args(own_argv))
     show = SHOWS[args.pop("name")]
     names = ("model", "gpus", "deadline_s", "output", "keep_logs")
@@ -184,13 +184,13 @@ def _parse(argv: list[str]) -> Asked:
 
 def _check_directory(path: Path | None) -> None:
     if path is not None and (not path.is_dir() or any(path.iterdir())):
-        raise FlagError("--keep-logs", f"{path} is no empty directory")
+        raise FlagError("--keep-logs", f"{path} is not an empty directory")
 
 
 def _read_gpus(text: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")] if text else []
     if len(set(words)) < len(words) or not all(word.isdecimal() for word in words):
-        raise FlagError("--gpus", f"{text!r} are not different indices")
+        raise FlagError("--gpus", f"{text!r} is not a list of distinct indices")
     return tuple(map(int, words))
 
 

@@ -1,4 +1,4 @@
-"""The answers of a side's process in bench.gpu, and how its lines are read."""
+"""Answers of a side's process in bench.gpu, and the reader of its output lines."""
 
 import json
 import os
@@ -19,23 +19,23 @@ FRACTIONS = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
 class Answered(NamedTuple):
-    """What a side says of a round."""
+    """Result of one round of a side."""
 
     begin_s: float
-    """Of the system clock."""
+    """Start of the round, system clock."""
     end_s: float
     requests: int
     tokens: int
     client_cpu_s: float
-    """Of the process that sends the requests, where it is not the engine's front end."""
+    """CPU time of the process that sends the requests; 0 if it is the engine's front end."""
     verdict: str
-    """LoadGen's and the product's; empty for sides without LoadGen."""
+    """Verdict of LoadGen and the product; empty for sides without LoadGen."""
     ttft_ms: dict[str, float]
     tpot_ms: dict[str, float]
 
 
 class Pipe:
-    """Lines of JSON from a process, for lines to it."""
+    """JSON lines over the standard input and output of a process."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         assert process.stdout is not None
@@ -48,21 +48,21 @@ class Pipe:
         """Write a line and wait for the answer.
 
         Raises:
-            RuntimeError: None comes.
+            RuntimeError: No answer comes in time, or the process has ended.
         """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"{line}\n".encode())
             self._process.stdin.flush()
         except BrokenPipeError as error:
-            raise RuntimeError(f"{self._log.name}: it has ended: {tail(self._log)}") from error
+            raise RuntimeError(f"{self._log.name}: the process has ended: {tail(self._log)}") from error
         answer = self.take(timeout_s)
         if answer is None:
             raise RuntimeError(f"{self._log.name}: no answer within {timeout_s:g} s: {tail(self._log)}")
         return answer
 
     def take(self, timeout_s: float = 0.0) -> dict[str, Any] | None:
-        """Take the next line; None where none comes in time.
+        """Return the next line, or None if none comes in time.
 
         Raises:
             RuntimeError: The process has ended.
@@ -74,7 +74,7 @@ class Pipe:
                 return None
             data = os.read(self._fd, 1 << 20)
             if not data:
-                raise RuntimeError(f"{self._log.name}: it has ended: {tail(self._log)}")
+                raise RuntimeError(f"{self._log.name}: the process has ended: {tail(self._log)}")
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
@@ -82,7 +82,7 @@ class Pipe:
 
 
 def answered(answer: dict[str, Any], plan: Plan, client_cpu_s: float) -> Answered:
-    """Take what a process of ours answered."""
+    """Convert the answer of a process that runs the plan into an Answered."""
     rows = np.array(answer["rows"], np.int64).reshape(-1, 4)
     due, first, done, tokens = rows.T
     spreads: list[dict[str, float]] = [{}, {}]

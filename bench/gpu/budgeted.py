@@ -1,7 +1,7 @@
-"""`python -m bench.gpu.budgeted FLAGS`: `python -m coordinator FLAGS` with a budget per request.
+"""`python -m bench.gpu.budgeted FLAGS`: `python -m coordinator FLAGS` with a separate budget per request.
 
 The product has one budget for all requests of a run. Here the first token of each prompt is the length of its
-answer, as in the data sets of sut.synthetic, also where a request continues on another worker.
+answer, as in the data sets of sut.synthetic; this also holds for requests that continue on another worker.
 """
 
 import importlib
@@ -13,16 +13,16 @@ from protos import columns
 
 
 def budgeted(prompts: columns.PromptColumns) -> columns.PromptColumns:
-    """Give each request the budget that its first token names, less the tokens that it has."""
+    """Set each request's budget to its prompt's first token, minus the tokens that it already has."""
     ends = prompts.prompt_lens.cumsum(dtype=np.int64)
     asked = prompts.prompt_tokens[ends - prompts.prompt_lens].astype(np.uint32)
     return prompts._replace(max_new_tokens=np.minimum(asked - prompts.produced, prompts.max_new_tokens))
 
 
 def main(argv: list[str]) -> int:
-    """Run the coordinator, which packs prompts with these budgets."""
+    """Run the coordinator with these budgets in its prompts."""
     pack_submit = columns.pack_submit
-    # The coordinator's modules take the function by name when they are imported.
+    # The coordinator's modules import the function by name, so it is replaced before they are imported.
     vars(columns)["pack_submit"] = lambda prompts: pack_submit(budgeted(prompts))
     exit_code: int = importlib.import_module("coordinator.__main__").main(argv)
     return exit_code

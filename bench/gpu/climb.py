@@ -1,4 +1,4 @@
-"""bench.gpu climb: the highest rate that LoadGen calls VALID, in Server or Interactive, on one GPU."""
+"""bench.gpu climb: the highest rate for which LoadGen is VALID, in Server or Interactive, on one GPU."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ VALID = "VALID"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Climb(Lengths):
-    """Rates of ours, ascending; the first that is not VALID is the last."""
+    """Ascending rates for the product; the climb ends at the first rate that is not VALID."""
 
     scenario: str = "server"
-    """server or interactive."""
+    """Scenario: server or interactive."""
     rates: str = "4,6,8"
     """Queries/s."""
     seconds: float = 130.0
-    """How long requests arrive."""
+    """Time over which requests arrive."""
     warm_rounds: int = 1
     round_timeout_s: float = 600.0
 
@@ -43,27 +43,27 @@ class Climb(Lengths):
 
     @property
     def num_rows(self) -> int:
-        """One for each request of the largest plan."""
+        """Return the rows of the data set: one per request of the largest plan."""
         return max(self.requests, ceil(ascending("--rates", self.rates)[-1] * self.seconds))
 
 
 def ascending(name: str, text: str) -> list[float]:
-    """Read numbers above 0 that ascend.
+    """Parse ascending numbers above 0.
 
     Raises:
-        FlagError: They are not numbers, or do not ascend.
+        FlagError: The values are not numbers or do not ascend.
     """
     try:
         values = [float(word) for word in text.split(",")]
     except ValueError as error:
-        raise FlagError(name, f"{text!r} is no list of numbers") from error
+        raise FlagError(name, f"{text!r} is not a list of numbers") from error
     if min(values) <= 0 or values != sorted(values):
-        raise FlagError(name, f"{text!r} does not ascend from above 0")
+        raise FlagError(name, f"{text!r} is not ascending with all values above 0")
     return values
 
 
 def show_climb(plan: Climb, place: Place, keep: Keep) -> Found:
-    """Try the rates and print what they say.
+    """Run the climb and print its figures.
 
     Raises:
         RuntimeError: LoadGen's dry run failed.
@@ -83,7 +83,7 @@ def show_climb(plan: Climb, place: Place, keep: Keep) -> Found:
 def climb(
     rounds: Rounds, place: Place, rates: Sequence[float], seconds: float, scenario: Scenario = Scenario.SERVER
 ) -> None:
-    """Run ours at rising rates until one is not VALID; the record gets the highest that was."""
+    """Run the product at rising rates until one is not VALID; store the highest VALID rate."""
     found = rounds.found
     found.more |= {"valid_qps": 0.0, "valid_seconds": seconds}
     for target_qps in rates:
@@ -97,7 +97,7 @@ def climb(
 
 
 def draw(place: Place, target_qps: float, seconds: float, name: str) -> Plan:
-    """Plan arrivals at a rate for so long.
+    """Plan arrivals at a rate for `seconds`.
 
     Raises:
         RuntimeError: LoadGen's dry run failed.
@@ -109,6 +109,6 @@ def draw(place: Place, target_qps: float, seconds: float, name: str) -> Plan:
 
 
 def highest(found: Found) -> str:
-    """Name the highest valid rate of a climb."""
+    """Return a line with the highest VALID rate of a climb."""
     more = found.more
-    return f"highest rate that was VALID: {more['valid_qps']:.2f}/s, arrivals for {more['valid_seconds']:g} s"
+    return f"highest VALID rate: {more['valid_qps']:.2f}/s, arrivals for {more['valid_seconds']:g} s"

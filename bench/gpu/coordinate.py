@@ -1,4 +1,4 @@
-"""The product's part of a round of bench.gpu: its coordinator with LoadGen, over a worker or node."""
+"""The product's part of a round in bench.gpu: one coordinator run with LoadGen, over a worker or node."""
 
 import json
 from collections.abc import Sequence
@@ -12,27 +12,27 @@ from bench.processes import Processes, argv_of
 from bench.runs import loadgen_window_s, read_run
 from sut.settings import Scenario
 
-# A client and its answer beyond the end of the round, and the interpreter's start.
+# Time beyond the end of the round for a client and its answer, and for the start of the interpreter.
 SPARE_S = 30.0
 
 
 class Setting(NamedTuple):
-    """What all sides have alike."""
+    """Settings that all sides share."""
 
     processes: Processes
     work: Work
     flags: Sequence[str]
-    """vLLM's."""
+    """vLLM's flags."""
     directory: Path
-    """Gets all files."""
+    """Directory for all files."""
     round_timeout_s: float
 
 
 def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
-    """Run a coordinator over a worker or node of this machine, and read what it left.
+    """Run a coordinator over a worker or node of this machine, and read its results.
 
     Raises:
-        RuntimeError: It failed.
+        RuntimeError: The coordinator failed.
     """
     argv, log = coordinator_argv(setting, port, plan, label)
     ended = setting.processes.run(argv, log, setting.round_timeout_s + SPARE_S)
@@ -57,7 +57,7 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
 
 
 def coordinator_argv(setting: Setting, port: int, plan: Plan, label: str) -> tuple[list[str], Path]:
-    """Compose a coordinator's command line, and where its output goes."""
+    """Return a coordinator's command line and the path of its log."""
     user_conf = setting.directory / f"{label}.conf"
     user_conf.write_text(user_conf_of(plan), encoding="utf-8")
     generation = setting.directory / f"{label}.generation.json"

@@ -1,7 +1,7 @@
 """`python -m bench.gpu.engine bare|async`: vLLM's engine in a separate process, for bench.gpu.
 
-bare is `LLM.generate`, async is `AsyncLLM` with one task per request and nothing between. Each line of
-standard input names a plan; the answer to it goes to standard output.
+`bare` is `LLM.generate`; `async` is `AsyncLLM` with one task per request. Each line of standard input names
+a plan file; the answer to it is written to standard output.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> int:
-    """Load, then answer until standard input ends."""
+    """Load the engine, then answer plans until standard input ends."""
     answers = take_output()
     parser = Parser(prog="python -m bench.gpu.engine", allow_abbrev=False)
     parser.add_argument("kind", choices=("bare", "async"))
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 
 
 def _params(temperature: float, budget: int, *, delta: bool = False) -> "SamplingParams":
-    """Sample as the product does."""
+    """Return the sampling parameters that the product uses."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -64,7 +64,7 @@ def _params(temperature: float, budget: int, *, delta: bool = False) -> "Samplin
 
 
 def _ready(config: "VllmConfig") -> dict[str, object]:
-    """Give the time of the engine's start and its configuration."""
+    """Return the start-up time of the engine and its configuration."""
     scheduler = config.scheduler_config
     return {
         "engine_s": time.time(),
@@ -106,7 +106,7 @@ async def _serve_async(
     llm = AsyncLLM.from_engine_args(engine_args)
     prompts = [data.prompt(row).tolist() for row in range(data.num_samples)]
     budgets = budgets_of(data).tolist()
-    # As vLLM's server does when it has started: a full collection over what vLLM imports takes 0.4 s.
+    # vLLM's server does this after its start: a full collection over vLLM's imports takes 0.4 s.
     gc.collect()
     gc.freeze()
     num_requests = 0

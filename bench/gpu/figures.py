@@ -1,4 +1,4 @@
-"""Tables, medians and ratios of the rounds of bench.gpu, and the configuration in engines' logs."""
+"""Tables, medians and ratios of bench.gpu's rounds, and the configuration in engine logs."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from statistics import median
 from bench.gpu.found import Found, Round
 
 Figure = Callable[[Round], float]
-# What vLLM logs of a configuration, alike for every side; what it says of its start goes to the file alone.
+# Lines of vLLM's log about its configuration, equal on every side; start-up lines go to the file only.
 _CONFIG = re.compile(r"Initializing a V1 LLM engine \(v(?P<version>[^)]*)\) with config: (?P<config>.*)")
 _SETTINGS = re.compile(
     r"Chunked prefill is enabled with max_num_batched_tokens=\d+|Asynchronous scheduling is \w+"
@@ -19,18 +19,18 @@ _START = re.compile(
     r"|(?:GPU|CPU) KV cache size: .*|Maximum concurrency .*|warmed up on .*"
 )
 _FIELD = re.compile(r",? ?(\w+)=")
-# They name a side's own files and ports, or nothing that matters to a run.
+# Fields that name files and ports of one side, or that do not affect a run.
 _OWN_FIELDS = {"served_model_name"}
 
 
 def ratios(found: Found, side: str, reference: str, figure: Figure) -> list[float]:
-    """Divide a side's figure by the reference's, round by round of one number."""
+    """Return figure of `side` / figure of `reference` for each round number."""
     beside = {one.number: figure(one) for one in found.counted(reference)}
     return [figure(one) / beside[one.number] for one in found.counted(side) if beside.get(one.number)]
 
 
 def table(found: Found, sides: Sequence[str]) -> str:
-    """Lay out every round, then each side's medians."""
+    """Format every round, then the medians of each side."""
     lines = ["", HEAD]
     lines += [_row(f"{one.number:>5}", one.side, [one]) for one in found.rounds if not one.warm_up]
     lines += ["", HEAD]
@@ -84,7 +84,7 @@ def start_lines(found: Found) -> list[str]:
 
 
 def read_config(log: Path) -> dict[str, str]:
-    """Read what an engine's log says of its configuration, by name."""
+    """Read an engine's configuration from its log, by name."""
     text = log.read_text(encoding="utf-8", errors="replace")
     said = _CONFIG.search(text)
     config: dict[str, str] = {} if said is None else {"version": said["version"]}
@@ -98,16 +98,16 @@ def read_config(log: Path) -> dict[str, str]:
 
 
 def read_start(log: Path) -> list[str]:
-    """Read what an engine's log says of its start."""
+    """Read the start-up lines of an engine's log."""
     return [said.group() for said in _START.finditer(log.read_text(encoding="utf-8", errors="replace"))]
 
 
 def differences(configs: dict[str, dict[str, str]]) -> list[str]:
-    """Name what differs between the configurations of several sides."""
+    """List the differences between the configurations of several sides."""
     names = sorted({name for config in configs.values() for name in config})
     lines = []
     for name in names:
-        values = {side: config.get(name, "not said") for side, config in configs.items()}
+        values = {side: config.get(name, "not logged") for side, config in configs.items()}
         if len(set(values.values())) > 1:
             lines.append(f"{name}: " + ", ".join(f"{side} {value}" for side, value in values.items()))
     return lines

@@ -1,4 +1,4 @@
-"""The figures of bench.gpu, and the time that it may take."""
+"""Figures of bench.gpu, and its time limit."""
 
 import time
 from dataclasses import asdict, dataclass, field
@@ -14,47 +14,47 @@ class Round:
 
     side: str
     plan: str
-    """What was asked for."""
+    """Name of the plan."""
     gpus: tuple[int, ...]
     number: int
     warm_up: bool
-    """Not counted."""
+    """Excluded from all figures."""
     at_s: float
-    """Since the command began."""
+    """Time since the start of the command."""
     seconds: float
-    """From the first request to the last answer; with LoadGen by its log."""
+    """Time from the first request to the last answer; by LoadGen's log on the side with LoadGen."""
     requests: int
     tokens: int
     expected_tokens: int
     verdict: str
     front_cpu_s: float
-    """Of the engine's front end: the process of worker, LLM, AsyncLLM or API server."""
+    """CPU time of the engine's front end: the process of worker, LLM, AsyncLLM or API server."""
     client_cpu_s: float
-    """Of the coordinator within LoadGen's test, or the HTTP client."""
+    """CPU time of the coordinator within LoadGen's test, or of the HTTP client."""
     engine_cpu_s: float
-    """Of vLLM's other processes."""
+    """CPU time of vLLM's other processes."""
     gpu: list[Use | None]
-    """By GPU, between the first request and the last answer."""
+    """GPU usage between the first request and the last answer, per GPU."""
     ttft_ms: dict[str, float]
     tpot_ms: dict[str, float]
 
     @property
     def tokens_per_s(self) -> float:
-        """Output tokens over the round."""
+        """Return output tokens per second of the round."""
         return self.tokens / self.seconds
 
     def per_mtok(self, cpu_s: float) -> float:
-        """Divide by the round's tokens, in millions."""
+        """Divide by the round's tokens in millions."""
         return cpu_s / self.tokens * 1e6
 
     def to_json(self) -> dict[str, Any]:
-        """Give everything, and the rate."""
+        """Return all fields and the rate."""
         gpu = [None if use is None else use._asdict() for use in self.gpu]
         return asdict(self) | {"gpu": gpu, "tokens_per_s": self.tokens_per_s}
 
 
 class Clock:
-    """Time since the command began, and when nothing new begins any more."""
+    """Time since the start of the command, and the deadline after which no round begins."""
 
     def __init__(self, deadline_s: float) -> None:
         self._begun_s = time.monotonic()
@@ -62,34 +62,34 @@ class Clock:
 
     @property
     def now_s(self) -> float:
-        """Seconds since the command began."""
+        """Return the seconds since the start of the command."""
         return time.monotonic() - self._begun_s
 
     @property
     def over(self) -> bool:
-        """Whether the deadline has passed."""
+        """Return whether the deadline has passed."""
         return self.now_s > self._deadline_s
 
     def say(self, text: str) -> None:
-        """Print a line with the time before it."""
+        """Print a line prefixed with the time."""
         say(f"[{self.now_s:7.1f} s] {text}")
 
 
 @dataclass(slots=True)
 class Found:
-    """Everything measured so far."""
+    """All figures so far."""
 
     rounds: list[Round] = field(default_factory=list)
     starts: list[dict[str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     not_run: list[str] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)
-    """Figures of one part of the command only."""
+    """Figures that only one part of the command has."""
 
     def counted(self, side: str) -> list[Round]:
-        """Take a side's rounds, warm-ups aside."""
+        """Return a side's rounds without warm-ups."""
         return [found for found in self.rounds if found.side == side and not found.warm_up]
 
     def part(self, plan: str) -> "Found":
-        """Take the rounds of one plan."""
+        """Return the rounds of one plan."""
         return Found(rounds=[found for found in self.rounds if found.plan == plan])

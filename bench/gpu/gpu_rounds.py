@@ -1,4 +1,4 @@
-"""Rounds of bench.gpu: one side after another is loaded, measured and stopped."""
+"""Rounds of bench.gpu: load, measure and stop one side after another."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,24 +18,24 @@ POLL_S = 0.1
 
 
 class Place(NamedTuple):
-    """Where and how long the parts of the command run."""
+    """Work, GPUs and time limit of the parts of the command."""
 
     setting: Setting
     gpus: tuple[int, ...]
-    """Of each engine; none: a CPU."""
+    """GPUs of each engine; empty: run on the CPU."""
     watch_log: Path
-    """Of bench.gpu.watch."""
+    """Log of bench.gpu.watch."""
     clock: Clock
 
 
 class Rounds:
-    """Loads one side after another and measures it."""
+    """Loads and measures one side after another."""
 
     def __init__(self, place: Place, on_found: Callable[[Found], None]) -> None:
-        """Load nothing yet.
+        """Store the parameters; nothing is loaded yet.
 
         Args:
-            place: The work, the GPUs, and the time.
+            place: Work, GPUs and time limit.
             on_found: Called after each round.
         """
         self.found = Found()
@@ -46,9 +46,9 @@ class Rounds:
         self._failed: set[str] = set()
 
     def visit(self, name: str, warm_ups: Sequence[Plan], jobs: Sequence[tuple[Plan, int]]) -> None:
-        """Load a side if it is not loaded, warm it up then, and do rounds, by plan and number.
+        """Load a side and warm it up unless it is loaded already, then run rounds, given as plan and number.
 
-        A side that fails is left out from then on, and named in `found.failures`.
+        A side that fails is skipped from then on and listed in `found.failures`.
         """
         if self._clock.over or name in self._failed:
             self.found.not_run += [f"{plan.name}, round {number} of {name}" for plan, number in jobs]
@@ -62,7 +62,7 @@ class Rounds:
             self._measure(plan, number)
 
     def release(self) -> None:
-        """Stop what is loaded."""
+        """Stop the loaded side."""
         side, self._loaded = self._loaded, None
         if side is not None:
             self._clock.say(f"stop {side.label}")
@@ -97,7 +97,7 @@ class Rounds:
         )
 
     def _measure(self, plan: Plan, number: int) -> None:
-        """Do one round; number -1 is a warm-up."""
+        """Run one round; number -1 is a warm-up."""
         side = self._loaded
         what = "warm-up" if number < 0 else f"{plan.name}, round {number}"
         if side is None or side.name in self._failed:

@@ -1,7 +1,7 @@
-"""`python -m bench.gpu.http_client`: a client of `vllm serve` in the shape of the reference SUT.
+"""`python -m bench.gpu.http_client`: a client of `vllm serve` that sends requests as the reference SUT does.
 
-One POST /v1/completions per request with the prompt's token ids, streamed: a JSON chunk per token. Each line
-of standard input names a plan; the answer to it goes to standard output.
+One streamed POST /v1/completions per request with the prompt's token ids; one JSON chunk per token. Each line
+of standard input names a plan file; the answer to it is written to standard output.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ from common.flags import Parser
 from sut import dataset
 
 MODEL = "bench"
-"""What the server calls its model."""
+"""Model name at the server."""
 
 
 def main(argv: list[str]) -> int:
-    """Answer until standard input ends."""
+    """Answer plans until standard input ends."""
     answers = take_output()
     parser = Parser(prog="python -m bench.gpu.http_client", allow_abbrev=False)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--temperature", type=float, required=True)
     args = parser.parse_args(argv)
-    # A connection for each request in flight.
+    # One connection for each request in flight.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     asyncio.run(_serve(args.data, args.port, args.temperature, answers))
@@ -47,7 +47,7 @@ async def _serve(path: Path, port: int, temperature: float, answers: int) -> Non
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
         timeout=aiohttp.ClientTimeout(total=None),
-        # The first chunk of an answer repeats the prompt, and no line may be longer than twice this.
+        # The first chunk of an answer repeats the prompt, and the limit of a line is twice this size.
         read_bufsize=1 << 20,
     ) as session:
 
@@ -71,13 +71,13 @@ async def _serve(path: Path, port: int, temperature: float, answers: int) -> Non
 
 
 def _num_tokens(event: dict[str, Any]) -> int:
-    """Count a chunk's tokens.
+    """Count the tokens of a chunk.
 
     Raises:
-        RuntimeError: It is an error.
+        RuntimeError: The chunk is an error message.
     """
     if "choices" not in event:
-        raise RuntimeError(f"the server says {event}")
+        raise RuntimeError(f"the server returned {event}")
     return sum(len(choice["token_ids"] or ()) for choice in event["choices"])
 
 

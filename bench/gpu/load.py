@@ -1,4 +1,4 @@
-"""The work of every side of bench.gpu: a model that never stops early, prompts, budgets and arrivals."""
+"""Work of all sides of bench.gpu: a model that never stops early, prompts, budgets and arrivals."""
 
 import json
 from collections.abc import Sequence
@@ -22,20 +22,20 @@ _OWN_FILES = ("config.json", "generation_config.json")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lengths:
-    """The data set; lengths in tokens: the official ones divided by four, so that 4,096 hold the longest."""
+    """Data set; lengths in tokens are the official ones divided by four, so that 4,096 suffice."""
 
     requests: int = 1024
-    """Distinct prompts; Offline asks for each once."""
+    """Number of distinct prompts; Offline issues each once."""
     mean_prompt_len: float = 375.0
     max_prompt_len: int = 2048
     mean_answer_len: float = 320.0
     max_answer_len: int = 1024
     seed: int = 0
-    """Equal seeds give equal prompts and budgets."""
+    """Equal seeds produce equal prompts and budgets."""
     temperature: float = 1.0
-    """With random weights above 0: else all answers, and so their experts, are alike."""
+    """Above 0 for random weights: greedy answers, and the experts that they use, would all be alike."""
     stop_token_id: int = -1
-    """-1: an id that is no token, so that no answer stops early; vLLM 0.32 refuses it."""
+    """-1: an id outside the vocabulary, so that no answer stops early; vLLM 0.32 rejects it."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""
@@ -50,30 +50,30 @@ class Lengths:
 
     @property
     def num_rows(self) -> int:
-        """Rows of the data set."""
+        """Return the number of rows of the data set."""
         return self.requests
 
     @property
     def max_model_len(self) -> int:
-        """Tokens of the longest prompt and answer, up to a multiple of 16."""
+        """Return the tokens of the longest prompt and answer, rounded up to a multiple of 16."""
         return -(-(self.max_prompt_len + self.max_answer_len) // 16) * 16
 
 
 class Plan(NamedTuple):
-    """Requests of one round, in their order; the same for every side."""
+    """Requests of one round, in order; the same for every side."""
 
     name: str
     scenario: Scenario
     samples: NDArray[np.int64]
-    """(N,) the data set's first rows, each equally often."""
+    """(N,) row indices of the data set, starting at the first row, each equally often."""
     due_ns: NDArray[np.int64]
-    """(N,) when each arrives after the first; Offline: zeros."""
+    """(N,) arrival times after the first request; zeros in Offline."""
     target_qps: float
-    """What LoadGen is told."""
+    """LoadGen's target_qps."""
 
     @property
     def num_rows(self) -> int:
-        """Distinct samples."""
+        """Return the number of distinct samples."""
         return int(self.samples.max()) + 1
 
     def write(self, path: Path) -> None:
@@ -82,24 +82,24 @@ class Plan(NamedTuple):
 
 
 def offline(num_rows: int) -> Plan:
-    """Ask for each of `num_rows` samples once, all at the same time."""
+    """Plan each of `num_rows` samples once, all at the same time."""
     samples = np.arange(num_rows)
     return Plan("offline", Scenario.OFFLINE, samples, np.zeros(len(samples), np.int64), 1.0)
 
 
 def arriving(samples: Sequence[int], seed: int, target_qps: float, name: str = "server") -> Plan:
-    """Ask for samples when LoadGen would, whose schedule has this seed."""
+    """Plan samples at the times at which LoadGen issues them with this seed."""
     due_ns = scheduled_ns(seed, target_qps, len(samples))
     return Plan(name, Scenario.SERVER, np.array(samples, np.int64), due_ns, target_qps)
 
 
 class Work(NamedTuple):
-    """Model and data set on the disk."""
+    """Model and data set on disk."""
 
     model: Path
     data: Path
     budgets: NDArray[np.int64]
-    """(num_samples,) tokens of each answer."""
+    """(num_samples,) length of each answer in tokens."""
     temperature: float
 
     @property
@@ -108,15 +108,15 @@ class Work(NamedTuple):
         return int(self.budgets.max())
 
     def num_tokens(self, plan: Plan) -> int:
-        """Count what a round of the plan produces, exactly."""
+        """Return the exact number of tokens that a round of the plan produces."""
         return int(self.budgets[plan.samples].sum())
 
 
 def prepare(model: Path, lengths: Lengths, directory: Path) -> Work:
-    """Write the data set, and the model beside it with the stop id of the lengths.
+    """Write the data set, and a copy of the model with the stop id of the lengths.
 
     Raises:
-        ValueError: --model: no checkpoint directory, or too small a vocabulary for these lengths.
+        ValueError: --model: not a checkpoint directory, or its vocabulary is too small for these lengths.
     """
     vocab_size = set_stop_id(model, directory / "model", lengths.stop_token_id)
     path = directory / "data.parquet"
@@ -134,24 +134,24 @@ def prepare(model: Path, lengths: Lengths, directory: Path) -> Work:
 
 
 def budgets_of(data: Dataset) -> NDArray[np.int64]:
-    """Read the length of each answer, (num_samples,): the first token of its prompt says it."""
+    """Read the length of each answer, (num_samples,), from the first token of its prompt."""
     return data.tokens[data.offsets[:-1]].astype(np.int64)
 
 
 def set_stop_id(model: Path, output: Path, stop_token_id: int) -> int:
-    """Link a checkpoint into another directory, with one stop id, -1 for the first that is no token.
+    """Link a checkpoint into another directory with one stop id; -1 selects the first id past the vocabulary.
 
     Returns:
-        Its vocabulary's size.
+        Size of the vocabulary.
 
     Raises:
-        ValueError: --model names no checkpoint directory.
+        ValueError: --model is not a checkpoint directory.
     """
     try:
         config = json.loads((model / "config.json").read_bytes())
         vocab_size = int(config["vocab_size"])
     except (OSError, ValueError, KeyError) as error:
-        raise FlagError("--model", f"{model} is no checkpoint directory: {error!r}") from error
+        raise FlagError("--model", f"{model} is not a checkpoint directory: {error!r}") from error
     output.mkdir()
     for path in model.iterdir():
         if path.name not in _OWN_FILES:
@@ -164,12 +164,12 @@ def set_stop_id(model: Path, output: Path, stop_token_id: int) -> int:
 
 
 def engine_flags(given: Sequence[str], max_model_len: int, *, on_gpu: bool) -> list[str]:
-    """Write out the flags whose defaults differ between the sides; given flags stay.
+    """Add the flags whose defaults differ between the sides; given flags are kept.
 
     Args:
-        given: vLLM's flags of the command line.
+        given: vLLM flags of the command line.
         max_model_len: Default of --max-model-len.
-        on_gpu: Else the CPU build's own needs are added.
+        on_gpu: If false, flags that the CPU build needs are added.
     """
     valued: dict[str, object] = {
         "--max-model-len": max_model_len,
@@ -197,5 +197,5 @@ def engine_flags(given: Sequence[str], max_model_len: int, *, on_gpu: bool) -> l
 
 
 def _bare(word: str) -> str:
-    """Name a flag whichever way it is written: --a_b=c, --a-b, --no-a-b are one."""
+    """Normalize a flag: --a_b=c, --a-b and --no-a-b have the same name."""
     return word.partition("=")[0].replace("_", "-").removeprefix("--").removeprefix("no-")

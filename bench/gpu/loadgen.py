@@ -1,8 +1,8 @@
-"""LoadGen's part in bench.gpu: its settings, its percentiles, and which samples it will ask for.
+"""LoadGen in bench.gpu: its settings, its percentiles, and the order of the samples that it will issue.
 
-`python -m bench.gpu.loadgen CONF NUM_SAMPLES DIR FILE.json` runs LoadGen's Server over a system that answers
-at once, and writes the order of the samples and the seed of the schedule: a run of the product with the same
-seeds gets the same.
+`python -m bench.gpu.loadgen CONF NUM_SAMPLES DIR FILE.json` runs LoadGen's Server scenario over a SUT that
+answers immediately, and writes the order of the samples and the seed of the schedule. A run of the product
+with the same seeds has the same order and schedule.
 """
 
 import json
@@ -18,7 +18,7 @@ from sut.results.logs import DetailLog, read_detail
 from sut.settings import Mode, Scenario
 from sut.sut import SUT, Reports
 
-# The order of the samples does not depend on the rate: a dry run may be this fast.
+# The order of the samples does not depend on the rate, so a dry run may use this rate.
 DRY_QPS = 10_000.0
 DRY_TIMEOUT_S = 120.0
 _TTFT = "result_first_token_{:.2f}_percentile_latency_ns"
@@ -27,19 +27,19 @@ _PERCENTILES = (50, 90, 99)
 
 
 def user_conf_of(plan: Plan) -> str:
-    """Have LoadGen issue a plan's requests, in its own order."""
+    """Return the user.conf with which LoadGen issues a plan's requests, in LoadGen's order."""
     values = {
         "target_qps": plan.target_qps,
         "min_duration": 1,
         "min_query_count": len(plan.samples),
-        # It would draw from the model's official number of samples.
+        # Without this LoadGen would draw from the model's official number of samples.
         "performance_sample_count_override": plan.num_rows,
     }
     return compose_user_conf([plan.scenario], values)
 
 
 def spreads_of(detail: DetailLog) -> tuple[dict[str, float], dict[str, float]]:
-    """Read LoadGen's percentiles of TTFT and TPOT, in ms by name."""
+    """Read LoadGen's percentiles of TTFT and TPOT, in ms, by name."""
     ttft_ms, tpot_ms = (
         {f"p{q}": float(str(detail.values[key.format(q)])) / 1e6 for q in _PERCENTILES}
         for key in (_TTFT, _TPOT)
@@ -50,7 +50,7 @@ def spreads_of(detail: DetailLog) -> tuple[dict[str, float], dict[str, float]]:
 def draw_arrivals(
     processes: Processes, num_samples: int, target_qps: float, directory: Path, name: str = "server"
 ) -> Plan:
-    """Plan a Server run as LoadGen would issue it: in which order it takes the samples, each once, and when.
+    """Plan a Server run with LoadGen's order of the samples, each once, and its arrival times.
 
     Raises:
         RuntimeError: LoadGen failed.
@@ -68,7 +68,7 @@ def draw_arrivals(
 
 
 def main(argv: list[str]) -> int:
-    """Run LoadGen dry."""
+    """Run LoadGen over a SUT that answers immediately."""
     conf, num_samples, directory, output = argv
     issued: list[int] = []
     token = array("i", [0, 0])

@@ -1,4 +1,4 @@
-"""`python -m bench.gpu.model DIR`: gpt-oss-120b without its weights, for vLLM's `--load-format dummy`."""
+"""`python -m bench.gpu.model DIR`: write gpt-oss-120b without weights, for vLLM's `--load-format dummy`."""
 
 import json
 import sys
@@ -67,7 +67,7 @@ def write_full_size(output: Path) -> None:
     """Write both files into a new directory.
 
     Raises:
-        OSError: It exists or cannot be written.
+        OSError: The directory exists or cannot be written.
     """
     output.mkdir()
     for name, document in (("config.json", _CONFIG), ("generation_config.json", _GENERATION_CONFIG)):

@@ -21,14 +21,14 @@ _ENGINE_LOG = re.compile(r"\d+-\w+\.log")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offline(Lengths):
-    """All requests at once."""
+    """Flags of the Offline part: all requests at once."""
 
     sides: str = ",".join(OFFLINE_SIDES)
-    """The first is what the others are compared with."""
+    """Sides; the first is the reference of the ratios."""
     rounds: int = 2
-    """Of each side in each of its two turns."""
+    """Rounds of each side in each of its two turns."""
     warm_rounds: int = 1
-    """After each load, all requests at once; not counted."""
+    """Warm-up rounds after each load, with all requests at once; excluded from all figures."""
     round_timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
@@ -43,28 +43,28 @@ class Offline(Lengths):
             if name not in known:
                 raise FlagError("--sides", f"{name!r} is not one of {', '.join(known)}")
             if self.names.count(name) > 1:
-                raise FlagError("--sides", f"{name} is there {self.names.count(name)} times")
+                raise FlagError("--sides", f"{name} is given {self.names.count(name)} times")
 
     @property
     def names(self) -> list[str]:
-        """The sides."""
+        """Return the names of the sides."""
         return self.sides.split(",")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server(Offline):
-    """Requests when LoadGen's schedule has them."""
+    """Flags of the Server part: requests at the times of LoadGen's schedule."""
 
     sides: str = ",".join(SERVER_SIDES)
-    """The first is what the others are compared with."""
+    """Sides; the first is the reference of the comparison."""
     target_qps: float = 10.0
-    """Of LoadGen's schedule."""
+    """Rate of LoadGen's schedule."""
     seconds: float = 60.0
-    """How long requests arrive."""
+    """Time over which requests arrive."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""
-        # No super(): a dataclass with slots is made anew.
+        # No super(): slots=True creates a new class, so that super() without arguments fails.
         Lengths.__post_init__(self)
         check_at_least(self, rounds=1, warm_rounds=0)
         check_above(self, "round_timeout_s", "target_qps", "seconds")
@@ -72,16 +72,16 @@ class Server(Offline):
 
     @property
     def num_rows(self) -> int:
-        """Requests of a round: LoadGen asks for every row equally often, here once."""
+        """Return the requests of a round: LoadGen issues every row equally often, here once."""
         return max(round(self.target_qps * self.seconds), 2)
 
 
 Keep = Any
-"""Called with the figures so far."""
+"""Called with all figures so far."""
 
 
 def show_offline(plan: Offline, place: Place, keep: Keep) -> Found:
-    """Run the rounds and print what they say."""
+    """Run the rounds and print their figures."""
     requests = offline(plan.requests)
     found = _run(plan, place, requests, keep)
     _print(plan.names, place, found, ratio_lines(found, plan.names))
@@ -89,7 +89,7 @@ def show_offline(plan: Offline, place: Place, keep: Keep) -> Found:
 
 
 def show_server(plan: Server, place: Place, keep: Keep) -> Found:
-    """Run the rounds and print what they say.
+    """Run the rounds and print their figures.
 
     Raises:
         RuntimeError: LoadGen's dry run failed.
@@ -103,7 +103,7 @@ def show_server(plan: Server, place: Place, keep: Keep) -> Found:
 
 
 def _run(plan: Offline, place: Place, requests: Plan, keep: Keep) -> Found:
-    """Measure the sides in the order A B B A, so that a drift over time favors none."""
+    """Measure the sides in the order A B B A, so that a drift over time favors no side."""
     rounds = Rounds(place, keep)
     warm_ups = [offline(min(plan.requests, plan.num_rows))] * plan.warm_rounds
     first, second = range(plan.rounds), range(plan.rounds, 2 * plan.rounds)
@@ -121,12 +121,12 @@ def _print(names: list[str], place: Place, found: Found, more: list[str]) -> Non
 
 
 def differences_of(place: Place) -> list[str]:
-    """Name the differences between the sides' configurations."""
+    """List the differences between the sides' configurations."""
     return [f"configurations differ in {line}" for line in differences(first_configs(place))]
 
 
 def first_configs(place: Place) -> dict[str, dict[str, str]]:
-    """Read the configuration that each side's first engine says, if it came so far."""
+    """Read the configuration from the log of each side's first engine, if it was logged."""
     configs: dict[str, dict[str, str]] = {}
     for log in _engine_logs(place):
         if config := read_config(log):
@@ -135,18 +135,18 @@ def first_configs(place: Place) -> dict[str, dict[str, str]]:
 
 
 def engines_say(place: Place) -> dict[str, Any]:
-    """Read what the logs of all loads say, for the record."""
+    """Read configuration and start-up lines from the logs of all loads, for the record."""
     return {log.stem: {"config": read_config(log), "start": read_start(log)} for log in _engine_logs(place)}
 
 
 def _engine_logs(place: Place) -> list[Path]:
-    """List the logs of all loads, in their order; those of coordinators and clients have longer names."""
+    """List the engine logs of all loads, in order; logs of coordinators and clients have longer names."""
     logs = [log for log in place.setting.directory.glob("*.log") if _ENGINE_LOG.fullmatch(log.name)]
     return sorted(logs, key=lambda log: int(log.name.partition("-")[0]))
 
 
 def latency_lines(found: Found, names: list[str]) -> list[str]:
-    """Lay out each side's percentiles, and how far they are from the first side's within a round."""
+    """Format each side's percentiles, and their differences from the first side's within a round."""
     marks = ("p50", "p90", "p99")
     heads = [f"{what} {mark}" for what in ("TTFT", "TPOT") for mark in marks]
     lines = [f"{'round':>5} {'side':<7}" + "".join(f"{head:>10}" for head in heads) + "  ms"]
@@ -162,7 +162,7 @@ def _against(found: Found, side: str, reference: str, mark: str) -> str:
     beside = {one.number: one for one in found.counted(reference)}
     pairs = [(one, beside[one.number]) for one in found.counted(side) if one.number in beside]
     if not pairs:
-        return f"{side} against {reference}, {mark}: no round of both"
+        return f"{side} against {reference}, {mark}: no round with both"
     extra_ms = [one.ttft_ms[mark] - other.ttft_ms[mark] for one, other in pairs]
     tpot = [one.tpot_ms[mark] / other.tpot_ms[mark] for one, other in pairs]
     return (

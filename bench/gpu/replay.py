@@ -1,4 +1,4 @@
-"""A round's requests at their times, and how bench.gpu asks a side's process for a round."""
+"""Replay of a round's requests at their arrival times, and the line protocol of a side's process."""
 
 import asyncio
 import json
@@ -10,30 +10,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Generate = Callable[[int], AsyncIterator[int]]
-"""Sends one sample's request; yields how many tokens came, each time some come."""
+"""Sends one sample's request; yields the number of new tokens each time tokens arrive."""
 Plan = dict[str, list[int]]
-"""What gpu_load.Plan writes."""
+"""Format of the file that bench.gpu.load.Plan writes."""
 
 
 class Row(NamedTuple):
-    """One request, in ns since the round began."""
+    """One request; times in ns since the begin of the round."""
 
     due_ns: int
     first_ns: int
-    """Its first token came."""
+    """Time of the first token."""
     done_ns: int
     tokens: int
 
 
 async def replay(plan: Plan, generate: Generate) -> dict[str, Any]:
-    """Send a plan's requests, each when it is due, and wait for all answers.
+    """Send a plan's requests, each at its arrival time, and wait for all answers.
 
     Args:
-        plan: Samples, and when each is due.
-        generate: Sends one.
+        plan: Samples and arrival times.
+        generate: Sends one request.
 
     Returns:
-        begin_s and end_s of the system clock, and a Row for each request.
+        begin_s and end_s on the system clock, and a Row for each request.
     """
     begin_s, begin_ns = time.time(), time.monotonic_ns()
 
@@ -55,10 +55,10 @@ async def replay(plan: Plan, generate: Generate) -> dict[str, Any]:
 
 
 def take_output() -> int:
-    """Keep standard output for answers alone: what else is printed goes to standard error.
+    """Reserve standard output for answers; redirect all other output to standard error.
 
     Returns:
-        The descriptor that answers go to.
+        File descriptor for the answers.
     """
     answers = os.dup(1)
     os.dup2(2, 1)
@@ -66,7 +66,7 @@ def take_output() -> int:
 
 
 def read_plan() -> Plan | None:
-    """Wait for the next round, a line of standard input that names a plan's file; None at its end."""
+    """Read the next plan, a file named by a line of standard input; return None at its end."""
     line = sys.stdin.readline().strip()
     return json.loads(Path(line).read_text(encoding="utf-8")) if line else None
 
@@ -75,9 +75,9 @@ async def answer_plans(answers: int, generate: Generate, ready: Mapping[str, obj
     """Write that the side is ready, then replay plans until standard input ends.
 
     Args:
-        answers: From `take_output`.
+        answers: File descriptor from `take_output`.
         generate: Sends one request.
-        ready: Figures of the start.
+        ready: Figures of the start-up.
     """
     say_answer(answers, ready)
     while (plan := await asyncio.to_thread(read_plan)) is not None:
@@ -85,7 +85,7 @@ async def answer_plans(answers: int, generate: Generate, ready: Mapping[str, obj
 
 
 def say_answer(answers: int, message: Mapping[str, object]) -> None:
-    """Write a line of JSON."""
+    """Write one JSON line."""
     rest = (json.dumps(message) + "\n").encode()
     while rest:
         rest = rest[os.write(answers, rest) :]

@@ -1,4 +1,4 @@
-"""The sides of bench.gpu as its own process drives them: load, one round after the other, stop."""
+"""Sides of bench.gpu: load, run one round after another, stop."""
 
 import contextlib
 import re
@@ -28,26 +28,26 @@ _ENVIRONMENT = {
 
 
 class Start(NamedTuple):
-    """How long a load took, in seconds since the process was started."""
+    """Durations of a load, in seconds since the start of the process."""
 
     engine_s: float
-    """The engine is there."""
+    """Time until the engine is loaded."""
     serving_s: float
-    """Requests would be taken; ours has warmed up by then, the others do not."""
+    """Time until requests are accepted; the product has warmed up by then, the other sides have not."""
 
 
 class Side(ABC):
-    """An engine, loaded or on the way to it."""
+    """An engine that is loaded or loading."""
 
     name: str
 
     def __init__(self, setting: Setting, gpus: Sequence[int], label: str) -> None:
-        """Start its process.
+        """Start the side's process.
 
         Args:
-            setting: What it is to do.
-            gpus: What it gets; none: a CPU.
-            label: Names its files.
+            setting: Settings that all sides share.
+            gpus: GPUs of the engine; empty: run on the CPU.
+            label: Prefix of its file names.
         """
         self.setting = setting
         self.gpus = tuple(gpus)
@@ -55,7 +55,7 @@ class Side(ABC):
         self.label = label
         self.start: Start | None = None
         self.effective: dict[str, str] = {}
-        """What its engine says it came to, where it is asked."""
+        """Effective configuration that the engine reports, if it reports one."""
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus else {}
         self._begun_s = time.time()
         self.process = setting.processes.start(
@@ -66,25 +66,25 @@ class Side(ABC):
 
     @abstractmethod
     def _argv(self) -> list[str]:
-        """Compose module and flags of the process that holds the engine."""
+        """Return module and flags of the process that holds the engine."""
 
     @abstractmethod
     def _look(self) -> Start | None:
-        """Look whether it is loaded, and how long that took; does not wait."""
+        """Return the durations of the load, or None while it is loading; does not block."""
 
     @abstractmethod
     def run(self, plan: Plan, number: int) -> Answered:
-        """Do one round.
+        """Run one round.
 
         Raises:
-            RuntimeError: It failed.
+            RuntimeError: The round failed.
         """
 
     def poll(self) -> bool:
-        """Return whether it is loaded.
+        """Return whether the side is loaded.
 
         Raises:
-            RuntimeError: It has ended.
+            RuntimeError: The process has ended.
         """
         if self.start is None:
             if self.process.poll() is not None:
@@ -93,10 +93,10 @@ class Side(ABC):
         return self.start is not None
 
     def stop(self) -> None:
-        """End it and wait for all its processes: its memory is free afterwards.
+        """Stop all processes of the side and wait for their end, so that their memory is free.
 
         Raises:
-            RuntimeError: One stays, and with it perhaps a GPU's memory.
+            RuntimeError: A process does not end and may still hold GPU memory.
         """
         members = process_tree(self.process.pid)
         self.process.terminate()
@@ -106,7 +106,7 @@ class Side(ABC):
         deadline_s = time.monotonic() + STOP_TIMEOUT_S
         while left := [pid for pid in members if _runs(pid)]:
             if time.monotonic() > deadline_s:
-                raise RuntimeError(f"{self.label}: processes {left} are still there")
+                raise RuntimeError(f"{self.label}: processes {left} have not ended")
             time.sleep(POLL_S)
 
     def _since(self, at_s: float) -> float:
@@ -119,7 +119,7 @@ class Side(ABC):
 
 
 def _runs(pid: int) -> bool:
-    """Return whether a process exists and is no zombie, which holds no memory."""
+    """Return whether a process exists and is not a zombie (a zombie holds no memory)."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -128,7 +128,7 @@ def _runs(pid: int) -> bool:
 
 
 class InProcess(Side):
-    """LLM.generate or AsyncLLM with nothing between."""
+    """LLM.generate or AsyncLLM in a process without a server."""
 
     kind: str
     _piped = True
@@ -148,13 +148,13 @@ class InProcess(Side):
         return Start(engine_s, engine_s)
 
     def run(self, plan: Plan, number: int) -> Answered:
-        """Have it answer the plan."""
+        """Send the plan to the process and return its answer."""
         path = self._write(plan, number)
         return answered(self._pipe.ask(str(path), self.setting.round_timeout_s + SPARE_S), plan, 0.0)
 
 
 class Bare(InProcess):
-    """LLM.generate of all requests."""
+    """LLM.generate with all requests."""
 
     name = kind = "bare"
 
@@ -166,7 +166,7 @@ class InProcessAsync(InProcess):
 
 
 class Serve(Side):
-    """`vllm serve`, and an HTTP client in another process."""
+    """`vllm serve`, with an HTTP client in another process."""
 
     name = "serve"
 
@@ -194,7 +194,7 @@ class Serve(Side):
         self._pipe = Pipe(self._client, log)
 
     def run(self, plan: Plan, number: int) -> Answered:
-        """Have the client send the plan."""
+        """Let the client send the plan."""
         assert self._client is not None
         before_s = read_cpu_s(self._client.pid)
         path = self._write(plan, number)
@@ -202,7 +202,7 @@ class Serve(Side):
         return answered(answer, plan, read_cpu_s(self._client.pid) - before_s)
 
     def stop(self) -> None:
-        """End the client, then the server."""
+        """Stop the client, then the server."""
         if self._client is not None:
             self.setting.processes.kill(self._client)
         super().stop()

@@ -1,6 +1,6 @@
-"""`python -m bench.gpu.watch`: how busy each GPU is, a line of standard output for each look at each of them.
+"""`python -m bench.gpu.watch`: print GPU utilization, one line per reading and GPU.
 
-A separate process, because the benchmark must have a single thread while it starts processes.
+This is a separate process because the benchmark must be single-threaded while it starts processes.
 """
 
 import importlib
@@ -20,19 +20,19 @@ _MODULES = ("pynvml", "vllm.third_party.pynvml")
 
 
 class Look(NamedTuple):
-    """One GPU at one moment."""
+    """One reading of one GPU."""
 
     at_s: float
-    """Of the system clock."""
+    """Time of the reading, system clock."""
     gpu: int
     busy_percent: float
-    """Share of the driver's last period in which a kernel ran."""
+    """Share of the driver's last sampling period in which a kernel ran."""
     power_w: float
     used_mib: float
 
 
 class Use(NamedTuple):
-    """One GPU over a window."""
+    """Average usage of one GPU over a window."""
 
     num_looks: int
     busy_percent: float
@@ -41,7 +41,7 @@ class Use(NamedTuple):
 
 
 def use_between(log: Path, index: int, begin_s: float, end_s: float) -> Use | None:
-    """Average what was seen of a GPU in a window; None where nothing was."""
+    """Average the readings of a GPU in a window; return None without readings."""
     looks = [look for look in read_looks(log) if look.gpu == index and begin_s <= look.at_s <= end_s]
     if not looks:
         return None
@@ -56,13 +56,13 @@ def describe_gpus() -> dict[str, str]:
         done = subprocess.run(query, capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=True)
         gpus = "; ".join(done.stdout.splitlines())
     except (OSError, subprocess.SubprocessError) as error:
-        gpus = f"not told: {error}"
+        gpus = f"unknown: {error}"
     versions = {name: installed(name) for name in ("torch", "triton", "vllm")}
     return {"GPUs": gpus, **versions}
 
 
 def read_looks(log: Path) -> Iterator[Look]:
-    """Read what this command has printed, other lines aside."""
+    """Parse the readings in this command's output; skip other lines."""
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         words = line.split()
         if len(words) == len(Look._fields) + 1 and words[0] == "gpu":
@@ -70,7 +70,7 @@ def read_looks(log: Path) -> Iterator[Look]:
 
 
 def main() -> int:
-    """Print readings until killed; 1 if neither NVML nor nvidia-smi works."""
+    """Print readings until killed; return 1 if neither NVML nor nvidia-smi works."""
     nvml = _open_nvml()
     looks = _by_nvidia_smi() if nvml is None else _by_nvml(nvml)
     for look in looks:

@@ -1,1 +1,1 @@
-"""Other transports for tokens, compared with the product's; not part of the product."""
+"""Token transports to compare with the product's; not part of the product."""

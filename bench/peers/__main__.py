@@ -1,6 +1,6 @@
-"""`python -m bench.peers`: how many tokens one coordinator core takes, every side in the same run.
+"""`python -m bench.peers`: tokens/s that one coordinator core receives, all sides in the same run.
 
-See bench/README.md for what is measured and how to read it.
+See bench/README.md for what is measured and how to read the output.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from bench.peers.flat_sides import GOALS, JUDGED, OURS, SIDES, FlatFigures, Goal
 from bench.peers.side_fleet import Round, Side, run_rounds
 
 DEFAULT_ROUNDS = 3
-# One small round: whether everything works, and the order of magnitude. Short answers make requests dear.
+# One small round: a check that everything works, with rough figures. Short answers raise the cost per token.
 QUICK: dict[str, object] = {"rounds": 1, "requests": 1024, "in_flight": 1024, "answer_tokens": 64}
 
 
 class Column(NamedTuple):
-    """How a figure is shown."""
+    """Title and number format of a figure."""
 
     title: str
     form: str
@@ -36,16 +36,16 @@ COLUMNS = {
 }
 RATIOS = ("coordinator_cpu_s_per_mtok", "workers_cpu_s_per_mtok", "tokens_per_s")
 NOTES = """\
-coord:   CPU time of the coordinator process, LoadGen included, all threads, read from outside on every side
-         alike, from LoadGen's power_begin to its power_end
+coord:   CPU time of the coordinator process, LoadGen included, all threads; read from outside on every side,
+         from LoadGen's power_begin to its power_end
 workers: CPU time of all workers, from the coordinator's start to its end
-engines take no time for a step and wait for their transport alone; every answer of every round was compared
-token by token"""
+Engine steps take no time: an engine waits only for its transport. Every answer of every round was compared
+token by token."""
 Rounds = dict[str, list[FlatFigures]]
 
 
 class Judged(NamedTuple):
-    """A goal and what was seen."""
+    """A goal and the measured figure."""
 
     side: str
     goal: Goal
@@ -53,18 +53,18 @@ class Judged(NamedTuple):
 
     @property
     def met(self) -> bool:
-        """Whether it is enough."""
+        """Return whether the goal is met."""
         return self.seen >= self.goal.bound
 
     def __str__(self) -> str:
-        """Lay out one line."""
+        """Format the goal as one line."""
         words = "Mtok/core-s" if self.goal.peer is None else f"times less than {self.goal.peer}"
-        claim = f"{self.seen:,.1f} {words}, asked for {self.goal.bound:g}"
+        claim = f"{self.seen:,.1f} {words}, goal {self.goal.bound:g}"
         return f"{self.side:<16}{claim:<52}{'met' if self.met else 'NOT met'}"
 
 
 def main(argv: list[str]) -> int:
-    """Measure, print, write; 0 done, 1 a side failed, 2 bad input."""
+    """Measure all sides, print and write the figures. Return 0: done, 1: a side failed, 2: bad input."""
     try:
         args = _parse(argv)
         load = BurstLoad(**{field.name: getattr(args, field.name) for field in dataclasses.fields(BurstLoad)})
@@ -83,13 +83,13 @@ def main(argv: list[str]) -> int:
 
 
 def measure(load: BurstLoad, num_rounds: int) -> tuple[Rounds, int]:
-    """Run all rounds; a line shows each run when it ends.
+    """Run all rounds and print a line after each run.
 
     Returns:
-        Each side's figures, and the tokens of a round.
+        Each side's figures, and the number of tokens in a round.
 
     Raises:
-        RuntimeError: A side failed or gave another answer than the expected one.
+        RuntimeError: A side failed or returned an unexpected answer.
     """
     rounds: Rounds = {side.name: [] for side in SIDES}
 
@@ -101,14 +101,14 @@ def measure(load: BurstLoad, num_rounds: int) -> tuple[Rounds, int]:
 
 
 def table(rounds: Rounds) -> str:
-    """Lay out medians, ratios and goals for a person."""
+    """Format medians, ratios and goals as tables."""
     num_rounds = len(rounds[OURS])
     lines = ["", f"median of {num_rounds} rounds", _head(), *(_row(name, rounds[name]) for name in rounds)]
     lines += ["", f"median of the rounds' ratios to {OURS}", _head(RATIOS)]
     for name in rounds:
         ratios = ratios_to(OURS, rounds, name)
         lines.append(f"{name:<16}" + "".join(f"{ratios[key]:>16,.3g}" for key in RATIOS))
-    lines += ["", "coordinator CPU per token: what was asked for", *map(str, judge(rounds))]
+    lines += ["", "coordinator CPU per token: goals", *map(str, judge(rounds))]
     lines += ["", *(f"{side.name:<16}{side.what}" for side in SIDES), "", NOTES]
     return "\n".join(lines)
 
@@ -117,7 +117,7 @@ def ratios_to(ours: str, rounds: Rounds, name: str) -> dict[str, float]:
     """Compare a side with one of ours, round by round.
 
     Returns:
-        Per figure the median of the rounds' ratios.
+        Median of the rounds' ratios for each figure.
     """
     pairs = list(zip(rounds[name], rounds[ours], strict=True))
     return {
@@ -134,7 +134,7 @@ def judge(rounds: Rounds) -> list[Judged]:
 def compose_record(
     machine: dict[str, str], load: BurstLoad, rounds: Rounds, num_tokens: int
 ) -> dict[str, object]:
-    """Compose what --output gets: medians, ratios, goals and every round's figures."""
+    """Build the --output record: medians, ratios, goals and every round's figures."""
     sides = {
         side.name: {
             "what": side.what,
@@ -183,7 +183,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.peers",
         allow_abbrev=False,
-        description="Compare what a token costs the coordinator.",
+        description="Compare the coordinator's CPU time per token over several transports.",
     )
     add_flags(parser)
     return parse_comparison(parser, argv, DEFAULT_ROUNDS, QUICK)

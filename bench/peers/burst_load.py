@@ -1,4 +1,4 @@
-"""The requests of a round of bench.peers, all issued at once, and the check of their answers."""
+"""Requests of a round in bench.peers, all issued at once, and the check of their answers."""
 
 import argparse
 import hashlib
@@ -17,22 +17,22 @@ from sut.settings import Scenario
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BurstLoad:
-    """Requests that come all at once, for engines whose steps take no time."""
+    """Requests that are all issued at once, for engines whose steps take no time."""
 
     in_flight: int = 2048
-    """Requests that the engines run at once, all together."""
+    """Requests that all engines together run at once."""
     answer_tokens: int = 1024
-    """Mean length of an answer; lengths are uniform within a quarter of it."""
+    """Mean length of an answer; lengths are uniform within a quarter of the mean."""
     prompt_tokens: int = 256
     """Length of each prompt."""
     workers: int = 2
-    """Engines, one process each."""
+    """Number of engines, one process each."""
     requests: int = 2048
-    """Requests of a round."""
+    """Number of requests in a round."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""
-        # LoadGen counts an answer of fewer than two tokens as an error; a prompt is a length and a token.
+        # LoadGen counts an answer of fewer than two tokens as an error; a prompt needs a length and a token.
         lowest = {"answer_tokens": 4, "prompt_tokens": 2, "in_flight": 1, "workers": 1}
         for name, bound in lowest.items():
             if getattr(self, name) < bound:
@@ -42,7 +42,7 @@ class BurstLoad:
 
     @property
     def timeout_s(self) -> float:
-        """Bound of a round: ten times the duration of the slowest known side."""
+        """Return the time limit of a round: ten times the duration of the slowest known side."""
         return 60.0 + 1e-3 * self.requests * self.answer_tokens
 
     @property
@@ -52,22 +52,22 @@ class BurstLoad:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the fields of BurstLoad as flags with their defaults."""
+    """Add the fields of BurstLoad as flags with their default values."""
     for field in fields(BurstLoad):
         parser.add_argument(flag(field.name), type=int, default=field.default)
 
 
 class Answers(NamedTuple):
-    """What LoadGen logged of a round, after every answer has been compared."""
+    """Answers in LoadGen's log of a round, after every answer has been compared."""
 
     requests: int
     tokens: int
     sha256: str
-    """Of all tokens in the order of the samples."""
+    """Digest of all tokens in the order of the samples."""
 
 
 class Workload:
-    """The files of a load, and its answers."""
+    """Input files of a load, and its expected answers."""
 
     def __init__(self, load: BurstLoad, directory: Path) -> None:
         """Write data set and user.conf into an existing directory."""
@@ -82,11 +82,11 @@ class Workload:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all answers."""
+        """Return the number of tokens of all answers."""
         return sum(map(len, self._answers))
 
     def check(self, accuracy_log: Path) -> Answers:
-        """Compare every answer that LoadGen logged with the one that the prompt asks for.
+        """Compare every answer in LoadGen's log with the one expected for its prompt.
 
         Raises:
             RuntimeError: A sample is missing or logged twice, or an answer differs.
@@ -104,14 +104,14 @@ class Workload:
 
 
 def _user_conf(load: BurstLoad) -> str:
-    """Ask LoadGen for each sample once, and for all answers in its accuracy log."""
+    """Return a user.conf with which LoadGen issues each sample once and logs all answers."""
     values = {
-        # Offline takes min_query_count samples where that is more than target_qps times min_duration.
+        # In Offline LoadGen issues min_query_count samples if that exceeds target_qps times min_duration.
         "target_qps": float(load.requests),
         "min_duration": 1,
         "min_query_count": load.requests,
         "accuracy_log_sampling_target": 1_000_000_000,
-        # Without it LoadGen draws from the model's official number of samples, and takes some of them twice.
+        # Without this LoadGen would draw from the model's official number of samples, some of them twice.
         "performance_sample_count_override": load.requests,
     }
     return compose_user_conf([Scenario.OFFLINE], values)

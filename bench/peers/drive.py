@@ -1,8 +1,8 @@
-"""`python -m bench.peers.drive TRANSPORT FLAGS`: LoadGen over a peer's transport.
+"""`python -m bench.peers.drive TRANSPORT FLAGS`: run LoadGen over a peer's transport.
 
-The flags are the coordinator's. LoadGen, the data set, the settings and the reports are the product's own
-(`sut`), and so is the care for the interpreter; only the way of the tokens differs. Leaves LoadGen's files
-and a run.json with the number of messages.
+The flags are the coordinator's. LoadGen, data set, settings, reports (`sut`) and interpreter settings are the
+product's; only the transport differs. The run writes LoadGen's files and a run.json with the number of
+messages.
 """
 
 import asyncio
@@ -35,8 +35,8 @@ async def run(config: RunConfig, transport: str) -> None:
     """Run one LoadGen test.
 
     Raises:
-        ValueError: An input that `sut` refuses.
-        RuntimeError: LoadGen left no summary.
+        ValueError: `sut` rejects an input.
+        RuntimeError: LoadGen wrote no summary.
     """
     if config.max_new_tokens is None:
         raise FlagError("--max-new-tokens", "missing")
@@ -63,7 +63,7 @@ async def run(config: RunConfig, transport: str) -> None:
 
 
 def _quiet_interpreter() -> None:
-    """Do as the product does before its run: see coordinator.run."""
+    """Apply the product's interpreter settings: see coordinator.run."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)

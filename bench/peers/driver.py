@@ -1,4 +1,4 @@
-"""The interface of a peer's driver, and how it fails."""
+"""Interface of a peer's driver, and how it ends the process on an error."""
 
 import asyncio
 import logging
@@ -11,29 +11,29 @@ logger = logging.getLogger(__name__)
 
 
 class Driver(Protocol):
-    """The requests in flight over one transport; runs on the event loop of the main thread."""
+    """The requests in flight over one transport. Runs on the event loop of the main thread."""
 
     sut: SUT
-    """Takes LoadGen's queries."""
+    """Receives LoadGen's queries."""
     reports: Reports
-    """Goes to LoadGen."""
+    """Reports completions to LoadGen."""
 
     @property
     def num_messages(self) -> int:
-        """Count the messages with tokens that came."""
+        """Return the number of messages with tokens that were received."""
 
     async def connect(self) -> None:
-        """Connect, as far as the transport can before there are requests."""
+        """Connect as far as the transport can before the first request."""
 
     async def settle(self) -> None:
-        """Wait until nothing is in flight."""
+        """Wait until no request is in flight."""
 
     async def close(self) -> None:
         """Close all connections."""
 
 
 def die(error: BaseException) -> None:
-    """End the process: LoadGen has no abort, and its test would wait for ever.
+    """End the process: LoadGen cannot abort a test, so its test would never end.
 
     Thread: any.
     """
@@ -42,7 +42,7 @@ def die(error: BaseException) -> None:
 
 
 def die_on_loop_errors() -> None:
-    """End the process for what a callback of the running loop raises; asyncio would only log it."""
+    """End the process when a callback of the running loop raises; asyncio would only log the exception."""
 
     def fail(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         die(context.get("exception") or RuntimeError(context["message"]))

@@ -1,4 +1,4 @@
-"""The sides of bench.peers, the figures of one round of one of them, and the goals."""
+"""Sides of bench.peers, the figures of one round of a side, and the goals."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from bench.peers.side_fleet import Round, Side
 
 OURS = "frames"
 BY_STEP = "frames-step"
-"""Ours without merging: frames as an engine at the speed of a GPU makes them."""
+"""The product without merging; an engine at GPU speed produces the same frames."""
 SIDES = (
     Side(
         OURS,
@@ -35,7 +35,7 @@ SIDES = (
     ),
     Side(
         BY_STEP,
-        "ours with one frame per engine step, as at the speed of a GPU: nothing waits, nothing is merged",
+        "ours with one frame per engine step, as at GPU speed: no step waits, none are merged",
         ("bench.peers.step_worker", "--engine", "counting", "--frame-hold-ms", "0"),
         ("coordinator",),
     ),
@@ -56,30 +56,30 @@ SIDES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlatFigures:
-    """One Offline round of one side, whose engine is faster than its transport."""
+    """Figures of one Offline round of one side, whose engine is faster than its transport."""
 
     requests: int
     tokens: int
     answers_sha256: str
     window_s: float
-    """From the first query's issue to the last completion, as LoadGen logs it."""
+    """Time from the first query's issue to the last completion, by LoadGen's log."""
     coordinator_cpu_s: float
-    """Of the whole process in that window."""
+    """CPU time of the whole process in that window."""
     coordinator_cpu_s_per_mtok: float
     workers_cpu_s_per_mtok: float
-    """Of all worker processes together, from the coordinator's start to its end."""
+    """CPU time of all worker processes together, from the coordinator's start to its end."""
     process_cpu_s: float
-    """Of the coordinator's whole life, imports included."""
+    """CPU time of the coordinator's whole life, imports included."""
     tokens_per_s: float
     mtok_per_core_s: float
-    """Million tokens for each CPU second of the coordinator."""
+    """Million tokens per CPU second of the coordinator."""
     messages: int
-    """Messages with tokens that the coordinator received: frames on our sides."""
+    """Messages with tokens that the coordinator received; frames on our sides."""
     tokens_per_message: float
 
     @classmethod
     def of(cls, run: Round) -> "FlatFigures":
-        """Take them from a run."""
+        """Compute the figures of a run."""
         summary = run.record["summary"]
         messages = summary.get("num_messages")
         if messages is None:
@@ -101,12 +101,12 @@ class FlatFigures:
 
 
 class Goal(NamedTuple):
-    """What is asked of one of our sides."""
+    """A goal for our sides."""
 
     peer: str | None
-    """Whose coordinator CPU per token is divided by ours; None: our million tokens per core-second."""
+    """Side whose coordinator CPU per token is divided by ours; None: our million tokens per core-second."""
     bound: float
-    """The least that is enough."""
+    """Lower bound of the figure."""
 
 
 GOALS = (

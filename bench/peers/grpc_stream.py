@@ -1,7 +1,7 @@
-"""A gRPC call per request, its tokens as a server stream: the shape of vLLM's and SMG's gRPC servers.
+"""One gRPC call per request with its tokens as a server stream, like vLLM's and SMG's gRPC servers.
 
-Messages are those of the product's wire, so both sides pay the same protobuf runtime; `packed` is the budget
-(<u4) and the prompt one way, whether the answer ends (<u1) and the tokens the other way.
+The messages are those of the product's protocol, so that both sides use the same protobuf runtime.
+`packed` holds the budget (<u4) and the prompt in a request; an end flag (<u1) and the tokens in a response.
 """
 
 import struct
@@ -18,8 +18,8 @@ from protos.columns import CHANNEL_OPTIONS, TokenIds
 SERVICE = "tokenfleet.bench.PerRequest"
 PROMPT_HEAD = struct.Struct("<I")
 CHUNK_HEAD = struct.Struct("<?")
-# A busy loop takes up one call each turn, and an Offline query is all its calls at once. By default gRPC
-# cancels those that have waited for 30 s, and refuses some where a thousand wait.
+# A busy loop accepts one call per turn, and an Offline query issues all its calls at once. By default gRPC
+# cancels calls that have waited for 30 s, and refuses some when a thousand wait.
 SERVER_OPTIONS = [
     *CHANNEL_OPTIONS,
     ("grpc.server_max_unrequested_time_in_server", 3600),
@@ -30,7 +30,7 @@ Context = grpc.aio.ServicerContext[pb.Submit, pb.Tokens]
 
 
 async def serve(streams: Streams, port: int) -> None:
-    """Serve for ever."""
+    """Serve until killed."""
 
     async def generate(request: pb.Submit, _: Context) -> AsyncIterator[pb.Tokens]:
         packed = request.packed
@@ -52,10 +52,10 @@ async def serve(streams: Streams, port: int) -> None:
 
 
 class Client:
-    """One channel to one server."""
+    """A channel to one server."""
 
     def __init__(self, address: str) -> None:
-        """Create a channel that is not connected yet."""
+        """Create an unconnected channel."""
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._generate = self._channel.unary_stream(
             f"/{SERVICE}/Generate",
@@ -64,11 +64,11 @@ class Client:
         )
 
     async def connect(self) -> None:
-        """Wait until the server takes calls."""
+        """Wait until the server accepts calls."""
         await self._channel.channel_ready()
 
     async def generate(self, prompt: TokenIds, max_new_tokens: int) -> AsyncIterator[Chunk]:
-        """Send one request and take its chunks."""
+        """Send one request and yield its chunks."""
         request = pb.Submit(packed=PROMPT_HEAD.pack(max_new_tokens) + prompt.tobytes())
         async for message in self._generate(request):
             packed = message.packed

@@ -1,6 +1,6 @@
-"""HTTP server-sent events, aiohttp at both ends: the shape of the reference SUT over an OpenAI-style server.
+"""HTTP server-sent events with aiohttp at both ends, like the reference SUT with an OpenAI-compatible server.
 
-An event is a JSON object with the fields of vLLM's completion chunks that carry tokens.
+Each event is a JSON object with those fields of vLLM's completion chunks that carry tokens.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ DATA, DONE = b"data: ", b"data: [DONE]\n"
 
 
 async def serve(streams: Streams, port: int) -> None:
-    """Serve for ever."""
+    """Serve until killed."""
 
     async def completions(request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -56,7 +56,7 @@ def _event(chunk: Chunk) -> dict[str, object]:
 
 
 class Client:
-    """One session to one server, kept for the run; as many connections as requests in flight."""
+    """A session to one server for the whole run, with one connection per request in flight."""
 
     def __init__(self, address: str) -> None:
         """Open the session; needs a running loop."""
@@ -69,7 +69,7 @@ class Client:
         """Do nothing: each request opens a connection."""
 
     async def generate(self, prompt: TokenIds, max_new_tokens: int) -> AsyncIterator[Chunk]:
-        """Send one request and take its chunks."""
+        """Send one request and yield its chunks."""
         body = {"model": "counting", "prompt": prompt.tolist(), "max_tokens": max_new_tokens, "stream": True}
         async with self._session.post(self._url, json=body) as response:
             response.raise_for_status()

@@ -1,4 +1,4 @@
-"""LoadGen's requests over a transport that has a stream for each of them."""
+"""LoadGen's requests over a transport with one stream per request."""
 
 import asyncio
 from array import array
@@ -14,13 +14,13 @@ from sut.sut import SUT, Reports
 
 
 class Client(Protocol):
-    """One server as the driver sees it."""
+    """A connection from the driver to one server."""
 
     async def connect(self) -> None:
-        """Connect, as far as the transport can before there are requests."""
+        """Connect as far as the transport can before the first request."""
 
     def generate(self, prompt: TokenIds, max_new_tokens: int) -> AsyncIterator[Chunk]:
-        """Send one request and take its chunks."""
+        """Send one request and yield its chunks."""
         ...
 
     async def close(self) -> None:
@@ -28,18 +28,18 @@ class Client(Protocol):
 
 
 class RequestDriver:
-    """A task per request; everything but `_issue` runs on the event loop."""
+    """Runs one task per request. All methods but `_issue` run on the event loop."""
 
     def __init__(
         self, config: RunConfig, data: Dataset, max_new_tokens: int, make: Callable[[str], Client]
     ) -> None:
-        """Connect LoadGen's calls with the clients; needs a running loop.
+        """Connect LoadGen's callbacks with the clients; needs a running loop.
 
         Args:
-            config: The run.
-            data: Its prompts.
+            config: Configuration of the run.
+            data: Data set with the prompts.
             max_new_tokens: Budget of each request.
-            make: Makes the client of an address.
+            make: Creates the client for an address.
         """
         self._budget = max_new_tokens
         self._clients = [make(address) for address in config.workers]
@@ -64,7 +64,7 @@ class RequestDriver:
         await asyncio.gather(*(client.close() for client in self._clients))
 
     def _issue(self, ids: list[int], samples: list[int]) -> None:
-        """Take one query.
+        """Accept one query.
 
         Thread: LoadGen's; wakes the loop.
         """
@@ -83,7 +83,7 @@ class RequestDriver:
             die(error)
 
     async def _carry(self, id_: int, sample: int) -> None:
-        """Send one request to the least loaded server and report what comes back."""
+        """Send one request to the least loaded server and report its chunks to LoadGen."""
         server = min(range(len(self._clients)), key=self._outstanding.__getitem__)
         self._outstanding[server] += 1
         prompt = self._data.prompt(sample)
@@ -99,4 +99,4 @@ class RequestDriver:
         self._outstanding[server] -= 1
         expected = min(int(prompt[0]), self._budget)
         if len(answer) != expected:
-            raise RuntimeError(f"sample {sample}: {len(answer)} tokens came, not {expected}")
+            raise RuntimeError(f"sample {sample}: {len(answer)} tokens received, {expected} expected")

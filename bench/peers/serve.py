@@ -11,11 +11,11 @@ from common.flags import add_flags
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
 
 Serve = Callable[[CountingEngine, int, int], Awaitable[None]]
-"""Serves an engine, that many tokens to a message, at a port; for ever."""
+"""Serves an engine at a port until killed; arguments: engine, tokens per message, port."""
 
 
 def streamed(serve: Callable[[Streams, int], Awaitable[None]]) -> Serve:
-    """Put an engine behind a transport with a stream per request."""
+    """Adapt a transport with one stream per request to Serve."""
 
     async def serve_engine(engine: CountingEngine, tokens_per_message: int, port: int) -> None:
         streams = Streams(engine, tokens_per_message)
@@ -32,7 +32,7 @@ SERVE: dict[str, Serve] = {
 
 
 async def main(argv: list[str]) -> None:
-    """Serve until killed; an engine or server that fails ends the process."""
+    """Serve until killed; an exception in the engine or server ends the process."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers.serve", allow_abbrev=False)
     parser.add_argument("transport", choices=list(SERVE))
     parser.add_argument("--port", type=int, required=True)

@@ -1,4 +1,4 @@
-"""One side of bench.peers: its workers, one run of its coordinator, and rounds of all sides."""
+"""One side of bench.peers: its workers, its coordinator runs, and the rounds of all sides."""
 
 import subprocess
 import tempfile
@@ -17,41 +17,41 @@ START_TIMEOUT_S = 30.0
 
 
 class Side(NamedTuple):
-    """A way to bring tokens to the coordinator."""
+    """A transport for tokens to the coordinator, with its processes."""
 
     name: str
     what: str
     serve: tuple[str, ...]
-    """Module and flags of its workers; --port and the engine's flags follow."""
+    """Module and flags of its workers; --port and the engine's flags are appended."""
     drive: tuple[str, ...]
-    """Module and flags of its coordinator; the coordinator's flags follow."""
+    """Module and flags of its coordinator; the coordinator's flags are appended."""
 
 
 class Round(NamedTuple):
-    """A run whose answers are all as asked for."""
+    """A run in which every answer was the expected one."""
 
     output_dir: Path
     ended: Ended
     answers: Answers
     detail: DetailLog
     record: dict[str, Any]
-    """Its run.json."""
+    """Content of run.json."""
     workers_cpu_s: float
-    """Of all worker processes together, from the coordinator's start to its end."""
+    """CPU time of all worker processes together, from the coordinator's start to its end."""
 
     @property
     def window_s(self) -> float:
-        """From the first query's issue to the last completion, as LoadGen logs it."""
+        """Return the time from the first query's issue to the last completion, by LoadGen's log."""
         begin_s, end_s = loadgen_window_s(self.detail)
         return end_s - begin_s
 
     @property
     def coordinator_cpu_s(self) -> float:
-        """Of the whole coordinator process in that window."""
+        """Return the CPU time of the whole coordinator process in that window."""
         return self.ended.curve.between(*loadgen_window_s(self.detail))
 
     def per_mtok(self, cpu_s: float) -> float:
-        """Divide by the run's tokens, in millions."""
+        """Divide by the run's tokens in millions."""
         return cpu_s / self.answers.tokens * 1e6
 
 
@@ -59,7 +59,7 @@ class SideFleet:
     """One side's workers."""
 
     def __init__(self, side: Side, processes: Processes, workload: Workload, directory: Path) -> None:
-        """Start them; `wait` tells when they listen."""
+        """Start the workers; `wait` waits until they listen."""
         load = workload.load
         self._side = side
         self._processes = processes
@@ -67,7 +67,7 @@ class SideFleet:
         self._directory = directory / side.name
         self._directory.mkdir()
         self._workers: list[tuple[subprocess.Popen[bytes], int, Path]] = []
-        # An engine's share of what runs at once; its steps take no time.
+        # Each engine gets an equal share of the requests in flight; its steps take no time.
         flags = ["--step-ms", "0", "--max-num-seqs", str(-(-load.in_flight // load.workers))]
         for index in range(load.workers):
             port, log = free_port(), self._directory / f"worker{index}.log"
@@ -75,10 +75,10 @@ class SideFleet:
             self._workers.append((process, port, log))
 
     def wait(self) -> None:
-        """Wait until all listen.
+        """Wait until all workers listen.
 
         Raises:
-            RuntimeError: One does not.
+            RuntimeError: A worker does not listen in time.
         """
         for process, port, log in self._workers:
             wait_listening(process, port, log, START_TIMEOUT_S)
@@ -87,7 +87,7 @@ class SideFleet:
         """Run the side's coordinator once.
 
         Raises:
-            RuntimeError: It failed, or an answer is not the one expected.
+            RuntimeError: The coordinator failed or an answer is not the expected one.
         """
         output_dir = self._directory / f"round{number}"
         log = self._directory / f"round{number}.log"
@@ -119,19 +119,19 @@ class SideFleet:
 def run_rounds(
     sides: tuple[Side, ...], load: BurstLoad, num_rounds: int, take: Callable[[int, Side, Round], None]
 ) -> int:
-    """Run every side in every round; nothing that was started outlives the call.
+    """Run every side in every round; all started processes end with the call.
 
     Args:
-        sides: Each gets its workers for all rounds.
-        load: The same for all.
-        num_rounds: Each has another order of the sides.
-        take: Takes the round's number, the side and what its run left.
+        sides: Sides; the workers of each run during all rounds.
+        load: Load, the same for all sides.
+        num_rounds: Number of rounds; the order of the sides differs between rounds.
+        take: Called with the round's number, the side and the results of its run.
 
     Returns:
-        The tokens of a round.
+        Number of tokens in a round.
 
     Raises:
-        RuntimeError: A side failed or gave another answer than the expected one.
+        RuntimeError: A side failed or returned an unexpected answer.
     """
     with tempfile.TemporaryDirectory(prefix="bench-peers-") as name, Processes() as processes:
         directory = Path(name)

@@ -1,7 +1,7 @@
-"""`python -m bench.peers.step_worker FLAGS`: `python -m worker` that sends each engine step as one frame.
+"""`python -m bench.peers.step_worker FLAGS`: `python -m worker`, but each engine step is sent as one frame.
 
-An engine whose steps take no time is faster than any stream, and the product merges the pending steps. An
-engine at the speed of a GPU is slower, and its steps are sent one by one. So does this worker, at full speed.
+An engine whose steps take no time is faster than any stream, so the product merges pending steps. An engine
+at GPU speed is slower, and its steps are sent one by one. This worker sends steps one by one at full speed.
 """
 
 import sys
@@ -15,7 +15,7 @@ from worker.outbox import Outbox
 
 
 class StepOutbox(Outbox):
-    """Holds one step at a time, so that there is nothing to merge."""
+    """Outbox that merges no steps: it holds one at a time."""
 
     def __init__(self, hold_ns: int) -> None:
         super().__init__(hold_ns)
@@ -23,7 +23,7 @@ class StepOutbox(Outbox):
         self._is_full = False
 
     def put(self, step: Step) -> None:
-        """Add a step, behind those that wait for their frame."""
+        """Queue a step behind those that wait for a frame."""
         if self._is_full:
             self._later.append(step)
         else:
@@ -31,7 +31,7 @@ class StepOutbox(Outbox):
             super().put(step)
 
     async def next(self) -> pb.FromWorker:
-        """Wait for the next message; the one after a frame is the next step's."""
+        """Wait for the next message; after a frame, continue with the next queued step."""
         message = await super().next()
         if message.WhichOneof("message") == "tokens":
             self._is_full = False
@@ -43,7 +43,7 @@ class StepOutbox(Outbox):
 def run(argv: list[str]) -> int:
     """Replace the product's outbox and run the worker."""
     if vars(servicer).get("Outbox") is not Outbox:
-        print("bench.peers.step_worker: worker.servicer uses no Outbox", file=sys.stderr)  # noqa: T201
+        print("bench.peers.step_worker: worker.servicer does not use Outbox", file=sys.stderr)  # noqa: T201
         return 1
     vars(servicer)["Outbox"] = StepOutbox
     return main(argv)

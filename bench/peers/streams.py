@@ -1,4 +1,4 @@
-"""One engine's steps cut into chunks of one request each: what a peer's transport serves."""
+"""Splits an engine's steps into chunks of one request each, for the transports of the peers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -10,24 +10,24 @@ from protos.columns import PromptColumns, TokenColumns, TokenIds
 from worker.engines.scripted.counting import CountingEngine
 
 MAX_UNSENT = 65_536
-"""Chunks that may wait for a transport; then the engine does."""
+"""Bound of the chunks that wait for a transport; beyond it the engine waits."""
 
 
 class Chunk(NamedTuple):
     """New tokens of one request."""
 
     tokens: Iterable[int]
-    """At least one."""
+    """One or more tokens."""
     finished: bool
-    """No more will come."""
+    """Whether this is the request's last chunk."""
 
 
 Deliver = Callable[[int, Chunk], None]
-"""Takes a request's name and its next chunk."""
+"""Called with a request's name and its next chunk."""
 
 
 class _Begun:
-    """One request's tokens that fill no chunk yet."""
+    """Tokens of one request that do not fill a chunk yet."""
 
     def __init__(self) -> None:
         self.pending: list[int] = []
@@ -35,7 +35,7 @@ class _Begun:
 
 
 class Cutter:
-    """Runs an engine and hands its tokens on, request by request."""
+    """Runs an engine and delivers its tokens request by request."""
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class Cutter:
         deliver: Deliver,
         room: Callable[[], Awaitable[None]],
     ) -> None:
-        """Start with no request.
+        """Start without requests.
 
         Args:
-            engine: Not started.
-            tokens_per_message: Tokens of a chunk. The first token leaves at once, and so does the last, as
-                with vLLM's --stream-interval.
-            deliver: Takes each chunk.
-            room: Awaited before each step: until the transport takes more.
+            engine: Engine that is not started yet.
+            tokens_per_message: Tokens per chunk. The first and the last token are sent at once, as with
+                vLLM's --stream-interval.
+            deliver: Called with each chunk.
+            room: Awaited before each step; returns when the transport accepts more.
         """
         self._engine = engine
         self._tokens_per_message = tokens_per_message
@@ -60,7 +60,7 @@ class Cutter:
         self._requests: dict[int, _Begun] = {}
 
     async def pump(self) -> None:
-        """Run the engine for ever."""
+        """Run the engine until cancelled."""
         await self._engine.start()
         while True:
             await self._room()
@@ -70,9 +70,9 @@ class Cutter:
         """Queue one request.
 
         Args:
-            name: As its chunks will be named.
+            name: Name of the request in its chunks.
             prompt: (P,) token ids.
-            max_new_tokens: Longest answer.
+            max_new_tokens: Answer budget.
         """
         self._requests[name] = _Begun()
         self._engine.submit(
@@ -87,17 +87,17 @@ class Cutter:
 
     @property
     def num_requests(self) -> int:
-        """Requests that have not ended."""
+        """Return the number of unfinished requests."""
         return len(self._requests)
 
     def cancel(self, name: int) -> None:
-        """Forget a request that may have ended."""
+        """Remove a request, which may already have finished."""
         if self._requests.pop(name, None) is not None:
             self._engine.cancel([name])
 
     def _spread(self, columns: TokenColumns) -> None:
         if columns.counts is not None:
-            raise ValueError("an answer without tokens: this benchmark has none")
+            raise ValueError("an answer without tokens, which this benchmark does not support")
         ends = set(columns.finished_rows.tolist())
         for row, (name, token) in enumerate(
             zip(columns.requests.tolist(), columns.tokens.tolist(), strict=True)
@@ -114,10 +114,10 @@ class Cutter:
 
 
 class Streams:
-    """A stream of chunks for each request, as a per-request transport reads it."""
+    """One stream of chunks per request, for transports with one stream per request."""
 
     def __init__(self, engine: CountingEngine, tokens_per_message: int) -> None:
-        """Start with no request; see Cutter."""
+        """Start without requests; see Cutter."""
         self._cutter = Cutter(engine, tokens_per_message, self._put, self._room)
         self._queues: dict[int, asyncio.Queue[Chunk]] = {}
         self._num_requests = 0
@@ -125,7 +125,7 @@ class Streams:
         self._taken = asyncio.Event()
 
     async def pump(self) -> None:
-        """Run the engine for ever."""
+        """Run the engine until cancelled."""
         await self._cutter.pump()
 
     async def generate(self, prompt: TokenIds, max_new_tokens: int) -> AsyncIterator[Chunk]:
@@ -133,7 +133,7 @@ class Streams:
 
         Args:
             prompt: (P,) token ids.
-            max_new_tokens: Longest answer.
+            max_new_tokens: Answer budget.
         """
         name = self._num_requests
         self._num_requests += 1

@@ -1,8 +1,8 @@
-"""msgspec's MessagePack over ZMQ, a message per chunk: the shape of MLCommons endpoints' stream chunks.
+"""msgspec's MessagePack over ZMQ, one message per chunk, like the stream chunks of MLCommons endpoints.
 
-Structs travel as arrays and are left out of garbage collection, as there. Cheaper than there: a request is
-named by a number instead of a UUID in text, tokens are ids instead of text, and an end is a flag of the last
-chunk instead of a message that repeats the answer.
+As in MLCommons endpoints, structs are encoded as arrays and excluded from garbage collection. Three things
+are cheaper here: a request's name is a number instead of a UUID string, tokens are ids instead of text, and
+the end is a flag of the last chunk instead of a message that repeats the answer.
 Source: mlcommons/endpoints, src/inference_endpoint/core/types.py and async_utils/transport/zmq.
 """
 
@@ -43,7 +43,7 @@ _CHUNKS = msgspec.msgpack.Decoder(StreamChunk)
 
 
 async def serve(engine: CountingEngine, tokens_per_message: int, port: int) -> None:
-    """Serve for ever."""
+    """Serve until killed."""
     die_on_loop_errors()
 
     def submit(body: bytes) -> None:
@@ -60,7 +60,7 @@ async def serve(engine: CountingEngine, tokens_per_message: int, port: int) -> N
 
 
 class InFlight:
-    """One request as the driver knows it."""
+    """State of one request in the driver."""
 
     __slots__ = ("answer", "loadgen_id", "worker")
 
@@ -71,14 +71,14 @@ class InFlight:
 
 
 class MessageDriver:
-    """A table of requests, and a call for each message; everything but `_issue` runs on the event loop."""
+    """A table of requests, updated once per message. All methods but `_issue` run on the event loop."""
 
     def __init__(self, config: RunConfig, data: Dataset, max_new_tokens: int) -> None:
-        """Connect LoadGen's calls with the workers; needs a running loop.
+        """Connect LoadGen's callbacks with the workers; needs a running loop.
 
         Args:
-            config: The run.
-            data: Its prompts.
+            config: Configuration of the run.
+            data: Data set with the prompts.
             max_new_tokens: Budget of each request.
         """
         die_on_loop_errors()
@@ -89,25 +89,25 @@ class MessageDriver:
         self._loop = asyncio.get_running_loop()
         self._outstanding = [0] * len(config.workers)
         self._requests: dict[int, InFlight] = {}
-        """By the name in their messages."""
+        """Requests in flight by their name in messages."""
         self._num_started = 0
         self.sut = SUT(self._issue, die)
         self.reports = Reports(config.scenario)
 
     @property
     def num_messages(self) -> int:
-        """Messages with tokens or an end."""
+        """Return the number of received messages with tokens or an end."""
         return sum(sockets.num_messages for sockets in self._sockets)
 
     async def connect(self) -> None:
-        """Send every worker the address for its messages."""
+        """Send every worker the address to which it sends messages."""
         self._sockets = [DriverSockets(address, self._take) for address in self._addresses]
 
     async def settle(self) -> None:
-        """Check that nothing is in flight.
+        """Check that no request is in flight.
 
         Raises:
-            RuntimeError: Something is, though LoadGen counts all as complete.
+            RuntimeError: A request is in flight although LoadGen counts all as complete.
         """
         if self._requests:
             raise RuntimeError(f"{len(self._requests)} requests in flight after the end")
@@ -118,7 +118,7 @@ class MessageDriver:
             sockets.close()
 
     def _issue(self, ids: list[int], samples: list[int]) -> None:
-        """Take one query.
+        """Accept one query.
 
         Thread: LoadGen's; wakes the loop.
         """
@@ -136,7 +136,7 @@ class MessageDriver:
             self._sockets[worker].send(_ENCODER.encode(query))
 
     def _take(self, body: bytes) -> None:
-        """Add one message to its request's answer."""
+        """Append a message to its request's answer."""
         message = _CHUNKS.decode(body)
         request = self._requests[message.name]
         answer = request.answer

@@ -1,8 +1,8 @@
-"""ZMQ PUSH and PULL on an event loop: prompts to a worker, and what it sends back.
+"""ZMQ PUSH and PULL sockets on an event loop, for prompts to a worker and its messages back.
 
-A worker binds the PULL socket of its port. The driver binds one PULL socket per worker and sends
-its address in the first message, as the fan-in of MLCommons endpoints does. pyzmq's own asyncio
-sockets cost several times as much a message as the non-blocking calls here.
+A worker binds a PULL socket at its port. The driver binds one PULL socket per worker and sends its address
+in the first message, as the fan-in of MLCommons endpoints does. pyzmq's asyncio sockets cost several times
+as much per message as the non-blocking calls here.
 """
 
 import asyncio
@@ -12,20 +12,20 @@ from collections.abc import Callable
 import zmq
 
 Take = Callable[[bytes], None]
-"""Takes one message."""
-# Turns of the loop stay short: other sockets and tasks get theirs.
+"""Called with one message."""
+# Bound of the messages per loop turn, so that other sockets and tasks run too.
 MAX_MESSAGES_PER_TURN = 4096
-# Messages that wait in ZMQ at either end, and how often a full queue is tried again.
+# Bound of the messages queued in ZMQ at either end, and the retry interval for a full queue.
 MAX_QUEUED = 100_000
 RETRY_S = 0.001
 OPEN, REQUEST = b"O", b"R"
 
 
 class Receiver:
-    """A PULL socket whose messages go to a callable."""
+    """A PULL socket that passes its messages to a callable."""
 
     def __init__(self, take: Take) -> None:
-        """Create a socket that is not bound yet; needs a running loop."""
+        """Create an unbound socket; needs a running loop."""
         self._take = take
         self._loop = asyncio.get_running_loop()
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
@@ -34,18 +34,18 @@ class Receiver:
         self.num_messages = 0
 
     def bind(self, port: int) -> None:
-        """Receive at a port of this machine."""
+        """Bind to a port of this machine and receive."""
         self._socket.bind(f"tcp://127.0.0.1:{port}")
         self._listen()
 
     def bind_anywhere(self) -> str:
-        """Receive at a free port; returns the address."""
+        """Bind to a free port and receive; return the address."""
         port = self._socket.bind_to_random_port("tcp://127.0.0.1")
         self._listen()
         return f"tcp://127.0.0.1:{port}"
 
     def close(self) -> None:
-        """Receive nothing more."""
+        """Stop receiving."""
         self._loop.remove_reader(self._socket.fileno())
         if self._soon is not None:
             self._soon.cancel()
@@ -53,11 +53,11 @@ class Receiver:
 
     def _listen(self) -> None:
         self._loop.add_reader(self._socket.fileno(), self._drain)
-        # The descriptor tells of changes, not of what is there already.
+        # The descriptor signals only changes, not messages that are already queued.
         self._soon = self._loop.call_soon(self._drain)
 
     def _drain(self) -> None:
-        """Take what is there; the descriptor becomes readable again only after it was found empty."""
+        """Receive all queued messages; the descriptor signals again only after the queue was empty."""
         receive, take = self._socket.recv, self._take
         for number in range(MAX_MESSAGES_PER_TURN):
             try:
@@ -71,17 +71,17 @@ class Receiver:
 
 
 class Sender:
-    """A PUSH socket that keeps what ZMQ does not take yet."""
+    """A PUSH socket that queues the messages that ZMQ does not accept yet."""
 
     def __init__(self, address: str) -> None:
-        """Connect; ZMQ tries again until it is closed."""
+        """Connect; ZMQ retries until the socket is closed."""
         self._unsent: deque[bytes] = deque()
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUSH)
         self._socket.set(zmq.SNDHWM, MAX_QUEUED)
         self._socket.connect(address)
 
     def send(self, message: bytes) -> None:
-        """Send a message after those before it."""
+        """Send a message after all earlier ones."""
         if self._unsent:
             self._unsent.append(message)
             return
@@ -91,7 +91,7 @@ class Sender:
             self._unsent.append(message)
 
     async def room(self) -> None:
-        """Wait until ZMQ has taken everything."""
+        """Wait until ZMQ has accepted all messages."""
         while self._unsent:
             await asyncio.sleep(RETRY_S)
             while self._unsent:
@@ -102,19 +102,19 @@ class Sender:
                 self._unsent.popleft()
 
     def close(self) -> None:
-        """Send nothing more."""
+        """Stop sending."""
         self._socket.close(linger=0)
 
 
 class DriverSockets:
-    """The driver's end of one worker."""
+    """Sockets of the driver for one worker."""
 
     def __init__(self, address: str, take: Take) -> None:
-        """Connect, and tell the worker where its messages go.
+        """Connect, and send the worker the address for its messages.
 
         Args:
             address: host:port.
-            take: Takes each of its messages.
+            take: Called with each of its messages.
         """
         self._receiver = Receiver(take)
         self._sender = Sender(f"tcp://{address}")
@@ -122,32 +122,32 @@ class DriverSockets:
 
     @property
     def num_messages(self) -> int:
-        """Messages that came."""
+        """Return the number of received messages."""
         return self._receiver.num_messages
 
     def send(self, request: bytes) -> None:
-        """Send one message of the worker's requests."""
+        """Send one message with requests to the worker."""
         self._sender.send(REQUEST + request)
 
     async def room(self) -> None:
-        """Wait until ZMQ has taken all requests."""
+        """Wait until ZMQ has accepted all requests."""
         await self._sender.room()
 
     def close(self) -> None:
-        """Close both ways."""
+        """Close both sockets."""
         self._receiver.close()
         self._sender.close()
 
 
 class WorkerSockets:
-    """A worker's end: receives requests, and sends to the driver that connected last."""
+    """Sockets of a worker: receives requests, and sends to the driver that connected last."""
 
     def __init__(self, port: int, take: Take) -> None:
-        """Listen; needs a running loop.
+        """Bind the port; needs a running loop.
 
         Args:
-            port: Of this machine.
-            take: Takes each message of requests.
+            port: Port of this machine.
+            take: Called with each message of requests.
         """
         self._take = take
         self._sender: Sender | None = None
@@ -156,11 +156,11 @@ class WorkerSockets:
 
     def send(self, message: bytes) -> None:
         """Send a message to the driver."""
-        assert self._sender is not None, "tokens before a driver"
+        assert self._sender is not None, "tokens before a driver has connected"
         self._sender.send(message)
 
     async def room(self) -> None:
-        """Wait until ZMQ takes more."""
+        """Wait until ZMQ accepts more messages."""
         if self._sender is not None:
             await self._sender.room()
 

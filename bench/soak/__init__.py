@@ -1,1 +1,1 @@
-"""One coordinator while workers are killed and started again."""
+"""One coordinator while workers are killed and restarted."""

@@ -1,6 +1,6 @@
 """`python -m bench.soak`: memory and descriptors of a coordinator while workers are killed and restarted.
 
-See bench/README.md for what is measured and how to read it.
+See bench/README.md for what is measured and how to read the output.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from bench.soak.verdict import Check, judge, returns, steady
 
 
 def main(argv: list[str]) -> int:
-    """Soak, print, write; 0 passed, 1 not, 2 bad input."""
+    """Run the soak, print and write its figures. Return 0: passed, 1: not passed, 2: bad input."""
     try:
         args = _parse(argv)
         plan = Plan(**{field.name: _value(args, field.name) for field in dataclasses.fields(Plan)})
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
 
 
 def table(left: Leftover, checks: list[Check]) -> str:
-    """Lay out what was seen and the checks."""
+    """Format the figures and the checks."""
     lines = [""]
     if not all(check.passed for check in checks):
         lines += ["end of the coordinator's log:", left.log, ""]
@@ -53,15 +53,15 @@ def table(left: Leftover, checks: list[Check]) -> str:
 
 
 def describe(left: Leftover) -> dict[str, str]:
-    """Summarize the soak, a line per name."""
+    """Summarize the soak, one line per name."""
     summary, found = left.record["summary"], returns(left)
     kept = steady(left)
     seen = {
         "queries": f"{summary['latency_ns']['count']}, {left.num_answers} answers compared",
-        "kills": f"{len(left.kills)}, {len(summary['losses'])} losses, {found.num_unexplained} no kill",
+        "kills": f"{len(left.kills)}, {len(summary['losses'])} losses, {found.num_unexplained} unexplained",
         "time to detect": _spread_ms(found.detect_ms),
-        "taken back": f"{found.num_back} times, {found.num_late} kills too late to be seen to come back",
-        "continuations": f"{len(summary['continuations'])} requests went on elsewhere",
+        "taken back": f"{found.num_back} times, {found.num_late} kills too late for a return before the end",
+        "continuations": f"{len(summary['continuations'])} requests continued on another worker",
         "tokens kept": str(sum(loss["kept_tokens"] for loss in summary["losses"])),
         "tokens resent": str(sum(loss["resent_tokens"] for loss in summary["losses"])),
     }
@@ -76,7 +76,7 @@ def describe(left: Leftover) -> dict[str, str]:
                 f"{pss.first / 1024:.1f} -> {pss.last / 1024:.1f} MiB, {pss.per_minute:+.1f} KiB/min"
             )
         threads = Growth.of(times_s, [s.usage.threads for s in kept])
-        seen["threads"] = f"{threads.first:.0f} first, {threads.last:.0f} last, {threads.highest:.0f} most"
+        seen["threads"] = f"{threads.first:.0f} first, {threads.last:.0f} last, {threads.highest:.0f} highest"
         seen["CPU"] = f"{100 * cpu_s / span_s:.1f} % of a core over {span_s / 60:.1f} min"
     return seen
 
@@ -84,7 +84,7 @@ def describe(left: Leftover) -> dict[str, str]:
 def compose_record(
     machine: dict[str, str], plan: Plan, left: Leftover, checks: list[Check]
 ) -> dict[str, object]:
-    """Compose what --output gets: the checks, what was seen, every sample, kill and loss."""
+    """Build the --output record: checks, figures, every sample, kill and loss."""
     summary = left.record["summary"]
     begun_s = left.samples[0].at_s if left.samples else 0.0
     return {
@@ -111,7 +111,7 @@ def compose_record(
 def _spread_ms(values: list[float]) -> str:
     if not values:
         return "no loss"
-    return f"median {np.median(values):.0f} ms, {max(values):.0f} ms at most"
+    return f"median {np.median(values):.0f} ms, highest {max(values):.0f} ms"
 
 
 def _value(args: argparse.Namespace, name: str) -> Any:
@@ -121,7 +121,7 @@ def _value(args: argparse.Namespace, name: str) -> Any:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.soak", allow_abbrev=False, description="Kill workers for a long time."
+        prog="python -m bench.soak", allow_abbrev=False, description="Kill workers during a long run."
     )
     for field in dataclasses.fields(Plan):
         name, default = flag(field.name), field.default
@@ -129,7 +129,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
             parser.add_argument(name, type=type(default[0]), nargs=2, default=default)
         else:
             parser.add_argument(name, type=type(default), default=default)
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="gets all samples")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for all figures and samples")
     return parser.parse_args(argv)
 
 

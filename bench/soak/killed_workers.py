@@ -1,4 +1,4 @@
-"""Workers that are killed at random and come back on their ports."""
+"""Workers that are killed at random and restarted on their ports."""
 
 import random
 import subprocess
@@ -12,9 +12,9 @@ from worker.node.ports import steady_port
 
 START_TIMEOUT_S = 60.0
 NUM_AT_ONCE = 4
-"""Started together: a start costs about a second of CPU."""
+"""Workers that are started together; each start costs about a second of CPU."""
 MIN_SERVING_S = 3.0
-"""A worker lives this long before it is killed: the coordinator looks for it twice a second."""
+"""Minimum time between SERVING and a kill; the coordinator retries a lost worker twice a second."""
 MAX_AWAY_S = 2.0
 
 
@@ -22,9 +22,9 @@ class Kill(NamedTuple):
     """One kill -9."""
 
     at_s: float
-    """System clock, which LoadGen's log has too."""
+    """Time on the system clock, as in LoadGen's log."""
     at_ns: int
-    """Monotonic clock, which run.json has too."""
+    """Time on the monotonic clock, as in run.json."""
     address: str
     pid: int
 
@@ -36,9 +36,9 @@ class _Worker:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     back_s: float = 0.0
-    """When it is started again, after it was killed."""
+    """Time at which a killed worker is restarted."""
     serving_s: float | None = None
-    """Since when it is known to be serving."""
+    """Time since which the worker is known to be SERVING."""
 
     @property
     def address(self) -> str:
@@ -46,19 +46,19 @@ class _Worker:
 
 
 class KilledWorkers:
-    """Slow counting workers; `tend`, called often, restarts the killed ones."""
+    """Slow counting workers; `tend` must be called often and restarts the killed ones."""
 
     def __init__(
         self, processes: Processes, directory: Path, num: int, step_ms: tuple[float, float], seed: int
     ) -> None:
-        """Choose ports and speeds; nothing runs yet.
+        """Choose ports and speeds; no process is started yet.
 
         Args:
-            processes: Owns what is started.
-            directory: Gets the logs.
-            num: Workers.
-            step_ms: Bounds of a worker's step time.
-            seed: Of speeds, victims and pauses.
+            processes: Owner of the started processes.
+            directory: Directory for the logs.
+            num: Number of workers.
+            step_ms: Lower and upper bound of a worker's step time.
+            seed: Seed of speeds, killed workers and pauses.
         """
         self._random = random.Random(seed)
         self._processes = processes
@@ -73,19 +73,19 @@ class KilledWorkers:
 
     @property
     def addresses(self) -> list[str]:
-        """host:port of each worker."""
+        """Return host:port of each worker."""
         return [worker.address for worker in self._workers]
 
     @property
     def num_serving(self) -> int:
-        """Workers that are alive and whose log says that they serve."""
+        """Return how many workers are alive and have logged that they are SERVING."""
         return sum(worker.serving_s is not None for worker in self._workers)
 
     def start(self) -> None:
-        """Start all, a few at a time, and wait until they listen.
+        """Start all workers, a few at a time, and wait until they listen.
 
         Raises:
-            RuntimeError: One does not.
+            RuntimeError: A worker does not listen in time.
         """
         for first in range(0, len(self._workers), NUM_AT_ONCE):
             group = self._workers[first : first + NUM_AT_ONCE]
@@ -96,10 +96,10 @@ class KilledWorkers:
                 wait_listening(worker.process, worker.port, worker.log, START_TIMEOUT_S)
 
     def tend(self) -> None:
-        """Start workers whose time has come, and note which serve.
+        """Restart workers whose pause is over, and record which are SERVING.
 
         Raises:
-            RuntimeError: A worker ended that was not killed here.
+            RuntimeError: A worker ended that this object did not kill.
         """
         now_s = time.monotonic()
         for worker in self._workers:
@@ -107,12 +107,12 @@ class KilledWorkers:
                 if now_s >= worker.back_s:
                     self._start(worker)
             elif worker.process.poll() is not None:
-                raise RuntimeError(f"worker {worker.address} ended by itself: {tail(worker.log)}")
+                raise RuntimeError(f"worker {worker.address} ended unexpectedly: {tail(worker.log)}")
             elif worker.serving_s is None and SERVING_WORDS in tail(worker.log):
                 worker.serving_s = now_s
 
     def kill_one(self) -> bool:
-        """Kill one that has served for a while, drawn at random; returns whether there is one."""
+        """Kill a random worker that has served for MIN_SERVING_S; return False if there is none."""
         now_s = time.monotonic()
         fit = [w for w in self._workers if w.serving_s is not None and now_s - w.serving_s > MIN_SERVING_S]
         if not fit:

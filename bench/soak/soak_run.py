@@ -1,4 +1,4 @@
-"""One soak: LoadGen's Server over workers that are killed, and samples of the coordinator."""
+"""One soak run: LoadGen's Server over workers that are killed, with samples of the coordinator."""
 
 import json
 import subprocess
@@ -22,35 +22,35 @@ TICK_S = 0.2
 NUM_SAMPLES = 256
 PROMPT_TOKENS = 64
 MIN_QUERIES = 1_000
-"""LoadGen's early stopping wants some hundreds of queries, however short the soak."""
+"""Lower bound of the queries: LoadGen's early stopping needs some hundreds."""
 AUDIT_CONF = "*.*.accuracy_log_rng_seed = 1\n*.*.accuracy_log_sampling_target = 1000000000\n"
-# The kills are the soak's, not the requests': none of them is to be suspected.
+# Requests meet many losses here because the benchmark kills workers: no request may be failed for that.
 MAX_WORKER_LOSSES = 1_000_000
 WORKER_TIMEOUT_S = 5
 SLACK_S = 300.0
-"""Beyond the soak's length: start-up, the last answers, LoadGen's files."""
+"""Time allowed beyond the soak's length: start-up, the last answers, LoadGen's files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The flags of a soak."""
+    """Flags of a soak."""
 
     minutes: float = 30.0
-    """How long LoadGen issues queries."""
+    """Time over which LoadGen issues queries."""
     workers: int = 64
-    """Worker processes."""
+    """Number of worker processes."""
     kill_every_s: float = 15.0
     """Time between two kills."""
     target_qps: float = 30.0
-    """LoadGen's."""
+    """LoadGen's target_qps."""
     step_ms: tuple[float, float] = (200.0, 500.0)
-    """A worker's step time is drawn between these."""
+    """Bounds of a worker's random step time."""
     answer_tokens: tuple[int, int] = (20, 60)
-    """Lengths of answers are drawn between these."""
+    """Shortest and longest answer."""
     sample_every_s: float = 5.0
-    """Time between two readings of the coordinator's figures."""
+    """Time between two samples of the coordinator."""
     seed: int = 1
-    """Of the workers' speeds, the victims and how long they are away."""
+    """Seed of worker speeds, killed workers and pauses."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""
@@ -60,23 +60,23 @@ class Plan:
         if not 1 <= self.workers <= 1000:
             raise FlagError("--workers", f"{self.workers} is not in 1..1000")
         if not 0 < self.step_ms[0] <= self.step_ms[1]:
-            raise FlagError("--step-ms", f"{self.step_ms} is not ascending from above 0")
+            raise FlagError("--step-ms", f"{self.step_ms} is not ascending with both values above 0")
         # LoadGen counts an answer of fewer than two tokens as an error.
         if not 2 <= self.answer_tokens[0] <= self.answer_tokens[1]:
-            raise FlagError("--answer-tokens", f"{self.answer_tokens} is not ascending from 2")
+            raise FlagError("--answer-tokens", f"{self.answer_tokens} is not ascending from at least 2")
 
 
 class Sample(NamedTuple):
-    """The soak at one moment."""
+    """State of the soak at one moment."""
 
     at_s: float
-    """System clock, which LoadGen's log has too."""
+    """Time on the system clock, as in LoadGen's log."""
     serving: int
-    """Workers that are alive and whose log says that they serve: the fewest since the last sample."""
+    """Lowest number of SERVING workers since the last sample."""
     kills: int
-    """So far."""
+    """Kills so far."""
     usage: ProcessUsage
-    """The coordinator's."""
+    """Usage of the coordinator's process."""
 
 
 class Leftover(NamedTuple):
@@ -89,23 +89,23 @@ class Leftover(NamedTuple):
     """run.json."""
     detail: DetailLog
     num_answers: int
-    """Answers that LoadGen logged; each was compared token by token."""
+    """Number of answers in LoadGen's log; each was compared token by token."""
     num_samples: int
-    """Distinct samples among them."""
+    """Number of distinct samples among them."""
     wrong: list[str]
-    """Answers that are not what the prompt asks for, a line each."""
+    """One line for each answer that differs from the expected one."""
     log: str
-    """End of the coordinator's."""
+    """End of the coordinator's log."""
 
 
 class Soak:
-    """The processes of one soak."""
+    """One soak with its processes."""
 
     def __init__(self, plan: Plan, processes: Processes, directory: Path) -> None:
-        """Write the files, start the workers.
+        """Write the input files and start the workers.
 
         Raises:
-            RuntimeError: A worker does not come up.
+            RuntimeError: A worker does not start.
         """
         self._plan = plan
         self._processes = processes
@@ -119,10 +119,10 @@ class Soak:
         self._workers.start()
 
     def run(self) -> Leftover:
-        """Run the coordinator to its end, killing workers meanwhile.
+        """Run the coordinator to its end and kill workers meanwhile.
 
         Raises:
-            RuntimeError: It does not end in time or leaves no record, or a worker ended by itself.
+            RuntimeError: The coordinator timed out or wrote no record, or a worker ended unexpectedly.
         """
         coordinator = self._processes.start(self._command(), self._log)
         deadline_s = time.monotonic() + self._plan.minutes * 60 + SLACK_S
@@ -197,14 +197,14 @@ class Soak:
 
 
 def check_answers(accuracy_log: Path, prompts: NDArray[np.int32]) -> tuple[NDArray[np.int64], list[str]]:
-    """Compare every answer that LoadGen logged with the one that its prompt asks for.
+    """Compare every answer in LoadGen's log with the one expected for its prompt.
 
     Returns:
-        How many answers each sample has, and a line for each answer that differs.
+        Number of answers per sample, and a line for each answer that differs.
 
     Raises:
-        RuntimeError: An entry has not as many tokens as it says.
-        ValueError: The log is not whole.
+        RuntimeError: The number of tokens in an entry differs from its token count.
+        ValueError: The log is incomplete.
     """
     expected = [counting_answer(prompt) for prompt in prompts]
     counts = np.zeros(len(prompts), np.int64)
@@ -212,5 +212,5 @@ def check_answers(accuracy_log: Path, prompts: NDArray[np.int32]) -> tuple[NDArr
     for sample, answer in read_answers(accuracy_log):
         counts[sample] += 1
         if not np.array_equal(answer, expected[sample]):
-            wrong.append(f"sample {sample}: {answer.tolist()} where {expected[sample].tolist()} belongs")
+            wrong.append(f"sample {sample}: {answer.tolist()} instead of {expected[sample].tolist()}")
     return counts, wrong

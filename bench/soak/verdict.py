@@ -1,4 +1,4 @@
-"""Whether a soak was passed: memory and descriptors that stay, losses that were kills, exact answers."""
+"""Checks of a soak: constant memory and descriptors, losses that match kills, exact answers."""
 
 from typing import Any, NamedTuple
 
@@ -9,24 +9,24 @@ from bench.soak.soak_run import NUM_SAMPLES, Leftover, Sample
 from coordinator.scheduling.request_columns import DONE
 
 WARM_UP = 0.2
-"""Of LoadGen's test: arenas, pools and LoadGen's own records are first filled."""
+"""Share of LoadGen's test left out: arenas, pools and LoadGen's own records are filled in it."""
 MAX_GROWTH = 0.05
 MAX_GROWTH_KIB = 10 * 1024
 LOADGEN_QUERY_BYTES = 116
-"""What LoadGen 6.0.17 itself keeps of a Server query until the end of its test: RSS over queries 10,000 to
-100,000 of a SUT that answers at once."""
+"""Bytes that LoadGen 6.0.17 keeps per Server query until the end of its test; measured as RSS over queries,
+10,000 to 100,000 of them, with a SUT that answers immediately."""
 RECORD_QUERY_BYTES = DONE.itemsize + 2 * 8
-"""What the coordinator keeps of it: a row, and the delays of the frames of its first token and its end."""
+"""Bytes that the coordinator keeps per query: a row, and the frame delays of its first token and its end."""
 MAX_MORE_FDS = 4
-"""A worker on its way back may hold an old and a new connection; a leak per kill would be dozens."""
+"""A returning worker may hold an old and a new connection; a leak per kill would be dozens of descriptors."""
 LOSS_TIMEOUT_S = 8.0
-"""A kill is seen as a loss within this: --worker-timeout-s, and some."""
+"""Time within which a kill must be seen as a loss: --worker-timeout-s and a margin."""
 BACK_TIMEOUT_S = 15.0
-"""A worker killed this long before LoadGen's end must have been taken back."""
+"""A worker killed at least this long before LoadGen's end must have been taken back."""
 
 
 class Check(NamedTuple):
-    """One line of the soak's verdict."""
+    """A check with its result."""
 
     name: str
     passed: bool
@@ -34,22 +34,22 @@ class Check(NamedTuple):
 
 
 class Returns(NamedTuple):
-    """What became of the kills."""
+    """Kills matched with losses."""
 
     detect_ms: list[float]
-    """From each kill to the loss that it is."""
+    """Time from each kill to its loss."""
     num_missed: int
-    """Kills before LoadGen's end that were no loss."""
+    """Kills before LoadGen's end without a loss."""
     num_unexplained: int
-    """Losses that were no kill."""
+    """Losses without a kill."""
     num_back: int
-    """Times that a worker was taken back."""
+    """Number of times that a worker was taken back."""
     num_late: int
     """Kills so late that the worker need not have been taken back."""
 
 
 def judge(left: Leftover) -> list[Check]:
-    """Judge all of it."""
+    """Return all checks of a soak."""
     checks = [_outcome(left), _answers(left), _losses(left), _taken_back(left)]
     kept = steady(left)
     if len(kept) < 2:
@@ -58,19 +58,19 @@ def judge(left: Leftover) -> list[Check]:
 
 
 def samples_of_test(left: Leftover, from_share: float = 0.0) -> list[Sample]:
-    """List the samples of LoadGen's test, from a share of its time on."""
+    """Return the samples of LoadGen's test, starting at a share of its duration."""
     begin_s, end_s = loadgen_window_s(left.detail)
     from_s = begin_s + from_share * (end_s - begin_s)
     return [sample for sample in left.samples if from_s <= sample.at_s <= end_s]
 
 
 def steady(left: Leftover) -> list[Sample]:
-    """List the samples after the warm-up."""
+    """Return the samples after the warm-up."""
     return samples_of_test(left, WARM_UP)
 
 
 def returns(left: Leftover) -> Returns:
-    """Match kills with losses: a kill is the first loss of its worker after it, in time."""
+    """Match kills with losses: a kill's loss is its worker's first one within LOSS_TIMEOUT_S after it."""
     summary = left.record["summary"]
     losses = list(summary["losses"])
     detect_ms: list[float] = []
@@ -119,7 +119,7 @@ def _losses(left: Leftover) -> Check:
 def _taken_back(left: Leftover) -> Check:
     found = returns(left)
     due = len(left.kills) - found.num_late
-    return Check("taken back", found.num_back >= due, f"{found.num_back} times, {due} were due")
+    return Check("taken back", found.num_back >= due, f"{found.num_back} times, {due} expected")
 
 
 def _memory(left: Leftover, kept: list[Sample]) -> Check:
@@ -128,14 +128,14 @@ def _memory(left: Leftover, kept: list[Sample]) -> Check:
     records_kib = _records_kib(left, kept)
     seen = (
         f"RSS {rss.first / 1024:.1f} -> {rss.last / 1024:.1f} MiB, {rss.total:+.0f} KiB, "
-        f"{records_kib:.0f} of them records of queries, {rss.total - records_kib:+.0f} not "
-        f"(bound {bound_kib:.0f}); slope {rss.per_minute:+.1f} KiB/min, most {rss.highest / 1024:.1f} MiB"
+        f"{records_kib:.0f} of them records of queries, {rss.total - records_kib:+.0f} other "
+        f"(bound {bound_kib:.0f}); slope {rss.per_minute:+.1f} KiB/min, highest {rss.highest / 1024:.1f} MiB"
     )
     return Check("memory", rss.total - records_kib < bound_kib, seen)
 
 
 def _records_kib(left: Leftover, kept: list[Sample]) -> float:
-    """Compute what every run of as many queries keeps of them, whether workers are lost or not."""
+    """Compute the memory that any run with as many queries keeps, with or without lost workers."""
     begin_s, end_s = loadgen_window_s(left.detail)
     share = (kept[-1].at_s - kept[0].at_s) / (end_s - begin_s)
     num_queries = left.record["summary"]["latency_ns"]["count"] * share
@@ -144,5 +144,5 @@ def _records_kib(left: Leftover, kept: list[Sample]) -> float:
 
 def _descriptors(kept: list[Sample]) -> Check:
     fds = Growth.of([s.at_s for s in kept], [s.usage.fds for s in kept])
-    seen = f"{fds.first:.0f} first, {fds.last:.0f} last, {fds.highest:.0f} most"
+    seen = f"{fds.first:.0f} first, {fds.last:.0f} last, {fds.highest:.0f} highest"
     return Check("descriptors", fds.total <= MAX_MORE_FDS, seen)

@@ -1,1 +1,1 @@
-"""Time to SERVING and memory of a worker, beside `vllm serve`."""
+"""Time to SERVING and memory of a worker, compared with `vllm serve`."""

@@ -1,6 +1,6 @@
-"""`python -m bench.startup`: how long a worker takes to serve and what it holds, beside plain `vllm serve`.
+"""`python -m bench.startup`: time to SERVING and memory of a worker, compared with plain `vllm serve`.
 
-Real vLLM on this CPU with the tiny random model; see bench/README.md for how to read it.
+Real vLLM on the CPU with the tiny random model; see bench/README.md for how to read the output.
 """
 
 import argparse
@@ -32,10 +32,10 @@ from worker.probe import ask
 TIMEOUT_S = 600.0
 POLL_S = 0.02
 PROBE_TIMEOUT_S = 2.0
-# After it serves, for what start-up has left to free.
+# Delay of the measurement after SERVING, in which memory of the start-up is freed.
 SETTLE_S = 2.0
 STOP_TIMEOUT_S = 60.0
-# The node's, and its replicas'.
+# Ports of the node and of its replicas.
 NUM_PORTS = 3
 ENGINE_FLAGS: dict[str, object] = {
     "--dtype": "float32",
@@ -59,31 +59,31 @@ class Side:
     what: str
     num_engines: int
     argv: tuple[str, ...]
-    """Module and flags; port, model and the engine's flags follow."""
+    """Module and flags; port, model and the engine's flags are appended."""
     serves: Callable[[int], bool]
-    """Asks a port."""
+    """Asks the server at a port whether it serves."""
 
 
 class Figures(NamedTuple):
-    """One start."""
+    """Figures of one start."""
 
     serving_s: float
-    """From the start of the process to the first answer that all engines serve."""
+    """Time from the start of the process until all engines serve."""
     pss_mib: float
-    """Of all its processes once it serves, pages shared with others in equal parts."""
+    """PSS of all processes once the side serves: shared pages are divided among their users."""
     front_pss_mib: float
-    """The same of its processes without a model: all but the engines' own."""
+    """PSS of the processes without a model: all but the engines' own."""
     num_processes: int
 
 
 def serves_grpc(port: int) -> bool:
-    """Ask a worker, or a node for all of its replicas."""
+    """Return whether a worker, or a node with all of its replicas, is SERVING."""
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS) as channel:
         return ask(channel, SERVICE).is_serving
 
 
 def serves_http(port: int) -> bool:
-    """Ask vLLM's own server."""
+    """Return whether vLLM's own server is healthy."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=PROBE_TIMEOUT_S) as answer:
             return bool(answer.status == 200)
@@ -92,7 +92,7 @@ def serves_http(port: int) -> bool:
 
 
 SIDES = (
-    # The module that `vllm serve` runs; the command itself looks for a distribution of the name vllm.
+    # The module that `vllm serve` runs; the command itself requires a distribution named vllm.
     Side("serve", "vllm serve", 1, ("vllm.entrypoints.openai.api_server", *SERVE_FLAGS), serves_http),
     Side("worker", "python -m worker", 1, ("worker",), serves_grpc),
     Side("node", "python -m worker --replicas 2", 2, ("worker", "--replicas", "2"), serves_grpc),
@@ -100,7 +100,11 @@ SIDES = (
 
 
 def main(argv: list[str]) -> int:
-    """Start, measure, print, write; 0 done, 1 one did not serve, 2 bad input."""
+    """Start and measure all sides, print and write the figures.
+
+    Returns:
+        0: done; 1: a side did not serve; 2: bad input.
+    """
     try:
         args = _parse(argv)
     except ValueError as error:
@@ -128,10 +132,10 @@ def main(argv: list[str]) -> int:
 
 
 def start(side: Side, model: Path, processes: Processes, log: Path) -> Figures:
-    """Start one side, measure it, and end it.
+    """Start one side, measure it, and stop it.
 
     Raises:
-        RuntimeError: It does not serve in time.
+        RuntimeError: The side does not serve in time.
     """
     port = steady_port(random.Random(), NUM_PORTS)
     flags = argv_of({"--port": port, "--model": model, **ENGINE_FLAGS})
@@ -175,7 +179,7 @@ def _pss_mib(pid: int) -> float:
 
 
 def _is_engine(pid: int) -> bool:
-    """Return whether vLLM named a process an engine's."""
+    """Return whether vLLM named a process an engine core."""
     try:
         return "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""`python -m bench.tail`: how an Offline run ends, by dispatch policy, simulated in virtual time."""
+"""`python -m bench.tail`: end of an Offline run by dispatch policy, simulated in virtual time."""
 
 import argparse
 import statistics
@@ -16,7 +16,7 @@ from common.flags import FlagError
 
 
 def main(argv: list[str]) -> int:
-    """Simulate all policies on the same lengths, print the table; 2 for bad input."""
+    """Simulate all policies on the same answer lengths and print the table; return 2 for bad input."""
     args = _parser().parse_args(argv)
     try:
         _check(args)
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     ratios = _ratios(rows, args.replicas, args.beside)
     for (policy, spread), ratio in ratios.items():
         say(
-            f"{policy:<18} spread {spread:>4.0%}: one of {args.replicas} replicas does {ratio:.2%} "
+            f"{policy:<18} spread {spread:>4.0%}: one of {args.replicas} replicas reaches {ratio:.2%} "
             f"of one of {args.beside}"
         )
     flags = {name: str(value) for name, value in vars(args).items()}
@@ -49,14 +49,14 @@ def main(argv: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.tail", description=__doc__)
     parser.add_argument("--replicas", type=int, default=72, help="replicas of the fleet")
-    parser.add_argument("--beside", type=int, default=8, help="replicas of the small fleet beside it")
+    parser.add_argument("--beside", type=int, default=8, help="replicas of the small fleet to compare with")
     parser.add_argument("--samples-per-replica", type=float, default=7_195.5, help="of both fleets")
-    parser.add_argument("--spread", type=float, default=0.15, help="fastest less slowest speed, around 1")
+    parser.add_argument("--spread", type=float, default=0.15, help="fastest minus slowest speed, around 1")
     parser.add_argument("--seeds", type=int, default=5, help="draws of all answer lengths")
     parser.add_argument(
-        "--emptying", type=float, nargs="*", default=[], help="also ours with these for LAST_OVER_MEAN"
+        "--emptying", type=float, nargs="*", default=[], help="also run ours with these LAST_OVER_MEAN"
     )
-    parser.add_argument("--output", type=Path, help="JSON file of the figures")
+    parser.add_argument("--output", type=Path, help="file for the figures, JSON")
     return parser
 
 
@@ -83,7 +83,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _rows(args: argparse.Namespace, num_replicas: int, spread: float) -> list[dict[str, object]]:
-    """Simulate one fleet under all policies, on every draw of lengths."""
+    """Simulate one fleet under all policies, with every draw of lengths."""
     speeds = spread_speeds(num_replicas, spread)
     num_samples = round(args.samples_per_replica * num_replicas)
     say(f"{num_replicas} replicas, {num_samples:,} samples, speeds spread by {spread:.0%}")
@@ -111,7 +111,7 @@ def _report(
     started_s: float,
     idle: float | None = None,
 ) -> dict[str, object]:
-    """Print a row, and give its figures: means over the draws, and the end of each."""
+    """Print a row and return its figures: means over the draws, and the end of each draw."""
     rate = statistics.mean(
         int(lens.sum()) / end_s / len(speeds) for lens, end_s in zip(draws, ends_s, strict=True)
     )
@@ -123,7 +123,7 @@ def _report(
 
 
 def _ratios(rows: list[dict[str, object]], replicas: int, beside: int) -> dict[tuple[str, float], float]:
-    """Divide the throughput per replica of the fleet by that of the small one, by policy and spread."""
+    """Divide the tokens/s per replica of the fleet by those of the small fleet, by policy and spread."""
     rates = {
         (row["replicas"], str(row["policy"]), float(str(row["spread"]))): float(
             str(row["tokens_per_s_per_replica"])

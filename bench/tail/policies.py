@@ -1,4 +1,4 @@
-"""Ways to give an Offline query to replicas in virtual time; `ours` asks the coordinator's own functions."""
+"""Policies that assign an Offline query to replicas in virtual time; `ours` is the coordinator's code."""
 
 from collections.abc import Callable
 
@@ -9,23 +9,23 @@ from coordinator.scheduling import routing, throughput
 from coordinator.scheduling.throughput import Reading, Throughput
 
 REFILL_S = 0.005
-"""Way of an end to the coordinator and of a prompt back, as `ours` measures it; it costs no time here."""
+"""Delay from an end to the next prompt's arrival that `ours` assumes; it takes no virtual time."""
 Policy = Callable[[Ints, Floats, Cost], list[Replica]]
-"""Takes answer lengths (N,) in order of issue and speeds (W,); the replicas hold all when it returns."""
+"""Takes answer lengths (N,) in order of issue and speeds (W,); returns the replicas with all requests."""
 
 
 def static_split(answer_lens: Ints, speeds: Floats, cost: Cost) -> list[Replica]:
-    """Give each replica a contiguous part of equal size, as AMD's harness does."""
+    """Assign a contiguous part of equal size to each replica, as AMD's harness does."""
     return _give_at_once(np.array_split(answer_lens, len(speeds)), speeds, cost)
 
 
 def round_robin(answer_lens: Ints, speeds: Floats, cost: Cost) -> list[Replica]:
-    """Deal the requests out at once, one after the other, as NVIDIA's harness does."""
+    """Distribute the requests at once, one after the other, as NVIDIA's harness does."""
     return _give_at_once([answer_lens[k :: len(speeds)] for k in range(len(speeds))], speeds, cost)
 
 
 def plain_pull(answer_lens: Ints, speeds: Floats, cost: Cost) -> list[Replica]:
-    """Give the next request to whoever has a free slot, until none is left."""
+    """Assign the next request to a replica with a free slot until no request is left."""
     replicas, rest = _fill(answer_lens, speeds, cost)
 
     def refill(k: int) -> None:
@@ -36,14 +36,14 @@ def plain_pull(answer_lens: Ints, speeds: Floats, cost: Cost) -> list[Replica]:
 
 
 def clairvoyant(answer_lens: Ints, speeds: Floats, cost: Cost) -> list[Replica]:
-    """Pull, longest answer first: a bound, as nobody knows the lengths."""
+    """Pull with the longest answer first: a bound that needs the lengths in advance."""
     return plain_pull(np.sort(answer_lens)[::-1], speeds, cost)
 
 
 def ours(
     answer_lens: Ints, speeds: Floats, cost: Cost, last_over_mean: float = routing.LAST_OVER_MEAN
 ) -> list[Replica]:
-    """Pull as the coordinator does: measured prefetch, and the rest divided anew each second."""
+    """Pull as the coordinator does: measured prefetch, and the remaining requests redivided each second."""
     replicas, rest = _fill(answer_lens, speeds, cost)
     allowed = [routing.NO_LIMIT] * len(replicas)
     rates_by_replica = [Throughput()] * len(replicas)
@@ -93,14 +93,14 @@ def _give_at_once(parts: list[Ints], speeds: Floats, cost: Cost) -> list[Replica
 
 
 def _fill(answer_lens: Ints, speeds: Floats, cost: Cost) -> tuple[list[Replica], list[int]]:
-    """Fill all slots; returns the replicas and the rest, to be taken from its end."""
+    """Fill all slots; return the replicas and the remaining requests, which are taken from the list's end."""
     num_slots = cost.max_num_seqs * len(speeds)
     dealt = [answer_lens[k : num_slots : len(speeds)] for k in range(len(speeds))]
     return _give_at_once(dealt, speeds, cost), answer_lens[num_slots:][::-1].tolist()
 
 
 def _read(replica: Replica, at_s: float) -> Reading:
-    """Read what frames would show; one end a frame, as ends are events here."""
+    """Return what frames would report; one end per frame, because ends are events here."""
     return Reading(
         int(at_s * 1e9), int(replica.num_tokens), replica.num_finished, replica.outstanding, 1, REFILL_S
     )

@@ -1,7 +1,7 @@
-"""Replicas with continuous batching in virtual time, without a socket or an engine.
+"""Replicas with continuous batching in virtual time, without sockets or engines.
 
-A step of n running sequences takes step_s + sequence_s * n at speed 1 and gives each of them a token. A
-replica keeps for each sequence the step at which it ends, so that only ends and starts are events.
+A step of n running sequences takes step_s + sequence_s * n at speed 1 and adds one token to each of them. A
+replica stores for each sequence the step at which it ends, so that only ends and starts are events.
 """
 
 import heapq
@@ -17,17 +17,17 @@ Floats = NDArray[np.float64]
 
 
 class Cost(NamedTuple):
-    """What a replica of speed 1 takes."""
+    """Step time of a replica of speed 1."""
 
     step_s: float = 0.010
     sequence_s: float = 0.000_06
-    """More per step for each running sequence."""
+    """Additional time of a step per running sequence."""
     max_num_seqs: int = 1_792
     """Sequences that run at once."""
 
 
 class Replica:
-    """One replica: what runs, what waits there, and how far it is."""
+    """One replica: its running and waiting requests and its progress."""
 
     def __init__(self, cost: Cost, speed: float) -> None:
         self.cost = cost
@@ -35,46 +35,46 @@ class Replica:
         self.now_s = 0.0
         self.num_steps = 0.0
         self.num_tokens = 0.0
-        """Produced so far."""
+        """Tokens produced so far."""
         self.num_finished = 0
         self.running: list[tuple[float, float]] = []
-        """Heap of (step at which it ends, step at which it began); one that was continued began earlier."""
+        """Heap of (step at which it ends, step at which it began); a continued request began earlier."""
         self.waiting: deque[int] = deque()
-        """Answer lengths of requests beyond the slots."""
+        """Answer lengths of requests without a slot."""
 
     @property
     def outstanding(self) -> int:
-        """Requests it has."""
+        """Return the number of running and waiting requests."""
         return len(self.running) + len(self.waiting)
 
     @property
     def step_s(self) -> float:
-        """How long the next step takes."""
+        """Return the duration of the next step."""
         return (self.cost.step_s + self.cost.sequence_s * len(self.running)) / self.speed
 
     @property
     def next_end_s(self) -> float:
-        """When the next request ends; infinity where none runs."""
+        """Return the time at which the next request ends; infinity if none runs."""
         if not self.running:
             return float("inf")
         return self.now_s + (self.running[0][0] - self.num_steps) * self.step_s
 
     def give(self, answer_len: int) -> None:
-        """Take one request; it runs as soon as a slot is free."""
+        """Add one request; it runs as soon as a slot is free."""
         if len(self.running) < self.cost.max_num_seqs:
             heapq.heappush(self.running, (self.num_steps + answer_len, self.num_steps))
         else:
             self.waiting.append(answer_len)
 
     def advance(self, to_s: float) -> None:
-        """Run until a time that no end precedes."""
+        """Run until `to_s`, which must not be after the next end."""
         steps = (to_s - self.now_s) / self.step_s
         self.num_steps += steps
         self.num_tokens += steps * len(self.running)
         self.now_s = to_s
 
     def end_one(self) -> None:
-        """Run until the next request ends, and start one that waits."""
+        """Run until the next request ends, and start a waiting one."""
         steps = self.running[0][0] - self.num_steps
         self.now_s = self.next_end_s
         self.num_tokens += steps * len(self.running)
@@ -86,27 +86,27 @@ class Replica:
             heapq.heappop(self.running)
 
     def empty(self) -> float:
-        """Run what it has to its end; returns when that is."""
+        """Run all requests to their end; return the time of the last end."""
         while self.running:
             self.end_one()
         return self.now_s
 
 
 Refill = Callable[[int], None]
-"""Called with a replica's index when a request of it has ended."""
+"""Called with the index of a replica in which a request has ended."""
 Beat = Callable[[float], None]
 
 
 def run_until(
     replicas: list[Replica], refill: Refill, beat: Beat, has_more: Callable[[], bool], beat_s: float = 1.0
 ) -> None:
-    """Let events happen in order while `has_more`; a beat falls before the first event behind its time.
+    """Process events in order while `has_more`; a beat runs before the first event after its time.
 
     Args:
-        replicas: Every one with requests.
-        refill: May give the replica more.
-        beat: May give any replica more.
-        has_more: Whether requests wait for a replica.
+        replicas: Replicas; each has requests.
+        refill: May give the replica more requests.
+        beat: May give any replica more requests.
+        has_more: Returns whether requests are left to give out.
         beat_s: Time between beats.
     """
     events = [(replica.next_end_s, k) for k, replica in enumerate(replicas)]
@@ -128,12 +128,12 @@ def run_until(
 
 
 def draw_answer_lens(num: int, seed: int, mean: float = 1_278.0, cv: float = 1.2, cap: int = 10_240) -> Ints:
-    """Draw answer lengths, (num,): lognormal, of a mean and coefficient of variation before the cap."""
+    """Draw answer lengths, (num,): lognormal; mean and coefficient of variation apply before the cap."""
     variance = np.log(1 + cv**2)
     drawn = np.random.default_rng(seed).lognormal(np.log(mean) - variance / 2, np.sqrt(variance), num)
     return np.clip(np.ceil(drawn), 1, cap).astype(np.int64)
 
 
 def spread_speeds(num_replicas: int, spread: float) -> Floats:
-    """Space speeds evenly around 1, (num_replicas,): the fastest is `spread` above the slowest."""
+    """Return speeds spaced evenly around 1, (num_replicas,): fastest minus slowest is `spread`."""
     return np.linspace(1 - spread / 2, 1 + spread / 2, num_replicas)

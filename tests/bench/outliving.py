@@ -1,4 +1,4 @@
-"""Whether processes run, and who started them."""
+"""Helpers for tests of benchmark processes: which run, and who started them."""
 
 import json
 import signal
@@ -14,13 +14,13 @@ from tests.fleet import ROOT
 
 
 def children(parent: int) -> list[int]:
-    """List the processes that a process started."""
+    """List the child processes of a process."""
     task = Path(f"/proc/{parent}/task/{parent}/children")
     return [int(pid) for pid in task.read_text().split()]
 
 
 def runs(pid: int) -> bool:
-    """Say whether a process exists and is no zombie."""
+    """Return whether a process exists and is not a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -29,7 +29,7 @@ def runs(pid: int) -> bool:
 
 
 def wait_until(claim: Callable[[], bool], timeout_s: float = 30.0) -> None:
-    """Wait for a claim to become true; the deadline fails the test."""
+    """Wait until a condition is true; fail the test at the deadline."""
     deadline_s = time.monotonic() + timeout_s
     while not claim():
         assert time.monotonic() < deadline_s
@@ -37,7 +37,7 @@ def wait_until(claim: Callable[[], bool], timeout_s: float = 30.0) -> None:
 
 
 def check_takes_all_along(module_argv: list[str], num: int, tmpdir: Path, signum: signal.Signals) -> None:
-    """Start a benchmark, signal it once it has `num` children, and check that none of them outlives it."""
+    """Start a benchmark, signal it once it has `num` children, and check that no child outlives it."""
     process = subprocess.Popen(
         [sys.executable, "-m", *module_argv],
         cwd=ROOT,
@@ -56,7 +56,7 @@ def check_takes_all_along(module_argv: list[str], num: int, tmpdir: Path, signum
 
 
 def run_bench(module_argv: list[str], timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run a benchmark to its end."""
+    """Run a benchmark to its end and return its result."""
     return subprocess.run(
         [sys.executable, "-m", *module_argv],
         cwd=ROOT,
@@ -68,7 +68,7 @@ def run_bench(module_argv: list[str], timeout_s: float = 120) -> subprocess.Comp
 
 
 def accuracy_log(answers: list[list[int]]) -> str:
-    """Compose LoadGen's accuracy log of answers by sample, one line each, as LoadGen does."""
+    """Return an accuracy log with the answers of samples 0, 1, ..., one line each, as LoadGen writes it."""
     entries = [
         {"qsl_idx": sample, "data": np.array(answer, "<i4").tobytes().hex(), "token_count": len(answer)}
         for sample, answer in enumerate(answers)

@@ -1,4 +1,4 @@
-"""The largest fleet: each part of the command measures what it says, and leaves nothing running."""
+"""bench.fleet: each part of the command measures its figures and leaves no process running."""
 
 import json
 import os
@@ -35,7 +35,7 @@ GROWTH = [
 
 
 def fleet(show: str, flags: list[str], output: Path) -> dict[str, Any]:
-    """Run a part of the command to its end, and read its figures; a busy machine may miss its bounds."""
+    """Run a part of the command to its end and return its figures; a busy machine may miss the goals."""
     done = run_bench(["bench.fleet", show, *flags, "--output", str(output)])
     assert output.exists(), done.stdout + done.stderr
     record: dict[str, Any] = json.loads(output.read_text())
@@ -46,35 +46,35 @@ def fleet(show: str, flags: list[str], output: Path) -> dict[str, Any]:
 
 
 def test_held_judges_a_window_before_the_last_query(tmp_path: Path) -> None:
-    """Of 200 queries all answers are right; the window's tokens/s are those that 100 queries/s ask for."""
+    """All answers of 200 queries are right; the tokens/s of the window match 100 queries/s."""
     figures = fleet("held", HELD, tmp_path / "held.json")["figures"]
     assert 200 == figures["requests"]
     assert pytest.approx(1.0) == figures["window, s"]
-    # 100 answers/s of 30 tokens; arrivals are random, 100 of them by a tenth.
+    # 100 answers/s of 30 tokens each; random arrivals, so 100 of them vary by a tenth.
     assert 1_500 < figures["tokens/s"] < 6_000
     assert 0 < figures["coordinator, cores"] < len(os.sched_getaffinity(0))
     assert figures["tokens"] == figures["samples"]["tokens"][-1]
 
 
 def test_server_knows_when_each_query_was_due(tmp_path: Path) -> None:
-    """LoadGen's schedule is computed anew: of 200 queries half are late by less than 20 ms.
+    """LoadGen's schedule is recomputed: half of 200 queries are less than 20 ms late.
 
-    The floor sends 200 queries too, and each is answered in one frame or shares one.
+    The floor sends 200 queries too; each is answered in a frame, which it may share.
     """
     figures = fleet("server", [*SERVER, "--floor"], tmp_path / "server.json")["figures"]
     assert 200 == figures["floor"]["queries"]
     assert 0 < figures["floor"]["frames"] <= 200
     assert 0 < figures["floor"]["us/query"]
     assert 200 == figures["requests"]
-    # An answer is one frame, or shares one.
+    # An answer takes one frame, or shares one.
     assert 0 < figures["frames"] <= 200
     assert 0 <= figures["issue delay, ms"]["p50"] < 20
-    # LoadGen counts from when a query was due, the coordinator from when it came.
+    # LoadGen counts from a query's scheduled time, the coordinator from its arrival.
     assert figures["TTFT by the coordinator, ms"]["p50"] <= figures["TTFT by LoadGen, ms"]["p50"]
 
 
 def test_an_answer_takes_the_frames_asked_for(tmp_path: Path) -> None:
-    """20 queries, 10 a second, over two workers that answer at once in two frames: no two share a frame."""
+    """20 queries at 10/s, over two workers that answer immediately in two frames: no two share a frame."""
     load = ["--workers", "2", "--queries-per-s", "10", "--queries", "20", "--samples", "20"]
     flags = [*load, "--answer-tokens", "4", "4", "--frames-per-query", "2"]
     figures = fleet("server", flags, tmp_path / "server.json")["figures"]
@@ -83,7 +83,7 @@ def test_an_answer_takes_the_frames_asked_for(tmp_path: Path) -> None:
 
 
 def test_burst_weighs_the_memory_of_one_large_query(tmp_path: Path) -> None:
-    """300 samples come in one call; the arena has 1,024 slots of 10,240 tokens: 40 MiB."""
+    """300 samples are issued in one call; the arena has 1,024 slots of 10,240 tokens: 40 MiB."""
     figures = fleet("burst", BURST, tmp_path / "burst.json")["figures"]
     assert 300 == figures["requests"] == figures["samples in the first call"]
     assert 40.0 <= figures["arena reserved, MiB"] < 80.0
@@ -92,23 +92,23 @@ def test_burst_weighs_the_memory_of_one_large_query(tmp_path: Path) -> None:
 
 
 def test_growth_measures_each_point_once(tmp_path: Path) -> None:
-    """Two workers and four are two runs; frames/s are workers times steps/s while all requests run."""
+    """Two and four workers are two runs; frames/s are workers times steps/s while all requests run."""
     record = fleet("growth", GROWTH, tmp_path / "growth.json")
     rows = record["figures"]["series"]
     assert [[2, 10], [4, 5]] == [[row["workers"], row["in_flight"]] for row in rows["workers"]]
     assert rows["in flight"][0] == rows["in flight"][1] == rows["workers"][0]
-    # 3 s are 150 steps of 20 ms: 20 requests twice over.
+    # 3 s are 150 steps of 20 ms; twice 20 requests.
     assert "40 requests, 6,000 tokens" in next(g["seen"] for g in record["goals"] if g["name"] == "answers")
     assert rows["workers"][0]["frames_per_s"] <= 1.1 * 2 * 50
 
 
 def figures(us_per_query: float, floor: float | None = None) -> pair.Figures:
-    """One run of one checkout."""
+    """Build the figures of one run in one checkout."""
     return pair.Figures(us_per_query, None, None, 1.0, us_per_query / 10, 7, True, floor)
 
 
 def test_pair_takes_medians_of_ratios_within_rounds() -> None:
-    """New over old is 0.8, 0.5, 0.9 and above a floor of 100 us 75, 40 and 88 %; medians 0.8 and 0.75."""
+    """New / old is 0.8, 0.5, 0.9; above a floor of 100 us it is 75, 40 and 88 %; medians 0.8 and 0.75."""
     loads = [(500.0, 400.0, 100.0), (600.0, 300.0, 100.0), (900.0, 810.0, 100.0)]
     rounds = [pair.Round(figures(old), figures(new, floor)) for old, new, floor in loads]
     medians = pair.medians_of(rounds)
@@ -120,7 +120,7 @@ def test_pair_takes_medians_of_ratios_within_rounds() -> None:
 
 @pytest.mark.long
 def test_pair_runs_both_checkouts_and_keeps_what_they_printed(tmp_path: Path) -> None:
-    """This checkout against itself: both print and write, and the new one has the floor."""
+    """This checkout against itself: both runs print and write, and the new one has the floor."""
     flags = [
         "--old",
         str(ROOT),
@@ -141,7 +141,7 @@ def test_pair_runs_both_checkouts_and_keeps_what_they_printed(tmp_path: Path) ->
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_outlives_the_fleet(tmp_path: Path, signum: signal.Signals) -> None:
-    """Interrupted or killed, the command takes the fleet's process and the coordinator along."""
+    """When the command is interrupted or killed, the fleet's process and the coordinator end too."""
     check_takes_all_along(["bench.fleet", "held", *HELD, "--ramp-s", "60"], 2, tmp_path, signum)
 
 
@@ -173,7 +173,7 @@ def test_nothing_outlives_the_fleet(tmp_path: Path, signum: signal.Signals) -> N
         ("growth --by-workers 3", "--by-workers"),
         ("growth --by-step-ms 0 1", "--by-step-ms"),
         ("growth --by-workers 2000 1", "--by-workers"),
-        ("held --output nowhere/a.json", "--output: nowhere is no directory"),
+        ("held --output nowhere/a.json", "--output: nowhere is not a directory"),
         ("held --spare 1", "--spare"),
         ("pair server", "--old"),
         ("pair --old nowhere server", "has no folder bench"),
@@ -182,7 +182,7 @@ def test_nothing_outlives_the_fleet(tmp_path: Path, signum: signal.Signals) -> N
     ],
 )
 def test_bad_flags_are_named(flags: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A bad flag ends the command before it starts anything, with exit code 2 and one line that names it."""
+    """A bad flag ends the command before any process starts, with exit code 2 and one line that names it."""
     assert 2 == main(flags.split())
     seen = capsys.readouterr()
     (line,) = seen.out.splitlines()
@@ -191,7 +191,7 @@ def test_bad_flags_are_named(flags: str, says: str, capsys: pytest.CaptureFixtur
 
 
 def test_a_goal_is_met_at_its_bound() -> None:
-    """At most and at least include the bound itself, and say figure and bound."""
+    """`at_most` and `at_least` include the bound itself, and their text has figure and bound."""
     assert Goal("x", True, "5.000 ms, at most 5") == Goal.at_most("x", 5.0, 5.0, "ms")
     assert not Goal.at_most("x", 5.001, 5.0, "ms").met
     assert Goal.at_least("x", 60_000, 60_000, "requests").met
@@ -199,7 +199,7 @@ def test_a_goal_is_met_at_its_bound() -> None:
 
 
 def test_costs_on_a_plane_are_taken_apart() -> None:
-    """0.01 cores + 100 us a frame + 2 us per 1,000 tokens: the fit finds the three, and all are in line."""
+    """0.01 cores + 100 us per frame + 2 us per 1,000 tokens: the fit finds all three, with no deviation."""
     loads = [(100.0, 1e5), (200.0, 1e5), (400.0, 4e5), (400.0, 1e5)]
     costs = [
         Cost(window_s=1.0, frames_per_s=f, tokens_per_s=t, cores=0.01 + 1e-4 * f + 2e-9 * t) for f, t in loads
@@ -209,7 +209,7 @@ def test_costs_on_a_plane_are_taken_apart() -> None:
 
 
 def test_a_bent_series_is_off_its_line() -> None:
-    """Cores 1, 3, 2 over frames 1, 2, 3: the line is 1.5 at 1 and 2 at 2, which has a half more."""
+    """Cores 1, 3, 2 over frames 1, 2, 3: the line is 1.5 at 1 and 2 at 2, where 3 is half above it."""
     costs = [
         Cost(window_s=1.0, frames_per_s=f, tokens_per_s=1.0, cores=c)
         for f, c in ((1, 1.0), (2, 3.0), (3, 2.0))
@@ -218,7 +218,7 @@ def test_a_bent_series_is_off_its_line() -> None:
 
 
 def test_series_vary_one_thing() -> None:
-    """By workers and by step tokens/s stay 12,000, by requests frames/s do."""
+    """Tokens/s stay at 12,000 by workers and by step time; frames/s stay constant by requests."""
     points = Growth(
         workers=4,
         in_flight=60,

@@ -1,4 +1,4 @@
-"""The truth on a GPU: what the command arranges, computes and refuses, and a run over vLLM on a CPU."""
+"""bench.gpu: what the command plans, computes and rejects, and a run with vLLM on a CPU."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ SMALL = Lengths(requests=60, mean_prompt_len=6, max_prompt_len=12, mean_answer_l
 
 
 def round_of(side: str, number: int, tokens: int, seconds: float, *, warm_up: bool = False) -> Round:
-    """Make a round of which only the rate matters."""
+    """Build a round in which only the rate matters."""
     return Round(
         side=side,
         plan="offline",
@@ -53,7 +53,7 @@ def round_of(side: str, number: int, tokens: int, seconds: float, *, warm_up: bo
 
 
 def test_ratios_are_taken_within_a_round_and_leave_warm_ups_out() -> None:
-    """50 tokens/s against 100 in round 0 are 0.5, 120 against 100 in round 1 are 1.2."""
+    """50 against 100 tokens/s in round 0 is 0.5; 120 against 100 in round 1 is 1.2."""
     rounds = [
         round_of("bare", -1, 100, 9.0, warm_up=True),
         round_of("bare", 0, 100, 1.0),
@@ -67,7 +67,7 @@ def test_ratios_are_taken_within_a_round_and_leave_warm_ups_out() -> None:
 
 
 def test_a_round_of_other_tokens_is_named() -> None:
-    """120 tokens where 100 were asked for is a problem; where answers may stop, only what others lack."""
+    """120 tokens instead of 100 are reported; if answers may stop early, only differences between sides."""
     found = Found(rounds=[round_of("bare", 0, 120, 1.0), round_of("ours", 0, 120, 1.0)])
     assert ["120 tokens of bare in round 0, not 100", "120 tokens of ours in round 0, not 100"] == (
         token_problems(found, exact=True)
@@ -78,7 +78,7 @@ def test_a_round_of_other_tokens_is_named() -> None:
 
 
 def test_latencies_count_from_when_a_request_was_due() -> None:
-    """Due at 10 ms, first token at 30, last of 5 at 70: TTFT 20 ms, TPOT 10 ms."""
+    """Due at 10 ms, first token at 30 ms, last of 5 tokens at 70 ms: TTFT 20 ms, TPOT 10 ms."""
     plan = arriving([0], seed=1, target_qps=1.0)
     rows = [[10_000_000, 30_000_000, 70_000_000, 5]]
     found = answered({"begin_s": 1.0, "end_s": 2.0, "rows": rows}, plan, client_cpu_s=0.5)
@@ -88,7 +88,7 @@ def test_latencies_count_from_when_a_request_was_due() -> None:
 
 
 def test_flags_of_all_sides_are_written_out_unless_given() -> None:
-    """However a flag is written, the one that is given stays alone."""
+    """A given flag is kept as the only one, in whichever form it is written."""
     flags = engine_flags(["--max_num_seqs=7", "--enable-prefix-caching"], 4096, on_gpu=True)
     assert ["--max_num_seqs=7", "--enable-prefix-caching"] == flags[-2:]
     assert not {"--max-num-seqs", "--no-enable-prefix-caching", "--enforce-eager"} & set(flags)
@@ -96,7 +96,7 @@ def test_flags_of_all_sides_are_written_out_unless_given() -> None:
 
 
 def test_each_request_gets_the_budget_that_its_prompt_names() -> None:
-    """First tokens 5 and 9, 0 and 4 tokens there already, at most 8 in all: 5 and 5 are left."""
+    """First tokens 5 and 9, with 0 and 4 tokens received, at most 8 in total: budgets 5 and 5 remain."""
     columns = PromptColumns(
         requests=np.array([1, 2], np.uint64),
         prompt_lens=np.array([2, 3], np.uint32),
@@ -108,7 +108,7 @@ def test_each_request_gets_the_budget_that_its_prompt_names() -> None:
 
 
 def test_a_gpu_is_averaged_over_the_window_alone(tmp_path: Path) -> None:
-    """Of four looks at two GPUs two are of this one and in the window: 40 % and 60 % are 50 %."""
+    """Two of four readings of two GPUs are of this GPU and in the window: 40 % and 60 % average to 50 %."""
     log = tmp_path / "watch.log"
     log.write_text(
         "no pynvml: x\ngpu 9.0 1 99 1 1\ngpu 10.0 1 40 300 5\ngpu 11.0 0 99 1 1\ngpu 12.0 1 60 500 7\n"
@@ -118,7 +118,7 @@ def test_a_gpu_is_averaged_over_the_window_alone(tmp_path: Path) -> None:
 
 
 def test_configurations_are_compared_by_what_engines_log(tmp_path: Path) -> None:
-    """Only the field that differs is named."""
+    """Only the field that differs is reported."""
     line = (
         "INFO [core.py:1] Initializing a V1 LLM engine (v0.25.1) with config: model='m', seed={}, dtype=x\n"
     )
@@ -132,7 +132,7 @@ def test_configurations_are_compared_by_what_engines_log(tmp_path: Path) -> None
 
 
 def test_the_full_size_model_is_one_that_the_worker_knows(tmp_path: Path) -> None:
-    """gpt-oss-120b's heads, vocabulary and stop ids."""
+    """The configuration has gpt-oss-120b's heads, vocabulary and stop ids."""
     write_full_size(tmp_path / "model")
     limits = read_limits(tmp_path / "model")
     assert (201_088, 64, 8) == (limits.vocab_size, limits.num_attention_heads, limits.num_key_value_heads)
@@ -160,14 +160,14 @@ def test_the_full_size_model_is_one_that_the_worker_knows(tmp_path: Path) -> Non
 def test_a_bad_flag_is_named_in_one_line(
     flags: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 2, and the last line names flag and value."""
+    """The command exits with code 2, and the last line names flag and value."""
     assert 2 == main(flags)
     assert named in capsys.readouterr().out.splitlines()[-1]
 
 
 @pytest.fixture
 def counting(tmp_path: Path, checkpoint: Path) -> Iterator[SimpleNamespace]:
-    """Prepare a setting whose worker counts: it answers as long as a prompt's first token says."""
+    """Prepare a setting with a counting worker, whose answers have the length that the first token names."""
     work: Work = prepare(checkpoint, SMALL, tmp_path)
     with Processes() as processes:
         port, log = free_port(), tmp_path / "worker.log"
@@ -178,7 +178,7 @@ def counting(tmp_path: Path, checkpoint: Path) -> Iterator[SimpleNamespace]:
 
 
 def test_offline_asks_for_each_sample_once(counting: SimpleNamespace) -> None:
-    """LoadGen's Offline run has as many requests and tokens as the other sides' plan."""
+    """LoadGen's Offline run has as many requests and tokens as the plan of the other sides."""
     plan = offline(SMALL.requests)
     found = coordinate(counting.setting, counting.port, plan, "a")
     expected = int(counting.setting.work.budgets.sum())
@@ -188,7 +188,7 @@ def test_offline_asks_for_each_sample_once(counting: SimpleNamespace) -> None:
 
 
 def test_arrivals_are_those_of_loadgens_server_run(counting: SimpleNamespace) -> None:
-    """A real run has the drawn order of samples, at the computed times."""
+    """A real run issues the samples in the drawn order at the computed times."""
     setting = counting.setting
     plan = draw_arrivals(setting.processes, SMALL.requests, 200.0, setting.directory)
     samples = plan.samples.tolist()
@@ -199,7 +199,7 @@ def test_arrivals_are_those_of_loadgens_server_run(counting: SimpleNamespace) ->
     found = RunNotes.read(notes)
     assert samples == found.issued_samples.tolist()
     seed = json.loads((setting.directory / "server-dry.json").read_text())["seed"]
-    # Raises where LoadGen's calls are not at these times.
+    # Raises unless LoadGen's calls match these times.
     assert 60 == len(found.issue_delays_ns(seed, 200.0))
     assert scheduled_ns(seed, 200.0, 60).tolist() == plan.due_ns.tolist()
 
@@ -207,11 +207,11 @@ def test_arrivals_are_those_of_loadgens_server_run(counting: SimpleNamespace) ->
 @pytest.mark.vllm
 @pytest.mark.long
 def test_all_sides_serve_the_same_tokens_over_real_vllm(tmp_path: Path, checkpoint: Path) -> None:
-    """On a CPU, greedily: rounds of one plan have the same number of tokens on all sides."""
+    """On a CPU with greedy sampling, the rounds of a plan have the same number of tokens on all sides."""
     output = tmp_path / "found.json"
     small = ["--requests", "32", "--mean-prompt-len", "24", "--max-prompt-len", "64"]
     small += ["--mean-answer-len", "16", "--max-answer-len", "32"]
-    # vLLM 0.32 takes no stop id that is no token; greedy answers stop alike on every side.
+    # vLLM 0.32 rejects a stop id outside the vocabulary; greedy answers stop at the same token on every side.
     small += ["--temperature", "0", "--stop-token-id", "4095", "--rounds", "1"]
     argv = ["bench.gpu", "offline", "--model", str(checkpoint), *small, "--output", str(output)]
     done = run_bench(argv, timeout_s=600)

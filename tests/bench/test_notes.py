@@ -1,4 +1,4 @@
-"""What is noted of a run tells right answers from wrong ones, and late queries from those in time."""
+"""The notes of a run distinguish right from wrong answers, and late queries from punctual ones."""
 
 import mmap
 from pathlib import Path
@@ -13,15 +13,15 @@ from bench.fleet.notes import RunNotes, Window
 from bench.fleet.schedule import issue_delays_ns, scheduled_ns
 from sut.sut import SUT
 
-# The answers: 18, 19, 20 and the stop id; 8 and the stop id.
+# The expected answers: 18, 19, 20 and the stop id; 8 and the stop id.
 PROMPTS = np.array([[4, 9, 17], [2, 9, 7]], np.int32)
 NOBODY: Any = None
-"""Stands for a SUT that is not called."""
+"""Placeholder for a SUT that is never called."""
 RIGHT = ([18, 19, 20, 200_002], [8, 200_002])
 
 
 def noted(answers: list[tuple[int, list[int]]], directory: Path) -> RunNotes:
-    """Note two queries, ids 101 and 102 for samples 0 and 1, and answers by LoadGen's id."""
+    """Record two queries, ids 101 and 102 for samples 0 and 1, and the given answers by LoadGen's id."""
     notes = Notes()
     for id_, sample in ((101, 0), (102, 1)):
         notes.issue(lambda *_: None, NOBODY, [id_], [sample])
@@ -34,7 +34,7 @@ def noted(answers: list[tuple[int, list[int]]], directory: Path) -> RunNotes:
 
 
 def test_right_answers_are_right(tmp_path: Path) -> None:
-    """Each request has the answer that its prompt asks for, in whatever order they came."""
+    """Each request has the answer expected for its prompt, in any order of arrival."""
     checked = noted([(102, RIGHT[1]), (101, RIGHT[0])], tmp_path).check(PROMPTS)
     assert checked.right
     assert (2, 6) == (checked.requests, checked.tokens)
@@ -56,14 +56,14 @@ def test_right_answers_are_right(tmp_path: Path) -> None:
 def test_an_answer_that_is_not_right_is_counted(
     answers: list[tuple[int, list[int]]], counts: tuple[int, int, int], tmp_path: Path
 ) -> None:
-    """Missing, repeated or unknown, swapped, changed, cut: each is counted as what it is."""
+    """Missing, repeated, unknown, swapped, changed and cut answers are each counted in their category."""
     checked = noted(answers, tmp_path).check(PROMPTS)
     assert counts == (checked.missing, checked.repeated, checked.wrong)
     assert not checked.right
 
 
 def test_the_digest_is_that_of_the_tokens(tmp_path: Path) -> None:
-    """What is noted is XXH3-64 over the little-endian int32 at the address that LoadGen is given."""
+    """The digest is XXH3-64 over the little-endian int32 tokens at the address that LoadGen gets."""
     found = noted([(101, RIGHT[0])], tmp_path)
     digest = xxhash.xxh3_64_intdigest(b"".join(token.to_bytes(4, "little") for token in RIGHT[0]))
     assert [[101, 4, digest]] == found.answers.tolist()
@@ -80,7 +80,7 @@ def test_the_rate_in_a_window_is_read_between_samples(tmp_path: Path) -> None:
 
 
 def test_a_mapping_is_found_by_an_address_in_it() -> None:
-    """Memory of 64 MiB of which 8 are written lies in a mapping of at least that; address 0 lies in none."""
+    """64 MiB, 8 of them written, lie in a mapping of at least these sizes; address 0 is in no mapping."""
     memory = np.frombuffer(mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
     memory[: 8 << 20] = 1
     size, resident = mapping_at(memory.ctypes.data)
@@ -90,24 +90,24 @@ def test_a_mapping_is_found_by_an_address_in_it() -> None:
 
 
 def test_a_method_that_does_not_exist_is_named() -> None:
-    """A method that the product no longer has ends the benchmark with its name."""
+    """A method that the product no longer has ends the benchmark with an error that names it."""
     with pytest.raises(AttributeError, match="nothing"):
         wrap(SUT, "nothing", lambda function: function)
 
 
 def test_the_schedule_is_the_one_that_loadgen_follows() -> None:
-    """The first gaps at 300 queries/s of the official seed, as LoadGen 6.0.17 kept them to within 0.4 ms."""
+    """The first gaps at 300 queries/s with the official seed; LoadGen 6.0.17 kept them to within 0.4 ms."""
     gaps_ms = np.diff(scheduled_ns(16159082839903944936, 300.0, 6)) / 1e6
     assert [6.5, 1.4, 4.2, 2.4, 1.3] == pytest.approx(gaps_ms.tolist(), abs=0.4)
 
 
 def test_delay_counts_from_the_least_late_query() -> None:
-    """Due at 0, 10, 20 and come at 105, 110, 121: late by 5, 0, 1, whatever the clock's zero."""
+    """Due at 0, 10, 20 and issued at 105, 110, 121: delays of 5, 0, 1, independent of the clock's origin."""
     late = issue_delays_ns(np.array([105, 110, 121]), np.array([0, 10, 20]))
     assert [5, 0, 1] == late.tolist()
 
 
 def test_another_schedule_is_refused() -> None:
-    """Queries a second apart that should be a millisecond apart are not late: the schedule is another."""
+    """Queries one second apart do not match a schedule of one per millisecond, so no delay is computed."""
     with pytest.raises(RuntimeError, match="schedule"):
         issue_delays_ns(np.arange(10) * 10**9, np.arange(10) * 10**6)

@@ -1,4 +1,4 @@
-"""The flat-out benchmark does the same work on every side, and says what was asked for."""
+"""bench.peers does the same work on every side and judges its goals."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ NAMES = ["frames", "grpc-1", "grpc-10", "sse", "frames-step", "grpc-50", "zmq-ms
 
 
 def figures(coordinator_cpu_s_per_mtok: float) -> FlatFigures:
-    """Make figures of which only the coordinator's CPU time per million tokens matters."""
+    """Build figures in which only the coordinator's CPU time per million tokens matters."""
     return FlatFigures(
         requests=1,
         tokens=1,
@@ -44,7 +44,7 @@ def figures(coordinator_cpu_s_per_mtok: float) -> FlatFigures:
 
 @pytest.mark.long
 def test_every_side_does_the_same_work_flat_out(tmp_path: Path) -> None:
-    """Each side completes the same 160 requests and tokens, in as many messages as its name says."""
+    """Each side completes the same 160 requests and tokens, in the number of messages that its name gives."""
     output = tmp_path / "figures.json"
     done = run_bench(["bench.peers", "--rounds", "1", *TINY, "--output", str(output)])
     assert 0 == done.returncode, done.stdout + done.stderr
@@ -55,7 +55,7 @@ def test_every_side_does_the_same_work_flat_out(tmp_path: Path) -> None:
         assert (160, record["tokens"]) == (seen["requests"], seen["tokens"])
         assert rounds["frames"]["answers_sha256"] == seen["answers_sha256"]
         assert 0 < seen["coordinator_cpu_s"] < seen["process_cpu_s"]
-    # Answers have 15 to 25 tokens: a first one, then one message for 10 to all others, or 50.
+    # Answers have 15 to 25 tokens: a first message, then one per 10 tokens (or 50) for the others.
     messages = {name: seen["messages"] for name, seen in rounds.items()}
     assert [record["tokens"]] * 3 == [messages[name] for name in ("grpc-1", "sse", "zmq-msgspec")]
     assert 2 * 160 == messages["grpc-50"]
@@ -66,9 +66,9 @@ def test_every_side_does_the_same_work_flat_out(tmp_path: Path) -> None:
 
 
 def test_goals_are_judged_by_the_rounds() -> None:
-    """0.1 s/Mtok are 10 million tokens a core-second; a ratio is the median of its rounds' ratios."""
+    """0.1 s/Mtok is 10 million tokens per core-second; a ratio is the median of the rounds' ratios."""
     rounds = {name: [figures(0.1)] * 3 for name in NAMES}
-    # Ratios 90, 110 and 95: below 100.
+    # Ratios 90, 110 and 95: the median is below 100.
     rounds["grpc-1"] = [figures(9.0), figures(11.0), figures(9.5)]
     rounds["sse"] = [figures(10.5)] * 3
     rounds["frames-step"] = [figures(0.25)] * 3
@@ -82,7 +82,7 @@ def test_goals_are_judged_by_the_rounds() -> None:
 
 
 def test_a_wrong_or_missing_answer_is_refused(tmp_path: Path) -> None:
-    """The check takes the right answers, and neither one token less, one other token, nor a sample less."""
+    """The check accepts the right answers; it rejects a missing or changed token and a missing sample."""
     workload = Workload(BurstLoad(in_flight=1, answer_tokens=4, prompt_tokens=2, requests=5), tmp_path)
     right = [
         [(prompt[1] + 1 + i) % 199_999 for i in range(prompt[0] - 1)] + [200_002]
@@ -100,7 +100,7 @@ def test_a_wrong_or_missing_answer_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_answer_is_known_from_its_prompt() -> None:
-    """A prompt [4, 9, 17] asks for 18, 19, 20 and the stop id; counting wraps at 199,999."""
+    """The prompt [4, 9, 17] has the answer 18, 19, 20 and the stop id; counting wraps at 199,999."""
     assert [18, 19, 20, 200_002] == counting_answer(np.array([4, 9, 17], np.int32)).tolist()
     assert [0, 1, 200_002] == counting_answer(np.array([3, 199_998], np.int32)).tolist()
 
@@ -114,12 +114,12 @@ def test_an_answer_is_known_from_its_prompt() -> None:
     ],
 )
 def test_bad_input_is_told_in_a_line(tmp_path: Path, flags: list[str], said: str) -> None:
-    """Flags out of bounds end with exit code 2, and name flag, value and bound, before anything starts."""
+    """Flags out of bounds end the command with exit code 2 and a line with flag, value and bound."""
     assert (2, f"bench.peers: {said}\n", "") == end_of(main, flags, tmp_path)
 
 
 def test_each_step_is_a_frame_of_its_own() -> None:
-    """Three steps that are pending leave as three frames, the oldest first."""
+    """Three pending steps are sent as three frames, the oldest first."""
 
     async def frames() -> list[list[int]]:
         outbox = StepOutbox(hold_ns=0)
@@ -138,7 +138,7 @@ def test_each_step_is_a_frame_of_its_own() -> None:
 
 
 def test_an_engine_waits_for_its_transport(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While nobody reads, at most the bound and one step of chunks are made; then all come."""
+    """Without a reader at most the bound plus one step of chunks is produced; later all are delivered."""
     monkeypatch.setattr(streams, "MAX_UNSENT", 50)
 
     async def read() -> tuple[int, int]:
@@ -158,7 +158,7 @@ def test_an_engine_waits_for_its_transport(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_no_message_is_lost_where_a_queue_is_full() -> None:
-    """More messages than the queues of both ends hold all arrive, once each and in order."""
+    """More messages than both queues hold all arrive, once each and in order."""
     num = 3 * MAX_QUEUED
 
     async def carry() -> list[bytes]:
@@ -185,5 +185,5 @@ def test_no_message_is_lost_where_a_queue_is_full() -> None:
 
 
 def test_sides_are_named_once() -> None:
-    """No two sides share a name: their figures would be one's."""
+    """No two sides share a name, because figures are stored by name."""
     assert NAMES == [side.name for side in SIDES]

@@ -1,4 +1,4 @@
-"""Many simulated workers in one process serve a run as workers of their own would."""
+"""Many simulated workers in one process serve a run like workers in separate processes."""
 
 import random
 import signal
@@ -23,7 +23,7 @@ COSTS = "--prefill-tokens-per-s 1e5 --step-base-ms 1 --step-per-seq-us 20"
 
 @contextmanager
 def simulated_fleet(directory: Path, num: int) -> Iterator[tuple[subprocess.Popen[bytes], list[str]]]:
-    """Run a fleet for the length of a block, which it has entered once it says `ready`."""
+    """Run a fleet inside the block, which begins once the fleet prints `ready`."""
     base, log = steady_port(random.Random(), num), directory / "fleet.log"
     command = ["bench.fleet.simulated", "--workers", str(num), "--port-base", str(base), *COSTS.split()]
     with log.open("wb") as out:
@@ -38,7 +38,7 @@ def simulated_fleet(directory: Path, num: int) -> Iterator[tuple[subprocess.Pope
 
 
 def test_each_worker_of_the_fleet_serves(tmp_path: Path) -> None:
-    """Ready means that all are SERVING; a run over three gets every token, from each; SIGTERM ends with 0."""
+    """`ready`: all are SERVING; a run over three gets every token, some from each; SIGTERM: exit code 0."""
     prompts = fleet.counting_prompts(70)
     data = fleet.write_prompts(tmp_path / "data.parquet", prompts)
     conf = fleet.write_conf(tmp_path / "user.conf")
@@ -74,7 +74,7 @@ def test_each_worker_of_the_fleet_serves(tmp_path: Path) -> None:
     ],
 )
 def test_bad_flags_are_named(tmp_path: Path, flags: str, says: str) -> None:
-    """A bad flag ends the fleet before it listens, with exit code 2 and one line that names it."""
+    """A bad flag ends the fleet before it listens, with exit code 2 and one line that names the flag."""
     ended = end_of(main, flags.split(), tmp_path)
     (line,) = ended.stderr.splitlines()
     assert (2, "") == (ended.code, ended.stdout)
@@ -82,7 +82,7 @@ def test_bad_flags_are_named(tmp_path: Path, flags: str, says: str) -> None:
 
 
 def test_a_taken_port_is_named() -> None:
-    """Where one port of the fleet is taken, none of its workers stays, and the last line says which."""
+    """If one port of the fleet is taken, no worker keeps running, and the last line names the port."""
     base = steady_port(random.Random(), 2)
     with socket.create_server(("127.0.0.1", base + 1)):
         done = run_bench(["bench.fleet.simulated", "--workers", "2", "--port-base", str(base)])

@@ -1,4 +1,4 @@
-"""The soak kills workers and checks every answer, sees a leak, and leaves nothing running."""
+"""bench.soak kills workers, checks every answer, detects a leak, and leaves no process running."""
 
 import json
 import os
@@ -38,7 +38,7 @@ SECOND_NS = 1_000_000_000
 
 
 def leftover(rss_kib: list[int], fds: list[int], losses: list[dict[str, Any]], num: int = 1) -> Leftover:
-    """Make what a soak of 100 s leaves that killed 127.0.0.1:1 at its 10th second, `num` answers each."""
+    """Build the results of a 100 s soak that killed 127.0.0.1:1 after 10 s, with `num` answers per sample."""
     samples = [
         Sample(float(second), 2, 1, ProcessUsage(rss, None, fd, 5, 0.0))
         for second, rss, fd in zip(range(0, 100, 100 // len(rss_kib)), rss_kib, fds, strict=True)
@@ -63,45 +63,45 @@ def leftover(rss_kib: list[int], fds: list[int], losses: list[dict[str, Any]], n
 
 
 def loss(address: str = "127.0.0.1:1", at_s: float = 10.5) -> dict[str, Any]:
-    """Make a loss as run.json has it, as far as it is looked at."""
+    """Build a loss with the fields of run.json that the verdict reads."""
     return {"address": address, "at_ns": int(at_s * SECOND_NS)}
 
 
 def failed(left: Leftover) -> list[str]:
-    """List the checks that a soak does not pass."""
+    """List the failed checks of a soak."""
     return [check.name for check in judge(left) if not check.passed]
 
 
 def test_a_short_soak_is_exact(tmp_path: Path) -> None:
-    """Over kills and returns a run ends VALID, each kill is a loss, and every answer has its tokens."""
+    """With kills and restarts a run ends VALID, each kill is a loss, and every answer has its tokens."""
     output = tmp_path / "soak.json"
     flags = ["--minutes", "0.075", *TINY, "--sample-every-s", "0.5", "--output", str(output)]
     done = run_bench(["bench.soak", *flags])
     assert output.exists(), done.stdout + done.stderr
     record = json.loads(output.read_text())
     checks = {check["name"]: check["passed"] for check in record["checks"]}
-    # 4.5 seconds are no time to judge memory by.
+    # 4.5 seconds are too short to judge memory.
     checks.pop("memory")
     assert all(checks.values()), done.stdout
     assert ["exit code", "exact tokens", "kills seen", "taken back", "descriptors"] == list(checks)
-    # The last kill may come when the last answer has.
+    # The last kill may follow the last answer.
     assert len(record["kills"]) >= len(record["losses"]) >= 1
     assert all(sample["rss_kib"] > 0 and sample["fds"] > 0 for sample in record["samples"])
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_outlives_the_soak(tmp_path: Path, signum: signal.Signals) -> None:
-    """Interrupted or killed, the soak takes its three workers and the coordinator along."""
+    """When the soak is interrupted or killed, its three workers and the coordinator end too."""
     check_takes_all_along(["bench.soak", "--minutes", "5", *TINY], 4, tmp_path, signum)
 
 
 def test_a_steady_soak_passes() -> None:
-    """The same memory and descriptors, the kill seen and the worker back: no check fails."""
+    """Constant memory and descriptors, a detected kill and a returned worker: no check fails."""
     assert [] == failed(leftover([100_000] * 20, [20] * 20, [loss()]))
 
 
 def test_growth_after_the_warm_up_fails() -> None:
-    """11 MiB or five descriptors more at the end fail; the same growth in the first fifth does not."""
+    """Growth by 11 MiB or five descriptors at the end fails; the same growth in the first fifth does not."""
     grown = [100_000] * 10 + [111_264] * 10
     assert ["memory"] == failed(leftover(grown, [20] * 20, [loss()]))
     assert ["descriptors"] == failed(leftover([100_000] * 20, [20] * 10 + [25] * 10, [loss()]))
@@ -118,7 +118,7 @@ def test_records_of_queries_are_no_leak() -> None:
 
 
 def test_a_kill_must_be_seen_and_answers_must_be_whole() -> None:
-    """A kill without a loss in time, a worker that does not come back, a missing answer: each fails."""
+    """A kill without a loss in time, a worker that does not return, a missing answer: each fails a check."""
     steady = [100_000] * 20, [20] * 20
     assert ["kills seen", "taken back"] == failed(leftover(*steady, []))
     assert ["kills seen"] == failed(leftover(*steady, [loss(at_s=19.0)]))
@@ -128,18 +128,18 @@ def test_a_kill_must_be_seen_and_answers_must_be_whole() -> None:
 
 
 def test_a_wrong_answer_is_found(tmp_path: Path) -> None:
-    """[3, 9] asks for 10, 11 and the stop id: logged so it counts, with a token off it is named."""
+    """[3, 9] expects 10, 11 and the stop id: the right answer counts, a wrong token is reported."""
     log = tmp_path / "log.json"
     prompts = np.array([[3, 9]], np.int32)
     log.write_text(accuracy_log([[10, 11, 200_002]]))
     counts, wrong = check_answers(log, prompts)
     assert ([1], []) == (counts.tolist(), wrong)
     log.write_text(accuracy_log([[10, 12, 200_002]]))
-    assert ["sample 0: [10, 12, 200002] where [10, 11, 200002] belongs"] == check_answers(log, prompts)[1]
+    assert ["sample 0: [10, 12, 200002] instead of [10, 11, 200002]"] == check_answers(log, prompts)[1]
 
 
 def test_descriptors_of_a_process_are_counted(tmp_path: Path) -> None:
-    """One file more is one descriptor more; an ended process has no figures."""
+    """One more open file is one more descriptor; an ended process has no usage."""
     before = read_usage(os.getpid())
     with (tmp_path / "file").open("w"):
         during = read_usage(os.getpid())
@@ -152,6 +152,6 @@ def test_descriptors_of_a_process_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_workers_port_is_no_connections() -> None:
-    """A port to come back to lies below those that connections get."""
+    """A port that workers reuse lies below the range of ephemeral ports."""
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert 10_000 <= steady_port(random.Random(1)) < first

@@ -1,4 +1,4 @@
-"""The virtual-time model of an Offline tail, against times computed by hand."""
+"""bench.tail's virtual-time model, compared with times computed by hand."""
 
 import json
 from pathlib import Path
@@ -12,18 +12,18 @@ from bench.tail.virtual_replicas import Cost, Replica, draw_answer_lens, spread_
 
 # A step of n sequences takes 1 + n s at speed 1.
 COST = Cost(step_s=1.0, sequence_s=1.0, max_num_seqs=2)
-# Long answers in little virtual time: one policy acts once a second of it.
+# Long answers in little virtual time, because one policy acts once per virtual second.
 FAST = Cost(step_s=0.01, sequence_s=0.001, max_num_seqs=16)
 
 
 def ends(policy: str, answer_lens: list[int], speeds: list[float]) -> list[float]:
-    """Simulate; returns when each replica ends."""
+    """Simulate a policy; return when each replica ends."""
     replicas = POLICIES[policy](np.array(answer_lens), np.array(speeds), COST)
     return [replica.empty() for replica in replicas]
 
 
 def test_a_replica_steps_all_that_run_and_starts_what_waits() -> None:
-    """2 and 3 tokens of 3 s a step; the third request starts at 6 s, both end at 9 and 9 + 2 x 2 s."""
+    """2 and 3 tokens at 3 s per step; the third request starts at 6 s; ends at 9 and 9 + 2 x 2 s."""
     replica = Replica(COST, 1.0)
     for answer_len in (2, 3, 3):
         replica.give(answer_len)
@@ -33,14 +33,14 @@ def test_a_replica_steps_all_that_run_and_starts_what_waits() -> None:
 
 
 def test_fixed_parts_end_when_the_longest_does() -> None:
-    """Contiguous: 4 and 4, then 1, end at 12 + 2 s. Dealt: 4 and 1, then 1, at 3 + 3 + 2 x 2 s."""
+    """Contiguous: 4 and 4, then 1: ends at 12 + 2 s. Distributed: 4 and 1, then 1: at 3 + 3 + 2 x 2 s."""
     assert [14.0, 5.0] == ends("static split", [4, 4, 1, 1, 1, 1], [1.0, 1.0])
     assert [10.0, 10.0] == ends("round robin", [4, 4, 1, 1, 1, 1], [1.0, 1.0])
     assert [28.0, 5.0] == ends("static split", [4, 4, 1, 1, 1, 1], [0.5, 1.0])
 
 
 def test_pull_gives_the_next_to_whoever_is_free() -> None:
-    """Replica 0 has 9 and 9; replica 1 ends 1 and 1 at 3 s and takes both that wait, for 3 s more."""
+    """Replica 0 has 9 and 9; replica 1 ends 1 and 1 at 3 s and takes both waiting requests, for 3 s more."""
     assert [27.0, 6.0] == ends("plain pull", [9, 1, 9, 1, 1, 1], [1.0, 1.0])
 
 
@@ -53,7 +53,7 @@ def test_the_clairvoyant_starts_the_longest_first() -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("spread", [0.0, 1.0])
 def test_every_policy_runs_every_request_once(policy: str, spread: float) -> None:
-    """Tokens and requests of all replicas are those that were drawn."""
+    """Tokens and requests over all replicas equal those drawn."""
     lens = draw_answer_lens(100, seed=3)
     replicas = POLICIES[policy](lens, spread_speeds(3, spread), FAST)
     for replica in replicas:
@@ -63,12 +63,12 @@ def test_every_policy_runs_every_request_once(policy: str, spread: float) -> Non
 
 
 def test_speeds_are_spaced_around_one() -> None:
-    """The spread lies between slowest and fastest."""
+    """`spread` is the difference between the fastest and the slowest speed."""
     assert [0.925, 1.0, 1.075] == pytest.approx(spread_speeds(3, 0.15).tolist())
 
 
 def test_the_command_writes_every_policy_of_both_fleets(tmp_path: Path) -> None:
-    """Two fleets, two spreads, five policies; the file names flags and the cost model."""
+    """Two fleets, two spreads, five policies; the file has the flags and the cost model."""
     path = tmp_path / "tail.json"
     flags = ["--replicas", "3", "--beside", "2", "--samples-per-replica", "2000", "--seeds", "1"]
     assert 0 == main([*flags, "--output", str(path)])
@@ -82,10 +82,10 @@ def test_the_command_writes_every_policy_of_both_fleets(tmp_path: Path) -> None:
     [
         (["--replicas", "0"], "--replicas: 0 is not in 1..1000"),
         (["--spread", "2"], "--spread: 2.0 is not in 0..1"),
-        (["--output", "/nowhere/at/all.json"], "--output: /nowhere/at is no directory"),
+        (["--output", "/nowhere/at/all.json"], "--output: /nowhere/at is not a directory"),
     ],
 )
 def test_bad_input_is_one_line(flags: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A bound or a directory that does not hold is named; exit code 2."""
+    """The line names the violated bound or the missing directory; exit code 2."""
     assert 2 == main(flags)
     assert f"bench.tail: {words}\n" == capsys.readouterr().err
