@@ -120,7 +120,7 @@ def test_flags_that_have_served_once_are_not_bad(tmp_path: Path) -> None:
         foreign.listen()
         taken = f"--port: cannot listen on 127.0.0.1:{replica.port}, is it in use?"
         # By two processes, so the first of them was not the last.
-        wait_until(lambda: node.log.read_text().count(f"exit code 2: {taken}; starts again") >= 2, node.log)
+        wait_until(lambda: node.log.read_text().count(f"exit code 2: {taken}; restarting") >= 2, node.log)
         foreign.close()
         wait_until(lambda: states_of(node.address) == ["READY"] * 3, node.log)
 
