@@ -164,7 +164,7 @@ class RequestTable:
         slots = slots_of(columns.requests)
         self._check_rows(worker, columns.requests, slots)
         before = self._num_tokens[slots]
-        after: TokenCounts = before + (1 if columns.counts is None else columns.counts)
+        after = before + (1 if columns.counts is None else columns.counts)
         if np.maximum.reduce(after, initial=0) > self._max_new_tokens:
             raise self._overrun(worker)
         if len(columns.finished_rows):
@@ -329,7 +329,7 @@ class RequestTable:
             raise FrameError(f"worker {worker}: two rows of one request")
 
     def _check_ends(
-        self, worker: int, columns: TokenColumns, before: TokenCounts, after: TokenCounts
+        self, worker: int, columns: TokenColumns, before: TokenCounts, after: NDArray[Any]
     ) -> None:
         """Check the ends of a frame; a frame ends few requests."""
         rows = columns.finished_rows
