@@ -14,10 +14,12 @@ from coordinator.scheduling import scheduler
 from coordinator.scheduling.scheduler import Scheduler, Task
 from coordinator.transport import stream
 from coordinator.transport.access import Access
+from coordinator.transport.agreement import Agreement
 from coordinator.transport.stream import WorkerLost
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import PROTOCOL_VERSION, TokenColumns, pack_tokens
+from protos.hashes import engine_hash
 from sut.sut import Reports
 from tests.coordinator.scheduling.links import STOP, STOP_ID, FakeLink, dataset, frame
 from tests.coordinator.scheduling.test_scheduler import ImmediateLoop, RecordedReports
@@ -40,6 +42,7 @@ INFO = pb.WorkerInfo(
     vocab_size=VOCAB_SIZE,
     stop_token_ids=[STOP_ID],
 )
+INFO.engine_hash = engine_hash(INFO)
 
 
 def answer(sample: int) -> list[int]:
@@ -77,7 +80,7 @@ class Scene:
 
     async def open(self) -> None:
         """Open the stream, issue all samples, and deliver the honest worker's first tokens."""
-        await self.link.open(OPEN)
+        await self.link.open(OPEN, Agreement(SPEC, self.link.address, INFO).check_opened)
         self.scheduler.admit(0)
         self.scheduler.admit(1)
         self.scheduler.issue([1000 + sample for sample in SAMPLES], list(SAMPLES))
