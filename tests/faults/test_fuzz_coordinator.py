@@ -14,10 +14,12 @@ from coordinator.scheduling import scheduler
 from coordinator.scheduling.scheduler import Scheduler, Task
 from coordinator.transport import stream
 from coordinator.transport.access import Access
+from coordinator.transport.agreement import Agreement
 from coordinator.transport.stream import WorkerLost
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import PROTOCOL_VERSION, TokenColumns, pack_tokens
+from protos.hashes import engine_hash
 from sut.sut import Reports
 from tests.coordinator.scheduling.links import STOP, FakeLink, dataset, frame
 from tests.coordinator.scheduling.test_scheduler import ImmediateLoop, RecordedReports
@@ -36,6 +38,7 @@ OPEN = pb.Open(protocol_version=PROTOCOL_VERSION, run_id="fuzz", spec=SPEC)
 INFO = pb.WorkerInfo(
     protocol_version=PROTOCOL_VERSION, instance_id="garbler", max_num_seqs=64, vocab_size=VOCAB_SIZE
 )
+INFO.engine_hash = engine_hash(INFO)
 
 
 def answer(sample: int) -> list[int]:
@@ -73,7 +76,7 @@ class Scene:
 
     async def open(self) -> None:
         """Open the stream, issue all samples, and deliver the honest worker's first tokens."""
-        await self.link.open(OPEN)
+        await self.link.open(OPEN, Agreement(SPEC, self.link.address, INFO).check_opened)
         self.scheduler.admit(0)
         self.scheduler.admit(1)
         self.scheduler.issue([1000 + sample for sample in SAMPLES], list(SAMPLES))
