@@ -9,7 +9,9 @@ from coordinator.recording.run_dir import check_free
 from coordinator.transport.access import Access
 from sut import dataset, settings
 from sut.dataset import Dataset
+from sut.loadgen_conf import AUDIT_FLAG, NO_USER_CONF, USER_FLAG, ConfFile, read_conf
 from sut.settings import GenerationConfig
+from sut.user_conf import check_count, check_rate, compose_user_conf
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Inputs:
         Raises:
             ValueError: Names flag or file, value and bound.
         """
-        user_text, audit_conf = read_confs(config)
+        user, audit = read_confs(config)
         access = Access.read(
             SecurityFiles(config.tls_ca, config.tls_cert, config.tls_key, config.run_token_file)
         )
@@ -40,19 +42,19 @@ class Inputs:
             config.generation_config, config.mode, config.max_new_tokens
         )
         data = dataset.load(config.input_file, config.max_samples)
-        user_conf = settings.compose_user_conf(
-            user_text,
+        user_conf = compose_user_conf(
+            user,
             scenario=config.scenario,
             mode=config.mode,
             num_samples=data.num_samples,
             target_qps=config.target_qps,
         )
-        for flag, text in (("--user-conf", user_text), ("--audit-config", audit_conf or "")):
-            settings.check_count(flag, text, config.scenario, config.mode, data.num_samples)
-        return cls(data, generation, user_conf, audit_conf, access)
+        for conf in (user, *([] if audit is None else [audit])):
+            check_count(conf, config.scenario, config.mode, data.num_samples)
+        return cls(data, generation, user_conf, None if audit is None else audit.text, access)
 
 
-def read_confs(config: RunConfig) -> tuple[str, str | None]:
+def read_confs(config: RunConfig) -> tuple[ConfFile, ConfFile | None]:
     """Read --user-conf (empty if not given) and --audit-config, and check that the run may begin.
 
     Raises:
@@ -62,9 +64,9 @@ def read_confs(config: RunConfig) -> tuple[str, str | None]:
         # An audit.config would set LoadGen's mode to performance, and LoadGen would crash.
         raise FlagError("--accuracy", f"--audit-config {config.audit_config} is for a performance run")
     check_free(config.run_dir, overwrite=config.overwrite)
-    user_text = "" if config.user_conf is None else settings.read_conf("--user-conf", config.user_conf)
-    settings.check_rate(user_text, config.scenario, config.target_qps)
-    audit_conf = None
+    user = NO_USER_CONF if config.user_conf is None else read_conf(USER_FLAG, config.user_conf)
+    check_rate(user, config.scenario, config.target_qps)
+    audit = None
     if config.audit_config is not None:
-        audit_conf = settings.read_conf("--audit-config", config.audit_config)
-    return user_text, audit_conf
+        audit = read_conf(AUDIT_FLAG, config.audit_config)
+    return user, audit

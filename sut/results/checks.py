@@ -69,6 +69,10 @@ class Counts:
     """Number of worker losses."""
     num_continued: int
     """Requests that continued on another worker at least once."""
+    num_repeated_answers: int
+    """Answers of at least 8 tokens that repeat one token."""
+    num_equal_answers: int
+    """Answers of at least 8 tokens that equal an earlier answer to a different sample."""
     num_silent: int
     """Workers that were not lost but did not report final token counts."""
     execution_differences: tuple[str, ...]

@@ -29,6 +29,8 @@ COUNTS: dict[str, Any] = {
     "spec_hashes": ("a" * 64, "a" * 64),
     "num_losses": 0,
     "num_continued": 0,
+    "num_repeated_answers": 0,
+    "num_equal_answers": 0,
     "num_silent": 0,
     "execution_differences": (),
 }
