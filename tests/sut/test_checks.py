@@ -174,7 +174,7 @@ def degenerate(
 
 @pytest.mark.parametrize(("mode", "audit"), [(ACCURACY, None), (PERFORMANCE, TEST07)])
 def test_more_than_one_percent_of_degenerate_answers_fail_a_graded_run(mode: Mode, audit: str | None) -> None:
-    """2 of 200 answers that repeat one token, and 2 equal ones, pass; 3 of either fail; both are counted apart."""
+    """2 of 200 answers that repeat one token, and 2 equal ones, pass; 3 of either fail."""
     assert "ok" == degenerate(mode, audit, repeated=2, equal=2)
     assert "FAIL" == degenerate(mode, audit, repeated=3)
     assert "FAIL" == degenerate(mode, audit, equal=3)
@@ -197,16 +197,8 @@ def test_equal_answers_to_equal_prompts_are_not_counted() -> None:
 def test_answers_of_an_engine_that_computes_nan_make_the_run_invalid(tmp_path: Path) -> None:
     """If all answers repeat one token, accuracy is INVALID, with the counts and the bound in the reason."""
     verdict = verdict_of(tmp_path, ACCURACY, counts={"num_repeated_answers": 3, "num_equal_answers": 2})
-    assert (
-        Outcome.INVALID,
-        (
-            "degenerate_answers: 3 of 3 answers repeat one token, 2 equal the answer to another prompt, bound 0.03 each"
-        ),
-    ) == (verdict.outcome, verdict.reason)
-    assert ["--random-weights: the answers are those of no trained model"] == [
-        text
-        for text in verdict_of(
-            tmp_path, ACCURACY, counts={"num_repeated_answers": 3}, random_weights=True
-        ).deviations
-        if "weights" in text
-    ]
+    reason = "3 of 3 answers repeat one token, 2 equal the answer to another prompt, bound 0.03 each"
+    assert (Outcome.INVALID, f"degenerate_answers: {reason}") == (verdict.outcome, verdict.reason)
+    verdict = verdict_of(tmp_path, ACCURACY, counts={"num_repeated_answers": 3}, random_weights=True)
+    assert verdict.outcome is Outcome.NOT_GRADED
+    assert "--random-weights: the answers are those of no trained model" in verdict.deviations
