@@ -17,8 +17,11 @@ from worker.config import BadInput, EngineKind, parse
 from worker.engine_protocol import Engine, EngineDead
 from worker.engines.vllm.checkpoint import find_checkpoint
 from worker.engines.vllm.engine_core import check_installed
+from worker.engines.vllm.ipc_directory import check_ipc_directory
 from worker.machine.cores import Cores, format_cores, parse_cores
-from worker.machine.sd_notify import check_notify_socket, end_with_node, notify_exit_reason
+from worker.machine.locked_directory import remove_abandoned
+from worker.machine.parent_death import end_with_node
+from worker.machine.sd_notify import check_notify_socket, notify_exit_reason
 from worker.node.node import Node, divide
 from worker.print_config import resolved
 from worker.server import Server
@@ -55,6 +58,7 @@ def main(argv: list[str]) -> int:
             print(show(argv), end="")
             return 0
         raise_open_file_limit()
+        remove_abandoned()
         if not end_with_node():
             raise EngineDead("the node has ended")
         asyncio.run(make_service(argv).run())
@@ -99,14 +103,15 @@ def make_service(argv: list[str]) -> Server | Node:
 
 
 def _check_model(model: str | None) -> str:
-    """Check that --model is given and vLLM is installed.
+    """Check that --model is given, and that vLLM is installed and can create its sockets.
 
     Raises:
-        FlagError: One of them is missing.
+        FlagError: One of them is not so.
     """
     if model is None:
         raise FlagError("--model", "missing; --engine vllm needs a checkpoint")
     check_installed()
+    check_ipc_directory()
     return model
 
 

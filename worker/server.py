@@ -14,7 +14,8 @@ from worker.auth import AuthInterceptor
 from worker.config import BadInput, WorkerConfig
 from worker.engine_protocol import Engine, EngineDead
 from worker.listener import listening
-from worker.machine.sd_notify import NODE_GONE, READY, STOPPING, is_replica, notify
+from worker.machine.parent_death import NODE_GONE, is_replica
+from worker.machine.sd_notify import READY, STOPPING, notify
 from worker.servicer import WorkerServicer
 
 logger = logging.getLogger(__name__)

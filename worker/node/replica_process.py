@@ -13,7 +13,8 @@ from typing import NamedTuple, Self
 from common.child_process import child_command, child_environment
 from common.text import printable
 from worker.machine.gpus import VARIABLE
-from worker.machine.sd_notify import NODE_PID, NOTIFY_SOCKET, NotifySocket
+from worker.machine.parent_death import NODE_PID
+from worker.machine.sd_notify import NOTIFY_SOCKET, NotifySocket
 
 MAX_LINE_BYTES = 1 << 16
 MAX_REASON_LEN = 300
