@@ -25,12 +25,20 @@ class Inputs:
     generation: GenerationConfig
     user_conf: str
     """Text of the user.conf that LoadGen reads."""
-    audit_conf: str | None
-    """Text of the compliance test's audit.config."""
-    run_dir: Path
-    """Directory of the run's files."""
+    confs: "Confs"
+    """Files of --user-conf and --audit-config."""
     access: Access
     """Credentials for connections to the workers."""
+
+    @property
+    def audit_conf(self) -> str | None:
+        """Text of the audit.config that LoadGen reads."""
+        return None if self.confs.audit is None else self.confs.audit.text
+
+    @property
+    def run_dir(self) -> Path:
+        """Directory of the run's files."""
+        return self.confs.run_dir
 
     @classmethod
     def read(cls, config: RunConfig) -> "Inputs":
@@ -55,10 +63,9 @@ class Inputs:
             num_samples=data.num_samples,
             target_qps=config.target_qps,
         )
-        for conf in (confs.user, *([] if confs.audit is None else [confs.audit])):
+        for conf in (confs.user, *confs.audits):
             check_count(conf, config.scenario, config.mode, data.num_samples)
-        audit_text = None if confs.audit is None else confs.audit.text
-        return cls(data, generation, user_conf, audit_text, confs.run_dir, access)
+        return cls(data, generation, user_conf, confs, access)
 
 
 def _check_data(config: RunConfig, test: ComplianceTest | None, data: Dataset) -> None:
@@ -77,11 +84,18 @@ class Confs(NamedTuple):
     """The files that LoadGen reads, and what they decide."""
 
     user: ConfFile
+    """--user-conf; without lines if it is not given."""
     audit: ConfFile | None
+    """--audit-config."""
     compliance_test: ComplianceTest | None
     """The test that the audit.config is of."""
     run_dir: Path
     """Directory of the run's files."""
+
+    @property
+    def audits(self) -> list[ConfFile]:
+        """List the audit.config if there is one."""
+        return [] if self.audit is None else [self.audit]
 
 
 def read_confs(config: RunConfig) -> Confs:
