@@ -21,7 +21,7 @@ def build_setup(
     Args:
         config: The run's flags.
         inputs: The run's files.
-        workers: Address and WorkerInfo of each worker.
+        workers: Address and WorkerInfo of each worker; once per stream, if it has opened any.
         seeds: LoadGen's seeds.
     """
     return Setup(

@@ -248,7 +248,7 @@ class Execution:
         return self.recorder.record(judged, self.times, verdict.headline(setup.scenario, detail))
 
     def _setup(self) -> Setup:
-        workers = [(link.address, link.info) for link in self.event_loop.links]
+        workers = [(link.address, info) for link in self.event_loop.links for info in link.infos]
         return build_setup(self.config, self.inputs, workers, self.test.settings.seeds)
 
     def _conclude(self, record: RunRecord) -> None:

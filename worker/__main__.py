@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from common.config_file import PRINT_FLAG, name_source
 from common.flags import FlagError
+from common.open_files import raise_open_file_limit
 from worker.auth import AuthInterceptor
 from worker.config import BadInput, EngineKind, parse
 from worker.engine_protocol import Engine, EngineDead
@@ -53,6 +54,7 @@ def main(argv: list[str]) -> int:
         if PRINT_FLAG in argv:
             print(show(argv), end="")
             return 0
+        raise_open_file_limit()
         if not end_with_node():
             raise EngineDead("the node has ended")
         asyncio.run(make_service(argv).run())

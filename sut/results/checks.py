@@ -69,8 +69,14 @@ class Counts:
     """Number of worker losses."""
     num_continued: int
     """Requests that continued on another worker at least once."""
+    num_repeated_answers: int
+    """Answers of at least 8 tokens that repeat one token."""
+    num_equal_answers: int
+    """Answers of at least 8 tokens that equal an earlier answer to a different sample."""
     num_silent: int
     """Workers that were not lost but did not report final token counts."""
+    execution_differences: tuple[str, ...]
+    """One line for each property in which workers may differ, and do, over all streams of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +231,13 @@ def configuration(counts: Counts) -> VerdictCheck:
     kinds = sorted(set(counts.spec_hashes))
     seen = f"{len(counts.spec_hashes)} streams, specification {', '.join(kind[:12] for kind in kinds) or '-'}"
     return VerdictCheck("configuration", len(kinds) == 1, seen)
+
+
+def equal_execution(counts: Counts) -> VerdictCheck:
+    """Report differences in parallel sizes, backends, batch limits and CUDA graphs; never fails."""
+    differing = counts.execution_differences
+    seen = "; ".join(differing) or "parallel sizes, backends and batch limits are equal"
+    return VerdictCheck("equal_execution", True, seen, warning=bool(differing))
 
 
 def continuation(counts: Counts) -> VerdictCheck:

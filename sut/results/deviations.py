@@ -40,7 +40,7 @@ class Setup:
     audit_config: str | None
     """Text of a compliance test's audit.config; None in any other run."""
     engines: tuple[EngineReport, ...]
-    """One per worker."""
+    """One per worker, and one more for each time that a worker came back."""
     seeds: Seeds
     """LoadGen's seeds."""
 
@@ -169,12 +169,14 @@ def _engine_deviations(setup: Setup) -> list[str]:
     Source: inference_rules.adoc: the KV cache must not apply across queries; speculative decoding is allowed
     only in Interactive.
     """
-    addresses: dict[str, list[str]] = {}
+    # Keys of the inner dictionaries are the addresses, in order; a worker that came back counts once.
+    addresses: dict[str, dict[str, None]] = {}
     for engine in setup.engines:
         for text in _engine_texts(engine, setup.scenario):
-            addresses.setdefault(text, []).append(engine.address)
+            addresses.setdefault(text, {})[engine.address] = None
+    num_workers = len({engine.address for engine in setup.engines})
     return [
-        f"{text}: {len(found)} of {len(setup.engines)} workers, first {found[0]}"
+        f"{text}: {len(found)} of {num_workers} workers, first {next(iter(found))}"
         for text, found in addresses.items()
     ]
 

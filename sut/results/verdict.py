@@ -73,6 +73,7 @@ def judge(log_dir: Path, setup: Setup, counts: Counts, telemetry: Telemetry) -> 
         checks.accuracy_log(accuracy, counts.reported_tokens if complete else None),
         *_coverage(detail, accuracy, setup, counts),
         checks.configuration(counts),
+        checks.equal_execution(counts),
         checks.continuation(counts),
         checks.short_answers(counts),
         checks.pauses(telemetry),

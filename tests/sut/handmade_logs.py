@@ -29,7 +29,10 @@ COUNTS: dict[str, Any] = {
     "spec_hashes": ("a" * 64, "a" * 64),
     "num_losses": 0,
     "num_continued": 0,
+    "num_repeated_answers": 0,
+    "num_equal_answers": 0,
     "num_silent": 0,
+    "execution_differences": (),
 }
 GOOD = {"result_validity": "VALID", "result_invalid_reason": "", "effective_performance_sample_count": 6396}
 # 3 samples and 5 tokens in 0.1 s: LoadGen leaves the token of the one-token answer out.
