@@ -61,10 +61,10 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fleet.WorkerPro
 def test_a_slow_output_directory_only_delays_a_run(
     worker: fleet.WorkerProcess, tmp_path: Path, fault: str
 ) -> None:
-    """A stall of 3 s, longer than the flush interval, before or after the streams are open: VALID."""
+    """A stall of 3 s, longer than the flush interval, before or after the streams are open: complete."""
     code, log = finish(start(worker, tmp_path, fault))
     assert (0, False) == (code, "Traceback" in log), log
-    assert "VALID" == fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["verdict"]["outcome"]
+    assert "NOT_GRADED" == fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["verdict"]["outcome"]
 
 
 def test_an_output_directory_that_does_not_answer_is_bad_input(
