@@ -1,6 +1,6 @@
 """`python -m coordinator` runs LoadGen once; `python -m coordinator doctor` checks what a run needs.
 
-Exit codes: 0 VALID, 1 failed, 2 bad input, 3 complete but INVALID; interrupted: 129 SIGHUP,
+Exit codes: 0 VALID or NOT_GRADED, 1 failed, 2 bad input, 3 complete but INVALID; interrupted: 129 SIGHUP,
 130 SIGINT, 131 SIGQUIT, 143 SIGTERM.
 """
 

@@ -52,16 +52,17 @@ async def run(config: RunConfig, transport: str) -> None:
         target_qps=config.target_qps,
     )
     test = LoadGenTest(conf, config.scenario, config.mode)
-    config.run_dir.mkdir(parents=True)
+    run_dir = config.run_dir(None)
+    run_dir.mkdir(parents=True)
     driver = DRIVERS[transport](config, data, config.max_new_tokens)
     await driver.connect()
     _quiet_interpreter()
-    await asyncio.to_thread(test.run, data.num_samples, driver.sut.issue_queries, config.run_dir, None)
+    await asyncio.to_thread(test.run, data.num_samples, driver.sut.issue_queries, run_dir, None)
     driver.reports.close()
     await driver.settle()
     await driver.close()
     record = {"summary": {"num_messages": driver.num_messages}}
-    (config.run_dir / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (run_dir / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def _quiet_interpreter() -> None:

@@ -160,10 +160,10 @@ def _diagnose_settings(run: RunConfig) -> Row:
     """Read the files that a run reads before its data set."""
     name = ("coordinator", "settings")
     try:
-        read_confs(run)
+        confs = read_confs(run)
     except ValueError as error:
         return Row(*name, Level.FAIL, str(error), ADVICE)
-    return Row(*name, Level.OK, f"{run.run_dir} is available, and the settings files can be read")
+    return Row(*name, Level.OK, f"{confs.run_dir} is available, and the settings files can be read")
 
 
 def _diagnose_input(order: Order, workers: list[Visit], settings_fit: bool) -> list[Row]:

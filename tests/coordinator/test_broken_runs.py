@@ -14,6 +14,7 @@ import pytest
 
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
+from sut.log_files import ACCURACY, NAMES, SUMMARY, find_log
 from tests import fleet
 
 # Each answer takes 3,000 steps of 20 ms: no run of this file ends by itself.
@@ -102,11 +103,12 @@ def check_freed(worker: fleet.WorkerProcess) -> None:
 
 
 def check_no_result(run_dir: Path, outcome: str, *says: str) -> None:
-    """Check run.json's verdict, and that LoadGen's summary is missing or empty."""
+    """Check run.json's verdict, and that no log of LoadGen has a name that a checker accepts."""
     verdict: dict[str, object] = fleet.run_json(run_dir)["verdict"]
     assert outcome == verdict["outcome"]
     assert [] == [word for word in says if word not in str(verdict["reason"])], verdict["reason"]
-    summary = run_dir / "mlperf_log_summary.txt"
+    assert [] == [name for name in NAMES if (run_dir / name).exists()]
+    summary = find_log(run_dir, SUMMARY)
     assert not summary.exists() or summary.stat().st_size == 0
 
 
@@ -216,7 +218,7 @@ def test_silent_worker_ends_the_run(tmp_path: Path) -> None:
     run_dir = tmp_path / "out" / "offline" / "accuracy"
     check_no_result(run_dir, "FAILED", started[0].address, "silent for 2 s")
     # The process ended under LoadGen, so its log ends where it was last written.
-    for line in (run_dir / "mlperf_log_accuracy.json").read_text().splitlines():
+    for line in find_log(run_dir, ACCURACY).read_text().splitlines():
         if line.startswith("{") and line.rstrip(",").endswith("}"):
             entry = json.loads(line.rstrip(","))
             assert fleet.counting_answer(prompts[entry["qsl_idx"]], 3000) == fleet.tokens_of(entry["data"])
@@ -249,7 +251,7 @@ def test_run_directory_that_vanished_does_not_hold_the_exit(
 
 
 def test_closed_output_does_not_change_the_exit_code(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
-    """A valid run whose standard output nobody reads is still valid."""
+    """A complete run whose standard output nobody reads is still complete."""
     data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, i] for i in range(10)])
     command = fleet.coordinator_command(two, data, tmp_path / "out", "--accuracy", "--max-new-tokens", "8")
     run = subprocess.Popen(command, cwd=fleet.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -262,7 +264,7 @@ def test_closed_output_does_not_change_the_exit_code(two: list[fleet.WorkerProce
 
 
 def test_full_output_does_not_change_the_exit_code(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
-    """A valid run whose table finds no space is still valid: the record is on disk, a line says why."""
+    """A complete run whose table finds no space is still complete: the record is on disk, a line says why."""
     data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, i] for i in range(10)])
     command = fleet.coordinator_command(two, data, tmp_path / "out", "--accuracy", "--max-new-tokens", "8")
     with Path("/dev/full").open("wb") as full:
@@ -276,7 +278,7 @@ def test_full_output_does_not_change_the_exit_code(two: list[fleet.WorkerProcess
             check=False,
         )
     assert 0 == done.returncode, done.stderr
-    assert "VALID" == fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["verdict"]["outcome"]
+    assert "NOT_GRADED" == fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["verdict"]["outcome"]
     (line,) = [line for line in done.stderr.splitlines() if "No space left on device" in line]
     assert "run.json" in line
     assert "Traceback" not in done.stderr

@@ -18,6 +18,7 @@ import pytest
 
 from sut.loadgen import LoadGenTest
 from sut.loadgen_conf import NO_USER_CONF, USER_FLAG, parse_conf
+from sut.log_files import ACCURACY, DETAIL, find_log
 from sut.results.logs import DetailLog, read_detail
 from sut.settings import Mode, Scenario
 from sut.sut import SUT, Reports
@@ -75,7 +76,7 @@ class Drive:
         for ids, _ in iter(lambda: self.issued.get(timeout=20), None):
             self.answer(ids)
         thread.join(timeout=20)
-        return read_detail(directory / "mlperf_log_detail.txt")
+        return read_detail(find_log(directory, DETAIL))
 
     def answer(self, ids: list[int]) -> None:
         """Report first tokens and answers."""
@@ -207,7 +208,7 @@ def child_beside_an_audit_config(directory: Path) -> None:
     values = Drive(Scenario.OFFLINE, Mode.PERFORMANCE, 10).run(directory).values
     assert 0 == values["effective_accuracy_log_sampling_target"]
     assert values["effective_performance_issue_same"] is False
-    assert [] == json.loads((directory / "mlperf_log_accuracy.json").read_text())
+    assert [] == json.loads(find_log(directory, ACCURACY).read_text())
     end_child()
 
 
