@@ -71,7 +71,7 @@ def judge(log_dir: Path, setup: Setup, counts: Counts, telemetry: Telemetry) -> 
     complete = setup.accuracy or detail.logs_every_answer
     made = [
         *([] if setup.accuracy else [checks.loadgen_result(detail)]),
-        checks.loadgen_errors(detail),
+        checks.loadgen_errors(detail, setup.accuracy),
         checks.completion(counts),
         checks.tokens(counts),
         checks.loadgen_tokens(detail, setup.scenario, counts),

@@ -34,7 +34,7 @@ def test_loadgens_own_logs_are_understood(tmp_path: Path, scenario: Scenario, mo
     accuracy = read_accuracy(find_log(tmp_path, ACCURACY))
     logged = mode is Mode.ACCURACY
     # 4 answers of 3 tokens of 4 bytes.
-    assert accuracy == ((Counter(range(4)), 12, 48) if logged else (Counter(), 0, 0))
+    assert accuracy == ((Counter(range(4)), 12, 48, True) if logged else (Counter(), 0, 0, True))
     setup = setup_of(scenario, mode, 4)
     found = deviations(detail, setup)
     assert found[0] == "effective_performance_sample_count is 4, not 6396"

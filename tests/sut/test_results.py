@@ -83,6 +83,18 @@ FAILURES: dict[str, tuple[Mode, dict[str, Any], str, str]] = {
         "loadgen_errors",
         "error_runtime: first",
     ),
+    "detail log cut short": (
+        PERFORMANCE,
+        {"drop": "num_errors"},
+        "loadgen_errors",
+        "cut short: it has no num_errors",
+    ),
+    "detail log cut short, accuracy": (
+        ACCURACY,
+        {"drop": "power_end"},
+        "loadgen_errors",
+        "cut short: it has no power_end",
+    ),
     "lost request": (PERFORMANCE, {"counts": {"num_done": 2}}, "completion", "3 issued, 2 complete"),
     "double completion": (ACCURACY, {"counts": {"num_done": 4}}, "completion", "3 issued, 4 complete"),
     "engine produced more": (
@@ -280,3 +292,13 @@ def test_the_headline_is_loadgens() -> None:
     for scenario in (SERVER, INTERACTIVE):
         expected = {"result_validity": "VALID", "result_completed_tokens_per_second": 9.5}
         assert headline(scenario, DetailLog(values, [])) == expected
+
+
+def test_an_accuracy_log_whose_list_is_not_closed_is_invalid(tmp_path: Path) -> None:
+    """With every entry but no closing bracket the log fails accuracy_log: no script can read it."""
+    verdict_of(tmp_path, ACCURACY)
+    path = tmp_path / "mlperf_log_accuracy.json"
+    path.write_text(path.read_text().rstrip("\n]"))
+    verdict, _ = judge(tmp_path, setup_of(OFFLINE, ACCURACY, 3), Counts(**COUNTS), STEADY)
+    seen = "3 entries, 6 tokens, 24 bytes, cut short: the list is not closed"
+    assert (Outcome.INVALID, f"accuracy_log: {seen}") == (verdict.outcome, verdict.reason)
