@@ -79,7 +79,7 @@ class Recorder:
         return RunRecord(
             run_id=self.run_id,
             scenario=self._config.scenario,
-            mode=self._config.run_dir.name,
+            mode=self._inputs.run_dir.name,
             verdict=verdict,
             started_utc=times.started_utc,
             ready_s=times.ready_s,

@@ -17,7 +17,6 @@ from coordinator.scheduling.worker_load import WorkerLoad
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from sut.results.verdict import Verdict
-from sut.settings import Mode
 
 logger = logging.getLogger(__name__)
 
@@ -207,10 +206,6 @@ class RunRecord:
         lines += self._latency_lines() + self._worker_lines() + self._loss_lines()
         lines += [f"   {c.mark} {c.name:<15} {c.seen}" for c in verdict.checks]
         lines += [f"   no submission run: {text}" for text in verdict.deviations]
-        if self.mode == Mode.ACCURACY:
-            lines.append(
-                "   not graded: the reference's eval_mlperf_accuracy.py reads mlperf_log_accuracy.json"
-            )
         return "\n".join(lines)
 
     def _latency_lines(self) -> list[str]:

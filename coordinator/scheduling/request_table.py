@@ -21,6 +21,7 @@ from coordinator.scheduling.request_columns import (
     TokenCounts,
 )
 from coordinator.scheduling.token_arena import TokenArena
+from protos import worker_pb2 as pb
 from protos.columns import FrameError, RequestNames, TokenColumns, TokenIds, slots_of
 
 NO_WORKER = -1
@@ -155,8 +156,8 @@ class RequestTable:
             now_ns: When the frame arrived.
 
         Raises:
-            FrameError: A request is not on this worker, has two rows, or exceeds its budget; then the
-                table is unchanged.
+            FrameError: A request is not on this worker, has two rows, exceeds its budget, or ends in a way
+                that its tokens contradict; then the table is unchanged.
         """
         if len(columns.requests) == 1:
             return self._add_row(worker, columns, now_ns)
@@ -166,6 +167,8 @@ class RequestTable:
         after = before + (1 if columns.counts is None else columns.counts)
         if np.maximum.reduce(after, initial=0) > self._max_new_tokens:
             raise self._overrun(worker)
+        if len(columns.finished_rows):
+            self._check_ends(worker, columns, before, after)
         self._arena.append(slots, before, columns.counts, columns.tokens)
         self._num_tokens[slots] = after
         self.num_tokens += len(columns.tokens)
@@ -189,10 +192,13 @@ class RequestTable:
             raise self._not_held(worker)
         num_new = len(columns.tokens)
         before = self._num_tokens.item(slot)
-        if before + num_new > self._max_new_tokens:
+        after = before + num_new
+        if after > self._max_new_tokens:
             raise self._overrun(worker)
+        if len(columns.finished_rows):
+            self._check_end(worker, columns.finish_reasons.item(), num_new, after)
         self._arena.append_row(slot, before, columns.tokens)
-        self._num_tokens[slot] = before + num_new
+        self._num_tokens[slot] = after
         self.num_tokens += num_new
         first_slots = [slot] if not before and num_new else []
         if first_slots:
@@ -321,6 +327,28 @@ class RequestTable:
         self._row_marks[slots] = order
         if (self._row_marks[slots] != order).any():
             raise FrameError(f"worker {worker}: two rows of one request")
+
+    def _check_ends(
+        self, worker: int, columns: TokenColumns, before: TokenCounts, after: NDArray[Any]
+    ) -> None:
+        """Check the ends of a frame; a frame ends few requests."""
+        rows = columns.finished_rows
+        num_new = (after[rows] - before[rows]).tolist()
+        for ends in zip(columns.finish_reasons.tolist(), num_new, after[rows].tolist(), strict=True):
+            self._check_end(worker, *ends)
+
+    def _check_end(self, worker: int, reason: int, num_new: int, after: int) -> None:
+        """Check an end: LENGTH at the budget, STOP with the frame that brings the stop id.
+
+        TokenRules checks that the token is a stop id. An answer may also end without any token, which LoadGen
+        counts as an error.
+        """
+        if reason == pb.FINISH_REASON_LENGTH and after < self._max_new_tokens:
+            raise FrameError(
+                f"worker {worker}: an answer ends with LENGTH at {after} of {self._max_new_tokens} tokens"
+            )
+        if reason == pb.FINISH_REASON_STOP and after and not num_new:
+            raise FrameError(f"worker {worker}: an answer ends with STOP after its tokens")
 
     def _beyond(self, worker: int, slot: int) -> FrameError:
         return FrameError(f"worker {worker}: slot {slot} of {self._num_slots}")

@@ -1,12 +1,12 @@
 """A checkpoint's directory, stop ids and limits, from its JSON files."""
 
-import json
 import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
 from common.host_facts import nearest
 
@@ -151,7 +151,7 @@ def _read_config(checkpoint: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(read_bounded(path))
     except OSError as error:
         raise FlagError("--model", f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.bounded_file import read_bounded
 from common.flags import FlagError
 from worker.engines.vllm.weight_files import Extent, OpenFiles, find_weight_files, read_extents
 
@@ -31,6 +32,10 @@ _CONFIG_PATTERNS = (
     "*.safetensors.index.json",
     "*.py",
 )
+
+
+# An index has about 100 bytes for each tensor.
+MAX_CONFIG_BYTES = 64 << 20
 
 
 class Stopped(Exception):
@@ -98,7 +103,7 @@ def _hash_config_files(folder: Path) -> str:
 
 def _digest_file(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(read_bounded(path, MAX_CONFIG_BYTES)).hexdigest()
     except OSError as error:
         raise FlagError("--model", f"cannot read {path}: {error.strerror}") from error
 

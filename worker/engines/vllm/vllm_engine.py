@@ -19,6 +19,7 @@ from worker.engine_protocol import EngineDead, EngineInfo, Load, Step
 from worker.engines.vllm.causes import CauseLog, one_line, with_type
 from worker.engines.vllm.engine_args import EngineFlags, build_engine, describe, parse_engine_flags
 from worker.engines.vllm.engine_core import STOPPED, CoreClient
+from worker.engines.vllm.ipc_directory import IpcDirectory
 from worker.engines.vllm.model_hash import ModelHash
 from worker.engines.vllm.step import CoreRequests
 from worker.engines.vllm.warm_up import WARM_UP_TOKENS, random_prompts, warm_up_sizes
@@ -59,6 +60,7 @@ class VllmEngine:
         self._steps: deque[tuple[list[EngineCoreOutput], int]] = deque()
         self._wake = asyncio.Event()
         self._causes: CauseLog | None = None
+        self._ipc_directory: IpcDirectory | None = None
         self._death: str | None = None
         self._hashing: asyncio.Task[ModelHash] | None = None
         self._stop_hashing = threading.Event()
@@ -71,10 +73,11 @@ class VllmEngine:
             EngineDead: The engine failed while starting.
         """
         self._causes = causes = CauseLog(is_local=self._flags.is_local)
+        self._ipc_directory = IpcDirectory(is_local=self._flags.is_local)
         self._loading = asyncio.get_running_loop().run_in_executor(None, build_engine, self._flags)
-        # Shielded: the thread continues when this task is cancelled, and close() must shut its engine down.
         hashing = self._hashing = asyncio.ensure_future(self._hash_model())
         hashing.add_done_callback(_retrieve_exception)
+        # Shielded: the thread continues when this task is cancelled, and close() must shut its engine down.
         try:
             llm = await asyncio.shield(self._loading)
             self._core = core = CoreClient(llm)
@@ -181,6 +184,8 @@ class VllmEngine:
         multiprocessing.active_children()
         if self._causes is not None:
             self._causes.close()
+        if self._ipc_directory is not None:
+            self._ipc_directory.close()
 
     async def _hash_model(self) -> ModelHash:
         """Hash the model's files in a thread, while vLLM loads them or once it has downloaded them."""

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common.bounded_file import read_bounded
 from common.flags import FlagError
 from worker.engines.vllm.weight_files import find_weight_files
 
@@ -49,7 +50,8 @@ def read_weights_sha256(weights: Path, load_format: str) -> str:
     if not path.exists():
         return ""
     try:
-        stored = {name: FileSum(**item) for name, item in json.loads(path.read_bytes())["files"].items()}
+        content = json.loads(read_bounded(path))
+        stored = {name: FileSum(**item) for name, item in content["files"].items()}
         found = {item.name: _stat(item) for item in find_weight_files(weights, load_format)}
     except OSError as error:
         raise FlagError("--model", f"cannot read {path}: {error.strerror}") from error
