@@ -4,6 +4,7 @@ Exit codes: 0 stopped, 1 all engines have died, 2 bad input, 130 interrupted bef
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import NoReturn
 from common.config_file import PRINT_FLAG, name_source
 from common.flags import FlagError
 from common.open_files import raise_open_file_limit
+from common.standard_streams import open_standard_streams
 from worker.auth import AuthInterceptor
 from worker.config import BadInput, EngineKind, parse
 from worker.engine_protocol import Engine, EngineDead
@@ -50,6 +52,7 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
 
 def main(argv: list[str]) -> int:
     """Run the worker and return its exit code."""
+    open_standard_streams()
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -153,8 +156,10 @@ def leave(code: int) -> NoReturn:
     """
     if code == 0:
         sys.exit()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # The terminal may be closed.
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(code)
 
 
