@@ -66,7 +66,8 @@ class RequestTable:
             num_slots: Initial number of slots; doubles when they run out.
             first_generation: Below 2**32; random per run, so that two runs do not share request names.
         """
-        self._max_new_tokens = max_new_tokens
+        self.max_new_tokens = max_new_tokens
+        """Longest answer of the run, in tokens."""
         self._num_slots = num_slots
         self._unheld = (first_generation << GENERATION_BITS) | _SLOT_MASK
         self._holders = np.full(num_slots, self._unheld, np.uint64)
@@ -164,7 +165,7 @@ class RequestTable:
         self._check_rows(worker, columns.requests, slots)
         before = self._num_tokens[slots]
         after = before + (1 if columns.counts is None else columns.counts)
-        if np.maximum.reduce(after, initial=0) > self._max_new_tokens:
+        if np.maximum.reduce(after, initial=0) > self.max_new_tokens:
             raise self._overrun(worker)
         self._arena.append(slots, before, columns.counts, columns.tokens)
         self._num_tokens[slots] = after
@@ -189,7 +190,7 @@ class RequestTable:
             raise self._not_held(worker)
         num_new = len(columns.tokens)
         before = self._num_tokens.item(slot)
-        if before + num_new > self._max_new_tokens:
+        if before + num_new > self.max_new_tokens:
             raise self._overrun(worker)
         self._arena.append_row(slot, before, columns.tokens)
         self._num_tokens[slot] = before + num_new
@@ -247,6 +248,18 @@ class RequestTable:
         """Return the requests on workers: slots, tokens received, time of assignment; (R,) each."""
         slots = np.flatnonzero((self._holders & _WORKER) != _WORKER)
         return slots, self._num_tokens[slots], self._given_ns[slots]
+
+    def running(self) -> tuple[TokenCounts, TimesNs]:
+        """Return the answers of the requests on workers.
+
+        Returns:
+            (R,) tokens received, and (S,) time from issue to the first token of those that have one.
+
+        Thread: any; requests that change meanwhile may be counted as before or as after.
+        """
+        slots, counts, _ = self.held()
+        issued_ns, first_ns = self._issued_ns[slots], self._first_ns[slots]
+        return counts, (first_ns - issued_ns)[first_ns > 0]
 
     def in_flight(self) -> Slots:
         """Return all requests in flight, including those without a worker."""
@@ -329,7 +342,7 @@ class RequestTable:
         return FrameError(f"worker {worker}: tokens of a request that it does not hold")
 
     def _overrun(self, worker: int) -> FrameError:
-        return FrameError(f"worker {worker}: an answer beyond {self._max_new_tokens} tokens")
+        return FrameError(f"worker {worker}: an answer beyond {self.max_new_tokens} tokens")
 
     def _grow(self) -> None:
         """Double the number of slots."""
