@@ -35,6 +35,7 @@ from coordinator.scheduling.scheduler import Task
 from coordinator.transport.fleet import Patience
 from coordinator.transport.stream import Limits
 from protos import worker_pb2 as pb
+from sut import log_files
 from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
 from sut.results.deviations import Setup
@@ -61,8 +62,8 @@ def run(config: RunConfig) -> int:
     """Run once.
 
     Returns:
-        The exit code: 0 valid, 3 complete but INVALID. A run that fails or is interrupted after it has begun
-        does not return.
+        The exit code: 0 valid or not graded, 3 complete but INVALID. A run that fails or is interrupted
+        after it has begun does not return.
 
     Raises:
         ValueError: Bad input: a flag, a file, or workers that cannot serve this run. Nothing is left behind.
@@ -79,7 +80,7 @@ def run(config: RunConfig) -> int:
     with (
         FileThread() as files,
         _ready_workers(config, inputs, end) as event_loop,
-        RunDir(config.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
+        RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
         Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
         _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
     ):
@@ -253,14 +254,14 @@ class Execution:
         return self.recorder.record(judged, self.times, LoadGenFigures.of(setup.scenario, detail))
 
     def _setup(self) -> Setup:
-        workers = [(link.address, link.info) for link in self.event_loop.links]
+        workers = [(link.address, info) for link in self.event_loop.links for info in link.infos]
         return build_setup(self.config, self.inputs, workers, self.test.settings.seeds)
 
     def _conclude(self, record: RunRecord) -> None:
-        """Store the verdict of a complete run."""
-        set_aside = partial(verdict.set_aside, self.run_dir.path, record.verdict.outcome)
-        self.files.call(set_aside, WRITE_TIMEOUT_S)
+        """Store the verdict of a complete run, then give LoadGen's logs their names if it accepts them."""
         self.run_dir.write(record)
+        if record.verdict.outcome.accepted:
+            self.files.call(partial(log_files.accept, self.run_dir.path), WRITE_TIMEOUT_S)
         self.run_dir.release_space()
 
     def _leave(self, outcome: Outcome, reason: str, code: int) -> NoReturn:
@@ -275,10 +276,9 @@ class Execution:
         self.interrupts.hold()
         logger.error("run %s: %s", outcome, reason)
         judged, timeout_s = Verdict(outcome, reason), LEAVE_WRITE_TIMEOUT_S[outcome]
-        set_aside = partial(verdict.set_aside, self.run_dir.path, outcome)
         steps: tuple[Callable[[], object], ...] = (
             partial(self._write_unfinished, judged, timeout_s),
-            partial(self.files.call, set_aside, timeout_s),
+            partial(self.files.call, partial(log_files.reject, self.run_dir.path), timeout_s),
             partial(self._salvage, outcome),
             self.run_dir.release_space,
             partial(self._show_unfinished, judged),

@@ -11,11 +11,12 @@ import io
 import math
 import pickle
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -31,8 +32,20 @@ TOKEN_COLUMNS = ("tok_input", "input_tokens")
 _ID_BOUND = 2**31  # ids are int32 from here to the engine
 _LIST_TYPES = (pa.types.is_list, pa.types.is_large_list)
 _TokenIds = NDArray[np.integer]
-_PromptColumns = tuple[NDArray[np.int64], _TokenIds]
-"""Prompt lengths (N,) and the concatenated tokens of all prompts (T,)."""
+
+
+class _Columns(NamedTuple):
+    """What is read of a file's rows."""
+
+    names: tuple[str, ...]
+    """Names of all columns."""
+    lens: NDArray[np.int64]
+    """Prompt lengths, (N,)."""
+    ids: _TokenIds
+    """Tokens of all prompts, concatenated, (T,)."""
+    datasets: Iterable[object]
+    """Values of the column `dataset`, (N,); empty without it."""
+
 
 # All globals, by module, in pickles of pandas 2.x and 3.x DataFrames of lists, arrays, strings, numbers and
 # categories. None of them opens a file, imports a module by name or looks up an attribute.
@@ -78,6 +91,10 @@ class Dataset:
     """(T,) all prompts, concatenated."""
     offsets: NDArray[np.int64]
     """(N+1,) prompt i is tokens[offsets[i]:offsets[i+1]]."""
+    column_names: tuple[str, ...] = ()
+    """Names of all columns of the file."""
+    rows_by_dataset: dict[str, int] = field(default_factory=dict)
+    """Number of samples by their text in the column `dataset`; other values of it are not counted."""
 
     @property
     def num_samples(self) -> int:
@@ -145,14 +162,22 @@ def load(path: Path, max_samples: int | None = None) -> Dataset:
     content = _read(path)
     suffix = path.suffix.lower()
     is_parquet = suffix == ".parquet" or (suffix not in (".pkl", ".pickle") and content.startswith(b"PAR1"))
-    lens, ids = (_read_parquet if is_parquet else _read_pickle)(path, content, max_samples)
+    columns = (_read_parquet if is_parquet else _read_pickle)(path, content, max_samples)
+    lens, ids = columns.lens, columns.ids
     if not lens.all():
         raise _refusal(path, f"row {np.argmin(lens)}: prompt is empty")
     _check_ids(path, lens, ids, _ID_BOUND)
     tokens = ids.astype(np.int32)
     offsets = np.concatenate([np.zeros(1, np.int64), lens.cumsum()])
     tokens.flags.writeable = offsets.flags.writeable = False
-    return Dataset(path=path, sha256=hashlib.sha256(content).hexdigest(), tokens=tokens, offsets=offsets)
+    return Dataset(
+        path=path,
+        sha256=hashlib.sha256(content).hexdigest(),
+        tokens=tokens,
+        offsets=offsets,
+        column_names=columns.names,
+        rows_by_dataset=dict(Counter(value for value in columns.datasets if isinstance(value, str))),
+    )
 
 
 def _refusal(path: Path, reason: str) -> FlagError:
@@ -205,20 +230,21 @@ def _row(lens: NDArray[np.int64], wrong: NDArray[np.bool_]) -> int:
     return int(np.searchsorted(lens.cumsum(), np.argmax(wrong), side="right"))
 
 
-def _read_parquet(path: Path, content: bytes, max_samples: int | None) -> _PromptColumns:
+def _read_parquet(path: Path, content: bytes, max_samples: int | None) -> _Columns:
     with _refusing(path, "parquet file", (pa.ArrowException, OSError)):
         file = pq.ParquetFile(pa.BufferReader(content))
         columns = file.schema_arrow.names
     column_name = columns[_token_column(path, columns)]
     _check_num_rows(path, file.metadata.num_rows, max_samples)
     with _refusing(path, "parquet file", (pa.ArrowException, OSError)):
-        table = file.read(columns=[column_name])
+        table = file.read(columns=[column_name, "dataset"])
         # Select by position, because a column name may occur twice.
         column = table.column(table.column_names.index(column_name)).slice(0, max_samples).combine_chunks()
-    return _flatten(path, column)
+        datasets = table.column("dataset").slice(0, max_samples).to_pylist() if "dataset" in columns else ()
+    return _Columns(tuple(columns), *_flatten(path, column), datasets)
 
 
-def _flatten(path: Path, column: pa.Array) -> _PromptColumns:
+def _flatten(path: Path, column: pa.Array) -> tuple[NDArray[np.int64], _TokenIds]:
     if column.null_count:
         raise _refusal(path, f"row {np.argmax(column.is_null())}: prompt is None, not a list of token ids")
     if not any(is_list(column.type) for is_list in _LIST_TYPES):
@@ -269,7 +295,7 @@ class _FrameUnpickler(pickle.Unpickler):
         return _CHECKED.get((module, name)) or getattr(importlib.import_module(module), name)
 
 
-def _read_pickle(path: Path, content: bytes, max_samples: int | None) -> _PromptColumns:
+def _read_pickle(path: Path, content: bytes, max_samples: int | None) -> _Columns:
     with _refusing(path, "pickled DataFrame", _UNPICKLE_ERRORS):
         frame = _FrameUnpickler(io.BytesIO(content)).load()
         if not isinstance(frame, pd.DataFrame):
@@ -278,9 +304,11 @@ def _read_pickle(path: Path, content: bytes, max_samples: int | None) -> _Prompt
     position = _token_column(path, columns)
     with _refusing(path, "pickled DataFrame", _UNPICKLE_ERRORS):
         cells = frame.iloc[:, position].tolist()
+        datasets = frame["dataset"].tolist()[:max_samples] if "dataset" in columns else ()
     _check_num_rows(path, len(cells), max_samples)
     prompts = [_cell_ids(path, row, cell) for row, cell in enumerate(cells[:max_samples])]
-    return np.fromiter(map(len, prompts), np.int64, len(prompts)), np.concatenate(prompts)
+    lens = np.fromiter(map(len, prompts), np.int64, len(prompts))
+    return _Columns(tuple(map(str, columns)), lens, np.concatenate(prompts), datasets)
 
 
 def _cell_ids(path: Path, row: int, cell: object) -> _TokenIds:

@@ -83,8 +83,8 @@ class Recorder:
         return RunRecord(
             run_id=self.run_id,
             scenario=self._config.scenario,
-            mode=self._config.run_dir.name,
-            directory=str(self._config.run_dir.absolute()),
+            mode=self._inputs.run_dir.name,
+            directory=str(self._inputs.run_dir.absolute()),
             verdict=verdict,
             started_utc=times.started_utc,
             ready_s=times.ready_s,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.scheduling.worker_load import WorkerLoad
 from coordinator.transport.worker_link import WorkerLink
+from protos import worker_pb2 as pb
 from sut.results.loadgen_figures import Bound, LoadGenSpread
 from sut.results.verdict import Verdict
 
@@ -69,7 +70,9 @@ class WorkerRow:
     clock_offset_ns: int
     """Worker's monotonic clock minus the coordinator's, measured by that ping."""
     info: dict[str, object]
-    """The worker's answer to GetInfo."""
+    """The worker's latest answer to GetInfo."""
+    stream_infos: list[dict[str, object]]
+    """The worker's description of itself on each stream, oldest first."""
 
     @classmethod
     def of(cls, link: WorkerLink, load: WorkerLoad, done: NDArray[np.void]) -> "WorkerRow":
@@ -87,8 +90,14 @@ class WorkerRow:
             dropped_tokens=load.num_dropped_tokens,
             round_trip_ns=link.stream_counts[-1].round_trip_ns,
             clock_offset_ns=link.stream_counts[-1].clock_offset_ns,
-            info=MessageToDict(link.info, preserving_proto_field_name=True),
+            info=_as_dict(link.info),
+            stream_infos=[_as_dict(info) for info in link.infos],
         )
+
+
+def _as_dict(info: pb.WorkerInfo) -> dict[str, object]:
+    found: dict[str, object] = MessageToDict(info, preserving_proto_field_name=True)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from coordinator.scheduling.request_columns import (
     TokenCounts,
 )
 from coordinator.scheduling.token_arena import TokenArena
+from protos import worker_pb2 as pb
 from protos.columns import FrameError, RequestNames, TokenColumns, TokenIds, slots_of
 
 NO_WORKER = -1
@@ -66,8 +67,7 @@ class RequestTable:
             num_slots: Initial number of slots; doubles when they run out.
             first_generation: Below 2**32; random per run, so that two runs do not share request names.
         """
-        self.max_new_tokens = max_new_tokens
-        """Longest answer of the run, in tokens."""
+        self._max_new_tokens = max_new_tokens
         self._num_slots = num_slots
         self._unheld = (first_generation << GENERATION_BITS) | _SLOT_MASK
         self._holders = np.full(num_slots, self._unheld, np.uint64)
@@ -94,6 +94,11 @@ class RequestTable:
         self._num_tokens = facts["num_tokens"]
         self._issued_ns, self._sent_ns = facts["issued_ns"], facts["sent_ns"]
         self._given_ns, self._first_ns = facts["given_ns"], facts["first_ns"]
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest answer of the run, in tokens."""
+        return self._max_new_tokens
 
     @property
     def done(self) -> NDArray[np.void]:
@@ -156,8 +161,8 @@ class RequestTable:
             now_ns: When the frame arrived.
 
         Raises:
-            FrameError: A request is not on this worker, has two rows, or exceeds its budget; then the
-                table is unchanged.
+            FrameError: A request is not on this worker, has two rows, exceeds its budget, or ends in a way
+                that its tokens contradict; then the table is unchanged.
         """
         if len(columns.requests) == 1:
             return self._add_row(worker, columns, now_ns)
@@ -165,8 +170,10 @@ class RequestTable:
         self._check_rows(worker, columns.requests, slots)
         before = self._num_tokens[slots]
         after = before + (1 if columns.counts is None else columns.counts)
-        if np.maximum.reduce(after, initial=0) > self.max_new_tokens:
+        if np.maximum.reduce(after, initial=0) > self._max_new_tokens:
             raise self._overrun(worker)
+        if len(columns.finished_rows):
+            self._check_ends(worker, columns, before, after)
         self._arena.append(slots, before, columns.counts, columns.tokens)
         self._num_tokens[slots] = after
         self.num_tokens += len(columns.tokens)
@@ -190,10 +197,13 @@ class RequestTable:
             raise self._not_held(worker)
         num_new = len(columns.tokens)
         before = self._num_tokens.item(slot)
-        if before + num_new > self.max_new_tokens:
+        after = before + num_new
+        if after > self._max_new_tokens:
             raise self._overrun(worker)
+        if len(columns.finished_rows):
+            self._check_end(worker, columns.finish_reasons.item(), num_new, after)
         self._arena.append_row(slot, before, columns.tokens)
-        self._num_tokens[slot] = before + num_new
+        self._num_tokens[slot] = after
         self.num_tokens += num_new
         first_slots = [slot] if not before and num_new else []
         if first_slots:
@@ -335,6 +345,28 @@ class RequestTable:
         if (self._row_marks[slots] != order).any():
             raise FrameError(f"worker {worker}: two rows of one request")
 
+    def _check_ends(
+        self, worker: int, columns: TokenColumns, before: TokenCounts, after: NDArray[Any]
+    ) -> None:
+        """Check the ends of a frame; a frame ends few requests."""
+        rows = columns.finished_rows
+        num_new = (after[rows] - before[rows]).tolist()
+        for ends in zip(columns.finish_reasons.tolist(), num_new, after[rows].tolist(), strict=True):
+            self._check_end(worker, *ends)
+
+    def _check_end(self, worker: int, reason: int, num_new: int, after: int) -> None:
+        """Check an end: LENGTH at the budget, STOP with the frame that brings the stop id.
+
+        TokenRules checks that the token is a stop id. An answer may also end without any token, which LoadGen
+        counts as an error.
+        """
+        if reason == pb.FINISH_REASON_LENGTH and after < self._max_new_tokens:
+            raise FrameError(
+                f"worker {worker}: an answer ends with LENGTH at {after} of {self._max_new_tokens} tokens"
+            )
+        if reason == pb.FINISH_REASON_STOP and after and not num_new:
+            raise FrameError(f"worker {worker}: an answer ends with STOP after its tokens")
+
     def _beyond(self, worker: int, slot: int) -> FrameError:
         return FrameError(f"worker {worker}: slot {slot} of {self._num_slots}")
 
@@ -342,7 +374,7 @@ class RequestTable:
         return FrameError(f"worker {worker}: tokens of a request that it does not hold")
 
     def _overrun(self, worker: int) -> FrameError:
-        return FrameError(f"worker {worker}: an answer beyond {self.max_new_tokens} tokens")
+        return FrameError(f"worker {worker}: an answer beyond {self._max_new_tokens} tokens")
 
     def _grow(self) -> None:
         """Double the number of slots."""

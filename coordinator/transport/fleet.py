@@ -10,7 +10,12 @@ from typing import NamedTuple, Protocol
 
 from common.idle_timer import IdleTimer
 from coordinator.transport.access import Access
-from coordinator.transport.agreement import FleetError, check_agreement, check_equal
+from coordinator.transport.agreement import (
+    Agreement,
+    FleetError,
+    check_agreement,
+    execution_differences,
+)
 from coordinator.transport.connect_errors import diagnose
 from coordinator.transport.stream import BEAT_INTERVAL_S, CALL_TIMEOUT_S, Limits, WorkerLost
 from coordinator.transport.worker_link import Probe, Readiness, WorkerLink
@@ -135,14 +140,16 @@ class Fleet:
             receiver: Receives frames, losses and admissions from now on.
 
         Raises:
-            FleetError: A worker refuses, or workers return different hashes.
+            FleetError: A worker refuses, or would answer differently than the others.
         """
+        agreement = Agreement(opening.spec, self.links[0].address, self.links[0].info)
         try:
-            answers = await asyncio.gather(*(link.open(opening) for link in self.links))
+            await asyncio.gather(*(link.open(opening, agreement.check_opened) for link in self.links))
         except WorkerLost as error:
             raise FleetError(str(error)) from error
-        check_equal("run specification", self.links, [answer.spec_hash for answer in answers])
-        return OpenFleet(self, opening, answers[0].spec_hash, receiver)
+        for line in execution_differences([(link.address, link.stream.counts.info) for link in self.links]):
+            logger.warning("workers may differ in %s", line)
+        return OpenFleet(self, opening, agreement, receiver)
 
     async def close(self) -> None:
         """End every stream and channel."""
@@ -180,16 +187,17 @@ class Fleet:
 class OpenFleet:
     """The open streams of one run; reopens a worker's stream after a loss."""
 
-    def __init__(self, fleet: Fleet, opening: pb.Open, spec_hash: str, receiver: Receiver) -> None:
+    def __init__(self, fleet: Fleet, opening: pb.Open, agreement: Agreement, receiver: Receiver) -> None:
         """Start reading and writing the open streams of all links.
 
         Args:
             fleet: Fleet whose links have open streams.
             opening: First message of the stream to a readmitted worker.
-            spec_hash: Hash that a readmitted worker must return.
+            agreement: What a readmitted worker must agree with.
             receiver: Receives frames, losses and admissions.
         """
-        self.spec_hash = spec_hash
+        self.spec_hash = agreement.spec_hash
+        self._agreement = agreement
         self._fleet = fleet
         self._patience = fleet.patience
         self._opening = opening
@@ -298,11 +306,9 @@ class OpenFleet:
             return probe.detail
         others = [other for other in self._fleet.live if other is not link]
         try:
-            check_agreement([*others, link])
-            opened = await link.open(self._opening)
+            check_agreement([link, *others])
+            self._agreement.check_info(link.address, link.info)
+            await link.open(self._opening, self._agreement.check_opened)
         except (FleetError, WorkerLost) as error:
             return str(error)
-        if opened.spec_hash != self.spec_hash:
-            await link.reconnect()
-            return f"run specification {opened.spec_hash} differs from {self.spec_hash}"
         return ""

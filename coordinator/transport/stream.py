@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import grpc
@@ -75,6 +75,8 @@ class StreamCounts:
     settled: bool = False
     """Whether the last pong contains the final counts."""
     spec_hash: str = ""
+    info: pb.WorkerInfo = field(default_factory=pb.WorkerInfo)
+    """The worker as it described itself when it opened the stream."""
     round_trip_ns: int = 0
     """Shortest round trip of a ping."""
     clock_offset_ns: int = 0
@@ -134,7 +136,7 @@ class Stream:
             raise WorkerLost(self._address, f"answers open with {first.WhichOneof('message')}")
         if first.opened.run_id != opening.run_id:
             raise WorkerLost(self._address, f"answers for run {first.opened.run_id!r}")
-        self.counts.spec_hash = first.opened.spec_hash
+        self.counts.spec_hash, self.counts.info = first.opened.spec_hash, first.opened.info
         beats = first.opened.info.coordinator_timeout_s / PINGS_PER_TIMEOUT / BEAT_INTERVAL_S
         self._beats_per_ping = int(min(max(beats, 1), MAX_BEATS_PER_PING))
         return first.opened

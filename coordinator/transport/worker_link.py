@@ -1,5 +1,6 @@
 """The coordinator's connection to one worker for a whole run: channel, probes and streams."""
 
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
@@ -11,6 +12,9 @@ from coordinator.transport.stream import CALL_TIMEOUT_S, Stream, StreamCounts
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import CHANNEL_OPTIONS, SERVICE
+
+Check = Callable[[str, pb.Opened], None]
+"""Checks the answer to `open` of the worker at an address."""
 
 
 class Readiness(Enum):
@@ -65,6 +69,11 @@ class WorkerLink:
         return self._stream
 
     @property
+    def infos(self) -> list[pb.WorkerInfo]:
+        """The worker on each stream, oldest first; before the first stream its answer to GetInfo."""
+        return [counts.info for counts in self.stream_counts] or [self.info]
+
+    @property
     def replica_addresses(self) -> list[str]:
         """Addresses of a node's replicas; for a worker its own address."""
         return replica_addresses(self.address, self.info) or [self.address]
@@ -89,21 +98,24 @@ class WorkerLink:
             return Probe(Readiness.SERVING, status)
         return Probe(Readiness.NOT_SERVING, status + _describe_unready_replicas(info))
 
-    async def open(self, opening: pb.Open) -> pb.Opened:
+    async def open(self, opening: pb.Open, check: Check) -> None:
         """Begin the run on this worker, on a new stream.
+
+        Args:
+            opening: First message of the stream.
+            check: Raises if the worker's answer is not acceptable; the stream is then cancelled.
 
         Raises:
             WorkerLost: The worker refuses or does not answer in time.
         """
         stream = Stream(self.address, self._channel, self._access.metadata)
         try:
-            opened = await stream.open(opening)
+            check(self.address, await stream.open(opening))
         except BaseException:
             stream.cancel()
             raise
         self._stream = stream
         self.stream_counts.append(stream.counts)
-        return opened
 
     def begin(self) -> None:
         """Mark the open stream as carrying requests."""

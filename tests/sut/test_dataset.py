@@ -164,6 +164,20 @@ def test_other_columns_are_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BOTH)
+def test_columns_and_rows_by_dataset_are_told(tmp_path: Path, name: str) -> None:
+    """A data set has the names of all columns, and counts the read rows by their text in `dataset`."""
+    frame = pd.DataFrame({"dataset": ["a", "b", "a", None], "tok_input": [*PROMPTS, [1]], "n": [1, 2, 3, 4]})
+    path = tmp_path / name
+    frame.to_parquet(path) if path.suffix == ".parquet" else frame.to_pickle(path)
+    loaded = dataset.load(path)
+    assert loaded.column_names == ("dataset", "tok_input", "n")
+    assert loaded.rows_by_dataset == {"a": 2, "b": 1}
+    assert dataset.load(path, 2).rows_by_dataset == {"a": 1, "b": 1}
+    without = dataset.load(write(path, PROMPTS))
+    assert (without.column_names, without.rows_by_dataset) == (("tok_input",), {})
+
+
+@pytest.mark.parametrize("name", BOTH)
 def test_max_samples_takes_the_first_rows(tmp_path: Path, name: str) -> None:
     """With max_samples 2 the third row is not checked; a number above the rows is refused."""
     path = write(tmp_path / name, [*PROMPTS[:2], []])

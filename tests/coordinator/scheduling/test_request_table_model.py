@@ -102,7 +102,9 @@ class TableLife(RuleBasedStateMachine):
         mine = data.draw(st.permutations([r for r in self.flying if r.worker == worker]))
         rows = [r for r in mine if len(r.answer) < BUDGET and data.draw(st.booleans())]
         counts = [1 if ones else data.draw(st.integers(0, BUDGET - len(r.answer))) for r in rows]
-        ends = [row for row in range(len(rows)) if data.draw(st.integers(0, 3)) == 3]
+        # An answer with tokens ends by STOP only with another one.
+        may_end = [row for row, n in enumerate(counts) if n or not rows[row].answer]
+        ends = [row for row in may_end if data.draw(st.integers(0, 3)) == 3]
         new = [[self.num_tokens + 100 * row + k for k in range(n)] for row, n in enumerate(counts)]
         arrivals = self.table.add_tokens(worker, frame([r.name for r in rows], new, ends, ones), now_ns=1)
         firsts = [r.slot for r, added in zip(rows, new, strict=True) if added and not r.answer]

@@ -9,6 +9,7 @@ from coordinator.transport.agreement import FleetError, check_agreement
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import PROTOCOL_VERSION
+from protos.hashes import engine_hash
 
 FIRST, SECOND, THIRD = "a:1", "b:2", "c:3"
 
@@ -30,6 +31,7 @@ def link(address: str, **changed: object) -> WorkerLink:
         "hostname": "node",
     }
     info = pb.WorkerInfo(**(values | changed))  # type: ignore[arg-type]
+    info.engine_hash = info.engine_hash or engine_hash(info)
     return cast("WorkerLink", SimpleNamespace(address=address, info=info))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
 from common.host_facts import nearest
 
@@ -152,7 +153,7 @@ def model_hash(checkpoint: Path, weights: Path) -> str:
     facts: dict[str, str | int | None] = {}
     for name in ("config.json", "generation_config.json"):
         path = checkpoint / name
-        facts[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+        facts[name] = hashlib.sha256(read_bounded(path)).hexdigest() if path.exists() else None
     # stat follows links: a Hugging Face snapshot consists of links.
     facts.update({path.name: path.stat().st_size for path in weights.glob("*.safetensors")})
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -164,7 +165,7 @@ def _read_config(checkpoint: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(read_bounded(path))
     except OSError as error:
         raise FlagError("--model", f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

@@ -22,6 +22,7 @@ from worker.engines.vllm.checkpoint import (
     read_limits,
     stop_token_ids,
 )
+from worker.engines.vllm.core_process import ending_with_worker
 from worker.engines.vllm.engine_core import check_interface
 from worker.engines.vllm.ranks import (
     bind_cpu_ranks,
@@ -151,12 +152,13 @@ def build_engine(flags: EngineFlags) -> "AsyncLLM":
     except (ValueError, OSError, NotImplementedError, VLLMValidationError) as error:
         raise ValueError(one_line(error)) from error
     try:
-        return AsyncLLM.from_vllm_config(
-            config,
-            usage_context=usage_context,
-            enable_log_requests=args.enable_log_requests,
-            disable_log_stats=args.disable_log_stats,
-        )
+        with ending_with_worker():
+            return AsyncLLM.from_vllm_config(
+                config,
+                usage_context=usage_context,
+                enable_log_requests=args.enable_log_requests,
+                disable_log_stats=args.disable_log_stats,
+            )
     except (RuntimeError, ValueError, OSError, AssertionError) as error:
         raise EngineDead(one_line(error)) from error
 

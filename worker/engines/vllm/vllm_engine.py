@@ -18,6 +18,7 @@ from worker.engine_protocol import EngineDead, EngineInfo, Load, Step
 from worker.engines.vllm.causes import CauseLog, one_line, with_type
 from worker.engines.vllm.engine_args import EngineFlags, build_engine, describe, parse_engine_flags
 from worker.engines.vllm.engine_core import STOPPED, CoreClient
+from worker.engines.vllm.ipc_directory import IpcDirectory
 from worker.engines.vllm.step import CoreRequests
 from worker.engines.vllm.warm_up import WARM_UP_TOKENS, random_prompts, warm_up_sizes
 
@@ -57,6 +58,7 @@ class VllmEngine:
         self._steps: deque[tuple[list[EngineCoreOutput], int]] = deque()
         self._wake = asyncio.Event()
         self._causes: CauseLog | None = None
+        self._ipc_directory: IpcDirectory | None = None
         self._death: str | None = None
 
     async def start(self) -> EngineInfo:
@@ -67,6 +69,7 @@ class VllmEngine:
             EngineDead: The engine failed while starting.
         """
         self._causes = causes = CauseLog(is_local=self._flags.is_local)
+        self._ipc_directory = IpcDirectory(is_local=self._flags.is_local)
         self._loading = asyncio.get_running_loop().run_in_executor(None, build_engine, self._flags)
         # Shielded: the thread continues when this task is cancelled, and close() must shut its engine down.
         try:
@@ -174,6 +177,8 @@ class VllmEngine:
         multiprocessing.active_children()
         if self._causes is not None:
             self._causes.close()
+        if self._ipc_directory is not None:
+            self._ipc_directory.close()
 
     def _start_feeder(self) -> None:
         if (self._queued or self._aborted) and (self._feeder is None or self._feeder.done()):
