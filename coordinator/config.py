@@ -49,6 +49,7 @@ class RunConfig(Flags):
         Flag("a run writes its files to <scenario>/<performance|accuracy|TESTnn>/ in it", metavar="DIR"),
     ] = Path("mlperf_results")
     overwrite: Annotated[bool, Flag("replace the directory of an earlier run")] = False
+    verbose: Annotated[bool, Flag("list the passing checks, too, in the table at the end")] = False
     user_conf: Annotated[Path | None, Flag("LoadGen's user.conf; its lines are copied to the run's")] = None
     generation_config: Annotated[
         Path | None,
