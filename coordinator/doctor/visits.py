@@ -11,8 +11,8 @@ from typing import NamedTuple
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from common.connect_errors import diagnose
 from coordinator.transport.access import Access
-from coordinator.transport.connect_errors import diagnose
 from coordinator.transport.worker_link import replica_addresses
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
@@ -135,7 +135,7 @@ async def _check_port(address: str) -> Trouble | None:
 
 async def _explain(address: str, access: Access, error: grpc.aio.AioRpcError) -> Trouble:
     """Explain why gRPC fails on an open port."""
-    why = await diagnose(address, access)
+    why = await diagnose(address, access.client_tls)
     if why is not None:
         return Trouble(why, "use the TLS flags that fit this worker, or correct its certificate")
     words = (error.details() or "").rpartition(": ")[2]
