@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from common.connect_errors import diagnose
 from common.idle_timer import IdleTimer
 from common.text import printable
 from coordinator.transport.access import Access
@@ -17,7 +18,6 @@ from coordinator.transport.agreement import (
     check_agreement,
     execution_differences,
 )
-from coordinator.transport.connect_errors import diagnose
 from coordinator.transport.stream import BEAT_INTERVAL_S, CALL_TIMEOUT_S, Limits, WorkerLost
 from coordinator.transport.worker_answers import MAX_DETAIL_LEN
 from coordinator.transport.worker_link import Probe, Readiness, WorkerLink
@@ -163,7 +163,7 @@ class Fleet:
 
     async def explain(self, link: WorkerLink) -> str | None:
         """Return why gRPC cannot connect to a worker; None if waiting may help."""
-        return await diagnose(link.address, self._access)
+        return await diagnose(link.address, self._access.client_tls)
 
     async def _check_reachable(self, pending: Sequence[tuple[WorkerLink, Probe]]) -> None:
         """Stop waiting if a worker answers wrongly, or is unreachable because of the flags of either side.
