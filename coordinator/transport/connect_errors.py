@@ -1,6 +1,7 @@
 """Explain gRPC's UNAVAILABLE: connect with a plain or TLS socket and report the cause of the failure."""
 
 import asyncio
+import errno
 import ssl
 
 from coordinator.transport.access import Access
@@ -24,7 +25,8 @@ async def diagnose(address: str, access: Access) -> str | None:
         access: The coordinator's credentials.
 
     Returns:
-        One line if the cause is in the flags of either side; None if waiting may help: connection refused, no
+        One line if the cause is in the flags of either side, or this process can open no more files; None if
+        waiting may help: connection refused, no
         answer within 3 s, a name that does not resolve yet, or no error.
     """
     try:
@@ -32,7 +34,10 @@ async def diagnose(address: str, access: Access) -> str | None:
             if access.context is None:
                 return await _diagnose_plaintext(address)
             return await _diagnose_tls(address, access, access.context)
-    except (OSError, TimeoutError, ValueError):
+    except OSError as error:
+        # A limit of this process or machine; the other errors may be gone at the next attempt.
+        return error.strerror if error.errno in (errno.EMFILE, errno.ENFILE) else None
+    except (TimeoutError, ValueError):
         # ValueError: the host name is malformed.
         return None
 
