@@ -97,6 +97,11 @@ class RequestTable:
         self._given_ns, self._first_ns = facts["given_ns"], facts["first_ns"]
 
     @property
+    def max_new_tokens(self) -> int:
+        """Longest answer of the run, in tokens."""
+        return self._max_new_tokens
+
+    @property
     def done(self) -> NDArray[np.void]:
         """Finished requests in order of completion, dtype DONE, shape (num_done,)."""
         return self._finished.rows
@@ -256,6 +261,18 @@ class RequestTable:
         """Return the requests on workers: slots, tokens received, time of assignment; (R,) each."""
         slots = np.flatnonzero((self._holders & _WORKER) != _WORKER)
         return slots, self._num_tokens[slots], self._given_ns[slots]
+
+    def running(self) -> tuple[TokenCounts, TimesNs]:
+        """Return the answers of the requests on workers.
+
+        Returns:
+            (R,) tokens received, and (S,) time from issue to the first token of those that have one.
+
+        Thread: any; requests that change meanwhile may be counted as before or as after.
+        """
+        slots, counts, _ = self.held()
+        issued_ns, first_ns = self._issued_ns[slots], self._first_ns[slots]
+        return counts, (first_ns - issued_ns)[first_ns > 0]
 
     def in_flight(self) -> Slots:
         """Return all requests in flight, including those without a worker."""
