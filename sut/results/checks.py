@@ -127,10 +127,16 @@ def loadgen_result(detail: DetailLog) -> VerdictCheck:
     """Require LoadGen's VALID; LoadGen gives no reason if only early stopping fails."""
     result = detail.values.get("result_validity")
     unmet = [f"not {key}" for key in _CONSTRAINTS if detail.values.get(key) is False]
-    reasons = ", ".join([str(detail.values.get("result_invalid_reason") or ""), *unmet]).strip(", ")
+    reasons = ", ".join([*_invalid_reasons(detail), *unmet])
     return VerdictCheck(
         "loadgen_result", result == "VALID", f"{result}" + (f" ({reasons})" if reasons else "")
     )
+
+
+def _invalid_reasons(detail: DetailLog) -> list[str]:
+    """Split LoadGen's reason into its sentences: LoadGen joins them with bullets and line breaks."""
+    parts = str(detail.values.get("result_invalid_reason") or "").split(" * ")
+    return [sentence for part in parts if (sentence := " ".join(part.split()).strip("*. "))]
 
 
 def loadgen_errors(detail: DetailLog, accuracy: bool) -> VerdictCheck:
