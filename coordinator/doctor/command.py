@@ -1,7 +1,7 @@
 """`tokenfleet doctor`: checks of workers, machines and files before a run, in one table.
 
 It takes the flags of the run, of which only --workers is required, and starts no run. With --inputs-only it
-needs no worker. Exit codes: 0 no check
+needs --input-file and no worker. Exit codes: 0 no check
 failed, 1 a check failed, 2 bad input.
 """
 
@@ -40,7 +40,7 @@ class DoctorConfig(Flags):
     ] = 20.0
     model_hash: Annotated[str | None, Flag("hash that the workers' model must have", metavar="SHA256")] = None
     inputs_only: Annotated[
-        bool, Flag("check only what needs no worker: flags, files and this machine; before workers start")
+        bool, Flag("check only flags and files, before workers start; needs --input-file and no --workers")
     ] = False
 
 
@@ -99,7 +99,8 @@ def parse(argv: list[str]) -> Order:
     """
     optional: dict[str, object] = {"input_file": NO_INPUT}
     if INPUTS_ONLY_FLAG in argv:
-        optional["workers"] = ()
+        # A run needs its data set; workers that do not exist yet have no address.
+        optional = {"workers": ()}
     parser = build_parser(optional)
     parser.prog += " doctor"
     parser.description = "Check a fleet and this machine before a run; takes the flags of the run."
@@ -124,12 +125,13 @@ def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:
     rows = diagnose_fleet(visits, order.model_hash) if visits else []
     if workers:
         rows += [*diagnose_hosts(workers), *diagnose_accelerators(workers)]
-    host, writable = _look_here(order.run.output_dir)
-    rows += diagnose_own(host, num_workers, writable)
+    if not order.inputs_only:
+        host, writable = _look_here(order.run.output_dir)
+        rows += diagnose_own(host, num_workers, writable)
     files, skipped = diagnose_files(order.run, order.generation, workers, num_workers)
     rows += files
-    if not visits:
-        skipped.append(f"workers: {INPUTS_ONLY_FLAG} is given")
+    if order.inputs_only:
+        skipped.append(f"workers and machines: {INPUTS_ONLY_FLAG} is given")
     elif not any(visit.host is not None and visit.host.accelerators for visit in workers):
         skipped.append("accelerators: no worker reports any")
     return rows, skipped

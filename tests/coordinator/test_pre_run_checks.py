@@ -138,14 +138,13 @@ def test_the_first_lines_of_a_run_come_before_its_workers(tmp_path: Path) -> Non
 
 
 def test_the_doctor_judges_the_files_without_a_data_set(tmp_path: Path) -> None:
-    """Without --input-file and without a worker: the reference's files make no submission run, by name."""
-    done = doctor([], *reference_flags(tmp_path), "--inputs-only")
-    assert (0, "") == (done.returncode, done.stderr)
+    """Without --input-file and with no worker that answers: the reference's files are no submission's."""
+    done = doctor(["127.0.0.1:9"], *reference_flags(tmp_path), "--timeout-s", "1")
+    assert (1, "") == (done.returncode, done.stderr)
     rows = done.stdout.splitlines()
     assert REFERENCE == [row.split(maxsplit=2)[2] for row in rows if row.startswith("  warn  deviation")]
     assert rows[-1].endswith(" ok; no submission run: 2 deviations above")
     assert "not checked: data set: --input-file is not given" in rows
-    assert "not checked: workers: --inputs-only is given" in rows
 
 
 CONF_WARNINGS = {
@@ -184,7 +183,10 @@ def test_interactive_is_told_that_its_rate_is_servers(tmp_path: Path) -> None:
         "gpt-oss-120b-interactive.Server.target_qps sets it for Interactive only"
     )
     assert f"--user-conf, {text}" in refused_run(tmp_path, *flags)
-    assert text in doctor([], *flags, "--inputs-only").stdout
+    checked = doctor([], *flags, "--inputs-only", "--input-file", str(tmp_path / "data.parquet"))
+    assert 0 == checked.returncode
+    assert text in checked.stdout
+    assert "not checked: workers and machines: --inputs-only is given" in checked.stdout.splitlines()
 
 
 def test_data_that_nobody_can_grade_runs_only_when_asked(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
