@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+from common.connect_errors import diagnose
 from coordinator.transport.access import Access
-from coordinator.transport.connect_errors import diagnose
 from tests import fleet
 
 # Long enough to tell a refusal at once from one after --ready-timeout-s.
@@ -67,7 +67,7 @@ def test_a_process_that_can_open_no_file_says_so() -> None:
         os.close(lowest)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
         try:
-            return await diagnose("127.0.0.1:9", Access())
+            return await diagnose("127.0.0.1:9", Access().client_tls)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
