@@ -22,8 +22,6 @@ FOREIGN_OBJECTS = {
     ("common/connect_errors.py", "context"): "ssl",
     ("coordinator/doctor/command.py", "parser"): "argparse",
     ("coordinator/run.py", "timer"): "threading",
-    ("sut/dataset.py", "tokens.flags"): "numpy",
-    ("sut/dataset.py", "offsets.flags"): "numpy",
     ("sut/loadgen.py", "output"): "LoadGen",
     ("sut/loadgen.py", "settings"): "LoadGen",
     ("sut/loadgen.py", "self._settings"): "LoadGen",
