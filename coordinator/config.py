@@ -50,6 +50,7 @@ class RunConfig(Flags):
         Flag("a run writes its files to <scenario>/<performance|accuracy|TESTnn>/ in it", metavar="DIR"),
     ] = Path("mlperf_results")
     overwrite: Annotated[bool, Flag("replace the directory of an earlier run")] = False
+    verbose: Annotated[bool, Flag("list the passing checks, too, in the table at the end")] = False
     user_conf: Annotated[Path | None, Flag("LoadGen's user.conf; its lines are copied to the run's")] = None
     generation_config: Annotated[
         Path | None,
@@ -109,7 +110,8 @@ class RunConfig(Flags):
         float, Flag("the run fails if there is no worker for this long, in seconds", gt=0, metavar="S")
     ] = 60.0
     max_worker_losses: Annotated[
-        int, Flag("the run fails if one request has lost its worker this many times", ge=1)
+        int,
+        Flag("the run fails if one request has lost its worker this many times without a new token", ge=1),
     ] = 3
     query_timeout_s: Annotated[
         float,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from common.bounded_file import read_bounded
 from common.flags import FlagError
 from sut.benchmark import BENCHMARK
 from sut.settings import Scenario
@@ -140,16 +141,12 @@ def read_conf(flag: str, path: Path) -> ConfFile:
         FlagError: Names the file, the line and the mistake.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_CONF_BYTES + 1)
         # A byte order mark would be part of the first line's model.
-        text = content.decode("utf-8-sig")
+        text = read_bounded(path, MAX_CONF_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise FlagError(flag, str(error), path) from error
     except UnicodeDecodeError as error:
         raise FlagError(flag, f"is not UTF-8 text: {error}", path) from error
-    if len(content) > MAX_CONF_BYTES:
-        raise FlagError(flag, f"is longer than {MAX_CONF_BYTES} bytes", path)
     return parse_conf(flag, text, path)
 
 

@@ -1,10 +1,10 @@
 """Settings of a run: scenario, mode and sampling."""
 
-import json
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 
+from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
 from sut.benchmark import BENCHMARK, Figure, LatencyLimits
 
@@ -138,9 +138,9 @@ def load_generation_config(path: Path | None, mode: Mode, max_new_tokens: int | 
 
 def _read_generation_json(path: Path) -> dict[str, object]:
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
+        loaded = parse_json(read_bounded(path))
     except OSError as error:
-        raise FlagError("--generation-config", str(error), path) from error
+        raise FlagError("--generation-config", str(error.strerror or error), path) from error
     except ValueError as error:
         raise FlagError("--generation-config", f"is not JSON: {error}", path) from error
     if not isinstance(loaded, dict):

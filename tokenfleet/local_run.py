@@ -5,8 +5,8 @@
 `python run_mlperf.py` is the same program. Several scenarios run one after another on the same worker. It
 accepts the coordinator's flags; flags unknown to this program and to the coordinator are passed to the worker
 and its engine. With --replicas the worker is a node with several replicas.
-Exit codes: 0 VALID or NOT_GRADED, 1 failed, 2 bad input, 3 INVALID, 130 or 143 interrupted; with several
-runs, the first nonzero code.
+Exit codes: 0 VALID or NOT_GRADED, 1 failed, 2 bad input, 3 INVALID, 128 plus the signal's number if
+interrupted; with several runs, the first nonzero code.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from typing import BinaryIO, Self
 from common import config_file
 from common.child_process import child_command, child_environment
 from common.flags import FlagError, Parser, one_of
-from common.signals import Interrupted, Interrupts
+from common.signals import SIGNALS, Interrupted, Interrupts
 from coordinator.config import RunConfig, build_parser, expand, to_argv, to_config
 from coordinator.inputs import Inputs
 from sut.benchmark import BENCHMARK
@@ -197,7 +197,7 @@ class ChildProcess:
 @contextlib.contextmanager
 def _signals_held() -> Iterator[set[int]]:
     """Block signals inside a `with` block and yield the old mask: fork's hooks would lose the exception."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield {int(signum) for signum in mask}
     finally:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,13 +43,18 @@ class Started:
 
 @contextmanager
 def coordinator(
-    started: list[fleet.WorkerProcess], directory: Path, prompts: list[list[int]], *flags: str
+    started: list[fleet.WorkerProcess],
+    directory: Path,
+    prompts: list[list[int]],
+    *flags: str,
+    prefix: Sequence[str] = (),
 ) -> Iterator[Started]:
-    """Start a coordinator; it is killed if it outlives the block."""
+    """Start a coordinator, behind a command prefix; it is killed if it outlives the block."""
     data = fleet.write_prompts(directory / "data.parquet", prompts)
     conf = fleet.write_conf(directory / "user.conf")
     words = ["--user-conf", str(conf), "--max-new-tokens", "3000", *flags]
-    run = Started(fleet.coordinator_command(started, data, directory / "out", *words), directory)
+    command = fleet.coordinator_command(started, data, directory / "out", *words)
+    run = Started([*prefix, *command], directory)
     try:
         yield run
     finally:
@@ -137,11 +142,14 @@ def test_signals_of_one_cause_are_one(two: list[fleet.WorkerProcess], tmp_path: 
     assert (run_dir / "partial_outputs.parquet").exists()
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGQUIT, 131), (signal.SIGTERM, 143)],
+)
 def test_signal_interrupts_the_run(
     two: list[fleet.WorkerProcess], tmp_path: Path, signum: signal.Signals, code: int
 ) -> None:
-    """Ctrl-C and SIGTERM end a run with their own exit code, and the workers are free for the next one."""
+    """Each signal ends a run with its own exit code, and the workers are free for the next one."""
     with coordinator(two, tmp_path, PROMPTS, "--scenario", "server") as run:
         wait_busy(two, run)
         run.process.send_signal(signum)
@@ -150,6 +158,18 @@ def test_signal_interrupts_the_run(
     check_no_result(tmp_path / "out" / "server" / "performance", "INTERRUPTED", signum.name)
     for worker in two:
         check_freed(worker)
+
+
+def test_run_under_nohup_outlives_its_terminal(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
+    """SIGHUP inherited as ignored does not end a run; SIGTERM still does."""
+    with coordinator(two, tmp_path, PROMPTS, prefix=("nohup",)) as run:
+        wait_busy(two, run)
+        run.process.send_signal(signal.SIGHUP)
+        wait_busy(two, run, max(load_of(worker).produced_tokens for worker in two) + 20)
+        run.process.terminate()
+        code, log = run.end()
+    assert 143 == code, log
+    check_no_result(tmp_path / "out" / "offline" / "performance", "INTERRUPTED", "SIGTERM")
 
 
 def test_signal_at_the_first_moment_of_a_run_leaves_a_verdict(

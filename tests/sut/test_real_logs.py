@@ -10,8 +10,9 @@ from sut.loadgen import LoadGenSettings
 from sut.log_files import ACCURACY, DETAIL, find_log
 from sut.results.checks import Counts, loadgen_tokens
 from sut.results.deviations import deviations, deviations_before_run
+from sut.results.loadgen_figures import LoadGenFigures
 from sut.results.logs import read_accuracy, read_detail
-from sut.results.verdict import Outcome, headline, judge
+from sut.results.verdict import Outcome, judge
 from sut.settings import Mode, Scenario
 from tests.sut.handmade_logs import COUNTS, STEADY, setup_of
 from tests.sut.real_loadgen import CONF, CONF_OF_ONE, run_loadgen
@@ -27,14 +28,14 @@ def counts_of(num: int) -> Counts:
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("scenario", list(Scenario))
 def test_loadgens_own_logs_are_understood(tmp_path: Path, scenario: Scenario, mode: Mode) -> None:
-    """LoadGen writes every key that deviations, headline and checks read."""
+    """LoadGen writes every key that deviations, figures and checks read."""
     num = run_loadgen(CONF, scenario, mode, tmp_path)
     detail = read_detail(find_log(tmp_path, DETAIL))
     assert detail.errors == []
     accuracy = read_accuracy(find_log(tmp_path, ACCURACY))
     logged = mode is Mode.ACCURACY
     # 4 answers of 3 tokens of 4 bytes.
-    assert accuracy == ((Counter(range(4)), 12, 48) if logged else (Counter(), 0, 0))
+    assert accuracy == ((Counter(range(4)), 12, 48, True) if logged else (Counter(), 0, 0, True))
     setup = setup_of(scenario, mode, 4)
     found = deviations(detail, setup)
     assert found[0] == "effective_performance_sample_count is 4, not 6396"
@@ -49,7 +50,11 @@ def test_loadgens_own_logs_are_understood(tmp_path: Path, scenario: Scenario, mo
         expected |= {"effective_samples_per_query"} if scenario is Scenario.OFFLINE else set()
     assert expected == keys
     if not logged:
-        assert len(headline(scenario, detail)) == (3 if scenario is Scenario.OFFLINE else 5)
+        figures = LoadGenFigures.of(scenario, detail)
+        offline = scenario is Scenario.OFFLINE
+        assert len(figures.headline) == (3 if offline else 5)
+        assert len(figures.bounds) == (1 if offline else 3)
+        assert set(figures.latencies) == ({"latency_ns"} if offline else {"ttft_ns", "tpot_ns", "latency_ns"})
     verdict, _ = judge(tmp_path, setup, counts_of(num), STEADY)
     failed = [check.name for check in verdict.checks if not check.passed]
     # Too few queries for LoadGen's VALID is the only failure; an accuracy run has no LoadGen result.

@@ -82,10 +82,17 @@ def test_seed_commands_run_one_after_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+    ("signum", "code"),
+    [
+        (signal.SIGHUP, 129),
+        (signal.SIGINT, 130),
+        (signal.SIGQUIT, 131),
+        (signal.SIGTERM, 143),
+        (signal.SIGKILL, -signal.SIGKILL),
+    ],
 )
 def test_no_process_outlives_a_signal(tmp_path: Path, signum: signal.Signals, code: int) -> None:
-    """Ctrl-C, SIGTERM and SIGKILL in mid-run end the node, its replicas and the coordinator too."""
+    """Each signal, and SIGKILL, in mid-run ends the node, its replicas and the coordinator too."""
     data = fleet.write_prompts(tmp_path / "data.parquet", [[1000, 7, 9]] * 30)
     marker = uuid.uuid4().hex
     output_dir = tmp_path / "out"
