@@ -8,11 +8,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from common.source_commit import read_commit
 from tests import fleet
 
 STOPPED_S = 0.8
@@ -140,3 +142,15 @@ def test_log_lines_and_table_are_not_glued_to_the_bar(shown: Shown) -> None:
 def test_the_last_line_says_where_the_results_are(shown: Shown) -> None:
     """The last line of stdout names the directory of run.json."""
     assert f"   results: {shown.run_dir}" == shown.stdout.splitlines()[-1]
+
+
+def test_run_json_says_where_it_ran(shown: Shown) -> None:
+    """Coordinator and both workers ran on this machine from this tree: commit, cores, memory, packages."""
+    commit = read_commit()
+    hosts = [shown.record["host"], *(worker["hosts"][0] for worker in shown.record["summary"]["workers"])]
+    assert 3 == len(hosts)
+    for host in hosts:
+        assert (commit, os.cpu_count()) == (host["commit"], host["num_cores"])
+        assert host["memory_bytes"] > 0
+        assert version("grpcio") == host["package_versions"]["grpcio"]
+    assert commit == shown.record["versions"].get("commit", "")
