@@ -89,7 +89,7 @@ def test_late_issue_is_seen_in_loadgens_ttft_and_beside_ours(shown: Shown) -> No
     loadgens = shown.record["loadgen_latencies"]["ttft_ns"]
     assert NUM_QUERIES == ours["count"]
     assert loadgens["percentiles"]["p90"] - ours["percentiles"]["p90"] > 0.3 * STOPPED_S * 1e9
-    assert shown.record["summary"]["issue_lateness_ns"]["maximum"] > 0.9 * STOPPED_S * 1e9
+    assert shown.record["summary"]["issue_lateness_ns"]["maximum"] > 0.8 * STOPPED_S * 1e9
     rows = [line.split() for line in shown.stdout.splitlines()]
     labels = [row[:3] for row in rows if row[:1] in (["ttft"], ["issue"])]
     assert [["ttft", "from", "issue"], ["ttft", "by", "LoadGen"]] == labels[:2]
@@ -129,7 +129,7 @@ def test_the_bar_counts_first_tokens_before_any_answer_is_complete(shown: Shown)
     late_ms = [
         int(text.replace(",", "")) for text in re.findall(r"issue up to (\S+) ms late", shown.terminal)
     ]
-    assert max(late_ms) > 900 * STOPPED_S
+    assert max(late_ms) > 800 * STOPPED_S
 
 
 def test_log_lines_and_table_are_not_glued_to_the_bar(shown: Shown) -> None:
