@@ -18,4 +18,5 @@ def open_standard_streams() -> None:
     os.close(descriptor)
     for name, mode in _MODES.items():
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for the whole process
+            # Open for the whole process.
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115

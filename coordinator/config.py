@@ -109,7 +109,8 @@ class RunConfig(Flags):
         float, Flag("the run fails if there is no worker for this long, in seconds", gt=0, metavar="S")
     ] = 60.0
     max_worker_losses: Annotated[
-        int, Flag("the run fails if one request has lost its worker this many times", ge=1)
+        int,
+        Flag("the run fails if one request has lost its worker this many times without a new token", ge=1),
     ] = 3
     query_timeout_s: Annotated[
         float,

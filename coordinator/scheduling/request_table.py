@@ -91,7 +91,8 @@ class RequestTable:
         facts = self._facts
         self._samples, self._losses = facts["sample"], facts["losses"]
         self._prompt_lens, self._prefill_lens = facts["prompt_len"], facts["prefill_len"]
-        self._num_tokens = facts["num_tokens"]
+        self._num_tokens, self._given_tokens = facts["num_tokens"], facts["given_tokens"]
+        self._stalled_losses = facts["stalled_losses"]
         self._issued_ns, self._sent_ns = facts["issued_ns"], facts["sent_ns"]
         self._given_ns, self._first_ns = facts["given_ns"], facts["first_ns"]
 
@@ -132,6 +133,7 @@ class RequestTable:
         self._issued_ns[slots] = requests.issued_ns
         self._sent_ns[slots] = self._given_ns[slots] = requests.sent_ns
         self._losses[slots] = self._num_tokens[slots] = self._first_ns[slots] = 0
+        self._stalled_losses[slots] = self._given_tokens[slots] = 0
         self._hold(slots, worker)
         return self.names(slots)
 
@@ -148,6 +150,7 @@ class RequestTable:
         self._issued_ns[slot], self._sent_ns[slot] = times_ns
         self._given_ns[slot] = times_ns[1]
         self._losses[slot] = self._num_tokens[slot] = self._first_ns[slot] = 0
+        self._stalled_losses[slot] = self._given_tokens[slot] = 0
         generation: int = self._holders.item(slot) & _GENERATION_MASK
         self._holders[slot] = generation | worker
         return generation | slot
@@ -259,18 +262,6 @@ class RequestTable:
         slots = np.flatnonzero((self._holders & _WORKER) != _WORKER)
         return slots, self._num_tokens[slots], self._given_ns[slots]
 
-    def running(self) -> tuple[TokenCounts, TimesNs]:
-        """Return the answers of the requests on workers.
-
-        Returns:
-            (R,) tokens received, and (S,) time from issue to the first token of those that have one.
-
-        Thread: any; requests that change meanwhile may be counted as before or as after.
-        """
-        slots, counts, _ = self.held()
-        issued_ns, first_ns = self._issued_ns[slots], self._first_ns[slots]
-        return counts, (first_ns - issued_ns)[first_ns > 0]
-
     def in_flight(self) -> Slots:
         """Return all requests in flight, including those without a worker."""
         flying = np.ones(self._num_slots, np.bool_)
@@ -294,13 +285,15 @@ class RequestTable:
         resumed = (self._prefill_lens[slots] > 0) & (self._losses[slots] > 0)
         self._num_resumed -= int(resumed.sum())
         self._losses[slots] += 1
+        stalled = self._num_tokens[slots] == self._given_tokens[slots]
+        self._stalled_losses[slots] = (self._stalled_losses[slots] + 1) * stalled
         self._prefill_lens[slots] = 0
         self._holders[slots] = (self._holders[slots] | _WORKER) + _NEXT_GENERATION
 
     def reassign(self, slots: Slots, worker: int, now_ns: int) -> RequestNames:
         """Assign requests without a worker to another one; returns their new names, (R,)."""
         self._prefill_lens[slots] = self._prompt_lens[slots] + self._num_tokens[slots]
-        self._given_ns[slots] = now_ns
+        self._given_ns[slots], self._given_tokens[slots] = now_ns, self._num_tokens[slots]
         self._hold(slots, worker)
         self._num_resumed += len(slots)
         return self.names(slots)
@@ -377,16 +370,21 @@ class RequestTable:
         return FrameError(f"worker {worker}: an answer beyond {self._max_new_tokens} tokens")
 
     def _grow(self) -> None:
-        """Double the number of slots."""
+        """Double the number of slots.
+
+        Raises:
+            MemoryError: There is no memory for them; the table is unchanged.
+        """
         old = self._num_slots
-        self._num_slots = 2 * old
+        holders = np.concatenate([self._holders, np.full(old, self._unheld, np.uint64)])
+        loadgen_ids, row_marks = _doubled(self._loadgen_ids), np.zeros(2 * old, np.int64)
+        facts = {name: _doubled(column) for name, column in self._facts.items()}
         self._arena.grow(2 * old)
-        self._holders = np.concatenate([self._holders, np.full(old, self._unheld, np.uint64)])
-        self._loadgen_ids = _doubled(self._loadgen_ids)
-        self._facts = {name: _doubled(column) for name, column in self._facts.items()}
-        self._name_columns()
-        self._row_marks = np.zeros(2 * old, np.int64)
         self._free[:0] = range(2 * old - 1, old - 1, -1)
+        self._holders, self._loadgen_ids, self._row_marks = holders, loadgen_ids, row_marks
+        self._facts = facts
+        self._name_columns()
+        self._num_slots = 2 * old
 
 
 _FACTS = {name: ROW[name] for name in ROW.names or () if name != "worker"}

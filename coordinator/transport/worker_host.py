@@ -5,17 +5,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from common.host_facts import read_host_facts
 from common.source_commit import read_commit
 from common.text import printable
+from coordinator.transport.worker_answers import AnswerError, ask_host, details_of
 from protos import worker_pb2 as pb
-from protos.columns import SERVICE
 
 TIMEOUT_S = 6.0
 """A worker answers within 5 s, also when a driver hangs."""
-MAX_BYTES = 1 << 18
 MAX_ENTRIES = 64
 MAX_TEXT_LEN = 200
 
@@ -75,26 +73,13 @@ class WorkerHost:
 
 async def read_host(channel: grpc.aio.Channel) -> WorkerHost:
     """Call GetHost once; a worker that does not answer properly has only the reason in `not_told`."""
-    call = channel.unary_unary(
-        f"/{SERVICE}/GetHost",
-        request_serializer=pb.GetHostRequest.SerializeToString,
-        response_deserializer=_parse,
-    )
     try:
-        return await call(pb.GetHostRequest(), timeout=TIMEOUT_S)
+        return WorkerHost.of(await ask_host(channel, TIMEOUT_S))
     except grpc.aio.AioRpcError as error:
-        reason = f"GetHost: {error.code().name}: {error.details()}"
-        return WorkerHost(not_told=(_clean(reason),))
-
-
-def _parse(message: bytes) -> WorkerHost:
-    """Parse an answer to GetHost; never raises."""
-    if len(message) > MAX_BYTES:
-        return WorkerHost(not_told=(f"GetHost: an answer of {len(message)} bytes, above {MAX_BYTES}",))
-    try:
-        return WorkerHost.of(pb.HostInfo.FromString(message))
-    except DecodeError:
-        return WorkerHost(not_told=("GetHost: the answer is no HostInfo",))
+        reason = f"GetHost: {error.code().name}: {details_of(error)}"
+    except AnswerError as error:
+        reason = str(error)
+    return WorkerHost(not_told=(_clean(reason),))
 
 
 def _clean(text: str) -> str:

@@ -234,18 +234,24 @@ def _engine_deviations(setup: Setup) -> list[str]:
 
 
 def _engine_texts(engine: EngineReport, scenario: Scenario) -> list[str]:
-    found = [] if engine.name == "vllm" else [f"engine is {engine.name}, not vllm"]
-    stop_ids, official = sorted(engine.stop_ids), sorted(stop.token_id for stop in BENCHMARK.stop_ids)
-    # A scripted engine has the stop ids of its own answers.
-    if engine.name == "vllm" and stop_ids != official:
-        found.append(f"stop ids are {_listed(stop_ids)}, not {_listed(official)}")
-    if engine.args.get("load_format") == '"dummy"':
-        found.append("load_format is dummy: the weights are random")
-    if engine.args.get("enable_prefix_caching", "false") != "false":
-        found.append(f"enable_prefix_caching is {engine.args['enable_prefix_caching']}, not false")
+    found = _vllm_texts(engine) if engine.name == "vllm" else [f"engine is {engine.name}, not vllm"]
     if scenario is not Scenario.INTERACTIVE:
         drafting = [name for name in _SPECULATIVE if name in engine.args]
         found += [f"{name} is set in {scenario}, only Interactive allows it" for name in drafting]
+    return found
+
+
+def _vllm_texts(engine: EngineReport) -> list[str]:
+    """List what a scripted engine does not have: the benchmark's stop ids, weights and a prefix cache."""
+    found = []
+    stop_ids, official = sorted(engine.stop_ids), sorted(stop.token_id for stop in BENCHMARK.stop_ids)
+    if stop_ids != official:
+        found.append(f"stop ids are {_listed(stop_ids)}, not {_listed(official)}")
+    if engine.args.get("load_format") == '"dummy"':
+        found.append("load_format is dummy: the weights are random")
+    prefix_caching = engine.args.get("enable_prefix_caching", "not reported")
+    if prefix_caching != "false":
+        found.append(f"enable_prefix_caching is {prefix_caching}, not false")
     return found
 
 

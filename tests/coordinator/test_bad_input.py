@@ -17,6 +17,7 @@ import pytest
 from coordinator.__main__ import main
 from tests import fleet
 from tests.forked import end_of
+from tests.sut.dataset_files import POINTERS_FRAME
 
 NOBODY = "127.0.0.1:9"  # the discard port; a mistake must be found before any worker is called
 
@@ -45,6 +46,7 @@ class Intruder:
 FILES = {
     "garbage.parquet": "PAR1 and nothing more",
     "empty.parquet": "",
+    "lfs.pkl": "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
     "tight.conf": "*.Server.target_qps=10\n",
     "key.conf": "# a comment\n\n*.Server.target_qsp = 10\n",
     "word.conf": "*.Server.target_qps = fast\n",
@@ -97,6 +99,8 @@ BAD = [
     Bad("fraction", "--input-file {d}/fraction.pkl", "--input-file|{d}/fraction.pkl|row 1|7.5|integer"),
     Bad("below 0", "--input-file {d}/negative.parquet", "--input-file|row 1|-1|0 <= id"),
     Bad("foreign pickle", "--input-file {d}/foreign.pkl", "--input-file|{d}/foreign.pkl|mkdir"),
+    Bad("a pointer to the data", "--input-file {d}/lfs.pkl", "--input-file|{d}/lfs.pkl|git lfs pull"),
+    Bad("memory from a file", "--input-file {d}/dtype.pkl", "--input-file|{d}/dtype.pkl|damaged"),
     Bad("too few rows", "--max-samples 11", "--max-samples|11|10|{d}/good.parquet"),
     Bad("0 rows", "--max-samples 0", "--max-samples|0|below 1"),
     Bad("long name", f"--output-dir {{d}}/{'n' * 256}", "--output-dir|cannot look at|name too long"),
@@ -180,6 +184,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pd.DataFrame({"tok_input": [[3, 7], np.nan]}).to_pickle(directory / "nan.pkl")
     pd.DataFrame({"tok_input": [[3, 7], [3, 7.5]]}).to_pickle(directory / "fraction.pkl")
     (directory / "foreign.pkl").write_bytes(pickle.dumps(Intruder(directory / "intruded")))
+    (directory / "dtype.pkl").write_bytes(pickle.dumps(POINTERS_FRAME))
     (directory / "folder.parquet").mkdir()
     return directory
 

@@ -11,7 +11,9 @@ import pytest
 from coordinator.config import parse
 from coordinator.inputs import Inputs
 from coordinator.pre_run_checks import build_setup
+from protos import worker_pb2 as pb
 from sut.benchmark import V6_1
+from sut.results.deviations import deviations_before_run
 from tests import fleet
 from tests.coordinator.doctor.test_doctor import doctor
 
@@ -125,3 +127,18 @@ def test_equal_prompts_are_counted_only_for_a_sampler_that_repeats_itself(tmp_pa
         config = parse(flags)
         found.append(build_setup(config, Inputs.read(config), [], V6_1.seeds).num_equal_prompts)
     assert [0, 2, 2] == found
+
+
+def test_stop_ids_that_a_worker_reports_are_compared(tmp_path: Path) -> None:
+    """A vLLM worker whose checkpoint has no generation_config.json has one stop id: no submission run."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7]])
+    config = parse(["--input-file", str(data), "--workers", "a:1,b:1"])
+    args = {"enable_prefix_caching": "false"}
+    stop_ids = {"a:1": [199_999, 200_002, 200_012], "b:1": [200_002]}
+    workers = [
+        (address, pb.WorkerInfo(engine="vllm", engine_args=args, stop_token_ids=ids))
+        for address, ids in stop_ids.items()
+    ]
+    setup = build_setup(config, Inputs.read(config), workers, V6_1.seeds)
+    expected = "stop ids are 200002, not 199999, 200002, 200012: 1 of 2 workers, first b:1"
+    assert expected in deviations_before_run({}, setup)

@@ -96,10 +96,10 @@ def test_text_is_cleaned_and_bounded() -> None:
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (b"\xff\xff\xff", "GetHost: the answer is no HostInfo"),
+        (b"\xff\xff\xff", "GetHost: the answer is not a message of this protocol"),
         # Field 1, a string, that is no UTF-8.
-        (b"\x0a\x01\xff", "GetHost: the answer is no HostInfo"),
-        (bytes(300_000), "GetHost: an answer of 300000 bytes, above 262144"),
+        (b"\x0a\x01\xff", "GetHost: the answer is not a message of this protocol"),
+        (bytes(1_100_000), "GetHost: an answer of 1100000 bytes, at most 1048576"),
     ],
     ids=["no-message", "no-utf-8", "too-long"],
 )
