@@ -262,18 +262,6 @@ class RequestTable:
         slots = np.flatnonzero((self._holders & _WORKER) != _WORKER)
         return slots, self._num_tokens[slots], self._given_ns[slots]
 
-    def running(self) -> tuple[TokenCounts, TimesNs]:
-        """Return the answers of the requests on workers.
-
-        Returns:
-            (R,) tokens received, and (S,) time from issue to the first token of those that have one.
-
-        Thread: any; requests that change meanwhile may be counted as before or as after.
-        """
-        slots, counts, _ = self.held()
-        issued_ns, first_ns = self._issued_ns[slots], self._first_ns[slots]
-        return counts, (first_ns - issued_ns)[first_ns > 0]
-
     def in_flight(self) -> Slots:
         """Return all requests in flight, including those without a worker."""
         flying = np.ones(self._num_slots, np.bool_)
