@@ -1,6 +1,7 @@
 """Explain gRPC's UNAVAILABLE: connect with a plain or TLS socket and report the cause of the failure."""
 
 import asyncio
+import errno
 import ssl
 from typing import NamedTuple
 
@@ -32,15 +33,19 @@ async def diagnose(address: str, client: ClientTls) -> str | None:
         client: The credentials of the client that cannot connect.
 
     Returns:
-        One line if the cause is in the settings of either side; None if waiting may help: connection refused,
-        no answer within 3 s, a name that does not resolve yet, or no error.
+        One line if the cause is in the settings of either side, or this process can open no more files; None
+        if waiting may help: connection refused, no answer within 3 s, a name that does not resolve yet, or no
+        error.
     """
     try:
         async with asyncio.timeout(DIAGNOSIS_TIMEOUT_S):
             if client.context is None:
                 return await _diagnose_plaintext(address, client)
             return await _diagnose_tls(address, client, client.context)
-    except (OSError, TimeoutError, ValueError):
+    except OSError as error:
+        # A limit of this process or machine; the other errors may be gone at the next attempt.
+        return error.strerror if error.errno in (errno.EMFILE, errno.ENFILE) else None
+    except (TimeoutError, ValueError):
         # ValueError: the host name is malformed.
         return None
 

@@ -8,6 +8,7 @@ import logging
 import sys
 
 from common.config_file import PRINT_FLAG, name_source, to_table, to_toml, unset_flags
+from common.open_files import raise_open_file_limit
 from common.signals import Interrupted
 from coordinator.config import RunConfig, parse
 from coordinator.doctor import command
@@ -19,6 +20,7 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    raise_open_file_limit()
     try:
         if argv[:1] == ["doctor"]:
             return command.main(argv[1:])

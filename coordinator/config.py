@@ -11,6 +11,7 @@ from typing import Annotated
 from common import config_file
 from common.config_file import ConfigFile, join_lists
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from coordinator.reference_flags import refuse_reference_flags
 from sut.benchmark import ComplianceTest
 from sut.settings import Mode, Scenario
 
@@ -193,8 +194,10 @@ def expand(argv: list[str]) -> tuple[ConfigFile | None, list[str]]:
     """Return the file of --config, and its flags followed by those of the command line.
 
     Raises:
-        FlagError: Names file and key: not readable, not TOML, or an unknown flag.
+        FlagError: Names file and key: not readable, not TOML, or an unknown flag; or a flag that only the
+            reference has, and what to use instead.
     """
+    refuse_reference_flags(argv)
     file, table = config_file.read(argv, "coordinator", [RunConfig], is_complete=True)
     return file, [*config_file.to_argv(join_lists(RunConfig, table), argv), *argv]
 

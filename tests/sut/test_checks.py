@@ -16,6 +16,7 @@ from sut.results.checks import (
     clock,
     continuation,
     degenerate_answers,
+    equal_execution,
     loadgen_tokens,
     pauses,
     tokens,
@@ -202,3 +203,12 @@ def test_answers_of_an_engine_that_computes_nan_make_the_run_invalid(tmp_path: P
     verdict = verdict_of(tmp_path, ACCURACY, counts={"num_repeated_answers": 3}, random_weights=True)
     assert verdict.outcome is Outcome.NOT_GRADED
     assert "--random-weights: the answers are those of no trained model" in verdict.deviations
+
+
+def test_workers_that_execute_differently_are_a_warning() -> None:
+    """Parallel sizes, backends and batch limits may differ: the line names them, and the run stays VALID."""
+    assert equal_execution(counts()).mark == "ok  "
+    differing = ("block_size: 16 at a:1, 32 at b:2", "max_num_seqs: 8 at a:1, 9 at b:2")
+    seen = "block_size: 16 at a:1, 32 at b:2; max_num_seqs: 8 at a:1, 9 at b:2"
+    expected = VerdictCheck("equal_execution", True, seen, warning=True)
+    assert expected == equal_execution(counts(execution_differences=differing))
