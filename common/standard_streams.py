@@ -1,7 +1,9 @@
-"""Standard streams that the caller has closed (`>&-`) are replaced by the null device."""
+"""Standard streams: those that the caller has closed (`>&-`), and output of libraries on stdout."""
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 
 _MODES = {"stdin": "r", "stdout": "w", "stderr": "w"}
 _LAST_DESCRIPTOR = 2
@@ -20,3 +22,18 @@ def open_standard_streams() -> None:
         if getattr(sys, name) is None:
             # Open for the whole process.
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+@contextlib.contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send whatever is written to stdout inside a `with` block to stderr, also by libraries in C."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)

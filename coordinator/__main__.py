@@ -7,9 +7,10 @@ Exit codes: 0 VALID or NOT_GRADED, 1 failed, 2 bad input, 3 complete but INVALID
 import logging
 import sys
 
-from common.config_file import PRINT_FLAG, name_source, to_table, to_toml
+from common.config_file import PRINT_FLAG, name_source, to_table, to_toml, unset_flags
+from common.open_files import raise_open_file_limit
 from common.signals import Interrupted
-from coordinator.config import parse
+from coordinator.config import RunConfig, parse
 from coordinator.doctor import command
 from coordinator.run import run
 
@@ -19,6 +20,7 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    raise_open_file_limit()
     try:
         if argv[:1] == ["doctor"]:
             return command.main(argv[1:])
@@ -27,7 +29,8 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"{argv[0]!r} {reason}")
         config = parse(argv)
         if PRINT_FLAG in argv:
-            print(to_toml("coordinator", to_table(config)), end="")
+            table = to_table(config)
+            print(to_toml("coordinator", table, unset_flags([RunConfig], table)), end="")
             return 0
         return run(config)
     except ValueError as error:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from common import config_file
 from common.config_file import ConfigFile, join_lists
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, names
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
 from coordinator.reference_flags import refuse_reference_flags
 from sut.benchmark import ComplianceTest
 from sut.settings import Mode, Scenario
@@ -198,9 +198,7 @@ def expand(argv: list[str]) -> tuple[ConfigFile | None, list[str]]:
             reference has, and what to use instead.
     """
     refuse_reference_flags(argv)
-    known = names(RunConfig)
-    single = [name for name in known if name != "workers"]
-    file, table = config_file.read(argv, "coordinator", single, known)
+    file, table = config_file.read(argv, "coordinator", [RunConfig], is_complete=True)
     return file, [*config_file.to_argv(join_lists(RunConfig, table), argv), *argv]
 
 

@@ -227,7 +227,5 @@ def test_stop_ids_that_a_worker_reports_are_compared(tmp_path: Path) -> None:
         for address, ids in stop_ids.items()
     ]
     setup = build_setup(config, Inputs.read(config), workers, V6_1.seeds)
-    assert (
-        "stop ids are 200002, not 199999, 200002, 200012: 1 of 2 workers, first b:1"
-        in deviations_before_run({}, setup)
-    )
+    expected = "stop ids are 200002, not 199999, 200002, 200012: 1 of 2 workers, first b:1"
+    assert expected in deviations_before_run({}, setup)

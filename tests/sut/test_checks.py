@@ -18,6 +18,7 @@ from sut.results.checks import (
     clock,
     continuation,
     degenerate_answers,
+    equal_execution,
     loadgen_tokens,
     pauses,
     short_answers,
@@ -213,3 +214,12 @@ def test_short_answers_beyond_the_named_are_counted() -> None:
     seen = short_answers(Counts(**(COUNTS | {"num_short": 23, "short_answers": named}))).seen
     assert seen.startswith("23 answers of 0 or 1 tokens (sample 0 of a:1: 1, sample 1 of a:1: 1, ")
     assert seen.endswith(", sample 19 of a:1: 1 and 3 more)")
+
+
+def test_workers_that_execute_differently_are_a_warning() -> None:
+    """Parallel sizes, backends and batch limits may differ: the line names them, and the run stays VALID."""
+    assert equal_execution(counts()).mark == "ok  "
+    differing = ("block_size: 16 at a:1, 32 at b:2", "max_num_seqs: 8 at a:1, 9 at b:2")
+    seen = "block_size: 16 at a:1, 32 at b:2; max_num_seqs: 8 at a:1, 9 at b:2"
+    expected = VerdictCheck("equal_execution", True, seen, warning=True)
+    assert expected == equal_execution(counts(execution_differences=differing))
