@@ -12,6 +12,7 @@ from typing import NoReturn
 from common.config_file import PRINT_FLAG, name_source
 from common.flags import FlagError
 from common.open_files import raise_open_file_limit
+from common.standard_streams import open_standard_streams
 from worker.auth import AuthInterceptor
 from worker.config import BadInput, EngineKind, parse
 from worker.engine_protocol import Engine, EngineDead
@@ -50,6 +51,7 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
 
 def main(argv: list[str]) -> int:
     """Run the worker and return its exit code."""
+    open_standard_streams()
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

@@ -17,6 +17,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.bounded_file import read_bounded
+from common.standard_streams import open_standard_streams
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 TIMEOUT_S = 5.0
@@ -73,6 +74,7 @@ def ask(channel: grpc.Channel, service: str) -> ProbeAnswer:
 
 def main(argv: list[str], env: Mapping[str, str]) -> int:
     """Probe once and return the exit code."""
+    open_standard_streams()
     if {"-h", "--help"} & set(argv):
         sys.stdout.write(f"{__doc__}")
         return 0

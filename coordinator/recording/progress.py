@@ -61,20 +61,20 @@ class Progress:
     """A live bar on a terminal, a plain line every 10 s elsewhere."""
 
     def __init__(
-        self, run: ActiveRun, count_expected: Callable[[], int | None], out: TextIO = sys.stderr
+        self, run: ActiveRun, count_expected: Callable[[], int | None], out: TextIO | None = None
     ) -> None:
         """Start the clock.
 
         Args:
             run: Its counts are read; they are snapshots.
             count_expected: Returns the number of requests of the whole run, None if it is not known yet.
-            out: Receives the lines.
+            out: Receives the lines; None: stderr.
         """
         self._run = run
         self._count_expected = count_expected
         self._expected: int | None = None
-        self._out = out
-        self._live = out.isatty()
+        self._out = sys.stderr if out is None else out
+        self._live = self._out.isatty()
         self._start_s = time.monotonic()
         self._interval_s = BAR_INTERVAL_S if self._live else LINE_INTERVAL_S
         self._next_s = self._start_s + self._interval_s
