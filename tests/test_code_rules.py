@@ -31,6 +31,7 @@ FOREIGN_OBJECTS = {
     ("worker/engines/vllm/vllm_engine.py", "params"): "vLLM",
     ("worker/machine/host_info.py", "host"): "protobuf",
     ("worker/print_config.py", "action"): "argparse",
+    ("common/standard_streams.py", "sys"): "sys",
     ("tokenfleet/cli.py", "sys"): "sys",
     ("worker/servicer.py", "self._info"): "protobuf",
 }

@@ -29,6 +29,7 @@ from common import config_file
 from common.child_process import child_command, child_environment
 from common.flags import FlagError, Parser, one_of
 from common.signals import SIGNALS, Interrupted, Interrupts
+from common.standard_streams import open_standard_streams
 from coordinator.config import RunConfig, build_parser, expand, to_argv, to_config
 from coordinator.inputs import Inputs
 from sut.benchmark import BENCHMARK
@@ -292,6 +293,7 @@ def _report_worker_end(worker: LocalWorker, coordinator: ChildProcess, timeout_s
 
 def main(argv: list[str]) -> int:
     """Start the worker, run all scenarios and return the exit code."""
+    open_standard_streams()
     # Later signals are ignored: the clean-up after the first is bounded.
     Interrupts(ignores_later=True)
     try:
