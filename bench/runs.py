@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.processes import Ended, tail
+from sut.log_files import DETAIL, find_log
 from sut.results.logs import DetailLog, read_detail
 
 
@@ -25,10 +26,10 @@ def read_run(name: str, ended: Ended, log: Path, run_dir: Path) -> tuple[dict[st
     if ended.exit_code not in (0, 3):
         raise RuntimeError(f"{name}: exit code {ended.exit_code}: {tail(log)}")
     record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
-    detail_log = run_dir / "mlperf_log_detail.txt"
-    if not detail_log.exists():  # a rejected run's log is renamed
+    failed = {check["name"] for check in record["verdict"]["checks"] if not check["passed"]}
+    if failed - {"loadgen_result"}:
         raise RuntimeError(f"{name}: the run was rejected: {record['verdict']['reason']}")
-    return record, read_detail(detail_log)
+    return record, read_detail(find_log(run_dir, DETAIL))
 
 
 def loadgen_window_s(detail: DetailLog) -> tuple[float, float]:

@@ -11,13 +11,18 @@ import json
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
+from common.bounded_file import read_bounded
 from common.flags import FlagError, Flags, Parser, UnknownFlagsError, declared
 
 TABLES = ("coordinator", "worker")
 PRINT_FLAG = "--print-config"
+MAX_CONFIG_BYTES = 64 * 1024
+MAX_LINE_CHARS = 4096
+"""tomllib's time grows with the square of the parts of a dotted key: 0.2 s for a line of this length."""
 # Flags that cannot be set in a file: they select where the configuration is read or printed.
 _COMMAND_LINE_ONLY = ("config", "print-config", "help")
 
@@ -80,8 +85,8 @@ def read_table(path: Path, side: str) -> tuple[ConfigFile, Table]:
         FlagError: Names the file: not readable, not TOML, an unknown table, or a duplicate name.
     """
     try:
-        content = path.read_bytes()
-        tables = tomllib.loads(content.decode())
+        content = read_bounded(path, MAX_CONFIG_BYTES)
+        tables = _parse_toml(content.decode())
     except OSError as error:
         raise FlagError("--config", f"{path}: {error.strerror}") from error
     except ValueError as error:
@@ -97,6 +102,21 @@ def read_table(path: Path, side: str) -> tuple[ConfigFile, Table]:
             raise FlagError("--config", f"{path}: [{side}] {key}: given twice")
         found[name] = value
     return ConfigFile(path, hashlib.sha256(content).hexdigest()), found
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    """Parse TOML.
+
+    Raises:
+        ValueError: It is not TOML, has a line that is too long, or is nested too deeply.
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
+        if len(line) > MAX_LINE_CHARS:
+            raise ValueError(f"line {number} has {len(line):,} characters, more than {MAX_LINE_CHARS:,}")
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def to_argv(table: Table, argv: Collection[str] = ()) -> list[str]:

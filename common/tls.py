@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from common.bounded_file import read_bounded
 from common.flags import FlagError
 
 # Key of the call metadata that holds the token: "Bearer <token>".
@@ -110,7 +111,7 @@ def _read(flag: str, path: Path | None) -> bytes | None:
     if path is None:
         return None
     try:
-        return path.read_bytes()
+        return read_bounded(path)
     except OSError as error:
         raise FlagError(flag, f"{path}: {error.strerror}") from error
 
@@ -121,7 +122,7 @@ def _check_kind(key: Path) -> None:
     Raises:
         FlagError: The key is of a kind that gRPC does not support.
     """
-    found = re.search(b"-----BEGIN PRIVATE KEY-----(.*?)-----END", key.read_bytes(), re.DOTALL)
+    found = re.search(b"-----BEGIN PRIVATE KEY-----(.*?)-----END", read_bounded(key), re.DOTALL)
     if found and any(kind in base64.b64decode(found[1])[:16] for kind in EDWARDS_KEYS):
         raise FlagError(
             "--tls-key", f"{key} is an Ed25519 or Ed448 key, which gRPC does not support; use P-256"

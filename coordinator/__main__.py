@@ -1,6 +1,7 @@
 """`python -m coordinator` runs LoadGen once; `python -m coordinator doctor` checks what a run needs.
 
-Exit codes: 0 VALID, 1 failed, 2 bad input, 3 complete but INVALID, 130 or 143 interrupted.
+Exit codes: 0 VALID or NOT_GRADED, 1 failed, 2 bad input, 3 complete but INVALID; interrupted: 129 SIGHUP,
+130 SIGINT, 131 SIGQUIT, 143 SIGTERM.
 """
 
 import logging
@@ -36,7 +37,7 @@ def main(argv: list[str]) -> int:
         print(f"coordinator: interrupted by {interruption}", file=sys.stderr)
         return interruption.exit_code
     except KeyboardInterrupt:
-        # Only the doctor gets here: a run handles its signals itself.
+        # SIGINT before the program has installed its own handler.
         print("coordinator: interrupted", file=sys.stderr)
         return 130
 

@@ -11,6 +11,7 @@ from typing import Annotated
 from common import config_file
 from common.config_file import ConfigFile, join_lists
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, names
+from sut.benchmark import ComplianceTest
 from sut.settings import Mode, Scenario
 
 
@@ -48,6 +49,7 @@ class RunConfig(Flags):
         Flag("a run writes its files to <scenario>/<performance|accuracy|TESTnn>/ in it", metavar="DIR"),
     ] = Path("mlperf_results")
     overwrite: Annotated[bool, Flag("replace the directory of an earlier run")] = False
+    verbose: Annotated[bool, Flag("list the passing checks, too, in the table at the end")] = False
     user_conf: Annotated[Path | None, Flag("LoadGen's user.conf; its lines are copied to the run's")] = None
     generation_config: Annotated[
         Path | None,
@@ -67,7 +69,16 @@ class RunConfig(Flags):
             metavar="QPS",
         ),
     ] = None
-    audit_config: Annotated[Path | None, Flag("LoadGen's audit.config, for a compliance test")] = None
+    audit_config: Annotated[
+        Path | None, Flag("audit.config of a compliance test, TEST07 or TEST09 by its keys")
+    ] = None
+    ungraded: Annotated[
+        bool,
+        Flag("permit accuracy and TEST07 on data without the columns by which answers are graded"),
+    ] = False
+    random_weights: Annotated[
+        bool, Flag("the model's weights are random: degenerate answers are a warning, never INVALID")
+    ] = False
     ready_timeout_s: Annotated[
         float, Flag("longest wait at start-up until every worker is SERVING, in seconds", gt=0, metavar="S")
     ] = 900.0
@@ -98,7 +109,8 @@ class RunConfig(Flags):
         float, Flag("the run fails if there is no worker for this long, in seconds", gt=0, metavar="S")
     ] = 60.0
     max_worker_losses: Annotated[
-        int, Flag("the run fails if one request has lost its worker this many times", ge=1)
+        int,
+        Flag("the run fails if one request has lost its worker this many times without a new token", ge=1),
     ] = 3
     query_timeout_s: Annotated[
         float,
@@ -143,14 +155,13 @@ class RunConfig(Flags):
         default = OverduePolicy.REPORT if self.accuracy else OverduePolicy.FAIL
         return self.on_overdue_query or default
 
-    @property
-    def run_dir(self) -> Path:
-        """Directory of this run's files."""
-        name: str = self.mode
-        if self.audit_config is not None:
-            folders = reversed(self.audit_config.parent.parts)
-            name = next((part for part in folders if re.fullmatch(r"TEST[0-9]{2}", part)), "audit")
-        return self.output_dir / self.scenario / name
+    def run_dir(self, test: ComplianceTest | None) -> Path:
+        """Return the directory of this run's files.
+
+        Args:
+            test: The compliance test of the audit.config; None without one.
+        """
+        return self.output_dir / self.scenario / (self.mode if test is None else test.name)
 
 
 def _check_address(address: str) -> None:

@@ -1,15 +1,20 @@
 """Read and check the input files of a run, before it connects to workers."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 from common.flags import FlagError
 from common.tls import SecurityFiles
 from coordinator.config import RunConfig
 from coordinator.recording.run_dir import check_free
 from coordinator.transport.access import Access
-from sut import dataset, settings
+from sut import data_rules, dataset, settings
+from sut.benchmark import ComplianceTest
 from sut.dataset import Dataset
+from sut.loadgen_conf import AUDIT_FLAG, NO_USER_CONF, USER_FLAG, ConfFile, read_conf
 from sut.settings import GenerationConfig
+from sut.user_conf import check_count, check_rate, compose_user_conf
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +25,20 @@ class Inputs:
     generation: GenerationConfig
     user_conf: str
     """Text of the user.conf that LoadGen reads."""
-    audit_conf: str | None
-    """Text of the compliance test's audit.config."""
+    confs: "Confs"
+    """Files of --user-conf and --audit-config."""
     access: Access
     """Credentials for connections to the workers."""
+
+    @property
+    def audit_conf(self) -> str | None:
+        """Text of the audit.config that LoadGen reads."""
+        return None if self.confs.audit is None else self.confs.audit.text
+
+    @property
+    def run_dir(self) -> Path:
+        """Directory of the run's files."""
+        return self.confs.run_dir
 
     @classmethod
     def read(cls, config: RunConfig) -> "Inputs":
@@ -32,7 +47,7 @@ class Inputs:
         Raises:
             ValueError: Names flag or file, value and bound.
         """
-        user_text, audit_conf = read_confs(config)
+        confs = read_confs(config)
         access = Access.read(
             SecurityFiles(config.tls_ca, config.tls_cert, config.tls_key, config.run_token_file)
         )
@@ -40,19 +55,50 @@ class Inputs:
             config.generation_config, config.mode, config.max_new_tokens
         )
         data = dataset.load(config.input_file, config.max_samples)
-        user_conf = settings.compose_user_conf(
-            user_text,
+        _check_data(config, confs.compliance_test, data)
+        user_conf = compose_user_conf(
+            confs.user,
             scenario=config.scenario,
             mode=config.mode,
             num_samples=data.num_samples,
             target_qps=config.target_qps,
         )
-        for flag, text in (("--user-conf", user_text), ("--audit-config", audit_conf or "")):
-            settings.check_count(flag, text, config.scenario, config.mode, data.num_samples)
-        return cls(data, generation, user_conf, audit_conf, access)
+        for conf in (confs.user, *confs.audits):
+            check_count(conf, config.scenario, config.mode, data.num_samples)
+        return cls(data, generation, user_conf, confs, access)
 
 
-def read_confs(config: RunConfig) -> tuple[str, str | None]:
+def _check_data(config: RunConfig, test: ComplianceTest | None, data: Dataset) -> None:
+    """Check that the data set is that of the compliance test, and that the answers can be graded."""
+    if test is not None:
+        data_rules.check_test_data(test, data)
+    if config.ungraded:
+        return
+    if config.accuracy:
+        data_rules.check_gradable(data, "--accuracy")
+    elif test is not None and test.mean_answer_len is None:
+        data_rules.check_gradable(data, test.name)
+
+
+class Confs(NamedTuple):
+    """The files that LoadGen reads, and what they decide."""
+
+    user: ConfFile
+    """--user-conf; without lines if it is not given."""
+    audit: ConfFile | None
+    """--audit-config."""
+    compliance_test: ComplianceTest | None
+    """The test that the audit.config is of."""
+    run_dir: Path
+    """Directory of the run's files."""
+
+    @property
+    def audits(self) -> list[ConfFile]:
+        """List the audit.config if there is one."""
+        return [] if self.audit is None else [self.audit]
+
+
+def read_confs(config: RunConfig) -> Confs:
     """Read --user-conf (empty if not given) and --audit-config, and check that the run may begin.
 
     Raises:
@@ -61,10 +107,12 @@ def read_confs(config: RunConfig) -> tuple[str, str | None]:
     if config.accuracy and config.audit_config is not None:
         # An audit.config would set LoadGen's mode to performance, and LoadGen would crash.
         raise FlagError("--accuracy", f"--audit-config {config.audit_config} is for a performance run")
-    check_free(config.run_dir, overwrite=config.overwrite)
-    user_text = "" if config.user_conf is None else settings.read_conf("--user-conf", config.user_conf)
-    settings.check_rate(user_text, config.scenario, config.target_qps)
-    audit_conf = None
+    user = NO_USER_CONF if config.user_conf is None else read_conf(USER_FLAG, config.user_conf)
+    check_rate(user, config.scenario, config.target_qps)
+    audit = test = None
     if config.audit_config is not None:
-        audit_conf = settings.read_conf("--audit-config", config.audit_config)
-    return user_text, audit_conf
+        audit = read_conf(AUDIT_FLAG, config.audit_config)
+        test = data_rules.find_compliance_test(audit.text, config.audit_config)
+    run_dir = config.run_dir(test)
+    check_free(run_dir, overwrite=config.overwrite)
+    return Confs(user, audit, test, run_dir)

@@ -21,6 +21,7 @@ from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from coordinator.config import LossPolicy, RunConfig
 from coordinator.inputs import Inputs
 from coordinator.pre_run_checks import build_setup, warn_before_run
+from coordinator.recording import final_table
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.jitter import JitterMeter
 from coordinator.recording.outputs import Outputs
@@ -34,9 +35,11 @@ from coordinator.scheduling.scheduler import Task
 from coordinator.transport.fleet import Patience
 from coordinator.transport.stream import Limits
 from protos import worker_pb2 as pb
+from sut import log_files
 from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
 from sut.results.deviations import Setup
+from sut.results.loadgen_figures import LoadGenFigures
 from sut.results.verdict import Outcome, Verdict
 from sut.sut import SUT, Reports
 
@@ -59,8 +62,8 @@ def run(config: RunConfig) -> int:
     """Run once.
 
     Returns:
-        The exit code: 0 valid, 3 complete but INVALID. A run that fails or is interrupted after it has begun
-        does not return.
+        The exit code: 0 valid or not graded, 3 complete but INVALID. A run that fails or is interrupted
+        after it has begun does not return.
 
     Raises:
         ValueError: Bad input: a flag, a file, or workers that cannot serve this run. Nothing is left behind.
@@ -77,7 +80,7 @@ def run(config: RunConfig) -> int:
     with (
         FileThread() as files,
         _ready_workers(config, inputs, end) as event_loop,
-        RunDir(config.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
+        RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
         Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
         _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
     ):
@@ -97,7 +100,7 @@ def run(config: RunConfig) -> int:
             recorder=Recorder(run_id, config, inputs, test.settings.seeds, active_run),
         )
         record = execution.execute()
-    record.show()
+    final_table.show(record)
     return verdict.exit_code(record.verdict.outcome)
 
 
@@ -183,7 +186,7 @@ class Execution:
 
     def _begin(self) -> None:
         unfinished = Verdict(Outcome.UNFINISHED, "the coordinator has not ended this run")
-        record = self.recorder.record(unfinished, self.times, {})
+        record = self.recorder.record(unfinished, self.times, LoadGenFigures())
         self.run_dir.begin(record)
         num_workers = len(self.event_loop.links)
         logger.info("run %s on %d workers, specification %s", record.run_id, num_workers, record.spec_hash)
@@ -210,14 +213,17 @@ class Execution:
         """Run LoadGen on its own thread and watch it from this one."""
         thread = threading.Thread(target=self._start_test, name="loadgen", daemon=True)
         read_expected = partial(generated_samples, self.run_dir.path)
-        with ExpectedSamples(read_expected) as expected, JitterMeter(self.event_loop.loop) as meter:
-            progress = Progress(self.active_run, expected.get)
+        with (
+            ExpectedSamples(read_expected) as expected,
+            JitterMeter(self.event_loop.loop) as meter,
+            self.recorder.issue_lateness as lateness,
+            Progress(self.active_run, expected.get, lateness) as progress,
+        ):
             self.times.begin_test()
             thread.start()
             while not self.end.wait(SIGNAL_POLL_S):
                 progress.tick()
             self.times.end_test()
-        progress.end()
         return meter
 
     def _start_test(self) -> None:
@@ -245,17 +251,17 @@ class Execution:
             verdict.judge, self.run_dir.path, setup, collect_counts(self.active_run), meter.telemetry()
         )
         judged, detail = self.files.call(judge, VERDICT_TIMEOUT_S)
-        return self.recorder.record(judged, self.times, verdict.headline(setup.scenario, detail))
+        return self.recorder.record(judged, self.times, LoadGenFigures.of(setup.scenario, detail))
 
     def _setup(self) -> Setup:
-        workers = [(link.address, link.info) for link in self.event_loop.links]
+        workers = [(link.address, info) for link in self.event_loop.links for info in link.infos]
         return build_setup(self.config, self.inputs, workers, self.test.settings.seeds)
 
     def _conclude(self, record: RunRecord) -> None:
-        """Store the verdict of a complete run."""
-        set_aside = partial(verdict.set_aside, self.run_dir.path, record.verdict.outcome)
-        self.files.call(set_aside, WRITE_TIMEOUT_S)
+        """Store the verdict of a complete run, then give LoadGen's logs their names if it accepts them."""
         self.run_dir.write(record)
+        if record.verdict.outcome.accepted:
+            self.files.call(partial(log_files.accept, self.run_dir.path), WRITE_TIMEOUT_S)
         self.run_dir.release_space()
 
     def _leave(self, outcome: Outcome, reason: str, code: int) -> NoReturn:
@@ -270,10 +276,9 @@ class Execution:
         self.interrupts.hold()
         logger.error("run %s: %s", outcome, reason)
         judged, timeout_s = Verdict(outcome, reason), LEAVE_WRITE_TIMEOUT_S[outcome]
-        set_aside = partial(verdict.set_aside, self.run_dir.path, outcome)
         steps: tuple[Callable[[], object], ...] = (
             partial(self._write_unfinished, judged, timeout_s),
-            partial(self.files.call, set_aside, timeout_s),
+            partial(self.files.call, partial(log_files.reject, self.run_dir.path), timeout_s),
             partial(self._salvage, outcome),
             self.run_dir.release_space,
             partial(self._show_unfinished, judged),
@@ -284,10 +289,10 @@ class Execution:
         os._exit(code)
 
     def _write_unfinished(self, judged: Verdict, timeout_s: float) -> None:
-        self.run_dir.write(self.recorder.record(judged, self.times, {}), timeout_s)
+        self.run_dir.write(self.recorder.record(judged, self.times, LoadGenFigures()), timeout_s)
 
     def _show_unfinished(self, judged: Verdict) -> None:
-        self.recorder.record(judged, self.times, {}).show()
+        final_table.show(self.recorder.record(judged, self.times, LoadGenFigures()))
 
     def _salvage(self, outcome: Outcome) -> None:
         """Cancel the streams, so that workers empty their engines, and store what was received."""

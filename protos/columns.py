@@ -101,6 +101,53 @@ class TokenColumns(NamedTuple):
     """When the engine returned the tokens, worker's monotonic clock; for merged steps see worker.proto."""
 
 
+class TokenRules:
+    """Checks which token ids a frame may hold and where: a stop id only as the last token of an answer."""
+
+    def __init__(self, vocab_size: int, stop_token_ids: Sequence[int]) -> None:
+        """Create the rules of a run.
+
+        Args:
+            vocab_size: Token ids are below it.
+            stop_token_ids: Ids that end an answer, each below `vocab_size`.
+        """
+        self._vocab_size = vocab_size
+        self._lowest_stop_id = min(stop_token_ids, default=vocab_size)
+        self._is_stop_id = np.zeros(vocab_size, np.bool_)
+        self._is_stop_id[list(stop_token_ids)] = True
+
+    def check(self, columns: TokenColumns) -> None:
+        """Check the tokens of a frame whose columns are valid in themselves.
+
+        Most frames hold no id as high as a stop id, which the maximum shows without a look at each token.
+
+        Raises:
+            FrameError: An id outside the vocabulary, a stop id that does not end an answer, or an answer that
+                ends with STOP on another token.
+        """
+        highest = np.maximum.reduce(columns.tokens.view(np.uint32)) if len(columns.tokens) else -1
+        if highest >= self._vocab_size:
+            raise FrameError(f"a token id outside the vocabulary of {self._vocab_size}")
+        num_ends = len(columns.finished_rows)
+        if num_ends or highest >= self._lowest_stop_id:
+            num_stop_ids = np.count_nonzero(self._is_stop_id[columns.tokens])
+            if num_ends:
+                num_stop_ids -= self._count_ending_stop_ids(columns)
+            if num_stop_ids:
+                raise FrameError("a stop id inside an answer, or without the end of the answer")
+
+    def _count_ending_stop_ids(self, columns: TokenColumns) -> int:
+        """Count the answers that end on a stop id; a row that ends without a new token is not looked at."""
+        last, reasons = columns.finished_rows, columns.finish_reasons
+        if columns.counts is not None:
+            nonempty = columns.counts[last] > 0
+            last, reasons = (columns.counts.cumsum(dtype=np.int64) - 1)[last[nonempty]], reasons[nonempty]
+        on_stop_id = self._is_stop_id[columns.tokens[last]]
+        if (~on_stop_id & (reasons == pb.FINISH_REASON_STOP)).any():
+            raise FrameError("an answer ends with STOP, but its last token is no stop id")
+        return int(np.count_nonzero(on_stop_id))
+
+
 def slots_of(requests: RequestNames) -> NDArray[np.int64]:
     """Return the slots, (R,), of request names."""
     return (requests & _SLOT).view(np.int64)

@@ -9,8 +9,12 @@ A new benchmark or round is a new entry. The comments below use these names for 
     compliance   compliance/TEST07 and compliance/TEST09 of mlcommons/inference
 """
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
+
+# model.Scenario.key = value; a line of a comment begins with "#".
+_AUDIT_LINE = re.compile(r"^[ \t]*[^\s#.]+[.][^\s.]+[.]([^\s.=]+)[ \t]*=[ \t]*(\S+)", re.MULTILINE)
 
 
 class OtherFigure(NamedTuple):
@@ -52,14 +56,33 @@ class StopId(NamedTuple):
     meaning: str
 
 
+class MeanBounds(NamedTuple):
+    """Inclusive bounds of a mean."""
+
+    low: float
+    high: float
+
+
 class ComplianceTest(NamedTuple):
     """A performance run with an audit.config that makes LoadGen log every answer."""
 
     name: str
     num_samples: int
     """Rows of its data set; also LoadGen's performance sample count."""
-    keys: tuple[str, ...]
-    """Keys that only this test's audit.config has; its verification script reads them, LoadGen does not."""
+    thresholds: dict[str, str]
+    """Keys that only this test's audit.config has, with their official values.
+
+    The test's run_verification.py reads them, LoadGen does not.
+    """
+    dataset_prefix: str = ""
+    """Beginning of every value of the data set's column `dataset`, in lower case."""
+    mean_answer_len: MeanBounds | None = None
+    """The test passes if the mean answer length in tokens is within; None: a grader decides the test."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys that only this test's audit.config has."""
+        return tuple(self.thresholds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +121,27 @@ class Benchmark:
     """Longest prompt, in tokens."""
     mean_answer_len: float
     """Mean answer length over the performance data set, in tokens."""
-    dataset_names: tuple[str, ...]
-    """Values of the column `dataset` of the accuracy data set."""
+    accuracy_rows: dict[str, int]
+    """Rows of the accuracy data set by the value of its column `dataset`."""
+    grading_columns: tuple[str, ...]
+    """Columns that the script which grades the answers reads from the data set."""
     compliance_tests: tuple[ComplianceTest, ...]
 
+    @property
+    def dataset_names(self) -> tuple[str, ...]:
+        """Values of the column `dataset` of the accuracy data set."""
+        return tuple(self.accuracy_rows)
+
     def compliance_test(self, audit_config: str) -> ComplianceTest | None:
-        """Return the compliance test of an audit.config's text; None if it has no test's keys."""
-        for test in self.compliance_tests:
-            if any(key in audit_config for key in test.keys):
-                return test
-        return None
+        """Return the only compliance test whose keys an audit.config's text has; None if there is none."""
+        keys = audit_values(audit_config).keys()
+        tests = [test for test in self.compliance_tests if keys & test.thresholds.keys()]
+        return tests[0] if len(tests) == 1 else None
+
+
+def audit_values(audit_config: str) -> dict[str, str]:
+    """Return the values in an audit.config's text, by key; of two values the last one."""
+    return dict(_AUDIT_LINE.findall(audit_config))
 
 
 class Seeds(NamedTuple):
@@ -176,11 +210,18 @@ GPT_OSS_120B = Benchmark(
     first_special_id=199_998,  # its tokenizer: <|startoftext|>
     max_prompt_len=15_330,  # rules, appendix on benchmarks
     mean_answer_len=1_278.2,  # compliance: TEST09 accepts 1278.20 +- 10 %
-    dataset_names=("aime25", "gpqa_diamond", "livecodebench_v6"),  # eval_mlperf_accuracy.py
+    # eval_mlperf_accuracy.py; README: 30 questions 8 times, 198 5 times and 1,055 3 times.
+    accuracy_rows={"aime25": 240, "gpqa_diamond": 990, "livecodebench_v6": 3165},
+    grading_columns=("dataset", "ground_truth"),  # eval_mlperf_accuracy.py
     compliance_tests=(
-        # README: rows of acc_eval_compliance_gpqa.parquet. Keys: each test's audit.config.
-        ComplianceTest("TEST07", 990, ("test07_accuracy_threshold",)),
-        ComplianceTest("TEST09", 6396, ("test09_min_output_tokens", "test09_max_output_tokens")),
+        # README: rows of acc_eval_compliance_gpqa.parquet. Keys and values: each test's audit.config.
+        ComplianceTest("TEST07", 990, {"test07_accuracy_threshold": "60.698"}, dataset_prefix="gpqa"),
+        ComplianceTest(
+            "TEST09",
+            6396,
+            {"test09_min_output_tokens": "1150.38", "test09_max_output_tokens": "1406.02"},
+            mean_answer_len=MeanBounds(1150.38, 1406.02),
+        ),
     ),
 )
 

@@ -18,6 +18,7 @@ import mlperf_loadgen as lg
 
 from common.flags import FlagError
 from sut.benchmark import Seeds
+from sut.log_files import DETAIL, LOADGEN_PREFIX, SUMMARY, find_log
 from sut.settings import Mode, Scenario
 
 Issue = Callable[[list[int], list[int]], None]
@@ -131,7 +132,7 @@ class LoadGenTest:
         finally:
             lg.DestroyQSL(qsl)
             lg.DestroySUT(sut)
-        summary = output_dir / "mlperf_log_summary.txt"
+        summary = find_log(output_dir, SUMMARY)
         if not summary.is_file() or summary.stat().st_size == 0:
             raise RuntimeError(f"LoadGen wrote no summary in {output_dir}{_full_disk(output_dir)}")
 
@@ -141,7 +142,7 @@ def generated_samples(output_dir: Path) -> int | None:
 
     Thread: any.
     """
-    path = output_dir / "mlperf_log_detail.txt"
+    path = find_log(output_dir, DETAIL)
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     factors = [_GENERATED[name].search(text) for name in _GENERATED]
     return math.prod(int(factor[1]) for factor in factors if factor) if all(factors) else None
@@ -194,6 +195,7 @@ def _apply_conf(settings: lg.TestSettings, conf: str, scenario: Scenario, kind: 
 def _log_settings(output_dir: Path) -> lg.LogSettings:
     output = lg.LogOutputSettings()
     output.outdir = str(output_dir)
+    output.prefix = LOADGEN_PREFIX
     output.copy_summary_to_stdout = False
     settings = lg.LogSettings()
     settings.log_output = output

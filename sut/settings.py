@@ -1,11 +1,10 @@
-"""Settings of a run: scenario, mode, sampling, and the user.conf that LoadGen reads."""
+"""Settings of a run: scenario, mode and sampling."""
 
-import json
-import re
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 
+from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
 from sut.benchmark import BENCHMARK, Figure, LatencyLimits
 
@@ -139,9 +138,9 @@ def load_generation_config(path: Path | None, mode: Mode, max_new_tokens: int | 
 
 def _read_generation_json(path: Path) -> dict[str, object]:
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
+        loaded = parse_json(read_bounded(path))
     except OSError as error:
-        raise FlagError("--generation-config", str(error), path) from error
+        raise FlagError("--generation-config", str(error.strerror or error), path) from error
     except ValueError as error:
         raise FlagError("--generation-config", f"is not JSON: {error}", path) from error
     if not isinstance(loaded, dict):
@@ -156,170 +155,3 @@ def _read_generation_json(path: Path) -> dict[str, object]:
         reason = f"unknown key {unknown[0]!r}; known keys: {sorted(known)}"
         raise FlagError("--generation-config", reason, path)
     return {key: value for key, value in values.items() if key in known}
-
-
-# Keys that LoadGen's TestSettings::FromConfig reads (loadgen/test_settings_internal.cc).
-# LoadGen silently skips unknown keys and lines without spaces around "=".
-_CONF_KEYS = frozenset(
-    [
-        "accuracy_log_probability",
-        "accuracy_log_rng_seed",
-        "accuracy_log_sampling_target",
-        "accuracy_sample_count_override",
-        "coalesce_queries",
-        "infer_token_latencies",
-        "max_async_queries",
-        "max_duration",
-        "max_query_count",
-        "min_duration",
-        "min_query_count",
-        "mode",
-        "performance_issue_same",
-        "performance_issue_same_index",
-        "performance_issue_unique",
-        "performance_sample_count_override",
-        "print_timestamps",
-        "sample_concatenate_permutation",
-        "samples_per_query",
-        "target_latency",
-        "target_latency_percentile",
-        "target_qps",
-        "test05",
-        "token_latency_scaling_factor",
-        "tpot_latency",
-        "ttft_latency",
-        "use_token_latencies",
-    ]
-)
-# Keys with decimal values, and keys that the compliance tests' scripts read from the same file.
-_DECIMAL_KEYS = frozenset(
-    [
-        "accuracy_log_probability",
-        "target_latency_percentile",
-        "target_qps",
-        "token_latency_scaling_factor",
-        *(key for test in BENCHMARK.compliance_tests for key in test.keys),
-    ]
-)
-# Stricter than LoadGen, which reads 6e5 as 6 and 0600000 as octal.
-_WHOLE = re.compile(r"0|[1-9][0-9]*")
-_DECIMAL = re.compile(r"(0|[1-9][0-9]*)([.][0-9]+)?")
-_CONF_LINE = re.compile(r"(?P<model>[^\s.]+)\.(?P<scenario>[^\s.]+)\.(?P<key>[^\s.]+) += +(?P<value>\S+)\s*")
-_CONF_SCENARIOS = ("*", "Server", "Offline", "SingleStream", "MultiStream")
-
-
-def read_conf(flag: str, path: Path) -> str:
-    """Read a user.conf or audit.config and check every line: LoadGen silently skips unknown ones.
-
-    Raises:
-        FlagError: Names the file, the line and the mistake.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FlagError(flag, str(error), path) from error
-    for number, line in enumerate(text.splitlines(), start=1):
-        # LoadGen reads a "#" without a following space as part of a key.
-        if line.strip() and line.split()[0] != "#" and (mistake := _conf_mistake(line.strip())):
-            raise FlagError(flag, f"line {number}: {line.strip()!r}{mistake}", path)
-    return text
-
-
-def _conf_mistake(line: str) -> str | None:
-    """Return the mistake in a line; None if there is none."""
-    match = _CONF_LINE.fullmatch(line)
-    if match is None:
-        return " is not 'model.Scenario.key = number' with spaces around '='"
-    if match["scenario"] not in _CONF_SCENARIOS:
-        return f": scenario {match['scenario']!r} is not one of {', '.join(_CONF_SCENARIOS)}"
-    if match["key"] not in _CONF_KEYS | _DECIMAL_KEYS:
-        return f": LoadGen has no key {match['key']!r}"
-    number = _DECIMAL if match["key"] in _DECIMAL_KEYS else _WHOLE
-    if not number.fullmatch(match["value"]):
-        return f": {match['value']!r} is not a number of 0 or more, written in plain digits"
-    if match["key"] == "target_qps" and not float(match["value"]):
-        return ": target_qps is not above 0"
-    return None
-
-
-def compose_user_conf(
-    user_text: str, *, scenario: Scenario, mode: Mode, num_samples: int, target_qps: float | None
-) -> str:
-    """Compose the user.conf of a run: defaults for missing settings, the user's lines, values of flags.
-
-    Offline needs min_query_count: mlperf.conf does not set it for this benchmark, and the submission checker
-    requires a query with the whole data set. If the data set has fewer rows than mlperf.conf's sample count,
-    the count is set to the number of rows: LoadGen crashes if it issues more unique samples than there are
-    rows (TEST07).
-
-    Args:
-        user_text: Checked contents of --user-conf; may be empty.
-        scenario: The run's scenario.
-        mode: The run's mode.
-        num_samples: Rows of the data set.
-        target_qps: Value of --target-qps, or None.
-    """
-    prefix = f"{scenario.model_name}.{scenario.loadgen_name}"
-    needed = {}
-    if scenario is Scenario.OFFLINE:
-        needed["min_query_count"] = min(num_samples, BENCHMARK.performance_sample_count)
-    if num_samples < BENCHMARK.performance_sample_count and mode is Mode.PERFORMANCE:
-        needed["performance_sample_count_override"] = num_samples
-    if num_samples < BENCHMARK.accuracy_sample_count and mode is Mode.ACCURACY:
-        needed["accuracy_sample_count_override"] = num_samples
-    chosen = _values_for(user_text, scenario)
-    lines = ["# Written for this run."]
-    lines += [f"{prefix}.{key} = {value}" for key, value in needed.items() if key not in chosen]
-    if user_text.strip():
-        lines += ["# From --user-conf:", user_text.rstrip()]
-    if target_qps is not None:
-        # Of two lines with the same name LoadGen uses the last; an exact name takes precedence over `*`.
-        lines += ["# From --target-qps:", f"{prefix}.target_qps = {target_qps!r}"]
-    return "\n".join(lines) + "\n"
-
-
-def check_rate(user_text: str, scenario: Scenario, target_qps: float | None) -> None:
-    """Require target_qps in Server and Interactive; LoadGen would otherwise default to 1 query/s.
-
-    Raises:
-        FlagError: Neither --target-qps nor --user-conf sets it.
-    """
-    if (
-        scenario is Scenario.OFFLINE
-        or target_qps is not None
-        or "target_qps" in _values_for(user_text, scenario)
-    ):
-        return
-    key = f"{scenario.model_name}.{scenario.loadgen_name}.target_qps"
-    raise FlagError("--target-qps", f"missing, and --user-conf has no {key} either")
-
-
-def check_count(flag: str, text: str, scenario: Scenario, mode: Mode, num_samples: int) -> None:
-    """Refuse a sample count above the data set's number of rows, which would crash LoadGen.
-
-    Args:
-        flag: Flag that names the conf.
-        text: Checked contents of the conf.
-        scenario: The run's scenario.
-        mode: The run's mode.
-        num_samples: Rows of the data set.
-
-    Raises:
-        FlagError: Names key, value and bound.
-    """
-    key = f"{mode}_sample_count_override"
-    value = _values_for(text, scenario).get(key)
-    if value is not None and not 1 <= int(value) <= num_samples:
-        raise FlagError(flag, f"{key} is {value}, not in 1..{num_samples}, the data set's rows")
-
-
-def _values_for(text: str, scenario: Scenario) -> dict[str, str]:
-    """Return the values that a checked conf sets for a scenario, by key."""
-    matches = [_CONF_LINE.fullmatch(line.strip()) for line in text.splitlines()]
-    return {
-        match["key"]: match["value"]
-        for match in matches
-        if match
-        and match["model"] in ("*", scenario.model_name)
-        and match["scenario"] in ("*", scenario.loadgen_name)
-    }

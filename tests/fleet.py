@@ -191,7 +191,12 @@ def coordinate(
 
 def write_prompts(path: Path, prompts: Sequence[Sequence[int]]) -> Path:
     """Write a data set in the reference's schema."""
-    pd.DataFrame({"tok_input": [list(prompt) for prompt in prompts]}).to_parquet(path)
+    columns = {
+        "tok_input": [list(prompt) for prompt in prompts],
+        "dataset": "gpqa_diamond",
+        "ground_truth": "A",
+    }
+    pd.DataFrame(columns).to_parquet(path)
     return path
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests import fleet
 
-AUDIT_CONF = "*.*.accuracy_log_rng_seed = 720381539243781796\n*.*.accuracy_log_sampling_target = 1000000\n"
+LOGGING_CONF = "*.*.accuracy_log_rng_seed = 720381539243781796\n*.*.accuracy_log_sampling_target = 1000000\n"
 # With limits far away no busy machine changes a verdict.
 CONF = fleet.FAST_CONF + "".join(
     f"{model}.Server.ttft_latency = 600000\n{model}.Server.tpot_latency = 60000\n"
@@ -35,9 +35,9 @@ def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         yield Started(workers, prompts, data)
 
 
-def flags_of(scenario: str, directory: Path) -> list[str]:
-    """Compose the flags of a short run."""
-    conf = fleet.write_conf(directory / "user.conf", CONF)
+def flags_of(scenario: str, directory: Path, more_conf: str = "") -> list[str]:
+    """Compose the flags of a short run; `more_conf` is appended to its user.conf."""
+    conf = fleet.write_conf(directory / "user.conf", CONF + more_conf)
     flags = ["--scenario", scenario, "--user-conf", str(conf), "--max-new-tokens", str(BUDGET)]
     # Interactive has no target_qps in the conf.
     return [*flags, "--target-qps", "200"] if scenario == "interactive" else flags
@@ -80,11 +80,10 @@ def test_every_answer_of_a_performance_run_is_exact(
     started: Started, tmp_path: Path, scenario: str, code: int, result: str, num_queries: int
 ) -> None:
     """A performance run logs the hand-computed tokens of every query; only LoadGen can call it INVALID."""
-    audit = fleet.write_conf(tmp_path / "audit.config", AUDIT_CONF)
-    flags = [*flags_of(scenario, tmp_path), "--audit-config", str(audit)]
+    flags = flags_of(scenario, tmp_path, LOGGING_CONF)
     done = fleet.coordinate(started.workers, started.data, tmp_path / "out", *flags)
     assert code == done.returncode, done.stderr
-    run_dir = tmp_path / "out" / scenario / "audit"
+    run_dir = tmp_path / "out" / scenario / "performance"
     logged = check_tokens(run_dir, started.prompts, BUDGET, server=scenario != "offline")
     assert sorted([*range(70)] * (num_queries // 70)) == sorted(logged)
     checks = {check["name"]: check for check in fleet.run_json(run_dir)["verdict"]["checks"]}

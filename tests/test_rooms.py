@@ -32,7 +32,7 @@ MAY_IMPORT = {
         *("coordinator.scheduling.request_table", "coordinator.scheduling.request_columns"),
         "coordinator.pre_run_checks",
     },
-    "sut.results": {"sut.settings", "sut.benchmark"},
+    "sut.results": {"sut.settings", "sut.benchmark", "sut.log_files"},
     "worker.machine": set(),
     "worker.node": {
         *("worker.auth", "worker.config", "worker.engine_protocol", "worker.listener", "worker.machine"),

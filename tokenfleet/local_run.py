@@ -5,8 +5,8 @@
 `python run_mlperf.py` is the same program. Several scenarios run one after another on the same worker. It
 accepts the coordinator's flags; flags unknown to this program and to the coordinator are passed to the worker
 and its engine. With --replicas the worker is a node with several replicas.
-Exit codes: 0 VALID, 1 failed, 2 bad input, 3 INVALID, 130 or 143 interrupted; with several runs, the first
-nonzero code.
+Exit codes: 0 VALID or NOT_GRADED, 1 failed, 2 bad input, 3 INVALID, 128 plus the signal's number if
+interrupted; with several runs, the first nonzero code.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from typing import BinaryIO, Self
 from common import config_file
 from common.child_process import child_command, child_environment
 from common.flags import FlagError, Parser, one_of
-from common.signals import Interrupted, Interrupts
+from common.signals import SIGNALS, Interrupted, Interrupts
 from coordinator.config import RunConfig, build_parser, expand, to_argv, to_config
 from coordinator.inputs import Inputs
 from sut.benchmark import BENCHMARK
@@ -60,6 +60,8 @@ class LocalConfig:
     worker_argv: list[str]
     """Flags of the worker or node."""
     runs: list[RunConfig]
+    run_dirs: list[Path]
+    """Directory of each run's files."""
 
 
 def parse(argv: list[str]) -> LocalConfig:
@@ -95,11 +97,11 @@ def parse(argv: list[str]) -> LocalConfig:
     engine_argv += _shared_files(values, table)
     run = to_config(values, file)
     runs = [dataclasses.replace(run, scenario=chosen) for chosen in own.scenario or [run.scenario]]
-    for run in runs:
-        Inputs.read(run)
+    run_dirs = [Inputs.read(run).run_dir for run in runs]
     fixed = ["--engine", own.backend, "--host", "127.0.0.1", "--replicas", str(own.replicas)]
     fixed += ["--model", own.model] if own.backend == "vllm" else []
-    return LocalConfig(worker_argv=[*fixed, "--port", str(port), *engine_argv], runs=runs)
+    worker_argv = [*fixed, "--port", str(port), *engine_argv]
+    return LocalConfig(worker_argv=worker_argv, runs=runs, run_dirs=run_dirs)
 
 
 def _check(own: argparse.Namespace) -> None:
@@ -195,7 +197,7 @@ class ChildProcess:
 @contextlib.contextmanager
 def _signals_held() -> Iterator[set[int]]:
     """Block signals inside a `with` block and yield the old mask: fork's hooks would lose the exception."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield {int(signum) for signum in mask}
     finally:
@@ -259,7 +261,7 @@ def _create_log(log: Path) -> BinaryIO:
         raise FlagError("--output-dir", f"cannot write {log}: {error.strerror}") from error
 
 
-def coordinate(run: RunConfig, worker: LocalWorker) -> int:
+def coordinate(run: RunConfig, run_dir: Path, worker: LocalWorker) -> int:
     """Run one coordinator until it or its worker exits; returns the exit code."""
     started_s = time.time()
     command = child_command("coordinator", to_argv(run))
@@ -268,7 +270,7 @@ def coordinate(run: RunConfig, worker: LocalWorker) -> int:
             while (code := coordinator.poll()) is None:
                 if worker.poll() is not None:
                     # Once its run has begun, the coordinator reports the loss of the worker itself.
-                    begun = _has_begun(run, started_s)
+                    begun = _has_begun(run_dir, started_s)
                     coordinator_s = run.no_worker_timeout_s + LOSS_TIMEOUT_S if begun else 0.0
                     return _report_worker_end(worker, coordinator, coordinator_s)
                 time.sleep(POLL_S)
@@ -279,9 +281,9 @@ def coordinate(run: RunConfig, worker: LocalWorker) -> int:
             raise
 
 
-def _has_begun(run: RunConfig, since_s: float) -> bool:
+def _has_begun(run_dir: Path, since_s: float) -> bool:
     """Return whether a coordinator that was started at `since_s` (system clock) has begun its run."""
-    record = run.run_dir / "run.json"
+    record = run_dir / "run.json"
     return record.exists() and record.stat().st_mtime >= since_s
 
 
@@ -301,7 +303,10 @@ def main(argv: list[str]) -> int:
         config = parse(argv)
         log = config.runs[0].output_dir / "workers" / "worker.log"
         with LocalWorker(config.worker_argv, log) as worker:
-            codes = [coordinate(run, worker) for run in config.runs]
+            codes = [
+                coordinate(run, run_dir, worker)
+                for run, run_dir in zip(config.runs, config.run_dirs, strict=True)
+            ]
         return next((code for code in codes if code), 0)
     except ValueError as error:
         _print_error(config_file.name_source(error, argv, "coordinator"))

@@ -4,6 +4,7 @@ Exit codes: 0 stopped, 1 all engines have died, 2 bad input, 130 interrupted bef
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -11,13 +12,18 @@ from typing import NoReturn
 
 from common.config_file import PRINT_FLAG, name_source
 from common.flags import FlagError
+from common.open_files import raise_open_file_limit
+from common.standard_streams import open_standard_streams
 from worker.auth import AuthInterceptor
 from worker.config import BadInput, EngineKind, parse
 from worker.engine_protocol import Engine, EngineDead
 from worker.engines.vllm.checkpoint import find_checkpoint
 from worker.engines.vllm.engine_core import check_installed
+from worker.engines.vllm.ipc_directory import check_ipc_directory
 from worker.machine.cores import Cores, format_cores, parse_cores
-from worker.machine.sd_notify import check_notify_socket, end_with_node, notify_exit_reason
+from worker.machine.locked_directory import remove_abandoned
+from worker.machine.parent_death import end_with_node
+from worker.machine.sd_notify import check_notify_socket, notify_exit_reason
 from worker.node.node import Node, divide
 from worker.print_config import resolved
 from worker.server import Server
@@ -46,6 +52,7 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
 
 def main(argv: list[str]) -> int:
     """Run the worker and return its exit code."""
+    open_standard_streams()
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -53,6 +60,8 @@ def main(argv: list[str]) -> int:
         if PRINT_FLAG in argv:
             print(show(argv), end="")
             return 0
+        raise_open_file_limit()
+        remove_abandoned()
         if not end_with_node():
             raise EngineDead("the node has ended")
         asyncio.run(make_service(argv).run())
@@ -97,14 +106,15 @@ def make_service(argv: list[str]) -> Server | Node:
 
 
 def _check_model(model: str | None) -> str:
-    """Check that --model is given and vLLM is installed.
+    """Check that --model is given, and that vLLM is installed and can create its sockets.
 
     Raises:
-        FlagError: One of them is missing.
+        FlagError: One of them is not so.
     """
     if model is None:
         raise FlagError("--model", "missing; --engine vllm needs a checkpoint")
     check_installed()
+    check_ipc_directory()
     return model
 
 
@@ -146,8 +156,10 @@ def leave(code: int) -> NoReturn:
     """
     if code == 0:
         sys.exit()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # The terminal may be closed.
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(code)
 
 

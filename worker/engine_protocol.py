@@ -41,6 +41,9 @@ class EngineInfo:
     tensor_parallel_size: int
     stop_token_ids: tuple[int, ...]
     engine_args: dict[str, str] = field(default_factory=dict)
+    engine_facts: dict[str, str] = field(default_factory=dict)
+    execution_facts: dict[str, str] = field(default_factory=dict)
+    weights_sha256: str = ""
 
 
 class Engine(Protocol):

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from common.bounded_file import read_bounded
+
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 TIMEOUT_S = 5.0
 # The probe runs on the worker's host or network: no proxy is used.
@@ -52,7 +54,7 @@ def _read(variable: str, env: Mapping[str, str]) -> bytes | None:
     if not (name := env.get(variable)):
         return None
     try:
-        return Path(name).read_bytes()
+        return read_bounded(Path(name))
     except OSError as error:
         raise ValueError(f"{variable}: {name}: {error.strerror}") from error
 

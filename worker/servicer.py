@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import PROTOCOL_VERSION, FrameError
+from protos.hashes import engine_hash
 from worker.admission import LimitExceeded, check_run_id, check_spec
 from worker.engine_protocol import Engine, EngineDead, EngineInfo
 from worker.machine.host_info import HostInspector
@@ -117,8 +118,12 @@ class WorkerServicer(rpc.WorkerServicer):
                 tensor_parallel_size=info.tensor_parallel_size,
                 stop_token_ids=info.stop_token_ids,
                 engine_args=info.engine_args,
+                engine_facts=info.engine_facts,
+                execution_facts=info.execution_facts,
+                weights_sha256=info.weights_sha256,
             )
         )
+        self._description.MergeFrom(pb.WorkerInfo(engine_hash=engine_hash(self._description)))
         self._state = pb.WORKER_STATE_READY
         self._start_idle_watcher()
 

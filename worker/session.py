@@ -9,10 +9,10 @@ from google.protobuf.message import DecodeError
 from common.idle_timer import IdleTimer
 from protos import worker_pb2 as pb
 from protos.columns import FrameError, unpack_requests, unpack_submit
+from protos.hashes import run_hash
 from worker.admission import InFlight, LimitExceeded, check_prompts
 from worker.engine_protocol import Engine
 from worker.outbox import Outbox
-from worker.spec_hash import spec_hash
 
 Write = Callable[[pb.FromWorker], Awaitable[None]]
 
@@ -53,7 +53,7 @@ class Session:
         self._sent = IdleTimer(self._tick_s)
         self._writing = False
         self._ending = False
-        opened = pb.Opened(info=info, spec_hash=spec_hash(opening.spec, info), run_id=opening.run_id)
+        opened = pb.Opened(info=info, spec_hash=run_hash(opening.spec, info), run_id=opening.run_id)
         outbox.put_control(pb.FromWorker(opened=opened))
 
     @property

@@ -14,6 +14,7 @@ from bench.gpu.load import Plan, arriving
 from bench.processes import Processes, tail
 from bench.workload import compose_user_conf
 from sut.loadgen import LoadGenTest
+from sut.log_files import DETAIL, find_log
 from sut.results.logs import DetailLog, read_detail
 from sut.settings import Mode, Scenario
 from sut.sut import SUT, Reports
@@ -82,7 +83,7 @@ def main(argv: list[str]) -> int:
     sut, reports = SUT(answer, _die), Reports(Scenario.SERVER)
     test = LoadGenTest(Path(conf).read_text(encoding="utf-8"), Scenario.SERVER, Mode.PERFORMANCE)
     test.run(int(num_samples), sut.issue_queries, Path(directory), None)
-    seed = read_detail(Path(directory) / "mlperf_log_detail.txt").values["effective_schedule_rng_seed"]
+    seed = read_detail(find_log(Path(directory), DETAIL)).values["effective_schedule_rng_seed"]
     Path(output).write_text(json.dumps({"samples": issued, "seed": seed}), encoding="utf-8")
     return 0
 

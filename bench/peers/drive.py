@@ -20,9 +20,11 @@ from bench.peers.zmq_msgspec import MessageDriver
 from common.flags import FlagError
 from coordinator.config import RunConfig, parse
 from coordinator.run import GC_THRESHOLD, SWITCH_INTERVAL_S
-from sut import dataset, settings
+from sut import dataset
 from sut.dataset import Dataset
 from sut.loadgen import LoadGenTest
+from sut.loadgen_conf import NO_USER_CONF, USER_FLAG, read_conf
+from sut.user_conf import compose_user_conf
 
 DRIVERS: dict[str, Callable[[RunConfig, Dataset, int], Driver]] = {
     "grpc": partial(RequestDriver, make=grpc_stream.Client),
@@ -41,25 +43,26 @@ async def run(config: RunConfig, transport: str) -> None:
     if config.max_new_tokens is None:
         raise FlagError("--max-new-tokens", "missing")
     data = dataset.load(config.input_file)
-    user_text = "" if config.user_conf is None else settings.read_conf("--user-conf", config.user_conf)
-    conf = settings.compose_user_conf(
-        user_text,
+    user = NO_USER_CONF if config.user_conf is None else read_conf(USER_FLAG, config.user_conf)
+    conf = compose_user_conf(
+        user,
         scenario=config.scenario,
         mode=config.mode,
         num_samples=data.num_samples,
         target_qps=config.target_qps,
     )
     test = LoadGenTest(conf, config.scenario, config.mode)
-    config.run_dir.mkdir(parents=True)
+    run_dir = config.run_dir(None)
+    run_dir.mkdir(parents=True)
     driver = DRIVERS[transport](config, data, config.max_new_tokens)
     await driver.connect()
     _quiet_interpreter()
-    await asyncio.to_thread(test.run, data.num_samples, driver.sut.issue_queries, config.run_dir, None)
+    await asyncio.to_thread(test.run, data.num_samples, driver.sut.issue_queries, run_dir, None)
     driver.reports.close()
     await driver.settle()
     await driver.close()
     record = {"summary": {"num_messages": driver.num_messages}}
-    (config.run_dir / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (run_dir / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 def _quiet_interpreter() -> None:

@@ -10,6 +10,7 @@ from bench.command import say
 from bench.peers.burst_load import Answers, BurstLoad, Workload
 from bench.processes import Ended, Processes, argv_of, free_port, read_cpu_s, wait_listening
 from bench.runs import loadgen_window_s, order_of, read_run
+from sut.log_files import ACCURACY, find_log
 from sut.results.logs import DetailLog
 from sut.settings import Scenario
 
@@ -96,7 +97,7 @@ class SideFleet:
         workers_cpu_s = self._workers_cpu_s() - before_s
         run_dir = output_dir / Scenario.OFFLINE / "performance"
         record, detail = read_run(self._side.name, ended, log, run_dir)
-        answers = self._workload.check(run_dir / "mlperf_log_accuracy.json")
+        answers = self._workload.check(find_log(run_dir, ACCURACY))
         if detail.errors:
             raise RuntimeError(f"{self._side.name}: LoadGen counts {len(detail.errors)} errors")
         return Round(output_dir, ended, answers, detail, record, workers_cpu_s)

@@ -16,6 +16,7 @@ from bench.processes import Processes, tail
 from bench.soak.killed_workers import Kill, KilledWorkers
 from bench.workload import counting_answer, draw_prompts, read_answers, write_prompts
 from common.flags import FlagError
+from sut.log_files import ACCURACY, DETAIL, find_log
 from sut.results.logs import DetailLog, read_detail
 
 TICK_S = 0.2
@@ -23,7 +24,7 @@ NUM_SAMPLES = 256
 PROMPT_TOKENS = 64
 MIN_QUERIES = 1_000
 """Lower bound of the queries: LoadGen's early stopping needs some hundreds."""
-AUDIT_CONF = "*.*.accuracy_log_rng_seed = 1\n*.*.accuracy_log_sampling_target = 1000000000\n"
+LOGGING_CONF = "*.*.accuracy_log_rng_seed = 1\n*.*.accuracy_log_sampling_target = 1000000000\n"
 # Requests meet many losses here because the benchmark kills workers: no request may be failed for that.
 MAX_WORKER_LOSSES = 1_000_000
 WORKER_TIMEOUT_S = 5
@@ -111,7 +112,7 @@ class Soak:
         self._processes = processes
         self._directory = directory
         self._prompts = draw_prompts(NUM_SAMPLES, PROMPT_TOKENS, *plan.answer_tokens)
-        self._run_dir = directory / "out" / "server" / "audit"
+        self._run_dir = directory / "out" / "server" / "performance"
         self._log = directory / "coordinator.log"
         self._samples: list[Sample] = []
         self._fewest = plan.workers
@@ -134,7 +135,7 @@ class Soak:
                 raise RuntimeError(f"not done {SLACK_S:g} s after the last query: {tail(self._log)}")
             self._workers.tend()
             self._fewest = min(self._fewest, self._workers.num_serving)
-            if next_kill_s is None and (self._run_dir / "mlperf_log_detail.txt").exists():
+            if next_kill_s is None and find_log(self._run_dir, DETAIL).exists():
                 next_kill_s = now_s + self._plan.kill_every_s
             if next_kill_s is not None and now_s >= next_kill_s and self._workers.kill_one():
                 next_kill_s += self._plan.kill_every_s
@@ -160,14 +161,14 @@ class Soak:
             "gpt-oss-120b.Server.ttft_latency": 600_000,
             "gpt-oss-120b.Server.tpot_latency": 600_000,
         }
-        user_conf, audit_conf = self._directory / "user.conf", self._directory / "audit.config"
-        user_conf.write_text("".join(f"{key} = {value}\n" for key, value in conf.items()), encoding="utf-8")
-        audit_conf.write_text(AUDIT_CONF, encoding="utf-8")
+        user_conf = self._directory / "user.conf"
+        user_conf.write_text(
+            "".join(f"{key} = {value}\n" for key, value in conf.items()) + LOGGING_CONF, encoding="utf-8"
+        )
         flags = {
             "--scenario": "server",
             "--input-file": str(write_prompts(self._directory / "data.parquet", self._prompts)),
             "--user-conf": str(user_conf),
-            "--audit-config": str(audit_conf),
             "--workers": ",".join(self._workers.addresses),
             "--output-dir": str(self._directory / "out"),
             "--max-new-tokens": str(plan.answer_tokens[1]),
@@ -179,8 +180,8 @@ class Soak:
     def _read(self, exit_code: int) -> Leftover:
         try:
             record = json.loads((self._run_dir / "run.json").read_text(encoding="utf-8"))
-            detail = read_detail(self._run_dir / "mlperf_log_detail.txt")
-            counts, wrong = check_answers(self._run_dir / "mlperf_log_accuracy.json", self._prompts)
+            detail = read_detail(find_log(self._run_dir, DETAIL))
+            counts, wrong = check_answers(find_log(self._run_dir, ACCURACY), self._prompts)
         except (OSError, ValueError) as error:
             raise RuntimeError(f"exit code {exit_code}, no record: {error}: {tail(self._log)}") from error
         return Leftover(

@@ -1,18 +1,18 @@
 """`tokenfleet doctor`: checks of workers, machines and files before a run, in one table.
 
 It takes the flags of the run, of which only --workers is required, and starts no run. Exit codes: 0 no check
-failed, 1 a check failed, 2 bad input.
+failed, 1 a check failed, 2 bad input, 128 plus the signal's number if interrupted.
 """
 
 import asyncio
 import os
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from common.flags import Flag, Flags, add_flags, build
 from common.host_facts import nearest, read_disk_space, read_host_facts
+from common.signals import Interrupted, Interrupts, handled_signals
 from common.text import print_table
 from common.tls import SecurityFiles
 from coordinator.config import RunConfig, build_parser, expand, to_config
@@ -64,12 +64,11 @@ def main(argv: list[str]) -> int:
 
     Raises:
         ValueError: Bad input; names flag, value and bound.
-        KeyboardInterrupt: SIGINT arrived.
+        Interrupted: A signal arrived.
     """
+    Interrupts()
     order = parse(argv)
     visits = asyncio.run(_visit(order))
-    if visits is None:
-        raise KeyboardInterrupt
     rows, skipped = examine(order, visits)
     error = print_table(layout(rows, skipped))
     # A reader may close the pipe early.
@@ -78,16 +77,28 @@ def main(argv: list[str]) -> int:
     return exit_code(rows)
 
 
-async def _visit(order: Order) -> list[Visit] | None:
-    """Visit the fleet; None if SIGINT arrived meanwhile."""
-    interrupted = asyncio.Event()
+async def _visit(order: Order) -> list[Visit]:
+    """Visit the fleet.
+
+    Raises:
+        Interrupted: A signal arrived meanwhile.
+    """
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[int] = asyncio.Queue()
     # If another thread receives the signal, Python's own handler waits until the loop wakes.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+    for signum in handled_signals():
+        loop.add_signal_handler(signum, signals.put_nowait, signum)
     visiting = asyncio.ensure_future(visit_all(order.run.workers, order.access, order.timeout_s))
-    waiting = asyncio.ensure_future(interrupted.wait())
+    waiting = asyncio.ensure_future(signals.get())
     # The other one is cancelled at the end of the loop.
     await asyncio.wait({visiting, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    return None if interrupted.is_set() else visiting.result()
+    if waiting.done():
+        raise Interrupted(waiting.result())
+    # The checks that follow run without the loop.
+    for signum in handled_signals():
+        loop.remove_signal_handler(signum)
+    Interrupts()
+    return visiting.result()
 
 
 def parse(argv: list[str]) -> Order:
@@ -149,10 +160,10 @@ def _diagnose_settings(run: RunConfig) -> Row:
     """Read the files that a run reads before its data set."""
     name = ("coordinator", "settings")
     try:
-        read_confs(run)
+        confs = read_confs(run)
     except ValueError as error:
         return Row(*name, Level.FAIL, str(error), ADVICE)
-    return Row(*name, Level.OK, f"{run.run_dir} is available, and the settings files can be read")
+    return Row(*name, Level.OK, f"{confs.run_dir} is available, and the settings files can be read")
 
 
 def _diagnose_input(order: Order, workers: list[Visit], settings_fit: bool) -> list[Row]:

@@ -1,6 +1,6 @@
 """Checks of the workers of a fleet, from their visits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from grpc_health.v1 import health_pb2
@@ -23,6 +23,7 @@ _STATE_ADVICE = {
     pb.WORKER_STATE_FAILED: "correct the error in its log, and start it again",
 }
 _READ_LOG = "read its log"
+_EQUAL_ADVICE = "start all workers with the same model, flags and versions: these decide the answers"
 
 
 def diagnose_fleet(visits: Sequence[Visit], model_hash: str | None) -> list[Row]:
@@ -44,7 +45,7 @@ def diagnose_fleet(visits: Sequence[Visit], model_hash: str | None) -> list[Row]
     if loaded:
         for name in EQUAL_FIELDS:
             rows += _equal(name, loaded)
-        rows += _engine_args(loaded)
+        rows += [*_engine_facts(loaded), *_execution_facts(loaded), *_engine_args(loaded)]
     if loaded and model_hash is not None:
         rows += _model_is(model_hash, loaded)
     return rows
@@ -146,20 +147,38 @@ def _distinct(workers: Sequence[Visit]) -> list[Row]:
 
 
 def _equal(name: str, workers: Sequence[Visit]) -> list[Row]:
-    advice = "start all workers with the same model, flags and versions: these decide the answers"
     values = {visit.address: str(getattr(visit.info, name)) for visit in workers}
-    return Check("agreement", name).rows(*differing(values, Level.FAIL, advice))
+    return Check("agreement", name).rows(*differing(values, Level.FAIL, _EQUAL_ADVICE))
+
+
+def _engine_facts(workers: Sequence[Visit]) -> list[Row]:
+    facts = {visit.address: visit.info.engine_facts for visit in workers}
+    return _compare("engine facts", facts, Level.FAIL, _EQUAL_ADVICE)
+
+
+def _execution_facts(workers: Sequence[Visit]) -> list[Row]:
+    facts = {visit.address: visit.info.execution_facts for visit in workers}
+    return _compare("execution", facts, Level.WARN, "allowed; for equal workers, use the same flags")
 
 
 def _engine_args(workers: Sequence[Visit]) -> list[Row]:
-    """Compare every engine argument; nodes with different arguments may serve one run."""
-    advice = "allowed; for equal workers, use the same flags"
+    """Compare the engine arguments that are not among the facts; workers of a run may differ in them."""
+    facts = {name for v in workers for name in (*v.info.engine_facts, *v.info.execution_facts)}
+    args = {
+        visit.address: {name: value for name, value in visit.info.engine_args.items() if name not in facts}
+        for visit in workers
+    }
+    return _compare("engine flags", args, Level.WARN, "allowed; for equal workers, use the same flags")
+
+
+def _compare(check: str, facts: Mapping[str, Mapping[str, str]], level: Level, advice: str) -> list[Row]:
+    """Compare named values between workers, given by address."""
     findings: list[Finding] = []
-    names = sorted({name for visit in workers for name in visit.info.engine_args})
+    names = sorted({name for values in facts.values() for name in values})
     for name in names:
-        values = {visit.address: visit.info.engine_args.get(name, "absent") for visit in workers}
-        findings += differing(values, Level.WARN, advice, f"{name} ")[0]
-    return Check("agreement", "engine flags").rows(findings, f"{len(names)} equal")
+        values = {address: known.get(name, "absent") for address, known in facts.items()}
+        findings += differing(values, level, advice, f"{name} ")[0]
+    return Check("agreement", check).rows(findings, f"{len(names)} equal")
 
 
 def _model_is(model_hash: str, workers: Sequence[Visit]) -> list[Row]:

@@ -120,13 +120,18 @@ def read_stream(path: Path) -> Iterator[pa.RecordBatch]:
     Raises:
         OSError: The file cannot be read.
     """
-    with pa.OSFile(str(path)) as file:
+    with path.open("rb") as file:
         try:
             yield from pa.ipc.open_stream(file)
         except (pa.ArrowInvalid, OSError) as error:
             # Arrow reports a truncated stream by an error without errno.
             if getattr(error, "errno", None) is not None:
                 raise
+
+
+def temporary_path(path: Path) -> Path:
+    """Return the path under which a file is written before it replaces the one at `path`."""
+    return path.with_suffix(".partial")
 
 
 def write_partial(
@@ -147,10 +152,14 @@ def write_partial(
         OSError: A file cannot be read or written, e.g. the disk is full.
         DeadlinePassed: The file was not complete by the deadline.
     """
-    temporary = path.with_suffix(".partial")
+    temporary = temporary_path(path)
     counts: Counter[str] = Counter()
     try:
-        with pq.ParquetWriter(temporary, PARTIAL_SCHEMA, use_dictionary=False, compression="zstd") as writer:
+        # An open file: pyarrow parses a path with a colon as a URI.
+        with (
+            temporary.open("wb") as file,
+            pq.ParquetWriter(file, PARTIAL_SCHEMA, use_dictionary=False, compression="zstd") as writer,
+        ):
             for table in _row_groups(_all_batches(stream, rest)):
                 if time.monotonic_ns() > deadline_ns:
                     raise DeadlinePassed

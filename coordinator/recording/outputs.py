@@ -246,6 +246,10 @@ class Outputs:
             # The space of the partial file is free again: what the stream lacks may fit now.
             self._write_waiting()
             report(self._stream_line(f"{PARTIAL_NAME}: {_error_text(error)}", states))
+        except Exception as error:
+            # Top of the thread: the line names this error, not the disk.
+            logger.exception("%s was not written", PARTIAL_NAME)
+            report(self._stream_line(f"{PARTIAL_NAME}: {error!r}", states))
         else:
             report(self._partial_line(counts, len(states)))
 

@@ -9,9 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
+from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.run_record import RunRecord, Summary
 from coordinator.scheduling.event_loop import ActiveRun
 from sut.benchmark import Seeds, find_round
+from sut.results.loadgen_figures import LoadGenFigures
 from sut.results.verdict import Verdict
 
 
@@ -63,15 +65,17 @@ class Recorder:
         self._inputs = inputs
         self._round = find_round(seeds)
         self._active_run = active_run
+        self.issue_lateness = IssueLateness()
+        """Measures during the test."""
         self._versions = _versions()
 
-    def record(self, verdict: Verdict, times: RunTimes, loadgen: dict[str, object]) -> RunRecord:
+    def record(self, verdict: Verdict, times: RunTimes, figures: LoadGenFigures) -> RunRecord:
         """Compose the record.
 
         Args:
             verdict: The outcome so far.
             times: Of this run.
-            loadgen: LoadGen's own result figures.
+            figures: LoadGen's own; empty before the end of its test.
 
         Thread: main.
         """
@@ -79,7 +83,8 @@ class Recorder:
         return RunRecord(
             run_id=self.run_id,
             scenario=self._config.scenario,
-            mode=self._config.run_dir.name,
+            mode=self._inputs.run_dir.name,
+            directory=str(self._inputs.run_dir.absolute()),
             verdict=verdict,
             started_utc=times.started_utc,
             ready_s=times.ready_s,
@@ -91,8 +96,10 @@ class Recorder:
             versions=self._versions,
             round=None if self._round is None else self._round.name,
             spec_hash=self._active_run.spec_hash,
-            loadgen=loadgen,
-            summary=Summary.of(self._active_run),
+            loadgen=figures.headline,
+            loadgen_bounds=figures.bounds,
+            loadgen_latencies=figures.latencies,
+            summary=Summary.of(self._active_run, self.issue_lateness.measured_ns()),
         )
 
 

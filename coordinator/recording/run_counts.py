@@ -3,6 +3,7 @@
 import numpy as np
 
 from coordinator.scheduling.event_loop import ActiveRun
+from coordinator.transport.agreement import execution_differences
 from coordinator.transport.worker_link import WorkerLink
 from sut.results.checks import Counts
 
@@ -25,7 +26,12 @@ def collect_counts(run: ActiveRun) -> Counts:
         spec_hashes=tuple(stream.spec_hash for stream in streams),
         num_losses=len(run.scheduler.failover.losses),
         num_continued=int((done["losses"] > 0).sum()),
+        num_repeated_answers=run.scheduler.degenerate.num_repeated,
+        num_equal_answers=run.scheduler.degenerate.num_equal,
         num_silent=sum(is_silent(link) for link in run.fleet.links),
+        execution_differences=tuple(
+            execution_differences([(link.address, info) for link in run.fleet.links for info in link.infos])
+        ),
     )
 
 

@@ -1,10 +1,10 @@
 """The directory of one run: prepared under a hidden name, moved into place when the run begins."""
 
 import contextlib
-import errno
 import fcntl
 import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -14,9 +14,11 @@ from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
 from common.flags import FlagError
-from coordinator.recording.arrow_files import STREAM_NAME, StreamFile
+from coordinator.recording.arrow_files import PARTIAL_NAME, STREAM_NAME, StreamFile, temporary_path
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.run_record import RunRecord
+from sut import log_files
+from sut.log_files import REJECTED_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,17 @@ REMOVE_TIMEOUT_S = 3.0
 RESERVED_NAME = ".reserved"
 RESERVED_BYTES = 1024 * 1024
 _CONF = "user.conf"
+_AUDIT_CONF = "audit.config"
+_RECORD = "run.json"
+_WRITTEN_NAMES = frozenset(
+    [_CONF, _AUDIT_CONF, RESERVED_NAME]
+    + [_RECORD, temporary_path(Path(_RECORD)).name]
+    + [STREAM_NAME, PARTIAL_NAME, temporary_path(Path(PARTIAL_NAME)).name]
+    + [f"{prefix}{name}" for prefix in ("", REJECTED_PREFIX) for name in log_files.NAMES]
+)
+"""Every file that a run writes to its directory."""
+# The first key of run.json, which is written whole or not at all.
+_RECORD_START = re.compile(rb'\{\s*"run_id":\s*"')
 _T = TypeVar("_T")
 
 
@@ -52,12 +65,38 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise FlagError("--output-dir", f"{path} exists; --overwrite replaces it")
+    _check_own(path)
     # A run keeps its user.conf locked until it ends; a directory without that file belongs to no run.
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), (path / _CONF).open("r+") as conf:
         try:
             fcntl.flock(conf, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise FlagError("--output-dir", f"{path} belongs to a run that has not ended") from error
+
+
+def _check_own(path: Path) -> None:
+    """Require a directory that is empty or that a run wrote, and that holds only what a run writes.
+
+    Raises:
+        FlagError: Names what no run wrote.
+    """
+    reason = f"{path} was not written by a run, and --overwrite replaces nothing else"
+    if path.is_symlink() or not path.is_dir():
+        raise FlagError("--output-dir", f"{reason}: it is not a directory")
+    found = list(path.iterdir())
+    for entry in found:
+        if entry.name not in _WRITTEN_NAMES or entry.is_symlink() or not entry.is_file():
+            raise FlagError("--output-dir", f"{reason}: it holds {entry.name!r}")
+    if found and not _starts_a_record(path / _RECORD):
+        raise FlagError("--output-dir", f"{reason}: it holds no {_RECORD} of a run")
+
+
+def _starts_a_record(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return _RECORD_START.match(file.read(100)) is not None
+    except FileNotFoundError:
+        return False
 
 
 class RunDir:
@@ -77,7 +116,7 @@ class RunDir:
             overwrite: Whether `begin` may replace the directory of a run that has ended.
         """
         self.path = path
-        self.audit_config = None if confs.audit is None else path / "audit.config"
+        self.audit_config = None if confs.audit is None else path / _AUDIT_CONF
         """The run's own copy: the given file may lie in the directory that --overwrite replaces."""
         self._confs = confs
         self._files = files
@@ -155,7 +194,7 @@ class RunDir:
 
     def _make(self) -> None:
         """Thread: file thread, as all that follow."""
-        self._check_path()
+        check_free(self.path, overwrite=self._overwrite)
         self._new_parents = [parent for parent in self.path.parents if not parent.exists()]
         self._hidden.mkdir(parents=True)
         conf = self._lock.enter_context((self._hidden / _CONF).open("w", encoding="utf-8"))
@@ -163,17 +202,12 @@ class RunDir:
         conf.write(self._confs.user)
         conf.flush()
         if self._confs.audit is not None:
-            (self._hidden / "audit.config").write_text(self._confs.audit, encoding="utf-8")
+            (self._hidden / _AUDIT_CONF).write_text(self._confs.audit, encoding="utf-8")
         reserve(self._hidden)
 
-    def _check_path(self) -> None:
-        check_free(self.path, overwrite=self._overwrite)
-        if self.path.is_symlink() or (self.path.exists() and not self.path.is_dir()):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self.path))
-
     def _begin(self, record: RunRecord) -> None:
-        self._check_path()
-        record.write(self._hidden / "run.json")
+        check_free(self.path, overwrite=self._overwrite)
+        record.write(self._hidden / _RECORD)
         if self.path.exists():
             os.rename(self.path, self._replaced)
         try:
@@ -191,10 +225,10 @@ class RunDir:
 
     def _write(self, record: RunRecord) -> None:
         try:
-            record.write(self.path / "run.json")
+            record.write(self.path / _RECORD)
         except OSError:
             release(self.path)
-            record.write(self.path / "run.json")
+            record.write(self.path / _RECORD)
 
     def _remove(self) -> None:
         if self._begun:

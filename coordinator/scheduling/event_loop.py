@@ -26,8 +26,8 @@ from protos.columns import PROTOCOL_VERSION
 logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 3.0
-# Interval, in beats, at which received answers are written to disk; limits what a killed coordinator loses.
-BEATS_PER_FLUSH = 10
+# Interval, in beats, at which finished answers are written to disk; limits what a killed coordinator loses.
+BEATS_PER_FLUSH = 2
 OnFailed = Callable[[str], None]
 _T = TypeVar("_T")
 
@@ -188,11 +188,11 @@ class ActiveRun:
         self._beating = asyncio.ensure_future(self._beat())
 
     def settle(self) -> None:
-        """Ask every worker for its final counts.
+        """Ask every worker for its final counts, and count the last answers.
 
         Thread: main; blocks, bounded.
         """
-        self._event_loop.call(self._streams.settle())
+        self._event_loop.call(self._settle())
 
     def end(self) -> None:
         """Stop the checks and stop reading all streams.
@@ -213,6 +213,10 @@ class ActiveRun:
             TimeoutError: The loop does not respond.
         """
         return self._event_loop.call(self._abandon(), STOP_TIMEOUT_S)
+
+    async def _settle(self) -> None:
+        await self._streams.settle()
+        self.scheduler.keep_answers()
 
     async def _halt(self) -> None:
         self._beating.cancel()

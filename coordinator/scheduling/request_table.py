@@ -21,6 +21,7 @@ from coordinator.scheduling.request_columns import (
     TokenCounts,
 )
 from coordinator.scheduling.token_arena import TokenArena
+from protos import worker_pb2 as pb
 from protos.columns import FrameError, RequestNames, TokenColumns, TokenIds, slots_of
 
 NO_WORKER = -1
@@ -90,9 +91,15 @@ class RequestTable:
         facts = self._facts
         self._samples, self._losses = facts["sample"], facts["losses"]
         self._prompt_lens, self._prefill_lens = facts["prompt_len"], facts["prefill_len"]
-        self._num_tokens = facts["num_tokens"]
+        self._num_tokens, self._given_tokens = facts["num_tokens"], facts["given_tokens"]
+        self._stalled_losses = facts["stalled_losses"]
         self._issued_ns, self._sent_ns = facts["issued_ns"], facts["sent_ns"]
         self._given_ns, self._first_ns = facts["given_ns"], facts["first_ns"]
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest answer of the run, in tokens."""
+        return self._max_new_tokens
 
     @property
     def done(self) -> NDArray[np.void]:
@@ -126,6 +133,7 @@ class RequestTable:
         self._issued_ns[slots] = requests.issued_ns
         self._sent_ns[slots] = self._given_ns[slots] = requests.sent_ns
         self._losses[slots] = self._num_tokens[slots] = self._first_ns[slots] = 0
+        self._stalled_losses[slots] = self._given_tokens[slots] = 0
         self._hold(slots, worker)
         return self.names(slots)
 
@@ -142,6 +150,7 @@ class RequestTable:
         self._issued_ns[slot], self._sent_ns[slot] = times_ns
         self._given_ns[slot] = times_ns[1]
         self._losses[slot] = self._num_tokens[slot] = self._first_ns[slot] = 0
+        self._stalled_losses[slot] = self._given_tokens[slot] = 0
         generation: int = self._holders.item(slot) & _GENERATION_MASK
         self._holders[slot] = generation | worker
         return generation | slot
@@ -155,8 +164,8 @@ class RequestTable:
             now_ns: When the frame arrived.
 
         Raises:
-            FrameError: A request is not on this worker, has two rows, or exceeds its budget; then the
-                table is unchanged.
+            FrameError: A request is not on this worker, has two rows, exceeds its budget, or ends in a way
+                that its tokens contradict; then the table is unchanged.
         """
         if len(columns.requests) == 1:
             return self._add_row(worker, columns, now_ns)
@@ -166,6 +175,8 @@ class RequestTable:
         after = before + (1 if columns.counts is None else columns.counts)
         if np.maximum.reduce(after, initial=0) > self._max_new_tokens:
             raise self._overrun(worker)
+        if len(columns.finished_rows):
+            self._check_ends(worker, columns, before, after)
         self._arena.append(slots, before, columns.counts, columns.tokens)
         self._num_tokens[slots] = after
         self.num_tokens += len(columns.tokens)
@@ -189,10 +200,13 @@ class RequestTable:
             raise self._not_held(worker)
         num_new = len(columns.tokens)
         before = self._num_tokens.item(slot)
-        if before + num_new > self._max_new_tokens:
+        after = before + num_new
+        if after > self._max_new_tokens:
             raise self._overrun(worker)
+        if len(columns.finished_rows):
+            self._check_end(worker, columns.finish_reasons.item(), num_new, after)
         self._arena.append_row(slot, before, columns.tokens)
-        self._num_tokens[slot] = before + num_new
+        self._num_tokens[slot] = after
         self.num_tokens += num_new
         first_slots = [slot] if not before and num_new else []
         if first_slots:
@@ -248,6 +262,18 @@ class RequestTable:
         slots = np.flatnonzero((self._holders & _WORKER) != _WORKER)
         return slots, self._num_tokens[slots], self._given_ns[slots]
 
+    def running(self) -> tuple[TokenCounts, TimesNs]:
+        """Return the answers of the requests on workers.
+
+        Returns:
+            (R,) tokens received, and (S,) time from issue to the first token of those that have one.
+
+        Thread: any; requests that change meanwhile may be counted as before or as after.
+        """
+        slots, counts, _ = self.held()
+        issued_ns, first_ns = self._issued_ns[slots], self._first_ns[slots]
+        return counts, (first_ns - issued_ns)[first_ns > 0]
+
     def in_flight(self) -> Slots:
         """Return all requests in flight, including those without a worker."""
         flying = np.ones(self._num_slots, np.bool_)
@@ -271,13 +297,15 @@ class RequestTable:
         resumed = (self._prefill_lens[slots] > 0) & (self._losses[slots] > 0)
         self._num_resumed -= int(resumed.sum())
         self._losses[slots] += 1
+        stalled = self._num_tokens[slots] == self._given_tokens[slots]
+        self._stalled_losses[slots] = (self._stalled_losses[slots] + 1) * stalled
         self._prefill_lens[slots] = 0
         self._holders[slots] = (self._holders[slots] | _WORKER) + _NEXT_GENERATION
 
     def reassign(self, slots: Slots, worker: int, now_ns: int) -> RequestNames:
         """Assign requests without a worker to another one; returns their new names, (R,)."""
         self._prefill_lens[slots] = self._prompt_lens[slots] + self._num_tokens[slots]
-        self._given_ns[slots] = now_ns
+        self._given_ns[slots], self._given_tokens[slots] = now_ns, self._num_tokens[slots]
         self._hold(slots, worker)
         self._num_resumed += len(slots)
         return self.names(slots)
@@ -322,6 +350,28 @@ class RequestTable:
         if (self._row_marks[slots] != order).any():
             raise FrameError(f"worker {worker}: two rows of one request")
 
+    def _check_ends(
+        self, worker: int, columns: TokenColumns, before: TokenCounts, after: NDArray[Any]
+    ) -> None:
+        """Check the ends of a frame; a frame ends few requests."""
+        rows = columns.finished_rows
+        num_new = (after[rows] - before[rows]).tolist()
+        for ends in zip(columns.finish_reasons.tolist(), num_new, after[rows].tolist(), strict=True):
+            self._check_end(worker, *ends)
+
+    def _check_end(self, worker: int, reason: int, num_new: int, after: int) -> None:
+        """Check an end: LENGTH at the budget, STOP with the frame that brings the stop id.
+
+        TokenRules checks that the token is a stop id. An answer may also end without any token, which LoadGen
+        counts as an error.
+        """
+        if reason == pb.FINISH_REASON_LENGTH and after < self._max_new_tokens:
+            raise FrameError(
+                f"worker {worker}: an answer ends with LENGTH at {after} of {self._max_new_tokens} tokens"
+            )
+        if reason == pb.FINISH_REASON_STOP and after and not num_new:
+            raise FrameError(f"worker {worker}: an answer ends with STOP after its tokens")
+
     def _beyond(self, worker: int, slot: int) -> FrameError:
         return FrameError(f"worker {worker}: slot {slot} of {self._num_slots}")
 
@@ -332,16 +382,21 @@ class RequestTable:
         return FrameError(f"worker {worker}: an answer beyond {self._max_new_tokens} tokens")
 
     def _grow(self) -> None:
-        """Double the number of slots."""
+        """Double the number of slots.
+
+        Raises:
+            MemoryError: There is no memory for them; the table is unchanged.
+        """
         old = self._num_slots
-        self._num_slots = 2 * old
+        holders = np.concatenate([self._holders, np.full(old, self._unheld, np.uint64)])
+        loadgen_ids, row_marks = _doubled(self._loadgen_ids), np.zeros(2 * old, np.int64)
+        facts = {name: _doubled(column) for name, column in self._facts.items()}
         self._arena.grow(2 * old)
-        self._holders = np.concatenate([self._holders, np.full(old, self._unheld, np.uint64)])
-        self._loadgen_ids = _doubled(self._loadgen_ids)
-        self._facts = {name: _doubled(column) for name, column in self._facts.items()}
-        self._name_columns()
-        self._row_marks = np.zeros(2 * old, np.int64)
         self._free[:0] = range(2 * old - 1, old - 1, -1)
+        self._holders, self._loadgen_ids, self._row_marks = holders, loadgen_ids, row_marks
+        self._facts = facts
+        self._name_columns()
+        self._num_slots = 2 * old
 
 
 _FACTS = {name: ROW[name] for name in ROW.names or () if name != "worker"}

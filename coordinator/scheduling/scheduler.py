@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from coordinator.scheduling import routing
 from coordinator.scheduling.backlog import Backlog, IssuedRequests
+from coordinator.scheduling.degenerate_answers import DegenerateAnswers
 from coordinator.scheduling.failover import Failover
 from coordinator.scheduling.request_columns import NewRequests, Slots, TokenCounts
 from coordinator.scheduling.request_table import RequestTable
@@ -23,7 +24,7 @@ from coordinator.scheduling.throughput import relative_speeds
 from coordinator.scheduling.worker_load import WorkerLoad
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
-from protos.columns import FrameError, PromptColumns, TokenColumns, TokenIds
+from protos.columns import PromptColumns, TokenColumns, TokenIds, TokenRules
 from sut.dataset import Dataset
 from sut.sut import Reports
 
@@ -46,7 +47,7 @@ class Task(NamedTuple):
     max_new_tokens: int
     """Token budget of each request."""
     max_losses: int
-    """The run fails when one request has lost its worker this many times."""
+    """The run fails when one request has lost its worker this many times in a row without a new token."""
     keep: Keep
     """Receives every finished answer."""
 
@@ -76,7 +77,7 @@ class Scheduler:
 
         Args:
             task: Inputs and callbacks of the run.
-            links: All workers; requests are sent to admitted ones only.
+            links: All workers, which agree; requests are sent to admitted ones only.
             on_failed: Called with the reason when the run cannot continue.
             loop: The event loop on which all methods except `issue` run.
         """
@@ -89,9 +90,11 @@ class Scheduler:
         self._wake_up_pending = False
         self.loads = [WorkerLoad(link) for link in links]
         self._ready: list[WorkerLoad] = []
+        self._token_rules = TokenRules(links[0].info.vocab_size, links[0].info.stop_token_ids)
         self.table = RequestTable(task.max_new_tokens, first_generation=secrets.randbits(32))
         self.backlog = Backlog()
         self.failover = Failover(self.table, task.dataset, task.max_new_tokens, task.max_losses)
+        self.degenerate = DegenerateAnswers()
         self._failed = False
         self.num_issued = 0
         """Number of requests that LoadGen has issued."""
@@ -128,14 +131,14 @@ class Scheduler:
         """Store a frame, report it to LoadGen, and refill the worker's window.
 
         Raises:
-            FrameError: The frame does not match the requests on the worker.
+            FrameError: The frame does not match the requests on the worker, or holds a token or an end that
+                no answer of this run can have; then nothing of it is stored.
         """
         now_ns = time.monotonic_ns()
         load = self.loads[worker]
         if load.moved:
             columns = load.without_moved(columns)
-        if len(columns.tokens) and np.maximum.reduce(columns.tokens.view(np.uint32)) >= load.vocab_size:
-            raise FrameError(f"a token id outside the vocabulary of {load.vocab_size}")
+        self._token_rules.check(columns)
         arrivals = self.table.add_tokens(worker, columns, now_ns)
         if arrivals.prefilled_tokens:
             load.prefilled(arrivals.prefilled_tokens)
@@ -165,7 +168,9 @@ class Scheduler:
     def keep_answers(self) -> None:
         """Pass on the answers finished since the last call, in one copy, which costs less than many."""
         if self.table.num_untaken:
-            self._task.keep(*self.table.take_answers())
+            answers = self.table.take_answers()
+            self._task.keep(*answers)
+            self.degenerate.add(*answers)
 
     def lose(self, worker: int, reason: str) -> None:
         """Continue a lost worker's requests on other workers."""
@@ -315,14 +320,14 @@ class Scheduler:
         complete = self.failover.take_from(load, slots, reason, now_ns)
         self._finish(complete.tolist(), [pb.FINISH_REASON_LENGTH] * len(complete), now_ns)
         rows = self.table.rows(slots)
-        suspects = rows[(rows["losses"] >= self._task.max_losses) & ~np.isin(slots, complete)]
+        suspects = rows[(rows["stalled_losses"] >= self._task.max_losses) & ~np.isin(slots, complete)]
         if len(suspects):
             self._failed = True
             named = ", ".join(map(str, suspects["sample"][:MAX_NAMED]))
             more = f" and {len(suspects) - MAX_NAMED} more" if len(suspects) > MAX_NAMED else ""
             self._on_failed(
-                f"sample {named}{more} was taken from {self._task.max_losses} workers in a row "
-                f"(--max-worker-losses), the last {load.address}: {reason}"
+                f"sample {named}{more} was taken from {self._task.max_losses} workers in a row without a new "
+                f"token (--max-worker-losses), the last {load.address}: {reason}"
             )
 
     def _finish(self, slots: list[int], reasons: list[int], now_ns: int) -> None:

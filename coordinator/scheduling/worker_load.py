@@ -43,7 +43,6 @@ class WorkerLoad:
         self.report_delays.append(ReportDelays(stream.counts, array("q")))
 
     def _reset(self) -> None:
-        self.vocab_size = self._link.info.vocab_size
         self.max_num_seqs = self._link.info.max_num_seqs
         self.outstanding = 0
         """Requests sent and not finished."""

@@ -9,10 +9,17 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from common.idle_timer import IdleTimer
+from common.text import printable
 from coordinator.transport.access import Access
-from coordinator.transport.agreement import FleetError, check_agreement, check_equal
+from coordinator.transport.agreement import (
+    Agreement,
+    FleetError,
+    check_agreement,
+    execution_differences,
+)
 from coordinator.transport.connect_errors import diagnose
 from coordinator.transport.stream import BEAT_INTERVAL_S, CALL_TIMEOUT_S, Limits, WorkerLost
+from coordinator.transport.worker_answers import MAX_DETAIL_LEN
 from coordinator.transport.worker_link import Probe, Readiness, WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import TokenColumns
@@ -21,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 PROBE_INTERVAL_S = 0.5
 REPORT_INTERVAL_S = 10.0
+REPLICA_IS_NODE = "a node, where a worker is expected"
 
 
 class Patience(NamedTuple):
@@ -90,6 +98,9 @@ class Fleet:
             nodes, self.links = self.links, self._make_links(addresses)
             await asyncio.gather(*(node.close() for node in nodes))
             await self._wait_serving(deadline_s, timeout_s)
+        for link in self.links:
+            if link.info.replicas:
+                raise FleetError(f"{link.address}: {REPLICA_IS_NODE}")
         check_agreement(self.links)
 
     def _make_links(self, addresses: Sequence[str]) -> list[WorkerLink]:
@@ -135,14 +146,16 @@ class Fleet:
             receiver: Receives frames, losses and admissions from now on.
 
         Raises:
-            FleetError: A worker refuses, or workers return different hashes.
+            FleetError: A worker refuses, or would answer differently than the others.
         """
+        agreement = Agreement(opening.spec, self.links[0].address, self.links[0].info)
         try:
-            answers = await asyncio.gather(*(link.open(opening) for link in self.links))
+            await asyncio.gather(*(link.open(opening, agreement.check_opened) for link in self.links))
         except WorkerLost as error:
             raise FleetError(str(error)) from error
-        check_equal("run specification", self.links, [answer.spec_hash for answer in answers])
-        return OpenFleet(self, opening, answers[0].spec_hash, receiver)
+        for line in execution_differences([(link.address, link.stream.counts.info) for link in self.links]):
+            logger.warning("workers may differ in %s", line)
+        return OpenFleet(self, opening, agreement, receiver)
 
     async def close(self) -> None:
         """End every stream and channel."""
@@ -153,11 +166,14 @@ class Fleet:
         return await diagnose(link.address, self._access)
 
     async def _check_reachable(self, pending: Sequence[tuple[WorkerLink, Probe]]) -> None:
-        """Stop waiting if a worker is unreachable because of the flags of either side.
+        """Stop waiting if a worker answers wrongly, or is unreachable because of the flags of either side.
 
         Raises:
             FleetError: Names the first such worker and the cause.
         """
+        for link, probe in pending:
+            if probe.readiness is Readiness.UNFIT:
+                raise FleetError(f"{link.address}: {probe.detail}")
         unreachable = [link for link, probe in pending if probe.readiness is Readiness.UNREACHABLE]
         reasons = await asyncio.gather(*map(self.explain, unreachable))
         for link, reason in zip(unreachable, reasons, strict=True):
@@ -180,16 +196,17 @@ class Fleet:
 class OpenFleet:
     """The open streams of one run; reopens a worker's stream after a loss."""
 
-    def __init__(self, fleet: Fleet, opening: pb.Open, spec_hash: str, receiver: Receiver) -> None:
+    def __init__(self, fleet: Fleet, opening: pb.Open, agreement: Agreement, receiver: Receiver) -> None:
         """Start reading and writing the open streams of all links.
 
         Args:
             fleet: Fleet whose links have open streams.
             opening: First message of the stream to a readmitted worker.
-            spec_hash: Hash that a readmitted worker must return.
+            agreement: What a readmitted worker must agree with.
             receiver: Receives frames, losses and admissions.
         """
-        self.spec_hash = spec_hash
+        self.spec_hash = agreement.spec_hash
+        self._agreement = agreement
         self._fleet = fleet
         self._patience = fleet.patience
         self._opening = opening
@@ -291,18 +308,32 @@ class OpenFleet:
 
     async def _try(self, link: WorkerLink) -> str:
         """Try to open a stream to a lost worker; returns what prevents it, or an empty string."""
+        try:
+            return await self._reopen(link)
+        except (FleetError, WorkerLost) as error:
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - no answer of one address may end the run
+            return printable(repr(error), MAX_DETAIL_LEN)
+
+    async def _reopen(self, link: WorkerLink) -> str:
+        """Check a lost worker as at the start, and open a stream to it.
+
+        Returns:
+            What prevents it, or an empty string.
+
+        Raises:
+            FleetError: The worker would answer differently than the others.
+            WorkerLost: The worker refuses the run.
+        """
         probe = await link.probe()
         if probe.readiness is Readiness.UNREACHABLE:
             return await self._fleet.explain(link) or probe.detail
         if probe.readiness is not Readiness.SERVING:
             return probe.detail
+        if link.info.replicas:
+            return REPLICA_IS_NODE
         others = [other for other in self._fleet.live if other is not link]
-        try:
-            check_agreement([*others, link])
-            opened = await link.open(self._opening)
-        except (FleetError, WorkerLost) as error:
-            return str(error)
-        if opened.spec_hash != self.spec_hash:
-            await link.reconnect()
-            return f"run specification {opened.spec_hash} differs from {self.spec_hash}"
+        check_agreement([link, *others])
+        self._agreement.check_info(link.address, link.info)
+        await link.open(self._opening, self._agreement.check_opened)
         return ""

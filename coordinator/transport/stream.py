@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import grpc
@@ -13,6 +13,7 @@ import grpc
 from common.idle_timer import IdleTimer
 from common.text import printable
 from coordinator.transport.final_status import FinalStatus
+from coordinator.transport.worker_answers import AnswerError, check_info, clean
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import (
@@ -75,6 +76,8 @@ class StreamCounts:
     settled: bool = False
     """Whether the last pong contains the final counts."""
     spec_hash: str = ""
+    info: pb.WorkerInfo = field(default_factory=pb.WorkerInfo)
+    """The worker as it described itself when it opened the stream."""
     round_trip_ns: int = 0
     """Shortest round trip of a ping."""
     clock_offset_ns: int = 0
@@ -132,9 +135,14 @@ class Stream:
             raise await self._lost(None)
         if first.WhichOneof("message") != "opened":
             raise WorkerLost(self._address, f"answers open with {first.WhichOneof('message')}")
+        try:
+            clean(first.opened)
+            check_info(first.opened.info)
+        except AnswerError as error:
+            raise WorkerLost(self._address, f"answers open with {error}") from error
         if first.opened.run_id != opening.run_id:
             raise WorkerLost(self._address, f"answers for run {first.opened.run_id!r}")
-        self.counts.spec_hash = first.opened.spec_hash
+        self.counts.spec_hash, self.counts.info = first.opened.spec_hash, first.opened.info
         beats = first.opened.info.coordinator_timeout_s / PINGS_PER_TIMEOUT / BEAT_INTERVAL_S
         self._beats_per_ping = int(min(max(beats, 1), MAX_BEATS_PER_PING))
         return first.opened

@@ -1,16 +1,28 @@
 """The coordinator's connection to one worker for a whole run: channel, probes and streams."""
 
+from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
+from common.text import printable
 from coordinator.transport.access import Access
 from coordinator.transport.stream import CALL_TIMEOUT_S, Stream, StreamCounts
+from coordinator.transport.worker_answers import (
+    MAX_DETAIL_LEN,
+    AnswerError,
+    ask_health,
+    ask_info,
+    check_serving,
+    details_of,
+)
 from protos import worker_pb2 as pb
-from protos import worker_pb2_grpc as rpc
-from protos.columns import CHANNEL_OPTIONS, SERVICE
+from protos.columns import CHANNEL_OPTIONS
+
+Check = Callable[[str, pb.Opened], None]
+"""Checks the answer to `open` of the worker at an address."""
 
 
 class Readiness(Enum):
@@ -21,6 +33,8 @@ class Readiness(Enum):
     """The address answers but does not serve yet."""
     UNREACHABLE = "unreachable"
     """The address does not answer."""
+    UNFIT = "unfit"
+    """The address answers what no worker of this protocol answers."""
 
 
 class Probe(NamedTuple):
@@ -28,7 +42,7 @@ class Probe(NamedTuple):
 
     readiness: Readiness
     detail: str
-    """For the user: health status or gRPC error, and the replicas of a node that do not serve."""
+    """One printable line: health status or error, and the replicas of a node that do not serve."""
 
 
 class WorkerLink:
@@ -65,45 +79,54 @@ class WorkerLink:
         return self._stream
 
     @property
+    def infos(self) -> list[pb.WorkerInfo]:
+        """The worker on each stream, oldest first; before the first stream its answer to GetInfo."""
+        return [counts.info for counts in self.stream_counts] or [self.info]
+
+    @property
     def replica_addresses(self) -> list[str]:
         """Addresses of a node's replicas; for a worker its own address."""
         return replica_addresses(self.address, self.info) or [self.address]
 
     async def probe(self) -> Probe:
         """Query the worker's health and info once."""
-        health = health_pb2_grpc.HealthStub(self._channel)
         try:
-            answer = await health.Check(
-                health_pb2.HealthCheckRequest(service=SERVICE), timeout=CALL_TIMEOUT_S
-            )
-            info = await rpc.WorkerStub(self._channel).GetInfo(pb.GetInfoRequest(), timeout=CALL_TIMEOUT_S)
+            health = await ask_health(self._channel, CALL_TIMEOUT_S)
+            info = await ask_info(self._channel, self.address, CALL_TIMEOUT_S)
+            serving = health == health_pb2.HealthCheckResponse.SERVING
+            if serving:
+                check_serving(info)
         except grpc.aio.AioRpcError as error:
-            details = (error.details() or "").rpartition(": ")[2]
-            return Probe(Readiness.UNREACHABLE, f"unreachable ({error.code().name}: {details})")
-        serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+            return Probe(Readiness.UNREACHABLE, f"unreachable ({error.code().name}: {details_of(error)})")
+        except AnswerError as error:
+            return Probe(Readiness.UNFIT, str(error))
         # The info of a worker that is loading is incomplete.
         if serving or info.replicas:
             self.info = info
-        status: str = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        status: str = health_pb2.HealthCheckResponse.ServingStatus.Name(health)
         if serving:
             return Probe(Readiness.SERVING, status)
-        return Probe(Readiness.NOT_SERVING, status + _describe_unready_replicas(info))
+        detail = printable(status + _describe_unready_replicas(info), MAX_DETAIL_LEN)
+        return Probe(Readiness.NOT_SERVING, detail)
 
-    async def open(self, opening: pb.Open) -> pb.Opened:
+    async def open(self, opening: pb.Open, check: Check) -> None:
         """Begin the run on this worker, on a new stream.
+
+        Args:
+            opening: First message of the stream.
+            check: Raises if the worker's answer is not acceptable; the stream is then cancelled.
 
         Raises:
             WorkerLost: The worker refuses or does not answer in time.
         """
         stream = Stream(self.address, self._channel, self._access.metadata)
         try:
-            opened = await stream.open(opening)
+            check(self.address, await stream.open(opening))
         except BaseException:
             stream.cancel()
             raise
         self._stream = stream
         self.stream_counts.append(stream.counts)
-        return opened
 
     def begin(self) -> None:
         """Mark the open stream as carrying requests."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from sut.benchmark import MeanBounds
+from sut.results.deviations import Setup
 from sut.results.logs import AccuracyLog, DetailLog
 from sut.settings import Scenario
 
@@ -11,6 +13,12 @@ STEP_BOUND_NS = 5_000_000
 """Larger steps of the system clock make a run INVALID."""
 DRIFT_BOUND_PPM = 500
 """Maximum slew rate of the Linux clock (adjtimex, MAXFREQ)."""
+DEGENERATE_BOUND = 0.01
+"""Largest share of degenerate answers in a graded run.
+
+A degenerate answer is wrong, and the checker requires 99 % of the reference's accuracy: a model as good as
+the reference misses that if more than 1 % of its answers are degenerate.
+"""
 # LoadGen prints six digits, so the relative error of a figure is at most half a unit of the sixth digit,
 # 5e-6 for 1.00000. The error of a quotient of two is at most (1 + 5e-6) / (1 - 5e-6) - 1 = 1.000005e-5.
 _QUOTIENT_ERROR = 1.00001e-5
@@ -69,8 +77,14 @@ class Counts:
     """Number of worker losses."""
     num_continued: int
     """Requests that continued on another worker at least once."""
+    num_repeated_answers: int
+    """Answers of at least 8 tokens that repeat one token."""
+    num_equal_answers: int
+    """Answers of at least 8 tokens that equal an earlier answer to a different sample."""
     num_silent: int
     """Workers that were not lost but did not report final token counts."""
+    execution_differences: tuple[str, ...]
+    """One line for each property in which workers may differ, and do, over all streams of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +127,26 @@ def loadgen_result(detail: DetailLog) -> VerdictCheck:
     """Require LoadGen's VALID; LoadGen gives no reason if only early stopping fails."""
     result = detail.values.get("result_validity")
     unmet = [f"not {key}" for key in _CONSTRAINTS if detail.values.get(key) is False]
-    reasons = ", ".join([str(detail.values.get("result_invalid_reason") or ""), *unmet]).strip(", ")
+    reasons = ", ".join([*_invalid_reasons(detail), *unmet])
     return VerdictCheck(
         "loadgen_result", result == "VALID", f"{result}" + (f" ({reasons})" if reasons else "")
     )
 
 
-def loadgen_errors(detail: DetailLog) -> VerdictCheck:
-    """Require a detail log without errors; LoadGen's VALID does not depend on them."""
+def _invalid_reasons(detail: DetailLog) -> list[str]:
+    """Split LoadGen's reason into its sentences: LoadGen joins them with bullets and line breaks."""
+    parts = str(detail.values.get("result_invalid_reason") or "").split(" * ")
+    return [sentence for part in parts if (sentence := " ".join(part.split()).strip("*. "))]
+
+
+def loadgen_errors(detail: DetailLog, accuracy: bool) -> VerdictCheck:
+    """Require a whole detail log without errors; LoadGen's VALID does not depend on them.
+
+    LoadGen does not check its writes: on a full disk the log ends early, and errors behind that are missing.
+    """
+    last_key = "power_end" if accuracy else "num_errors"
+    if last_key not in detail.values:
+        return VerdictCheck("loadgen_errors", False, f"the detail log is cut short: it has no {last_key}")
     first = f", first {detail.errors[0]}" if detail.errors else ""
     return VerdictCheck(
         "loadgen_errors", not detail.errors, f"{len(detail.errors)} errors in the detail log{first}"
@@ -184,9 +210,17 @@ def _logged_sum(detail: DetailLog, scenario: Scenario) -> float | None:
 
 
 def accuracy_log(accuracy: AccuracyLog, expected: int | None) -> VerdictCheck:
-    """Compare the log's tokens with its bytes, and with the reported tokens if it has every answer."""
-    same = accuracy.num_bytes == 4 * accuracy.num_tokens and expected in (None, accuracy.num_tokens)
+    """Compare the log's tokens with its bytes, and with the reported tokens if it has every answer.
+
+    The scripts that grade read the log as one JSON list, which a full disk cuts short.
+    """
+    same = (
+        accuracy.is_whole
+        and accuracy.num_bytes == 4 * accuracy.num_tokens
+        and expected in (None, accuracy.num_tokens)
+    )
     seen = f"{accuracy.entries.total()} entries, {accuracy.num_tokens} tokens, {accuracy.num_bytes} bytes"
+    seen += "" if accuracy.is_whole else ", cut short: the list is not closed"
     return VerdictCheck("accuracy_log", same, seen)
 
 
@@ -220,11 +254,49 @@ def accuracy_coverage(accuracy: AccuracyLog, expected: int) -> VerdictCheck:
     return VerdictCheck("coverage", len(once) == expected and extra == 0, seen)
 
 
+def output_length(accuracy: AccuracyLog, bounds: MeanBounds) -> VerdictCheck:
+    """Require a mean answer length within a compliance test's bounds.
+
+    Source: compliance/TEST09/run_verification.py: the mean of len(data) / 4 over all entries of the accuracy
+    log, both bounds inclusive.
+    """
+    mean = accuracy.num_bytes / 4 / max(accuracy.entries.total(), 1)
+    return VerdictCheck(
+        "output_length",
+        bounds.low <= mean <= bounds.high,
+        f"mean answer {mean:.2f} tokens of {bounds.low} to {bounds.high}",
+    )
+
+
+def degenerate_answers(counts: Counts, setup: Setup) -> VerdictCheck:
+    """Require few degenerate answers in a graded run: those that repeat one token or equal another one.
+
+    In any other run, or with random weights, many of them are a warning.
+    """
+    # A deterministic sampler gives equal prompts equal answers.
+    num_equal = max(0, counts.num_equal_answers - setup.num_equal_prompts)
+    bound = DEGENERATE_BOUND * counts.num_done
+    many = max(counts.num_repeated_answers, num_equal) > bound
+    seen = (
+        f"{counts.num_repeated_answers} of {counts.num_done} answers repeat one token, {num_equal} equal "
+        f"the answer to another prompt, bound {bound:g} each"
+    )
+    passed = not many or setup.grader is None or setup.random_weights
+    return VerdictCheck("degenerate_answers", passed, seen, warning=many)
+
+
 def configuration(counts: Counts) -> VerdictCheck:
     """Require the same specification hash on all streams of the run."""
     kinds = sorted(set(counts.spec_hashes))
     seen = f"{len(counts.spec_hashes)} streams, specification {', '.join(kind[:12] for kind in kinds) or '-'}"
     return VerdictCheck("configuration", len(kinds) == 1, seen)
+
+
+def equal_execution(counts: Counts) -> VerdictCheck:
+    """Report differences in parallel sizes, backends, batch limits and CUDA graphs; never fails."""
+    differing = counts.execution_differences
+    seen = "; ".join(differing) or "parallel sizes, backends and batch limits are equal"
+    return VerdictCheck("equal_execution", True, seen, warning=bool(differing))
 
 
 def continuation(counts: Counts) -> VerdictCheck:

@@ -4,11 +4,12 @@ Source: tools/submission/submission_checker (v6.1) for LoadGen's settings; infer
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from sut.benchmark import BENCHMARK, Seeds, find_round, unknown_round
+from sut.benchmark import BENCHMARK, ComplianceTest, Seeds, audit_values, find_round, unknown_round
 from sut.results.logs import DetailLog
 from sut.settings import GenerationConfig, Mode, Scenario
 
@@ -26,6 +27,8 @@ class EngineReport(NamedTuple):
     name: str
     args: Mapping[str, str]
     """Effective engine arguments, values as JSON."""
+    stop_ids: tuple[int, ...]
+    """Token ids that end an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,18 +39,39 @@ class Setup:
     mode: Mode
     num_samples: int
     """Rows of the data set."""
+    column_names: tuple[str, ...]
+    """Columns of the data set."""
+    rows_by_dataset: Mapping[str, int]
+    """Rows by the text in the column `dataset`."""
+    num_equal_prompts: int
+    """Samples whose answer may equal that of another sample: with the same sampler and prompt."""
     generation: GenerationConfig
     audit_config: str | None
     """Text of a compliance test's audit.config; None in any other run."""
     engines: tuple[EngineReport, ...]
-    """One per worker."""
+    """One per worker, and one more for each time that a worker came back."""
     seeds: Seeds
     """LoadGen's seeds."""
+    random_weights: bool
+    """Whether the user says that the model's weights are random."""
 
     @property
     def accuracy(self) -> bool:
         """Whether it is an accuracy run; a compliance test is a performance run."""
         return self.mode is Mode.ACCURACY
+
+    @property
+    def compliance_test(self) -> ComplianceTest | None:
+        """The compliance test; None in any other run."""
+        return None if self.audit_config is None else BENCHMARK.compliance_test(self.audit_config)
+
+    @property
+    def grader(self) -> str | None:
+        """Script of the reference that grades the answers of this run; None if no answer is graded."""
+        if self.accuracy:
+            return "eval_mlperf_accuracy.py"
+        test = self.compliance_test
+        return None if test is None or test.mean_answer_len else f"run_verification.py of {test.name}"
 
     @property
     def official_rows(self) -> int:
@@ -57,7 +81,7 @@ class Setup:
     @property
     def performance_sample_count(self) -> int:
         """LoadGen's performance sample count in a submission; accuracy runs set it without using it."""
-        test = None if self.audit_config is None else BENCHMARK.compliance_test(self.audit_config)
+        test = self.compliance_test
         return BENCHMARK.performance_sample_count if test is None else test.num_samples
 
 
@@ -149,7 +173,35 @@ def _setup_deviations(setup: Setup) -> list[str]:
     found = [] if find_round(setup.seeds) else [unknown_round(setup.seeds)]
     if setup.num_samples != setup.official_rows:
         found.append(f"the data set has {setup.num_samples} rows, not {setup.official_rows}")
+    if setup.random_weights:
+        found.append("--random-weights: the answers are those of no trained model")
+    found += [*_grading_deviations(setup), *_audit_deviations(setup)]
     return [*found, *_sampling_deviations(setup), *_engine_deviations(setup)]
+
+
+def _grading_deviations(setup: Setup) -> list[str]:
+    """List what the script that grades the answers does not find in the data set."""
+    missing = [name for name in BENCHMARK.grading_columns if name not in setup.column_names]
+    if setup.grader is not None and missing:
+        return [f"{setup.grader} cannot grade the answers: the data set has no column {missing[0]}"]
+    if not setup.accuracy or setup.num_samples != setup.official_rows:
+        return []
+    rows = Counter[str]()
+    for name, num_rows in setup.rows_by_dataset.items():
+        rows[name.lower()] += num_rows
+    return [
+        f"the data set has {rows[name]} rows of {name}, not {official}"
+        for name, official in BENCHMARK.accuracy_rows.items()
+        if rows[name] != official
+    ]
+
+
+def _audit_deviations(setup: Setup) -> list[str]:
+    """Compare the thresholds in the audit.config with the official ones."""
+    if setup.audit_config is None or setup.compliance_test is None:
+        return []
+    official = setup.compliance_test.thresholds
+    return _violations(itertools.starmap(Requirement, official.items()), audit_values(setup.audit_config))
 
 
 def _sampling_deviations(setup: Setup) -> list[str]:
@@ -169,21 +221,39 @@ def _engine_deviations(setup: Setup) -> list[str]:
     Source: inference_rules.adoc: the KV cache must not apply across queries; speculative decoding is allowed
     only in Interactive.
     """
-    addresses: dict[str, list[str]] = {}
+    # Keys of the inner dictionaries are the addresses, in order; a worker that came back counts once.
+    addresses: dict[str, dict[str, None]] = {}
     for engine in setup.engines:
         for text in _engine_texts(engine, setup.scenario):
-            addresses.setdefault(text, []).append(engine.address)
+            addresses.setdefault(text, {})[engine.address] = None
+    num_workers = len({engine.address for engine in setup.engines})
     return [
-        f"{text}: {len(found)} of {len(setup.engines)} workers, first {found[0]}"
+        f"{text}: {len(found)} of {num_workers} workers, first {next(iter(found))}"
         for text, found in addresses.items()
     ]
 
 
 def _engine_texts(engine: EngineReport, scenario: Scenario) -> list[str]:
-    found = [] if engine.name == "vllm" else [f"engine is {engine.name}, not vllm"]
-    if engine.args.get("enable_prefix_caching", "false") != "false":
-        found.append(f"enable_prefix_caching is {engine.args['enable_prefix_caching']}, not false")
+    found = _vllm_texts(engine) if engine.name == "vllm" else [f"engine is {engine.name}, not vllm"]
     if scenario is not Scenario.INTERACTIVE:
         drafting = [name for name in _SPECULATIVE if name in engine.args]
         found += [f"{name} is set in {scenario}, only Interactive allows it" for name in drafting]
     return found
+
+
+def _vllm_texts(engine: EngineReport) -> list[str]:
+    """List what a scripted engine does not have: the benchmark's stop ids, weights and a prefix cache."""
+    found = []
+    stop_ids, official = sorted(engine.stop_ids), sorted(stop.token_id for stop in BENCHMARK.stop_ids)
+    if stop_ids != official:
+        found.append(f"stop ids are {_listed(stop_ids)}, not {_listed(official)}")
+    if engine.args.get("load_format") == '"dummy"':
+        found.append("load_format is dummy: the weights are random")
+    prefix_caching = engine.args.get("enable_prefix_caching", "not reported")
+    if prefix_caching != "false":
+        found.append(f"enable_prefix_caching is {prefix_caching}, not false")
+    return found
+
+
+def _listed(ids: Iterable[int]) -> str:
+    return ", ".join(map(str, ids)) or "none"

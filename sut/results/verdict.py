@@ -1,21 +1,15 @@
 """The verdict on a run: LoadGen's result plus checks that LoadGen does not make."""
 
-import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from sut.benchmark import BENCHMARK
+from sut.log_files import ACCURACY, DETAIL, find_log
 from sut.results import checks
 from sut.results.checks import Counts, Telemetry, VerdictCheck
 from sut.results.deviations import Setup, deviations
 from sut.results.logs import AccuracyLog, DetailLog, read_accuracy, read_detail
-from sut.settings import Mode, Scenario
-
-_SUMMARY = "mlperf_log_summary.txt"
-_DETAIL = "mlperf_log_detail.txt"
-_ACCURACY = "mlperf_log_accuracy.json"
-REJECTED_PREFIX = "rejected_"
 
 
 class Outcome(StrEnum):
@@ -24,9 +18,16 @@ class Outcome(StrEnum):
     UNFINISHED = "UNFINISHED"
     """The run is in progress, or the coordinator's process ended without a verdict."""
     VALID = "VALID"
+    NOT_GRADED = "NOT_GRADED"
+    """All checks passed, but only a script that grades the answers decides: an accuracy run, or TEST07."""
     INVALID = "INVALID"
     FAILED = "FAILED"
     INTERRUPTED = "INTERRUPTED"
+
+    @property
+    def accepted(self) -> bool:
+        """Whether LoadGen's logs get the names that a submission checker reads."""
+        return self in (Outcome.VALID, Outcome.NOT_GRADED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +36,21 @@ class Verdict:
 
     outcome: Outcome
     reason: str
-    """Empty if the outcome is VALID."""
+    """Empty if the outcome is VALID; if it is NOT_GRADED, what grades the answers."""
     checks: tuple[VerdictCheck, ...] = ()
     deviations: tuple[str, ...] = ()
     """Differences from the settings of a submission; they do not make the run INVALID."""
 
     @classmethod
-    def of(cls, made: list[VerdictCheck], deviating: list[str]) -> "Verdict":
+    def of(cls, made: list[VerdictCheck], setup: Setup, deviating: list[str]) -> "Verdict":
         """Return the verdict on a completed run from its checks."""
-        failed = [f"{check.name}: {check.seen}" for check in made if not check.passed]
-        outcome = Outcome.INVALID if failed else Outcome.VALID
-        return cls(outcome, "; ".join(failed), tuple(made), tuple(deviating))
+        if failed := [f"{check.name}: {check.seen}" for check in made if not check.passed]:
+            outcome, reason = Outcome.INVALID, "; ".join(failed)
+        elif setup.grader is not None:
+            outcome, reason = Outcome.NOT_GRADED, f"complete, not graded: {setup.grader} grades the answers"
+        else:
+            outcome, reason = Outcome.VALID, ""
+        return cls(outcome, reason, tuple(made), tuple(deviating))
 
 
 def judge(log_dir: Path, setup: Setup, counts: Counts, telemetry: Telemetry) -> tuple[Verdict, DetailLog]:
@@ -60,87 +65,44 @@ def judge(log_dir: Path, setup: Setup, counts: Counts, telemetry: Telemetry) -> 
     Returns:
         The verdict and LoadGen's detail log.
     """
-    detail = read_detail(log_dir / _DETAIL)
-    accuracy = read_accuracy(log_dir / _ACCURACY)
-    performance = setup.mode is Mode.PERFORMANCE
-    complete = not performance or detail.logs_every_answer
+    detail = read_detail(find_log(log_dir, DETAIL))
+    accuracy = read_accuracy(find_log(log_dir, ACCURACY))
+    complete = setup.accuracy or detail.logs_every_answer
     made = [
-        *([checks.loadgen_result(detail)] if performance else []),
-        checks.loadgen_errors(detail),
+        *([] if setup.accuracy else [checks.loadgen_result(detail)]),
+        checks.loadgen_errors(detail, setup.accuracy),
         checks.completion(counts),
         checks.tokens(counts),
         checks.loadgen_tokens(detail, setup.scenario, counts),
         checks.accuracy_log(accuracy, counts.reported_tokens if complete else None),
         *_coverage(detail, accuracy, setup, counts),
+        *_output_length(accuracy, setup),
+        checks.degenerate_answers(counts, setup),
         checks.configuration(counts),
+        checks.equal_execution(counts),
         checks.continuation(counts),
         checks.short_answers(counts),
         checks.pauses(telemetry),
         checks.clock(telemetry),
     ]
-    return Verdict.of(made, deviations(detail, setup)), detail
+    return Verdict.of(made, setup, deviations(detail, setup)), detail
 
 
 def _coverage(detail: DetailLog, accuracy: AccuracyLog, setup: Setup, counts: Counts) -> list[VerdictCheck]:
-    if setup.mode is Mode.ACCURACY:
+    if setup.accuracy:
         return [checks.accuracy_coverage(accuracy, min(setup.num_samples, BENCHMARK.accuracy_sample_count))]
     issued = checks.coverage(detail, setup.num_samples, counts)
-    if not detail.logs_every_answer:
+    if setup.compliance_test is None and not detail.logs_every_answer:
         return [issued]
     return [issued, checks.logged_samples(detail, setup.num_samples, accuracy)]
 
 
-def set_aside(log_dir: Path, outcome: Outcome) -> tuple[str, ...]:
-    """Rename LoadGen's logs if a submission checker could mistake them for logs of a VALID run.
-
-    This applies to a run that is not VALID although its logs say VALID, contain no result (accuracy mode), or
-    look complete after a failure. Logs of a completed run that LoadGen declares INVALID keep their names.
-
-    Args:
-        log_dir: LoadGen's output directory; logs may be missing or cut short.
-        outcome: How the run ended.
-
-    Returns:
-        The new names; empty if no log was renamed.
-
-    Raises:
-        OSError: A log cannot be read or renamed.
-    """
-    if outcome is Outcome.VALID or not _may_mislead(log_dir, outcome):
-        return ()
-    renamed = []
-    for name in (_SUMMARY, _DETAIL, _ACCURACY):
-        if (log_dir / name).exists():
-            os.replace(log_dir / name, log_dir / f"{REJECTED_PREFIX}{name}")
-            renamed.append(f"{REJECTED_PREFIX}{name}")
-    return tuple(renamed)
-
-
-def _may_mislead(log_dir: Path, outcome: Outcome) -> bool:
-    summary, detail = _read(log_dir / _SUMMARY), _read(log_dir / _DETAIL)
-    if b"Result is : VALID" in summary or b'"key": "result_validity", "value": "VALID"' in detail:
-        return True
-    return bool(summary) and (outcome is not Outcome.INVALID or b"Result is : INVALID" not in summary)
-
-
-def _read(path: Path) -> bytes:
-    return path.read_bytes() if path.exists() else b""
+def _output_length(accuracy: AccuracyLog, setup: Setup) -> list[VerdictCheck]:
+    """Decide a compliance test that bounds the mean answer length, TEST09."""
+    bounds = None if setup.compliance_test is None else setup.compliance_test.mean_answer_len
+    return [] if bounds is None else [checks.output_length(accuracy, bounds)]
 
 
 def exit_code(outcome: Outcome) -> int:
     """Return the exit code of a run that was not interrupted."""
-    return {Outcome.VALID: 0, Outcome.FAILED: 1, Outcome.INVALID: 3}[outcome]
-
-
-def headline(scenario: Scenario, detail: DetailLog) -> dict[str, object]:
-    """Select LoadGen's result figures; the keys are those of the detail log."""
-    keys = ["result_validity", "result_tokens_per_second", "result_samples_per_second"]
-    if scenario is not Scenario.OFFLINE:
-        keys = [
-            "result_validity",
-            "result_completed_tokens_per_second",
-            "result_completed_samples_per_sec",
-            "result_first_token_99.00_percentile_latency_ns",
-            "result_time_per_output_token_99.00_percentile_ns",
-        ]
-    return {key: detail.values[key] for key in keys if key in detail.values}
+    return {Outcome.VALID: 0, Outcome.NOT_GRADED: 0, Outcome.FAILED: 1, Outcome.INVALID: 3}[outcome]

@@ -56,6 +56,11 @@ FILES = {
     "scenario.conf": "*.Sever.target_qps = 10\n",
     "rate.conf": "gpt-oss-120B.Server.target_qps = 10\n",
     "count.conf": "*.Offline.performance_sample_count_override = 11\n",
+    "no_test.config": "*.*.mode = 2\n*.*.min_duration = 0\n",
+    "test07.config": "*.*.test07_accuracy_threshold = 60.698\n",
+    "test09.config": "*.*.test09_min_output_tokens = 1150.38\n",
+    "both.config": "*.*.test07_accuracy_threshold = 1\n*.*.test09_min_output_tokens = 1\n",
+    "count07.config": "*.*.test07_accuracy_threshold = 1\n*.*.performance_sample_count_override = 991\n",
     "key.json": '{"_comment": "fine", "top_p": 1.0, "temprature": 1.0}',
     "top_p.json": '{"top_p": 2}',
     "budget.json": '{"max_new_tokens": 0}',
@@ -117,7 +122,35 @@ BAD = [
     ),
     # LoadGen would crash, or ask for rows that are not there.
     Bad("too many rows", "--user-conf {d}/count.conf", "--user-conf|_sample_count_override|11|1..10"),
-    Bad("audit rows", "--audit-config {d}/count.conf", "--audit-config|_sample_count_override|11|1..10"),
+    Bad(
+        "audit rows",
+        "--input-file {d}/gpqa.parquet --audit-config {d}/count07.config",
+        "--audit-config|_sample_count_override|991|1..990",
+    ),
+    Bad("no test", "--audit-config {d}/no_test.config", "--audit-config|{d}/no_test.config|TEST07|TEST09"),
+    Bad("two tests", "--audit-config {d}/both.config", "--audit-config|{d}/both.config|exactly one test"),
+    Bad("rows of TEST07", "--audit-config {d}/test07.config", "--input-file|{d}/good.parquet|10|TEST07|990"),
+    Bad("rows of TEST09", "--audit-config {d}/test09.config", "--input-file|{d}/good.parquet|10|TEST09|6396"),
+    Bad(
+        "part of TEST07",
+        "--input-file {d}/gpqa.parquet --max-samples 10 --audit-config {d}/test07.config",
+        "--input-file|{d}/gpqa.parquet|10 rows|TEST07|990",
+    ),
+    Bad(
+        "data of TEST07",
+        "--input-file {d}/aime.parquet --audit-config {d}/test07.config",
+        "--input-file|{d}/aime.parquet|'aime25'|TEST07|gpqa",
+    ),
+    Bad(
+        "TEST07 that nobody can grade",
+        "--input-file {d}/bare990.parquet --audit-config {d}/test07.config",
+        "--input-file|{d}/bare990.parquet|no column dataset|TEST07|--ungraded",
+    ),
+    Bad(
+        "accuracy that nobody can grade",
+        "--accuracy --input-file {d}/truthless.parquet",
+        "--input-file|{d}/truthless.parquet|no column ground_truth|--accuracy|--ungraded",
+    ),
     Bad("accurate audit", "--accuracy --audit-config {d}/rate.conf", "--accuracy|{d}/rate.conf|performance"),
     Bad(
         "no audit.config", "--audit-config {d}/absent.config", "--audit-config|{d}/absent.config|No such file"
@@ -140,6 +173,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in FILES.items():
         (directory / name).write_text(text, encoding="utf-8")
     fleet.write_prompts(directory / "good.parquet", [[3, 7, i] for i in range(10)])
+    fleet.write_prompts(directory / "gpqa.parquet", [[3, 7, i] for i in range(990)])
+    bare = pd.DataFrame({"tok_input": [[3, 7, i] for i in range(990)]})
+    bare.to_parquet(directory / "bare990.parquet")
+    bare.assign(dataset="gpqa_diamond").to_parquet(directory / "truthless.parquet")
+    bare.assign(dataset="aime25", ground_truth="1").to_parquet(directory / "aime.parquet")
     fleet.write_prompts(directory / "hole.parquet", [[3, 7], []])
     fleet.write_prompts(directory / "negative.parquet", [[3, 7], [3, -1]])
     pd.DataFrame({"text_input": ["a"]}).to_parquet(directory / "columns.parquet")

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
+from sut.log_files import ACCURACY, NAMES, SUMMARY, find_log
 from tests import fleet
 
 # Each answer takes 3,000 steps of 20 ms: no run of this file ends by itself.
@@ -42,13 +43,18 @@ class Started:
 
 @contextmanager
 def coordinator(
-    started: list[fleet.WorkerProcess], directory: Path, prompts: list[list[int]], *flags: str
+    started: list[fleet.WorkerProcess],
+    directory: Path,
+    prompts: list[list[int]],
+    *flags: str,
+    prefix: Sequence[str] = (),
 ) -> Iterator[Started]:
-    """Start a coordinator; it is killed if it outlives the block."""
+    """Start a coordinator, behind a command prefix; it is killed if it outlives the block."""
     data = fleet.write_prompts(directory / "data.parquet", prompts)
     conf = fleet.write_conf(directory / "user.conf")
     words = ["--user-conf", str(conf), "--max-new-tokens", "3000", *flags]
-    run = Started(fleet.coordinator_command(started, data, directory / "out", *words), directory)
+    command = fleet.coordinator_command(started, data, directory / "out", *words)
+    run = Started([*prefix, *command], directory)
     try:
         yield run
     finally:
@@ -97,11 +103,12 @@ def check_freed(worker: fleet.WorkerProcess) -> None:
 
 
 def check_no_result(run_dir: Path, outcome: str, *says: str) -> None:
-    """Check run.json's verdict, and that LoadGen's summary is missing or empty."""
+    """Check run.json's verdict, and that no log of LoadGen has a name that a checker accepts."""
     verdict: dict[str, object] = fleet.run_json(run_dir)["verdict"]
     assert outcome == verdict["outcome"]
     assert [] == [word for word in says if word not in str(verdict["reason"])], verdict["reason"]
-    summary = run_dir / "mlperf_log_summary.txt"
+    assert [] == [name for name in NAMES if (run_dir / name).exists()]
+    summary = find_log(run_dir, SUMMARY)
     assert not summary.exists() or summary.stat().st_size == 0
 
 
@@ -135,11 +142,14 @@ def test_signals_of_one_cause_are_one(two: list[fleet.WorkerProcess], tmp_path: 
     assert (run_dir / "partial_outputs.parquet").exists()
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGQUIT, 131), (signal.SIGTERM, 143)],
+)
 def test_signal_interrupts_the_run(
     two: list[fleet.WorkerProcess], tmp_path: Path, signum: signal.Signals, code: int
 ) -> None:
-    """Ctrl-C and SIGTERM end a run with their own exit code, and the workers are free for the next one."""
+    """Each signal ends a run with its own exit code, and the workers are free for the next one."""
     with coordinator(two, tmp_path, PROMPTS, "--scenario", "server") as run:
         wait_busy(two, run)
         run.process.send_signal(signum)
@@ -148,6 +158,18 @@ def test_signal_interrupts_the_run(
     check_no_result(tmp_path / "out" / "server" / "performance", "INTERRUPTED", signum.name)
     for worker in two:
         check_freed(worker)
+
+
+def test_run_under_nohup_outlives_its_terminal(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
+    """SIGHUP inherited as ignored does not end a run; SIGTERM still does."""
+    with coordinator(two, tmp_path, PROMPTS, prefix=("nohup",)) as run:
+        wait_busy(two, run)
+        run.process.send_signal(signal.SIGHUP)
+        wait_busy(two, run, max(load_of(worker).produced_tokens for worker in two) + 20)
+        run.process.terminate()
+        code, log = run.end()
+    assert 143 == code, log
+    check_no_result(tmp_path / "out" / "offline" / "performance", "INTERRUPTED", "SIGTERM")
 
 
 def test_signal_at_the_first_moment_of_a_run_leaves_a_verdict(
@@ -196,7 +218,7 @@ def test_silent_worker_ends_the_run(tmp_path: Path) -> None:
     run_dir = tmp_path / "out" / "offline" / "accuracy"
     check_no_result(run_dir, "FAILED", started[0].address, "silent for 2 s")
     # The process ended under LoadGen, so its log ends where it was last written.
-    for line in (run_dir / "mlperf_log_accuracy.json").read_text().splitlines():
+    for line in find_log(run_dir, ACCURACY).read_text().splitlines():
         if line.startswith("{") and line.rstrip(",").endswith("}"):
             entry = json.loads(line.rstrip(","))
             assert fleet.counting_answer(prompts[entry["qsl_idx"]], 3000) == fleet.tokens_of(entry["data"])
@@ -229,7 +251,7 @@ def test_run_directory_that_vanished_does_not_hold_the_exit(
 
 
 def test_closed_output_does_not_change_the_exit_code(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
-    """A valid run whose standard output nobody reads is still valid."""
+    """A complete run whose standard output nobody reads is still complete."""
     data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, i] for i in range(10)])
     command = fleet.coordinator_command(two, data, tmp_path / "out", "--accuracy", "--max-new-tokens", "8")
     run = subprocess.Popen(command, cwd=fleet.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -242,7 +264,7 @@ def test_closed_output_does_not_change_the_exit_code(two: list[fleet.WorkerProce
 
 
 def test_full_output_does_not_change_the_exit_code(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
-    """A valid run whose table finds no space is still valid: the record is on disk, a line says why."""
+    """A complete run whose table finds no space is still complete: the record is on disk, a line says why."""
     data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, i] for i in range(10)])
     command = fleet.coordinator_command(two, data, tmp_path / "out", "--accuracy", "--max-new-tokens", "8")
     with Path("/dev/full").open("wb") as full:
@@ -256,7 +278,7 @@ def test_full_output_does_not_change_the_exit_code(two: list[fleet.WorkerProcess
             check=False,
         )
     assert 0 == done.returncode, done.stderr
-    assert "VALID" == fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["verdict"]["outcome"]
+    assert "NOT_GRADED" == fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["verdict"]["outcome"]
     (line,) = [line for line in done.stderr.splitlines() if "No space left on device" in line]
     assert "run.json" in line
     assert "Traceback" not in done.stderr

@@ -5,8 +5,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from coordinator.config import parse
+from coordinator.inputs import Inputs
+from coordinator.pre_run_checks import build_setup
+from protos import worker_pb2 as pb
+from sut.benchmark import V6_1
+from sut.results.deviations import deviations_before_run
 from tests import fleet
 from tests.coordinator.doctor.test_doctor import doctor
 
@@ -95,3 +102,45 @@ def test_the_doctor_names_both_tpot_limits_of_interactive() -> None:
         "in ns: default 15,000,000 by mlperf.conf and the submission checker; "
         "20,000,000 by the rules (inference_rules.adoc)"
     ) in done.stdout
+
+
+def test_data_that_nobody_can_grade_runs_only_when_asked(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
+    """--ungraded runs accuracy without `ground_truth`: NOT_GRADED, exit code 0, and no submission run."""
+    data = tmp_path / "data.parquet"
+    pd.DataFrame({"tok_input": [[3, 7, i] for i in range(5)], "dataset": "aime25"}).to_parquet(data)
+    flags = ["--accuracy", "--ungraded", "--max-new-tokens", "8"]
+    done = fleet.coordinate([worker], data, tmp_path / "out", *flags)
+    verdict = fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["verdict"]
+    assert (0, "NOT_GRADED") == (done.returncode, verdict["outcome"]), done.stderr
+    reason = "eval_mlperf_accuracy.py cannot grade the answers: the data set has no column ground_truth"
+    assert reason in warnings(done.stderr)
+    assert reason in verdict["deviations"]
+
+
+def test_equal_prompts_are_counted_only_for_a_sampler_that_repeats_itself(tmp_path: Path) -> None:
+    """Of 5 prompts 2 equal an earlier one: they count if the temperature is 0 or a seed is set."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7], [3, 8], [3, 7], [3, 7], [4, 7]])
+    found = []
+    for text in ('{"temperature": 1.0}', '{"temperature": 0}', '{"seed": 1}'):
+        generation = fleet.write_conf(tmp_path / "generation.json", text)
+        flags = ["--input-file", str(data), "--workers", "a:1", "--generation-config", str(generation)]
+        config = parse(flags)
+        found.append(build_setup(config, Inputs.read(config), [], V6_1.seeds).num_equal_prompts)
+    assert [0, 2, 2] == found
+
+
+def test_stop_ids_that_a_worker_reports_are_compared(tmp_path: Path) -> None:
+    """A vLLM worker whose checkpoint has no generation_config.json has one stop id: no submission run."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7]])
+    config = parse(["--input-file", str(data), "--workers", "a:1,b:1"])
+    args = {"enable_prefix_caching": "false"}
+    stop_ids = {"a:1": [199_999, 200_002, 200_012], "b:1": [200_002]}
+    workers = [
+        (address, pb.WorkerInfo(engine="vllm", engine_args=args, stop_token_ids=ids))
+        for address, ids in stop_ids.items()
+    ]
+    setup = build_setup(config, Inputs.read(config), workers, V6_1.seeds)
+    assert (
+        "stop ids are 200002, not 199999, 200002, 200012: 1 of 2 workers, first b:1"
+        in deviations_before_run({}, setup)
+    )

@@ -61,10 +61,10 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fleet.WorkerPro
 def test_a_slow_output_directory_only_delays_a_run(
     worker: fleet.WorkerProcess, tmp_path: Path, fault: str
 ) -> None:
-    """A stall of 3 s, longer than the flush interval, before or after the streams are open: VALID."""
+    """A stall of 3 s, longer than the flush interval, before or after the streams are open: complete."""
     code, log = finish(start(worker, tmp_path, fault))
     assert (0, False) == (code, "Traceback" in log), log
-    assert "VALID" == fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["verdict"]["outcome"]
+    assert "NOT_GRADED" == fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["verdict"]["outcome"]
 
 
 def test_an_output_directory_that_does_not_answer_is_bad_input(
@@ -120,8 +120,9 @@ def test_refused_workers_leave_an_earlier_run_alone(tmp_path: Path) -> None:
     """A run with --overwrite that a worker refuses: exit code 2, the earlier run's files are unchanged."""
     earlier = tmp_path / "out" / "offline" / "accuracy"
     earlier.mkdir(parents=True)
-    for name in ("user.conf", "run.json", "outputs.arrows"):
-        (earlier / name).write_text(name)
+    contents = {"user.conf": "", "run.json": '{"run_id": "offline-accuracy-0"}', "outputs.arrows": "answers"}
+    for name, content in contents.items():
+        (earlier / name).write_text(content)
     with fleet.workers(tmp_path, 1, "--step-ms", "20") as (held,):
         data = fleet.write_prompts(tmp_path / "long.parquet", PROMPTS)
         holder = Started(
@@ -141,8 +142,7 @@ def test_refused_workers_leave_an_earlier_run_alone(tmp_path: Path) -> None:
             holder.process.wait(10.0)
     assert (2, 1) == (code, len(log.splitlines())), log
     assert ["accuracy"] == [path.name for path in earlier.parent.iterdir()]
-    names = {"user.conf", "run.json", "outputs.arrows"}
-    assert {name: name for name in names} == {path.name: path.read_text() for path in earlier.iterdir()}
+    assert contents == {path.name: path.read_text() for path in earlier.iterdir()}
 
 
 # Prints the threads that are left when bad input has been reported.

@@ -11,6 +11,8 @@ from tests.protos.by_hand import Frame, read_tokens, seal
 # No machine's monotonic clock comes to more: 292 years.
 MAX_NS = 2**63 - 1
 VOCAB_SIZE = 201_088
+STOP_ID = 200_002
+STOP, LENGTH = 1, 2
 
 
 @dataclass
@@ -48,7 +50,22 @@ class Held:
     def _fits(self, frame: Frame) -> bool:
         if frame.sequence != self.sequence or frame.produced_ns > MAX_NS:
             return False
-        return _columns_agree(**frame.columns) and self._may_be(*self._read(frame))
+        if not _columns_agree(**frame.columns) or not self._may_be(*self._read(frame)):
+            return False
+        names, rows, ends = self._read(frame)
+        reasons = dict(zip(ends, frame.columns["finish_reasons"], strict=True))
+        return all(
+            self._may_end(n, row, reasons.get(i)) for i, (n, row) in enumerate(zip(names, rows, strict=True))
+        )
+
+    def _may_end(self, name: int, row: list[int], reason: int | None) -> bool:
+        """Whether a row's stop ids and its end (None: it does not end) fit each other and the budget."""
+        if STOP_ID in row[:-1] or (row[-1:] == [STOP_ID] and reason is None):
+            return False
+        whole = self.answers[name] + row
+        if reason == STOP:
+            return row[-1:] == [STOP_ID] or not whole
+        return reason is None or len(whole) == self.budget
 
     def _may_be(self, names: list[int], rows: list[list[int]], ends: list[int]) -> bool:
         if len(set(names)) < len(names) or not set(names) <= set(self.answers):

@@ -10,7 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from protos import worker_pb2 as pb
 from protos.columns import CHANNEL_OPTIONS, SERVICE
-from worker.spec_hash import spec_hash
+from protos.hashes import run_hash
 
 Play = Callable[["Call"], Awaitable[None]]
 
@@ -70,7 +70,7 @@ class Garbler:
     async def _generate(self, requests: AsyncIterator[pb.ToWorker], context: Any) -> None:
         opening = (await anext(requests)).open
         answer = pb.Opened(
-            info=self._info, spec_hash=spec_hash(opening.spec, self._info), run_id=opening.run_id
+            info=self._info, spec_hash=run_hash(opening.spec, self._info), run_id=opening.run_id
         )
         await context.write(pb.FromWorker(opened=answer).SerializeToString())
         await self._play(Call(requests, context))

@@ -16,11 +16,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from sut.log_files import ACCURACY, DETAIL, NAMES, SUMMARY, find_log
 from tests import fleet
 
 MODES = ("offline", "server", "accuracy")
 BUDGET = 400
-AUDIT_CONF = "*.*.accuracy_log_rng_seed = 720381539243781796\n*.*.accuracy_log_sampling_target = 1000000\n"
+LOGGING_CONF = "*.*.accuracy_log_rng_seed = 720381539243781796\n*.*.accuracy_log_sampling_target = 1000000\n"
 # A loss makes answers late, not wrong: LoadGen's limits are far away. From 459 queries on, early stopping
 # accepts a 99th percentile without a query over the limit.
 CONF = """\
@@ -109,6 +110,7 @@ def started(
         answers: What each prompt must get; None: what the counting engine makes of it.
     """
     conf = CONF.format(min_duration_ms=int(server_s * 1000), target_qps=int(SERVER_QUERIES / server_s) + 1)
+    conf += "" if mode.endswith("accuracy") else LOGGING_CONF
     words = [
         *("--scenario", "server" if mode.startswith("server") else "offline"),
         *("--input-file", str(fleet.write_prompts(directory / "data.parquet", prompts))),
@@ -118,15 +120,13 @@ def started(
     ]
     if mode.endswith("accuracy"):
         words.append("--accuracy")
-    else:
-        words += ["--audit-config", str(fleet.write_conf(directory / "audit.config", AUDIT_CONF))]
     log = directory / "coordinator.log"
     command = [sys.executable, "-m", "coordinator", *words, *flags]
     with log.open("wb") as out:
         process = subprocess.Popen(
             command, cwd=fleet.ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
-    leaf = "accuracy" if mode.endswith("accuracy") else "audit"
+    leaf = "accuracy" if mode.endswith("accuracy") else "performance"
     if answers is None:
         answers = [fleet.counting_answer(prompt, budget) for prompt in prompts]
     run = Run(mode, prompts, answers, process, log, directory / "out" / words[1] / leaf)
@@ -160,7 +160,7 @@ def num_copies_of(run: Run) -> int:
     """Count how often LoadGen issues each sample: once, except in Server, where its log has the number."""
     if run.mode != "server":
         return 1
-    text = (run.run_dir / "mlperf_log_detail.txt").read_text()
+    text = find_log(run.run_dir, DETAIL).read_text()
     found = re.search(r'"key": "generated_query_count", "value": ([0-9]+)', text)
     assert found, text[-2000:]
     assert 0 == int(found[1]) % len(run.prompts)
@@ -168,11 +168,13 @@ def num_copies_of(run: Run) -> int:
 
 
 def check_valid(run: Run, timeout_s: float = END_TIMEOUT_S) -> Any:
-    """Check that a run ends VALID with the exact tokens; returns run.json."""
+    """Check that a run ends VALID (accuracy: NOT_GRADED) with the exact tokens; returns run.json."""
     code = run.end(timeout_s)
     assert 0 == code, run.text[-6000:]
     found = run.json
-    assert "VALID" == found["verdict"]["outcome"]
+    expected = "NOT_GRADED" if run.mode.endswith("accuracy") else "VALID"
+    assert expected == found["verdict"]["outcome"]
+    assert (run.run_dir / ACCURACY).exists()
     assert [] == [check for check in found["verdict"]["checks"] if not check["passed"]]
     check_answers(run)
     return found
@@ -192,8 +194,9 @@ def check_failed(run: Run, *says: str, code: int = 1, timeout_s: float = END_TIM
 
 
 def check_no_summary(run: Run) -> None:
-    """Check that no LoadGen summary was written."""
-    summary = run.run_dir / "mlperf_log_summary.txt"
+    """Check that no LoadGen summary was written, and that no log has a name that a checker accepts."""
+    assert [] == [name for name in NAMES if (run.run_dir / name).exists()]
+    summary = find_log(run.run_dir, SUMMARY)
     assert not summary.exists() or summary.stat().st_size == 0
 
 

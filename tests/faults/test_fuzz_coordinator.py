@@ -14,12 +14,14 @@ from coordinator.scheduling import scheduler
 from coordinator.scheduling.scheduler import Scheduler, Task
 from coordinator.transport import stream
 from coordinator.transport.access import Access
+from coordinator.transport.agreement import Agreement
 from coordinator.transport.stream import WorkerLost
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import PROTOCOL_VERSION, TokenColumns, pack_tokens
+from protos.hashes import engine_hash
 from sut.sut import Reports
-from tests.coordinator.scheduling.links import STOP, FakeLink, dataset, frame
+from tests.coordinator.scheduling.links import STOP, STOP_ID, FakeLink, dataset, frame
 from tests.coordinator.scheduling.test_scheduler import ImmediateLoop, RecordedReports
 from tests.faults.frame_model import MAX_NS, VOCAB_SIZE, Held
 from tests.faults.fuzz import mutations
@@ -34,13 +36,18 @@ MAX_FRAMES_PER_STREAM = 20
 SPEC = pb.RunSpec(temperature=1.0, top_p=1.0, top_k=-1, max_new_tokens=BUDGET)
 OPEN = pb.Open(protocol_version=PROTOCOL_VERSION, run_id="fuzz", spec=SPEC)
 INFO = pb.WorkerInfo(
-    protocol_version=PROTOCOL_VERSION, instance_id="garbler", max_num_seqs=64, vocab_size=VOCAB_SIZE
+    protocol_version=PROTOCOL_VERSION,
+    instance_id="garbler",
+    max_num_seqs=64,
+    vocab_size=VOCAB_SIZE,
+    stop_token_ids=[STOP_ID],
 )
+INFO.engine_hash = engine_hash(INFO)
 
 
 def answer(sample: int) -> list[int]:
     """Return a sample's correct answer: 10 tokens."""
-    return [100 * sample + k for k in range(10)]
+    return [*(100 * sample + k for k in range(9)), STOP_ID]
 
 
 def tokens_frame(names: dict[int, int], first: int, num: int, sequence: int, ends: bool = False) -> bytes:
@@ -73,7 +80,7 @@ class Scene:
 
     async def open(self) -> None:
         """Open the stream, issue all samples, and deliver the honest worker's first tokens."""
-        await self.link.open(OPEN)
+        await self.link.open(OPEN, Agreement(SPEC, self.link.address, INFO).check_opened)
         self.scheduler.admit(0)
         self.scheduler.admit(1)
         self.scheduler.issue([1000 + sample for sample in SAMPLES], list(SAMPLES))
@@ -125,7 +132,7 @@ class Scene:
         self.check_continued()
         held = self._names(1)
         counts = self.table.reportable(self.table.held_by(1).tolist()).counts
-        rows = [(n, answer(s)[c:] or [1]) for (n, s), c in zip(held.items(), counts, strict=True)]
+        rows = [(n, answer(s)[c:] or [STOP_ID]) for (n, s), c in zip(held.items(), counts, strict=True)]
         self.scheduler.deliver(1, frame(rows, dict.fromkeys(range(len(rows)), STOP)))
         self.check_reported()
         return reason
@@ -151,7 +158,9 @@ class Scene:
             tokens = ended.get(sample)
             if tokens is None:
                 begun = brought.get(sample, answer(sample)[:3])
-                tokens = begun if len(begun) == BUDGET else begun + (answer(sample)[len(begun) :] or [1])
+                tokens = (
+                    begun if len(begun) == BUDGET else begun + (answer(sample)[len(begun) :] or [STOP_ID])
+                )
             expected.append((1000 + sample, tokens))
         assert expected == sorted(self.reports.answers)
         assert [(id_, tokens[0]) for id_, tokens in expected if tokens] == sorted(self.reports.firsts)

@@ -155,6 +155,40 @@ def test_no_engine_outlives_a_killed_node(checkpoint: Path, tmp_path: Path) -> N
         assert [] == psutil.wait_procs(left, timeout=20)[1]
 
 
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_no_engine_outlives_a_killed_worker(checkpoint: Path, tmp_path: Path, num_ranks: int) -> None:
+    """After kill -9 of a worker without a node its engine core and ranks end within seconds."""
+    flags = ("--model", str(checkpoint), *FLAGS, "--tensor-parallel-size", str(num_ranks))
+    with fleet.workers(tmp_path, 1, *flags, engine="vllm", timeout_s=START_TIMEOUT_S) as (worker,):
+        left = psutil.Process(worker.process.pid).children(recursive=True)
+        assert 1 == sum("EngineCore" in process.name() for process in left)
+        assert num_ranks == sum("Worker" in process.name() for process in left)
+        worker.process.kill()
+        assert [] == psutil.wait_procs(left, timeout=20)[1]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_terminal_signal_drains_a_worker(checkpoint: Path, tmp_path: Path, signum: signal.Signals) -> None:
+    """Ctrl-C and a closed terminal reach vLLM's processes too: the run ends, and then the worker with 0."""
+    flags = ("--model", str(checkpoint), *FLAGS)
+
+    async def run_and_interrupt(worker: fleet.WorkerProcess) -> None:
+        async with asyncio.timeout(60), connected(worker.address) as channel:
+            stream = Stream(channel)
+            await stream.open("drained", max_new_tokens=400)
+            await stream.submit({name: [5, 6, 7 + name] for name in range(8)}, budget=400)
+            await stream.take()
+            os.killpg(worker.process.pid, signum)
+            finished = 0
+            while finished < 8:
+                finished += len((await stream.take()).finished_rows)
+            await stream.finish()
+
+    with fleet.workers(tmp_path, 1, *flags, engine="vllm", timeout_s=START_TIMEOUT_S) as (worker,):
+        asyncio.run(run_and_interrupt(worker))
+        assert 0 == worker.process.wait(timeout=60)
+
+
 def engine_core(pid: int) -> int:
     """Find vLLM's EngineCore among a daemon's processes."""
     (found,) = (c.pid for c in psutil.Process(pid).children(recursive=True) if "EngineCore" in c.name())

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sut.benchmark import V6_1
+from sut.benchmark import BENCHMARK, V6_1
 from sut.results.checks import ClockFigures, Counts, Pauses, Telemetry
 from sut.results.deviations import EngineReport, Setup
 from sut.results.verdict import Verdict, judge
@@ -13,6 +13,8 @@ from sut.settings import GenerationConfig, Mode, Scenario
 OFFLINE, SERVER, INTERACTIVE = Scenario.OFFLINE, Scenario.SERVER, Scenario.INTERACTIVE
 PERFORMANCE, ACCURACY = Mode.PERFORMANCE, Mode.ACCURACY
 S = 10**9
+# <|return|>, <|endoftext|> and <|call|>, in the order of the official generation_config.json.
+STOP_IDS = (200_002, 199_999, 200_012)
 # Three answers: 18 19 200002, 21 200002 and 200002, as LoadGen writes them.
 ANSWERS = ["1200000013000000420D0300", "15000000420D0300", "420D0300"]
 # The coordinator's counts over the three: 6 tokens, one answer of a single token.
@@ -29,9 +31,18 @@ COUNTS: dict[str, Any] = {
     "spec_hashes": ("a" * 64, "a" * 64),
     "num_losses": 0,
     "num_continued": 0,
+    "num_repeated_answers": 0,
+    "num_equal_answers": 0,
     "num_silent": 0,
+    "execution_differences": (),
 }
-GOOD = {"result_validity": "VALID", "result_invalid_reason": "", "effective_performance_sample_count": 6396}
+GOOD = {
+    "result_validity": "VALID",
+    "result_invalid_reason": "",
+    "power_end": "",
+    "num_errors": 0,
+    "effective_performance_sample_count": 6396,
+}
 # 3 samples and 5 tokens in 0.1 s: LoadGen leaves the token of the one-token answer out.
 RATES = {
     "result_query_count": 1,
@@ -93,10 +104,14 @@ def setup_of(
     """Set up a submission run on one worker, with changes."""
     budget = 32_768 if mode is ACCURACY else 10_240
     official: dict[str, Any] = {
+        "column_names": ("tok_input", "dataset", "ground_truth"),
+        "rows_by_dataset": BENCHMARK.accuracy_rows if mode is ACCURACY else {},
+        "num_equal_prompts": 0,
         "generation": GenerationConfig(max_new_tokens=budget),
         "audit_config": None,
-        "engines": (EngineReport("a:1", "vllm", {"enable_prefix_caching": "false"}),),
+        "engines": (EngineReport("a:1", "vllm", {"enable_prefix_caching": "false"}, STOP_IDS),),
         "seeds": V6_1.seeds,
+        "random_weights": False,
     }
     return Setup(scenario=scenario, mode=mode, num_samples=num_samples, **(official | changed))
 
@@ -110,9 +125,13 @@ def verdict_of(
     accuracy: list[str] | None = None,
     counts: dict[str, Any] | None = None,
     telemetry: Telemetry = STEADY,
+    drop: str = "",
+    **setup: Any,
 ) -> Verdict:
-    """Judge a good run over three samples, with changes."""
+    """Judge a good run over three samples, with changes and without the key `drop` in the detail log."""
     logged = (entries(1, 0, 2) if mode is ACCURACY else []) if accuracy is None else accuracy
     found = GOOD | (RATES if mode is PERFORMANCE else {}) | (values or {})
+    found.pop(drop, None)
     write_logs(directory, found, errors or [], logged)
-    return judge(directory, setup_of(OFFLINE, mode, 3), Counts(**(COUNTS | (counts or {}))), telemetry)[0]
+    changed = setup_of(OFFLINE, mode, 3, **setup)
+    return judge(directory, changed, Counts(**(COUNTS | (counts or {}))), telemetry)[0]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -14,13 +15,16 @@ from sut.results.checks import (
     VerdictCheck,
     clock,
     continuation,
+    degenerate_answers,
     loadgen_tokens,
     pauses,
     tokens,
 )
 from sut.results.logs import DetailLog
 from sut.results.verdict import Outcome
+from sut.settings import Mode
 from tests.sut.handmade_logs import (
+    ACCURACY,
     COUNTS,
     OFFLINE,
     PERFORMANCE,
@@ -28,8 +32,10 @@ from tests.sut.handmade_logs import (
     STEADY,
     STEADY_CLOCK,
     S,
+    setup_of,
     verdict_of,
 )
+from tests.sut.test_compliance import TEST07, TEST09
 
 
 def counts(**changed: int) -> Counts:
@@ -153,3 +159,46 @@ def test_a_clock_may_drift_as_fast_as_it_is_slewed() -> None:
 def test_a_clock_that_was_not_seen_twice_is_told() -> None:
     """With a single reading the check passes with a warning."""
     assert look(num_looks=1) == VerdictCheck("clock", True, "1 readings, too few to compare", warning=True)
+
+
+DEGENERATE = {"num_issued": 200, "num_done": 200, "num_distinct": 200}
+
+
+def degenerate(
+    mode: Mode, audit: str | None = None, *, repeated: int = 0, equal: int = 0, **changed: Any
+) -> str:
+    """Return the mark of degenerate_answers in a run of 200 answers, whose bound is 2."""
+    found = counts(**DEGENERATE, num_repeated_answers=repeated, num_equal_answers=equal)
+    return degenerate_answers(found, setup_of(OFFLINE, mode, 200, audit_config=audit, **changed)).mark.strip()
+
+
+@pytest.mark.parametrize(("mode", "audit"), [(ACCURACY, None), (PERFORMANCE, TEST07)])
+def test_more_than_one_percent_of_degenerate_answers_fail_a_graded_run(mode: Mode, audit: str | None) -> None:
+    """2 of 200 answers that repeat one token, and 2 equal ones, pass; 3 of either fail."""
+    assert "ok" == degenerate(mode, audit, repeated=2, equal=2)
+    assert "FAIL" == degenerate(mode, audit, repeated=3)
+    assert "FAIL" == degenerate(mode, audit, equal=3)
+    assert "warn" == degenerate(mode, audit, repeated=200, equal=199, random_weights=True)
+
+
+@pytest.mark.parametrize("audit", [None, TEST09])
+def test_degenerate_answers_of_a_run_that_nobody_grades_are_a_warning(audit: str | None) -> None:
+    """Above 1 % they are a warning in a performance run and in TEST09."""
+    assert "ok" == degenerate(PERFORMANCE, audit, repeated=2)
+    assert "warn" == degenerate(PERFORMANCE, audit, repeated=200)
+
+
+def test_equal_answers_to_equal_prompts_are_not_counted() -> None:
+    """With 3 samples that may have the answer of another one, 5 equal answers pass and 6 fail."""
+    assert "ok" == degenerate(ACCURACY, equal=5, num_equal_prompts=3)
+    assert "FAIL" == degenerate(ACCURACY, equal=6, num_equal_prompts=3)
+
+
+def test_answers_of_an_engine_that_computes_nan_make_the_run_invalid(tmp_path: Path) -> None:
+    """If all answers repeat one token, accuracy is INVALID, with the counts and the bound in the reason."""
+    verdict = verdict_of(tmp_path, ACCURACY, counts={"num_repeated_answers": 3, "num_equal_answers": 2})
+    reason = "3 of 3 answers repeat one token, 2 equal the answer to another prompt, bound 0.03 each"
+    assert (Outcome.INVALID, f"degenerate_answers: {reason}") == (verdict.outcome, verdict.reason)
+    verdict = verdict_of(tmp_path, ACCURACY, counts={"num_repeated_answers": 3}, random_weights=True)
+    assert verdict.outcome is Outcome.NOT_GRADED
+    assert "--random-weights: the answers are those of no trained model" in verdict.deviations

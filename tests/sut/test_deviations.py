@@ -6,7 +6,16 @@ from sut.benchmark import Seeds
 from sut.results.deviations import EngineReport, Setup, deviations, deviations_before_run
 from sut.results.logs import DetailLog
 from sut.settings import GenerationConfig, Mode, Scenario
-from tests.sut.handmade_logs import ACCURACY, AUDITED, INTERACTIVE, OFFLINE, PERFORMANCE, SERVER, setup_of
+from tests.sut.handmade_logs import (
+    ACCURACY,
+    AUDITED,
+    INTERACTIVE,
+    OFFLINE,
+    PERFORMANCE,
+    SERVER,
+    STOP_IDS,
+    setup_of,
+)
 
 ROWS = {PERFORMANCE: 6396, ACCURACY: 4395}
 SUBMISSION: dict[str, object] = {
@@ -110,27 +119,30 @@ def test_another_data_set_is_named(mode: Mode, rows: int, expected: str) -> None
 @pytest.mark.parametrize("scenario", list(Scenario))
 def test_what_the_workers_run_is_named_once(scenario: Scenario) -> None:
     """Another engine, prefix caching and speculation outside Interactive are one line for all workers."""
-    drafting = {"enable_prefix_caching": "false", "speculative_config": '{"num_speculative_tokens": 3}'}
+    plain = {"enable_prefix_caching": "false"}
+    drafting = plain | {"speculative_config": '{"num_speculative_tokens": 3}'}
     engines = (
-        EngineReport("a:1", "vllm", {"enable_prefix_caching": "false"}),
-        EngineReport("b:1", "counting", {"step_ms": "1.0"}),
-        EngineReport("b:2", "counting", {"step_ms": "1.0"}),
-        EngineReport("c:1", "vllm", {"enable_prefix_caching": "true"}),
-        EngineReport("d:1", "vllm", drafting),
-        EngineReport("e:1", "vllm", {"spec_method": '"ngram"', "spec_tokens": "3"}),
+        EngineReport("a:1", "vllm", plain, STOP_IDS),
+        EngineReport("b:1", "counting", {"step_ms": "1.0"}, (200_002,)),
+        EngineReport("b:2", "counting", {"step_ms": "1.0"}, (200_002,)),
+        EngineReport("c:1", "vllm", {"enable_prefix_caching": "true"}, STOP_IDS),
+        EngineReport("d:1", "vllm", drafting, STOP_IDS),
+        EngineReport("e:1", "vllm", plain | {"spec_method": '"ngram"', "spec_tokens": "3"}, STOP_IDS),
+        EngineReport("f:1", "vllm", {}, STOP_IDS),
     )
-    told = f"is set in {scenario}, only Interactive allows it: 1 of 6 workers, first"
+    told = f"is set in {scenario}, only Interactive allows it: 1 of 7 workers, first"
     expected = [
-        "engine is counting, not vllm: 2 of 6 workers, first b:1",
-        "enable_prefix_caching is true, not false: 1 of 6 workers, first c:1",
+        "engine is counting, not vllm: 2 of 7 workers, first b:1",
+        "enable_prefix_caching is true, not false: 1 of 7 workers, first c:1",
+        "enable_prefix_caching is not reported, not false: 1 of 7 workers, first f:1",
     ]
     if scenario is not INTERACTIVE:
-        expected += [f"speculative_config {told} d:1", f"spec_method {told} e:1"]
+        expected[2:2] = [f"speculative_config {told} d:1", f"spec_method {told} e:1"]
     assert expected == lines(setup_of(scenario, engines=engines))
 
 
 TEST07 = "*.*.mode = 2\n*.*.test07_accuracy_threshold = 60.698\n"
-TEST09 = "*.*.mode = 2\n*.*.test09_min_output_tokens = 1150.38\n"
+TEST09 = "*.*.mode = 2\n*.*.test09_min_output_tokens = 1150.38\n*.*.test09_max_output_tokens = 1406.02\n"
 # The settings of LoadGen that both tests change.
 CHANGED = AUDITED | {"effective_sample_concatenate_permutation": False}
 
@@ -152,7 +164,7 @@ def test_a_compliance_test_is_held_to_the_rest() -> None:
         num_samples=50,
         audit_config=TEST09,
         generation=GenerationConfig(max_new_tokens=3),
-        engines=(EngineReport("a:1", "simulated", {}),),
+        engines=(EngineReport("a:1", "simulated", {}, (200_002,)),),
     )
     values = CHANGED | {
         "effective_performance_sample_count": 50,
@@ -213,3 +225,65 @@ def test_settings_before_a_compliance_test_are_left_to_its_log() -> None:
     setup = setup_of(SERVER, num_samples=50, audit_config=TEST09)
     values: dict[str, object] = {"effective_performance_sample_count": 50, "effective_min_duration_ms": 1}
     assert ["the data set has 50 rows, not 6396"] == deviations_before_run(values, setup)
+
+
+@pytest.mark.parametrize(
+    ("stop_ids", "listed"),
+    [
+        # config.json's id alone, where generation_config.json is missing or its eos_token_id is null or [].
+        ((200_002,), "200002"),
+        ((), "none"),
+        ((199_999, 200_002), "199999, 200002"),
+        ((199_999, 200_002, 200_012, 7), "7, 199999, 200002, 200012"),
+        ((3999, 4002, 4012), "3999, 4002, 4012"),
+    ],
+)
+def test_other_stop_ids_than_the_benchmarks_are_named(stop_ids: tuple[int, ...], listed: str) -> None:
+    """Fewer, more or other stop ids are a line that names them; their order is of no account."""
+    engines = (
+        EngineReport("a:1", "vllm", {"enable_prefix_caching": "false"}, STOP_IDS),
+        EngineReport("b:1", "vllm", {"enable_prefix_caching": "false"}, stop_ids),
+    )
+    expected = f"stop ids are {listed}, not 199999, 200002, 200012: 1 of 2 workers, first b:1"
+    assert [expected] == lines(setup_of(OFFLINE, engines=engines))
+    assert [expected] == deviations_before_run({}, setup_of(OFFLINE, engines=engines))
+
+
+def test_random_weights_are_named() -> None:
+    """Random weights are a line by --random-weights, and one by the engine's load format."""
+    dummy = {"enable_prefix_caching": "false", "load_format": '"dummy"'}
+    engines = (EngineReport("a:1", "vllm", dummy, STOP_IDS),)
+    assert [
+        "--random-weights: the answers are those of no trained model",
+        "load_format is dummy: the weights are random: 1 of 1 workers, first a:1",
+    ] == lines(setup_of(OFFLINE, engines=engines, random_weights=True))
+
+
+def test_what_a_grader_does_not_find_is_named() -> None:
+    """Missing columns deviate in an accuracy run and TEST07, in no other run."""
+    bare = {"column_names": ("tok_input", "dataset")}
+    reason = "cannot grade the answers: the data set has no column ground_truth"
+    assert [f"eval_mlperf_accuracy.py {reason}"] == lines(setup_of(SERVER, ACCURACY, 4395, **bare))
+    assert [] == lines(setup_of(SERVER, **bare))
+    setup = setup_of(SERVER, num_samples=990, audit_config=TEST07, **bare)
+    assert f"run_verification.py of TEST07 {reason}" in deviations_before_run({}, setup)
+    assert [] == deviations_before_run({}, setup_of(SERVER, audit_config=TEST09, **bare))
+
+
+def test_another_mix_of_accuracy_rows_is_named() -> None:
+    """The script that grades knows three names, in any case, and weighs them by their official rows."""
+    upper = {"AIME25": 240, "gpqa_diamond": 990, "LiveCodeBench_v6": 3165}
+    assert [] == lines(setup_of(OFFLINE, ACCURACY, 4395, rows_by_dataset=upper))
+    mixed = {"aime25": 240, "gpqa": 990, "livecodebench_v6": 3165}
+    assert ["the data set has 0 rows of gpqa_diamond, not 990"] == lines(
+        setup_of(OFFLINE, ACCURACY, 4395, rows_by_dataset=mixed)
+    )
+
+
+def test_thresholds_of_an_audit_config_are_named() -> None:
+    """A threshold that differs from the official one, or is missing, is a line."""
+    setup = setup_of(OFFLINE, audit_config="*.*.test09_min_output_tokens = 2\n")
+    assert [
+        "test09_min_output_tokens is 2, not 1150.38",
+        "test09_max_output_tokens is None, not 1406.02",
+    ] == deviations_before_run({}, setup)

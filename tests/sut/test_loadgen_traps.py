@@ -17,9 +17,12 @@ import numpy as np
 import pytest
 
 from sut.loadgen import LoadGenTest
+from sut.loadgen_conf import NO_USER_CONF, USER_FLAG, parse_conf
+from sut.log_files import ACCURACY, DETAIL, find_log
 from sut.results.logs import DetailLog, read_detail
-from sut.settings import Mode, Scenario, compose_user_conf
+from sut.settings import Mode, Scenario
 from sut.sut import SUT, Reports
+from sut.user_conf import compose_user_conf
 from tests import fleet
 
 ANSWER = np.array([5, 6, fleet.STOP], np.int32)
@@ -53,7 +56,11 @@ class Drive:
 
     def __init__(self, scenario: Scenario, mode: Mode, num_samples: int, user_text: str = "") -> None:
         conf = compose_user_conf(
-            user_text, scenario=scenario, mode=mode, num_samples=num_samples, target_qps=None
+            parse_conf(USER_FLAG, user_text),
+            scenario=scenario,
+            mode=mode,
+            num_samples=num_samples,
+            target_qps=None,
         )
         self.test = LoadGenTest(conf, scenario, mode)
         self.issued: queue.SimpleQueue[Query | None] = queue.SimpleQueue()
@@ -69,7 +76,7 @@ class Drive:
         for ids, _ in iter(lambda: self.issued.get(timeout=20), None):
             self.answer(ids)
         thread.join(timeout=20)
-        return read_detail(directory / "mlperf_log_detail.txt")
+        return read_detail(find_log(directory, DETAIL))
 
     def answer(self, ids: list[int]) -> None:
         """Report first tokens and answers."""
@@ -201,7 +208,7 @@ def child_beside_an_audit_config(directory: Path) -> None:
     values = Drive(Scenario.OFFLINE, Mode.PERFORMANCE, 10).run(directory).values
     assert 0 == values["effective_accuracy_log_sampling_target"]
     assert values["effective_performance_issue_same"] is False
-    assert [] == json.loads((directory / "mlperf_log_accuracy.json").read_text())
+    assert [] == json.loads(find_log(directory, ACCURACY).read_text())
     end_child()
 
 
@@ -222,7 +229,7 @@ def child_server(directory: Path) -> None:
 def test_generated_server_conf_leaves_the_duration_alone(tmp_path: Path) -> None:
     """Trap 12: our user.conf sets no duration; the reference's sets 60 s, which the checker refuses."""
     conf = compose_user_conf(
-        "", scenario=Scenario.SERVER, mode=Mode.PERFORMANCE, num_samples=6396, target_qps=10.0
+        NO_USER_CONF, scenario=Scenario.SERVER, mode=Mode.PERFORMANCE, num_samples=6396, target_qps=10.0
     )
     assert "duration" not in conf
     run_child(child_server, tmp_path)

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from sut.loadgen import LoadGenSettings
+from sut.log_files import ACCURACY, DETAIL, find_log
 from sut.results.checks import Counts, loadgen_tokens
 from sut.results.deviations import deviations
+from sut.results.loadgen_figures import LoadGenFigures
 from sut.results.logs import read_accuracy, read_detail
-from sut.results.verdict import Outcome, headline, judge
+from sut.results.verdict import Outcome, judge
 from sut.settings import Mode, Scenario
 from tests.sut.handmade_logs import COUNTS, STEADY, setup_of
 from tests.sut.real_loadgen import CONF, CONF_OF_ONE, run_loadgen
@@ -26,14 +28,14 @@ def counts_of(num: int) -> Counts:
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("scenario", list(Scenario))
 def test_loadgens_own_logs_are_understood(tmp_path: Path, scenario: Scenario, mode: Mode) -> None:
-    """LoadGen writes every key that deviations, headline and checks read."""
+    """LoadGen writes every key that deviations, figures and checks read."""
     num = run_loadgen(CONF, scenario, mode, tmp_path)
-    detail = read_detail(tmp_path / "mlperf_log_detail.txt")
+    detail = read_detail(find_log(tmp_path, DETAIL))
     assert detail.errors == []
-    accuracy = read_accuracy(tmp_path / "mlperf_log_accuracy.json")
+    accuracy = read_accuracy(find_log(tmp_path, ACCURACY))
     logged = mode is Mode.ACCURACY
     # 4 answers of 3 tokens of 4 bytes.
-    assert accuracy == ((Counter(range(4)), 12, 48) if logged else (Counter(), 0, 0))
+    assert accuracy == ((Counter(range(4)), 12, 48, True) if logged else (Counter(), 0, 0, True))
     setup = setup_of(scenario, mode, 4)
     found = deviations(detail, setup)
     assert found[0] == "effective_performance_sample_count is 4, not 6396"
@@ -48,12 +50,16 @@ def test_loadgens_own_logs_are_understood(tmp_path: Path, scenario: Scenario, mo
         expected |= {"effective_samples_per_query"} if scenario is Scenario.OFFLINE else set()
     assert expected == keys
     if not logged:
-        assert len(headline(scenario, detail)) == (3 if scenario is Scenario.OFFLINE else 5)
+        figures = LoadGenFigures.of(scenario, detail)
+        offline = scenario is Scenario.OFFLINE
+        assert len(figures.headline) == (3 if offline else 5)
+        assert len(figures.bounds) == (1 if offline else 3)
+        assert set(figures.latencies) == ({"latency_ns"} if offline else {"ttft_ns", "tpot_ns", "latency_ns"})
     verdict, _ = judge(tmp_path, setup, counts_of(num), STEADY)
     failed = [check.name for check in verdict.checks if not check.passed]
     # Too few queries for LoadGen's VALID is the only failure; an accuracy run has no LoadGen result.
     assert failed == ([] if logged else ["loadgen_result"])
-    assert verdict.outcome is (Outcome.VALID if logged else Outcome.INVALID)
+    assert verdict.outcome is (Outcome.NOT_GRADED if logged else Outcome.INVALID)
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -63,7 +69,7 @@ def test_settings_read_before_a_run_are_those_that_loadgen_logs(
 ) -> None:
     """Each setting read before the test has the key and value of the detail log, where LoadGen logs it."""
     run_loadgen(CONF, scenario, mode, tmp_path)
-    values = read_detail(tmp_path / "mlperf_log_detail.txt").values
+    values = read_detail(find_log(tmp_path, DETAIL)).values
     known = LoadGenSettings.read(CONF, scenario).logged
     # Offline has no latency limits.
     server_only = {"requested_server_ttft_latency", "requested_server_tpot_latency"}
@@ -82,7 +88,7 @@ def test_a_user_conf_cannot_hide_what_it_changes(tmp_path: Path, scenario: Scena
         "*.*.accuracy_log_sampling_target = 10000\n"
     )
     num = run_loadgen(CONF + conf, scenario, Mode.PERFORMANCE, tmp_path)
-    detail = read_detail(tmp_path / "mlperf_log_detail.txt")
+    detail = read_detail(find_log(tmp_path, DETAIL))
     found = deviations(detail, setup_of(scenario, num_samples=4))
     assert "effective_sample_concatenate_permutation is False, not True" in found
     assert "effective_min_duration_ms is 100, below 600000" in found
@@ -90,14 +96,14 @@ def test_a_user_conf_cannot_hide_what_it_changes(tmp_path: Path, scenario: Scena
     assert (scenario is not Scenario.OFFLINE) == (percentile in found)
     # 1000 queries/s for 0.1 s are 100 at least: all are logged.
     assert detail.logs_every_answer
-    assert num == read_accuracy(tmp_path / "mlperf_log_accuracy.json").entries.total()
+    assert num == read_accuracy(find_log(tmp_path, ACCURACY)).entries.total()
 
 
 @pytest.mark.parametrize("scenario", list(Scenario))
 def test_loadgens_rates_give_the_sum_of_its_tokens(tmp_path: Path, scenario: Scenario) -> None:
     """In a performance run a sum of one token more or less than LoadGen's fails loadgen_tokens."""
     num = run_loadgen(CONF, scenario, Mode.PERFORMANCE, tmp_path)
-    detail = read_detail(tmp_path / "mlperf_log_detail.txt")
+    detail = read_detail(find_log(tmp_path, DETAIL))
     counts = counts_of(num)
     assert loadgen_tokens(detail, scenario, counts).passed
     for wrong in (3 * num - 1, 3 * num + 1):
@@ -112,7 +118,7 @@ def test_a_run_of_one_query_has_rates_only_offline(tmp_path: Path) -> None:
     for scenario in (Scenario.OFFLINE, Scenario.SERVER):
         (tmp_path / scenario).mkdir()
         assert run_loadgen(CONF_OF_ONE, scenario, Mode.PERFORMANCE, tmp_path / scenario) == 1
-        detail = read_detail(tmp_path / scenario / "mlperf_log_detail.txt")
+        detail = read_detail(find_log(tmp_path / scenario, DETAIL))
         check = loadgen_tokens(detail, scenario, counts_of(1))
         assert check.passed
         seen[scenario] = check.seen

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sut.log_files import LOADGEN_PREFIX
 from tests import fleet
 from tests.forked import end_of
 from tokenfleet.local_run import main
@@ -81,15 +82,22 @@ def test_seed_commands_run_one_after_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+    ("signum", "code"),
+    [
+        (signal.SIGHUP, 129),
+        (signal.SIGINT, 130),
+        (signal.SIGQUIT, 131),
+        (signal.SIGTERM, 143),
+        (signal.SIGKILL, -signal.SIGKILL),
+    ],
 )
 def test_no_process_outlives_a_signal(tmp_path: Path, signum: signal.Signals, code: int) -> None:
-    """Ctrl-C, SIGTERM and SIGKILL in mid-run end the node, its replicas and the coordinator too."""
+    """Each signal, and SIGKILL, in mid-run ends the node, its replicas and the coordinator too."""
     data = fleet.write_prompts(tmp_path / "data.parquet", [[1000, 7, 9]] * 30)
     marker = uuid.uuid4().hex
     output_dir = tmp_path / "out"
     process = start(marker, *SLOW, "--input-file", str(data), "--output-dir", str(output_dir))
-    wait_for(output_dir / "offline" / "performance" / "mlperf_log_detail.txt")
+    wait_for(output_dir / "offline" / "performance" / f"{LOADGEN_PREFIX}detail.txt")
     assert 5 == len(marked_processes(marker))
     process.send_signal(signum)
     process.communicate(timeout=60)
@@ -113,12 +121,12 @@ def test_a_run_survives_all_replicas_but_not_the_node(
     tmp_path: Path, kills_replicas: bool, timeout_s: int, code: int
 ) -> None:
     """Both replicas killed in mid-run are started again: VALID; the node killed: exit 1, with the reason."""
-    data = fleet.write_prompts(tmp_path / "data.parquet", [[60, 7, 9]] * 30)
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[60, 7, 1000 * i] for i in range(30)])
     marker = uuid.uuid4().hex
     output_dir = tmp_path / "out"
     flags = ["--accuracy", "--input-file", str(data), "--output-dir", str(output_dir)]
     process = start(marker, *SLOW, *flags, "--no-worker-timeout-s", str(timeout_s))
-    wait_for(output_dir / "offline" / "accuracy" / "mlperf_log_detail.txt")
+    wait_for(output_dir / "offline" / "accuracy" / f"{LOADGEN_PREFIX}detail.txt")
     processes = workers_of(marker)
     assert [2, 1] == [len(processes[True]), len(processes[False])]
     for victim in processes[kills_replicas]:

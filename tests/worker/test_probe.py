@@ -114,9 +114,10 @@ def test_the_probe_fails_where_nothing_listens() -> None:
     ("files", "line"),
     [
         ({"CA": "/absent"}, "WORKER_TLS_CA: /absent: No such file or directory"),
-        ({"CERT": "/dev/null"}, "WORKER_TLS_CERT and WORKER_TLS_KEY: each needs the other"),
+        ({"CA": "/dev/zero"}, "WORKER_TLS_CA: /dev/zero: is not a regular file"),
+        ({"CERT": __file__}, "WORKER_TLS_CERT and WORKER_TLS_KEY: each needs the other"),
         (
-            {"CERT": "/dev/null", "KEY": "/dev/null"},
+            {"CERT": __file__, "KEY": __file__},
             "WORKER_TLS_CERT: needs WORKER_TLS_CA too: a certificate is only used over TLS",
         ),
     ],

@@ -3,6 +3,7 @@
 import pytest
 
 from protos import worker_pb2 as pb
+from protos.hashes import run_hash
 from tests.worker.raw_client import (
     MAX_MODEL_LEN,
     SPEC,
@@ -15,7 +16,6 @@ from tests.worker.raw_client import (
 )
 from worker import servicer as servicer_module
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
-from worker.spec_hash import spec_hash
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 END = 200_002
@@ -32,7 +32,7 @@ def test_open_is_answered_with_info_and_hash() -> None:
         assert info == opened.info
         assert (info.engine, info.max_model_len, info.protocol_version) == ("counting", MAX_MODEL_LEN, 3)
         assert info.state == pb.WORKER_STATE_READY
-        assert spec_hash(pb.RunSpec(**SPEC), info) == opened.spec_hash  # type: ignore[arg-type]
+        assert run_hash(pb.RunSpec(**SPEC), info) == opened.spec_hash  # type: ignore[arg-type]
         await stream.end()
 
     walk(steps)

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
+from common.environment import MAX_VALUE_LEN
+from common.text import printable
 from protos import worker_pb2 as pb
 from worker.machine.gpus import VARIABLE
 
@@ -61,7 +63,8 @@ class _Nvml:
             entries = [entry.strip() for entry in visible.split(",")]
             devices = [device for device in devices if is_visible(entries, device.index, device.uuid)]
             if visible and not devices:
-                host.not_told.append(f"accelerators: {VARIABLE}={visible} names no whole GPU")
+                shown = printable(visible, MAX_VALUE_LEN)
+                host.not_told.append(f"accelerators: {VARIABLE}={shown} names no whole GPU")
         host.accelerators.extend(devices)
 
     def _device(self, index: int) -> pb.Accelerator:

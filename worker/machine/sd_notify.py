@@ -1,32 +1,24 @@
 """systemd's notification protocol (sd_notify): a worker reports its state to the process that started it."""
 
 import contextlib
-import ctypes
 import logging
 import os
-import signal
 import socket
-import tempfile
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 
 from common.flags import FlagError
+from worker.machine.locked_directory import LockedDirectory
 
 logger = logging.getLogger(__name__)
 
 NOTIFY_SOCKET = "NOTIFY_SOCKET"
-NODE_PID = "TOKENFLEET_NODE_PID"
 READY = "READY=1"
 STOPPING = "STOPPING=1"
 _STATUS = "STATUS="
 MAX_STATUS_LEN = 1000
-NODE_GONE = signal.SIGHUP
-"""Makes a replica stop its engine and exit without a drain. SIGKILL would leave the engine's processes
-running, and a drain would keep the port in use when the next node starts."""
 _MAX_DATAGRAM_BYTES = 1 << 16
-# Source: prctl(2).
-_PR_SET_PDEATHSIG = 1
 
 
 def notify(state: str) -> None:
@@ -61,10 +53,8 @@ class NotifySocket:
         self.is_ready = self.is_stopping = False
         self.status = ""
         """Last status received; empty if none was."""
-        # A job that cleans temporary directories may already have removed the directory.
-        directory = tempfile.TemporaryDirectory(prefix="tokenfleet-", ignore_cleanup_errors=True)
         with contextlib.ExitStack() as stack:
-            self.path = f"{stack.enter_context(directory)}/notify"
+            self.path = str(stack.enter_context(LockedDirectory()).path / "notify")
             self._socket = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
             self._socket.setblocking(False)
             self._socket.bind(self.path)
@@ -112,18 +102,3 @@ def check_notify_socket() -> None:
         raise FlagError(
             "TMPDIR", f"{directory}: no socket for replicas can be created there: {error}"
         ) from error
-
-
-def is_replica() -> bool:
-    """Return whether a node started this process; if not, SIGHUP means that its terminal has closed."""
-    return NODE_PID in os.environ
-
-
-def end_with_node() -> bool:
-    """Have the kernel send NODE_GONE to this process when its node dies; False: the node is already dead."""
-    if not is_replica():
-        return True
-    # Under nohup the process inherits that the signal is ignored.
-    signal.signal(NODE_GONE, signal.SIG_DFL)
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, NODE_GONE)
-    return os.getppid() == int(os.environ[NODE_PID])

@@ -13,7 +13,8 @@ from typing import NamedTuple, Self
 from common.child_process import child_command, child_environment
 from common.text import printable
 from worker.machine.gpus import VARIABLE
-from worker.machine.sd_notify import NODE_PID, NOTIFY_SOCKET, NotifySocket
+from worker.machine.parent_death import NODE_PID
+from worker.machine.sd_notify import NOTIFY_SOCKET, NotifySocket
 
 MAX_LINE_BYTES = 1 << 16
 MAX_REASON_LEN = 300
@@ -86,8 +87,10 @@ class ReplicaLog:
     def _write(self, lines: list[bytes]) -> None:
         texts = [line.decode(errors="replace") for line in lines]
         self.last_lines.extend(text for text in texts if text.strip())
-        sys.stderr.write("".join(f"{self._prefix} {text}\n" for text in texts))
-        sys.stderr.flush()
+        # The node's terminal may be closed; the last lines are still needed.
+        with contextlib.suppress(OSError):
+            sys.stderr.write("".join(f"{self._prefix} {text}\n" for text in texts))
+            sys.stderr.flush()
 
 
 class ReplicaProcess:

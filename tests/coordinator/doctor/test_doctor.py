@@ -250,8 +250,9 @@ def test_data_set_that_does_not_fit_fails(two: list[fleet.WorkerProcess], tmp_pa
     assert f"--input-file {absent}: cannot be read: No such file or directory" == seen
 
 
-def test_interrupted_doctor_says_so() -> None:
-    """Ctrl-C while a worker is waited for ends it with one line and 130."""
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_interrupted_doctor_says_so(signum: signal.Signals) -> None:
+    """A signal while a worker is waited for ends it with one line and 128 plus the signal's number."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(END_TIMEOUT_S)
         address = f"127.0.0.1:{listening.getsockname()[1]}"
@@ -265,11 +266,12 @@ def test_interrupted_doctor_says_so() -> None:
         try:
             connection, _ = listening.accept()
             connection.close()
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signum)
             out, err = process.communicate(timeout=END_TIMEOUT_S / 2)
         finally:
             process.kill()
-    assert (130, "", "coordinator: interrupted\n") == (process.returncode, out, err)
+    line = f"coordinator: interrupted by {signum.name}\n"
+    assert (128 + signum, "", line) == (process.returncode, out, err)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,10 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fleet.WorkerPro
     [
         ("--user-conf {d}/user.conf", "--user-conf {d}/user.conf: line 1: 'nonsense' is not "),
         ("--audit-config {d}/absent.config", "--audit-config {d}/absent.config: [Errno 2] No such file"),
+        ("--audit-config {d}/odd.config", "--audit-config {d}/odd.config: must have the keys of exactly one"),
         ("--output-dir {d}/out", "--output-dir: {d}/out/offline/performance exists; --overwrite replaces it"),
     ],
-    ids=["user.conf", "audit.config", "earlier-run"],
+    ids=["user.conf", "audit.config", "no-test", "earlier-run"],
 )
 @pytest.mark.parametrize("has_data", [False, True], ids=["no-data", "data"])
 def test_what_a_run_refuses_at_once_fails(
@@ -35,6 +36,7 @@ def test_what_a_run_refuses_at_once_fails(
     The data set is judged all the same, where there is one.
     """
     (tmp_path / "user.conf").write_text("nonsense\n")
+    (tmp_path / "odd.config").write_text("*.*.mode = 2\n")
     (tmp_path / "out" / "offline" / "performance").mkdir(parents=True)
     data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7]])
     words = flags.format(d=tmp_path).split()

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coordinator.recording.arrow_files import PARTIAL_SCHEMA, STREAM_SCHEMA
+from coordinator.recording import arrow_files
+from coordinator.recording.arrow_files import PARTIAL_NAME, PARTIAL_SCHEMA, STREAM_SCHEMA
 from coordinator.recording.outputs import BATCH_TOKENS
 from coordinator.recording.run_dir import RESERVED_NAME, release, reserve
 from tests import fleet
@@ -174,6 +175,31 @@ def test_a_file_that_was_cut_is_kept_beside_the_rest(tmp_path: Path) -> None:
     line = kept.salvage(*EMPTY, [], 20)
     assert line == f"{path} holds 2 complete of 3: both it and {stream} are kept"
     assert {stream, path} == set(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["run-1T13:54", "exp:1", "file:a", "s3:a", "a%20b?c#d", "a b\nc"])
+def test_any_directory_name_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A relative directory whose name reads as a URI: both files are written to it, and read from it."""
+    monkeypatch.chdir(tmp_path)
+    directory = Path(name)
+    directory.mkdir()
+    kept = new_outputs(directory, refuse)
+    kept.keep(*columns([3]))
+    line = kept.salvage(*EMPTY, [], 10.0)
+    assert f"{directory / PARTIAL_NAME} holds 1 complete" == line
+    table = pq.read_table(pa.BufferReader((tmp_path / name / PARTIAL_NAME).read_bytes()))
+    assert [{"sample": 3, "tokens": [3, 4, 5], "state": "complete"}] == table.to_pylist()
+
+
+def test_any_error_of_the_conversion_is_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the library, not of the disk: the line quotes it, at once, and the stream is kept."""
+    monkeypatch.setattr(arrow_files.pq, "ParquetWriter", lambda *_, **__: int("no number"))
+    kept = new_outputs(tmp_path, refuse)
+    kept.keep(*columns([3]))
+    line = kept.salvage(*EMPTY, [], 10.0)
+    assert "keeps 1 complete answers: partial_outputs.parquet: ValueError(" in line
+    assert "'no number'" in line
+    assert [(3, [3, 4, 5])] == streamed(tmp_path)
 
 
 def test_a_second_run_does_not_write_over_the_first(tmp_path: Path) -> None:

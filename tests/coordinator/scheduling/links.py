@@ -12,6 +12,7 @@ from protos import worker_pb2 as pb
 from protos.columns import PromptColumns, TokenColumns
 from sut.dataset import Dataset
 
+STOP_ID = 200_002
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 
 
@@ -52,6 +53,7 @@ class FakeLink(WorkerLink):
         super().__init__(index, f"worker-{index}:1", Access())
         self.info.max_num_seqs = max_num_seqs
         self.info.vocab_size = 201_088
+        self.info.stop_token_ids.append(STOP_ID)
         self.sent = self.open_stream()
 
     def open_stream(self) -> SentRequests:

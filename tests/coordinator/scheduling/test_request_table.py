@@ -59,20 +59,20 @@ def finish(table: RequestTable, slot: int, reason: int = STOP, now_ns: int = 0) 
 
 def test_tokens_of_interleaved_frames_land_where_they_belong() -> None:
     """Three requests' tokens, mixed over frames with and without counts, come out whole and in order."""
-    table = RequestTable(max_new_tokens=6, num_slots=4)
+    table = RequestTable(max_new_tokens=4, num_slots=4)
     (a, b, c), (name_a, name_b, name_c) = assign(table, 0, 1, 2, 3)
     first = table.add_tokens(0, frame([(name_c, [30]), (name_a, [10])], ones=True), 100)
     second = table.add_tokens(
-        0, frame([(name_a, [11, 12]), (name_b, [20, 21, 22]), (name_c, [])], {2: STOP}), 200
+        0, frame([(name_a, [11, 12]), (name_b, [20, 21, 22]), (name_c, [31])], {2: STOP}), 200
     )
     third = table.add_tokens(0, frame([(name_b, [23]), (name_a, [13])], {0: LENGTH, 1: STOP}, ones=True), 300)
     assert tokens_of(table, a) == [10, 11, 12, 13]
     assert tokens_of(table, b) == [20, 21, 22, 23]
-    assert tokens_of(table, c) == [30]
+    assert tokens_of(table, c) == [30, 31]
     assert [[c, a], [], []] == as_lists(first)
     assert [[b], [c], [STOP]] == as_lists(second)
     assert [[], [b, a], [LENGTH, STOP]] == as_lists(third)
-    assert table.num_tokens == 9
+    assert table.num_tokens == 10
     # Prompts are 10, 20 and 30 long: c and a answer first, then b.
     assert [30 + 10, 20, 0] == [arrivals.prefilled_tokens for arrivals in (first, second, third)]
 
@@ -141,6 +141,10 @@ def test_a_slot_is_reused_under_another_name() -> None:
         (lambda n: frame([(n["a"], [9]), (0xFFFFFFFF, [9])]), "slot 4294967295 of 8"),
         (lambda n: frame([(n["b"], [9]), (n["a"], [9, 9, 9])]), "an answer beyond 3 tokens"),
         (lambda n: frame([(n["full"], [9])], ones=True), "an answer beyond 3 tokens"),
+        (lambda n: frame([(n["b"], [9]), (n["a"], [9])], {1: LENGTH}), "LENGTH at 2 of 3 tokens"),
+        (lambda n: frame([(n["b"], [9]), (n["a"], [])], {1: STOP}), "STOP after its tokens"),
+        (lambda n: frame([(n["a"], [9])], {0: LENGTH}), "LENGTH at 2 of 3 tokens"),
+        (lambda n: frame([(n["a"], [])], {0: STOP}), "STOP after its tokens"),
     ],
     ids=[
         "late frame of an older generation",
@@ -154,6 +158,10 @@ def test_a_slot_is_reused_under_another_name() -> None:
         "largest slot",
         "budget overrun by a row of several",
         "budget overrun by one",
+        "LENGTH below the budget",
+        "STOP without a new token",
+        "LENGTH below the budget, alone",
+        "STOP without a new token, alone",
     ],
 )
 def test_a_bad_frame_leaves_nothing_behind(

@@ -31,6 +31,9 @@ class Request:
     prompt_len: int
     prefill_len: int
     losses: int = 0
+    stalled_losses: int = 0
+    given_tokens: int = 0
+    """Tokens that it had when its worker got it."""
     answer: list[int] = field(default_factory=list)
 
     @property
@@ -102,7 +105,9 @@ class TableLife(RuleBasedStateMachine):
         mine = data.draw(st.permutations([r for r in self.flying if r.worker == worker]))
         rows = [r for r in mine if len(r.answer) < BUDGET and data.draw(st.booleans())]
         counts = [1 if ones else data.draw(st.integers(0, BUDGET - len(r.answer))) for r in rows]
-        ends = [row for row in range(len(rows)) if data.draw(st.integers(0, 3)) == 3]
+        # An answer with tokens ends by STOP only with another one.
+        may_end = [row for row, n in enumerate(counts) if n or not rows[row].answer]
+        ends = [row for row in may_end if data.draw(st.integers(0, 3)) == 3]
         new = [[self.num_tokens + 100 * row + k for k in range(n)] for row, n in enumerate(counts)]
         arrivals = self.table.add_tokens(worker, frame([r.name for r in rows], new, ends, ones), now_ns=1)
         firsts = [r.slot for r, added in zip(rows, new, strict=True) if added and not r.answer]
@@ -131,6 +136,8 @@ class TableLife(RuleBasedStateMachine):
             self.retire_name(request)
             request.worker, request.prefill_len = NO_WORKER, 0
             request.losses += 1
+            progress = len(request.answer) > request.given_tokens
+            request.stalled_losses = 0 if progress else request.stalled_losses + 1
 
     @precondition(lambda self: len(self.of_workers()) < len(self.flying))
     @rule(data=st.data(), worker=workers)
@@ -141,6 +148,7 @@ class TableLife(RuleBasedStateMachine):
         assert [request.name for request in given] == names.tolist()
         for request in given:
             request.worker, request.prefill_len = worker, request.prompt_len + len(request.answer)
+            request.given_tokens = len(request.answer)
 
     @precondition(lambda self: len(self.of_workers()) < len(self.flying))
     @rule(data=st.data())
@@ -228,8 +236,10 @@ class TableLife(RuleBasedStateMachine):
         """Names, workers, losses and what is still to prefill are the model's."""
         slots = slots_of(self.flying)
         assert [request.name for request in self.flying] == self.table.names(slots).tolist()
-        rows = self.table.rows(slots)[["worker", "losses", "prefill_len", "prompt_len"]]
-        assert [(r.worker, r.losses, r.prefill_len, r.prompt_len) for r in self.flying] == rows.tolist()
+        rows = self.table.rows(slots)[["worker", "losses", "stalled_losses", "prefill_len", "prompt_len"]]
+        assert [
+            (r.worker, r.losses, r.stalled_losses, r.prefill_len, r.prompt_len) for r in self.flying
+        ] == rows.tolist()
         assert sorted(slots.tolist()) == self.table.in_flight().tolist()
         for worker in range(NUM_WORKERS):
             held = sorted(request.slot for request in self.flying if request.worker == worker)

@@ -12,7 +12,7 @@ import coordinator.scheduling.scheduler
 from coordinator.scheduling.scheduler import Scheduler, Task
 from protos.columns import FrameError
 from sut.sut import Reports
-from tests.coordinator.scheduling.links import LENGTH, STOP, FakeLink, SentRequests, dataset, frame
+from tests.coordinator.scheduling.links import LENGTH, STOP, STOP_ID, FakeLink, SentRequests, dataset, frame
 
 BUDGET = 6
 NUM_SAMPLES = 100
@@ -101,7 +101,7 @@ class Fleet:
     def finish(self, index: int, num: int) -> None:
         """End the oldest requests of a worker with an answer of one token."""
         names = self.table.names(self.table.held_by(index)[:num]).tolist()
-        self.deliver(index, {name: [9] for name in names}, dict.fromkeys(range(num), STOP))
+        self.deliver(index, {name: [STOP_ID] for name in names}, dict.fromkeys(range(num), STOP))
 
     def _admit(self, index: int) -> None:
         self.admitted.add(index)
@@ -184,9 +184,36 @@ def test_a_request_that_loses_too_many_workers_fails_the_run(server: bool) -> No
     fleet.issue(43)
     fleet.lose(0, "silent for 10 s")
     assert [
-        "sample 42 was taken from 2 workers in a row (--max-worker-losses), "
+        "sample 42 was taken from 2 workers in a row without a new token (--max-worker-losses), "
         "the last worker-0:1: silent for 10 s"
     ] == fleet.failures
+
+
+@pytest.mark.parametrize("server", [False, True])
+def test_a_loss_after_new_tokens_does_not_count_against_a_request(server: bool) -> None:
+    """With 2 losses allowed a request survives a loss per token; two in a row without a token end the run."""
+    fleet = Fleet(server, 8, max_losses=2)
+    fleet.issue(42)
+    for token in (1, 2, 3):
+        (name,) = fleet.table.names(fleet.table.held_by(0)).tolist()
+        fleet.deliver(0, {name: [token]})
+        fleet.lose(0)
+        fleet.readmit(0)
+    # One loss without a token, then progress again: the count starts anew.
+    fleet.lose(0)
+    sent = fleet.readmit(0)
+    assert [[42, 1, 2, 3]] == sent.prompts
+    fleet.deliver(0, {sent.names[0]: [4]})
+    fleet.lose(0)
+    fleet.readmit(0)
+    fleet.lose(0)
+    assert [] == fleet.failures
+    fleet.readmit(0)
+    fleet.lose(0, "it broke again")
+    (failure,) = fleet.failures
+    assert failure.startswith("sample 42 was taken from 2 workers in a row without a new token")
+    # Three with a token, one without, one with, two without.
+    assert [7] == fleet.table.rows(fleet.table.in_flight())["losses"].tolist()
 
 
 @pytest.mark.parametrize("server", [False, True])
@@ -247,10 +274,10 @@ def test_finished_answers_are_kept_together(monkeypatch: pytest.MonkeyPatch) -> 
     fleet = Fleet(True, 8)
     fleet.issue(0, 3, 6, 9)
     names = fleet.links[0].sent.names
-    fleet.deliver(0, {names[2]: [5], names[0]: [6, 7]}, {0: STOP, 1: STOP})
+    fleet.deliver(0, {names[2]: [STOP_ID], names[0]: [6, STOP_ID]}, {0: STOP, 1: STOP})
     assert [] == fleet.kept
-    fleet.deliver(0, {names[3]: [8]}, {0: STOP})
-    whole = ([6, 0, 9], [1, 2, 1], [5, 6, 7, 8])
+    fleet.deliver(0, {names[3]: [STOP_ID]}, {0: STOP})
+    whole = ([6, 0, 9], [1, 2, 1], [STOP_ID, 6, STOP_ID, STOP_ID])
     assert [whole] == fleet.kept
     fleet.scheduler.keep_answers()
     assert [whole] == fleet.kept
@@ -267,11 +294,11 @@ def test_a_continued_answer_reaches_loadgen_whole_and_once(server: bool) -> None
     assert ([(1003, 5)] if server else []) == fleet.reports.firsts
     fleet.lose(first)
     (name,) = fleet.links[1 - first].sent.names
-    fleet.deliver(1 - first, {name: [7]}, {0: STOP})
+    fleet.deliver(1 - first, {name: [STOP_ID]}, {0: STOP})
     assert ([(1003, 5)] if server else []) == fleet.reports.firsts
-    assert [(1003, [5, 6, 7])] == fleet.reports.answers
+    assert [(1003, [5, 6, STOP_ID])] == fleet.reports.answers
     fleet.scheduler.keep_answers()
-    assert [([3], [3], [5, 6, 7])] == fleet.kept
+    assert [([3], [3], [5, 6, STOP_ID])] == fleet.kept
 
 
 def test_a_moved_request_is_stopped_and_its_late_tokens_are_dropped() -> None:
@@ -292,8 +319,8 @@ def test_a_moved_request_is_stopped_and_its_late_tokens_are_dropped() -> None:
     fleet.deliver(0, {a: [8, 8], again: [2]}, {0: STOP})
     fleet.deliver(0, {a: []})
     assert (2, [], 1) == (load.num_dropped_tokens, fleet.reports.answers, load.outstanding)
-    fleet.deliver(0, {again: [3]}, {0: STOP})
-    assert [(1000, [1, 2, 3])] == fleet.reports.answers
+    fleet.deliver(0, {again: [STOP_ID]}, {0: STOP})
+    assert [(1000, [1, 2, STOP_ID])] == fleet.reports.answers
     assert [0, 1] == [len(fleet.table.held_by(index)) for index in range(2)]
     with pytest.raises(FrameError, match="does not hold"):
         fleet.deliver(1, {a: [9]})

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.coordinator.scheduling.links import LENGTH, STOP
+from tests.coordinator.scheduling.links import LENGTH, STOP, STOP_ID
 from tests.coordinator.scheduling.test_scheduler import BUDGET, NUM_SAMPLES, PROMPTS, Fleet
 
 DEEDS = ["step", "step", "step", "step", "lose", "back", "move", "late", "issue", "look"]
@@ -13,8 +13,9 @@ SLOTS = (1, 4, 8)
 
 
 def answer(sample: int) -> list[int]:
-    """Compute an answer: of 1 to 9 tokens those that the budget allows, all of them different."""
-    return [100 * sample + k for k in range(1, 2 + sample % 9)][:BUDGET]
+    """Compute an answer of 1 to 9 tokens, all different; it ends with the budget or on a stop id."""
+    whole = [100 * sample + k for k in range(1, 2 + sample % 9)][:BUDGET]
+    return whole if len(whole) == BUDGET else [*whole[:-1], STOP_ID]
 
 
 class Workers:
@@ -66,8 +67,10 @@ class Workers:
             slot = name % 2**32
             have = fleet.table.reportable([slot]).counts[0]
             rows[name] = whole[have : have + self.data.draw(st.integers(0, 3))]
-            if have + len(rows[name]) == len(whole) and self.data.draw(st.booleans()):
-                ends[len(rows) - 1] = LENGTH if len(whole) == BUDGET else STOP
+            # The end of a full budget may come late; a stop id ends its answer at once.
+            full = len(whole) == BUDGET
+            if have + len(rows[name]) == len(whole) and (not full or self.data.draw(st.booleans())):
+                ends[len(rows) - 1] = LENGTH if full else STOP
         if late:
             moved = sorted(fleet.loads[index].moved)[:2]
             rows |= {name: [-1, -1] for name in moved}
@@ -99,7 +102,7 @@ def test_every_answer_arrives_whole_and_once(
     assert (0, 0) == (fleet.table.num_running, len(fleet.scheduler.backlog))
     samples = range(workers.num_issued)
     assert [(1000 + sample, answer(sample)) for sample in samples] == sorted(fleet.reports.answers)
-    firsts = [(1000 + sample, 100 * sample + 1) for sample in samples]
+    firsts = [(1000 + sample, answer(sample)[0]) for sample in samples]
     assert (firsts if server else []) == sorted(fleet.reports.firsts)
     assert [(0, 0)] * 3 == [(load.outstanding, load.waiting_prefill_tokens) for load in fleet.loads]
     assert workers.num_late == sum(load.num_dropped_tokens for load in fleet.loads)
@@ -115,4 +118,5 @@ def drain(fleet: Fleet) -> None:
         counts = fleet.table.reportable(slots.tolist()).counts
         names = fleet.table.names(slots).tolist()
         rows = {n: answer(s)[c:] for n, s, c in zip(names, samples, counts, strict=True)}
-        fleet.deliver(link.index, rows, dict.fromkeys(range(len(rows)), STOP))
+        ends = {row: LENGTH if len(answer(s)) == BUDGET else STOP for row, s in enumerate(samples)}
+        fleet.deliver(link.index, rows, ends)

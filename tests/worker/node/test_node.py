@@ -130,13 +130,13 @@ def test_no_replica_that_still_begins_outlives_a_killed_node_under_nohup(
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys, time\n"
         "if 'TOKENFLEET_NODE_PID' in os.environ:\n"
-        "    import worker.machine.sd_notify\n"
-        "    follow = worker.machine.sd_notify.end_with_node\n"
+        "    import worker.machine.parent_death\n"
+        "    follow = worker.machine.parent_death.end_with_node\n"
         "    def linger():\n"
         "        follow()\n"
         "        print('lingers', os.getpid(), flush=True)\n"
         "        time.sleep(60)\n"
-        "    worker.machine.sd_notify.end_with_node = linger\n"
+        "    worker.machine.parent_death.end_with_node = linger\n"
     )
     monkeypatch.setattr(fleet, "VLLM_CPU_ENV", os.environ | {"PYTHONPATH": f"{tmp_path}:{fleet.ROOT}"})
     address = f"127.0.0.1:{steady_port(random.Random(), 3)}"

@@ -8,6 +8,7 @@ prompt's last token, modulo 199,999 (gpt-oss's smallest stop id), and its last t
     prompt [1, 9, 17] -> 200002                reason STOP
     prompt [0, 9, 17] -> no token              reason STOP
 
+A seed is added to the counted tokens: with seed 5 the first answer is 23, 24, 25, 200002.
 A prompt that ends with tokens already produced by another worker gets the rest of the same answer.
 """
 
@@ -23,6 +24,7 @@ from protos.columns import Lens, PromptColumns, RequestNames
 STOP_TOKEN_ID = 200_002
 COUNT_MODULUS = 199_999
 VOCAB_SIZE = 201_088
+MAX_SEED = (1 << 31) - 1
 
 Column = NDArray[Any]
 
@@ -42,7 +44,7 @@ class AnswerColumns(NamedTuple):
     """(R,) values of pb.FinishReason."""
 
     @classmethod
-    def for_prompts(cls, prompts: PromptColumns) -> "AnswerColumns":
+    def for_prompts(cls, prompts: PromptColumns, seed: int = 0) -> "AnswerColumns":
         """Compute the answers to R prompts."""
         ends = prompts.prompt_lens.cumsum(dtype=np.int64)
         produced = prompts.produced.astype(np.int64)
@@ -52,7 +54,7 @@ class AnswerColumns(NamedTuple):
         return cls(
             requests=prompts.requests,
             prompt_lens=prompts.prompt_lens,
-            first_tokens=last_tokens + 1 + produced,
+            first_tokens=last_tokens + 1 + produced + seed,
             lens=np.minimum(lens, prompts.max_new_tokens),
             reasons=np.where(stops, pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH).astype(np.uint8),
         )

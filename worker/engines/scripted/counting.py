@@ -12,7 +12,7 @@ from common.flags import Flag, Flags, Parser, add_flags, build
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
 from worker.engine_protocol import EngineInfo, Load, Step
-from worker.engines.scripted.answers import STOP_TOKEN_ID, VOCAB_SIZE, AnswerColumns
+from worker.engines.scripted.answers import MAX_SEED, STOP_TOKEN_ID, VOCAB_SIZE, AnswerColumns
 from worker.engines.scripted.running_batch import RunningBatch
 from worker.engines.scripted.step_clock import StepClock
 
@@ -32,6 +32,7 @@ class CountingConfig(Flags):
     max_model_len: Annotated[int, Flag("largest length of prompt and answer together, in tokens", ge=1)] = (
         131_072
     )
+    seed: Annotated[int, Flag("number added to each counted token of an answer", ge=0, le=MAX_SEED)] = 0
 
 
 def build_parser() -> Parser:
@@ -73,6 +74,8 @@ class CountingEngine:
             max_num_seqs=self._config.max_num_seqs,
             tensor_parallel_size=1,
             stop_token_ids=(STOP_TOKEN_ID,),
+            engine_facts={"seed": str(self._config.seed)},
+            execution_facts={"max_num_seqs": str(self._config.max_num_seqs)},
             engine_args={
                 "prefill_ms": str(self._config.prefill_ms),
                 "step_ms": str(self._config.step_ms),
@@ -84,7 +87,7 @@ class CountingEngine:
 
     def submit(self, prompts: PromptColumns) -> None:
         """Queue requests in the order given."""
-        self._waiting = self._waiting.append(AnswerColumns.for_prompts(prompts))
+        self._waiting = self._waiting.append(AnswerColumns.for_prompts(prompts, self._config.seed))
         self._work.set()
 
     def cancel(self, requests: list[int]) -> None:

@@ -18,7 +18,7 @@ from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, decla
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
 from worker.engine_protocol import EngineInfo, Load, Step
-from worker.engines.scripted.answers import STOP_TOKEN_ID, VOCAB_SIZE, AnswerColumns
+from worker.engines.scripted.answers import MAX_SEED, STOP_TOKEN_ID, VOCAB_SIZE, AnswerColumns
 from worker.engines.scripted.cost_model import CostModel
 from worker.engines.scripted.running_batch import RunningBatch
 from worker.engines.scripted.step_clock import StepClock
@@ -39,6 +39,7 @@ class SimulatedConfig(Flags):
     max_model_len: Annotated[int, Flag("largest length of prompt and answer together, in tokens", ge=1)] = (
         131_072
     )
+    seed: Annotated[int, Flag("number added to each counted token of an answer", ge=0, le=MAX_SEED)] = 0
     costs: CostModel = field(default_factory=CostModel)
     """Time of a step."""
 
@@ -103,6 +104,11 @@ class SimulatedEngine:
             max_num_seqs=config.max_num_seqs,
             tensor_parallel_size=1,
             stop_token_ids=(STOP_TOKEN_ID,),
+            engine_facts={"seed": str(config.seed)},
+            execution_facts={
+                "max_num_seqs": str(config.max_num_seqs),
+                "max_num_batched_tokens": str(config.max_num_batched_tokens),
+            },
             engine_args={name: str(value) for name, value in (limits | asdict(config.costs)).items()},
         )
 
@@ -111,7 +117,7 @@ class SimulatedEngine:
 
     def submit(self, prompts: PromptColumns) -> None:
         """Queue requests in the order given."""
-        self._waiting = self._waiting.append(AnswerColumns.for_prompts(prompts))
+        self._waiting = self._waiting.append(AnswerColumns.for_prompts(prompts, self._config.seed))
         self._work.set()
 
     def cancel(self, requests: list[int]) -> None:

@@ -8,8 +8,9 @@ import json
 import logging
 import os
 import re
-import tempfile
 from pathlib import Path
+
+from worker.machine.locked_directory import LockedDirectory
 
 VARIABLE = "VLLM_LOGGING_CONFIG_PATH"
 _FILE = "causes"
@@ -59,9 +60,9 @@ class CauseLog:
             is_local: All of vLLM's processes run on this machine. On another one vLLM would not find the
                 logging configuration and fail.
         """
-        self._directory = tempfile.TemporaryDirectory(prefix="tokenfleet-vllm-")
-        self._path = Path(self._directory.name) / _FILE
-        self._config = str(Path(self._directory.name) / "logging.json")
+        self._directory = LockedDirectory()
+        self._path = self._directory.path / _FILE
+        self._config = str(self._directory.path / "logging.json")
         is_users = VARIABLE in os.environ or os.environ.get("VLLM_CONFIGURE_LOGGING", "1") == "0"
         if is_local and not is_users:
             self._install()
@@ -92,7 +93,7 @@ class CauseLog:
     def close(self) -> None:
         """Remove the file."""
         self._restore_environment()
-        self._directory.cleanup()
+        self._directory.close()
 
     def _restore_environment(self) -> None:
         if os.environ.get(VARIABLE) == self._config:

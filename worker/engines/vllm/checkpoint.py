@@ -1,13 +1,12 @@
-"""A checkpoint's directory, stop ids, limits and hash, from its JSON files; weights are never read."""
+"""A checkpoint's directory, stop ids and limits, from its JSON files."""
 
-import hashlib
-import json
 import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
 from common.host_facts import nearest
 
@@ -25,6 +24,19 @@ class ModelLimits:
     """Longest prompt and answer together, in tokens."""
     num_attention_heads: int
     num_key_value_heads: int
+
+
+class Source(NamedTuple):
+    """Where vLLM finds a model; fields as the arguments of find_checkpoint."""
+
+    model: str
+    revision: str | None
+    cache_dir: str | None
+
+    def find(self) -> tuple[Path, Path] | None:
+        """Return the directories of the JSON files and of the weights; None before they are downloaded."""
+        checkpoint, weights = find_checkpoint(*self), find_weights(*self)
+        return None if checkpoint is None or weights is None else (checkpoint, weights)
 
 
 def find_checkpoint(model: str, revision: str | None = None, cache_dir: str | None = None) -> Path | None:
@@ -133,38 +145,13 @@ def stop_token_ids(checkpoint: Path, generation_config_path: Path | None = None)
     return tuple(sorted(ids))
 
 
-def model_hash(checkpoint: Path, weights: Path) -> str:
-    """Hash config.json, generation_config.json and the names and sizes of the weight files.
-
-    Models with equal hashes are equal unless weights were changed in place.
-
-    Args:
-        checkpoint: Directory of the JSON files.
-        weights: Directory of the weight files, usually the same.
-
-    Returns:
-        SHA-256 in hex.
-
-    Raises:
-        FlagError: config.json is missing.
-    """
-    _read_config(checkpoint)
-    facts: dict[str, str | int | None] = {}
-    for name in ("config.json", "generation_config.json"):
-        path = checkpoint / name
-        facts[name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
-    # stat follows links: a Hugging Face snapshot consists of links.
-    facts.update({path.name: path.stat().st_size for path in weights.glob("*.safetensors")})
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
 def _read_config(checkpoint: Path) -> dict[str, Any]:
     return _read_json(checkpoint / "config.json")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(read_bounded(path))
     except OSError as error:
         raise FlagError("--model", f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:

@@ -27,9 +27,11 @@ KNOWN_VERSIONS = "0.25.1 and 0.32.0"
 """vLLM versions that this client was tested with."""
 _USED = (
     "vllm.v1.engine.async_llm:AsyncLLM.get_supported_tasks",
+    "vllm.v1.engine.core:EngineCoreProc.run_engine_core",
     "vllm.v1.engine.core_client:AsyncMPClient.add_request_async",
     "vllm.v1.engine.core_client:AsyncMPClient.abort_requests_async",
     "vllm.v1.engine.core_client:AsyncMPClient.get_output_async",
+    "vllm.v1.executor.multiproc_executor:WorkerProc.worker_main",
     "vllm.v1.engine.exceptions:EngineDeadError",
     "vllm.v1.engine.input_processor:InputProcessor.process_inputs",
     "vllm.v1.engine:EngineCoreOutputs.outputs",

@@ -1,0 +1,42 @@
+"""Reads text files that a user names: regular files only, up to a size, JSON up to Python's nesting limit."""
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+
+MAX_TEXT_BYTES = 1 << 20
+"""Bound for configurations, LoadGen's confs, JSON files of a checkpoint, certificates and tokens."""
+
+
+def read_bounded(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
+    """Read a whole file.
+
+    Raises:
+        OSError: The file cannot be read, is not a regular file, or is longer; `strerror` is the reason.
+    """
+    # Without O_NONBLOCK opening a FIFO waits for its writer.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"is longer than {max_bytes:,} bytes", str(path))
+    return content
+
+
+def parse_json(content: bytes) -> object:
+    """Parse JSON.
+
+    Raises:
+        ValueError: It is not JSON, or nested too deeply.
+    """
+    try:
+        parsed: object = json.loads(content)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return parsed

@@ -1,0 +1,48 @@
+"""LoadGen's log files: named as rejected until the verdict accepts them.
+
+The submission checker reads `mlperf_log_*`, whatever the verdict is. LoadGen therefore writes
+`rejected_mlperf_log_*`, so that a process that is killed at any time leaves no log under an accepted name.
+"""
+
+import os
+from pathlib import Path
+
+SUMMARY = "mlperf_log_summary.txt"
+DETAIL = "mlperf_log_detail.txt"
+ACCURACY = "mlperf_log_accuracy.json"
+NAMES = (SUMMARY, DETAIL, ACCURACY, "mlperf_log_trace.json")
+"""Names that the submission checker and the scripts of accuracy and compliance read, and the empty trace."""
+REJECTED_PREFIX = "rejected_"
+LOADGEN_PREFIX = f"{REJECTED_PREFIX}mlperf_log_"
+"""Prefix with which LoadGen creates its files."""
+
+
+def find_log(log_dir: Path, name: str) -> Path:
+    """Return the path of a log under its accepted name if it has it, else under its rejected name."""
+    accepted = log_dir / name
+    return accepted if accepted.exists() else log_dir / f"{REJECTED_PREFIX}{name}"
+
+
+def accept(log_dir: Path) -> None:
+    """Give LoadGen's logs the names that a submission checker reads.
+
+    Raises:
+        OSError: A log cannot be renamed.
+    """
+    for name in NAMES:
+        _rename(log_dir / f"{REJECTED_PREFIX}{name}", log_dir / name)
+
+
+def reject(log_dir: Path) -> None:
+    """Give accepted logs their rejected names again: the run failed while they were being accepted.
+
+    Raises:
+        OSError: A log cannot be renamed.
+    """
+    for name in NAMES:
+        _rename(log_dir / name, log_dir / f"{REJECTED_PREFIX}{name}")
+
+
+def _rename(path: Path, new_path: Path) -> None:
+    if path.exists():
+        os.replace(path, new_path)
