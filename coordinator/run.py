@@ -20,7 +20,8 @@ from typing import NoReturn
 from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from coordinator.config import LossPolicy, RunConfig
 from coordinator.inputs import Inputs
-from coordinator.pre_run_checks import build_setup, warn_before_run
+from coordinator.pre_run_checks import announce, build_setup, warn_of_engines
+from coordinator.recording import final_table
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.jitter import JitterMeter
 from coordinator.recording.outputs import Outputs
@@ -38,6 +39,7 @@ from sut import log_files
 from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
 from sut.results.deviations import Setup
+from sut.results.loadgen_figures import LoadGenFigures
 from sut.results.verdict import Outcome, Verdict
 from sut.sut import SUT, Reports
 
@@ -71,6 +73,7 @@ def run(config: RunConfig) -> int:
     """
     interrupts, times, end = Interrupts(), RunTimes(), RunEnd()
     inputs = Inputs.read(config)
+    announce(config, inputs)
     test = LoadGenTest(inputs.user_conf, config.scenario, config.mode)
     confs = LoadGenConfs(inputs.user_conf, inputs.audit_conf)
     run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
@@ -98,7 +101,7 @@ def run(config: RunConfig) -> int:
             recorder=Recorder(run_id, config, inputs, test.settings.seeds, active_run),
         )
         record = execution.execute()
-    record.show()
+    final_table.show(record)
     return verdict.exit_code(record.verdict.outcome)
 
 
@@ -184,11 +187,11 @@ class Execution:
 
     def _begin(self) -> None:
         unfinished = Verdict(Outcome.UNFINISHED, "the coordinator has not ended this run")
-        record = self.recorder.record(unfinished, self.times, {})
+        record = self.recorder.record(unfinished, self.times, LoadGenFigures())
         self.run_dir.begin(record)
         num_workers = len(self.event_loop.links)
         logger.info("run %s on %d workers, specification %s", record.run_id, num_workers, record.spec_hash)
-        warn_before_run(self.test.settings, self._setup())
+        warn_of_engines(self._setup())
 
     def _complete(self) -> RunRecord | None:
         """Run the test and store the verdict; None if the run failed."""
@@ -211,14 +214,17 @@ class Execution:
         """Run LoadGen on its own thread and watch it from this one."""
         thread = threading.Thread(target=self._start_test, name="loadgen", daemon=True)
         read_expected = partial(generated_samples, self.run_dir.path)
-        with ExpectedSamples(read_expected) as expected, JitterMeter(self.event_loop.loop) as meter:
-            progress = Progress(self.active_run, expected.get)
+        with (
+            ExpectedSamples(read_expected) as expected,
+            JitterMeter(self.event_loop.loop) as meter,
+            self.recorder.issue_lateness as lateness,
+            Progress(self.active_run, expected.get, lateness) as progress,
+        ):
             self.times.begin_test()
             thread.start()
             while not self.end.wait(SIGNAL_POLL_S):
                 progress.tick()
             self.times.end_test()
-        progress.end()
         return meter
 
     def _start_test(self) -> None:
@@ -246,7 +252,7 @@ class Execution:
             verdict.judge, self.run_dir.path, setup, collect_counts(self.active_run), meter.telemetry()
         )
         judged, detail = self.files.call(judge, VERDICT_TIMEOUT_S)
-        return self.recorder.record(judged, self.times, verdict.headline(setup.scenario, detail))
+        return self.recorder.record(judged, self.times, LoadGenFigures.of(setup.scenario, detail))
 
     def _setup(self) -> Setup:
         workers = [(link.address, info) for link in self.event_loop.links for info in link.infos]
@@ -284,10 +290,10 @@ class Execution:
         os._exit(code)
 
     def _write_unfinished(self, judged: Verdict, timeout_s: float) -> None:
-        self.run_dir.write(self.recorder.record(judged, self.times, {}), timeout_s)
+        self.run_dir.write(self.recorder.record(judged, self.times, LoadGenFigures()), timeout_s)
 
     def _show_unfinished(self, judged: Verdict) -> None:
-        self.recorder.record(judged, self.times, {}).show()
+        final_table.show(self.recorder.record(judged, self.times, LoadGenFigures()))
 
     def _salvage(self, outcome: Outcome) -> None:
         """Cancel the streams, so that workers empty their engines, and store what was received."""

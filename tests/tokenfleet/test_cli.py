@@ -102,7 +102,7 @@ finally:
     ("name", "imported"),
     [
         ("worker", ["worker", "protos"]),
-        ("run", ["coordinator", "sut", "protos", "mlperf_loadgen", "pandas"]),
+        ("run", ["coordinator", "sut", "protos", "mlperf_loadgen"]),
         ("probe", ["worker", "protos"]),
         ("checkpoint-hash", ["worker", "protos"]),
         ("synthetic", ["sut", "pandas"]),
