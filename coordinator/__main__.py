@@ -10,6 +10,7 @@ import sys
 from common.config_file import PRINT_FLAG, name_source, to_table, to_toml, unset_flags
 from common.open_files import raise_open_file_limit
 from common.signals import Interrupted
+from common.standard_streams import BackgroundStderr, leave, open_standard_streams
 from coordinator.config import RunConfig, parse
 from coordinator.doctor import command
 from coordinator.run import run
@@ -17,10 +18,16 @@ from coordinator.run import run
 
 def main(argv: list[str]) -> int:
     """Run LoadGen once, or the doctor, and return the exit code."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    open_standard_streams()
     raise_open_file_limit()
+    with BackgroundStderr(sys.stderr):
+        logging.basicConfig(
+            level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        return _execute(argv)
+
+
+def _execute(argv: list[str]) -> int:
     try:
         if argv[:1] == ["doctor"]:
             return command.main(argv[1:])
@@ -48,4 +55,4 @@ def main(argv: list[str]) -> int:
 if __name__ == "__main__":
     # Program name in the usage line.
     sys.argv[0] = "python -m coordinator"
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

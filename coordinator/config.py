@@ -139,6 +139,7 @@ class RunConfig(Flags):
     """File of --config, the source of flags that the command line does not give."""
 
     def _check_together(self) -> None:
+        _check_utf8("--output-dir", self.output_dir)
         for address in self.workers:
             _check_address(address)
             if self.workers.count(address) > 1:
@@ -163,6 +164,18 @@ class RunConfig(Flags):
             test: The compliance test of the audit.config; None without one.
         """
         return self.output_dir / self.scenario / (self.mode if test is None else test.name)
+
+
+def _check_utf8(flag: str, path: Path) -> None:
+    """Require a path that is UTF-8: LoadGen takes no other.
+
+    Raises:
+        FlagError: It is not.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise FlagError(flag, f"{str(path)!a} is not UTF-8") from error
 
 
 def _check_address(address: str) -> None:

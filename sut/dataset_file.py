@@ -228,4 +228,7 @@ def _write(columns: DatasetColumns, sha256: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_code = main(sys.argv[1:])
+    sys.stderr.flush()
+    # Without destructors: Arrow's thread pool aborts one process in a hundred in its own.
+    os._exit(exit_code)

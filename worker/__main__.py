@@ -115,6 +115,9 @@ def _check_model(model: str | None) -> str:
     """
     if model is None:
         raise FlagError("--model", "missing; --engine vllm needs a checkpoint")
+    if model != os.fsencode(model).decode(errors="replace"):
+        # GetInfo sends the name, and protobuf takes only UTF-8.
+        raise FlagError("--model", f"{model!a} is not UTF-8")
     check_installed()
     check_ipc_directory()
     return model

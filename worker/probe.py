@@ -31,6 +31,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from common.bounded_file import read_bounded
 from common.connect_errors import ClientTls, diagnose
 from common.flags import FlagError
+from common.standard_streams import open_standard_streams
 from common.text import print_table, printable
 from common.tls import load_ca, load_pair
 from protos import worker_pb2 as pb
@@ -176,6 +177,7 @@ def ask(door: Door, service: str, flag: str) -> Answer:
 
 def main(argv: list[str], env: Mapping[str, str]) -> int:
     """Probe once and return the exit code."""
+    open_standard_streams()
     if {"-h", "--help"} & set(argv):
         sys.stdout.write(f"{__doc__}")
         return 0

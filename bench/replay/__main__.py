@@ -18,8 +18,8 @@ from unittest import mock
 import numpy as np
 
 from bench.replay.recording import Load, Replay, record
+from coordinator.scheduling import request_table
 from coordinator.scheduling.degenerate_answers import DegenerateAnswers
-from coordinator.scheduling.request_table import RequestTable
 from protos.columns import FrameError, TokenColumns, TokenRules
 
 LOADS = {
@@ -45,8 +45,7 @@ def without_checks() -> Iterator[None]:
     """Leave out the checks of ends and the counts of degenerate answers for a block."""
     with (
         mock.patch.object(TokenRules, "check", check_vocabulary),
-        mock.patch.object(RequestTable, "_check_ends", lambda *_: None),
-        mock.patch.object(RequestTable, "_check_end", lambda *_: None),
+        mock.patch.object(request_table, "check_ends", lambda *_: None),
         mock.patch.object(DegenerateAnswers, "add", lambda *_: None),
     ):
         yield

@@ -296,7 +296,7 @@ def test_an_engine_that_a_worker_had_for_a_part_of_the_run_counts() -> None:
     """A worker that came back is one worker; what it had on any stream is a deviation, once."""
     cached = EngineReport("a:1", "vllm", {"enable_prefix_caching": "true"}, STOP_IDS)
     usual = EngineReport("a:1", "vllm", {"enable_prefix_caching": "false"}, STOP_IDS)
-    other = EngineReport("b:1", "vllm", {}, STOP_IDS)
+    other = EngineReport("b:1", "vllm", {"enable_prefix_caching": "false"}, STOP_IDS)
     expected = ["enable_prefix_caching is true, not false: 1 of 2 workers, first a:1"]
     assert expected == lines(setup_of(OFFLINE, engines=(cached, usual, other)))
     assert expected == lines(setup_of(OFFLINE, engines=(usual, cached, cached, other)))
