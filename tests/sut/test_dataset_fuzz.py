@@ -2,9 +2,11 @@
 
 import gzip
 import random
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,18 @@ def outcome(read: Callable[[Path], object], path: Path) -> str:
     return "read"
 
 
+@contextmanager
+def limited_memory() -> Iterator[None]:
+    """Limit this process's address space, as the process of the reader limits its own."""
+    old = resource.getrlimit(resource.RLIMIT_AS)
+    used_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used_bytes + (1 << 30), old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, old)
+
+
 def fuzz(directory: Path, num: int, read: Callable[[Path], object], first_seed: int = 0) -> list[str]:
     """Read damaged files."""
     (directory / "whole").mkdir()
@@ -88,7 +102,8 @@ def fuzz(directory: Path, num: int, read: Callable[[Path], object], first_seed: 
 
     seeds = range(first_seed, first_seed + num)
     if read is read_here:
-        return list(map(one, seeds))
+        with limited_memory():
+            return list(map(one, seeds))
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(one, seeds))
 
