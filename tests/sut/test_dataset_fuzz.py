@@ -18,9 +18,9 @@ from sut.dataset_process import read_in_process
 from sut.prompt_columns import UnreadableError
 from tests.sut.dataset_files import PROMPTS, read_here
 
-NUM_SHORT, NUM_LONG = 300, 20_000
+NUM_SHORT, NUM_LONG = 300, 5_000
 # Processes of the reader: each takes a quarter of a second.
-NUM_STARTED, NUM_STARTED_LONG = 6, 600
+NUM_STARTED, NUM_STARTED_LONG = 6, 200
 
 
 def files(directory: Path) -> list[bytes]:
@@ -126,7 +126,7 @@ def test_the_process_turns_damage_into_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_many_damaged_files_are_read_or_refused(tmp_path: Path) -> None:
-    """20,000 damaged pickles and parquet files, and 600 through the process of its own."""
+    """5,000 damaged pickles and parquet files, and 200 through the process of its own."""
     outcomes = fuzz(tmp_path, NUM_LONG, read_here, first_seed=NUM_SHORT)
     assert 0 < outcomes.count("read") < NUM_LONG / 2
     shutil.rmtree(tmp_path / "whole")
