@@ -193,6 +193,8 @@ class Declared(NamedTuple):
         """
         if isinstance(value, int | float) and not self.flag.admits(value):
             raise FlagError(self.option, self.flag.refusal(value))
+        if isinstance(value, Path) and "\0" in str(value):
+            raise FlagError(self.option, f"{str(value)!a} contains a NUL character")
 
     def default_text(self, default: object) -> str:
         """Return the default as text; empty if the flag has no default or is boolean."""

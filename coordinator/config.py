@@ -10,7 +10,8 @@ from typing import Annotated
 
 from common import config_file
 from common.config_file import ConfigFile, join_lists
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, names
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from coordinator.reference_flags import refuse_reference_flags
 from sut.benchmark import ComplianceTest
 from sut.settings import Mode, Scenario
 
@@ -138,6 +139,7 @@ class RunConfig(Flags):
     """File of --config, the source of flags that the command line does not give."""
 
     def _check_together(self) -> None:
+        _check_utf8("--output-dir", self.output_dir)
         for address in self.workers:
             _check_address(address)
             if self.workers.count(address) > 1:
@@ -162,6 +164,18 @@ class RunConfig(Flags):
             test: The compliance test of the audit.config; None without one.
         """
         return self.output_dir / self.scenario / (self.mode if test is None else test.name)
+
+
+def _check_utf8(flag: str, path: Path) -> None:
+    """Require a path that is UTF-8: LoadGen takes no other.
+
+    Raises:
+        FlagError: It is not.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise FlagError(flag, f"{str(path)!a} is not UTF-8") from error
 
 
 def _check_address(address: str) -> None:
@@ -193,11 +207,11 @@ def expand(argv: list[str]) -> tuple[ConfigFile | None, list[str]]:
     """Return the file of --config, and its flags followed by those of the command line.
 
     Raises:
-        FlagError: Names file and key: not readable, not TOML, or an unknown flag.
+        FlagError: Names file and key: not readable, not TOML, or an unknown flag; or a flag that only the
+            reference has, and what to use instead.
     """
-    known = names(RunConfig)
-    single = [name for name in known if name != "workers"]
-    file, table = config_file.read(argv, "coordinator", single, known)
+    refuse_reference_flags(argv)
+    file, table = config_file.read(argv, "coordinator", [RunConfig], is_complete=True)
     return file, [*config_file.to_argv(join_lists(RunConfig, table), argv), *argv]
 
 

@@ -20,7 +20,7 @@ from typing import NoReturn
 from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from coordinator.config import LossPolicy, RunConfig
 from coordinator.inputs import Inputs
-from coordinator.pre_run_checks import build_setup, warn_before_run
+from coordinator.pre_run_checks import announce, build_setup, warn_of_engines
 from coordinator.recording import final_table
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.jitter import JitterMeter
@@ -73,6 +73,7 @@ def run(config: RunConfig) -> int:
     """
     interrupts, times, end = Interrupts(), RunTimes(), RunEnd()
     inputs = Inputs.read(config)
+    announce(config, inputs)
     test = LoadGenTest(inputs.user_conf, config.scenario, config.mode)
     confs = LoadGenConfs(inputs.user_conf, inputs.audit_conf)
     run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
@@ -190,7 +191,7 @@ class Execution:
         self.run_dir.begin(record)
         num_workers = len(self.event_loop.links)
         logger.info("run %s on %d workers, specification %s", record.run_id, num_workers, record.spec_hash)
-        warn_before_run(self.test.settings, self._setup())
+        warn_of_engines(self._setup())
 
     def _complete(self) -> RunRecord | None:
         """Run the test and store the verdict; None if the run failed."""

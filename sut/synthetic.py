@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from common.flags import FlagError
+from common.standard_streams import open_standard_streams
 from sut.benchmark import BENCHMARK
 
 # The tiny vocabulary (4,096 ids) has the benchmark's stop ids minus this shift: 4002, 3999 and 4012.
@@ -259,6 +260,7 @@ def _draw_weights(seed: int) -> dict[str, NDArray[np.float32]]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; a bad argument is reported in one line with exit code 2."""
+    open_standard_streams()
     flags = _parser().parse_args(argv)
     try:
         if flags.command == "dataset":

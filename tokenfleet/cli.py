@@ -31,17 +31,19 @@ def _worker(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    from common.standard_streams import leave
     from coordinator.__main__ import main
 
-    return main(argv)
+    leave(main(argv))
 
 
 def _doctor(argv: list[str]) -> int:
+    from common.standard_streams import leave
     from coordinator.__main__ import main
 
     # The coordinator's usage line adds "doctor".
     sys.argv[0] = "tokenfleet"
-    return main(["doctor", *argv])
+    leave(main(["doctor", *argv]))
 
 
 def _probe(argv: list[str]) -> int:
@@ -81,6 +83,11 @@ SUBCOMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the subcommand that the command line names and return its exit code."""
+    # A module of the current directory could still be taken for one of ours.
+    _search_current_directory_last()
+    from common.standard_streams import open_standard_streams
+
+    open_standard_streams()
     name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
     if name in ("-h", "--help"):
         return _print(_help())
@@ -91,7 +98,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         known = ", ".join(SUBCOMMANDS)
         sys.stderr.write(f"tokenfleet: {what}; subcommands: {known} (see tokenfleet --help)\n")
         return 2
-    _search_current_directory_last()
     # Program name in the usage line.
     sys.argv = [f"tokenfleet {name}", *rest]
     try:

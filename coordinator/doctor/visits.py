@@ -11,9 +11,9 @@ from typing import NamedTuple
 import grpc
 from grpc_health.v1 import health_pb2
 
+from common.connect_errors import diagnose
 from common.text import printable
 from coordinator.transport.access import Access
-from coordinator.transport.connect_errors import diagnose
 from coordinator.transport.worker_answers import (
     MAX_DETAIL_LEN,
     AnswerError,
@@ -149,7 +149,7 @@ async def _check_port(address: str) -> Trouble | None:
 
 async def _explain(address: str, access: Access, error: grpc.aio.AioRpcError) -> Trouble:
     """Explain why gRPC fails on an open port."""
-    why = await diagnose(address, access)
+    why = await diagnose(address, access.client_tls)
     if why is not None:
         return Trouble(why, "use the TLS flags that fit this worker, or correct its certificate")
     return Trouble(f"the port is open, but {error.code().name}: {details_of(error)}", CHECK_PORT)

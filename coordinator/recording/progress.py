@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import NamedTuple, Self, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.recording.answer_lengths import AnswerLengths, RunLoad
 from coordinator.recording.issue_lateness import IssueLateness
@@ -144,9 +145,8 @@ class Progress:
         scheduler, fleet = self._run.scheduler, self._run.fleet
         table, now_s = scheduler.table, self._now_s()
         done, num_done, num_running = table.done, table.num_done, table.num_running
-        running_tokens, running_ttft_ns = table.running()
-        done_ttft_ns = (done["first_ns"] - done["issued_ns"])[done["first_ns"] > 0]
-        ttft_ns = np.concatenate([done_ttft_ns, running_ttft_ns])
+        running = table.rows(table.held()[0])
+        ttft_ns = np.concatenate([_ttft_ns(done), _ttft_ns(running)])
         load = RunLoad(
             num_unissued=max((self._count_expected() or 0) - scheduler.num_issued, 0),
             num_waiting=max(scheduler.num_issued - num_done - num_running, 0),
@@ -154,7 +154,7 @@ class Progress:
             tokens_per_s=self._tokens_per_s(),
             issued_per_s=scheduler.num_issued / max(now_s - self._start_s, 1e-9),
         )
-        lengths = AnswerLengths(done["num_tokens"], running_tokens, table.max_new_tokens)
+        lengths = AnswerLengths(done["num_tokens"], running["num_tokens"], table.max_new_tokens)
         parts = (
             f"done {num_done}{self._of_expected()}",
             f"ETA {self._eta(lengths, load)}",
@@ -195,6 +195,12 @@ class Progress:
             return "0 s"
         left_s = lengths.remaining_s(load) if expected else None
         return "?" if left_s is None else f"{math.ceil(left_s)} s"
+
+
+def _ttft_ns(requests: NDArray[np.void]) -> NDArray[np.int64]:
+    """Return the time from issue to the first token of the requests that have one."""
+    found: NDArray[np.int64] = (requests["first_ns"] - requests["issued_ns"])[requests["first_ns"] > 0]
+    return found
 
 
 def _ms(duration_ns: int) -> str:

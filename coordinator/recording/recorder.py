@@ -12,6 +12,7 @@ from coordinator.inputs import Inputs
 from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.run_record import RunRecord, Summary
 from coordinator.scheduling.event_loop import ActiveRun
+from coordinator.transport.worker_host import WorkerHost
 from sut.benchmark import Seeds, find_round
 from sut.results.loadgen_figures import LoadGenFigures
 from sut.results.verdict import Verdict
@@ -67,7 +68,8 @@ class Recorder:
         self._active_run = active_run
         self.issue_lateness = IssueLateness()
         """Measures during the test."""
-        self._versions = _versions()
+        self._host = WorkerHost.of_this_process()
+        self._versions = _versions() | ({"commit": self._host.commit} if self._host.commit else {})
 
     def record(self, verdict: Verdict, times: RunTimes, figures: LoadGenFigures) -> RunRecord:
         """Compose the record.
@@ -94,6 +96,7 @@ class Recorder:
             generation=dataclasses.asdict(self._inputs.generation),
             dataset={"path": str(data.path), "sha256": data.sha256, "num_samples": data.num_samples},
             versions=self._versions,
+            host=self._host,
             round=None if self._round is None else self._round.name,
             spec_hash=self._active_run.spec_hash,
             loadgen=figures.headline,

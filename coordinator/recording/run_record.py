@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.scheduling.worker_load import WorkerLoad
+from coordinator.transport.worker_host import WorkerHost
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from sut.results.loadgen_figures import Bound, LoadGenSpread
@@ -73,6 +74,8 @@ class WorkerRow:
     """The worker's latest answer to GetInfo."""
     stream_infos: list[dict[str, object]]
     """The worker's description of itself on each stream, oldest first."""
+    hosts: list[WorkerHost]
+    """The worker's machine at the opening of each stream, oldest first."""
 
     @classmethod
     def of(cls, link: WorkerLink, load: WorkerLoad, done: NDArray[np.void]) -> "WorkerRow":
@@ -92,6 +95,7 @@ class WorkerRow:
             clock_offset_ns=link.stream_counts[-1].clock_offset_ns,
             info=_as_dict(link.info),
             stream_infos=[_as_dict(info) for info in link.infos],
+            hosts=list(link.hosts),
         )
 
 
@@ -183,6 +187,9 @@ class RunRecord:
     """Sampling parameters of every request."""
     dataset: dict[str, object]
     versions: dict[str, str]
+    """Of the coordinator: Python, packages, and the Git commit of its source tree where there is one."""
+    host: WorkerHost
+    """The coordinator's machine."""
     round: str | None
     """Round of submissions whose seeds LoadGen has; None if no known round has them."""
     spec_hash: str

@@ -30,10 +30,10 @@ ROW = np.dtype(
 )
 """One request in flight; times are by the coordinator's monotonic clock.
 
-losses: how often the request has lost its worker; stalled_losses: how often since its last token. prefill_len:
-tokens that its worker must prefill before the first token. given_tokens: tokens that it had when its current
-worker got it. sent_ns: when it was first sent; given_ns: when its current worker got it; first_ns: when its
-first token arrived, or 0.
+losses: how often the request has lost its worker; stalled_losses: how often since its last token;
+prefill_len: tokens that its worker must prefill before the first token; given_tokens: tokens that it had when
+its current worker got it; sent_ns: when it was first sent; given_ns: when its current worker got it;
+first_ns: when its first token arrived, or 0.
 """
 
 DONE = np.dtype(

@@ -21,8 +21,7 @@ from coordinator.scheduling.request_columns import (
     TokenCounts,
 )
 from coordinator.scheduling.token_arena import TokenArena
-from protos import worker_pb2 as pb
-from protos.columns import FrameError, RequestNames, TokenColumns, TokenIds, slots_of
+from protos.columns import FrameError, RequestNames, TokenColumns, TokenIds, check_ends, slots_of
 
 NO_WORKER = -1
 GENERATION_BITS = 32
@@ -176,7 +175,9 @@ class RequestTable:
         if np.maximum.reduce(after, initial=0) > self._max_new_tokens:
             raise self._overrun(worker)
         if len(columns.finished_rows):
-            self._check_ends(worker, columns, before, after)
+            rows, counts = columns.finished_rows, columns.counts
+            num_new = [1] * len(rows) if counts is None else counts[rows].tolist()
+            check_ends(columns.finish_reasons.tolist(), num_new, after[rows].tolist(), self._max_new_tokens)
         self._arena.append(slots, before, columns.counts, columns.tokens)
         self._num_tokens[slots] = after
         self.num_tokens += len(columns.tokens)
@@ -204,7 +205,7 @@ class RequestTable:
         if after > self._max_new_tokens:
             raise self._overrun(worker)
         if len(columns.finished_rows):
-            self._check_end(worker, columns.finish_reasons.item(), num_new, after)
+            check_ends(columns.finish_reasons.tolist(), [num_new], [after], self._max_new_tokens)
         self._arena.append_row(slot, before, columns.tokens)
         self._num_tokens[slot] = after
         self.num_tokens += num_new
@@ -261,18 +262,6 @@ class RequestTable:
         """Return the requests on workers: slots, tokens received, time of assignment; (R,) each."""
         slots = np.flatnonzero((self._holders & _WORKER) != _WORKER)
         return slots, self._num_tokens[slots], self._given_ns[slots]
-
-    def running(self) -> tuple[TokenCounts, TimesNs]:
-        """Return the answers of the requests on workers.
-
-        Returns:
-            (R,) tokens received, and (S,) time from issue to the first token of those that have one.
-
-        Thread: any; requests that change meanwhile may be counted as before or as after.
-        """
-        slots, counts, _ = self.held()
-        issued_ns, first_ns = self._issued_ns[slots], self._first_ns[slots]
-        return counts, (first_ns - issued_ns)[first_ns > 0]
 
     def in_flight(self) -> Slots:
         """Return all requests in flight, including those without a worker."""
@@ -349,28 +338,6 @@ class RequestTable:
         self._row_marks[slots] = order
         if (self._row_marks[slots] != order).any():
             raise FrameError(f"worker {worker}: two rows of one request")
-
-    def _check_ends(
-        self, worker: int, columns: TokenColumns, before: TokenCounts, after: NDArray[Any]
-    ) -> None:
-        """Check the ends of a frame; a frame ends few requests."""
-        rows = columns.finished_rows
-        num_new = (after[rows] - before[rows]).tolist()
-        for ends in zip(columns.finish_reasons.tolist(), num_new, after[rows].tolist(), strict=True):
-            self._check_end(worker, *ends)
-
-    def _check_end(self, worker: int, reason: int, num_new: int, after: int) -> None:
-        """Check an end: LENGTH at the budget, STOP with the frame that brings the stop id.
-
-        TokenRules checks that the token is a stop id. An answer may also end without any token, which LoadGen
-        counts as an error.
-        """
-        if reason == pb.FINISH_REASON_LENGTH and after < self._max_new_tokens:
-            raise FrameError(
-                f"worker {worker}: an answer ends with LENGTH at {after} of {self._max_new_tokens} tokens"
-            )
-        if reason == pb.FINISH_REASON_STOP and after and not num_new:
-            raise FrameError(f"worker {worker}: an answer ends with STOP after its tokens")
 
     def _beyond(self, worker: int, slot: int) -> FrameError:
         return FrameError(f"worker {worker}: slot {slot} of {self._num_slots}")

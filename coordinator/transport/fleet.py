@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from common.connect_errors import diagnose
 from common.idle_timer import IdleTimer
+from common.open_files import open_file_limit
 from common.text import printable
 from coordinator.transport.access import Access
 from coordinator.transport.agreement import (
@@ -17,7 +19,6 @@ from coordinator.transport.agreement import (
     check_agreement,
     execution_differences,
 )
-from coordinator.transport.connect_errors import diagnose
 from coordinator.transport.stream import BEAT_INTERVAL_S, CALL_TIMEOUT_S, Limits, WorkerLost
 from coordinator.transport.worker_answers import MAX_DETAIL_LEN
 from coordinator.transport.worker_link import Probe, Readiness, WorkerLink
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 PROBE_INTERVAL_S = 0.5
 REPORT_INTERVAL_S = 10.0
+# 81 files were open with 64 workers (bench/results, soak); a worker that comes back briefly needs three.
+OWN_OPEN_FILES, OPEN_FILES_PER_WORKER = 64, 3
 REPLICA_IS_NODE = "a node, where a worker is expected"
 
 
@@ -74,6 +77,9 @@ class Fleet:
             addresses: host:port of each worker, or of each node with several replicas.
             access: Credentials for the connections and the run.
             patience: Timeouts after which a worker, or the fleet, counts as lost.
+
+        Raises:
+            FleetError: The limit on open files is too low for so many workers.
         """
         self._access = access
         self.links = self._make_links(addresses)
@@ -104,6 +110,10 @@ class Fleet:
         check_agreement(self.links)
 
     def _make_links(self, addresses: Sequence[str]) -> list[WorkerLink]:
+        needed, limit = needed_open_files(len(addresses)), open_file_limit()
+        if limit < needed:
+            reason = f"{len(addresses)} workers need {needed} open files"
+            raise FleetError(f"{reason}, the limit is {limit} (ulimit -n)")
         return [WorkerLink(index, address, self._access) for index, address in enumerate(addresses)]
 
     async def _wait_serving(self, deadline_s: float, timeout_s: float) -> None:
@@ -163,7 +173,7 @@ class Fleet:
 
     async def explain(self, link: WorkerLink) -> str | None:
         """Return why gRPC cannot connect to a worker; None if waiting may help."""
-        return await diagnose(link.address, self._access)
+        return await diagnose(link.address, self._access.client_tls)
 
     async def _check_reachable(self, pending: Sequence[tuple[WorkerLink, Probe]]) -> None:
         """Stop waiting if a worker answers wrongly, or is unreachable because of the flags of either side.
@@ -191,6 +201,11 @@ class Fleet:
             for index, replica in enumerate(link.info.replicas):
                 if replica.state == pb.WORKER_STATE_FAILED:
                     raise FleetError(f"{link.address}: replica {index}: {replica.reason}")
+
+
+def needed_open_files(num_workers: int) -> int:
+    """Return how many files a coordinator must be able to open."""
+    return OWN_OPEN_FILES + OPEN_FILES_PER_WORKER * num_workers
 
 
 class OpenFleet:

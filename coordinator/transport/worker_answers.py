@@ -74,14 +74,14 @@ async def ask_load(channel: grpc.aio.Channel) -> pb.WorkerLoad:
     return await _ask(channel, f"/{SERVICE}/GetLoad", pb.GetLoadRequest(), pb.WorkerLoad(), None)
 
 
-async def ask_host(channel: grpc.aio.Channel) -> pb.HostInfo:
+async def ask_host(channel: grpc.aio.Channel, timeout_s: float | None = None) -> pb.HostInfo:
     """Call GetHost.
 
     Raises:
         AnswerError: The answer does not parse, or a value is out of bounds.
         grpc.aio.AioRpcError: The call failed.
     """
-    return await _ask(channel, f"/{SERVICE}/GetHost", pb.GetHostRequest(), pb.HostInfo(), None)
+    return await _ask(channel, f"/{SERVICE}/GetHost", pb.GetHostRequest(), pb.HostInfo(), timeout_s)
 
 
 def details_of(error: grpc.aio.AioRpcError) -> str:

@@ -18,6 +18,7 @@ from coordinator.transport.worker_answers import (
     check_serving,
     details_of,
 )
+from coordinator.transport.worker_host import WorkerHost, read_host
 from protos import worker_pb2 as pb
 from protos.columns import CHANNEL_OPTIONS
 
@@ -63,6 +64,8 @@ class WorkerLink:
         """Latest answer to GetInfo."""
         self.stream_counts: list[StreamCounts] = []
         """One per stream opened to this address, oldest first."""
+        self.hosts: list[WorkerHost] = []
+        """The worker's machine, one per stream."""
         self._stream: Stream | None = None
         self._live = False
         self._channel = self._connect()
@@ -119,6 +122,8 @@ class WorkerLink:
         Raises:
             WorkerLost: The worker refuses or does not answer in time.
         """
+        # Before the stream, which must not wait for its first ping.
+        host = await read_host(self._channel)
         stream = Stream(self.address, self._channel, self._access.metadata)
         try:
             check(self.address, await stream.open(opening))
@@ -127,6 +132,7 @@ class WorkerLink:
             raise
         self._stream = stream
         self.stream_counts.append(stream.counts)
+        self.hosts.append(host)
 
     def begin(self) -> None:
         """Mark the open stream as carrying requests."""

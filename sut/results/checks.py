@@ -1,6 +1,7 @@
 """The checks of a verdict: each compares two sources and reports its result in one line."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sut.benchmark import MeanBounds
 from sut.results.deviations import Setup
@@ -49,6 +50,20 @@ class VerdictCheck:
         return "warn" if self.warning else "ok  "
 
 
+MAX_NAMED_ANSWERS = 20
+"""Short answers that the verdict names; the others are counted."""
+
+
+class ShortAnswer(NamedTuple):
+    """An answer of 0 or 1 tokens."""
+
+    sample: int
+    """Sample index."""
+    address: str
+    """Worker that ended it."""
+    num_tokens: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """The coordinator's counts, independent of LoadGen's."""
@@ -61,6 +76,8 @@ class Counts:
     """Distinct samples among them."""
     num_short: int
     """Answers of 0 or 1 tokens."""
+    short_answers: tuple[ShortAnswer, ...] = ()
+    """The first MAX_NAMED_ANSWERS of them."""
     received_tokens: int
     """Tokens in all frames of all streams."""
     reported_tokens: int
@@ -307,7 +324,11 @@ def continuation(counts: Counts) -> VerdictCheck:
 
 def short_answers(counts: Counts) -> VerdictCheck:
     """Report answers that LoadGen counts as errors, which fail loadgen_errors; never fails itself."""
+    named = [f"sample {sample} of {at}: {num}" for sample, at, num in counts.short_answers]
+    more = counts.num_short - len(named)
     seen = f"{counts.num_short} answers of 0 or 1 tokens"
+    if named:
+        seen += f" ({', '.join(named)}{f' and {more} more' if more else ''})"
     return VerdictCheck("short_answers", True, seen, warning=counts.num_short > 0)
 
 

@@ -88,3 +88,17 @@ def test_generation_config_nested_deeply_is_one_line(tmp_path: Path) -> None:
     path.write_text("[" * 100_000)
     line = refusal(tmp_path, "--generation-config", str(path))
     assert f"coordinator: --generation-config {path}: is not JSON: nested too deeply" == line
+
+
+def test_output_directory_that_is_not_utf8_is_refused_before_any_worker(tmp_path: Path) -> None:
+    """LoadGen takes UTF-8 only: one line that shows the name, and no wait for the worker."""
+    line = refusal(tmp_path, "--output-dir", os.fsdecode(b"caf\xe9"))
+    assert "coordinator: --output-dir: 'caf\\udce9' is not UTF-8" == line
+
+
+def test_path_with_nul_is_refused(tmp_path: Path) -> None:
+    """A configuration file can hold what a command line cannot."""
+    path = tmp_path / "run.toml"
+    path.write_text('[coordinator]\nuser-conf = "a\\u0000b"\n')
+    line = refusal(tmp_path, "--config", str(path))
+    assert f"coordinator: {path}: --user-conf: 'a\\x00b' contains a NUL character" == line

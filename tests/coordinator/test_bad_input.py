@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from coordinator.__main__ import main
+from coordinator.doctor.findings import MAX_SEEN_LEN
 from tests import fleet
 from tests.forked import end_of
 from tests.sut.dataset_files import POINTERS_FRAME
@@ -67,6 +68,8 @@ FILES = {
     "word.json": '{"temperature": "hot"}',
     "list.json": "[1]",
     "broken.json": '{"top_p": ',
+    "interactive.conf": "*.Interactive.target_qps = 10\n",
+    "accuracy.config": "*.*.mode = 1\n*.*.test07_accuracy_threshold = 1\n",
 }
 BAD = [
     Bad("unknown scenario", "--scenario stream", "--scenario|'stream'|offline|server|interactive"),
@@ -162,6 +165,13 @@ BAD = [
     Bad("budget", "--generation-config {d}/budget.json", "--generation-config|max_new_tokens|0|below 1"),
     Bad("config word", "--generation-config {d}/word.json", "--generation-config|temperature|'hot'|number"),
     Bad("config list", "--generation-config {d}/list.json", "--generation-config|{d}/list.json|list|object"),
+    Bad(
+        "scenario Interactive",
+        "--user-conf {d}/interactive.conf",
+        "--user-conf|line 1|write gpt-oss-120b-interactive.Server.target_qps",
+    ),
+    Bad("audit mode", "--audit-config {d}/accuracy.config", "--audit-config|line 1|performance run, mode 2"),
+    Bad("flag of the reference", "--mlperf-conf mlperf.conf", "--mlperf-conf|MLPerf reference|--user-conf"),
     Bad("no JSON", "--generation-config {d}/broken.json", "--generation-config|{d}/broken.json|JSON"),
 ]
 
@@ -200,8 +210,21 @@ def test_mistake_is_named_before_any_worker_is_called(files: Path, tmp_path: Pat
     (line,) = ended.stderr.splitlines()
     assert line.startswith("coordinator: ")
     assert [] == [word for word in bad.says.format(d=files).split("|") if word not in line], line
+    _check_doctor(argv, line, tmp_path)
     assert not out.exists()
     assert not (files / "intruded").exists()
+
+
+def _check_doctor(argv: list[str], line: str, directory: Path) -> None:
+    """Check that the doctor, which needs no worker for it, says what the run says, and fails."""
+    checked = end_of(main, ["doctor", "--inputs-only", *argv], directory)
+    if checked.code == 2:
+        assert ("", f"{line}\n") == (checked.stdout, checked.stderr)
+        return
+    assert (1, "") == (checked.code, checked.stderr)
+    failing = [row for row in checked.stdout.splitlines() if row.startswith("  FAIL  ")]
+    assert 1 == len(failing)
+    assert failing[0].endswith(line.removeprefix("coordinator: ")[:MAX_SEEN_LEN])
 
 
 def test_missing_flags_are_named() -> None:

@@ -220,11 +220,14 @@ def test_what_is_known_before_a_run_is_listed_before_it(scenario: Scenario, mode
     assert expected == deviations(DetailLog(official | values, []), setup)
 
 
-def test_settings_before_a_compliance_test_are_left_to_its_log() -> None:
-    """An audit.config may still change LoadGen's settings: only rows, sampling and engines are listed."""
+def test_settings_before_a_compliance_test_are_listed() -> None:
+    """LoadGen's settings with the audit.config are known before the run; the duration does not count."""
     setup = setup_of(SERVER, num_samples=50, audit_config=TEST09)
     values: dict[str, object] = {"effective_performance_sample_count": 50, "effective_min_duration_ms": 1}
-    assert ["the data set has 50 rows, not 6396"] == deviations_before_run(values, setup)
+    assert [
+        "effective_performance_sample_count is 50, not 6396",
+        "the data set has 50 rows, not 6396",
+    ] == deviations_before_run(values, setup)
 
 
 @pytest.mark.parametrize(
@@ -287,3 +290,13 @@ def test_thresholds_of_an_audit_config_are_named() -> None:
         "test09_min_output_tokens is 2, not 1150.38",
         "test09_max_output_tokens is None, not 1406.02",
     ] == deviations_before_run({}, setup)
+
+
+def test_an_engine_that_a_worker_had_for_a_part_of_the_run_counts() -> None:
+    """A worker that came back is one worker; what it had on any stream is a deviation, once."""
+    cached = EngineReport("a:1", "vllm", {"enable_prefix_caching": "true"}, STOP_IDS)
+    usual = EngineReport("a:1", "vllm", {"enable_prefix_caching": "false"}, STOP_IDS)
+    other = EngineReport("b:1", "vllm", {"enable_prefix_caching": "false"}, STOP_IDS)
+    expected = ["enable_prefix_caching is true, not false: 1 of 2 workers, first a:1"]
+    assert expected == lines(setup_of(OFFLINE, engines=(cached, usual, other)))
+    assert expected == lines(setup_of(OFFLINE, engines=(usual, cached, cached, other)))

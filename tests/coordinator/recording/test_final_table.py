@@ -6,6 +6,7 @@ import numpy as np
 
 from coordinator.recording.final_table import format_record
 from coordinator.recording.run_record import RunRecord, Spread, Summary
+from coordinator.transport.worker_host import WorkerHost
 from sut.results.checks import VerdictCheck
 from sut.results.loadgen_figures import Bound, LoadGenSpread
 from sut.results.verdict import Outcome, Verdict
@@ -41,6 +42,7 @@ def record_of(*, verbose: bool = False, **changed: Any) -> RunRecord:
         "generation": {},
         "dataset": {},
         "versions": {},
+        "host": WorkerHost(),
         "round": None,
         "spec_hash": "",
         "loadgen": {"result_validity": "INVALID", KEY: 8 * MS},

@@ -8,11 +8,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from common.source_commit import read_commit
 from tests import fleet
 
 STOPPED_S = 0.8
@@ -87,7 +89,7 @@ def test_late_issue_is_seen_in_loadgens_ttft_and_beside_ours(shown: Shown) -> No
     loadgens = shown.record["loadgen_latencies"]["ttft_ns"]
     assert NUM_QUERIES == ours["count"]
     assert loadgens["percentiles"]["p90"] - ours["percentiles"]["p90"] > 0.3 * STOPPED_S * 1e9
-    assert shown.record["summary"]["issue_lateness_ns"]["maximum"] > 0.9 * STOPPED_S * 1e9
+    assert shown.record["summary"]["issue_lateness_ns"]["maximum"] > 0.8 * STOPPED_S * 1e9
     rows = [line.split() for line in shown.stdout.splitlines()]
     labels = [row[:3] for row in rows if row[:1] in (["ttft"], ["issue"])]
     assert [["ttft", "from", "issue"], ["ttft", "by", "LoadGen"]] == labels[:2]
@@ -127,7 +129,7 @@ def test_the_bar_counts_first_tokens_before_any_answer_is_complete(shown: Shown)
     late_ms = [
         int(text.replace(",", "")) for text in re.findall(r"issue up to (\S+) ms late", shown.terminal)
     ]
-    assert max(late_ms) > 900 * STOPPED_S
+    assert max(late_ms) > 800 * STOPPED_S
 
 
 def test_log_lines_and_table_are_not_glued_to_the_bar(shown: Shown) -> None:
@@ -140,3 +142,15 @@ def test_log_lines_and_table_are_not_glued_to_the_bar(shown: Shown) -> None:
 def test_the_last_line_says_where_the_results_are(shown: Shown) -> None:
     """The last line of stdout names the directory of run.json."""
     assert f"   results: {shown.run_dir}" == shown.stdout.splitlines()[-1]
+
+
+def test_run_json_says_where_it_ran(shown: Shown) -> None:
+    """Coordinator and both workers ran on this machine from this tree: commit, cores, memory, packages."""
+    commit = read_commit()
+    hosts = [shown.record["host"], *(worker["hosts"][0] for worker in shown.record["summary"]["workers"])]
+    assert 3 == len(hosts)
+    for host in hosts:
+        assert (commit, os.cpu_count()) == (host["commit"], host["num_cores"])
+        assert host["memory_bytes"] > 0
+        assert version("grpcio") == host["package_versions"]["grpcio"]
+    assert commit == shown.record["versions"].get("commit", "")

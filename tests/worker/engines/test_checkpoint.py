@@ -1,6 +1,7 @@
 """Reading a checkpoint's JSON files (worker.engines.vllm.checkpoint)."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,22 @@ def test_stop_id_that_is_no_id_is_refused(checkpoint: Path, eos: object) -> None
     write_config(checkpoint, eos_token_id=eos)
     with pytest.raises(ValueError, match=r"config\.json: eos_token_id is "):
         stop_token_ids(checkpoint)
+
+
+@pytest.mark.parametrize("eos", [201088, [200002, 201088], 1 << 32])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_stop_id_beyond_the_vocabulary_is_refused(checkpoint: Path, name: str, eos: object) -> None:
+    """The vocabulary's 201,088 ids are 0 to 201,087; the line names the file, the ids and the size."""
+    (checkpoint / name).write_text(json.dumps({**CONFIG, "eos_token_id": eos}))
+    reason = f"{name}: eos_token_id is {eos}, not token ids below the vocab_size 201088"
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        stop_token_ids(checkpoint)
+
+
+def test_last_id_of_the_vocabulary_may_be_a_stop_id(checkpoint: Path) -> None:
+    """201,087 is an id."""
+    write_config(checkpoint, eos_token_id=201087)
+    assert 201087 in stop_token_ids(checkpoint)
 
 
 def test_limits_are_the_configs(checkpoint: Path) -> None:

@@ -127,14 +127,16 @@ def stop_token_ids(checkpoint: Path, generation_config_path: Path | None = None)
         generation_config_path: Replaces the checkpoint's own file; must exist.
 
     Raises:
-        FlagError: A file cannot be read, an id is not an integer, or neither file has an id.
+        FlagError: A file cannot be read, an id is not in the vocabulary, or neither file has an id.
     """
     own = checkpoint / "generation_config.json"
     path = generation_config_path or own
     generation_config = _read_json(path) if path != own or own.exists() else {}
+    config = _read_config(checkpoint)
+    vocab_size = _size(config, "vocab_size", checkpoint)
     ids = {
-        *_ids(generation_config.get("eos_token_id"), path),
-        *_ids(_read_config(checkpoint).get("eos_token_id"), checkpoint / "config.json"),
+        *_ids(generation_config.get("eos_token_id"), path, vocab_size),
+        *_ids(config.get("eos_token_id"), checkpoint / "config.json", vocab_size),
     }
     if not ids:
         raise FlagError(
@@ -168,10 +170,11 @@ def _size(config: dict[str, Any], name: str, checkpoint: Path) -> int:
     return value
 
 
-def _ids(value: object, path: Path) -> list[int]:
+def _ids(value: object, path: Path, vocab_size: int) -> list[int]:
     """Return the ids of an eos_token_id as transformers writes it: an id, a list of ids, or null."""
     found = value if isinstance(value, list) else [] if value is None else [value]
-    ids = [token_id for token_id in found if type(token_id) is int and token_id >= 0]
+    ids = [token_id for token_id in found if type(token_id) is int and 0 <= token_id < vocab_size]
     if len(ids) < len(found):
-        raise FlagError("--model", f"{path}: eos_token_id is {value}, not token ids of 0 or more")
+        reason = f"{path}: eos_token_id is {value}, not token ids below the vocab_size {vocab_size}"
+        raise FlagError("--model", reason)
     return ids
