@@ -44,7 +44,7 @@ async def _serve_forever(frames: list[bytes], told: Any) -> None:
             pass
 
     server = grpc.aio.server(options=CHANNEL_OPTIONS)
-    handler = grpc.stream_stream_rpc_method_handler(generate, pb.ToWorker.FromString)
+    handler: Any = grpc.stream_stream_rpc_method_handler(generate, pb.ToWorker.FromString)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Generate": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
