@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 import tomllib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,18 +48,19 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def read(
-    argv: list[str], side: str, single: Collection[str] = (), known: Collection[str] | None = None
+    argv: list[str], side: str, configs: Sequence[type[Flags]] = (), *, is_complete: bool = False
 ) -> tuple[ConfigFile | None, Table]:
     """Read the file that a command line names with --config.
 
     Args:
         argv: The command line.
         side: Name of the table to read, one of TABLES; a missing table is read as empty.
-        single: Names of flags that take one value, not a list.
-        known: Names of all flags; None: the caller's parser checks the names.
+        configs: Configurations whose flags are checked for the type of their value.
+        is_complete: No other flags exist; otherwise the caller's parser checks the names.
 
     Raises:
-        FlagError: Names file, table and key: not readable, not TOML, or a key that cannot be set in a file.
+        FlagError: Names file, table and key: not readable, not TOML, a key that cannot be set in a file, or a
+            value of the wrong type.
     """
     parser = Parser(add_help=False, allow_abbrev=False)
     add_flags(parser)
@@ -67,15 +68,56 @@ def read(
     if path is None:
         return None, {}
     file, table = read_table(path, side)
-    for name, value in table.items():
+    known = [flag.name for config in configs for flag in declared(config)]
+    for name in table:
         where = f"{path}: [{side}] {name}"
-        if name in _COMMAND_LINE_ONLY or (known is not None and name not in known):
-            nearest = difflib.get_close_matches(name, known or (), n=1, cutoff=0.0)
+        if name in _COMMAND_LINE_ONLY or (is_complete and name not in known):
+            nearest = difflib.get_close_matches(name, known if is_complete else (), n=1, cutoff=0.0)
             hint = "".join(f"; nearest: {near}" for near in nearest)
             raise FlagError("--config", f"{where}: cannot be set in a file{hint}")
-        if name in single and isinstance(value, list):
-            raise FlagError("--config", f"{where}: is a list, expected one value")
+    check_types(file, side, table, configs)
     return file, table
+
+
+def check_types(file: ConfigFile, side: str, table: Table, configs: Sequence[type[Flags]]) -> None:
+    """Check the types of the values of some configurations' flags.
+
+    Raises:
+        FlagError: Names file, table and key, the type of the value and the type of the flag.
+    """
+    known = {flag.name: flag.kind for config in configs for flag in declared(config)}
+    for name, value in table.items():
+        if name in known and not _has_type(value, known[name]):
+            expected = _EXPECTED.get(known[name], "a string")
+            reason = f"{file.path}: [{side}] {name}: is {_describe(value)}, expected {expected}"
+            raise FlagError("--config", reason)
+
+
+_EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list of strings"}
+
+
+def _has_type(value: object, kind: type) -> bool:
+    """Return whether a TOML value has the type of a flag; a list may also be one string with commas."""
+    if kind in (bool, int):
+        return type(value) is kind
+    if kind is float:
+        return type(value) in (int, float)
+    if kind is tuple and isinstance(value, list):
+        return all(isinstance(element, str) for element in value)
+    return isinstance(value, str)
+
+
+def _describe(value: object) -> str:
+    """Return the type of a TOML value in TOML's terms."""
+    names: dict[type, str] = {
+        str: "a string",
+        bool: "a boolean",
+        int: "a whole number",
+        float: "a number",
+        list: "a list",
+        dict: "a table",
+    }
+    return names.get(type(value), "a date or time")
 
 
 def read_table(path: Path, side: str) -> tuple[ConfigFile, Table]:
@@ -164,9 +206,23 @@ def join_lists(config: type[Flags], table: Table) -> Table:
     }
 
 
-def to_toml(side: str, table: Table) -> str:
-    """Render one side's table as TOML."""
-    return tomli_w.dumps({side: table})
+def unset_flags(configs: Sequence[type[Flags]], table: Table) -> dict[str, str]:
+    """Return the flags that a table does not set, and the placeholders of their values."""
+    flags = [flag for config in configs for flag in declared(config)]
+    return {flag.name: flag.metavar for flag in flags if flag.name not in table}
+
+
+def to_toml(side: str, table: Table, unset: Mapping[str, str] | None = None) -> str:
+    """Render one side's table as TOML.
+
+    Args:
+        side: Name of the table.
+        table: Flags and their values.
+        unset: Flags without a value and the placeholders of their values, which become comments.
+    """
+    comments = "".join(f"# {name} = {placeholder}\n" for name, placeholder in (unset or {}).items())
+    header = f"[{side}]\n"
+    return f"{header}{comments}{tomli_w.dumps({side: table}).removeprefix(header)}"
 
 
 def name_source(error: Exception, argv: list[str], side: str) -> str:

@@ -1,13 +1,14 @@
 """Standard streams of a command: always open, written without waiting during a run, flushed at its end."""
 
 import collections
+import contextlib
 import io
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import NoReturn, Self, TextIO, cast
 
@@ -39,6 +40,21 @@ def open_standard_streams() -> None:
     if sys.stderr is None:
         errors = "backslashreplace"
         sys.stderr = open(2, "w", encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
+
+
+@contextlib.contextmanager
+def stdout_to_stderr() -> Iterator[None]:
+    """Send whatever is written to stdout inside a `with` block to stderr, also by libraries in C."""
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def leave(code: int) -> NoReturn:

@@ -2,14 +2,18 @@
 
 import base64
 import contextlib
+import logging
 import re
 import ssl
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from common.bounded_file import read_bounded
 from common.flags import FlagError
+
+logger = logging.getLogger(__name__)
 
 # Key of the call metadata that holds the token: "Bearer <token>".
 AUTHORIZATION = "authorization"
@@ -68,6 +72,14 @@ def read_credentials(files: SecurityFiles, purpose: ssl.Purpose) -> Credentials:
     if files.tls_cert is not None and files.tls_key is not None:
         _check_handshake(files.tls_cert, files.tls_key, purpose)
     return credentials
+
+
+def warn_of_readers(files: SecurityFiles) -> None:
+    """Log a warning for each secret that every user of this machine can read."""
+    for flag, path in (("--tls-key", files.tls_key), ("--run-token-file", files.run_token_file)):
+        if path is not None and path.exists() and (mode := path.stat().st_mode) & stat.S_IROTH:
+            shown = f"{stat.S_IMODE(mode):04o}"
+            logger.warning("%s: every user can read %s (mode %s): chmod 600 %s", flag, path, shown, path)
 
 
 def load_ca(context: ssl.SSLContext, flag: str, path: Path) -> None:

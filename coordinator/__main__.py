@@ -7,10 +7,11 @@ Exit codes: 0 VALID or NOT_GRADED, 1 failed, 2 bad input, 3 complete but INVALID
 import logging
 import sys
 
-from common.config_file import PRINT_FLAG, name_source, to_table, to_toml
+from common.config_file import PRINT_FLAG, name_source, to_table, to_toml, unset_flags
+from common.open_files import raise_open_file_limit
 from common.signals import Interrupted
 from common.standard_streams import BackgroundStderr, leave, open_standard_streams
-from coordinator.config import parse
+from coordinator.config import RunConfig, parse
 from coordinator.doctor import command
 from coordinator.run import run
 
@@ -18,6 +19,7 @@ from coordinator.run import run
 def main(argv: list[str]) -> int:
     """Run LoadGen once, or the doctor, and return the exit code."""
     open_standard_streams()
+    raise_open_file_limit()
     with BackgroundStderr(sys.stderr):
         logging.basicConfig(
             level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -34,7 +36,8 @@ def _execute(argv: list[str]) -> int:
             raise ValueError(f"{argv[0]!r} {reason}")
         config = parse(argv)
         if PRINT_FLAG in argv:
-            print(to_toml("coordinator", to_table(config)), end="")
+            table = to_table(config)
+            print(to_toml("coordinator", table, unset_flags([RunConfig], table)), end="")
             return 0
         return run(config)
     except ValueError as error:

@@ -10,7 +10,8 @@ from typing import Annotated
 
 from common import config_file
 from common.config_file import ConfigFile, join_lists
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, names
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from coordinator.reference_flags import refuse_reference_flags
 from sut.benchmark import ComplianceTest
 from sut.settings import Mode, Scenario
 
@@ -49,6 +50,7 @@ class RunConfig(Flags):
         Flag("a run writes its files to <scenario>/<performance|accuracy|TESTnn>/ in it", metavar="DIR"),
     ] = Path("mlperf_results")
     overwrite: Annotated[bool, Flag("replace the directory of an earlier run")] = False
+    verbose: Annotated[bool, Flag("list the passing checks, too, in the table at the end")] = False
     user_conf: Annotated[Path | None, Flag("LoadGen's user.conf; its lines are copied to the run's")] = None
     generation_config: Annotated[
         Path | None,
@@ -108,7 +110,8 @@ class RunConfig(Flags):
         float, Flag("the run fails if there is no worker for this long, in seconds", gt=0, metavar="S")
     ] = 60.0
     max_worker_losses: Annotated[
-        int, Flag("the run fails if one request has lost its worker this many times", ge=1)
+        int,
+        Flag("the run fails if one request has lost its worker this many times without a new token", ge=1),
     ] = 3
     query_timeout_s: Annotated[
         float,
@@ -213,11 +216,11 @@ def expand(argv: list[str]) -> tuple[ConfigFile | None, list[str]]:
     """Return the file of --config, and its flags followed by those of the command line.
 
     Raises:
-        FlagError: Names file and key: not readable, not TOML, or an unknown flag.
+        FlagError: Names file and key: not readable, not TOML, or an unknown flag; or a flag that only the
+            reference has, and what to use instead.
     """
-    known = names(RunConfig)
-    single = [name for name in known if name != "workers"]
-    file, table = config_file.read(argv, "coordinator", single, known)
+    refuse_reference_flags(argv)
+    file, table = config_file.read(argv, "coordinator", [RunConfig], is_complete=True)
     return file, [*config_file.to_argv(join_lists(RunConfig, table), argv), *argv]
 
 

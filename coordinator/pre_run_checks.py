@@ -1,16 +1,92 @@
-"""Deviations from a submission run that are known before the run starts."""
+"""What a run says before it starts: settings taken from its files, and why it is no submission run."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from coordinator.config import RunConfig
-from coordinator.inputs import Inputs
+from coordinator.inputs import Confs, Inputs
 from protos import worker_pb2 as pb
-from sut.benchmark import Seeds
+from sut.benchmark import BENCHMARK, ComplianceTest, Seeds
+from sut.conf_effects import shared_rate, unused_lines, used_lines
+from sut.dataset import Dataset
 from sut.loadgen import LoadGenSettings
-from sut.results.deviations import EngineReport, Setup, deviations_before_run
+from sut.results.deviations import EngineReport, Setup, deviations_before_run, engine_deviations
+from sut.settings import GenerationConfig, Mode
+from sut.user_conf import planned_qps
 
 logger = logging.getLogger(__name__)
+
+
+class DataFacts(NamedTuple):
+    """Facts of the data set that decide whether a run may be submitted."""
+
+    num_samples: int
+    column_names: tuple[str, ...]
+    rows_by_dataset: Mapping[str, int]
+    num_equal_prompts: int
+
+    @classmethod
+    def of(cls, data: Dataset, generation: GenerationConfig) -> "DataFacts":
+        """Describe a data set."""
+        equal = _num_equal_prompts(data, generation)
+        return cls(data.num_samples, data.column_names, data.rows_by_dataset, equal)
+
+    @classmethod
+    def official(cls, mode: Mode, test: ComplianceTest | None) -> "DataFacts":
+        """Describe the data set of a submission."""
+        if mode is Mode.ACCURACY:
+            rows = BENCHMARK.accuracy_rows
+            return cls(BENCHMARK.accuracy_sample_count, BENCHMARK.grading_columns, rows, 0)
+        num_samples = BENCHMARK.performance_sample_count if test is None else test.num_samples
+        return cls(num_samples, BENCHMARK.grading_columns, {}, 0)
+
+
+class ConfReport(NamedTuple):
+    """What a run takes from its user.conf and audit.config."""
+
+    flag: str
+    used: str
+    warnings: tuple[str, ...]
+    """Lines without effect, or with an effect that the user may not expect."""
+
+
+def report_confs(config: RunConfig, confs: Confs) -> list[ConfReport]:
+    """Report the settings and the lines without effect of each file that the run has."""
+    given = [*([] if config.user_conf is None else [confs.user]), *confs.audits]
+    reports = []
+    for conf in given:
+        unused = map(str, unused_lines(conf, config.scenario, config.target_qps))
+        shared = shared_rate(conf, config.scenario, config.target_qps) if conf is confs.user else None
+        warnings = (*unused, *([] if shared is None else [shared]))
+        reports.append(ConfReport(conf.flag, used_lines(conf, config.scenario), warnings))
+    return reports
+
+
+def announce(config: RunConfig, inputs: Inputs) -> None:
+    """Log what the run takes from its files, and why it is no submission run as far as they show it.
+
+    Call it before LoadGenTest is created: see LoadGenSettings.read.
+    """
+    for flag, used, warnings in report_confs(config, inputs.confs):
+        logger.info("%s %s", flag, used)
+        for text in warnings:
+            logger.warning("%s, %s", flag, text)
+    if planned := planned_qps(inputs.confs.user, config.scenario, config.target_qps):
+        logger.info("planned rate: %g queries/s (%s)", *planned)
+    settings = LoadGenSettings.read(inputs.user_conf, inputs.audit_conf, config.scenario)
+    setup = build_setup(config, inputs, (), settings.seeds)
+    _warn(deviations_before_run(settings.logged, setup))
+
+
+def warn_of_engines(setup: Setup) -> None:
+    """Log each deviation from a submission run that the workers make known."""
+    _warn(engine_deviations(setup))
+
+
+def _warn(deviations: Iterable[str]) -> None:
+    for text in deviations:
+        logger.warning("no submission run: %s", text)
 
 
 def build_setup(
@@ -24,15 +100,34 @@ def build_setup(
         workers: Address and WorkerInfo of each worker; once per stream, if it has opened any.
         seeds: LoadGen's seeds.
     """
+    facts = DataFacts.of(inputs.dataset, inputs.generation)
+    return compose_setup(config, inputs.generation, inputs.audit_conf, facts, workers, seeds)
+
+
+def compose_setup(
+    config: RunConfig,
+    generation: GenerationConfig,
+    audit_conf: str | None,
+    data: DataFacts,
+    workers: Iterable[tuple[str, pb.WorkerInfo]],
+    seeds: Seeds,
+) -> Setup:
+    """Collect the same facts where the data set may be unknown.
+
+    Args:
+        config: The run's flags.
+        generation: The run's sampling.
+        audit_conf: Text of the audit.config; None without one.
+        data: Facts of the data set.
+        workers: Address and WorkerInfo of each worker.
+        seeds: LoadGen's seeds.
+    """
     return Setup(
         scenario=config.scenario,
         mode=config.mode,
-        num_samples=inputs.dataset.num_samples,
-        column_names=inputs.dataset.column_names,
-        rows_by_dataset=inputs.dataset.rows_by_dataset,
-        num_equal_prompts=_num_equal_prompts(inputs),
-        generation=inputs.generation,
-        audit_config=inputs.audit_conf,
+        **data._asdict(),
+        generation=generation,
+        audit_config=audit_conf,
         engines=tuple(
             EngineReport(address, info.engine, info.engine_args, tuple(info.stop_token_ids))
             for address, info in workers
@@ -42,15 +137,8 @@ def build_setup(
     )
 
 
-def _num_equal_prompts(inputs: Inputs) -> int:
+def _num_equal_prompts(data: Dataset, generation: GenerationConfig) -> int:
     """Count samples whose prompt equals an earlier one and gets the same answer: greedy, or with one seed."""
-    if inputs.generation.temperature and inputs.generation.seed is None:
+    if generation.temperature and generation.seed is None:
         return 0
-    data = inputs.dataset
     return data.num_samples - len({data.prompt(row).tobytes() for row in range(data.num_samples)})
-
-
-def warn_before_run(settings: LoadGenSettings, setup: Setup) -> None:
-    """Log each deviation from a submission run that is already known."""
-    for text in deviations_before_run(settings.logged, setup):
-        logger.warning("no submission run: %s", text)

@@ -21,7 +21,8 @@ from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from common.standard_streams import leave
 from coordinator.config import LossPolicy, RunConfig
 from coordinator.inputs import Inputs
-from coordinator.pre_run_checks import build_setup, warn_before_run
+from coordinator.pre_run_checks import announce, build_setup, warn_of_engines
+from coordinator.recording import final_table
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.jitter import JitterMeter
 from coordinator.recording.log_growth import LogGrowth
@@ -41,6 +42,7 @@ from sut import log_files
 from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
 from sut.results.deviations import Setup
+from sut.results.loadgen_figures import LoadGenFigures
 from sut.results.verdict import Outcome, Verdict
 from sut.sut import SUT, Reports
 
@@ -70,6 +72,7 @@ def run(config: RunConfig) -> int:
     """
     interrupts, times, end = Interrupts(), RunTimes(), RunEnd()
     inputs = Inputs.read(config)
+    announce(config, inputs)
     test = LoadGenTest(inputs.user_conf, config.scenario, config.mode)
     confs = LoadGenConfs(inputs.user_conf, inputs.audit_conf)
     run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
@@ -141,11 +144,11 @@ class Execution:
 
     def _begin(self) -> None:
         unfinished = Verdict(Outcome.UNFINISHED, "the coordinator has not ended this run")
-        record = self.recorder.record(unfinished, self.times, {})
+        record = self.recorder.record(unfinished, self.times, LoadGenFigures())
         self.run_dir.begin(record)
         num_workers = len(self.event_loop.links)
         logger.info("run %s on %d workers, specification %s", record.run_id, num_workers, record.spec_hash)
-        warn_before_run(self.test.settings, self._setup())
+        warn_of_engines(self._setup())
 
     def _complete(self) -> RunRecord | None:
         """Run the test and store the verdict; None if the run failed."""
@@ -175,16 +178,16 @@ class Execution:
         with (
             ExpectedSamples(read_expected) as expected,
             JitterMeter(self.event_loop.loop) as meter,
+            self.recorder.issue_lateness as lateness,
+            Progress(self.active_run, expected.get, lateness) as progress,
             LogGrowth(self.run_dir.path, self.config.log_stall_timeout_s) as growth,
         ):
-            progress = Progress(self.active_run, expected.get)
             self.times.begin_test()
             thread.start()
             while not self.end.wait(SIGNAL_POLL_S):
                 progress.tick()
                 self._check_logs(growth, expected.get())
             self.times.end_test()
-        progress.end()
         return meter
 
     def _check_logs(self, growth: LogGrowth, num_expected: int | None) -> None:
@@ -221,7 +224,7 @@ class Execution:
             verdict.judge, self.run_dir.path, setup, collect_counts(self.active_run), meter.telemetry()
         )
         judged, detail = self.files.call_while_active(judge, self.config.log_stall_timeout_s)
-        return self.recorder.record(judged, self.times, verdict.headline(setup.scenario, detail))
+        return self.recorder.record(judged, self.times, LoadGenFigures.of(setup.scenario, detail))
 
     def _setup(self) -> Setup:
         workers = [(link.address, info) for link in self.event_loop.links for info in link.infos]
@@ -267,10 +270,10 @@ class Execution:
         leave(code)
 
     def _write_unfinished(self, judged: Verdict, timeout_s: float) -> None:
-        self.run_dir.write(self.recorder.record(judged, self.times, {}), timeout_s)
+        self.run_dir.write(self.recorder.record(judged, self.times, LoadGenFigures()), timeout_s)
 
     def _show_unfinished(self, judged: Verdict) -> None:
-        _show(self.recorder.record(judged, self.times, {}), SHORT_LIMITS.write_s)
+        _show(self.recorder.record(judged, self.times, LoadGenFigures()), SHORT_LIMITS.write_s)
 
     def _salvage(self, abandoned: list[Unfinished], timeout_s: float) -> None:
         """Store what was received; nothing of the requests in flight if the event loop did not answer."""
@@ -333,7 +336,7 @@ def _show(record: RunRecord, timeout_s: float) -> None:
     """Print the table on a thread, because stdout may take no output; run.json holds the same."""
     with FileThread() as printing:
         try:
-            printing.call(record.show, timeout_s)
+            printing.call(partial(final_table.show, record), timeout_s)
         except TimeoutError as error:
             logger.warning("the table was not printed, run.json holds the same: stdout: %s", error)
 

@@ -62,6 +62,9 @@ _TOKEN_COLUMNS = (
 )
 _SLOT = np.uint64(0xFFFFFFFF)
 _REASONS = frozenset((pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH))
+# More high ids than this in one frame are compared with the stop ids by numpy.
+MAX_LISTED = 64
+_STOP_ID_INSIDE = "a stop id inside an answer, or without the end of the answer"
 _NO_LENS: Lens = np.zeros(0, np.uint32)
 
 
@@ -112,40 +115,79 @@ class TokenRules:
             stop_token_ids: Ids that end an answer, each below `vocab_size`.
         """
         self._vocab_size = vocab_size
-        self._lowest_stop_id = min(stop_token_ids, default=vocab_size)
-        self._is_stop_id = np.zeros(vocab_size, np.bool_)
-        self._is_stop_id[list(stop_token_ids)] = True
+        self._stop_ids = np.array(stop_token_ids, np.int32)
+        self._known = frozenset(stop_token_ids)
+        self._lowest_stop_id = np.uint32(min(stop_token_ids, default=vocab_size))
 
     def check(self, columns: TokenColumns) -> None:
         """Check the tokens of a frame whose columns are valid in themselves.
 
-        Most frames hold no id as high as a stop id, which the maximum shows without a look at each token.
+        Only ids from the lowest stop id on are looked at one by one: in gpt-oss the few special ids.
 
         Raises:
             FrameError: An id outside the vocabulary, a stop id that does not end an answer, or an answer that
                 ends with STOP on another token.
         """
-        highest = np.maximum.reduce(columns.tokens.view(np.uint32)) if len(columns.tokens) else -1
-        if highest >= self._vocab_size:
-            raise FrameError(f"a token id outside the vocabulary of {self._vocab_size}")
-        num_ends = len(columns.finished_rows)
-        if num_ends or highest >= self._lowest_stop_id:
-            num_stop_ids = np.count_nonzero(self._is_stop_id[columns.tokens])
-            if num_ends:
-                num_stop_ids -= self._count_ending_stop_ids(columns)
-            if num_stop_ids:
-                raise FrameError("a stop id inside an answer, or without the end of the answer")
+        (high,) = (columns.tokens.view(np.uint32) >= self._lowest_stop_id).nonzero()
+        stops = self._stop_positions(columns.tokens, high) if len(high) else set()
+        if len(columns.finished_rows):
+            self._check_ends(columns, stops)
+        elif stops:
+            raise FrameError(_STOP_ID_INSIDE)
 
-    def _count_ending_stop_ids(self, columns: TokenColumns) -> int:
-        """Count the answers that end on a stop id; a row that ends without a new token is not looked at."""
-        last, reasons = columns.finished_rows, columns.finish_reasons
-        if columns.counts is not None:
-            nonempty = columns.counts[last] > 0
-            last, reasons = (columns.counts.cumsum(dtype=np.int64) - 1)[last[nonempty]], reasons[nonempty]
-        on_stop_id = self._is_stop_id[columns.tokens[last]]
-        if (~on_stop_id & (reasons == pb.FINISH_REASON_STOP)).any():
-            raise FrameError("an answer ends with STOP, but its last token is no stop id")
-        return int(np.count_nonzero(on_stop_id))
+    def _stop_positions(self, tokens: TokenIds, high: NDArray[np.int64]) -> set[int]:
+        """Return the positions of stop ids among those in `high`, the positions of high ids.
+
+        Raises:
+            FrameError: An id outside the vocabulary.
+        """
+        found = tokens[high]
+        if np.maximum.reduce(found.view(np.uint32)) >= self._vocab_size:
+            raise FrameError(f"a token id outside the vocabulary of {self._vocab_size}")
+        if len(high) > MAX_LISTED:
+            return set(high[np.isin(found, self._stop_ids)].tolist())
+        known = self._known
+        ids = zip(high.tolist(), found.tolist(), strict=True)
+        return {position for position, token in ids if token in known}
+
+    def _check_ends(self, columns: TokenColumns, stops: set[int]) -> None:
+        """Check that each stop id is the last token of a row that ends, and each STOP on a stop id.
+
+        A row that ends without a new token is not looked at.
+        """
+        rows, counts = columns.finished_rows, columns.counts
+        lasts, nums = rows.tolist(), [1] * len(rows)
+        if counts is not None:
+            lasts, nums = (counts.cumsum(dtype=np.int64)[rows] - 1).tolist(), counts[rows].tolist()
+        for last, num, reason in zip(lasts, nums, columns.finish_reasons.tolist(), strict=True):
+            if num and last in stops:
+                stops.remove(last)
+            elif num and reason == pb.FINISH_REASON_STOP:
+                raise FrameError("an answer ends with STOP, but its last token is no stop id")
+        if stops:
+            raise FrameError(_STOP_ID_INSIDE)
+
+
+def check_ends(reasons: list[int], num_new: list[int], num_tokens: list[int], budget: int) -> None:
+    """Check ends of answers: LENGTH at the budget, STOP with the frame that brings the stop id.
+
+    TokenRules checks that the token is a stop id. An answer may also end without any token, which LoadGen
+    counts as an error.
+
+    Args:
+        reasons: (F,) values of pb.FinishReason.
+        num_new: (F,) tokens of each answer in this frame.
+        num_tokens: (F,) all tokens of each answer.
+        budget: Longest answer, in tokens.
+
+    Raises:
+        FrameError: Names the reason and the number of tokens.
+    """
+    for reason, new, num in zip(reasons, num_new, num_tokens, strict=True):
+        if reason == pb.FINISH_REASON_LENGTH and num < budget:
+            raise FrameError(f"an answer ends with LENGTH at {num} of {budget} tokens")
+        if reason == pb.FINISH_REASON_STOP and num and not new:
+            raise FrameError("an answer ends with STOP after its tokens")
 
 
 def slots_of(requests: RequestNames) -> NDArray[np.int64]:

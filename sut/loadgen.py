@@ -18,6 +18,7 @@ import mlperf_loadgen as lg
 
 from common.flags import FlagError
 from sut.benchmark import Seeds
+from sut.loadgen_conf import AUDIT_FLAG, USER_FLAG
 from sut.log_files import DETAIL, LOADGEN_PREFIX, SUMMARY, find_log
 from sut.settings import Mode, Scenario
 
@@ -41,7 +42,10 @@ _LOGGED_SETTINGS = {
     "effective_min_duration_ms": "min_duration_ms",
     "requested_server_ttft_latency": "ttft_latency",
     "requested_server_tpot_latency": "tpot_latency",
+    "effective_accuracy_log_sampling_target": "accuracy_log_sampling_target",
 }
+# LoadGen issues this many times the samples of the minimum duration in Offline (test_settings_internal.cc).
+OFFLINE_SLACK = 1.1
 _EMBEDDED_CONF, _USER_CONF, _OTHER_CONF = 0, 1, 2
 _configured = threading.Event()
 
@@ -51,26 +55,55 @@ class LoadGenSettings(NamedTuple):
 
     seeds: Seeds
     logged: dict[str, object]
-    """Values by key of the detail log; an audit.config may still change them when the test starts."""
+    """Values by key of the detail log."""
 
     @classmethod
-    def read(cls, conf: str, scenario: Scenario) -> "LoadGenSettings":
-        """Read a user.conf on top of the embedded mlperf.conf, without running a test.
+    def read(cls, user_conf: str, audit_conf: str | None, scenario: Scenario) -> "LoadGenSettings":
+        """Read the confs on top of the embedded mlperf.conf, without running a test.
+
+        Call it before LoadGenTest is created, after which LoadGen skips the embedded mlperf.conf.
+
+        Args:
+            user_conf: Text of the run's user.conf.
+            audit_conf: Text of the audit.config; None without one.
+            scenario: The run's scenario.
 
         Raises:
-            FlagError: LoadGen rejects the conf.
+            FlagError: LoadGen rejects a conf.
         """
         settings = lg.TestSettings()
         # Not read as a user.conf: after a process's first user.conf LoadGen skips the embedded mlperf.conf.
         _apply_conf(settings, "", scenario, _EMBEDDED_CONF)
-        _apply_conf(settings, conf, scenario, _OTHER_CONF)
-        return cls.of(settings)
+        _apply_conf(settings, user_conf, scenario, _OTHER_CONF)
+        if audit_conf is not None:
+            _apply_audit(settings, audit_conf, scenario)
+        return cls.of(settings, scenario)
 
     @classmethod
-    def of(cls, settings: lg.TestSettings) -> "LoadGenSettings":
+    def of(cls, settings: lg.TestSettings, scenario: Scenario) -> "LoadGenSettings":
         """Copy the settings from LoadGen's object."""
         seeds = Seeds(settings.qsl_rng_seed, settings.sample_index_rng_seed, settings.schedule_rng_seed)
-        return cls(seeds, {key: getattr(settings, name) for key, name in _LOGGED_SETTINGS.items()})
+        logged = {key: getattr(settings, name) for key, name in _LOGGED_SETTINGS.items()}
+        return cls(seeds, logged | _derived_settings(settings, scenario))
+
+
+def _derived_settings(settings: lg.TestSettings, scenario: Scenario) -> dict[str, object]:
+    """Compute the settings that LoadGen derives when a test starts.
+
+    Source: loadgen/test_settings_internal.cc.
+    """
+    if scenario is not Scenario.OFFLINE:
+        qps, num_samples = settings.server_target_qps, settings.min_query_count
+        return {"effective_target_qps": qps, "effective_min_sample_count": num_samples}
+    qps = settings.offline_expected_qps
+    num_samples = max(settings.min_query_count, int(OFFLINE_SLACK * settings.min_duration_ms / 1000 * qps))
+    if settings.performance_issue_unique or settings.performance_issue_same:
+        num_samples = settings.performance_sample_count_override
+    return {
+        "effective_target_qps": qps,
+        "effective_samples_per_query": num_samples,
+        "effective_min_sample_count": num_samples,
+    }
 
 
 class LoadGenTest:
@@ -91,6 +124,7 @@ class LoadGenTest:
         if _configured.is_set():
             raise RuntimeError("one LoadGen test per process")
         _configured.set()
+        self._scenario = scenario
         self._settings = lg.TestSettings()
         _apply_conf(self._settings, conf, scenario, _USER_CONF)
         self._settings.scenario = getattr(lg.TestScenario, scenario.loadgen_name)
@@ -101,7 +135,7 @@ class LoadGenTest:
     @property
     def settings(self) -> LoadGenSettings:
         """Settings before the test."""
-        return LoadGenSettings.of(self._settings)
+        return LoadGenSettings.of(self._settings, self._scenario)
 
     def run(self, num_samples: int, issue: Issue, output_dir: Path, audit_config: Path | None) -> None:
         """Run the test; returns when all issued samples are complete.
@@ -184,12 +218,22 @@ def query_samples_complete(ids: list[int], addresses: list[int], counts: list[in
 
 
 def _apply_conf(settings: lg.TestSettings, conf: str, scenario: Scenario, kind: int) -> None:
+    if code := _read_conf(settings, conf, (scenario.model_name, scenario.loadgen_name, kind)):
+        raise FlagError(USER_FLAG, f"LoadGen rejects it with code {code}")
+
+
+def _apply_audit(settings: lg.TestSettings, conf: str, scenario: Scenario) -> None:
+    """Read an audit.config as LoadGen does when a test starts: for model "*"."""
+    if code := _read_conf(settings, conf, ("*", scenario.loadgen_name, _OTHER_CONF)):
+        raise FlagError(AUDIT_FLAG, f"LoadGen rejects it with code {code}")
+
+
+def _read_conf(settings: lg.TestSettings, conf: str, names: tuple[str, str, int]) -> int:
+    """Let LoadGen read a conf for a model, a scenario and a kind of conf; returns its error code or 0."""
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
         file.write(conf)
         file.flush()
-        code = settings.FromConfig(file.name, scenario.model_name, scenario.loadgen_name, kind)
-    if code != 0:
-        raise FlagError("--user-conf", f"LoadGen rejects it with code {code}")
+        return int(settings.FromConfig(file.name, *names))
 
 
 def _log_settings(output_dir: Path) -> lg.LogSettings:

@@ -57,6 +57,7 @@ class Authority:
                 serialization.NoEncryption(),
             )
         )
+        pair.key.chmod(0o600)
         return pair
 
 

@@ -47,8 +47,9 @@ def write_files(directory: Path) -> None:
     ours.issue("node9", "node9")
     ours.issue("client")
     strangers.issue("strange-client")
-    (directory / "token").write_text(f"{TOKEN}\n")
-    (directory / "other-token").write_text(OTHER_TOKEN)
+    for name, token in (("token", f"{TOKEN}\n"), ("other-token", OTHER_TOKEN)):
+        (directory / name).write_text(token)
+        (directory / name).chmod(0o600)
 
 
 @contextlib.contextmanager

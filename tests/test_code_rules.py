@@ -19,14 +19,13 @@ FOREIGN_OBJECTS = {
     ("common/tls.py", "context"): "ssl",
     ("common/tls.py", "client"): "ssl",
     ("common/tls.py", "verifying"): "ssl",
-    ("coordinator/transport/connect_errors.py", "context"): "ssl",
+    ("common/connect_errors.py", "context"): "ssl",
     ("coordinator/doctor/command.py", "parser"): "argparse",
     ("coordinator/run.py", "timer"): "threading",
-    ("sut/dataset.py", "tokens.flags"): "numpy",
-    ("sut/dataset.py", "offsets.flags"): "numpy",
     ("sut/loadgen.py", "output"): "LoadGen",
     ("sut/loadgen.py", "settings"): "LoadGen",
     ("sut/loadgen.py", "self._settings"): "LoadGen",
+    ("worker/engines/vllm/core_process.py", "EngineCoreProc"): "vLLM",
     ("worker/engines/vllm/engine_args.py", "parsed"): "argparse",
     ("worker/engines/vllm/ranks.py", "parsed"): "argparse",
     ("worker/engines/vllm/vllm_engine.py", "params"): "vLLM",
@@ -48,7 +47,7 @@ BROAD_EXCEPTS = {
     "coordinator/recording/outputs.py": 2,  # the tops of the writer's and the salvage thread
     "coordinator/run.py": 3,  # the top of the run, LoadGen's thread, and each step of the fatal exit
     "coordinator/scheduling/event_loop.py": 1,  # the top of the periodic task
-    "coordinator/transport/fleet.py": 1,  # the top of each worker's task
+    "coordinator/transport/fleet.py": 2,  # the top of each worker's task, and a lost worker's answers
     "sut/sut.py": 1,  # a callback of LoadGen: an exception there aborts the process
     "worker/engines/vllm/vllm_engine.py": 2,  # the tops of the tasks over vLLM's errors of any class
     "worker/machine/host_info.py": 1,  # the top of a thread; the error is set on its future

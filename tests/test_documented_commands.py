@@ -23,6 +23,7 @@ PROGRAMS = {
     "doctor": ("-m", "coordinator", "doctor"),
     "local": ("run_mlperf.py",),
     "probe": ("-m", "worker.probe"),
+    "checkpoint-hash": ("-m", "worker.checkpoint_hash"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }

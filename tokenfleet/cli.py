@@ -52,6 +52,12 @@ def _probe(argv: list[str]) -> int:
     return main(argv, os.environ)
 
 
+def _checkpoint_hash(argv: list[str]) -> int:
+    from worker.checkpoint_hash import main
+
+    return main(argv)
+
+
 def _local(argv: list[str]) -> int:
     from tokenfleet.local_run import main
 
@@ -69,6 +75,7 @@ SUBCOMMANDS = {
     "run": Subcommand(_run, "run LoadGen against workers once (the coordinator)"),
     "doctor": Subcommand(_doctor, "check workers, files and this machine before a run"),
     "probe": Subcommand(_probe, "query a worker's health once"),
+    "checkpoint-hash": Subcommand(_checkpoint_hash, "hash a checkpoint's weights completely, once"),
     "local": Subcommand(_local, "start workers on this machine, run LoadGen against them, stop them"),
     "synthetic": Subcommand(_synthetic, "write a synthetic data set or a tiny random checkpoint"),
 }
@@ -119,7 +126,7 @@ def _is_current(entry: str) -> bool:
 
 
 def _help() -> str:
-    lines = [f"  {name:<10} {subcommand.summary}" for name, subcommand in SUBCOMMANDS.items()]
+    lines = [f"  {name:<15} {subcommand.summary}" for name, subcommand in SUBCOMMANDS.items()]
     return "\n".join(
         [USAGE, "", *lines, "", "  --version  print the version", "  --help     print this text"]
     )

@@ -34,6 +34,8 @@ from coordinator.config import RunConfig, build_parser, expand, to_argv, to_conf
 from coordinator.inputs import Inputs
 from sut.benchmark import BENCHMARK
 from sut.settings import Scenario
+from tokenfleet import closing_table
+from tokenfleet.closing_table import EndedRun
 from worker.config import WorkerConfig
 from worker.engines.vllm.checkpoint import find_checkpoint
 from worker.engines.vllm.engine_core import check_installed
@@ -262,30 +264,23 @@ def _create_log(log: Path) -> BinaryIO:
         raise FlagError("--output-dir", f"cannot write {log}: {error.strerror}") from error
 
 
-def coordinate(run: RunConfig, run_dir: Path, worker: LocalWorker) -> int:
-    """Run one coordinator until it or its worker exits; returns the exit code."""
-    started_s = time.time()
+def coordinate(run: RunConfig, run_dir: Path, worker: LocalWorker) -> EndedRun:
+    """Run one coordinator until it or its worker exits."""
+    ended = EndedRun(run.scenario, run_dir, 0, time.time())
     command = child_command("coordinator", to_argv(run))
     with ChildProcess(command, child_environment(os.environ)) as coordinator:
         try:
             while (code := coordinator.poll()) is None:
                 if worker.poll() is not None:
                     # Once its run has begun, the coordinator reports the loss of the worker itself.
-                    begun = _has_begun(run_dir, started_s)
-                    coordinator_s = run.no_worker_timeout_s + LOSS_TIMEOUT_S if begun else 0.0
-                    return _report_worker_end(worker, coordinator, coordinator_s)
+                    coordinator_s = run.no_worker_timeout_s + LOSS_TIMEOUT_S if ended.has_begun() else 0.0
+                    return ended._replace(code=_report_worker_end(worker, coordinator, coordinator_s))
                 time.sleep(POLL_S)
-            return code
+            return ended._replace(code=code)
         except Interrupted as interruption:
             coordinator.send_signal(interruption.signum)
             coordinator.wait(STOP_TIMEOUT_S)
             raise
-
-
-def _has_begun(run_dir: Path, since_s: float) -> bool:
-    """Return whether a coordinator that was started at `since_s` (system clock) has begun its run."""
-    record = run_dir / "run.json"
-    return record.exists() and record.stat().st_mtime >= since_s
 
 
 def _report_worker_end(worker: LocalWorker, coordinator: ChildProcess, timeout_s: float) -> int:
@@ -305,11 +300,12 @@ def main(argv: list[str]) -> int:
         config = parse(argv)
         log = config.runs[0].output_dir / "workers" / "worker.log"
         with LocalWorker(config.worker_argv, log) as worker:
-            codes = [
+            ended = [
                 coordinate(run, run_dir, worker)
                 for run, run_dir in zip(config.runs, config.run_dirs, strict=True)
             ]
-        return next((code for code in codes if code), 0)
+        closing_table.show(ended)
+        return next((run.code for run in ended if run.code), 0)
     except ValueError as error:
         _print_error(config_file.name_source(error, argv, "coordinator"))
         return BAD_INPUT

@@ -4,6 +4,7 @@ Exit codes: 0 stopped, 1 all engines have died, 2 bad input, 130 interrupted bef
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import NoReturn
 from common.config_file import PRINT_FLAG, name_source
 from common.flags import FlagError
 from common.open_files import raise_open_file_limit
-from common.standard_streams import open_standard_streams
+from common.standard_streams import open_standard_streams, stdout_to_stderr
 from worker.auth import AuthInterceptor
 from worker.config import BadInput, EngineKind, parse
 from worker.engine_protocol import Engine, EngineDead
@@ -57,7 +58,9 @@ def main(argv: list[str]) -> int:
     )
     try:
         if PRINT_FLAG in argv:
-            print(show(argv), end="")
+            with stdout_to_stderr():
+                text = show(argv)
+            print(text, end="")
             return 0
         raise_open_file_limit()
         remove_abandoned()
@@ -112,6 +115,9 @@ def _check_model(model: str | None) -> str:
     """
     if model is None:
         raise FlagError("--model", "missing; --engine vllm needs a checkpoint")
+    if model != os.fsencode(model).decode(errors="replace"):
+        # GetInfo sends the name, and protobuf takes only UTF-8.
+        raise FlagError("--model", f"{model!a} is not UTF-8")
     check_installed()
     check_ipc_directory()
     return model
@@ -155,8 +161,10 @@ def leave(code: int) -> NoReturn:
     """
     if code == 0:
         sys.exit()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        # The terminal may be closed.
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(code)
 
 

@@ -13,8 +13,9 @@ from typing import TypeVar
 import grpc
 
 from common.flags import FlagError
-from common.tls import AUTHORIZATION, Credentials, SecurityFiles, read_credentials
+from common.tls import AUTHORIZATION, Credentials, SecurityFiles, read_credentials, warn_of_readers
 from protos.columns import SERVICE
+from worker.machine.parent_death import is_replica
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             ValueError: Names the flag, the file and the error.
         """
         credentials = read_credentials(files, ssl.Purpose.SERVER_AUTH)
+        if not is_replica():
+            # A node warns once for its replicas.
+            warn_of_readers(files)
         if credentials.ca is not None and credentials.cert is None:
             raise FlagError("--tls-ca", "client certificates need TLS: --tls-cert and --tls-key are missing")
         return cls(credentials)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from common import config_file
 from common.config_file import ConfigFile
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, declared, names
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, declared
 from common.tls import SecurityFiles
 from worker.engines.scripted.cost_model import CostModel
 from worker.engines.scripted.counting import CountingConfig
@@ -185,6 +185,13 @@ class ModelConfig(Flags):
     ] = None
 
 
+# vLLM's parser checks its own flags.
+_SCRIPTED_FLAGS: dict[EngineKind, tuple[type[Flags], ...]] = {
+    EngineKind.COUNTING: (CountingConfig,),
+    EngineKind.SIMULATED: (SimulatedConfig, CostModel),
+}
+
+
 def _engine_flags(engine: EngineKind, *configs: type[Flags]) -> str:
     options = ", ".join(flag.option for config in configs for flag in declared(config))
     return textwrap.fill(f"  {engine}: {options}", 88, subsequent_indent="    ", break_on_hyphens=False)
@@ -195,8 +202,7 @@ ENGINE_FLAGS = "\n".join(
     [
         "All other flags are the engine's:",
         "  vllm: those of vLLM's engine, under its own names (vllm serve --help=all)",
-        _engine_flags(EngineKind.COUNTING, CountingConfig),
-        _engine_flags(EngineKind.SIMULATED, SimulatedConfig, CostModel),
+        *(_engine_flags(engine, *configs) for engine, configs in _SCRIPTED_FLAGS.items()),
     ]
 )
 
@@ -223,10 +229,12 @@ def parse(argv: list[str]) -> tuple[WorkerConfig, str | None, list[str]]:
     Raises:
         ValueError: A bad value of one of the daemon's own flags, or a file that cannot be read.
     """
-    file, table = config_file.read(argv, "worker", [*names(WorkerConfig), *names(ModelConfig)])
+    file, table = config_file.read(argv, "worker", [WorkerConfig, ModelConfig])
     given = [*argv, *filter(None, (_LONG_NAMES.get(word.partition("=")[0]) for word in argv))]
     own, engine_argv = build_parser().parse_known_args([*config_file.to_argv(table, given), *argv])
     config = build(WorkerConfig, own, config_file=file)
+    if file is not None:
+        config_file.check_types(file, "worker", table, _SCRIPTED_FLAGS.get(config.engine, ()))
     if config.preset is not None:
         given += [f"--{name}" for name in table]
         engine_argv = [*config_file.to_argv(read_preset(config.preset), given), *engine_argv]

@@ -3,9 +3,9 @@
 import argparse
 import json
 
-from common.config_file import Table, to_table, to_text, to_toml
+from common.config_file import Table, to_table, to_text, to_toml, unset_flags
 from common.flags import Parser
-from worker.config import EngineKind, parse
+from worker.config import EngineKind, ModelConfig, WorkerConfig, parse
 from worker.engines.vllm.engine_core import check_installed
 
 # Not printed, because printed text is copied into files and tickets.
@@ -21,7 +21,8 @@ def resolved(argv: list[str]) -> str:
     config, model, engine_argv = parse(argv)
     own = to_table(config) | ({} if model is None else {"model": model})
     engine = given_flags(_check_engine_flags(config.engine, engine_argv), engine_argv)
-    return to_toml("worker", own | {name: value for name, value in engine.items() if name != _SECRET})
+    table = own | {name: value for name, value in engine.items() if name != _SECRET}
+    return to_toml("worker", table, unset_flags([WorkerConfig, ModelConfig], table))
 
 
 def given_flags(parser: argparse.ArgumentParser, argv: list[str]) -> Table:

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 
 from grpc_health.v1 import health, health_pb2
 
+from common.signals import handled_signals
 from protos.columns import SERVICE
 from worker.auth import AuthInterceptor
 from worker.config import BadInput, WorkerConfig
@@ -34,6 +35,7 @@ class Server:
         self._servicer = WorkerServicer(engine, int(config.frame_hold_ms * 1e6), config.coordinator_timeout_s)
         self._health = health.aio.HealthServicer()
         self._stop = asyncio.Event()
+        self._is_stopping = False
         self._drain_timeout_s = config.drain_timeout_s
         self.serving = asyncio.Event()
         """Set once runs are admitted."""
@@ -46,15 +48,21 @@ class Server:
             EngineDead: The engine died.
         """
         loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, self.stop)
+        for signum in handled_signals():
+            loop.add_signal_handler(signum, self._hang_up if signum is signal.SIGHUP else self.stop)
         if is_replica():
             loop.add_signal_handler(NODE_GONE, self._stop_without_drain)
         await self.serve()
 
     def stop(self) -> None:
         """Drain and stop; a second call stops without waiting for the drain."""
+        self._is_stopping = True
         self._stop.set()
+
+    def _hang_up(self) -> None:
+        """Drain and stop because the terminal was closed; the shell and the kernel may each send a signal."""
+        if not self._is_stopping:
+            self.stop()
 
     def _stop_without_drain(self) -> None:
         self._drain_timeout_s = 0.0

@@ -27,7 +27,7 @@ from protos.columns import CHANNEL_OPTIONS, SERVICE
 from sut.synthetic import write_checkpoint
 from worker.machine.nvml import process_tree
 from worker.node.ports import steady_port
-from worker.probe import ask
+from worker.probe import check_health
 
 TIMEOUT_S = 600.0
 POLL_S = 0.02
@@ -79,7 +79,10 @@ class Figures(NamedTuple):
 def serves_grpc(port: int) -> bool:
     """Return whether a worker, or a node with all of its replicas, is SERVING."""
     with grpc.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS) as channel:
-        return ask(channel, SERVICE).is_serving
+        try:
+            return check_health(channel, SERVICE).exit_code == 0
+        except grpc.RpcError:
+            return False
 
 
 def serves_http(port: int) -> bool:

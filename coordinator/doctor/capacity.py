@@ -34,6 +34,8 @@ class Plan(NamedTuple):
     """The planned rate, and a measurement of this core."""
 
     queries_per_s: float
+    source: str
+    """Where the rate is set."""
     num_workers: int
     frame_us: float
 
@@ -58,7 +60,7 @@ def diagnose_rate(plan: Plan) -> list[Row]:
     seen = (
         f"estimate: at most {cores:.2f} core for {plan.queries_per_s:g} queries/s, "
         f"{frames_per_s:,.0f} frames/s, {tokens_per_s:,.0f} tokens/s; "
-        f"this core takes {slowness:.2f} times as long as the published one"
+        f"this core takes {slowness:.2f} times as long as the published one; rate from {plan.source}"
     )
     findings = []
     if cores > WARN_CORES:

@@ -1,7 +1,8 @@
 """`tokenfleet doctor`: checks of workers, machines and files before a run, in one table.
 
-It takes the flags of the run, of which only --workers is required, and starts no run. Exit codes: 0 no check
-failed, 1 a check failed, 2 bad input, 128 plus the signal's number if interrupted.
+It takes the flags of the run, of which only --workers is required, and starts no run. With --inputs-only it
+needs --input-file and no worker. Exit codes: 0 no check failed, 1 a check failed, 2 bad input, 128 plus the
+signal's number if interrupted.
 """
 
 import asyncio
@@ -17,22 +18,17 @@ from common.text import print_table
 from common.tls import SecurityFiles
 from coordinator.config import RunConfig, build_parser, expand, to_config
 from coordinator.doctor.accelerators import diagnose_accelerators
-from coordinator.doctor.capacity import Plan, diagnose_rate, frame_us
-from coordinator.doctor.findings import Check, Finding, Level, Row, exit_code, layout
+from coordinator.doctor.findings import Row, exit_code, layout
+from coordinator.doctor.input_files import NO_INPUT, diagnose_files
 from coordinator.doctor.machines import diagnose_hosts, diagnose_own
-from coordinator.doctor.submission_rules import diagnose_submission
 from coordinator.doctor.visits import Visit, visit_all
 from coordinator.doctor.workers import diagnose_fleet
-from coordinator.inputs import Inputs, read_confs
 from coordinator.transport.access import Access
 from protos import worker_pb2 as pb
-from sut import dataset, settings
-from sut.dataset import Dataset
+from sut import settings
 from sut.settings import GenerationConfig
 
-# Value of --input-file if it is not given.
-NO_INPUT = Path(os.devnull)
-ADVICE = "correct the file or the flag"
+INPUTS_ONLY_FLAG = "--inputs-only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +39,9 @@ class DoctorConfig(Flags):
         float, Flag("longest time in which one worker answers everything, in seconds", gt=0, metavar="S")
     ] = 20.0
     model_hash: Annotated[str | None, Flag("hash that the workers' model must have", metavar="SHA256")] = None
+    inputs_only: Annotated[
+        bool, Flag("check only flags and files, before workers start; needs --input-file and no --workers")
+    ] = False
 
 
 class Order(NamedTuple):
@@ -54,6 +53,8 @@ class Order(NamedTuple):
     timeout_s: float
     """Seconds that one worker may take for all calls."""
     model_hash: str | None
+    inputs_only: bool
+    """Whether no worker is visited."""
 
 
 def main(argv: list[str]) -> int:
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> int:
     """
     Interrupts()
     order = parse(argv)
-    visits = asyncio.run(_visit(order))
+    visits = [] if order.inputs_only else asyncio.run(_visit(order))
     rows, skipped = examine(order, visits)
     error = print_table(layout(rows, skipped))
     # A reader may close the pipe early.
@@ -107,7 +108,11 @@ def parse(argv: list[str]) -> Order:
     Raises:
         ValueError: Names flag, file, value and bound.
     """
-    parser = build_parser({"input_file": NO_INPUT})
+    optional: dict[str, object] = {"input_file": NO_INPUT}
+    if INPUTS_ONLY_FLAG in argv:
+        # A run needs its data set; workers that do not exist yet have no address.
+        optional = {"workers": ()}
+    parser = build_parser(optional)
     parser.prog += " doctor"
     parser.description = "Check a fleet and this machine before a run; takes the flags of the run."
     add_flags(parser, DoctorConfig)
@@ -117,7 +122,7 @@ def parse(argv: list[str]) -> Order:
     run = to_config(values, file)
     files = SecurityFiles(run.tls_ca, run.tls_cert, run.tls_key, run.run_token_file)
     generation = settings.load_generation_config(run.generation_config, run.mode, run.max_new_tokens)
-    return Order(run, Access.read(files), generation, own.timeout_s, own.model_hash)
+    return Order(run, Access.read(files), generation, own.timeout_s, own.model_hash, own.inputs_only)
 
 
 def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:
@@ -128,23 +133,17 @@ def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:
     """
     workers = [visit for visit in visits if visit.trouble is None and not visit.info.replicas]
     num_workers = sum(not visit.info.replicas for visit in visits)
-    rows, skipped = diagnose_fleet(visits, order.model_hash), []
+    rows = diagnose_fleet(visits, order.model_hash) if visits else []
     if workers:
         rows += [*diagnose_hosts(workers), *diagnose_accelerators(workers)]
-    host, writable = _look_here(order.run.output_dir)
-    rows += diagnose_own(host, num_workers, writable)
-    settings_row = _diagnose_settings(order.run)
-    rows.append(settings_row)
-    if order.run.target_qps is None:
-        skipped.append("planned rate: --target-qps is not given")
-    else:
-        rows += diagnose_rate(Plan(order.run.target_qps, num_workers, frame_us()))
-    if order.run.input_file == NO_INPUT:
-        skipped.append("data set: --input-file is not given")
-        rows += diagnose_submission(order.run, order.generation, None, workers)
-    else:
-        rows += _diagnose_input(order, workers, settings_row.level is Level.OK)
-    if not any(visit.host is not None and visit.host.accelerators for visit in workers):
+    if not order.inputs_only:
+        host, writable = _look_here(order.run.output_dir)
+        rows += diagnose_own(host, num_workers, writable)
+    files, skipped = diagnose_files(order.run, order.generation, workers, num_workers)
+    rows += files
+    if order.inputs_only:
+        skipped.append(f"workers and machines: {INPUTS_ONLY_FLAG} is given")
+    elif not any(visit.host is not None and visit.host.accelerators for visit in workers):
         skipped.append("accelerators: no worker reports any")
     return rows, skipped
 
@@ -154,53 +153,3 @@ def _look_here(output_dir: Path) -> tuple[pb.HostInfo, bool]:
     host.disks.append(pb.Disk(**read_disk_space("output directory", output_dir)._asdict()))
     there = nearest(output_dir)
     return host, there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-
-
-def _diagnose_settings(run: RunConfig) -> Row:
-    """Read the files that a run reads before its data set."""
-    name = ("coordinator", "settings")
-    try:
-        confs = read_confs(run)
-    except ValueError as error:
-        return Row(*name, Level.FAIL, str(error), ADVICE)
-    return Row(*name, Level.OK, f"{confs.run_dir} is available, and the settings files can be read")
-
-
-def _diagnose_input(order: Order, workers: list[Visit], settings_fit: bool) -> list[Row]:
-    """Read the data set and the settings as a run would, and compare them with the workers' limits."""
-    run = order.run
-    try:
-        # A run that is refused for its settings never reads its data set.
-        inputs = Inputs.read(run) if settings_fit else None
-        data = dataset.load(run.input_file, run.max_samples) if inputs is None else inputs.dataset
-    except ValueError as error:
-        return Check("data set", "readable").rows([Finding("", Level.FAIL, str(error), ADVICE)], "")
-    seen = f"{data.num_samples:,} samples, {data.prompt_lens.max():,} tokens at most, SHA-256 {data.sha256}"
-    return [
-        *Check("data set", "readable").rows([], seen),
-        *_diagnose_fit(data, order, workers),
-        *diagnose_submission(run, order.generation, inputs, workers),
-    ]
-
-
-def _diagnose_fit(data: Dataset, order: Order, workers: list[Visit]) -> list[Row]:
-    loaded = [visit.info for visit in workers if visit.info.engine]
-    if not loaded:
-        return []
-    check = Check("data set", "fits")
-    vocab_size = min(info.vocab_size for info in loaded)
-    max_model_len = min(info.max_model_len for info in loaded)
-    max_new_tokens = order.generation.max_new_tokens
-    try:
-        data.check(vocab_size=vocab_size, max_model_len=max_model_len, max_new_tokens=max_new_tokens)
-    except ValueError as error:
-        foreign = int(data.tokens.max()) >= vocab_size
-        advice = (
-            "correct --input-file, or the workers' --model: its vocabulary differs"
-            if foreign
-            else ("start the workers with a longer --max-model-len, or reduce --max-new-tokens")
-        )
-        return check.rows([Finding("", Level.FAIL, str(error), advice)], "")
-    return check.rows(
-        [], f"ids below {vocab_size:,}, prompt and {max_new_tokens:,} in {max_model_len:,} tokens"
-    )

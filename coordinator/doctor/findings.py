@@ -12,6 +12,9 @@ MAX_NAMED = 3
 
 MAX_SEEN_LEN = 600
 
+DEVIATION = "deviation"
+"""Check of what makes a run no submission run."""
+
 
 class Level(StrEnum):
     """Result of a check."""
@@ -113,7 +116,9 @@ def layout(rows: Sequence[Row], skipped: Sequence[str]) -> str:
             lines.append(f"        {'':<{width}}  -> {row.advice}")
     lines += [f"not checked: {text}" for text in skipped]
     counts = {level: sum(row.level is level for row in rows) for level in Level}
-    lines.append(f"{counts[Level.FAIL]} fail, {counts[Level.WARN]} warn, {counts[Level.OK]} ok")
+    deviating = sum(row.check == DEVIATION and row.level is Level.WARN for row in rows)
+    verdict = f"; no submission run: {deviating} deviations above" if deviating else ""
+    lines.append(f"{counts[Level.FAIL]} fail, {counts[Level.WARN]} warn, {counts[Level.OK]} ok{verdict}")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from coordinator.doctor.findings import Check, Finding, Level, Row, differing
 from coordinator.doctor.visits import Clock, Visit
+from coordinator.transport.fleet import needed_open_files
 from protos import worker_pb2 as pb
 
 GIB = 1 << 30
@@ -16,8 +17,6 @@ WARN_CLOCK_S, FAIL_CLOCK_S = 0.1, 1.0
 VLLM_OPEN_FILES = 65_535
 # One connection, its listening socket, logs, and the files of the interpreter.
 MIN_OPEN_FILES = 256
-# 81 files were open with 64 workers (bench/results, soak); a worker that comes back briefly needs three.
-OWN_OPEN_FILES, OPEN_FILES_PER_WORKER = 64, 3
 # vLLM's compile caches and logs; the model is already on the disk of a worker that is ready.
 MIN_WORKER_DISK_GIB = 5
 # run.json, LoadGen's logs; an hour at 1.14 million tokens/s is 16.4 GB of outputs.arrows.
@@ -97,7 +96,7 @@ def diagnose_own(host: pb.HostInfo, num_workers: int, output_is_writable: bool) 
         output_is_writable: Whether a run can create its directory.
     """
     hosts = {"": host}
-    needed = OWN_OPEN_FILES + OPEN_FILES_PER_WORKER * num_workers
+    needed = needed_open_files(num_workers)
     rows = Check("coordinator", "open files").rows(
         _few_open_files(hosts, {"": needed}, Level.FAIL),
         f"soft limit {host.soft_open_files:,}, {needed} needed",

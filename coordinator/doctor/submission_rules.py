@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import NamedTuple
 
 from coordinator.config import RunConfig
-from coordinator.doctor.findings import Check, Finding, Level, Row
+from coordinator.doctor.findings import DEVIATION, Check, Finding, Level, Row
 from coordinator.doctor.visits import Visit
-from coordinator.inputs import Inputs
-from coordinator.pre_run_checks import build_setup
+from coordinator.pre_run_checks import DataFacts, compose_setup
 from sut.benchmark import find_round, unknown_round
 from sut.loadgen import LoadGenSettings
 from sut.results.deviations import deviations_before_run
@@ -16,27 +16,37 @@ from sut.settings import GenerationConfig, Scenario
 GROUP = "submission"
 
 
+class SubmissionInputs(NamedTuple):
+    """What decides about the files whether a run may be submitted."""
+
+    user_conf: str
+    """Text of the user.conf that LoadGen would read."""
+    audit_conf: str | None
+    """Text of the audit.config that LoadGen would read."""
+    data: DataFacts
+    """The official data set if the run's is not known."""
+
+
 def diagnose_submission(
-    run: RunConfig, generation: GenerationConfig, inputs: Inputs | None, workers: Sequence[Visit]
+    run: RunConfig, generation: GenerationConfig, known: SubmissionInputs, workers: Sequence[Visit]
 ) -> list[Row]:
     """Check whether a run could be submitted, as far as that is known.
 
     Args:
         run: The run's flags.
         generation: The run's sampling.
-        inputs: The run's files; None if they are not known.
+        known: The confs and the data set.
         workers: The workers that answer.
     """
-    settings = LoadGenSettings.read("" if inputs is None else inputs.user_conf, run.scenario)
+    settings = LoadGenSettings.read(known.user_conf, known.audit_conf, run.scenario)
     rows = [*_diagnose_round(settings), *_report_figures(run, generation)]
-    if inputs is None:
-        return rows
     loaded = [(visit.address, visit.info) for visit in workers if visit.info.engine]
-    known = deviations_before_run(settings.logged, build_setup(run, inputs, loaded, settings.seeds))
+    setup = compose_setup(run, generation, known.audit_conf, known.data, loaded, settings.seeds)
+    found = deviations_before_run(settings.logged, setup)
     advice = "no change is needed for a trial run; a submission run must have the official value"
-    if not known:
-        return [*rows, Row(GROUP, "deviation", Level.OK, "none known before the run")]
-    return [*rows, *(Row(GROUP, "deviation", Level.WARN, text, advice) for text in known)]
+    if not found:
+        return [*rows, Row(GROUP, DEVIATION, Level.OK, "none known before the run")]
+    return [*rows, *(Row(GROUP, DEVIATION, Level.WARN, text, advice) for text in found)]
 
 
 def _diagnose_round(settings: LoadGenSettings) -> list[Row]:

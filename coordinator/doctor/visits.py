@@ -9,19 +9,30 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
+from common.connect_errors import diagnose
+from common.text import printable
 from coordinator.transport.access import Access
-from coordinator.transport.connect_errors import diagnose
+from coordinator.transport.worker_answers import (
+    MAX_DETAIL_LEN,
+    AnswerError,
+    ask_health,
+    ask_host,
+    ask_info,
+    ask_load,
+    details_of,
+)
 from coordinator.transport.worker_link import replica_addresses
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
-from protos.columns import CHANNEL_OPTIONS, SERVICE
+from protos.columns import CHANNEL_OPTIONS
 
 NUM_ROUND_TRIPS = 5
 ROUND_TRIPS_TIMEOUT_S = 2.0
 # No protocol version has this number: a worker that accepts the run token then refuses the version.
 NO_VERSION = 0
+CHECK_PORT = "check which process listens on that port"
 
 
 class Trouble(NamedTuple):
@@ -111,6 +122,9 @@ async def _visit(address: str, access: Access, timeout_s: float) -> Visit:
         )
     except grpc.aio.AioRpcError as error:
         found.trouble = await _explain(address, access, error)
+    except AnswerError as error:
+        # What was read before the answer that is not usable is dropped with it.
+        found = Visit(address, Trouble(str(error), CHECK_PORT))
     return found
 
 
@@ -135,35 +149,30 @@ async def _check_port(address: str) -> Trouble | None:
 
 async def _explain(address: str, access: Access, error: grpc.aio.AioRpcError) -> Trouble:
     """Explain why gRPC fails on an open port."""
-    why = await diagnose(address, access)
+    why = await diagnose(address, access.client_tls)
     if why is not None:
         return Trouble(why, "use the TLS flags that fit this worker, or correct its certificate")
-    words = (error.details() or "").rpartition(": ")[2]
-    return Trouble(
-        f"the port is open, but {error.code().name}: {words}", "check which process listens on that port"
-    )
+    return Trouble(f"the port is open, but {error.code().name}: {details_of(error)}", CHECK_PORT)
 
 
 async def _query(found: Visit, access: Access) -> None:
     """Make all calls.
 
     Raises:
+        AnswerError: An answer is not usable.
         grpc.aio.AioRpcError: A call failed that every worker supports.
     """
     async with access.channel(found.address, CHANNEL_OPTIONS) as channel:
-        stub = rpc.WorkerStub(channel)
-        health = health_pb2_grpc.HealthStub(channel)
-        answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
-        found.health = answer.status
-        found.info = await stub.GetInfo(pb.GetInfoRequest())
+        found.health = await ask_health(channel)
+        found.info = await ask_info(channel, found.address)
         if found.info.replicas:
             return
-        found.load = await stub.GetLoad(pb.GetLoadRequest())
+        found.load = await ask_load(channel)
         sent_ns = time.monotonic_ns()
-        found.host = await _query_host(stub)
+        found.host = await _query_host(channel)
         if found.host is not None:
             found.clock = clock_of(found.host, sent_ns, time.monotonic_ns(), time.time_ns())
-        found.token_refusal = await _check_token(stub, access)
+        found.token_refusal = await _check_token(rpc.WorkerStub(channel), access)
 
 
 async def _round_trips_ns(address: str, access: Access) -> list[int]:
@@ -184,10 +193,10 @@ async def _round_trips_ns(address: str, access: Access) -> list[int]:
     return times_ns
 
 
-async def _query_host(stub: "rpc.WorkerAsyncStub") -> pb.HostInfo | None:
+async def _query_host(channel: grpc.aio.Channel) -> pb.HostInfo | None:
     """Query the machine; None if the worker is too old to support the call."""
     try:
-        return await stub.GetHost(pb.GetHostRequest())
+        return await ask_host(channel)
     except grpc.aio.AioRpcError as error:
         if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
             raise
@@ -202,7 +211,7 @@ async def _check_token(stub: "rpc.WorkerAsyncStub", access: Access) -> str:
             break
     except grpc.aio.AioRpcError as error:
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-            return error.details() or "refused"
+            return printable(error.details() or "refused", MAX_DETAIL_LEN)
     return ""
 
 

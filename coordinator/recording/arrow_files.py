@@ -6,6 +6,7 @@ The stream is readable up to its last whole batch even if its writer is killed.
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from common.arrow_buffers import to_arrow, to_texts
 
 STREAM_NAME = "outputs.arrows"
 PARTIAL_NAME = "partial_outputs.parquet"
@@ -56,10 +59,10 @@ def record_batch(batches: Sequence[OutputBatch], states: Sequence[str] | None = 
     offsets = np.zeros(len(counts) + 1, np.int32)
     np.cumsum(counts, out=offsets[1:])
     assert int(offsets[-1]) == len(tokens)
-    columns = [pa.array(samples), pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens))]
+    columns = [to_arrow(samples), pa.ListArray.from_arrays(to_arrow(offsets), to_arrow(tokens))]
     if states is None:
         return pa.RecordBatch.from_arrays(columns, schema=STREAM_SCHEMA)
-    return pa.RecordBatch.from_arrays([*columns, pa.array(list(states), pa.string())], schema=PARTIAL_SCHEMA)
+    return pa.RecordBatch.from_arrays([*columns, to_texts(states)], schema=PARTIAL_SCHEMA)
 
 
 class StreamFile:
@@ -150,7 +153,7 @@ def write_partial(
         DeadlinePassed: The file was not complete by the deadline.
     """
     temporary = temporary_path(path)
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     try:
         # An open file: pyarrow parses a path with a colon as a URI.
         with (
@@ -161,8 +164,7 @@ def write_partial(
                 if time.monotonic_ns() > deadline_ns:
                     raise DeadlinePassed
                 writer.write_table(table)
-                for entry in table["state"].value_counts().to_pylist():
-                    counts[entry["values"]] = counts.get(entry["values"], 0) + entry["counts"]
+                counts.update(table["state"].to_pylist())
         if time.monotonic_ns() > deadline_ns:
             raise DeadlinePassed
         os.replace(temporary, path)
@@ -173,7 +175,7 @@ def write_partial(
 
 def _all_batches(stream: Path, rest: Sequence[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in read_stream(stream):
-        state = pa.repeat(pa.scalar("complete"), batch.num_rows)
+        state = to_texts(["complete"] * batch.num_rows)
         yield pa.RecordBatch.from_arrays([*batch.columns, state], schema=PARTIAL_SCHEMA)
     yield from rest
 

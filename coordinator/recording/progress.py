@@ -5,16 +5,25 @@ import math
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self, TextIO
+from typing import NamedTuple, Self, TextIO
 
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.recording.answer_lengths import AnswerLengths, RunLoad
+from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.run_record import percentile
+from coordinator.recording.status_line import StatusLine
 from coordinator.scheduling.event_loop import ActiveRun
 
 LINE_INTERVAL_S = 10.0
-BAR_INTERVAL_S = 0.5
-BAR_WIDTH = 24
+BAR_INTERVAL_S = 1.0
+BAR_WIDTH = 10
+RATE_WINDOW_S = 10.0
+"""Rates are means over this time: an engine step may take a second."""
 READ_INTERVAL_S = 0.5
 
 
@@ -57,43 +66,73 @@ class ExpectedSamples:
                 self._found = self._read()
 
 
+class Sample(NamedTuple):
+    """Counts of a run at one moment."""
+
+    at_s: float
+    num_tokens: int
+
+
 class Progress:
-    """A live bar on a terminal, a plain line every 10 s elsewhere."""
+    """Shows a bar on a terminal and prints a line every 10 s elsewhere, within a `with` block.
+
+    The counts come from the event loop's thread and may change while they are read, by a request or two.
+    """
 
     def __init__(
-        self, run: ActiveRun, count_expected: Callable[[], int | None], out: TextIO | None = None
+        self,
+        run: ActiveRun,
+        count_expected: Callable[[], int | None],
+        lateness: IssueLateness,
+        out: TextIO | None = None,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the clock.
 
         Args:
-            run: Its counts are read; they are snapshots.
+            run: Its counts are read.
             count_expected: Returns the number of requests of the whole run, None if it is not known yet.
+            lateness: Lateness of LoadGen's issue thread.
             out: Receives the lines; None: stderr.
+            now_s: The clock.
         """
         self._run = run
         self._count_expected = count_expected
-        self._expected: int | None = None
+        self._lateness = lateness
         self._out = sys.stderr if out is None else out
-        self._live = self._out.isatty()
-        self._start_s = time.monotonic()
-        self._interval_s = BAR_INTERVAL_S if self._live else LINE_INTERVAL_S
+        self._status = StatusLine(self._out) if self._out.isatty() else None
+        self._interval_s = BAR_INTERVAL_S if self._status else LINE_INTERVAL_S
+        self._now_s = now_s
+        self._start_s = now_s()
         self._next_s = self._start_s + self._interval_s
-        self._last_tokens, self._last_s = 0, self._start_s
+        self._samples = deque([Sample(self._start_s, 0)])
+
+    def __enter__(self) -> Self:
+        if self._status:
+            self._status.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Erase the bar."""
+        if self._status:
+            self._status.__exit__(kind, error, traceback)
 
     def tick(self) -> None:
-        """Print if a line is due.
+        """Print if a line is due; called at least once a second.
 
         Thread: main.
         """
-        now_s = time.monotonic()
-        if now_s >= self._next_s:
-            self._next_s = now_s + self._interval_s
-            self._print(f"\r\x1b[K{self.line()} {self._bar()}" if self._live else f"{self.line()}\n")
-
-    def end(self) -> None:
-        """Move a terminal to a new line."""
-        if self._live:
-            self._print("\n")
+        now_s = self._now_s()
+        self._take_sample(now_s)
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + self._interval_s
+        if self._status:
+            self._status.show(self._bar() + self.line())
+        else:
+            self._print(f"{self.line()}\n")
 
     def _print(self, text: str) -> None:
         """Write; a closed pipe or a full disk must not end the run."""
@@ -103,29 +142,66 @@ class Progress:
 
     def line(self) -> str:
         """Compose the plain line."""
-        self._expected = self._expected or self._count_expected()
-        table, now_s = self._run.scheduler.table, time.monotonic()
-        rate = (table.num_tokens - self._last_tokens) / max(now_s - self._last_s, 1e-9)
-        self._last_tokens, self._last_s = table.num_tokens, now_s
-        done = table.done
-        first = done["first_ns"] > 0
-        p99_ms = percentile((done["first_ns"] - done["issued_ns"])[first], 0.99) / 1e6
-        of = f"/{self._expected}" if self._expected else ""
-        fleet = self._run.fleet
-        return (
-            f"[{now_s - self._start_s:6.0f} s] done {len(done)}{of}, running {table.num_running}, "
-            f"{rate:,.0f} tokens/s, p99 TTFT {p99_ms:,.0f} ms, ETA {self._eta(len(done), now_s)}, "
-            f"workers {len(fleet.live)}/{len(fleet.links)}"
+        scheduler, fleet = self._run.scheduler, self._run.fleet
+        table, now_s = scheduler.table, self._now_s()
+        done, num_done, num_running = table.done, table.num_done, table.num_running
+        running = table.rows(table.held()[0])
+        ttft_ns = np.concatenate([_ttft_ns(done), _ttft_ns(running)])
+        load = RunLoad(
+            num_unissued=max((self._count_expected() or 0) - scheduler.num_issued, 0),
+            num_waiting=max(scheduler.num_issued - num_done - num_running, 0),
+            num_running=num_running,
+            tokens_per_s=self._tokens_per_s(),
+            issued_per_s=scheduler.num_issued / max(now_s - self._start_s, 1e-9),
         )
+        lengths = AnswerLengths(done["num_tokens"], running["num_tokens"], table.max_new_tokens)
+        parts = (
+            f"done {num_done}{self._of_expected()}",
+            f"ETA {self._eta(lengths, load)}",
+            f"running {num_running}",
+            f"waiting {load.num_waiting}",
+            f"{load.tokens_per_s:,.0f} tokens/s",
+            f"first tokens {len(ttft_ns)}",
+            f"TTFT p99 {_ms(percentile(ttft_ns, 0.99)) if len(ttft_ns) else '?'} from issue",
+            f"issue up to {_ms(self._lateness.worst_ns(RATE_WINDOW_S))} late",
+            f"workers {len(fleet.live)}/{len(fleet.links)}",
+        )
+        return f"[{now_s - self._start_s:6.0f} s] {', '.join(parts)}"
+
+    def _take_sample(self, now_s: float) -> None:
+        """Keep the counts of the last RATE_WINDOW_S, and one set that is older."""
+        self._samples.append(Sample(now_s, self._run.scheduler.table.num_tokens))
+        while self._samples[1].at_s <= now_s - RATE_WINDOW_S:
+            self._samples.popleft()
+
+    def _tokens_per_s(self) -> float:
+        first, last = self._samples[0], self._samples[-1]
+        return (last.num_tokens - first.num_tokens) / max(last.at_s - first.at_s, 1e-9)
+
+    def _of_expected(self) -> str:
+        expected = self._count_expected()
+        return f"/{expected}" if expected else ""
 
     def _bar(self) -> str:
-        if not self._expected:
+        if not (expected := self._count_expected()):
             return ""
-        filled = min(BAR_WIDTH * self._run.scheduler.table.num_done // self._expected, BAR_WIDTH)
+        filled = min(BAR_WIDTH * self._run.scheduler.table.num_done // expected, BAR_WIDTH)
         return f"|{'#' * filled}{'-' * (BAR_WIDTH - filled)}| "
 
-    def _eta(self, num_done: int, now_s: float) -> str:
-        if not num_done or not self._expected:
-            return "?"
-        left_s = (now_s - self._start_s) * (self._expected - num_done) / num_done
-        return f"{math.ceil(max(left_s, 0))} s"
+    def _eta(self, lengths: AnswerLengths, load: RunLoad) -> str:
+        """Format the remaining time; `?` while it is not known."""
+        expected = self._count_expected()
+        if expected is not None and self._run.scheduler.table.num_done >= expected:
+            return "0 s"
+        left_s = lengths.remaining_s(load) if expected else None
+        return "?" if left_s is None else f"{math.ceil(left_s)} s"
+
+
+def _ttft_ns(requests: NDArray[np.void]) -> NDArray[np.int64]:
+    """Return the time from issue to the first token of the requests that have one."""
+    found: NDArray[np.int64] = (requests["first_ns"] - requests["issued_ns"])[requests["first_ns"] > 0]
+    return found
+
+
+def _ms(duration_ns: int) -> str:
+    return f"{duration_ns / 1e6:,.0f} ms"

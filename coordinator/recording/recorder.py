@@ -9,9 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
+from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.run_record import RunRecord, Summary
 from coordinator.scheduling.event_loop import ActiveRun
+from coordinator.transport.worker_host import WorkerHost
 from sut.benchmark import Seeds, find_round
+from sut.results.loadgen_figures import LoadGenFigures
 from sut.results.verdict import Verdict
 
 
@@ -63,15 +66,18 @@ class Recorder:
         self._inputs = inputs
         self._round = find_round(seeds)
         self._active_run = active_run
-        self._versions = _versions()
+        self.issue_lateness = IssueLateness()
+        """Measures during the test."""
+        self._host = WorkerHost.of_this_process()
+        self._versions = _versions() | ({"commit": self._host.commit} if self._host.commit else {})
 
-    def record(self, verdict: Verdict, times: RunTimes, loadgen: dict[str, object]) -> RunRecord:
+    def record(self, verdict: Verdict, times: RunTimes, figures: LoadGenFigures) -> RunRecord:
         """Compose the record.
 
         Args:
             verdict: The outcome so far.
             times: Of this run.
-            loadgen: LoadGen's own result figures.
+            figures: LoadGen's own; empty before the end of its test.
 
         Thread: main.
         """
@@ -80,6 +86,7 @@ class Recorder:
             run_id=self.run_id,
             scenario=self._config.scenario,
             mode=self._inputs.run_dir.name,
+            directory=str(self._inputs.run_dir.absolute()),
             verdict=verdict,
             started_utc=times.started_utc,
             ready_s=times.ready_s,
@@ -89,10 +96,13 @@ class Recorder:
             generation=dataclasses.asdict(self._inputs.generation),
             dataset={"path": str(data.path), "sha256": data.sha256, "num_samples": data.num_samples},
             versions=self._versions,
+            host=self._host,
             round=None if self._round is None else self._round.name,
             spec_hash=self._active_run.spec_hash,
-            loadgen=loadgen,
-            summary=Summary.of(self._active_run),
+            loadgen=figures.headline,
+            loadgen_bounds=figures.bounds,
+            loadgen_latencies=figures.latencies,
+            summary=Summary.of(self._active_run, self.issue_lateness.measured_ns()),
         )
 
 

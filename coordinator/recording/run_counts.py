@@ -1,11 +1,12 @@
 """Counts of a complete run, for the verdict."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.transport.agreement import execution_differences
 from coordinator.transport.worker_link import WorkerLink
-from sut.results.checks import Counts
+from sut.results.checks import MAX_NAMED_ANSWERS, Counts, ShortAnswer
 
 
 def collect_counts(run: ActiveRun) -> Counts:
@@ -18,6 +19,7 @@ def collect_counts(run: ActiveRun) -> Counts:
         num_done=len(done),
         num_distinct=len(np.unique(done["sample"])),
         num_short=int((done["num_tokens"] < 2).sum()),
+        short_answers=_short_answers(run, done),
         received_tokens=sum(stream.num_tokens for stream in streams),
         reported_tokens=int(done["num_tokens"].sum()),
         produced_tokens=sum(stream.produced_tokens for stream in settled),
@@ -32,6 +34,16 @@ def collect_counts(run: ActiveRun) -> Counts:
         execution_differences=tuple(
             execution_differences([(link.address, info) for link in run.fleet.links for info in link.infos])
         ),
+    )
+
+
+def _short_answers(run: ActiveRun, done: NDArray[np.void]) -> tuple[ShortAnswer, ...]:
+    """Name the first short answers, in order of completion."""
+    rows = done[done["num_tokens"] < 2][:MAX_NAMED_ANSWERS]
+    links = run.fleet.links
+    return tuple(
+        ShortAnswer(sample, links[worker].address, num_tokens)
+        for sample, worker, num_tokens in rows[["sample", "worker", "num_tokens"]].tolist()
     )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,14 @@ import numpy as np
 from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
 
-from common.text import print_table
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.scheduling.worker_load import WorkerLoad
+from coordinator.transport.worker_host import WorkerHost
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
+from sut.results.loadgen_figures import Bound, LoadGenSpread
 from sut.results.verdict import Verdict
 
-logger = logging.getLogger(__name__)
-
-MAX_LOSS_LINES = 20
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 
 
@@ -77,6 +74,8 @@ class WorkerRow:
     """The worker's latest answer to GetInfo."""
     stream_infos: list[dict[str, object]]
     """The worker's description of itself on each stream, oldest first."""
+    hosts: list[WorkerHost]
+    """The worker's machine at the opening of each stream, oldest first."""
 
     @classmethod
     def of(cls, link: WorkerLink, load: WorkerLoad, done: NDArray[np.void]) -> "WorkerRow":
@@ -96,6 +95,7 @@ class WorkerRow:
             clock_offset_ns=link.stream_counts[-1].clock_offset_ns,
             info=_as_dict(link.info),
             stream_infos=[_as_dict(info) for info in link.infos],
+            hosts=list(link.hosts),
         )
 
 
@@ -115,6 +115,8 @@ class Summary:
     latency_ns: Spread
     queued_ns: Spread
     """From LoadGen's call to sending the prompt."""
+    issue_lateness_ns: Spread
+    """Delay of a thread with known due times; see IssueLateness. LoadGen's thread had the same causes."""
     report_delay_ns: Spread
     """From the engine's output to the return of LoadGen's call, for frames with a first token or an end."""
     answer_tokens: Spread
@@ -127,8 +129,13 @@ class Summary:
     """Queries older than their deadline, as they were when found: see overdue.Overdue."""
 
     @classmethod
-    def of(cls, run: ActiveRun) -> "Summary":
-        """Summarize the requests that are complete so far."""
+    def of(cls, run: ActiveRun, issue_lateness_ns: NDArray[np.int64]) -> "Summary":
+        """Summarize the requests that are complete so far.
+
+        Args:
+            run: The run.
+            issue_lateness_ns: Measurements of IssueLateness, (M,).
+        """
         done = run.scheduler.table.done
         some = done[done["first_ns"] > 0]
         several = some[some["num_tokens"] > 1]
@@ -137,6 +144,7 @@ class Summary:
             tpot_ns=Spread.of((several["done_ns"] - several["first_ns"]) // (several["num_tokens"] - 1)),
             latency_ns=Spread.of(done["done_ns"] - done["issued_ns"]),
             queued_ns=Spread.of(done["sent_ns"] - done["issued_ns"]),
+            issue_lateness_ns=Spread.of(issue_lateness_ns),
             report_delay_ns=Spread.of(
                 np.concatenate(
                     [
@@ -164,6 +172,8 @@ class RunRecord:
     run_id: str
     scenario: str
     mode: str
+    directory: str
+    """Absolute path of the run's files."""
     verdict: Verdict
     started_utc: str
     ready_s: float
@@ -177,11 +187,18 @@ class RunRecord:
     """Sampling parameters of every request."""
     dataset: dict[str, object]
     versions: dict[str, str]
+    """Of the coordinator: Python, packages, and the Git commit of its source tree where there is one."""
+    host: WorkerHost
+    """The coordinator's machine."""
     round: str | None
     """Round of submissions whose seeds LoadGen has; None if no known round has them."""
     spec_hash: str
     loadgen: dict[str, object]
     """LoadGen's own result figures."""
+    loadgen_bounds: dict[str, Bound]
+    """Limits and target rate, by the figure in `loadgen` that LoadGen compares with them."""
+    loadgen_latencies: dict[str, LoadGenSpread]
+    """LoadGen's ttft_ns, tpot_ns and latency_ns; the first and the last from the time a query was due."""
     summary: Summary | None
 
     def write(self, path: Path) -> None:
@@ -190,57 +207,3 @@ class RunRecord:
         partial = path.with_suffix(".partial")
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
-
-    def show(self) -> None:
-        """Print the table; a failure to print is only logged, because run.json is on disk."""
-        if error := print_table(self.table()):
-            logger.warning("the table was not printed, run.json holds the same: %s", error)
-
-    def table(self) -> str:
-        """Format the run as a table."""
-        verdict = self.verdict
-        lines = [f"== {self.scenario} {self.mode}: {verdict.outcome} =="]
-        if verdict.reason:
-            lines.append(f"   reason: {verdict.reason}")
-        lines += [f"   LoadGen {key:<48} {value}" for key, value in self.loadgen.items()]
-        lines += self._latency_lines() + self._worker_lines() + self._loss_lines()
-        lines += [f"   {c.mark} {c.name:<15} {c.seen}" for c in verdict.checks]
-        lines += [f"   no submission run: {text}" for text in verdict.deviations]
-        return "\n".join(lines)
-
-    def _latency_lines(self) -> list[str]:
-        if self.summary is None:
-            return []
-        names = ("ttft_ns", "tpot_ns", "latency_ns", "report_delay_ns")
-        lines = [
-            f"   {'ms':<14} {'mean':>12}" + "".join(f"{f'p{q:g}':>12}" for q in PERCENTILES) + f"{'max':>12}"
-        ]
-        for name in names:
-            spread: Spread = getattr(self.summary, name)
-            values = [spread.mean, *spread.percentiles.values(), spread.maximum]
-            if spread.count:
-                cells = "".join(f"{value / 1e6:>12,.3f}" for value in values)
-                lines.append(f"   {name.removesuffix('_ns'):<14} {cells}")
-        return lines
-
-    def _loss_lines(self) -> list[str]:
-        losses = [] if self.summary is None else self.summary.losses
-        lines = [
-            "   lost {address:<17}{requests:>10} requests with {kept_tokens} tokens, "
-            "{resent_tokens} prefilled again: {reason}".format(**loss)
-            for loss in losses[:MAX_LOSS_LINES]
-        ]
-        more = len(losses) - MAX_LOSS_LINES
-        return lines + ([f"   and {more} more losses, see run.json"] if more > 0 else [])
-
-    def _worker_lines(self) -> list[str]:
-        rows = [] if self.summary is None else self.summary.workers
-        lines = [
-            f"   {'worker':<22}{'requests':>10}{'tokens':>12}{'ended s':>10}{'frames':>10}{'steps':>10}"
-            f"{'ping ms':>9}{'streams':>9}"
-        ]
-        return lines + [
-            f"   {row.address:<22}{row.requests:>10}{row.tokens:>12}{row.ended_ns / 1e9:>10.3f}"
-            f"{row.frames:>10}{row.engine_steps:>10}{row.round_trip_ns / 1e6:>9.3f}{row.streams:>9}"
-            for row in rows
-        ]

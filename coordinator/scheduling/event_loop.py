@@ -26,8 +26,8 @@ from protos.columns import PROTOCOL_VERSION
 logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 3.0
-# Interval, in beats, at which received answers are written to disk; limits what a killed coordinator loses.
-BEATS_PER_FLUSH = 10
+# Interval, in beats, at which finished answers are written to disk; limits what a killed coordinator loses.
+BEATS_PER_FLUSH = 2
 OnFailed = Callable[[str], None]
 _T = TypeVar("_T")
 

@@ -42,7 +42,8 @@ class WaitingRequest(NamedTuple):
     """A request that waits for a new worker."""
 
     slot: int
-    losses: int
+    stalled_losses: int
+    """How often in a row it lost its worker without a new token."""
     origin: str
     """Address of its previous worker."""
 
@@ -57,7 +58,7 @@ class Failover:
             table: Holds the received tokens.
             dataset: Holds the prompts.
             max_new_tokens: Token budget of each request.
-            max_losses: The run fails when a request has lost its worker this many times.
+            max_losses: The run fails when a request has lost its worker this many times without a new token.
         """
         self._max_losses = max_losses
         self._table = table
@@ -85,8 +86,10 @@ class Failover:
         resent_tokens = int((rows["prompt_len"] + rows["num_tokens"])[~complete].sum())
         self.losses.append(Loss(worker.address, at_ns, reason, len(slots), kept_tokens, resent_tokens))
         self._table.unassign(slots)
-        left, losses = slots[~complete].tolist(), (rows["losses"][~complete] + 1).tolist()
-        self.waiting.extend(WaitingRequest(*pair, worker.address) for pair in zip(left, losses, strict=True))
+        left = slots[~complete]
+        stalled_losses = self._table.rows(left)["stalled_losses"].tolist()
+        pairs = zip(left.tolist(), stalled_losses, strict=True)
+        self.waiting.extend(WaitingRequest(*pair, worker.address) for pair in pairs)
         return slots[complete]
 
     def next_fits(self, worker: WorkerLoad) -> bool:
@@ -130,7 +133,7 @@ class Failover:
         Otherwise a worker that fails repeatedly could get the same requests each time, and the run would fail
         as if they were the cause.
         """
-        return request.origin != worker.address or request.losses < self._max_losses - 1
+        return request.origin != worker.address or request.stalled_losses < self._max_losses - 1
 
 
 def interleave(

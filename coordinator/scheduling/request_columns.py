@@ -17,8 +17,10 @@ ROW = np.dtype(
         ("sample", "i8"),
         ("worker", "i4"),
         ("losses", "u2"),
+        ("stalled_losses", "u2"),
         ("prompt_len", "i8"),
         ("prefill_len", "i8"),
+        ("given_tokens", "i8"),
         ("num_tokens", "i8"),
         ("issued_ns", "i8"),
         ("sent_ns", "i8"),
@@ -28,9 +30,10 @@ ROW = np.dtype(
 )
 """One request in flight; times are by the coordinator's monotonic clock.
 
-losses: how often the request has lost its worker. prefill_len: tokens that its worker must prefill before the
-first token. sent_ns: when it was first sent; given_ns: when it was sent to its current worker; first_ns: when
-its first token arrived, or 0.
+losses: how often the request has lost its worker; stalled_losses: how often since its last token;
+prefill_len: tokens that its worker must prefill before the first token; given_tokens: tokens that it had when
+its current worker got it; sent_ns: when it was first sent; given_ns: when its current worker got it;
+first_ns: when its first token arrived, or 0.
 """
 
 DONE = np.dtype(

@@ -21,8 +21,7 @@ from coordinator.scheduling.request_columns import (
     TokenCounts,
 )
 from coordinator.scheduling.token_arena import TokenArena
-from protos import worker_pb2 as pb
-from protos.columns import FrameError, RequestNames, TokenColumns, TokenIds, slots_of
+from protos.columns import FrameError, RequestNames, TokenColumns, TokenIds, check_ends, slots_of
 
 NO_WORKER = -1
 GENERATION_BITS = 32
@@ -91,9 +90,15 @@ class RequestTable:
         facts = self._facts
         self._samples, self._losses = facts["sample"], facts["losses"]
         self._prompt_lens, self._prefill_lens = facts["prompt_len"], facts["prefill_len"]
-        self._num_tokens = facts["num_tokens"]
+        self._num_tokens, self._given_tokens = facts["num_tokens"], facts["given_tokens"]
+        self._stalled_losses = facts["stalled_losses"]
         self._issued_ns, self._sent_ns = facts["issued_ns"], facts["sent_ns"]
         self._given_ns, self._first_ns = facts["given_ns"], facts["first_ns"]
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest answer of the run, in tokens."""
+        return self._max_new_tokens
 
     @property
     def done(self) -> NDArray[np.void]:
@@ -127,6 +132,7 @@ class RequestTable:
         self._issued_ns[slots] = requests.issued_ns
         self._sent_ns[slots] = self._given_ns[slots] = requests.sent_ns
         self._losses[slots] = self._num_tokens[slots] = self._first_ns[slots] = 0
+        self._stalled_losses[slots] = self._given_tokens[slots] = 0
         self._hold(slots, worker)
         return self.names(slots)
 
@@ -143,6 +149,7 @@ class RequestTable:
         self._issued_ns[slot], self._sent_ns[slot] = times_ns
         self._given_ns[slot] = times_ns[1]
         self._losses[slot] = self._num_tokens[slot] = self._first_ns[slot] = 0
+        self._stalled_losses[slot] = self._given_tokens[slot] = 0
         generation: int = self._holders.item(slot) & _GENERATION_MASK
         self._holders[slot] = generation | worker
         return generation | slot
@@ -168,7 +175,9 @@ class RequestTable:
         if np.maximum.reduce(after, initial=0) > self._max_new_tokens:
             raise self._overrun(worker)
         if len(columns.finished_rows):
-            self._check_ends(worker, columns, before, after)
+            rows, counts = columns.finished_rows, columns.counts
+            num_new = [1] * len(rows) if counts is None else counts[rows].tolist()
+            check_ends(columns.finish_reasons.tolist(), num_new, after[rows].tolist(), self._max_new_tokens)
         self._arena.append(slots, before, columns.counts, columns.tokens)
         self._num_tokens[slots] = after
         self.num_tokens += len(columns.tokens)
@@ -196,7 +205,7 @@ class RequestTable:
         if after > self._max_new_tokens:
             raise self._overrun(worker)
         if len(columns.finished_rows):
-            self._check_end(worker, columns.finish_reasons.item(), num_new, after)
+            check_ends(columns.finish_reasons.tolist(), [num_new], [after], self._max_new_tokens)
         self._arena.append_row(slot, before, columns.tokens)
         self._num_tokens[slot] = after
         self.num_tokens += num_new
@@ -277,13 +286,15 @@ class RequestTable:
         resumed = (self._prefill_lens[slots] > 0) & (self._losses[slots] > 0)
         self._num_resumed -= int(resumed.sum())
         self._losses[slots] += 1
+        stalled = self._num_tokens[slots] == self._given_tokens[slots]
+        self._stalled_losses[slots] = (self._stalled_losses[slots] + 1) * stalled
         self._prefill_lens[slots] = 0
         self._holders[slots] = (self._holders[slots] | _WORKER) + _NEXT_GENERATION
 
     def reassign(self, slots: Slots, worker: int, now_ns: int) -> RequestNames:
         """Assign requests without a worker to another one; returns their new names, (R,)."""
         self._prefill_lens[slots] = self._prompt_lens[slots] + self._num_tokens[slots]
-        self._given_ns[slots] = now_ns
+        self._given_ns[slots], self._given_tokens[slots] = now_ns, self._num_tokens[slots]
         self._hold(slots, worker)
         self._num_resumed += len(slots)
         return self.names(slots)
@@ -328,28 +339,6 @@ class RequestTable:
         if (self._row_marks[slots] != order).any():
             raise FrameError(f"worker {worker}: two rows of one request")
 
-    def _check_ends(
-        self, worker: int, columns: TokenColumns, before: TokenCounts, after: NDArray[Any]
-    ) -> None:
-        """Check the ends of a frame; a frame ends few requests."""
-        rows = columns.finished_rows
-        num_new = (after[rows] - before[rows]).tolist()
-        for ends in zip(columns.finish_reasons.tolist(), num_new, after[rows].tolist(), strict=True):
-            self._check_end(worker, *ends)
-
-    def _check_end(self, worker: int, reason: int, num_new: int, after: int) -> None:
-        """Check an end: LENGTH at the budget, STOP with the frame that brings the stop id.
-
-        TokenRules checks that the token is a stop id. An answer may also end without any token, which LoadGen
-        counts as an error.
-        """
-        if reason == pb.FINISH_REASON_LENGTH and after < self._max_new_tokens:
-            raise FrameError(
-                f"worker {worker}: an answer ends with LENGTH at {after} of {self._max_new_tokens} tokens"
-            )
-        if reason == pb.FINISH_REASON_STOP and after and not num_new:
-            raise FrameError(f"worker {worker}: an answer ends with STOP after its tokens")
-
     def _beyond(self, worker: int, slot: int) -> FrameError:
         return FrameError(f"worker {worker}: slot {slot} of {self._num_slots}")
 
@@ -360,16 +349,21 @@ class RequestTable:
         return FrameError(f"worker {worker}: an answer beyond {self._max_new_tokens} tokens")
 
     def _grow(self) -> None:
-        """Double the number of slots."""
+        """Double the number of slots.
+
+        Raises:
+            MemoryError: There is no memory for them; the table is unchanged.
+        """
         old = self._num_slots
-        self._num_slots = 2 * old
+        holders = np.concatenate([self._holders, np.full(old, self._unheld, np.uint64)])
+        loadgen_ids, row_marks = _doubled(self._loadgen_ids), np.zeros(2 * old, np.int64)
+        facts = {name: _doubled(column) for name, column in self._facts.items()}
         self._arena.grow(2 * old)
-        self._holders = np.concatenate([self._holders, np.full(old, self._unheld, np.uint64)])
-        self._loadgen_ids = _doubled(self._loadgen_ids)
-        self._facts = {name: _doubled(column) for name, column in self._facts.items()}
-        self._name_columns()
-        self._row_marks = np.zeros(2 * old, np.int64)
         self._free[:0] = range(2 * old - 1, old - 1, -1)
+        self._holders, self._loadgen_ids, self._row_marks = holders, loadgen_ids, row_marks
+        self._facts = facts
+        self._name_columns()
+        self._num_slots = 2 * old
 
 
 _FACTS = {name: ROW[name] for name in ROW.names or () if name != "worker"}

@@ -47,7 +47,7 @@ class Task(NamedTuple):
     max_new_tokens: int
     """Token budget of each request."""
     max_losses: int
-    """The run fails when one request has lost its worker this many times."""
+    """The run fails when one request has lost its worker this many times in a row without a new token."""
     keep: Keep
     """Receives every finished answer."""
 
@@ -323,14 +323,14 @@ class Scheduler:
         complete = self.failover.take_from(load, slots, reason, now_ns)
         self._finish(complete.tolist(), [pb.FINISH_REASON_LENGTH] * len(complete), now_ns)
         rows = self.table.rows(slots)
-        suspects = rows[(rows["losses"] >= self._task.max_losses) & ~np.isin(slots, complete)]
+        suspects = rows[(rows["stalled_losses"] >= self._task.max_losses) & ~np.isin(slots, complete)]
         if len(suspects):
             self._failed = True
             named = ", ".join(map(str, suspects["sample"][:MAX_NAMED]))
             more = f" and {len(suspects) - MAX_NAMED} more" if len(suspects) > MAX_NAMED else ""
             self._on_failed(
-                f"sample {named}{more} was taken from {self._task.max_losses} workers in a row "
-                f"(--max-worker-losses), the last {load.address}: {reason}"
+                f"sample {named}{more} was taken from {self._task.max_losses} workers in a row without a new "
+                f"token (--max-worker-losses), the last {load.address}: {reason}"
             )
 
     def _finish(self, slots: list[int], reasons: list[int], now_ns: int) -> None:

@@ -58,8 +58,18 @@ class TokenArena:
         return [base + slot * row_bytes for slot in slots]
 
     def grow(self, num_slots: int) -> None:
-        """Increase the number of rows; the kernel remaps the pages without copying them."""
+        """Increase the number of rows; the kernel remaps the pages without copying them.
+
+        Raises:
+            MemoryError: The address space is used up; the rows and their tokens stay as they are.
+        """
+        num_bytes = num_slots * self._row_tokens * TOKEN_BYTES
+        # A map cannot be resized while an array uses it.
         del self._tokens
-        self._map.resize(num_slots * self._row_tokens * TOKEN_BYTES)
-        self._tokens = np.frombuffer(self._map, np.int32)
-        self._base_address = self._tokens.ctypes.data
+        try:
+            self._map.resize(num_bytes)
+        except OSError as error:
+            raise MemoryError(f"no memory for {num_slots} answers, {num_bytes} bytes") from error
+        finally:
+            self._tokens = np.frombuffer(self._map, np.int32)
+            self._base_address = self._tokens.ctypes.data

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import grpc
 
+from common.connect_errors import ClientTls
 from common.flags import FlagError
 from common.tls import (
     AUTHORIZATION,
@@ -13,6 +14,7 @@ from common.tls import (
     load_ca,
     load_pair,
     read_credentials,
+    warn_of_readers,
 )
 
 
@@ -27,7 +29,7 @@ class Access:
             context: The same for connections without gRPC (see connect_errors); None: plaintext.
         """
         self._credentials = credentials or Credentials()
-        self.context = context
+        self.client_tls = ClientTls(context, self._credentials.cert is not None)
 
     @classmethod
     def read(cls, files: SecurityFiles) -> "Access":
@@ -37,6 +39,7 @@ class Access:
             FlagError: Names flag, file and error.
         """
         credentials = read_credentials(files, ssl.Purpose.CLIENT_AUTH)
+        warn_of_readers(files)
         if files.tls_ca is None:
             if credentials.cert is not None:
                 raise FlagError("--tls-cert", "needs --tls-ca too: a certificate is only used over TLS")
@@ -47,11 +50,6 @@ class Access:
         if files.tls_cert is not None and files.tls_key is not None:
             load_pair(context, files.tls_cert, files.tls_key)
         return cls(credentials, context)
-
-    @property
-    def shows_certificate(self) -> bool:
-        """Whether the coordinator has a client certificate."""
-        return self._credentials.cert is not None
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...] | None:

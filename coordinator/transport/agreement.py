@@ -11,8 +11,8 @@ from protos.hashes import engine_hash, run_hash
 
 EQUAL_FIELDS = ("engine", "engine_version", "model_hash", "vocab_size", "max_model_len", "stop_token_ids")
 """Fields of WorkerInfo that decide answers, beside `engine_facts`."""
-ABSENT = "none"
-"""Value of a fact that a worker does not have."""
+ABSENT = "the default"
+"""Value of a fact that a worker does not report."""
 MAX_VALUE_LEN = 100
 MAX_NAMES = 8
 Served = tuple[str, pb.WorkerInfo]
@@ -96,12 +96,14 @@ def check_same_engine(workers: Sequence[Served]) -> None:
     first_facts = deciding_facts(first_info)
     for address, info in workers[1:]:
         facts = deciding_facts(info)
-        names = sorted(facts.keys() | first_facts.keys())
+        # Arguments are named before the hashes of what they change.
+        names = sorted(facts.keys() | first_facts.keys(), key=lambda name: (name.endswith("_hash"), name))
         if differing := [name for name in names if facts.get(name) != first_facts.get(name)]:
             name = differing[0]
+            mine, other = _excerpts(first_facts.get(name, ABSENT), facts.get(name, ABSENT))
             raise FleetError(
-                f"{_short(name)} differs: {first_address} has {_value(first_facts, name)}, "
-                f"{address} has {_value(facts, name)}{_list_more(differing[1:])}"
+                f"{_short(name)} differs: {first_address} has {mine}, {address} has {other}"
+                f"{_list_more(differing[1:])}"
             )
     _check_weights(workers)
 
@@ -146,6 +148,16 @@ def _short(text: str) -> str:
 
 def _value(facts: Mapping[str, str], name: str) -> str:
     return _short(facts.get(name, ABSENT))
+
+
+def _excerpts(one: str, other: str) -> tuple[str, str]:
+    """Shorten two different values so that both show where they differ."""
+    pairs = enumerate(zip(one, other, strict=False))
+    equal_len = next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
+    is_short = max(len(one), len(other)) <= MAX_VALUE_LEN
+    start = 0 if is_short else max(equal_len - MAX_VALUE_LEN // 2, 0)
+    dots = "..." if start else ""
+    return dots + _short(one[start:]), dots + _short(other[start:])
 
 
 def _list_more(names: list[str]) -> str:

@@ -8,7 +8,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from common.connect_errors import diagnose
 from common.idle_timer import IdleTimer
+from common.open_files import open_file_limit
+from common.text import printable
 from coordinator.transport.access import Access
 from coordinator.transport.agreement import (
     Agreement,
@@ -16,8 +19,8 @@ from coordinator.transport.agreement import (
     check_agreement,
     execution_differences,
 )
-from coordinator.transport.connect_errors import diagnose
 from coordinator.transport.stream import BEAT_INTERVAL_S, CALL_TIMEOUT_S, Limits, WorkerLost
+from coordinator.transport.worker_answers import MAX_DETAIL_LEN
 from coordinator.transport.worker_link import Probe, Readiness, WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import TokenColumns
@@ -26,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 PROBE_INTERVAL_S = 0.5
 REPORT_INTERVAL_S = 10.0
+# 81 files were open with 64 workers (bench/results, soak); a worker that comes back briefly needs three.
+OWN_OPEN_FILES, OPEN_FILES_PER_WORKER = 64, 3
+REPLICA_IS_NODE = "a node, where a worker is expected"
 
 
 class Patience(NamedTuple):
@@ -71,6 +77,9 @@ class Fleet:
             addresses: host:port of each worker, or of each node with several replicas.
             access: Credentials for the connections and the run.
             patience: Timeouts after which a worker, or the fleet, counts as lost.
+
+        Raises:
+            FleetError: The limit on open files is too low for so many workers.
         """
         self._access = access
         self.links = self._make_links(addresses)
@@ -95,9 +104,16 @@ class Fleet:
             nodes, self.links = self.links, self._make_links(addresses)
             await asyncio.gather(*(node.close() for node in nodes))
             await self._wait_serving(deadline_s, timeout_s)
+        for link in self.links:
+            if link.info.replicas:
+                raise FleetError(f"{link.address}: {REPLICA_IS_NODE}")
         check_agreement(self.links)
 
     def _make_links(self, addresses: Sequence[str]) -> list[WorkerLink]:
+        needed, limit = needed_open_files(len(addresses)), open_file_limit()
+        if limit < needed:
+            reason = f"{len(addresses)} workers need {needed} open files"
+            raise FleetError(f"{reason}, the limit is {limit} (ulimit -n)")
         return [WorkerLink(index, address, self._access) for index, address in enumerate(addresses)]
 
     async def _wait_serving(self, deadline_s: float, timeout_s: float) -> None:
@@ -157,14 +173,17 @@ class Fleet:
 
     async def explain(self, link: WorkerLink) -> str | None:
         """Return why gRPC cannot connect to a worker; None if waiting may help."""
-        return await diagnose(link.address, self._access)
+        return await diagnose(link.address, self._access.client_tls)
 
     async def _check_reachable(self, pending: Sequence[tuple[WorkerLink, Probe]]) -> None:
-        """Stop waiting if a worker is unreachable because of the flags of either side.
+        """Stop waiting if a worker answers wrongly, or is unreachable because of the flags of either side.
 
         Raises:
             FleetError: Names the first such worker and the cause.
         """
+        for link, probe in pending:
+            if probe.readiness is Readiness.UNFIT:
+                raise FleetError(f"{link.address}: {probe.detail}")
         unreachable = [link for link, probe in pending if probe.readiness is Readiness.UNREACHABLE]
         reasons = await asyncio.gather(*map(self.explain, unreachable))
         for link, reason in zip(unreachable, reasons, strict=True):
@@ -182,6 +201,11 @@ class Fleet:
             for index, replica in enumerate(link.info.replicas):
                 if replica.state == pb.WORKER_STATE_FAILED:
                     raise FleetError(f"{link.address}: replica {index}: {replica.reason}")
+
+
+def needed_open_files(num_workers: int) -> int:
+    """Return how many files a coordinator must be able to open."""
+    return OWN_OPEN_FILES + OPEN_FILES_PER_WORKER * num_workers
 
 
 class OpenFleet:
@@ -299,16 +323,32 @@ class OpenFleet:
 
     async def _try(self, link: WorkerLink) -> str:
         """Try to open a stream to a lost worker; returns what prevents it, or an empty string."""
+        try:
+            return await self._reopen(link)
+        except (FleetError, WorkerLost) as error:
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - no answer of one address may end the run
+            return printable(repr(error), MAX_DETAIL_LEN)
+
+    async def _reopen(self, link: WorkerLink) -> str:
+        """Check a lost worker as at the start, and open a stream to it.
+
+        Returns:
+            What prevents it, or an empty string.
+
+        Raises:
+            FleetError: The worker would answer differently than the others.
+            WorkerLost: The worker refuses the run.
+        """
         probe = await link.probe()
         if probe.readiness is Readiness.UNREACHABLE:
             return await self._fleet.explain(link) or probe.detail
         if probe.readiness is not Readiness.SERVING:
             return probe.detail
+        if link.info.replicas:
+            return REPLICA_IS_NODE
         others = [other for other in self._fleet.live if other is not link]
-        try:
-            check_agreement([link, *others])
-            self._agreement.check_info(link.address, link.info)
-            await link.open(self._opening, self._agreement.check_opened)
-        except (FleetError, WorkerLost) as error:
-            return str(error)
+        check_agreement([link, *others])
+        self._agreement.check_info(link.address, link.info)
+        await link.open(self._opening, self._agreement.check_opened)
         return ""

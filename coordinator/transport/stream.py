@@ -13,6 +13,7 @@ import grpc
 from common.idle_timer import IdleTimer
 from common.text import printable
 from coordinator.transport.final_status import FinalStatus
+from coordinator.transport.worker_answers import AnswerError, check_info, clean
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import (
@@ -134,6 +135,11 @@ class Stream:
             raise await self._lost(None)
         if first.WhichOneof("message") != "opened":
             raise WorkerLost(self._address, f"answers open with {first.WhichOneof('message')}")
+        try:
+            clean(first.opened)
+            check_info(first.opened.info)
+        except AnswerError as error:
+            raise WorkerLost(self._address, f"answers open with {error}") from error
         if first.opened.run_id != opening.run_id:
             raise WorkerLost(self._address, f"answers for run {first.opened.run_id!r}")
         self.counts.spec_hash, self.counts.info = first.opened.spec_hash, first.opened.info

@@ -5,13 +5,22 @@ from enum import Enum
 from typing import NamedTuple
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
+from common.text import printable
 from coordinator.transport.access import Access
 from coordinator.transport.stream import CALL_TIMEOUT_S, Stream, StreamCounts
+from coordinator.transport.worker_answers import (
+    MAX_DETAIL_LEN,
+    AnswerError,
+    ask_health,
+    ask_info,
+    check_serving,
+    details_of,
+)
+from coordinator.transport.worker_host import WorkerHost, read_host
 from protos import worker_pb2 as pb
-from protos import worker_pb2_grpc as rpc
-from protos.columns import CHANNEL_OPTIONS, SERVICE
+from protos.columns import CHANNEL_OPTIONS
 
 Check = Callable[[str, pb.Opened], None]
 """Checks the answer to `open` of the worker at an address."""
@@ -25,6 +34,8 @@ class Readiness(Enum):
     """The address answers but does not serve yet."""
     UNREACHABLE = "unreachable"
     """The address does not answer."""
+    UNFIT = "unfit"
+    """The address answers what no worker of this protocol answers."""
 
 
 class Probe(NamedTuple):
@@ -32,7 +43,7 @@ class Probe(NamedTuple):
 
     readiness: Readiness
     detail: str
-    """For the user: health status or gRPC error, and the replicas of a node that do not serve."""
+    """One printable line: health status or error, and the replicas of a node that do not serve."""
 
 
 class WorkerLink:
@@ -53,6 +64,8 @@ class WorkerLink:
         """Latest answer to GetInfo."""
         self.stream_counts: list[StreamCounts] = []
         """One per stream opened to this address, oldest first."""
+        self.hosts: list[WorkerHost] = []
+        """The worker's machine, one per stream."""
         self._stream: Stream | None = None
         self._live = False
         self._channel = self._connect()
@@ -80,23 +93,24 @@ class WorkerLink:
 
     async def probe(self) -> Probe:
         """Query the worker's health and info once."""
-        health = health_pb2_grpc.HealthStub(self._channel)
         try:
-            answer = await health.Check(
-                health_pb2.HealthCheckRequest(service=SERVICE), timeout=CALL_TIMEOUT_S
-            )
-            info = await rpc.WorkerStub(self._channel).GetInfo(pb.GetInfoRequest(), timeout=CALL_TIMEOUT_S)
+            health = await ask_health(self._channel, CALL_TIMEOUT_S)
+            info = await ask_info(self._channel, self.address, CALL_TIMEOUT_S)
+            serving = health == health_pb2.HealthCheckResponse.SERVING
+            if serving:
+                check_serving(info)
         except grpc.aio.AioRpcError as error:
-            details = (error.details() or "").rpartition(": ")[2]
-            return Probe(Readiness.UNREACHABLE, f"unreachable ({error.code().name}: {details})")
-        serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+            return Probe(Readiness.UNREACHABLE, f"unreachable ({error.code().name}: {details_of(error)})")
+        except AnswerError as error:
+            return Probe(Readiness.UNFIT, str(error))
         # The info of a worker that is loading is incomplete.
         if serving or info.replicas:
             self.info = info
-        status: str = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        status: str = health_pb2.HealthCheckResponse.ServingStatus.Name(health)
         if serving:
             return Probe(Readiness.SERVING, status)
-        return Probe(Readiness.NOT_SERVING, status + _describe_unready_replicas(info))
+        detail = printable(status + _describe_unready_replicas(info), MAX_DETAIL_LEN)
+        return Probe(Readiness.NOT_SERVING, detail)
 
     async def open(self, opening: pb.Open, check: Check) -> None:
         """Begin the run on this worker, on a new stream.
@@ -108,6 +122,8 @@ class WorkerLink:
         Raises:
             WorkerLost: The worker refuses or does not answer in time.
         """
+        # Before the stream, which must not wait for its first ping.
+        host = await read_host(self._channel)
         stream = Stream(self.address, self._channel, self._access.metadata)
         try:
             check(self.address, await stream.open(opening))
@@ -116,6 +132,7 @@ class WorkerLink:
             raise
         self._stream = stream
         self.stream_counts.append(stream.counts)
+        self.hosts.append(host)
 
     def begin(self) -> None:
         """Mark the open stream as carrying requests."""

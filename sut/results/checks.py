@@ -1,6 +1,7 @@
 """The checks of a verdict: each compares two sources and reports its result in one line."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sut.benchmark import MeanBounds
 from sut.results.deviations import Setup
@@ -49,6 +50,20 @@ class VerdictCheck:
         return "warn" if self.warning else "ok  "
 
 
+MAX_NAMED_ANSWERS = 20
+"""Short answers that the verdict names; the others are counted."""
+
+
+class ShortAnswer(NamedTuple):
+    """An answer of 0 or 1 tokens."""
+
+    sample: int
+    """Sample index."""
+    address: str
+    """Worker that ended it."""
+    num_tokens: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """The coordinator's counts, independent of LoadGen's."""
@@ -61,6 +76,8 @@ class Counts:
     """Distinct samples among them."""
     num_short: int
     """Answers of 0 or 1 tokens."""
+    short_answers: tuple[ShortAnswer, ...] = ()
+    """The first MAX_NAMED_ANSWERS of them."""
     received_tokens: int
     """Tokens in all frames of all streams."""
     reported_tokens: int
@@ -127,14 +144,26 @@ def loadgen_result(detail: DetailLog) -> VerdictCheck:
     """Require LoadGen's VALID; LoadGen gives no reason if only early stopping fails."""
     result = detail.values.get("result_validity")
     unmet = [f"not {key}" for key in _CONSTRAINTS if detail.values.get(key) is False]
-    reasons = ", ".join([str(detail.values.get("result_invalid_reason") or ""), *unmet]).strip(", ")
+    reasons = ", ".join([*_invalid_reasons(detail), *unmet])
     return VerdictCheck(
         "loadgen_result", result == "VALID", f"{result}" + (f" ({reasons})" if reasons else "")
     )
 
 
-def loadgen_errors(detail: DetailLog) -> VerdictCheck:
-    """Require a detail log without errors; LoadGen's VALID does not depend on them."""
+def _invalid_reasons(detail: DetailLog) -> list[str]:
+    """Split LoadGen's reason into its sentences: LoadGen joins them with bullets and line breaks."""
+    parts = str(detail.values.get("result_invalid_reason") or "").split(" * ")
+    return [sentence for part in parts if (sentence := " ".join(part.split()).strip("*. "))]
+
+
+def loadgen_errors(detail: DetailLog, accuracy: bool) -> VerdictCheck:
+    """Require a whole detail log without errors; LoadGen's VALID does not depend on them.
+
+    LoadGen does not check its writes: on a full disk the log ends early, and errors behind that are missing.
+    """
+    last_key = "power_end" if accuracy else "num_errors"
+    if last_key not in detail.values:
+        return VerdictCheck("loadgen_errors", False, f"the detail log is cut short: it has no {last_key}")
     first = f", first {detail.errors[0]}" if detail.errors else ""
     return VerdictCheck(
         "loadgen_errors", not detail.errors, f"{len(detail.errors)} errors in the detail log{first}"
@@ -198,9 +227,17 @@ def _logged_sum(detail: DetailLog, scenario: Scenario) -> float | None:
 
 
 def accuracy_log(accuracy: AccuracyLog, expected: int | None) -> VerdictCheck:
-    """Compare the log's tokens with its bytes, and with the reported tokens if it has every answer."""
-    same = accuracy.num_bytes == 4 * accuracy.num_tokens and expected in (None, accuracy.num_tokens)
+    """Compare the log's tokens with its bytes, and with the reported tokens if it has every answer.
+
+    The scripts that grade read the log as one JSON list, which a full disk cuts short.
+    """
+    same = (
+        accuracy.is_whole
+        and accuracy.num_bytes == 4 * accuracy.num_tokens
+        and expected in (None, accuracy.num_tokens)
+    )
     seen = f"{accuracy.entries.total()} entries, {accuracy.num_tokens} tokens, {accuracy.num_bytes} bytes"
+    seen += "" if accuracy.is_whole else ", cut short: the list is not closed"
     return VerdictCheck("accuracy_log", same, seen)
 
 
@@ -287,7 +324,11 @@ def continuation(counts: Counts) -> VerdictCheck:
 
 def short_answers(counts: Counts) -> VerdictCheck:
     """Report answers that LoadGen counts as errors, which fail loadgen_errors; never fails itself."""
+    named = [f"sample {sample} of {at}: {num}" for sample, at, num in counts.short_answers]
+    more = counts.num_short - len(named)
     seen = f"{counts.num_short} answers of 0 or 1 tokens"
+    if named:
+        seen += f" ({', '.join(named)}{f' and {more} more' if more else ''})"
     return VerdictCheck("short_answers", True, seen, warning=counts.num_short > 0)
 
 

@@ -105,8 +105,12 @@ class Requirement(NamedTuple):
         return [] if passed else [f"{self.key} is {value}{self.unit}, {relation} {self.value}"]
 
 
+# Unknown settings count as the required ones; this one makes LoadGen log every answer.
+_LOGGING_REQUIREMENTS = (Requirement("effective_accuracy_log_sampling_target", 1, is_minimum=True),)
+
+
 def deviations(detail: DetailLog, setup: Setup) -> list[str]:
-    """List the deviations of a completed run."""
+    """List the deviations of a completed run; `deviations_before_run` lists what is known before it."""
     found = _violations(_common_requirements(setup), detail.values)
     if setup.audit_config is not None and not detail.logs_every_answer:
         found.append("the audit.config does not make LoadGen log every answer")
@@ -117,15 +121,16 @@ def deviations_before_run(settings: LoggedSettings, setup: Setup) -> list[str]:
     """List the deviations that are known before a run; `deviations` lists them again after it.
 
     Args:
-        settings: LoadGen's settings that are known so far. Those of a compliance test are ignored, because
-            LoadGen reads the audit.config only when the test starts.
+        settings: LoadGen's settings that are known so far, by key of the detail log.
         setup: Flags, files and workers.
     """
-    if setup.audit_config is not None:
-        return _setup_deviations(setup)
     requirements = [*_common_requirements(setup), *_performance_requirements(setup)]
-    known = [requirement for requirement in requirements if requirement.key in settings]
-    return [*_violations(known, settings), *_setup_deviations(setup)]
+    unknown = {
+        requirement.key: requirement.value
+        for requirement in (*requirements, *_LOGGING_REQUIREMENTS)
+        if requirement.key not in settings
+    }
+    return deviations(DetailLog(unknown | dict(settings), []), setup)
 
 
 def _violations(requirements: Iterable[Requirement], settings: LoggedSettings) -> list[str]:
@@ -176,7 +181,7 @@ def _setup_deviations(setup: Setup) -> list[str]:
     if setup.random_weights:
         found.append("--random-weights: the answers are those of no trained model")
     found += [*_grading_deviations(setup), *_audit_deviations(setup)]
-    return [*found, *_sampling_deviations(setup), *_engine_deviations(setup)]
+    return [*found, *_sampling_deviations(setup), *engine_deviations(setup)]
 
 
 def _grading_deviations(setup: Setup) -> list[str]:
@@ -215,7 +220,7 @@ def _sampling_deviations(setup: Setup) -> list[str]:
     return _violations(itertools.starmap(Requirement, official.items()), asdict(setup.generation))
 
 
-def _engine_deviations(setup: Setup) -> list[str]:
+def engine_deviations(setup: Setup) -> list[str]:
     """List engine settings that the rules forbid, one line per deviation for all workers together.
 
     Source: inference_rules.adoc: the KV cache must not apply across queries; speculative decoding is allowed
@@ -234,18 +239,24 @@ def _engine_deviations(setup: Setup) -> list[str]:
 
 
 def _engine_texts(engine: EngineReport, scenario: Scenario) -> list[str]:
-    found = [] if engine.name == "vllm" else [f"engine is {engine.name}, not vllm"]
-    stop_ids, official = sorted(engine.stop_ids), sorted(stop.token_id for stop in BENCHMARK.stop_ids)
-    # A scripted engine has the stop ids of its own answers.
-    if engine.name == "vllm" and stop_ids != official:
-        found.append(f"stop ids are {_listed(stop_ids)}, not {_listed(official)}")
-    if engine.args.get("load_format") == '"dummy"':
-        found.append("load_format is dummy: the weights are random")
-    if engine.args.get("enable_prefix_caching", "false") != "false":
-        found.append(f"enable_prefix_caching is {engine.args['enable_prefix_caching']}, not false")
+    found = _vllm_texts(engine) if engine.name == "vllm" else [f"engine is {engine.name}, not vllm"]
     if scenario is not Scenario.INTERACTIVE:
         drafting = [name for name in _SPECULATIVE if name in engine.args]
         found += [f"{name} is set in {scenario}, only Interactive allows it" for name in drafting]
+    return found
+
+
+def _vllm_texts(engine: EngineReport) -> list[str]:
+    """List what a scripted engine does not have: the benchmark's stop ids, weights and a prefix cache."""
+    found = []
+    stop_ids, official = sorted(engine.stop_ids), sorted(stop.token_id for stop in BENCHMARK.stop_ids)
+    if stop_ids != official:
+        found.append(f"stop ids are {_listed(stop_ids)}, not {_listed(official)}")
+    if engine.args.get("load_format") == '"dummy"':
+        found.append("load_format is dummy: the weights are random")
+    prefix_caching = engine.args.get("enable_prefix_caching", "not reported")
+    if prefix_caching != "false":
+        found.append(f"enable_prefix_caching is {prefix_caching}, not false")
     return found
 
 

@@ -49,6 +49,8 @@ class AccuracyLog(NamedTuple):
     """Sum of token_count."""
     num_bytes: int
     """Bytes of all answers."""
+    is_whole: bool
+    """Whether the list of entries is closed."""
 
 
 def read_detail(path: Path) -> DetailLog:
@@ -77,6 +79,7 @@ def read_accuracy(path: Path) -> AccuracyLog:
     """
     entries: Counter[int] = Counter()
     num_tokens = num_bytes = 0
+    text = ""
     with path.open(encoding="utf-8") as file:
         for line in file:
             text = line.strip().rstrip(",")
@@ -85,4 +88,4 @@ def read_accuracy(path: Path) -> AccuracyLog:
                 entries[entry["qsl_idx"]] += 1
                 num_tokens += entry["token_count"]
                 num_bytes += len(entry["data"]) // 2
-    return AccuracyLog(entries, num_tokens, num_bytes)
+    return AccuracyLog(entries, num_tokens, num_bytes, text == "]")

@@ -10,7 +10,6 @@ from sut.results import checks
 from sut.results.checks import Counts, Telemetry, VerdictCheck
 from sut.results.deviations import Setup, deviations
 from sut.results.logs import AccuracyLog, DetailLog, read_accuracy, read_detail
-from sut.settings import Scenario
 
 
 class Outcome(StrEnum):
@@ -71,7 +70,7 @@ def judge(log_dir: Path, setup: Setup, counts: Counts, telemetry: Telemetry) -> 
     complete = setup.accuracy or detail.logs_every_answer
     made = [
         *([] if setup.accuracy else [checks.loadgen_result(detail)]),
-        checks.loadgen_errors(detail),
+        checks.loadgen_errors(detail, setup.accuracy),
         checks.completion(counts),
         checks.tokens(counts),
         checks.loadgen_tokens(detail, setup.scenario, counts),
@@ -107,17 +106,3 @@ def _output_length(accuracy: AccuracyLog, setup: Setup) -> list[VerdictCheck]:
 def exit_code(outcome: Outcome) -> int:
     """Return the exit code of a run that was not interrupted."""
     return {Outcome.VALID: 0, Outcome.NOT_GRADED: 0, Outcome.FAILED: 1, Outcome.INVALID: 3}[outcome]
-
-
-def headline(scenario: Scenario, detail: DetailLog) -> dict[str, object]:
-    """Select LoadGen's result figures; the keys are those of the detail log."""
-    keys = ["result_validity", "result_tokens_per_second", "result_samples_per_second"]
-    if scenario is not Scenario.OFFLINE:
-        keys = [
-            "result_validity",
-            "result_completed_tokens_per_second",
-            "result_completed_samples_per_sec",
-            "result_first_token_99.00_percentile_latency_ns",
-            "result_time_per_output_token_99.00_percentile_ns",
-        ]
-    return {key: detail.values[key] for key in keys if key in detail.values}

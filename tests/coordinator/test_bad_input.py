@@ -15,8 +15,10 @@ import pandas as pd
 import pytest
 
 from coordinator.__main__ import main
+from coordinator.doctor.findings import MAX_SEEN_LEN
 from tests import fleet
 from tests.forked import end_of
+from tests.sut.dataset_files import POINTERS_FRAME
 
 NOBODY = "127.0.0.1:9"  # the discard port; a mistake must be found before any worker is called
 
@@ -45,6 +47,7 @@ class Intruder:
 FILES = {
     "garbage.parquet": "PAR1 and nothing more",
     "empty.parquet": "",
+    "lfs.pkl": "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
     "tight.conf": "*.Server.target_qps=10\n",
     "key.conf": "# a comment\n\n*.Server.target_qsp = 10\n",
     "word.conf": "*.Server.target_qps = fast\n",
@@ -65,6 +68,8 @@ FILES = {
     "word.json": '{"temperature": "hot"}',
     "list.json": "[1]",
     "broken.json": '{"top_p": ',
+    "interactive.conf": "*.Interactive.target_qps = 10\n",
+    "accuracy.config": "*.*.mode = 1\n*.*.test07_accuracy_threshold = 1\n",
 }
 BAD = [
     Bad("unknown scenario", "--scenario stream", "--scenario|'stream'|offline|server|interactive"),
@@ -97,6 +102,8 @@ BAD = [
     Bad("fraction", "--input-file {d}/fraction.pkl", "--input-file|{d}/fraction.pkl|row 1|7.5|integer"),
     Bad("below 0", "--input-file {d}/negative.parquet", "--input-file|row 1|-1|0 <= id"),
     Bad("foreign pickle", "--input-file {d}/foreign.pkl", "--input-file|{d}/foreign.pkl|mkdir"),
+    Bad("a pointer to the data", "--input-file {d}/lfs.pkl", "--input-file|{d}/lfs.pkl|git lfs pull"),
+    Bad("memory from a file", "--input-file {d}/dtype.pkl", "--input-file|{d}/dtype.pkl|damaged"),
     Bad("too few rows", "--max-samples 11", "--max-samples|11|10|{d}/good.parquet"),
     Bad("0 rows", "--max-samples 0", "--max-samples|0|below 1"),
     Bad("long name", f"--output-dir {{d}}/{'n' * 256}", "--output-dir|cannot look at|name too long"),
@@ -158,6 +165,13 @@ BAD = [
     Bad("budget", "--generation-config {d}/budget.json", "--generation-config|max_new_tokens|0|below 1"),
     Bad("config word", "--generation-config {d}/word.json", "--generation-config|temperature|'hot'|number"),
     Bad("config list", "--generation-config {d}/list.json", "--generation-config|{d}/list.json|list|object"),
+    Bad(
+        "scenario Interactive",
+        "--user-conf {d}/interactive.conf",
+        "--user-conf|line 1|write gpt-oss-120b-interactive.Server.target_qps",
+    ),
+    Bad("audit mode", "--audit-config {d}/accuracy.config", "--audit-config|line 1|performance run, mode 2"),
+    Bad("flag of the reference", "--mlperf-conf mlperf.conf", "--mlperf-conf|MLPerf reference|--user-conf"),
     Bad("no JSON", "--generation-config {d}/broken.json", "--generation-config|{d}/broken.json|JSON"),
 ]
 
@@ -180,6 +194,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pd.DataFrame({"tok_input": [[3, 7], np.nan]}).to_pickle(directory / "nan.pkl")
     pd.DataFrame({"tok_input": [[3, 7], [3, 7.5]]}).to_pickle(directory / "fraction.pkl")
     (directory / "foreign.pkl").write_bytes(pickle.dumps(Intruder(directory / "intruded")))
+    (directory / "dtype.pkl").write_bytes(pickle.dumps(POINTERS_FRAME))
     (directory / "folder.parquet").mkdir()
     return directory
 
@@ -195,8 +210,21 @@ def test_mistake_is_named_before_any_worker_is_called(files: Path, tmp_path: Pat
     (line,) = ended.stderr.splitlines()
     assert line.startswith("coordinator: ")
     assert [] == [word for word in bad.says.format(d=files).split("|") if word not in line], line
+    _check_doctor(argv, line, tmp_path)
     assert not out.exists()
     assert not (files / "intruded").exists()
+
+
+def _check_doctor(argv: list[str], line: str, directory: Path) -> None:
+    """Check that the doctor, which needs no worker for it, says what the run says, and fails."""
+    checked = end_of(main, ["doctor", "--inputs-only", *argv], directory)
+    if checked.code == 2:
+        assert ("", f"{line}\n") == (checked.stdout, checked.stderr)
+        return
+    assert (1, "") == (checked.code, checked.stderr)
+    failing = [row for row in checked.stdout.splitlines() if row.startswith("  FAIL  ")]
+    assert 1 == len(failing)
+    assert failing[0].endswith(line.removeprefix("coordinator: ")[:MAX_SEEN_LEN])
 
 
 def test_missing_flags_are_named() -> None:

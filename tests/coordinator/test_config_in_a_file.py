@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import subprocess
 import sys
+import tomllib
 import typing
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config_file import ConfigFile, to_table, to_toml
+from common.flags import names
 from coordinator.__main__ import main
 from coordinator.config import LossPolicy, OverduePolicy, RunConfig, parse, to_argv
 from sut.settings import Scenario
@@ -86,19 +88,46 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
     assert printed == print_config("--config", str(again))
 
 
+def test_every_flag_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each flag is a key, or a comment if it has no value."""
+    assert 0 == main(["--input-file", "d.parquet", "--workers", "a:1", "--print-config"])
+    printed = capsys.readouterr().out
+    comments = [line.removeprefix("# ") for line in printed.splitlines() if line.startswith("#")]
+    assert "user-conf = FILE" in comments
+    keys = [*tomllib.loads(printed)["coordinator"], *(line.partition(" = ")[0] for line in comments)]
+    assert sorted(names(RunConfig)) == sorted(keys)
+
+
 BAD = {
     "unknown": ("max_smaples = 3", "[coordinator] max-smaples|nearest: max-samples"),
     "of the worker": ("preset = 'latency'", "[coordinator] preset"),
     "file in a file": ("config = 'o.toml'", "[coordinator] config"),
-    "text for a switch": ("accuracy = 'yes'", "--accuracy|'yes'"),
-    "number for a switch": ("overwrite = 1", "--overwrite|'1'"),
-    "switch for a number": ("max-samples = true", "--max-samples: expected one argument"),
-    "switch off for a number": ("target-qps = false", "--no-target-qps"),
-    "text for a number": ("target-qps = 'fast'", "--target-qps|'fast'"),
-    "fraction for a count": ("max-samples = 1.5", "--max-samples|'1.5'"),
-    "date for a number": ("target-qps = 2026-01-01", "--target-qps|'2026-01-01'"),
+    "text for a switch": ("accuracy = 'yes'", "[coordinator] accuracy: is a string, expected true or false"),
+    "number for a switch": (
+        "overwrite = 1",
+        "[coordinator] overwrite: is a whole number, expected true or false",
+    ),
+    "switch for a number": (
+        "max-samples = true",
+        "[coordinator] max-samples: is a boolean, expected a whole number",
+    ),
+    "switch off for a number": (
+        "target-qps = false",
+        "[coordinator] target-qps: is a boolean, expected a number",
+    ),
+    "text for a number": ("target-qps = 'fast'", "[coordinator] target-qps: is a string, expected a number"),
+    "number as text": (
+        "max-new-tokens = '16'",
+        "[coordinator] max-new-tokens: is a string, expected a whole number",
+    ),
+    "fraction for a count": ("max-samples = 1.5", "[coordinator] max-samples: is a number, expected a whole"),
+    "date for a number": ("target-qps = 2026-01-01", "[coordinator] target-qps: is a date or time"),
+    "number for a path": ("output-dir = 5", "[coordinator] output-dir: is a whole number, expected a string"),
     "list for one value": ("output-dir = ['a', 'b']", "[coordinator] output-dir: is a list"),
-    "table for a number": ("max-samples = {a = 1}", "--max-samples|a"),
+    "table for a number": (
+        "max-samples = {a = 1}",
+        "[coordinator] max-samples: is a table, expected a whole number",
+    ),
     "unknown choice": ("scenario = 'stream'", "--scenario|'stream'|offline, server, interactive"),
     "out of bounds": ("worker-timeout-s = 0", "--worker-timeout-s: 0.0"),
     "no number": ("stall-timeout-s = nan", "--stall-timeout-s: nan"),

@@ -11,7 +11,9 @@ import pytest
 from coordinator.config import parse
 from coordinator.inputs import Inputs
 from coordinator.pre_run_checks import build_setup
+from protos import worker_pb2 as pb
 from sut.benchmark import V6_1
+from sut.results.deviations import deviations_before_run
 from tests import fleet
 from tests.coordinator.doctor.test_doctor import doctor
 
@@ -102,6 +104,93 @@ def test_the_doctor_names_both_tpot_limits_of_interactive() -> None:
     ) in done.stdout
 
 
+# The reference's own files have this duration and, for performance, the answers' length of accuracy.
+REFERENCE_CONF = "gpt-oss-120b.Server.target_qps = 8\ngpt-oss-120b.Server.min_duration = 60000\n"
+REFERENCE = ["effective_min_duration_ms is 60000, below 600000", "max_new_tokens is 32768, not 10240"]
+
+
+def reference_flags(directory: Path, conf: str = REFERENCE_CONF) -> list[str]:
+    """Flags of a Server run with the reference's files, against a port on which nothing listens."""
+    user = fleet.write_conf(directory / "user.conf", conf)
+    generation = fleet.write_conf(directory / "generation_config.json", '{"max_new_tokens": 32768}')
+    files = ["--user-conf", str(user), "--generation-config", str(generation)]
+    return [*files, "--scenario", "server", "--output-dir", str(directory / "out")]
+
+
+def refused_run(directory: Path, *flags: str) -> list[str]:
+    """Log lines of a run that ends because its worker does not answer, without the time."""
+    data = fleet.write_prompts(directory / "data.parquet", [[3, 7]] * 2)
+    command = [sys.executable, "-m", "coordinator", "--workers", "127.0.0.1:9", "--input-file", str(data)]
+    command += ["--ready-timeout-s", "0.5", *flags]
+    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert 2 == done.returncode, done.stderr
+    lines = [line.partition(": ")[2] for line in done.stderr.splitlines() if "pre_run_checks" in line]
+    assert done.stderr.index(lines[-1]) < done.stderr.index("127.0.0.1:9")
+    return lines
+
+
+def test_the_first_lines_of_a_run_come_before_its_workers(tmp_path: Path) -> None:
+    """What the files decide is said before the wait for the workers, with the settings that are taken."""
+    found = refused_run(tmp_path, *reference_flags(tmp_path))
+    assert "--user-conf sets target_qps = 8, min_duration = 60000" == found[0]
+    assert "planned rate: 8 queries/s (--user-conf, line 1)" == found[1]
+    deviations = [line.removeprefix("no submission run: ") for line in found[2:]]
+    assert ["effective_performance_sample_count is 2, not 6396", REFERENCE[0]] == deviations[:2]
+    assert ["the data set has 2 rows, not 6396", REFERENCE[1]] == deviations[2:]
+
+
+def test_the_doctor_judges_the_files_without_a_data_set(tmp_path: Path) -> None:
+    """Without --input-file and with no worker that answers: the reference's files are no submission's."""
+    done = doctor(["127.0.0.1:9"], *reference_flags(tmp_path), "--timeout-s", "1")
+    assert (1, "") == (done.returncode, done.stderr)
+    rows = done.stdout.splitlines()
+    assert REFERENCE == [row.split(maxsplit=2)[2] for row in rows if row.startswith("  warn  deviation")]
+    assert rows[-1].endswith(" ok; no submission run: 2 deviations above")
+    assert "not checked: data set: --input-file is not given" in rows
+
+
+CONF_WARNINGS = {
+    "\ufeff*.Server.target_qps = 8\n": [],
+    "*.Server.target_qps = 8\ngpt-oss-120b-99.Server.min_duration = 9\n": [
+        "line 2: model 'gpt-oss-120b-99' has no effect, because the models of this benchmark are "
+        "'gpt-oss-120b' and 'gpt-oss-120b-interactive'"
+    ],
+    "*.Server.target_qps = 5\n*.Server.target_qps = 8": [
+        "line 1: *.Server.target_qps has no effect, because line 2, *.Server.target_qps = 8, takes precedence"
+    ],
+}
+
+
+@pytest.mark.parametrize("conf", CONF_WARNINGS)
+def test_lines_without_effect_are_said_before_the_run(tmp_path: Path, conf: str) -> None:
+    """Run and doctor name the same lines of a user.conf, and both use the rate that LoadGen uses."""
+    flags = reference_flags(tmp_path, conf)
+    found = refused_run(tmp_path, *flags)
+    named = [line.removeprefix("--user-conf, ") for line in found if "no effect" in line]
+    assert CONF_WARNINGS[conf] == named
+    assert any(line.startswith("planned rate: 8 queries/s (--user-conf, line ") for line in found)
+    rows = doctor(["127.0.0.1:9"], *flags, "--timeout-s", "1").stdout.splitlines()
+    named = [row.split(maxsplit=2)[2] for row in rows if row.startswith("  warn  user.conf")]
+    assert CONF_WARNINGS[conf] == named
+    (rate,) = (row for row in rows if "planned rate" in row)
+    assert " core for 8 queries/s, " in rate
+    assert "; rate from --user-conf, line " in rate
+
+
+def test_interactive_is_told_that_its_rate_is_servers(tmp_path: Path) -> None:
+    """A plain *.Server.target_qps also sets Interactive's rate: run and doctor say so with the other key."""
+    flags = [*reference_flags(tmp_path, "*.Server.target_qps = 8\n"), "--scenario", "interactive"]
+    text = (
+        "line 1: *.Server.target_qps = 8 also sets the rate of Interactive; "
+        "gpt-oss-120b-interactive.Server.target_qps sets it for Interactive only"
+    )
+    assert f"--user-conf, {text}" in refused_run(tmp_path, *flags)
+    checked = doctor([], *flags, "--inputs-only", "--input-file", str(tmp_path / "data.parquet"))
+    assert 0 == checked.returncode
+    assert text in checked.stdout
+    assert "not checked: workers and machines: --inputs-only is given" in checked.stdout.splitlines()
+
+
 def test_data_that_nobody_can_grade_runs_only_when_asked(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
     """--ungraded runs accuracy without `ground_truth`: NOT_GRADED, exit code 0, and no submission run."""
     data = tmp_path / "data.parquet"
@@ -125,3 +214,18 @@ def test_equal_prompts_are_counted_only_for_a_sampler_that_repeats_itself(tmp_pa
         config = parse(flags)
         found.append(build_setup(config, Inputs.read(config), [], V6_1.seeds).num_equal_prompts)
     assert [0, 2, 2] == found
+
+
+def test_stop_ids_that_a_worker_reports_are_compared(tmp_path: Path) -> None:
+    """A vLLM worker whose checkpoint has no generation_config.json has one stop id: no submission run."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7]])
+    config = parse(["--input-file", str(data), "--workers", "a:1,b:1"])
+    args = {"enable_prefix_caching": "false"}
+    stop_ids = {"a:1": [199_999, 200_002, 200_012], "b:1": [200_002]}
+    workers = [
+        (address, pb.WorkerInfo(engine="vllm", engine_args=args, stop_token_ids=ids))
+        for address, ids in stop_ids.items()
+    ]
+    setup = build_setup(config, Inputs.read(config), workers, V6_1.seeds)
+    expected = "stop ids are 200002, not 199999, 200002, 200012: 1 of 2 workers, first b:1"
+    assert expected in deviations_before_run({}, setup)

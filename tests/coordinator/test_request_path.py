@@ -53,6 +53,8 @@ def test_a_server_query_takes_few_files_and_calls(tmp_path: Path) -> None:
     assert done.returncode in (0, 3), done.stderr
     queries = json.loads((tmp_path / "queries.json").read_text())
     record = fleet.run_json(tmp_path / "out" / "server" / "performance")
-    assert sum(worker["frames"] for worker in record["summary"]["workers"]) == 2 * len(queries)
+    # Two queries that arrive within one step share its frames.
+    num_frames = sum(worker["frames"] for worker in record["summary"]["workers"])
+    assert 1.9 * len(queries) < num_frames <= 2 * len(queries)
     assert statistics.median(len(set(calls)) for calls in queries) <= MAX_FILES
     assert statistics.median(map(len, queries)) <= MAX_CALLS

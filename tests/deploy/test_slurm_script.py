@@ -83,3 +83,83 @@ def test_the_reason_of_a_worker_is_what_it_reported(tmp_path: Path, log: str, sa
         timeout=30,
     )
     assert (0, says or "\n", "") == (done.returncode, done.stdout, done.stderr)
+
+
+FAKE_SLURM = """#!/bin/bash
+# scontrol names one node; srun runs the worker's command, which counts how often it is started.
+case "$(basename "$0") $1" in
+  "scontrol show") echo n1 ;;
+  "scontrol --oneliner") echo NodeName=n1 NodeAddr=127.0.0.1 ;;
+  srun*) echo started >>"$STARTED"; sleep 60 ;;
+esac
+"""
+
+
+def submit_alone(tmp_path: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run the script with fake Slurm commands on this machine."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name in ("scontrol", "srun", "scancel"):
+        (commands / name).write_text(FAKE_SLURM)
+        (commands / name).chmod(0o755)
+    env = {"PATH": f"{commands}:{os.environ['PATH']}", "STARTED": str(tmp_path / "started")}
+    env |= {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n1", "TOKENFLEET_PYTHON": sys.executable}
+    return subprocess.run(
+        ["bash", SCRIPT, *flags],
+        check=False,
+        cwd=tmp_path,
+        env=env | {"PYTHONPATH": str(fleet.ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_wrong_inputs_end_the_job_before_a_worker_starts(tmp_path: Path) -> None:
+    """A data set that does not exist is refused with 2 before a worker starts, and nothing is written."""
+    done = submit_alone(
+        tmp_path, "--scenario", "server", "--target-qps", "5", "--input-file", "absent.parquet"
+    )
+    lines = done.stderr.splitlines()
+    assert (2, "tokenfleet: server: a run would refuse the flags or files above") == (
+        done.returncode,
+        lines[-1],
+    )
+    (row,) = (line for line in done.stdout.splitlines() if line.startswith("  FAIL"))
+    assert "absent.parquet" in row
+    assert [tmp_path / "bin"] == list(tmp_path.iterdir())
+
+
+def test_every_scenario_is_checked_before_a_worker_starts(tmp_path: Path) -> None:
+    """The second scenario's missing rate ends the job before the first one's workers load."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7]])
+    done = submit_alone(tmp_path, "--scenario", "offline", "server", f"--input-file={data}")
+    assert (2, "tokenfleet: server: a run would refuse the flags or files above") == (
+        done.returncode,
+        done.stderr.splitlines()[-1],
+    )
+    assert "--target-qps: missing" in done.stdout
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_the_last_line_names_only_a_folder_that_the_run_wrote(tmp_path: Path, written: bool) -> None:
+    """A run that was refused has no results; otherwise its own folder is named."""
+    lines = SCRIPT.read_text().splitlines()
+    begin = lines.index("results_of() {")
+    function = lines[begin : lines.index("}", begin) + 1]
+    (tmp_path / "mark").touch()
+    os.utime(tmp_path / "mark", (1, 1))
+    folder = tmp_path / "offline" / "performance"
+    folder.mkdir(parents=True)
+    if written:
+        (folder / "run.json").touch()
+    program = [*function, f"output_dir={tmp_path} mark={tmp_path / 'mark'}", "results_of offline"]
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(program)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (0, f"; results in {folder}" if written else "", "") == (done.returncode, done.stdout, done.stderr)

@@ -179,10 +179,8 @@ def test_terminal_signal_drains_a_worker(checkpoint: Path, tmp_path: Path, signu
             await stream.submit({name: [5, 6, 7 + name] for name in range(8)}, budget=400)
             await stream.take()
             os.killpg(worker.process.pid, signum)
-            finished = 0
-            while finished < 8:
-                finished += len((await stream.take()).finished_rows)
-            await stream.finish()
+            await stream.take_until_ended(*range(8))
+            await stream.end()
 
     with fleet.workers(tmp_path, 1, *flags, engine="vllm", timeout_s=START_TIMEOUT_S) as (worker,):
         asyncio.run(run_and_interrupt(worker))

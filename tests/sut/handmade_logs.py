@@ -36,7 +36,13 @@ COUNTS: dict[str, Any] = {
     "num_silent": 0,
     "execution_differences": (),
 }
-GOOD = {"result_validity": "VALID", "result_invalid_reason": "", "effective_performance_sample_count": 6396}
+GOOD = {
+    "result_validity": "VALID",
+    "result_invalid_reason": "",
+    "power_end": "",
+    "num_errors": 0,
+    "effective_performance_sample_count": 6396,
+}
 # 3 samples and 5 tokens in 0.1 s: LoadGen leaves the token of the one-token answer out.
 RATES = {
     "result_query_count": 1,
@@ -119,11 +125,13 @@ def verdict_of(
     accuracy: list[str] | None = None,
     counts: dict[str, Any] | None = None,
     telemetry: Telemetry = STEADY,
+    drop: str = "",
     **setup: Any,
 ) -> Verdict:
-    """Judge a good run over three samples, with changes."""
+    """Judge a good run over three samples, with changes and without the key `drop` in the detail log."""
     logged = (entries(1, 0, 2) if mode is ACCURACY else []) if accuracy is None else accuracy
     found = GOOD | (RATES if mode is PERFORMANCE else {}) | (values or {})
+    found.pop(drop, None)
     write_logs(directory, found, errors or [], logged)
     changed = setup_of(OFFLINE, mode, 3, **setup)
     return judge(directory, changed, Counts(**(COUNTS | (counts or {}))), telemetry)[0]

@@ -22,7 +22,7 @@ CONF_OF_ONE = """\
 *.*.min_query_count = 1
 *.*.target_qps = 1
 """
-# argv: conf, scenario, mode, output directory.
+# argv: conf, scenario, mode, output directory, audit.config or nothing.
 RUN = """
 import array, sys, threading
 from pathlib import Path
@@ -38,15 +38,18 @@ def issue(ids, samples):
         loadgen.first_token_complete(ids, [address] * len(ids), [1] * len(ids))
     loadgen.query_samples_complete(ids, [address] * len(ids), [3] * len(ids))
 test = loadgen.LoadGenTest(sys.argv[1], Scenario(sys.argv[2]), Mode(sys.argv[3]))
-thread = threading.Thread(target=test.run, args=(4, issue, Path(sys.argv[4]), None))
+audit_config = Path(sys.argv[5]) if sys.argv[5] else None
+thread = threading.Thread(target=test.run, args=(4, issue, Path(sys.argv[4]), audit_config))
 thread.start()
 thread.join()
 print(num)
 """
 
 
-def run_loadgen(conf: str, scenario: Scenario, mode: Mode, directory: Path) -> int:
+def run_loadgen(
+    conf: str, scenario: Scenario, mode: Mode, directory: Path, audit_config: Path | None = None
+) -> int:
     """Run LoadGen in a child process with answers of 3 tokens; returns how many samples it issued."""
-    command = [sys.executable, "-c", RUN, conf, scenario, mode, str(directory)]
+    command = [sys.executable, "-c", RUN, conf, scenario, mode, str(directory), str(audit_config or "")]
     done = subprocess.run(command, cwd=ROOT, timeout=60, check=True, capture_output=True, text=True)
     return int(done.stdout)

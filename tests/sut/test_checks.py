@@ -9,15 +9,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sut.results.checks import (
+    MAX_NAMED_ANSWERS,
     ClockFigures,
     Counts,
     Pauses,
+    ShortAnswer,
     VerdictCheck,
     clock,
     continuation,
     degenerate_answers,
+    equal_execution,
     loadgen_tokens,
     pauses,
+    short_answers,
     tokens,
 )
 from sut.results.logs import DetailLog
@@ -202,3 +206,20 @@ def test_answers_of_an_engine_that_computes_nan_make_the_run_invalid(tmp_path: P
     verdict = verdict_of(tmp_path, ACCURACY, counts={"num_repeated_answers": 3}, random_weights=True)
     assert verdict.outcome is Outcome.NOT_GRADED
     assert "--random-weights: the answers are those of no trained model" in verdict.deviations
+
+
+def test_short_answers_beyond_the_named_are_counted() -> None:
+    """Each named answer has its sample, worker and length; the others are one number."""
+    named = tuple(ShortAnswer(sample, "a:1", 1) for sample in range(MAX_NAMED_ANSWERS))
+    seen = short_answers(Counts(**(COUNTS | {"num_short": 23, "short_answers": named}))).seen
+    assert seen.startswith("23 answers of 0 or 1 tokens (sample 0 of a:1: 1, sample 1 of a:1: 1, ")
+    assert seen.endswith(", sample 19 of a:1: 1 and 3 more)")
+
+
+def test_workers_that_execute_differently_are_a_warning() -> None:
+    """Parallel sizes, backends and batch limits may differ: the line names them, and the run stays VALID."""
+    assert equal_execution(counts()).mark == "ok  "
+    differing = ("block_size: 16 at a:1, 32 at b:2", "max_num_seqs: 8 at a:1, 9 at b:2")
+    seen = "block_size: 16 at a:1, 32 at b:2; max_num_seqs: 8 at a:1, 9 at b:2"
+    expected = VerdictCheck("equal_execution", True, seen, warning=True)
+    assert expected == equal_execution(counts(execution_differences=differing))

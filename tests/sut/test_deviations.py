@@ -119,22 +119,25 @@ def test_another_data_set_is_named(mode: Mode, rows: int, expected: str) -> None
 @pytest.mark.parametrize("scenario", list(Scenario))
 def test_what_the_workers_run_is_named_once(scenario: Scenario) -> None:
     """Another engine, prefix caching and speculation outside Interactive are one line for all workers."""
-    drafting = {"enable_prefix_caching": "false", "speculative_config": '{"num_speculative_tokens": 3}'}
+    plain = {"enable_prefix_caching": "false"}
+    drafting = plain | {"speculative_config": '{"num_speculative_tokens": 3}'}
     engines = (
-        EngineReport("a:1", "vllm", {"enable_prefix_caching": "false"}, STOP_IDS),
+        EngineReport("a:1", "vllm", plain, STOP_IDS),
         EngineReport("b:1", "counting", {"step_ms": "1.0"}, (200_002,)),
         EngineReport("b:2", "counting", {"step_ms": "1.0"}, (200_002,)),
         EngineReport("c:1", "vllm", {"enable_prefix_caching": "true"}, STOP_IDS),
         EngineReport("d:1", "vllm", drafting, STOP_IDS),
-        EngineReport("e:1", "vllm", {"spec_method": '"ngram"', "spec_tokens": "3"}, STOP_IDS),
+        EngineReport("e:1", "vllm", plain | {"spec_method": '"ngram"', "spec_tokens": "3"}, STOP_IDS),
+        EngineReport("f:1", "vllm", {}, STOP_IDS),
     )
-    told = f"is set in {scenario}, only Interactive allows it: 1 of 6 workers, first"
+    told = f"is set in {scenario}, only Interactive allows it: 1 of 7 workers, first"
     expected = [
-        "engine is counting, not vllm: 2 of 6 workers, first b:1",
-        "enable_prefix_caching is true, not false: 1 of 6 workers, first c:1",
+        "engine is counting, not vllm: 2 of 7 workers, first b:1",
+        "enable_prefix_caching is true, not false: 1 of 7 workers, first c:1",
+        "enable_prefix_caching is not reported, not false: 1 of 7 workers, first f:1",
     ]
     if scenario is not INTERACTIVE:
-        expected += [f"speculative_config {told} d:1", f"spec_method {told} e:1"]
+        expected[2:2] = [f"speculative_config {told} d:1", f"spec_method {told} e:1"]
     assert expected == lines(setup_of(scenario, engines=engines))
 
 
@@ -217,11 +220,14 @@ def test_what_is_known_before_a_run_is_listed_before_it(scenario: Scenario, mode
     assert expected == deviations(DetailLog(official | values, []), setup)
 
 
-def test_settings_before_a_compliance_test_are_left_to_its_log() -> None:
-    """An audit.config may still change LoadGen's settings: only rows, sampling and engines are listed."""
+def test_settings_before_a_compliance_test_are_listed() -> None:
+    """LoadGen's settings with the audit.config are known before the run; the duration does not count."""
     setup = setup_of(SERVER, num_samples=50, audit_config=TEST09)
     values: dict[str, object] = {"effective_performance_sample_count": 50, "effective_min_duration_ms": 1}
-    assert ["the data set has 50 rows, not 6396"] == deviations_before_run(values, setup)
+    assert [
+        "effective_performance_sample_count is 50, not 6396",
+        "the data set has 50 rows, not 6396",
+    ] == deviations_before_run(values, setup)
 
 
 @pytest.mark.parametrize(
@@ -284,3 +290,13 @@ def test_thresholds_of_an_audit_config_are_named() -> None:
         "test09_min_output_tokens is 2, not 1150.38",
         "test09_max_output_tokens is None, not 1406.02",
     ] == deviations_before_run({}, setup)
+
+
+def test_an_engine_that_a_worker_had_for_a_part_of_the_run_counts() -> None:
+    """A worker that came back is one worker; what it had on any stream is a deviation, once."""
+    cached = EngineReport("a:1", "vllm", {"enable_prefix_caching": "true"}, STOP_IDS)
+    usual = EngineReport("a:1", "vllm", {"enable_prefix_caching": "false"}, STOP_IDS)
+    other = EngineReport("b:1", "vllm", {"enable_prefix_caching": "false"}, STOP_IDS)
+    expected = ["enable_prefix_caching is true, not false: 1 of 2 workers, first a:1"]
+    assert expected == lines(setup_of(OFFLINE, engines=(cached, usual, other)))
+    assert expected == lines(setup_of(OFFLINE, engines=(usual, cached, cached, other)))

@@ -1,5 +1,6 @@
 """LoadGen's traps that need a fleet: real coordinators over two counting workers."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,7 +83,15 @@ def test_answers_of_0_and_1_tokens_are_reported_as_they_are(
     (run_dir,) = (tmp_path / "out" / scenario).iterdir()
     checks = checks_of(run_dir)
     assert not checks["loadgen_errors"][0]
-    assert (True, f"{num_short} answers of 0 or 1 tokens") == checks["short_answers"]
+    passed, seen = checks["short_answers"]
+    total, _, named = seen.partition(" (")
+    assert (True, f"{num_short} answers of 0 or 1 tokens") == (passed, total)
+    # Sample 18 has 0 tokens and sample 19 has 1; each answer is named with the worker that ended it.
+    answers = [text.rpartition(": ") for text in named.removesuffix(")").split(", ")]
+    lens = {f"sample {18 + num} of {w.address}": str(num) for num in (0, 1) for w in two}
+    assert num_short == len(answers)
+    assert {(place, num) for place, _, num in answers} <= lens.items()
+    assert {"0": num_short // 2, "1": num_short // 2} == Counter(num for _, _, num in answers)
     entries = {entry["qsl_idx"]: entry for entry in fleet.accuracy_entries(run_dir)}
     assert ("", 0) == (entries[18]["data"], entries[18]["token_count"])
     assert ([fleet.STOP], 1) == (fleet.tokens_of(str(entries[19]["data"])), entries[19]["token_count"])
@@ -186,12 +195,13 @@ def test_audit_config_survives_the_directory_that_it_lies_in(
     """Trap 11: LoadGen silently skips a missing audit.config; --overwrite does not remove it."""
     data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, i] for i in range(990)])
     run_dir = tmp_path / "out" / "offline" / "TEST07"
-    run_dir.mkdir(parents=True)
-    audit = fleet.write_conf(run_dir / "audit.config", TEST07)
-    flags = ["--audit-config", str(audit), "--overwrite", "--max-new-tokens", "8"]
-    done = fleet.coordinate(two, data, tmp_path / "out", *flags)
-    assert done.returncode in (0, 3), done.stderr
-    assert 990 == len(fleet.accuracy_entries(run_dir))
+    audit = fleet.write_conf(tmp_path / "audit.config", TEST07)
+    # The second run reads the copy that the first one left in its own directory.
+    for path in (audit, run_dir / "audit.config"):
+        flags = ["--audit-config", str(path), "--overwrite", "--max-new-tokens", "8"]
+        done = fleet.coordinate(two, data, tmp_path / "out", *flags)
+        assert 0 == done.returncode, done.stderr
+        assert 990 == len(fleet.accuracy_entries(run_dir))
 
 
 @pytest.mark.long

@@ -32,9 +32,11 @@ def test_the_accuracy_log_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "mlperf_log_accuracy.json"
     path.write_text("[\n" + ",\n".join(entries(0, 1, 0)) + "\n]\n")
     # 3 + 2 + 3 tokens of 4 bytes.
-    assert read_accuracy(path) == (Counter({0: 2, 1: 1}), 8, 32)
+    assert read_accuracy(path) == (Counter({0: 2, 1: 1}), 8, 32, True)
     path.write_text("[\n]\n")
-    assert read_accuracy(path) == (Counter(), 0, 0)
+    assert read_accuracy(path) == (Counter(), 0, 0, True)
+    path.write_text("[\n" + entries(0)[0] + ",\n")
+    assert read_accuracy(path) == (Counter({0: 1}), 3, 12, False)
     path.write_text("[\n" + entries(0)[0][:-9])
     with pytest.raises(ValueError):
         read_accuracy(path)

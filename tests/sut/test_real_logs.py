@@ -9,9 +9,10 @@ import pytest
 from sut.loadgen import LoadGenSettings
 from sut.log_files import ACCURACY, DETAIL, find_log
 from sut.results.checks import Counts, loadgen_tokens
-from sut.results.deviations import deviations
+from sut.results.deviations import deviations, deviations_before_run
+from sut.results.loadgen_figures import LoadGenFigures
 from sut.results.logs import read_accuracy, read_detail
-from sut.results.verdict import Outcome, headline, judge
+from sut.results.verdict import Outcome, judge
 from sut.settings import Mode, Scenario
 from tests.sut.handmade_logs import COUNTS, STEADY, setup_of
 from tests.sut.real_loadgen import CONF, CONF_OF_ONE, run_loadgen
@@ -27,14 +28,14 @@ def counts_of(num: int) -> Counts:
 @pytest.mark.parametrize("mode", list(Mode))
 @pytest.mark.parametrize("scenario", list(Scenario))
 def test_loadgens_own_logs_are_understood(tmp_path: Path, scenario: Scenario, mode: Mode) -> None:
-    """LoadGen writes every key that deviations, headline and checks read."""
+    """LoadGen writes every key that deviations, figures and checks read."""
     num = run_loadgen(CONF, scenario, mode, tmp_path)
     detail = read_detail(find_log(tmp_path, DETAIL))
     assert detail.errors == []
     accuracy = read_accuracy(find_log(tmp_path, ACCURACY))
     logged = mode is Mode.ACCURACY
     # 4 answers of 3 tokens of 4 bytes.
-    assert accuracy == ((Counter(range(4)), 12, 48) if logged else (Counter(), 0, 0))
+    assert accuracy == ((Counter(range(4)), 12, 48, True) if logged else (Counter(), 0, 0, True))
     setup = setup_of(scenario, mode, 4)
     found = deviations(detail, setup)
     assert found[0] == "effective_performance_sample_count is 4, not 6396"
@@ -49,7 +50,11 @@ def test_loadgens_own_logs_are_understood(tmp_path: Path, scenario: Scenario, mo
         expected |= {"effective_samples_per_query"} if scenario is Scenario.OFFLINE else set()
     assert expected == keys
     if not logged:
-        assert len(headline(scenario, detail)) == (3 if scenario is Scenario.OFFLINE else 5)
+        figures = LoadGenFigures.of(scenario, detail)
+        offline = scenario is Scenario.OFFLINE
+        assert len(figures.headline) == (3 if offline else 5)
+        assert len(figures.bounds) == (1 if offline else 3)
+        assert set(figures.latencies) == ({"latency_ns"} if offline else {"ttft_ns", "tpot_ns", "latency_ns"})
     verdict, _ = judge(tmp_path, setup, counts_of(num), STEADY)
     failed = [check.name for check in verdict.checks if not check.passed]
     # Too few queries for LoadGen's VALID is the only failure; an accuracy run has no LoadGen result.
@@ -65,13 +70,54 @@ def test_settings_read_before_a_run_are_those_that_loadgen_logs(
     """Each setting read before the test has the key and value of the detail log, where LoadGen logs it."""
     run_loadgen(CONF, scenario, mode, tmp_path)
     values = read_detail(find_log(tmp_path, DETAIL)).values
-    known = LoadGenSettings.read(CONF, scenario).logged
+    known = LoadGenSettings.read(CONF, None, scenario).logged
     # Offline has no latency limits.
     server_only = {"requested_server_ttft_latency", "requested_server_tpot_latency"}
     assert known.keys() - values.keys() == (server_only if scenario is Scenario.OFFLINE else set())
     assert {key: known[key] for key in known if key in values} == {
         key: value for key, value in values.items() if key in known
     }
+
+
+AUDIT = """*.*.mode = 2
+*.*.accuracy_log_rng_seed = 720381539243781796
+*.*.accuracy_log_sampling_target = {target}
+*.*.min_query_count = 4
+*.*.min_duration = 0
+*.*.sample_concatenate_permutation = 0
+*.*.test07_accuracy_threshold = 60.698
+"""
+# Changes to CONF, and the accuracy_log_sampling_target of the audit.config; None: no audit.config.
+CONFS = [
+    ("", None),
+    ("*.*.min_query_count = 7\n*.*.target_qps = 50\n", None),
+    ("*.*.sample_concatenate_permutation = 0\n*.*.performance_issue_unique = 1\n", None),
+    ("*.Server.target_latency_percentile = 90\n*.*.ttft_latency = 9\n*.*.tpot_latency = 9\n", None),
+    ("*.*.use_token_latencies = 1\n*.*.accuracy_log_sampling_target = 99\n", None),
+    ("", 10_000),
+    ("*.*.ttft_latency = 9\n", 10_000),
+    ("", 2),
+]
+
+
+@pytest.mark.parametrize("scenario", list(Scenario))
+@pytest.mark.parametrize("changes, target", CONFS)
+def test_the_lines_before_a_run_are_those_after_it(
+    tmp_path: Path, scenario: Scenario, changes: str, target: int | None
+) -> None:
+    """What LoadGen's settings make of a run is the same before and after it, with an audit.config too."""
+    audit_path, text = None, None
+    if target is not None:
+        text = AUDIT.format(target=target)
+        audit_path = tmp_path / "audit.config"
+        audit_path.write_text(text)
+    run_loadgen(CONF + changes, scenario, Mode.PERFORMANCE, tmp_path, audit_path)
+    setup = setup_of(scenario, num_samples=4, audit_config=text)
+    after = deviations(read_detail(find_log(tmp_path, DETAIL)), setup)
+    settings = LoadGenSettings.read(CONF + changes, text, scenario)
+    assert after == deviations_before_run(settings.logged, setup)
+    unlogged = "the audit.config does not make LoadGen log every answer"
+    assert (target == 2) == (unlogged in after)
 
 
 @pytest.mark.parametrize("scenario", list(Scenario))

@@ -7,7 +7,7 @@ import pytest
 
 from sut.results.checks import Counts, VerdictCheck
 from sut.results.logs import DetailLog
-from sut.results.verdict import Outcome, exit_code, headline, judge
+from sut.results.verdict import Outcome, exit_code, judge
 from sut.settings import Mode
 from tests.sut.handmade_logs import (
     ACCURACY,
@@ -15,10 +15,8 @@ from tests.sut.handmade_logs import (
     AUDITED,
     COUNTS,
     GOOD,
-    INTERACTIVE,
     OFFLINE,
     PERFORMANCE,
-    SERVER,
     STEADY,
     accuracy_line,
     entries,
@@ -74,6 +72,20 @@ FAILURES: dict[str, tuple[Mode, dict[str, Any], str, str]] = {
         "loadgen_result",
         "INVALID (not early_stopping_met)",
     ),
+    "reasons with bullets and spaces, as LoadGen 6.0.17 joins them": (
+        PERFORMANCE,
+        {
+            "values": {
+                "result_validity": "INVALID",
+                "result_invalid_reason": "TTFT constrain not met: Reduce target QPS to improve latency. "
+                " * TPOT constrain not met: Reduce target QPS to improve latency. ",
+                "result_perf_constraints_met": False,
+            }
+        },
+        "loadgen_result",
+        "INVALID (TTFT constrain not met: Reduce target QPS to improve latency, "
+        "TPOT constrain not met: Reduce target QPS to improve latency, not result_perf_constraints_met)",
+    ),
     "no result": (PERFORMANCE, {"values": {"result_validity": None}}, "loadgen_result", "None"),
     "error, performance": (PERFORMANCE, {"errors": ["n_tokens 0"]}, "loadgen_errors", "1 errors"),
     "errors, accuracy": (ACCURACY, {"errors": ["first", "second"]}, "loadgen_errors", "2 errors"),
@@ -82,6 +94,18 @@ FAILURES: dict[str, tuple[Mode, dict[str, Any], str, str]] = {
         {"errors": ["first", "second"]},
         "loadgen_errors",
         "error_runtime: first",
+    ),
+    "detail log cut short": (
+        PERFORMANCE,
+        {"drop": "num_errors"},
+        "loadgen_errors",
+        "cut short: it has no num_errors",
+    ),
+    "detail log cut short, accuracy": (
+        ACCURACY,
+        {"drop": "power_end"},
+        "loadgen_errors",
+        "cut short: it has no power_end",
     ),
     "lost request": (PERFORMANCE, {"counts": {"num_done": 2}}, "completion", "3 issued, 2 complete"),
     "double completion": (ACCURACY, {"counts": {"num_done": 4}}, "completion", "3 issued, 4 complete"),
@@ -267,16 +291,11 @@ def test_exit_codes_are_those_of_the_readme() -> None:
     assert [exit_code(o) for o in (Outcome.VALID, Outcome.FAILED, Outcome.INVALID)] == [0, 1, 3]
 
 
-def test_the_headline_is_loadgens() -> None:
-    """Offline shows tokens per second, Server completed ones; keys missing in LoadGen's log are left out."""
-    values: dict[str, object] = {
-        "result_validity": "VALID",
-        "result_tokens_per_second": 10.5,
-        "result_completed_tokens_per_second": 9.5,
-        "other": 1,
-    }
-    expected = {"result_validity": "VALID", "result_tokens_per_second": 10.5}
-    assert headline(OFFLINE, DetailLog(values, [])) == expected
-    for scenario in (SERVER, INTERACTIVE):
-        expected = {"result_validity": "VALID", "result_completed_tokens_per_second": 9.5}
-        assert headline(scenario, DetailLog(values, [])) == expected
+def test_an_accuracy_log_whose_list_is_not_closed_is_invalid(tmp_path: Path) -> None:
+    """With every entry but no closing bracket the log fails accuracy_log: no script can read it."""
+    verdict_of(tmp_path, ACCURACY)
+    path = tmp_path / "mlperf_log_accuracy.json"
+    path.write_text(path.read_text().rstrip("\n]"))
+    verdict, _ = judge(tmp_path, setup_of(OFFLINE, ACCURACY, 3), Counts(**COUNTS), STEADY)
+    seen = "3 entries, 6 tokens, 24 bytes, cut short: the list is not closed"
+    assert (Outcome.INVALID, f"accuracy_log: {seen}") == (verdict.outcome, verdict.reason)

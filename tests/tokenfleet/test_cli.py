@@ -10,7 +10,7 @@ from tests import fleet
 from tests.forked import end_of
 from tokenfleet.cli import SUBCOMMANDS, main
 
-NAMES = "worker, run, doctor, probe, local, synthetic"
+NAMES = "worker, run, doctor, probe, checkpoint-hash, local, synthetic"
 
 
 def run(*argv: str, cwd: Path = fleet.ROOT) -> tuple[int, str, str]:
@@ -57,6 +57,7 @@ def test_help_and_version(tmp_path: Path) -> None:
         (["doctor", "--help"], "usage: tokenfleet doctor ["),
         (["local", "--help"], "usage: tokenfleet local ["),
         (["synthetic", "--help"], "usage: tokenfleet synthetic ["),
+        (["checkpoint-hash", "--help"], "usage: tokenfleet checkpoint-hash ["),
         (["synthetic", "dataset", "--help"], "usage: tokenfleet synthetic dataset ["),
         (["probe", "--help"], "`tokenfleet probe [HOST:PORT] [SERVICE]`"),
     ],
@@ -74,6 +75,7 @@ def test_usage_names_the_subcommand(tmp_path: Path, argv: list[str], usage: str)
         ("worker", "usage: python -m worker ["),
         ("coordinator", "usage: python -m coordinator ["),
         ("sut.synthetic", "usage: python -m sut.synthetic ["),
+        ("worker.checkpoint_hash", "usage: python -m worker.checkpoint_hash ["),
     ],
 )
 def test_usage_names_the_module(module: str, usage: str) -> None:
@@ -100,8 +102,9 @@ finally:
     ("name", "imported"),
     [
         ("worker", ["worker", "protos"]),
-        ("run", ["coordinator", "sut", "protos", "mlperf_loadgen", "pandas"]),
+        ("run", ["coordinator", "sut", "protos", "mlperf_loadgen"]),
         ("probe", ["worker", "protos"]),
+        ("checkpoint-hash", ["worker", "protos"]),
         ("synthetic", ["sut", "pandas"]),
     ],
 )

@@ -78,6 +78,12 @@ def test_seed_commands_run_one_after_another(tmp_path: Path) -> None:
     output, errors = process.communicate(timeout=90)
     assert "== offline performance: " in output, errors
     assert "== server performance: " in output
+    # The closing table: a line for each run, in order.
+    rows = [line.split() for line in output.partition("== 2 runs ==\n")[2].splitlines()]
+    assert ["scenario", "mode", "outcome", "tokens/s", "exit", "code", "results"] == rows[0]
+    places = [str(tmp_path / "out" / scenario / "performance") for scenario in ("offline", "server")]
+    assert [["offline", "performance"], ["server", "performance"]] == [row[:2] for row in rows[1:]]
+    assert places == [row[-1] for row in rows[1:]]
     wait_gone(marker, 5.0)
 
 

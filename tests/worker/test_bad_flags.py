@@ -88,6 +88,13 @@ def has_ipv6() -> bool:
     return True
 
 
+def test_model_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    """A byte that is not UTF-8 cannot be sent: the line is printed before loading, with the byte escaped."""
+    ended = end_of(main, ["--model", "/models/a\udcff"], tmp_path)
+    line = "worker: --model: '/models/a\\udcff' is not UTF-8\n"
+    assert (2, "", line) == (ended.code, ended.stdout, ended.stderr)
+
+
 @pytest.mark.parametrize(
     ("host", "shown"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("[::1]", "[::1]")]
 )

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from common.config_file import ConfigFile, to_table, to_toml
+from common.flags import names
 from coordinator import config as coordinator_config
 from tests import fleet
 from tests.worker.engines.greedy import environment_kept
 from worker.__main__ import main, show
-from worker.config import BadInput, EngineKind, WorkerConfig, parse
+from worker.config import BadInput, EngineKind, ModelConfig, WorkerConfig, parse
 from worker.engines.vllm import preset
 from worker.engines.vllm.preset import preset_names
 
@@ -132,6 +134,31 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
     assert printed == print_config("--config", str(again))
 
 
+def test_every_flag_is_printed(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the daemon's flags is a key or a comment; what a library prints meanwhile goes to stderr."""
+
+    def print_and_show(argv: list[str]) -> str:
+        sys.stdout.write("a library's greeting\n")
+        os.write(1, b"written by C\n")
+        return show(argv)
+
+    monkeypatch.setattr("worker.__main__.show", print_and_show)
+    assert 0 == main(["--engine", "counting", "--tls-cert", "c", "--tls-key", "k", "--print-config"])
+    printed = capfd.readouterr()
+    lines = printed.out.splitlines()
+    assert "[worker]" == lines[0]
+    unset = [
+        "tls-ca = FILE",
+        "run-token-file = FILE",
+        f"preset = {'|'.join(preset_names())}",
+        "model = MODEL",
+    ]
+    assert [f"# {line}" for line in unset] == [line for line in lines if line.startswith("#")]
+    keys = [*tomllib.loads(printed.out)["worker"], *(line.partition(" = ")[0] for line in unset)]
+    assert sorted([*names(WorkerConfig), *names(ModelConfig)]) == sorted(keys)
+    assert all(text in printed.err for text in ("a library's greeting", "written by C"))
+
+
 @pytest.mark.vllm
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
@@ -234,13 +261,43 @@ def test_the_example_is_taken_by_both_ends() -> None:
 
 BAD = {
     "own value": ("engine = 'counting'\nport = 0", "--port: 0|1..65535"),
-    "own type": ("engine = 'counting'\nport = 'http'", "--port|'http'"),
+    "own type": ("engine = 'counting'\nport = 'http'", "[worker] port: is a string, expected a whole number"),
+    "own number as text": (
+        "engine = 'counting'\nport = '50051'",
+        "[worker] port: is a string, expected a whole number",
+    ),
+    "own number as a switch": (
+        "engine = 'counting'\nport = true",
+        "[worker] port: is a boolean, expected a whole",
+    ),
+    "own fraction": (
+        "engine = 'counting'\nport = 1.0",
+        "[worker] port: is a number, expected a whole number",
+    ),
+    "own text as a number": (
+        "engine = 'counting'\nhost = 1",
+        "[worker] host: is a whole number, expected a string",
+    ),
+    "own date": (
+        "engine = 'counting'\ntls-ca = 2026-01-01",
+        "[worker] tls-ca: is a date or time, expected a string",
+    ),
     "own list": ("engine = 'counting'\nport = [1, 2]", "[worker] port: is a list"),
-    "own switch": ("engine = 'counting'\ninsecure = 'yes'", "--insecure|'yes'"),
+    "own switch": (
+        "engine = 'counting'\ninsecure = 'yes'",
+        "[worker] insecure: is a string, expected true or false",
+    ),
     "unknown": ("engine = 'counting'\nstep_mss = 3", "unrecognized arguments: --step-mss=3"),
-    "engine type": ("engine = 'counting'\nstep-ms = 'fast'", "--step-ms|'fast'"),
+    "engine type": (
+        "engine = 'counting'\nstep-ms = 'fast'",
+        "[worker] step-ms: is a string, expected a number",
+    ),
+    "engine number as text": ("engine = 'counting'\nstep-ms = '1'", "[worker] step-ms: is a string"),
     "engine bound": ("engine = 'counting'\nstep-ms = -1", "--step-ms: -1.0 is below 0"),
-    "engine list": ("engine = 'counting'\nstep-ms = [1, 2]", "--step-ms: unrecognized arguments: 2"),
+    "engine list": (
+        "engine = 'counting'\nstep-ms = [1, 2]",
+        "[worker] step-ms: is a list, expected a number",
+    ),
     "other engine": ("engine = 'simulated'\nstep-ms = 1", "--step-ms=1"),
     "unknown engine": ("engine = 'sglang'", "--engine|'sglang'"),
     "unknown preset": ("preset = 'speed'", f"--preset: 'speed' is not one of {', '.join(preset_names())}"),

@@ -1,5 +1,6 @@
 """`python -m worker.probe`, as container engines and scripts run it, against real gRPC servers."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,9 +13,12 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from tests import secure
+from tests.fleet import WorkerProcess
 from worker import probe
 from worker.config import WorkerConfig
 
+AT_MOST = "at most one address, and one service or flag"
+VARIABLES = ("WORKER_ADDRESS", "WORKER_TLS_CA")
 PAIR_FILES = [("CERT", "pem"), ("KEY", "key")]
 
 
@@ -30,20 +34,41 @@ def health_server() -> Iterator[tuple[health.HealthServicer, str]]:
     server.stop(grace=None).wait(timeout=10)
 
 
-def run_probe(address: str, *services: str, **changed: str) -> tuple[int, str]:
+def run_probe(address: str, *words: str, **changed: str) -> tuple[int, str]:
     """Probe an address; returns the exit code and stderr."""
+    code, stdout, stderr = run_call(address, *words, **changed)
+    assert "" == stdout
+    return code, stderr
+
+
+def run_call(address: str, *words: str, **changed: str) -> tuple[int, str, str]:
+    """Run the probe; returns the exit code, stdout and stderr."""
     # A proxy that answers nobody: the probe must not ask it.
     env = {**os.environ, "WORKER_ADDRESS": address, "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
     done = subprocess.run(
-        [sys.executable, "-m", "worker.probe", *services],
+        [sys.executable, "-m", "worker.probe", *words],
         check=False,
         env=env | changed,
         capture_output=True,
         text=True,
         timeout=30,
     )
-    assert "" == done.stdout
-    return done.returncode, done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, WorkerProcess]]]:
+    """Run a worker with TLS and one with mutual TLS; returns the directory of their files too."""
+    directory = tmp_path_factory.mktemp("doors")
+    secure.write_files(directory)
+    with secure.doors(directory, directory, "tls", "mutual") as started:
+        yield directory, started
+
+
+def variables(files: Path) -> dict[str, str]:
+    """Return the variables of a client with a certificate."""
+    pair = {f"WORKER_TLS_{kind}": f"{files}/client.{end}" for kind, end in PAIR_FILES}
+    return {"WORKER_TLS_CA": str(files / "ca.pem")} | pair
 
 
 def test_the_probe_follows_the_serving_status(health_server: tuple[health.HealthServicer, str]) -> None:
@@ -63,7 +88,7 @@ def test_the_probe_asks_for_a_service(health_server: tuple[health.HealthServicer
     servicer.set("tokenfleet.v1.Worker", health_pb2.HealthCheckResponse.NOT_SERVING)
     assert (0, "") == run_probe(address)
     assert (1, f"probe: {address}: NOT_SERVING\n") == run_probe(address, "tokenfleet.v1.Worker")
-    assert (2, "probe: a b: at most one address and one service\n") == run_probe(address, "a", "b")
+    assert (2, f"probe: a b: {AT_MOST}\n") == run_probe(address, "a", "b")
 
 
 def test_the_probe_takes_an_address(health_server: tuple[health.HealthServicer, str]) -> None:
@@ -74,7 +99,7 @@ def test_the_probe_takes_an_address(health_server: tuple[health.HealthServicer, 
     assert (0, "") == run_probe("127.0.0.1:9", address)
     line = f"probe: {address}: NOT_SERVING\n"
     assert (1, line) == run_probe("127.0.0.1:9", address, "tokenfleet.v1.Worker")
-    assert (2, "probe: a:1 b:2: at most one address and one service\n") == run_probe(address, "a:1", "b:2")
+    assert (2, f"probe: a:1 b:2: {AT_MOST}\n") == run_probe(address, "a:1", "b:2")
 
 
 def test_the_probe_helps(capfd: pytest.CaptureFixture[str]) -> None:
@@ -82,24 +107,60 @@ def test_the_probe_helps(capfd: pytest.CaptureFixture[str]) -> None:
     assert 0 == probe.main(["--help"], {"WORKER_ADDRESS": "127.0.0.1:9"})
     shown = capfd.readouterr()
     assert "" == shown.err
-    assert all(word in shown.out for word in ("[HOST:PORT] [SERVICE]", "WORKER_ADDRESS", "WORKER_TLS_CA"))
-    refusal = "probe: --tls: the only flag is --help; see it for the environment variables\n"
+    assert all(word in shown.out for word in ("[HOST:PORT] [SERVICE | --info | --load | --host]", *VARIABLES))
+    refusal = (
+        "probe: --tls: the flags are --info, --load, --host, --help; see it for the environment variables\n"
+    )
     assert (2, refusal) == run_probe("127.0.0.1:9", "--tls")
 
 
-def test_the_probe_goes_over_tls(tmp_path: Path) -> None:
-    """With the CA's file the probe asks over TLS, with a certificate and key over mutual TLS."""
-    secure.write_files(tmp_path)
-    with secure.doors(tmp_path, tmp_path, "tls", "mutual") as doors:
-        tls, mutual = doors["tls"].address, doors["mutual"].address
-        ca = {"WORKER_TLS_CA": str(tmp_path / "ca.pem")}
-        pair = {f"WORKER_TLS_{kind}": f"{tmp_path}/client.{end}" for kind, end in PAIR_FILES}
-        asks = [(tls, {}), (tls, ca), (mutual, ca), (mutual, ca | pair)]
-        ended = [run_probe(address, **files) for address, files in asks]
+def test_the_probe_goes_over_tls(doors: tuple[Path, dict[str, WorkerProcess]]) -> None:
+    """With the CA's file the probe asks over TLS, with certificate and key too over mutual TLS.
 
-    assert [1, 0, 1, 0] == [code for code, _ in ended]
-    hints = [line.endswith("Socket closed; if it uses TLS: WORKER_TLS_CA is missing\n") for _, line in ended]
-    assert [True, False, False, False] == hints, ended
+    What is missing is named as the coordinator names it, by the probe's own variables.
+    """
+    files, started = doors
+    tls, mutual = started["tls"].address, started["mutual"].address
+    ca = {"WORKER_TLS_CA": str(files / "ca.pem")}
+    strange = variables(files) | {"WORKER_TLS_CERT": f"{files}/strange-client.pem"}
+    strange["WORKER_TLS_KEY"] = f"{files}/strange-client.key"
+    asks = [(tls, {}), (tls, ca), (mutual, ca), (mutual, variables(files)), (mutual, strange)]
+    ended = [run_probe(address, **changed) for address, changed in asks]
+
+    required = "the worker requires a client certificate: WORKER_TLS_CERT and WORKER_TLS_KEY are missing"
+    assert [
+        (1, f"probe: {tls}: the worker speaks TLS: WORKER_TLS_CA is missing\n"),
+        (0, ""),
+        (1, f"probe: {mutual}: {required}\n"),
+        (0, ""),
+        (1, f"probe: {mutual}: the worker refuses our client certificate (WORKER_TLS_CERT)\n"),
+    ] == ended
+
+
+def test_the_probe_prints_answers_as_grpcurl_does(doors: tuple[Path, dict[str, WorkerProcess]]) -> None:
+    """JSON with lowerCamelCase names, enums by name, 64-bit numbers as text, and no defaults."""
+    files, started = doors
+    worker = started["mutual"]
+    printed = {}
+    for flag in ("--info", "--load", "--host"):
+        code, stdout, stderr = run_call(worker.address, flag, **variables(files))
+        assert (0, "") == (code, stderr)
+        printed[flag] = json.loads(stdout)
+
+    info = printed["--info"]
+    assert ("counting", "WORKER_STATE_READY", 201_088) == (info["engine"], info["state"], info["vocabSize"])
+    assert worker.process.pid == info["pid"]
+    # No run and no request: every field has its default.
+    assert {} == printed["--load"]
+    assert str(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) == printed["--host"]["memoryBytes"]
+
+
+def test_call_that_fails_is_one_line(health_server: tuple[health.HealthServicer, str]) -> None:
+    """A server without the Worker service: exit code 1, and gRPC's status."""
+    _, address = health_server
+    assert (1, f"probe: {address}: UNIMPLEMENTED: Method not found!\n") == run_probe(address, "--info")
+    assert (2, f"probe: --info --load: {AT_MOST}\n") == run_probe(address, "--info", "--load")
+    assert (2, f"probe: --info a: {AT_MOST}\n") == run_probe(address, "--info", "a")
 
 
 def test_the_probe_fails_where_nothing_listens() -> None:
@@ -115,6 +176,7 @@ def test_the_probe_fails_where_nothing_listens() -> None:
     [
         ({"CA": "/absent"}, "WORKER_TLS_CA: /absent: No such file or directory"),
         ({"CA": "/dev/zero"}, "WORKER_TLS_CA: /dev/zero: is not a regular file"),
+        ({"CA": __file__}, f"WORKER_TLS_CA: {__file__} holds no PEM certificate"),
         ({"CERT": __file__}, "WORKER_TLS_CERT and WORKER_TLS_KEY: each needs the other"),
         (
             {"CERT": __file__, "KEY": __file__},

@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -62,8 +61,9 @@ def walk(worker: fleet.WorkerProcess, steps: Callable[[grpc.aio.Channel], Corout
         worker.stop()
 
 
-def test_a_signal_lets_the_run_finish(tmp_path: Path) -> None:
-    """After SIGTERM health is NOT_SERVING, new runs are refused, the current one is served; exit code 0."""
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGQUIT])
+def test_a_signal_lets_the_run_finish(tmp_path: Path, signum: signal.Signals) -> None:
+    """After a signal health is NOT_SERVING, new runs are refused, the current one is served; exit code 0."""
     worker = fleet.start_worker(tmp_path / "log", "--step-ms", "1", "--drain-timeout-s", "60")
 
     async def steps(channel: grpc.aio.Channel) -> None:
@@ -72,7 +72,7 @@ def test_a_signal_lets_the_run_finish(tmp_path: Path) -> None:
         await stream.open("patient")
         await stream.submit({1: [100, 7]})
         await stream.take()
-        worker.process.terminate()
+        worker.process.send_signal(signum)
         await wait_for(channel, pb.WORKER_STATE_DRAINING)
         assert await refusal_of(channel) == DRAINING
         async with connected(worker.address) as newcomer:
@@ -109,20 +109,6 @@ def test_a_drain_has_an_end(tmp_path: Path, flags: list[str], second_signal: boo
         status, _ = await stream.refusal()
         assert status in ("UNAVAILABLE", "CANCELLED")
         assert await asyncio.to_thread(worker.process.wait, 20) == 0
-
-    walk(worker, steps)
-
-
-def test_a_worker_under_nohup_outlives_its_terminal(tmp_path: Path) -> None:
-    """A worker started by nohup ignores SIGHUP and continues to serve; SIGTERM ends it with exit code 0."""
-    program = ("nohup", sys.executable, "-m", "worker")
-    worker = fleet.start_worker(tmp_path / "log", program=program)
-
-    async def steps(channel: grpc.aio.Channel) -> None:
-        await wait_for(channel, pb.WORKER_STATE_READY)
-        worker.process.send_signal(signal.SIGHUP)
-        await run_once(channel)
-        assert await asyncio.to_thread(worker.stop) == 0
 
     walk(worker, steps)
 

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from common.host_facts import read_disk_space, read_host_facts
+from common.source_commit import read_commit
 from protos import worker_pb2 as pb
 from worker.machine.nvml import add_accelerators
 
@@ -23,6 +24,7 @@ class HostInspector:
 
     def __init__(self) -> None:
         self._reading: Future[pb.HostInfo] | None = None
+        self._commit = read_commit()
 
     async def read(self) -> pb.HostInfo:
         """Read the host's facts within about READ_TIMEOUT_S; facts not read by then are left out.
@@ -36,7 +38,7 @@ class HostInspector:
         # The thread logs its failure; asyncio must not log it again if it comes after the answer.
         reading.add_done_callback(_retrieve_exception)
         await asyncio.wait({reading}, timeout=READ_TIMEOUT_S)
-        host = pb.HostInfo(received_ns=received_ns, **read_host_facts()._asdict())
+        host = pb.HostInfo(received_ns=received_ns, commit=self._commit, **read_host_facts()._asdict())
         if reading.done():
             host.MergeFrom(reading.result())
         else:

@@ -87,8 +87,10 @@ class ReplicaLog:
     def _write(self, lines: list[bytes]) -> None:
         texts = [line.decode(errors="replace") for line in lines]
         self.last_lines.extend(text for text in texts if text.strip())
-        sys.stderr.write("".join(f"{self._prefix} {text}\n" for text in texts))
-        sys.stderr.flush()
+        # The node's terminal may be closed; the last lines are still needed.
+        with contextlib.suppress(OSError):
+            sys.stderr.write("".join(f"{self._prefix} {text}\n" for text in texts))
+            sys.stderr.flush()
 
 
 class ReplicaProcess:

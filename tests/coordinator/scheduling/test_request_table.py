@@ -178,7 +178,7 @@ def test_a_bad_frame_leaves_nothing_behind(
     names |= {"future": name_a + GENERATION, "free": max(set(range(8)) - set(slots))}
     table.add_tokens(0, frame([(name_a, [1]), (name_b, [2]), (name_full, [3, 4, 5])]), 11)
     before = [tokens_of(table, slot) for slot in slots]
-    with pytest.raises(FrameError, match=rf"^worker 0: .*{message}"):
+    with pytest.raises(FrameError, match=message):
         table.add_tokens(0, bad(names), 99)
     assert before == [tokens_of(table, slot) for slot in slots]
     assert sum(map(len, before)) == table.num_tokens

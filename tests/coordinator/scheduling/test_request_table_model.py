@@ -31,6 +31,9 @@ class Request:
     prompt_len: int
     prefill_len: int
     losses: int = 0
+    stalled_losses: int = 0
+    given_tokens: int = 0
+    """Tokens that it had when its worker got it."""
     answer: list[int] = field(default_factory=list)
 
     @property
@@ -133,6 +136,8 @@ class TableLife(RuleBasedStateMachine):
             self.retire_name(request)
             request.worker, request.prefill_len = NO_WORKER, 0
             request.losses += 1
+            progress = len(request.answer) > request.given_tokens
+            request.stalled_losses = 0 if progress else request.stalled_losses + 1
 
     @precondition(lambda self: len(self.of_workers()) < len(self.flying))
     @rule(data=st.data(), worker=workers)
@@ -143,6 +148,7 @@ class TableLife(RuleBasedStateMachine):
         assert [request.name for request in given] == names.tolist()
         for request in given:
             request.worker, request.prefill_len = worker, request.prompt_len + len(request.answer)
+            request.given_tokens = len(request.answer)
 
     @precondition(lambda self: len(self.of_workers()) < len(self.flying))
     @rule(data=st.data())
@@ -230,8 +236,10 @@ class TableLife(RuleBasedStateMachine):
         """Names, workers, losses and what is still to prefill are the model's."""
         slots = slots_of(self.flying)
         assert [request.name for request in self.flying] == self.table.names(slots).tolist()
-        rows = self.table.rows(slots)[["worker", "losses", "prefill_len", "prompt_len"]]
-        assert [(r.worker, r.losses, r.prefill_len, r.prompt_len) for r in self.flying] == rows.tolist()
+        rows = self.table.rows(slots)[["worker", "losses", "stalled_losses", "prefill_len", "prompt_len"]]
+        assert [
+            (r.worker, r.losses, r.stalled_losses, r.prefill_len, r.prompt_len) for r in self.flying
+        ] == rows.tolist()
         assert sorted(slots.tolist()) == self.table.in_flight().tolist()
         for worker in range(NUM_WORKERS):
             held = sorted(request.slot for request in self.flying if request.worker == worker)

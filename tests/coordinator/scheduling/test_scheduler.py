@@ -184,9 +184,36 @@ def test_a_request_that_loses_too_many_workers_fails_the_run(server: bool) -> No
     fleet.issue(43)
     fleet.lose(0, "silent for 10 s")
     assert [
-        "sample 42 was taken from 2 workers in a row (--max-worker-losses), "
+        "sample 42 was taken from 2 workers in a row without a new token (--max-worker-losses), "
         "the last worker-0:1: silent for 10 s"
     ] == fleet.failures
+
+
+@pytest.mark.parametrize("server", [False, True])
+def test_a_loss_after_new_tokens_does_not_count_against_a_request(server: bool) -> None:
+    """With 2 losses allowed a request survives a loss per token; two in a row without a token end the run."""
+    fleet = Fleet(server, 8, max_losses=2)
+    fleet.issue(42)
+    for token in (1, 2, 3):
+        (name,) = fleet.table.names(fleet.table.held_by(0)).tolist()
+        fleet.deliver(0, {name: [token]})
+        fleet.lose(0)
+        fleet.readmit(0)
+    # One loss without a token, then progress again: the count starts anew.
+    fleet.lose(0)
+    sent = fleet.readmit(0)
+    assert [[42, 1, 2, 3]] == sent.prompts
+    fleet.deliver(0, {sent.names[0]: [4]})
+    fleet.lose(0)
+    fleet.readmit(0)
+    fleet.lose(0)
+    assert [] == fleet.failures
+    fleet.readmit(0)
+    fleet.lose(0, "it broke again")
+    (failure,) = fleet.failures
+    assert failure.startswith("sample 42 was taken from 2 workers in a row without a new token")
+    # Three with a token, one without, one with, two without.
+    assert [7] == fleet.table.rows(fleet.table.in_flight())["losses"].tolist()
 
 
 @pytest.mark.parametrize("server", [False, True])

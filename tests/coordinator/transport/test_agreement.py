@@ -90,3 +90,58 @@ def test_a_disagreement_is_bad_input() -> None:
     with pytest.raises(ValueError) as caught:
         check_agreement([link(FIRST), link(SECOND, engine="counting")])
     assert "\n" not in str(caught.value)
+
+
+def test_a_fact_of_the_engine_is_named_before_the_hashes_it_changes() -> None:
+    """Facts come in the order of their names, hashes last; up to 8 more names follow in parentheses."""
+    usual = link(FIRST, engine_facts={"b": "1", "a_hash": '"x"'})
+    odd = link(SECOND, model_hash="abd", engine_facts={"b": "2", "a_hash": '"y"'})
+    with pytest.raises(FleetError) as caught:
+        check_agreement([usual, odd])
+    expected = f"--workers: b differs: {FIRST} has 1, {SECOND} has 2 (also different: a_hash, model_hash)"
+    assert expected == str(caught.value)
+
+
+def test_a_fact_that_only_one_worker_reports_is_a_difference() -> None:
+    """An argument that is left at its default is not reported; the line says so."""
+    with pytest.raises(FleetError) as caught:
+        check_agreement([link(FIRST), link(SECOND, engine_facts={"enable_lora": "true"})])
+    assert f"enable_lora differs: {FIRST} has the default, {SECOND} has true" in str(caught.value)
+
+
+def test_many_and_long_and_unprintable_facts_are_one_bounded_line() -> None:
+    """Whatever a worker reports, the line is short and printable, and shows where two long values differ."""
+    facts = {f"\x1b[31m{number:05}" * 40: "\n" * 9000 for number in range(3000)}
+    with pytest.raises(FleetError) as caught:
+        check_agreement([link(FIRST), link(SECOND, engine_facts=facts)])
+    line = str(caught.value)
+    assert line.isprintable()
+    assert len(line) < 1500
+    assert "and 2991 more" in line
+    same = "x" * 5000
+    with pytest.raises(FleetError) as caught:
+        check_agreement(
+            [link(FIRST, engine_facts={"a": same + "1"}), link(SECOND, engine_facts={"a": same + "2"})]
+        )
+    tail = "..." + "x" * 50
+    assert f"a differs: {FIRST} has {tail}1, {SECOND} has {tail}2" in str(caught.value)
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_a_hash_that_is_not_the_hash_of_the_facts_is_refused(position: int) -> None:
+    """A worker cannot report the others' hash with facts of its own."""
+    links = [link(FIRST), link(SECOND)]
+    good = links[0].info.engine_hash
+    odd = links[position] = link(links[position].address, engine_hash="f" * 64)
+    with pytest.raises(FleetError) as caught:
+        check_agreement(links)
+    assert f"{odd.address}: its engine hash is {'f' * 64}, " in str(caught.value)
+    assert good in str(caught.value)
+
+
+def test_complete_weight_hashes_are_compared_where_there_are_two() -> None:
+    """Workers without one agree with any; two different ones are refused, wherever they stand."""
+    check_agreement([link(FIRST), link(SECOND, weights_sha256="a"), link(THIRD, weights_sha256="a")])
+    with pytest.raises(FleetError) as caught:
+        check_agreement([link(FIRST, weights_sha256="a"), link(SECOND), link(THIRD, weights_sha256="b")])
+    assert f"weights_sha256 differs: {FIRST} has a, {THIRD} has b" in str(caught.value)

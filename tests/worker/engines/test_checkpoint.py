@@ -1,6 +1,7 @@
 """Reading a checkpoint's JSON files (worker.engines.vllm.checkpoint)."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ from worker.engines.vllm.checkpoint import (
     check_download,
     find_checkpoint,
     find_weights,
-    model_hash,
     read_limits,
     stop_token_ids,
 )
@@ -85,6 +85,22 @@ def test_stop_id_that_is_no_id_is_refused(checkpoint: Path, eos: object) -> None
         stop_token_ids(checkpoint)
 
 
+@pytest.mark.parametrize("eos", [201088, [200002, 201088], 1 << 32])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_stop_id_beyond_the_vocabulary_is_refused(checkpoint: Path, name: str, eos: object) -> None:
+    """The vocabulary's 201,088 ids are 0 to 201,087; the line names the file, the ids and the size."""
+    (checkpoint / name).write_text(json.dumps({**CONFIG, "eos_token_id": eos}))
+    reason = f"{name}: eos_token_id is {eos}, not token ids below the vocab_size 201088"
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        stop_token_ids(checkpoint)
+
+
+def test_last_id_of_the_vocabulary_may_be_a_stop_id(checkpoint: Path) -> None:
+    """201,087 is an id."""
+    write_config(checkpoint, eos_token_id=201087)
+    assert 201087 in stop_token_ids(checkpoint)
+
+
 def test_limits_are_the_configs(checkpoint: Path) -> None:
     """The four sizes come from config.json."""
     expected = ModelLimits(
@@ -117,34 +133,6 @@ def test_broken_config_is_named(checkpoint: Path, content: str | bytes, message:
     (checkpoint / "config.json").write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(ValueError, match=rf"^--model: .*config\.json {message}"):
         read_limits(checkpoint)
-
-
-def test_hash_is_equal_for_equal_checkpoints(checkpoint: Path, tmp_path: Path) -> None:
-    """The same files in another directory have the same hash, linked or copied."""
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    for path in checkpoint.glob("*.*"):
-        (copy / path.name).symlink_to(path)
-    assert model_hash(copy, copy) == model_hash(checkpoint, checkpoint)
-
-
-def test_hash_sees_every_part(checkpoint: Path) -> None:
-    """Either JSON file, a weight file's size and its name all change the hash; other files do not."""
-    hashes = [model_hash(checkpoint, checkpoint)]
-    (checkpoint / "README.md").write_text("x")
-    assert model_hash(checkpoint, checkpoint) == hashes[0]
-    write_config(checkpoint, eos_token_id=5)
-    hashes.append(model_hash(checkpoint, checkpoint))
-    (checkpoint / "generation_config.json").write_text("{}")
-    hashes.append(model_hash(checkpoint, checkpoint))
-    (checkpoint / "generation_config.json").unlink()
-    hashes.append(model_hash(checkpoint, checkpoint))
-    weights = checkpoint / "model-00001.safetensors"
-    weights.write_bytes(b"01234567890")
-    hashes.append(model_hash(checkpoint, checkpoint))
-    weights.rename(checkpoint / "model-00002.safetensors")
-    hashes.append(model_hash(checkpoint, checkpoint))
-    assert len(set(hashes)) == 6
 
 
 def test_directory_is_its_own_checkpoint(checkpoint: Path) -> None:
@@ -222,10 +210,6 @@ def test_weights_may_lie_apart_from_the_configuration(
     assert (None, weights) == (find_checkpoint(*place), find_weights(*place))
     checkpoint = write_snapshot(cache, "config.json")
     assert (checkpoint, weights) == (find_checkpoint(*place), find_weights(*place))
-    (checkpoint / "config.json").write_text("{}")
-    before = model_hash(checkpoint, weights)
-    (weights / "model.safetensors").write_bytes(b"0")
-    assert before != model_hash(checkpoint, weights)
     # Offline, vLLM serves the default cache's snapshot, whatever lies in the other.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert checkpoint == find_weights(*place)

@@ -156,6 +156,15 @@ def test_model_without_stop_ids_is_refused(checkpoint: Path) -> None:
 
 @pytest.mark.vllm
 @vllm_import
+def test_stop_id_beyond_the_vocabulary_is_refused_before_loading(checkpoint: Path, tmp_path: Path) -> None:
+    """The tiny checkpoint has 4,096 ids; the flags are refused, so nothing loads."""
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 4096}')
+    with pytest.raises(ValueError, match=r"^--model: .*: eos_token_id is 4096, not .* vocab_size 4096$"):
+        parse_engine_flags(["--generation-config", str(tmp_path)], str(checkpoint))
+
+
+@pytest.mark.vllm
+@vllm_import
 def test_vllm_whose_inside_has_changed_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A vLLM that lacks an internal interface is refused before a model loads; one line names it."""
     from vllm.v1.engine.input_processor import InputProcessor

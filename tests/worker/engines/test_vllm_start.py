@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,7 +72,8 @@ def test_slots_are_those_of_all_engines_behind_the_worker(
 
     flags = parse_engine_flags(["--max-num-seqs", "4", *argv], str(checkpoint))
     config = flags.engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
-    assert slots == describe(flags, config).max_num_seqs
+    model = flags.hash_model(threading.Event())
+    assert slots == describe(flags, config, model).max_num_seqs
 
 
 def test_parameters_that_vllm_refuses_are_one_line(checkpoint: Path) -> None:

@@ -1,12 +1,10 @@
-"""A checkpoint's directory, stop ids, limits and hash, from its JSON files; weights are never read."""
+"""A checkpoint's directory, stop ids and limits, from its JSON files."""
 
-import hashlib
-import json
 import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
@@ -26,6 +24,19 @@ class ModelLimits:
     """Longest prompt and answer together, in tokens."""
     num_attention_heads: int
     num_key_value_heads: int
+
+
+class Source(NamedTuple):
+    """Where vLLM finds a model; fields as the arguments of find_checkpoint."""
+
+    model: str
+    revision: str | None
+    cache_dir: str | None
+
+    def find(self) -> tuple[Path, Path] | None:
+        """Return the directories of the JSON files and of the weights; None before they are downloaded."""
+        checkpoint, weights = find_checkpoint(*self), find_weights(*self)
+        return None if checkpoint is None or weights is None else (checkpoint, weights)
 
 
 def find_checkpoint(model: str, revision: str | None = None, cache_dir: str | None = None) -> Path | None:
@@ -116,14 +127,16 @@ def stop_token_ids(checkpoint: Path, generation_config_path: Path | None = None)
         generation_config_path: Replaces the checkpoint's own file; must exist.
 
     Raises:
-        FlagError: A file cannot be read, an id is not an integer, or neither file has an id.
+        FlagError: A file cannot be read, an id is not in the vocabulary, or neither file has an id.
     """
     own = checkpoint / "generation_config.json"
     path = generation_config_path or own
     generation_config = _read_json(path) if path != own or own.exists() else {}
+    config = _read_config(checkpoint)
+    vocab_size = _size(config, "vocab_size", checkpoint)
     ids = {
-        *_ids(generation_config.get("eos_token_id"), path),
-        *_ids(_read_config(checkpoint).get("eos_token_id"), checkpoint / "config.json"),
+        *_ids(generation_config.get("eos_token_id"), path, vocab_size),
+        *_ids(config.get("eos_token_id"), checkpoint / "config.json", vocab_size),
     }
     if not ids:
         raise FlagError(
@@ -132,31 +145,6 @@ def stop_token_ids(checkpoint: Path, generation_config_path: Path | None = None)
             "a vLLM engine without tokenizer would never stop",
         )
     return tuple(sorted(ids))
-
-
-def model_hash(checkpoint: Path, weights: Path) -> str:
-    """Hash config.json, generation_config.json and the names and sizes of the weight files.
-
-    Models with equal hashes are equal unless weights were changed in place.
-
-    Args:
-        checkpoint: Directory of the JSON files.
-        weights: Directory of the weight files, usually the same.
-
-    Returns:
-        SHA-256 in hex.
-
-    Raises:
-        FlagError: config.json is missing.
-    """
-    _read_config(checkpoint)
-    facts: dict[str, str | int | None] = {}
-    for name in ("config.json", "generation_config.json"):
-        path = checkpoint / name
-        facts[name] = hashlib.sha256(read_bounded(path)).hexdigest() if path.exists() else None
-    # stat follows links: a Hugging Face snapshot consists of links.
-    facts.update({path.name: path.stat().st_size for path in weights.glob("*.safetensors")})
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _read_config(checkpoint: Path) -> dict[str, Any]:
@@ -182,10 +170,11 @@ def _size(config: dict[str, Any], name: str, checkpoint: Path) -> int:
     return value
 
 
-def _ids(value: object, path: Path) -> list[int]:
+def _ids(value: object, path: Path, vocab_size: int) -> list[int]:
     """Return the ids of an eos_token_id as transformers writes it: an id, a list of ids, or null."""
     found = value if isinstance(value, list) else [] if value is None else [value]
-    ids = [token_id for token_id in found if type(token_id) is int and token_id >= 0]
+    ids = [token_id for token_id in found if type(token_id) is int and 0 <= token_id < vocab_size]
     if len(ids) < len(found):
-        raise FlagError("--model", f"{path}: eos_token_id is {value}, not token ids of 0 or more")
+        reason = f"{path}: eos_token_id is {value}, not token ids below the vocab_size {vocab_size}"
+        raise FlagError("--model", reason)
     return ids

@@ -30,7 +30,7 @@ def ending_with_worker() -> Iterator[None]:
     try:
         yield
     finally:
-        EngineCoreProc.run_engine_core = staticmethod(_originals.pop("run_engine_core"))
+        _restore(EngineCoreProc, "run_engine_core")
 
 
 def run_engine_core(*args: object, **kwargs: object) -> None:
@@ -63,6 +63,10 @@ def _follow_parent() -> None:
 def _replace(owner: type, name: str, function: Callable[..., None]) -> None:
     _originals[name] = getattr(owner, name)
     setattr(owner, name, staticmethod(function))
+
+
+def _restore(owner: type, name: str) -> None:
+    setattr(owner, name, staticmethod(_originals.pop(name)))
 
 
 def _original(owner: type, name: str) -> Callable[..., None]:

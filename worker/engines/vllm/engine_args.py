@@ -2,11 +2,13 @@
 
 import argparse
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import logging
 import os
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,21 +17,24 @@ from worker.engine_protocol import EngineDead, EngineInfo
 from worker.engines.vllm.causes import one_line
 from worker.engines.vllm.checkpoint import (
     ModelLimits,
+    Source,
     check_download,
     find_checkpoint,
     find_weights,
-    model_hash,
     read_limits,
     stop_token_ids,
 )
 from worker.engines.vllm.core_process import ending_with_worker
 from worker.engines.vllm.engine_core import check_interface
+from worker.engines.vllm.engine_facts import draft_model, engine_facts, execution_facts, given_args
+from worker.engines.vllm.model_hash import ModelHash, hash_model
 from worker.engines.vllm.ranks import (
     bind_cpu_ranks,
     check_accelerators,
     check_memory,
     choose_tensor_parallel_size,
 )
+from worker.engines.vllm.weights_sha256 import read_weights_sha256
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -66,6 +71,8 @@ class EngineFlags:
     """Value of --model."""
     engine_args: "AsyncEngineArgs"
     """All engine flags, given or default."""
+    given: dict[str, str]
+    """Those that differ from the worker's defaults, values as JSON, before vLLM resolves them."""
 
     @property
     def is_local(self) -> bool:
@@ -84,6 +91,38 @@ class EngineFlags:
     def find_weights(self) -> Path | None:
         """Return the directory of the model's weights, or None before vLLM has downloaded them."""
         return find_weights(self.model, self.engine_args.revision, self.engine_args.download_dir)
+
+    def hash_model(self, stop: threading.Event) -> ModelHash:
+        """Hash the model's files, which must be in a local directory or cache; takes seconds.
+
+        Raises:
+            FlagError: A file is missing, cannot be read or is malformed.
+            Stopped: `stop` was set.
+        """
+        found = []
+        for source in self.sources:
+            folders = source.find()
+            if folders is None:
+                raise FlagError("--model", f"{source.model} is not in the local Hugging Face cache")
+            found.append(hash_model(*folders, self.load_format, stop))
+        return replace(found[0], draft_model=found[1].model_hash if found[1:] else "")
+
+    @property
+    def is_downloaded(self) -> bool:
+        """Whether the files of the model and of its draft model are on this machine."""
+        return all(source.find() is not None for source in self.sources)
+
+    @property
+    def sources(self) -> list[Source]:
+        """The model, and the draft model of speculative decoding if there is one."""
+        args = self.engine_args
+        draft = draft_model(args)
+        return [Source(self.model, args.revision, args.download_dir), *([draft] if draft else [])]
+
+    @property
+    def load_format(self) -> str:
+        """Value of --load-format."""
+        return str(self.engine_args.load_format)
 
     def read_stop_token_ids(self, checkpoint: Path) -> tuple[int, ...]:
         """Read the stop ids, from the file in the --generation-config folder if that is given.
@@ -127,9 +166,12 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     parsed = argparse.Namespace(**vars(parsed) | values)
     bind_cpu_ranks(parsed.tensor_parallel_size * parsed.pipeline_parallel_size)
     check_memory(parsed, weights)
-    flags = EngineFlags(model=model, engine_args=_engine_args(parsed))
+    args = _engine_args(parsed)
+    flags = EngineFlags(model=model, engine_args=args, given=given_args(args, _engine_args(parse_args([]))))
     if checkpoint is not None:
         flags.read_stop_token_ids(checkpoint)
+    if weights is not None:
+        read_weights_sha256(weights, flags.load_format)
     return flags
 
 
@@ -163,8 +205,13 @@ def build_engine(flags: EngineFlags) -> "AsyncLLM":
         raise EngineDead(one_line(error)) from error
 
 
-def describe(flags: EngineFlags, config: "VllmConfig") -> EngineInfo:
+def describe(flags: EngineFlags, config: "VllmConfig", model: ModelHash) -> EngineInfo:
     """Describe the engine of this configuration.
+
+    Args:
+        flags: The worker's engine flags.
+        config: vLLM's configuration, resolved from them.
+        model: Hash of the model's files.
 
     Raises:
         FlagError: The model is not in the local cache, or has no stop ids.
@@ -172,7 +219,6 @@ def describe(flags: EngineFlags, config: "VllmConfig") -> EngineInfo:
     checkpoint = flags.find_checkpoint()
     if checkpoint is None:
         raise FlagError("--model", f"{flags.model} is not in the local Hugging Face cache")
-    distribution = importlib.metadata.packages_distributions()["vllm"][0]
     parallel = config.parallel_config
     # Engines behind this front end: with external load balancing each other rank has its own front end.
     num_engines = (
@@ -180,16 +226,26 @@ def describe(flags: EngineFlags, config: "VllmConfig") -> EngineInfo:
     )
     return EngineInfo(
         engine="vllm",
-        engine_version=importlib.metadata.version(distribution),
+        engine_version=_installed_version(),
         model=flags.model,
-        model_hash=model_hash(checkpoint, flags.find_weights() or checkpoint),
+        model_hash=model.model_hash,
         vocab_size=read_limits(checkpoint).vocab_size,
         max_model_len=config.model_config.max_model_len,
         max_num_seqs=config.scheduler_config.max_num_seqs * num_engines,
         tensor_parallel_size=parallel.tensor_parallel_size,
         stop_token_ids=flags.read_stop_token_ids(checkpoint),
         engine_args=_effective_args(flags.engine_args, config),
+        engine_facts=engine_facts(flags.given, config) | model.facts,
+        execution_facts=execution_facts(flags.given, config),
+        weights_sha256=read_weights_sha256(flags.find_weights() or checkpoint, flags.load_format),
     )
+
+
+@functools.cache
+def _installed_version() -> str:
+    """Return the version of the package that contains vLLM: "vllm", or another for other hardware."""
+    distribution = importlib.metadata.packages_distributions()["vllm"][0]
+    return importlib.metadata.version(distribution)
 
 
 def build_parser() -> Parser:

@@ -5,6 +5,7 @@ import copy
 import gc
 import logging
 import multiprocessing
+import threading
 import time
 from collections import deque
 from itertools import islice
@@ -19,6 +20,7 @@ from worker.engines.vllm.causes import CauseLog, one_line, with_type
 from worker.engines.vllm.engine_args import EngineFlags, build_engine, describe, parse_engine_flags
 from worker.engines.vllm.engine_core import STOPPED, CoreClient
 from worker.engines.vllm.ipc_directory import IpcDirectory
+from worker.engines.vllm.model_hash import ModelHash
 from worker.engines.vllm.step import CoreRequests
 from worker.engines.vllm.warm_up import WARM_UP_TOKENS, random_prompts, warm_up_sizes
 
@@ -60,6 +62,8 @@ class VllmEngine:
         self._causes: CauseLog | None = None
         self._ipc_directory: IpcDirectory | None = None
         self._death: str | None = None
+        self._hashing: asyncio.Task[ModelHash] | None = None
+        self._stop_hashing = threading.Event()
 
     async def start(self) -> EngineInfo:
         """Load the model in a thread, so that the event loop is not blocked, and warm up.
@@ -71,6 +75,8 @@ class VllmEngine:
         self._causes = causes = CauseLog(is_local=self._flags.is_local)
         self._ipc_directory = IpcDirectory(is_local=self._flags.is_local)
         self._loading = asyncio.get_running_loop().run_in_executor(None, build_engine, self._flags)
+        hashing = self._hashing = asyncio.ensure_future(self._hash_model())
+        hashing.add_done_callback(_retrieve_exception)
         # Shielded: the thread continues when this task is cancelled, and close() must shut its engine down.
         try:
             llm = await asyncio.shield(self._loading)
@@ -79,7 +85,7 @@ class VllmEngine:
         except EngineDead as error:
             raise EngineDead(causes.first() or str(error)) from error
         self._tasks = [asyncio.create_task(self._watch(llm)), asyncio.create_task(self._read(core))]
-        engine_info = describe(self._flags, llm.vllm_config)
+        engine_info = describe(self._flags, llm.vllm_config, await hashing)
         self._stop_token_ids = engine_info.stop_token_ids
         await self._warm_up(engine_info)
         causes.clear()
@@ -162,7 +168,8 @@ class VllmEngine:
 
     async def close(self) -> None:
         """Stop vLLM's processes, also during a load."""
-        for task in (*self._tasks, self._feeder):
+        self._stop_hashing.set()
+        for task in (*self._tasks, self._feeder, self._hashing):
             if task is not None:
                 task.cancel()
         # Drop the reference: objects of a failed load print errors if they still exist at interpreter exit.
@@ -179,6 +186,13 @@ class VllmEngine:
             self._causes.close()
         if self._ipc_directory is not None:
             self._ipc_directory.close()
+
+    async def _hash_model(self) -> ModelHash:
+        """Hash the model's files in a thread, while vLLM loads them or once it has downloaded them."""
+        assert self._loading is not None
+        if not self._flags.is_downloaded:
+            await asyncio.shield(self._loading)
+        return await asyncio.to_thread(self._flags.hash_model, self._stop_hashing)
 
     def _start_feeder(self) -> None:
         if (self._queued or self._aborted) and (self._feeder is None or self._feeder.done()):
@@ -255,6 +269,12 @@ class VllmEngine:
     async def _finish(self, num_requests: int) -> None:
         while num_requests:
             num_requests -= len((await self.step()).columns.finished_rows)
+
+
+def _retrieve_exception(ended: "asyncio.Task[ModelHash]") -> None:
+    """Mark a task's exception as retrieved, so that asyncio does not log it if the load has failed first."""
+    if not ended.cancelled():
+        ended.exception()
 
 
 async def _interrupt(loading: "asyncio.Future[AsyncLLM]") -> None:

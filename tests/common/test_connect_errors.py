@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from common import connect_errors
+from common.connect_errors import diagnose
 from common.tls import SecurityFiles
-from coordinator.transport import connect_errors
 from coordinator.transport.access import Access
-from coordinator.transport.connect_errors import diagnose
 from tests import fleet, secure
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
@@ -64,7 +64,7 @@ def diagnosis(access: Access, serve: Serve, context: ssl.SSLContext | None = Non
             server = await asyncio.start_server(begin, "127.0.0.1", 0, ssl=context)
             port = server.sockets[0].getsockname()[1]
             try:
-                return await diagnose(f"127.0.0.1:{port}", access)
+                return await diagnose(f"127.0.0.1:{port}", access.client_tls)
             finally:
                 server.close()
                 await asyncio.gather(*served, return_exceptions=True)
@@ -100,7 +100,7 @@ def test_stranger_is_no_diagnosis(access: Access, serve: Serve, monkeypatch: pyt
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "no-such-host.invalid", "a..b", ".dot"])
 def test_nobody_is_no_diagnosis(access: Access, host: str) -> None:
     """Where nobody listens, or the name is not there or none at all, waiting may help."""
-    assert asyncio.run(diagnose(f"{host}:{fleet.free_port()}", access)) is None
+    assert asyncio.run(diagnose(f"{host}:{fleet.free_port()}", access.client_tls)) is None
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_alert_is_told_in_its_own_words(files: Path, pair: tuple[str, ...], aler
     with socket.create_server(("127.0.0.1", 0)) as listening:
         refusing = threading.Thread(target=refuse_one, args=(listening, server_context(files)))
         refusing.start()
-        told = asyncio.run(diagnose(f"127.0.0.1:{listening.getsockname()[1]}", access))
+        told = asyncio.run(diagnose(f"127.0.0.1:{listening.getsockname()[1]}", access.client_tls))
         refusing.join(WAIT_S)
     assert f"the worker refuses the TLS handshake: {alert}" == told
 

@@ -1,9 +1,9 @@
 """Explain gRPC's UNAVAILABLE: connect with a plain or TLS socket and report the cause of the failure."""
 
 import asyncio
+import errno
 import ssl
-
-from coordinator.transport.access import Access
+from typing import NamedTuple
 
 DIAGNOSIS_TIMEOUT_S = 3.0
 # A worker that is stopping may close the first connection.
@@ -13,32 +13,45 @@ FRAME_HEAD_BYTES = 9
 FRAME_TYPE = 3
 SETTINGS = 4
 
-CERTIFICATE_MISSING = "the worker requires a client certificate: --tls-cert and --tls-key are missing"
+
+class ClientTls(NamedTuple):
+    """How a client connects, and the names of its settings for the user."""
+
+    context: ssl.SSLContext | None
+    """None: plaintext."""
+    shows_certificate: bool
+    ca: str = "--tls-ca"
+    cert: str = "--tls-cert"
+    key: str = "--tls-key"
 
 
-async def diagnose(address: str, access: Access) -> str | None:
+async def diagnose(address: str, client: ClientTls) -> str | None:
     """Return why gRPC cannot connect to a worker.
 
     Args:
         address: host:port.
-        access: The coordinator's credentials.
+        client: The credentials of the client that cannot connect.
 
     Returns:
-        One line if the cause is in the flags of either side; None if waiting may help: connection refused, no
-        answer within 3 s, a name that does not resolve yet, or no error.
+        One line if the cause is in the settings of either side, or this process can open no more files; None
+        if waiting may help: connection refused, no answer within 3 s, a name that does not resolve yet, or no
+        error.
     """
     try:
         async with asyncio.timeout(DIAGNOSIS_TIMEOUT_S):
-            if access.context is None:
-                return await _diagnose_plaintext(address)
-            return await _diagnose_tls(address, access, access.context)
-    except (OSError, TimeoutError, ValueError):
+            if client.context is None:
+                return await _diagnose_plaintext(address, client)
+            return await _diagnose_tls(address, client, client.context)
+    except OSError as error:
+        # A limit of this process or machine; the other errors may be gone at the next attempt.
+        return error.strerror if error.errno in (errno.EMFILE, errno.ENFILE) else None
+    except (TimeoutError, ValueError):
         # ValueError: the host name is malformed.
         return None
 
 
-async def _diagnose_plaintext(address: str) -> str | None:
-    """Try a TLS handshake without verification: if the worker responds in TLS, --tls-ca is missing."""
+async def _diagnose_plaintext(address: str, client: ClientTls) -> str | None:
+    """Try a TLS handshake without verification: if the worker responds in TLS, the CA is missing."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     context.check_hostname = False
@@ -48,26 +61,26 @@ async def _diagnose_plaintext(address: str) -> str | None:
     except ssl.SSLError as error:
         if not _is_alert(error):
             return None
-    return "the worker speaks TLS: --tls-ca is missing"
+    return f"the worker speaks TLS: {client.ca} is missing"
 
 
-async def _diagnose_tls(address: str, access: Access, context: ssl.SSLContext) -> str | None:
-    refused = CERTIFICATE_MISSING
-    if access.shows_certificate:
-        refused = "the worker refuses our client certificate (--tls-cert)"
+async def _diagnose_tls(address: str, client: ClientTls, context: ssl.SSLContext) -> str | None:
+    refused = f"the worker requires a client certificate: {client.cert} and {client.key} are missing"
+    if client.shows_certificate:
+        refused = f"the worker refuses our client certificate ({client.cert})"
     try:
         for _ in range(2):
             if await _first_frame(address, context):
                 return None
             await asyncio.sleep(RETRY_S)
     except ssl.SSLCertVerificationError as error:
-        return f"its certificate is not accepted: {error.verify_message.rstrip('.')} (--tls-ca)"
+        return f"its certificate is not accepted: {error.verify_message.rstrip('.')} ({client.ca})"
     except ssl.SSLError as error:
         if _is_alert(error):
             return f"the worker refuses the TLS handshake: {error.reason}"
         frame = await _first_frame(address, None)
         plaintext = len(frame) > FRAME_TYPE and frame[FRAME_TYPE] == SETTINGS
-        return "--tls-ca is given, but the worker speaks plaintext" if plaintext else None
+        return f"{client.ca} is given, but the worker speaks plaintext" if plaintext else None
     # In TLS 1.3 our handshake ends before the worker verifies our certificate, and gRPC sends no alert.
     return refused
 

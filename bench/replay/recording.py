@@ -1,0 +1,150 @@
+"""Record the frames of one worker, and replay them through a scheduler."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+from unittest import mock
+
+import numpy as np
+
+from coordinator.scheduling import scheduler as scheduling
+from coordinator.scheduling.scheduler import Scheduler, Task
+from coordinator.transport.access import Access
+from coordinator.transport.stream import StreamCounts
+from coordinator.transport.worker_link import WorkerLink
+from protos import worker_pb2 as pb
+from protos.columns import PromptColumns, TokenColumns, pack_tokens, unpack_tokens
+from sut.dataset import Dataset
+from sut.sut import Reports
+from worker.engines.scripted.simulated import SimulatedConfig, SimulatedEngine
+from worker.outbox import merge
+
+VOCAB_SIZE = 201_088
+# gpt-oss: ids that end an answer, and <|channel|>, an id above the lowest of them that ends nothing.
+STOP_TOKEN_IDS = (199_999, 200_002, 200_012)
+CHANNEL_ID = 200_005
+# <|channel|>, <|message|>, <|start|> and <|end|> of an answer's two messages.
+SPECIAL_TOKENS_PER_ANSWER = 7
+BUDGET = 10_240
+
+
+class Load(NamedTuple):
+    """Requests of a recording."""
+
+    num_requests: int
+    num_running: int
+    """Requests that the engine runs at once."""
+    answer_lens: tuple[int, int]
+    """Shortest and longest answer, in tokens."""
+    steps_per_frame: int
+    """Engine steps merged into one frame."""
+    is_server: bool
+
+
+class SilentReports:
+    """LoadGen's end: drops every report, as a LoadGen that takes no time would."""
+
+    def __init__(self, is_server: bool) -> None:
+        self.reports_first_tokens = is_server
+
+    def first_tokens(self, *_: Any) -> None:
+        """Drop first tokens."""
+
+    def complete(self, *_: Any) -> None:
+        """Drop completions."""
+
+
+class SubmittedPrompts:
+    """A stream without a socket: keeps the prompts that were sent."""
+
+    def __init__(self) -> None:
+        self.counts = StreamCounts()
+        self.prompts: list[PromptColumns] = []
+
+    def send(self, prompts: PromptColumns) -> None:
+        """Keep prompts."""
+        self.prompts.append(prompts)
+
+
+class ReplayLink(WorkerLink):
+    """A link to no worker."""
+
+    def __init__(self, num_running: int) -> None:
+        """Describe a worker with gpt-oss's vocabulary and stop ids."""
+        super().__init__(0, "replay:1", Access())
+        self.info.MergeFrom(
+            pb.WorkerInfo(max_num_seqs=num_running, vocab_size=VOCAB_SIZE, stop_token_ids=STOP_TOKEN_IDS)
+        )
+        self.submitted = SubmittedPrompts()
+        self._stream = self.submitted  # type: ignore[assignment]  # has what a scheduler uses
+
+    def _connect(self) -> Any:
+        return None
+
+
+class Replay:
+    """A scheduler that got the requests of a load; equal loads give equal request names."""
+
+    def __init__(self, load: Load) -> None:
+        """Issue all requests in one query."""
+        rng = np.random.default_rng(17)
+        shortest, longest = load.answer_lens
+        lens = rng.integers(shortest, longest + 1, load.num_requests).astype(np.int32)
+        prompts = np.column_stack([lens, np.full_like(lens, 7), 1000 * np.arange(len(lens), dtype=np.int32)])
+        dataset = Dataset(
+            path=Path("replay"), sha256="", tokens=prompts.ravel(), offsets=3 * np.arange(len(lens) + 1)
+        )
+        self.link = ReplayLink(load.num_running)
+        reports = cast(Reports, SilentReports(load.is_server))
+        task = Task(dataset, reports, BUDGET, max_losses=3, keep=lambda *_: None)
+        loop = cast(asyncio.AbstractEventLoop, mock.Mock(call_soon_threadsafe=lambda callback: callback()))
+        with mock.patch.object(scheduling.secrets, "randbits", return_value=0):
+            self.scheduler = Scheduler(task, [self.link], _raise, loop)
+        self.scheduler.admit(0)
+        samples = list(range(load.num_requests))
+        self.scheduler.issue(samples, samples)
+        self._num_requests = load.num_requests
+
+    def take(self, frames: list[bytes]) -> None:
+        """Parse, check and deliver all frames, as a stream does after gRPC."""
+        counts, deliver = self.link.submitted.counts, self.scheduler.deliver
+        for raw in frames:
+            message = pb.FromWorker.FromString(raw)
+            columns = unpack_tokens(message.tokens, counts.num_frames)
+            deliver(0, columns)
+            counts.num_frames += 1
+            counts.num_tokens += len(columns.tokens)
+        self.scheduler.keep_answers()
+        assert self.scheduler.table.num_done == self._num_requests
+
+
+async def record(load: Load) -> list[bytes]:
+    """Run a load on a simulated engine, as fast as it goes; returns its frames, serialized."""
+    engine = SimulatedEngine(SimulatedConfig(max_num_seqs=load.num_running), wait=_no_wait)
+    rng = np.random.default_rng(18)
+    special_share = SPECIAL_TOKENS_PER_ANSWER / (sum(load.answer_lens) / 2)
+    replay, frames, steps = Replay(load), [], list[TokenColumns]()
+    table, submitted = replay.scheduler.table, replay.link.submitted
+    while table.num_done < load.num_requests:
+        for prompts in submitted.prompts:
+            engine.submit(prompts)
+        submitted.prompts.clear()
+        while len(steps) < load.steps_per_frame and engine.load().running + engine.load().waiting:
+            steps.append((await engine.step()).columns)
+        columns = merge(steps)
+        steps.clear()
+        tokens = columns.tokens.copy()
+        tokens[(rng.random(len(tokens)) < special_share) & (tokens < STOP_TOKEN_IDS[0])] = CHANNEL_ID
+        columns = columns._replace(tokens=tokens)
+        message = pb.FromWorker(tokens=pack_tokens(columns, len(frames)))
+        frames.append(message.SerializeToString())
+        replay.scheduler.deliver(0, columns)
+    return frames
+
+
+async def _no_wait(_: float) -> None:
+    """Take no time for a step."""
+
+
+def _raise(reason: str) -> None:
+    raise AssertionError(reason)

@@ -1,0 +1,111 @@
+"""The table that a run prints at its end."""
+
+import logging
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from common.text import print_table, printable
+from coordinator.recording.run_record import PERCENTILES, RunRecord, Spread, Summary
+from sut.results.loadgen_figures import Bound, LoadGenSpread
+from sut.results.verdict import Verdict
+
+logger = logging.getLogger(__name__)
+
+MAX_LOSS_LINES = 20
+MAX_PATH_LEN = 4096
+
+
+class _Quantity(NamedTuple):
+    """Labels of one quantity's rows."""
+
+    ours: str
+    loadgens: str
+
+
+_QUANTITIES = {
+    "ttft_ns": _Quantity("ttft from issue", "ttft by LoadGen"),
+    "issue_lateness_ns": _Quantity("issue lateness", ""),
+    "tpot_ns": _Quantity("tpot", "tpot by LoadGen"),
+    "latency_ns": _Quantity("latency from issue", "latency by LoadGen"),
+    "report_delay_ns": _Quantity("report delay", ""),
+}
+
+
+def show(record: RunRecord) -> None:
+    """Print the table; a failure to print is only logged, because run.json is on disk."""
+    if error := print_table(format_record(record)):
+        logger.warning("the table was not printed, run.json holds the same: %s", error)
+
+
+def format_record(record: RunRecord) -> str:
+    """Format a run as a table; its last line is the directory of the results."""
+    verdict = record.verdict
+    lines = [f"== {record.scenario} {record.mode}: {verdict.outcome} =="]
+    if verdict.reason:
+        lines.append(f"   reason: {verdict.reason}")
+    lines += _figure_lines(record.loadgen, record.loadgen_bounds)
+    if record.summary is not None:
+        lines += _latency_lines(record.summary, record.loadgen_latencies)
+        lines += [*_worker_lines(record.summary), *_loss_lines(record.summary)]
+    lines += _check_lines(verdict, verbose=bool(record.config.get("verbose")))
+    lines += [f"   no submission run: {text}" for text in verdict.deviations]
+    return "\n".join([*lines, f"   results: {printable(record.directory, MAX_PATH_LEN)}"])
+
+
+def _figure_lines(figures: dict[str, object], bounds: dict[str, Bound]) -> Iterator[str]:
+    """Format LoadGen's figures, each with its bound."""
+    for key, value in figures.items():
+        bound = f"{bounds[key].name} {bounds[key].value:,.12g}" if key in bounds else ""
+        cell = f"{value:,}" if isinstance(value, int | float) else str(value)
+        yield f"   LoadGen {key:<48} {cell:>14}  {bound}".rstrip()
+
+
+def _latency_lines(summary: Summary, loadgens: dict[str, LoadGenSpread]) -> Iterator[str]:
+    """Format our figures, each with LoadGen's below it."""
+    names = [f"p{q:g}" for q in PERCENTILES]
+    yield f"   {'ms':<18}" + "".join(f"{name:>12}" for name in ("mean", *names, "max"))
+    for name, labels in _QUANTITIES.items():
+        ours: Spread = getattr(summary, name)
+        if ours.count:
+            yield _latency_line(labels.ours, ours)
+        if name in loadgens:
+            yield _latency_line(labels.loadgens, loadgens[name])
+
+
+def _latency_line(label: str, spread: Spread | LoadGenSpread) -> str:
+    marks = [spread.percentiles[f"p{q:g}"] for q in PERCENTILES]
+    return f"   {label:<18}" + "".join(
+        f"{value / 1e6:>12,.3f}" for value in (spread.mean, *marks, spread.maximum)
+    )
+
+
+def _worker_lines(summary: Summary) -> Iterator[str]:
+    yield (
+        f"   {'worker':<22}{'requests':>10}{'tokens':>12}{'ended s':>10}{'frames':>10}{'steps':>10}"
+        f"{'ping ms':>9}{'streams':>9}"
+    )
+    for row in summary.workers:
+        yield (
+            f"   {row.address:<22}{row.requests:>10}{row.tokens:>12}{row.ended_ns / 1e9:>10.3f}"
+            f"{row.frames:>10}{row.engine_steps:>10}{row.round_trip_ns / 1e6:>9.3f}{row.streams:>9}"
+        )
+
+
+def _loss_lines(summary: Summary) -> Iterator[str]:
+    for loss in summary.losses[:MAX_LOSS_LINES]:
+        yield (
+            "   lost {address:<17}{requests:>10} requests with {kept_tokens} tokens, "
+            "{resent_tokens} prefilled again: {reason}".format(**loss)
+        )
+    if (more := len(summary.losses) - MAX_LOSS_LINES) > 0:
+        yield f"   and {more} more losses, see run.json"
+
+
+def _check_lines(verdict: Verdict, *, verbose: bool) -> Iterator[str]:
+    """Format the checks; those that pass without a warning are counted in one line unless `verbose`."""
+    passed = [check for check in verdict.checks if check.passed and not check.warning]
+    for check in verdict.checks:
+        if verbose or check not in passed:
+            yield f"   {check.mark} {check.name:<15} {check.seen}"
+    if passed and not verbose:
+        yield f"   ok   {len(passed)} of {len(verdict.checks)} checks passed (--verbose lists them)"

@@ -1,0 +1,75 @@
+"""Lateness of LoadGen's issue thread, measured by a thread that is delayed by the same causes.
+
+LoadGen counts latency from the time at which a query was due; the coordinator's clock starts when LoadGen
+calls it. In between LoadGen's thread needs a core and the interpreter lock. The coordinator does not know
+when a query was due. It measures a thread of its own that is due at known times and needs both as well.
+"""
+
+import threading
+import time
+from array import array
+from collections.abc import Callable
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+INTERVAL_NS = 100_000_000
+
+
+class Timer(NamedTuple):
+    """How the thread reads the time and sleeps."""
+
+    now_ns: Callable[[], int] = time.monotonic_ns
+    sleep: Callable[[float], None] = time.sleep
+    """Sleeps for that many seconds; cheaper than a wait for an event."""
+
+
+class IssueLateness:
+    """Measures within a `with` block.
+
+    The due times are equally spaced and are not moved by a delay: a pause of one second makes 10 measurements
+    late.
+    """
+
+    def __init__(self, timer: Timer | None = None) -> None:
+        """Prepare; measuring begins with the `with` block."""
+        self._timer = timer or Timer()
+        self._late_ns = array("q")
+        self._ended = threading.Event()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._run, name="issue lateness", daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop measuring; does not wait: the thread ends within one interval."""
+        self._ended.set()
+
+    def measured_ns(self) -> NDArray[np.int64]:
+        """Return all measurements so far, in order.
+
+        The slice is a copy: the thread could not append to an array that numpy reads.
+
+        Thread: any.
+        """
+        return np.array(self._late_ns[:], np.int64)
+
+    def worst_ns(self, seconds: float) -> int:
+        """Return the largest measurement of the last seconds; 0 without any.
+
+        Thread: any.
+        """
+        return max(self._late_ns[-max(int(seconds * 1e9 / INTERVAL_NS), 1) :], default=0)
+
+    def _run(self) -> None:
+        due_ns = self._timer.now_ns()
+        while not self._ended.is_set():
+            due_ns += INTERVAL_NS
+            left_ns = due_ns - self._timer.now_ns()
+            if left_ns > 0:
+                self._timer.sleep(left_ns / 1e9)
+            self._late_ns.append(max(self._timer.now_ns() - due_ns, 0))

@@ -1,0 +1,90 @@
+"""The machine of a worker or of the coordinator, as the record of a run keeps it."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import grpc
+
+from common.host_facts import read_host_facts
+from common.source_commit import read_commit
+from common.text import printable
+from coordinator.transport.worker_answers import AnswerError, ask_host, details_of
+from protos import worker_pb2 as pb
+
+TIMEOUT_S = 6.0
+"""A worker answers within 5 s, also when a driver hangs."""
+MAX_ENTRIES = 64
+MAX_TEXT_LEN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerators:
+    """Equal accelerators of one machine."""
+
+    name: str
+    driver_version: str
+    memory_bytes: int
+    num_devices: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerHost:
+    """Facts about one machine; text is printable and bounded."""
+
+    hostname: str = ""
+    commit: str = ""
+    """Of the source tree; empty for an installed package."""
+    python_version: str = ""
+    package_versions: dict[str, str] = field(default_factory=dict)
+    num_cores: int = 0
+    num_usable_cores: int = 0
+    memory_bytes: int | None = None
+    accelerators: tuple[Accelerators, ...] = ()
+    """Those that the process may use."""
+    not_told: tuple[str, ...] = ()
+    """Why something is missing."""
+
+    @classmethod
+    def of(cls, host: pb.HostInfo) -> "WorkerHost":
+        """Select and clean the facts of another process."""
+        devices = Counter(
+            (_clean(device.name), _clean(device.driver_version), device.memory_bytes)
+            for device in host.accelerators[:MAX_ENTRIES]
+        )
+        packages = sorted(host.package_versions.items())[:MAX_ENTRIES]
+        return cls(
+            hostname=_clean(host.hostname),
+            commit=_clean(host.commit),
+            python_version=_clean(host.python_version),
+            package_versions={_clean(name): _clean(version) for name, version in packages},
+            num_cores=host.num_cores,
+            num_usable_cores=host.num_usable_cores,
+            memory_bytes=host.memory_bytes if host.HasField("memory_bytes") else None,
+            accelerators=tuple(Accelerators(*device, num) for device, num in devices.items()),
+            not_told=_clean_all(host.not_told[:MAX_ENTRIES]),
+        )
+
+    @classmethod
+    def of_this_process(cls) -> "WorkerHost":
+        """Describe the coordinator's machine, on which accelerators do not matter."""
+        return cls.of(pb.HostInfo(commit=read_commit(), **read_host_facts()._asdict()))
+
+
+async def read_host(channel: grpc.aio.Channel) -> WorkerHost:
+    """Call GetHost once; a worker that does not answer properly has only the reason in `not_told`."""
+    try:
+        return WorkerHost.of(await ask_host(channel, TIMEOUT_S))
+    except grpc.aio.AioRpcError as error:
+        reason = f"GetHost: {error.code().name}: {details_of(error)}"
+    except AnswerError as error:
+        reason = str(error)
+    return WorkerHost(not_told=(_clean(reason),))
+
+
+def _clean(text: str) -> str:
+    return printable(text, MAX_TEXT_LEN)
+
+
+def _clean_all(texts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(map(_clean, texts))

@@ -1,0 +1,90 @@
+"""Run the process that reads a data set's file, within its limits, and take over what it read."""
+
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pyarrow as pa
+
+from common.child_process import child_command, child_environment
+from common.text import printable
+from sut.dataset_file import MAX_LINE_LEN, READ_TIMEOUT_S, REFUSED
+from sut.prompt_columns import UnreadableError
+
+_MODULE = "sut.dataset_file"
+# Time to start the interpreter, beside the time that the process gives itself.
+_START_S = 30
+# Time to end after the last word.
+_END_S = 5
+# A killed process that does not end is in the kernel, e.g. waiting for a network disk.
+_KILL_TIMEOUT_S = 5
+_CHUNK_BYTES = 1 << 12
+
+
+def read_in_process(path: Path, max_samples: int | None, timeout_s: float = READ_TIMEOUT_S) -> pa.RecordBatch:
+    """Read a file in a process of its own.
+
+    Returns:
+        One batch: column `prompt`, a list of int32 a row; its schema's metadata has the facts.
+
+    Raises:
+        UnreadableError: The file is no data set, or reading it ended the process or took too long.
+    """
+    argv = [os.fspath(path), *([] if max_samples is None else [str(max_samples)])]
+    # A file in memory: the process never waits for this one to take its output.
+    with open(os.memfd_create("prompts"), "w+b") as prompts:
+        with _process(argv, prompts.fileno()) as process:
+            line, code = _wait(process, timeout_s)
+        if code == REFUSED and line:
+            raise UnreadableError(line)
+        if code != 0:
+            raise UnreadableError(f"is damaged or hostile: reading it ended the process with {_name(code)}")
+        prompts.seek(0)
+        batch = pa.ipc.open_stream(pa.py_buffer(prompts.read())).read_next_batch()
+    # Arrow itself does not check offsets.
+    batch.validate(full=True)
+    return batch
+
+
+@contextmanager
+def _process(argv: list[str], stdout: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the process; it does not outlive the block."""
+    # Arrow's other allocators reserve address space that no limit could tell from use.
+    environment = {**child_environment(os.environ), "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    process = subprocess.Popen(
+        child_command(_MODULE, argv), stdout=stdout, stderr=subprocess.PIPE, env=environment
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_KILL_TIMEOUT_S)
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> tuple[str, int]:
+    """Return what the process says, as one line, and its exit code."""
+    assert process.stderr is not None
+    deadline_s = time.monotonic() + timeout_s + _START_S
+    content, chunk = b"", b"more"
+    with suppress(subprocess.TimeoutExpired):
+        while select.select([process.stderr], [], [], max(deadline_s - time.monotonic(), 0))[0] and chunk:
+            chunk = os.read(process.stderr.fileno(), _CHUNK_BYTES)
+            content = (content + chunk)[:_CHUNK_BYTES]
+        code = process.wait(_END_S if not chunk else 0)
+        return printable(content.decode(errors="replace"), MAX_LINE_LEN), code
+    raise UnreadableError(f"cannot be read within {timeout_s:.0f} s")
+
+
+def _name(code: int) -> str:
+    """Name an exit code."""
+    with suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"exit code {code}"

@@ -1,0 +1,95 @@
+"""The table at the end of a run: what stands beside what."""
+
+from typing import Any
+
+import numpy as np
+
+from coordinator.recording.final_table import format_record
+from coordinator.recording.run_record import RunRecord, Spread, Summary
+from coordinator.transport.worker_host import WorkerHost
+from sut.results.checks import VerdictCheck
+from sut.results.loadgen_figures import Bound, LoadGenSpread
+from sut.results.verdict import Outcome, Verdict
+
+MS = 1_000_000
+CHECKS = (
+    VerdictCheck("loadgen_result", False, "INVALID (TTFT constrain not met)"),
+    VerdictCheck("completion", True, "2 issued, 2 complete"),
+    VerdictCheck("pauses", True, "worst 200 ms", warning=True),
+    VerdictCheck("tokens", True, "6"),
+)
+KEY = "result_first_token_99.00_percentile_latency_ns"
+
+
+def record_of(*, verbose: bool = False, **changed: Any) -> RunRecord:
+    """Make the record of an INVALID Server run with two answers."""
+    spread = Spread.of(np.array([MS, 2 * MS]))
+    names = ("ttft_ns", "tpot_ns", "latency_ns", "queued_ns", "issue_lateness_ns", "report_delay_ns")
+    spreads: dict[str, Any] = dict.fromkeys(names, spread)
+    summary = Summary(**spreads, answer_tokens=spread, workers=[], losses=[], continuations=[], overdue=[])
+    marks = {"p50": 5.0 * MS, "p90": 6.0 * MS, "p95": 7.0 * MS, "p99": 8.0 * MS, "p99.9": 9.0 * MS}
+    fields: dict[str, Any] = {
+        "run_id": "r",
+        "scenario": "server",
+        "mode": "performance",
+        "directory": "/results/server/performance",
+        "verdict": Verdict(Outcome.INVALID, "loadgen_result: INVALID", CHECKS, ("a deviation",)),
+        "started_utc": "2026-01-01T00:00:00+00:00",
+        "ready_s": 1.0,
+        "wall_s": 2.0,
+        "coordinator_cpu_s": 1.0,
+        "config": {"verbose": verbose},
+        "generation": {},
+        "dataset": {},
+        "versions": {},
+        "host": WorkerHost(),
+        "round": None,
+        "spec_hash": "",
+        "loadgen": {"result_validity": "INVALID", KEY: 8 * MS},
+        "loadgen_bounds": {KEY: Bound("limit", 3 * MS)},
+        "loadgen_latencies": {"ttft_ns": LoadGenSpread(5.5 * MS, 5.0 * MS, marks, 10.0 * MS)},
+        "summary": summary,
+    }
+    return RunRecord(**(fields | changed))
+
+
+def rows_of(record: RunRecord) -> list[list[str]]:
+    """Format a record, and split its lines into words."""
+    return [line.split() for line in format_record(record).splitlines()]
+
+
+def test_loadgens_ttft_stands_below_ours_with_the_lateness() -> None:
+    """The rows follow one another: ours from issue, LoadGen's, and the lateness of the issue thread."""
+    rows = rows_of(record_of())
+    first = next(i for i, row in enumerate(rows) if row[:1] == ["ttft"])
+    ours = ["1.500", "2.000", "2.000", "2.000", "2.000", "2.000", "2.000"]
+    assert ["ttft", "from", "issue", *ours] == rows[first]
+    loadgens = ["5.500", "5.000", "6.000", "7.000", "8.000", "9.000", "10.000"]
+    assert ["ttft", "by", "LoadGen", *loadgens] == rows[first + 1]
+    assert ["issue", "lateness", *ours] == rows[first + 2]
+
+
+def test_a_figure_stands_with_its_bound() -> None:
+    """The p99 of TTFT is followed by the limit that it exceeds; a figure without a bound by nothing."""
+    rows = rows_of(record_of())
+    assert ["LoadGen", KEY, "8,000,000", "limit", "3,000,000"] in rows
+    assert ["LoadGen", "result_validity", "INVALID"] in rows
+
+
+def test_passing_checks_are_one_line() -> None:
+    """A failed check and a warning have their lines; the two others are counted, and listed if verbose."""
+    text = format_record(record_of())
+    assert "FAIL loadgen_result  INVALID (TTFT" in text
+    assert "warn pauses          worst 200 ms" in text
+    assert "2 of 4 checks passed (--verbose lists them)" in text
+    assert "2 issued" not in text
+    text = format_record(record_of(verbose=True))
+    assert "ok   completion      2 issued, 2 complete" in text
+    assert "checks passed" not in text
+
+
+def test_the_last_line_is_the_directory() -> None:
+    """Where the results are comes last, without control characters, whether or not there are figures."""
+    assert "   results: /results/server/performance" == format_record(record_of()).splitlines()[-1]
+    bare = record_of(directory="/a\x1b[2Jb", summary=None, loadgen={}, loadgen_bounds={})
+    assert "   results: /a?[2Jb" == format_record(bare).splitlines()[-1]

@@ -1,0 +1,156 @@
+"""A Server run on a terminal whose coordinator stands still for a while: its live and its final figures."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from common.source_commit import read_commit
+from tests import fleet
+
+STOPPED_S = 0.8
+# 150 queries in about 1.5 s; an answer takes 150 steps of 10 ms.
+CONF = "*.Server.min_duration = 1500\n*.Server.target_qps = 100\n"
+NUM_QUERIES = 150
+
+
+class Shown(NamedTuple):
+    """What a run left."""
+
+    terminal: str
+    """All that was written to stderr, a pseudo-terminal."""
+    stdout: str
+    record: Any
+    """run.json."""
+    run_dir: Path
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    """Run Server on two workers; the coordinator is stopped for STOPPED_S after its first half second."""
+    directory = tmp_path_factory.mktemp("run")
+    data = fleet.write_prompts(directory / "data.parquet", [[150, 7, 1000 * i] for i in range(50)])
+    conf = fleet.write_conf(directory / "user.conf", CONF)
+    run_dir = directory / "out" / "server" / "performance"
+    reader, writer = pty.openpty()
+    chunks: list[bytes] = []
+    reading = threading.Thread(target=_read_all, args=(reader, chunks), daemon=True)
+    with fleet.workers(directory, 2, "--step-ms", "10", "--max-num-seqs", "256") as started:
+        flags = ("--scenario", "server", "--user-conf", str(conf), "--max-new-tokens", "200")
+        command = fleet.coordinator_command(started, data, directory / "out", *flags)
+        process = subprocess.Popen(
+            command,
+            cwd=fleet.ROOT,
+            stdout=subprocess.PIPE,
+            stderr=writer,
+            text=True,
+            stdin=subprocess.DEVNULL,
+        )
+        os.close(writer)
+        reading.start()
+        deadline_s = time.monotonic() + 30
+        while not list(run_dir.glob("*mlperf_log_detail.txt")):
+            assert time.monotonic() < deadline_s
+            time.sleep(0.02)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(STOPPED_S)
+        process.send_signal(signal.SIGCONT)
+        stdout, _ = process.communicate(timeout=60)
+    reading.join(10)
+    os.close(reader)
+    yield Shown(b"".join(chunks).decode(), stdout, fleet.run_json(run_dir), run_dir)
+
+
+def _read_all(reader: int, chunks: list[bytes]) -> None:
+    """Read until the last writer has closed, which a terminal reports as an error."""
+    try:
+        while chunk := os.read(reader, 65536):
+            chunks.append(chunk)
+    except OSError:
+        return
+
+
+def test_late_issue_is_seen_in_loadgens_ttft_and_beside_ours(shown: Shown) -> None:
+    """Half of all queries were due while the coordinator stood still: LoadGen's p90 is later, ours is not.
+
+    The lateness of the issue thread holds the pause, so that nobody takes our TTFT for LoadGen's.
+    """
+    ours = shown.record["summary"]["ttft_ns"]
+    loadgens = shown.record["loadgen_latencies"]["ttft_ns"]
+    assert NUM_QUERIES == ours["count"]
+    assert loadgens["percentiles"]["p90"] - ours["percentiles"]["p90"] > 0.3 * STOPPED_S * 1e9
+    assert shown.record["summary"]["issue_lateness_ns"]["maximum"] > 0.8 * STOPPED_S * 1e9
+    rows = [line.split() for line in shown.stdout.splitlines()]
+    labels = [row[:3] for row in rows if row[:1] in (["ttft"], ["issue"])]
+    assert [["ttft", "from", "issue"], ["ttft", "by", "LoadGen"]] == labels[:2]
+    assert ["issue", "lateness"] == labels[2][:2]
+    # p99, in ms.
+    assert (
+        f"{loadgens['percentiles']['p99'] / 1e6:,.3f}"
+        == rows[rows.index(next(row for row in rows if row[:3] == ["ttft", "by", "LoadGen"]))][7]
+    )
+
+
+def test_loadgens_own_percentiles_are_those_of_its_log(shown: Shown) -> None:
+    """run.json has the TTFT, TPOT and latency that LoadGen wrote, and the limits it applied."""
+    (log,) = shown.run_dir.glob("*mlperf_log_summary.txt")
+    text = log.read_text()
+    for name, pattern in {
+        "ttft_ns": r"99.00 percentile first token latency \(ns\) *: (\d+)",
+        "tpot_ns": r"99.00 percentile time to output token \(ns\) *: (\d+)",
+        "latency_ns": r"99.00 percentile latency \(ns\) *: (\d+)",
+    }.items():
+        (found,) = re.findall(pattern, text)
+        assert int(found) == shown.record["loadgen_latencies"][name]["percentiles"]["p99"]
+    bounds = shown.record["loadgen_bounds"]
+    assert {"name": "target_qps", "value": 100} == bounds["result_completed_samples_per_sec"]
+    limit = bounds["result_first_token_99.00_percentile_latency_ns"]
+    assert {"name": "limit", "value": 3_000_000_000} == limit
+
+
+def test_the_bar_counts_first_tokens_before_any_answer_is_complete(shown: Shown) -> None:
+    """The first bar with tokens has a TTFT though nothing is done; no ETA is claimed; lateness follows."""
+    # The bar is wrapped at the width of the terminal.
+    terminal = shown.terminal.replace("\r\n", " ")
+    bars = re.findall(r"done (\d+)\S*, ETA (\S+), .*?first tokens (\d+), TTFT p99 (\S+)", terminal)
+    early = [(eta, ttft) for done, eta, first, ttft in bars if done == "0" and first != "0"]
+    assert early, shown.terminal
+    assert all(eta == "?" and ttft != "?" for eta, ttft in early)
+    late_ms = [
+        int(text.replace(",", "")) for text in re.findall(r"issue up to (\S+) ms late", shown.terminal)
+    ]
+    assert max(late_ms) > 800 * STOPPED_S
+
+
+def test_log_lines_and_table_are_not_glued_to_the_bar(shown: Shown) -> None:
+    """Each log line begins a line of the terminal, and the bar is erased at the end."""
+    assert shown.terminal.endswith("\r\x1b[K"), shown.terminal[-200:]
+    for line in shown.terminal.splitlines():
+        assert "INFO coordinator" not in line or re.match(r"(\r?\x1b\[K)*\d{4}-", line), line
+
+
+def test_the_last_line_says_where_the_results_are(shown: Shown) -> None:
+    """The last line of stdout names the directory of run.json."""
+    assert f"   results: {shown.run_dir}" == shown.stdout.splitlines()[-1]
+
+
+def test_run_json_says_where_it_ran(shown: Shown) -> None:
+    """Coordinator and both workers ran on this machine from this tree: commit, cores, memory, packages."""
+    commit = read_commit()
+    hosts = [shown.record["host"], *(worker["hosts"][0] for worker in shown.record["summary"]["workers"])]
+    assert 3 == len(hosts)
+    for host in hosts:
+        assert (commit, os.cpu_count()) == (host["commit"], host["num_cores"])
+        assert host["memory_bytes"] > 0
+        assert version("grpcio") == host["package_versions"]["grpcio"]
+    assert commit == shown.record["versions"].get("commit", "")

@@ -1,0 +1,21 @@
+"""Stands for the process that reads a data set, and ends or stays as its argument says."""
+
+import os
+import signal
+import sys
+import time
+
+how = sys.argv[1]
+if how == "speaks":
+    sys.stderr.write("\x1b[2J" + "x" * 100_000 + "\n")
+    sys.exit(2)
+if how == "stays":
+    sys.stderr.close()
+    os.close(2)
+    time.sleep(60)
+if how == "hangs":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60)
+if how.startswith("SIG"):
+    os.kill(os.getpid(), signal.Signals[how])
+sys.exit(how)

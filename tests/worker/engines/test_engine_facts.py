@@ -1,0 +1,215 @@
+"""Workers on vLLM that would answer differently are refused by name; others may execute differently.
+
+Each engine is configured by vLLM itself, up to the load of its weights.
+"""
+
+import asyncio
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from coordinator.transport.agreement import FleetError, check_same_engine, execution_differences
+from protos import worker_pb2 as pb
+from sut.synthetic import write_checkpoint
+from tests.worker.engines.greedy import environment_kept
+from worker.engines.scripted.counting import CountingConfig, CountingEngine
+from worker.engines.vllm.engine_args import describe, parse_engine_flags
+from worker.engines.vllm.engine_facts import MAX_VALUE_LEN, encode
+from worker.servicer import WorkerServicer
+
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's and torch's imports warn
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Restore the environment variables that parsing and vLLM change."""
+    with environment_kept():
+        yield
+
+
+def told_by(folder: Path, *argv: str) -> pb.WorkerInfo:
+    """Return what a worker with these flags on this checkpoint would answer to GetInfo."""
+    from vllm.usage.usage_lib import UsageContext
+
+    flags = parse_engine_flags(list(argv), str(folder))
+    config = flags.engine_args.create_engine_config(UsageContext.OPENAI_API_SERVER)
+    engine_info = describe(flags, config, flags.hash_model(threading.Event()))
+
+    async def ask() -> pb.WorkerInfo:
+        servicer = WorkerServicer(CountingEngine(CountingConfig()), 0, 60)
+        servicer.admit_runs(engine_info)
+        try:
+            return await servicer.GetInfo(pb.GetInfoRequest(), None)  # type: ignore[arg-type]  # unused
+        finally:
+            servicer.close()
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(scope="module")
+def usual(checkpoint: Path) -> pb.WorkerInfo:
+    """A worker with the default flags."""
+    with environment_kept():
+        return told_by(checkpoint)
+
+
+def refusal(first: pb.WorkerInfo, other: pb.WorkerInfo) -> str:
+    """Return the line with which a run refuses the two workers."""
+    with pytest.raises(FleetError) as caught:
+        check_same_engine([("a:1", first), ("b:2", other)])
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+NGRAM = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ("--quantization fp8", 'quantization differs: a:1 has null, b:2 has "fp8"'),
+        ("--kv-cache-dtype fp8_e5m2", 'kv_cache_dtype differs: a:1 has "auto", b:2 has "fp8_e5m2"'),
+        ("--dtype float32", 'dtype differs: a:1 has "torch.bfloat16", b:2 has "torch.float32"'),
+        ("--load-format safetensors", 'load_format differs: a:1 has "auto", b:2 has "safetensors"'),
+        (
+            "--load-format dummy",
+            'load_format differs: a:1 has "auto", b:2 has "dummy" (also different: model_hash',
+        ),
+        ("--enable-prefix-caching", "enable_prefix_caching differs: a:1 has false, b:2 has true"),
+        ("--seed 1", "seed differs: a:1 has 0, b:2 has 1"),
+        ("--enable-lora", "enable_lora differs: a:1 has the default, b:2 has true"),
+        ("--logits-processors a.b:C", 'logits_processors differs: a:1 has the default, b:2 has ["a.b:C"]'),
+        (
+            '--hf-overrides {"sliding_window":64}',
+            'hf_overrides differs: a:1 has the default, b:2 has {"sliding_wi',
+        ),
+        (
+            '--hf-overrides {"rope_parameters":{"rope_theta":9,"rope_type":"default"}}',
+            "hf_overrides differs: a:1 has ",
+        ),
+        (
+            f"--speculative-config {encode(NGRAM).replace(' ', '')}",
+            "speculative_config differs: a:1 has the default",
+        ),
+        ("--kv-offloading-size 1", "kv_offloading_size differs: a:1 has the default, b:2 has 1.0"),
+        ("--max-model-len 4096", "max_model_len differs: a:1 has 48128, b:2 has 4096"),
+    ],
+)
+def test_an_argument_that_decides_answers_is_refused_by_name(
+    argv: str, says: str, checkpoint: Path, usual: pb.WorkerInfo
+) -> None:
+    """A worker with another value of it does not serve in the same run; both values are named."""
+    other = told_by(checkpoint, *argv.split())
+    assert refusal(usual, other).startswith(f"--workers: {says}")
+    assert usual.engine_hash != other.engine_hash
+
+
+def test_the_same_override_is_seen_in_what_vllm_makes_of_it(checkpoint: Path, usual: pb.WorkerInfo) -> None:
+    """An override that changes nothing leaves the hash of the effective configuration as it is."""
+    rope = told_by(checkpoint, "--hf-overrides", '{"rope_parameters":{"rope_theta":9,"rope_type":"default"}}')
+    line = refusal(usual, rope)
+    assert line.endswith("(also different: rope_parameters, hf_config_hash)")
+    same = told_by(checkpoint, "--hf-overrides", encode({"sliding_window": sliding_window(checkpoint)}))
+    assert usual.engine_facts["hf_config_hash"] == same.engine_facts["hf_config_hash"]
+
+
+def sliding_window(checkpoint: Path) -> int:
+    """Return the checkpoint's own value."""
+    found: int = json.loads((checkpoint / "config.json").read_text())["sliding_window"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        ("--tensor-parallel-size 2", "tensor_parallel_size: 1 at a:1, 2 at b:2"),
+        ("--data-parallel-size 2", "data_parallel_size: 1 at a:1, 2 at b:2"),
+        ("--enable-expert-parallel", "enable_expert_parallel: false at a:1, true at b:2"),
+        ("--max-num-seqs 3", "max_num_seqs: 128 at a:1, 3 at b:2"),
+        ("--max-num-batched-tokens 4096", "max_num_batched_tokens: 2048 at a:1, 4096 at b:2"),
+        ("--block-size 32", "block_size: 128 at a:1, 32 at b:2"),
+        ("--attention-backend CPU_ATTN", 'attention_backend: "auto" at a:1, "CPU_ATTN" at b:2'),
+        ("--moe-backend triton", 'moe_backend: "auto" at a:1, "triton" at b:2'),
+        ("--no-enforce-eager", "enforce_eager: true at a:1, false at b:2"),
+        ("--gpu-memory-utilization 0.8", "gpu_memory_utilization: the default at a:1, 0.8 at b:2"),
+    ],
+)
+def test_an_argument_of_the_execution_may_differ_and_is_listed(
+    argv: str, says: str, checkpoint: Path, usual: pb.WorkerInfo
+) -> None:
+    """Such workers serve one run; the difference is listed with both values."""
+    other = told_by(checkpoint, *argv.split())
+    check_same_engine([("a:1", usual), ("b:2", other)])
+    assert usual.engine_hash == other.engine_hash
+    assert says in execution_differences([("a:1", usual), ("b:2", other)])
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        "--served-model-name x",
+        "--uvicorn-log-level info",
+        "--disable-log-stats",
+        "--download-dir /tmp",
+        "--port 5",
+    ],
+)
+def test_places_and_logs_are_no_difference(argv: str, checkpoint: Path, usual: pb.WorkerInfo) -> None:
+    """What decides nothing about the computation is in no hash and no list."""
+    other = told_by(checkpoint, *argv.split())
+    assert (usual.engine_hash, []) == (
+        other.engine_hash,
+        execution_differences([("a:1", usual), ("b:2", other)]),
+    )
+
+
+def test_another_checkpoint_of_the_same_shape_is_refused(
+    checkpoint: Path, usual: pb.WorkerInfo, tmp_path: Path
+) -> None:
+    """Weights drawn with another seed have the same names and sizes; the content tells them apart."""
+    write_checkpoint(tmp_path / "other", seed=1)
+    other = told_by(tmp_path / "other")
+    line = refusal(usual, other)
+    expected = f"model_hash differs: a:1 has {usual.model_hash}, b:2 has {other.model_hash}"
+    assert f"--workers: {expected} (also different: weight_content_hash)" == line
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    assert usual.engine_hash == told_by(copy).engine_hash
+
+
+def test_one_experts_tensor_is_refused(checkpoint: Path, usual: pb.WorkerInfo, tmp_path: Path) -> None:
+    """One expert of one layer is replaced: the workers are refused."""
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    (path,) = copy.glob("*.safetensors")
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.experts.down_proj"][2] = 0
+    save_file(tensors, path, metadata={"format": "pt"})
+    assert refusal(usual, told_by(copy)).endswith("(also different: weight_content_hash)")
+
+
+def test_random_weights_of_another_seed_are_refused(checkpoint: Path) -> None:
+    """With load format dummy the weights follow from configuration and seed: equal seeds agree."""
+    flags = ("--load-format", "dummy", "--seed")
+    first, same, other = (told_by(checkpoint, *flags, seed) for seed in "778")
+    check_same_engine([("a:1", first), ("b:2", same)])
+    assert "--workers: seed differs: a:1 has 7, b:2 has 8" == refusal(first, other)
+
+
+def test_facts_are_bounded(checkpoint: Path) -> None:
+    """A fact longer than the bound is replaced by its hash, and still differs."""
+    overrides = [encode({"note": str(number) * 1000}) for number in (1, 2)]
+    one, other = (told_by(checkpoint, "--hf-overrides", text) for text in overrides)
+    assert all(len(value) <= MAX_VALUE_LEN for value in one.engine_facts.values())
+    assert refusal(one, other).startswith('--workers: hf_overrides differs: a:1 has "sha256:')
+
+
+def test_objects_are_encoded_without_addresses() -> None:
+    """Sets in any order, types and objects of any kind have one encoding in every process."""
+    assert encode({"b", "a"}) == encode({"a", "b"})
+    assert '"builtins.int"' == encode(int)
+    assert '"object"' == encode(object())

@@ -1,0 +1,68 @@
+"""The table after several runs of one call: outcome, rate and directory of each."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common.text import print_table, printable
+
+MAX_TEXT_LEN = 40
+MAX_PATH_LEN = 4096
+RATES = ("result_tokens_per_second", "result_completed_tokens_per_second")
+"""Keys of the rate in `loadgen` of run.json: Offline, Server."""
+UNKNOWN = "-"
+
+
+class EndedRun(NamedTuple):
+    """One run of the call."""
+
+    scenario: str
+    run_dir: Path
+    code: int
+    """Exit code of its coordinator."""
+    started_s: float
+    """When its coordinator was started, by the system clock."""
+
+    def has_begun(self) -> bool:
+        """Return whether run.json is of this run, not of an earlier one in the same directory."""
+        record = self.run_dir / "run.json"
+        return record.exists() and record.stat().st_mtime >= self.started_s
+
+
+def show(runs: list[EndedRun]) -> None:
+    """Print the table if there are several runs; what cannot be printed is in each run.json."""
+    if len(runs) > 1:
+        print_table(format_runs(runs))
+
+
+def format_runs(runs: list[EndedRun]) -> str:
+    """Format one line for each run."""
+    cells = ("scenario", "mode", "outcome", "tokens/s", "exit code", "results")
+    return "\n".join([f"== {len(runs)} runs ==", _line(cells), *(_line(_cells_of(run)) for run in runs)])
+
+
+def _cells_of(run: EndedRun) -> tuple[str, ...]:
+    record = _read(run)
+    figures = record.get("loadgen", {})
+    rate = next((f"{figures[key]:,.2f}" for key in RATES if key in figures), UNKNOWN)
+    missing = "unreadable" if run.has_begun() else "not begun"
+    outcome = record.get("verdict", {}).get("outcome", missing)
+    place = str(run.run_dir.absolute()) if record else UNKNOWN
+    return run.scenario, str(record.get("mode", UNKNOWN)), str(outcome), rate, str(run.code), place
+
+
+def _read(run: EndedRun) -> dict[str, Any]:
+    """Read run.json; empty if the run has not begun, or if its record cannot be read."""
+    try:
+        if not run.has_begun():
+            return {}
+        found: dict[str, Any] = json.loads((run.run_dir / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _line(cells: tuple[str, ...]) -> str:
+    *texts, rate, code, place = (printable(cell, MAX_PATH_LEN) for cell in cells)
+    left = "".join(f"{text[:MAX_TEXT_LEN]:<14}" for text in texts)
+    return f"   {left}{rate:>12}{code:>11}  {place}"
