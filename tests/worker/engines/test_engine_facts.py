@@ -152,7 +152,9 @@ def test_an_argument_of_the_execution_may_differ_and_is_listed(
     assert says in execution_differences([("a:1", usual), ("b:2", other)])
 
 
-@pytest.mark.parametrize("argv", ["--served-model-name x", "--distributed-timeout-seconds 60", "--download-dir /tmp"])
+@pytest.mark.parametrize(
+    "argv", ["--served-model-name x", "--distributed-timeout-seconds 60", "--download-dir /tmp"]
+)
 def test_places_and_logs_are_no_difference(argv: str, checkpoint: Path, usual: pb.WorkerInfo) -> None:
     """What decides nothing about the computation is in no hash and no list."""
     other = told_by(checkpoint, *argv.split())
