@@ -115,7 +115,7 @@ class TokenRules:
             stop_token_ids: Ids that end an answer, each below `vocab_size`.
         """
         self._vocab_size = vocab_size
-        self._stop_ids = np.array(stop_token_ids, np.int32)
+        self._stop_ids = np.array(stop_token_ids, np.uint32)
         self._known = frozenset(stop_token_ids)
         self._lowest_stop_id = np.uint32(min(stop_token_ids, default=vocab_size))
 
@@ -128,37 +128,50 @@ class TokenRules:
             FrameError: An id outside the vocabulary, a stop id that does not end an answer, or an answer that
                 ends with STOP on another token.
         """
-        (high,) = (columns.tokens.view(np.uint32) >= self._lowest_stop_id).nonzero()
-        stops = self._stop_positions(columns.tokens, high) if len(high) else set()
+        ids = columns.tokens.view(np.uint32)
+        (high,) = (ids >= self._lowest_stop_id).nonzero()
+        stops = self._stop_positions(high, ids[high]) if len(high) else set()
         if len(columns.finished_rows):
             self._check_ends(columns, stops)
         elif stops:
             raise FrameError(_STOP_ID_INSIDE)
 
-    def _stop_positions(self, tokens: TokenIds, high: NDArray[np.int64]) -> set[int]:
-        """Return the positions of stop ids among those in `high`, the positions of high ids.
+    def _stop_positions(self, high: NDArray[np.int64], ids: NDArray[np.uint32]) -> set[int]:
+        """Return the positions of stop ids among the high ids of a frame.
+
+        Args:
+            high: (H,) positions of ids from the lowest stop id on.
+            ids: (H,) these ids.
 
         Raises:
             FrameError: An id outside the vocabulary.
         """
-        found = tokens[high]
-        if np.maximum.reduce(found.view(np.uint32)) >= self._vocab_size:
-            raise FrameError(f"a token id outside the vocabulary of {self._vocab_size}")
         if len(high) > MAX_LISTED:
-            return set(high[np.isin(found, self._stop_ids)].tolist())
+            if np.maximum.reduce(ids) >= self._vocab_size:
+                raise self._outside()
+            return set(high[np.isin(ids, self._stop_ids)].tolist())
+        listed = ids.tolist()
+        if max(listed) >= self._vocab_size:
+            raise self._outside()
         known = self._known
-        ids = zip(high.tolist(), found.tolist(), strict=True)
-        return {position for position, token in ids if token in known}
+        if known.isdisjoint(listed):
+            return set()
+        return {position for position, id_ in zip(high.tolist(), listed, strict=True) if id_ in known}
+
+    def _outside(self) -> FrameError:
+        return FrameError(f"a token id outside the vocabulary of {self._vocab_size}")
 
     def _check_ends(self, columns: TokenColumns, stops: set[int]) -> None:
         """Check that each stop id is the last token of a row that ends, and each STOP on a stop id.
 
         A row that ends without a new token is not looked at.
         """
-        rows, counts = columns.finished_rows, columns.counts
-        lasts, nums = rows.tolist(), [1] * len(rows)
+        lasts, counts = columns.finished_rows.tolist(), columns.counts
+        nums = [1] * len(lasts)
         if counts is not None:
-            lasts, nums = (counts.cumsum(dtype=np.int64)[rows] - 1).tolist(), counts[rows].tolist()
+            # A frame ends few requests: single items are faster than an index of few rows.
+            nums, ends = [counts.item(row) for row in lasts], counts.cumsum()
+            lasts = [ends.item(row) - 1 for row in lasts]
         for last, num, reason in zip(lasts, nums, columns.finish_reasons.tolist(), strict=True):
             if num and last in stops:
                 stops.remove(last)

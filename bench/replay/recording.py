@@ -1,19 +1,19 @@
 """Record the frames of one worker, and replay them through a scheduler."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 from unittest import mock
 
 import numpy as np
 
-from coordinator.scheduling import scheduler as scheduling
 from coordinator.scheduling.scheduler import Scheduler, Task
 from coordinator.transport.access import Access
-from coordinator.transport.stream import StreamCounts
+from coordinator.transport.stream import Stream, StreamCounts
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
-from protos.columns import PromptColumns, TokenColumns, pack_tokens, unpack_tokens
+from protos.columns import CHANNEL_OPTIONS, PROTOCOL_VERSION, PromptColumns, TokenColumns, pack_tokens
 from sut.dataset import Dataset
 from sut.sut import Reports
 from worker.engines.scripted.simulated import SimulatedConfig, SimulatedEngine
@@ -98,24 +98,29 @@ class Replay:
         reports = cast(Reports, SilentReports(load.is_server))
         task = Task(dataset, reports, BUDGET, max_losses=3, keep=lambda *_: None)
         loop = cast(asyncio.AbstractEventLoop, mock.Mock(call_soon_threadsafe=lambda callback: callback()))
-        with mock.patch.object(scheduling.secrets, "randbits", return_value=0):
+        with mock.patch("secrets.randbits", return_value=0):
             self.scheduler = Scheduler(task, [self.link], _raise, loop)
         self.scheduler.admit(0)
         samples = list(range(load.num_requests))
         self.scheduler.issue(samples, samples)
         self._num_requests = load.num_requests
 
-    def take(self, frames: list[bytes]) -> None:
-        """Parse, check and deliver all frames, as a stream does after gRPC."""
-        counts, deliver = self.link.submitted.counts, self.scheduler.deliver
-        for raw in frames:
-            message = pb.FromWorker.FromString(raw)
-            columns = unpack_tokens(message.tokens, counts.num_frames)
-            deliver(0, columns)
-            counts.num_frames += 1
-            counts.num_tokens += len(columns.tokens)
+    async def take(self, address: str) -> None:
+        """Read and deliver all frames of a sender over gRPC, as a run does."""
+        async with Access().channel(address, CHANNEL_OPTIONS) as channel:
+            stream = Stream(address, channel, metadata=None)
+            await stream.open(pb.Open(protocol_version=PROTOCOL_VERSION, run_id="replay"))
+            self._carried = asyncio.ensure_future(stream.carry(self._deliver))
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._carried
+            stream.cancel()
         self.scheduler.keep_answers()
         assert self.scheduler.table.num_done == self._num_requests
+
+    def _deliver(self, columns: TokenColumns) -> None:
+        self.scheduler.deliver(0, columns)
+        if self.scheduler.table.num_done == self._num_requests:
+            self._carried.cancel()
 
 
 async def record(load: Load) -> list[bytes]:
@@ -123,7 +128,7 @@ async def record(load: Load) -> list[bytes]:
     engine = SimulatedEngine(SimulatedConfig(max_num_seqs=load.num_running), wait=_no_wait)
     rng = np.random.default_rng(18)
     special_share = SPECIAL_TOKENS_PER_ANSWER / (sum(load.answer_lens) / 2)
-    replay, frames, steps = Replay(load), [], list[TokenColumns]()
+    replay, frames, steps = Replay(load), list[bytes](), list[TokenColumns]()
     table, submitted = replay.scheduler.table, replay.link.submitted
     while table.num_done < load.num_requests:
         for prompts in submitted.prompts:

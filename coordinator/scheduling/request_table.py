@@ -175,9 +175,10 @@ class RequestTable:
         if np.maximum.reduce(after, initial=0) > self._max_new_tokens:
             raise self._overrun(worker)
         if len(columns.finished_rows):
-            rows, counts = columns.finished_rows, columns.counts
-            num_new = [1] * len(rows) if counts is None else counts[rows].tolist()
-            check_ends(columns.finish_reasons.tolist(), num_new, after[rows].tolist(), self._max_new_tokens)
+            rows, counts = columns.finished_rows.tolist(), columns.counts
+            num_new = [1] * len(rows) if counts is None else [counts.item(row) for row in rows]
+            num_tokens = [after.item(row) for row in rows]
+            check_ends(columns.finish_reasons.tolist(), num_new, num_tokens, self._max_new_tokens)
         self._arena.append(slots, before, columns.counts, columns.tokens)
         self._num_tokens[slots] = after
         self.num_tokens += len(columns.tokens)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from protos import worker_pb2 as pb
-from protos.columns import FrameError, TokenColumns, TokenRules
+from protos.columns import MAX_LISTED, FrameError, TokenColumns, TokenRules
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 # A vocabulary of 100 ids; 50 and 60 end an answer, as special ids between ordinary ones.
@@ -82,3 +82,18 @@ def test_a_model_without_stop_ids_never_ends_with_stop() -> None:
     rules.check(frame([1, 99], ends={0: LENGTH}))
     with pytest.raises(FrameError, match=NO_STOP_ID):
         rules.check(frame([1, 99], ends={0: STOP}))
+
+
+@pytest.mark.parametrize("num", [MAX_LISTED - 1, MAX_LISTED, 10 * MAX_LISTED])
+def test_many_ids_above_the_lowest_stop_id_are_checked_as_few_are(num: int) -> None:
+    """A model whose stop id is low: nearly every token is above it."""
+    row = [70] * num
+    RULES.check(frame(row, [*row, 50], ends={1: STOP}))
+    with pytest.raises(FrameError, match=INSIDE):
+        RULES.check(frame(row, [*row, 50]))
+    with pytest.raises(FrameError, match=INSIDE):
+        RULES.check(frame([*row, 60, *row, 50], ends={0: STOP}))
+    with pytest.raises(FrameError, match="outside the vocabulary of 100"):
+        RULES.check(frame(row, [*row, 100]))
+    with pytest.raises(FrameError, match="outside the vocabulary of 100"):
+        RULES.check(frame([-1], row))
