@@ -177,7 +177,7 @@ class RequestTable:
         if len(columns.finished_rows):
             rows, counts = columns.finished_rows.tolist(), columns.counts
             num_new = [1] * len(rows) if counts is None else [counts.item(row) for row in rows]
-            num_tokens = [after.item(row) for row in rows]
+            num_tokens: list[int] = after[rows].tolist()
             check_ends(columns.finish_reasons.tolist(), num_new, num_tokens, self._max_new_tokens)
         self._arena.append(slots, before, columns.counts, columns.tokens)
         self._num_tokens[slots] = after
