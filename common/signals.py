@@ -44,7 +44,7 @@ class Interrupts:
             ignores_later: Ignore later signals, for programs whose clean-up is bounded in time.
         """
         self._ignores_later = ignores_later
-        self._held = self._ignored = False
+        self._held = False
         self._first_s: float | None = None
         for signum in handled_signals():
             signal.signal(signum, self._take)
@@ -53,13 +53,7 @@ class Interrupts:
         """Stop raising, because the program is already ending; a second signal still kills the process."""
         self._held = True
 
-    def ignore(self) -> None:
-        """Ignore signals from now on: what remains is short and must complete."""
-        self._ignored = True
-
     def _take(self, signum: int, _: FrameType | None) -> None:
-        if self._ignored:
-            return
         if self._first_s is not None:
             if not self._ignores_later and time.monotonic() - self._first_s > SAME_CAUSE_S:
                 signal.signal(signum, signal.SIG_DFL)

@@ -129,6 +129,15 @@ class RunConfig(Flags):
             default_text="fail, accuracy report",
         ),
     ] = None
+    log_stall_timeout_s: Annotated[
+        float,
+        Flag(
+            "the run fails if LoadGen's logs do not grow for this long after the last completion, or cannot "
+            "be read for this long, in seconds",
+            gt=0,
+            metavar="S",
+        ),
+    ] = 120.0
     tls_ca: Annotated[Path | None, Flag("CA that signed the workers' certificates (PEM); enables TLS")] = None
     tls_cert: Annotated[
         Path | None, Flag("client certificate for workers that require one (PEM); needs --tls-key")

@@ -93,6 +93,11 @@ class Confs(NamedTuple):
     """Directory of the run's files."""
 
     @property
+    def audit_values(self) -> dict[str, str] | None:
+        """Values of the audit.config by key; None without one."""
+        return None if self.audit is None else self.audit.values
+
+    @property
     def audits(self) -> list[ConfFile]:
         """List the audit.config if there is one."""
         return [] if self.audit is None else [self.audit]
@@ -112,7 +117,7 @@ def read_confs(config: RunConfig) -> Confs:
     audit = test = None
     if config.audit_config is not None:
         audit = read_conf(AUDIT_FLAG, config.audit_config)
-        test = data_rules.find_compliance_test(audit.text, config.audit_config)
+        test = data_rules.find_compliance_test(audit, config.audit_config)
     run_dir = config.run_dir(test)
     check_free(run_dir, overwrite=config.overwrite)
     return Confs(user, audit, test, run_dir)

@@ -101,13 +101,13 @@ def build_setup(
         seeds: LoadGen's seeds.
     """
     facts = DataFacts.of(inputs.dataset, inputs.generation)
-    return compose_setup(config, inputs.generation, inputs.audit_conf, facts, workers, seeds)
+    return compose_setup(config, inputs.generation, inputs.confs.audit_values, facts, workers, seeds)
 
 
 def compose_setup(
     config: RunConfig,
     generation: GenerationConfig,
-    audit_conf: str | None,
+    audit_config: Mapping[str, str] | None,
     data: DataFacts,
     workers: Iterable[tuple[str, pb.WorkerInfo]],
     seeds: Seeds,
@@ -117,7 +117,7 @@ def compose_setup(
     Args:
         config: The run's flags.
         generation: The run's sampling.
-        audit_conf: Text of the audit.config; None without one.
+        audit_config: Values of the audit.config by key; None without one.
         data: Facts of the data set.
         workers: Address and WorkerInfo of each worker.
         seeds: LoadGen's seeds.
@@ -127,7 +127,7 @@ def compose_setup(
         mode=config.mode,
         **data._asdict(),
         generation=generation,
-        audit_config=audit_conf,
+        audit_config=audit_config,
         engines=tuple(
             EngineReport(address, info.engine, info.engine_args, tuple(info.stop_token_ids))
             for address, info in workers

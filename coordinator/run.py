@@ -18,20 +18,23 @@ from functools import partial
 from typing import NoReturn
 
 from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
+from common.standard_streams import leave
 from coordinator.config import LossPolicy, RunConfig
 from coordinator.inputs import Inputs
 from coordinator.pre_run_checks import announce, build_setup, warn_of_engines
 from coordinator.recording import final_table
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.jitter import JitterMeter
+from coordinator.recording.log_growth import LogGrowth
 from coordinator.recording.outputs import Outputs
 from coordinator.recording.progress import ExpectedSamples, Progress
 from coordinator.recording.recorder import Recorder, RunTimes
 from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
 from coordinator.recording.run_record import RunRecord
+from coordinator.run_end import SHORT_LIMITS, RunEnd
 from coordinator.scheduling.event_loop import ActiveRun, Deadline, EventLoop, opening_of
-from coordinator.scheduling.scheduler import Task
+from coordinator.scheduling.scheduler import NOTHING_UNFINISHED, Task, Unfinished
 from coordinator.transport.fleet import Patience
 from coordinator.transport.stream import Limits
 from protos import worker_pb2 as pb
@@ -50,12 +53,8 @@ SWITCH_INTERVAL_S = 0.0005
 # Containers allocated and not freed before the next collection: about ten megabytes. Frames and requests
 # leave none; with Python's default of 700 the pings of 64 workers alone start a collection each second.
 GC_THRESHOLD = 50_000
-# LoadGen's logs of the longest runs are gigabytes; a file system that hangs for longer fails the run.
-VERDICT_TIMEOUT_S = 1800.0
-# Time limits of the fatal exit, of its outputs and of run.json in it: an interrupted user waits.
-LEAVE_TIMEOUT_S = {Outcome.INTERRUPTED: 8.0, Outcome.FAILED: 120.0}
-SALVAGE_TIMEOUT_S = {Outcome.INTERRUPTED: 3.0, Outcome.FAILED: 100.0}
-LEAVE_WRITE_TIMEOUT_S = {Outcome.INTERRUPTED: 2.0, Outcome.FAILED: 30.0}
+# A terminal or pipe that takes no output for longer gets no table.
+SHOW_TIMEOUT_S = 10.0
 
 
 def run(config: RunConfig) -> int:
@@ -101,50 +100,8 @@ def run(config: RunConfig) -> int:
             recorder=Recorder(run_id, config, inputs, test.settings.seeds, active_run),
         )
         record = execution.execute()
-    final_table.show(record)
+    _show(record, SHOW_TIMEOUT_S)
     return verdict.exit_code(record.verdict.outcome)
-
-
-class RunEnd:
-    """Whether the run is over, and why it failed if it did; the first reason counts."""
-
-    def __init__(self) -> None:
-        self._ended = threading.Event()
-        self._lock = threading.Lock()
-        self._failure: str | None = None
-
-    @property
-    def failure(self) -> str | None:
-        """Why the run failed; None if it did not."""
-        return self._failure
-
-    def fail(self, reason: str) -> None:
-        """End the run.
-
-        Thread: any.
-        """
-        with self._lock:
-            if self._failure is None:
-                self._failure = reason
-        self._ended.set()
-
-    def fail_issue(self, error: BaseException) -> None:
-        """End the run because a query could not be taken.
-
-        Thread: LoadGen's.
-        """
-        self.fail(f"issue: {error!r}")
-
-    def complete(self) -> None:
-        """Note that LoadGen's test has ended.
-
-        Thread: LoadGen's.
-        """
-        self._ended.set()
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for the end; False if it has not come."""
-        return self._ended.wait(timeout_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,14 +158,18 @@ class Execution:
             if self.end.failure is not None:
                 return None
             record = self._judge(meter)
-            self.interrupts.ignore()
+            # The verdict is known. A second signal still ends the process.
+            self.interrupts.hold()
             if self.end.failure is None:
                 self._conclude(record)
+        except TimeoutError as error:
+            self.end.fail_disk(f"{self.run_dir.path}: {error}")
         except Exception as error:
             logger.exception("the harness failed")
             self.end.fail(f"harness: {error!r}")
-            return None
-        return record
+        else:
+            return record
+        return None
 
     def _drive_loadgen(self) -> JitterMeter:
         """Run LoadGen on its own thread and watch it from this one."""
@@ -217,6 +178,7 @@ class Execution:
         with (
             ExpectedSamples(read_expected) as expected,
             JitterMeter(self.event_loop.loop) as meter,
+            LogGrowth(self.run_dir.path, self.config.log_stall_timeout_s) as growth,
             self.recorder.issue_lateness as lateness,
             Progress(self.active_run, expected.get, lateness) as progress,
         ):
@@ -224,8 +186,18 @@ class Execution:
             thread.start()
             while not self.end.wait(SIGNAL_POLL_S):
                 progress.tick()
+                self._check_logs(growth, expected.get())
             self.times.end_test()
         return meter
+
+    def _check_logs(self, growth: LogGrowth, num_expected: int | None) -> None:
+        """End the run if LoadGen cannot write its logs any more: its test would never end."""
+        scheduler = self.active_run.scheduler
+        num_done = scheduler.table.num_done
+        complete = num_expected is not None and num_done >= num_expected
+        reason = growth.find_stall(idle=num_done == scheduler.num_issued, complete=complete)
+        if reason is not None:
+            self.end.fail_disk(f"{reason} (--log-stall-timeout-s)")
 
     def _start_test(self) -> None:
         """Thread: LoadGen's."""
@@ -251,7 +223,7 @@ class Execution:
         judge = partial(
             verdict.judge, self.run_dir.path, setup, collect_counts(self.active_run), meter.telemetry()
         )
-        judged, detail = self.files.call(judge, VERDICT_TIMEOUT_S)
+        judged, detail = self.files.call_while_active(judge, self.config.log_stall_timeout_s)
         return self.recorder.record(judged, self.times, LoadGenFigures.of(setup.scenario, detail))
 
     def _setup(self) -> Setup:
@@ -268,39 +240,46 @@ class Execution:
     def _leave(self, outcome: Outcome, reason: str, code: int) -> NoReturn:
         """End the process, and LoadGen's thread with it: the one fatal exit.
 
-        The time is bounded, whatever a disk or a worker does, and no step depends on the one before.
+        The time is bounded, whatever a disk or a worker does, and no step depends on the one before. The
+        workers are free before the first disk is waited for.
         """
-        timer = threading.Timer(LEAVE_TIMEOUT_S[outcome], os._exit, (code,))
+        limits = self.end.limits(outcome)
+        timer = threading.Timer(limits.total_s, os._exit, (code,))
         timer.daemon = True
         timer.start()
         # The first signal asks for what already happens; a later one ends the process at once.
         self.interrupts.hold()
         logger.error("run %s: %s", outcome, reason)
-        judged, timeout_s = Verdict(outcome, reason), LEAVE_WRITE_TIMEOUT_S[outcome]
+        judged = Verdict(outcome, reason)
+        # A worker that does not react takes as long as a disk.
+        write = partial(self._write_unfinished, judged, limits.write_s)
+        writing = threading.Thread(target=_try_step, args=(write,), daemon=True)
+        writing.start()
+        unfinished: list[Unfinished] = []
         steps: tuple[Callable[[], object], ...] = (
-            partial(self._write_unfinished, judged, timeout_s),
-            partial(self.files.call, partial(log_files.reject, self.run_dir.path), timeout_s),
-            partial(self._salvage, outcome),
+            lambda: unfinished.append(self.active_run.abandon()),
+            self.event_loop.close,
+            partial(writing.join, limits.write_s),
+            partial(self.files.call, partial(log_files.reject, self.run_dir.path), limits.write_s),
+            lambda: self._salvage(unfinished, limits.salvage_s),
             self.run_dir.release_space,
             partial(self._show_unfinished, judged),
         )
         for step in steps:
             _try_step(step)
-        logging.shutdown()
-        os._exit(code)
+        leave(code)
 
     def _write_unfinished(self, judged: Verdict, timeout_s: float) -> None:
         self.run_dir.write(self.recorder.record(judged, self.times, LoadGenFigures()), timeout_s)
 
     def _show_unfinished(self, judged: Verdict) -> None:
-        final_table.show(self.recorder.record(judged, self.times, LoadGenFigures()))
+        _show(self.recorder.record(judged, self.times, LoadGenFigures()), SHORT_LIMITS.write_s)
 
-    def _salvage(self, outcome: Outcome) -> None:
-        """Cancel the streams, so that workers empty their engines, and store what was received."""
-        unfinished = self.active_run.abandon()
-        self.event_loop.close()
+    def _salvage(self, abandoned: list[Unfinished], timeout_s: float) -> None:
+        """Store what was received; nothing of the requests in flight if the event loop did not answer."""
+        unfinished = abandoned[0] if abandoned else NOTHING_UNFINISHED
         states = ["partial" if count else "waiting" for count in unfinished.counts.tolist()]
-        logger.error("%s", self.outputs.salvage(*unfinished, states, SALVAGE_TIMEOUT_S[outcome]))
+        logger.error("%s", self.outputs.salvage(*unfinished, states, timeout_s))
 
 
 @contextlib.contextmanager
@@ -351,6 +330,15 @@ def _opened(
         # A loop that does not answer ends with the process.
         with contextlib.suppress(TimeoutError):
             active_run.end()
+
+
+def _show(record: RunRecord, timeout_s: float) -> None:
+    """Print the table on a thread, because stdout may take no output; run.json holds the same."""
+    with FileThread() as printing:
+        try:
+            printing.call(partial(final_table.show, record), timeout_s)
+        except TimeoutError as error:
+            logger.warning("the table was not printed, run.json holds the same: stdout: %s", error)
 
 
 def _try_step(step: Callable[[], object]) -> None:

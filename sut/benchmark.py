@@ -9,12 +9,9 @@ A new benchmark or round is a new entry. The comments below use these names for 
     compliance   compliance/TEST07 and compliance/TEST09 of mlcommons/inference
 """
 
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
-
-# model.Scenario.key = value; a line of a comment begins with "#".
-_AUDIT_LINE = re.compile(r"^[ \t]*[^\s#.]+[.][^\s.]+[.]([^\s.=]+)[ \t]*=[ \t]*(\S+)", re.MULTILINE)
 
 
 class OtherFigure(NamedTuple):
@@ -132,16 +129,10 @@ class Benchmark:
         """Values of the column `dataset` of the accuracy data set."""
         return tuple(self.accuracy_rows)
 
-    def compliance_test(self, audit_config: str) -> ComplianceTest | None:
-        """Return the only compliance test whose keys an audit.config's text has; None if there is none."""
-        keys = audit_values(audit_config).keys()
-        tests = [test for test in self.compliance_tests if keys & test.thresholds.keys()]
+    def compliance_test(self, keys: Iterable[str]) -> ComplianceTest | None:
+        """Return the only compliance test that has some of an audit.config's keys; None if there is none."""
+        tests = [test for test in self.compliance_tests if test.thresholds.keys() & set(keys)]
         return tests[0] if len(tests) == 1 else None
-
-
-def audit_values(audit_config: str) -> dict[str, str]:
-    """Return the values in an audit.config's text, by key; of two values the last one."""
-    return dict(_AUDIT_LINE.findall(audit_config))
 
 
 class Seeds(NamedTuple):

@@ -6,15 +6,16 @@ from pathlib import Path
 from common.flags import FlagError
 from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.dataset import Dataset
+from sut.loadgen_conf import ConfFile
 
 
-def find_compliance_test(audit_config: str, path: Path) -> ComplianceTest:
+def find_compliance_test(audit_config: ConfFile, path: Path) -> ComplianceTest:
     """Return the compliance test of an audit.config, which names the run's directory.
 
     Raises:
         FlagError: The file has the keys of no test, or of several.
     """
-    test = BENCHMARK.compliance_test(audit_config)
+    test = BENCHMARK.compliance_test(audit_config.values)
     if test is None:
         keys = "; ".join(f"{test.name}: {' and '.join(test.keys)}" for test in BENCHMARK.compliance_tests)
         raise FlagError("--audit-config", f"must have the keys of exactly one test ({keys})", path)

@@ -169,9 +169,9 @@ def _read_content(file: BufferedIOBase, head: bytes, max_samples: int | None) ->
             raise UnreadableError(reason)
     # Only what this file needs is imported.
     if head.startswith(_PARQUET_MAGIC):
-        from sut.parquet_file import read_parquet
+        from sut.parquet_file import PARQUET_ERRORS, read_parquet
 
-        return _reading("parquet file", (pa.ArrowException, OSError), read_parquet, file, max_samples)
+        return _reading("parquet file", PARQUET_ERRORS, read_parquet, file, max_samples)
     if not head.startswith(_PICKLE_MAGIC):
         begins = repr(head[:_SHOWN_BYTES])
         raise UnreadableError(f"is neither parquet nor a pickled DataFrame: begins with {begins}")

@@ -70,16 +70,20 @@ def _process(argv: list[str], stdout: int) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> tuple[str, int]:
-    """Return what the process says, as one line, and its exit code."""
+    """Return the last line that the process says, and its exit code.
+
+    A library may have spoken before: Python itself reports some objects of a damaged pickle.
+    """
     assert process.stderr is not None
     deadline_s = time.monotonic() + timeout_s + _START_S
     content, chunk = b"", b"more"
     with suppress(subprocess.TimeoutExpired):
         while select.select([process.stderr], [], [], max(deadline_s - time.monotonic(), 0))[0] and chunk:
             chunk = os.read(process.stderr.fileno(), _CHUNK_BYTES)
-            content = (content + chunk)[:_CHUNK_BYTES]
+            content = (content + chunk)[-_CHUNK_BYTES:]
         code = process.wait(_END_S if not chunk else 0)
-        return printable(content.decode(errors="replace"), MAX_LINE_LEN), code
+        lines = content.decode(errors="replace").splitlines() or [""]
+        return printable(lines[-1], MAX_LINE_LEN), code
     raise UnreadableError(f"cannot be read within {timeout_s:.0f} s")
 
 

@@ -28,6 +28,9 @@ _LIST_TYPES = (
     *(pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list),
     *(pa.types.is_list_view, pa.types.is_large_list_view),
 )
+PARQUET_ERRORS = (pa.ArrowException, AttributeError, LookupError, OSError, TypeError, ValueError)
+"""Raised by pyarrow for damaged files; ValueError also for names that are no UTF-8."""
+
 # Rows decoded at a time: a thousand of the longest official prompts are 61 MB.
 _BATCH_ROWS = 1_000
 
@@ -37,7 +40,7 @@ def read_parquet(file: BufferedIOBase, max_samples: int | None) -> DatasetColumn
 
     Raises:
         UnreadableError: The rows are not prompts.
-        pa.ArrowException, OSError, MemoryError: The file is damaged, or needs too much memory.
+        PARQUET_ERRORS, MemoryError: The file is damaged, or needs too much memory.
     """
     parquet = pq.ParquetFile(file)
     names = parquet.schema_arrow.names

@@ -14,7 +14,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "docke
 # vLLM's flags that the pages use; a worker's --help does not list them.
 VLLM_FLAGS = {
     *("--distributed-executor-backend", "--max-num-seqs", "--pipeline-parallel-size"),
-    *("--tensor-parallel-size", "--moe-backend"),
+    *("--tensor-parallel-size", "--moe-backend", "--dtype", "--enforce-eager", "--max-model-len"),
 }
 # Each program: how a test starts it from the checkout.
 PROGRAMS = {

@@ -66,8 +66,7 @@ def diagnose_files(
         num_samples=facts.num_samples,
         target_qps=run.target_qps,
     )
-    audit_conf = None if known.audit is None else known.audit.text
-    inputs = SubmissionInputs(user_conf, audit_conf, facts)
+    inputs = SubmissionInputs(user_conf, known.audit, facts)
     return Examined([*rows, *diagnose_submission(run, generation, inputs, workers)], skipped)
 
 

@@ -10,6 +10,7 @@ from coordinator.doctor.visits import Visit
 from coordinator.pre_run_checks import DataFacts, compose_setup
 from sut.benchmark import find_round, unknown_round
 from sut.loadgen import LoadGenSettings
+from sut.loadgen_conf import ConfFile
 from sut.results.deviations import deviations_before_run
 from sut.settings import GenerationConfig, Scenario
 
@@ -21,8 +22,8 @@ class SubmissionInputs(NamedTuple):
 
     user_conf: str
     """Text of the user.conf that LoadGen would read."""
-    audit_conf: str | None
-    """Text of the audit.config that LoadGen would read."""
+    audit: ConfFile | None
+    """The audit.config."""
     data: DataFacts
     """The official data set if the run's is not known."""
 
@@ -38,10 +39,11 @@ def diagnose_submission(
         known: The confs and the data set.
         workers: The workers that answer.
     """
-    settings = LoadGenSettings.read(known.user_conf, known.audit_conf, run.scenario)
+    audit_text, audit_values = (None, None) if known.audit is None else (known.audit.text, known.audit.values)
+    settings = LoadGenSettings.read(known.user_conf, audit_text, run.scenario)
     rows = [*_diagnose_round(settings), *_report_figures(run, generation)]
     loaded = [(visit.address, visit.info) for visit in workers if visit.info.engine]
-    setup = compose_setup(run, generation, known.audit_conf, known.data, loaded, settings.seeds)
+    setup = compose_setup(run, generation, audit_values, known.data, loaded, settings.seeds)
     found = deviations_before_run(settings.logged, setup)
     advice = "no change is needed for a trial run; a submission run must have the official value"
     if not found:

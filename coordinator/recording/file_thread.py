@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Self, TypeVar
 
+from common.idle_timer import IdleTimer
 from common.signals import SIGNAL_POLL_S
 
 _T = TypeVar("_T")
@@ -21,7 +22,8 @@ class FileThread:
         """Start the thread."""
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._hung = False
-        threading.Thread(target=self._run, name="files", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="files", daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> Self:
         return self
@@ -41,16 +43,48 @@ class FileThread:
 
         Thread: main.
         """
-        if self._hung:
-            raise TimeoutError("an earlier call to this file system has not returned")
-        future: Future[_T] = Future()
-        self._calls.put(partial(_complete, future, work))
+        future = self._start(work)
         deadline_s = time.monotonic() + timeout_s
         while not wait([future], min(SIGNAL_POLL_S, timeout_s)).done:
             if time.monotonic() >= deadline_s:
                 self._hung = True
                 raise TimeoutError(f"no answer within {timeout_s:g} s")
         return future.result()
+
+    def call_while_active(self, work: Callable[[], _T], stall_timeout_s: float) -> _T:
+        """Run one call and wait for it as long as its thread uses CPU time; signals are handled meanwhile.
+
+        A call that reads gigabytes from a slow disk may take its time; one that hangs uses no CPU time.
+
+        Raises:
+            TimeoutError: It used no CPU time for `stall_timeout_s`, or an earlier call has not returned.
+            Exception: What the call raised.
+
+        Thread: main.
+        """
+        future = self._start(work)
+        timer, last_ns = IdleTimer(SIGNAL_POLL_S), 0
+        while not wait([future], SIGNAL_POLL_S).done:
+            used_ns = self._cpu_ns()
+            if used_ns > last_ns:
+                timer.mark_active()
+            last_ns = used_ns
+            timer.tick()
+            if timer.idle_s >= stall_timeout_s:
+                self._hung = True
+                raise TimeoutError(f"no answer within {stall_timeout_s:g} s")
+        return future.result()
+
+    def _cpu_ns(self) -> int:
+        assert self._thread.ident is not None
+        return time.clock_gettime_ns(time.pthread_getcpuclockid(self._thread.ident))
+
+    def _start(self, work: Callable[[], _T]) -> "Future[_T]":
+        if self._hung:
+            raise TimeoutError("an earlier call to this file system has not returned")
+        future: Future[_T] = Future()
+        self._calls.put(partial(_complete, future, work))
+        return future
 
     def _run(self) -> None:
         for work in iter(self._calls.get, None):

@@ -63,6 +63,9 @@ class Unfinished(NamedTuple):
     """(T,) concatenated."""
 
 
+NOTHING_UNFINISHED = Unfinished(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32))
+
+
 class Scheduler:
     """Dispatches and tracks all requests of one run."""
 

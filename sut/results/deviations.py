@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
-from sut.benchmark import BENCHMARK, ComplianceTest, Seeds, audit_values, find_round, unknown_round
+from sut.benchmark import BENCHMARK, ComplianceTest, Seeds, find_round, unknown_round
 from sut.results.logs import DetailLog
 from sut.settings import GenerationConfig, Mode, Scenario
 
@@ -46,8 +46,8 @@ class Setup:
     num_equal_prompts: int
     """Samples whose answer may equal that of another sample: with the same sampler and prompt."""
     generation: GenerationConfig
-    audit_config: str | None
-    """Text of a compliance test's audit.config; None in any other run."""
+    audit_config: Mapping[str, str] | None
+    """Values of a compliance test's audit.config, by key; None in any other run."""
     engines: tuple[EngineReport, ...]
     """One per worker, and one more for each time that a worker came back."""
     seeds: Seeds
@@ -206,7 +206,7 @@ def _audit_deviations(setup: Setup) -> list[str]:
     if setup.audit_config is None or setup.compliance_test is None:
         return []
     official = setup.compliance_test.thresholds
-    return _violations(itertools.starmap(Requirement, official.items()), audit_values(setup.audit_config))
+    return _violations(itertools.starmap(Requirement, official.items()), setup.audit_config)
 
 
 def _sampling_deviations(setup: Setup) -> list[str]:

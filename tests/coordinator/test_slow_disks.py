@@ -1,6 +1,9 @@
 """A slow or hanging file system of the output directory: waits are bounded, nothing is half-written."""
 
+import contextlib
+import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests import fleet
-from tests.coordinator.test_broken_runs import BUSY_TIMEOUT_S, PROMPTS, Started
+from tests.coordinator.test_broken_runs import (
+    BUSY_TIMEOUT_S,
+    PROMPTS,
+    Started,
+    check_freed,
+    load_of,
+    wait_busy,
+)
 
 SHORT_PROMPTS = [[3, 7, i] for i in range(10)]
 # A coordinator with a fault: the received answers are flushed each second, and the file system is as told.
@@ -108,12 +118,90 @@ def test_a_log_that_cannot_be_read_does_not_hold_up_a_run(
 
 def test_logs_that_do_not_answer_fail_the_run(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
     """A verdict that cannot be read in time is no verdict: exit code 1, and the reason names the bound."""
-    fault = (
-        f"coordinator.run.verdict.judge = slow(None, {HANG}); coordinator.run.VERDICT_TIMEOUT_S = 1;"
-        "coordinator.run.LEAVE_TIMEOUT_S = dict.fromkeys(coordinator.run.LEAVE_TIMEOUT_S, 8.0)"
-    )
-    code, log = finish(start(worker, tmp_path, fault))
+    fault = f"coordinator.run.verdict.judge = slow(None, {HANG})"
+    code, log = finish(start(worker, tmp_path, fault, "--log-stall-timeout-s", "1"))
     assert (1, True) == (code, "no answer within 1 s" in log), log
+
+
+# LoadGen's accuracy log leads to a pipe that holds 4 KiB and that nobody reads: its writes hang.
+PIPE_LOG = """
+import fcntl, os
+begin = RunDir._begin
+def with_pipe(self, record):
+    begin(self, record)
+    path = self.path / "rejected_mlperf_log_accuracy.json"
+    os.mkfifo(path)
+    fcntl.fcntl(os.open(path, os.O_RDONLY | os.O_NONBLOCK), fcntl.F_SETPIPE_SZ, 4096)
+RunDir._begin = with_pipe
+"""
+# 40 answers of 2,000 tokens, 8 hexadecimal digits each: 640 KB, more than LoadGen buffers.
+LOGGED_PROMPTS = [[2000, 7, i] for i in range(40)]
+
+
+def start_with_stuck_log(worker: fleet.WorkerProcess, directory: Path, *flags: str) -> Started:
+    """Start a coordinator whose LoadGen cannot write its accuracy log."""
+    data = fleet.write_prompts(directory / "data.parquet", LOGGED_PROMPTS)
+    words = ["--accuracy", "--ungraded", "--max-new-tokens", "2000", *flags]
+    command = fleet.coordinator_command([worker], data, directory / "out", *words)
+    return Started([command[0], "-c", WITH_FAULT.format(fault=PIPE_LOG), *command[3:]], directory)
+
+
+def test_log_that_stops_growing_ends_the_run(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
+    """LoadGen's write hangs: exit code 1 with the bound, the answers are kept, and the worker is free."""
+    code, log = finish(start_with_stuck_log(worker, tmp_path, "--log-stall-timeout-s", "2"))
+    directory = tmp_path / "out" / "offline" / "accuracy"
+    reason = f"{directory}: the logs do not grow for 2 s after the last completion (--log-stall-timeout-s)"
+    assert (1, False) == (code, "Traceback" in log), log
+    verdict = fleet.run_json(directory)["verdict"]
+    assert ("FAILED", reason) == (verdict["outcome"], verdict["reason"])
+    assert f"{directory / 'partial_outputs.parquet'} holds 40 complete" in log
+    check_freed(worker)
+
+
+def test_signal_ends_a_run_whose_log_is_stuck(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
+    """SIGTERM while LoadGen's write hangs: exit code 143 within 10 s, and the worker is free."""
+    run = start_with_stuck_log(worker, tmp_path)
+    try:
+        wait_busy([worker], run)
+        wait_without_requests(worker, run)
+        run.process.terminate()
+        code, log = run.end()
+    finally:
+        run.process.kill()
+    assert (143, False) == (code, "Traceback" in log), log
+    check_freed(worker)
+
+
+def wait_without_requests(worker: fleet.WorkerProcess, run: Started) -> None:
+    """Wait until a worker has no requests left, while its run goes on."""
+    deadline_s = time.monotonic() + BUSY_TIMEOUT_S
+    while load_of(worker).running:
+        assert run.process.poll() is None, run.log.read_text()
+        assert time.monotonic() < deadline_s, run.log.read_text()
+        time.sleep(0.05)
+
+
+def test_output_that_nobody_reads_stops_no_run(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
+    """Stdout and stderr are a full pipe whose reader is stopped: the run is complete, exit code 0."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", SHORT_PROMPTS)
+    words = ["--accuracy", "--ungraded", "--max-new-tokens", "8"]
+    command = fleet.coordinator_command([worker], data, tmp_path / "out", *words)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    try:
+        process = subprocess.Popen(command, cwd=fleet.ROOT, stdout=writer, stderr=writer)
+        try:
+            assert 0 == process.wait(60.0)
+        finally:
+            process.kill()
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert "NOT_GRADED" == fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["verdict"]["outcome"]
 
 
 def test_refused_workers_leave_an_earlier_run_alone(tmp_path: Path) -> None:

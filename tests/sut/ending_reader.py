@@ -7,7 +7,7 @@ import time
 
 how = sys.argv[1]
 if how == "speaks":
-    sys.stderr.write("\x1b[2J" + "x" * 100_000 + "\n")
+    sys.stderr.write("a library speaks\n" * 10_000 + "\x1b[2J" + "x" * 1_000)
     sys.exit(2)
 if how == "stays":
     sys.stderr.close()

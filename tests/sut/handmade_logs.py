@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sut.benchmark import BENCHMARK, V6_1
+from sut.loadgen_conf import AUDIT_FLAG, parse_conf
 from sut.results.checks import ClockFigures, Counts, Pauses, Telemetry
 from sut.results.deviations import EngineReport, Setup
 from sut.results.verdict import Verdict, judge
@@ -101,7 +102,7 @@ def write_logs(directory: Path, values: dict[str, object], errors: list[str], ac
 def setup_of(
     scenario: Scenario = OFFLINE, mode: Mode = PERFORMANCE, num_samples: int = 6396, **changed: Any
 ) -> Setup:
-    """Set up a submission run on one worker, with changes."""
+    """Set up a submission run on one worker, with changes; an audit.config may be given as its text."""
     budget = 32_768 if mode is ACCURACY else 10_240
     official: dict[str, Any] = {
         "column_names": ("tok_input", "dataset", "ground_truth"),
@@ -113,7 +114,10 @@ def setup_of(
         "seeds": V6_1.seeds,
         "random_weights": False,
     }
-    return Setup(scenario=scenario, mode=mode, num_samples=num_samples, **(official | changed))
+    values = official | changed
+    if isinstance(values["audit_config"], str):
+        values["audit_config"] = parse_conf(AUDIT_FLAG, values["audit_config"]).values
+    return Setup(scenario=scenario, mode=mode, num_samples=num_samples, **values)
 
 
 def verdict_of(

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sut.benchmark import BENCHMARK, audit_values
+from sut.benchmark import BENCHMARK
 from sut.data_rules import find_compliance_test
+from sut.loadgen_conf import AUDIT_FLAG, parse_conf
 from sut.results.checks import Counts
 from sut.results.verdict import Outcome, Verdict, judge
 from tests.sut.handmade_logs import (
@@ -93,11 +94,11 @@ def test_a_compliance_test_whose_log_is_a_sample_is_invalid(tmp_path: Path, audi
 def test_a_compliance_test_is_named_by_its_keys(tmp_path: Path) -> None:
     """A copied audit.config is recognised by its keys; a comment, no key and both keys are refused."""
     path = tmp_path / "audit.config"
-    assert "TEST07" == find_compliance_test(TEST07, path).name
-    assert "TEST09" == find_compliance_test(TEST09.replace("\n", "  \n"), path).name
+    assert "TEST07" == find_compliance_test(parse_conf(AUDIT_FLAG, TEST07), path).name
+    assert "TEST09" == find_compliance_test(parse_conf(AUDIT_FLAG, TEST09.replace("\n", "  \n")), path).name
     for text in ("", COMMON, f"# *.*.test07_accuracy_threshold = 60.698\n{COMMON}", TEST07 + TEST09):
         with pytest.raises(ValueError, match="must have the keys of exactly one test") as refused:
-            find_compliance_test(text, path)
+            find_compliance_test(parse_conf(AUDIT_FLAG, text), path)
         assert str(refused.value) == (
             f"--audit-config {path}: must have the keys of exactly one test (TEST07: "
             "test07_accuracy_threshold; TEST09: test09_min_output_tokens and test09_max_output_tokens)"
@@ -106,8 +107,8 @@ def test_a_compliance_test_is_named_by_its_keys(tmp_path: Path) -> None:
 
 def test_the_last_of_two_values_of_an_audit_config_counts() -> None:
     """Values are read by key, without comments, as LoadGen does."""
-    text = "# *.*.mode = 1\n\n *.*.mode = 2\n*.Server.mode = 3\n*.*.odd\n"
-    assert {"mode": "3"} == audit_values(text)
+    text = "# *.*.min_duration = 1\n\n *.*.min_duration = 2\n*.Server.min_duration = 3 # 4\n"
+    assert {"min_duration": "3"} == parse_conf(AUDIT_FLAG, text).values
 
 
 def test_bounds_of_test09_are_ten_percent_around_the_mean() -> None:

@@ -64,7 +64,7 @@ def write_zeros(path: Path, num_rows: int, prompt_len: int) -> Path:
 def test_whatever_the_process_does_is_one_line(
     monkeypatch: pytest.MonkeyPatch, how: str, reason: str
 ) -> None:
-    """A crash, a refusal of any length and a process that does not end are one printable line each."""
+    """A crash, a long refusal behind other lines and a process that does not end are one line each."""
     monkeypatch.setattr(dataset_process, "_MODULE", "tests.sut.ending_reader")
     monkeypatch.setattr(dataset_process, "_START_S", 1)
     monkeypatch.setattr(dataset_process, "_END_S", 1 if how == "stays" else 30)

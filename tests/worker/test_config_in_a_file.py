@@ -253,10 +253,10 @@ def test_the_example_is_taken_by_both_ends() -> None:
     assert ("node1:50051", "node2:50051") == coordinator_config.parse(["--config", example]).workers
     with environment_kept():
         table = tomllib.loads(show(["--config", example]))["worker"]
-    assert (1024, 0.95, True) == tuple(
-        table[name] for name in ("max-num-seqs", "gpu-memory-utilization", "async-scheduling")
+    assert ("h200_tp1_server", 8, 576, "marlin") == tuple(
+        table[name] for name in ("preset", "replicas", "max-num-seqs", "moe-backend")
     )
-    assert {"pass_config": {"fuse_norm_quant": True}} == table["compilation-config"]
+    assert 576 == max(table["cudagraph-capture-sizes"])
 
 
 BAD = {

@@ -28,8 +28,7 @@ IGNORING = ("sh", "-c", "trap '' HUP INT QUIT; exec \"$@\"", "sh", sys.executabl
 def start_on_terminal(slave: int, port: int, *flags: str) -> subprocess.Popen[bytes]:
     """Start a worker in a session of its own, whose terminal is this descriptor; closes the descriptor."""
     worker = [sys.executable, "-m", "worker", "--engine", "counting", "--port", str(port), *flags]
-    # The tests themselves may run under nohup.
-    command = ["setsid", "--ctty", "env", "--default-signal=HUP", *worker]
+    command = ["setsid", "--ctty", *worker]
     try:
         return subprocess.Popen(command, cwd=fleet.ROOT, stdin=slave, stdout=slave, stderr=slave)
     finally:

@@ -101,3 +101,19 @@ def test_unequal_engine_flags_are_a_warning() -> None:
     odd = visit("b:2", engine_args={"max_num_seqs": "512", "seed": "1"})
     expected = "b:2: max_num_seqs 512 where a:1 has 1024; b:2: seed 1 where a:1 has absent"
     assert {"engine flags": (Level.WARN, expected)} == troubles([visit("a:1"), odd])
+
+
+def test_facts_that_decide_answers_fail_and_those_of_the_execution_warn() -> None:
+    """Each differing fact is named with its values; an engine argument that is a fact is not listed twice."""
+    odd = visit(
+        "a:1",
+        engine_facts={"kv_cache_dtype": '"fp8"'},
+        execution_facts={"block_size": "32"},
+        engine_args={"kv_cache_dtype": '"fp8"', "block_size": "32", "max_num_seqs": "1024"},
+    )
+    usual = {"engine_facts": {"kv_cache_dtype": '"auto"'}, "execution_facts": {"block_size": "16"}}
+    found = troubles([odd, visit("b:2", **usual), visit("c:3", **usual)])
+    assert {
+        "engine facts": (Level.FAIL, 'a:1: kv_cache_dtype "fp8" where b:2, c:3 has "auto"'),
+        "execution": (Level.WARN, "a:1: block_size 32 where b:2, c:3 has 16"),
+    } == found

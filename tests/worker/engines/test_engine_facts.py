@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from common.flags import FlagError
 from coordinator.transport.agreement import FleetError, check_same_engine, execution_differences
 from protos import worker_pb2 as pb
 from sut.synthetic import write_checkpoint
@@ -20,6 +21,7 @@ from tests.worker.engines.greedy import environment_kept
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
 from worker.engines.vllm.engine_args import describe, parse_engine_flags
 from worker.engines.vllm.engine_facts import MAX_VALUE_LEN, encode
+from worker.engines.vllm.weights_sha256 import write_sums
 from worker.servicer import WorkerServicer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's and torch's imports warn
@@ -151,14 +153,7 @@ def test_an_argument_of_the_execution_may_differ_and_is_listed(
 
 
 @pytest.mark.parametrize(
-    "argv",
-    [
-        "--served-model-name x",
-        "--uvicorn-log-level info",
-        "--disable-log-stats",
-        "--download-dir /tmp",
-        "--port 5",
-    ],
+    "argv", ["--served-model-name x", "--distributed-timeout-seconds 60", "--download-dir /tmp"]
 )
 def test_places_and_logs_are_no_difference(argv: str, checkpoint: Path, usual: pb.WorkerInfo) -> None:
     """What decides nothing about the computation is in no hash and no list."""
@@ -213,3 +208,31 @@ def test_objects_are_encoded_without_addresses() -> None:
     assert encode({"b", "a"}) == encode({"a", "b"})
     assert '"builtins.int"' == encode(int)
     assert '"object"' == encode(object())
+
+
+def test_a_draft_model_counts_by_content(checkpoint: Path, tmp_path: Path) -> None:
+    """The draft model of speculative decoding is hashed like the model, without its directory's name."""
+    draft = tmp_path / "draft"
+    write_checkpoint(draft, seed=2)
+    speculation = encode({"method": "draft_model", "model": str(draft), "num_speculative_tokens": 2})
+    flags = parse_engine_flags(["--speculative-config", speculation], str(checkpoint))
+    assert [str(checkpoint), str(draft)] == [source.model for source in flags.sources]
+    before = flags.hash_model(threading.Event())
+    shutil.rmtree(draft)
+    write_checkpoint(draft, seed=3)
+    after = flags.hash_model(threading.Event())
+    assert {"draft_model_hash"} == dict(before.facts.items() - after.facts.items()).keys()
+    assert before.model_hash == after.model_hash
+
+
+def test_a_stale_hash_of_the_weights_is_refused_before_vllm_loads(checkpoint: Path, tmp_path: Path) -> None:
+    """Weights that changed after `checkpoint-hash` are bad input: the worker does not start."""
+    copy = shutil.copytree(checkpoint, tmp_path / "copy")
+    write_sums(copy, "auto")
+    assert 64 == len(told_by(copy).weights_sha256)
+    (path,) = copy.glob("*.safetensors")
+    path.touch()
+    with pytest.raises(
+        FlagError, match=r"^--model: .*weights.sha256.json is stale: model.safetensors was mod"
+    ):
+        parse_engine_flags([], str(copy))

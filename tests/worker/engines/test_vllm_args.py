@@ -157,9 +157,9 @@ def test_model_without_stop_ids_is_refused(checkpoint: Path) -> None:
 @pytest.mark.vllm
 @vllm_import
 def test_stop_id_beyond_the_vocabulary_is_refused_before_loading(checkpoint: Path, tmp_path: Path) -> None:
-    """The tiny checkpoint has 4,096 ids; the flags are refused, so nothing loads."""
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 4096}')
-    with pytest.raises(ValueError, match=r"^--model: .*: eos_token_id is 4096, not .* vocab_size 4096$"):
+    """This checkpoint has 64 ids; the flags are refused, so nothing loads."""
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 64}')
+    with pytest.raises(ValueError, match=r"^--model: .*: eos_token_id is 64, not .* vocab_size 64$"):
         parse_engine_flags(["--generation-config", str(tmp_path)], str(checkpoint))
 
 

@@ -5,15 +5,11 @@ vLLM's engine core does not notice that the worker was killed, nor do its ranks 
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from worker.machine.parent_death import end_with_parent
 
-# A terminal sends them to every process of the worker. The worker drains and then stops its engine; vLLM's
-# processes would stop at once.
-TERMINAL_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
 # vLLM's functions while ours replace them; a forked process inherits them.
 _originals: dict[str, Callable[..., None]] = {}
 
@@ -36,7 +32,9 @@ def ending_with_worker() -> Iterator[None]:
 def run_engine_core(*args: object, **kwargs: object) -> None:
     """Run vLLM's engine core; the kernel kills this process when the worker dies."""
     _follow_parent()
-    signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
+    # A terminal sends SIGINT, SIGQUIT and SIGHUP to the worker's process group. The worker drains and then
+    # stops its engine; vLLM's processes would stop at once.
+    os.setpgid(0, 0)
     from vllm.v1.engine.core import EngineCoreProc
     from vllm.v1.executor.multiproc_executor import WorkerProc
 
