@@ -86,6 +86,14 @@ def test_defaults(checkpoint: Path) -> None:
 
 @pytest.mark.vllm
 @vllm_import
+def test_flags_are_read_offline(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HF_HUB_OFFLINE with a model directory: no other model, such as vLLM's default, is looked for."""
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert str(checkpoint) == parse_engine_flags([], str(checkpoint)).engine_args.model
+
+
 def test_short_model_bounds_the_default_length(checkpoint: Path) -> None:
     """A model of 4,096 positions is served with 4,096."""
     config = json.loads((checkpoint / "config.json").read_text())

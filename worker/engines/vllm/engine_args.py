@@ -167,7 +167,7 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     bind_cpu_ranks(parsed.tensor_parallel_size * parsed.pipeline_parallel_size)
     check_memory(parsed, weights)
     args = _engine_args(parsed)
-    flags = EngineFlags(model=model, engine_args=args, given=given_args(args, _engine_args(parse_args([]))))
+    flags = EngineFlags(model=model, engine_args=args, given=given_args(args, _default_args(args)))
     if checkpoint is not None:
         flags.read_stop_token_ids(checkpoint)
     if weights is not None:
@@ -316,6 +316,12 @@ def _engine_args(parsed: argparse.Namespace) -> "AsyncEngineArgs":
     except ValueError as error:
         raise ValueError(one_line(error)) from error
     return engine_args
+
+
+def _default_args(args: "AsyncEngineArgs") -> "AsyncEngineArgs":
+    """Return the worker's defaults for the same model; offline, vLLM looks for a model as it reads the flags."""
+    place = {"model": args.model, "revision": args.revision}
+    return _engine_args(argparse.Namespace(**vars(parse_args([])) | place))
 
 
 def _effective_args(args: "AsyncEngineArgs", config: "VllmConfig") -> dict[str, str]:
