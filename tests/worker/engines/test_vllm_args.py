@@ -88,9 +88,9 @@ def test_defaults(checkpoint: Path) -> None:
 @vllm_import
 def test_flags_are_read_offline(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """HF_HUB_OFFLINE with a model directory: no other model, such as vLLM's default, is looked for."""
-    import huggingface_hub
+    from huggingface_hub import constants
 
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert str(checkpoint) == parse_engine_flags([], str(checkpoint)).engine_args.model
 
 

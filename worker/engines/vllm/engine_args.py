@@ -319,7 +319,7 @@ def _engine_args(parsed: argparse.Namespace) -> "AsyncEngineArgs":
 
 
 def _default_args(args: "AsyncEngineArgs") -> "AsyncEngineArgs":
-    """Return the worker's defaults for the same model; offline, vLLM looks for a model as it reads the flags."""
+    """Return the worker's defaults for the same model: offline, vLLM looks for it as it reads the flags."""
     place = {"model": args.model, "revision": args.revision}
     return _engine_args(argparse.Namespace(**vars(parse_args([])) | place))
 
