@@ -49,8 +49,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def check_refused(done: subprocess.CompletedProcess[str], out: Path, *says: str) -> None:
-    """Check exit code 2, the words of the only line, and that there is no output."""
-    lines = done.stderr.splitlines()
+    """Check exit code 2, the words of the only line besides the log's, and that there is no output."""
+    lines = [line for line in done.stderr.splitlines() if " coordinator.pre_run_checks: " not in line]
     assert (2, 1) == (done.returncode, len(lines)), done.stderr
     assert lines[0].startswith("coordinator: ")
     assert [] == [word for word in says if word not in lines[0]], lines[0]
@@ -160,20 +160,27 @@ def test_worker_of_another_protocol_is_named_with_both_versions(data: Path, tmp_
 
 
 def test_earlier_run_stays_unless_overwritten(data: Path, two: Fleet, tmp_path: Path) -> None:
-    """A directory with a run is refused and left as it is; --overwrite replaces all of it."""
+    """A directory with a run is left as it is; --overwrite replaces what the run wrote, and nothing else."""
     out, run_dir = tmp_path / "out", tmp_path / "out" / "offline" / "accuracy"
     flags = ["--accuracy", "--max-new-tokens", "8"]
     first = fleet.coordinate([two.usual], data, out, *flags)
     assert 0 == first.returncode, first.stderr
-    (run_dir / "notes.txt").write_text("mine")
+    notes = run_dir / "notes.txt"
+    notes.write_text("mine")
     before = {path.name: path.read_bytes() for path in run_dir.iterdir()}
 
     refused = fleet.coordinate([two.usual], data, out, *flags)
-    (line,) = refused.stderr.splitlines()
+    (line,) = [line for line in refused.stderr.splitlines() if " coordinator.pre_run_checks: " not in line]
     assert (2, "") == (refused.returncode, refused.stdout)
     assert line.startswith(f"coordinator: --output-dir: {run_dir} exists")
     assert before == {path.name: path.read_bytes() for path in run_dir.iterdir()}
 
+    kept = fleet.coordinate([two.usual], data, out, *flags, "--overwrite")
+    assert (2, "") == (kept.returncode, kept.stdout)
+    assert "'notes.txt'" in kept.stderr
+    assert before == {path.name: path.read_bytes() for path in run_dir.iterdir()}
+
+    notes.unlink()
     replaced = fleet.coordinate([two.usual], data, out, *flags, "--overwrite")
     assert 0 == replaced.returncode, replaced.stderr
     assert set(before) - {"notes.txt"} == {path.name for path in run_dir.iterdir()}
