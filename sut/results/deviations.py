@@ -43,8 +43,6 @@ class Setup:
     """Columns of the data set."""
     rows_by_dataset: Mapping[str, int]
     """Rows by the text in the column `dataset`."""
-    num_equal_prompts: int
-    """Samples whose answer may equal that of another sample: with the same sampler and prompt."""
     generation: GenerationConfig
     audit_config: Mapping[str, str] | None
     """Values of a compliance test's audit.config, by key; None in any other run."""
