@@ -24,22 +24,20 @@ class DataFacts(NamedTuple):
     num_samples: int
     column_names: tuple[str, ...]
     rows_by_dataset: Mapping[str, int]
-    num_equal_prompts: int
 
     @classmethod
-    def of(cls, data: Dataset, generation: GenerationConfig) -> "DataFacts":
+    def of(cls, data: Dataset) -> "DataFacts":
         """Describe a data set."""
-        equal = _num_equal_prompts(data, generation)
-        return cls(data.num_samples, data.column_names, data.rows_by_dataset, equal)
+        return cls(data.num_samples, data.column_names, data.rows_by_dataset)
 
     @classmethod
     def official(cls, mode: Mode, test: ComplianceTest | None) -> "DataFacts":
         """Describe the data set of a submission."""
         if mode is Mode.ACCURACY:
             rows = BENCHMARK.accuracy_rows
-            return cls(BENCHMARK.accuracy_sample_count, BENCHMARK.grading_columns, rows, 0)
+            return cls(BENCHMARK.accuracy_sample_count, BENCHMARK.grading_columns, rows)
         num_samples = BENCHMARK.performance_sample_count if test is None else test.num_samples
-        return cls(num_samples, BENCHMARK.grading_columns, {}, 0)
+        return cls(num_samples, BENCHMARK.grading_columns, {})
 
 
 class ConfReport(NamedTuple):
@@ -100,7 +98,7 @@ def build_setup(
         workers: Address and WorkerInfo of each worker; once per stream, if it has opened any.
         seeds: LoadGen's seeds.
     """
-    facts = DataFacts.of(inputs.dataset, inputs.generation)
+    facts = DataFacts.of(inputs.dataset)
     return compose_setup(config, inputs.generation, inputs.confs.audit_values, facts, workers, seeds)
 
 
@@ -135,10 +133,3 @@ def compose_setup(
         seeds=seeds,
         random_weights=config.random_weights,
     )
-
-
-def _num_equal_prompts(data: Dataset, generation: GenerationConfig) -> int:
-    """Count samples whose prompt equals an earlier one and gets the same answer: greedy, or with one seed."""
-    if generation.temperature and generation.seed is None:
-        return 0
-    return data.num_samples - len({data.prompt(row).tobytes() for row in range(data.num_samples)})

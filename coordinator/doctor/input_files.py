@@ -58,7 +58,7 @@ def diagnose_files(
         rows += data_rows
         if data is not None:
             rows += _diagnose_fit(data, generation.max_new_tokens, workers)
-            facts = DataFacts.of(data, generation)
+            facts = DataFacts.of(data)
     user_conf = compose_user_conf(
         known.user,
         scenario=run.scenario,

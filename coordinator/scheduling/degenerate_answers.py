@@ -6,22 +6,32 @@ from numpy.typing import NDArray
 
 from coordinator.scheduling.request_columns import TokenCounts
 from protos.columns import TokenIds
+from sut.dataset import Dataset
 
 MIN_TOKENS = 8
 """Shorter answers are not counted: a short answer, such as "yes", may be right for many prompts."""
+MIN_CUT_TOKENS = 64
+"""Answers that a shorter budget cuts off are not compared: many of a model's answers begin alike."""
 
 
 class DegenerateAnswers:
     """Counts over the finished answers of a run; costs one hash per answer."""
 
-    def __init__(self) -> None:
-        """Start without answers."""
+    def __init__(self, dataset: Dataset, max_new_tokens: int) -> None:
+        """Start without answers.
+
+        Args:
+            dataset: The prompts; samples with equal prompts count as one.
+            max_new_tokens: Longest answer, in tokens.
+        """
+        self._prompts = _first_rows(dataset)
+        self._cut_tokens = max_new_tokens if max_new_tokens < MIN_CUT_TOKENS else 0
         self.num_repeated = 0
         """Answers that repeat one token, up to the last token, which may be a stop id."""
         self.num_equal = 0
-        """Answers equal to an earlier answer to a different sample."""
-        self._first_samples: dict[int, int] = {}
-        """XXH3-64 of each distinct answer, and the sample that it answered first."""
+        """Answers equal to an earlier answer to a different prompt."""
+        self._first_prompts: dict[int, int] = {}
+        """XXH3-64 of each distinct answer, and the prompt that it answered first."""
 
     def add(self, samples: NDArray[np.int64], counts: TokenCounts, tokens: TokenIds) -> None:
         """Count finished answers.
@@ -40,6 +50,17 @@ class DegenerateAnswers:
         same = (tokens[starts] == tokens[(starts + ends) // 2]) & (tokens[starts] == tokens[ends - 2])
         for start, end in zip(starts[same].tolist(), ends[same].tolist(), strict=True):
             self.num_repeated += bool((tokens[start : end - 1] == tokens[start]).all())
-        for sample, start, end in zip(samples[long].tolist(), starts.tolist(), ends.tolist(), strict=True):
+        whole = ends - starts != self._cut_tokens
+        prompts = self._prompts[samples[long][whole]].tolist()
+        for prompt, start, end in zip(prompts, starts[whole].tolist(), ends[whole].tolist(), strict=True):
             digest = xxhash.xxh3_64_intdigest(tokens[start:end].data)
-            self.num_equal += self._first_samples.setdefault(digest, sample) != sample
+            self.num_equal += self._first_prompts.setdefault(digest, prompt) != prompt
+
+
+def _first_rows(dataset: Dataset) -> NDArray[np.int64]:
+    """Return for each sample, (N,), the first one with the same prompt."""
+    firsts: dict[bytes, int] = {}
+    rows = range(dataset.num_samples)
+    return np.array(
+        [firsts.setdefault(xxhash.xxh3_128_digest(dataset.prompt(row).data), row) for row in rows], np.int64
+    )

@@ -97,7 +97,7 @@ class Scheduler:
         self.table = RequestTable(task.max_new_tokens, first_generation=secrets.randbits(32))
         self.backlog = Backlog()
         self.failover = Failover(self.table, task.dataset, task.max_new_tokens, task.max_losses)
-        self.degenerate = DegenerateAnswers()
+        self.degenerate = DegenerateAnswers(task.dataset, task.max_new_tokens)
         self._failed = False
         self.num_issued = 0
         """Number of requests that LoadGen has issued."""

@@ -34,6 +34,8 @@ class Agreement:
         """Create it from the specification that is sent and the description of the first worker."""
         self._spec = spec
         self._first = address, info
+        self._hashed: Served | None = None
+        """The first worker that opened its stream with a hash of its complete weight files."""
         self.spec_hash = run_hash(spec, info)
         """Run hash that every worker must return."""
 
@@ -43,7 +45,8 @@ class Agreement:
         Raises:
             FleetError: Names the property and both values.
         """
-        check_same_engine([self._first, (address, info)])
+        known = [] if self._hashed is None else [self._hashed]
+        check_same_engine([self._first, *known, (address, info)])
 
     def check_opened(self, address: str, opened: pb.Opened) -> None:
         """Check a worker's answer to `open`.
@@ -57,6 +60,8 @@ class Agreement:
                 f"run specification differs: {address} returns the hash {_short(opened.spec_hash)}, "
                 f"not {self.spec_hash}"
             )
+        if self._hashed is None and opened.info.weights_sha256:
+            self._hashed = address, opened.info
 
 
 def check_agreement(links: list[WorkerLink]) -> None:

@@ -97,7 +97,7 @@ class Counts:
     num_repeated_answers: int
     """Answers of at least 8 tokens that repeat one token."""
     num_equal_answers: int
-    """Answers of at least 8 tokens that equal an earlier answer to a different sample."""
+    """Answers of at least 8 tokens that equal an earlier answer to a different prompt."""
     num_silent: int
     """Workers that were not lost but did not report final token counts."""
     execution_differences: tuple[str, ...]
@@ -290,13 +290,11 @@ def degenerate_answers(counts: Counts, setup: Setup) -> VerdictCheck:
 
     In any other run, or with random weights, many of them are a warning.
     """
-    # A deterministic sampler gives equal prompts equal answers.
-    num_equal = max(0, counts.num_equal_answers - setup.num_equal_prompts)
     bound = DEGENERATE_BOUND * counts.num_done
-    many = max(counts.num_repeated_answers, num_equal) > bound
+    many = max(counts.num_repeated_answers, counts.num_equal_answers) > bound
     seen = (
-        f"{counts.num_repeated_answers} of {counts.num_done} answers repeat one token, {num_equal} equal "
-        f"the answer to another prompt, bound {bound:g} each"
+        f"{counts.num_repeated_answers} of {counts.num_done} answers repeat one token, "
+        f"{counts.num_equal_answers} equal the answer to another prompt, bound {bound:g} each"
     )
     passed = not many or setup.grader is None or setup.random_weights
     return VerdictCheck("degenerate_answers", passed, seen, warning=many)

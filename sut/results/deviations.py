@@ -43,8 +43,6 @@ class Setup:
     """Columns of the data set."""
     rows_by_dataset: Mapping[str, int]
     """Rows by the text in the column `dataset`."""
-    num_equal_prompts: int
-    """Samples whose answer may equal that of another sample: with the same sampler and prompt."""
     generation: GenerationConfig
     audit_config: Mapping[str, str] | None
     """Values of a compliance test's audit.config, by key; None in any other run."""
@@ -255,6 +253,8 @@ def _vllm_texts(engine: EngineReport) -> list[str]:
     if engine.args.get("load_format") == '"dummy"':
         found.append("load_format is dummy: the weights are random")
     prefix_caching = engine.args.get("enable_prefix_caching", "not reported")
+    if "kv_transfer_config" in engine.args:
+        found.append("kv_transfer_config is set: a KV connector may reuse the KV cache across queries")
     if prefix_caching != "false":
         found.append(f"enable_prefix_caching is {prefix_caching}, not false")
     return found

@@ -204,18 +204,6 @@ def test_data_that_nobody_can_grade_runs_only_when_asked(worker: fleet.WorkerPro
     assert reason in verdict["deviations"]
 
 
-def test_equal_prompts_are_counted_only_for_a_sampler_that_repeats_itself(tmp_path: Path) -> None:
-    """Of 5 prompts 2 equal an earlier one: they count if the temperature is 0 or a seed is set."""
-    data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7], [3, 8], [3, 7], [3, 7], [4, 7]])
-    found = []
-    for text in ('{"temperature": 1.0}', '{"temperature": 0}', '{"seed": 1}'):
-        generation = fleet.write_conf(tmp_path / "generation.json", text)
-        flags = ["--input-file", str(data), "--workers", "a:1", "--generation-config", str(generation)]
-        config = parse(flags)
-        found.append(build_setup(config, Inputs.read(config), [], V6_1.seeds).num_equal_prompts)
-    assert [0, 2, 2] == found
-
-
 def test_stop_ids_that_a_worker_reports_are_compared(tmp_path: Path) -> None:
     """A vLLM worker whose checkpoint has no generation_config.json has one stop id: no submission run."""
     data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7]])

@@ -119,6 +119,26 @@ OPEN_LIES: dict[str, tuple[Lie, str]] = {
         Lie(opened=opened(lambda o: edit(_other_engine)(o.info))),
         "engine differs",
     ),
+    "opened with other engine facts": (
+        Lie(opened=opened(lambda o: edit(_with_lora)(o.info))),
+        "enable_lora differs",
+    ),
+    "opened with other engine facts under the old hash": (
+        Lie(opened=opened(lambda o: _with_lora(o.info))),
+        "its engine hash is",
+    ),
+    "opened with another model": (
+        Lie(opened=opened(lambda o: fields(model_hash="d" * 64)(o.info))),
+        "model_hash differs",
+    ),
+    "opened with another stop id": (
+        Lie(opened=opened(lambda o: fields(stop_token_ids=[199_999])(o.info))),
+        "stop_token_ids differs",
+    ),
+    "opened with a shorter context": (
+        Lie(opened=opened(lambda o: fields(max_model_len=16)(o.info))),
+        "max_model_len differs",
+    ),
     "tokens instead of opened": (Lie(opened=lambda _: pack([], 0)), "answers open with tokens"),
     "opened that does not parse": (Lie(opened=lambda _: b"\xff\xff"), ""),
     "no answer to open": (Lie(opened=lambda _: None), "no answer within"),
@@ -127,3 +147,7 @@ OPEN_LIES: dict[str, tuple[Lie, str]] = {
 
 def _other_engine(info: pb.WorkerInfo) -> None:
     info.engine = "other"
+
+
+def _with_lora(info: pb.WorkerInfo) -> None:
+    info.engine_facts["enable_lora"] = "true"

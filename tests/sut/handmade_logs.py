@@ -107,7 +107,6 @@ def setup_of(
     official: dict[str, Any] = {
         "column_names": ("tok_input", "dataset", "ground_truth"),
         "rows_by_dataset": BENCHMARK.accuracy_rows if mode is ACCURACY else {},
-        "num_equal_prompts": 0,
         "generation": GenerationConfig(max_new_tokens=budget),
         "audit_config": None,
         "engines": (EngineReport("a:1", "vllm", {"enable_prefix_caching": "false"}, STOP_IDS),),

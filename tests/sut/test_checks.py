@@ -192,12 +192,6 @@ def test_degenerate_answers_of_a_run_that_nobody_grades_are_a_warning(audit: str
     assert "warn" == degenerate(PERFORMANCE, audit, repeated=200)
 
 
-def test_equal_answers_to_equal_prompts_are_not_counted() -> None:
-    """With 3 samples that may have the answer of another one, 5 equal answers pass and 6 fail."""
-    assert "ok" == degenerate(ACCURACY, equal=5, num_equal_prompts=3)
-    assert "FAIL" == degenerate(ACCURACY, equal=6, num_equal_prompts=3)
-
-
 def test_answers_of_an_engine_that_computes_nan_make_the_run_invalid(tmp_path: Path) -> None:
     """If all answers repeat one token, accuracy is INVALID, with the counts and the bound in the reason."""
     verdict = verdict_of(tmp_path, ACCURACY, counts={"num_repeated_answers": 3, "num_equal_answers": 2})

@@ -252,6 +252,14 @@ def test_other_stop_ids_than_the_benchmarks_are_named(stop_ids: tuple[int, ...],
     assert [expected] == deviations_before_run({}, setup_of(OFFLINE, engines=engines))
 
 
+def test_a_kv_connector_is_named() -> None:
+    """It may reuse the KV cache of other queries although vLLM's own prefix caching is off."""
+    args = {"enable_prefix_caching": "false", "kv_transfer_config": '{"kv_connector": "LMCacheConnectorV1"}'}
+    engines = (EngineReport("a:1", "vllm", args, STOP_IDS),)
+    text = "kv_transfer_config is set: a KV connector may reuse the KV cache across queries"
+    assert [f"{text}: 1 of 1 workers, first a:1"] == lines(setup_of(OFFLINE, engines=engines))
+
+
 def test_random_weights_are_named() -> None:
     """Random weights are a line by --random-weights, and one by the engine's load format."""
     dummy = {"enable_prefix_caching": "false", "load_format": '"dummy"'}

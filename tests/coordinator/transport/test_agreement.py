@@ -5,11 +5,11 @@ from typing import cast
 
 import pytest
 
-from coordinator.transport.agreement import FleetError, check_agreement
+from coordinator.transport.agreement import Agreement, FleetError, check_agreement
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import PROTOCOL_VERSION
-from protos.hashes import engine_hash
+from protos.hashes import engine_hash, run_hash
 
 FIRST, SECOND, THIRD = "a:1", "b:2", "c:3"
 
@@ -145,3 +145,23 @@ def test_complete_weight_hashes_are_compared_where_there_are_two() -> None:
     with pytest.raises(FleetError) as caught:
         check_agreement([link(FIRST, weights_sha256="a"), link(SECOND), link(THIRD, weights_sha256="b")])
     assert f"weights_sha256 differs: {FIRST} has a, {THIRD} has b" in str(caught.value)
+
+
+def test_other_weights_than_those_of_any_stream_of_the_run_are_refused() -> None:
+    """The hash of complete weights stays known when its worker, which is not the first, is lost."""
+    spec = pb.RunSpec(max_new_tokens=8)
+    first = link(FIRST).info
+    agreement = Agreement(spec, FIRST, first)
+
+    def opened(address: str, sha256: str) -> pb.Opened:
+        info = link(address, weights_sha256=sha256).info
+        return pb.Opened(info=info, spec_hash=run_hash(spec, info))
+
+    for address, sha256 in ((FIRST, ""), (SECOND, "a" * 64), (THIRD, "a" * 64)):
+        agreement.check_opened(address, opened(address, sha256))
+    for address in (SECOND, THIRD):
+        agreement.check_opened(address, opened(address, ""))
+        with pytest.raises(FleetError) as caught:
+            agreement.check_opened(address, opened(address, "b" * 64))
+        expected = f"--workers: weights_sha256 differs: {SECOND} has {'a' * 64}, {address} has {'b' * 64}"
+        assert expected == str(caught.value)

@@ -4,6 +4,7 @@ Each engine is configured by vLLM itself, up to the load of its weights.
 """
 
 import asyncio
+import importlib
 import json
 import shutil
 import threading
@@ -20,7 +21,7 @@ from sut.synthetic import write_checkpoint
 from tests.worker.engines.greedy import environment_kept
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
 from worker.engines.vllm.engine_args import describe, parse_engine_flags
-from worker.engines.vllm.engine_facts import MAX_VALUE_LEN, encode
+from worker.engines.vllm.engine_facts import MAX_VALUE_LEN, encode, loaded_plugins
 from worker.engines.vllm.weights_sha256 import write_sums
 from worker.servicer import WorkerServicer
 
@@ -84,6 +85,10 @@ NGRAM = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
             'load_format differs: a:1 has "auto", b:2 has "dummy" (also different: model_hash',
         ),
         ("--enable-prefix-caching", "enable_prefix_caching differs: a:1 has false, b:2 has true"),
+        (
+            "--load-format DUMMY",
+            'load_format differs: a:1 has "auto", b:2 has "dummy" (also different: ',
+        ),
         ("--seed 1", "seed differs: a:1 has 0, b:2 has 1"),
         ("--enable-lora", "enable_lora differs: a:1 has the default, b:2 has true"),
         ("--logits-processors a.b:C", 'logits_processors differs: a:1 has the default, b:2 has ["a.b:C"]'),
@@ -201,6 +206,59 @@ def test_facts_are_bounded(checkpoint: Path) -> None:
     one, other = (told_by(checkpoint, "--hf-overrides", text) for text in overrides)
     assert all(len(value) <= MAX_VALUE_LEN for value in one.engine_facts.values())
     assert refusal(one, other).startswith('--workers: hf_overrides differs: a:1 has "sha256:')
+
+
+def connector(password: str) -> list[str]:
+    """Return flags that reuse KV caches through a server."""
+    extra = {"redis": {"password": password}, "url": f"redis://:{password}@node"}
+    config = {
+        "kv_connector": "ExampleConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": extra,
+    }
+    loader = {"s3_secret_access_key": password, "concurrency": 4}
+    return ["--kv-transfer-config", encode(config), "--model-loader-extra-config", encode(loader)]
+
+
+def test_workers_with_the_same_kv_connector_agree_and_report_no_secret(checkpoint: Path) -> None:
+    """VLLM gives each process a random engine_id; neither it nor a password is in any answer of GetInfo."""
+    first, second = (told_by(checkpoint, *connector("hunter2")) for _ in range(2))
+    check_same_engine([("a:1", first), ("b:2", second)])
+    assert "hunter2" not in str(first)
+    assert '"kv_connector": "ExampleConnector"' in first.engine_args["kv_transfer_config"]
+    other = connector("hunter2")
+    other[1] = other[1].replace("@node", "@elsewhere")
+    assert "kv_transfer_config differs" in refusal(first, told_by(checkpoint, *other))
+
+
+@pytest.mark.parametrize(
+    ("package", "selected", "listed"),
+    [
+        ("vllm-sampler", None, True),
+        ("sampler", None, True),
+        ("vllm-sampler", "other,sampler", True),
+        ("sampler", "other", False),
+        ("vllm-sampler", "other", False),
+        ("vllm-sampler", "", False),
+    ],
+)
+def test_a_plugin_counts_if_vllm_loads_it_whatever_its_package_is_called(
+    package: str, selected: str | None, listed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """VLLM_PLUGINS selects general plugins by name; only modules of vLLM itself are left out."""
+    info = tmp_path / f"{package.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[vllm.general_plugins]\nsampler = sampler:load\nown = vllm.plugins.own:load\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    if selected is not None:
+        monkeypatch.setenv("VLLM_PLUGINS", selected)
+    found = loaded_plugins()
+    assert listed == (f"sampler = sampler:load ({package} 1.0)" in found)
+    assert not any("own = " in line for line in found)
 
 
 def test_objects_are_encoded_without_addresses() -> None:

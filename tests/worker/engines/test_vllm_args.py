@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from common.flags import FlagError
 from tests.worker.engines.greedy import environment_kept
 from worker.engine_protocol import EngineDead
 from worker.engines.vllm.causes import one_line
@@ -62,6 +63,17 @@ def test_counting_engine_needs_no_vllm() -> None:
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
     )
     assert (done.stdout, done.returncode) == ("set()\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("variable", ["VLLM_MODEL_REDIRECT_PATH", "VLLM_USE_MODELSCOPE"])
+def test_a_variable_that_makes_vllm_load_other_files_than_the_hashed_ones_is_refused(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model hash covers the files of --model in the Hugging Face cache, whatever vLLM would load."""
+    monkeypatch.setenv(variable, "true")
+    monkeypatch.setattr("worker.engines.vllm.engine_args.find_checkpoint", lambda *_: None)
+    with pytest.raises(FlagError, match=f"^--model: {variable} is set"):
+        parse_engine_flags([], "openai/gpt-oss-120b")
 
 
 def test_missing_model_is_refused_before_vllm_is_imported(tmp_path: Path) -> None:

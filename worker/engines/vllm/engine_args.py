@@ -26,7 +26,13 @@ from worker.engines.vllm.checkpoint import (
 )
 from worker.engines.vllm.core_process import ending_with_worker
 from worker.engines.vllm.engine_core import check_interface
-from worker.engines.vllm.engine_facts import draft_model, engine_facts, execution_facts, given_args
+from worker.engines.vllm.engine_facts import (
+    draft_model,
+    encode,
+    engine_facts,
+    execution_facts,
+    given_args,
+)
 from worker.engines.vllm.model_hash import ModelHash, hash_model
 from worker.engines.vllm.ranks import (
     bind_cpu_ranks,
@@ -34,6 +40,7 @@ from worker.engines.vllm.ranks import (
     check_memory,
     choose_tensor_parallel_size,
 )
+from worker.engines.vllm.redaction import redact
 from worker.engines.vllm.weights_sha256 import read_weights_sha256
 
 if TYPE_CHECKING:
@@ -121,8 +128,8 @@ class EngineFlags:
 
     @property
     def load_format(self) -> str:
-        """Value of --load-format."""
-        return str(self.engine_args.load_format)
+        """Value of --load-format; vLLM ignores its case."""
+        return str(self.engine_args.load_format).lower()
 
     def read_stop_token_ids(self, checkpoint: Path) -> tuple[int, ...]:
         """Read the stop ids, from the file in the --generation-config folder if that is given.
@@ -147,6 +154,7 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     """
     # Checked first because importing vLLM takes seconds.
     find_checkpoint(model)
+    _check_place(model)
     _set_environment()
     check_accelerators()
     check_interface()
@@ -173,6 +181,19 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     if weights is not None:
         read_weights_sha256(weights, flags.load_format)
     return flags
+
+
+def _check_place(model: str) -> None:
+    """Refuse variables with which vLLM would load other files than those of --model, which are hashed.
+
+    Raises:
+        FlagError: Names the environment variable.
+    """
+    if os.environ.get("VLLM_MODEL_REDIRECT_PATH"):
+        reason = "VLLM_MODEL_REDIRECT_PATH is set, with which vLLM may load another model than the hashed one"
+        raise FlagError("--model", reason)
+    if os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("true", "1") and not Path(model).is_dir():
+        raise FlagError("--model", "VLLM_USE_MODELSCOPE is set: download the model and give its directory")
 
 
 def build_engine(flags: EngineFlags) -> "AsyncLLM":
@@ -325,7 +346,7 @@ def _default_args(args: "AsyncEngineArgs") -> "AsyncEngineArgs":
 
 
 def _effective_args(args: "AsyncEngineArgs", config: "VllmConfig") -> dict[str, str]:
-    """Return the arguments that differ from vLLM's defaults as JSON, except objects and the user's token."""
+    """Return the arguments that differ from vLLM's defaults as JSON, except objects and secrets."""
     found = {
         field.name: getattr(args, field.name)
         for field in dataclasses.fields(args)
@@ -333,11 +354,16 @@ def _effective_args(args: "AsyncEngineArgs", config: "VllmConfig") -> dict[str, 
     }
     found["dtype"] = str(config.model_config.dtype)
     found["async_scheduling"] = bool(config.scheduler_config.async_scheduling)
+    if "load_format" in found:
+        found["load_format"] = str(config.load_config.load_format)
+    if config.kv_transfer_config is not None:
+        # Given, or made by vLLM from --kv-offloading-size.
+        found["kv_transfer_config"] = json.loads(encode(config.kv_transfer_config))
     if args.speculative_config is not None:
         # vLLM adds the target model's configuration objects to the given dictionary.
         given = args.speculative_config.items()
         found["speculative_config"] = {key: value for key, value in given if not key.startswith("target_")}
-    return {name: json.dumps(value) for name, value in found.items() if _is_plain(value)}
+    return {name: json.dumps(redact(name, value)) for name, value in found.items() if _is_plain(value)}
 
 
 def _is_plain(value: object) -> bool:

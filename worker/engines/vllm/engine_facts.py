@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.engines.vllm.checkpoint import Source
+from worker.engines.vllm.redaction import redact
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -52,7 +53,7 @@ _EXECUTION = _names(
 # Arguments that change neither: places, addresses, logs, and what other facts contain after vLLM resolved it.
 _NEITHER = _names(
     """
-    model model_weights served_model_name tokenizer tokenizer_mode tokenizer_revision hf_config_path
+    model served_model_name tokenizer tokenizer_mode tokenizer_revision hf_config_path
     hf_token revision download_dir generation_config max_model_len allowed_local_media_path
     allowed_media_domains master_addr master_port nnodes node_rank numa_bind numa_bind_nodes numa_bind_cpus
     device_ids data_parallel_rank data_parallel_start_rank data_parallel_address data_parallel_rpc_port
@@ -72,10 +73,12 @@ _NEITHER = _names(
     """
 )
 # Keys of a model's configuration that depend on its place or on the installed transformers.
-_CONFIG_NOISE = ("_name_or_path", "transformers_version")
+_CONFIG_NOISE = ("_name_or_path", "transformers_version", "auto_map")
 # Parts of a speculative configuration that repeat the target model's or hold objects.
 _SPECULATIVE_NOISE = ("target_", "draft_model_config", "draft_parallel_config", "draft_load_config")
-_PLUGIN_GROUPS = ("vllm.logits_processors", "vllm.general_plugins")
+_SELECTED_GROUP = "vllm.general_plugins"
+"""Group of which vLLM loads only the plugins in VLLM_PLUGINS, if that is set."""
+_PLUGIN_GROUPS = ("vllm.logits_processors", _SELECTED_GROUP)
 # Variables that place, limit or log, and do not change what is computed.
 _QUIET_VARIABLES = (
     "LOG",
@@ -89,18 +92,24 @@ _QUIET_VARIABLES = (
     "DIR",
     "KEY",
     "TOKEN",
+    "SECRET",
+    "PASSW",
     "BIND",
 )
 
 
 def given_args(args: "AsyncEngineArgs", defaults: "AsyncEngineArgs") -> dict[str, str]:
-    """Return the arguments that differ from the worker's defaults, values as JSON.
+    """Return the arguments that differ from the worker's defaults, values as JSON without secrets.
 
     Taken before vLLM resolves them, because it changes some of the objects.
     """
     names = [field.name for field in dataclasses.fields(args)]
     values = {name: encode(getattr(args, name)) for name in names}
-    return {name: values[name] for name in names if values[name] != encode(getattr(defaults, name, None))}
+    return {
+        name: encode_public(name, getattr(args, name))
+        for name in names
+        if values[name] != encode(getattr(defaults, name, None))
+    }
 
 
 def engine_facts(given: Mapping[str, str], config: "VllmConfig") -> dict[str, str]:
@@ -122,12 +131,12 @@ def engine_facts(given: Mapping[str, str], config: "VllmConfig") -> dict[str, st
         "rope_parameters": _rope(model.hf_text_config),
         "hf_config_hash": _hash(_without(model.hf_config.to_dict(), _CONFIG_NOISE)),
         "generation_config_hash": _hash(model.try_get_generation_config()),
-        "plugins": _plugins(),
+        "plugins": loaded_plugins(),
     }
     if config.speculative_config is not None:
         facts["speculative_config"] = _speculation(config.speculative_config)
     chosen = {name: value for name, value in given.items() if name not in _EXECUTION | _NEITHER}
-    return _bounded(chosen | {name: encode(value) for name, value in facts.items()})
+    return _bounded(chosen | {name: encode_public(name, value) for name, value in facts.items()})
 
 
 def execution_facts(given: Mapping[str, str], config: "VllmConfig") -> dict[str, str]:
@@ -177,6 +186,11 @@ def draft_model(args: "AsyncEngineArgs") -> Source | None:
 def encode(value: object) -> str:
     """Return a value as JSON that is equal for equal values in every process."""
     return json.dumps(value, sort_keys=True, default=_plain)
+
+
+def encode_public(name: str, value: object) -> str:
+    """Return an argument's value as `encode` does, without secrets."""
+    return encode(redact(name, json.loads(encode(value))))
 
 
 def _plain(value: object) -> object:
@@ -233,15 +247,19 @@ def _speculation(config: object) -> dict[str, object]:
     return found
 
 
-def _plugins() -> list[str]:
-    """List the installed plugins that vLLM loads, except vLLM's own."""
+def loaded_plugins() -> list[str]:
+    """List the installed plugins that vLLM loads, except those in the package vllm itself."""
+    from vllm import envs
+
     found = []
     for group in _PLUGIN_GROUPS:
+        # Source: vllm/plugins/__init__.py; logits processors are loaded whatever VLLM_PLUGINS is.
+        allowed = envs.VLLM_PLUGINS if group == _SELECTED_GROUP else None
         for point in importlib.metadata.entry_points(group=group):
-            name = "" if point.dist is None else point.dist.name
-            if not name.lower().startswith("vllm"):
-                version = "" if point.dist is None else point.dist.version
-                found.append(f"{point.name} = {point.value} ({name} {version})")
+            is_loaded = allowed is None or point.name in allowed
+            if is_loaded and point.module.partition(".")[0] != "vllm":
+                package = "" if point.dist is None else f" ({point.dist.name} {point.dist.version})"
+                found.append(f"{point.name} = {point.value}{package}")
     return sorted(found)
 
 
@@ -269,7 +287,7 @@ def _variables() -> dict[str, str]:
     from vllm.envs import environment_variables
 
     return {
-        name: encode(os.environ[name])
+        name: encode_public(name, os.environ[name])
         for name in environment_variables
         if name.startswith("VLLM_")
         and name in os.environ

@@ -77,7 +77,7 @@ def check_memory(parsed: argparse.Namespace, weights: Path | None) -> None:
     """
     num_ranks = parsed.tensor_parallel_size * parsed.pipeline_parallel_size * parsed.data_parallel_size
     # With these options the weights are smaller in memory than in the files.
-    is_smaller = parsed.quantization or parsed.cpu_offload_gb or parsed.load_format == "dummy"
+    is_smaller = parsed.quantization or parsed.cpu_offload_gb or str(parsed.load_format).lower() == "dummy"
     files = [] if weights is None or is_smaller else weights.glob("*.safetensors")
     weight_bytes = sum(path.stat().st_size for path in files) // num_ranks
     utilization = parsed.gpu_memory_utilization
