@@ -91,6 +91,12 @@ def test_the_other_scenarios_rates_are_not_taken() -> None:
     assert check == VerdictCheck("loadgen_tokens", True, "LoadGen printed no rates to compare with")
 
 
+def test_a_performance_run_whose_tokens_were_not_compared_is_a_warning() -> None:
+    """LoadGen logs its result of a performance run only; without rates the check passes with a warning."""
+    assert "warn" == loadgen_tokens(DetailLog({"result_validity": "VALID"}, []), OFFLINE, counts()).mark
+    assert "ok  " == loadgen_tokens(DetailLog({}, []), OFFLINE, counts()).mark
+
+
 def test_tokens_of_lost_streams_and_of_moved_requests_are_accounted_for() -> None:
     """Tokens of lost streams are added to those produced, dropped tokens to those reported."""
     # 6 reported and 2 dropped are 8 received: 5 of engines that answered, 3 on lost streams.

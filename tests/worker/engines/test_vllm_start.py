@@ -17,7 +17,7 @@ from worker.engine_protocol import EngineDead
 from worker.engines.vllm import engine_core
 from worker.engines.vllm.causes import VARIABLE, CauseLog
 from worker.engines.vllm.engine_args import describe
-from worker.engines.vllm.vllm_engine import VllmEngine, parse_engine_flags
+from worker.engines.vllm.vllm_engine import VllmEngine, parse_engine_flags, sampling_params
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's and torch's imports warn
 
@@ -101,6 +101,16 @@ def test_a_file_of_this_machine_configures_no_log_of_another(
         assert installed == (VARIABLE in os.environ)
     finally:
         causes.close()
+
+
+def test_vllm_adds_no_stop_id_to_those_that_the_worker_reports() -> None:
+    """A tokenizer or a generation config of --hf-config-path may have other ids; no answer ends there.
+
+    The coordinator would take such an end for a wrong one, and the worker would be lost.
+    """
+    params = sampling_params(pb.RunSpec(temperature=0, top_p=1, top_k=-1, max_new_tokens=8), (7, 9))
+    params.update_from_generation_config({"eos_token_id": [5, 7]}, 6)
+    assert (None, [7, 9], 8) == (params.eos_token_id, params.stop_token_ids, params.max_tokens)
 
 
 def test_a_core_that_stops_before_it_answers_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

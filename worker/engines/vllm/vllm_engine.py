@@ -8,6 +8,7 @@ import multiprocessing
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -100,22 +101,10 @@ class VllmEngine:
         Raises:
             ValueError: vLLM refuses the parameters.
         """
-        from vllm import SamplingParams
         from vllm.exceptions import VLLMValidationError
 
         try:
-            self._params = SamplingParams(
-                temperature=spec.temperature,
-                top_p=spec.top_p,
-                top_k=spec.top_k,
-                seed=spec.seed if spec.HasField("seed") else None,
-                max_tokens=spec.max_new_tokens,
-                # Without a tokenizer vLLM does not know the end-of-sequence id.
-                stop_token_ids=list(self._stop_token_ids),
-                detokenize=False,
-                # Each request gets a shallow copy; vLLM's deep copy costs more than the rest of a submit.
-                skip_clone=True,
-            )
+            self._params = sampling_params(spec, self._stop_token_ids)
         except (ValueError, TypeError, VLLMValidationError) as error:
             raise ValueError(one_line(error)) from error
 
@@ -269,6 +258,25 @@ class VllmEngine:
     async def _finish(self, num_requests: int) -> None:
         while num_requests:
             num_requests -= len((await self.step()).columns.finished_rows)
+
+
+def sampling_params(spec: pb.RunSpec, stop_token_ids: Sequence[int]) -> "SamplingParams":
+    """Return vLLM's parameters of a run; answers end at exactly these ids, which the worker reports."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=spec.temperature,
+        top_p=spec.top_p,
+        top_k=spec.top_k,
+        seed=spec.seed if spec.HasField("seed") else None,
+        max_tokens=spec.max_new_tokens,
+        stop_token_ids=list(stop_token_ids),
+        # Otherwise vLLM adds the ids of its tokenizer and of the generation config that it finds.
+        ignore_eos=True,
+        detokenize=False,
+        # Each request gets a shallow copy; vLLM's deep copy costs more than the rest of a submit.
+        skip_clone=True,
+    )
 
 
 def _retrieve_exception(ended: "asyncio.Task[ModelHash]") -> None:
