@@ -27,8 +27,9 @@ HANDSHAKE_TIMEOUT_MS = 10_000
 MAX_IDLE_MS = 1_800_000
 # An idle connection takes 12 to 16 KB of memory (measured on grpcio 1.85.3, without TLS).
 MAX_CONNECTIONS = 8192
-# A client needs one call at a time, or a few.
-MAX_CALLS_PER_CONNECTION = 100
+# A client needs one call at a time, or a few. gRPC goes on counting some calls that ended on a malformed
+# message: about one in 600 of those that fuzzing sends.
+MAX_CALLS_PER_CONNECTION = 1000
 
 
 def server_options(num_addresses: int) -> list[tuple[str, int]]:
