@@ -61,10 +61,9 @@ _TOKEN_COLUMNS = (
     ("finish_reasons", _U1),
 )
 _SLOT = np.uint64(0xFFFFFFFF)
-_REASONS = frozenset((pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH))
-# More high ids than this in one frame are compared with the stop ids by numpy.
-MAX_LISTED = 64
-_STOP_ID_INSIDE = "a stop id inside an answer, or without the end of the answer"
+# Plain integers: a protobuf enum value costs a lookup on each use.
+_STOP, _LENGTH = int(pb.FINISH_REASON_STOP), int(pb.FINISH_REASON_LENGTH)
+_REASONS = frozenset((_STOP, _LENGTH))
 _NO_LENS: Lens = np.zeros(0, np.uint32)
 
 
@@ -114,71 +113,49 @@ class TokenRules:
             vocab_size: Token ids are below it.
             stop_token_ids: Ids that end an answer, each below `vocab_size`.
         """
-        self._vocab_size = vocab_size
-        self._stop_ids = np.array(stop_token_ids, np.uint32)
-        self._known = frozenset(stop_token_ids)
-        self._lowest_stop_id = np.uint32(min(stop_token_ids, default=vocab_size))
+        self._is_stop_id = np.zeros(vocab_size, np.uint8)
+        self._is_stop_id[list(stop_token_ids)] = 1
 
     def check(self, columns: TokenColumns) -> None:
         """Check the tokens of a frame whose columns are valid in themselves.
 
-        Only ids from the lowest stop id on are looked at one by one: in gpt-oss the few special ids.
+        One lookup in a table checks the vocabulary and finds the stop ids.
 
         Raises:
             FrameError: An id outside the vocabulary, a stop id that does not end an answer, or an answer that
                 ends with STOP on another token.
         """
-        ids = columns.tokens.view(np.uint32)
-        (high,) = (ids >= self._lowest_stop_id).nonzero()
-        stops = self._stop_positions(high, ids[high]) if len(high) else set()
-        if len(columns.finished_rows):
-            self._check_ends(columns, stops)
-        elif stops:
-            raise FrameError(_STOP_ID_INSIDE)
+        try:
+            marks = self._is_stop_id.take(columns.tokens.view(np.uint32)).tobytes()
+        except IndexError:
+            raise FrameError(f"a token id outside the vocabulary of {len(self._is_stop_id)}") from None
+        num_ends = _match_ends(columns, marks) if len(columns.finished_rows) else 0
+        if marks.count(1) != num_ends:
+            raise FrameError("a stop id inside an answer, or without the end of the answer")
 
-    def _stop_positions(self, high: NDArray[np.int64], ids: NDArray[np.uint32]) -> set[int]:
-        """Return the positions of stop ids among the high ids of a frame.
 
-        Args:
-            high: (H,) positions of ids from the lowest stop id on.
-            ids: (H,) these ids.
+def _match_ends(columns: TokenColumns, marks: bytes) -> int:
+    """Count the rows that end on a stop id; a row that ends without a new token is not looked at.
 
-        Raises:
-            FrameError: An id outside the vocabulary.
-        """
-        if len(high) > MAX_LISTED:
-            if np.maximum.reduce(ids) >= self._vocab_size:
-                raise self._outside()
-            return set(high[np.isin(ids, self._stop_ids)].tolist())
-        listed = ids.tolist()
-        if max(listed) >= self._vocab_size:
-            raise self._outside()
-        known = self._known
-        if known.isdisjoint(listed):
-            return set()
-        return {position for position, id_ in zip(high.tolist(), listed, strict=True) if id_ in known}
+    A frame ends few requests: single items are faster than an index of few rows.
 
-    def _outside(self) -> FrameError:
-        return FrameError(f"a token id outside the vocabulary of {self._vocab_size}")
+    Args:
+        columns: The frame.
+        marks: (T,) 1 for each token that is a stop id.
 
-    def _check_ends(self, columns: TokenColumns, stops: set[int]) -> None:
-        """Check that each stop id is the last token of a row that ends, and each STOP on a stop id.
-
-        A row that ends without a new token is not looked at.
-        """
-        lasts, counts = columns.finished_rows.tolist(), columns.counts
-        nums = [1] * len(lasts)
-        if counts is not None:
-            # A frame ends few requests: single items are faster than an index of few rows.
-            nums, ends = [counts.item(row) for row in lasts], counts.cumsum()
-            lasts = [ends.item(row) - 1 for row in lasts]
-        for last, num, reason in zip(lasts, nums, columns.finish_reasons.tolist(), strict=True):
-            if num and last in stops:
-                stops.remove(last)
-            elif num and reason == pb.FINISH_REASON_STOP:
-                raise FrameError("an answer ends with STOP, but its last token is no stop id")
-        if stops:
-            raise FrameError(_STOP_ID_INSIDE)
+    Raises:
+        FrameError: A row ends with STOP on another token.
+    """
+    counts, num_ends = columns.counts, 0
+    ends = None if counts is None else counts.cumsum()
+    for row, reason in zip(columns.finished_rows.tolist(), columns.finish_reasons.tolist(), strict=True):
+        if counts is not None and ends is not None and not counts.item(row):
+            continue
+        if marks[row if ends is None else ends.item(row) - 1]:
+            num_ends += 1
+        elif reason == _STOP:
+            raise FrameError("an answer ends with STOP, but its last token is no stop id")
+    return num_ends
 
 
 def check_ends(reasons: list[int], num_new: list[int], num_tokens: list[int], budget: int) -> None:
@@ -197,9 +174,9 @@ def check_ends(reasons: list[int], num_new: list[int], num_tokens: list[int], bu
         FrameError: Names the reason and the number of tokens.
     """
     for reason, new, num in zip(reasons, num_new, num_tokens, strict=True):
-        if reason == pb.FINISH_REASON_LENGTH and num < budget:
+        if reason == _LENGTH and num < budget:
             raise FrameError(f"an answer ends with LENGTH at {num} of {budget} tokens")
-        if reason == pb.FINISH_REASON_STOP and num and not new:
+        if reason == _STOP and num and not new:
             raise FrameError("an answer ends with STOP after its tokens")
 
 

@@ -144,7 +144,7 @@ def read_conf(flag: str, path: Path) -> ConfFile:
         # A byte order mark would be part of the first line's model.
         text = read_bounded(path, MAX_CONF_BYTES).decode("utf-8-sig")
     except OSError as error:
-        raise FlagError(flag, str(error), path) from error
+        raise FlagError(flag, f"cannot be read: {error.strerror or error}", path) from error
     except UnicodeDecodeError as error:
         raise FlagError(flag, f"is not UTF-8 text: {error}", path) from error
     return parse_conf(flag, text, path)

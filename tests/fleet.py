@@ -233,6 +233,12 @@ def tokens_of(hexadecimal: str) -> list[int]:
     return [int.from_bytes(raw[i : i + 4], "little", signed=True) for i in range(0, len(raw), 4)]
 
 
+def without_first_lines(stderr: str) -> str:
+    """Leave out what a run logs of its files before it waits for workers."""
+    lines = stderr.splitlines(keepends=True)
+    return "".join(line for line in lines if " coordinator.pre_run_checks: " not in line)
+
+
 def run_json(run_dir: Path) -> Any:
     """Read run.json."""
     return json.loads((run_dir / "run.json").read_text())

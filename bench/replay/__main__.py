@@ -1,27 +1,26 @@
 """`python -m bench.replay`: the cost of the checks of ends and answers, as a share of the coordinator's CPU.
 
-One process reads one recorded stream of frames with and without the checks, in turns. This has
-gRPC's cost, but not LoadGen's, so the share of a whole coordinator is smaller than the printed one.
+One process gives each frame of a recorded stream to two schedulers, one with the checks and one without, and
+times both; in turns with that it reads the stream over gRPC, which is the whole. LoadGen's time is not in
+it, so the share of a real coordinator is smaller than the printed one.
 """
 
 import argparse
 import asyncio
-import contextlib
 import gc
 import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from unittest import mock
+from typing import cast
 
 import numpy as np
 
-from bench.replay.recording import Load, Replay, record
+from bench.replay.recording import VOCAB_SIZE, Load, Replay, record
 from bench.replay.sender import sending
 from coordinator.scheduling import request_table
-from coordinator.scheduling.degenerate_answers import DegenerateAnswers
-from protos.columns import FrameError, TokenColumns, TokenRules
+from protos import worker_pb2 as pb
+from protos.columns import FrameError, TokenColumns, TokenRules, check_ends, unpack_tokens
 
 LOADS = {
     "held": Load(834, 417, (878, 1678), 2, is_server=True),
@@ -34,57 +33,94 @@ MAX_SHARE = 0.01
 T_95 = {1: 12.71, 3: 3.18, 9: 2.26, 11: 2.20, 14: 2.14, 19: 2.09, 29: 2.05, 39: 2.02}
 
 
-def check_vocabulary(_: TokenRules, columns: TokenColumns) -> None:
-    """Check what was checked before the rules of ends: the vocabulary alone."""
-    if len(columns.tokens) and np.maximum.reduce(columns.tokens.view(np.uint32)) >= 201_088:
-        raise FrameError("a token id outside the vocabulary")
+class Side:
+    """A scheduler that takes the recorded frames, with the checks or without them."""
+
+    def __init__(self, load: Load, *, checked: bool) -> None:
+        """Issue the requests of the load."""
+        self._replay = Replay(load)
+        self._check_ends = check_ends if checked else _check_nothing
+        self.spent_ns = 0
+        """CPU time of this thread in frames and flushes so far."""
+        if not checked:
+            scheduler = self._replay.scheduler
+            scheduler._token_rules = cast(TokenRules, OnlyVocabulary())
+            vars(scheduler.degenerate)["add"] = _check_nothing
+
+    def take(self, number: int, raw: bytes) -> None:
+        """Parse and deliver a frame as a stream does after gRPC."""
+        vars(request_table)["check_ends"] = self._check_ends
+        begun_ns = time.thread_time_ns()
+        self._replay.deliver(unpack_tokens(pb.FromWorker.FromString(raw).tokens, number))
+        self.spent_ns += time.thread_time_ns() - begun_ns
 
 
-@contextlib.contextmanager
-def without_checks() -> Iterator[None]:
-    """Leave out the checks of ends and the counts of degenerate answers for a block."""
-    with (
-        mock.patch.object(TokenRules, "check", check_vocabulary),
-        mock.patch.object(request_table, "check_ends", lambda *_: None),
-        mock.patch.object(DegenerateAnswers, "add", lambda *_: None),
-    ):
-        yield
+class OnlyVocabulary:
+    """The check of tokens that every frame had before the rules of ends."""
+
+    def check(self, columns: TokenColumns) -> None:
+        """Check the vocabulary alone."""
+        if len(columns.tokens) and np.maximum.reduce(columns.tokens.view(np.uint32)) >= VOCAB_SIZE:
+            raise FrameError("a token id outside the vocabulary")
 
 
-def replay_s(load: Load, address: str, *, checked: bool) -> float:
-    """Replay once; returns the CPU time of this process in seconds."""
+def _check_nothing(*_: object) -> None:
+    """Take the place of a check that is left out."""
+
+
+def compare(load: Load, frames: list[bytes]) -> float:
+    """Give every frame to both sides, in the other order each time.
+
+    Returns:
+        CPU time of the checks in us per frame.
+    """
+    sides = Side(load, checked=True), Side(load, checked=False)
+    gc.collect()
+    gc.disable()
+    try:
+        for number, raw in enumerate(frames):
+            for side in sides if number % 2 else sides[::-1]:
+                side.take(number, raw)
+    finally:
+        gc.enable()
+        vars(request_table)["check_ends"] = check_ends
+    return (sides[0].spent_ns - sides[1].spent_ns) / len(frames) / 1e3
+
+
+def whole_us(load: Load, frames: list[bytes], address: str) -> float:
+    """Read all frames over gRPC, with the checks; returns the process's CPU time in us per frame."""
     replay = Replay(load)
     gc.collect()
     gc.disable()
-    with contextlib.nullcontext() if checked else without_checks():
-        begun_s = time.process_time()
-        asyncio.run(replay.take(address))
-        spent_s = time.process_time() - begun_s
+    begun_s = time.process_time()
+    asyncio.run(replay.take(address))
+    spent_s = time.process_time() - begun_s
     gc.enable()
-    return spent_s
+    return spent_s / len(frames) * 1e6
 
 
-def measure(load: Load, num_pairs: int) -> tuple[list[bytes], list[tuple[float, float]]]:
-    """Record a load, and replay it in pairs, each with the other order than the one before.
-
-    Returns:
-        The frames, and seconds with and without the checks of each pair.
-    """
+def measure(load: Load, num_pairs: int) -> dict[str, object]:
+    """Record a load, and replay it `num_pairs` times in each way, in turns; the first replays are dropped."""
     frames = asyncio.run(record(load))
-    pairs = []
+    checks_us, wholes_us = [], []
     with sending(frames) as address:
-        for checked in (True, False):
-            replay_s(load, address, checked=checked)
-        for number in range(num_pairs):
-            order = (True, False) if number % 2 else (False, True)
-            spent_s = {checked: replay_s(load, address, checked=checked) for checked in order}
-            pairs.append((spent_s[True], spent_s[False]))
-    return frames, pairs
+        for _ in range(num_pairs + 1):
+            checks_us.append(compare(load, frames))
+            wholes_us.append(whole_us(load, frames, address))
+    whole = statistics.median(wholes_us[1:])
+    shares = [spent / whole for spent in checks_us[1:]]
+    mean, low, high = interval(shares)
+    return {
+        "frames": len(frames),
+        "mean_share": round(mean, 5),
+        "interval_95": [round(low, 5), round(high, 5)],
+        "checks_us_per_frame": [round(spent, 3) for spent in checks_us[1:]],
+        "whole_us_per_frame": [round(spent, 1) for spent in wholes_us[1:]],
+    }
 
 
-def interval(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
-    """Return mean and 95 % interval of the relative difference of the pairs."""
-    shares = [checked / unchecked - 1 for checked, unchecked in pairs]
+def interval(shares: list[float]) -> tuple[float, float, float]:
+    """Return mean and 95 % interval."""
     half = T_95.get(len(shares) - 1, 1.96) * statistics.stdev(shares) / len(shares) ** 0.5
     mean = statistics.mean(shares)
     return mean, mean - half, mean + half
@@ -101,18 +137,8 @@ def main(argv: list[str]) -> int:
     for name, load in (QUICK if flags.quick else LOADS).items():
         if not name.startswith(flags.load or ""):
             continue
-        frames, pairs = measure(load, flags.pairs)
-        mean, low, high = interval(pairs)
-        missed |= high >= MAX_SHARE and not flags.quick
-        shown = {
-            "load": name,
-            **load._asdict(),
-            "frames": len(frames),
-            "mean_share": round(mean, 5),
-            "interval_95": [round(low, 5), round(high, 5)],
-            "us_per_frame": round(statistics.median(u for _, u in pairs) / len(frames) * 1e6, 2),
-            "cpu_s_with_and_without": [[round(c, 4), round(u, 4)] for c, u in pairs],
-        }
+        shown = {"load": name, **load._asdict(), **measure(load, flags.pairs)}
+        missed |= cast(list[float], shown["interval_95"])[1] >= MAX_SHARE and not flags.quick
         print(json.dumps(shown), flush=True)
     return int(missed)
 

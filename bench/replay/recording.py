@@ -26,6 +26,8 @@ CHANNEL_ID = 200_005
 # <|channel|>, <|message|>, <|start|> and <|end|> of an answer's two messages.
 SPECIAL_TOKENS_PER_ANSWER = 7
 BUDGET = 10_240
+# Finished answers are passed on every 2 s, frames come every 40 ms.
+FRAMES_PER_FLUSH = 50
 
 
 class Load(NamedTuple):
@@ -104,6 +106,14 @@ class Replay:
         samples = list(range(load.num_requests))
         self.scheduler.issue(samples, samples)
         self._num_requests = load.num_requests
+        self._num_frames = 0
+
+    def deliver(self, columns: TokenColumns) -> None:
+        """Deliver the next frame; finished answers are passed on, and their slots are free, now and then."""
+        self.scheduler.deliver(0, columns)
+        self._num_frames += 1
+        if self._num_frames % FRAMES_PER_FLUSH == 0:
+            self.scheduler.keep_answers()
 
     async def take(self, address: str) -> None:
         """Read and deliver all frames of a sender over gRPC, as a run does."""
@@ -118,7 +128,7 @@ class Replay:
         assert self.scheduler.table.num_done == self._num_requests
 
     def _deliver(self, columns: TokenColumns) -> None:
-        self.scheduler.deliver(0, columns)
+        self.deliver(columns)
         if self.scheduler.table.num_done == self._num_requests:
             self._carried.cancel()
 
@@ -143,7 +153,7 @@ async def record(load: Load) -> list[bytes]:
         columns = columns._replace(tokens=tokens)
         message = pb.FromWorker(tokens=pack_tokens(columns, len(frames)))
         frames.append(message.SerializeToString())
-        replay.scheduler.deliver(0, columns)
+        replay.deliver(columns)
     return frames
 
 

@@ -73,9 +73,10 @@ class AnswerLengths:
         """Estimate the time until all answers are complete; None if it is not known yet.
 
         The last waiting request starts when the fleet has produced the tokens before it, or when LoadGen
-        issues it. Then the longest answer decides, at the speed of one request.
+        issues it. Then the longest answer decides, at the speed of one request. At low rates no request may
+        run at this moment: the next one is then at least as fast as the mean rate.
         """
-        if not self.is_known or load.tokens_per_s <= 0 or not load.num_running:
+        if not self.is_known or load.tokens_per_s <= 0:
             return None
         num_new = load.num_unissued + load.num_waiting
         if load.num_unissued and load.issued_per_s <= 0:
@@ -84,12 +85,13 @@ class AnswerLengths:
             num_new * self.mean / load.tokens_per_s,
             load.num_unissued / load.issued_per_s if load.num_unissued else 0.0,
         )
-        request_tokens_per_s = load.tokens_per_s / load.num_running
+        num_at_once = max(load.num_running, 1)
+        request_tokens_per_s = load.tokens_per_s / num_at_once
         running_s = self._longest_rest(self._num_running) / request_tokens_per_s
         if not num_new:
             return running_s
         fresh = np.zeros_like(self._num_running)
-        fresh[0] = min(num_new, load.num_running)
+        fresh[0] = min(num_new, num_at_once)
         return max(running_s, start_s + self._longest_rest(fresh) / request_tokens_per_s)
 
     def _longest_rest(self, num_at_age: NDArray[np.int64]) -> float:

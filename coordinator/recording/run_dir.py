@@ -64,7 +64,7 @@ def check_free(path: Path, *, overwrite: bool) -> None:
     if not exists:
         return
     if not overwrite:
-        raise FlagError("--output-dir", f"{path} exists; --overwrite replaces it")
+        raise FlagError("--output-dir", f"{path} exists; --overwrite replaces it if a run wrote it")
     _check_own(path)
     # A run keeps its user.conf locked until it ends; a directory without that file belongs to no run.
     with contextlib.suppress(FileNotFoundError, NotADirectoryError), (path / _CONF).open("r+") as conf:

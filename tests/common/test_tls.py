@@ -49,8 +49,8 @@ def coordinate(address: str, files: Path, out: Path, flags: str) -> subprocess.C
 
 
 def check_refused(done: subprocess.CompletedProcess[str], out: Path, *says: str) -> None:
-    """Check exit code 2, the words of the only line, that no secret is in it, and that there is no output."""
-    lines = done.stderr.splitlines()
+    """Check exit code 2, the words of the reason, that no secret is in it, and that there is no output."""
+    lines = fleet.without_first_lines(done.stderr).splitlines()
     assert (2, 1) == (done.returncode, len(lines)), done.stderr
     assert lines[0].startswith("coordinator: --workers: ")
     assert [] == [word for word in says if word not in lines[0]], lines[0]

@@ -88,10 +88,10 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
     assert printed == print_config("--config", str(again))
 
 
-def test_every_flag_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_flag_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     """Each flag is a key, or a comment if it has no value."""
     assert 0 == main(["--input-file", "d.parquet", "--workers", "a:1", "--print-config"])
-    printed = capsys.readouterr().out
+    printed = capfd.readouterr().out
     comments = [line.removeprefix("# ") for line in printed.splitlines() if line.startswith("#")]
     assert "user-conf = FILE" in comments
     keys = [*tomllib.loads(printed)["coordinator"], *(line.partition(" = ")[0] for line in comments)]
@@ -137,7 +137,7 @@ BAD = {
 
 @pytest.mark.parametrize(("line", "says"), BAD.values(), ids=[name.replace(" ", "-") for name in BAD])
 def test_a_bad_line_is_named_with_its_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, says: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], line: str, says: str
 ) -> None:
     """A key or value that cannot be had is one line with file and key, exit code 2; no worker is called."""
     data = fleet.write_prompts(tmp_path / "d.parquet", [[3, 7, 1]])
@@ -146,7 +146,7 @@ def test_a_bad_line_is_named_with_its_file(
         text = text.replace(f"output-dir = '{tmp_path}/o'\n", "")
     path = write(tmp_path, text + line + "\n\n")
     assert 2 == main(["--config", str(path)])
-    _, error = capsys.readouterr()
+    _, error = capfd.readouterr()
     assert 1 == len(error.splitlines()), error
     assert [] == [word for word in ("coordinator: ", str(path), *says.split("|")) if word not in error], error
     assert not (tmp_path / "o").exists()

@@ -31,7 +31,7 @@ open(sys.argv[1], "w").write(json.dumps(queries))
 sys.exit(code)
 """
 # One query at a time: an answer takes about 3 steps of 10 ms.
-CONF = "*.Server.min_duration = 1500\n*.Server.target_qps = 10\n"
+CONF = "*.Server.min_duration = 1500\n*.Server.min_query_count = 40\n*.Server.target_qps = 10\n"
 
 
 def test_a_server_query_takes_few_files_and_calls(tmp_path: Path) -> None:

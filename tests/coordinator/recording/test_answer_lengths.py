@@ -48,12 +48,22 @@ def test_no_estimate_before_the_median_is_known(
 
 @pytest.mark.parametrize(
     "load",
-    [RunLoad(5, 0, 10, 100.0, 0.0), RunLoad(0, 5, 10, 0.0, 1.0), RunLoad(0, 5, 0, 100.0, 1.0)],
-    ids=["nothing-issued", "no-tokens", "no-requests"],
+    [RunLoad(5, 0, 10, 100.0, 0.0), RunLoad(0, 5, 10, 0.0, 1.0)],
+    ids=["nothing-issued", "no-tokens"],
 )
 def test_no_estimate_without_a_rate(load: RunLoad) -> None:
-    """Without tokens, requests on workers, or queries issued the time is unknown."""
+    """Without tokens or queries issued the time is unknown."""
     assert AnswerLengths(np.full(10, 10), lengths(), BUDGET).remaining_s(load) is None
+
+
+def test_estimate_between_two_queries() -> None:
+    """While no request runs, the queries that LoadGen has still to issue give the time.
+
+    30 queries at 2/s are 15 s; an answer of 10 tokens at 100 tokens/s takes 0.1 s more.
+    """
+    left_s = AnswerLengths(np.full(10, 10), lengths(), BUDGET).remaining_s(RunLoad(30, 0, 0, 100.0, 2.0))
+    assert left_s is not None
+    assert 15.1 == pytest.approx(left_s, abs=0.05)
 
 
 def test_equal_answers_are_exact() -> None:

@@ -50,7 +50,7 @@ def data(tmp_path: Path) -> Path:
 
 def check_refused(done: subprocess.CompletedProcess[str], out: Path, *says: str) -> None:
     """Check exit code 2, the words of the only line besides the log's, and that there is no output."""
-    lines = [line for line in done.stderr.splitlines() if " coordinator.pre_run_checks: " not in line]
+    lines = fleet.without_first_lines(done.stderr).splitlines()
     assert (2, 1) == (done.returncode, len(lines)), done.stderr
     assert lines[0].startswith("coordinator: ")
     assert [] == [word for word in says if word not in lines[0]], lines[0]
@@ -170,7 +170,7 @@ def test_earlier_run_stays_unless_overwritten(data: Path, two: Fleet, tmp_path: 
     before = {path.name: path.read_bytes() for path in run_dir.iterdir()}
 
     refused = fleet.coordinate([two.usual], data, out, *flags)
-    (line,) = [line for line in refused.stderr.splitlines() if " coordinator.pre_run_checks: " not in line]
+    (line,) = fleet.without_first_lines(refused.stderr).splitlines()
     assert (2, "") == (refused.returncode, refused.stdout)
     assert line.startswith(f"coordinator: --output-dir: {run_dir} exists")
     assert before == {path.name: path.read_bytes() for path in run_dir.iterdir()}

@@ -201,6 +201,7 @@ def test_the_engine_says_what_it_is() -> None:
     assert (info.max_num_seqs, info.max_model_len, info.stop_token_ids) == (3, 99, (200_002,))
     assert info.engine_args == {
         "max_num_seqs": "3",
+        "seed": "0",
         "max_num_batched_tokens": "20",
         "max_model_len": "99",
         "prefill_tokens_per_s": "1000",
