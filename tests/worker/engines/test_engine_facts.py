@@ -82,12 +82,13 @@ NGRAM = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
         ("--load-format safetensors", 'load_format differs: a:1 has "auto", b:2 has "safetensors"'),
         (
             "--load-format dummy",
-            'load_format differs: a:1 has "auto", b:2 has "dummy" (also different: model_hash',
+            'load_format differs: a:1 has "auto", b:2 has "dummy" '
+            "(also different: random_weights, model_hash",
         ),
         ("--enable-prefix-caching", "enable_prefix_caching differs: a:1 has false, b:2 has true"),
         (
             "--load-format DUMMY",
-            'load_format differs: a:1 has "auto", b:2 has "dummy" (also different: ',
+            'load_format differs: a:1 has "auto", b:2 has "dummy" (also different: random_',
         ),
         ("--seed 1", "seed differs: a:1 has 0, b:2 has 1"),
         ("--enable-lora", "enable_lora differs: a:1 has the default, b:2 has true"),
@@ -198,6 +199,17 @@ def test_random_weights_of_another_seed_are_refused(checkpoint: Path) -> None:
     first, same, other = (told_by(checkpoint, *flags, seed) for seed in "778")
     check_same_engine([("a:1", first), ("b:2", same)])
     assert "--workers: seed differs: a:1 has 7, b:2 has 8" == refusal(first, other)
+
+
+def test_random_weights_that_are_cut_into_other_parts_are_refused(checkpoint: Path) -> None:
+    """Each rank draws its part of a tensor from the same seed, so that two halves are not the whole."""
+    flags = ("--load-format", "dummy")
+    whole, wide = told_by(checkpoint, *flags), told_by(checkpoint, *flags, "--data-parallel-size", "2")
+    check_same_engine([("a:1", whole), ("b:2", wide)])
+    halves = told_by(checkpoint, *flags, "--tensor-parallel-size", "2")
+    assert refusal(whole, halves).startswith("--workers: random_weights differs: a:1 has ")
+    experts = told_by(checkpoint, *flags, "--enable-expert-parallel", "--data-parallel-size", "2")
+    assert refusal(whole, experts).startswith("--workers: random_weights differs: a:1 has ")
 
 
 def test_facts_are_bounded(checkpoint: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.engines.vllm.checkpoint import Source
+from worker.engines.vllm.model_hash import DUMMY
 from worker.engines.vllm.redaction import redact
 
 if TYPE_CHECKING:
@@ -133,6 +134,9 @@ def engine_facts(given: Mapping[str, str], config: "VllmConfig") -> dict[str, st
         "generation_config_hash": _hash(model.try_get_generation_config()),
         "plugins": loaded_plugins(),
     }
+    if facts["load_format"] == DUMMY:
+        # Each rank draws its own part of a tensor from the same seed.
+        facts["random_weights"] = _parts(config) | {"device": _device()}
     if config.speculative_config is not None:
         facts["speculative_config"] = _speculation(config.speculative_config)
     chosen = {name: value for name, value in given.items() if name not in _EXECUTION | _NEITHER}
@@ -171,6 +175,15 @@ def execution_facts(given: Mapping[str, str], config: "VllmConfig") -> dict[str,
     unstable = {"compilation_config"}
     chosen = {name: value for name, value in given.items() if name in _EXECUTION - unstable}
     return _bounded(chosen | {name: encode(value) for name, value in facts.items()} | _variables())
+
+
+def _parts(config: "VllmConfig") -> dict[str, object]:
+    """Return into how many parts the tensors of one layer are cut."""
+    parallel = config.parallel_config
+    found: dict[str, object] = {"tensor_parallel_size": parallel.tensor_parallel_size}
+    if parallel.enable_expert_parallel:
+        found["expert_parallel_size"] = parallel.tensor_parallel_size * parallel.data_parallel_size
+    return found
 
 
 def draft_model(args: "AsyncEngineArgs") -> Source | None:
