@@ -27,8 +27,8 @@ HANDSHAKE_TIMEOUT_MS = 10_000
 MAX_IDLE_MS = 1_800_000
 # An idle connection takes 12 to 16 KB of memory (measured on grpcio 1.85.3, without TLS).
 MAX_CONNECTIONS = 8192
-# A client needs one call at a time, or a few. gRPC keeps counting some calls that ended on a malformed message:
-# fuzzing with 100,000 of them on one connection used up 100 calls.
+# A client needs one call at a time, or a few. gRPC keeps counting some calls that ended on a malformed
+# message: fuzzing with 100,000 of them on one connection used up 100 calls.
 MAX_CALLS_PER_CONNECTION = 1000
 
 
