@@ -21,7 +21,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fleet.WorkerPro
     ("flags", "says"),
     [
         ("--user-conf {d}/user.conf", "--user-conf {d}/user.conf: line 1: 'nonsense' is not "),
-        ("--audit-config {d}/absent.config", "--audit-config {d}/absent.config: cannot be read: No such file"),
+        ("--audit-config {d}/absent.config", "--audit-config {d}/absent.config: cannot be read: No such"),
         ("--audit-config {d}/odd.config", "--audit-config {d}/odd.config: must have the keys of exactly one"),
         ("--output-dir {d}/out", "--output-dir: {d}/out/offline/performance exists; --overwrite replaces it"),
     ],
