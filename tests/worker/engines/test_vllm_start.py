@@ -16,7 +16,7 @@ from tests.worker.engines.greedy import bounded, children, columns, environment_
 from worker.engine_protocol import EngineDead
 from worker.engines.vllm import engine_core
 from worker.engines.vllm.causes import VARIABLE, CauseLog
-from worker.engines.vllm.engine_args import describe
+from worker.engines.vllm.engine_args import build_engine, describe
 from worker.engines.vllm.vllm_engine import VllmEngine, parse_engine_flags, sampling_params
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's and torch's imports warn
@@ -176,3 +176,15 @@ def test_failure_in_mid_run_says_what_failed(checkpoint: Path) -> None:
 
     asyncio.run(bounded(fail(), 120))
     assert [] == children()
+
+
+def test_a_model_that_cannot_be_downloaded_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hugging Face's error for a machine without network lacks the model's name; the refusal has it."""
+    flags = parse_engine_flags([], "data/nothing")
+
+    def refuse(*_: object) -> None:
+        raise OSError("We couldn't connect to\n'https://huggingface.co'")
+
+    monkeypatch.setattr(type(flags.engine_args), "create_engine_config", refuse)
+    with pytest.raises(ValueError, match=r"^--model data/nothing: We couldn't connect to 'https"):
+        build_engine(flags)

@@ -212,7 +212,10 @@ def build_engine(flags: EngineFlags) -> "AsyncLLM":
     usage_context = UsageContext.OPENAI_API_SERVER
     try:
         config = args.create_engine_config(usage_context)
-    except (ValueError, OSError, NotImplementedError, VLLMValidationError) as error:
+    except OSError as error:
+        # From Hugging Face's libraries, which may not name the model: no network, no access, a missing file.
+        raise FlagError("--model", one_line(error), args.model) from error
+    except (ValueError, NotImplementedError, VLLMValidationError) as error:
         raise ValueError(one_line(error)) from error
     try:
         with ending_with_worker():
