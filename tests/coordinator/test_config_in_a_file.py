@@ -160,7 +160,7 @@ def test_a_bad_line_is_named_with_its_file(
         (
             "user-conf = 'none'",
             [],
-            "coordinator: {path}: --user-conf none: [Errno 2] No such file or directory: 'none'\n",
+            "coordinator: {path}: --user-conf none: cannot be read: No such file or directory\n",
         ),
     ],
 )

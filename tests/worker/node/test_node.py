@@ -186,7 +186,9 @@ def test_bad_nodes_are_one_line(flags: str, says: str) -> None:
     """Exit 2 and one line on stderr, before anything starts."""
     command = [sys.executable, "-m", "worker", "--engine", "counting", *flags.split()]
     done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=False)
-    (line,) = done.stderr.strip().splitlines()
+    lines = done.stderr.strip().splitlines()
+    assert 1 == len(lines), done.stderr
+    (line,) = lines
     assert (2, True) == (done.returncode, says in line), line
 
 
