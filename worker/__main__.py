@@ -63,10 +63,11 @@ def main(argv: list[str]) -> int:
             print(text, end="")
             return 0
         raise_open_file_limit()
-        remove_abandoned()
         if not end_with_node():
             raise EngineDead("the node has ended")
-        asyncio.run(make_service(argv).run())
+        service = make_service(argv)
+        remove_abandoned()
+        asyncio.run(service.run())
     except BadInput as error:
         reason = name_source(error.refusal, argv, "worker")
         notify_exit_reason(reason)
