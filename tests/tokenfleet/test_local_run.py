@@ -195,6 +195,11 @@ def test_output_that_cannot_be_written_is_one_line(tmp_path: Path, place: str, s
     assert [] == marked_processes(marker)
 
 
+def reasons(stderr: str) -> list[str]:
+    """Leave out the line of the coordinator, which is stopped and may have read its flags by then."""
+    return [line for line in stderr.splitlines() if line != "coordinator: interrupted by SIGTERM"]
+
+
 def test_flag_that_nobody_knows_is_one_line(tmp_path: Path) -> None:
     """What the worker refuses: exit 2 and one line that names the flag; no run directory, no process."""
     data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
@@ -203,8 +208,8 @@ def test_flag_that_nobody_knows_is_one_line(tmp_path: Path) -> None:
     process = start(marker, *base, "--backend", "counting", "--no-such-flag")
     _, errors = process.communicate(timeout=60)
     assert 2 == process.returncode, errors
-    assert 1 == len(errors.strip().splitlines()), errors
-    assert "--no-such-flag" in errors
+    (line,) = reasons(errors)
+    assert "--no-such-flag" in line
     assert not (tmp_path / "out" / "offline").exists()
     wait_gone(marker, 5.0)
 
@@ -257,4 +262,4 @@ def test_the_reason_of_a_worker_is_what_it_reported(
     )
     log = tmp_path / "out" / "workers" / "worker.log"
     line = f"run_mlperf.py: worker exited with {says} ({log})\n"
-    assert (code, line) == (done.returncode, done.stderr)
+    assert (code, [line.strip()]) == (done.returncode, reasons(done.stderr))
