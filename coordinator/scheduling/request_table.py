@@ -174,11 +174,12 @@ class RequestTable:
         after = before + (1 if columns.counts is None else columns.counts)
         if np.maximum.reduce(after, initial=0) > self._max_new_tokens:
             raise self._overrun(worker)
-        if len(columns.finished_rows):
+        reasons: list[int] = columns.finish_reasons.tolist()
+        if reasons:
             rows, counts = columns.finished_rows.tolist(), columns.counts
             num_new = [1] * len(rows) if counts is None else [counts.item(row) for row in rows]
             num_tokens = [int(after.item(row)) for row in rows]
-            check_ends(columns.finish_reasons.tolist(), num_new, num_tokens, self._max_new_tokens)
+            check_ends(reasons, num_new, num_tokens, self._max_new_tokens)
         self._arena.append(slots, before, columns.counts, columns.tokens)
         self._num_tokens[slots] = after
         self.num_tokens += len(columns.tokens)
@@ -189,7 +190,6 @@ class RequestTable:
         prefilled_tokens = self._take_prefill(first_slots) + self._take_prefill(finished_slots)
         if self._num_resumed:
             prefilled_tokens += self._take_prefill(slots[after > before])
-        reasons: list[int] = columns.finish_reasons.tolist()
         return Arrivals(first_slots.tolist(), finished_slots.tolist(), reasons, prefilled_tokens)
 
     def _add_row(self, worker: int, columns: TokenColumns, now_ns: int) -> Arrivals:
@@ -205,15 +205,15 @@ class RequestTable:
         after = before + num_new
         if after > self._max_new_tokens:
             raise self._overrun(worker)
-        if len(columns.finished_rows):
-            check_ends(columns.finish_reasons.tolist(), [num_new], [after], self._max_new_tokens)
+        reasons: list[int] = columns.finish_reasons.tolist()
+        if reasons:
+            check_ends(reasons, [num_new], [after], self._max_new_tokens)
         self._arena.append_row(slot, before, columns.tokens)
         self._num_tokens[slot] = after
         self.num_tokens += num_new
         first_slots = [slot] if not before and num_new else []
         if first_slots:
             self._first_ns[slot] = now_ns
-        reasons: list[int] = columns.finish_reasons.tolist()
         prefilled_tokens = 0
         if (num_new or reasons) and (prefilled_tokens := self._prefill_lens.item(slot)):
             self._prefill_lens[slot] = 0
