@@ -255,7 +255,7 @@ def _is_given(names: Collection[str], table: Table, argv: list[str]) -> bool:
 
 
 def _list_of(words: Collection[str], table: Table, argv: list[str]) -> str | None:
-    """Return the flag whose list in the table holds all unrecognized words; None if there is none.
+    """Return the flag whose list in the table holds all unrecognized words, or None.
 
     The list of a flag that takes one value leaves its other values unrecognized.
     """

@@ -129,7 +129,7 @@ class Flag:
 
     @property
     def bound(self) -> str:
-        """The bound as text for the docs; empty if there is none."""
+        """The bound as text for the docs; empty without a bound."""
         if self.le is not None:
             return f"{self.ge}..{self.le}"
         return f"above {self.gt}" if self.gt is not None else "" if self.ge is None else f"{self.ge} or more"
@@ -250,7 +250,7 @@ def _split(hint: object) -> tuple[type, Flag | None]:
 
 
 def _mistake(hint: object) -> str | None:
-    """Return the mistake in a declaration; None if there is none."""
+    """Return the mistake in a declaration, or None."""
     kind, flag = _split(hint)
     readable = kind in _METAVARS or issubclass(kind, StrEnum)
     if flag is None:

@@ -130,7 +130,7 @@ class Benchmark:
         return tuple(self.accuracy_rows)
 
     def compliance_test(self, keys: Iterable[str]) -> ComplianceTest | None:
-        """Return the only compliance test that has some of an audit.config's keys; None if there is none."""
+        """Return the only compliance test that has some of an audit.config's keys, or None."""
         tests = [test for test in self.compliance_tests if test.thresholds.keys() & set(keys)]
         return tests[0] if len(tests) == 1 else None
 
@@ -235,7 +235,7 @@ BENCHMARK = ROUNDS[0].benchmarks[0]
 
 
 def find_round(seeds: Seeds) -> Round | None:
-    """Return the round with these seeds; None if there is none."""
+    """Return the round with these seeds, or None."""
     return next((entry for entry in ROUNDS if entry.seeds == seeds), None)
 
 

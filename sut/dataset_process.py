@@ -27,7 +27,7 @@ _CHUNK_BYTES = 1 << 12
 
 
 def read_in_process(path: Path, max_samples: int | None, timeout_s: float = READ_TIMEOUT_S) -> pa.RecordBatch:
-    """Read a file in a process of its own.
+    """Read a file in a separate process.
 
     Returns:
         One batch: column `prompt`, a list of int32 a row; its schema's metadata has the facts.

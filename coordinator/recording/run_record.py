@@ -187,7 +187,7 @@ class RunRecord:
     """Sampling parameters of every request."""
     dataset: dict[str, object]
     versions: dict[str, str]
-    """Of the coordinator: Python, packages, and the Git commit of its source tree where there is one."""
+    """Of the coordinator: Python, packages, and the Git commit of its source tree, if known."""
     host: WorkerHost
     """The coordinator's machine."""
     round: str | None

@@ -187,7 +187,7 @@ def _parts(config: "VllmConfig") -> dict[str, object]:
 
 
 def draft_model(args: "AsyncEngineArgs") -> Source | None:
-    """Return the draft model of speculative decoding; None if there is none with files of its own."""
+    """Return the draft model of speculative decoding, or None if no separate one is loaded."""
     speculative = args.speculative_config or {}
     name = speculative.get("model") or getattr(args, "spec_model", None)
     # Methods without a draft model may have a name here, e.g. "ngram".
