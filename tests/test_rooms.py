@@ -39,6 +39,7 @@ MAY_IMPORT = {
     },
     "worker.engines.scripted": {"worker.config", "worker.engine_protocol"},
     "worker.engines.vllm": {"worker.config", "worker.engine_protocol", "worker.machine"},
+    "tokenfleet.campaign": {"tokenfleet.child"},
 }
 
 

@@ -64,6 +64,13 @@ def _local(argv: list[str]) -> int:
     return main(argv)
 
 
+def _campaign(argv: list[str]) -> int:
+    from common.standard_streams import leave
+    from tokenfleet.campaign.campaign import main
+
+    leave(main(argv))
+
+
 def _synthetic(argv: list[str]) -> int:
     from sut.synthetic import main
 
@@ -77,6 +84,7 @@ SUBCOMMANDS = {
     "probe": Subcommand(_probe, "query a worker's health once"),
     "checkpoint-hash": Subcommand(_checkpoint_hash, "hash a checkpoint's weights completely, once"),
     "local": Subcommand(_local, "start workers on this machine, run LoadGen against them, stop them"),
+    "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
     "synthetic": Subcommand(_synthetic, "write a synthetic data set or a tiny random checkpoint"),
 }
 
