@@ -41,15 +41,15 @@ class ProgramLimits:
     """Limits of one program; what exceeds them, time per test excepted, is ungraded, not wrong."""
 
     test_timeout_s: float = 60.0
-    """Wall-clock time of one test; the official evaluator's, and the only limit that makes a program wrong."""
+    """Wall-clock time of one test, as officially; the only limit that makes a program wrong."""
     memory_bytes: int = 4 << 30
     """Address space."""
     output_bytes: int = 64 << 20
     """Output of one test."""
     disk_bytes: int = 256 << 20
     """Size of the temporary folder, and of one file."""
-    num_processes: int = 256
-    """Threads and processes; root is exempt in the kernel, so the sandbox also refuses new processes."""
+    num_threads: int = 512
+    """Threads, as far as the kernel counts them: not those of root. Processes cannot be started at all."""
     num_open_files: int = 256
 
 
