@@ -122,6 +122,10 @@ class Benchmark:
     """Mean answer length over the accuracy data set, in tokens; only for estimates of durations."""
     accuracy_rows: dict[str, int]
     """Rows of the accuracy data set by the value of its column `dataset`."""
+    accuracy_repeats: dict[str, int]
+    """Rows of each question, by the value of the column `dataset`."""
+    accuracy_target_percent: float
+    """Smallest score of an accuracy run."""
     grading_columns: tuple[str, ...]
     """Columns that the script which grades the answers reads from the data set."""
     compliance_tests: tuple[ComplianceTest, ...]
@@ -206,6 +210,8 @@ GPT_OSS_120B = Benchmark(
     mean_accuracy_answer_len=9_999,  # checker: the limit of TOKENS_PER_SAMPLE is 1.1 times this
     # eval_mlperf_accuracy.py; README: 30 questions 8 times, 198 5 times and 1,055 3 times.
     accuracy_rows={"aime25": 240, "gpqa_diamond": 990, "livecodebench_v6": 3165},
+    accuracy_repeats={"aime25": 8, "gpqa_diamond": 5, "livecodebench_v6": 3},
+    accuracy_target_percent=82.2987,  # checker: 99 % of the reference's 83.13
     grading_columns=("dataset", "ground_truth"),  # eval_mlperf_accuracy.py
     compliance_tests=(
         # README: rows of acc_eval_compliance_gpqa.parquet. Keys and values: each test's audit.config.
