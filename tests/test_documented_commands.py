@@ -25,6 +25,8 @@ PROGRAMS = {
     "probe": ("-m", "worker.probe"),
     "checkpoint-hash": ("-m", "worker.checkpoint_hash"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
+    "synthetic answers": ("-m", "sut.synthetic", "answers"),
+    "synthetic benchmark": ("-m", "sut.synthetic", "benchmark"),
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }
 # These pass flags on to vLLM.
