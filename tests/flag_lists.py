@@ -14,6 +14,7 @@ from sut.results.accuracy.config import AccuracyConfig
 from worker.config import ModelConfig, WorkerConfig
 from worker.engines.scripted.cost_model import CostModel
 from worker.engines.scripted.counting import CountingConfig
+from worker.engines.scripted.replay import ReplayConfig
 from worker.engines.scripted.simulated import SimulatedConfig
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
@@ -24,6 +25,7 @@ LISTS: dict[str, tuple[type[Flags], ...]] = {
     "worker": (ModelConfig, WorkerConfig),
     "counting": (CountingConfig,),
     "simulated": (SimulatedConfig, CostModel),
+    "replay": (ReplayConfig,),
 }
 MAX_LINE_LEN = 110
 _LIST = re.compile(r"(?<=<!-- flags: )(\w+) -->\n.*?(?=<!-- end of flags -->)", re.DOTALL)
