@@ -33,6 +33,7 @@ MAY_IMPORT = {
         "coordinator.pre_run_checks",
     },
     "sut.results": {"sut.settings", "sut.benchmark", "sut.log_files"},
+    "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "worker.machine": set(),
     "worker.node": {
         *("worker.auth", "worker.config", "worker.engine_protocol", "worker.listener", "worker.machine"),
