@@ -61,6 +61,10 @@ def _checkpoint_hash(argv: list[str]) -> int:
 def _accuracy(argv: list[str]) -> int:
     from sut.results.accuracy.__main__ import main
 
+
+def _submission(argv: list[str]) -> int:
+    from sut.results.submission.submission_command import main
+
     return main(argv)
 
 
@@ -90,8 +94,9 @@ SUBCOMMANDS = {
     "probe": Subcommand(_probe, "query a worker's health once"),
     "checkpoint-hash": Subcommand(_checkpoint_hash, "hash a checkpoint's weights completely, once"),
     "local": Subcommand(_local, "start workers on this machine, run LoadGen against them, stop them"),
-    "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
     "accuracy": Subcommand(_accuracy, "score an accuracy log as the official evaluator does"),
+    "submission": Subcommand(_submission, "check the runs of a submission and lay out its tree"),
+    "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
     "synthetic": Subcommand(_synthetic, "write a synthetic data set or a tiny random checkpoint"),
 }
 
