@@ -59,7 +59,7 @@ def _checkpoint_hash(argv: list[str]) -> int:
 
 
 def _accuracy(argv: list[str]) -> int:
-    from sut.results.accuracy.__main__ import main
+    pass
 
 
 def _submission(argv: list[str]) -> int:

@@ -117,7 +117,7 @@ def _workers(plan: CampaignPlan, state: CampaignState, run: PlannedRun) -> Group
 
 
 def _write_rehearsal_confs(plan: CampaignPlan) -> None:
-    if plan.rehearsal is None:
+    if plan.rehearsal is None or plan.rehearsal.min_duration_s is None:
         return
     for scenario in plan.scenarios:
         path = rehearsal_conf(plan, scenario)

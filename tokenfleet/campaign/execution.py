@@ -22,7 +22,7 @@ from tokenfleet.campaign.plan_settings import GradingTime
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
 from tokenfleet.campaign.preflight import refuse_workers
 from tokenfleet.campaign.run_results import RunResult, read_result, set_aside, wait_ended
-from tokenfleet.campaign.tree_command import tree_argv
+from tokenfleet.campaign.tree_command import is_half_moved, move_tree, prepare_scratch, tree_argv
 from tokenfleet.child import STOP_TIMEOUT_S, ChildProcess
 
 POLL_S = 0.2
@@ -116,7 +116,7 @@ class Campaign:
             self._identities[run],
             read_commit(),
             is_strict=self._plan.is_strict,
-            takes_invalid=self._plan.rehearsal is not None,
+            takes_invalid=self._plan.submission is None,
         )
 
     def _run_anew(self, run: PlannedRun, reason: str) -> None:
@@ -262,10 +262,13 @@ class Campaign:
         """
         if self._plan.submission is None:
             return
-        log = self._log("submission")
-        code = self._execute(tree_argv(self._plan), log)
-        if code:
-            raise CampaignStopped(f"no tree, exit code {code}: {last_line(log)} ({log})", code)
+        if not is_half_moved(self._plan):
+            prepare_scratch(self._plan)
+            log = self._log("submission")
+            code = self._execute(tree_argv(self._plan), log)
+            if code:
+                raise CampaignStopped(f"no tree, exit code {code}: {last_line(log)} ({log})", code)
+        move_tree(self._plan)
         self._table.say(f"tree: {self._plan.submission.tree.absolute()}")
 
     def _log(self, name: str) -> Path:

@@ -7,8 +7,8 @@ from typing import Any
 
 from common.bounded_file import parse_json, read_bounded
 from sut.log_files import ACCURACY, find_log
+from sut.results.submission.recorded_runs import RunKind
 from tokenfleet.campaign.plan_file import CampaignPlan
-from tokenfleet.campaign.plan_settings import RunKind
 from tokenfleet.campaign.planned_runs import PlannedRun, input_file
 
 MAX_REPORT_BYTES = 1 << 26
@@ -16,12 +16,13 @@ MAX_REPORT_BYTES = 1 << 26
 
 def grading_argv(plan: CampaignPlan, run: PlannedRun) -> list[str] | None:
     """Return the `tokenfleet` command that grades a run; None if nothing is graded."""
-    if plan.rehearsal is not None or run.kind is RunKind.PERFORMANCE:
+    if plan.submission is None or run.kind is RunKind.PERFORMANCE:
         return None
     data = [f"--reference-data={input_file(plan, run.kind)}", f"--tokenizer={plan.data.tokenizer}"]
     if run.kind is RunKind.ACCURACY:
         tests = [f"--lcb-tests={plan.data.lcb_tests}"] if plan.data.lcb_tests else []
-        return ["accuracy", f"--mlperf-log={find_log(run.run_dir, ACCURACY)}", *data, *tests]
+        log = find_log(run.run_dir, ACCURACY)
+        return ["accuracy", "--overwrite", f"--mlperf-log={log}", *data, *tests]
     return ["compliance", str(run.run_dir), *(data if run.kind is RunKind.TEST07 else [])]
 
 

@@ -10,16 +10,15 @@ from common.bounded_file import read_bounded
 from common.config_file import MAX_CONFIG_BYTES, join_lists, parse_toml, to_argv
 from common.flags import names
 from coordinator.config import RunConfig
+from sut.results.submission.recorded_runs import Division, RunKind
 from sut.settings import Scenario
 from tokenfleet.campaign.plan_groups import Group, read_groups
 from tokenfleet.campaign.plan_reader import PlanError, PlanReader, nearest
 from tokenfleet.campaign.plan_settings import (
     CampaignSettings,
     DataSettings,
-    Division,
     NodeSettings,
     RehearsalSettings,
-    RunKind,
     ScenarioSettings,
     SubmissionSettings,
 )
@@ -54,7 +53,7 @@ class CampaignPlan:
     coordinator_flags: tuple[str, ...]
     """Flags of every run beside those that the campaign sets."""
     submission: SubmissionSettings | None
-    """None in a rehearsal."""
+    """None: nothing is graded and no tree is laid out."""
     system: Mapping[str, str]
     """Fields of the system description that no program can know."""
     rehearsal: RehearsalSettings | None
@@ -62,7 +61,7 @@ class CampaignPlan:
     @property
     def is_strict(self) -> bool:
         """Whether whatever could not be submitted is refused."""
-        return self.submission is not None and not self.submission.draft
+        return self.rehearsal is None
 
     @property
     def kinds(self) -> tuple[RunKind, ...]:
@@ -98,7 +97,11 @@ def read_plan(path: Path, given: NodeFlags) -> CampaignPlan:
         if reader.has(scenario)
     }
     rehearsal = reader.optional(RehearsalSettings, "rehearsal")
-    submission = None if rehearsal else reader.settings(SubmissionSettings, "submission")
+    submission = reader.optional(SubmissionSettings, "submission")
+    if submission is None and rehearsal is None:
+        raise reader.error("[submission]", "missing; only a plan with [rehearsal] may do without")
+    if submission is not None and rehearsal is not None and not rehearsal.has_official_runs:
+        raise reader.error("[rehearsal]", "max-samples and runs exclude the table [submission]")
     _check_scenarios(reader, scenarios, submission)
     nodes = _read_nodes(reader, given)
     return CampaignPlan(
@@ -111,7 +114,7 @@ def read_plan(path: Path, given: NodeFlags) -> CampaignPlan:
         nodes=nodes,
         coordinator_flags=_read_coordinator_flags(reader, given),
         submission=submission,
-        system={key: str(value) for key, value in tables.get("system", {}).items()},
+        system={key: str(value) for key, value in reader.table("system").items()},
         rehearsal=rehearsal,
     )
 

@@ -6,14 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from common.flags import Flag, FlagError, Flags
-
-
-class Division(StrEnum):
-    """Division of a submission."""
-
-    CLOSED = "closed"
-    OPEN = "open"
-    NETWORK = "network"
+from sut.results.submission.recorded_runs import Division, RunKind
 
 
 class GradingTime(StrEnum):
@@ -21,15 +14,6 @@ class GradingTime(StrEnum):
 
     BETWEEN_RUNS = "between-runs"
     AT_THE_END = "at-the-end"
-
-
-class RunKind(StrEnum):
-    """A run of a scenario, by the name of its directory."""
-
-    PERFORMANCE = "performance"
-    ACCURACY = "accuracy"
-    TEST07 = "TEST07"
-    TEST09 = "TEST09"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +89,9 @@ class SubmissionSettings(Flags):
     system: Annotated[str, Flag("name of the system", metavar="NAME")]
     tree: Annotated[Path, Flag("directory of the submission; must not exist", metavar="DIR")]
     division: Annotated[Division, Flag("division of the submission")] = Division.CLOSED
-    draft: Annotated[
-        bool, Flag("allow what could not be submitted, e.g. another engine; the tree is a draft")
-    ] = False
+    draft: Annotated[bool, Flag("lay out the tree although fields are missing")] = False
+    calibration: Annotated[Path | None, Flag("text: what the quantization was calibrated with")] = None
+    sysinfo: Annotated[Path | None, Flag("output of mlperf-sysinfo, fields of the system description")] = None
     official_checker: Annotated[
         Path | None, Flag("clone of mlcommons/inference whose submission checker is run", metavar="DIR")
     ] = None
@@ -115,16 +99,29 @@ class SubmissionSettings(Flags):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RehearsalSettings(Flags):
-    """Table [rehearsal]: short runs, no grading and no tree."""
+    """Table [rehearsal]: permits what could not be submitted, and shorter runs.
 
-    max_samples: Annotated[int | None, Flag("rows of the data sets of performance and accuracy", ge=1)] = None
-    max_new_tokens: Annotated[int | None, Flag("longest answer in tokens", ge=1)] = None
+    Answers are graded and a tree is laid out if the plan has the table [submission], too.
+    """
+
+    max_samples: Annotated[
+        int | None, Flag("rows of the data sets of performance and accuracy runs", ge=1, default_text="all")
+    ] = None
+    max_new_tokens: Annotated[
+        int | None, Flag("longest answer in tokens", ge=1, default_text="the official budget")
+    ] = None
     min_duration_s: Annotated[
-        float, Flag("shortest duration of a performance run, in seconds", gt=0, metavar="S")
-    ] = 10.0
+        float | None,
+        Flag("shortest duration of a performance run, in seconds", gt=0, metavar="S", default_text="600"),
+    ] = None
     runs: Annotated[tuple[str, ...], Flag("runs of each scenario")] = tuple(RunKind)
 
     def _check_together(self) -> None:
         for name in self.runs:
             if name not in tuple(RunKind):
                 raise FlagError("--runs", f"{name!r} is not one of {', '.join(RunKind)}")
+
+    @property
+    def has_official_runs(self) -> bool:
+        """Whether the answers can be graded and laid out."""
+        return self.max_samples is None and set(self.runs) == set(RunKind)

@@ -10,10 +10,11 @@ from coordinator.config import RunConfig, parse
 from coordinator.inputs import Inputs
 from sut.benchmark import BENCHMARK
 from sut.loadgen import OFFLINE_SLACK
+from sut.results.submission.recorded_runs import RunKind
 from sut.settings import Scenario
 from tokenfleet.campaign.plan_file import CampaignPlan
 from tokenfleet.campaign.plan_groups import Group
-from tokenfleet.campaign.plan_settings import RunKind
+from tokenfleet.campaign.plan_settings import RehearsalSettings
 
 # Takes the place of addresses that are not known before the workers have started.
 NO_ADDRESS = "127.0.0.1:1"
@@ -127,15 +128,15 @@ def _compose_flags(plan: CampaignPlan, scenario: Scenario, kind: RunKind) -> tup
         flags.append("--accuracy")
     elif kind is not RunKind.PERFORMANCE:
         flags.append(f"--compliance={kind}")
-    if plan.rehearsal is not None:
-        return (*flags, *_rehearsal_flags(plan, scenario, kind))
-    return (*flags, *([f"--user-conf={settings.user_conf}"] if settings.user_conf else []))
+    if plan.rehearsal is None or plan.rehearsal.min_duration_s is None:
+        flags += [f"--user-conf={settings.user_conf}"] if settings.user_conf else []
+    else:
+        flags.append(f"--user-conf={rehearsal_conf(plan, scenario)}")
+    return (*flags, *([] if plan.rehearsal is None else _rehearsal_flags(plan, plan.rehearsal, kind)))
 
 
-def _rehearsal_flags(plan: CampaignPlan, scenario: Scenario, kind: RunKind) -> list[str]:
-    settings = plan.rehearsal
-    assert settings is not None
-    flags = ["--ungraded", f"--user-conf={rehearsal_conf(plan, scenario)}"]
+def _rehearsal_flags(plan: CampaignPlan, settings: RehearsalSettings, kind: RunKind) -> list[str]:
+    flags = ["--ungraded"] if plan.submission is None else []
     if settings.max_new_tokens is not None:
         flags.append(f"--max-new-tokens={settings.max_new_tokens}")
     # A compliance test requires its whole data set.
@@ -156,6 +157,7 @@ def rehearsal_conf_text(plan: CampaignPlan, scenario: Scenario) -> str:
         PlanError: The plan's user.conf cannot be read.
     """
     assert plan.rehearsal is not None
+    assert plan.rehearsal.min_duration_s is not None
     own = plan.scenarios[scenario].user_conf
     try:
         text = "" if own is None else own.read_text(encoding="utf-8")
@@ -173,11 +175,11 @@ def input_file(plan: CampaignPlan, kind: RunKind) -> Path:
 
 
 def planned_samples(plan: CampaignPlan, run: PlannedRun) -> int | None:
-    """Return the number of samples that LoadGen will issue; None in a rehearsal.
+    """Return the number of samples that LoadGen will issue; None in a rehearsal of short runs.
 
     Source: loadgen/test_settings_internal.cc and loadgen.cc: whole multiples of the performance sample count.
     """
-    if plan.rehearsal is not None:
+    if plan.rehearsal is not None and plan.rehearsal != RehearsalSettings():
         return None
     if run.kind is RunKind.ACCURACY:
         return BENCHMARK.accuracy_sample_count
@@ -190,7 +192,7 @@ def planned_samples(plan: CampaignPlan, run: PlannedRun) -> int | None:
 
 
 def expected_duration_s(plan: CampaignPlan, run: PlannedRun) -> float | None:
-    """Estimate the duration of a run from the plan's rate; None in a rehearsal.
+    """Estimate the duration of a run from the plan's rate; None in a rehearsal of short runs.
 
     The rate gives the tokens per second, by the mean answer length of the performance data set.
     """

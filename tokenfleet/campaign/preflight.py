@@ -18,6 +18,7 @@ from sut.settings import Scenario
 from tokenfleet.campaign.plan_file import CampaignPlan
 from tokenfleet.campaign.plan_groups import Group
 from tokenfleet.campaign.planned_runs import PlannedRun
+from tokenfleet.campaign.tree_command import check_submission
 
 MODEL_LEN = BENCHMARK.max_prompt_len + BENCHMARK.accuracy_max_new_tokens.value
 """Tokens that the longest prompt and the longest answer have together."""
@@ -37,7 +38,7 @@ def refuse_files(plan: CampaignPlan, runs: Iterable[PlannedRun]) -> list[str]:
     Raises:
         FlagError: Something that no run or no grading can do without.
     """
-    _check_tree(plan)
+    check_submission(plan)
     _check_grading_files(plan)
     _check_restarts(plan)
     found = [line for group in plan.groups for line in _worker_flag_deviations(plan, group)]
@@ -87,14 +88,9 @@ def _examine(plan: CampaignPlan, run: PlannedRun, places: list[str], visits: lis
     return [f"{run.name}: {row.seen}" for row in rows if row.check == DEVIATION and row.level is Level.WARN]
 
 
-def _check_tree(plan: CampaignPlan) -> None:
-    if plan.submission is not None and os.path.lexists(plan.submission.tree):
-        raise plan.error("[submission] tree", f"{plan.submission.tree} exists")
-
-
 def _check_grading_files(plan: CampaignPlan) -> None:
     """Require what grading needs at the end of hours of runs."""
-    if plan.rehearsal is not None:
+    if plan.submission is None:
         return
     if not (plan.data.tokenizer / "tokenizer.json").is_file():
         raise plan.error("[data] tokenizer", f"{plan.data.tokenizer} holds no tokenizer.json")

@@ -11,9 +11,9 @@ from typing import Any
 
 from common.bounded_file import parse_json, read_bounded
 from common.text import printable
+from sut.results.submission.recorded_runs import RunKind
 from sut.results.verdict import Outcome
 from sut.settings import Scenario
-from tokenfleet.campaign.plan_settings import RunKind
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity, decisive_conf
 
 MAX_RECORD_BYTES = 1 << 28
