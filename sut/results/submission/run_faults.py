@@ -74,6 +74,8 @@ def _record_faults(run: RecordedRun, division: Division) -> list[Fault]:
     ]
     if outcome in accepted and failed:
         found.append(fault(f"the verdict is {outcome}, but its check {failed[0]} did not pass"))
+    if not run.engine_infos or not all(info.get("engine_hash") for info in run.engine_infos):
+        found.append(fault("run.json does not have the engine hash of every worker"))
     if not run.text("round"):
         found.append(fault("LoadGen's seeds are those of no known round", is_rule=True))
     # The open division may differ in model, data type and sampling.
