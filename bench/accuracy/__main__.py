@@ -1,7 +1,7 @@
 """`python -m bench.accuracy`: time and peak memory of `tokenfleet accuracy` on a log of official size.
 
-The answers are random tokens of a stand-in vocabulary, without programs; every answer ends with a final message.
-The real tokenizer.json is not needed: decoding looks up each token in a table of the same size.
+The answers are random tokens of a stand-in vocabulary, without programs; each ends with a final message. The
+real tokenizer.json is not needed: decoding looks up each token in a table of the same size.
 """
 
 import argparse
@@ -83,10 +83,8 @@ def measure(directory: Path, num_samples: int, answer_len: int) -> dict[str, flo
     report = json.loads((directory / "accuracy.json").read_text())
     # Every third answer is wrong.
     expected = sum(row % 3 != 0 for row in range(num_samples))
-    if (
-        sum(counts["correct"] for counts in report["per_dataset"].values()) != expected
-        or done.returncode != 3
-    ):
+    num_correct = sum(counts["correct"] for counts in report["per_dataset"].values())
+    if (num_correct, done.returncode) != (expected, 3):
         raise RuntimeError(f"exit code {done.returncode}: {done.stdout.decode()}")
     return {
         "seconds": seconds,
