@@ -34,6 +34,8 @@ MAY_IMPORT = {
     },
     "sut.results": {"sut.settings", "sut.benchmark", "sut.log_files"},
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
+    "sut.results.accuracy": {"sut.benchmark", "sut.log_files", "sut.results.code_grading"},
+    "sut.results.code_grading": set(),
     "worker.machine": set(),
     "worker.node": {
         *("worker.auth", "worker.config", "worker.engine_protocol", "worker.listener", "worker.machine"),

@@ -58,6 +58,12 @@ def _checkpoint_hash(argv: list[str]) -> int:
     return main(argv)
 
 
+def _accuracy(argv: list[str]) -> int:
+    from sut.results.accuracy.__main__ import main
+
+    return main(argv)
+
+
 def _submission(argv: list[str]) -> int:
     from sut.results.submission.submission_command import main
 
@@ -82,8 +88,9 @@ SUBCOMMANDS = {
     "doctor": Subcommand(_doctor, "check workers, files and this machine before a run"),
     "probe": Subcommand(_probe, "query a worker's health once"),
     "checkpoint-hash": Subcommand(_checkpoint_hash, "hash a checkpoint's weights completely, once"),
-    "submission": Subcommand(_submission, "check the runs of a submission and lay out its tree"),
     "local": Subcommand(_local, "start workers on this machine, run LoadGen against them, stop them"),
+    "accuracy": Subcommand(_accuracy, "score an accuracy log as the official evaluator does"),
+    "submission": Subcommand(_submission, "check the runs of a submission and lay out its tree"),
     "synthetic": Subcommand(_synthetic, "write a synthetic data set or a tiny random checkpoint"),
 }
 
