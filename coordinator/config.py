@@ -12,7 +12,7 @@ from common import config_file
 from common.config_file import ConfigFile, join_lists
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
 from coordinator.reference_flags import refuse_reference_flags
-from sut.benchmark import ComplianceTest
+from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.settings import Mode, Scenario
 
 
@@ -70,8 +70,16 @@ class RunConfig(Flags):
             metavar="QPS",
         ),
     ] = None
+    compliance: Annotated[
+        str | None,
+        Flag(
+            "run a compliance test with its official audit settings",
+            choices=lambda: [test.name for test in BENCHMARK.compliance_tests],
+        ),
+    ] = None
     audit_config: Annotated[
-        Path | None, Flag("audit.config of a compliance test, TEST07 or TEST09 by its keys")
+        Path | None,
+        Flag("audit.config of a compliance test, TEST07 or TEST09 by its keys, instead of --compliance"),
     ] = None
     ungraded: Annotated[
         bool,
@@ -149,6 +157,11 @@ class RunConfig(Flags):
 
     def _check_together(self) -> None:
         _check_utf8("--output-dir", self.output_dir)
+        if self.compliance is not None and self.accuracy:
+            raise FlagError("--accuracy", f"--compliance {self.compliance} is a performance run")
+        if self.compliance is not None and self.audit_config is not None:
+            reason = f"--compliance {self.compliance} has the official settings; give one of the two"
+            raise FlagError("--audit-config", reason, self.audit_config)
         for address in self.workers:
             _check_address(address)
             if self.workers.count(address) > 1:

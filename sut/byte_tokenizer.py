@@ -1,6 +1,7 @@
 """A tokenizer whose ids are the bytes of UTF-8 text, with gpt-oss's special tokens at their official ids.
 
-It stands in for the model's tokenizer in rehearsals: the text "A" is the id 65, and `<|return|>` is 200002.
+It stands in for the model's tokenizer in rehearsals: the text "A" is the id 65, and `<|return|>` the
+official stop id.
 """
 
 import json
@@ -9,18 +10,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sut.benchmark import BENCHMARK
+
 # Source: o200k_harmony, the encoding of gpt-oss, in openai-harmony.
-RETURN, CHANNEL, START, END, MESSAGE = 200_002, 200_005, 200_006, 200_007, 200_008
+CHANNEL, START, END, MESSAGE = 200_005, 200_006, 200_007, 200_008
+RETURN = BENCHMARK.stop_ids[0].token_id
 SPECIAL_TOKENS = {
-    199_998: "<|startoftext|>",
-    199_999: "<|endoftext|>",
-    RETURN: "<|return|>",
-    200_003: "<|constrain|>",
+    BENCHMARK.first_special_id: "<|startoftext|>",
     CHANNEL: "<|channel|>",
     START: "<|start|>",
     END: "<|end|>",
     MESSAGE: "<|message|>",
-    200_012: "<|call|>",
+    **{stop.token_id: stop.text for stop in BENCHMARK.stop_ids},
 }
 
 

