@@ -3,6 +3,7 @@
 import functools
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -256,6 +257,15 @@ def test_real_runs_have_no_other_faults_than_those_of_a_rehearsal(made_runs: Pat
             f"the detail log has {duration} 0, not 600000 or more",
         )
     }
+
+
+def test_a_worker_that_did_not_answer_gethost_is_no_other_machine(results: Path) -> None:
+    """Machines are compared as far as they are known."""
+
+    def forget(found: Any) -> None:
+        found["summary"]["workers"][0]["hosts"] = [{"hostname": "", "num_cores": 0, "not_told": ["slow"]}]
+
+    assert [] == planted_faults(results, record("server/TEST09", forget))
 
 
 def test_accuracy_and_performance_swapped_are_both_named(results: Path) -> None:
