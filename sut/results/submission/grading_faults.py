@@ -45,11 +45,10 @@ def _score_faults(run: RecordedRun, log_sha256: str, division: Division) -> list
         found.append(fault(f"{ACCURACY_REPORT} is the score of another accuracy log"))
     if report.get("reference_sha256") != run.text("dataset", "sha256"):
         found.append(fault(f"{ACCURACY_REPORT} was graded by another data set than that of the run"))
-    if ungraded := as_list(report.get("ungraded")):
-        found.append(fault(f"{len(ungraded)} answers are ungraded"))
     score = report.get("score_percent")
     if not isinstance(score, int | float):
-        return [*found, fault(f"{ACCURACY_REPORT} has no score")]
+        num_ungraded = len(as_list(report.get("ungraded")))
+        return [*found, fault(f"{ACCURACY_REPORT} has no score: {num_ungraded} answers are ungraded")]
     target = BENCHMARK.accuracy_target_percent
     if run.kind is RunKind.ACCURACY and division is not Division.OPEN and score < target:
         found.append(fault(f"the score {score:.3f} is below {target}"))

@@ -137,8 +137,8 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         "offline/accuracy: accuracy.json was graded by another data set than that of the run",
     ),
     "ungraded answers": (
-        report("offline/accuracy/accuracy.json", ungraded=[{"row": 3}]),
-        "offline/accuracy: 1 answers are ungraded",
+        report("offline/accuracy/accuracy.json", score_percent=None, ungraded=[{"row": 3}]),
+        "offline/accuracy: accuracy.json has no score: 1 answers are ungraded",
     ),
     "another score in the checker's file": (
         text("offline/accuracy/accuracy.txt", "'exact_match': 99.000\n"),
