@@ -64,6 +64,12 @@ def _accuracy(argv: list[str]) -> int:
     return main(argv)
 
 
+def _compliance(argv: list[str]) -> int:
+    from sut.results.compliance.__main__ import main
+
+    return main(argv)
+
+
 def _local(argv: list[str]) -> int:
     from tokenfleet.local_run import main
 
@@ -84,6 +90,7 @@ SUBCOMMANDS = {
     "checkpoint-hash": Subcommand(_checkpoint_hash, "hash a checkpoint's weights completely, once"),
     "local": Subcommand(_local, "start workers on this machine, run LoadGen against them, stop them"),
     "accuracy": Subcommand(_accuracy, "score an accuracy log as the official evaluator does"),
+    "compliance": Subcommand(_compliance, "decide TEST07 or TEST09 of a run that exists"),
     "synthetic": Subcommand(_synthetic, "write a synthetic data set or a tiny random checkpoint"),
 }
 
