@@ -25,6 +25,7 @@ PROGRAMS = {
     "probe": ("-m", "worker.probe"),
     "checkpoint-hash": ("-m", "worker.checkpoint_hash"),
     "accuracy": ("-m", "sut.results.accuracy"),
+    "compliance": ("-m", "sut.results.compliance"),
     "submission": ("-m", "tokenfleet", "submission"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
     "synthetic answers": ("-m", "sut.synthetic", "answers"),
