@@ -11,6 +11,7 @@ from common.flags import Declared, Flags, declared, default_values
 from coordinator.config import RunConfig
 from coordinator.doctor.command import DoctorConfig
 from sut.results.accuracy.config import AccuracyConfig
+from sut.results.compliance.config import ComplianceConfig
 from worker.config import ModelConfig, WorkerConfig
 from worker.engines.scripted.cost_model import CostModel
 from worker.engines.scripted.counting import CountingConfig
@@ -22,6 +23,7 @@ LISTS: dict[str, tuple[type[Flags], ...]] = {
     "coordinator": (RunConfig,),
     "doctor": (DoctorConfig,),
     "accuracy": (AccuracyConfig,),
+    "compliance": (ComplianceConfig,),
     "worker": (ModelConfig, WorkerConfig),
     "counting": (CountingConfig,),
     "simulated": (SimulatedConfig, CostModel),

@@ -26,6 +26,8 @@ PROGRAMS = {
     "checkpoint-hash": ("-m", "worker.checkpoint_hash"),
     "accuracy": ("-m", "sut.results.accuracy"),
     "campaign": ("-m", "tokenfleet", "campaign"),
+    "compliance": ("-m", "sut.results.compliance"),
+    "submission": ("-m", "tokenfleet", "submission"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
     "synthetic answers": ("-m", "sut.synthetic", "answers"),
     "synthetic benchmark": ("-m", "sut.synthetic", "benchmark"),

@@ -18,6 +18,7 @@ from sut.results.submission.tree import SCENARIO_FOLDERS, Submission, check_free
 from sut.settings import Scenario
 
 _DRAFT_CALIBRATION = "Not described yet."
+_REHEARSAL_NOTE = "Rehearsal, not a submission."
 _REHEARSAL = "Rehearsal, not a submission. The runs do not meet these rules:"
 
 
@@ -67,7 +68,7 @@ def prepare(flags: SubmissionFlags) -> Preparation:
         division=flags.division,
         submitter=flags.submitter,
         system=flags.system,
-        description=documents.description,
+        description={**documents.description, **({"sw_notes": _REHEARSAL_NOTE} if accepted else {})},
         measurements=documents.measurements,
         calibration_page=documents.calibration_page,
         notes=[_REHEARSAL, *(f"- {fault}" for fault in accepted)] if accepted else [],

@@ -105,6 +105,7 @@ def test_every_required_field_is_filled(tree: Path) -> None:
     assert all(system.values())
     known = {"division": "closed", "submitter": "Org", "system_name": "small", "system_type": "datacenter"}
     known |= {"number_of_nodes": "1", "accelerators_per_node": "0", "framework": "counting 1"}
+    known |= {"sw_notes": "Rehearsal, not a submission."}
     given = {name: value for name, value in GIVEN.items() if name in system}
     assert known | given == {name: system[name] for name in (*known, *given)}
     folder = tree / "closed/Org/results/small/gpt-oss-120b/Offline"
@@ -131,6 +132,8 @@ def test_the_readme_has_the_commands_of_every_run(tree: Path, results: Path) -> 
         same = {name: value for name, value in config.items() if name in parsed}
         assert len(same) > 20
         assert json.loads(json.dumps({name: parsed[name] for name in same}, default=str)) == same
+    directory = read_record(results / "server/TEST09")["directory"]
+    assert f"tokenfleet compliance {directory}" in lines
     assert any(line.startswith("tokenfleet worker --engine counting") for line in lines)
     assert any(line.startswith("Rehearsal, not a submission") for line in lines)
 
