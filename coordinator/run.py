@@ -102,7 +102,7 @@ def run(config: RunConfig) -> int:
             )
             record = execution.execute()
         # The workers are free: scoring may take hours.
-        record = RunGrading(config, run_dir, files, interrupts).grade(record)
+        record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
     _show(record, SHOW_TIMEOUT_S)
     return verdict.exit_code(record.verdict.outcome)
 

@@ -1,4 +1,4 @@
-"""An accuracy run is scored at its end: real runs over a counting worker, with a byte-level tokenizer."""
+"""An accuracy run and TEST07 are scored at their end: over a counting worker, with a byte-level tokenizer."""
 
 import json
 from collections.abc import Iterator
@@ -26,8 +26,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(worker: fleet.WorkerProcess, directory: Path, truths: str, *flags: str) -> tuple[int, dict[str, Any]]:
-    """Run accuracy over questions whose answers are A, B, C, D, A, ...; returns exit code and verdict.
+    """Run accuracy, or TEST07 by its flags, over questions; returns exit code and verdict.
 
+    The answers are A, B, C, D, A, ...
     The counting engine answers the prompt [2, n] with n + 1 and the stop id: 65 is the byte A.
     """
     prompts = [[2, 64 + row % 4] for row in range(len(truths))]
@@ -37,9 +38,10 @@ def run(worker: fleet.WorkerProcess, directory: Path, truths: str, *flags: str) 
     tokenizer = directory / "tokenizer"
     if not tokenizer.exists():
         write_tokenizer(tokenizer)
-    words = ["--accuracy", "--overwrite", f"--tokenizer={tokenizer}", "--max-new-tokens=8", *flags]
+    words = ["--overwrite", f"--tokenizer={tokenizer}", "--max-new-tokens=8", *(flags or ("--accuracy",))]
     done = fleet.coordinate([worker], data, directory / "out", *words)
-    verdict: dict[str, Any] = fleet.run_json(directory / "out" / "offline" / "accuracy")["verdict"]
+    kind = "TEST07" if flags else "accuracy"
+    verdict: dict[str, Any] = fleet.run_json(directory / "out" / "offline" / kind)["verdict"]
     return done.returncode, verdict
 
 
@@ -78,3 +80,26 @@ def test_a_run_that_cannot_be_scored_is_not_graded(worker: fleet.WorkerProcess, 
     reason = "complete, not graded: scoring ended with exit code 2; `tokenfleet accuracy` scores the log"
     assert (0, "NOT_GRADED", reason) == (code, verdict["outcome"], verdict["reason"])
     assert {"mlperf_log_accuracy.json"} == files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "num_right, outcome, score",
+    # 601 of 990 is 60.707 %, 600 is 60.606 %.
+    [(601, "VALID", "60.7071"), (600, "INVALID", "60.6061")],
+)
+def test_a_run_of_test07_is_decided_by_its_score(
+    worker: fleet.WorkerProcess, directory: Path, num_right: int, outcome: str, score: str
+) -> None:
+    """60.698 % are needed; the file for the checker and compliance.json have the same verdict as run.json."""
+    passed = outcome == "VALID"
+    truths = "".join("ABCD"[(row + (row >= num_right)) % 4] for row in range(990))
+    code, verdict = run(worker, directory, truths, "--compliance=TEST07")
+    assert (0 if passed else 3, outcome) == (code, verdict["outcome"])
+    (check,) = [check for check in verdict["checks"] if check["name"] == "accuracy"]
+    assert f"score {score}, at least 60.698 needed" == check["seen"]
+    run_dir = directory / "out" / "offline" / "TEST07"
+    assert ("TEST PASS" if passed else "TEST FAIL") == (
+        run_dir / "verify_accuracy.txt"
+    ).read_text().splitlines()[-1]
+    assert passed is json.loads((run_dir / "compliance.json").read_text())["passed"]
+    assert passed is (run_dir / "accuracy.txt").exists()

@@ -31,13 +31,15 @@ def rehearsal(
 def test_test09_passes_with_1278_tokens_and_fails_with_1000(
     rehearsal: tuple[int, Path, list[fleet.WorkerProcess]], tmp_path: Path, scenario: str
 ) -> None:
-    """The run's own verdict and that of the command are the same; the checker's file ends with it."""
+    """The run's verdict, the files that it leaves and the verdict of the command are the same."""
     mean, data, served = rehearsal
     flags = ["--scenario", scenario, "--compliance", "TEST09", "--target-qps", "400"]
     done = fleet.coordinate(served, data / "perf_eval_ref.parquet", tmp_path, *flags, timeout_s=240)
     run_dir, passes = tmp_path / scenario / "TEST09", mean == 1278
     assert fleet.run_json(run_dir)["verdict"]["outcome"] == ("VALID" if passes else "INVALID"), done.stderr
+    written = (run_dir / "compliance.json").read_text()
     assert main([str(run_dir)]) == (0 if passes else 3)
+    assert written == (run_dir / "compliance.json").read_text()
     verdict = json.loads((run_dir / "compliance.json").read_text())
     assert (verdict["num_samples"], verdict["passed"]) == (6396, passes)
     assert abs(verdict["value"] - mean) < 1
@@ -53,9 +55,10 @@ def test_test07_is_scored_over_its_990_samples(
     _, data, served = rehearsal
     rows = data / "acc_eval_compliance_gpqa.parquet"
     flags = ["--scenario", scenario, "--compliance", "TEST07", "--target-qps", "400"]
-    done = fleet.coordinate(served, rows, tmp_path, *flags, timeout_s=240)
+    scoring = f"--tokenizer={data / 'tokenizer'}"
+    done = fleet.coordinate(served, rows, tmp_path, *flags, scoring, timeout_s=240)
     run_dir = tmp_path / scenario / "TEST07"
-    assert fleet.run_json(run_dir)["verdict"]["outcome"] == "NOT_GRADED", done.stderr
-    scored = main([str(run_dir), f"--reference-data={rows}", f"--tokenizer={data / 'tokenizer'}"])
+    assert fleet.run_json(run_dir)["verdict"]["outcome"] == "VALID", done.stderr
     verdict = json.loads((run_dir / "compliance.json").read_text())
-    assert (scored, verdict["passed"], verdict["value"]) == (0, True, 90.0)
+    assert (verdict["passed"], verdict["value"]) == (True, 90.0)
+    assert main([str(run_dir), f"--reference-data={rows}", scoring]) == 0

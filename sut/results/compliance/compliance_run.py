@@ -10,7 +10,14 @@ from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
 from common.text import printable
 from sut.benchmark import BENCHMARK, ComplianceTest
-from sut.log_files import ACCURACY, REJECTED_PREFIX, find_log
+from sut.log_files import (
+    ACCURACY,
+    COMPLIANCE_REPORT,
+    REJECTED_PREFIX,
+    VERIFIED_ACCURACY,
+    VERIFIED_LENGTH,
+    find_log,
+)
 from sut.results.accuracy.accuracy_inputs import read_inputs
 from sut.results.accuracy.accuracy_report import AccuracyReport, write_report
 from sut.results.accuracy.config import AccuracyConfig
@@ -19,9 +26,6 @@ from sut.results.compliance.compliance_verdict import ComplianceVerdict, LengthF
 from sut.results.compliance.config import ComplianceConfig
 from sut.results.compliance.verification_text import accuracy_text, output_length_text
 
-VERDICT_FILE = "compliance.json"
-ACCURACY_FILE = "verify_accuracy.txt"
-LENGTH_FILE = "verify_output_len.txt"
 RUN_FLAG = "RUN_DIR"
 _RECORD = "run.json"
 _MAX_RECORD_BYTES = 1 << 28
@@ -136,14 +140,14 @@ def _write(
 ) -> None:
     """Write the score, the text for the checker and the verdict, each whole or not at all."""
     if run.test.mean_answer_len is not None:
-        _replace(run.directory / LENGTH_FILE, output_length_text(verdict, figures))
+        _replace(run.directory / VERIFIED_LENGTH, output_length_text(verdict, figures))
     else:
         if report is not None:
             accepted = not run.log.name.startswith(REJECTED_PREFIX)
             write_report(report, run.directory, has_score=True, has_text=accepted)
         text = accuracy_text(verdict, "" if report is None else report.to_text())
-        _replace(run.directory / ACCURACY_FILE, text)
-    _replace(run.directory / VERDICT_FILE, verdict.to_json())
+        _replace(run.directory / VERIFIED_ACCURACY, text)
+    _replace(run.directory / COMPLIANCE_REPORT, verdict.to_json())
 
 
 def _replace(path: Path, text: str) -> None:
