@@ -32,6 +32,9 @@ FOREIGN_OBJECTS = {
     ("worker/machine/host_info.py", "host"): "protobuf",
     ("worker/print_config.py", "action"): "argparse",
     ("common/standard_streams.py", "sys"): "sys",
+    ("sut/results/code_grading/program_runner.py", "builtins"): "builtins",
+    ("sut/results/code_grading/program_runner.py", "function"): "ast",
+    ("sut/results/code_grading/program_runner.py", "sys"): "sys",
     ("tokenfleet/cli.py", "sys"): "sys",
     ("worker/servicer.py", "self._info"): "protobuf",
 }
@@ -48,6 +51,8 @@ BROAD_EXCEPTS = {
     "coordinator/run.py": 3,  # the top of the run, LoadGen's thread, and each step of the fatal exit
     "coordinator/scheduling/event_loop.py": 1,  # the top of the periodic task
     "coordinator/transport/fleet.py": 2,  # the top of each worker's task, and a lost worker's answers
+    "sut/results/accuracy/detokenizer.py": 1,  # tokenizers raises plain Exception for a bad file
+    "sut/results/code_grading/program_runner.py": 1,  # the top over a graded program
     "sut/sut.py": 1,  # a callback of LoadGen: an exception there aborts the process
     "worker/engines/vllm/vllm_engine.py": 2,  # the tops of the tasks over vLLM's errors of any class
     "worker/machine/host_info.py": 1,  # the top of a thread; the error is set on its future

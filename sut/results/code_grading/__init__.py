@@ -1,0 +1,1 @@
+"""Grade the programs of LiveCodeBench answers in sandboxes."""

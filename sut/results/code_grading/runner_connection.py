@@ -1,0 +1,103 @@
+"""The grader's end of the connection to a runner: bounded frames, a deadline, and how the process ended."""
+
+import signal
+import socket
+import subprocess
+import time
+from typing import NamedTuple
+
+from common.text import printable
+from sut.results.code_grading.program_runner import HEADER
+
+_EXIT_WAIT_S = 5.0
+_MAX_MESSAGE_BYTES = 2_000
+_OUTSIDE_SIGNALS = (signal.SIGKILL, signal.SIGXCPU)
+"""The process filter refuses SIGKILL to a program: it comes from the kernel, a limit, or a person."""
+
+
+class Frame(NamedTuple):
+    """One message of a runner."""
+
+    kind: bytes
+    content: bytes
+
+
+class FrameTooLongError(Exception):
+    """A runner announced a longer frame than the caller takes."""
+
+
+class RunnerEndedError(Exception):
+    """The runner's process has closed the connection."""
+
+
+class RunnerConnection:
+    """Frames to and from one runner; raises TimeoutError after the deadline."""
+
+    def __init__(self, connection: socket.socket, process: subprocess.Popen[bytes]) -> None:
+        self._socket = connection
+        self._process = process
+        self._deadline = time.monotonic()
+
+    def set_deadline(self, seconds: float) -> None:
+        """Bound everything from now on."""
+        self._deadline = time.monotonic() + seconds
+
+    def send(self, content: bytes) -> None:
+        """Send one frame.
+
+        Raises:
+            RunnerEndedError, TimeoutError: The runner does not take it.
+        """
+        try:
+            self._socket.settimeout(self._left())
+            self._socket.sendall(HEADER.pack(b"S", len(content)) + content)
+        except ConnectionError as error:
+            raise RunnerEndedError from error
+
+    def receive(self, max_len: int) -> Frame:
+        """Wait for a frame.
+
+        Raises:
+            FrameTooLongError: Its content is longer than max_len; nothing of it has been read.
+            RunnerEndedError, TimeoutError: There will be none.
+        """
+        kind, size = HEADER.unpack(self._read(HEADER.size))
+        if size > max_len:
+            raise FrameTooLongError
+        return Frame(kind, bytes(self._read(size)))
+
+    def _read(self, size: int) -> bytearray:
+        content = bytearray(size)
+        view = memoryview(content)
+        while view:
+            self._socket.settimeout(self._left())
+            try:
+                received = self._socket.recv_into(view)
+            except ConnectionError as error:
+                raise RunnerEndedError from error
+            if not received:
+                raise RunnerEndedError
+            view = view[received:]
+        return content
+
+    def _left(self) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def was_killed(self) -> bool:
+        """Whether something outside the program ended the process, once the connection is closed."""
+        try:
+            status = self._process.wait(_EXIT_WAIT_S)
+        except subprocess.TimeoutExpired:
+            return False
+        # bubblewrap reports the signal of its child as a shell does.
+        return status in {code for number in _OUTSIDE_SIGNALS for code in (-number, 128 + number)}
+
+    def start_error(self) -> str:
+        """Return the first line that a process wrote that never became a runner."""
+        self._process.kill()
+        _, message = self._process.communicate()
+        lines = message[:_MAX_MESSAGE_BYTES].decode(errors="replace").splitlines()
+        return printable(lines[0], 200) if lines else "the process ended without a message"
