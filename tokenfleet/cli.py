@@ -76,6 +76,12 @@ def _synthetic(argv: list[str]) -> int:
     return main(argv)
 
 
+def _qualify(argv: list[str]) -> int:
+    from tokenfleet.qualify.first_contact import main
+
+    return main(argv)
+
+
 SUBCOMMANDS = {
     "worker": Subcommand(_worker, "serve the model on this node, with one replica or several"),
     "run": Subcommand(_run, "run LoadGen against workers once (the coordinator)"),
@@ -84,6 +90,7 @@ SUBCOMMANDS = {
     "checkpoint-hash": Subcommand(_checkpoint_hash, "hash a checkpoint's weights completely, once"),
     "local": Subcommand(_local, "start workers on this machine, run LoadGen against them, stop them"),
     "accuracy": Subcommand(_accuracy, "score an accuracy log as the official evaluator does"),
+    "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),
     "synthetic": Subcommand(_synthetic, "write a synthetic data set or a tiny random checkpoint"),
 }
 
