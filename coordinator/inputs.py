@@ -10,9 +10,9 @@ from coordinator.config import RunConfig
 from coordinator.recording.run_dir import check_free
 from coordinator.transport.access import Access
 from sut import data_rules, dataset, settings
-from sut.benchmark import ComplianceTest
+from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.dataset import Dataset
-from sut.loadgen_conf import AUDIT_FLAG, NO_USER_CONF, USER_FLAG, ConfFile, read_conf
+from sut.loadgen_conf import AUDIT_FLAG, NO_USER_CONF, USER_FLAG, ConfFile, official_audit_config, read_conf
 from sut.settings import GenerationConfig
 from sut.user_conf import check_count, check_rate, compose_user_conf
 
@@ -72,6 +72,8 @@ def _check_data(config: RunConfig, test: ComplianceTest | None, data: Dataset) -
     """Check that the data set is that of the compliance test, and that the answers can be graded."""
     if test is not None:
         data_rules.check_test_data(test, data)
+    if config.accuracy:
+        _check_scoring(config, data)
     if config.ungraded:
         return
     if config.accuracy:
@@ -80,13 +82,24 @@ def _check_data(config: RunConfig, test: ComplianceTest | None, data: Dataset) -
         data_rules.check_gradable(data, test.name)
 
 
+def _check_scoring(config: RunConfig, data: Dataset) -> None:
+    """Check what an accuracy run is scored with."""
+    if config.tokenizer is None:
+        if config.lcb_tests is not None:
+            raise FlagError("--lcb-tests", "needs --tokenizer, without which the run is not scored")
+        return
+    if config.ungraded:
+        raise FlagError("--ungraded", "permits data that --tokenizer cannot score: give only one of them")
+    data_rules.check_scorable(data, config.tokenizer, config.lcb_tests)
+
+
 class Confs(NamedTuple):
     """The files that LoadGen reads, and what they decide."""
 
     user: ConfFile
     """--user-conf; without lines if it is not given."""
     audit: ConfFile | None
-    """--audit-config."""
+    """The file of --audit-config, or the settings of --compliance."""
     compliance_test: ComplianceTest | None
     """The test that the audit.config is of."""
     run_dir: Path
@@ -104,7 +117,7 @@ class Confs(NamedTuple):
 
 
 def read_confs(config: RunConfig) -> Confs:
-    """Read --user-conf (empty if not given) and --audit-config, and check that the run may begin.
+    """Read --user-conf (empty if not given) and the audit settings, and check that the run may begin.
 
     Raises:
         ValueError: Names flag, file and error, or the directory of an earlier run.
@@ -114,10 +127,22 @@ def read_confs(config: RunConfig) -> Confs:
         raise FlagError("--accuracy", f"--audit-config {config.audit_config} is for a performance run")
     user = NO_USER_CONF if config.user_conf is None else read_conf(USER_FLAG, config.user_conf)
     check_rate(user, config.scenario, config.target_qps)
-    audit = test = None
-    if config.audit_config is not None:
-        audit = read_conf(AUDIT_FLAG, config.audit_config)
-        test = data_rules.find_compliance_test(audit, config.audit_config)
+    audit, test = _read_audit(config)
     run_dir = config.run_dir(test)
     check_free(run_dir, overwrite=config.overwrite)
     return Confs(user, audit, test, run_dir)
+
+
+def _read_audit(config: RunConfig) -> tuple[ConfFile | None, ComplianceTest | None]:
+    """Return the audit settings of --compliance or --audit-config, and their compliance test.
+
+    Raises:
+        FlagError: Names the file and the error.
+    """
+    if config.compliance is not None:
+        test = BENCHMARK.compliance_test_named(config.compliance)
+        return official_audit_config(test), test
+    if config.audit_config is None:
+        return None, None
+    audit = read_conf(AUDIT_FLAG, config.audit_config)
+    return audit, data_rules.find_compliance_test(audit, config.audit_config)

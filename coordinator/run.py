@@ -33,6 +33,7 @@ from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
 from coordinator.recording.run_record import RunRecord
 from coordinator.run_end import SHORT_LIMITS, RunEnd
+from coordinator.run_grading import RunGrading
 from coordinator.scheduling.event_loop import ActiveRun, Deadline, EventLoop, opening_of
 from coordinator.scheduling.scheduler import NOTHING_UNFINISHED, Task, Unfinished
 from coordinator.transport.fleet import Patience
@@ -77,29 +78,31 @@ def run(config: RunConfig) -> int:
     confs = LoadGenConfs(inputs.user_conf, inputs.audit_conf)
     run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
     reports = Reports(config.scenario)
-    with (
-        FileThread() as files,
-        _ready_workers(config, inputs, end) as event_loop,
-        RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
-        Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
-        _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
-    ):
-        execution = Execution(
-            config=config,
-            inputs=inputs,
-            times=times,
-            end=end,
-            interrupts=interrupts,
-            test=test,
-            reports=reports,
-            files=files,
-            run_dir=run_dir,
-            outputs=outputs,
-            event_loop=event_loop,
-            active_run=active_run,
-            recorder=Recorder(run_id, config, inputs, test.settings.seeds, active_run),
-        )
-        record = execution.execute()
+    with FileThread() as files:
+        with (
+            _ready_workers(config, inputs, end) as event_loop,
+            RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
+            Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
+            _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
+        ):
+            execution = Execution(
+                config=config,
+                inputs=inputs,
+                times=times,
+                end=end,
+                interrupts=interrupts,
+                test=test,
+                reports=reports,
+                files=files,
+                run_dir=run_dir,
+                outputs=outputs,
+                event_loop=event_loop,
+                active_run=active_run,
+                recorder=Recorder(run_id, config, inputs, test.settings.seeds, active_run),
+            )
+            record = execution.execute()
+        # The workers are free: scoring may take hours.
+        record = RunGrading(config, run_dir, files, interrupts).grade(record)
     _show(record, SHOW_TIMEOUT_S)
     return verdict.exit_code(record.verdict.outcome)
 
@@ -224,7 +227,9 @@ class Execution:
             verdict.judge, self.run_dir.path, setup, collect_counts(self.active_run), meter.telemetry()
         )
         judged, detail = self.files.call_while_active(judge, self.config.log_stall_timeout_s)
-        return self.recorder.record(judged, self.times, LoadGenFigures.of(setup.scenario, detail))
+        hashes = self.files.call_while_active(self.run_dir.hash_files, self.config.log_stall_timeout_s)
+        figures = LoadGenFigures.of(setup.scenario, detail)
+        return self.recorder.record(judged, self.times, figures, hashes)
 
     def _setup(self) -> Setup:
         workers = [(link.address, info) for link in self.event_loop.links for info in link.infos]

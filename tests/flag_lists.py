@@ -16,6 +16,7 @@ from tokenfleet.qualify.reference_program import ReferenceConfig
 from worker.config import ModelConfig, WorkerConfig
 from worker.engines.scripted.cost_model import CostModel
 from worker.engines.scripted.counting import CountingConfig
+from worker.engines.scripted.replay import ReplayConfig
 from worker.engines.scripted.simulated import SimulatedConfig
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
@@ -28,6 +29,7 @@ LISTS: dict[str, tuple[type[Flags], ...]] = {
     "worker": (ModelConfig, WorkerConfig),
     "counting": (CountingConfig,),
     "simulated": (SimulatedConfig, CostModel),
+    "replay": (ReplayConfig,),
 }
 MAX_LINE_LEN = 110
 _LIST = re.compile(r"(?<=<!-- flags: )(\w+) -->\n.*?(?=<!-- end of flags -->)", re.DOTALL)

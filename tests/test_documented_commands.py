@@ -28,6 +28,8 @@ PROGRAMS = {
     "checkpoint-hash": ("-m", "worker.checkpoint_hash"),
     "accuracy": ("-m", "sut.results.accuracy"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
+    "synthetic answers": ("-m", "sut.synthetic", "answers"),
+    "synthetic benchmark": ("-m", "sut.synthetic", "benchmark"),
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }
 # These pass flags on to vLLM.

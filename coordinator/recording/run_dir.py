@@ -36,6 +36,7 @@ _WRITTEN_NAMES = frozenset(
     [_CONF, _AUDIT_CONF, RESERVED_NAME]
     + [_RECORD, temporary_path(Path(_RECORD)).name]
     + [STREAM_NAME, PARTIAL_NAME, temporary_path(Path(PARTIAL_NAME)).name]
+    + [f"{name}{suffix}" for suffix in ("", ".partial") for name in log_files.EVALUATION_NAMES]
     + [f"{prefix}{name}" for prefix in ("", REJECTED_PREFIX) for name in log_files.NAMES]
 )
 """Every file that a run writes to its directory."""
@@ -172,6 +173,16 @@ class RunDir:
             OSError: It cannot be written, or not in time.
         """
         self._files.call(partial(self._write, record), timeout_s)
+
+    def hash_files(self) -> dict[str, str]:
+        """Compute the SHA-256 of LoadGen's logs and confs.
+
+        Raises:
+            OSError: A file cannot be read.
+
+        Thread: file thread.
+        """
+        return log_files.hash_files(self.path, (_CONF, _AUDIT_CONF))
 
     def release_space(self) -> None:
         """Delete the file that reserves space for run.json.

@@ -62,7 +62,8 @@ def read_greedy_reference(path: Path) -> GreedyReference:
         FlagError: Names the file and what is wrong in it.
     """
     try:
-        reference = GreedyReference(**parse_json(read_bounded(path, MAX_REFERENCE_BYTES)))  # type: ignore[arg-type]  # checked below
+        content = parse_json(read_bounded(path, MAX_REFERENCE_BYTES))
+        reference = GreedyReference(**content)  # type: ignore[arg-type]  # checked next
         _check_content(reference)
     except OSError as error:
         raise FlagError(REFERENCE_FLAG, str(error.strerror), path) from error

@@ -16,7 +16,7 @@ from common.flags import FlagError
 from common.text import printable
 from sut.log_files import ACCURACY, find_log
 from sut.results.accuracy.log_entries import AnswerLog, LogError
-from tokenfleet.local_run import ChildProcess
+from tokenfleet.child import ChildProcess
 
 OUTPUT_FLAG = "--output-dir"
 POLL_S = 0.1

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
 from sut.benchmark import BENCHMARK
-from sut.results.accuracy.accuracy_report import GRADING_LOG_NAME, JSON_NAME, TEXT_NAME
+from sut.log_files import ACCURACY_REPORT, ACCURACY_TEXT, GRADING_LOG
 from sut.results.accuracy.config import AccuracyConfig
 from sut.results.accuracy.data_sets import Family
 from sut.results.accuracy.detokenizer import Detokenizer, TokenizerError
@@ -73,7 +73,7 @@ def check_free(config: AccuracyConfig) -> None:
     """
     if not config.report_dir.is_dir():
         raise FlagError("--output-dir", "is no directory", config.report_dir)
-    for name in (JSON_NAME, TEXT_NAME):
+    for name in (ACCURACY_REPORT, ACCURACY_TEXT):
         if (config.report_dir / name).exists() and not config.overwrite:
             raise FlagError("--output-dir", "exists; --overwrite replaces it", config.report_dir / name)
 
@@ -98,7 +98,7 @@ def _judge(config: AccuracyConfig, reference: ReferenceData) -> Judge:
     return partial(
         grade_programs,
         tests=config.lcb_tests,
-        grading_log=config.report_dir / GRADING_LOG_NAME,
+        grading_log=config.report_dir / GRADING_LOG,
         options=options,
     )
 

@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from sut.log_files import ACCURACY_REPORT, ACCURACY_TEXT
 from sut.results.accuracy.answer_reading import AnswerReading, GradedRow
 from sut.results.accuracy.score import Score, exact_match_line
 
-JSON_NAME: Final = "accuracy.json"
-TEXT_NAME: Final = "accuracy.txt"
-GRADING_LOG_NAME: Final = "grading.jsonl"
-
-_FORMAT = 1
+_FORMAT: Final = 1
 _SHOWN_ROWS = 20
 
 
@@ -137,15 +134,15 @@ class AccuracyReport:
                 f"second opinion {_shown(row.second)}: {row.difference}"
             )
         if (more := len(found) - _SHOWN_ROWS) > 0:
-            yield f"and {more} more such samples, see {JSON_NAME}"
+            yield f"and {more} more such samples, see {ACCURACY_REPORT}"
         if num_equal:
-            yield f"{num_equal} more samples are read differently with the same verdict, see {JSON_NAME}"
+            yield f"{num_equal} more samples are read differently with equal verdicts, see {ACCURACY_REPORT}"
 
     def _ungraded_lines(self) -> Iterator[str]:
         for row in self.ungraded[:_SHOWN_ROWS]:
             yield f"sample {row.row} {row.data_set} is not graded: {row.official.reason}"
         if (more := len(self.ungraded) - _SHOWN_ROWS) > 0:
-            yield f"and {more} more samples are not graded, see {JSON_NAME}"
+            yield f"and {more} more samples are not graded, see {ACCURACY_REPORT}"
 
 
 def _difference(row: GradedRow) -> dict[str, object]:
@@ -173,9 +170,9 @@ def write_report(report: AccuracyReport, directory: Path, *, has_score: bool, ha
     Raises:
         OSError: A file cannot be written.
     """
-    _write(directory / JSON_NAME, report.to_json(has_score=has_score))
+    _write(directory / ACCURACY_REPORT, report.to_json(has_score=has_score))
     if has_text:
-        _write(directory / TEXT_NAME, report.to_text())
+        _write(directory / ACCURACY_TEXT, report.to_text())
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,9 +1,7 @@
 """Run one program once against the tests of its question."""
 
-import base64
 import json
 import math
-import os
 import resource
 from typing import NamedTuple
 
@@ -30,6 +28,7 @@ _MAX_REASON_BYTES = 200
 # The official evaluator gives a program this much over the time of its tests before it kills it.
 _EXTRA_PER_TEST_S, _EXTRA_S = 1.0, 5.0
 _CPU_EXTRA_S = 60
+_KILLED = "it was killed from outside: by the kernel, for memory or CPU time, or by a person"
 
 
 class Ending(NamedTuple):
@@ -63,15 +62,11 @@ def run_program(sandbox: Sandbox, source: str, question: Question, limits: Progr
         runner.set_deadline(total_s)
         try:
             runner.send(_setup(sandbox, source, question, limits, total_s))
-            return _judge(runner, question, limits)
+            return _Judge(runner, question, limits).ending()
         except TimeoutError:
-            return _failed(f"it ran for {total_s:g} s, past the time of all tests")
+            return _failed("it did not answer in the time of its tests")
         except RunnerEndedError:
-            return (
-                _ungraded("it was killed from outside")
-                if runner.was_killed()
-                else _failed("its process ended")
-            )
+            return _ungraded(_KILLED) if runner.was_killed() else _failed("its process ended")
         except UnreadableResultError:
             return _ungraded("the runner's messages cannot be read")
 
@@ -87,67 +82,76 @@ def _wait_until_ready(runner: RunnerConnection) -> None:
 
 
 def _setup(sandbox: Sandbox, source: str, question: Question, limits: ProgramLimits, total_s: float) -> bytes:
-    own_filter = sandbox.own_filter
     setup = {
         "source": source,
         "fn_name": question.fn_name,
         "test_timeout_s": limits.test_timeout_s,
         "output_bytes": limits.output_bytes,
         "package_dirs": sandbox.package_dirs,
-        "process_filter": None if own_filter is None else base64.b64encode(own_filter).decode(),
-        "grader_pid": os.getpid(),
         "rlimits": [
             (resource.RLIMIT_AS, limits.memory_bytes),
             (resource.RLIMIT_CORE, 0),
             (resource.RLIMIT_CPU, math.ceil(total_s) + _CPU_EXTRA_S),
             (resource.RLIMIT_FSIZE, limits.disk_bytes),
             (resource.RLIMIT_NOFILE, limits.num_open_files),
-            *([] if own_filter else [(resource.RLIMIT_NPROC, limits.num_threads)]),
+            # Without a user namespace the kernel would count all threads of the user.
+            *([(resource.RLIMIT_NPROC, limits.num_threads)] if sandbox.sandboxed else []),
         ],
     }
     return json.dumps(setup).encode()
 
 
-def _judge(runner: RunnerConnection, question: Question, limits: ProgramLimits) -> Ending:
-    frame = runner.receive(_MAX_REASON_BYTES)
-    if frame.kind != LOADED:
-        return _early_ending(frame, "before the first test")
-    for number, test in enumerate(question.tests, 1):
-        runner.send(test.input.encode("utf-8", "surrogatepass"))
-        ending = _judge_test(
-            runner,
-            test,
-            limits,
-            is_call=question.fn_name is not None,
-            where=f"test {number} of {len(question.tests)}",
-        )
-        if ending is not None:
-            return ending
-    return Ending(ProgramOutcome.PASSED, "")
+class _Judge:
+    """Sends a loaded program its tests, and judges the answers."""
 
+    def __init__(self, runner: RunnerConnection, question: Question, limits: ProgramLimits) -> None:
+        self._runner = runner
+        self._question = question
+        self._limits = limits
+        self._is_call = question.fn_name is not None
 
-def _judge_test(
-    runner: RunnerConnection, test: QuestionTest, limits: ProgramLimits, *, is_call: bool, where: str
-) -> Ending | None:
-    """Judge one test; None if it is passed."""
-    max_len = limits.output_bytes
-    if is_call:
-        max_len = min(max_len, max_encoded_len(test.output))
-    try:
-        frame = runner.receive(max(max_len, _MAX_REASON_BYTES))
-    except FrameTooLongError:
-        return (
-            _failed(f"wrong result of {where}: too long")
-            if is_call
-            else _ungraded(f"output of {where}: more than {limits.output_bytes} bytes")
-        )
-    if frame.kind != (VALUE if is_call else OUTPUT):
-        return _early_ending(frame, f"in {where}")
-    if is_call:
-        matches = returned_matches(frame.content, test.output)
-    else:
-        matches = printed_matches(frame.content.decode("utf-8", "surrogatepass"), test.output)
-    return None if matches else _failed(f"wrong result of {where}")
+    def ending(self) -> Ending:
+        """Judge the tests up to the first that is not passed."""
+        tests = self._question.tests
+        frame = self._runner.receive(_MAX_REASON_BYTES)
+        if frame.kind != LOADED:
+            return _early_ending(frame, "before the first test")
+        for number, test in enumerate(tests, 1):
+            ending = self._test_ending(test, f"in test {number} of {len(tests)}")
+            if ending is not None:
+                return ending
+        return Ending(ProgramOutcome.PASSED, "")
+
+    def _test_ending(self, test: QuestionTest, where: str) -> Ending | None:
+        """Run one test; None if it is passed."""
+        max_len = self._limits.output_bytes
+        if self._is_call:
+            max_len = min(max_len, max_encoded_len(test.output))
+        try:
+            frame = self._answer(test.input, max(max_len, _MAX_REASON_BYTES))
+        except FrameTooLongError:
+            if max_len < self._limits.output_bytes:
+                return _failed(f"too long a result {where}")
+            return _ungraded(f"more than {max_len} bytes of output {where}, at a limit of the sandbox")
+        if frame.kind != (VALUE if self._is_call else OUTPUT):
+            return _early_ending(frame, where)
+        return None if self._matches(frame.content, test.output) else _failed(f"wrong result {where}")
+
+    def _answer(self, test_input: str, max_len: int) -> Frame:
+        self._runner.send(test_input.encode("utf-8", "surrogatepass"))
+        if self._is_call:
+            return self._runner.receive(max_len)
+        # Once its time is over, a test on stdin cannot be passed: the runner prints a line into its output.
+        with self._runner.shorter_deadline(self._limits.test_timeout_s + _EXTRA_S):
+            return self._runner.receive(max_len)
+
+    def _matches(self, content: bytes, expected: str) -> bool:
+        if self._is_call:
+            return returned_matches(content, expected)
+        try:
+            return printed_matches(content.decode("utf-8", "surrogatepass"), expected)
+        except UnicodeDecodeError as error:
+            raise UnreadableResultError from error
 
 
 def _early_ending(frame: Frame, where: str) -> Ending:

@@ -4,6 +4,8 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from common.text import printable
@@ -41,6 +43,16 @@ class RunnerConnection:
     def set_deadline(self, seconds: float) -> None:
         """Bound everything from now on."""
         self._deadline = time.monotonic() + seconds
+
+    @contextmanager
+    def shorter_deadline(self, seconds: float) -> Iterator[None]:
+        """Bound what is inside the block more tightly, if it is."""
+        deadline = self._deadline
+        self._deadline = min(deadline, time.monotonic() + seconds)
+        try:
+            yield
+        finally:
+            self._deadline = deadline
 
     def send(self, content: bytes) -> None:
         """Send one frame.

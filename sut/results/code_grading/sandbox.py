@@ -21,6 +21,7 @@ from sut.results.code_grading.program import GradingError, ProgramLimits
 from sut.results.code_grading.runner_connection import RunnerConnection
 
 RUNNER = Path(__file__).with_name("program_runner.py")
+_PLAIN_LAUNCHER = Path(__file__).with_name("plain_launcher.py")
 _RUNNER_IN_SANDBOX = "/runner.py"
 _PACKAGES_IN_SANDBOX = "/packages"
 # Directories of shared libraries; a distribution has some of them.
@@ -43,11 +44,12 @@ class Sandbox:
     """Starts runners; on leaving, every runner ends."""
 
     def __init__(self, limits: ProgramLimits, *, sandboxed: bool) -> None:
-        self._sandboxed = sandboxed
+        self.sandboxed = sandboxed
         self._disk_bytes = limits.disk_bytes
-        self._filter = process_filter()
-        if self._filter is None:
+        composed = process_filter()
+        if composed is None:
             raise GradingError(f"there is no filter of system calls for {platform.machine()}")
+        self._filter = composed
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._closed = False
         self._lock = threading.Lock()
@@ -69,12 +71,7 @@ class Sandbox:
     def package_dirs(self) -> list[str]:
         """The directories of installed packages, as the runner finds them."""
         found = _package_dirs()
-        return [f"{_PACKAGES_IN_SANDBOX}/{i}" for i in range(len(found))] if self._sandboxed else found
-
-    @property
-    def own_filter(self) -> bytes | None:
-        """The filter that the runner has to install itself; bubblewrap installs it otherwise."""
-        return None if self._sandboxed else self._filter
+        return [f"{_PACKAGES_IN_SANDBOX}/{i}" for i in range(len(found))] if self.sandboxed else found
 
     @contextmanager
     def start(self) -> Iterator[RunnerConnection]:
@@ -97,8 +94,8 @@ class Sandbox:
 
     @contextmanager
     def _started(self, stdin: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
-        if self._sandboxed:
-            with _pipe_with(self._filter or b"") as filter_fd:
+        if self.sandboxed:
+            with _pipe_with(self._filter) as filter_fd:
                 process = self._popen(
                     [*_bwrap_command(self._disk_bytes, filter_fd), *_python(_RUNNER_IN_SANDBOX)],
                     stdin,
@@ -108,7 +105,8 @@ class Sandbox:
             yield process
             return
         with tempfile.TemporaryDirectory(prefix="tokenfleet-program-", ignore_cleanup_errors=True) as folder:
-            yield self._popen(_python(str(RUNNER)), stdin, folder)
+            launcher = [*_python(str(_PLAIN_LAUNCHER)), self._filter.hex(), str(os.getpid())]
+            yield self._popen([*launcher, *_python(str(RUNNER))], stdin, folder)
 
     def _popen(
         self, command: list[str], stdin: socket.socket, folder: str, *fds: int
