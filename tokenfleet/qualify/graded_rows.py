@@ -28,6 +28,8 @@ MIN_ROWS = 5
 """Rows of the smallest data set."""
 SIGNIFICANT = 0.05
 _SEED = 18
+_GRADE_ALL = "give --lcb-tests and all of the accuracy data"
+_COMPARE = "compare weights, sampling and reasoning effort with the reference's"
 _CODE = "livecodebench"
 
 
@@ -62,6 +64,8 @@ class GradedRows(NamedTuple):
     data_sets: list[str]
     right: list[bool | None]
     """None: not graded."""
+    ungraded_reason: str
+    """Why the first row without a verdict has none; empty if every row has one."""
 
 
 def score_weights() -> dict[str, float]:
@@ -143,7 +147,7 @@ def grade_rows(directory: Path, sample: SampledRows, files: GradingFiles, argv: 
     write_prompts(data, sample.prompts, sample.columns)
     run = run_harness(directory / "graded", data, argv)
     if not run.is_complete:
-        return GradedRows(run, sample.rows, [], [])
+        return GradedRows(run, sample.rows, [], [], "")
     config = AccuracyConfig(
         mlperf_log=run.log,
         reference_data=data,
@@ -154,7 +158,11 @@ def grade_rows(directory: Path, sample: SampledRows, files: GradingFiles, argv: 
     report = read_inputs(config).score()
     graded = sorted(report.rows, key=lambda row: row.row)
     return GradedRows(
-        run, sample.rows, [row.data_set for row in graded], [row.official.is_right for row in graded]
+        run=run,
+        rows=sample.rows,
+        data_sets=[row.data_set for row in graded],
+        right=[row.official.is_right for row in graded],
+        ungraded_reason=next((row.official.reason for row in graded if row.official.is_right is None), ""),
     )
 
 
@@ -164,22 +172,17 @@ def check_score(graded: GradedRows) -> CheckResult:
         return CheckResult(SCORE_CHECK, Assessment.FAIL, graded.run.failure)
     weights = score_weights()
     strata = {name: stratum for name in weights if (stratum := _stratum(graded, name, weights[name]))}
-    each = [f"{name} {one.num_correct} of {one.num_graded}" for name, one in strata.items()]
+    each = "; ".join(f"{name} {one.num_correct} of {one.num_graded}" for name, one in strata.items())
+    if ungraded := graded.right.count(None):
+        each += f"; {ungraded} rows are not graded: {graded.ungraded_reason}"
     if missing := [name for name in weights if name not in strata]:
-        seen = f"{'; '.join([*each, *_intervals(strata)])}; not graded: {', '.join(missing)}"
-        return CheckResult(
-            SCORE_CHECK, Assessment.UNKNOWN, seen, "give --lcb-tests and all of the accuracy data"
-        )
+        seen = "; ".join([each, *_intervals(strata), f"without {', '.join(missing)}"])
+        return CheckResult(SCORE_CHECK, Assessment.UNKNOWN, seen, _GRADE_ALL)
     score, target = project_score(list(strata.values())), BENCHMARK.accuracy_target_percent
-    ungraded = graded.right.count(None)
-    seen = (
-        f"{score.estimate:.1%}, {CONFIDENCE:.0%} interval {score.low:.1%} to {score.high:.1%}, target "
-        f"{target} %; {'; '.join(each)}" + (f"; {ungraded} rows are not graded" if ungraded else "")
-    )
+    interval = f"{CONFIDENCE:.0%} interval {score.low:.1%} to {score.high:.1%}"
+    seen = f"{score.estimate:.1%}, {interval}, target {target} %; {each}"
     if score.high * 100 < target:
-        return CheckResult(
-            SCORE_CHECK, Assessment.FAIL, seen, "compare weights, sampling and reasoning effort"
-        )
+        return CheckResult(SCORE_CHECK, Assessment.FAIL, seen, _COMPARE)
     reached = score.low * 100 >= target
     return CheckResult(SCORE_CHECK, Assessment.PASS if reached else Assessment.UNKNOWN, seen)
 

@@ -36,8 +36,9 @@ def write_accuracy_data(path: Path, questions: dict[str, int], repeats: int = 3)
 def graded(**right: list[bool | None]) -> GradedRows:
     """Make verdicts by data set."""
     pairs = [(name, verdict) for name, verdicts in right.items() for verdict in verdicts]
+    rows = list(range(len(pairs)))
     return GradedRows(
-        COMPLETE, list(range(len(pairs))), [name for name, _ in pairs], [verdict for _, verdict in pairs]
+        COMPLETE, rows, [name for name, _ in pairs], [verdict for _, verdict in pairs], "the sandbox failed"
     )
 
 
@@ -106,14 +107,14 @@ def test_a_score_whose_interval_has_the_target_is_unknown() -> None:
     result = check_score(rows)
     assert Assessment.UNKNOWN is result.assessment
     assert result.seen.startswith("80.0%, 95% interval ")
-    assert result.seen.endswith("livecodebench_v6 64 of 80; 1 rows are not graded")
+    assert result.seen.endswith("livecodebench_v6 64 of 80; 1 rows are not graded: the sandbox failed")
 
 
 def test_a_score_without_all_data_sets_is_unknown() -> None:
     """The intervals of the others are listed, and what is missing."""
     result = check_score(graded(gpqa_diamond=[True] * 70 + [False] * 30))
     assert Assessment.UNKNOWN is result.assessment
-    assert "gpqa_diamond 60.4% to 78.1%; not graded: aime25, livecodebench_v6" in result.seen
+    assert "gpqa_diamond 60.4% to 78.1%; without aime25, livecodebench_v6" in result.seen
 
 
 def test_all_answers_right_pass() -> None:
