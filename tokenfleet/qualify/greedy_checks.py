@@ -51,7 +51,7 @@ def check_greedy_answers(reference: GreedyReference, greedy: GreedyRun, *, same_
         same_engine: Whether the reference is of the workers' engine; otherwise answers may differ.
     """
     if not greedy.answers:
-        return CheckResult(GREEDY_CHECK, Assessment.FAIL, greedy.run.failure, "see that log")
+        return CheckResult(GREEDY_CHECK, Assessment.FAIL, greedy.run.failure)
     differences = first_differences(reference.answers, greedy.answers)
     errors = errors_among(reference, differences)
     num_prompts = len(reference.prompts)

@@ -67,14 +67,27 @@ def run_harness(directory: Path, data: Path, argv: Sequence[str]) -> HarnessRun:
 def _failure(code: int, run_dir: Path, log: Path) -> str:
     if code == 0:
         return ""
-    if code in COMPLETE:
-        record = parse_json(read_bounded(run_dir / "run.json", MAX_RECORD_BYTES))
-        verdict = record.get("verdict", {}) if isinstance(record, dict) else {}
-        return printable(f"the run is INVALID: {verdict.get('reason')}", MAX_LINE_LEN)
+    reason = _recorded_reason(run_dir / "run.json") or _last_line(log)
+    cause = "is INVALID" if code in COMPLETE else f"ended with {_ending(code)}"
+    return printable(f"the run {cause}: {reason} ({log})", MAX_LINE_LEN)
+
+
+def _recorded_reason(path: Path) -> str:
+    """Return the reason in run.json; empty if the run has written none."""
+    if not path.exists():
+        return ""
+    record = parse_json(read_bounded(path, MAX_RECORD_BYTES))
+    verdict = record.get("verdict") if isinstance(record, dict) else None
+    return str(verdict.get("reason")) if isinstance(verdict, dict) else ""
+
+
+def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    last = next((line for line in reversed(lines) if line.strip()), "no output")
-    cause = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
-    return printable(f"the run ended with {cause}: {last} ({log})", MAX_LINE_LEN)
+    return next((line for line in reversed(lines) if line.strip()), "no output")
+
+
+def _ending(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
 
 
 def read_answers(run: HarnessRun, num_prompts: int) -> list[list[int]]:
