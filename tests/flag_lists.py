@@ -12,6 +12,8 @@ from coordinator.config import RunConfig
 from coordinator.doctor.command import DoctorConfig
 from sut.results.accuracy.config import AccuracyConfig
 from sut.results.compliance.config import ComplianceConfig
+from tokenfleet.qualify.first_contact import QualifyConfig
+from tokenfleet.qualify.reference_program import ReferenceConfig
 from worker.config import ModelConfig, WorkerConfig
 from worker.engines.scripted.cost_model import CostModel
 from worker.engines.scripted.counting import CountingConfig
@@ -24,6 +26,8 @@ LISTS: dict[str, tuple[type[Flags], ...]] = {
     "doctor": (DoctorConfig,),
     "accuracy": (AccuracyConfig,),
     "compliance": (ComplianceConfig,),
+    "qualify": (QualifyConfig,),
+    "reference": (ReferenceConfig,),
     "worker": (ModelConfig, WorkerConfig),
     "counting": (CountingConfig,),
     "simulated": (SimulatedConfig, CostModel),

@@ -23,6 +23,8 @@ PROGRAMS = {
     "doctor": ("-m", "coordinator", "doctor"),
     "local": ("run_mlperf.py",),
     "probe": ("-m", "worker.probe"),
+    "qualify": ("-m", "tokenfleet", "qualify"),
+    "qualify reference": ("-m", "tokenfleet", "qualify", "reference"),
     "checkpoint-hash": ("-m", "worker.checkpoint_hash"),
     "accuracy": ("-m", "sut.results.accuracy"),
     "campaign": ("-m", "tokenfleet", "campaign"),
@@ -34,7 +36,7 @@ PROGRAMS = {
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }
 # These pass flags on to vLLM.
-WITH_VLLM_FLAGS = ("worker", "local")
+WITH_VLLM_FLAGS = ("worker", "local", "qualify reference")
 # How a command line begins, and the program that it starts.
 STARTS = {f"tokenfleet {name}": name for name in PROGRAMS} | {
     f"python {' '.join(start)}": name for name, start in PROGRAMS.items()
