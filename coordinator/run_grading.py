@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.child_process import child_command, child_environment
-from common.signals import SIGNAL_POLL_S, Interrupts
+from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from coordinator.config import RunConfig
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, RunDir
@@ -47,13 +47,22 @@ class RunGrading:
         if not self.config.scores_accuracy or record.verdict.outcome is not Outcome.NOT_GRADED:
             return record
         logger.info("the run is complete and its workers are free; scoring the answers")
+        try:
+            code = self._score()
+        except Interrupted:
+            logger.error("the run is complete, NOT_GRADED; `tokenfleet accuracy` scores its log")
+            raise
+        return self._conclude(record, code)
+
+    def _score(self) -> int:
+        """Run the process; returns its exit code."""
         self.interrupts.resume()
         with _process(_arguments(self.config, self.run_dir.path)) as process:
             while process.poll() is None:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(SIGNAL_POLL_S)
         self.interrupts.hold()
-        return self._conclude(record, process.returncode)
+        return process.returncode
 
     def _conclude(self, record: RunRecord, code: int) -> RunRecord:
         """Store the verdict; a rejected run loses the names that a submission checker reads first."""

@@ -52,7 +52,6 @@ class Verdict:
             outcome, reason = Outcome.VALID, ""
         return cls(outcome, reason, tuple(made), tuple(deviating))
 
-
     def graded(self, check: VerdictCheck) -> "Verdict":
         """Return the verdict on a run of outcome NOT_GRADED after its answers were scored."""
         outcome = Outcome.VALID if check.passed else Outcome.INVALID
