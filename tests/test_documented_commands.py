@@ -25,6 +25,7 @@ PROGRAMS = {
     "probe": ("-m", "worker.probe"),
     "checkpoint-hash": ("-m", "worker.checkpoint_hash"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
+    "convert": ("-m", "sut.results.code_grading.convert"),
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }
 # These pass flags on to vLLM.
