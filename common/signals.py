@@ -46,6 +46,7 @@ class Interrupts:
         self._ignores_later = ignores_later
         self._held = False
         self._first_s: float | None = None
+        self._first_signum = 0
         for signum in handled_signals():
             signal.signal(signum, self._take)
 
@@ -53,12 +54,22 @@ class Interrupts:
         """Stop raising, because the program is already ending; a second signal still kills the process."""
         self._held = True
 
+    def resume(self) -> None:
+        """Raise again at the first signal, at once if it arrived since `hold`.
+
+        Raises:
+            Interrupted: A signal has arrived.
+        """
+        self._held = False
+        if self._first_s is not None:
+            raise Interrupted(self._first_signum)
+
     def _take(self, signum: int, _: FrameType | None) -> None:
         if self._first_s is not None:
             if not self._ignores_later and time.monotonic() - self._first_s > SAME_CAUSE_S:
                 signal.signal(signum, signal.SIG_DFL)
                 signal.raise_signal(signum)
             return
-        self._first_s = time.monotonic()
+        self._first_s, self._first_signum = time.monotonic(), signum
         if not self._held:
             raise Interrupted(signum)

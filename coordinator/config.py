@@ -77,6 +77,13 @@ class RunConfig(Flags):
         bool,
         Flag("permit accuracy and TEST07 on data without the columns by which answers are graded"),
     ] = False
+    tokenizer: Annotated[
+        Path | None,
+        Flag("directory with the model's tokenizer.json: scores an accuracy run at its end", metavar="DIR"),
+    ] = None
+    lcb_tests: Annotated[
+        Path | None, Flag("tests of the LiveCodeBench questions, to score an accuracy run; needs --tokenizer")
+    ] = None
     random_weights: Annotated[
         bool, Flag("the model's weights are random: degenerate answers are a warning, never INVALID")
     ] = False
@@ -165,6 +172,11 @@ class RunConfig(Flags):
         """The effective policy. Default: fail; report in accuracy mode, where queries may wait for hours."""
         default = OverduePolicy.REPORT if self.accuracy else OverduePolicy.FAIL
         return self.on_overdue_query or default
+
+    @property
+    def scores_accuracy(self) -> bool:
+        """Whether the answers are scored at the end of the run."""
+        return self.accuracy and self.tokenizer is not None
 
     def run_dir(self, test: ComplianceTest | None) -> Path:
         """Return the directory of this run's files.

@@ -72,12 +72,25 @@ def _check_data(config: RunConfig, test: ComplianceTest | None, data: Dataset) -
     """Check that the data set is that of the compliance test, and that the answers can be graded."""
     if test is not None:
         data_rules.check_test_data(test, data)
+    if config.accuracy:
+        _check_scoring(config, data)
     if config.ungraded:
         return
     if config.accuracy:
         data_rules.check_gradable(data, "--accuracy")
     elif test is not None and test.mean_answer_len is None:
         data_rules.check_gradable(data, test.name)
+
+
+def _check_scoring(config: RunConfig, data: Dataset) -> None:
+    """Check what an accuracy run is scored with."""
+    if config.tokenizer is None:
+        if config.lcb_tests is not None:
+            raise FlagError("--lcb-tests", "needs --tokenizer, without which the run is not scored")
+        return
+    if config.ungraded:
+        raise FlagError("--ungraded", "permits data that --tokenizer cannot score: give only one of them")
+    data_rules.check_scorable(data, config.tokenizer, config.lcb_tests)
 
 
 class Confs(NamedTuple):

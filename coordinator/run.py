@@ -33,6 +33,7 @@ from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
 from coordinator.recording.run_record import RunRecord
 from coordinator.run_end import SHORT_LIMITS, RunEnd
+from coordinator.run_grading import RunGrading
 from coordinator.scheduling.event_loop import ActiveRun, Deadline, EventLoop, opening_of
 from coordinator.scheduling.scheduler import NOTHING_UNFINISHED, Task, Unfinished
 from coordinator.transport.fleet import Patience
@@ -66,7 +67,8 @@ def run(config: RunConfig) -> int:
 
     Raises:
         ValueError: Bad input: a flag, a file, or workers that cannot serve this run. Nothing is left behind.
-        Interrupted: A signal arrived before the run had begun. Nothing is left behind.
+        Interrupted: A signal arrived before the run had begun, and nothing is left behind; or while answers
+            were being scored, and run.json says NOT_GRADED.
 
     Thread: main.
     """
@@ -77,29 +79,31 @@ def run(config: RunConfig) -> int:
     confs = LoadGenConfs(inputs.user_conf, inputs.audit_conf)
     run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
     reports = Reports(config.scenario)
-    with (
-        FileThread() as files,
-        _ready_workers(config, inputs, end) as event_loop,
-        RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
-        Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
-        _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
-    ):
-        execution = Execution(
-            config=config,
-            inputs=inputs,
-            times=times,
-            end=end,
-            interrupts=interrupts,
-            test=test,
-            reports=reports,
-            files=files,
-            run_dir=run_dir,
-            outputs=outputs,
-            event_loop=event_loop,
-            active_run=active_run,
-            recorder=Recorder(run_id, config, inputs, test.settings.seeds, active_run),
-        )
-        record = execution.execute()
+    with FileThread() as files:
+        with (
+            _ready_workers(config, inputs, end) as event_loop,
+            RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
+            Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
+            _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
+        ):
+            execution = Execution(
+                config=config,
+                inputs=inputs,
+                times=times,
+                end=end,
+                interrupts=interrupts,
+                test=test,
+                reports=reports,
+                files=files,
+                run_dir=run_dir,
+                outputs=outputs,
+                event_loop=event_loop,
+                active_run=active_run,
+                recorder=Recorder(run_id, config, inputs, test.settings.seeds, active_run),
+            )
+            record = execution.execute()
+        # The workers are free: scoring may take hours.
+        record = RunGrading(config, run_dir, files, interrupts).grade(record)
     _show(record, SHOW_TIMEOUT_S)
     return verdict.exit_code(record.verdict.outcome)
 

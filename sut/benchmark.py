@@ -120,6 +120,10 @@ class Benchmark:
     """Mean answer length over the performance data set, in tokens."""
     accuracy_rows: dict[str, int]
     """Rows of the accuracy data set by the value of its column `dataset`."""
+    accuracy_repeats: dict[str, int]
+    """Rows of each question, by the value of the column `dataset`."""
+    accuracy_target_percent: float
+    """Smallest score of an accuracy run."""
     grading_columns: tuple[str, ...]
     """Columns that the script which grades the answers reads from the data set."""
     compliance_tests: tuple[ComplianceTest, ...]
@@ -203,6 +207,8 @@ GPT_OSS_120B = Benchmark(
     mean_answer_len=1_278.2,  # compliance: TEST09 accepts 1278.20 +- 10 %
     # eval_mlperf_accuracy.py; README: 30 questions 8 times, 198 5 times and 1,055 3 times.
     accuracy_rows={"aime25": 240, "gpqa_diamond": 990, "livecodebench_v6": 3165},
+    accuracy_repeats={"aime25": 8, "gpqa_diamond": 5, "livecodebench_v6": 3},
+    accuracy_target_percent=82.2987,  # checker: 99 % of the reference's 83.13
     grading_columns=("dataset", "ground_truth"),  # eval_mlperf_accuracy.py
     compliance_tests=(
         # README: rows of acc_eval_compliance_gpqa.parquet. Keys and values: each test's audit.config.

@@ -2,11 +2,16 @@
 
 import reprlib
 from pathlib import Path
+from typing import Final
 
 from common.flags import FlagError
 from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.dataset import Dataset
 from sut.loadgen_conf import ConfFile
+
+_PARQUET_MAGIC: Final = b"PAR1"
+_TOKENIZER_FILE: Final = "tokenizer.json"
+_CODE_DATASET: Final = "livecodebench_v6"
 
 
 def find_compliance_test(audit_config: ConfFile, path: Path) -> ComplianceTest:
@@ -52,3 +57,31 @@ def check_gradable(data: Dataset, grader: str) -> None:
         if name not in data.column_names:
             reason = f"has no column {name}, by which {grader} is graded; --ungraded runs it all the same"
             raise FlagError("--input-file", reason, data.path)
+
+
+def check_scorable(data: Dataset, tokenizer: Path, lcb_tests: Path | None) -> None:
+    """Require before an accuracy run what scoring reads after it.
+
+    Args:
+        data: The data set.
+        tokenizer: Directory of the tokenizer.
+        lcb_tests: Tests of the LiveCodeBench questions.
+
+    Raises:
+        FlagError: A file is missing, or the data cannot be scored.
+    """
+    if not (tokenizer / _TOKENIZER_FILE).is_file():
+        raise FlagError("--tokenizer", f"has no file {_TOKENIZER_FILE}", tokenizer)
+    with data.path.open("rb") as file:
+        if file.read(len(_PARQUET_MAGIC)) != _PARQUET_MAGIC:
+            raise FlagError(
+                "--input-file", "is no parquet file, which scoring (--tokenizer) needs", data.path
+            )
+    names = {name.lower() for name in data.rows_by_dataset}
+    if unknown := names - set(BENCHMARK.dataset_names):
+        reason = f"{reprlib.repr(min(unknown))} in the column dataset cannot be scored (--tokenizer)"
+        raise FlagError("--input-file", reason, data.path)
+    if lcb_tests is None and _CODE_DATASET in names:
+        raise FlagError("--lcb-tests", f"is missing: --tokenizer scores the run, which has {_CODE_DATASET}")
+    if lcb_tests is not None and not lcb_tests.is_file():
+        raise FlagError("--lcb-tests", "is no file", lcb_tests)

@@ -12,6 +12,14 @@ DETAIL = "mlperf_log_detail.txt"
 ACCURACY = "mlperf_log_accuracy.json"
 NAMES = (SUMMARY, DETAIL, ACCURACY, "mlperf_log_trace.json")
 """Names that the submission checker and the scripts of accuracy and compliance read, and the empty trace."""
+ACCURACY_TEXT = "accuracy.txt"
+ACCURACY_REPORT = "accuracy.json"
+GRADING_LOG = "grading.jsonl"
+EVALUATION_NAMES = (
+    *(ACCURACY_TEXT, ACCURACY_REPORT, GRADING_LOG),
+    *("verify_accuracy.txt", "verify_output_len.txt", "compliance.json"),
+)
+"""Files that scoring and compliance tests write beside the logs after a run."""
 REJECTED_PREFIX = "rejected_"
 LOADGEN_PREFIX = f"{REJECTED_PREFIX}mlperf_log_"
 """Prefix with which LoadGen creates its files."""

@@ -51,6 +51,7 @@ BROAD_EXCEPTS = {
     "coordinator/run.py": 3,  # the top of the run, LoadGen's thread, and each step of the fatal exit
     "coordinator/scheduling/event_loop.py": 1,  # the top of the periodic task
     "coordinator/transport/fleet.py": 2,  # the top of each worker's task, and a lost worker's answers
+    "sut/results/accuracy/detokenizer.py": 1,  # tokenizers raises plain Exception for a bad file
     "sut/results/code_grading/program_runner.py": 1,  # the top over a graded program
     "sut/sut.py": 1,  # a callback of LoadGen: an exception there aborts the process
     "worker/engines/vllm/vllm_engine.py": 2,  # the tops of the tasks over vLLM's errors of any class

@@ -24,6 +24,7 @@ PROGRAMS = {
     "local": ("run_mlperf.py",),
     "probe": ("-m", "worker.probe"),
     "checkpoint-hash": ("-m", "worker.checkpoint_hash"),
+    "accuracy": ("-m", "sut.results.accuracy"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
     "convert": ("-m", "sut.results.code_grading.convert"),
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),

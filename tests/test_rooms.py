@@ -33,6 +33,7 @@ MAY_IMPORT = {
         "coordinator.pre_run_checks",
     },
     "sut.results": {"sut.settings", "sut.benchmark", "sut.log_files"},
+    "sut.results.accuracy": {"sut.benchmark", "sut.log_files", "sut.results.code_grading"},
     "sut.results.code_grading": set(),
     "worker.machine": set(),
     "worker.node": {

@@ -58,6 +58,12 @@ def _checkpoint_hash(argv: list[str]) -> int:
     return main(argv)
 
 
+def _accuracy(argv: list[str]) -> int:
+    from sut.results.accuracy.__main__ import main
+
+    return main(argv)
+
+
 def _local(argv: list[str]) -> int:
     from tokenfleet.local_run import main
 
@@ -77,6 +83,7 @@ SUBCOMMANDS = {
     "probe": Subcommand(_probe, "query a worker's health once"),
     "checkpoint-hash": Subcommand(_checkpoint_hash, "hash a checkpoint's weights completely, once"),
     "local": Subcommand(_local, "start workers on this machine, run LoadGen against them, stop them"),
+    "accuracy": Subcommand(_accuracy, "score an accuracy log as the official evaluator does"),
     "synthetic": Subcommand(_synthetic, "write a synthetic data set or a tiny random checkpoint"),
 }
 

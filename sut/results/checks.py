@@ -50,6 +50,12 @@ class VerdictCheck:
         return "warn" if self.warning else "ok  "
 
 
+def accuracy_score(score_percent: float, target_percent: float) -> VerdictCheck:
+    """Compare the score of the answers with the smallest score of a submission."""
+    seen = f"score {score_percent:.4f}, at least {target_percent:g} needed"
+    return VerdictCheck("accuracy", score_percent >= target_percent, seen)
+
+
 MAX_NAMED_ANSWERS = 20
 """Short answers that the verdict names; the others are counted."""
 

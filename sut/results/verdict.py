@@ -1,6 +1,6 @@
 """The verdict on a run: LoadGen's result plus checks that LoadGen does not make."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -51,6 +51,16 @@ class Verdict:
         else:
             outcome, reason = Outcome.VALID, ""
         return cls(outcome, reason, tuple(made), tuple(deviating))
+
+    def graded(self, check: VerdictCheck) -> "Verdict":
+        """Return the verdict on a run of outcome NOT_GRADED after its answers were scored."""
+        outcome = Outcome.VALID if check.passed else Outcome.INVALID
+        reason = "" if check.passed else f"{check.name}: {check.seen}"
+        return replace(self, outcome=outcome, reason=reason, checks=(*self.checks, check))
+
+    def not_graded(self, reason: str) -> "Verdict":
+        """Return the verdict on a run of outcome NOT_GRADED whose answers could not be scored."""
+        return replace(self, reason=f"complete, not graded: {reason}")
 
 
 def judge(log_dir: Path, setup: Setup, counts: Counts, telemetry: Telemetry) -> tuple[Verdict, DetailLog]:

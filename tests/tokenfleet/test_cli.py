@@ -10,7 +10,7 @@ from tests import fleet
 from tests.forked import end_of
 from tokenfleet.cli import SUBCOMMANDS, main
 
-NAMES = "worker, run, doctor, probe, checkpoint-hash, local, synthetic"
+NAMES = "worker, run, doctor, probe, checkpoint-hash, local, accuracy, synthetic"
 
 
 def run(*argv: str, cwd: Path = fleet.ROOT) -> tuple[int, str, str]:

@@ -1,0 +1,1 @@
+"""Time and memory of scoring an accuracy log of official size."""

@@ -1,0 +1,1 @@
+"""Score an accuracy log: the official verdicts, and a second opinion beside them."""

@@ -1,0 +1,68 @@
+"""`tokenfleet accuracy` scores an accuracy log.
+
+Exit codes: 0 the score reaches the target, 1 rows are not graded, 2 bad input, 3 the score is below the
+target; interrupted: 129 SIGHUP, 130 SIGINT, 131 SIGQUIT, 143 SIGTERM.
+"""
+
+import logging
+import sys
+
+from common.flags import FlagError
+from common.signals import Interrupted, Interrupts
+from common.standard_streams import open_standard_streams
+from common.text import print_table
+from sut.log_files import REJECTED_PREFIX
+from sut.results.accuracy.accuracy_inputs import read_inputs
+from sut.results.accuracy.accuracy_report import write_report
+from sut.results.accuracy.config import AccuracyConfig, parse
+from sut.results.accuracy.log_entries import LogError
+from sut.results.code_grading.program import GradingError
+
+PASSED, NOT_SCORED, BAD_INPUT, BELOW_TARGET = 0, 1, 2, 3
+"""Exit codes."""
+
+
+def main(argv: list[str]) -> int:
+    """Score one log and return the exit code."""
+    open_standard_streams()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    Interrupts()
+    try:
+        return _score(parse(argv))
+    except ValueError as error:
+        print(f"accuracy: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except Interrupted as interruption:
+        print(f"accuracy: interrupted by {interruption}", file=sys.stderr)
+        return interruption.exit_code
+
+
+def _score(config: AccuracyConfig) -> int:
+    scorer = read_inputs(config)
+    try:
+        report = scorer.score()
+    except LogError as error:
+        raise FlagError("--mlperf-log", str(error), config.mlperf_log) from error
+    except GradingError as error:
+        raise FlagError("--lcb-tests", str(error), config.lcb_tests) from error
+    has_score = not report.ungraded or config.allow_ungraded
+    # Only a complete run that its verdict accepted may leave what a submission checker reads.
+    rejected = config.mlperf_log.name.startswith(REJECTED_PREFIX) or config.max_samples is not None
+    try:
+        write_report(report, config.report_dir, has_score=has_score, has_text=has_score and not rejected)
+    except OSError as error:
+        raise FlagError("--output-dir", f"cannot be written: {error.strerror}", config.report_dir) from error
+    print_table(report.to_table(has_score=has_score))
+    if not has_score:
+        reason = (
+            f"no score: {len(report.ungraded)} rows are not graded (--allow-ungraded counts them as wrong)"
+        )
+        print(f"accuracy: {reason}", file=sys.stderr)
+        return NOT_SCORED
+    return PASSED if report.passed else BELOW_TARGET
+
+
+if __name__ == "__main__":
+    # Program name in the usage line.
+    sys.argv[0] = "python -m sut.results.accuracy"
+    sys.exit(main(sys.argv[1:]))

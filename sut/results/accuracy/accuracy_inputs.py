@@ -1,0 +1,128 @@
+"""Read the input files of one evaluation; each error names its flag."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from common.bounded_file import parse_json, read_bounded
+from common.flags import FlagError
+from sut.benchmark import BENCHMARK
+from sut.log_files import ACCURACY_REPORT, ACCURACY_TEXT, GRADING_LOG
+from sut.results.accuracy.config import AccuracyConfig
+from sut.results.accuracy.data_sets import Family
+from sut.results.accuracy.detokenizer import Detokenizer, TokenizerError
+from sut.results.accuracy.harmony import HarmonyError, load_harmony
+from sut.results.accuracy.log_entries import AnswerLog, LogError
+from sut.results.accuracy.reference_data import ReferenceData, ReferenceDataError, read_reference
+from sut.results.accuracy.scoring import AccuracyScorer, Judge, no_judge
+from sut.results.code_grading.grader import grade_programs
+from sut.results.code_grading.program import GradingError, GradingOptions
+
+_RECORD = "run.json"
+_MAX_RECORD_BYTES = 1 << 30
+
+
+class RunFacts(NamedTuple):
+    """What the log's run.json says; None: unknown, because there is none."""
+
+    dataset_sha256: str | None
+    max_new_tokens: int | None
+
+
+def read_inputs(config: AccuracyConfig) -> AccuracyScorer:
+    """Read every file and check the log; nothing is written.
+
+    Raises:
+        FlagError: Names flag, file and reason.
+    """
+    check_free(config)
+    facts = _read_facts(config.mlperf_log.parent / _RECORD)
+    with _named("--reference-data", config.reference_data):
+        reference = read_reference(config.reference_data, config.max_samples)
+    if facts.dataset_sha256 not in (None, reference.sha256):
+        reason = f"is not the data of the run: {_RECORD} beside the log names another SHA-256"
+        raise FlagError("--reference-data", reason, config.reference_data)
+    judge = _judge(config, reference)
+    with _named("--tokenizer", config.tokenizer):
+        detokenizer = Detokenizer(config.tokenizer)
+    with _named("--harmony-vocabulary", config.harmony_vocabulary):
+        directory = config.harmony_vocabulary
+        final_message = None if directory is None else load_harmony(directory)
+    budget = config.max_new_tokens or facts.max_new_tokens or BENCHMARK.accuracy_max_new_tokens.value
+    scorer = AccuracyScorer(
+        log=AnswerLog(config.mlperf_log),
+        reference=reference,
+        detokenizer=detokenizer,
+        target_percent=BENCHMARK.accuracy_target_percent,
+        max_new_tokens=budget,
+        judge=judge,
+        final_message=final_message,
+    )
+    with _named("--mlperf-log", config.mlperf_log):
+        scorer.check()
+    return scorer
+
+
+def check_free(config: AccuracyConfig) -> None:
+    """Require a directory without an earlier report.
+
+    Raises:
+        FlagError: There is one, or no such directory.
+    """
+    if not config.report_dir.is_dir():
+        raise FlagError("--output-dir", "is no directory", config.report_dir)
+    for name in (ACCURACY_REPORT, ACCURACY_TEXT):
+        if (config.report_dir / name).exists() and not config.overwrite:
+            raise FlagError("--output-dir", "exists; --overwrite replaces it", config.report_dir / name)
+
+
+def _judge(config: AccuracyConfig, reference: ReferenceData) -> Judge:
+    if Family.CODE not in reference.families.values():
+        return no_judge
+    if config.lcb_tests is None:
+        if config.allow_ungraded:
+            return no_judge
+        name = next(name for name, family in reference.families.items() if family is Family.CODE)
+        raise FlagError("--lcb-tests", f"is missing: the data has rows of {name}")
+    if not config.lcb_tests.is_file():
+        raise FlagError("--lcb-tests", "is no file", config.lcb_tests)
+    sandboxed = not config.unsandboxed
+    parallel = config.num_programs
+    options = (
+        GradingOptions(sandboxed=sandboxed)
+        if parallel is None
+        else GradingOptions(parallel, sandboxed=sandboxed)
+    )
+    return partial(
+        grade_programs,
+        tests=config.lcb_tests,
+        grading_log=config.report_dir / GRADING_LOG,
+        options=options,
+    )
+
+
+@contextmanager
+def _named(flag: str, path: Path | None) -> Iterator[None]:
+    """Name the flag and its file in an error."""
+    try:
+        yield
+    except (ReferenceDataError, TokenizerError, HarmonyError, LogError, GradingError) as error:
+        raise FlagError(flag, str(error), path) from error
+
+
+def _read_facts(path: Path) -> RunFacts:
+    """Read the record of the run; a log without one may come from elsewhere."""
+    record: object = None
+    with suppress(OSError, ValueError):
+        record = parse_json(read_bounded(path, _MAX_RECORD_BYTES))
+    dataset, generation = (
+        (record.get("dataset"), record.get("generation")) if isinstance(record, dict) else (None, None)
+    )
+    sha256 = dataset.get("sha256") if isinstance(dataset, dict) else None
+    budget = generation.get("max_new_tokens") if isinstance(generation, dict) else None
+    return RunFacts(
+        sha256 if isinstance(sha256, str) else None,
+        budget if isinstance(budget, int) and budget > 0 else None,
+    )
