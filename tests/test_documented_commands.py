@@ -26,6 +26,7 @@ PROGRAMS = {
     "checkpoint-hash": ("-m", "worker.checkpoint_hash"),
     "accuracy": ("-m", "sut.results.accuracy"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
+    "convert": ("-m", "sut.results.code_grading.convert"),
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }
 # These pass flags on to vLLM.
