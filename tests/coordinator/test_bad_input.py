@@ -154,6 +154,13 @@ BAD = [
         "--accuracy --input-file {d}/truthless.parquet",
         "--input-file|{d}/truthless.parquet|no column ground_truth|--accuracy|--ungraded",
     ),
+    Bad("tests alone", "--accuracy --lcb-tests {d}/tests.jsonl", "--lcb-tests|--tokenizer"),
+    Bad("no scoring", "--accuracy --ungraded --tokenizer {d}", "--ungraded|--tokenizer"),
+    Bad(
+        "no tokenizer.json",
+        "--accuracy --input-file {d}/gpqa.parquet --tokenizer {d}",
+        "--tokenizer|{d}|no file tokenizer.json",
+    ),
     Bad("accurate audit", "--accuracy --audit-config {d}/rate.conf", "--accuracy|{d}/rate.conf|performance"),
     Bad(
         "no audit.config", "--audit-config {d}/absent.config", "--audit-config|{d}/absent.config|No such file"
