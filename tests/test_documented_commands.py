@@ -33,6 +33,7 @@ PROGRAMS = {
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
     "synthetic answers": ("-m", "sut.synthetic", "answers"),
     "synthetic benchmark": ("-m", "sut.synthetic", "benchmark"),
+    "convert": ("-m", "sut.results.code_grading.convert"),
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }
 # These pass flags on to vLLM.

@@ -151,6 +151,10 @@ print("imported")
             "sut.results.verdict",
             ["grpc", "vllm", "torch", "protos", "worker", "coordinator", "mlperf_loadgen"],
         ),
+        (
+            "sut.results.accuracy.__main__",
+            ["grpc", "vllm", "torch", "transformers", "pandas", "mlperf_loadgen", "openai_harmony"],
+        ),
         ("protos.columns", ["grpc", "vllm", "torch", "worker", "coordinator", "sut", "mlperf_loadgen"]),
     ],
 )

@@ -162,6 +162,13 @@ BAD = [
         "--compliance TEST07 --audit-config {d}/test07.config",
         "--audit-config|{d}/test07.config|TEST07|one of the two",
     ),
+    Bad("tests alone", "--accuracy --lcb-tests {d}/tests.jsonl", "--lcb-tests|--tokenizer"),
+    Bad("no scoring", "--accuracy --ungraded --tokenizer {d}", "--ungraded|--tokenizer"),
+    Bad(
+        "no tokenizer.json",
+        "--accuracy --input-file {d}/gpqa.parquet --tokenizer {d}",
+        "--tokenizer|{d}|no file tokenizer.json",
+    ),
     Bad("accurate audit", "--accuracy --audit-config {d}/rate.conf", "--accuracy|{d}/rate.conf|performance"),
     Bad(
         "no audit.config", "--audit-config {d}/absent.config", "--audit-config|{d}/absent.config|No such file"

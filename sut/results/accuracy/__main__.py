@@ -44,7 +44,10 @@ def _score(config: AccuracyConfig) -> int:
     except LogError as error:
         raise FlagError("--mlperf-log", str(error), config.mlperf_log) from error
     except GradingError as error:
-        raise FlagError("--lcb-tests", str(error), config.lcb_tests) from error
+        # Names its file.
+        raise ValueError(str(error)) from error
+    except OSError as error:
+        raise FlagError("--output-dir", f"cannot be written: {error.strerror}", config.report_dir) from error
     has_score = not report.ungraded or config.allow_ungraded
     # Only a complete run that its verdict accepted may leave what a submission checker reads.
     rejected = config.mlperf_log.name.startswith(REJECTED_PREFIX) or config.max_samples is not None

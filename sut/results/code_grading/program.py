@@ -70,3 +70,7 @@ class GradingOptions:
 
 class GradingError(Exception):
     """Programs cannot be graded at all; the message is one line for the user."""
+
+
+class SandboxUnavailableError(GradingError):
+    """Programs cannot be run in a sandbox on this machine."""

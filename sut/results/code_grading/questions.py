@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -69,6 +69,11 @@ class QuestionFile:
     ) -> None:
         """Close the file."""
         os.close(self._fd)
+
+    @property
+    def ids(self) -> Collection[str]:
+        """The questions, in the file's order."""
+        return self._lines.keys()
 
     def read(self, question_id: str) -> Question:
         """Read and check the tests of a question.

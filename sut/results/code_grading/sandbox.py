@@ -84,13 +84,13 @@ class Sandbox:
         ours, theirs = socket.socketpair()
         with ours, theirs, self._started(theirs) as process:
             theirs.close()
-            try:
-                yield RunnerConnection(ours, process)
-            finally:
-                process.kill()
-                process.communicate()
-                with self._lock:
-                    self._processes.discard(process)
+            with process:  # closes its pipe and waits for it
+                try:
+                    yield RunnerConnection(ours, process)
+                finally:
+                    process.kill()
+            with self._lock:
+                self._processes.discard(process)
 
     @contextmanager
     def _started(self, stdin: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
