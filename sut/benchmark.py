@@ -139,6 +139,8 @@ class Benchmark:
     """Longest prompt, in tokens."""
     mean_answer_len: float
     """Mean answer length over the performance data set, in tokens."""
+    mean_accuracy_answer_len: float
+    """Mean answer length over the accuracy data set, in tokens; only for estimates of durations."""
     accuracy_rows: dict[str, int]
     """Rows of the accuracy data set by the value of its column `dataset`."""
     accuracy_repeats: dict[str, int]
@@ -234,6 +236,7 @@ GPT_OSS_120B = Benchmark(
     first_special_id=199_998,  # its tokenizer: <|startoftext|>
     max_prompt_len=15_330,  # rules, appendix on benchmarks
     mean_answer_len=1_278.2,  # compliance: TEST09 accepts 1278.20 +- 10 %
+    mean_accuracy_answer_len=9_999,  # checker: the limit of TOKENS_PER_SAMPLE is 1.1 times this
     # eval_mlperf_accuracy.py; README: 30 questions 8 times, 198 5 times and 1,055 3 times.
     accuracy_rows={"aime25": 240, "gpqa_diamond": 990, "livecodebench_v6": 3165},
     accuracy_repeats={"aime25": 8, "gpqa_diamond": 5, "livecodebench_v6": 3},

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "sut.results": {"sut.settings", "sut.benchmark", "sut.log_files"},
     "sut.results.accuracy": {"sut.benchmark", "sut.log_files", "sut.results.code_grading"},
     "sut.results.code_grading": set(),
+    "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
     "worker.machine": set(),
     "worker.node": {
@@ -42,6 +43,7 @@ MAY_IMPORT = {
     },
     "worker.engines.scripted": {"worker.config", "worker.engine_protocol"},
     "worker.engines.vllm": {"worker.config", "worker.engine_protocol", "worker.machine"},
+    "tokenfleet.campaign": {"tokenfleet.child"},
 }
 
 
