@@ -119,7 +119,8 @@ def _read_calibration(flags: SubmissionFlags) -> str:
 
 
 def _commit(flags: SubmissionFlags, runs: Runs) -> str:
-    return check_source(flags.source, [commit for run in all_runs(runs) for commit in commits_of(run)])
+    commits = [commit for run in all_runs(runs) for commit in commits_of(run)]
+    return check_source(flags.source, commits, flags.commit)
 
 
 def _first(by_kind: Mapping[RunKind, RecordedRun]) -> RecordedRun:
