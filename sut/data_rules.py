@@ -60,7 +60,7 @@ def check_gradable(data: Dataset, grader: str) -> None:
 
 
 def check_scorable(data: Dataset, tokenizer: Path, lcb_tests: Path | None) -> None:
-    """Require before an accuracy run what scoring reads after it.
+    """Require before a run what scoring its answers reads after it.
 
     Args:
         data: The data set.

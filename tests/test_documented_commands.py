@@ -25,8 +25,13 @@ PROGRAMS = {
     "probe": ("-m", "worker.probe"),
     "checkpoint-hash": ("-m", "worker.checkpoint_hash"),
     "accuracy": ("-m", "sut.results.accuracy"),
+    "campaign": ("-m", "tokenfleet", "campaign"),
+    "compliance": ("-m", "sut.results.compliance"),
+    "submission": ("-m", "tokenfleet", "submission"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
     "convert": ("-m", "sut.results.code_grading.convert"),
+    "synthetic answers": ("-m", "sut.synthetic", "answers"),
+    "synthetic benchmark": ("-m", "sut.synthetic", "benchmark"),
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }
 # These pass flags on to vLLM.

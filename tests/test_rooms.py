@@ -35,12 +35,15 @@ MAY_IMPORT = {
     "sut.results": {"sut.settings", "sut.benchmark", "sut.log_files"},
     "sut.results.accuracy": {"sut.benchmark", "sut.log_files", "sut.results.code_grading"},
     "sut.results.code_grading": set(),
+    "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
+    "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
     "worker.machine": set(),
     "worker.node": {
         *("worker.auth", "worker.config", "worker.engine_protocol", "worker.listener", "worker.machine"),
     },
     "worker.engines.scripted": {"worker.config", "worker.engine_protocol"},
     "worker.engines.vllm": {"worker.config", "worker.engine_protocol", "worker.machine"},
+    "tokenfleet.campaign": {"tokenfleet.child"},
 }
 
 
