@@ -96,13 +96,14 @@ class RunGrading:
             return record
         logger.info("the run is complete and its workers are free; %s grades it", task.command)
         try:
-            code = self._grade(task)
+            code = self._run(task)
         except Interrupted:
-            logger.error("the run is complete, NOT_GRADED; `%s` grades it", task.command)
+            outcome = record.verdict.outcome
+            logger.error("the run is complete, %s; `%s` grades it later", outcome, task.command)
             raise
         return self._conclude(record, task, code)
 
-    def _grade(self, task: GradingTask) -> int:
+    def _run(self, task: GradingTask) -> int:
         """Run the process; returns its exit code."""
         self.interrupts.resume()
         with _process(task) as process:

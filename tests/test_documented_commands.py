@@ -31,9 +31,9 @@ PROGRAMS = {
     "compliance": ("-m", "sut.results.compliance"),
     "submission": ("-m", "tokenfleet", "submission"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
+    "convert": ("-m", "sut.results.code_grading.convert"),
     "synthetic answers": ("-m", "sut.synthetic", "answers"),
     "synthetic benchmark": ("-m", "sut.synthetic", "benchmark"),
-    "convert": ("-m", "sut.results.code_grading.convert"),
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }
 # These pass flags on to vLLM.

@@ -15,7 +15,7 @@ import pytest
 from common.signals import SIGNALS, Interrupted, Interrupts
 from coordinator import run_grading
 from coordinator.config import parse
-from coordinator.run_grading import RunGrading
+from coordinator.run_grading import GradingTask, RunGrading
 from sut.results.verdict import Outcome, Verdict
 from tests import fleet
 from tests.sut.accuracy_files import write_tokenizer
@@ -135,7 +135,7 @@ def test_a_signal_ends_the_scoring(
     tmp_path: Path, interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The coordinator held signals while it stored the verdict; during the scoring it is interrupted."""
-    task = run_grading.GradingTask("tests.coordinator.endless", [], decides=True)
+    task = GradingTask("tests.coordinator.endless", [], decides=True)
     monkeypatch.setattr(run_grading, "grading_task", lambda *_: task)
     interrupts.hold()
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
