@@ -38,9 +38,7 @@ def grade_programs(
         One verdict for each program, in the order in which they are reached.
 
     Raises:
-        GradingError: The file of tests cannot be read.
-        SandboxUnavailableError: Programs cannot be run in a sandbox.
-        OSError: The log of verdicts cannot be written.
+        GradingError: Nothing can be graded; its class says for want of what.
     """
     # In reverse: leaving kills the runners, which ends the threads; then the files are closed.
     with (

@@ -15,10 +15,11 @@ import pytest
 from sut.results.code_grading import sandbox
 from sut.results.code_grading.grader import grade_programs
 from sut.results.code_grading.program import (
-    GradingError,
+    GradingLogError,
     GradingOptions,
     Program,
     ProgramOutcome,
+    QuestionFileError,
     SandboxUnavailableError,
 )
 from tests.sources import ROOT
@@ -86,7 +87,7 @@ def test_a_log_serves_one_grader_at_a_time(tmp_path: Path) -> None:
     options = GradingOptions(1, limits=LIMITS)
     first = grade_programs(rows, tmp_path / "tests.jsonl", log, options)
     next(first)
-    with pytest.raises(GradingError, match="another process is grading into it"):
+    with pytest.raises(GradingLogError, match=r"grading\.jsonl: another process is grading into it"):
         next(grade_programs(rows, tmp_path / "tests.jsonl", log, options))
     first.close()  # type: ignore[attr-defined]
 
@@ -101,8 +102,8 @@ def test_a_log_serves_one_grader_at_a_time(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_none_of_tests_is_refused(tmp_path: Path, tests: str, reason: str) -> None:
-    """The refusal names file and line, before a program runs."""
-    with pytest.raises(GradingError, match=f"^{tmp_path}/tests.jsonl: {reason}"):
+    """The refusal names the line, before a program runs."""
+    with pytest.raises(QuestionFileError, match=f"^{reason}"):
         verdicts(tmp_path, PROGRAMS, tests)
     assert not (tmp_path / "grading.jsonl").exists()
 
