@@ -87,13 +87,18 @@ def check_types(file: ConfigFile, side: str, table: Table, configs: Sequence[typ
     """
     known = {flag.name: flag.kind for config in configs for flag in declared(config)}
     for name, value in table.items():
-        if name in known and not _has_type(value, known[name]):
-            expected = _EXPECTED.get(known[name], "a string")
-            reason = f"{file.path}: [{side}] {name}: is {_describe(value)}, expected {expected}"
-            raise FlagError("--config", reason)
+        if name in known and (reason := type_mismatch(value, known[name])) is not None:
+            raise FlagError("--config", f"{file.path}: [{side}] {name}: {reason}")
 
 
 _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", tuple: "a list of strings"}
+
+
+def type_mismatch(value: object, kind: type) -> str | None:
+    """Return the type of a TOML value and the type of its flag as text; None if the value fits."""
+    if _has_type(value, kind):
+        return None
+    return f"is {_describe(value)}, expected {_EXPECTED.get(kind, 'a string')}"
 
 
 def _has_type(value: object, kind: type) -> bool:
@@ -128,7 +133,7 @@ def read_table(path: Path, side: str) -> tuple[ConfigFile, Table]:
     """
     try:
         content = read_bounded(path, MAX_CONFIG_BYTES)
-        tables = _parse_toml(content.decode())
+        tables = parse_toml(content.decode())
     except OSError as error:
         raise FlagError("--config", f"{path}: {error.strerror}") from error
     except ValueError as error:
@@ -146,7 +151,7 @@ def read_table(path: Path, side: str) -> tuple[ConfigFile, Table]:
     return ConfigFile(path, hashlib.sha256(content).hexdigest()), found
 
 
-def _parse_toml(text: str) -> dict[str, Any]:
+def parse_toml(text: str) -> dict[str, Any]:
     """Parse TOML.
 
     Raises:

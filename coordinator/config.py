@@ -12,7 +12,7 @@ from common import config_file
 from common.config_file import ConfigFile, join_lists
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
 from coordinator.reference_flags import refuse_reference_flags
-from sut.benchmark import ComplianceTest
+from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.settings import Mode, Scenario
 
 
@@ -70,8 +70,16 @@ class RunConfig(Flags):
             metavar="QPS",
         ),
     ] = None
+    compliance: Annotated[
+        str | None,
+        Flag(
+            "run a compliance test with its official audit settings",
+            choices=lambda: [test.name for test in BENCHMARK.compliance_tests],
+        ),
+    ] = None
     audit_config: Annotated[
-        Path | None, Flag("audit.config of a compliance test, TEST07 or TEST09 by its keys")
+        Path | None,
+        Flag("audit.config of a compliance test, TEST07 or TEST09 by its keys, instead of --compliance"),
     ] = None
     ungraded: Annotated[
         bool,
@@ -79,7 +87,10 @@ class RunConfig(Flags):
     ] = False
     tokenizer: Annotated[
         Path | None,
-        Flag("directory with the model's tokenizer.json: scores an accuracy run at its end", metavar="DIR"),
+        Flag(
+            "directory with the model's tokenizer.json: scores an accuracy run or TEST07 at its end",
+            metavar="DIR",
+        ),
     ] = None
     lcb_tests: Annotated[
         Path | None, Flag("tests of the LiveCodeBench questions, to score an accuracy run; needs --tokenizer")
@@ -156,6 +167,11 @@ class RunConfig(Flags):
 
     def _check_together(self) -> None:
         _check_utf8("--output-dir", self.output_dir)
+        if self.compliance is not None and self.accuracy:
+            raise FlagError("--accuracy", f"--compliance {self.compliance} is a performance run")
+        if self.compliance is not None and self.audit_config is not None:
+            reason = f"--compliance {self.compliance} has the official settings; give one of the two"
+            raise FlagError("--audit-config", reason, self.audit_config)
         for address in self.workers:
             _check_address(address)
             if self.workers.count(address) > 1:
@@ -172,11 +188,6 @@ class RunConfig(Flags):
         """The effective policy. Default: fail; report in accuracy mode, where queries may wait for hours."""
         default = OverduePolicy.REPORT if self.accuracy else OverduePolicy.FAIL
         return self.on_overdue_query or default
-
-    @property
-    def scores_accuracy(self) -> bool:
-        """Whether the answers are scored at the end of the run."""
-        return self.accuracy and self.tokenizer is not None
 
     def run_dir(self, test: ComplianceTest | None) -> Path:
         """Return the directory of this run's files.

@@ -10,9 +10,9 @@ from coordinator.config import RunConfig
 from coordinator.recording.run_dir import check_free
 from coordinator.transport.access import Access
 from sut import data_rules, dataset, settings
-from sut.benchmark import ComplianceTest
+from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.dataset import Dataset
-from sut.loadgen_conf import AUDIT_FLAG, NO_USER_CONF, USER_FLAG, ConfFile, read_conf
+from sut.loadgen_conf import AUDIT_FLAG, NO_USER_CONF, USER_FLAG, ConfFile, official_audit_config, read_conf
 from sut.settings import GenerationConfig
 from sut.user_conf import check_count, check_rate, compose_user_conf
 
@@ -72,7 +72,7 @@ def _check_data(config: RunConfig, test: ComplianceTest | None, data: Dataset) -
     """Check that the data set is that of the compliance test, and that the answers can be graded."""
     if test is not None:
         data_rules.check_test_data(test, data)
-    if config.accuracy:
+    if config.accuracy or (test is not None and test.mean_answer_len is None):
         _check_scoring(config, data)
     if config.ungraded:
         return
@@ -83,7 +83,7 @@ def _check_data(config: RunConfig, test: ComplianceTest | None, data: Dataset) -
 
 
 def _check_scoring(config: RunConfig, data: Dataset) -> None:
-    """Check what an accuracy run is scored with."""
+    """Check what an accuracy run or TEST07 is scored with."""
     if config.tokenizer is None:
         if config.lcb_tests is not None:
             raise FlagError("--lcb-tests", "needs --tokenizer, without which the run is not scored")
@@ -99,7 +99,7 @@ class Confs(NamedTuple):
     user: ConfFile
     """--user-conf; without lines if it is not given."""
     audit: ConfFile | None
-    """--audit-config."""
+    """The file of --audit-config, or the settings of --compliance."""
     compliance_test: ComplianceTest | None
     """The test that the audit.config is of."""
     run_dir: Path
@@ -117,7 +117,7 @@ class Confs(NamedTuple):
 
 
 def read_confs(config: RunConfig) -> Confs:
-    """Read --user-conf (empty if not given) and --audit-config, and check that the run may begin.
+    """Read --user-conf (empty if not given) and the audit settings, and check that the run may begin.
 
     Raises:
         ValueError: Names flag, file and error, or the directory of an earlier run.
@@ -127,10 +127,22 @@ def read_confs(config: RunConfig) -> Confs:
         raise FlagError("--accuracy", f"--audit-config {config.audit_config} is for a performance run")
     user = NO_USER_CONF if config.user_conf is None else read_conf(USER_FLAG, config.user_conf)
     check_rate(user, config.scenario, config.target_qps)
-    audit = test = None
-    if config.audit_config is not None:
-        audit = read_conf(AUDIT_FLAG, config.audit_config)
-        test = data_rules.find_compliance_test(audit, config.audit_config)
+    audit, test = _read_audit(config)
     run_dir = config.run_dir(test)
     check_free(run_dir, overwrite=config.overwrite)
     return Confs(user, audit, test, run_dir)
+
+
+def _read_audit(config: RunConfig) -> tuple[ConfFile | None, ComplianceTest | None]:
+    """Return the audit settings of --compliance or --audit-config, and their compliance test.
+
+    Raises:
+        FlagError: Names the file and the error.
+    """
+    if config.compliance is not None:
+        test = BENCHMARK.compliance_test_named(config.compliance)
+        return official_audit_config(test), test
+    if config.audit_config is None:
+        return None, None
+    audit = read_conf(AUDIT_FLAG, config.audit_config)
+    return audit, data_rules.find_compliance_test(audit, config.audit_config)

@@ -57,7 +57,9 @@ def report_confs(config: RunConfig, confs: Confs) -> list[ConfReport]:
         unused = map(str, unused_lines(conf, config.scenario, config.target_qps))
         shared = shared_rate(conf, config.scenario, config.target_qps) if conf is confs.user else None
         warnings = (*unused, *([] if shared is None else [shared]))
-        reports.append(ConfReport(conf.flag, used_lines(conf, config.scenario), warnings))
+        built_in = conf is confs.audit and config.compliance is not None
+        flag = f"--compliance {config.compliance}" if built_in else conf.flag
+        reports.append(ConfReport(flag, used_lines(conf, config.scenario), warnings))
     return reports
 
 

@@ -103,7 +103,7 @@ def run(config: RunConfig) -> int:
             )
             record = execution.execute()
         # The workers are free: scoring may take hours.
-        record = RunGrading(config, run_dir, files, interrupts).grade(record)
+        record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
     _show(record, SHOW_TIMEOUT_S)
     return verdict.exit_code(record.verdict.outcome)
 
@@ -228,7 +228,9 @@ class Execution:
             verdict.judge, self.run_dir.path, setup, collect_counts(self.active_run), meter.telemetry()
         )
         judged, detail = self.files.call_while_active(judge, self.config.log_stall_timeout_s)
-        return self.recorder.record(judged, self.times, LoadGenFigures.of(setup.scenario, detail))
+        hashes = self.files.call_while_active(self.run_dir.hash_files, self.config.log_stall_timeout_s)
+        figures = LoadGenFigures.of(setup.scenario, detail)
+        return self.recorder.record(judged, self.times, figures, hashes)
 
     def _setup(self) -> Setup:
         workers = [(link.address, info) for link in self.event_loop.links for info in link.infos]

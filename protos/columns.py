@@ -64,8 +64,6 @@ _SLOT = np.uint64(0xFFFFFFFF)
 # Plain integers: a protobuf enum value costs a lookup on each use.
 _STOP, _LENGTH = int(pb.FINISH_REASON_STOP), int(pb.FINISH_REASON_LENGTH)
 _REASONS = frozenset((_STOP, _LENGTH))
-# What AnswerRules marks.
-_STOP_ID, _OUTSIDE = 1, 2
 _NO_LENS: Lens = np.zeros(0, np.uint32)
 
 
@@ -120,29 +118,27 @@ class AnswerRules:
         """
         self._vocab_size = vocab_size
         self._stop_ids = frozenset(stop_token_ids)
-        # All ids outside the vocabulary are looked up in the last entry.
-        self._marks = np.zeros(vocab_size + 1, np.uint8)
-        self._marks[list(stop_token_ids)] = _STOP_ID
-        self._marks[vocab_size] = _OUTSIDE
+        self._is_stop_id = np.zeros(vocab_size, np.uint8)
+        self._is_stop_id[list(stop_token_ids)] = 1
 
     def check_first(self, token: int) -> None:
-        """Check the first token of an answer that does not end with it: LoadGen is told this token at once.
+        """Check the first token, without a sign, of an answer that goes on: LoadGen is told it at once.
 
         Raises:
             FrameError: It is a stop id, or outside the vocabulary.
         """
-        if not 0 <= token < self._vocab_size:
+        if token >= self._vocab_size:
             raise self._outside()
         if token in self._stop_ids:
             raise FrameError("an answer begins with a stop id and does not end")
 
-    def check_end(self, answer: TokenIds, reason: int, budget: int) -> None:
+    def check_end(self, answer: NDArray[np.uint32], reason: int, budget: int) -> None:
         """Check an answer that ends.
 
         An answer may also end without any token, which LoadGen counts as an error.
 
         Args:
-            answer: (N,) all its tokens.
+            answer: (N,) all its tokens; without a sign, so that negative ids are outside the vocabulary.
             reason: A value of pb.FinishReason.
             budget: Longest answer, in tokens.
 
@@ -155,10 +151,10 @@ class AnswerRules:
             raise FrameError(f"an answer ends with LENGTH at {num} of {budget} tokens")
         if not num:
             return
-        marks = self._look_up(answer).tobytes()
-        if marks.find(_OUTSIDE) >= 0:
-            raise self._outside()
-        first_stop = marks.find(_STOP_ID)
+        try:
+            first_stop = self._is_stop_id.take(answer).tobytes().find(1)
+        except IndexError:
+            raise self._outside() from None
         if reason == _STOP and first_stop < 0:
             raise FrameError("an answer ends with STOP, but its last token is no stop id")
         if 0 <= first_stop < num - 1:
@@ -171,16 +167,13 @@ class AnswerRules:
             counts: (R,) tokens of each answer, none of which has ended.
             tokens: (T,) the answers, concatenated.
         """
-        marked = np.flatnonzero(self._look_up(tokens))
+        ids = tokens.view(np.uint32)
+        marked = np.flatnonzero(self._is_stop_id.take(ids, mode="clip") | (ids >= self._vocab_size))
         ends = counts.cumsum()
         rows, firsts = np.unique(np.searchsorted(ends, marked, side="right"), return_index=True)
         lens = counts.copy()
         lens[rows] = marked[firsts] - (ends - counts)[rows]
         return lens
-
-    def _look_up(self, tokens: TokenIds) -> NDArray[np.uint8]:
-        """Return for each token 0, _STOP_ID or _OUTSIDE."""
-        return self._marks.take(tokens.view(np.uint32), mode="clip")
 
     def _outside(self) -> FrameError:
         return FrameError(f"a token id outside the vocabulary of {self._vocab_size}")

@@ -71,6 +71,8 @@ class ComplianceTest(NamedTuple):
 
     The test's run_verification.py reads them, LoadGen does not.
     """
+    loadgen_settings: dict[str, str]
+    """Keys of its audit.config that LoadGen reads, with their official values."""
     dataset_prefix: str = ""
     """Beginning of every value of the data set's column `dataset`, in lower case."""
     mean_answer_len: MeanBounds | None = None
@@ -80,6 +82,25 @@ class ComplianceTest(NamedTuple):
     def keys(self) -> tuple[str, ...]:
         """Keys that only this test's audit.config has."""
         return tuple(self.thresholds)
+
+    @property
+    def audit_config(self) -> str:
+        """Text of an audit.config with the official values."""
+        values = self.loadgen_settings | self.thresholds
+        return "".join(f"*.*.{key} = {value}\n" for key, value in values.items())
+
+
+def _audit_settings(num_samples: int, sampling_target: int) -> dict[str, str]:
+    """Return the settings with which LoadGen issues each sample once and logs every answer."""
+    return {
+        "mode": "2",
+        "accuracy_log_rng_seed": "720381539243781796",
+        "accuracy_log_sampling_target": str(sampling_target),
+        "min_query_count": str(num_samples),
+        "min_duration": "0",
+        "performance_issue_unique": "1",
+        "sample_concatenate_permutation": "0",
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +139,8 @@ class Benchmark:
     """Longest prompt, in tokens."""
     mean_answer_len: float
     """Mean answer length over the performance data set, in tokens."""
+    mean_accuracy_answer_len: float
+    """Mean answer length over the accuracy data set, in tokens; only for estimates of durations."""
     accuracy_rows: dict[str, int]
     """Rows of the accuracy data set by the value of its column `dataset`."""
     accuracy_repeats: dict[str, int]
@@ -137,6 +160,14 @@ class Benchmark:
         """Return the only compliance test that has some of an audit.config's keys, or None."""
         tests = [test for test in self.compliance_tests if test.thresholds.keys() & set(keys)]
         return tests[0] if len(tests) == 1 else None
+
+    def compliance_test_named(self, name: str) -> ComplianceTest:
+        """Return the compliance test with this name.
+
+        Raises:
+            KeyError: There is none.
+        """
+        return {test.name: test for test in self.compliance_tests}[name]
 
 
 class Seeds(NamedTuple):
@@ -205,6 +236,7 @@ GPT_OSS_120B = Benchmark(
     first_special_id=199_998,  # its tokenizer: <|startoftext|>
     max_prompt_len=15_330,  # rules, appendix on benchmarks
     mean_answer_len=1_278.2,  # compliance: TEST09 accepts 1278.20 +- 10 %
+    mean_accuracy_answer_len=9_999,  # checker: the limit of TOKENS_PER_SAMPLE is 1.1 times this
     # eval_mlperf_accuracy.py; README: 30 questions 8 times, 198 5 times and 1,055 3 times.
     accuracy_rows={"aime25": 240, "gpqa_diamond": 990, "livecodebench_v6": 3165},
     accuracy_repeats={"aime25": 8, "gpqa_diamond": 5, "livecodebench_v6": 3},
@@ -212,11 +244,18 @@ GPT_OSS_120B = Benchmark(
     grading_columns=("dataset", "ground_truth"),  # eval_mlperf_accuracy.py
     compliance_tests=(
         # README: rows of acc_eval_compliance_gpqa.parquet. Keys and values: each test's audit.config.
-        ComplianceTest("TEST07", 990, {"test07_accuracy_threshold": "60.698"}, dataset_prefix="gpqa"),
+        ComplianceTest(
+            "TEST07",
+            990,
+            {"test07_accuracy_threshold": "60.698"},
+            _audit_settings(990, sampling_target=990),
+            dataset_prefix="gpqa",
+        ),
         ComplianceTest(
             "TEST09",
             6396,
             {"test09_min_output_tokens": "1150.38", "test09_max_output_tokens": "1406.02"},
+            _audit_settings(6396, sampling_target=10_000),
             mean_answer_len=MeanBounds(1150.38, 1406.02),
         ),
     ),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from common.bounded_file import read_bounded
 from common.flags import FlagError
-from sut.benchmark import BENCHMARK
+from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.settings import Scenario
 
 MAX_CONF_BYTES = 1 << 20
@@ -148,6 +148,11 @@ def read_conf(flag: str, path: Path) -> ConfFile:
     except UnicodeDecodeError as error:
         raise FlagError(flag, f"is not UTF-8 text: {error}", path) from error
     return parse_conf(flag, text, path)
+
+
+def official_audit_config(test: ComplianceTest) -> ConfFile:
+    """Return the official audit.config of a compliance test."""
+    return parse_conf(AUDIT_FLAG, test.audit_config)
 
 
 def parse_conf(flag: str, text: str, path: Path | None = None) -> ConfFile:

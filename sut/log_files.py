@@ -4,6 +4,7 @@ The submission checker reads `mlperf_log_*`, whatever the verdict is. LoadGen th
 `rejected_mlperf_log_*`, so that a process that is killed at any time leaves no log under an accepted name.
 """
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -15,9 +16,12 @@ NAMES = (SUMMARY, DETAIL, ACCURACY, "mlperf_log_trace.json")
 ACCURACY_TEXT = "accuracy.txt"
 ACCURACY_REPORT = "accuracy.json"
 GRADING_LOG = "grading.jsonl"
+COMPLIANCE_REPORT = "compliance.json"
+VERIFIED_ACCURACY = "verify_accuracy.txt"
+VERIFIED_LENGTH = "verify_output_len.txt"
 EVALUATION_NAMES = (
     *(ACCURACY_TEXT, ACCURACY_REPORT, GRADING_LOG),
-    *("verify_accuracy.txt", "verify_output_len.txt", "compliance.json"),
+    *(COMPLIANCE_REPORT, VERIFIED_ACCURACY, VERIFIED_LENGTH),
 )
 """Files that scoring and compliance tests write beside the logs after a run."""
 REJECTED_PREFIX = "rejected_"
@@ -29,6 +33,31 @@ def find_log(log_dir: Path, name: str) -> Path:
     """Return the path of a log under its accepted name if it has it, else under its rejected name."""
     accepted = log_dir / name
     return accepted if accepted.exists() else log_dir / f"{REJECTED_PREFIX}{name}"
+
+
+def hash_files(run_dir: Path, conf_names: tuple[str, ...]) -> dict[str, str]:
+    """Compute the SHA-256 in hex of a complete run's logs and confs, by their accepted names.
+
+    Args:
+        run_dir: Where LoadGen wrote its logs.
+        conf_names: Files beside them that LoadGen has read.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    paths = {name: find_log(run_dir, name) for name in (SUMMARY, DETAIL, ACCURACY)}
+    paths |= {name: run_dir / name for name in conf_names}
+    return {name: file_sha256(path) for name, path in paths.items() if path.exists()}
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hex.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def accept(log_dir: Path) -> None:

@@ -1,6 +1,8 @@
-"""Write a synthetic data set or a tiny checkpoint, as substitutes for licensed or large files.
+"""Write synthetic data sets, answers to them or a tiny checkpoint, in place of licensed or large files.
 
     python -m sut.synthetic dataset --output perf.parquet --num-samples 1000
+    python -m sut.synthetic answers --output answers.parquet --input-file perf.parquet
+    python -m sut.synthetic benchmark --output rehearsal
     python -m sut.synthetic checkpoint --output tiny-gpt-oss
 
 The data set has the reference's columns that a run and its evaluation read: `tok_input` (int32 list),
@@ -18,13 +20,12 @@ The checkpoint is a gpt-oss model with small dimensions, which vLLM can serve on
 
 import argparse
 import json
-import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -36,14 +37,14 @@ from safetensors.numpy import save
 from common.flags import FlagError
 from common.standard_streams import open_standard_streams
 from sut.benchmark import BENCHMARK
+from sut.synthetic_answers import AnswersSpec, write_answers
+from sut.synthetic_benchmark import BenchmarkSpec, write_benchmark
+from sut.synthetic_files import EXISTS, MIN_LEN, check_bounds, draw_lens, temporary
 
 # The tiny vocabulary (4,096 ids) has the benchmark's stop ids minus this shift: 4002, 3999 and 4012.
 _STOP_ID_SHIFT = 196_000
 STOP_TOKEN_IDS = tuple(stop.token_id - _STOP_ID_SHIFT for stop in BENCHMARK.stop_ids)
 
-_MIN_LEN = 2
-_EXISTS = "exists; --overwrite replaces it"
-_LOG_NORMAL_SIGMA = 1.0
 # A data set with at least this many samples always contains a prompt of maximum length.
 _NUM_SAMPLES_WITH_LONGEST = 1_000
 
@@ -66,6 +67,9 @@ _CONFIG = json.loads("""{
     "eos_token_id": 4002, "pad_token_id": 3999
 }""")
 _GENERATION_CONFIG = {"do_sample": True, "eos_token_id": STOP_TOKEN_IDS, "pad_token_id": 3999}
+
+
+_Spec = TypeVar("_Spec", "DatasetSpec", AnswersSpec, BenchmarkSpec)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,19 +97,13 @@ class DatasetSpec:
         Raises:
             FlagError: Names flag, value and bound.
         """
-        _check_bounds("num-samples", self.num_samples, 1, 2**31 // max(self.max_prompt_len, 1))
-        _check_bounds("seed", self.seed, 0, 2**63)
-        _check_bounds("vocab-size", self.vocab_size, _MIN_LEN + 1, 2**31)
-        _check_bounds("max-prompt-len", self.max_prompt_len, _MIN_LEN, 2**31)
-        _check_bounds("mean-prompt-len", self.mean_prompt_len, _MIN_LEN, self.max_prompt_len)
-        _check_bounds("max-answer-len", self.max_answer_len, _MIN_LEN, self.vocab_size - 1)
-        _check_bounds("mean-answer-len", self.mean_answer_len, _MIN_LEN, self.max_answer_len)
-
-
-def _check_bounds(flag: str, value: float, low: int, high: int) -> None:
-    # Written so that NaN fails, too.
-    if not low <= value <= high:
-        raise FlagError(f"--{flag}", f"{value} is outside {low} .. {high}")
+        check_bounds("num-samples", self.num_samples, 1, 2**31 // max(self.max_prompt_len, 1))
+        check_bounds("seed", self.seed, 0, 2**63)
+        check_bounds("vocab-size", self.vocab_size, MIN_LEN + 1, 2**31)
+        check_bounds("max-prompt-len", self.max_prompt_len, MIN_LEN, 2**31)
+        check_bounds("mean-prompt-len", self.mean_prompt_len, MIN_LEN, self.max_prompt_len)
+        check_bounds("max-answer-len", self.max_answer_len, MIN_LEN, self.vocab_size - 1)
+        check_bounds("mean-answer-len", self.mean_answer_len, MIN_LEN, self.max_answer_len)
 
 
 def write_dataset(output: Path, spec: DatasetSpec, *, overwrite: bool = False) -> None:
@@ -123,11 +121,11 @@ def write_dataset(output: Path, spec: DatasetSpec, *, overwrite: bool = False) -
     if output.suffix not in (".parquet", ".pkl", ".pickle"):
         raise FlagError("--output", f"suffix {output.suffix!r} is not one of .parquet, .pkl, .pickle", output)
     if output.is_dir() or (output.exists() and not overwrite):
-        raise FlagError("--output", "is a directory" if output.is_dir() else _EXISTS, output)
+        raise FlagError("--output", "is a directory" if output.is_dir() else EXISTS, output)
     offsets, tokens = _draw_prompts(spec)
     names = [BENCHMARK.dataset_names[row % len(BENCHMARK.dataset_names)] for row in range(spec.num_samples)]
     truths = [_ground_truth(row) for row in range(spec.num_samples)]
-    with _temporary(output) as path:
+    with temporary(output) as path:
         if output.suffix == ".parquet":
             lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(tokens))
             table = pa.table({"tok_input": lists, "dataset": names, "ground_truth": truths})
@@ -141,23 +139,13 @@ def write_dataset(output: Path, spec: DatasetSpec, *, overwrite: bool = False) -
 def _draw_prompts(spec: DatasetSpec) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Draw all prompts; returns their offsets (N+1,) and concatenated tokens (offsets[N],)."""
     rng = np.random.default_rng(spec.seed)
-    prompt_lens = _draw_lens(rng, spec.num_samples, spec.mean_prompt_len, spec.max_prompt_len)
+    prompt_lens = draw_lens(rng, spec.num_samples, spec.mean_prompt_len, spec.max_prompt_len)
     if spec.num_samples >= _NUM_SAMPLES_WITH_LONGEST:
         prompt_lens[prompt_lens.argmax()] = spec.max_prompt_len
     offsets = np.concatenate([np.zeros(1, np.int64), prompt_lens.cumsum()])
     tokens = rng.integers(min(spec.vocab_size, BENCHMARK.first_special_id), size=offsets[-1], dtype=np.int32)
-    tokens[offsets[:-1]] = _draw_lens(rng, spec.num_samples, spec.mean_answer_len, spec.max_answer_len)
+    tokens[offsets[:-1]] = draw_lens(rng, spec.num_samples, spec.mean_answer_len, spec.max_answer_len)
     return offsets, tokens
-
-
-def _draw_lens(rng: np.random.Generator, num_lens: int, mean: float, longest: int) -> NDArray[np.int64]:
-    """Draw clipped log-normal lengths, (num_lens,)."""
-    shape = rng.lognormal(0.0, _LOG_NORMAL_SIGMA, num_lens)
-    scale = mean
-    # Clipping and small samples change the mean; repeated rescaling corrects it.
-    for _ in range(20):
-        scale *= mean / np.clip(shape * scale, _MIN_LEN, longest).mean()
-    return np.clip(np.rint(shape * scale), _MIN_LEN, longest).astype(np.int64)
 
 
 def _ground_truth(row: int) -> str:
@@ -177,14 +165,14 @@ def write_checkpoint(output: Path, seed: int = 0, *, overwrite: bool = False) ->
         FlagError: `output` exists or contains other files, or the seed is negative.
         OSError: The directory cannot be written.
     """
-    _check_bounds("seed", seed, 0, 2**63)
+    check_bounds("seed", seed, 0, 2**63)
     documents = {"config.json": _CONFIG, "generation_config.json": _GENERATION_CONFIG}
     names = {*documents, "model.safetensors"}
     if output.exists() and not overwrite:
-        raise FlagError("--output", _EXISTS, output)
+        raise FlagError("--output", EXISTS, output)
     if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= names):
         raise FlagError("--output", "holds more than a synthetic checkpoint", output)
-    with _temporary(output) as path:
+    with temporary(output) as path:
         path.mkdir()
         for name, document in documents.items():
             (path / name).write_text(json.dumps(document, indent=2) + "\n")
@@ -194,20 +182,6 @@ def write_checkpoint(output: Path, seed: int = 0, *, overwrite: bool = False) ->
         if output.exists():
             shutil.rmtree(output)
         path.rename(output)
-
-
-@contextmanager
-def _temporary(output: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `output`; removes a file or directory left there at the end."""
-    if not output.parent.is_dir():
-        raise FlagError("--output", f"the directory {output.parent} does not exist", output)
-    path = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        yield path
-    finally:
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.unlink(missing_ok=True)
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:
@@ -263,11 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_standard_streams()
     flags = _parser().parse_args(argv)
     try:
-        if flags.command == "dataset":
-            spec = DatasetSpec(**{field.name: getattr(flags, field.name) for field in fields(DatasetSpec)})
-            write_dataset(flags.output, spec, overwrite=flags.overwrite)
-        else:
-            write_checkpoint(flags.output, flags.seed, overwrite=flags.overwrite)
+        _write(flags)
     except OSError as error:
         sys.stderr.write(f"--output {flags.output}: {error.strerror or error}\n")
         return 2
@@ -278,21 +248,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _write(flags: argparse.Namespace) -> None:
+    if flags.command == "dataset":
+        write_dataset(flags.output, _spec(DatasetSpec, flags), overwrite=flags.overwrite)
+    elif flags.command == "answers":
+        write_answers(flags.output, _spec(AnswersSpec, flags), overwrite=flags.overwrite)
+    elif flags.command == "benchmark":
+        write_benchmark(flags.output, _spec(BenchmarkSpec, flags), overwrite=flags.overwrite)
+    else:
+        write_checkpoint(flags.output, flags.seed, overwrite=flags.overwrite)
+
+
+def _spec(kind: type[_Spec], flags: argparse.Namespace) -> _Spec:
+    return kind(**{field.name: getattr(flags, field.name) for field in fields(kind)})
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     dataset = commands.add_parser("dataset", help="write a data set of random prompts")
+    answers = commands.add_parser("answers", help="write random answers to a data set, for --engine replay")
     checkpoint = commands.add_parser("checkpoint", help="write a tiny gpt-oss with random weights")
-    for command in (dataset, checkpoint):
+    benchmark = commands.add_parser(
+        "benchmark", help="write data, answers and tokenizer of a whole submission"
+    )
+    for command in (dataset, answers, benchmark, checkpoint):
         command.add_argument("--output", type=Path, required=True, help="file or directory to write")
         command.add_argument("--overwrite", action="store_true", help="replace an existing output")
     checkpoint.add_argument("--seed", type=int, default=0)
-    for field in fields(DatasetSpec):
+    _add_fields(dataset, DatasetSpec)
+    _add_fields(answers, AnswersSpec)
+    _add_fields(benchmark, BenchmarkSpec)
+    return parser
+
+
+def _add_fields(
+    command: argparse.ArgumentParser, spec: type[DatasetSpec | AnswersSpec | BenchmarkSpec]
+) -> None:
+    for field in fields(spec):
         flag, required = f"--{field.name.replace('_', '-')}", field.default is MISSING
-        dataset.add_argument(
+        command.add_argument(
             flag, type=field.type, required=required, default=None if required else field.default
         )
-    return parser
 
 
 if __name__ == "__main__":

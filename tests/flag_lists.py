@@ -11,9 +11,13 @@ from common.flags import Declared, Flags, declared, default_values
 from coordinator.config import RunConfig
 from coordinator.doctor.command import DoctorConfig
 from sut.results.accuracy.config import AccuracyConfig
+from sut.results.compliance.config import ComplianceConfig
+from tokenfleet.qualify.first_contact import QualifyConfig
+from tokenfleet.qualify.reference_program import ReferenceConfig
 from worker.config import ModelConfig, WorkerConfig
 from worker.engines.scripted.cost_model import CostModel
 from worker.engines.scripted.counting import CountingConfig
+from worker.engines.scripted.replay import ReplayConfig
 from worker.engines.scripted.simulated import SimulatedConfig
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
@@ -21,9 +25,13 @@ LISTS: dict[str, tuple[type[Flags], ...]] = {
     "coordinator": (RunConfig,),
     "doctor": (DoctorConfig,),
     "accuracy": (AccuracyConfig,),
+    "compliance": (ComplianceConfig,),
+    "qualify": (QualifyConfig,),
+    "reference": (ReferenceConfig,),
     "worker": (ModelConfig, WorkerConfig),
     "counting": (CountingConfig,),
     "simulated": (SimulatedConfig, CostModel),
+    "replay": (ReplayConfig,),
 }
 MAX_LINE_LEN = 110
 _LIST = re.compile(r"(?<=<!-- flags: )(\w+) -->\n.*?(?=<!-- end of flags -->)", re.DOTALL)

@@ -35,12 +35,16 @@ MAY_IMPORT = {
     "sut.results": {"sut.settings", "sut.benchmark", "sut.log_files"},
     "sut.results.accuracy": {"sut.benchmark", "sut.log_files", "sut.results.code_grading"},
     "sut.results.code_grading": set(),
+    "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
+    "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
+    "tokenfleet.qualify": {"tokenfleet.child"},
     "worker.machine": set(),
     "worker.node": {
         *("worker.auth", "worker.config", "worker.engine_protocol", "worker.listener", "worker.machine"),
     },
     "worker.engines.scripted": {"worker.config", "worker.engine_protocol"},
     "worker.engines.vllm": {"worker.config", "worker.engine_protocol", "worker.machine"},
+    "tokenfleet.campaign": {"tokenfleet.child"},
 }
 
 
@@ -146,6 +150,10 @@ print("imported")
         (
             "sut.results.verdict",
             ["grpc", "vllm", "torch", "protos", "worker", "coordinator", "mlperf_loadgen"],
+        ),
+        (
+            "sut.results.accuracy.__main__",
+            ["grpc", "vllm", "torch", "transformers", "pandas", "mlperf_loadgen", "openai_harmony"],
         ),
         ("protos.columns", ["grpc", "vllm", "torch", "worker", "coordinator", "sut", "mlperf_loadgen"]),
     ],

@@ -64,14 +64,39 @@ def _accuracy(argv: list[str]) -> int:
     return main(argv)
 
 
+def _compliance(argv: list[str]) -> int:
+    from sut.results.compliance.__main__ import main
+
+    return main(argv)
+
+
+def _submission(argv: list[str]) -> int:
+    from sut.results.submission.submission_command import main
+
+    return main(argv)
+
+
 def _local(argv: list[str]) -> int:
     from tokenfleet.local_run import main
 
     return main(argv)
 
 
+def _campaign(argv: list[str]) -> int:
+    from common.standard_streams import leave
+    from tokenfleet.campaign.campaign import main
+
+    leave(main(argv))
+
+
 def _synthetic(argv: list[str]) -> int:
     from sut.synthetic import main
+
+    return main(argv)
+
+
+def _qualify(argv: list[str]) -> int:
+    from tokenfleet.qualify.first_contact import main
 
     return main(argv)
 
@@ -84,6 +109,10 @@ SUBCOMMANDS = {
     "checkpoint-hash": Subcommand(_checkpoint_hash, "hash a checkpoint's weights completely, once"),
     "local": Subcommand(_local, "start workers on this machine, run LoadGen against them, stop them"),
     "accuracy": Subcommand(_accuracy, "score an accuracy log as the official evaluator does"),
+    "compliance": Subcommand(_compliance, "decide TEST07 or TEST09 of a run that exists"),
+    "submission": Subcommand(_submission, "check the runs of a submission and lay out its tree"),
+    "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
+    "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),
     "synthetic": Subcommand(_synthetic, "write a synthetic data set or a tiny random checkpoint"),
 }
 

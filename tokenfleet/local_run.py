@@ -11,16 +11,11 @@ interrupted; with several runs, the first nonzero code.
 
 import argparse
 import contextlib
-import ctypes
 import dataclasses
-import functools
 import os
 import random
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -28,13 +23,14 @@ from typing import BinaryIO, Self
 from common import config_file
 from common.child_process import child_command, child_environment
 from common.flags import FlagError, Parser, one_of
-from common.signals import SIGNALS, Interrupted, Interrupts
+from common.signals import Interrupted, Interrupts
 from common.standard_streams import open_standard_streams
 from coordinator.config import RunConfig, build_parser, expand, to_argv, to_config
 from coordinator.inputs import Inputs
 from sut.benchmark import BENCHMARK
 from sut.settings import Scenario
 from tokenfleet import closing_table
+from tokenfleet.child import STOP_TIMEOUT_S, ChildProcess
 from tokenfleet.closing_table import EndedRun
 from worker.config import WorkerConfig
 from worker.engines.vllm.checkpoint import find_checkpoint
@@ -43,17 +39,12 @@ from worker.machine.sd_notify import NOTIFY_SOCKET, NotifySocket, check_notify_s
 from worker.node.ports import steady_port
 
 POLL_S = 0.1
-# A worker drains for at most 30 s and then stops its engine.
-STOP_TIMEOUT_S = 60.0
 NO_WORKER_TIMEOUT_S = 5.0
 # Time beyond --no-worker-timeout-s for a coordinator to end its run after the worker has exited.
 LOSS_TIMEOUT_S = 15.0
 BAD_INPUT = 2
-# Source: prctl(2).
-PR_SET_PDEATHSIG = 1
 # Flags that this program sets itself.
 OWN_ADDRESSES = ("--workers", "--host", "--port")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +68,7 @@ def parse(argv: list[str]) -> LocalConfig:
     file, table = config_file.read(argv, "worker")
     backend = os.environ.get("MLPERF_BACKEND") or str(table.get("engine", "vllm"))
     model = str(table.get("model", BENCHMARK.repository))
-    parser.add_argument("--backend", default=backend, help="vllm or counting")
+    parser.add_argument("--backend", default=backend, help="vllm, counting or replay")
     parser.add_argument("--model", default=model, help="checkpoint directory, or a cached Hugging Face name")
     parser.add_argument("--replicas", type=int, default=table.get("replicas", 1), help="number of engines")
     parser.add_argument("--scenario", nargs="+", type=one_of(Scenario), help="scenarios, in this order")
@@ -117,8 +108,8 @@ def _check(own: argparse.Namespace) -> None:
     backend, model = own.backend, own.model
     if backend == "vllm":
         check_installed()
-    elif backend != "counting":
-        raise FlagError("--backend", f"{backend!r} is neither vllm nor counting")
+    elif backend not in ("counting", "replay"):
+        raise FlagError("--backend", f"{backend!r} is neither vllm nor counting nor replay")
     if backend == "vllm" and find_checkpoint(model) is None:
         reason = (
             f"{model} is neither a directory nor in the Hugging Face cache; "
@@ -141,76 +132,6 @@ def _shared_files(values: argparse.Namespace, table: config_file.Table) -> list[
             raise FlagError(f"--{name}", f"{value}: local workers listen on loopback, in plaintext")
     shared = {"--config": values.config, "--run-token-file": values.run_token_file}
     return [word for flag, path in shared.items() if path is not None for word in (flag, str(path))]
-
-
-class ChildProcess:
-    """A child process in its own process group; a context manager that ends it.
-
-    The kernel sends SIGTERM to the child if this process dies first.
-    """
-
-    def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], output: BinaryIO | None = None
-    ) -> None:
-        """Start it.
-
-        Args:
-            command: Program and arguments.
-            environment: The child's environment.
-            output: File for stdout and stderr; None: this program's own.
-        """
-        with _signals_held() as mask:
-            self._popen = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=functools.partial(_after_fork, mask),  # noqa: PLW1509 - only one thread here
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.send_signal(signal.SIGTERM)
-        self.wait(STOP_TIMEOUT_S)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._popen.pid, signal.SIGKILL)
-        self._popen.wait()
-
-    def poll(self) -> int | None:
-        """Return the exit code; None while the process runs."""
-        return self._popen.poll()
-
-    def send_signal(self, signum: int) -> None:
-        """Send a signal to the process, not to its group; the process ends its own children."""
-        if self._popen.poll() is None:
-            self._popen.send_signal(signum)
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait until the process has ended, for at most `timeout_s`."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._popen.wait(timeout_s)
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[set[int]]:
-    """Block signals inside a `with` block and yield the old mask: fork's hooks would lose the exception."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield {int(signum) for signum in mask}
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _after_fork(mask: set[int]) -> None:
-    """Restore the signal mask and request SIGTERM at the parent's death; runs in the child before exec."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class LocalWorker:

@@ -35,7 +35,7 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
     """Create the selected engine; imports only that engine's modules.
 
     Raises:
-        ValueError: An unknown flag or a bad value.
+        ValueError: An unknown flag, a bad value, or a file that cannot be used.
     """
     if kind is EngineKind.VLLM:
         from worker.engines.vllm import vllm_engine
@@ -45,6 +45,11 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
         from worker.engines.scripted import simulated
 
         return simulated.SimulatedEngine(simulated.parse_engine_flags(argv))
+    if kind is EngineKind.REPLAY:
+        from worker.engines.scripted import answers_file, replay
+
+        config = replay.parse_engine_flags(argv)
+        return replay.ReplayEngine(config, answers_file.read_answers(config.answers))
     from worker.engines.scripted import counting
 
     return counting.CountingEngine(counting.parse_engine_flags(argv))

@@ -16,6 +16,7 @@ from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, decla
 from common.tls import SecurityFiles
 from worker.engines.scripted.cost_model import CostModel
 from worker.engines.scripted.counting import CountingConfig
+from worker.engines.scripted.replay import ReplayConfig
 from worker.engines.scripted.simulated import SimulatedConfig
 from worker.engines.vllm.preset import preset_names, read_preset
 from worker.machine.cores import parse_cores
@@ -50,6 +51,7 @@ class EngineKind(StrEnum):
     VLLM = "vllm"
     COUNTING = "counting"
     SIMULATED = "simulated"
+    REPLAY = "replay"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,8 @@ class WorkerConfig(Flags):
     """Flags of the worker daemon."""
 
     engine: Annotated[
-        EngineKind, Flag("engine; counting and simulated return known answers, for tests and benchmarks")
+        EngineKind,
+        Flag("engine; counting, simulated and replay return known answers, for tests and rehearsals"),
     ] = EngineKind.VLLM
     host: Annotated[
         str,
@@ -189,6 +192,7 @@ class ModelConfig(Flags):
 _SCRIPTED_FLAGS: dict[EngineKind, tuple[type[Flags], ...]] = {
     EngineKind.COUNTING: (CountingConfig,),
     EngineKind.SIMULATED: (SimulatedConfig, CostModel),
+    EngineKind.REPLAY: (ReplayConfig,),
 }
 
 

@@ -72,6 +72,11 @@ def _check_engine_flags(kind: EngineKind, argv: list[str]) -> Parser:
 
         simulated.parse_engine_flags(argv)
         return simulated.build_parser()
+    if kind is EngineKind.REPLAY:
+        from worker.engines.scripted import replay
+
+        replay.parse_engine_flags(argv)
+        return replay.build_parser()
     from worker.engines.scripted import counting
 
     counting.parse_engine_flags(argv)

@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import platform
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
 
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
@@ -71,13 +73,20 @@ class Recorder:
         self._host = WorkerHost.of_this_process()
         self._versions = _versions() | ({"commit": self._host.commit} if self._host.commit else {})
 
-    def record(self, verdict: Verdict, times: RunTimes, figures: LoadGenFigures) -> RunRecord:
+    def record(
+        self,
+        verdict: Verdict,
+        times: RunTimes,
+        figures: LoadGenFigures,
+        files_sha256: Mapping[str, str] = MappingProxyType({}),
+    ) -> RunRecord:
         """Compose the record.
 
         Args:
             verdict: The outcome so far.
             times: Of this run.
             figures: LoadGen's own; empty before the end of its test.
+            files_sha256: Of LoadGen's logs and confs; empty before the verdict.
 
         Thread: main.
         """
@@ -102,6 +111,7 @@ class Recorder:
             loadgen=figures.headline,
             loadgen_bounds=figures.bounds,
             loadgen_latencies=figures.latencies,
+            files_sha256=dict(files_sha256),
             summary=Summary.of(self._active_run, self.issue_lateness.measured_ns()),
         )
 

@@ -174,6 +174,16 @@ class RunDir:
         """
         self._files.call(partial(self._write, record), timeout_s)
 
+    def hash_files(self) -> dict[str, str]:
+        """Compute the SHA-256 of LoadGen's logs and confs.
+
+        Raises:
+            OSError: A file cannot be read.
+
+        Thread: file thread.
+        """
+        return log_files.hash_files(self.path, (_CONF, _AUDIT_CONF))
+
     def release_space(self) -> None:
         """Delete the file that reserves space for run.json.
 

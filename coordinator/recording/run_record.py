@@ -199,6 +199,8 @@ class RunRecord:
     """Limits and target rate, by the figure in `loadgen` that LoadGen compares with them."""
     loadgen_latencies: dict[str, LoadGenSpread]
     """LoadGen's ttft_ns, tpot_ns and latency_ns; the first and the last from the time a query was due."""
+    files_sha256: dict[str, str]
+    """Of LoadGen's logs and confs, by their accepted names; empty before the verdict."""
     summary: Summary | None
 
     def write(self, path: Path) -> None:

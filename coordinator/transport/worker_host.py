@@ -25,6 +25,7 @@ class Accelerators:
     name: str
     driver_version: str
     memory_bytes: int
+    max_sm_clock_mhz: int | None
     num_devices: int
 
 
@@ -42,6 +43,8 @@ class WorkerHost:
     memory_bytes: int | None = None
     accelerators: tuple[Accelerators, ...] = ()
     """Those that the process may use."""
+    hardware: dict[str, str] = field(default_factory=dict)
+    """Processors, caches, disks, network cards, operating system, by name; of workers only."""
     not_told: tuple[str, ...] = ()
     """Why something is missing."""
 
@@ -49,7 +52,12 @@ class WorkerHost:
     def of(cls, host: pb.HostInfo) -> "WorkerHost":
         """Select and clean the facts of another process."""
         devices = Counter(
-            (_clean(device.name), _clean(device.driver_version), device.memory_bytes)
+            (
+                _clean(device.name),
+                _clean(device.driver_version),
+                device.memory_bytes,
+                device.max_sm_clock_mhz if device.HasField("max_sm_clock_mhz") else None,
+            )
             for device in host.accelerators[:MAX_ENTRIES]
         )
         packages = sorted(host.package_versions.items())[:MAX_ENTRIES]
@@ -62,6 +70,9 @@ class WorkerHost:
             num_usable_cores=host.num_usable_cores,
             memory_bytes=host.memory_bytes if host.HasField("memory_bytes") else None,
             accelerators=tuple(Accelerators(*device, num) for device, num in devices.items()),
+            hardware={
+                _clean(name): _clean(text) for name, text in sorted(host.hardware.items())[:MAX_ENTRIES]
+            },
             not_told=_clean_all(host.not_told[:MAX_ENTRIES]),
         )
 

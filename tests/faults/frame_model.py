@@ -59,7 +59,7 @@ class Held:
         )
 
     def _may_end(self, name: int, row: list[int], reason: int | None) -> bool:
-        """Whether an answer may begin or end (None: it does not end) with a row; between them it may be all."""
+        """Whether an answer may begin or end with a row; in between, any token may come (reason None)."""
         whole = self.answers[name] + row
         if reason is None:
             return bool(self.answers[name]) or not row or _num_valid(row[:1]) == 1

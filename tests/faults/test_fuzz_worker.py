@@ -26,8 +26,6 @@ SPEC = pb.RunSpec(temperature=1.0, top_p=1.0, top_k=-1, max_new_tokens=64, seed=
 OPEN = pb.ToWorker(open=pb.Open(protocol_version=PROTOCOL_VERSION, run_id="fuzz", spec=SPEC))
 STEP_TIMEOUT_S = 20.0
 MAX_FRAMES_PER_STREAM = 50
-# 100,000 messages.
-LONG = [pytest.param(seed, 10_000, marks=pytest.mark.long) for seed in range(1, 11)]
 # A stream that a message ends must say whose fault it was; UNKNOWN and INTERNAL would be the worker's.
 REFUSALS = {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION"}
 FLAGS = ("--step-ms", "0", "--max-model-len", "4096", "--frame-hold-ms", "0")
@@ -189,10 +187,10 @@ def memory_mib(pid: int) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
 
 
-async def fuzz(worker: fleet.WorkerProcess, seed: int, num_frames: int) -> Fuzzer:
+async def fuzz(worker: fleet.WorkerProcess, num_frames: int) -> Fuzzer:
     """Send frames in rounds of 1,000, a quarter as first messages; check the worker after each round."""
     async with grpc.aio.insecure_channel(worker.address, options=CHANNEL_OPTIONS) as channel:
-        frames = mutations(seed, VALID)
+        frames = mutations(20_261_124, VALID)
         fuzzer = Fuzzer(channel, frames)
         memories_mib = []
         for _ in range(num_frames // 1000):
@@ -206,11 +204,11 @@ async def fuzz(worker: fleet.WorkerProcess, seed: int, num_frames: int) -> Fuzze
     return fuzzer
 
 
-@pytest.mark.parametrize(("seed", "num_frames"), [(0, 2000), *LONG])
-def test_no_message_breaks_a_worker(seed: int, num_frames: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_frames", [2000, pytest.param(100_000, marks=pytest.mark.long)])
+def test_no_message_breaks_a_worker(num_frames: int, tmp_path: Path) -> None:
     """A mutated message ends its stream with the right status; the worker answers the next run exactly."""
     with fleet.workers(tmp_path, 1, *FLAGS) as (worker,):
-        fuzzer = asyncio.run(fuzz(worker, seed, num_frames))
+        fuzzer = asyncio.run(fuzz(worker, num_frames))
         assert fleet.health(worker.address) == "SERVING"
     log = worker.log.read_text()
     logger.info(

@@ -6,7 +6,7 @@ import pytest
 
 from sut.benchmark import BENCHMARK
 from sut.data_rules import find_compliance_test
-from sut.loadgen_conf import AUDIT_FLAG, parse_conf
+from sut.loadgen_conf import AUDIT_FLAG, official_audit_config, parse_conf
 from sut.results.checks import Counts
 from sut.results.verdict import Outcome, Verdict, judge
 from tests.sut.handmade_logs import (
@@ -117,3 +117,26 @@ def test_bounds_of_test09_are_ten_percent_around_the_mean() -> None:
     assert test.mean_answer_len is not None
     assert pytest.approx(test.mean_answer_len) == (0.9 * 1278.2, 1.1 * 1278.2)
     assert ["1150.38", "1406.02"] == list(test.thresholds.values())
+
+
+def test_the_built_in_settings_are_those_of_the_official_files() -> None:
+    """Each sample is issued once and every answer is logged; thresholds and seed are the official ones."""
+    found = {test.name: official_audit_config(test) for test in BENCHMARK.compliance_tests}
+    common = {
+        "mode": "2",
+        "accuracy_log_rng_seed": "720381539243781796",
+        "min_duration": "0",
+        "performance_issue_unique": "1",
+        "sample_concatenate_permutation": "0",
+    }
+    assert found["TEST07"].values == common | {
+        "accuracy_log_sampling_target": "990",
+        "min_query_count": "990",
+        "test07_accuracy_threshold": "60.698",
+    }
+    assert found["TEST09"].values == common | {
+        "accuracy_log_sampling_target": "10000",
+        "min_query_count": "6396",
+        "test09_min_output_tokens": "1150.38",
+        "test09_max_output_tokens": "1406.02",
+    }

@@ -131,13 +131,14 @@ def test_invalid_by_loadgen_is_invalid(two: list[fleet.WorkerProcess], tmp_path:
 def test_unique_issue_over_a_small_data_set(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
     """Trap 7: TEST07 over its 990 rows, in both scenarios, logs every row exactly once; nobody grades it.
 
-    A copied audit.config names the run's directory by its keys.
+    Offline has the built-in settings. A copied audit.config names the run's directory by its keys.
     """
     prompts = [[2 + i % 8, 7, 100 * i] for i in range(990)]
     data = fleet.write_prompts(tmp_path / "data.parquet", prompts)
     audit = fleet.write_conf(tmp_path / "audit.config", TEST07)
-    for scenario in ("offline", "server"):
-        flags = ["--scenario", scenario, "--audit-config", str(audit), "--target-qps", "500"]
+    given = {"offline": ["--compliance", "TEST07"], "server": ["--audit-config", str(audit)]}
+    for scenario, settings in given.items():
+        flags = ["--scenario", scenario, *settings, "--target-qps", "500"]
         done = fleet.coordinate(two, data, tmp_path / "out", *flags, "--max-new-tokens", "8")
         assert done.returncode in (0, 3), done.stderr
         entries = fleet.accuracy_entries(tmp_path / "out" / scenario / "TEST07")

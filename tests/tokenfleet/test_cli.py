@@ -10,7 +10,10 @@ from tests import fleet
 from tests.forked import end_of
 from tokenfleet.cli import SUBCOMMANDS, main
 
-NAMES = "worker, run, doctor, probe, checkpoint-hash, local, accuracy, synthetic"
+NAMES = (
+    "worker, run, doctor, probe, checkpoint-hash, local, "
+    "accuracy, compliance, submission, campaign, qualify, synthetic"
+)
 
 
 def run(*argv: str, cwd: Path = fleet.ROOT) -> tuple[int, str, str]:

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
+from common.hardware import read_hardware
 from common.host_facts import read_disk_space, read_host_facts
 from common.source_commit import read_commit
 from protos import worker_pb2 as pb
@@ -42,7 +43,7 @@ class HostInspector:
         if reading.done():
             host.MergeFrom(reading.result())
         else:
-            host.not_told.append(f"disks and accelerators: no answer within {READ_TIMEOUT_S:g} s")
+            host.not_told.append(f"hardware, disks and accelerators: no answer within {READ_TIMEOUT_S:g} s")
         host.MergeFrom(pb.HostInfo(answered_ns=time.monotonic_ns(), wall_ns=time.time_ns()))
         return host
 
@@ -79,8 +80,8 @@ def _retrieve_exception(ended: "asyncio.Future[pb.HostInfo]") -> None:
 
 
 def _read_slow_facts() -> pb.HostInfo:
-    """Read disk space and accelerators, which may hang."""
-    host = pb.HostInfo()
+    """Read hardware, disk space and accelerators, which may hang."""
+    host = pb.HostInfo(hardware=read_hardware())
     places = {"working directory": Path.cwd(), "Hugging Face cache": hugging_face_cache(Path.home())}
     for purpose, path in places.items():
         try:

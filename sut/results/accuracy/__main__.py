@@ -50,6 +50,8 @@ def _score(config: AccuracyConfig) -> int:
     except SandboxUnavailableError as error:
         reason = f"{'fails' if config.unsandboxed else 'is missing, and the sandbox fails'}: {error}"
         raise FlagError("--unsandboxed", reason) from error
+    except OSError as error:
+        raise FlagError("--output-dir", f"cannot be written: {error.strerror}", config.report_dir) from error
     has_score = not report.ungraded or config.allow_ungraded
     # Only a complete run that its verdict accepted may leave what a submission checker reads.
     rejected = config.mlperf_log.name.startswith(REJECTED_PREFIX) or config.max_samples is not None

@@ -48,6 +48,7 @@ def record_of(*, verbose: bool = False, **changed: Any) -> RunRecord:
         "loadgen": {"result_validity": "INVALID", KEY: 8 * MS},
         "loadgen_bounds": {KEY: Bound("limit", 3 * MS)},
         "loadgen_latencies": {"ttft_ns": LoadGenSpread(5.5 * MS, 5.0 * MS, marks, 10.0 * MS)},
+        "files_sha256": {},
         "summary": summary,
     }
     return RunRecord(**(fields | changed))

@@ -49,7 +49,8 @@ def answering(message: bytes) -> Answer:
 
 def test_equal_accelerators_are_counted() -> None:
     """Seven equal devices and one with another driver are two groups; cores, memory, versions are kept."""
-    devices = [pb.Accelerator(name="H200", driver_version="580", memory_bytes=141 * GIB)] * 7
+    newer = pb.Accelerator(name="H200", driver_version="580", memory_bytes=141 * GIB, max_sm_clock_mhz=1980)
+    devices = [newer] * 7
     devices.append(pb.Accelerator(name="H200", driver_version="575", memory_bytes=141 * GIB))
     host = pb.HostInfo(
         hostname="node1",
@@ -61,6 +62,7 @@ def test_equal_accelerators_are_counted() -> None:
         memory_bytes=2048 * GIB,
         accelerators=devices,
         environment={"HF_HOME": "/data"},
+        hardware={"processor_model": "EPYC"},
     )
     assert WorkerHost(
         hostname="node1",
@@ -70,9 +72,10 @@ def test_equal_accelerators_are_counted() -> None:
         num_cores=96,
         num_usable_cores=12,
         memory_bytes=2048 * GIB,
+        hardware={"processor_model": "EPYC"},
         accelerators=(
-            Accelerators("H200", "580", 141 * GIB, 7),
-            Accelerators("H200", "575", 141 * GIB, 1),
+            Accelerators("H200", "580", 141 * GIB, 1980, 7),
+            Accelerators("H200", "575", 141 * GIB, None, 1),
         ),
     ) == ask(answering(host.SerializeToString()))
 

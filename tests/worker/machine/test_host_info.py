@@ -1,6 +1,7 @@
 """GetHost: a worker describes its machine in every state, also when a driver hangs."""
 
 import gc
+import platform
 import threading
 import time
 from pathlib import Path
@@ -42,6 +43,7 @@ def test_worker_tells_of_its_machine_while_it_loads(tmp_path: Path) -> None:
     assert wall_ns <= host.wall_ns <= wall_after_ns
     assert ["working directory", "Hugging Face cache"] == [disk.purpose for disk in host.disks]
     assert str(fleet.ROOT) == host.disks[0].path
+    assert platform.release() == host.hardware["kernel"]
     assert "GRPC_EXPERIMENTS" in host.environment
     assert [] == list(host.not_told)
 
@@ -66,7 +68,7 @@ def test_look_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> No
 
     first, second, third = run(ask_thrice())
     for told in (first, second):
-        assert ["disks and accelerators: no answer within 0.2 s"] == list(told.not_told)
+        assert ["hardware, disks and accelerators: no answer within 0.2 s"] == list(told.not_told)
         assert [] == list(told.accelerators)
         assert told.num_cores > 0
         assert told.wall_ns > 0

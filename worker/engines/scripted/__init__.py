@@ -1,1 +1,1 @@
-"""Engines that compute answers from the prompt by arithmetic: counting and simulated."""
+"""Engines without a model: counting and simulated compute answers from the prompt, replay reads them."""

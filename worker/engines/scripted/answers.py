@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from protos import worker_pb2 as pb
-from protos.columns import Lens, PromptColumns, RequestNames
+from protos.columns import Lens, PromptColumns, RequestNames, TokenIds
 
 STOP_TOKEN_ID = 200_002
 COUNT_MODULUS = 199_999
@@ -29,6 +29,11 @@ MAX_SEED = (1 << 31) - 1
 Column = NDArray[Any]
 
 
+def counted_tokens(positions: NDArray[np.int64]) -> TokenIds:
+    """Return the counted tokens at positions, (R,)."""
+    return (positions % COUNT_MODULUS).astype(np.int32)
+
+
 class AnswerColumns(NamedTuple):
     """R requests with their complete answers; columns are replaced, never modified in place."""
 
@@ -36,8 +41,9 @@ class AnswerColumns(NamedTuple):
     """(R,) slot | generation << 32."""
     prompt_lens: Lens
     """(R,) tokens to prefill, including those produced by another worker."""
-    first_tokens: NDArray[np.int64]
-    """(R,) first token of the answer, before the modulus is applied."""
+    positions: NDArray[np.int64]
+    """(R,) position of the answer's first token: counted, before the modulus is applied; recorded, in the
+    concatenated answers."""
     lens: NDArray[np.int64]
     """(R,) length of the answer in tokens, at least 0."""
     reasons: NDArray[np.uint8]
@@ -54,7 +60,7 @@ class AnswerColumns(NamedTuple):
         return cls(
             requests=prompts.requests,
             prompt_lens=prompts.prompt_lens,
-            first_tokens=last_tokens + 1 + produced + seed,
+            positions=last_tokens + 1 + produced + seed,
             lens=np.minimum(lens, prompts.max_new_tokens),
             reasons=np.where(stops, pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH).astype(np.uint8),
         )

@@ -9,12 +9,17 @@ from hashlib import sha256
 from typing import Annotated
 
 from common.flags import Flag, Flags, Parser, add_flags, build
-from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
-from worker.engine_protocol import EngineInfo, Load, Step
-from worker.engines.scripted.answers import MAX_SEED, STOP_TOKEN_ID, VOCAB_SIZE, AnswerColumns
+from worker.engine_protocol import EngineInfo
+from worker.engines.scripted.answers import (
+    MAX_SEED,
+    STOP_TOKEN_ID,
+    VOCAB_SIZE,
+    AnswerColumns,
+    counted_tokens,
+)
+from worker.engines.scripted.batch_engine import BatchEngine, StepTimes
 from worker.engines.scripted.running_batch import RunningBatch
-from worker.engines.scripted.step_clock import StepClock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +56,13 @@ def parse_engine_flags(argv: list[str]) -> CountingConfig:
     return build(CountingConfig, build_parser().parse_args(argv))
 
 
-class CountingEngine:
-    """The Engine protocol over columns of running and waiting requests."""
+class CountingEngine(BatchEngine):
+    """The Engine protocol with the answers of answers.py."""
 
     def __init__(self, config: CountingConfig) -> None:
+        times = StepTimes(config.step_ms / 1e3, config.prefill_ms / 1e3)
+        super().__init__(config.max_num_seqs, times, RunningBatch(counted_tokens, STOP_TOKEN_ID))
         self._config = config
-        self._waiting = AnswerColumns.empty()
-        self._running = RunningBatch()
-        self._clock = StepClock()
-        self._work = asyncio.Event()
 
     async def start(self) -> EngineInfo:
         """Wait for `load_ms`."""
@@ -82,48 +85,5 @@ class CountingEngine:
             },
         )
 
-    def open(self, spec: pb.RunSpec) -> None:
-        """Ignore the sampling parameters: counting has none."""
-
-    def submit(self, prompts: PromptColumns) -> None:
-        """Queue requests in the order given."""
-        self._waiting = self._waiting.append(AnswerColumns.for_prompts(prompts, self._config.seed))
-        self._work.set()
-
-    def cancel(self, requests: list[int]) -> None:
-        """Drop requests by name."""
-        self._waiting = self._waiting.without(requests)
-        self._running.cancel(requests)
-
-    async def step(self) -> Step:
-        """Admit waiting requests, wait for the step time, and give each running request its next token."""
-        while not len(self._waiting.requests) and not len(self._running):
-            self._work.clear()
-            await self._work.wait()
-        await self._pass_time(self._admit())
-        return self._advance()
-
-    def load(self) -> Load:
-        """Count the requests running and waiting."""
-        return Load(len(self._running), len(self._waiting.requests))
-
-    async def reset(self) -> None:
-        """Drop all requests."""
-        self._waiting = AnswerColumns.empty()
-        self._running.clear()
-
-    async def close(self) -> None:
-        """Do nothing: no process was started."""
-
-    def _admit(self) -> int:
-        room = self._config.max_num_seqs - len(self._running)
-        admitted = self._waiting.take(slice(room))
-        self._waiting = self._waiting.take(slice(room, None))
-        self._running.add(admitted)
-        return len(admitted.requests)
-
-    async def _pass_time(self, num_admitted: int) -> None:
-        await self._clock.wait((num_admitted * self._config.prefill_ms + self._config.step_ms) / 1e3)
-
-    def _advance(self) -> Step:
-        return self._running.step()
+    def _answers(self, prompts: PromptColumns) -> AnswerColumns:
+        return AnswerColumns.for_prompts(prompts, self._config.seed)

@@ -1,14 +1,18 @@
 """The running batch of a scripted engine: each step gives every request the next token of its answer."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from protos import worker_pb2 as pb
-from protos.columns import Lens, RequestNames, TokenColumns
+from protos.columns import Lens, RequestNames, TokenColumns, TokenIds
 from worker.engine_protocol import Step
-from worker.engines.scripted.answers import COUNT_MODULUS, STOP_TOKEN_ID, AnswerColumns
+from worker.engines.scripted.answers import AnswerColumns
+
+TokensAt = Callable[[NDArray[np.int64]], TokenIds]
+"""Returns the tokens at positions (R,) as a new array."""
 
 _NO_ROWS = np.zeros(0, np.uint32)
 _NEVER = int(np.iinfo(np.int64).max)
@@ -17,14 +21,22 @@ _NEVER = int(np.iinfo(np.int64).max)
 class RunningBatch:
     """R running requests as columns; a step that finishes no request costs a few numpy calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, tokens_at: TokensAt, stop_token_id: int | None = None) -> None:
+        """Create an empty batch.
+
+        Args:
+            tokens_at: Returns the tokens at positions of the answers.
+            stop_token_id: Last token of the answers that stop; None: the answers contain their stop ids.
+        """
+        self._tokens_at = tokens_at
+        self._stop_token_id = stop_token_id
         self.clear()
 
     def clear(self) -> None:
         """Drop all requests."""
         self._answers = AnswerColumns.empty()
         self._num_steps = 0
-        # Both (R,). The token of step s is (offset + s) % COUNT_MODULUS. The last step of an answer without
+        # Both (R,). The token of step s is the one at position offset + s. The last step of an answer without
         # tokens is the step before its first one.
         self._offsets = self._last_steps = np.zeros(0, np.int64)
         self._next_end = _NEVER
@@ -44,7 +56,7 @@ class RunningBatch:
         if not len(answers.requests):
             return
         self._answers = self._answers.append(answers)
-        self._offsets = np.concatenate([self._offsets, answers.first_tokens - self._num_steps])
+        self._offsets = np.concatenate([self._offsets, answers.positions - self._num_steps])
         self._last_steps = np.concatenate([self._last_steps, self._num_steps + answers.lens - 1])
         self._next_end = int(self._last_steps.min())
         self._fresh = True
@@ -56,12 +68,13 @@ class RunningBatch:
     def step(self) -> Step:
         """Give each request its next token and remove the requests that finish."""
         number = self._num_steps
-        tokens = ((self._offsets + number) % COUNT_MODULUS).astype(np.int32)
+        tokens = self._tokens_at(self._offsets + number)
         counts: Lens | None = None
         ended = _NO_ROWS
         if ending := number >= self._next_end:
             ended = np.flatnonzero(self._last_steps <= number).astype(np.uint32)
-            tokens[ended[self._answers.reasons[ended] == pb.FINISH_REASON_STOP]] = STOP_TOKEN_ID
+            if self._stop_token_id is not None:
+                tokens[ended[self._answers.reasons[ended] == pb.FINISH_REASON_STOP]] = self._stop_token_id
             counts = (self._last_steps >= number).astype(np.uint32)
             tokens = tokens[counts > 0]
         columns = TokenColumns(

@@ -18,7 +18,13 @@ from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, decla
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
 from worker.engine_protocol import EngineInfo, Load, Step
-from worker.engines.scripted.answers import MAX_SEED, STOP_TOKEN_ID, VOCAB_SIZE, AnswerColumns
+from worker.engines.scripted.answers import (
+    MAX_SEED,
+    STOP_TOKEN_ID,
+    VOCAB_SIZE,
+    AnswerColumns,
+    counted_tokens,
+)
 from worker.engines.scripted.cost_model import CostModel
 from worker.engines.scripted.running_batch import RunningBatch
 from worker.engines.scripted.step_clock import StepClock
@@ -85,7 +91,7 @@ class SimulatedEngine:
         self._config = config
         self._wait = wait or StepClock().wait
         self._work = asyncio.Event()
-        self._running = RunningBatch()
+        self._running = RunningBatch(counted_tokens, STOP_TOKEN_ID)
         self._waiting = AnswerColumns.empty()
         self._prefilled = 0
         """Prefilled tokens of the first waiting prompt; all other waiting prompts have none."""

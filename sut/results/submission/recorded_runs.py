@@ -1,0 +1,191 @@
+"""Find the directories of finished runs and read their run.json."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from common.bounded_file import parse_json, read_bounded
+from common.flags import FlagError
+from sut.benchmark import BENCHMARK, ComplianceTest
+from sut.settings import Scenario
+
+RESULTS_FLAG = "--results"
+RECORD = "run.json"
+# Each loss, continuation and overdue query is an entry of run.json.
+MAX_RECORD_BYTES = 256 * 1024 * 1024
+
+
+class Division(StrEnum):
+    """A division of a submission, by the name of its folder."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    NETWORK = "network"
+
+
+class RunKind(StrEnum):
+    """What a run is for, by the name of its directory."""
+
+    PERFORMANCE = "performance"
+    ACCURACY = "accuracy"
+    TEST07 = "TEST07"
+    TEST09 = "TEST09"
+
+    @property
+    def compliance_test(self) -> ComplianceTest | None:
+        """The compliance test; None in a performance or accuracy run."""
+        return next((test for test in BENCHMARK.compliance_tests if test.name == self), None)
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether the answers of such a run get a score."""
+        return self in (RunKind.ACCURACY, RunKind.TEST07)
+
+
+class Fault(NamedTuple):
+    """Why runs cannot be submitted, in one line."""
+
+    where: str
+    """The run, as scenario/kind, or what the runs have in common."""
+    reason: str
+    is_rule: bool = False
+    """Whether it is a rule of submissions that a rehearsal need not meet: engine, counts, durations."""
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """One run's directory and its run.json."""
+
+    directory: Path
+    scenario: Scenario
+    """By the directory's name; the record may differ."""
+    kind: RunKind
+    """By the directory's name; the record may differ."""
+    record: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        """Scenario and kind."""
+        return f"{self.scenario}/{self.kind}"
+
+    def value(self, *keys: str) -> object:
+        """Return an entry of run.json; None if it is missing."""
+        return entry(self.record, *keys)
+
+    def text(self, *keys: str) -> str:
+        """Return a text of run.json; empty if it is missing or no text."""
+        found = self.value(*keys)
+        return found if isinstance(found, str) else ""
+
+    def texts(self, *keys: str) -> list[str]:
+        """Return a list of texts of run.json; empty if it is missing."""
+        return [part for part in as_list(self.value(*keys)) if isinstance(part, str)]
+
+    def number(self, *keys: str) -> float | None:
+        """Return a number of run.json; None if it is missing or no number."""
+        found = self.value(*keys)
+        is_number = isinstance(found, int | float) and not isinstance(found, bool)
+        return float(found) if is_number and isinstance(found, int | float) else None
+
+    @property
+    def workers(self) -> list[Mapping[str, object]]:
+        """The rows of the workers."""
+        return as_mappings(self.value("summary", "workers"))
+
+    @property
+    def engine_infos(self) -> list[Mapping[str, object]]:
+        """What the workers said of themselves on each stream."""
+        return [info for worker in self.workers for info in as_mappings(worker.get("stream_infos"))]
+
+    @property
+    def worker_hosts(self) -> list[Mapping[str, object]]:
+        """The machine of each worker by its latest answer to GetHost, without workers that never answered."""
+        answers = [
+            [host for host in as_mappings(worker.get("hosts")) if host.get("hostname")]
+            for worker in self.workers
+        ]
+        return [hosts[-1] for hosts in answers if hosts]
+
+
+Runs = Mapping[Scenario, Mapping[RunKind, RecordedRun]]
+"""The runs of a submission."""
+
+
+def entry(document: object, *keys: str) -> object:
+    """Return an entry of nested JSON objects; None if it is missing."""
+    for key in keys:
+        document = document.get(key) if isinstance(document, Mapping) else None
+    return document
+
+
+def as_list(document: object) -> list[object]:
+    """Return a JSON list; empty if it is anything else."""
+    return document if isinstance(document, list) else []
+
+
+def as_mappings(document: object) -> list[Mapping[str, object]]:
+    """Return the JSON objects of a list."""
+    return [part for part in as_list(document) if isinstance(part, Mapping)]
+
+
+def all_runs(runs: Runs) -> list[RecordedRun]:
+    """List the runs, ordered by scenario and kind."""
+    return [runs[scenario][kind] for scenario in Scenario if scenario in runs for kind in runs[scenario]]
+
+
+def find_runs(results: Iterable[Path]) -> Runs:
+    """Find the runs in output directories of `tokenfleet run`.
+
+    Args:
+        results: Directories that hold <scenario>/<kind>/run.json.
+
+    Raises:
+        FlagError: A directory or a run.json cannot be read, no run is found, or one is found twice.
+    """
+    found: dict[Scenario, dict[RunKind, RecordedRun]] = {}
+    for directory in results:
+        if not directory.is_dir():
+            raise FlagError(RESULTS_FLAG, "is not a directory", directory)
+        for run in _read_runs(directory):
+            known = found.setdefault(run.scenario, {})
+            if run.kind in known:
+                reason = f"holds {run.name}, and so does {known[run.kind].directory}"
+                raise FlagError(RESULTS_FLAG, reason, directory)
+            known[run.kind] = run
+    if not found:
+        places = ", ".join(map(str, results))
+        raise FlagError(RESULTS_FLAG, f"no <scenario>/<performance|accuracy|TESTnn>/{RECORD} in {places}")
+    return found
+
+
+def _read_runs(results: Path) -> list[RecordedRun]:
+    places = [(scenario, kind) for scenario in Scenario for kind in RunKind]
+    return [
+        RecordedRun(
+            results / scenario / kind, scenario, kind, read_object(results / scenario / kind / RECORD)
+        )
+        for scenario, kind in places
+        if (results / scenario / kind / RECORD).exists()
+    ]
+
+
+def read_object(path: Path, flag: str = RESULTS_FLAG) -> Mapping[str, object]:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        FlagError: It cannot be read, or holds anything else.
+    """
+    try:
+        document = parse_json(read_bounded(path, MAX_RECORD_BYTES))
+    except OSError as error:
+        raise FlagError(flag, str(error.strerror or error), path) from error
+    except ValueError as error:
+        raise FlagError(flag, f"is not JSON: {error}", path) from error
+    if not isinstance(document, Mapping):
+        raise FlagError(flag, f"holds a {type(document).__name__}, not an object", path)
+    return document

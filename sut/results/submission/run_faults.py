@@ -1,0 +1,193 @@
+"""Faults of one run: what its record, its logs and the files beside them say against a submission."""
+
+import functools
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sut import log_files
+from sut.benchmark import BENCHMARK
+from sut.results.logs import AccuracyLog, DetailLog, read_accuracy, read_detail
+from sut.results.submission.grading_faults import grading_faults
+from sut.results.submission.recorded_runs import Division, Fault, RecordedRun, RunKind, as_list, entry
+from sut.results.submission.setting_faults import setting_faults
+from sut.results.verdict import Outcome
+
+# The record's start has whole seconds, and the system clock may be set between two readings.
+MAX_CLOCK_DIFFERENCE_S = 30.0
+_LOGS = (log_files.SUMMARY, log_files.DETAIL, log_files.ACCURACY)
+_CONFS = ("user.conf", "audit.config")
+_POWER_TIME = "%m-%d-%Y %H:%M:%S.%f"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRun:
+    """A run with the faults that its own files show."""
+
+    run: RecordedRun
+    detail: DetailLog | None
+    """None if the run's logs cannot be read."""
+    accuracy_log_sha256: str
+    faults: tuple[Fault, ...]
+
+
+def check_run(run: RecordedRun, division: Division) -> CheckedRun:
+    """Check one run; a run whose logs cannot be read has the faults known without them."""
+    fault = functools.partial(Fault, run.name)
+    known = [*_record_faults(run, division), *_name_faults(run)]
+    try:
+        detail = read_detail(run.directory / log_files.DETAIL)
+        accuracy = read_accuracy(run.directory / log_files.ACCURACY)
+        hashes = log_files.hash_files(run.directory, _CONFS)
+    except OSError as error:
+        known = known or [fault(f"{error.filename}: {error.strerror or error}")]
+        return CheckedRun(run, None, "", tuple(known))
+    except (ValueError, KeyError, TypeError) as error:
+        return CheckedRun(run, None, "", (*known, fault(f"a log of LoadGen cannot be read: {error!r}")))
+    log_sha256 = hashes[log_files.ACCURACY]
+    found = [
+        *known,
+        *_hash_faults(run, hashes),
+        *_swap_faults(run, detail),
+        *_error_faults(run, detail),
+        *_clock_faults(run, detail),
+        *_coverage_faults(run, accuracy),
+        *setting_faults(run, detail, division),
+        *grading_faults(run, accuracy, log_sha256, division),
+    ]
+    return CheckedRun(run, detail, log_sha256, tuple(found))
+
+
+def _record_faults(run: RecordedRun, division: Division) -> list[Fault]:
+    """Compare run.json with the directory's name, and require an accepted outcome without deviations."""
+    fault = functools.partial(Fault, run.name)
+    found = []
+    if (run.text("scenario"), run.text("mode")) != (run.scenario, run.kind):
+        found.append(fault(f"run.json is of the run {run.text('scenario')}/{run.text('mode')}"))
+    outcome, reason = run.text("verdict", "outcome"), run.text("verdict", "reason")
+    accepted = (Outcome.VALID, Outcome.NOT_GRADED) if run.kind.is_graded else (Outcome.VALID,)
+    if outcome not in accepted:
+        found.append(fault(f"the run is {outcome or 'without a verdict'}, not VALID: {reason}"))
+    failed = [
+        str(entry(check, "name"))
+        for check in as_list(run.value("verdict", "checks"))
+        if entry(check, "passed") is not True
+    ]
+    if outcome in accepted and failed:
+        found.append(fault(f"the verdict is {outcome}, but its check {failed[0]} did not pass"))
+    if not run.engine_infos or not all(info.get("engine_hash") for info in run.engine_infos):
+        found.append(fault("run.json does not have the engine hash of every worker"))
+    if not run.text("round"):
+        found.append(fault("LoadGen's seeds are those of no known round", is_rule=True))
+    # The open division may differ in model, data type and sampling.
+    if division is not Division.OPEN:
+        found += [fault(f"deviation: {text}", is_rule=True) for text in run.texts("verdict", "deviations")]
+    return found
+
+
+def _name_faults(run: RecordedRun) -> list[Fault]:
+    """Require LoadGen's logs under the names that the verdict gives them."""
+    found = []
+    for name in _LOGS:
+        if (run.directory / name).is_file():
+            continue
+        rejected = (run.directory / f"{log_files.REJECTED_PREFIX}{name}").exists()
+        reason = "is named as rejected: the run was not accepted" if rejected else "is missing"
+        found.append(Fault(run.name, f"{run.directory / name} {reason}"))
+    return found
+
+
+def _hash_faults(run: RecordedRun, hashes: dict[str, str]) -> list[Fault]:
+    """Compare logs and confs with what the run has recorded of them."""
+    fault = functools.partial(Fault, run.name)
+    recorded = run.value("files_sha256")
+    if not isinstance(recorded, dict) or not recorded:
+        return [
+            fault("run.json has no SHA-256 of the logs: the run did not end, or is of an older tokenfleet")
+        ]
+    names = dict.fromkeys([*recorded, *hashes])
+    return [
+        fault(f"{run.directory / name} is not the file of the run: its SHA-256 differs from run.json")
+        for name in names
+        if hashes.get(name) != recorded.get(name)
+    ]
+
+
+def _swap_faults(run: RecordedRun, detail: DetailLog) -> list[Fault]:
+    """Compare the scenario and the mode of the log with the directory's name."""
+    fault = functools.partial(Fault, run.name)
+    mode = "AccuracyOnly" if run.kind is RunKind.ACCURACY else "PerformanceOnly"
+    expected = {"effective_test_mode": mode, "effective_scenario": run.scenario.loadgen_name}
+    return [
+        fault(f"the detail log has {key} {detail.values.get(key)}, not {value}")
+        for key, value in expected.items()
+        if detail.values.get(key) != value
+    ]
+
+
+def _error_faults(run: RecordedRun, detail: DetailLog) -> list[Fault]:
+    """Require LoadGen's VALID and no error lines; the official checker accepts both in performance logs."""
+    fault = functools.partial(Fault, run.name)
+    errors = detail.errors
+    found = [fault(f"LoadGen logged {len(errors)} errors, first {errors[0]}")] if errors else []
+    validity = detail.values.get("result_validity")
+    if run.kind is not RunKind.ACCURACY and validity != "VALID":
+        found.append(fault(f"LoadGen's result is {validity}, not VALID"))
+    return found
+
+
+def _clock_faults(run: RecordedRun, detail: DetailLog) -> list[Fault]:
+    """Compare LoadGen's times with those of the record, which another clock of the program measured."""
+    fault = functools.partial(Fault, run.name)
+    try:
+        times = times_of_test(run)
+        stamp = datetime.fromisoformat(str(detail.values.get("test_datetime")))
+        begin, end = (
+            datetime.strptime(str(detail.values.get(key)), _POWER_TIME).replace(tzinfo=UTC)
+            for key in ("power_begin", "power_end")
+        )
+    except (ValueError, OverflowError) as error:
+        return [fault(f"the times of run.json or of the detail log cannot be read: {error}")]
+    found = []
+    far = [time for time in (stamp, begin) if abs(time.timestamp() - times[0]) > MAX_CLOCK_DIFFERENCE_S]
+    if far:
+        began = datetime.fromtimestamp(times[0], UTC).isoformat(timespec="seconds")
+        found.append(fault(f"the detail log began at {far[0].isoformat()}, the run at {began}"))
+    logged_s, wall_s = (end - begin).total_seconds(), times[1] - times[0]
+    if not 0 <= logged_s <= wall_s + MAX_CLOCK_DIFFERENCE_S:
+        found.append(fault(f"the detail log spans {logged_s:.1f} s, the run lasted {wall_s:.1f} s"))
+    return found
+
+
+def times_of_test(run: RecordedRun) -> tuple[float, float]:
+    """Return begin and end of LoadGen's test by run.json, in seconds since 1970.
+
+    Raises:
+        ValueError: The record does not have them.
+    """
+    ready_s, wall_s = run.number("ready_s"), run.number("wall_s")
+    if ready_s is None or wall_s is None:
+        raise ValueError("run.json has no ready_s or no wall_s")
+    begin_s = datetime.fromisoformat(run.text("started_utc")).timestamp() + ready_s
+    return begin_s, begin_s + wall_s
+
+
+def _coverage_faults(run: RecordedRun, accuracy: AccuracyLog) -> list[Fault]:
+    """Require each sample of the data set once in a log that holds every answer."""
+    if run.kind is RunKind.PERFORMANCE:
+        return []
+    fault = functools.partial(Fault, run.name)
+    num_samples = int(run.number("dataset", "num_samples") or 0)
+    expected = (
+        min(num_samples, BENCHMARK.accuracy_sample_count) if run.kind is RunKind.ACCURACY else num_samples
+    )
+    found = [] if accuracy.is_whole else [fault("the accuracy log is truncated: its list is not closed")]
+    missing = expected - sum(1 for sample in accuracy.entries if 0 <= sample < expected)
+    foreign = [sample for sample in accuracy.entries if not 0 <= sample < expected]
+    doubled = [sample for sample, count in accuracy.entries.items() if count > 1]
+    if missing or not expected:
+        found.append(fault(f"the accuracy log lacks {missing} of {expected} samples"))
+    if foreign:
+        found.append(fault(f"the accuracy log has sample {foreign[0]}, which the data set does not have"))
+    if doubled:
+        found.append(fault(f"the accuracy log has sample {doubled[0]} {accuracy.entries[doubled[0]]} times"))
+    return found

@@ -1,0 +1,165 @@
+"""Faults of all runs together: what is missing, and what must be equal and is not."""
+
+import json
+from collections.abc import Callable, Iterable
+from itertools import combinations
+
+from sut.results.submission.recorded_runs import (
+    Division,
+    Fault,
+    RecordedRun,
+    RunKind,
+    Runs,
+    all_runs,
+)
+from sut.results.submission.run_faults import times_of_test
+from sut.settings import Scenario
+
+# Two runs of one worker follow each other; the record's start has whole seconds.
+_MAX_OVERLAP_S = 2.0
+_REQUIRED_KINDS = {
+    Division.OPEN: (RunKind.PERFORMANCE, RunKind.ACCURACY),
+    Division.CLOSED: tuple(RunKind),
+    Division.NETWORK: tuple(RunKind),
+}
+_TIMED = (RunKind.PERFORMANCE, RunKind.TEST09)
+
+
+def set_faults(runs: Runs, division: Division) -> list[Fault]:
+    """Check the runs of a submission against each other."""
+    return [
+        *_missing(runs, division),
+        *_unequal_within_scenarios(runs),
+        *_unequal_over_all(runs),
+        *_unequal_data(runs),
+        *_overlapping(all_runs(runs)),
+    ]
+
+
+def _missing(runs: Runs, division: Division) -> list[Fault]:
+    """List the scenarios and runs that the division requires."""
+    found = []
+    if division is not Division.OPEN:
+        if Scenario.OFFLINE not in runs:
+            found.append(Fault("offline", "no run of this scenario, which is required"))
+        if not {Scenario.SERVER, Scenario.INTERACTIVE} & runs.keys():
+            found.append(Fault("server or interactive", "no run of either scenario, one is required"))
+    return found + [
+        Fault(f"{scenario}/{kind}", "the run is missing")
+        for scenario in runs
+        for kind in _REQUIRED_KINDS[division]
+        if kind not in runs[scenario]
+    ]
+
+
+def _unequal_within_scenarios(runs: Runs) -> list[Fault]:
+    """Require one engine configuration and one sampling within each scenario."""
+    found = []
+    for scenario, by_kind in runs.items():
+        own = list(by_kind.values())
+        timed = [run for run in own if run.kind is not RunKind.ACCURACY]
+        found += _unequal(f"{scenario}", "engine hash", own, _from_infos("engine_hash"))
+        found += _unequal(f"{scenario}", "sampling", timed, lambda run: [_canonical(run.value("generation"))])
+    return found
+
+
+def _unequal_over_all(runs: Runs) -> list[Fault]:
+    """Require the same weights, code, LoadGen and machines in all runs."""
+    every = all_runs(runs)
+    rules: dict[str, Callable[[RecordedRun], list[str]]] = {
+        "model hash": _from_infos("model_hash"),
+        "SHA-256 of the weights": _from_infos("weights_sha256"),
+        "engine": _from_infos("engine"),
+        "engine version": _from_infos("engine_version"),
+        "LoadGen version": lambda run: [run.text("versions", "mlcommons_loadgen")],
+        "code revision": commits_of,
+        "set of machines": _machines_of,
+    }
+    found = [fault for name, read in rules.items() for fault in _unequal("all runs", name, every, read)]
+    accuracy = [run for run in every if run.kind is RunKind.ACCURACY]
+    return found + _unequal(
+        "accuracy runs", "sampling", accuracy, lambda run: [_canonical(run.value("generation"))]
+    )
+
+
+def _unequal_data(runs: Runs) -> list[Fault]:
+    """Require one performance, one accuracy and one TEST07 data set."""
+    every = all_runs(runs)
+    groups = {
+        "performance and TEST09 runs": _TIMED,
+        "accuracy runs": (RunKind.ACCURACY,),
+        "TEST07 runs": (RunKind.TEST07,),
+    }
+    return [
+        fault
+        for name, kinds in groups.items()
+        for fault in _unequal(
+            name,
+            "SHA-256 of the data set",
+            [run for run in every if run.kind in kinds],
+            lambda run: [run.text("dataset", "sha256")],
+        )
+    ]
+
+
+def commits_of(run: RecordedRun) -> list[str]:
+    """List the revisions of the coordinator and of the workers; an installed package has none."""
+    workers = [str(host.get("commit")) for host in run.worker_hosts if host.get("commit")]
+    return list(dict.fromkeys([run.text("versions", "commit"), *workers]))
+
+
+def _machines_of(run: RecordedRun) -> list[str]:
+    """Describe cores and accelerators of the machines in one text; none if a worker did not answer."""
+    hosts = run.worker_hosts
+    facts = sorted(_canonical([host.get("num_cores"), host.get("accelerators")]) for host in hosts)
+    return [", ".join(facts)] if len(hosts) == len(run.workers) else []
+
+
+def _from_infos(key: str) -> Callable[[RecordedRun], list[str]]:
+    """Return a function that lists the values of an entry of GetInfo, without missing ones."""
+    return lambda run: list(dict.fromkeys(str(info[key]) for info in run.engine_infos if info.get(key)))
+
+
+def _unequal(
+    where: str, name: str, runs: Iterable[RecordedRun], read: Callable[[RecordedRun], list[str]]
+) -> list[Fault]:
+    """Name the first run whose value differs from that of the first one; runs without a value are skipped."""
+    first: tuple[RecordedRun, str] | None = None
+    for run in runs:
+        values = read(run)
+        if len(values) > 1:
+            return [Fault(run.name, f"the {name} is not one: {_short(values[0])} and {_short(values[1])}")]
+        if first is not None and values and values[0] != first[1]:
+            pair = f"{_short(first[1])} in {first[0].name}, {_short(values[0])} in {run.name}"
+            return [Fault(where, f"the {name} differs: {pair}")]
+        first = first or ((run, values[0]) if values else None)
+    return []
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= 80 else f"{value[:77]}..."
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _overlapping(runs: Iterable[RecordedRun]) -> list[Fault]:
+    """Require that runs on the same worker did not overlap: one worker serves one run at a time."""
+    found = []
+    for first, second in combinations(runs, 2):
+        if not _addresses(first) & _addresses(second):
+            continue
+        try:
+            (begin, end), (other_begin, other_end) = times_of_test(first), times_of_test(second)
+        except (ValueError, OverflowError):
+            continue
+        overlap_s = min(end, other_end) - max(begin, other_begin)
+        if overlap_s > _MAX_OVERLAP_S:
+            reason = f"overlaps {second.name} by {overlap_s:.0f} s on the same worker: a clock is wrong"
+            found.append(Fault(first.name, reason))
+    return found
+
+
+def _addresses(run: RecordedRun) -> set[object]:
+    return {worker.get("address") for worker in run.workers}

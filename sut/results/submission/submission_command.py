@@ -1,0 +1,64 @@
+"""`tokenfleet submission`: check the runs of a submission and lay out its tree.
+
+Exit codes: 0 the tree is laid out; 1 it is, and the official checker refuses it; 2 bad input, or runs that
+cannot be submitted: nothing is written.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from common.standard_streams import open_standard_streams
+from common.text import print_table, printable
+from sut.results.submission.official_checker import CheckerResult, run_checker
+from sut.results.submission.preparation import Preparation, prepare
+from sut.results.submission.submission_flags import SubmissionFlags, parse
+from sut.results.submission.tree import Submission, lay_out
+
+BAD_INPUT = 2
+REFUSED_BY_CHECKER = 1
+_MAX_LINE_LEN = 1000
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command and return the exit code."""
+    open_standard_streams()
+    try:
+        flags = parse(argv)
+        prepared = prepare(flags)
+        _tell("rehearsal: accepted", prepared.accepted)
+        if prepared.submission is None:
+            return _refuse(prepared)
+        lay_out(prepared.submission, flags.output, flags.originals)
+        _tell("draft: empty", prepared.missing)
+        return _show(flags, prepared.submission)
+    except ValueError as error:
+        sys.stderr.write(f"tokenfleet submission: {printable(str(error), _MAX_LINE_LEN)}\n")
+        return BAD_INPUT
+
+
+def _refuse(prepared: Preparation) -> int:
+    """Name each fault and everything that is missing, one line each."""
+    _tell("fault", prepared.faults)
+    _tell("missing", prepared.missing)
+    counts = f"{len(prepared.faults)} faults, {len(prepared.missing)} things missing"
+    sys.stderr.write(f"tokenfleet submission: nothing was written: {counts}\n")
+    return BAD_INPUT
+
+
+def _tell(label: str, lines: Iterable[object]) -> None:
+    for line in lines:
+        sys.stderr.write(f"tokenfleet submission: {label}: {printable(str(line), _MAX_LINE_LEN)}\n")
+
+
+def _show(flags: SubmissionFlags, submission: Submission) -> int:
+    """Print what was laid out, and what the official checker says to it."""
+    runs = sum(len(by_kind) for by_kind in submission.runs.values())
+    lines = [f"{flags.output}: {submission.division} division, {runs} runs, source {submission.commit}"]
+    lines += [f"{flags.originals}: whole accuracy logs; keep them until the round is over"]
+    results: list[CheckerResult] = []
+    if flags.official_checker is not None:
+        results = run_checker(flags.official_checker, flags.output, submission.submitter)
+    for result in results:
+        lines += [f"== {result.name}: exit code {result.code} ==", *result.lines]
+    print_table("\n".join(lines))
+    return REFUSED_BY_CHECKER if any(result.code for result in results) else 0

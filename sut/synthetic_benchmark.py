@@ -1,0 +1,208 @@
+"""Write the data files of a whole submission, the answers to them, a tokenizer and tests of programs.
+
+    perf_eval_ref.parquet              performance and TEST09: 6,396 rows
+    acc_eval_ref.parquet               accuracy: 4,395 rows, each question as often as officially
+    acc_eval_compliance_gpqa.parquet   TEST07: the 990 GPQA rows of the accuracy data
+    answers.parquet                    for --engine replay: an answer to each prompt of the three
+    lcb_tests.jsonl                    tests of the LiveCodeBench questions
+    tokenizer/                         the tokenizer of sut.byte_tokenizer
+    expected.json                      the scores that the answers have
+
+A share of the answers is right, the same in each data set. No two rows have the same prompt, so that each
+answer is known whatever worker gives it: the text of a repeated question names the attempt.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from common.flags import FlagError
+from sut.benchmark import BENCHMARK
+from sut.byte_tokenizer import CHANNEL, END, MESSAGE, RETURN, START, encode, write_tokenizer
+from sut.synthetic_files import EXISTS, MIN_LEN, check_bounds, draw_lens, temporary
+from sut.synthetic_questions import GPQA, LIVECODEBENCH, code_tests, question
+
+PERFORMANCE_FILE = "perf_eval_ref.parquet"
+ACCURACY_FILE = "acc_eval_ref.parquet"
+COMPLIANCE_FILE = "acc_eval_compliance_gpqa.parquet"
+ANSWERS_FILE = "answers.parquet"
+TESTS_FILE = "lcb_tests.jsonl"
+TOKENIZER_DIR = "tokenizer"
+EXPECTED_FILE = "expected.json"
+_NAMES = {
+    *(PERFORMANCE_FILE, ACCURACY_FILE, COMPLIANCE_FILE),
+    *(ANSWERS_FILE, TESTS_FILE, TOKENIZER_DIR, EXPECTED_FILE),
+}
+# Letters of texts without meaning.
+_LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz      ", np.uint8)
+# Answers of the same text would count as degenerate.
+_MIN_FILLER = 16
+_REPEATS = BENCHMARK.accuracy_repeats
+Tokens = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkSpec:
+    """Lengths in tokens, and the share of right answers."""
+
+    seed: int = 0
+    """Random seed; equal seeds give equal files."""
+    share_right: float = 0.9
+    """Share of right answers in each data set."""
+    mean_prompt_len: float = 300.0
+    """Mean of the performance prompts."""
+    mean_answer_len: float = BENCHMARK.mean_answer_len
+    """Mean of the performance answers."""
+    mean_accuracy_answer_len: float = 1_000.0
+    """Mean of the accuracy answers, approximately; none is longer than a performance run allows."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds.
+
+        Raises:
+            FlagError: Names flag, value and bound.
+        """
+        longest = BENCHMARK.performance_max_new_tokens.value
+        check_bounds("seed", self.seed, 0, 2**63)
+        check_bounds("share-right", self.share_right, 0, 1)
+        check_bounds("mean-prompt-len", self.mean_prompt_len, MIN_LEN, BENCHMARK.max_prompt_len)
+        check_bounds("mean-answer-len", self.mean_answer_len, MIN_LEN, longest)
+        check_bounds("mean-accuracy-answer-len", self.mean_accuracy_answer_len, MIN_LEN, longest)
+
+
+class AccuracyRow(NamedTuple):
+    """A row of the accuracy data and the answer to it."""
+
+    dataset: str
+    ground_truth: str
+    is_right: bool
+    prompt: Tokens
+    answer: Tokens
+
+
+def write_benchmark(output: Path, spec: BenchmarkSpec, *, overwrite: bool = False) -> None:
+    """Write all files into a new directory; if that fails, `output` is unchanged.
+
+    Args:
+        output: The directory.
+        spec: Lengths and share of right answers.
+        overwrite: Replace an existing directory if it contains only files of this function.
+
+    Raises:
+        FlagError: `output` exists or contains other files.
+        OSError: A file cannot be written.
+    """
+    if output.exists() and not overwrite:
+        raise FlagError("--output", EXISTS, output)
+    if output.exists() and not (output.is_dir() and {path.name for path in output.iterdir()} <= _NAMES):
+        raise FlagError("--output", "holds more than a synthetic benchmark", output)
+    with temporary(output) as path:
+        path.mkdir()
+        _write_files(path, spec)
+        if output.exists():
+            shutil.rmtree(output)
+        path.rename(output)
+
+
+def _write_files(directory: Path, spec: BenchmarkSpec) -> None:
+    rng = np.random.default_rng(spec.seed)
+    prompts, answers = _draw_performance(rng, spec)
+    rows = _draw_accuracy(rng, spec)
+    pq.write_table(pa.table({"input_tokens": _lists(prompts)}), directory / PERFORMANCE_FILE)
+    _write_rows(directory / ACCURACY_FILE, rows)
+    _write_rows(directory / COMPLIANCE_FILE, [row for row in rows if row.dataset == GPQA])
+    all_prompts = [*prompts, *(row.prompt for row in rows)]
+    all_answers = [*answers, *(row.answer for row in rows)]
+    table = pa.table({"input_tokens": _lists(all_prompts), "output_tokens": _lists(all_answers)})
+    pq.write_table(table, directory / ANSWERS_FILE)
+    tests = [f"{code_tests(number)}\n" for number in range(_num_questions(LIVECODEBENCH))]
+    (directory / TESTS_FILE).write_text("".join(tests))
+    (directory / TOKENIZER_DIR).mkdir()
+    write_tokenizer(directory / TOKENIZER_DIR)
+    (directory / EXPECTED_FILE).write_text(json.dumps(expected_scores(rows), indent=2) + "\n")
+
+
+def expected_scores(rows: list[AccuracyRow]) -> dict[str, object]:
+    """Compute the scores of an accuracy run and of TEST07, in percent.
+
+    Source: eval_mlperf_accuracy.py: each data set counts by its right answers divided by its repeats.
+    """
+    right = {name: sum(row.is_right for row in rows if row.dataset == name) for name in _REPEATS}
+    weighted = sum(right[name] / repeats for name, repeats in _REPEATS.items())
+    num_questions = sum(map(_num_questions, _REPEATS))
+    return {
+        "right": right,
+        "accuracy_percent": round(weighted / num_questions * 100, 3),
+        "TEST07_percent": round(right[GPQA] / BENCHMARK.accuracy_rows[GPQA] * 100, 3),
+    }
+
+
+def _draw_performance(rng: np.random.Generator, spec: BenchmarkSpec) -> tuple[list[Tokens], list[Tokens]]:
+    """Draw prompts and answers of the performance data."""
+    num_samples, longest = BENCHMARK.performance_sample_count, BENCHMARK.performance_max_new_tokens.value
+    prompt_lens = draw_lens(rng, num_samples, spec.mean_prompt_len, BENCHMARK.max_prompt_len)
+    answer_lens = draw_lens(rng, num_samples, spec.mean_answer_len, longest)
+    prompts = [_prompt(f"Sample {row}: ", rng, length) for row, length in enumerate(prompt_lens.tolist())]
+    answers = [encode(_filler(rng, length - 1), RETURN) for length in answer_lens.tolist()]
+    return prompts, answers
+
+
+def _draw_accuracy(rng: np.random.Generator, spec: BenchmarkSpec) -> list[AccuracyRow]:
+    """Draw the rows of all three data sets, each question in consecutive rows."""
+    longest = BENCHMARK.performance_max_new_tokens.value
+    answer_lens = draw_lens(rng, BENCHMARK.accuracy_sample_count, spec.mean_accuracy_answer_len, longest)
+    lens = iter(answer_lens.tolist())
+    rows = []
+    for name, num_rows in BENCHMARK.accuracy_rows.items():
+        is_right = rng.permutation(num_rows) < round(num_rows * spec.share_right)
+        for row, right in enumerate(is_right.tolist()):
+            number, attempt = divmod(row, _REPEATS[name])
+            asked = question(name, number)
+            prompt = _prompt(f"{name}, attempt {attempt}. {asked.text}", rng, MIN_LEN)
+            answer = _answer(asked.right if right else asked.wrong, rng, next(lens))
+            rows.append(AccuracyRow(name, asked.ground_truth, right, prompt, answer))
+    return rows
+
+
+def _prompt(text: str, rng: np.random.Generator, length: int) -> Tokens:
+    """Compose a prompt with this text; letters fill it up to `length` tokens."""
+    begin, end = encode(START, "user", MESSAGE, text), encode(END, START, "assistant")
+    return np.concatenate([begin, encode(_filler(rng, length - len(begin) - len(end))), end])
+
+
+def _answer(final: str, rng: np.random.Generator, length: int) -> Tokens:
+    """Compose an answer with this final message; letters in its analysis fill it up to `length` tokens."""
+    begin = encode(CHANNEL, "analysis", MESSAGE)
+    end = encode(END, START, "assistant", CHANNEL, "final", MESSAGE, final, RETURN)
+    return np.concatenate(
+        [begin, encode(_filler(rng, max(length - len(begin) - len(end), _MIN_FILLER))), end]
+    )
+
+
+def _filler(rng: np.random.Generator, length: int) -> str:
+    return _LETTERS[rng.integers(len(_LETTERS), size=max(length, 0))].tobytes().decode()
+
+
+def _num_questions(dataset: str) -> int:
+    return BENCHMARK.accuracy_rows[dataset] // _REPEATS[dataset]
+
+
+def _write_rows(path: Path, rows: list[AccuracyRow]) -> None:
+    columns = {
+        "input_tokens": _lists([row.prompt for row in rows]),
+        "dataset": [row.dataset for row in rows],
+        "ground_truth": [row.ground_truth for row in rows],
+    }
+    pq.write_table(pa.table(columns), path)
+
+
+def _lists(rows: list[Tokens]) -> pa.ListArray:
+    offsets = np.cumsum([0, *map(len, rows)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(rows)))

@@ -1,0 +1,335 @@
+"""Each fault that is planted in the runs of a submission is named, in one line, and alone."""
+
+import functools
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sut.log_files import ACCURACY, DETAIL
+from sut.results.submission.recorded_runs import Division, all_runs, find_runs
+from sut.results.submission.run_faults import check_run
+from sut.results.submission.set_faults import set_faults
+from tests.sut.submission.planting import (
+    PERFORMANCE,
+    Plant,
+    add_error,
+    add_line,
+    begin_together,
+    copy_run,
+    entries,
+    info,
+    logged,
+    outcome,
+    record,
+    removed,
+    rename_rejected,
+    report,
+    text,
+    unlist_last_entry,
+)
+from tests.sut.submission.small_runs import change_record, change_report, set_commit
+
+
+def faults_of(results: Path, division: Division = Division.CLOSED) -> list[str]:
+    """Check runs as a submission."""
+    runs = find_runs([results])
+    found = [fault for run in all_runs(runs) for fault in check_run(run, division).faults]
+    return [str(fault) for fault in found + set_faults(runs, division)]
+
+
+@functools.cache
+def known_faults(made_runs: Path, division: Division) -> tuple[str, ...]:
+    """List the faults of the runs before anything is planted."""
+    return tuple(faults_of(made_runs, division))
+
+
+def planted_faults(results: Path, plant: Plant, division: Division = Division.CLOSED) -> list[str]:
+    """List the lines that a planted fault adds; the directory of the runs is left out."""
+    known = known_faults((results / "origin").resolve(), division)
+    plant(results)
+    return [line.replace(f"{results}/", "") for line in faults_of(results, division) if line not in known]
+
+
+FAULTS: dict[str, tuple[Plant, str]] = {
+    "an INVALID run": (
+        record("offline/accuracy", outcome("INVALID", "coverage: 3 of 4")),
+        "offline/accuracy: the run is INVALID, not VALID: coverage: 3 of 4",
+    ),
+    "a performance run that is not graded": (
+        record(PERFORMANCE, outcome("NOT_GRADED", "why")),
+        f"{PERFORMANCE}: the run is NOT_GRADED, not VALID: why",
+    ),
+    "a failed check under an accepted verdict": (
+        record(PERFORMANCE, lambda found: found["verdict"]["checks"][0].update(passed=False)),
+        f"{PERFORMANCE}: the verdict is VALID, but its check loadgen_result did not pass",
+    ),
+    "an INVALID log under the right name": (
+        logged(PERFORMANCE, result_validity="INVALID"),
+        f"{PERFORMANCE}: LoadGen's result is INVALID, not VALID",
+    ),
+    "an error line of LoadGen": (
+        add_error,
+        f"{PERFORMANCE}: LoadGen logged 1 errors, first error_runtime: lost",
+    ),
+    "a rejected log": (
+        rename_rejected,
+        f"{PERFORMANCE}: {PERFORMANCE}/{DETAIL} is named as rejected: the run was not accepted",
+    ),
+    "an edited log": (
+        add_line,
+        f"{PERFORMANCE}: {PERFORMANCE}/{DETAIL} is not the file of the run: "
+        "its SHA-256 differs from run.json",
+    ),
+    "another user.conf": (
+        text("server/performance/user.conf", "*.Server.target_qps = 9999\n"),
+        "server/performance: server/performance/user.conf is not the file of the run: "
+        "its SHA-256 differs from run.json",
+    ),
+    "a run without hashes": (
+        record(PERFORMANCE, lambda found: found.pop("files_sha256")),
+        f"{PERFORMANCE}: run.json has no SHA-256 of the logs: "
+        "the run did not end, or is of an older tokenfleet",
+    ),
+    "a run of another scenario": (
+        record("server/TEST07", lambda found: found.update(scenario="offline")),
+        "server/TEST07: run.json is of the run offline/TEST07",
+    ),
+    "a log of the other mode": (
+        logged("offline/accuracy", effective_test_mode="PerformanceOnly"),
+        "offline/accuracy: the detail log has effective_test_mode PerformanceOnly, not AccuracyOnly",
+    ),
+    "a detail log whose clock is skewed": (
+        logged("server/accuracy", power_end="01-01-2030 00:00:00.000"),
+        "server/accuracy: the detail log spans",
+    ),
+    "a detail log of another day": (
+        logged("server/accuracy", test_datetime="2020-01-01T00:00:00Z"),
+        "server/accuracy: the detail log began at 2020-01-01T00:00:00+00:00, the run at ",
+    ),
+    "two runs at once on one worker": (
+        begin_together,
+        f"{PERFORMANCE}: overlaps offline/TEST09 by 3600 s on the same worker: a clock is wrong",
+    ),
+    "a missing sample": (
+        entries("offline/accuracy", unlist_last_entry),
+        "offline/accuracy: the accuracy log lacks 1 of 4395 samples",
+    ),
+    "a doubled sample of a compliance test": (
+        entries("offline/TEST09", lambda lines: [lines[0], lines[1], *lines[1:]]),
+        "offline/TEST09: the accuracy log has sample 0 2 times",
+    ),
+    "a doubled sample": (
+        entries("offline/accuracy", lambda lines: [lines[0], lines[1], *lines[1:]]),
+        "offline/accuracy: the accuracy log has sample ",
+    ),
+    "a truncated accuracy log": (
+        entries("offline/accuracy", lambda lines: lines[:-1]),
+        "offline/accuracy: the accuracy log is truncated: its list is not closed",
+    ),
+    "a score of another log": (
+        report("offline/accuracy/accuracy.json", log_sha256="0" * 64),
+        "offline/accuracy: accuracy.json is the score of another accuracy log",
+    ),
+    "a score by other reference data": (
+        report("offline/accuracy/accuracy.json", reference_sha256="0" * 64),
+        "offline/accuracy: accuracy.json was graded by another data set than that of the run",
+    ),
+    "ungraded answers": (
+        report("offline/accuracy/accuracy.json", score_percent=None, ungraded=[{"row": 3}]),
+        "offline/accuracy: accuracy.json has no score: 1 answers are ungraded",
+    ),
+    "another score in the checker's file": (
+        text("offline/accuracy/accuracy.txt", "'exact_match': 99.000\n"),
+        "offline/accuracy: accuracy.txt has the score 99.000, accuracy.json has 83.500",
+    ),
+    "two spaces before the score": (
+        text("offline/accuracy/accuracy.txt", "'exact_match':  83.500\n"),
+        "offline/accuracy: accuracy.txt has 0 lines with 'exact_match': X, not 1",
+    ),
+    "no score": (
+        removed("server/accuracy/accuracy.json"),
+        "server/accuracy: server/accuracy/accuracy.json is missing: `tokenfleet accuracy` writes it",
+    ),
+    "a failed compliance test": (
+        report("offline/TEST09/compliance.json", passed=False, reasons=["mean 1000"]),
+        "offline/TEST09: TEST09 did not pass: mean 1000",
+    ),
+    "a compliance verdict of another log": (
+        report("server/TEST07/compliance.json", log_sha256="0" * 64),
+        "server/TEST07: compliance.json is the verdict on another accuracy log",
+    ),
+    "another value in the compliance verdict": (
+        report("offline/TEST09/compliance.json", value=1300.0),
+        "offline/TEST09: compliance.json has the value 1300.0, this run has 1278.000",
+    ),
+    "TEST FAIL where the checker looks": (
+        text("server/TEST07/verify_accuracy.txt", "TEST FAIL\n"),
+        "server/TEST07: server/TEST07/verify_accuracy.txt does not have the line TEST PASS",
+    ),
+    "no verify file": (
+        removed("server/TEST09/verify_output_len.txt"),
+        "server/TEST09: server/TEST09/verify_output_len.txt is missing: `tokenfleet compliance` writes it",
+    ),
+    "a missing TEST09": (removed("offline/TEST09"), "offline/TEST09: the run is missing"),
+    "a missing scenario": (removed("offline"), "offline: no run of this scenario, which is required"),
+    "neither Server nor Interactive": (
+        removed("server"),
+        "server or interactive: no run of either scenario, one is required",
+    ),
+    "other weights": (
+        info("server/accuracy", "model_hash", "f" * 64),
+        "all runs: the model hash differs: ",
+    ),
+    "another engine configuration in a scenario": (
+        info("server/accuracy", "engine_hash", "f" * 64),
+        "server: the engine hash differs: ",
+    ),
+    "another code revision": (
+        lambda results: set_commit(results / "server/accuracy", "e" * 40),
+        "all runs: the code revision differs: ",
+    ),
+    "another LoadGen": (
+        record("server/accuracy", lambda found: found["versions"].update(mlcommons_loadgen="6.0.15")),
+        "all runs: the LoadGen version differs: 6.0.17 in offline/performance, 6.0.15 in server/accuracy",
+    ),
+    "other sampling in a compliance run": (
+        record("offline/TEST07", lambda found: found["generation"].update(temperature=0.5)),
+        "offline: the sampling differs: ",
+    ),
+    "another data set for TEST09": (
+        record("offline/TEST09", lambda found: found["dataset"].update(sha256="d" * 64)),
+        "performance and TEST09 runs: the SHA-256 of the data set differs: ",
+    ),
+    "other machines": (
+        record(
+            "server/TEST09", lambda found: found["summary"]["workers"][0]["hosts"][-1].update(num_cores=1)
+        ),
+        "all runs: the set of machines differs: ",
+    ),
+    "a latency at the limit": (
+        logged("server/performance", **{"result_first_token_99.00_percentile_latency_ns": 3 * 10**9}),
+        "server/performance: result_first_token_99.00_percentile_latency_ns is 3000000000, "
+        "not below 3000000000 ns of server",
+    ),
+    "too few samples in an Offline query": (
+        logged(PERFORMANCE, effective_samples_per_query=660),
+        f"{PERFORMANCE}: the detail log has effective_samples_per_query 660, not 6396 or more",
+    ),
+    "too few accuracy samples": (
+        logged("server/accuracy", effective_accuracy_sample_count=4394),
+        "server/accuracy: the detail log has effective_accuracy_sample_count 4394, not 4395",
+    ),
+    "a deviation": (
+        record(PERFORMANCE, lambda found: found["verdict"]["deviations"].append("prefix caching is on")),
+        f"{PERFORMANCE}: deviation: prefix caching is on",
+    ),
+    "a log that is not JSON": (
+        lambda results: (results / PERFORMANCE / DETAIL).write_text(":::MLLOG {\n"),
+        f"{PERFORMANCE}: a log of LoadGen cannot be read: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_named_alone(results: Path, name: str) -> None:
+    """Exactly one line is added, and it names the run and the fault."""
+    plant, line = FAULTS[name]
+    (found,) = planted_faults(results, plant)
+    assert found.startswith(line)
+
+
+def test_real_runs_have_no_other_faults_than_those_of_a_rehearsal(made_runs: Path) -> None:
+    """Engine, counts and durations are all that separates the runs from a submission."""
+    runs = find_runs([made_runs])
+    found = [fault for run in all_runs(runs) for fault in check_run(run, Division.CLOSED).faults]
+    assert {True} == {fault.is_rule for fault in found}
+    assert [] == set_faults(runs, Division.CLOSED)
+    engine = "deviation: engine is counting, not vllm: 1 of 1 workers, first "
+    others = {str(fault) for fault in found if not fault.reason.startswith(engine)}
+    duration = "effective_min_duration_ms"
+    assert others == {
+        f"{scenario}/performance: {reason}"
+        for scenario in ("offline", "server")
+        for reason in (
+            f"deviation: {duration} is 0, below 600000",
+            f"the detail log has {duration} 0, not 600000 or more",
+        )
+    }
+
+
+def test_a_worker_that_did_not_answer_gethost_is_no_other_machine(results: Path) -> None:
+    """Machines are compared as far as they are known."""
+
+    def forget(found: Any) -> None:
+        found["summary"]["workers"][0]["hosts"] = [{"hostname": "", "num_cores": 0, "not_told": ["slow"]}]
+
+    assert [] == planted_faults(results, record("server/TEST09", forget))
+
+
+def test_accuracy_and_performance_swapped_are_both_named(results: Path) -> None:
+    """Each of the two runs is named with what its record and its log say it is."""
+
+    def swap(results: Path) -> None:
+        (results / PERFORMANCE).rename(results / "other")
+        (results / "offline/accuracy").rename(results / PERFORMANCE)
+        (results / "other").rename(results / "offline/accuracy")
+
+    found = planted_faults(results, swap)
+    assert f"{PERFORMANCE}: run.json is of the run offline/accuracy" in found
+    assert f"{PERFORMANCE}: the detail log has effective_test_mode AccuracyOnly, not PerformanceOnly" in found
+    assert "offline/accuracy: run.json is of the run offline/performance" in found
+    assert "offline/accuracy: the accuracy log lacks 4395 of 4395 samples" in found
+
+
+def test_server_logs_are_no_interactive_result(results: Path) -> None:
+    """Server's limits in an Interactive directory are named, which the official checker accepts."""
+
+    def rename(results: Path) -> None:
+        (results / "server").rename(results / "interactive")
+        for run_dir in (results / "interactive").iterdir():
+            change_record(run_dir, lambda found: found.update(scenario="interactive"))
+
+    found = planted_faults(results, rename)
+    name = "interactive/performance: the detail log has requested_server"
+    assert f"{name}_ttft_latency 3000000000, not 2000000000" in found
+    assert f"{name}_tpot_latency 80000000, not 15000000" in found
+
+
+def test_a_run_copied_to_another_scenario_is_named(results: Path) -> None:
+    """Its record and its log say what it is."""
+    found = planted_faults(results, copy_run("offline/accuracy", "server/accuracy"))
+    assert "server/accuracy: run.json is of the run offline/accuracy" in found
+    assert "server/accuracy: the detail log has effective_scenario Offline, not Server" in found
+
+
+def test_the_open_division_needs_no_compliance_and_no_target(results: Path) -> None:
+    """TEST07, TEST09, the second scenario and the deviations are the closed division's."""
+
+    def reduce(results: Path) -> None:
+        shutil.rmtree(results / "server")
+        for name in ("TEST07", "TEST09"):
+            shutil.rmtree(results / "offline" / name)
+        change_report(results / "offline/accuracy/accuracy.json", score_percent=50.0)
+        (results / "offline/accuracy/accuracy.txt").write_text("'exact_match': 50.000\n")
+
+    assert [] == planted_faults(results, reduce, Division.OPEN)
+    assert not [line for line in faults_of(results, Division.OPEN) if "deviation" in line]
+    assert "offline/accuracy: the score 50.000 is below 82.2987" in faults_of(results)
+
+
+def test_the_network_division_needs_its_name_in_the_log(made_runs: Path) -> None:
+    """LoadGen's log names the SUT as one behind a network."""
+    assert "offline/performance: sut_name is PyFastSUT, without 'Network SUT'" in faults_of(
+        made_runs, Division.NETWORK
+    )
+
+
+def test_the_accuracy_log_may_have_a_test09_sample_twice_in_no_run(results: Path) -> None:
+    """A sample that the data set does not have is named in a compliance run."""
+    plant = entries(
+        "offline/TEST07", lambda lines: [lines[0], lines[1].replace('"qsl_idx" : ', '"qsl_idx" : 9')]
+    )
+    assert any("which the data set does not have" in line for line in planted_faults(results, plant))
+    assert (results / "offline/TEST07" / ACCURACY).exists()

@@ -1,0 +1,118 @@
+"""The quantization page of a system, from the engine descriptions in run.json."""
+
+import pytest
+
+from sut.results.submission.quantization import QuantizationError, quantization_page
+
+Record = dict[str, object]
+CALIBRATION = "No calibration: the published MXFP4 weights are used as they are."
+NO_ENGINE = ("run.json of Offline: no worker describes its engine",)
+# As vLLM's worker reports gpt-oss-120b, with values as JSON.
+FACTS = {
+    "dtype": '"torch.bfloat16"',
+    "quantization": '"mxfp4"',
+    "kv_cache_dtype": '"auto"',
+    "load_format": '"safetensors"',
+    "enable_prefix_caching": "false",
+}
+
+
+def record_of(*engines: dict[str, object]) -> Record:
+    """Make the part of a run.json that describes engines: one worker with one stream for each."""
+    return {"summary": {"workers": [{"stream_infos": [engine]} for engine in engines]}}
+
+
+def engine_of(moe_backend: str = "auto", **facts: str) -> dict[str, object]:
+    """Make the description of a vLLM engine."""
+    return {
+        "engine": "vllm",
+        "engine_version": "0.32.0",
+        "model": "openai/gpt-oss-120b",
+        "model_hash": "ab12",
+        "engine_facts": FACTS | facts,
+        "execution_facts": {"moe_backend": f'"{moe_backend}"', "VLLM_USE_FLASHINFER_MOE_MXFP4_BF16": '"1"'},
+    }
+
+
+def page_of(**records: Record) -> list[str]:
+    """Compose the page and return its lines."""
+    return quantization_page("8xH200", records, CALIBRATION).splitlines()
+
+
+def test_the_page_names_the_data_types_of_each_scenario() -> None:
+    """Weights, activations and KV cache are those of the engine's report, a column for each scenario."""
+    fp8 = engine_of("triton", kv_cache_dtype='"fp8"', speculative_config='{"method": "eagle3"}')
+    page = page_of(Offline=record_of(engine_of()), Interactive=record_of(fp8))
+
+    assert "# Quantization of 8xH200" == page[0]
+    for row in (
+        "|  | Offline | Interactive |",
+        "| engine | vllm 0.32.0 | vllm 0.32.0 |",
+        "| model | openai/gpt-oss-120b | openai/gpt-oss-120b |",
+        "| weights: quantization method | mxfp4 | mxfp4 |",
+        "| weights that the method leaves alone, and activations | torch.bfloat16 | torch.bfloat16 |",
+        "| KV cache | auto: data type of the model | fp8 |",
+        "| experts: kernels | auto | triton |",
+        "| experts: activations | not reported: vLLM chooses it with the kernels | torch.bfloat16 |",
+        "| VLLM_USE_FLASHINFER_MOE_MXFP4_BF16 | 1 | 1 |",
+        '| speculative decoding | - | {"method": "eagle3"} |',
+    ):
+        assert row in page
+    assert [CALIBRATION] == page[-1:]
+
+
+def test_workers_that_differ_are_listed_beside_each_other() -> None:
+    """A value that is not equal on all workers of a run is listed with every other one, once each."""
+    page = page_of(Offline=record_of(engine_of("marlin"), engine_of("triton"), engine_of("marlin")))
+    assert "| experts: kernels | marlin / triton |" in page
+
+
+def test_weights_that_are_not_quantized_are_named_so() -> None:
+    """Without a quantization method the page says none, and experts' activations have the model's type."""
+    page = page_of(Offline=record_of(engine_of(quantization="null")))
+    assert "| weights: quantization method | none |" in page
+    assert "| experts: activations | torch.bfloat16 |" in page
+
+
+def test_an_engine_without_weights_is_named() -> None:
+    """A scripted engine has no data types; the page says so and does not invent them."""
+    page = page_of(Offline=record_of({"engine": "replay", "model": "answers.parquet"}))
+    assert "| weights: quantization method | none: the engine replay has no weights |" in page
+    assert not [line for line in page if line.startswith("| KV cache")]
+
+
+def test_text_of_a_worker_cannot_break_the_table() -> None:
+    """A line break, a column mark or markup in a reported value stays inside its cell."""
+    page = page_of(Offline=record_of(engine_of(load_format='"a\\n| b <i>"')))
+    assert r"| weights: load format | a?\| b \<i> |" in page
+
+
+@pytest.mark.parametrize(
+    "record, calibration, missing",
+    [
+        ({}, CALIBRATION, NO_ENGINE),
+        ({"summary": None}, CALIBRATION, NO_ENGINE),
+        ({"summary": {"workers": "x"}}, CALIBRATION, NO_ENGINE),
+        (
+            record_of(engine_of()),
+            " \n",
+            ("calibration: no description; say what was used, or that nothing was",),
+        ),
+        (record_of(engine_of()), "x" * 100_001, ("calibration: 100001 characters, at most 100000",)),
+        (
+            record_of(engine_of(), {"engine": "vllm", "engine_facts": {"dtype": "1", "load_format": "1"}}),
+            CALIBRATION,
+            (
+                "run.json of Offline: an engine does not report quantization",
+                "run.json of Offline: an engine does not report kv_cache_dtype",
+            ),
+        ),
+    ],
+)
+def test_a_page_that_would_be_incomplete_is_refused(
+    record: Record, calibration: str, missing: tuple[str, ...]
+) -> None:
+    """A run without engines, an engine without data types and an empty description are named."""
+    with pytest.raises(QuantizationError) as refused:
+        quantization_page("8xH200", {"Offline": record}, calibration)
+    assert missing == refused.value.missing

@@ -1,0 +1,99 @@
+"""Which runs count, and which may stand together."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sut.results.submission.recorded_runs import RunKind
+from sut.settings import Scenario
+from tokenfleet.campaign.consistency import mixed, rerun_reason
+from tokenfleet.campaign.plan_groups import Group
+from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
+from tokenfleet.campaign.run_results import RunResult
+
+IDENTITY = RunIdentity("data", {"max_new_tokens": 10_240}, "conf", None)
+ACCURACY = RunIdentity("other data", {"max_new_tokens": 32_768}, "conf", None)
+FACTS: Mapping[str, Any] = {
+    "run_id": "first",
+    "outcome": "VALID",
+    "reason": "",
+    "deviations": (),
+    "identity": IDENTITY,
+    "engine_hashes": frozenset(["e1"]),
+    "model_hashes": frozenset(["m1"]),
+    "commits": frozenset(["c1", ""]),
+    "spec_hash": "s1",
+    "wall_s": 600.0,
+    "tokens_per_s": 1.0,
+}
+
+
+def result(**facts: object) -> RunResult:
+    """Compose what a run left."""
+    return RunResult(**{**FACTS, **facts})
+
+
+def run(scenario: Scenario, kind: RunKind) -> PlannedRun:
+    """Compose a planned run."""
+    return PlannedRun(scenario, kind, Group("g", (scenario,), None, ()), (), Path(f"out/{scenario}/{kind}"))
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({}, None),
+        ({"outcome": "NOT_GRADED"}, None),
+        ({"outcome": "INVALID", "reason": "too short"}, "INVALID: too short"),
+        ({"outcome": "UNFINISHED"}, "UNFINISHED"),
+        ({"outcome": "FAILED", "reason": "no worker"}, "FAILED: no worker"),
+        ({"identity": ACCURACY}, "dataset_sha256, generation of the plan changed"),
+        ({"commits": frozenset(["c2"])}, "code revision changed to c1"),
+        ({"deviations": ("engine is counting",)}, "engine is counting"),
+    ],
+)
+def test_only_an_accepted_run_of_the_same_plan_and_code_counts(
+    facts: dict[str, object], reason: str | None
+) -> None:
+    """Anything else is run anew, with the reason."""
+    found = rerun_reason(result(**facts), IDENTITY, "c1", is_strict=True, takes_invalid=False)
+    assert reason == found
+
+
+def test_a_rehearsal_keeps_deviations_and_invalid_runs() -> None:
+    """Short runs are INVALID by LoadGen's rules; a run without an end never counts."""
+    for outcome, counts in (("INVALID", True), ("FAILED", False), ("UNFINISHED", False)):
+        deviating = result(outcome=outcome, deviations=("engine is counting",))
+        reason = rerun_reason(deviating, IDENTITY, "c1", is_strict=False, takes_invalid=True)
+        assert counts == (reason is None)
+
+
+OFFLINE = run(Scenario.OFFLINE, RunKind.PERFORMANCE)
+OFFLINE_TEST = run(Scenario.OFFLINE, RunKind.TEST09)
+OFFLINE_ACCURACY = run(Scenario.OFFLINE, RunKind.ACCURACY)
+SERVER = run(Scenario.SERVER, RunKind.PERFORMANCE)
+
+
+@pytest.mark.parametrize(
+    ("other", "facts", "reason"),
+    [
+        (OFFLINE_TEST, {}, None),
+        (OFFLINE_TEST, {"engine_hashes": frozenset(["e2"])}, "engine hash e2, not e1"),
+        (
+            OFFLINE_TEST,
+            {"engine_hashes": frozenset(["e1", "e2"])},
+            "engine hash e1 and e2, not e1",
+        ),
+        (OFFLINE_TEST, {"spec_hash": "s2"}, "run hash s2, not s1"),
+        # Accuracy has its own budget, and another scenario its own engine flags.
+        (OFFLINE_ACCURACY, {"identity": ACCURACY, "spec_hash": "s2"}, None),
+        (SERVER, {"engine_hashes": frozenset(["e2"]), "spec_hash": "s2"}, None),
+        (SERVER, {"model_hashes": frozenset(["m2"])}, "model hash m2, not m1"),
+        (SERVER, {"commits": frozenset(["c2"])}, "code revision c2, not c1"),
+    ],
+)
+def test_runs_are_never_mixed(other: PlannedRun, facts: dict[str, object], reason: str | None) -> None:
+    """Engine hash within a scenario, run hash by sampling, weights and code over all runs."""
+    expected = [] if reason is None else [(other, f"{reason} as in first")]
+    assert expected == mixed({OFFLINE: result(), other: result(run_id="second", **facts)})

@@ -1,0 +1,1 @@
+"""A campaign: all runs of a submission, scored, verified and laid out."""

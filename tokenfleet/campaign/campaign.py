@@ -1,0 +1,135 @@
+"""`tokenfleet campaign PLAN.toml`: all runs of a submission over the same workers, graded and laid out.
+
+A campaign that was stopped continues when it is started again: runs that count are never repeated, anything
+else is run anew. Exit codes: 0 complete, 1 a run failed, 2 bad input or what could not be submitted, 3 a run
+is INVALID or its answers did not pass, 128 plus the signal's number if interrupted.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from common.flags import Flag, Flags, Parser, add_flags, build
+from common.open_files import raise_open_file_limit
+from common.signals import Interrupted, Interrupts
+from common.source_commit import read_commit
+from common.tls import SecurityFiles
+from coordinator.transport.access import Access
+from tokenfleet.campaign.campaign_state import CampaignDir, CampaignState
+from tokenfleet.campaign.execution import BAD_INPUT, FAILED, Campaign, CampaignStopped
+from tokenfleet.campaign.group_workers import GroupWorkers, LocalWorkers, NodeWorkers, WorkerTimeouts
+from tokenfleet.campaign.phase_table import Phase, PhaseTable
+from tokenfleet.campaign.plan_file import CampaignPlan, NodeFlags, read_plan
+from tokenfleet.campaign.planned_runs import (
+    PlannedRun,
+    RunIdentity,
+    expected_duration_s,
+    plan_runs,
+    planned_samples,
+    rehearsal_conf,
+    rehearsal_conf_text,
+)
+from tokenfleet.campaign.preflight import refuse_files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CampaignConfig(Flags):
+    """Flags of the command."""
+
+    workers: Annotated[
+        tuple[str, ...],
+        Flag("addresses of the nodes, instead of those of the plan", metavar="HOST:PORT[,HOST:PORT...]"),
+    ] = ()
+    run_token_file: Annotated[
+        Path | None, Flag("file with the run token that the workers require, instead of the plan's")
+    ] = None
+    check: Annotated[bool, Flag("check the plan and its files, print the phases, and run nothing")] = False
+
+
+def main(argv: list[str]) -> int:
+    """Carry out a plan and return the exit code."""
+    raise_open_file_limit()
+    # Later signals are ignored: the clean-up after the first is bounded.
+    Interrupts(ignores_later=True)
+    try:
+        return _execute(argv)
+    except ValueError as error:
+        return _report(str(error), BAD_INPUT)
+    except CampaignStopped as error:
+        return _report(str(error), error.code)
+    except (OSError, TimeoutError) as error:
+        return _report(str(error), FAILED)
+    except Interrupted as interruption:
+        return _report(f"interrupted by {interruption}", interruption.exit_code)
+
+
+def _report(text: str, code: int) -> int:
+    sys.stderr.write(f"campaign: {text}\n")
+    return code
+
+
+def _execute(argv: list[str]) -> int:
+    parser = Parser(allow_abbrev=False, description=__doc__.split("\n\n")[0])
+    parser.add_argument("plan", type=Path, metavar="PLAN.toml", help="the plan, see docs/submission.md")
+    add_flags(parser, CampaignConfig)
+    values = parser.parse_args(argv)
+    config = build(CampaignConfig, values)
+    plan = read_plan(values.plan, NodeFlags(config.workers, config.run_token_file))
+    with CampaignDir(plan.campaign.output_dir) as directory:
+        _write_rehearsal_confs(plan)
+        runs = plan_runs(plan)
+        if refused := refuse_files(plan, runs):
+            return _refuse(plan, refused)
+        identities = {run: RunIdentity.of(run, run.read_inputs()) for run in runs}
+        table = _table(plan, runs)
+        if config.check:
+            table.close()
+            return 0
+        directory.keep()
+        return _run(plan, identities, table)
+
+
+def _refuse(plan: CampaignPlan, refused: list[str]) -> int:
+    for line in refused:
+        sys.stderr.write(f"campaign: {plan.path}: cannot be submitted: {line}\n")
+    return BAD_INPUT
+
+
+def _run(plan: CampaignPlan, identities: dict[PlannedRun, RunIdentity], table: PhaseTable) -> int:
+    state = CampaignState.open(plan, read_commit())
+    state.write()
+    workers = _workers(plan, state, next(iter(identities)))
+    try:
+        return Campaign(plan, identities, state, table, workers).execute()
+    finally:
+        workers.close()
+        table.close()
+
+
+def _workers(plan: CampaignPlan, state: CampaignState, run: PlannedRun) -> GroupWorkers:
+    config = run.config()
+    access = Access.read(SecurityFiles(config.tls_ca, config.tls_cert, config.tls_key, config.run_token_file))
+    patience = WorkerTimeouts(config.ready_timeout_s, plan.campaign.restart_timeout_s)
+    kind = LocalWorkers if plan.nodes is None else NodeWorkers
+    return kind(plan, state, access, patience)
+
+
+def _write_rehearsal_confs(plan: CampaignPlan) -> None:
+    if plan.rehearsal is None or plan.rehearsal.min_duration_s is None:
+        return
+    for scenario in plan.scenarios:
+        path = rehearsal_conf(plan, scenario)
+        partial = path.with_suffix(".partial")
+        partial.write_text(rehearsal_conf_text(plan, scenario), encoding="utf-8")
+        os.replace(partial, path)
+
+
+def _table(plan: CampaignPlan, runs: list[PlannedRun]) -> PhaseTable:
+    return PhaseTable(
+        [
+            Phase(run.name, run.group.name, planned_samples(plan, run), expected_duration_s(plan, run))
+            for run in runs
+        ]
+    )

@@ -1,0 +1,151 @@
+"""The directory of a campaign: its lock, and campaign.json with what happened so far.
+
+What a run achieved is in the run's own run.json; campaign.json is for people, and names the workers that a
+killed campaign left behind.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from common.bounded_file import parse_json, read_bounded
+from common.flags import FlagError
+from tokenfleet.campaign.plan_file import CampaignPlan
+
+STATE_NAME = "campaign.json"
+LOCK_NAME = "campaign.lock"
+LOG_FOLDER = "logs"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalProcess:
+    """A worker daemon on this machine; survives the campaign that started it."""
+
+    pid: int
+    start_ticks: int
+    """When it started, in ticks since boot: tells it from a later process with the same number."""
+    boot_id: str
+    port: int
+    argv: tuple[str, ...]
+    """Flags of the worker, without host and port."""
+    commit: str
+    """Of the source tree that it was started from."""
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignState:
+    """Content of campaign.json; every change is written before the method returns."""
+
+    path: Path
+    head: Mapping[str, object]
+    runs: dict[str, dict[str, object]] = field(default_factory=dict)
+    """Facts of each run by its name."""
+    served: dict[str, str] = field(default_factory=dict)
+    """Group for which each node was last restarted, by address."""
+    local: list[LocalProcess] = field(default_factory=list)
+    """The local worker, if one was started."""
+
+    @classmethod
+    def open(cls, plan: CampaignPlan, commit: str) -> "CampaignState":
+        """Take over what an earlier start of the campaign left."""
+        path = plan.campaign.output_dir / STATE_NAME
+        head = {
+            "format": FORMAT,
+            "plan": str(plan.path.absolute()),
+            "plan_sha256": plan.sha256,
+            "commit": commit,
+        }
+        state = cls(path, head)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            known: Any = parse_json(read_bounded(path))
+            state.served.update({str(key): str(value) for key, value in known["nodes"].items()})
+            state.local.extend(
+                LocalProcess(**{**found, "argv": tuple(found["argv"])}) for found in known["local_workers"]
+            )
+        return state
+
+    def note_run(self, name: str, **facts: object) -> None:
+        """Record facts about a run."""
+        self.runs.setdefault(name, {}).update(facts)
+        self.write()
+
+    def note_local(self, process: LocalProcess | None) -> None:
+        """Record the local worker, or that there is none."""
+        self.local[:] = [] if process is None else [process]
+        self.write()
+
+    def note_served(self, addresses: tuple[str, ...], group: str | None) -> None:
+        """Record the group whose flags nodes have; None while that is not known."""
+        for address in addresses:
+            self.served.pop(address, None)
+            if group is not None:
+                self.served[address] = group
+        self.write()
+
+    def write(self) -> None:
+        """Write the file whole or not at all."""
+        content = {
+            **self.head,
+            "written_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+            "runs": self.runs,
+            "nodes": self.served,
+            "local_workers": [dataclasses.asdict(process) for process in self.local],
+        }
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self.path)
+
+
+class CampaignDir:
+    """The output directory, locked; a context manager. Two campaigns never share one."""
+
+    def __init__(self, path: Path) -> None:
+        """Create the directory and lock it.
+
+        Raises:
+            FlagError: It cannot be written, or another campaign uses it.
+        """
+        self.path = path
+        try:
+            (path / LOG_FOLDER).mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = (path / LOCK_NAME).open("a")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FlagError("output-dir", f"{path} belongs to a campaign that has not ended") from error
+        except OSError as error:
+            raise FlagError("output-dir", f"{path}: {error.strerror}") from error
+
+        self._is_kept = (path / STATE_NAME).exists()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def keep(self) -> None:
+        """Leave the directory as it is at the end of the block."""
+        self._is_kept = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Unlock the directory; one that holds nothing is removed if the campaign was refused."""
+        self._lock.close()
+        if self._is_kept:
+            return
+        with contextlib.suppress(OSError):
+            for name in (path.name for path in self.path.glob("rehearsal-*.conf")):
+                (self.path / name).unlink()
+            (self.path / LOG_FOLDER).rmdir()
+            (self.path / LOCK_NAME).unlink()
+            self.path.rmdir()

@@ -1,0 +1,69 @@
+"""Which runs may stand together: equal engines within a scenario, equal weights and code over all."""
+
+from collections.abc import Mapping
+
+from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
+from tokenfleet.campaign.run_results import RunResult
+
+Results = Mapping[PlannedRun, RunResult]
+MAX_HASH_LEN = 16
+
+
+def rerun_reason(
+    result: RunResult, identity: RunIdentity, commit: str, *, is_strict: bool, takes_invalid: bool
+) -> str | None:
+    """Return why a run that exists does not count; None if it does.
+
+    Args:
+        result: What the run left.
+        identity: What the plan would run now.
+        commit: Of this source tree.
+        is_strict: Whether a deviation from a submission counts.
+        takes_invalid: Whether INVALID runs count, as in a rehearsal.
+    """
+    if not result.is_accepted and not (takes_invalid and result.is_complete):
+        return f"{result.outcome}: {result.reason}" if result.reason else result.outcome
+    if changed := result.identity.differences(identity):
+        return f"{', '.join(changed)} of the plan changed"
+    if result.commits - {"", commit}:
+        return f"code revision changed to {commit or 'unknown'}"
+    if is_strict and result.deviations:
+        return result.deviations[0]
+    return None
+
+
+def mixed(results: Results) -> list[tuple[PlannedRun, str]]:
+    """List the runs that may not stand together with the first one, and why.
+
+    Engine hashes must be equal within a scenario. Run hashes must be equal where sampling and budget are.
+    Weights and code must be equal over all runs.
+    """
+    found = []
+    first_of: dict[object, RunResult] = {}
+    for run, result in results.items():
+        facts = (
+            ("engine hash", run.scenario, result.engine_hashes),
+            ("run hash", (run.scenario, *map(str, result.identity.generation.items())), {result.spec_hash}),
+            ("model hash", "all", result.model_hashes),
+            ("code revision", "all", result.commits - {""}),
+        )
+        for name, scope, values in facts:
+            first = first_of.setdefault((name, scope), result)
+            known = _values_of(name, first)
+            if len(values) > 1 or values != known:
+                found.append((run, f"{name} {_listed(values)}, not {_listed(known)} as in {first.run_id}"))
+                break
+    return found
+
+
+def _values_of(name: str, result: RunResult) -> frozenset[str]:
+    return {
+        "engine hash": result.engine_hashes,
+        "run hash": frozenset([result.spec_hash]),
+        "model hash": result.model_hashes,
+        "code revision": result.commits - {""},
+    }[name]
+
+
+def _listed(values: frozenset[str] | set[str]) -> str:
+    return " and ".join(sorted(value[:MAX_HASH_LEN] for value in values)) or "unknown"

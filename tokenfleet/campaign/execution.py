@@ -1,0 +1,306 @@
+"""Carries out a plan: loads workers, runs what is due, grades it and lays out the tree."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from common.child_process import child_command, child_environment
+from common.signals import Interrupted
+from common.source_commit import read_commit
+from common.text import printable
+from coordinator.doctor.visits import Visit
+from sut.results.verdict import Outcome
+from tokenfleet.campaign.campaign_state import LOG_FOLDER, CampaignState
+from tokenfleet.campaign.consistency import mixed, rerun_reason
+from tokenfleet.campaign.grading_commands import describe_grade, grading_argv, read_grade
+from tokenfleet.campaign.group_workers import GroupWorkers, WorkersError
+from tokenfleet.campaign.phase_table import PhaseState, PhaseTable
+from tokenfleet.campaign.plan_file import CampaignPlan
+from tokenfleet.campaign.plan_groups import Group
+from tokenfleet.campaign.plan_settings import GradingTime
+from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
+from tokenfleet.campaign.preflight import refuse_workers
+from tokenfleet.campaign.run_results import RunResult, read_result, set_aside, wait_ended
+from tokenfleet.campaign.tree_command import is_half_moved, move_tree, prepare_scratch, tree_argv
+from tokenfleet.child import STOP_TIMEOUT_S, ChildProcess
+
+POLL_S = 0.2
+FAILED, BAD_INPUT, INVALID = 1, 2, 3
+MAX_LINE_LEN = 300
+_LOG_TAIL_BYTES = 1 << 16
+
+
+class CampaignStopped(Exception):
+    """The campaign cannot continue; runs that are done are kept for the next start."""
+
+    def __init__(self, reason: str, code: int) -> None:
+        """Compose the line and the exit code."""
+        super().__init__(reason)
+        self.code = code
+
+
+class Campaign:
+    """One start of a campaign."""
+
+    def __init__(
+        self,
+        plan: CampaignPlan,
+        identities: Mapping[PlannedRun, RunIdentity],
+        state: CampaignState,
+        table: PhaseTable,
+        workers: GroupWorkers,
+    ) -> None:
+        """Take a plan that nothing speaks against.
+
+        Args:
+            plan: What to run.
+            identities: The runs in their order, and what decides the result of each.
+            state: Is told what happens.
+            table: Shows it.
+            workers: Serve the runs.
+        """
+        self._plan = plan
+        self._identities = identities
+        self._state = state
+        self._table = table
+        self._workers = workers
+        self._results: dict[PlannedRun, RunResult] = {}
+
+    def execute(self) -> int:
+        """Run everything that is due; returns 0, or 3 if a run of a rehearsal is INVALID.
+
+        Raises:
+            CampaignStopped: A run failed too often, is INVALID, or cannot be submitted.
+            Interrupted: A signal arrived; the run in progress has been told to stop.
+        """
+        self._find_kept()
+        for group in self._plan.groups:
+            if any(run.group is group for run in self._due()):
+                self._run_group(group)
+        self._workers.close()
+        for run in self._identities:
+            self._grade(run)
+        self._check_mixed()
+        self._lay_out()
+        invalid = [run for run, result in self._results.items() if result.outcome == Outcome.INVALID]
+        return INVALID if invalid else 0
+
+    def _due(self) -> list[PlannedRun]:
+        return [run for run in self._identities if run not in self._results]
+
+    def _find_kept(self) -> None:
+        """Find the runs of earlier starts that count."""
+        for run in self._identities:
+            wait_ended(run)
+            result = read_result(run.run_dir, run.scenario, run.kind)
+            if result is None:
+                continue
+            reason = self._rerun_reason(run, result)
+            if reason is None and self._is_graded(run) and read_grade(run) is False:
+                reason = "its answers did not pass"
+            if reason is None:
+                self._results[run] = result
+                self._table.change(run.name, PhaseState.KEPT, describe(result), result.wall_s)
+            else:
+                self._run_anew(run, reason)
+        for run, reason in mixed(self._results):
+            self._run_anew(run, reason)
+
+    def _is_graded(self, run: PlannedRun) -> bool:
+        return grading_argv(self._plan, run) is not None
+
+    def _rerun_reason(self, run: PlannedRun, result: RunResult) -> str | None:
+        return rerun_reason(
+            result,
+            self._identities[run],
+            read_commit(),
+            is_strict=self._plan.is_strict,
+            takes_invalid=self._plan.submission is None,
+        )
+
+    def _run_anew(self, run: PlannedRun, reason: str) -> None:
+        self._results.pop(run, None)
+        self._table.say(f"{run.name} is run anew: {reason}")
+        self._table.change(run.name, PhaseState.WAITING)
+
+    def _run_group(self, group: Group) -> None:
+        """Run what is due of one group."""
+        visits = self._load(group)
+        self._drop_foreign(group, visits)
+        due = [run for run in self._due() if run.group is group]
+        if refused := refuse_workers(self._plan, due, visits):
+            for line in refused[1:]:
+                self._table.say(f"cannot be submitted: {line}")
+            raise CampaignStopped(f"cannot be submitted: {refused[0]}", BAD_INPUT)
+        for run in due:
+            self._run(run, visits)
+            if self._plan.campaign.grading is GradingTime.BETWEEN_RUNS:
+                self._grade(run)
+
+    def _drop_foreign(self, group: Group, visits: Sequence[Visit]) -> None:
+        """Run anew what other engines did in this group's scenarios; refuse other weights.
+
+        Raises:
+            CampaignStopped: Runs of another group have other weights.
+        """
+        infos = [visit.info for visit in visits if not visit.info.replicas]
+        hashes = frozenset(info.engine_hash for info in infos)
+        models = frozenset(info.model_hash for info in infos)
+        for run, result in list(self._results.items()):
+            if run.group is group and result.engine_hashes != hashes:
+                self._run_anew(run, "the workers have another engine hash")
+            elif result.model_hashes != models:
+                raise CampaignStopped(
+                    f"the workers of group {group.name} have other weights than those of {run.name}",
+                    BAD_INPUT,
+                )
+
+    def _load(self, group: Group) -> list[Visit]:
+        """Load the workers of a group, several times if need be.
+
+        Raises:
+            CampaignStopped: They do not serve.
+        """
+        due = [run for run in self._due() if run.group is group]
+        before = {run.name: PhaseState.WAITING for run in due}
+        self._table.change(due[0].name, PhaseState.LOADING)
+        for attempt in range(1, self._plan.campaign.max_attempts + 1):
+            try:
+                visits = self._workers.load(group)
+            except WorkersError as error:
+                self._table.say(f"group {group.name}, attempt {attempt}: {error}")
+                reason = str(error)
+            else:
+                self._table.change(due[0].name, before[due[0].name])
+                return visits
+        raise CampaignStopped(f"group {group.name}: {reason}", FAILED)
+
+    def _run(self, run: PlannedRun, visits: list[Visit]) -> None:
+        """Run once, and again after a failure.
+
+        Raises:
+            CampaignStopped: It failed too often, or is complete and does not count.
+        """
+        for attempt in range(1, self._plan.campaign.max_attempts + 1):
+            if attempt > 1:
+                visits = self._load(run.group)
+            wait_ended(run)
+            set_aside(run)
+            reason = self._attempt(run, attempt, visits)
+            if reason is None:
+                return
+            self._table.change(run.name, PhaseState.FAILED, reason)
+            self._table.say(f"{run.name}, attempt {attempt}: {reason}")
+        raise CampaignStopped(f"{run.name}: failed {attempt} times, last: {reason}", FAILED)
+
+    def _attempt(self, run: PlannedRun, attempt: int, visits: Sequence[Visit]) -> str | None:
+        """Run once; returns why it failed, None if it counts.
+
+        Raises:
+            CampaignStopped: Another attempt would end the same way.
+        """
+        heads = run.group.addresses or (visits[0].address,)
+        self._table.change(run.name, PhaseState.RUNNING, f"attempt {attempt}" if attempt > 1 else "")
+        self._state.note_run(run.name, state=PhaseState.RUNNING, attempts=attempt)
+        log = self._log(run.name)
+        code = self._execute(["run", *run.argv(heads)], log)
+        result = read_result(run.run_dir, run.scenario, run.kind)
+        if result is None or not result.is_complete:
+            reason = f"exit code {code}: {last_line(log)}" if result is None else result.reason
+            self._state.note_run(run.name, state=PhaseState.FAILED, reason=reason)
+            if code == BAD_INPUT and not self._workers.have_ended:
+                raise CampaignStopped(f"{run.name}: {reason}", BAD_INPUT)
+            return reason
+        why = self._rerun_reason(run, result)
+        if why is not None:
+            self._state.note_run(run.name, state=PhaseState.FAILED, reason=why)
+            self._table.change(run.name, PhaseState.FAILED, why, result.wall_s)
+            raise CampaignStopped(f"{run.name}: {why}", INVALID)
+        self._results[run] = result
+        self._state.note_run(
+            run.name, state=PhaseState.DONE, run_id=result.run_id, wall_s=result.wall_s, reason=""
+        )
+        self._table.change(run.name, PhaseState.DONE, describe(result), result.wall_s)
+        return None
+
+    def _grade(self, run: PlannedRun) -> None:
+        """Grade a run that has not been graded.
+
+        Raises:
+            CampaignStopped: The answers did not pass, or could not be graded.
+        """
+        argv = grading_argv(self._plan, run)
+        if argv is None:
+            return
+        took_s = self._results[run].wall_s
+        if read_grade(run) is None:
+            self._table.change(run.name, PhaseState.GRADING)
+            log = self._log(f"{run.name} grading")
+            code = self._execute(argv, log)
+            if read_grade(run) is None:
+                self._table.change(run.name, PhaseState.FAILED, "not graded", took_s)
+                raise CampaignStopped(
+                    f"{run.name}: not graded, exit code {code}: {last_line(log)} ({log})", FAILED
+                )
+        score = describe_grade(run)
+        self._state.note_run(run.name, score=score)
+        if read_grade(run) is False:
+            self._table.change(run.name, PhaseState.FAILED, f"did not pass: {score}", took_s)
+            raise CampaignStopped(f"{run.name}: the answers did not pass: {score}", INVALID)
+        self._table.change(run.name, PhaseState.DONE, score, took_s)
+
+    def _check_mixed(self) -> None:
+        for run, reason in mixed(self._results):
+            raise CampaignStopped(f"{run.name}: {reason}", FAILED)
+
+    def _lay_out(self) -> None:
+        """Lay out the tree.
+
+        Raises:
+            CampaignStopped: It was refused; the reasons are in the log.
+        """
+        if self._plan.submission is None:
+            return
+        if not is_half_moved(self._plan):
+            prepare_scratch(self._plan)
+            log = self._log("submission")
+            code = self._execute(tree_argv(self._plan), log)
+            if code:
+                raise CampaignStopped(f"no tree, exit code {code}: {last_line(log)} ({log})", code)
+        move_tree(self._plan)
+        self._table.say(f"tree: {self._plan.submission.tree.absolute()}")
+
+    def _log(self, name: str) -> Path:
+        return self._plan.campaign.output_dir / LOG_FOLDER / f"{name.replace(' ', '-')}.log"
+
+    def _execute(self, argv: list[str], log: Path) -> int:
+        """Run a `tokenfleet` command to its end, and tend the workers meanwhile; returns its exit code."""
+        with (
+            log.open("ab") as output,
+            ChildProcess(child_command("tokenfleet", argv), child_environment(os.environ), output) as child,
+        ):
+            try:
+                while (code := child.poll()) is None:
+                    self._workers.tend()
+                    self._table.tick()
+                    time.sleep(POLL_S)
+            except Interrupted as interruption:
+                child.send_signal(interruption.signum)
+                child.wait(STOP_TIMEOUT_S)
+                raise
+        return code
+
+
+def describe(result: RunResult) -> str:
+    """Return outcome and rate of a run for the table."""
+    rate = "" if result.tokens_per_s is None else f", {result.tokens_per_s:,.1f} tokens/s"
+    return f"{result.outcome}{rate}"
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log."""
+    with log.open("rb") as file:
+        file.seek(max(os.fstat(file.fileno()).st_size - _LOG_TAIL_BYTES, 0))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return printable((lines or ["no output"])[-1], MAX_LINE_LEN)

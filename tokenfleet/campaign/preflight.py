@@ -1,0 +1,167 @@
+"""Refuses, before the first run, what could not be run or submitted."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from common.child_process import child_command, child_environment
+from common.source_commit import read_commit
+from common.text import printable
+from coordinator.doctor.command import INPUTS_ONLY_FLAG, examine, parse
+from coordinator.doctor.findings import DEVIATION, Level
+from coordinator.doctor.visits import Visit
+from sut.benchmark import BENCHMARK
+from sut.settings import Scenario
+from tokenfleet.campaign.plan_file import CampaignPlan
+from tokenfleet.campaign.plan_groups import Group
+from tokenfleet.campaign.planned_runs import PlannedRun
+from tokenfleet.campaign.tree_command import check_submission
+
+MODEL_LEN = BENCHMARK.max_prompt_len + BENCHMARK.accuracy_max_new_tokens.value
+"""Tokens that the longest prompt and the longest answer have together."""
+FLAGS_TIMEOUT_S = 180.0
+MAX_LINE_LEN = 300
+_SPECULATIVE = ("speculative-config", "spec-method", "spec-model")
+# The doctor refuses the directory of a run that exists, and a campaign moves it aside.
+_ELSEWHERE = ".not-created"
+
+
+def refuse_files(plan: CampaignPlan, runs: Iterable[PlannedRun]) -> list[str]:
+    """Check the plan and the files of all runs; nothing is written.
+
+    Returns:
+        What could not be submitted, if it is known already and the plan does not allow it.
+
+    Raises:
+        FlagError: Something that no run or no grading can do without.
+    """
+    check_submission(plan)
+    _check_grading_files(plan)
+    _check_restarts(plan)
+    found = [line for group in plan.groups for line in _worker_flag_deviations(plan, group)]
+    if read_commit().endswith("-dirty"):
+        found.append(f"the source tree differs from its commit {read_commit()}: commit the changes")
+    for run in runs:
+        found += _examine(plan, run, [INPUTS_ONLY_FLAG], [])
+    return list(dict.fromkeys(found)) if plan.is_strict else []
+
+
+def refuse_workers(plan: CampaignPlan, runs: Iterable[PlannedRun], visits: list[Visit]) -> list[str]:
+    """Check the workers of a group before its first run.
+
+    Args:
+        plan: The plan.
+        runs: The runs of the group that are due.
+        visits: The workers' answers.
+
+    Returns:
+        What could not be submitted, if the plan does not allow it.
+
+    Raises:
+        FlagError: Something that no run can do without.
+    """
+    found = []
+    addresses = tuple(visit.address for visit in visits)
+    for visit in visits:
+        info = visit.info
+        if not info.replicas and info.max_model_len < MODEL_LEN:
+            found.append(_model_len_deviation(visit.address, info.max_model_len))
+        if visit.host is not None and visit.host.commit not in ("", read_commit()):
+            commit = printable(visit.host.commit, MAX_LINE_LEN)
+            found.append(f"{visit.address}: code revision {commit}, here {read_commit() or 'unknown'}")
+    for run in runs:
+        found += _examine(plan, run, [f"--workers={','.join(addresses)}"], visits)
+    return list(dict.fromkeys(found)) if plan.is_strict else []
+
+
+def _examine(plan: CampaignPlan, run: PlannedRun, places: list[str], visits: list[Visit]) -> list[str]:
+    """Make the doctor's checks of one run; returns its deviations from a submission."""
+    elsewhere = f"--output-dir={run.output_dir / _ELSEWHERE}"
+    order = parse([*run.flags, elsewhere, *places])
+    rows, _ = examine(order, visits)
+    for row in rows:
+        if row.level is Level.FAIL:
+            raise plan.error(run.name, f"{row.group}, {row.check}: {printable(row.seen, MAX_LINE_LEN)}")
+    return [f"{run.name}: {row.seen}" for row in rows if row.check == DEVIATION and row.level is Level.WARN]
+
+
+def _check_grading_files(plan: CampaignPlan) -> None:
+    """Require what grading needs at the end of hours of runs."""
+    if plan.submission is None:
+        return
+    if not (plan.data.tokenizer / "tokenizer.json").is_file():
+        raise plan.error("[data] tokenizer", f"{plan.data.tokenizer} holds no tokenizer.json")
+    tests = plan.data.lcb_tests
+    if tests is None:
+        raise plan.error("[data] lcb-tests", "missing; the programs of the accuracy runs need it")
+    if not tests.exists():
+        raise plan.error("[data] lcb-tests", f"{tests} does not exist")
+
+
+def _check_restarts(plan: CampaignPlan) -> None:
+    """Require a way to restart nodes that serve several groups."""
+    named = [address for group in plan.groups for address in group.addresses]
+    if plan.nodes is None or plan.nodes.restart_command or len(set(named)) == len(named):
+        return
+    if not sys.stdin.isatty():
+        reason = "missing; several groups share nodes, and there is no terminal to ask for their restart"
+        raise plan.error("[nodes] restart-command", reason)
+
+
+def _worker_flag_deviations(plan: CampaignPlan, group: Group) -> list[str]:
+    """Check the flags of a local worker as the worker reads them."""
+    if group.worker_flags is None:
+        return []
+    table = _resolve_flags(plan, group)
+    place = f"group {group.name}"
+    found = []
+    if table.get("engine") != "vllm":
+        found.append(f"{place}: engine is {table.get('engine')}, not vllm")
+    if (length := table.get("max-model-len")) is not None and int(length) < MODEL_LEN:
+        found.append(_model_len_deviation(place, int(length)))
+    slow = [scenario for scenario in group.scenarios if scenario is not Scenario.INTERACTIVE]
+    found += [
+        f"{place}: {name} is set in {slow[0]}, only interactive allows it"
+        for name in _SPECULATIVE
+        if name in table and slow
+    ]
+    if table.get("enable-prefix-caching"):
+        found.append(f"{place}: enable-prefix-caching: the KV cache may not be used across queries")
+    if table.get("load-format") == "dummy":
+        found.append(f"{place}: load-format is dummy: the weights are random")
+    return found
+
+
+def _model_len_deviation(place: str, length: int) -> str:
+    return (
+        f"{place}: max-model-len is {length:,}, below {MODEL_LEN:,}: the longest prompt has "
+        f"{BENCHMARK.max_prompt_len:,} tokens, the longest answer {BENCHMARK.accuracy_max_new_tokens.value:,}"
+    )
+
+
+def _resolve_flags(plan: CampaignPlan, group: Group) -> Mapping[str, Any]:
+    """Return the flags of a local worker, with its preset and its defaults, by name.
+
+    Raises:
+        PlanError: The worker would refuse them.
+    """
+    assert group.worker_flags is not None
+    command = child_command("worker", [*group.worker_flags, "--print-config"])
+    done = subprocess.run(
+        command,
+        env=child_environment(os.environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=FLAGS_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        raise plan.error(f"[worker], group {group.name}", printable(lines[-1], MAX_LINE_LEN))
+    table: Mapping[str, Any] = tomllib.loads(done.stdout)["worker"]
+    return table

@@ -1,0 +1,152 @@
+"""Reads what a run left in its directory, and decides whether it counts for the campaign."""
+
+import fcntl
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.bounded_file import parse_json, read_bounded
+from common.text import printable
+from sut.results.submission.recorded_runs import RunKind
+from sut.results.verdict import Outcome
+from sut.settings import Scenario
+from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity, decisive_conf
+
+MAX_RECORD_BYTES = 1 << 28
+MAX_TEXT_LEN = 300
+# A coordinator that was told to stop ends within its own bounds, which are shorter.
+END_TIMEOUT_S = 180.0
+POLL_S = 0.2
+ASIDE = "superseded"
+"""Directory of runs that do not count any more."""
+_RATES = ("result_tokens_per_second", "result_completed_tokens_per_second")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """A run's record, as far as the campaign needs it."""
+
+    run_id: str
+    outcome: str
+    reason: str
+    deviations: tuple[str, ...]
+    identity: RunIdentity
+    engine_hashes: frozenset[str]
+    """Of every stream of every worker."""
+    model_hashes: frozenset[str]
+    commits: frozenset[str]
+    """Of the source trees of coordinator and workers; an installed package has the empty text."""
+    spec_hash: str
+    wall_s: float
+    tokens_per_s: float | None
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether LoadGen and all checks accept it; grading may still be due."""
+        return self.outcome in (Outcome.VALID, Outcome.NOT_GRADED)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether LoadGen's test ended, whatever the checks say."""
+        return self.is_accepted or self.outcome == Outcome.INVALID
+
+
+def read_result(run_dir: Path, scenario: Scenario, kind: RunKind) -> RunResult | None:
+    """Read a run's directory; None if it holds no record that a run has written."""
+    try:
+        record = parse_json(read_bounded(run_dir / "run.json", MAX_RECORD_BYTES))
+        return _to_result(run_dir, record, scenario, kind)  # type: ignore[arg-type]  # KeyError if it differs
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _to_result(run_dir: Path, record: Mapping[str, Any], scenario: Scenario, kind: RunKind) -> RunResult:
+    verdict, workers = record["verdict"], (record["summary"] or {}).get("workers", [])
+    infos = [info for worker in workers for info in worker["stream_infos"]]
+    hosts = [host for worker in workers for host in worker["hosts"]]
+    audit = run_dir / "audit.config"
+    conf = read_bounded(run_dir / "user.conf").decode()
+    identity = RunIdentity(
+        str(record["dataset"]["sha256"]),
+        dict(record["generation"]),
+        decisive_conf(scenario, kind, conf),
+        read_bounded(audit).decode() if audit.exists() else None,
+    )
+    figures = record["loadgen"]
+    return RunResult(
+        run_id=printable(str(record["run_id"]), MAX_TEXT_LEN),
+        outcome=printable(str(verdict["outcome"]), MAX_TEXT_LEN),
+        reason=printable(str(verdict["reason"]), MAX_TEXT_LEN),
+        deviations=tuple(printable(str(text), MAX_TEXT_LEN) for text in verdict["deviations"]),
+        identity=identity,
+        engine_hashes=frozenset(str(info["engine_hash"]) for info in infos),
+        model_hashes=frozenset(str(info["model_hash"]) for info in infos),
+        commits=frozenset(
+            [str(record["versions"].get("commit", "")), *(str(host["commit"]) for host in hosts)]
+        ),
+        spec_hash=str(record["spec_hash"]),
+        wall_s=float(record["wall_s"]),
+        tokens_per_s=next((float(figures[key]) for key in _RATES if key in figures), None),
+    )
+
+
+def wait_ended(run: PlannedRun, timeout_s: float = END_TIMEOUT_S) -> None:
+    """Wait until no coordinator of an earlier campaign uses the run's directory, and remove unbegun ones.
+
+    A campaign that is killed takes its coordinator along, which needs some seconds to end.
+
+    Raises:
+        TimeoutError: It has not ended in time.
+    """
+    for place in [run.run_dir, *_hidden_dirs(run)]:
+        deadline_s = time.monotonic() + timeout_s
+        while _is_locked(place):
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"{place} belongs to a run that has not ended in {timeout_s:g} s")
+            time.sleep(POLL_S)
+    for place in _hidden_dirs(run):
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _hidden_dirs(run: PlannedRun) -> list[Path]:
+    """List directories of runs that were killed before they began."""
+    name = re.compile(rf"\.{re.escape(run.run_dir.name)}\.[0-9a-f]{{8}}\.(new|old)")
+    parent = run.run_dir.parent
+    return [path for path in parent.iterdir() if name.fullmatch(path.name)] if parent.is_dir() else []
+
+
+def _is_locked(run_dir: Path) -> bool:
+    """Return whether a run holds its user.conf."""
+    try:
+        with (run_dir / "user.conf").open("r+") as conf:
+            fcntl.flock(conf, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return False
+
+
+def set_aside(run: PlannedRun) -> Path | None:
+    """Move the run's directory out of the way, whatever it holds; returns its new place.
+
+    Nothing of it is ever read again by this program.
+    """
+    if not run.run_dir.exists():
+        return None
+    folder = run.output_dir / ASIDE
+    folder.mkdir(exist_ok=True)
+    place = next(path for path in _numbered(folder, run) if not path.exists())
+    run.run_dir.rename(place)
+    return place
+
+
+def _numbered(folder: Path, run: PlannedRun) -> Iterator[Path]:
+    number = 1
+    while True:
+        yield folder / f"{run.scenario}-{run.kind}-{number}"
+        number += 1
