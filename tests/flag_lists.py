@@ -11,6 +11,7 @@ from common.flags import Declared, Flags, declared, default_values
 from coordinator.config import RunConfig
 from coordinator.doctor.command import DoctorConfig
 from sut.results.accuracy.config import AccuracyConfig
+from tokenfleet.network.sut_program import NetworkSutConfig
 from tokenfleet.qualify.first_contact import QualifyConfig
 from tokenfleet.qualify.reference_program import ReferenceConfig
 from worker.config import ModelConfig, WorkerConfig
@@ -24,6 +25,7 @@ LISTS: dict[str, tuple[type[Flags], ...]] = {
     "coordinator": (RunConfig,),
     "doctor": (DoctorConfig,),
     "accuracy": (AccuracyConfig,),
+    "network": (NetworkSutConfig,),
     "qualify": (QualifyConfig,),
     "reference": (ReferenceConfig,),
     "worker": (ModelConfig, WorkerConfig),

@@ -11,7 +11,8 @@ from tests.forked import end_of
 from tokenfleet.cli import SUBCOMMANDS, main
 
 NAMES = (
-    "worker, run, doctor, probe, checkpoint-hash, local, accuracy, submission, campaign, qualify, synthetic"
+    "worker, run, doctor, probe, checkpoint-hash, local, accuracy, submission, campaign, qualify, "
+    "network-sut, synthetic"
 )
 
 
