@@ -88,7 +88,10 @@ class RunConfig(Flags):
     ] = False
     tokenizer: Annotated[
         Path | None,
-        Flag("directory with the model's tokenizer.json: scores an accuracy run at its end", metavar="DIR"),
+        Flag(
+            "directory with the model's tokenizer.json: scores an accuracy run or TEST07 at its end",
+            metavar="DIR",
+        ),
     ] = None
     lcb_tests: Annotated[
         Path | None, Flag("tests of the LiveCodeBench questions, to score an accuracy run; needs --tokenizer")
@@ -207,11 +210,6 @@ class RunConfig(Flags):
         """The effective policy. Default: fail; report in accuracy mode, where queries may wait for hours."""
         default = OverduePolicy.REPORT if self.accuracy else OverduePolicy.FAIL
         return self.on_overdue_query or default
-
-    @property
-    def scores_accuracy(self) -> bool:
-        """Whether the answers are scored at the end of the run."""
-        return self.accuracy and self.tokenizer is not None
 
     def run_dir(self, test: ComplianceTest | None) -> Path:
         """Return the directory of this run's files.

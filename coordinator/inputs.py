@@ -72,7 +72,7 @@ def _check_data(config: RunConfig, test: ComplianceTest | None, data: Dataset) -
     """Check that the data set is that of the compliance test, and that the answers can be graded."""
     if test is not None:
         data_rules.check_test_data(test, data)
-    if config.accuracy:
+    if config.accuracy or (test is not None and test.mean_answer_len is None):
         _check_scoring(config, data)
     if config.ungraded:
         return
@@ -83,7 +83,7 @@ def _check_data(config: RunConfig, test: ComplianceTest | None, data: Dataset) -
 
 
 def _check_scoring(config: RunConfig, data: Dataset) -> None:
-    """Check what an accuracy run is scored with."""
+    """Check what an accuracy run or TEST07 is scored with."""
     if config.tokenizer is None:
         if config.lcb_tests is not None:
             raise FlagError("--lcb-tests", "needs --tokenizer, without which the run is not scored")

@@ -68,7 +68,8 @@ def run(config: RunConfig) -> int:
 
     Raises:
         ValueError: Bad input: a flag, a file, or workers that cannot serve this run. Nothing is left behind.
-        Interrupted: A signal arrived before the run had begun. Nothing is left behind.
+        Interrupted: A signal arrived before the run had begun, and nothing is left behind; or while answers
+            were being scored, and run.json says NOT_GRADED.
 
     Thread: main.
     """
@@ -103,7 +104,7 @@ def run(config: RunConfig) -> int:
             )
             record = execution.execute()
         # The workers are free: scoring may take hours.
-        record = RunGrading(config, run_dir, files, interrupts).grade(record)
+        record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
     _show(record, SHOW_TIMEOUT_S)
     return verdict.exit_code(record.verdict.outcome)
 

@@ -103,8 +103,11 @@ class TokenColumns(NamedTuple):
     """When the engine returned the tokens, worker's monotonic clock; for merged steps see worker.proto."""
 
 
-class TokenRules:
-    """Checks which token ids a frame may hold and where: a stop id only as the last token of an answer."""
+class AnswerRules:
+    """Checks which token ids answers hold and how they end: a stop id is the last token and nothing else is.
+
+    Each answer is checked as a whole when it ends, before LoadGen gets it; a check of every frame costs more.
+    """
 
     def __init__(self, vocab_size: int, stop_token_ids: Sequence[int]) -> None:
         """Create the rules of a run.
@@ -113,71 +116,67 @@ class TokenRules:
             vocab_size: Token ids are below it.
             stop_token_ids: Ids that end an answer, each below `vocab_size`.
         """
+        self._vocab_size = vocab_size
+        self._stop_ids = frozenset(stop_token_ids)
         self._is_stop_id = np.zeros(vocab_size, np.uint8)
         self._is_stop_id[list(stop_token_ids)] = 1
 
-    def check(self, columns: TokenColumns) -> None:
-        """Check the tokens of a frame whose columns are valid in themselves.
-
-        One lookup in a table checks the vocabulary and finds the stop ids.
+    def check_first(self, token: int) -> None:
+        """Check the first token, without a sign, of an answer that goes on: LoadGen is told it at once.
 
         Raises:
-            FrameError: An id outside the vocabulary, a stop id that does not end an answer, or an answer that
-                ends with STOP on another token.
+            FrameError: It is a stop id, or outside the vocabulary.
         """
-        try:
-            marks = self._is_stop_id.take(columns.tokens.view(np.uint32)).tobytes()
-        except IndexError:
-            raise FrameError(f"a token id outside the vocabulary of {len(self._is_stop_id)}") from None
-        num_ends = _match_ends(columns, marks) if len(columns.finished_rows) else 0
-        if marks.count(1) != num_ends:
-            raise FrameError("a stop id inside an answer, or without the end of the answer")
+        if token >= self._vocab_size:
+            raise self._outside()
+        if token in self._stop_ids:
+            raise FrameError("an answer begins with a stop id and does not end")
 
+    def check_end(self, answer: NDArray[np.uint32], reason: int, budget: int) -> None:
+        """Check an answer that ends.
 
-def _match_ends(columns: TokenColumns, marks: bytes) -> int:
-    """Count the rows that end on a stop id; a row that ends without a new token is not looked at.
+        An answer may also end without any token, which LoadGen counts as an error.
 
-    A frame ends few requests: single items are faster than an index of few rows.
+        Args:
+            answer: (N,) all its tokens; without a sign, so that negative ids are outside the vocabulary.
+            reason: A value of pb.FinishReason.
+            budget: Longest answer, in tokens.
 
-    Args:
-        columns: The frame.
-        marks: (T,) 1 for each token that is a stop id.
-
-    Raises:
-        FrameError: A row ends with STOP on another token.
-    """
-    counts, num_ends = columns.counts, 0
-    ends = None if counts is None else counts.cumsum()
-    for row, reason in zip(columns.finished_rows.tolist(), columns.finish_reasons.tolist(), strict=True):
-        if counts is not None and ends is not None and not counts.item(row):
-            continue
-        if marks[row if ends is None else ends.item(row) - 1]:
-            num_ends += 1
-        elif reason == _STOP:
-            raise FrameError("an answer ends with STOP, but its last token is no stop id")
-    return num_ends
-
-
-def check_ends(reasons: list[int], num_new: list[int], num_tokens: list[int], budget: int) -> None:
-    """Check ends of answers: LENGTH at the budget, STOP with the frame that brings the stop id.
-
-    TokenRules checks that the token is a stop id. An answer may also end without any token, which LoadGen
-    counts as an error.
-
-    Args:
-        reasons: (F,) values of pb.FinishReason.
-        num_new: (F,) tokens of each answer in this frame.
-        num_tokens: (F,) all tokens of each answer.
-        budget: Longest answer, in tokens.
-
-    Raises:
-        FrameError: Names the reason and the number of tokens.
-    """
-    for reason, new, num in zip(reasons, num_new, num_tokens, strict=True):
+        Raises:
+            FrameError: LENGTH below the budget, STOP without a stop id at the end, a stop id that is not the
+                last token, or an id outside the vocabulary.
+        """
+        num = len(answer)
         if reason == _LENGTH and num < budget:
             raise FrameError(f"an answer ends with LENGTH at {num} of {budget} tokens")
-        if reason == _STOP and num and not new:
-            raise FrameError("an answer ends with STOP after its tokens")
+        if not num:
+            return
+        try:
+            first_stop = self._is_stop_id.take(answer).tobytes().find(1)
+        except IndexError:
+            raise self._outside() from None
+        if reason == _STOP and first_stop < 0:
+            raise FrameError("an answer ends with STOP, but its last token is no stop id")
+        if 0 <= first_stop < num - 1:
+            raise FrameError("an answer has tokens after a stop id")
+
+    def valid_lens(self, counts: NDArray[np.int64], tokens: TokenIds) -> NDArray[np.int64]:
+        """Return how many tokens, (R,), each answer has before a stop id or an id outside the vocabulary.
+
+        Args:
+            counts: (R,) tokens of each answer, none of which has ended.
+            tokens: (T,) the answers, concatenated.
+        """
+        ids = tokens.view(np.uint32)
+        marked = np.flatnonzero(self._is_stop_id.take(ids, mode="clip") | (ids >= self._vocab_size))
+        ends = counts.cumsum()
+        rows, firsts = np.unique(np.searchsorted(ends, marked, side="right"), return_index=True)
+        lens = counts.copy()
+        lens[rows] = marked[firsts] - (ends - counts)[rows]
+        return lens
+
+    def _outside(self) -> FrameError:
+        return FrameError(f"a token id outside the vocabulary of {self._vocab_size}")
 
 
 def slots_of(requests: RequestNames) -> NDArray[np.int64]:

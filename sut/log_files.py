@@ -16,9 +16,12 @@ NAMES = (SUMMARY, DETAIL, ACCURACY, "mlperf_log_trace.json")
 ACCURACY_TEXT = "accuracy.txt"
 ACCURACY_REPORT = "accuracy.json"
 GRADING_LOG = "grading.jsonl"
+COMPLIANCE_REPORT = "compliance.json"
+VERIFIED_ACCURACY = "verify_accuracy.txt"
+VERIFIED_LENGTH = "verify_output_len.txt"
 EVALUATION_NAMES = (
     *(ACCURACY_TEXT, ACCURACY_REPORT, GRADING_LOG),
-    *("verify_accuracy.txt", "verify_output_len.txt", "compliance.json"),
+    *(COMPLIANCE_REPORT, VERIFIED_ACCURACY, VERIFIED_LENGTH),
 )
 """Files that scoring and compliance tests write beside the logs after a run."""
 REJECTED_PREFIX = "rejected_"

@@ -122,8 +122,8 @@ def _write_files(directory: Path, spec: BenchmarkSpec) -> None:
     all_answers = [*answers, *(row.answer for row in rows)]
     table = pa.table({"input_tokens": _lists(all_prompts), "output_tokens": _lists(all_answers)})
     pq.write_table(table, directory / ANSWERS_FILE)
-    tests = [code_tests(number)._asdict() for number in range(_num_questions(LIVECODEBENCH))]
-    (directory / TESTS_FILE).write_text("".join(f"{json.dumps(test)}\n" for test in tests))
+    tests = [f"{code_tests(number)}\n" for number in range(_num_questions(LIVECODEBENCH))]
+    (directory / TESTS_FILE).write_text("".join(tests))
     (directory / TOKENIZER_DIR).mkdir()
     write_tokenizer(directory / TOKENIZER_DIR)
     (directory / EXPECTED_FILE).write_text(json.dumps(expected_scores(rows), indent=2) + "\n")

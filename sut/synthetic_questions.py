@@ -1,5 +1,6 @@
 """Questions of the accuracy data, made up so that right and wrong answers to them are known."""
 
+import json
 from typing import NamedTuple
 
 from sut.benchmark import BENCHMARK
@@ -8,7 +9,7 @@ AIME, GPQA, LIVECODEBENCH = BENCHMARK.dataset_names
 _LETTERS = "ABCD"
 
 
-class Question(NamedTuple):
+class SyntheticQuestion(NamedTuple):
     """One question, its ground truth and the final messages of a right and of a wrong answer."""
 
     dataset: str
@@ -18,15 +19,7 @@ class Question(NamedTuple):
     wrong: str
 
 
-class CodeTests(NamedTuple):
-    """Tests of a question of LIVECODEBENCH: standard inputs and the outputs that they need."""
-
-    question_id: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-def question(dataset: str, number: int) -> Question:
+def question(dataset: str, number: int) -> SyntheticQuestion:
     """Make up a question.
 
     Args:
@@ -35,22 +28,23 @@ def question(dataset: str, number: int) -> Question:
     """
     if dataset == AIME:
         truth = number * 37 % 1000
-        text = f"Question {number}: what is {number} times 37, modulo 1000?"
-        return Question(dataset, text, str(truth), _boxed(truth), _boxed((truth + 1) % 1000))
+        text = f"SyntheticQuestion {number}: what is {number} times 37, modulo 1000?"
+        return SyntheticQuestion(dataset, text, str(truth), _boxed(truth), _boxed((truth + 1) % 1000))
     if dataset == GPQA:
         right, wrong = _LETTERS[number % 4], _LETTERS[(number + 1) % 4]
-        text = f"Question {number}: which letter is number {number % 4} of A, B, C, D, counted from 0?"
-        return Question(dataset, text, right, f"Answer: {right}", f"Answer: {wrong}")
+        text = (
+            f"SyntheticQuestion {number}: which letter is number {number % 4} of A, B, C, D, counted from 0?"
+        )
+        return SyntheticQuestion(dataset, text, right, f"Answer: {right}", f"Answer: {wrong}")
     factor = _factor(number)
-    text = f"Question {number}: read an integer and print it times {factor}."
-    return Question(dataset, text, _question_id(number), _program(factor), _program(factor + 1))
+    text = f"SyntheticQuestion {number}: read an integer and print it times {factor}."
+    return SyntheticQuestion(dataset, text, _question_id(number), _program(factor), _program(factor + 1))
 
 
-def code_tests(number: int) -> CodeTests:
-    """Return the tests of a question of LIVECODEBENCH."""
-    inputs = (1, 7, -3)
-    outputs = tuple(f"{value * _factor(number)}\n" for value in inputs)
-    return CodeTests(_question_id(number), tuple(f"{value}\n" for value in inputs), outputs)
+def code_tests(number: int) -> str:
+    """Return the line of a question of LIVECODEBENCH in a file of tests: docs/accuracy.md has the format."""
+    tests = [{"input": f"{value}\n", "output": f"{value * _factor(number)}\n"} for value in (1, 7, -3)]
+    return json.dumps({"question_id": _question_id(number), "fn_name": None, "tests": tests})
 
 
 def _boxed(value: int) -> str:

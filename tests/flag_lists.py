@@ -11,6 +11,7 @@ from common.flags import Declared, Flags, declared, default_values
 from coordinator.config import RunConfig
 from coordinator.doctor.command import DoctorConfig
 from sut.results.accuracy.config import AccuracyConfig
+from sut.results.compliance.config import ComplianceConfig
 from tokenfleet.network.sut_program import NetworkSutConfig
 from tokenfleet.qualify.first_contact import QualifyConfig
 from tokenfleet.qualify.reference_program import ReferenceConfig
@@ -25,6 +26,7 @@ LISTS: dict[str, tuple[type[Flags], ...]] = {
     "coordinator": (RunConfig,),
     "doctor": (DoctorConfig,),
     "accuracy": (AccuracyConfig,),
+    "compliance": (ComplianceConfig,),
     "qualify": (QualifyConfig,),
     "reference": (ReferenceConfig,),
     "network": (NetworkSutConfig,),

@@ -64,6 +64,12 @@ def _accuracy(argv: list[str]) -> int:
     return main(argv)
 
 
+def _compliance(argv: list[str]) -> int:
+    from sut.results.compliance.__main__ import main
+
+    return main(argv)
+
+
 def _submission(argv: list[str]) -> int:
     from sut.results.submission.submission_command import main
 
@@ -109,6 +115,7 @@ SUBCOMMANDS = {
     "checkpoint-hash": Subcommand(_checkpoint_hash, "hash a checkpoint's weights completely, once"),
     "local": Subcommand(_local, "start workers on this machine, run LoadGen against them, stop them"),
     "accuracy": Subcommand(_accuracy, "score an accuracy log as the official evaluator does"),
+    "compliance": Subcommand(_compliance, "decide TEST07 or TEST09 of a run that exists"),
     "submission": Subcommand(_submission, "check the runs of a submission and lay out its tree"),
     "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
     "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),

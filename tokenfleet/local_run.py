@@ -68,7 +68,7 @@ def parse(argv: list[str]) -> LocalConfig:
     file, table = config_file.read(argv, "worker")
     backend = os.environ.get("MLPERF_BACKEND") or str(table.get("engine", "vllm"))
     model = str(table.get("model", BENCHMARK.repository))
-    parser.add_argument("--backend", default=backend, help="vllm or counting")
+    parser.add_argument("--backend", default=backend, help="vllm, counting or replay")
     parser.add_argument("--model", default=model, help="checkpoint directory, or a cached Hugging Face name")
     parser.add_argument("--replicas", type=int, default=table.get("replicas", 1), help="number of engines")
     parser.add_argument("--scenario", nargs="+", type=one_of(Scenario), help="scenarios, in this order")
@@ -108,8 +108,8 @@ def _check(own: argparse.Namespace) -> None:
     backend, model = own.backend, own.model
     if backend == "vllm":
         check_installed()
-    elif backend != "counting":
-        raise FlagError("--backend", f"{backend!r} is neither vllm nor counting")
+    elif backend not in ("counting", "replay"):
+        raise FlagError("--backend", f"{backend!r} is neither vllm nor counting nor replay")
     if backend == "vllm" and find_checkpoint(model) is None:
         reason = (
             f"{model} is neither a directory nor in the Hugging Face cache; "

@@ -1,8 +1,8 @@
 """`python -m bench.replay`: the cost of the checks of ends and answers, as a share of the coordinator's CPU.
 
 One process gives each frame of a recorded stream to two schedulers, one with the checks and one without, and
-times both; in turns with that it reads the stream over gRPC, which is the whole. LoadGen's time is not in
-it, so the share of a real coordinator is smaller than the printed one.
+times both; in turns with that it reads the stream and sends the prompts over gRPC, which is the whole.
+LoadGen's time is not in it, so the share of a real coordinator is smaller than the printed one.
 """
 
 import argparse
@@ -16,11 +16,10 @@ from typing import cast
 
 import numpy as np
 
-from bench.replay.recording import VOCAB_SIZE, Load, Replay, record
+from bench.replay.recording import VOCAB_SIZE, Load, Replay, SubmittedPrompts, record, take
 from bench.replay.sender import sending
-from coordinator.scheduling import request_table
 from protos import worker_pb2 as pb
-from protos.columns import FrameError, TokenColumns, TokenRules, check_ends, unpack_tokens
+from protos.columns import FrameError, TokenIds, unpack_tokens
 
 LOADS = {
     "held": Load(834, 417, (878, 1678), 2, is_server=True),
@@ -38,30 +37,29 @@ class Side:
 
     def __init__(self, load: Load, *, checked: bool) -> None:
         """Issue the requests of the load."""
-        self._replay = Replay(load)
-        self._check_ends = check_ends if checked else _check_nothing
+        self._checked = checked
+        self._replay = Replay(load, SubmittedPrompts())
         self.spent_ns = 0
         """CPU time of this thread in frames and flushes so far."""
         if not checked:
             scheduler = self._replay.scheduler
-            scheduler._token_rules = cast(TokenRules, OnlyVocabulary())
+            scheduler.table._rules = None
             vars(scheduler.degenerate)["add"] = _check_nothing
 
     def take(self, number: int, raw: bytes) -> None:
         """Parse and deliver a frame as a stream does after gRPC."""
-        vars(request_table)["check_ends"] = self._check_ends
         begun_ns = time.thread_time_ns()
-        self._replay.deliver(unpack_tokens(pb.FromWorker.FromString(raw).tokens, number))
+        columns = unpack_tokens(pb.FromWorker.FromString(raw).tokens, number)
+        if not self._checked:
+            check_vocabulary(columns.tokens)
+        self._replay.deliver(columns)
         self.spent_ns += time.thread_time_ns() - begun_ns
 
 
-class OnlyVocabulary:
-    """The check of tokens that every frame had before the rules of ends."""
-
-    def check(self, columns: TokenColumns) -> None:
-        """Check the vocabulary alone."""
-        if len(columns.tokens) and np.maximum.reduce(columns.tokens.view(np.uint32)) >= VOCAB_SIZE:
-            raise FrameError("a token id outside the vocabulary")
+def check_vocabulary(tokens: TokenIds) -> None:
+    """Check the vocabulary alone, as was done with every frame before the rules of ends."""
+    if len(tokens) and np.maximum.reduce(tokens.view(np.uint32)) >= VOCAB_SIZE:
+        raise FrameError("a token id outside the vocabulary")
 
 
 def _check_nothing(*_: object) -> None:
@@ -83,17 +81,19 @@ def compare(load: Load, frames: list[bytes]) -> float:
                 side.take(number, raw)
     finally:
         gc.enable()
-        vars(request_table)["check_ends"] = check_ends
     return (sides[0].spent_ns - sides[1].spent_ns) / len(frames) / 1e3
 
 
 def whole_us(load: Load, frames: list[bytes], address: str) -> float:
-    """Read all frames over gRPC, with the checks; returns the process's CPU time in us per frame."""
-    replay = Replay(load)
+    """Read all frames and send all prompts over gRPC, with the checks.
+
+    Returns:
+        The process's CPU time in us per frame.
+    """
     gc.collect()
     gc.disable()
     begun_s = time.process_time()
-    asyncio.run(replay.take(address))
+    asyncio.run(take(load, address))
     spent_s = time.process_time() - begun_s
     gc.enable()
     return spent_s / len(frames) * 1e6

@@ -71,24 +71,32 @@ class SubmittedPrompts:
 class ReplayLink(WorkerLink):
     """A link to no worker."""
 
-    def __init__(self, num_running: int) -> None:
-        """Describe a worker with gpt-oss's vocabulary and stop ids."""
+    def __init__(self, num_running: int, stream: Stream | SubmittedPrompts) -> None:
+        """Describe a worker with gpt-oss's vocabulary and stop ids; prompts go to `stream`."""
         super().__init__(0, "replay:1", Access())
         self.info.MergeFrom(
             pb.WorkerInfo(max_num_seqs=num_running, vocab_size=VOCAB_SIZE, stop_token_ids=STOP_TOKEN_IDS)
         )
-        self.submitted = SubmittedPrompts()
-        self._stream = self.submitted  # type: ignore[assignment]  # has what a scheduler uses
+        self._stream = cast(Stream, stream)
 
     def _connect(self) -> Any:
         return None
 
 
 class Replay:
-    """A scheduler that got the requests of a load; equal loads give equal request names."""
+    """A scheduler that gets the requests of a load; equal loads give equal request names.
 
-    def __init__(self, load: Load) -> None:
-        """Issue all requests in one query."""
+    Server: one query for each request that the engine runs, and another one whenever a request has finished.
+    Offline: one query with all requests.
+    """
+
+    def __init__(self, load: Load, stream: Stream | SubmittedPrompts) -> None:
+        """Issue the first queries.
+
+        Args:
+            load: What is issued.
+            stream: Where the scheduler sends prompts.
+        """
         rng = np.random.default_rng(17)
         shortest, longest = load.answer_lens
         lens = rng.integers(shortest, longest + 1, load.num_requests).astype(np.int32)
@@ -96,41 +104,57 @@ class Replay:
         dataset = Dataset(
             path=Path("replay"), sha256="", tokens=prompts.ravel(), offsets=3 * np.arange(len(lens) + 1)
         )
-        self.link = ReplayLink(load.num_running)
+        link = ReplayLink(load.num_running, stream)
         reports = cast(Reports, SilentReports(load.is_server))
         task = Task(dataset, reports, BUDGET, max_losses=3, keep=lambda *_: None)
         loop = cast(asyncio.AbstractEventLoop, mock.Mock(call_soon_threadsafe=lambda callback: callback()))
         with mock.patch("secrets.randbits", return_value=0):
-            self.scheduler = Scheduler(task, [self.link], _raise, loop)
+            self.scheduler = Scheduler(task, [link], _raise, loop)
         self.scheduler.admit(0)
-        samples = list(range(load.num_requests))
-        self.scheduler.issue(samples, samples)
-        self._num_requests = load.num_requests
-        self._num_frames = 0
+        self._load = load
+        self._num_frames = self._num_issued = 0
+        self._issue()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all requests have finished."""
+        return self.scheduler.table.num_done == self._load.num_requests
 
     def deliver(self, columns: TokenColumns) -> None:
         """Deliver the next frame; finished answers are passed on, and their slots are free, now and then."""
         self.scheduler.deliver(0, columns)
+        self._issue()
         self._num_frames += 1
         if self._num_frames % FRAMES_PER_FLUSH == 0:
             self.scheduler.keep_answers()
 
-    async def take(self, address: str) -> None:
-        """Read and deliver all frames of a sender over gRPC, as a run does."""
-        async with Access().channel(address, CHANNEL_OPTIONS) as channel:
-            stream = Stream(address, channel, metadata=None)
-            await stream.open(pb.Open(protocol_version=PROTOCOL_VERSION, run_id="replay"))
-            self._carried = asyncio.ensure_future(stream.carry(self._deliver))
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._carried
-            stream.cancel()
-        self.scheduler.keep_answers()
-        assert self.scheduler.table.num_done == self._num_requests
+    def _issue(self) -> None:
+        load, done = self._load, self.scheduler.table.num_done
+        due = min(load.num_running + done, load.num_requests) if load.is_server else load.num_requests
+        samples = list(range(self._num_issued, due))
+        self._num_issued = due
+        for query in [[sample] for sample in samples] if load.is_server else filter(None, [samples]):
+            self.scheduler.issue(query, query)
 
-    def _deliver(self, columns: TokenColumns) -> None:
-        self.deliver(columns)
-        if self.scheduler.table.num_done == self._num_requests:
-            self._carried.cancel()
+
+async def take(load: Load, address: str) -> None:
+    """Read and deliver all frames of a sender over gRPC, and send the prompts, as a run does."""
+    async with Access().channel(address, CHANNEL_OPTIONS) as channel:
+        stream = Stream(address, channel, metadata=None)
+        await stream.open(pb.Open(protocol_version=PROTOCOL_VERSION, run_id="replay"))
+        replay = Replay(load, stream)
+
+        def deliver(columns: TokenColumns) -> None:
+            replay.deliver(columns)
+            if replay.is_complete:
+                carried.cancel()
+
+        carried = asyncio.ensure_future(stream.carry(deliver))
+        with contextlib.suppress(asyncio.CancelledError):
+            await carried
+        stream.cancel()
+    replay.scheduler.keep_answers()
+    assert replay.is_complete
 
 
 async def record(load: Load) -> list[bytes]:
@@ -138,9 +162,9 @@ async def record(load: Load) -> list[bytes]:
     engine = SimulatedEngine(SimulatedConfig(max_num_seqs=load.num_running), wait=_no_wait)
     rng = np.random.default_rng(18)
     special_share = SPECIAL_TOKENS_PER_ANSWER / (sum(load.answer_lens) / 2)
-    replay, frames, steps = Replay(load), list[bytes](), list[TokenColumns]()
-    table, submitted = replay.scheduler.table, replay.link.submitted
-    while table.num_done < load.num_requests:
+    submitted = SubmittedPrompts()
+    replay, frames, steps = Replay(load, submitted), list[bytes](), list[TokenColumns]()
+    while not replay.is_complete:
         for prompts in submitted.prompts:
             engine.submit(prompts)
         submitted.prompts.clear()

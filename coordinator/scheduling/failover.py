@@ -78,10 +78,13 @@ class Failover:
     def take_from(self, worker: WorkerLoad, slots: Slots, reason: str, at_ns: int) -> Slots:
         """Remove requests from a worker and queue them for another one.
 
+        A stop id or an id outside the vocabulary is dropped with all tokens behind it: the worker was wrong.
+
         Returns:
             (C,) the requests that have used up their budget: they are complete, although the worker did not
             report their end.
         """
+        worker.drop(self._table.cut_to_valid(slots))
         rows = self._table.rows(slots)
         complete = rows["num_tokens"] >= self._max_new_tokens
         kept_tokens = int(rows["num_tokens"].sum())

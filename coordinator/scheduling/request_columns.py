@@ -35,6 +35,8 @@ prefill_len: tokens that its worker must prefill before the first token; given_t
 its current worker got it; sent_ns: when it was first sent; given_ns: when its current worker got it;
 first_ns: when its first token arrived, or 0.
 """
+FACTS = {name: ROW[name] for name in ROW.names or () if name != "worker"}
+"""Columns of ROW that a table stores as they are; the worker is stored with the generation."""
 
 DONE = np.dtype(
     [

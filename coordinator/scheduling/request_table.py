@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from coordinator.scheduling.request_columns import (
     DONE,
+    FACTS,
     ROW,
     Arrivals,
     NewRequests,
@@ -21,7 +22,7 @@ from coordinator.scheduling.request_columns import (
     TokenCounts,
 )
 from coordinator.scheduling.token_arena import TokenArena
-from protos.columns import FrameError, RequestNames, TokenColumns, TokenIds, check_ends, slots_of
+from protos.columns import AnswerRules, FrameError, RequestNames, TokenColumns, TokenIds, slots_of
 
 NO_WORKER = -1
 GENERATION_BITS = 32
@@ -58,32 +59,39 @@ class FinishedRequests:
 class RequestTable:
     """Columns over slots; every method runs on the event loop's thread."""
 
-    def __init__(self, max_new_tokens: int, num_slots: int = 1024, first_generation: int = 0) -> None:
+    def __init__(
+        self,
+        max_new_tokens: int,
+        num_slots: int = 1024,
+        first_generation: int = 0,
+        rules: AnswerRules | None = None,
+    ) -> None:
         """Reserve memory.
 
         Args:
             max_new_tokens: Longest answer of the run, in tokens.
             num_slots: Initial number of slots; doubles when they run out.
             first_generation: Below 2**32; random per run, so that two runs do not share request names.
+            rules: How answers may end; None: any way.
         """
+        self._rules = rules
         self._max_new_tokens = max_new_tokens
         self._num_slots = num_slots
         self._unheld = (first_generation << GENERATION_BITS) | _SLOT_MASK
         self._holders = np.full(num_slots, self._unheld, np.uint64)
         """worker | generation << 32; without a worker all lower bits are set."""
         self._loadgen_ids = np.zeros(num_slots, np.uint64)
-        self._facts = {name: np.zeros(num_slots, kind) for name, kind in _FACTS.items()}
+        self._facts = {name: np.zeros(num_slots, kind) for name, kind in FACTS.items()}
         self._name_columns()
         self._row_marks = np.zeros(num_slots, np.int64)
         self._free = list(range(num_slots - 1, -1, -1))
         self._arena = TokenArena(max_new_tokens, num_slots)
         self._untaken: list[int] = []
-        """Slots of finished requests whose answers `take_answers` has not copied yet."""
+        """Slots of finished requests before `take_answers`."""
         self._finished = FinishedRequests(num_slots)
         self._num_resumed = 0
         """Requests resubmitted to another worker that have not returned a token there yet."""
         self.num_tokens = 0
-        """Tokens received so far."""
 
     def _name_columns(self) -> None:
         """Bind the columns to attributes: a dictionary lookup costs as much as the access itself."""
@@ -163,8 +171,8 @@ class RequestTable:
             now_ns: When the frame arrived.
 
         Raises:
-            FrameError: A request is not on this worker, has two rows, exceeds its budget, or ends in a way
-                that its tokens contradict; then the table is unchanged.
+            FrameError: A request is not on this worker, has two rows, exceeds its budget, or begins or ends
+                against the rules; then the table is unchanged.
         """
         if len(columns.requests) == 1:
             return self._add_row(worker, columns, now_ns)
@@ -174,23 +182,24 @@ class RequestTable:
         after = before + (1 if columns.counts is None else columns.counts)
         if np.maximum.reduce(after, initial=0) > self._max_new_tokens:
             raise self._overrun(worker)
-        reasons: list[int] = columns.finish_reasons.tolist()
-        if reasons:
-            rows, counts = columns.finished_rows.tolist(), columns.counts
-            num_new = [1] * len(rows) if counts is None else [counts.item(row) for row in rows]
-            num_tokens = [int(after.item(row)) for row in rows]
-            check_ends(reasons, num_new, num_tokens, self._max_new_tokens)
         self._arena.append(slots, before, columns.counts, columns.tokens)
+        first_slots = slots[:0] if before.all() else slots[(before == 0) & (after > 0)]
+        finished_slots = slots[columns.finished_rows]
+        firsts, finished = first_slots.tolist(), finished_slots.tolist()
+        reasons: list[int] = columns.finish_reasons.tolist()
+        if (firsts or finished) and self._rules is not None:
+            lens = [int(after.item(row)) for row in columns.finished_rows.tolist()]
+            self._check_answers(
+                self._rules, firsts, dict(zip(finished, zip(lens, reasons, strict=True), strict=True))
+            )
         self._num_tokens[slots] = after
         self.num_tokens += len(columns.tokens)
-        first_slots = slots[:0] if before.all() else slots[(before == 0) & (after > 0)]
-        if len(first_slots):
+        if firsts:
             self._first_ns[first_slots] = now_ns
-        finished_slots = slots[columns.finished_rows]
         prefilled_tokens = self._take_prefill(first_slots) + self._take_prefill(finished_slots)
         if self._num_resumed:
             prefilled_tokens += self._take_prefill(slots[after > before])
-        return Arrivals(first_slots.tolist(), finished_slots.tolist(), reasons, prefilled_tokens)
+        return Arrivals(firsts, finished, reasons, prefilled_tokens)
 
     def _add_row(self, worker: int, columns: TokenColumns, now_ns: int) -> Arrivals:
         """Store a frame of one request with integer operations; otherwise like `add_tokens`."""
@@ -205,13 +214,14 @@ class RequestTable:
         after = before + num_new
         if after > self._max_new_tokens:
             raise self._overrun(worker)
-        reasons: list[int] = columns.finish_reasons.tolist()
-        if reasons:
-            check_ends(reasons, [num_new], [after], self._max_new_tokens)
         self._arena.append_row(slot, before, columns.tokens)
+        reasons: list[int] = columns.finish_reasons.tolist()
+        first_slots = [slot] if not before and num_new else []
+        if (first_slots or reasons) and self._rules is not None:
+            ends = {slot: (after, reasons[0])} if reasons else {}
+            self._check_answers(self._rules, first_slots, ends)
         self._num_tokens[slot] = after
         self.num_tokens += num_new
-        first_slots = [slot] if not before and num_new else []
         if first_slots:
             self._first_ns[slot] = now_ns
         prefilled_tokens = 0
@@ -256,7 +266,7 @@ class RequestTable:
         return samples, counts, tokens
 
     def held_by(self, worker: int) -> Slots:
-        """Return the requests in flight on a worker."""
+        """Return the requests on a worker."""
         return np.flatnonzero((self._holders & _WORKER) == worker)
 
     def held(self) -> tuple[Slots, TokenCounts, TimesNs]:
@@ -300,6 +310,14 @@ class RequestTable:
         self._num_resumed += len(slots)
         return self.names(slots)
 
+    def cut_to_valid(self, slots: Slots) -> int:
+        """Cut answers in flight before their first token that none can have; returns the tokens cut off."""
+        counts, tokens = self.answers(slots)
+        lens = counts if self._rules is None else self._rules.valid_lens(counts, tokens)
+        self._num_tokens[slots] = lens
+        self.num_tokens -= (num_cut := int((counts - lens).sum()))
+        return num_cut
+
     def answers(self, slots: Slots) -> tuple[TokenCounts, TokenIds]:
         """Copy the tokens received for requests.
 
@@ -313,6 +331,16 @@ class RequestTable:
         """Return requests as arguments of LoadGen's calls."""
         ids, counts = self._loadgen_ids.item, self._num_tokens.item
         return Reportable(list(map(ids, slots)), self._arena.addresses(slots), list(map(counts, slots)))
+
+    def _check_answers(
+        self, rules: AnswerRules, first_slots: list[int], ends: dict[int, tuple[int, int]]
+    ) -> None:
+        """Check answers that begin or end in a frame, before they count; ends: lengths and reasons."""
+        for slot, (num_tokens, reason) in ends.items():
+            rules.check_end(self._arena.row(slot, num_tokens), reason, self._max_new_tokens)
+        for slot in first_slots:
+            if slot not in ends:
+                rules.check_first(self._arena.row(slot, 1).item())
 
     def _take_prefill(self, slots: Slots) -> int:
         """Mark the prefill of requests as ended; returns the number of tokens prefilled."""
@@ -365,10 +393,6 @@ class RequestTable:
         self._facts = facts
         self._name_columns()
         self._num_slots = 2 * old
-
-
-_FACTS = {name: ROW[name] for name in ROW.names or () if name != "worker"}
-"""Columns of ROW except the worker, which is stored in `_holders`."""
 
 
 def _doubled(column: NDArray[Any]) -> NDArray[Any]:

@@ -26,7 +26,7 @@ from coordinator.scheduling.throughput import relative_speeds
 from coordinator.scheduling.worker_load import WorkerLoad
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
-from protos.columns import PromptColumns, TokenColumns, TokenIds, TokenRules
+from protos.columns import AnswerRules, PromptColumns, TokenColumns, TokenIds
 from sut.sut import Reports
 
 logger = logging.getLogger(__name__)
@@ -98,8 +98,8 @@ class Scheduler:
         self._wake_up_pending = False
         self.loads = [WorkerLoad(link) for link in links]
         self._ready: list[WorkerLoad] = []
-        self._token_rules = TokenRules(links[0].info.vocab_size, links[0].info.stop_token_ids)
-        self.table = RequestTable(task.max_new_tokens, first_generation=secrets.randbits(32))
+        rules = AnswerRules(links[0].info.vocab_size, links[0].info.stop_token_ids)
+        self.table = RequestTable(task.max_new_tokens, first_generation=secrets.randbits(32), rules=rules)
         self.backlog = Backlog()
         self.failover = Failover(self.table, task.dataset, task.max_new_tokens, task.max_losses)
         self.degenerate = DegenerateAnswers(task.dataset, task.max_new_tokens)
@@ -148,7 +148,6 @@ class Scheduler:
             self.audit.add_received(columns)
         if load.moved:
             columns = load.without_moved(columns)
-        self._token_rules.check(columns)
         arrivals = self.table.add_tokens(worker, columns, now_ns)
         if arrivals.prefilled_tokens:
             load.prefilled(arrivals.prefilled_tokens)

@@ -4,6 +4,7 @@ import mmap
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.scheduling.request_columns import Slots, TokenCounts
 from protos.columns import Lens, TokenIds
@@ -21,7 +22,7 @@ class TokenArena:
         self._row_tokens = (-(-max_new_tokens // CACHE_LINE_TOKENS) | 1) * CACHE_LINE_TOKENS
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         self._map = mmap.mmap(-1, num_slots * self._row_tokens * TOKEN_BYTES, flags=flags)
-        self._tokens = np.frombuffer(self._map, np.int32)
+        self._tokens, self._ids = self._views()
         self._base_address: int = self._tokens.ctypes.data
 
     def append(self, slots: Slots, before: TokenCounts, counts: Lens | None, tokens: TokenIds) -> None:
@@ -46,6 +47,11 @@ class TokenArena:
         start = slot * self._row_tokens + before
         self._tokens[start : start + len(tokens)] = tokens
 
+    def row(self, slot: int, num_tokens: int) -> NDArray[np.uint32]:
+        """Return the first tokens of a row, without a sign; nobody may keep them: `grow` moves the rows."""
+        start = slot * self._row_tokens
+        return self._ids[start : start + num_tokens]
+
     def copy(self, slots: Slots, counts: TokenCounts) -> TokenIds:
         """Copy the first `counts` (R,) tokens of each row; returns them concatenated, (T,)."""
         starts = (slots * self._row_tokens).tolist()
@@ -65,11 +71,15 @@ class TokenArena:
         """
         num_bytes = num_slots * self._row_tokens * TOKEN_BYTES
         # A map cannot be resized while an array uses it.
-        del self._tokens
+        del self._tokens, self._ids
         try:
             self._map.resize(num_bytes)
         except OSError as error:
             raise MemoryError(f"no memory for {num_slots} answers, {num_bytes} bytes") from error
         finally:
-            self._tokens = np.frombuffer(self._map, np.int32)
+            self._tokens, self._ids = self._views()
             self._base_address = self._tokens.ctypes.data
+
+    def _views(self) -> tuple[TokenIds, NDArray[np.uint32]]:
+        """Return all rows as LoadGen's type and without a sign: a view of one row costs as much as a copy."""
+        return np.frombuffer(self._map, np.int32), np.frombuffer(self._map, np.uint32)

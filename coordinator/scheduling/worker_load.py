@@ -33,7 +33,7 @@ class WorkerLoad:
         self.report_delays: list[ReportDelays] = []
         """One per stream that carried requests."""
         self.num_dropped_tokens = 0
-        """Tokens received after their request was moved to another worker."""
+        """Tokens received after their request was moved to another worker, or behind the end of an answer."""
         self._reset()
 
     def begin_stream(self) -> None:
@@ -125,8 +125,12 @@ class WorkerLoad:
     def without_moved(self, columns: TokenColumns) -> TokenColumns:
         """Drop the rows of requests that were moved to another worker."""
         kept, num_dropped = drop_rows(columns, self.moved)
-        self.num_dropped_tokens += num_dropped
+        self.drop(num_dropped)
         return kept
+
+    def drop(self, num_tokens: int) -> None:
+        """Count received tokens that belong to no answer."""
+        self.num_dropped_tokens += num_tokens
 
     def set_speed(self, speed: float) -> None:
         """Server: set the speed relative to the fleet."""

@@ -1,13 +1,22 @@
-"""An accuracy run is scored at its end: real runs over a counting worker, with a byte-level tokenizer."""
+"""An accuracy run and TEST07 are scored at their end: over a counting worker, with a byte-level tokenizer."""
 
 import json
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from common.signals import SIGNALS, Interrupted, Interrupts
+from coordinator import run_grading
+from coordinator.config import parse
+from coordinator.run_grading import GradingTask, RunGrading
+from sut.results.verdict import Outcome, Verdict
 from tests import fleet
 from tests.sut.accuracy_files import write_tokenizer
 
@@ -26,8 +35,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(worker: fleet.WorkerProcess, directory: Path, truths: str, *flags: str) -> tuple[int, dict[str, Any]]:
-    """Run accuracy over questions whose answers are A, B, C, D, A, ...; returns exit code and verdict.
+    """Run accuracy, or TEST07 by its flags, over questions; returns exit code and verdict.
 
+    The answers are A, B, C, D, A, ...
     The counting engine answers the prompt [2, n] with n + 1 and the stop id: 65 is the byte A.
     """
     prompts = [[2, 64 + row % 4] for row in range(len(truths))]
@@ -37,9 +47,10 @@ def run(worker: fleet.WorkerProcess, directory: Path, truths: str, *flags: str) 
     tokenizer = directory / "tokenizer"
     if not tokenizer.exists():
         write_tokenizer(tokenizer)
-    words = ["--accuracy", "--overwrite", f"--tokenizer={tokenizer}", "--max-new-tokens=8", *flags]
+    words = ["--overwrite", f"--tokenizer={tokenizer}", "--max-new-tokens=8", *(flags or ("--accuracy",))]
     done = fleet.coordinate([worker], data, directory / "out", *words)
-    verdict: dict[str, Any] = fleet.run_json(directory / "out" / "offline" / "accuracy")["verdict"]
+    kind = "TEST07" if flags else "accuracy"
+    verdict: dict[str, Any] = fleet.run_json(directory / "out" / "offline" / kind)["verdict"]
     return done.returncode, verdict
 
 
@@ -78,3 +89,65 @@ def test_a_run_that_cannot_be_scored_is_not_graded(worker: fleet.WorkerProcess, 
     reason = "complete, not graded: scoring ended with exit code 2; `tokenfleet accuracy` scores the log"
     assert (0, "NOT_GRADED", reason) == (code, verdict["outcome"], verdict["reason"])
     assert {"mlperf_log_accuracy.json"} == files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "num_right, outcome, score",
+    # 601 of 990 is 60.707 %, 600 is 60.606 %.
+    [(601, "VALID", "60.7071"), (600, "INVALID", "60.6061")],
+)
+def test_a_run_of_test07_is_decided_by_its_score(
+    worker: fleet.WorkerProcess, directory: Path, num_right: int, outcome: str, score: str
+) -> None:
+    """60.698 % are needed; the file for the checker and compliance.json have the same verdict as run.json."""
+    passed = outcome == "VALID"
+    truths = "".join("ABCD"[(row + (row >= num_right)) % 4] for row in range(990))
+    code, verdict = run(worker, directory, truths, "--compliance=TEST07")
+    assert (0 if passed else 3, outcome) == (code, verdict["outcome"])
+    (check,) = [check for check in verdict["checks"] if check["name"] == "accuracy"]
+    assert f"score {score}, at least 60.698 needed" == check["seen"]
+    run_dir = directory / "out" / "offline" / "TEST07"
+    assert ("TEST PASS" if passed else "TEST FAIL") == (
+        run_dir / "verify_accuracy.txt"
+    ).read_text().splitlines()[-1]
+    assert passed is json.loads((run_dir / "compliance.json").read_text())["passed"]
+    assert passed is (run_dir / "accuracy.txt").exists()
+
+
+@pytest.fixture
+def interrupts() -> Iterator[Interrupts]:
+    """Handle signals as the coordinator does, during one test."""
+    handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    yield Interrupts()
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+def graded(directory: Path, interrupts: Interrupts) -> None:
+    """Score a complete run that nothing ends."""
+    words = ["--accuracy", "--tokenizer=t", "--input-file=d", "--workers=a:1"]
+    record = SimpleNamespace(verdict=Verdict(Outcome.NOT_GRADED, ""))
+    run_dir = SimpleNamespace(path=directory)
+    RunGrading(parse(words), None, run_dir, SimpleNamespace(), interrupts).grade(record)
+
+
+def test_a_signal_ends_the_scoring(
+    tmp_path: Path, interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator held signals while it stored the verdict; during the scoring it is interrupted."""
+    task = GradingTask("tests.coordinator.endless", [], decides=True)
+    monkeypatch.setattr(run_grading, "grading_task", lambda *_: task)
+    interrupts.hold()
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    with pytest.raises(Interrupted):
+        graded(tmp_path, interrupts)
+    timer.join()
+
+
+def test_a_signal_that_was_held_prevents_the_scoring(tmp_path: Path, interrupts: Interrupts) -> None:
+    """A signal between the end of the run and the scoring takes effect before a process starts."""
+    interrupts.hold()
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        graded(tmp_path, interrupts)

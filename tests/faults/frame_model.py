@@ -59,18 +59,23 @@ class Held:
         )
 
     def _may_end(self, name: int, row: list[int], reason: int | None) -> bool:
-        """Whether a row's stop ids and its end (None: it does not end) fit each other and the budget."""
-        if STOP_ID in row[:-1] or (row[-1:] == [STOP_ID] and reason is None):
-            return False
+        """Whether an answer may begin or end with a row; in between, any token may come (reason None)."""
         whole = self.answers[name] + row
-        if reason == STOP:
-            return row[-1:] == [STOP_ID] or not whole
-        return reason is None or len(whole) == self.budget
+        if reason is None:
+            return bool(self.answers[name]) or not row or _num_valid(row[:1]) == 1
+        if reason == LENGTH and len(whole) < self.budget:
+            return False
+        ends_at_stop = whole[-1:] == [STOP_ID]
+        if _num_valid(whole) < len(whole) - ends_at_stop:
+            return False
+        return reason == LENGTH or ends_at_stop or not whole
+
+    def kept(self) -> dict[int, list[int]]:
+        """Return what is kept of each unfinished answer when the worker is lost."""
+        return {name: tokens[: _num_valid(tokens)] for name, tokens in self.answers.items()}
 
     def _may_be(self, names: list[int], rows: list[list[int]], ends: list[int]) -> bool:
         if len(set(names)) < len(names) or not set(names) <= set(self.answers):
-            return False
-        if any(not 0 <= token < VOCAB_SIZE for row in rows for token in row):
             return False
         if any(len(self.answers[n]) + len(row) > self.budget for n, row in zip(names, rows, strict=True)):
             return False
@@ -83,6 +88,12 @@ class Held:
         tokens = iter(_ints("i", columns["tokens"]))
         rows = [[next(tokens) for _ in range(count)] for count in counts]
         return names, rows, _ints("I", columns["finished_rows"])
+
+
+def _num_valid(tokens: list[int]) -> int:
+    """Count the tokens before the first stop id or id outside the vocabulary."""
+    bad = (k for k, token in enumerate(tokens) if token == STOP_ID or not 0 <= token < VOCAB_SIZE)
+    return next(bad, len(tokens))
 
 
 def _is_sealed(frame: pb.Tokens) -> bool:

@@ -49,7 +49,8 @@ def behind(steps: list[Step]) -> list[Step]:
     return [*steps[:2], [Row(name, [STOP_ID]) for name in names], [Row(name, [5], STOP) for name in names]]
 
 
-INSIDE = "a stop id inside an answer, or without the end of the answer"
+# A worker that goes on behind a stop id soon exceeds the budget of some answer.
+BEHIND = f"tokens after a stop id|an answer beyond {BUDGET} tokens"
 U4 = np.uint32
 # What a worker sends in a run: it is lost with this reason, and its requests continue on the honest worker.
 STREAM_LIES: dict[str, tuple[Lie, str]] = {
@@ -68,17 +69,17 @@ STREAM_LIES: dict[str, tuple[Lie, str]] = {
     ),
     "tokens behind a stop id, in one frame": (
         Lie(steps=last(lambda r: r._replace(tokens=[STOP_ID, 5, STOP_ID], reason=STOP))),
-        INSIDE,
+        BEHIND,
     ),
-    "tokens behind a stop id, in the next frame": (Lie(steps=behind), INSIDE),
-    "a stop id without an end": (Lie(steps=last(lambda r: Row(r.name, [STOP_ID]))), INSIDE),
+    "tokens behind a stop id, in the next frame": (Lie(steps=behind), BEHIND),
+    "a stop id without an end": (Lie(steps=last(lambda r: Row(r.name, [STOP_ID]))), "no token for"),
     "a stop id as first token, without an end": (
         Lie(steps=first_row(lambda r: Row(r.name, [STOP_ID]))),
-        INSIDE,
+        "begins with a stop id",
     ),
     "STOP in a frame without its stop id": (
         Lie(steps=last(lambda r: Row(r.name, [], STOP))),
-        "STOP after its tokens",
+        "its last token is no stop id",
     ),
     "token -1": (Lie(steps=first_row(lambda r: Row(r.name, [-1]))), "outside the vocabulary"),
     "a token beyond the vocabulary": (

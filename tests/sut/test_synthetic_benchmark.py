@@ -83,7 +83,15 @@ def test_questions_have_the_ground_truth_of_their_text() -> None:
     )
     assert (gpqa.ground_truth, gpqa.right, gpqa.wrong) == ("C", "Answer: C", "Answer: D")
     assert code.right == "```python\nprint(int(input()) * 7)\n```"
-    assert code_tests(5) == (code.ground_truth, ("1\n", "7\n", "-3\n"), ("7\n", "49\n", "-21\n"))
+    assert json.loads(code_tests(5)) == {
+        "question_id": code.ground_truth,
+        "fn_name": None,
+        "tests": [
+            {"input": "1\n", "output": "7\n"},
+            {"input": "7\n", "output": "49\n"},
+            {"input": "-3\n", "output": "-21\n"},
+        ],
+    }
 
 
 def test_synthetic_answers_have_the_prompts_of_the_data_set(tmp_path: Path) -> None:

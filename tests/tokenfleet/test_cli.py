@@ -11,8 +11,8 @@ from tests.forked import end_of
 from tokenfleet.cli import SUBCOMMANDS, main
 
 NAMES = (
-    "worker, run, doctor, probe, checkpoint-hash, local, accuracy, submission, campaign, qualify, "
-    "network-sut, synthetic"
+    "worker, run, doctor, probe, checkpoint-hash, local, "
+    "accuracy, compliance, submission, campaign, qualify, network-sut, synthetic"
 )
 
 

@@ -66,6 +66,9 @@ BAD = {
         "--engine simulated --prefill-tokens-per-s 9 --step-base-ms 1 --step-per-seq-us nan",
         "--step-per-seq-us|nan|finite",
     ),
+    "replay of nothing": ("--engine replay", "--answers"),
+    "replay of no file": ("--engine replay --answers /absent", "--answers|/absent|No such file"),
+    "replay at no rate": ("--engine replay --answers a --tokens-per-s 0", "--tokens-per-s|0.0|above 0"),
 }
 
 

@@ -28,26 +28,25 @@ def grading_argv(plan: CampaignPlan, run: PlannedRun) -> list[str] | None:
 
 def read_grade(run: PlannedRun) -> bool | None:
     """Return whether the run's answers passed; None if they have not been graded, or another log was."""
-    if run.kind is RunKind.ACCURACY:
-        report = _read(run.run_dir / "accuracy.json")
-        if report.get("log_sha256") != _sha256(find_log(run.run_dir, ACCURACY)):
-            return None
-    else:
-        report = _read(run.run_dir / "compliance.json")
+    report = _read_report(run)
+    if report.get("log_sha256") != _sha256(find_log(run.run_dir, ACCURACY)):
+        return None
     passed = report.get("passed")
     return passed if isinstance(passed, bool) else None
 
 
 def describe_grade(run: PlannedRun) -> str:
     """Return the score for the table."""
-    report = _read(run.run_dir / ("accuracy.json" if run.kind is RunKind.ACCURACY else "compliance.json"))
+    report = _read_report(run)
     value = report.get("score_percent", report.get("value"))
     return f"{value:.3f}" if isinstance(value, int | float) else ""
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read_report(run: PlannedRun) -> Mapping[str, Any]:
+    """Read what graded the run; empty if nothing did."""
+    name = "accuracy.json" if run.kind is RunKind.ACCURACY else "compliance.json"
     try:
-        found = parse_json(read_bounded(path, MAX_REPORT_BYTES))
+        found = parse_json(read_bounded(run.run_dir / name, MAX_REPORT_BYTES))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

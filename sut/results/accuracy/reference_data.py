@@ -16,7 +16,7 @@ _MAX_NAME_LEN = 60
 _ERRORS = (pa.ArrowException, LookupError, TypeError, ValueError)
 
 
-class ReferenceDataError(ValueError):
+class ReferenceDataError(Exception):
     """The reference data cannot be used; one line, without the file's name."""
 
 

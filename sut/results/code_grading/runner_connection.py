@@ -63,6 +63,8 @@ class RunnerConnection:
         try:
             self._socket.settimeout(self._left())
             self._socket.sendall(HEADER.pack(b"S", len(content)) + content)
+        except BlockingIOError as error:
+            raise TimeoutError from error
         except ConnectionError as error:
             raise RunnerEndedError from error
 
@@ -82,9 +84,12 @@ class RunnerConnection:
         content = bytearray(size)
         view = memoryview(content)
         while view:
+            # After the deadline, as when the grader itself was stopped, what is already there is still taken.
             self._socket.settimeout(self._left())
             try:
                 received = self._socket.recv_into(view)
+            except BlockingIOError as error:
+                raise TimeoutError from error
             except ConnectionError as error:
                 raise RunnerEndedError from error
             if not received:
@@ -93,10 +98,7 @@ class RunnerConnection:
         return content
 
     def _left(self) -> float:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
+        return max(0.0, self._deadline - time.monotonic())
 
     def was_killed(self) -> bool:
         """Whether something outside the program ended the process, once the connection is closed."""
@@ -110,6 +112,6 @@ class RunnerConnection:
     def start_error(self) -> str:
         """Return the first line that a process wrote that never became a runner."""
         self._process.kill()
-        _, message = self._process.communicate()
-        lines = message[:_MAX_MESSAGE_BYTES].decode(errors="replace").splitlines()
+        assert self._process.stderr is not None
+        lines = self._process.stderr.read(_MAX_MESSAGE_BYTES).decode(errors="replace").splitlines()
         return printable(lines[0], 200) if lines else "the process ended without a message"

@@ -30,7 +30,7 @@ def grading_faults(
     """Check the files that scoring and the compliance tests leave beside a run."""
     found = _score_faults(run, log_sha256, division) if run.kind.is_graded else []
     if run.kind.compliance_test is not None:
-        found += _compliance_faults(run, accuracy)
+        found += _compliance_faults(run, accuracy, log_sha256)
     return found
 
 
@@ -45,11 +45,10 @@ def _score_faults(run: RecordedRun, log_sha256: str, division: Division) -> list
         found.append(fault(f"{ACCURACY_REPORT} is the score of another accuracy log"))
     if report.get("reference_sha256") != run.text("dataset", "sha256"):
         found.append(fault(f"{ACCURACY_REPORT} was graded by another data set than that of the run"))
-    if ungraded := as_list(report.get("ungraded")):
-        found.append(fault(f"{len(ungraded)} answers are ungraded"))
     score = report.get("score_percent")
     if not isinstance(score, int | float):
-        return [*found, fault(f"{ACCURACY_REPORT} has no score")]
+        num_ungraded = len(as_list(report.get("ungraded")))
+        return [*found, fault(f"{ACCURACY_REPORT} has no score: {num_ungraded} answers are ungraded")]
     target = BENCHMARK.accuracy_target_percent
     if run.kind is RunKind.ACCURACY and division is not Division.OPEN and score < target:
         found.append(fault(f"the score {score:.3f} is below {target}"))
@@ -69,7 +68,7 @@ def _score_text_faults(run: RecordedRun, score: float) -> list[Fault]:
     return []
 
 
-def _compliance_faults(run: RecordedRun, accuracy: AccuracyLog) -> list[Fault]:
+def _compliance_faults(run: RecordedRun, accuracy: AccuracyLog, log_sha256: str) -> list[Fault]:
     """Require a passed test over all samples of this run, and TEST PASS where the checker looks for it."""
     fault = functools.partial(Fault, run.name)
     verify = run.directory / VERIFY_FILES[run.kind]
@@ -80,6 +79,8 @@ def _compliance_faults(run: RecordedRun, accuracy: AccuracyLog) -> list[Fault]:
     report = _read_report(run.directory / COMPLIANCE_REPORT)
     if isinstance(report, str):
         return [*found, fault(f"{report}: `tokenfleet compliance` writes it")]
+    if report.get("log_sha256") != log_sha256:
+        found.append(fault(f"{COMPLIANCE_REPORT} is the verdict on another accuracy log"))
     if report.get("test") != run.kind or report.get("passed") is not True:
         reasons = "; ".join(str(reason) for reason in as_list(report.get("reasons")))
         found.append(fault(f"{report.get('test')} did not pass: {reasons or report.get('value')}"))

@@ -18,6 +18,7 @@ from sut.results.submission.tree import SCENARIO_FOLDERS, Submission, check_free
 from sut.settings import Scenario
 
 _DRAFT_CALIBRATION = "Not described yet."
+_REHEARSAL_NOTE = "Rehearsal, not a submission."
 _REHEARSAL = "Rehearsal, not a submission. The runs do not meet these rules:"
 
 
@@ -67,7 +68,7 @@ def prepare(flags: SubmissionFlags) -> Preparation:
         division=flags.division,
         submitter=flags.submitter,
         system=flags.system,
-        description=documents.description,
+        description={**documents.description, **({"sw_notes": _REHEARSAL_NOTE} if accepted else {})},
         measurements=documents.measurements,
         calibration_page=documents.calibration_page,
         notes=[_REHEARSAL, *(f"- {fault}" for fault in accepted)] if accepted else [],
@@ -118,7 +119,8 @@ def _read_calibration(flags: SubmissionFlags) -> str:
 
 
 def _commit(flags: SubmissionFlags, runs: Runs) -> str:
-    return check_source(flags.source, [commit for run in all_runs(runs) for commit in commits_of(run)])
+    commits = [commit for run in all_runs(runs) for commit in commits_of(run)]
+    return check_source(flags.source, commits, flags.commit)
 
 
 def _first(by_kind: Mapping[RunKind, RecordedRun]) -> RecordedRun:

@@ -104,8 +104,12 @@ class RecordedRun:
 
     @property
     def worker_hosts(self) -> list[Mapping[str, object]]:
-        """The machine of each worker at the opening of its last stream."""
-        return [host for worker in self.workers for host in as_mappings(worker.get("hosts"))[-1:]]
+        """The machine of each worker by its latest answer to GetHost, without workers that never answered."""
+        answers = [
+            [host for host in as_mappings(worker.get("hosts")) if host.get("hostname")]
+            for worker in self.workers
+        ]
+        return [hosts[-1] for hosts in answers if hosts]
 
 
 Runs = Mapping[Scenario, Mapping[RunKind, RecordedRun]]

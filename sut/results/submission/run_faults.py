@@ -188,6 +188,6 @@ def _coverage_faults(run: RecordedRun, accuracy: AccuracyLog) -> list[Fault]:
         found.append(fault(f"the accuracy log lacks {missing} of {expected} samples"))
     if foreign:
         found.append(fault(f"the accuracy log has sample {foreign[0]}, which the data set does not have"))
-    if doubled and run.kind is RunKind.ACCURACY:
+    if doubled:
         found.append(fault(f"the accuracy log has sample {doubled[0]} {accuracy.entries[doubled[0]]} times"))
     return found

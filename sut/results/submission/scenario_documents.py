@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from common.text import printable
+from sut.log_files import ACCURACY
 from sut.results.submission.recorded_runs import RecordedRun, RunKind, entry
 
 MAX_TEXT_LEN = 4096
@@ -125,11 +126,24 @@ def scenario_readme(scenario: str, runs: Mapping[RunKind, RecordedRun], notes: l
     lines = [f"# gpt-oss-120b, {scenario}", "", *(f"{note}\n" for note in notes)]
     lines += [f"- {name}: {printable(text, MAX_TEXT_LEN)}" for name, text in facts.items()]
     lines += ["", "## Workers", "", "Each worker was started with these engine arguments:", ""]
-    lines += _block(worker_commands(first))
+    lines += _block(list(dict.fromkeys(text for run in runs.values() for text in worker_commands(run))))
     lines += ["## Runs", "", "`user.conf` beside this file is that of the performance run.", ""]
     for kind, run in runs.items():
-        lines += [f"### {kind}", "", _data_line(run), "", *_block([run_command(run)])]
+        commands = [run_command(run), *_grading_commands(run)]
+        lines += [f"### {kind}", "", _data_line(run), "", *_block(commands)]
     return "\n".join(lines)
+
+
+def _grading_commands(run: RecordedRun) -> list[str]:
+    """Compose the commands that decide a run after its end; the tokenizer's place is not recorded."""
+    directory, data = run.text("directory"), ["--reference-data", run.text("dataset", "path")]
+    tokenizer = ["--tokenizer", "TOKENIZER"]
+    words = {
+        RunKind.ACCURACY: ["accuracy", "--mlperf-log", f"{directory}/{ACCURACY}", *data, *tokenizer],
+        RunKind.TEST07: ["compliance", directory, *data, *tokenizer],
+        RunKind.TEST09: ["compliance", directory],
+    }
+    return [shlex.join(["tokenfleet", *words[run.kind]])] if run.kind in words else []
 
 
 def _data_line(run: RecordedRun) -> str:

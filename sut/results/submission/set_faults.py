@@ -73,7 +73,7 @@ def _unequal_over_all(runs: Runs) -> list[Fault]:
         "engine version": _from_infos("engine_version"),
         "LoadGen version": lambda run: [run.text("versions", "mlcommons_loadgen")],
         "code revision": commits_of,
-        "set of machines": lambda run: [_canonical(machines_of(run))],
+        "set of machines": _machines_of,
     }
     found = [fault for name, read in rules.items() for fault in _unequal("all runs", name, every, read)]
     accuracy = [run for run in every if run.kind is RunKind.ACCURACY]
@@ -108,12 +108,11 @@ def commits_of(run: RecordedRun) -> list[str]:
     return list(dict.fromkeys([run.text("versions", "commit"), *workers]))
 
 
-def machines_of(run: RecordedRun) -> list[object]:
-    """List cores, memory and accelerators of the workers' machines, without their names."""
-    facts = [
-        (host.get("num_cores"), host.get("accelerators"), host.get("hostname")) for host in run.worker_hosts
-    ]
-    return sorted((fact[:2] for fact in facts), key=_canonical)
+def _machines_of(run: RecordedRun) -> list[str]:
+    """Describe cores and accelerators of the machines in one text; none if a worker did not answer."""
+    hosts = run.worker_hosts
+    facts = sorted(_canonical([host.get("num_cores"), host.get("accelerators")]) for host in hosts)
+    return [", ".join(facts)] if len(hosts) == len(run.workers) else []
 
 
 def _from_infos(key: str) -> Callable[[RecordedRun], list[str]]:

@@ -97,7 +97,9 @@ def describe_system(
     own = {"system_type": "datacenter", **dict.fromkeys(OTHER_FIELDS, NOT_APPLICABLE), **found}
     own |= {"is_network": "true"} if network else {}
     chosen = {name: given.get(name) or captured.get(name) or own.get(name, "") for name in names}
-    others = {name: value for name, value in captured.items() if name not in names}
+    # is_network in another division makes the official checker ask for the fields of the network.
+    own_names = {*names, *NETWORK_FIELDS}
+    others = {name: value for name, value in captured.items() if name not in own_names}
     missing = [name for name in required_fields(division) if not chosen[name]]
     conflicts = [
         f"{name} is {captured[name]} in {SYSINFO_FLAG}, and {found[name]} in the runs"
@@ -122,8 +124,9 @@ def _value_faults(chosen: Mapping[str, str]) -> list[str]:
 
 
 def _facts_of(runs: list[RecordedRun]) -> dict[str, str]:
-    """Describe the workers' machines by what GetHost said in the last run."""
-    hosts = _hosts_by_name(runs[-1].worker_hosts)
+    """Describe the workers' machines by what GetHost said in the run with the most answers."""
+    run = max(runs, key=lambda found: len(found.worker_hosts))
+    hosts = _hosts_by_name(run.worker_hosts)
     if not hosts:
         return {}
     found = {"number_of_nodes": str(len(hosts)), **_accelerators(hosts)}
@@ -132,7 +135,7 @@ def _facts_of(runs: list[RecordedRun]) -> dict[str, str]:
     if sizes:
         found["host_memory_capacity"] = ", ".join(dict.fromkeys(f"{size / _GIB:.0f} GiB" for size in sizes))
     first = next(iter(hosts.values()))[0]
-    return found | _hardware(first) | _software(runs[-1], first)
+    return found | _hardware(first) | _software(run, first)
 
 
 def _hardware(host: Mapping[str, object]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import pytest
 from coordinator.scheduling.request_columns import DONE, Arrivals, NewRequests
 from coordinator.scheduling.request_table import NO_WORKER, RequestTable
 from protos import worker_pb2 as pb
-from protos.columns import FrameError, TokenColumns, slots_of
+from protos.columns import AnswerRules, FrameError, TokenColumns, slots_of
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 GENERATION = 1 << 32
@@ -142,9 +142,9 @@ def test_a_slot_is_reused_under_another_name() -> None:
         (lambda n: frame([(n["b"], [9]), (n["a"], [9, 9, 9])]), "an answer beyond 3 tokens"),
         (lambda n: frame([(n["full"], [9])], ones=True), "an answer beyond 3 tokens"),
         (lambda n: frame([(n["b"], [9]), (n["a"], [9])], {1: LENGTH}), "LENGTH at 2 of 3 tokens"),
-        (lambda n: frame([(n["b"], [9]), (n["a"], [])], {1: STOP}), "STOP after its tokens"),
+        (lambda n: frame([(n["b"], [9]), (n["a"], [])], {1: STOP}), "ends with STOP"),
         (lambda n: frame([(n["a"], [9])], {0: LENGTH}), "LENGTH at 2 of 3 tokens"),
-        (lambda n: frame([(n["a"], [])], {0: STOP}), "STOP after its tokens"),
+        (lambda n: frame([(n["a"], [])], {0: STOP}), "ends with STOP"),
     ],
     ids=[
         "late frame of an older generation",
@@ -159,16 +159,16 @@ def test_a_slot_is_reused_under_another_name() -> None:
         "budget overrun by a row of several",
         "budget overrun by one",
         "LENGTH below the budget",
-        "STOP without a new token",
+        "STOP without a stop id",
         "LENGTH below the budget, alone",
-        "STOP without a new token, alone",
+        "STOP without a stop id, alone",
     ],
 )
 def test_a_bad_frame_leaves_nothing_behind(
     bad: Callable[[dict[str, int]], TokenColumns], message: str
 ) -> None:
     """One bad row raises FrameError naming the worker, and none of the frame's rows is written."""
-    table = RequestTable(max_new_tokens=3, num_slots=8)
+    table = RequestTable(max_new_tokens=3, num_slots=8, rules=AnswerRules(100, (99,)))
     (slot_old,), (name_old,) = assign(table, 0, 50)
     finish(table, slot_old)
     mine, (name_a, name_b, name_full) = assign(table, 0, 1, 2, 4)

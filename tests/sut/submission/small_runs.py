@@ -144,6 +144,7 @@ def _grade(run_dir: Path) -> None:
     if kind in THRESHOLDS:
         value = SCORES.get(kind, float(MEAN_LEN))
         verdict = {"test": kind, "passed": True, "value": value, "reasons": []}
+        verdict["log_sha256"] = sha256(run_dir / ACCURACY)
         (run_dir / "compliance.json").write_text(json.dumps(verdict))
         name = "verify_accuracy.txt" if kind == "TEST07" else "verify_output_len.txt"
         (run_dir / name).write_text("Summary\nTEST PASS\n")
@@ -233,9 +234,9 @@ def set_entries(run_dir: Path, change: Callable[[list[str]], list[str]]) -> None
     path = run_dir / ACCURACY
     path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
     seal(run_dir, ACCURACY)
-    report = run_dir / "accuracy.json"
-    if report.exists():
-        change_report(report, log_sha256=sha256(path))
+    for name in ("accuracy.json", "compliance.json"):
+        if (run_dir / name).exists():
+            change_report(run_dir / name, log_sha256=sha256(path))
 
 
 def seal(run_dir: Path, name: str) -> None:

@@ -1,9 +1,7 @@
 """Each fault that is planted in the runs of a submission is named, in one line, and alone."""
 
 import functools
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +11,25 @@ from sut.log_files import ACCURACY, DETAIL
 from sut.results.submission.recorded_runs import Division, all_runs, find_runs
 from sut.results.submission.run_faults import check_run
 from sut.results.submission.set_faults import set_faults
-from tests.sut.submission.small_runs import (
-    change_record,
-    change_report,
-    read_record,
-    seal,
-    set_commit,
-    set_entries,
-    set_info,
-    set_logged,
+from tests.sut.submission.planting import (
+    PERFORMANCE,
+    Plant,
+    add_error,
+    add_line,
+    begin_together,
+    copy_run,
+    entries,
+    info,
+    logged,
+    outcome,
+    record,
+    removed,
+    rename_rejected,
+    report,
+    text,
+    unlist_last_entry,
 )
-
-PERFORMANCE = "offline/performance"
-Plant = Callable[[Path], object]
+from tests.sut.submission.small_runs import change_record, change_report, set_commit
 
 
 def faults_of(results: Path, division: Division = Division.CLOSED) -> list[str]:
@@ -46,97 +50,6 @@ def planted_faults(results: Path, plant: Plant, division: Division = Division.CL
     known = known_faults((results / "origin").resolve(), division)
     plant(results)
     return [line.replace(f"{results}/", "") for line in faults_of(results, division) if line not in known]
-
-
-def record(run: str, change: Callable[[Any], object]) -> Plant:
-    """Plant a change of run.json."""
-    return lambda results: change_record(results / run, change)
-
-
-def logged(run: str, **values: object) -> Plant:
-    """Plant values in the detail log."""
-    return lambda results: set_logged(results / run, **values)
-
-
-def report(path: str, **values: object) -> Plant:
-    """Plant values in a report beside a run."""
-    return lambda results: change_report(results / path, **values)
-
-
-def text(path: str, content: str) -> Plant:
-    """Plant the content of a file."""
-    return lambda results: (results / path).write_text(content)
-
-
-def entries(run: str, change: Callable[[list[str]], list[str]]) -> Plant:
-    """Plant lines in the accuracy log."""
-    return lambda results: set_entries(results / run, change)
-
-
-def info(run: str, key: str, value: str) -> Plant:
-    """Plant what the workers said of themselves."""
-    return lambda results: set_info(results / run, key, value)
-
-
-def removed(path: str) -> Plant:
-    """Remove a file or a run."""
-
-    def plant(results: Path) -> None:
-        place = results / path
-        shutil.rmtree(place) if place.is_dir() else place.unlink()
-
-    return plant
-
-
-def outcome(value: str, reason: str) -> Callable[[Any], object]:
-    """Change the verdict of a run."""
-    return lambda record: record["verdict"].update(outcome=value, reason=reason)
-
-
-def add_error(results: Path) -> None:
-    """Let LoadGen have logged an error in a performance run, which the official checker accepts."""
-    path = results / PERFORMANCE / DETAIL
-    line = path.read_text().splitlines()[-1].removeprefix(":::MLLOG ")
-    entry = json.loads(line) | {"key": "error_runtime", "value": "lost"}
-    entry["metadata"]["is_error"] = True
-    path.write_text(f"{path.read_text()}:::MLLOG {json.dumps(entry)}\n")
-    seal(results / PERFORMANCE, DETAIL)
-
-
-def add_line(results: Path) -> None:
-    """Edit a log."""
-    path = results / PERFORMANCE / DETAIL
-    path.write_text(f"{path.read_text()}\n")
-
-
-def rename_rejected(results: Path) -> None:
-    """Give a log the name of one that the verdict has not accepted."""
-    path = results / PERFORMANCE / DETAIL
-    path.rename(path.with_name(f"rejected_{DETAIL}"))
-
-
-def copy_run(source: str, target: str) -> Plant:
-    """Put a run in the place of another."""
-
-    def plant(results: Path) -> None:
-        shutil.rmtree(results / target)
-        shutil.copytree(results / source, results / target)
-
-    return plant
-
-
-def begin_together(results: Path) -> None:
-    """Let two runs of one worker last an hour from the same second."""
-    began = read_record(results / PERFORMANCE)["started_utc"]
-    for name in (PERFORMANCE, "offline/TEST09"):
-        change_record(
-            results / name, lambda found: found.update(started_utc=began, ready_s=0.0, wall_s=3600.0)
-        )
-
-
-def unlist_last_entry(lines: list[str]) -> list[str]:
-    """Leave out the last entry of an accuracy log."""
-    return [*lines[:-3], lines[-3].rstrip(","), lines[-1]] if lines[-1] == "]" else lines
 
 
 FAULTS: dict[str, tuple[Plant, str]] = {
@@ -203,6 +116,10 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         entries("offline/accuracy", unlist_last_entry),
         "offline/accuracy: the accuracy log lacks 1 of 4395 samples",
     ),
+    "a doubled sample of a compliance test": (
+        entries("offline/TEST09", lambda lines: [lines[0], lines[1], *lines[1:]]),
+        "offline/TEST09: the accuracy log has sample 0 2 times",
+    ),
     "a doubled sample": (
         entries("offline/accuracy", lambda lines: [lines[0], lines[1], *lines[1:]]),
         "offline/accuracy: the accuracy log has sample ",
@@ -220,8 +137,8 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         "offline/accuracy: accuracy.json was graded by another data set than that of the run",
     ),
     "ungraded answers": (
-        report("offline/accuracy/accuracy.json", ungraded=[{"row": 3}]),
-        "offline/accuracy: 1 answers are ungraded",
+        report("offline/accuracy/accuracy.json", score_percent=None, ungraded=[{"row": 3}]),
+        "offline/accuracy: accuracy.json has no score: 1 answers are ungraded",
     ),
     "another score in the checker's file": (
         text("offline/accuracy/accuracy.txt", "'exact_match': 99.000\n"),
@@ -240,6 +157,10 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         "offline/TEST09: TEST09 did not pass: mean 1000",
     ),
     "a compliance verdict of another log": (
+        report("server/TEST07/compliance.json", log_sha256="0" * 64),
+        "server/TEST07: compliance.json is the verdict on another accuracy log",
+    ),
+    "another value in the compliance verdict": (
         report("offline/TEST09/compliance.json", value=1300.0),
         "offline/TEST09: compliance.json has the value 1300.0, this run has 1278.000",
     ),
@@ -336,6 +257,15 @@ def test_real_runs_have_no_other_faults_than_those_of_a_rehearsal(made_runs: Pat
             f"the detail log has {duration} 0, not 600000 or more",
         )
     }
+
+
+def test_a_worker_that_did_not_answer_gethost_is_no_other_machine(results: Path) -> None:
+    """Machines are compared as far as they are known."""
+
+    def forget(found: Any) -> None:
+        found["summary"]["workers"][0]["hosts"] = [{"hostname": "", "num_cores": 0, "not_told": ["slow"]}]
+
+    assert [] == planted_faults(results, record("server/TEST09", forget))
 
 
 def test_accuracy_and_performance_swapped_are_both_named(results: Path) -> None:

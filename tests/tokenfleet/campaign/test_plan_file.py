@@ -1,13 +1,24 @@
 """Plans: what they say, and that a bad one is refused in one line that names file and entry."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from common.flags import Flags, names
 from sut.settings import Scenario
+from tests import fleet
 from tests.tokenfleet.campaign.plans import STRICT, write_plan
 from tokenfleet.campaign.plan_file import NodeFlags, read_plan
 from tokenfleet.campaign.plan_reader import PlanError
+from tokenfleet.campaign.plan_settings import (
+    CampaignSettings,
+    DataSettings,
+    NodeSettings,
+    RehearsalSettings,
+    ScenarioSettings,
+    SubmissionSettings,
+)
 from tokenfleet.campaign.planned_runs import plan_runs
 
 OFFLINE = ("[offline]\ntarget-qps = 12\n", "")
@@ -140,3 +151,29 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, content: bytes | None
     with pytest.raises(PlanError, match=reason) as error:
         read_plan(path, NodeFlags())
     assert str(error.value).startswith(f"{path}: ")
+
+
+PAGE = fleet.ROOT / "docs" / "campaign.md"
+
+
+def test_the_documented_plan_can_be_read(tmp_path: Path) -> None:
+    """The plan of docs/campaign.md has the tables of a closed submission; its nodes replace its worker."""
+    plan_text, nodes_text = re.findall(r"^```toml\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+    plan = read_plan(write_plan(tmp_path, plan_text), NodeFlags())
+    assert ["throughput", "latency"] == [group.name for group in plan.groups]
+    local = plan_text[plan_text.index("[worker]") : plan_text.index("[[groups]]")]
+    edits = [(local, nodes_text)] + [
+        (f'worker = {{ preset = "h200_tp1_{name}" }}\n', "") for name in ("offline", "interactive")
+    ]
+    nodes = read_plan(write_plan(tmp_path, plan_text, *edits), NodeFlags())
+    assert {("node1:50051", "node2:50051")} == {group.addresses for group in nodes.groups}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [CampaignSettings, DataSettings, ScenarioSettings, NodeSettings, SubmissionSettings, RehearsalSettings],
+)
+def test_every_key_is_documented(settings: type[Flags]) -> None:
+    """docs/campaign.md names each key of each table."""
+    page = PAGE.read_text()
+    assert [] == [name for name in names(settings) if not re.search(rf"(?<![\w-]){name}(?![\w-])", page)]

@@ -1,0 +1,1 @@
+"""Decide compliance tests and write the files that the submission checker reads."""

@@ -1,0 +1,156 @@
+"""Read a run of a compliance test, decide the test, and write the verdict into the run's directory."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from common.bounded_file import parse_json, read_bounded
+from common.flags import FlagError
+from common.text import printable
+from sut.benchmark import BENCHMARK, ComplianceTest
+from sut.log_files import (
+    ACCURACY,
+    COMPLIANCE_REPORT,
+    REJECTED_PREFIX,
+    VERIFIED_ACCURACY,
+    VERIFIED_LENGTH,
+    find_log,
+)
+from sut.results.accuracy.accuracy_inputs import read_inputs
+from sut.results.accuracy.accuracy_report import AccuracyReport, write_report
+from sut.results.accuracy.config import AccuracyConfig
+from sut.results.accuracy.log_entries import AnswerLog, LogError
+from sut.results.compliance.compliance_verdict import ComplianceVerdict, LengthFigures, bounds_of, decide
+from sut.results.compliance.config import ComplianceConfig
+from sut.results.compliance.verification_text import accuracy_text, output_length_text
+
+RUN_FLAG = "RUN_DIR"
+_RECORD = "run.json"
+_MAX_RECORD_BYTES = 1 << 28
+# Complete runs: LoadGen has written all of its logs.
+_COMPLETE = ("VALID", "NOT_GRADED", "INVALID")
+_MAX_REASON_LEN = 500
+
+
+class ComplianceRun(NamedTuple):
+    """A complete run of a compliance test."""
+
+    test: ComplianceTest
+    directory: Path
+    outcome: str
+    reason: str
+
+    @classmethod
+    def read(cls, directory: Path) -> "ComplianceRun":
+        """Read the run's record.
+
+        Raises:
+            FlagError: It is no complete run of a compliance test.
+        """
+        names = [test.name for test in BENCHMARK.compliance_tests]
+        name = directory.resolve().name
+        if name not in names:
+            raise FlagError(
+                RUN_FLAG, f"is not named {' or '.join(names)}, as the run of a test is", directory
+            )
+        record = _read_record(directory)
+        verdict = record.get("verdict")
+        found = verdict if isinstance(verdict, Mapping) else {}
+        outcome, reason = (printable(str(found.get(key)), _MAX_REASON_LEN) for key in ("outcome", "reason"))
+        if outcome not in _COMPLETE:
+            raise FlagError(RUN_FLAG, f"the run is {outcome}: {reason}", directory)
+        return cls(BENCHMARK.compliance_test_named(name), directory, outcome, reason)
+
+    @property
+    def log(self) -> Path:
+        """LoadGen's accuracy log."""
+        return find_log(self.directory, ACCURACY)
+
+    @property
+    def faults(self) -> list[str]:
+        """What keeps the run from passing, whatever its answers are."""
+        return [f"the run is {self.outcome}: {self.reason}"] if self.outcome == "INVALID" else []
+
+
+def _read_record(directory: Path) -> Mapping[str, object]:
+    path = directory / _RECORD
+    try:
+        record = parse_json(read_bounded(path, _MAX_RECORD_BYTES))
+    except OSError as error:
+        raise FlagError(RUN_FLAG, f"{_RECORD} cannot be read: {error.strerror}", directory) from error
+    except ValueError as error:
+        raise FlagError(RUN_FLAG, f"{_RECORD} is not JSON: {error}", directory) from error
+    if not isinstance(record, Mapping):
+        raise FlagError(RUN_FLAG, f"{_RECORD} is no record of a run", directory)
+    return record
+
+
+def decide_run(directory: Path, config: ComplianceConfig) -> ComplianceVerdict:
+    """Decide the test of a run and write the verdict into its directory; earlier verdicts are replaced.
+
+    Raises:
+        FlagError: The run, its log or a file for scoring cannot be used; nothing is written.
+    """
+    run = ComplianceRun.read(directory)
+    log = AnswerLog(run.log)
+    try:
+        figures = LengthFigures.of(log)
+    except LogError as error:
+        raise FlagError(RUN_FLAG, f"{run.log.name} {error}", run.directory) from error
+    report = None
+    if run.test.mean_answer_len is None:
+        scoring = _scoring_config(config, run)
+        report = None if figures.gaps(run.test.num_samples) else _score(scoring, run.test)
+    # The official script reads the score as the evaluator prints it.
+    score = None if report is None else round(report.score.percent, 3)
+    verdict = decide(run.test, figures, score, run.faults, log.sha256)
+    try:
+        _write(run, verdict, figures, report)
+    except OSError as error:
+        raise FlagError(RUN_FLAG, f"cannot be written: {error.strerror}", run.directory) from error
+    return verdict
+
+
+def _scoring_config(config: ComplianceConfig, run: ComplianceRun) -> AccuracyConfig:
+    """Return the flags of scoring the answers.
+
+    Raises:
+        FlagError: A flag is missing.
+    """
+    if config.reference_data is None or config.tokenizer is None:
+        flag = "--reference-data" if config.reference_data is None else "--tokenizer"
+        raise FlagError(flag, f"is missing; {run.test.name} is decided by the score of its answers")
+    return AccuracyConfig(
+        mlperf_log=run.log,
+        reference_data=config.reference_data,
+        tokenizer=config.tokenizer,
+        overwrite=True,
+    )
+
+
+def _score(config: AccuracyConfig, test: ComplianceTest) -> AccuracyReport:
+    scorer = dataclasses.replace(read_inputs(config), target_percent=bounds_of(test).low)
+    return scorer.score()
+
+
+def _write(
+    run: ComplianceRun, verdict: ComplianceVerdict, figures: LengthFigures, report: AccuracyReport | None
+) -> None:
+    """Write the score, the text for the checker and the verdict, each whole or not at all."""
+    if run.test.mean_answer_len is not None:
+        _replace(run.directory / VERIFIED_LENGTH, output_length_text(verdict, figures))
+    else:
+        if report is not None:
+            accepted = not run.log.name.startswith(REJECTED_PREFIX)
+            write_report(report, run.directory, has_score=True, has_text=accepted)
+        text = accuracy_text(verdict, "" if report is None else report.to_text())
+        _replace(run.directory / VERIFIED_ACCURACY, text)
+    _replace(run.directory / COMPLIANCE_REPORT, verdict.to_json())
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,164 @@
+"""Bad input of `tokenfleet accuracy`: one line that names flag, file and entry; nothing is written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sut.results.accuracy.__main__ import main
+from tests.sut.accuracy_files import encode, entry, final, write_case, write_log, write_reference
+
+ROWS = [
+    ("gpqa_diamond", "C", final("C")),
+    ("gpqa_diamond", "B", final("B")),
+    ("gpqa_diamond", "A", final("A")),
+]
+E0, E1, E2 = (entry(row, encode(answer)) for row, (_, _, answer) in enumerate(ROWS))
+
+
+def log(*lines: str) -> Callable[[Path], None]:
+    """Write another log."""
+    return lambda directory: void(write_log(directory / "mlperf_log_accuracy.json", list(lines)))
+
+
+def text(content: str) -> Callable[[Path], None]:
+    """Write another text into the log."""
+    return lambda directory: void((directory / "mlperf_log_accuracy.json").write_text(content))
+
+
+def data(*rows: tuple[str, str]) -> Callable[[Path], None]:
+    """Write other reference data."""
+    return lambda directory: void(write_reference(directory / "acc.parquet", list(rows)))
+
+
+def file(name: str, content: bytes) -> Callable[[Path], None]:
+    """Write another file."""
+    return lambda directory: void((directory / name).write_bytes(content))
+
+
+def columns(**values: list[object]) -> Callable[[Path], None]:
+    """Write reference data with other columns."""
+    return lambda directory: pq.write_table(pa.table(values), directory / "acc.parquet")
+
+
+def void(_: object) -> None:
+    """Return nothing."""
+
+
+LOG = "--mlperf-log {d}/mlperf_log_accuracy.json: "
+DATA = "--reference-data {d}/acc.parquet: "
+TOKENIZER = "--tokenizer {d}/tokenizer: "
+BAD: dict[str, tuple[Callable[[Path], None], str]] = {
+    "missing": (log(E0, E2), LOG + "has no entry for 1 of 3 samples, first sample 1"),
+    "doubled": (log(E0, E1, E1, E2), LOG + "entry 2: sample 1 has an entry before"),
+    "foreign": (
+        log(E0, E1, E2, entry(3, [1])),
+        LOG + "entry 3: sample 3 is not one of the 3 rows of the reference data",
+    ),
+    "before the first": (
+        log(E0, E1, entry(-1, [1])),
+        LOG + "entry 2: sample -1 is not one of the 3 rows of the reference data",
+    ),
+    "cut in an entry": (text(f"[\n{E0},\n{E1[:60]}"), LOG + "entry 1 is truncated or no JSON object: "),
+    "cut after an entry": (
+        text(f"[\n{E0},\n{E1}\n"),
+        LOG + "is truncated: the array is not closed after 2 entries",
+    ),
+    "cut after a comma": (text(f"[\n{E0},\n"), LOG + "is truncated: the array is not closed after 1 entries"),
+    "a comma too many": (text(f"[\n{E0},\n]"), LOG + "entry 1 is truncated or no JSON object: "),
+    "text behind": (text(f"[{E0},{E1},{E2}] []"), LOG + "has text after the end of the array of 3 entries"),
+    "no array": (text(E0), LOG + 'is no JSON array: begins with \'{ "seq_id"'),
+    "empty": (text(""), LOG + "is empty"),
+    "no object": (log(E0, "7"), LOG + "entry 1 is no JSON object"),
+    "no data": (log('{"seq_id": 0, "qsl_idx": 0}'), LOG + "entry 0 has no data"),
+    "half a token": (
+        log('{"seq_id": 0, "qsl_idx": 0, "data": "0011"}'),
+        LOG + "entry 0: data is no hexadecimal text of whole int32 tokens",
+    ),
+    "a negative token": (
+        log('{"seq_id": 0, "qsl_idx": 0, "data": "FEFFFFFF"}'),
+        LOG + "entry 0: token -2 is negative",
+    ),
+    "unknown data set": (
+        data(("gpqa_diamond", "C"), ("gpqa", "C"), ("gpqa_diamond", "C")),
+        DATA + "'gpqa' in the column dataset is none of aime25, gpqa_diamond, livecodebench_v6",
+    ),
+    "a pickle": (
+        file("acc.parquet", b"\x80\x04."),
+        DATA + "is no parquet file; the evaluation reads no other format",
+    ),
+    "damaged data": (file("acc.parquet", b"PAR1 and more"), DATA + "is no readable parquet file: "),
+    "no truth": (columns(dataset=["aime25"]), DATA + "has 0 columns ground_truth, not one"),
+    "no name": (
+        columns(dataset=[None], ground_truth=["1"]),
+        DATA + "row 0 has no name in the column dataset",
+    ),
+    "a list as truth": (
+        columns(dataset=["aime25"], ground_truth=[["1"]]),
+        DATA + "row 0: ground_truth is neither text nor a number",
+    ),
+    "no tests": (
+        data(("gpqa_diamond", "C"), ("livecodebench_v6", "q"), ("gpqa_diamond", "A")),
+        "--lcb-tests: is missing: the data has rows of livecodebench_v6",
+    ),
+    "no tokenizer": (
+        lambda directory: (directory / "tokenizer" / "tokenizer.json").unlink(),
+        TOKENIZER + "tokenizer.json: No such file or directory",
+    ),
+    "a damaged tokenizer": (file("tokenizer/tokenizer.json", b"{}"), TOKENIZER + "tokenizer.json: "),
+    "spaces cleaned up": (
+        file("tokenizer/tokenizer_config.json", b'{"clean_up_tokenization_spaces": true}'),
+        TOKENIZER + "tokenizer_config.json sets clean_up_tokenization_spaces",
+    ),
+    "other data than the run's": (
+        file("run.json", b'{"dataset": {"sha256": "00"}}'),
+        DATA + "is not the data of the run: run.json beside the log names another SHA-256",
+    ),
+    "an earlier report": (
+        file("accuracy.txt", b""),
+        "--output-dir {d}/accuracy.txt: exists; --overwrite replaces it",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """Exit code 2 and one line; no report is written."""
+    flags = write_case(tmp_path, ROWS)
+    damage, expected = BAD[name]
+    damage(tmp_path)
+    found = set(tmp_path.iterdir())
+    assert main(flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("accuracy: " + expected.replace("{d}", str(tmp_path))), line
+    assert found == set(tmp_path.iterdir())
+
+
+def test_the_log_may_be_any_json_array(tmp_path: Path) -> None:
+    """An array without line ends, with other spaces and more keys, is read as LoadGen's own is."""
+    flags = write_case(tmp_path, ROWS)
+    entries = [json.loads(line) | {"token_data": "00", "more": [{"]": "}"}]} for line in (E2, E0, E1)]
+    for form in (
+        json.dumps(entries),
+        json.dumps(entries, indent=3),
+        json.dumps(entries, separators=(",", ":")),
+    ):
+        (tmp_path / "mlperf_log_accuracy.json").write_text(f"\n {form} \n")
+        assert main([*flags, "--overwrite"]) == 0
+    assert (tmp_path / "accuracy.txt").read_text().endswith("'exact_match': 100.000\n")
+
+
+def test_a_rejected_log_and_a_part_leave_no_file_for_the_checker(tmp_path: Path) -> None:
+    """They are scored into accuracy.json only, and an earlier accuracy.txt is removed."""
+    flags = [*write_case(tmp_path, ROWS), "--overwrite"]
+    (tmp_path / "accuracy.txt").write_text("'exact_match': 99.000\n")
+    rejected = tmp_path / "rejected_mlperf_log_accuracy.json"
+    (tmp_path / "mlperf_log_accuracy.json").rename(rejected)
+    assert main([*flags, f"--mlperf-log={rejected}"]) == 0
+    write_log(rejected, [E0, E1])
+    assert main([*flags, f"--mlperf-log={rejected}", "--max-samples=2"]) == 0
+    assert not (tmp_path / "accuracy.txt").exists()
+    assert json.loads((tmp_path / "accuracy.json").read_text())["num_samples"] == 2
