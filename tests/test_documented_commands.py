@@ -23,6 +23,7 @@ PROGRAMS = {
     "doctor": ("-m", "coordinator", "doctor"),
     "local": ("run_mlperf.py",),
     "probe": ("-m", "worker.probe"),
+    "network-sut": ("-m", "tokenfleet", "network-sut"),
     "qualify": ("-m", "tokenfleet", "qualify"),
     "qualify reference": ("-m", "tokenfleet", "qualify", "reference"),
     "checkpoint-hash": ("-m", "worker.checkpoint_hash"),

@@ -103,7 +103,7 @@ def test_a_damaged_file_of_tests_is_one_line(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "tests.jsonl").write_text("{}\n")
     assert main(flags) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"accuracy: {tmp_path / 'tests.jsonl'}: line 1 is no question")
+    assert line.startswith(f"accuracy: --lcb-tests {tmp_path / 'tests.jsonl'}: line 1 is no question")
     assert not (tmp_path / "accuracy.json").exists()
 
 

@@ -13,6 +13,9 @@ from sut.results.code_grading.program_runner import HEADER
 
 _EXIT_WAIT_S = 5.0
 _MAX_MESSAGE_BYTES = 2_000
+_STEP_S = 1.0
+_SHORTEST_STOP_S = 5.0
+"""A step that takes this much longer shows a stopped process, not a busy machine."""
 _OUTSIDE_SIGNALS = (signal.SIGKILL, signal.SIGXCPU)
 """The process filter refuses SIGKILL to a program: it comes from the kernel, a limit, or a person."""
 
@@ -39,6 +42,8 @@ class RunnerConnection:
         self._socket = connection
         self._process = process
         self._deadline = time.monotonic()
+        self.was_stopped = False
+        """Whether this process was stopped, by a signal or with its machine, while it waited."""
 
     def set_deadline(self, seconds: float) -> None:
         """Bound everything from now on."""
@@ -47,12 +52,12 @@ class RunnerConnection:
     @contextmanager
     def shorter_deadline(self, seconds: float) -> Iterator[None]:
         """Bound what is inside the block more tightly, if it is."""
-        deadline = self._deadline
-        self._deadline = min(deadline, time.monotonic() + seconds)
+        shorter_by = max(0.0, self._deadline - (time.monotonic() + seconds))
+        self._deadline -= shorter_by
         try:
             yield
         finally:
-            self._deadline = deadline
+            self._deadline += shorter_by
 
     def send(self, content: bytes) -> None:
         """Send one frame.
@@ -84,18 +89,34 @@ class RunnerConnection:
         content = bytearray(size)
         view = memoryview(content)
         while view:
-            # After the deadline, as when the grader itself was stopped, what is already there is still taken.
-            self._socket.settimeout(self._left())
             try:
-                received = self._socket.recv_into(view)
-            except BlockingIOError as error:
-                raise TimeoutError from error
+                received = self._receive_part(view)
             except ConnectionError as error:
                 raise RunnerEndedError from error
             if not received:
                 raise RunnerEndedError
             view = view[received:]
         return content
+
+    def _receive_part(self, view: memoryview) -> int:
+        """Wait for some bytes, in steps that show whether this process was stopped meanwhile."""
+        while True:
+            start, left = time.monotonic(), self._left()
+            self._socket.settimeout(min(left, _STEP_S))
+            try:
+                # After the deadline, what is already there is still taken.
+                return self._socket.recv_into(view)
+            except (TimeoutError, BlockingIOError) as error:
+                if left <= _STEP_S:
+                    raise TimeoutError from error
+            finally:
+                self._note_stop(time.monotonic() - start - _STEP_S)
+
+    def _note_stop(self, excess_s: float) -> None:
+        """Give back the time during which this process was stopped."""
+        if excess_s > _SHORTEST_STOP_S:
+            self.was_stopped = True
+            self._deadline += excess_s
 
     def _left(self) -> float:
         return max(0.0, self._deadline - time.monotonic())

@@ -224,3 +224,33 @@ def test_no_process_outlives_the_grader(
     grading.wait(WAIT_S)
     wait_for(lambda: not any(map(is_running, left)))
     assert 1 == len(log_lines(tmp_path))
+
+
+STOPPED = """
+import sys
+from pathlib import Path
+from sut.results.code_grading import runner_connection
+from tests.sut.code_grading.graded import question, verdicts
+runner_connection._STEP_S, runner_connection._SHORTEST_STOP_S = 0.1, 0.5
+sleeping = "import time\\ntime.sleep(1)\\nprint(input())"
+print("ready", flush=True)
+print(*verdicts(Path(sys.argv[1]), [("echo", sleeping)], question("echo", None, ("1", "1"))))
+"""
+
+
+def test_time_during_which_the_grader_is_stopped_makes_no_program_wrong(tmp_path: Path) -> None:
+    """A program whose time ran out while it was stopped together with the grader is run once more."""
+    command = [sys.executable, "-c", STOPPED, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        # The probe, which ends at once, is the first to have a descendant.
+        wait_for(lambda: (tmp_path / "grading.jsonl").exists())
+        time.sleep(0.8)
+        everything = [process.pid, *descendants(process.pid)]
+        for pid in everything:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(2.5)
+        for pid in everything:
+            os.kill(pid, signal.SIGCONT)
+        output, _ = process.communicate(timeout=WAIT_S)
+    assert "PASSED" in output
+    assert 1 == len(log_lines(tmp_path))

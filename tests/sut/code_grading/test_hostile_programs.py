@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sut.results.code_grading.program import GradingOptions, ProgramVerdict
+from sut.results.code_grading.program import GradingOptions
 from tests.sut.code_grading.graded import LIMITS, question, verdicts
 
 # Two tests, so that a program which spoils the first cannot be helped by the end of the process.
@@ -104,25 +104,23 @@ PROGRAMS = {
 }
 
 
-@pytest.fixture(scope="module")
-def graded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ProgramVerdict]:
-    """All programs, graded at the same time."""
-    os.environ["SECRET_OF_THE_HOST"] = "7"
-    programs = [("echo", source) for source, _ in PROGRAMS.values()]
-    given = verdicts(tmp_path_factory.mktemp("hostile"), programs, ECHO)
-    del os.environ["SECRET_OF_THE_HOST"]
-    return dict(zip(PROGRAMS, given, strict=True))
-
-
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_a_hostile_program_gets_the_verdict_that_the_rules_give(
-    graded: dict[str, ProgramVerdict], name: str
+def test_hostile_programs_get_the_verdicts_that_the_rules_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program's own doing is wrong, a limit of the sandbox is ungraded, and what changes nothing passes."""
-    verdict = graded[name]
-    assert PROGRAMS[name][1] == verdict.outcome, verdict.reason
-    assert verdict.reason.isprintable()
-    assert bool(verdict.reason) == (verdict.outcome != "passed")
+    monkeypatch.setenv("SECRET_OF_THE_HOST", "7")
+    given = dict(zip(PROGRAMS, verdicts(tmp_path, programs_on("echo"), ECHO), strict=True))
+    expected = {name: outcome for name, (_, outcome) in PROGRAMS.items()}
+    assert expected == {name: verdict.outcome.value for name, verdict in given.items()}
+    assert all(verdict.reason.isprintable() for verdict in given.values())
+    assert [name for name, outcome in expected.items() if outcome == "passed"] == [
+        name for name, verdict in given.items() if not verdict.reason
+    ]
+
+
+def programs_on(question_id: str) -> list[tuple[str, str]]:
+    """All programs, as answers to one question."""
+    return [(question_id, source) for source, _ in PROGRAMS.values()]
 
 
 @pytest.fixture
