@@ -1,6 +1,7 @@
 """The coordinator's flags; flags that the MLPerf reference also has keep its names."""
 
 import argparse
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -95,6 +96,13 @@ class RunConfig(Flags):
     lcb_tests: Annotated[
         Path | None, Flag("tests of the LiveCodeBench questions, to score an accuracy run; needs --tokenizer")
     ] = None
+    network_sut: Annotated[
+        bool,
+        Flag(
+            "Network division: --workers is the address of a `tokenfleet network-sut`, each message has one "
+            "sample, and a loss of the connection fails the run"
+        ),
+    ] = False
     random_weights: Annotated[
         bool, Flag("the model's weights are random: degenerate answers are a warning, never INVALID")
     ] = False
@@ -167,6 +175,10 @@ class RunConfig(Flags):
 
     def _check_together(self) -> None:
         _check_utf8("--output-dir", self.output_dir)
+        if self.network_sut and len(self.workers) > 1:
+            raise FlagError("--network-sut", f"--workers names {len(self.workers)} addresses, not one")
+        if self.network_sut and self.on_overdue_query is OverduePolicy.CONTINUE:
+            raise FlagError("--network-sut", "--on-overdue-query continue would send a sample twice")
         if self.compliance is not None and self.accuracy:
             raise FlagError("--accuracy", f"--compliance {self.compliance} is a performance run")
         if self.compliance is not None and self.audit_config is not None:
@@ -182,6 +194,16 @@ class RunConfig(Flags):
     def mode(self) -> Mode:
         """What the run measures."""
         return Mode.ACCURACY if self.accuracy else Mode.PERFORMANCE
+
+    @property
+    def continues_on_loss(self) -> bool:
+        """Whether requests of a lost worker continue elsewhere; LoadGen's node sends no sample twice."""
+        return self.on_worker_loss is LossPolicy.CONTINUE and not self.network_sut
+
+    @property
+    def stall_limit_s(self) -> float:
+        """The effective --stall-timeout-s; a Network SUT itself watches its workers."""
+        return math.inf if self.network_sut else self.stall_timeout_s
 
     @property
     def overdue_policy(self) -> OverduePolicy:

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from common.standard_streams import leave
-from coordinator.config import LossPolicy, RunConfig
+from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
 from coordinator.pre_run_checks import announce, build_setup, warn_of_engines
 from coordinator.recording import final_table
@@ -34,7 +34,8 @@ from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
 from coordinator.recording.run_record import RunRecord
 from coordinator.run_end import SHORT_LIMITS, RunEnd
 from coordinator.run_grading import RunGrading
-from coordinator.scheduling.event_loop import ActiveRun, Deadline, EventLoop, opening_of
+from coordinator.scheduling.event_loop import ActiveRun, Deadline, EventLoop, network_name, opening_of
+from coordinator.scheduling.network_audit import AUDIT_NAME, NetworkAudit
 from coordinator.scheduling.scheduler import NOTHING_UNFINISHED, Task, Unfinished
 from coordinator.transport.fleet import Patience
 from coordinator.transport.stream import Limits
@@ -67,7 +68,8 @@ def run(config: RunConfig) -> int:
 
     Raises:
         ValueError: Bad input: a flag, a file, or workers that cannot serve this run. Nothing is left behind.
-        Interrupted: A signal arrived before the run had begun. Nothing is left behind.
+        Interrupted: A signal arrived before the run had begun, and nothing is left behind; or while answers
+            were being scored, and run.json says NOT_GRADED.
 
     Thread: main.
     """
@@ -211,6 +213,7 @@ class Execution:
                 sut.issue_queries,
                 self.run_dir.path,
                 self.run_dir.audit_config,
+                self._ask_name if self.config.network_sut else None,
             )
         except Exception as error:
             logger.exception("LoadGen failed")
@@ -218,6 +221,16 @@ class Execution:
         finally:
             self.reports.close()
             self.end.complete()
+
+    def _ask_name(self) -> str:
+        """Ask every node of the Network SUT for its name; a failure ends the run.
+
+        Thread: LoadGen's; blocks, bounded, before LoadGen's clock starts.
+        """
+        nodes = self.event_loop.ask_nodes()
+        if not nodes:
+            self.end.fail("no node of the Network SUT has answered (--network-sut)")
+        return network_name(nodes)
 
     def _judge(self, meter: JitterMeter) -> RunRecord:
         """Check the complete run; LoadGen's logs are read on the file thread."""
@@ -229,6 +242,10 @@ class Execution:
         judged, detail = self.files.call_while_active(judge, self.config.log_stall_timeout_s)
         hashes = self.files.call_while_active(self.run_dir.hash_files, self.config.log_stall_timeout_s)
         figures = LoadGenFigures.of(setup.scenario, detail)
+        if (audit := self.active_run.scheduler.audit) is not None:
+            self.files.call_while_active(
+                partial(audit.write, self.run_dir.path / AUDIT_NAME), self.config.log_stall_timeout_s
+            )
         return self.recorder.record(judged, self.times, figures, hashes)
 
     def _setup(self) -> Setup:
@@ -295,9 +312,9 @@ def _ready_workers(config: RunConfig, inputs: Inputs, end: RunEnd) -> Iterator[E
         ValueError: The workers cannot serve this run.
     """
     patience = Patience(
-        limits=Limits(config.worker_timeout_s, config.stall_timeout_s),
+        limits=Limits(config.worker_timeout_s, config.stall_limit_s),
         no_worker_s=config.no_worker_timeout_s,
-        continues=config.on_worker_loss is LossPolicy.CONTINUE,
+        continues=config.continues_on_loss,
     )
     with EventLoop(config.workers, inputs.access, patience, end.fail) as event_loop:
         event_loop.wait_ready(config.ready_timeout_s)
@@ -325,6 +342,7 @@ def _opened(
         max_new_tokens=inputs.generation.max_new_tokens,
         max_losses=config.max_worker_losses,
         keep=outputs.keep,
+        audit=NetworkAudit() if config.network_sut else None,
     )
     opening = opening_of(run_id, pb.RunSpec(**dataclasses.asdict(inputs.generation)))
     deadline = Deadline(config.query_timeout_s, config.overdue_policy)

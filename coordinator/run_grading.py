@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.child_process import child_command, child_environment
-from common.signals import SIGNAL_POLL_S, Interrupts
+from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from coordinator.config import RunConfig
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, RunDir
@@ -95,13 +95,23 @@ class RunGrading:
         if task is None:
             return record
         logger.info("the run is complete and its workers are free; %s grades it", task.command)
+        try:
+            code = self._run(task)
+        except Interrupted:
+            outcome = record.verdict.outcome
+            logger.error("the run is complete, %s; `%s` grades it later", outcome, task.command)
+            raise
+        return self._conclude(record, task, code)
+
+    def _run(self, task: GradingTask) -> int:
+        """Run the process; returns its exit code."""
         self.interrupts.resume()
         with _process(task) as process:
             while process.poll() is None:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(SIGNAL_POLL_S)
         self.interrupts.hold()
-        return self._conclude(record, task, process.returncode)
+        return process.returncode
 
     def _conclude(self, record: RunRecord, task: GradingTask, code: int) -> RunRecord:
         """Store the verdict; a rejected run loses the names that a submission checker reads first."""

@@ -77,6 +77,9 @@ def check_scorable(data: Dataset, tokenizer: Path, lcb_tests: Path | None) -> No
             raise FlagError(
                 "--input-file", "is no parquet file, which scoring (--tokenizer) needs", data.path
             )
+    if (num_named := sum(data.rows_by_dataset.values())) != data.num_samples:
+        reason = f"has {data.num_samples - num_named} rows without a name in the column dataset"
+        raise FlagError("--input-file", reason, data.path)
     names = {name.lower() for name in data.rows_by_dataset}
     if unknown := names - set(BENCHMARK.dataset_names):
         reason = f"{reprlib.repr(min(unknown))} in the column dataset cannot be scored (--tokenizer)"

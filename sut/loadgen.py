@@ -24,6 +24,8 @@ from sut.settings import Mode, Scenario
 
 Issue = Callable[[list[int], list[int]], None]
 """Receives LoadGen's response ids (pointers) and sample indices of one query, in order."""
+AskName = Callable[[], str]
+"""Returns the name of a Network SUT after a round trip to each of its nodes; must not raise."""
 
 TOKEN_BYTES = 4
 # LoadGen's buffered logs do not fit in less free space than this.
@@ -137,7 +139,14 @@ class LoadGenTest:
         """Settings before the test."""
         return LoadGenSettings.of(self._settings, self._scenario)
 
-    def run(self, num_samples: int, issue: Issue, output_dir: Path, audit_config: Path | None) -> None:
+    def run(
+        self,
+        num_samples: int,
+        issue: Issue,
+        output_dir: Path,
+        audit_config: Path | None,
+        ask_name: AskName | None = None,
+    ) -> None:
         """Run the test; returns when all issued samples are complete.
 
         Args:
@@ -146,6 +155,7 @@ class LoadGenTest:
             output_dir: Existing directory; without one LoadGen would return at once without a message.
             audit_config: Path, or None; never omitted, because LoadGen would then read audit.config from the
                 working directory.
+            ask_name: Network division: LoadGen uses a query dispatch library (QDL), and this is its Name().
 
         Raises:
             RuntimeError: LoadGen wrote no summary.
@@ -153,7 +163,7 @@ class LoadGenTest:
         Thread: any except main, which must handle signals; blocks.
         """
         output_dir.stat()
-        sut = lg.ConstructFastSUT(issue, _nothing)
+        sut, destroy = _construct_sut(issue, ask_name)
         qsl = lg.ConstructQSL(num_samples, num_samples, _nothing, _nothing)
         try:
             lg.StartTestWithLogSettings(
@@ -165,10 +175,26 @@ class LoadGenTest:
             )
         finally:
             lg.DestroyQSL(qsl)
-            lg.DestroySUT(sut)
+            destroy(sut)
         summary = find_log(output_dir, SUMMARY)
         if not summary.is_file() or summary.stat().st_size == 0:
             raise RuntimeError(f"LoadGen wrote no summary in {output_dir}{_full_disk(output_dir)}")
+
+
+def _construct_sut(issue: Issue, ask_name: AskName | None) -> tuple[int, Callable[[int], None]]:
+    """Construct LoadGen's SUT, or its QDL; returns it with the function that destroys it."""
+    if ask_name is None:
+        return lg.ConstructFastSUT(issue, _nothing), lg.DestroySUT
+    return lg.ConstructQDL(_issuing(issue), _nothing, ask_name), lg.DestroyQDL
+
+
+def _issuing(issue: Issue) -> Callable[[list[lg.QuerySample]], None]:
+    """Return the callback of a QDL, which gets objects instead of two lists."""
+
+    def issue_samples(samples: list[lg.QuerySample]) -> None:
+        issue([sample.id for sample in samples], [sample.index for sample in samples])
+
+    return issue_samples
 
 
 def generated_samples(output_dir: Path) -> int | None:

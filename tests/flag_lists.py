@@ -12,6 +12,9 @@ from coordinator.config import RunConfig
 from coordinator.doctor.command import DoctorConfig
 from sut.results.accuracy.config import AccuracyConfig
 from sut.results.compliance.config import ComplianceConfig
+from tokenfleet.network.sut_program import NetworkSutConfig
+from tokenfleet.qualify.first_contact import QualifyConfig
+from tokenfleet.qualify.reference_program import ReferenceConfig
 from worker.config import ModelConfig, WorkerConfig
 from worker.engines.scripted.cost_model import CostModel
 from worker.engines.scripted.counting import CountingConfig
@@ -24,6 +27,9 @@ LISTS: dict[str, tuple[type[Flags], ...]] = {
     "doctor": (DoctorConfig,),
     "accuracy": (AccuracyConfig,),
     "compliance": (ComplianceConfig,),
+    "qualify": (QualifyConfig,),
+    "reference": (ReferenceConfig,),
+    "network": (NetworkSutConfig,),
     "worker": (ModelConfig, WorkerConfig),
     "counting": (CountingConfig,),
     "simulated": (SimulatedConfig, CostModel),

@@ -13,6 +13,7 @@ PRELOAD = [
     "bench.fleet.simulated",
     "coordinator.__main__",
     "tokenfleet.local_run",
+    "tokenfleet.qualify.first_contact",
     "worker.__main__",
     "worker.engines.scripted.counting",
 ]

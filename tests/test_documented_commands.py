@@ -23,18 +23,22 @@ PROGRAMS = {
     "doctor": ("-m", "coordinator", "doctor"),
     "local": ("run_mlperf.py",),
     "probe": ("-m", "worker.probe"),
+    "network-sut": ("-m", "tokenfleet", "network-sut"),
+    "qualify": ("-m", "tokenfleet", "qualify"),
+    "qualify reference": ("-m", "tokenfleet", "qualify", "reference"),
     "checkpoint-hash": ("-m", "worker.checkpoint_hash"),
     "accuracy": ("-m", "sut.results.accuracy"),
     "campaign": ("-m", "tokenfleet", "campaign"),
     "compliance": ("-m", "sut.results.compliance"),
     "submission": ("-m", "tokenfleet", "submission"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
+    "convert": ("-m", "sut.results.code_grading.convert"),
     "synthetic answers": ("-m", "sut.synthetic", "answers"),
     "synthetic benchmark": ("-m", "sut.synthetic", "benchmark"),
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }
 # These pass flags on to vLLM.
-WITH_VLLM_FLAGS = ("worker", "local")
+WITH_VLLM_FLAGS = ("worker", "local", "qualify reference")
 # How a command line begins, and the program that it starts.
 STARTS = {f"tokenfleet {name}": name for name in PROGRAMS} | {
     f"python {' '.join(start)}": name for name, start in PROGRAMS.items()

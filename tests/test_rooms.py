@@ -36,7 +36,9 @@ MAY_IMPORT = {
     "sut.results.accuracy": {"sut.benchmark", "sut.log_files", "sut.results.code_grading"},
     "sut.results.code_grading": set(),
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
+    "tokenfleet.network": set(),
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
+    "tokenfleet.qualify": {"tokenfleet.child"},
     "worker.machine": set(),
     "worker.node": {
         *("worker.auth", "worker.config", "worker.engine_protocol", "worker.listener", "worker.machine"),
@@ -149,6 +151,10 @@ print("imported")
         (
             "sut.results.verdict",
             ["grpc", "vllm", "torch", "protos", "worker", "coordinator", "mlperf_loadgen"],
+        ),
+        (
+            "sut.results.accuracy.__main__",
+            ["grpc", "vllm", "torch", "transformers", "pandas", "mlperf_loadgen", "openai_harmony"],
         ),
         ("protos.columns", ["grpc", "vllm", "torch", "worker", "coordinator", "sut", "mlperf_loadgen"]),
     ],

@@ -95,6 +95,18 @@ def _synthetic(argv: list[str]) -> int:
     return main(argv)
 
 
+def _qualify(argv: list[str]) -> int:
+    from tokenfleet.qualify.first_contact import main
+
+    return main(argv)
+
+
+def _network_sut(argv: list[str]) -> int:
+    from tokenfleet.network.sut_program import main
+
+    return main(argv)
+
+
 SUBCOMMANDS = {
     "worker": Subcommand(_worker, "serve the model on this node, with one replica or several"),
     "run": Subcommand(_run, "run LoadGen against workers once (the coordinator)"),
@@ -106,6 +118,8 @@ SUBCOMMANDS = {
     "compliance": Subcommand(_compliance, "decide TEST07 or TEST09 of a run that exists"),
     "submission": Subcommand(_submission, "check the runs of a submission and lay out its tree"),
     "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
+    "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),
+    "network-sut": Subcommand(_network_sut, "serve a fleet of workers to LoadGen's node (Network division)"),
     "synthetic": Subcommand(_synthetic, "write a synthetic data set or a tiny random checkpoint"),
 }
 

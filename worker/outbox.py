@@ -31,12 +31,14 @@ class _Pending(NamedTuple):
 class Outbox:
     """Messages waiting to be sent on one stream."""
 
-    def __init__(self, hold_ns: int) -> None:
+    def __init__(self, hold_ns: int, *, single: bool = False) -> None:
         """Create an empty outbox.
 
         Args:
             hold_ns: Longest wait of tokens that are neither the first nor the last of a request.
+            single: Each step is one request's and becomes a frame of its own.
         """
+        self._max_frame_bytes = 0 if single else MAX_FRAME_BYTES
         self._hold_s = hold_ns / 1e9
         self._control: deque[pb.FromWorker] = deque()
         self._steps: deque[_Pending] = deque()
@@ -84,7 +86,7 @@ class Outbox:
     def _take_frame(self) -> pb.FromWorker:
         taken = [self._steps.popleft()]
         num_bytes = taken[0].num_bytes
-        while self._steps and num_bytes + self._steps[0].num_bytes <= MAX_FRAME_BYTES:
+        while self._steps and num_bytes + self._steps[0].num_bytes <= self._max_frame_bytes:
             taken.append(self._steps.popleft())
             num_bytes += taken[-1].num_bytes
         # The remaining steps were due with this frame and are sent immediately after it.

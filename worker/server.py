@@ -17,7 +17,7 @@ from worker.engine_protocol import Engine, EngineDead
 from worker.listener import listening
 from worker.machine.parent_death import NODE_GONE, is_replica
 from worker.machine.sd_notify import READY, STOPPING, notify
-from worker.servicer import WorkerServicer
+from worker.servicer import AskNodes, WorkerServicer
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +28,27 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 class Server:
     """One gRPC server over one engine."""
 
-    def __init__(self, config: WorkerConfig, engine: Engine, auth: AuthInterceptor | None = None) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        engine: Engine,
+        auth: AuthInterceptor | None = None,
+        ask_nodes: AskNodes | None = None,
+    ) -> None:
+        """Create the server.
+
+        Args:
+            config: Address, credentials and time limits.
+            engine: Engine to start and to serve.
+            auth: Credentials; None: plaintext without a token.
+            ask_nodes: See WorkerServicer.
+        """
         self._config = config
         self._auth = auth or AuthInterceptor()
         self._engine = engine
-        self._servicer = WorkerServicer(engine, int(config.frame_hold_ms * 1e6), config.coordinator_timeout_s)
+        self._servicer = WorkerServicer(
+            engine, int(config.frame_hold_ms * 1e6), config.coordinator_timeout_s, ask_nodes
+        )
         self._health = health.aio.HealthServicer()
         self._stop = asyncio.Event()
         self._is_stopping = False

@@ -15,7 +15,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -39,6 +39,7 @@ RESET_TIMEOUT_S = 20.0
 ABORT_TIMEOUT_S = 5.0
 # gRPC may refuse metadata of 8 KB or more, and encodes each non-ASCII byte as three.
 MAX_REASON_BYTES = 2000
+AskNodes = Callable[[], Awaitable[list[str]]]
 Context = grpc.aio.ServicerContext[pb.ToWorker, pb.FromWorker]
 
 
@@ -58,15 +59,23 @@ _STATUS: dict[type[Exception], grpc.StatusCode] = {
 class WorkerServicer(rpc.WorkerServicer):
     """The Worker service over one engine."""
 
-    def __init__(self, engine: Engine, hold_ns: int, coordinator_timeout_s: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        hold_ns: int,
+        coordinator_timeout_s: float,
+        ask_nodes: AskNodes | None = None,
+    ) -> None:
         """Create the service in state LOADING.
 
         Args:
             engine: Engine that the server starts; used by one run at a time.
             hold_ns: See Outbox.
             coordinator_timeout_s: A run ends when its coordinator has sent or read nothing for this long.
+            ask_nodes: Network SUT: asks every node behind it for its name; each frame has one request.
         """
         self._engine = engine
+        self._ask_nodes = ask_nodes
         self._hold_ns = hold_ns
         self._coordinator_timeout_s = coordinator_timeout_s
         self._state: pb.WorkerState = pb.WORKER_STATE_LOADING
@@ -156,7 +165,10 @@ class WorkerServicer(rpc.WorkerServicer):
 
     async def GetHost(self, request: pb.GetHostRequest, context: Context) -> pb.HostInfo:
         """Describe the machine this worker runs on, in every state."""
-        return await self._host.read()
+        host = await self._host.read()
+        if self._ask_nodes is not None:
+            host.nodes.extend(await self._ask_nodes())
+        return host
 
     async def Generate(  # type: ignore[override]  # grpc.aio also accepts a coroutine that writes
         self, request_iterator: AsyncIterator[pb.ToWorker], context: Context
@@ -232,7 +244,7 @@ class WorkerServicer(rpc.WorkerServicer):
         if self._idle_watcher is not None:
             self._idle_watcher.cancel()
         self._idle.clear()
-        outbox = Outbox(self._hold_ns)
+        outbox = Outbox(self._hold_ns, single=self._ask_nodes is not None)
         self._session = Session(opening, self._engine, info, outbox, self._coordinator_timeout_s)
         logger.info("run %s begins", opening.run_id)
         return self._session

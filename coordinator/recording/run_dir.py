@@ -17,6 +17,7 @@ from common.flags import FlagError
 from coordinator.recording.arrow_files import PARTIAL_NAME, STREAM_NAME, StreamFile, temporary_path
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.run_record import RunRecord
+from coordinator.scheduling.network_audit import AUDIT_NAME
 from sut import log_files
 from sut.log_files import REJECTED_PREFIX
 
@@ -33,7 +34,7 @@ _CONF = "user.conf"
 _AUDIT_CONF = "audit.config"
 _RECORD = "run.json"
 _WRITTEN_NAMES = frozenset(
-    [_CONF, _AUDIT_CONF, RESERVED_NAME]
+    [_CONF, _AUDIT_CONF, RESERVED_NAME, AUDIT_NAME]
     + [_RECORD, temporary_path(Path(_RECORD)).name]
     + [STREAM_NAME, PARTIAL_NAME, temporary_path(Path(PARTIAL_NAME)).name]
     + [f"{name}{suffix}" for suffix in ("", ".partial") for name in log_files.EVALUATION_NAMES]

@@ -4,9 +4,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from coordinator.scheduling.prompt_source import PromptSource
 from coordinator.scheduling.request_columns import TokenCounts
 from protos.columns import TokenIds
-from sut.dataset import Dataset
 
 MIN_TOKENS = 8
 """Shorter answers are not counted: a short answer, such as "yes", may be right for many prompts."""
@@ -17,11 +17,11 @@ MIN_CUT_TOKENS = 64
 class DegenerateAnswers:
     """Counts over the finished answers of a run; costs one hash per answer."""
 
-    def __init__(self, dataset: Dataset, max_new_tokens: int) -> None:
+    def __init__(self, dataset: PromptSource, max_new_tokens: int) -> None:
         """Start without answers.
 
         Args:
-            dataset: The prompts; samples with equal prompts count as one.
+            dataset: The prompts; samples with equal prompts count as one, unless prompts arrive later.
             max_new_tokens: Longest answer, in tokens.
         """
         self._prompts = _first_rows(dataset)
@@ -51,7 +51,8 @@ class DegenerateAnswers:
         for start, end in zip(starts[same].tolist(), ends[same].tolist(), strict=True):
             self.num_repeated += bool((tokens[start : end - 1] == tokens[start]).all())
         whole = ends - starts != self._cut_tokens
-        prompts = self._prompts[samples[long][whole]].tolist()
+        rows = samples[long][whole]
+        prompts = (self._prompts[rows] if len(self._prompts) else rows).tolist()
         # Slices of a memoryview cost half of an array's.
         view = memoryview(tokens.data)
         for prompt, start, end in zip(prompts, starts[whole].tolist(), ends[whole].tolist(), strict=True):
@@ -59,7 +60,7 @@ class DegenerateAnswers:
             self.num_equal += self._first_prompts.setdefault(digest, prompt) != prompt
 
 
-def _first_rows(dataset: Dataset) -> NDArray[np.int64]:
+def _first_rows(dataset: PromptSource) -> NDArray[np.int64]:
     """Return for each sample, (N,), the first one with the same prompt."""
     firsts: dict[bytes, int] = {}
     rows = range(dataset.num_samples)

@@ -18,7 +18,7 @@ from coordinator.scheduling.overdue import Overdue, OverdueDetector
 from coordinator.scheduling.scheduler import MAX_NAMED, Scheduler, Task, Unfinished
 from coordinator.transport.access import Access
 from coordinator.transport.fleet import Fleet, OpenFleet, Patience
-from coordinator.transport.stream import BEAT_INTERVAL_S
+from coordinator.transport.stream import BEAT_INTERVAL_S, WorkerLost
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import PROTOCOL_VERSION
@@ -26,6 +26,7 @@ from protos.columns import PROTOCOL_VERSION
 logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 3.0
+NODES_TIMEOUT_S = 20.0
 # Interval, in beats, at which finished answers are written to disk; limits what a killed coordinator loses.
 BEATS_PER_FLUSH = 2
 OnFailed = Callable[[str], None]
@@ -89,6 +90,18 @@ class EventLoop:
         Thread: main; blocks.
         """
         self.call(self.fleet.wait_ready(timeout_s))
+
+    def ask_nodes(self) -> list[str]:
+        """Ask the Network SUT for the names of its nodes, each of which it asks; empty if it does not answer.
+
+        Thread: any but the loop's; blocks, bounded.
+        """
+        try:
+            host = self.call(self.links[0].ask_host(NODES_TIMEOUT_S), NODES_TIMEOUT_S)
+            return list(host.nodes)
+        except (TimeoutError, WorkerLost) as error:
+            logger.error("%s: %s", self.links[0].address, error)
+            return []
 
     def open(
         self, opening: pb.Open, task: Task, deadline: Deadline, flush: Callable[[], None]
@@ -263,6 +276,14 @@ class ActiveRun:
 async def _connect(addresses: Sequence[str], access: Access, patience: Patience) -> Fleet:
     """Create the fleet on the loop, because gRPC binds a channel to the running loop."""
     return Fleet(addresses, access, patience)
+
+
+def network_name(nodes: Sequence[str]) -> str:
+    """Compose the name of a Network SUT.
+
+    Source: inference_rules.adoc: it contains "Network SUT" and a unique name for each node.
+    """
+    return f"Network SUT: {', '.join(dict.fromkeys(nodes))}"
 
 
 def opening_of(run_id: str, spec: pb.RunSpec) -> pb.Open:

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from coordinator.scheduling.prompt_source import PromptSource
 from coordinator.scheduling.request_columns import Slots, TokenCounts
 from coordinator.scheduling.request_table import RequestTable
 from coordinator.scheduling.worker_load import WorkerLoad
 from protos.columns import PromptColumns, TokenIds
-from sut.dataset import Dataset
 
 
 class Loss(NamedTuple):
@@ -51,7 +51,9 @@ class WaitingRequest(NamedTuple):
 class Failover:
     """Requests that have lost their worker; every method runs on the event loop's thread."""
 
-    def __init__(self, table: RequestTable, dataset: Dataset, max_new_tokens: int, max_losses: int) -> None:
+    def __init__(
+        self, table: RequestTable, dataset: PromptSource, max_new_tokens: int, max_losses: int
+    ) -> None:
         """Start without requests.
 
         Args:

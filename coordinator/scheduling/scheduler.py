@@ -18,6 +18,8 @@ from coordinator.scheduling import routing
 from coordinator.scheduling.backlog import Backlog, IssuedRequests
 from coordinator.scheduling.degenerate_answers import DegenerateAnswers
 from coordinator.scheduling.failover import Failover
+from coordinator.scheduling.network_audit import NetworkAudit
+from coordinator.scheduling.prompt_source import PromptSource
 from coordinator.scheduling.request_columns import NewRequests, Slots, TokenCounts
 from coordinator.scheduling.request_table import RequestTable
 from coordinator.scheduling.throughput import relative_speeds
@@ -25,7 +27,6 @@ from coordinator.scheduling.worker_load import WorkerLoad
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import AnswerRules, PromptColumns, TokenColumns, TokenIds
-from sut.dataset import Dataset
 from sut.sut import Reports
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ Keep = Callable[[NDArray[np.int64], TokenCounts, TokenIds], None]
 class Task(NamedTuple):
     """Inputs and callbacks of a run."""
 
-    dataset: Dataset
+    dataset: PromptSource
     """The prompts."""
     reports: Reports
     """Receives first tokens and completions."""
@@ -50,6 +51,8 @@ class Task(NamedTuple):
     """The run fails when one request has lost its worker this many times in a row without a new token."""
     keep: Keep
     """Receives every finished answer."""
+    audit: NetworkAudit | None = None
+    """Network division: every message has one sample and is recorded; None otherwise."""
 
 
 class Unfinished(NamedTuple):
@@ -86,7 +89,9 @@ class Scheduler:
         """
         self._task = task
         self._reports = task.reports
-        self._is_server = task.reports.reports_first_tokens
+        self.audit = task.audit
+        # A Network SUT gets every sample at once, whatever the scenario.
+        self._is_server = task.reports.reports_first_tokens or task.audit is not None
         self._on_failed = on_failed
         self._loop = loop
         self._inbox: deque[tuple[int, list[int], list[int]]] = deque()
@@ -139,12 +144,14 @@ class Scheduler:
         """
         now_ns = time.monotonic_ns()
         load = self.loads[worker]
+        if self.audit is not None:
+            self.audit.add_received(columns)
         if load.moved:
             columns = load.without_moved(columns)
         arrivals = self.table.add_tokens(worker, columns, now_ns)
         if arrivals.prefilled_tokens:
             load.prefilled(arrivals.prefilled_tokens)
-        if arrivals.first_slots and self._is_server:
+        if arrivals.first_slots and self._reports.reports_first_tokens:
             first = self.table.reportable(arrivals.first_slots)
             self._reports.first_tokens(first.loadgen_ids, first.addresses)
         if arrivals.finished_slots:
@@ -238,6 +245,8 @@ class Scheduler:
         load = routing.least_loaded(self._ready)
         now_ns = time.monotonic_ns()
         prompt = self._task.dataset.prompt(sample)
+        if self.audit is not None:
+            self.audit.add_sent(len(prompt))
         times_ns = issued_ns, now_ns
         name = self.table.assign_one(loadgen_id, load.index, sample, len(prompt), times_ns)
         names, lens = np.array([name], np.uint64), np.array([len(prompt)], np.uint32)

@@ -9,11 +9,12 @@ from grpc_health.v1 import health_pb2
 
 from common.text import printable
 from coordinator.transport.access import Access
-from coordinator.transport.stream import CALL_TIMEOUT_S, Stream, StreamCounts
+from coordinator.transport.stream import CALL_TIMEOUT_S, Stream, StreamCounts, WorkerLost
 from coordinator.transport.worker_answers import (
     MAX_DETAIL_LEN,
     AnswerError,
     ask_health,
+    ask_host,
     ask_info,
     check_serving,
     details_of,
@@ -111,6 +112,19 @@ class WorkerLink:
             return Probe(Readiness.SERVING, status)
         detail = printable(status + _describe_unready_replicas(info), MAX_DETAIL_LEN)
         return Probe(Readiness.NOT_SERVING, detail)
+
+    async def ask_host(self, timeout_s: float) -> pb.HostInfo:
+        """Ask the worker for its machine.
+
+        Raises:
+            WorkerLost: It does not answer as it should.
+        """
+        try:
+            return await ask_host(self._channel, timeout_s)
+        except AnswerError as error:
+            raise WorkerLost(self.address, f"GetHost: {error}") from error
+        except grpc.aio.AioRpcError as error:
+            raise WorkerLost(self.address, f"GetHost: {error.code().name}: {details_of(error)}") from error
 
     async def open(self, opening: pb.Open, check: Check) -> None:
         """Begin the run on this worker, on a new stream.

@@ -154,6 +154,13 @@ BAD = [
         "--accuracy --input-file {d}/truthless.parquet",
         "--input-file|{d}/truthless.parquet|no column ground_truth|--accuracy|--ungraded",
     ),
+    Bad("tests alone", "--accuracy --lcb-tests {d}/tests.jsonl", "--lcb-tests|--tokenizer"),
+    Bad("no scoring", "--accuracy --ungraded --tokenizer {d}", "--ungraded|--tokenizer"),
+    Bad(
+        "no tokenizer.json",
+        "--accuracy --input-file {d}/gpqa.parquet --tokenizer {d}",
+        "--tokenizer|{d}|no file tokenizer.json",
+    ),
     Bad("rows of built-in TEST09", "--compliance TEST09", "--input-file|{d}/good.parquet|10|TEST09|6396"),
     Bad("unknown test", "--compliance TEST06", "--compliance|TEST06|TEST07, TEST09"),
     Bad("accurate test", "--accuracy --compliance TEST09", "--accuracy|TEST09|performance"),

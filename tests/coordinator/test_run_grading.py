@@ -1,13 +1,22 @@
 """An accuracy run and TEST07 are scored at their end: over a counting worker, with a byte-level tokenizer."""
 
 import json
+import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from common.signals import SIGNALS, Interrupted, Interrupts
+from coordinator import run_grading
+from coordinator.config import parse
+from coordinator.run_grading import GradingTask, RunGrading
+from sut.results.verdict import Outcome, Verdict
 from tests import fleet
 from tests.sut.accuracy_files import write_tokenizer
 
@@ -103,3 +112,42 @@ def test_a_run_of_test07_is_decided_by_its_score(
     ).read_text().splitlines()[-1]
     assert passed is json.loads((run_dir / "compliance.json").read_text())["passed"]
     assert passed is (run_dir / "accuracy.txt").exists()
+
+
+@pytest.fixture
+def interrupts() -> Iterator[Interrupts]:
+    """Handle signals as the coordinator does, during one test."""
+    handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    yield Interrupts()
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+
+
+def graded(directory: Path, interrupts: Interrupts) -> None:
+    """Score a complete run that nothing ends."""
+    words = ["--accuracy", "--tokenizer=t", "--input-file=d", "--workers=a:1"]
+    record = SimpleNamespace(verdict=Verdict(Outcome.NOT_GRADED, ""))
+    run_dir = SimpleNamespace(path=directory)
+    RunGrading(parse(words), None, run_dir, SimpleNamespace(), interrupts).grade(record)
+
+
+def test_a_signal_ends_the_scoring(
+    tmp_path: Path, interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator held signals while it stored the verdict; during the scoring it is interrupted."""
+    task = GradingTask("tests.coordinator.endless", [], decides=True)
+    monkeypatch.setattr(run_grading, "grading_task", lambda *_: task)
+    interrupts.hold()
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    with pytest.raises(Interrupted):
+        graded(tmp_path, interrupts)
+    timer.join()
+
+
+def test_a_signal_that_was_held_prevents_the_scoring(tmp_path: Path, interrupts: Interrupts) -> None:
+    """A signal between the end of the run and the scoring takes effect before a process starts."""
+    interrupts.hold()
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        graded(tmp_path, interrupts)

@@ -152,12 +152,13 @@ def test_the_log_may_be_any_json_array(tmp_path: Path) -> None:
 
 
 def test_a_rejected_log_and_a_part_leave_no_file_for_the_checker(tmp_path: Path) -> None:
-    """They are scored into accuracy.json only; --max-samples scores the first rows."""
-    flags = write_case(tmp_path, ROWS)
+    """They are scored into accuracy.json only, and an earlier accuracy.txt is removed."""
+    flags = [*write_case(tmp_path, ROWS), "--overwrite"]
+    (tmp_path / "accuracy.txt").write_text("'exact_match': 99.000\n")
     rejected = tmp_path / "rejected_mlperf_log_accuracy.json"
     (tmp_path / "mlperf_log_accuracy.json").rename(rejected)
     assert main([*flags, f"--mlperf-log={rejected}"]) == 0
     write_log(rejected, [E0, E1])
-    assert main([*flags, f"--mlperf-log={rejected}", "--max-samples=2", "--overwrite"]) == 0
+    assert main([*flags, f"--mlperf-log={rejected}", "--max-samples=2"]) == 0
     assert not (tmp_path / "accuracy.txt").exists()
     assert json.loads((tmp_path / "accuracy.json").read_text())["num_samples"] == 2

@@ -97,6 +97,16 @@ def test_programs_get_the_official_verdict(scored: tuple[Path, list[str]]) -> No
     assert found == expected
 
 
+def test_a_damaged_file_of_tests_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The line names the file and its line; exit code 2, and no report is written."""
+    flags = flags_of(tmp_path)
+    (tmp_path / "tests.jsonl").write_text("{}\n")
+    assert main(flags) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"accuracy: --lcb-tests {tmp_path / 'tests.jsonl'}: line 1 is no question")
+    assert not (tmp_path / "accuracy.json").exists()
+
+
 def test_graded_programs_are_kept(scored: tuple[Path, list[str]]) -> None:
     """A second evaluation runs no graded program again; --allow-ungraded counts the others as wrong."""
     directory, flags = scored

@@ -31,7 +31,7 @@ from tokenfleet.campaign.planned_runs import (
     rehearsal_conf,
     rehearsal_conf_text,
 )
-from tokenfleet.campaign.preflight import refuse_files
+from tokenfleet.campaign.preflight import check_files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +80,9 @@ def _execute(argv: list[str]) -> int:
     with CampaignDir(plan.campaign.output_dir) as directory:
         _write_rehearsal_confs(plan)
         runs = plan_runs(plan)
-        if refused := refuse_files(plan, runs):
+        identities, refused = check_files(plan, runs)
+        if refused:
             return _refuse(plan, refused)
-        identities = {run: RunIdentity.of(run, run.read_inputs()) for run in runs}
         table = _table(plan, runs)
         if config.check:
             table.close()

@@ -114,7 +114,7 @@ def read_plan(path: Path, given: NodeFlags) -> CampaignPlan:
         nodes=nodes,
         coordinator_flags=_read_coordinator_flags(reader, given),
         submission=submission,
-        system={key: str(value) for key, value in reader.table("system").items()},
+        system=reader.fields("system"),
         rehearsal=rehearsal,
     )
 

@@ -52,6 +52,13 @@ class PlanReader:
         """Return a table by its dashed keys; empty if the plan does not have it."""
         return self.dashed(f"[{name}]", self._tables.get(name, {}))
 
+    def fields(self, name: str) -> dict[str, str]:
+        """Return a table of values as text, by its keys as they are written."""
+        found = self._tables.get(name, {})
+        if not isinstance(found, dict):
+            raise self.error(f"[{name}]", "is no table")
+        return {key: str(value) for key, value in found.items()}
+
     def table_list(self, name: str) -> list[object]:
         """Return an array of tables; empty if the plan does not have it."""
         found = self._tables.get(name, [])

@@ -40,6 +40,11 @@ class PlannedRun(NamedTuple):
         """Value of --output-dir."""
         return self.run_dir.parent.parent
 
+    @property
+    def elsewhere(self) -> Path:
+        """An output directory that never exists, for checks that refuse one that does."""
+        return self.output_dir / ".not-created"
+
     def argv(self, addresses: tuple[str, ...]) -> list[str]:
         """Compose the flags of the run over these workers."""
         places = [f"--workers={','.join(addresses)}", f"--output-dir={self.output_dir}"]
@@ -59,8 +64,7 @@ class PlannedRun(NamedTuple):
         Raises:
             ValueError: Names flag or file, value and bound.
         """
-        elsewhere = self.output_dir / ".not-created"
-        return Inputs.read(dataclasses.replace(self.config(), output_dir=elsewhere))
+        return Inputs.read(dataclasses.replace(self.config(), output_dir=self.elsewhere))
 
 
 class RunIdentity(NamedTuple):

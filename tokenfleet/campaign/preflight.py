@@ -4,20 +4,25 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from common.child_process import child_command, child_environment
 from common.source_commit import read_commit
 from common.text import printable
-from coordinator.doctor.command import INPUTS_ONLY_FLAG, examine, parse
+from coordinator.doctor.command import examine, parse
 from coordinator.doctor.findings import DEVIATION, Level
 from coordinator.doctor.visits import Visit
+from coordinator.inputs import Inputs
+from coordinator.pre_run_checks import build_setup
 from sut.benchmark import BENCHMARK
+from sut.loadgen import LoadGenSettings
+from sut.results.deviations import deviations_before_run
+from sut.results.submission.recorded_runs import RunKind
 from sut.settings import Scenario
 from tokenfleet.campaign.plan_file import CampaignPlan
 from tokenfleet.campaign.plan_groups import Group
-from tokenfleet.campaign.planned_runs import PlannedRun
+from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
 from tokenfleet.campaign.tree_command import check_submission
 
 MODEL_LEN = BENCHMARK.max_prompt_len + BENCHMARK.accuracy_max_new_tokens.value
@@ -25,15 +30,19 @@ MODEL_LEN = BENCHMARK.max_prompt_len + BENCHMARK.accuracy_max_new_tokens.value
 FLAGS_TIMEOUT_S = 180.0
 MAX_LINE_LEN = 300
 _SPECULATIVE = ("speculative-config", "spec-method", "spec-model")
-# The doctor refuses the directory of a run that exists, and a campaign moves it aside.
-_ELSEWHERE = ".not-created"
 
 
-def refuse_files(plan: CampaignPlan, runs: Iterable[PlannedRun]) -> list[str]:
+class CheckedFiles(NamedTuple):
+    """What the files of all runs show."""
+
+    identities: dict[PlannedRun, RunIdentity]
+    """What decides the result of each run."""
+    refused: list[str]
+    """What could not be submitted, if the plan does not allow it."""
+
+
+def check_files(plan: CampaignPlan, runs: Iterable[PlannedRun]) -> CheckedFiles:
     """Check the plan and the files of all runs; nothing is written.
-
-    Returns:
-        What could not be submitted, if it is known already and the plan does not allow it.
 
     Raises:
         FlagError: Something that no run or no grading can do without.
@@ -44,12 +53,22 @@ def refuse_files(plan: CampaignPlan, runs: Iterable[PlannedRun]) -> list[str]:
     found = [line for group in plan.groups for line in _worker_flag_deviations(plan, group)]
     if read_commit().endswith("-dirty"):
         found.append(f"the source tree differs from its commit {read_commit()}: commit the changes")
+    identities = {}
     for run in runs:
-        found += _examine(plan, run, [INPUTS_ONLY_FLAG], [])
-    return list(dict.fromkeys(found)) if plan.is_strict else []
+        inputs = run.read_inputs()
+        identities[run] = RunIdentity.of(run, inputs)
+        found += [f"{run.name}: {text}" for text in _deviations(run, inputs)]
+    return CheckedFiles(identities, list(dict.fromkeys(found)) if plan.is_strict else [])
 
 
-def refuse_workers(plan: CampaignPlan, runs: Iterable[PlannedRun], visits: list[Visit]) -> list[str]:
+def _deviations(run: PlannedRun, inputs: Inputs) -> list[str]:
+    """List the deviations from a submission that a run's files show."""
+    settings = LoadGenSettings.read(inputs.user_conf, inputs.audit_conf, run.scenario)
+    setup = build_setup(run.config(), inputs, (), settings.seeds)
+    return deviations_before_run(settings.logged, setup)
+
+
+def refuse_workers(plan: CampaignPlan, runs: Sequence[PlannedRun], visits: list[Visit]) -> list[str]:
     """Check the workers of a group before its first run.
 
     Args:
@@ -72,15 +91,24 @@ def refuse_workers(plan: CampaignPlan, runs: Iterable[PlannedRun], visits: list[
         if visit.host is not None and visit.host.commit not in ("", read_commit()):
             commit = printable(visit.host.commit, MAX_LINE_LEN)
             found.append(f"{visit.address}: code revision {commit}, here {read_commit() or 'unknown'}")
-    for run in runs:
-        found += _examine(plan, run, [f"--workers={','.join(addresses)}"], visits)
+    for run in _distinct(runs):
+        found += _examine(plan, run, addresses, visits)
     return list(dict.fromkeys(found)) if plan.is_strict else []
 
 
-def _examine(plan: CampaignPlan, run: PlannedRun, places: list[str], visits: list[Visit]) -> list[str]:
+def _distinct(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Choose runs that show all that workers may lack: each scenario, and each data set with its budget."""
+    by_scenario = {run.scenario: run for run in runs}
+    by_kind = {run.kind: run for run in runs if run.kind is not RunKind.TEST09}
+    return list(dict.fromkeys([*by_scenario.values(), *by_kind.values()]))
+
+
+def _examine(
+    plan: CampaignPlan, run: PlannedRun, addresses: tuple[str, ...], visits: list[Visit]
+) -> list[str]:
     """Make the doctor's checks of one run; returns its deviations from a submission."""
-    elsewhere = f"--output-dir={run.output_dir / _ELSEWHERE}"
-    order = parse([*run.flags, elsewhere, *places])
+    # The doctor refuses the directory of a run that exists, and a campaign moves it aside.
+    order = parse([*run.argv(addresses), f"--output-dir={run.elsewhere}"])
     rows, _ = examine(order, visits)
     for row in rows:
         if row.level is Level.FAIL:

@@ -16,7 +16,7 @@ from sut.results.accuracy.accuracy_inputs import read_inputs
 from sut.results.accuracy.accuracy_report import write_report
 from sut.results.accuracy.config import AccuracyConfig, parse
 from sut.results.accuracy.log_entries import LogError
-from sut.results.code_grading.program import GradingError
+from sut.results.code_grading.program import GradingLogError, QuestionFileError, SandboxUnavailableError
 
 PASSED, NOT_SCORED, BAD_INPUT, BELOW_TARGET = 0, 1, 2, 3
 """Exit codes."""
@@ -43,8 +43,15 @@ def _score(config: AccuracyConfig) -> int:
         report = scorer.score()
     except LogError as error:
         raise FlagError("--mlperf-log", str(error), config.mlperf_log) from error
-    except GradingError as error:
+    except QuestionFileError as error:
         raise FlagError("--lcb-tests", str(error), config.lcb_tests) from error
+    except GradingLogError as error:
+        raise FlagError("--output-dir", str(error), config.report_dir) from error
+    except SandboxUnavailableError as error:
+        reason = f"{'fails' if config.unsandboxed else 'is missing, and the sandbox fails'}: {error}"
+        raise FlagError("--unsandboxed", reason) from error
+    except OSError as error:
+        raise FlagError("--output-dir", f"cannot be written: {error.strerror}", config.report_dir) from error
     has_score = not report.ungraded or config.allow_ungraded
     # Only a complete run that its verdict accepted may leave what a submission checker reads.
     rejected = config.mlperf_log.name.startswith(REJECTED_PREFIX) or config.max_samples is not None

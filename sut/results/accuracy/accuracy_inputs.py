@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from sut.results.accuracy.log_entries import AnswerLog, LogError
 from sut.results.accuracy.reference_data import ReferenceData, ReferenceDataError, read_reference
 from sut.results.accuracy.scoring import AccuracyScorer, Judge, no_judge
 from sut.results.code_grading.grader import grade_programs
-from sut.results.code_grading.program import GradingError, GradingOptions
+from sut.results.code_grading.program import GradingOptions, ProgramLimits
 
 _RECORD = "run.json"
 _MAX_RECORD_BYTES = 1 << 30
@@ -88,13 +89,12 @@ def _judge(config: AccuracyConfig, reference: ReferenceData) -> Judge:
         raise FlagError("--lcb-tests", f"is missing: the data has rows of {name}")
     if not config.lcb_tests.is_file():
         raise FlagError("--lcb-tests", "is no file", config.lcb_tests)
-    sandboxed = not config.unsandboxed
-    parallel = config.num_programs
-    options = (
-        GradingOptions(sandboxed=sandboxed)
-        if parallel is None
-        else GradingOptions(parallel, sandboxed=sandboxed)
+    options = GradingOptions(
+        sandboxed=not config.unsandboxed,
+        limits=ProgramLimits(memory_bytes=int(config.program_memory_gib * (1 << 30))),
     )
+    if config.num_programs is not None:
+        options = replace(options, num_parallel=config.num_programs)
     return partial(
         grade_programs,
         tests=config.lcb_tests,
@@ -108,7 +108,7 @@ def _named(flag: str, path: Path | None) -> Iterator[None]:
     """Name the flag and its file in an error."""
     try:
         yield
-    except (ReferenceDataError, TokenizerError, HarmonyError, LogError, GradingError) as error:
+    except (ReferenceDataError, TokenizerError, HarmonyError, LogError) as error:
         raise FlagError(flag, str(error), path) from error
 
 

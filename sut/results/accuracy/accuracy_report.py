@@ -165,11 +165,19 @@ def _shown(reading: AnswerReading) -> str:
 
 
 def write_report(report: AccuracyReport, directory: Path, *, has_score: bool, has_text: bool) -> None:
-    """Write accuracy.json, and accuracy.txt after it; each whole or not at all.
+    """Replace accuracy.json, and accuracy.txt after it; each is written whole or not at all.
+
+    Args:
+        report: The report.
+        directory: Where the files are.
+        has_score: Whether accuracy.json has the score.
+        has_text: Whether there is an accuracy.txt.
 
     Raises:
         OSError: A file cannot be written.
     """
+    # An earlier score never stands beside this report.
+    (directory / ACCURACY_TEXT).unlink(missing_ok=True)
     _write(directory / ACCURACY_REPORT, report.to_json(has_score=has_score))
     if has_text:
         _write(directory / ACCURACY_TEXT, report.to_text())

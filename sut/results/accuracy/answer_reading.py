@@ -91,9 +91,8 @@ class AnswerReader:
     def _read(self, answer: LoggedAnswer, text: str) -> "ReadAnswer":
         row = answer.sample_index
         family = self.reference.family(row)
-        message = last_final_message(text)
-        if self.final_message is not None:
-            message = self.final_message(answer.token_ids)
+        message = None if self.final_message is None else self.final_message(answer.token_ids)
+        message = last_final_message(text) if message is None else message
         official, second = extract(family, text), read_leniently(family, message)
         return ReadAnswer(
             row=row,

@@ -27,6 +27,9 @@ class AccuracyConfig(Flags):
     unsandboxed: Annotated[
         bool, Flag("run programs without a sandbox, where no namespace can be had: they can do harm")
     ] = False
+    program_memory_gib: Annotated[
+        float, Flag("memory of a program, in GiB; one that needs more is not graded", ge=0.25, le=1024)
+    ] = 4.0
     num_programs: Annotated[
         int | None, Flag("programs that run at the same time", ge=1, default_text="one a core")
     ] = None

@@ -15,14 +15,14 @@ _MESSAGE_END = re.compile(r"<\|(?:return|end|call|start|channel)\|>")
 _WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mathsf|boxed|left|right)\b|\\[ ,;!()\[\]]|[{}$*`,\s]")
 _DIGITS = re.compile(r"[0-9]{1,20}")
 _STATED_DIGITS = re.compile(
-    r"\banswer\b(?:\s+is\b)?\s*(?:[:=]\s*)?[*$\\(\[]{0,6}(?P<found>[0-9]{1,20})\b", re.IGNORECASE
+    r"\banswer\b(?:\s+is\b)?\s*(?:[:=]\s*)?[*$\\(\[\s]{0,8}(?P<found>[0-9]{1,20})\b", re.IGNORECASE
 )
+# Upper case only: "the answer is a number" states no letter.
 _STATED_LETTER = re.compile(
-    r"\b(?:answer|option|choice)\b(?:\s+is\b)?\s*(?:[:=]\s*)?(?:option\s+|choice\s+)?[*$\\(\[]{0,6}"
-    r"(?P<found>[A-D])\b(?![-'])",
-    re.IGNORECASE,
+    r"\b(?i:answer|option|choice)\b(?:\s+(?i:is)\b)?\s*(?:[:=]\s*)?(?:(?i:option|choice)\s+)?"
+    r"[*$\\(\[\s]{0,8}(?P<found>[A-D])\b(?![-'])"
 )
-# The article "A" in front of a word is no letter of a choice.
+# A letter in front of a word, such as the article "A", is none.
 _LONE_LETTER = re.compile(r"[\s(*\[$\\]{0,8}(?P<found>[A-D])[\s*\]$\\]{0,8}(?:[).:,;]|\Z|\n)")
 _CODE_FENCE = re.compile(r"```[ \t]*(?P<language>[A-Za-z0-9+#]*)[^\n]*(?:\n|\Z)")
 _PYTHON: Final = {"", "python", "python3", "py", "py3"}
@@ -68,7 +68,7 @@ def _letter(message: str) -> str | None:
         return bare
     stated = _last_group(_STATED_LETTER, message)
     if stated is not None:
-        return stated.upper()
+        return stated
     lone = _LONE_LETTER.match(message)
     return None if lone is None else lone["found"]
 

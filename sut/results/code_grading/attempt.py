@@ -58,17 +58,10 @@ def run_program(sandbox: Sandbox, source: str, question: Question, limits: Progr
     """
     with sandbox.start() as runner:
         _wait_until_ready(runner)
-        total_s = (limits.test_timeout_s + _EXTRA_PER_TEST_S) * len(question.tests) + _EXTRA_S
-        runner.set_deadline(total_s)
-        try:
-            runner.send(_setup(sandbox, source, question, limits, total_s))
-            return _Judge(runner, question, limits).ending()
-        except TimeoutError:
-            return _failed("it did not answer in the time of its tests")
-        except RunnerEndedError:
-            return _ungraded(_KILLED) if runner.was_killed() else _failed("its process ended")
-        except UnreadableResultError:
-            return _ungraded("the runner's messages cannot be read")
+        ending = _ending(runner, sandbox, source, question, limits)
+        if ending.outcome is ProgramOutcome.FAILED and runner.was_stopped:
+            return _ungraded("the grader was stopped while the program ran, which may have used up its time")
+        return ending
 
 
 def _wait_until_ready(runner: RunnerConnection) -> None:
@@ -79,6 +72,22 @@ def _wait_until_ready(runner: RunnerConnection) -> None:
         raise SandboxError(f"the sandbox did not start: {runner.start_error()}") from error
     if frame.kind != READY:
         raise SandboxError("the sandbox did not start: its first message cannot be read")
+
+
+def _ending(
+    runner: RunnerConnection, sandbox: Sandbox, source: str, question: Question, limits: ProgramLimits
+) -> Ending:
+    total_s = (limits.test_timeout_s + _EXTRA_PER_TEST_S) * len(question.tests) + _EXTRA_S
+    runner.set_deadline(total_s)
+    try:
+        runner.send(_setup(sandbox, source, question, limits, total_s))
+        return _Judge(runner, question, limits).ending()
+    except TimeoutError:
+        return _failed("it did not answer in the time of its tests")
+    except RunnerEndedError:
+        return _ungraded(_KILLED) if runner.was_killed() else _failed("its process ended")
+    except UnreadableResultError:
+        return _ungraded("the runner's messages cannot be read")
 
 
 def _setup(sandbox: Sandbox, source: str, question: Question, limits: ProgramLimits, total_s: float) -> bytes:

@@ -9,12 +9,12 @@ from pathlib import Path
 from sut.results.code_grading.attempt import Ending, SandboxError, run_program
 from sut.results.code_grading.grading_log import GradingLog, VerdictKeys
 from sut.results.code_grading.program import (
-    GradingError,
     GradingOptions,
     Program,
     ProgramLimits,
     ProgramOutcome,
     ProgramVerdict,
+    SandboxUnavailableError,
 )
 from sut.results.code_grading.questions import Question, QuestionError, QuestionFile, QuestionTest
 from sut.results.code_grading.sandbox import Sandbox
@@ -38,8 +38,7 @@ def grade_programs(
         One verdict for each program, in the order in which they are reached.
 
     Raises:
-        GradingError: The file of tests cannot be read, or programs cannot be run in a sandbox.
-        OSError: The log of verdicts cannot be written.
+        GradingError: Nothing can be graded; its class says for want of what.
     """
     # In reverse: leaving kills the runners, which ends the threads; then the files are closed.
     with (
@@ -57,14 +56,15 @@ def _check_sandbox(sandbox: Sandbox, limits: ProgramLimits) -> None:
     """Run a program whose verdict is known.
 
     Raises:
-        GradingError: Programs cannot be run here.
+        SandboxUnavailableError: Programs cannot be run here.
     """
     try:
         ending = run_program(sandbox, "print(input())", _PROBE, limits)
     except (OSError, SandboxError) as error:
-        raise GradingError(str(error)) from error
+        raise SandboxUnavailableError(str(error)) from error
     if ending.outcome is not ProgramOutcome.PASSED:
-        raise GradingError(f"a program that prints its input is {ending.outcome}: {ending.reason}")
+        reason = f"a program that prints its input is {ending.outcome}: {ending.reason}"
+        raise SandboxUnavailableError(reason)
 
 
 def _in_parallel(

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from sut.results.code_grading.attempt import Ending
-from sut.results.code_grading.program import GradingError, GradingOptions, Program, ProgramOutcome
+from sut.results.code_grading.program import GradingLogError, GradingOptions, Program, ProgramOutcome
 from sut.results.code_grading.questions import Question
 from sut.results.code_grading.sandbox import RUNNER
 
@@ -47,17 +47,18 @@ class GradingLog:
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise GradingError(f"{path}: {error.strerror}") from error
+            raise GradingLogError(f"{path.name}: {error.strerror}") from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._endings = _read_endings(path)
             self._end_torn_line()
         except BlockingIOError as error:
             os.close(self._fd)
-            raise GradingError(f"{path}: another process is grading into it") from error
+            raise GradingLogError(f"{path.name}: another process is grading into it") from error
         except OSError as error:
             os.close(self._fd)
-            raise GradingError(f"{path}: {error.strerror}") from error
+            raise GradingLogError(f"{path.name}: {error.strerror}") from error
+        self._name = path.name
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -78,7 +79,7 @@ class GradingLog:
         """Append a verdict; after the write it survives the end of this process.
 
         Raises:
-            OSError: The line cannot be written.
+            GradingLogError: The line cannot be written whole.
         """
         entry = {
             "key": key,
@@ -92,8 +93,12 @@ class GradingLog:
         with self._lock:
             if ending.outcome in _FINAL:
                 self._endings[key] = ending
-            if os.write(self._fd, line) != len(line):
-                raise OSError("the log of verdicts cannot be written whole")
+            try:
+                is_whole = os.write(self._fd, line) == len(line)
+            except OSError as error:
+                raise GradingLogError(f"{self._name}: {error.strerror}") from error
+            if not is_whole:
+                raise GradingLogError(f"{self._name}: the disk took a part of a line only")
 
     def _end_torn_line(self) -> None:
         size = os.fstat(self._fd).st_size

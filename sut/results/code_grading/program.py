@@ -70,3 +70,15 @@ class GradingOptions:
 
 class GradingError(Exception):
     """Programs cannot be graded at all; the message is one line for the user."""
+
+
+class QuestionFileError(GradingError):
+    """The file of tests cannot be used."""
+
+
+class GradingLogError(GradingError):
+    """The log of verdicts cannot be used."""
+
+
+class SandboxUnavailableError(GradingError):
+    """Programs cannot be run in a sandbox on this machine, or not at all."""

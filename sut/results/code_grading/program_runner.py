@@ -52,6 +52,8 @@ _REMOVED = {
 }
 _UNIMPORTABLE = ("ipdb", "joblib", "resource", "psutil", "tkinter")
 _MAX_INT_DIGITS = 50_000
+_RESERVED_BYTES = 4 << 20
+"""Kept for the report of a program that has used all its memory."""
 _LIMIT_ERRNOS = (EDQUOT, EFBIG, EMFILE, ENFILE, ENOMEM, ENOSPC)
 
 
@@ -167,9 +169,11 @@ def _main() -> None:
     _import_numpy_for(setup["source"])
     _remove_functions()
     signal.signal(signal.SIGALRM, _raise_timeout)
+    reserve = bytearray(_RESERVED_BYTES)
     try:
         _run_tests(connection, setup)
     except BaseException as error:  # noqa: BLE001 - whatever the program raises is its verdict
+        del reserve
         _report(connection, error)
     os._exit(0)
 
@@ -191,7 +195,7 @@ def _run_tests(connection: Connection, setup: dict[str, Any]) -> None:
 
 
 def _report(connection: Connection, error: BaseException) -> None:
-    """Tell what ended the program; the traceback has left its frames, so memory is free again."""
+    """Tell what ended the program."""
     kind = LIMITED if _is_limit(error) else FAILED
     text = str(error) if isinstance(error, LimitError) else type(error).__name__
     connection.send(kind, text.encode("utf-8", "replace")[:200])
@@ -201,7 +205,9 @@ def _is_limit(error: BaseException) -> bool:
     """Whether a limit of the sandbox caused an exception, which without it might not have occurred."""
     if isinstance(error, OSError):
         return error.errno in _LIMIT_ERRNOS
-    return isinstance(error, LimitError | MemoryError) or _is_refused_thread(error.__traceback__)
+    # Python 3.11 raises SystemError where it finds no memory for a frame.
+    is_memory = isinstance(error, MemoryError | SystemError)
+    return is_memory or isinstance(error, LimitError) or _is_refused_thread(error.__traceback__)
 
 
 def _is_refused_thread(traceback: TracebackType | None) -> bool:

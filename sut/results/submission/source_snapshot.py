@@ -1,6 +1,7 @@
 """The source snapshot: the files of the commit that ran, from the Git repository of the source tree."""
 
 import os
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -9,30 +10,34 @@ from pathlib import Path
 from common.flags import FlagError
 
 SOURCE_FLAG = "--source"
+COMMIT_FLAG = "--commit"
 DIRTY_SUFFIX = "-dirty"
+_COMMIT = re.compile("[0-9a-f]{40}")
 _ARCHIVE_TIMEOUT_S = 120.0
 _MAX_REASON_LEN = 400
 
 
-def check_source(repository: Path, commits: list[str]) -> str:
+def check_source(repository: Path, commits: list[str], given: str | None) -> str:
     """Return the one commit of all runs, which the repository must have.
 
     Args:
         repository: A Git work tree.
-        commits: Revisions that the runs recorded.
+        commits: Revisions that the runs recorded; empty for an installed package or a container.
+        given: The user's statement for runs that recorded none.
 
     Raises:
         FlagError: The runs have no revision, several, or one with changes; or the repository lacks it.
     """
-    known = list(dict.fromkeys(commits))
+    known = list(dict.fromkeys(commit or given or "" for commit in commits))
     if not all(known) or not known:
-        reason = "a run does not name its commit: it ran from an installed package; run from a Git checkout"
-        raise FlagError(SOURCE_FLAG, reason)
+        raise FlagError(COMMIT_FLAG, "missing: a run from an installed package or a container has no commit")
     if len(known) > 1:
         raise FlagError(SOURCE_FLAG, f"the runs have several commits: {', '.join(known)}")
     commit = known[0]
     if commit.endswith(DIRTY_SUFFIX):
         raise FlagError(SOURCE_FLAG, f"the runs have the commit {commit}: files differed from it")
+    if not _COMMIT.fullmatch(commit):
+        raise FlagError(COMMIT_FLAG, f"{commit[:100]!r} is not 40 hexadecimal digits")
     with tempfile.TemporaryFile() as nothing:
         _git(repository, "cat-file", "-e", f"{commit}^{{commit}}", output=nothing.fileno())
     return commit

@@ -11,12 +11,11 @@ from common.text import printable
 from sut.results.submission.official_checker import CHECKER_FLAG
 from sut.results.submission.recorded_runs import RESULTS_FLAG, Division
 from sut.results.submission.scenario_documents import MEASUREMENT_FIELDS
-from sut.results.submission.source_snapshot import SOURCE_FLAG
+from sut.results.submission.source_snapshot import COMMIT_FLAG, SOURCE_FLAG
 from sut.results.submission.system_description import (
-    NETWORK_FIELDS,
     OTHER_FIELDS,
-    REQUIRED_VALUES,
     SYSINFO_FLAG,
+    required_fields,
 )
 from sut.results.submission.tree import OUTPUT_FLAG
 
@@ -42,6 +41,7 @@ class SubmissionFlags:
     sysinfo: Path | None
     calibration: Path | None
     source: Path
+    commit: str | None
     official_checker: Path | None
     draft: bool
     rehearsal: bool
@@ -57,7 +57,7 @@ def parse(argv: Sequence[str]) -> SubmissionFlags:
     for flag, name in (("--submitter", values.submitter), ("--system", values.system)):
         if not _FOLDER_NAME.fullmatch(name):
             raise FlagError(flag, f"{printable(name, 100)!r} is no folder name of letters, digits and ._+-")
-    given = _read_given(values.set)
+    given = _read_given(values.set, values.division)
     given |= {"division": str(values.division), "submitter": values.submitter}
     output: Path = values.output
     return SubmissionFlags(
@@ -71,6 +71,7 @@ def parse(argv: Sequence[str]) -> SubmissionFlags:
         sysinfo=values.sysinfo,
         calibration=values.calibration,
         source=values.source,
+        commit=values.commit,
         official_checker=values.official_checker,
         draft=values.draft,
         rehearsal=values.rehearsal,
@@ -90,19 +91,20 @@ def _parser() -> Parser:
     add(SYSINFO_FLAG, type=Path, metavar="FILE", help="output of mlperf-sysinfo's profile inference")
     add(CALIBRATION_FLAG, type=Path, metavar="FILE", help="text: what the quantization was calibrated with")
     add(SOURCE_FLAG, type=Path, default=ROOT, metavar="DIR", help="Git work tree with the commit that ran")
+    add(COMMIT_FLAG, metavar="SHA", help="commit of runs that name none, such as those of a container")
     add(CHECKER_FLAG, type=Path, metavar="DIR", help="clone of mlcommons/inference, whose checker is run")
     add("--draft", action="store_true", help="leave fields empty that nobody has given")
     add("--rehearsal", action="store_true", help="accept engines, counts and durations of no submission")
     return parser
 
 
-def _read_given(texts: Sequence[str]) -> dict[str, str]:
+def _read_given(texts: Sequence[str], division: Division) -> dict[str, str]:
     """Read --set; a field may be set once.
 
     Raises:
         FlagError: No key=value, an unknown field, or one with a flag of its own.
     """
-    known = {*REQUIRED_VALUES, *OTHER_FIELDS, *NETWORK_FIELDS, *MEASUREMENT_FIELDS}
+    known = {*required_fields(division), *OTHER_FIELDS, *MEASUREMENT_FIELDS}
     found: dict[str, str] = {}
     for text in texts:
         name, separator, value = text.partition("=")
@@ -112,7 +114,9 @@ def _read_given(texts: Sequence[str]) -> dict[str, str]:
         if name in _OWN_FIELDS:
             raise FlagError(SET_FLAG, f"{shown!r} has the flag --{name}")
         if name not in known:
-            raise FlagError(SET_FLAG, f"{shown!r} is no field of systems/*.json or measurements.json")
+            raise FlagError(
+                SET_FLAG, f"{shown!r} is no field of systems/*.json or measurements.json in {division}"
+            )
         if name in found:
             raise FlagError(SET_FLAG, f"{shown!r} is given twice")
         if len(value) > _MAX_VALUE_LEN:

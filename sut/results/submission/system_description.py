@@ -97,7 +97,9 @@ def describe_system(
     own = {"system_type": "datacenter", **dict.fromkeys(OTHER_FIELDS, NOT_APPLICABLE), **found}
     own |= {"is_network": "true"} if network else {}
     chosen = {name: given.get(name) or captured.get(name) or own.get(name, "") for name in names}
-    others = {name: value for name, value in captured.items() if name not in names}
+    # is_network in another division makes the official checker ask for the fields of the network.
+    own_names = {*names, *NETWORK_FIELDS}
+    others = {name: value for name, value in captured.items() if name not in own_names}
     missing = [name for name in required_fields(division) if not chosen[name]]
     conflicts = [
         f"{name} is {captured[name]} in {SYSINFO_FLAG}, and {found[name]} in the runs"

@@ -195,24 +195,32 @@ def test_a_tree_that_exists_is_never_changed(
 @pytest.mark.parametrize(
     ("commit", "reason"),
     [
-        ("", "a run does not name its commit"),
+        ("", "--commit: missing: a run from an installed package"),
         ("HEAD-dirty", "files differed from it"),
         ("0" * 40, "git cat-file"),
-        ("other", "git cat-file"),
+        ("other", "--commit: 'other' is not 40 hexadecimal digits"),
     ],
 )
 def test_another_revision_is_refused(
     results: Path, repository: Path, capsys: pytest.CaptureFixture[str], commit: str, reason: str
 ) -> None:
     """Source that is not known, was changed, or is not in the repository is one line, exit code 2."""
-    for run_dir in results.glob("*/*"):
-        if run_dir.is_dir() and run_dir.parent.name in ("offline", "server"):
+    for scenario in ("offline", "server"):
+        for run_dir in (results / scenario).iterdir():
             set_commit(run_dir, commit.replace("HEAD", head_of(repository)))
     assert 2 == main(flags(results, repository))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "rehearsal: accepted" not in line]
-    assert line.startswith("tokenfleet submission: --source")
     assert reason in line
     assert set() == left_in(results.parent)
+
+
+def test_runs_of_a_container_have_the_commit_that_the_user_names(results: Path, repository: Path) -> None:
+    """--commit stands for runs that name none, and for no other."""
+    for scenario in ("offline", "server"):
+        for run_dir in (results / scenario).iterdir():
+            set_commit(run_dir, "")
+    assert 0 == main(flags(results, repository, "--commit", head_of(repository)))
+    assert (results.parent / "tree/closed/Org/src/program.py").exists()
 
 
 def test_an_older_commit_is_the_source_that_ran(results: Path, repository: Path) -> None:
@@ -264,6 +272,7 @@ BAD_FLAGS = {
     ("--official-checker", "/nowhere"): "--official-checker /nowhere: has no tools/submission",
     ("--set", "cooling"): "--set: 'cooling' is not KEY=VALUE",
     ("--set", "colour=red"): "--set: 'colour' is no field of systems/*.json or measurements.json",
+    ("--set", "is_network=false"): "--set: 'is_network' is no field of systems/*.json or measurements.json",
     ("--set", "division=open"): "--set: 'division' has the flag --division",
     ("--set", "cooling=water", "--set", "cooling=air"): "--set: 'cooling' is given twice",
     ("--submitter", "a/b"): "--submitter: 'a/b' is no folder name",

@@ -121,7 +121,8 @@ def test_the_network_division_has_its_own_fields() -> None:
     network = describe_system([run], GIVEN, {}, Division.NETWORK)
     assert "true" == network.values["is_network"]
     assert set(NETWORK_FIELDS) - {"is_network"} <= set(network.missing)
-    assert "is_network" not in describe_system([run], GIVEN, {}, Division.CLOSED).values
+    captured = {"is_network": "false"}
+    assert "is_network" not in describe_system([run], GIVEN, captured, Division.CLOSED).values
 
 
 def test_mlperf_sysinfo_of_the_inference_profile_is_read(tmp_path: Path) -> None:

@@ -62,6 +62,13 @@ worker = { model = "other", enforce_eager = true }
     assert [(Scenario.OFFLINE,), (Scenario.SERVER,)] == [group.scenarios for group in plan.groups]
 
 
+def test_fields_of_the_system_keep_their_names(tmp_path: Path) -> None:
+    """Unlike keys of other tables, a field is named as in systems/*.json, and any value is text there."""
+    system = "\n[system]\nhost_memory_capacity = \"1 TB\"\n'accelerator_on-chip_memories' = 5\n"
+    plan = read_plan(write_plan(tmp_path, STRICT + system), NodeFlags())
+    assert {"host_memory_capacity": "1 TB", "accelerator_on-chip_memories": "5"} == plan.system
+
+
 def test_addresses_of_the_command_line_replace_those_of_the_plan(tmp_path: Path) -> None:
     """In a batch job the addresses and the run token are known only when it runs."""
     given = NodeFlags(("a:1", "b:2"), Path("token"))

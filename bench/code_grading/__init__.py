@@ -1,0 +1,1 @@
+"""Measure what running a program in a sandbox costs."""

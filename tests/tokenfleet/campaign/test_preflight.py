@@ -1,0 +1,100 @@
+"""What a campaign refuses before the first run: exit code 2, one line, and no directory is left."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import fleet
+from tests.forked import end_of
+from tests.tokenfleet.campaign.plans import STRICT, write_plan
+from tokenfleet.campaign.campaign import main
+
+NODES = ('[worker]\nmodel = "m"\n', '[nodes]\naddresses = ["127.0.0.1:1"]\n')
+FIELDS = """
+[system]
+status = "available"
+cooling = "air"
+host_processor_model_name = "x"
+host_processors_per_node = 2
+host_processor_core_count = 64
+host_memory_configuration = "x"
+host_storage_capacity = "x"
+host_storage_type = "x"
+host_networking = "x"
+host_network_card_count = 1
+host_networking_topology = "x"
+operating_system = "x"
+"""
+DRAFT = ('tree = "tree"', 'tree = "tree"\ndraft = true')
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Make the files of a plan; the data sets have 40 rows."""
+    for name in ("perf", "acc", "gpqa"):
+        fleet.write_prompts(tmp_path / f"{name}.parquet", fleet.counting_prompts(40))
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
+    (tmp_path / "lcb.jsonl").write_text("")
+    return tmp_path
+
+
+def refusal(directory: Path, *edits: tuple[str, str]) -> list[str]:
+    """Start a campaign that is refused; returns its lines without the plan's path."""
+    names = ("out", "perf.parquet", "acc.parquet", "gpqa.parquet", "tokenizer", "lcb.jsonl", "tree")
+    text = STRICT.replace(*NODES)
+    for old, new in edits:
+        assert 1 == text.count(old), old
+        text = text.replace(old, new)
+    for name in names:
+        text = text.replace(f'= "{name}"', f'= "{directory / name}"')
+    plan = write_plan(directory, text)
+    ended = end_of(main, [str(plan)], directory)
+    assert (2, "") == ended[:2], ended
+    assert not (directory / "out").exists()
+    start = f"campaign: {plan}: "
+    return [line.removeprefix(start).replace(f"{directory}/", "") for line in ended.stderr.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("edits", "name", "line"),
+    [
+        ([DRAFT], "tokenizer/tokenizer.json", "[data] tokenizer: tokenizer holds no tokenizer.json"),
+        ([DRAFT], "lcb.jsonl", "[data] lcb-tests: lcb.jsonl does not exist"),
+        (
+            [DRAFT, ('lcb-tests = "lcb.jsonl"\n', "")],
+            "",
+            "[data] lcb-tests: missing; the programs of the accuracy runs need it",
+        ),
+        (
+            [("[submission]", FIELDS.replace('cooling = "air"\n', "") + "[submission]")],
+            "",
+            "[system] cooling: missing; all that are missing: cooling",
+        ),
+        (
+            [("[submission]", FIELDS + "[submission]")],
+            "",
+            "[submission] calibration: missing; no program can know the calibration",
+        ),
+    ],
+)
+def test_what_the_end_of_the_campaign_needs_is_asked_for_at_its_start(
+    directory: Path, edits: list[tuple[str, str]], name: str, line: str
+) -> None:
+    """Tokenizer, tests of programs, fields of the system, calibration: each is named before any run."""
+    if name:
+        (directory / name).unlink()
+    assert [line] == refusal(directory, *edits)
+
+
+def test_a_tree_that_exists_is_refused(directory: Path) -> None:
+    """The tree of another campaign is never changed."""
+    (directory / "tree").mkdir()
+    assert ["campaign: --output tree: exists; a tree is never changed"] == refusal(directory, DRAFT)
+
+
+def test_deviations_of_the_files_are_refused(directory: Path) -> None:
+    """A data set of another size is named, and nothing is run."""
+    lines = refusal(directory, DRAFT)
+    compliance = "campaign: --input-file gpqa.parquet: 40 rows are not the data set of TEST07, which has 990"
+    assert [compliance] == lines

@@ -1,0 +1,166 @@
+"""`tokenfleet network-sut`: the SUT's side of the Network division.
+
+    tokenfleet network-sut --workers node1:50051,node2:50051 --host 0.0.0.0 --port 50050 ...
+    tokenfleet run --network-sut --workers sut:50050 ...        (on LoadGen's node)
+
+It serves the protocol of a worker. Prompts arrive one in a message and go to the workers with the
+coordinator's routing and failover; each message back has tokens of one sample. It serves one run at a time,
+one after another. Exit codes: 0 stopped, 1 a run failed on the workers, 2 bad input, 130 interrupted.
+"""
+
+import asyncio
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.open_files import raise_open_file_limit
+from common.standard_streams import open_standard_streams
+from common.tls import SecurityFiles
+from coordinator.transport.access import Access
+from coordinator.transport.fleet import Patience
+from coordinator.transport.stream import Limits
+from sut.settings import Scenario
+from tokenfleet.network.fleet_engine import FleetEngine, FleetSettings
+from worker.auth import AuthInterceptor
+from worker.config import BadInput, EngineKind, WorkerConfig
+from worker.engine_protocol import EngineDead
+from worker.server import Server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSutConfig(Flags):
+    """One Network SUT: flags for its workers as those of a run, flags of its own port begin with listen."""
+
+    workers: Annotated[
+        tuple[str, ...],
+        Flag("addresses of workers, or of nodes with several replicas", metavar="HOST:PORT[,HOST:PORT...]"),
+    ]
+    scenario: Annotated[
+        Scenario, Flag("scenario of the runs: offline fills the workers' windows in order of arrival")
+    ] = Scenario.SERVER
+    host: Annotated[
+        str, Flag("address to listen on; other than loopback needs TLS or --insecure", metavar="HOST")
+    ] = "127.0.0.1"
+    port: Annotated[int, Flag("TCP port", ge=1, le=65535, metavar="PORT")] = 50050
+    insecure: Annotated[bool, Flag("listen in plaintext on an address that is not loopback")] = False
+    listen_tls_cert: Annotated[
+        Path | None, Flag("use TLS, with this certificate (PEM); needs --listen-tls-key")
+    ] = None
+    listen_tls_key: Annotated[Path | None, Flag("private key of --listen-tls-cert (PEM)")] = None
+    listen_tls_ca: Annotated[Path | None, Flag("require client certificates that this CA signed (PEM)")] = (
+        None
+    )
+    listen_run_token_file: Annotated[
+        Path | None, Flag("file with the run token that LoadGen's node must present")
+    ] = None
+    ready_timeout_s: Annotated[
+        float, Flag("longest wait until every worker is SERVING, in seconds", gt=0, metavar="S")
+    ] = 900.0
+    worker_timeout_s: Annotated[
+        float, Flag("a worker that sends nothing for this long is lost, in seconds", gt=0, metavar="S")
+    ] = 10.0
+    stall_timeout_s: Annotated[
+        float,
+        Flag(
+            "a worker with requests that sends no token for this long is lost, in seconds", gt=0, metavar="S"
+        ),
+    ] = 120.0
+    no_worker_timeout_s: Annotated[
+        float, Flag("a run fails if there is no worker for this long, in seconds", gt=0, metavar="S")
+    ] = 60.0
+    max_worker_losses: Annotated[
+        int, Flag("a run fails if one request has lost its worker this many times without a new token", ge=1)
+    ] = 3
+    tls_ca: Annotated[Path | None, Flag("CA that signed the workers' certificates (PEM); enables TLS")] = None
+    tls_cert: Annotated[
+        Path | None, Flag("client certificate for workers that require one (PEM); needs --tls-key")
+    ] = None
+    tls_key: Annotated[Path | None, Flag("private key of --tls-cert (PEM, not encrypted)")] = None
+    run_token_file: Annotated[Path | None, Flag("file with the run token that the workers require")] = None
+
+    @property
+    def server(self) -> WorkerConfig:
+        """The configuration of the port."""
+        return WorkerConfig(
+            engine=EngineKind.COUNTING,
+            host=self.host,
+            port=self.port,
+            frame_hold_ms=0.0,
+            insecure=self.insecure,
+            tls_cert=self.listen_tls_cert,
+            tls_key=self.listen_tls_key,
+            tls_ca=self.listen_tls_ca,
+            run_token_file=self.listen_run_token_file,
+        )
+
+    def engine(self) -> FleetEngine:
+        """Create the fleet as an engine.
+
+        Raises:
+            FlagError: Names flag, file and error.
+        """
+        files = SecurityFiles(self.tls_ca, self.tls_cert, self.tls_key, self.run_token_file)
+        patience = Patience(
+            limits=Limits(self.worker_timeout_s, self.stall_timeout_s),
+            no_worker_s=self.no_worker_timeout_s,
+            continues=True,
+        )
+        return FleetEngine(
+            FleetSettings(
+                addresses=self.workers,
+                access=Access.read(files),
+                patience=patience,
+                scenario=self.scenario,
+                ready_timeout_s=self.ready_timeout_s,
+                max_losses=self.max_worker_losses,
+            )
+        )
+
+
+def main(argv: list[str]) -> int:
+    """Serve until a signal arrives and return the exit code."""
+    open_standard_streams()
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    raise_open_file_limit()
+    parser = Parser(allow_abbrev=False, description="Serve a fleet of workers to LoadGen's node.")
+    add_flags(parser, NetworkSutConfig)
+    try:
+        config = build(NetworkSutConfig, parser.parse_args(argv))
+        auth = _read_own_credentials(config.server)
+        asyncio.run(_serve(config, auth))
+    except EngineDead as error:
+        sys.stderr.write(f"network-sut: a run failed: {error}\n")
+        return 1
+    except BadInput as error:
+        sys.stderr.write(f"network-sut: {error.refusal}\n")
+        return 2
+    except ValueError as error:
+        sys.stderr.write(f"network-sut: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("network-sut: interrupted\n")
+        return 130
+    return 0
+
+
+def _read_own_credentials(server: WorkerConfig) -> AuthInterceptor:
+    """Read the files of the SUT's own port.
+
+    Raises:
+        FlagError: Names the flag as this program has it, the file and the error.
+    """
+    try:
+        return AuthInterceptor.from_files(server.security_files)
+    except FlagError as error:
+        own = f"--listen-{error.flag.removeprefix('--')}"
+        raise FlagError(own, str(error).removeprefix(error.flag).strip(": ")) from error
+
+
+async def _serve(config: NetworkSutConfig, auth: AuthInterceptor) -> None:
+    engine = config.engine()
+    await Server(config.server, engine, auth, engine.ask_nodes).run()

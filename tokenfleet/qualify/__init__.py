@@ -1,0 +1,1 @@
+"""First contact with a system: checks of weights, data files, tokens and accuracy in about twenty minutes."""
