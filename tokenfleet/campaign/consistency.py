@@ -25,8 +25,8 @@ def rerun_reason(
         return f"{result.outcome}: {result.reason}" if result.reason else result.outcome
     if changed := result.identity.differences(identity):
         return f"{', '.join(changed)} of the plan changed"
-    if result.commits - {"", commit}:
-        return f"code revision changed to {commit or 'unknown'}"
+    if others := result.commits - {"", commit}:
+        return f"code revision {_listed(others)}, here {commit[:MAX_HASH_LEN] or 'unknown'}"
     if is_strict and result.deviations:
         return result.deviations[0]
     return None

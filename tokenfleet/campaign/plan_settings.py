@@ -92,6 +92,14 @@ class SubmissionSettings(Flags):
     draft: Annotated[bool, Flag("lay out the tree although fields are missing")] = False
     calibration: Annotated[Path | None, Flag("text: what the quantization was calibrated with")] = None
     sysinfo: Annotated[Path | None, Flag("output of mlperf-sysinfo, fields of the system description")] = None
+    commit: Annotated[
+        str | None,
+        Flag("commit of runs that do not know theirs", metavar="SHA", default_text="that of the runs"),
+    ] = None
+    source: Annotated[
+        Path | None,
+        Flag("Git work tree that has the commit", metavar="DIR", default_text="this program's"),
+    ] = None
     official_checker: Annotated[
         Path | None, Flag("clone of mlcommons/inference whose submission checker is run", metavar="DIR")
     ] = None

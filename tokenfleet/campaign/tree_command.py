@@ -42,6 +42,8 @@ def _flags(plan: CampaignPlan, output: Path) -> list[str]:
         "official-checker": settings.official_checker,
         "calibration": settings.calibration,
         "sysinfo": settings.sysinfo,
+        "commit": settings.commit,
+        "source": settings.source,
     }
     return [
         f"--results={plan.campaign.output_dir}",
