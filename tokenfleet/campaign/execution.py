@@ -74,6 +74,13 @@ class Campaign:
             CampaignStopped: A run failed too often, is INVALID, or cannot be submitted.
             Interrupted: A signal arrived; the run in progress has been told to stop.
         """
+        try:
+            return self._execute_all()
+        finally:
+            for name in self._table.stop():
+                self._state.note_run(name, state=PhaseState.STOPPED)
+
+    def _execute_all(self) -> int:
         self._find_kept()
         for group in self._plan.groups:
             if any(run.group is group for run in self._due()):
@@ -101,6 +108,7 @@ class Campaign:
                 reason = "its answers did not pass"
             if reason is None:
                 self._results[run] = result
+                self._state.note_run(run.name, state=PhaseState.KEPT, run_id=result.run_id)
                 self._table.change(run.name, PhaseState.KEPT, describe(result), result.wall_s)
             else:
                 self._run_anew(run, reason)

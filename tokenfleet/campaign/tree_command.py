@@ -8,7 +8,9 @@ import os
 import shutil
 from pathlib import Path
 
+from common.flags import FlagError
 from sut.results.submission.official_checker import check_clone
+from sut.results.submission.source_snapshot import DIRTY_SUFFIX, check_source
 from sut.results.submission.submission_flags import SubmissionFlags, parse
 from sut.results.submission.system_description import FIELDS_OF_RUNS, read_sysinfo, required_fields
 from sut.results.submission.tree import check_free
@@ -109,6 +111,27 @@ def check_submission(plan: CampaignPlan) -> None:
         raise plan.error("[submission] calibration", "missing; no program can know the calibration")
     if plan.submission.calibration is not None and not plan.submission.calibration.is_file():
         raise plan.error("[submission] calibration", f"{plan.submission.calibration} is no file")
+
+
+def check_code(plan: CampaignPlan, commit: str) -> None:
+    """Require a commit whose files the tree can hold, before hours of runs record another one.
+
+    Args:
+        plan: The plan.
+        commit: The code revision of this program, which the runs will record.
+
+    Raises:
+        PlanError: There is none, it has changes, or the repository does not have it.
+    """
+    if plan.submission is None:
+        return
+    flags = parse(_flags(plan, plan.submission.tree))
+    if commit.endswith(DIRTY_SUFFIX):
+        raise plan.error("[submission] source", f"differs from its commit {commit}: commit the changes")
+    try:
+        check_source(flags.source, [commit], flags.commit)
+    except FlagError as error:
+        raise plan.error(f"[submission] {error.flag.removeprefix('--')}", error.reason) from error
 
 
 def _missing_fields(flags: SubmissionFlags) -> list[str]:
