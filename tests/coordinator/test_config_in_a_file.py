@@ -30,6 +30,8 @@ OF_TYPE = {
     int | None: st.none() | COUNTS,
     float: POSITIVE,
     float | None: st.none() | POSITIVE,
+    # The names of the compliance tests.
+    str | None: st.none() | st.sampled_from(("TEST07", "TEST09")),
     Scenario: st.sampled_from(Scenario),
     LossPolicy: st.sampled_from(LossPolicy),
     OverduePolicy | None: st.none() | st.sampled_from(OverduePolicy),
@@ -39,7 +41,18 @@ OF_TYPE = {
 }
 TYPES = typing.get_type_hints(RunConfig)
 FLAGS = [field.name for field in dataclasses.fields(RunConfig) if field.name != "config_file"]
-CONFIGS = st.builds(RunConfig, **{name: OF_TYPE[TYPES[name]] for name in FLAGS})
+
+
+def together(values: dict[str, typing.Any]) -> RunConfig:
+    """Make a run of drawn values; of flags that exclude each other only one is kept."""
+    if values["compliance"] is not None:
+        values |= {"accuracy": False, "audit_config": None}
+    if values["network_sut"]:
+        values |= {"workers": values["workers"][:1], "on_overdue_query": None}
+    return RunConfig(**values)
+
+
+CONFIGS = st.fixed_dictionaries({name: OF_TYPE[TYPES[name]] for name in FLAGS}).map(together)
 
 
 def write(folder: Path, text: str) -> Path:

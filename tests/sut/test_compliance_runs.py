@@ -11,10 +11,12 @@ from sut.results.compliance.__main__ import main
 from tests import fleet
 
 pytestmark = pytest.mark.long
+# A busy machine keeps Interactive's TTFT limit of 2 s at this rate.
+RATE = "--target-qps=100"
 FAST = ("--tokens-per-s", "inf", "--step-ms", "0", "--max-num-seqs", "2048")
 
 
-@pytest.fixture(scope="module", params=[1278, 1000])
+@pytest.fixture(scope="module")
 def rehearsal(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[int, Path, list[fleet.WorkerProcess]]]:
@@ -27,13 +29,17 @@ def rehearsal(
         yield request.param, data, served
 
 
-@pytest.mark.parametrize("scenario", ["offline", "server", "interactive"])
+@pytest.mark.parametrize(
+    "rehearsal, scenario",
+    [(1278, "offline"), (1278, "server"), (1278, "interactive"), (1000, "offline")],
+    indirect=["rehearsal"],
+)
 def test_test09_passes_with_1278_tokens_and_fails_with_1000(
     rehearsal: tuple[int, Path, list[fleet.WorkerProcess]], tmp_path: Path, scenario: str
 ) -> None:
     """The run's verdict, the files that it leaves and the verdict of the command are the same."""
     mean, data, served = rehearsal
-    flags = ["--scenario", scenario, "--compliance", "TEST09", "--target-qps", "400"]
+    flags = ["--scenario", scenario, "--compliance", "TEST09", RATE]
     done = fleet.coordinate(served, data / "perf_eval_ref.parquet", tmp_path, *flags, timeout_s=240)
     run_dir, passes = tmp_path / scenario / "TEST09", mean == 1278
     assert fleet.run_json(run_dir)["verdict"]["outcome"] == ("VALID" if passes else "INVALID"), done.stderr
@@ -47,14 +53,18 @@ def test_test09_passes_with_1278_tokens_and_fails_with_1000(
     assert end == ("TEST PASS" if passes else "TEST FAIL")
 
 
-@pytest.mark.parametrize("scenario", ["offline", "server", "interactive"])
+@pytest.mark.parametrize(
+    "rehearsal, scenario",
+    [(1278, "offline"), (1278, "server"), (1278, "interactive")],
+    indirect=["rehearsal"],
+)
 def test_test07_is_scored_over_its_990_samples(
     rehearsal: tuple[int, Path, list[fleet.WorkerProcess]], tmp_path: Path, scenario: str
 ) -> None:
     """LoadGen does not crash; 891 of 990 answers are right, which is 90 %."""
     _, data, served = rehearsal
     rows = data / "acc_eval_compliance_gpqa.parquet"
-    flags = ["--scenario", scenario, "--compliance", "TEST07", "--target-qps", "400"]
+    flags = ["--scenario", scenario, "--compliance", "TEST07", RATE]
     scoring = f"--tokenizer={data / 'tokenizer'}"
     done = fleet.coordinate(served, rows, tmp_path, *flags, scoring, timeout_s=240)
     run_dir = tmp_path / scenario / "TEST07"

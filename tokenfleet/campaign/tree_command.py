@@ -10,20 +10,12 @@ from pathlib import Path
 
 from sut.results.submission.official_checker import check_clone
 from sut.results.submission.submission_flags import SubmissionFlags, parse
-from sut.results.submission.system_description import read_sysinfo, required_fields
+from sut.results.submission.system_description import FIELDS_OF_RUNS, read_sysinfo, required_fields
 from sut.results.submission.tree import check_free
 from tokenfleet.campaign.plan_file import CampaignPlan
 
 TREE = "tree"
 """Name of the tree in the scratch directory."""
-FIELDS_OF_RUNS = frozenset(
-    [
-        *("division", "submitter", "system_name", "system_type", "number_of_nodes", "host_memory_capacity"),
-        *("framework", "other_software_stack", "is_network", "accelerators_per_node"),
-        *("accelerator_model_name", "accelerator_memory_capacity"),
-    ]
-)
-"""Fields of the system description that come from the flags and from what the workers report."""
 NOT_APPLICABLE_WITHOUT_ACCELERATOR = frozenset(
     ["accelerator_host_interconnect", "accelerator_memory_configuration", "accelerator_interconnect"]
 )

@@ -8,7 +8,7 @@ from common.flags import FlagError
 from sut.results.submission.official_checker import check_clone
 from sut.results.submission.quantization import QuantizationError, quantization_page
 from sut.results.submission.recorded_runs import Fault, RecordedRun, RunKind, Runs, all_runs, find_runs
-from sut.results.submission.run_faults import check_run
+from sut.results.submission.run_faults import run_faults
 from sut.results.submission.scenario_documents import measure
 from sut.results.submission.set_faults import commits_of, set_faults
 from sut.results.submission.source_snapshot import check_source
@@ -56,7 +56,7 @@ def prepare(flags: SubmissionFlags) -> Preparation:
         check_clone(flags.official_checker)
     runs = find_runs(flags.results)
     documents = _compose(flags, runs)
-    found = [fault for run in all_runs(runs) for fault in check_run(run, flags.division).faults]
+    found = [fault for run in all_runs(runs) for fault in run_faults(run, flags.division)]
     found += set_faults(runs, flags.division)
     found += [Fault("system", text) for text in documents.conflicts]
     accepted = tuple(fault for fault in found if fault.is_rule and flags.rehearsal)

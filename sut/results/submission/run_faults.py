@@ -1,7 +1,6 @@
 """Faults of one run: what its record, its logs and the files beside them say against a submission."""
 
 import functools
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sut import log_files
@@ -19,19 +18,8 @@ _CONFS = ("user.conf", "audit.config")
 _POWER_TIME = "%m-%d-%Y %H:%M:%S.%f"
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedRun:
-    """A run with the faults that its own files show."""
-
-    run: RecordedRun
-    detail: DetailLog | None
-    """None if the run's logs cannot be read."""
-    accuracy_log_sha256: str
-    faults: tuple[Fault, ...]
-
-
-def check_run(run: RecordedRun, division: Division) -> CheckedRun:
-    """Check one run; a run whose logs cannot be read has the faults known without them."""
+def run_faults(run: RecordedRun, division: Division) -> list[Fault]:
+    """Check one run; if its logs cannot be read, the faults that are known without them."""
     fault = functools.partial(Fault, run.name)
     known = [*_record_faults(run, division), *_name_faults(run)]
     try:
@@ -39,12 +27,10 @@ def check_run(run: RecordedRun, division: Division) -> CheckedRun:
         accuracy = read_accuracy(run.directory / log_files.ACCURACY)
         hashes = log_files.hash_files(run.directory, _CONFS)
     except OSError as error:
-        known = known or [fault(f"{error.filename}: {error.strerror or error}")]
-        return CheckedRun(run, None, "", tuple(known))
+        return known or [fault(f"{error.filename}: {error.strerror or error}")]
     except (ValueError, KeyError, TypeError) as error:
-        return CheckedRun(run, None, "", (*known, fault(f"a log of LoadGen cannot be read: {error!r}")))
-    log_sha256 = hashes[log_files.ACCURACY]
-    found = [
+        return [*known, fault(f"a log of LoadGen cannot be read: {error!r}")]
+    return [
         *known,
         *_hash_faults(run, hashes),
         *_swap_faults(run, detail),
@@ -52,9 +38,8 @@ def check_run(run: RecordedRun, division: Division) -> CheckedRun:
         *_clock_faults(run, detail),
         *_coverage_faults(run, accuracy),
         *setting_faults(run, detail, division),
-        *grading_faults(run, accuracy, log_sha256, division),
+        *grading_faults(run, accuracy, hashes[log_files.ACCURACY], division),
     ]
-    return CheckedRun(run, detail, log_sha256, tuple(found))
 
 
 def _record_faults(run: RecordedRun, division: Division) -> list[Fault]:

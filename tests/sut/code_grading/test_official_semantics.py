@@ -49,6 +49,8 @@ PASSED = {
     "the recursion limit is 50,000": ("sum", f"def f(n): return n and f(n - 1)\nf(30_000)\n{ADD_ALL}"),
     "numbers may have 50,000 digits": ("sum", f"str(10 ** 45_000)\n{ADD_ALL}"),
     "numpy can be imported": ("sum", f"import numpy\n{ADD_ALL.replace('sum(', 'numpy.sum(list(', 1)})"),
+    "a module that imports numpy can be imported": ("sum", f"import sys, pandas as pd\n{ADD_ALL}"),
+    "multiprocessing can be imported": ("sum", f"from multiprocessing.pool import ThreadPool\n{ADD_ALL}"),
     "builtins.open gives the input": ("flat", "import builtins\n" + FLAT.format("builtins.open(0).read()")),
     "numbers are equal as decimals": ("print", "print('.5   1_000.0 \\n  abc  \\n\\n')"),
     "a class Solution is called": (

@@ -1,7 +1,7 @@
 """Short real runs for a submission: two scenarios with four runs each, by LoadGen and the counting engine.
 
 They have the official counts; engine, durations and answers differ from those of a submission. Edited
-afterwards: the commit, and in TEST09 the verdict and the accuracy log, which is cut to 16 entries with
+afterwards: the commit, and in TEST09 the verdicts and the accuracy log, which is cut to 16 entries with
 answers of the official mean length. Scores and compliance verdicts are written by hand in the format of
 `tokenfleet accuracy` and `tokenfleet compliance`.
 """
@@ -23,12 +23,15 @@ from sut.log_files import ACCURACY, DETAIL
 from tests.fleet import WorkerProcess, coordinate, write_conf
 
 ANSWER_LEN = 3
+INVALID = 3
+# On a busy machine a Server run can miss LoadGen's limits.
+ATTEMPTS = 3
 # Entries of TEST09 after the edit, and their length in tokens.
 KEPT_ENTRIES = 16
 MEAN_LEN = 1278
 CONFS = {
     "offline": "*.Offline.min_duration = 0\n*.Offline.target_qps = 1\n",
-    "server": "*.Server.min_duration = 0\n*.Server.target_qps = 8000\n",
+    "server": "*.Server.min_duration = 0\n*.Server.target_qps = 4000\n",
 }
 AUDIT = """\
 *.*.mode = 2
@@ -100,9 +103,13 @@ def _make_scenario(
     }
     for name, (file, flags) in runs.items():
         common = ("--scenario", scenario, "--user-conf", str(conf))
-        done = coordinate([worker], data[file], output, *common, *flags)
         # The mean length of TEST09's answers is not the official one.
-        assert done.returncode == (3 if name == "TEST09" else 0), f"{scenario} {name}: {done.stderr}"
+        expected = INVALID if name == "TEST09" else 0
+        for _ in range(ATTEMPTS):
+            done = coordinate([worker], data[file], output, *common, *flags, "--overwrite")
+            if done.returncode == expected:
+                break
+        assert done.returncode == expected, f"{scenario} {name}: {done.stderr}"
     _lengthen(output / scenario / "TEST09")
 
 
@@ -123,6 +130,7 @@ def _lengthen(run_dir: Path) -> None:
 
     change_record(run_dir, change)
     seal(run_dir, ACCURACY)
+    set_logged(run_dir, result_validity="VALID")
 
 
 def _grade(run_dir: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from coordinator.config import build_parser
 from sut.log_files import ACCURACY, DETAIL, SUMMARY
 from sut.results.submission.submission_command import main
-from sut.results.submission.system_description import OTHER_FIELDS, REQUIRED_VALUES
+from sut.results.submission.system_description import NETWORK_FIELDS, OTHER_FIELDS, REQUIRED_VALUES
 from tests.sut.submission.small_runs import (
     GIVEN,
     MEAN_LEN,
@@ -18,6 +18,7 @@ from tests.sut.submission.small_runs import (
     head_of,
     read_record,
     set_commit,
+    set_logged,
     sha256,
 )
 
@@ -136,6 +137,20 @@ def test_the_readme_has_the_commands_of_every_run(tree: Path, results: Path) -> 
     assert f"tokenfleet compliance {directory}" in lines
     assert any(line.startswith("tokenfleet worker --engine counting") for line in lines)
     assert any(line.startswith("Rehearsal, not a submission") for line in lines)
+
+
+def test_the_network_division_has_its_folder_and_fields(results: Path, repository: Path) -> None:
+    """Runs behind a network are laid out below network/, with is_network and the network's fields."""
+    for scenario in ("offline", "server"):
+        for run_dir in (results / scenario).iterdir():
+            set_logged(run_dir, sut_name="Network SUT: a, b")
+    given = GIVEN | {name: "given" for name in NETWORK_FIELDS if name != "is_network"}
+    assert 0 == main(flags(results, repository, "--division", "network", given=given))
+    system = json.loads((results.parent / "tree/network/Org/systems/small.json").read_text())
+    assert ("network", "true", "given") == tuple(
+        system[name] for name in ("division", "is_network", "network_rate")
+    )
+    assert (results.parent / "tree/network/Org/results/small/gpt-oss-120b/Server/README.md").exists()
 
 
 def test_runs_that_are_no_submission_are_not_laid_out(

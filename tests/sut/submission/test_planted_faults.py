@@ -9,7 +9,7 @@ import pytest
 
 from sut.log_files import ACCURACY, DETAIL
 from sut.results.submission.recorded_runs import Division, all_runs, find_runs
-from sut.results.submission.run_faults import check_run
+from sut.results.submission.run_faults import run_faults
 from sut.results.submission.set_faults import set_faults
 from tests.sut.submission.planting import (
     PERFORMANCE,
@@ -35,7 +35,7 @@ from tests.sut.submission.small_runs import change_record, change_report, set_co
 def faults_of(results: Path, division: Division = Division.CLOSED) -> list[str]:
     """Check runs as a submission."""
     runs = find_runs([results])
-    found = [fault for run in all_runs(runs) for fault in check_run(run, division).faults]
+    found = [fault for run in all_runs(runs) for fault in run_faults(run, division)]
     return [str(fault) for fault in found + set_faults(runs, division)]
 
 
@@ -243,7 +243,7 @@ def test_a_planted_fault_is_named_alone(results: Path, name: str) -> None:
 def test_real_runs_have_no_other_faults_than_those_of_a_rehearsal(made_runs: Path) -> None:
     """Engine, counts and durations are all that separates the runs from a submission."""
     runs = find_runs([made_runs])
-    found = [fault for run in all_runs(runs) for fault in check_run(run, Division.CLOSED).faults]
+    found = [fault for run in all_runs(runs) for fault in run_faults(run, Division.CLOSED)]
     assert {True} == {fault.is_rule for fault in found}
     assert [] == set_faults(runs, Division.CLOSED)
     engine = "deviation: engine is counting, not vllm: 1 of 1 workers, first "

@@ -167,6 +167,24 @@ def test_the_loss_of_the_sut_fails_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_a_killed_loadgen_node_leaves_the_sut_ready(tmp_path: Path) -> None:
+    """The SUT drops the run of a coordinator that was killed, and serves the next one exactly."""
+    with network_sut(tmp_path, "--step-ms", "100") as started:
+        data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(NUM_PROMPTS))
+        conf = fleet.write_conf(tmp_path / "user.conf")
+        flags = ["--network-sut", "--accuracy", "--ungraded", "--user-conf", str(conf)]
+        command = fleet.coordinator_command([started.front], data, tmp_path / "killed", *flags)
+        with (tmp_path / "killed.log").open("wb") as output:
+            process = subprocess.Popen(command, cwd=fleet.ROOT, stdout=output, stderr=output)
+        first = fleet.WorkerProcess(process, "", tmp_path / "killed.log")
+        with killed_when_busy(started.workers[0], first):
+            process.wait(60)
+        done = run(started.front, tmp_path / "run", "offline")
+        assert 0 == done.returncode, done.stderr
+    check_answers(tmp_path / "run" / "out" / "offline" / "accuracy")
+
+
+@pytest.mark.long
 def test_a_sut_without_workers_ends(tmp_path: Path) -> None:
     """No worker is left: the run fails on both sides, and the SUT exits with 1 and the reason."""
     with network_sut(tmp_path, "--step-ms", "200", num_workers=1) as started:
