@@ -82,6 +82,10 @@ class Campaign:
 
     def _execute_all(self) -> int:
         self._find_kept()
+        if self._plan.campaign.grading is GradingTime.BETWEEN_RUNS:
+            # A campaign that was stopped while it graded.
+            for run in list(self._results):
+                self._grade(run)
         for group in self._plan.groups:
             if any(run.group is group for run in self._due()):
                 self._run_group(group)

@@ -86,7 +86,7 @@ def _ending(
         return _failed("it did not answer in the time of its tests")
     except RunnerEndedError:
         return _ungraded(_KILLED) if runner.was_killed() else _failed("its process ended")
-    except UnreadableResultError:
+    except (UnreadableResultError, FrameTooLongError):
         return _ungraded("the runner's messages cannot be read")
 
 

@@ -73,12 +73,17 @@ def _decoded(encoded: Any) -> object:
     return _DECODERS[encoded[0]](encoded[1:])
 
 
+def _decoded_key(encoded: Any) -> object:
+    """Decode the key of a dict; expected keys are texts, so any other only has to be hashable."""
+    return object() if isinstance(encoded, list) else encoded
+
+
 _DECODERS: dict[str, Callable[[list[Any]], object]] = {
     "i": lambda content: int(content[0], 16),
     "f": lambda content: float.fromhex(content[0]),
     "r": lambda content: Fraction(int(content[0], 16), int(content[1], 16)),
     "l": lambda content: list(map(_decoded, content)),
-    "d": lambda content: {_decoded(key): _decoded(item) for key, item in content},
+    "d": lambda content: {_decoded_key(key): _decoded(item) for key, item in content},
     "a": lambda content: OneElementArray(_decoded(content[0])),
     "o": lambda _: object(),  # equal to nothing
 }

@@ -16,8 +16,11 @@ _MAX_MESSAGE_BYTES = 2_000
 _STEP_S = 1.0
 _SHORTEST_STOP_S = 5.0
 """A step that takes this much longer shows a stopped process, not a busy machine."""
-_OUTSIDE_SIGNALS = (signal.SIGKILL, signal.SIGXCPU)
-"""The process filter refuses SIGKILL to a program: it comes from the kernel, a limit, or a person."""
+_KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+"""Status of a killed process; bubblewrap reports the signal of its child as a shell does.
+
+The process filter refuses both to a program: SIGKILL comes from the kernel, for a limit, or from a person.
+"""
 
 
 class Frame(NamedTuple):
@@ -127,8 +130,7 @@ class RunnerConnection:
             status = self._process.wait(_EXIT_WAIT_S)
         except subprocess.TimeoutExpired:
             return False
-        # bubblewrap reports the signal of its child as a shell does.
-        return status in {code for number in _OUTSIDE_SIGNALS for code in (-number, 128 + number)}
+        return status in _KILLED
 
     def start_error(self) -> str:
         """Return the first line that a process wrote that never became a runner."""

@@ -18,6 +18,11 @@ FORGED = """
 import gc
 runner = [item for item in gc.get_objects() if type(item).__name__ == "Connection"][0]
 """
+HASHABLE_LIST = """
+from collections import UserList
+class List(UserList):
+    def __hash__(self): return 1
+"""
 # Of each program: source and the outcome that follows from the rules. `failed` is the program's own doing,
 # `ungraded` a limit of ours.
 PROGRAMS = {
@@ -67,6 +72,22 @@ PROGRAMS = {
     "ends its parent": ("import posix\nposix.kill(posix.getppid(), 15)\nprint(input())", "passed"),
     "signals every process": ("import posix\nposix.kill(-1, 15)\nprint(input())", "failed"),
     "kills itself": ("import signal\nsignal.raise_signal(signal.SIGKILL)", "failed"),
+    "ends with the exit code of a killed process": ("import os\nos._exit(137)", "failed"),
+    "ends with an exit code whose last byte is that": ("import os\nos._exit(256 + 137)", "failed"),
+    "sends itself the signal of a CPU limit": (
+        "import signal\nsignal.raise_signal(signal.SIGXCPU)",
+        "failed",
+    ),
+    "stops itself": ("import signal\nsignal.raise_signal(signal.SIGSTOP)", "failed"),
+    "takes memory in files without a name": ("import os\nos.memfd_create('x')\nprint(input())", "failed"),
+    "takes memory in shared segments": (
+        "import ctypes\nprint(input() if ctypes.CDLL(None).shmget(0, 4096, 0o1600) >= 0 else 0)",
+        "failed",
+    ),
+    "takes memory in message queues": (
+        "import ctypes\nprint(input() if ctypes.CDLL(None).msgget(0, 0o1600) >= 0 else 0)",
+        "failed",
+    ),
     "crashes": ("import ctypes\nctypes.string_at(0)", "failed"),
     "ends at once": ("import os\nprint(input())\nos._exit(0)", "failed"),
     "closes stdout": ("import os\nos.closerange(1, 3)\nprint(input())", "passed"),
@@ -158,8 +179,10 @@ def test_an_object_that_claims_to_be_equal_is_wrong(tmp_path: Path) -> None:
         ("add", "import json\njson.dumps = lambda *_: '[' * 999\ndef add(a, b): return a + b"),
         ("add", "import json\njson.dumps = lambda *_: '[\"x\"]'\ndef add(a, b): return a + b"),
         ("add", "def add(a, b): return [0] * 100_000"),
+        ("add", HASHABLE_LIST + "def add(a, b): return {List(): 3}"),
+        ("add", "import os\nos.write(3, b'D' + b'\\xff' * 4)\ndef add(a, b): return a + b"),
     ]
-    expected = ["failed", "failed", "failed", "failed", "ungraded", "failed"]
+    expected = ["failed", "failed", "failed", "failed", "ungraded", "failed", "failed", "ungraded"]
     assert expected == [verdict.outcome for verdict in verdicts(tmp_path, programs, ADD)]
 
 
