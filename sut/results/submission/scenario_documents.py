@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from common.text import printable
 from sut.log_files import ACCURACY
+from sut.results.submission.quantization import has_weights
 from sut.results.submission.recorded_runs import RecordedRun, RunKind, entry
 
 MAX_TEXT_LEN = 4096
@@ -45,6 +46,8 @@ def measure(run: RecordedRun, given: Mapping[str, str]) -> Measurements:
 
 def _weight_type(info: Mapping[str, object]) -> str:
     """Return the quantization of the weights, else their data type; empty if the engine did not say."""
+    if info and not has_weights(info):
+        return "none"
     for name in ("quantization", "dtype"):
         text = entry(info, "engine_facts", name)
         value = _decoded(text) if isinstance(text, str) else None
