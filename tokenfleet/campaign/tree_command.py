@@ -4,6 +4,7 @@ The tree is made in a scratch directory beside its place and then moved, so that
 meanwhile leaves nothing in the way of the next one.
 """
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -56,6 +57,17 @@ def prepare_scratch(plan: CampaignPlan) -> None:
     """Create an empty scratch directory."""
     shutil.rmtree(_scratch(plan), ignore_errors=True)
     _scratch(plan).mkdir()
+
+
+def has_tree(plan: CampaignPlan) -> bool:
+    """Return whether the scratch directory has a tree."""
+    return (_scratch(plan) / TREE).is_dir()
+
+
+def drop_scratch(plan: CampaignPlan) -> None:
+    """Remove the scratch directory of a tree that was refused before anything was written."""
+    with contextlib.suppress(OSError):
+        _scratch(plan).rmdir()
 
 
 def is_half_moved(plan: CampaignPlan) -> bool:
