@@ -94,7 +94,8 @@ def _worker_words(info: Mapping[str, object]) -> list[str]:
     if info.get("engine") == "vllm":
         words += ["--model", str(info.get("model"))]
     reported = info.get("engine_args")
-    for name, text in (reported if isinstance(reported, Mapping) else {}).items():
+    # The arguments arrive as a map, in another order from each worker.
+    for name, text in sorted((reported if isinstance(reported, Mapping) else {}).items()):
         if name not in _ENGINE_FLAGS:
             words += _engine_flag(f"--{name.replace('_', '-')}", _decoded(str(text)))
     return words
@@ -126,7 +127,8 @@ def scenario_readme(scenario: str, runs: Mapping[RunKind, RecordedRun], notes: l
         "model": f"{info.get('model')}, hash {info.get('model_hash')}",
         "engine hash": str(info.get("engine_hash")),
     }
-    lines = [f"# gpt-oss-120b, {scenario}", "", *(f"{note}\n" for note in notes)]
+    lines = [f"# gpt-oss-120b, {scenario}", "", *notes]
+    lines += ["", "## System under test", ""] if notes else []
     lines += [f"- {name}: {printable(text, MAX_TEXT_LEN)}" for name, text in facts.items()]
     lines += ["", "## Workers", "", "Each worker was started with these engine arguments:", ""]
     lines += _block(list(dict.fromkeys(text for run in runs.values() for text in worker_commands(run))))
@@ -138,11 +140,12 @@ def scenario_readme(scenario: str, runs: Mapping[RunKind, RecordedRun], notes: l
 
 
 def _grading_commands(run: RecordedRun) -> list[str]:
-    """Compose the commands that decide a run after its end; the tokenizer's place is not recorded."""
+    """Compose the commands that decide a run after its end; their files may have been unknown to the run."""
     directory, data = run.text("directory"), ["--reference-data", run.text("dataset", "path")]
-    tokenizer = ["--tokenizer", "TOKENIZER"]
+    tokenizer = ["--tokenizer", str(run.value("config", "tokenizer") or "TOKENIZER")]
+    tests = ["--lcb-tests", str(run.value("config", "lcb_tests") or "LCB_TESTS")]
     words = {
-        RunKind.ACCURACY: ["accuracy", "--mlperf-log", f"{directory}/{ACCURACY}", *data, *tokenizer],
+        RunKind.ACCURACY: ["accuracy", "--mlperf-log", f"{directory}/{ACCURACY}", *data, *tokenizer, *tests],
         RunKind.TEST07: ["compliance", directory, *data, *tokenizer],
         RunKind.TEST09: ["compliance", directory],
     }

@@ -8,7 +8,6 @@ import pytest
 
 from common.flags import FlagError
 from sut.results.submission.recorded_runs import Division, RecordedRun, RunKind
-from sut.results.submission.scenario_documents import measure
 from sut.results.submission.system_description import (
     NETWORK_FIELDS,
     REQUIRED_VALUES,
@@ -160,24 +159,3 @@ def test_the_lists_of_fields_are_whole() -> None:
     """The official checker requires 26 values of 35 fields, and 13 of the network."""
     assert 26 == len(set(REQUIRED_VALUES))
     assert 13 == len(set(NETWORK_FIELDS))
-
-
-@pytest.mark.parametrize(
-    ("engine", "facts", "data_type"),
-    [
-        ("vllm", {"quantization": '"mxfp4"', "dtype": '"torch.bfloat16"'}, "mxfp4"),
-        ("vllm", {"quantization": "null", "dtype": '"torch.bfloat16"'}, "torch.bfloat16"),
-        ("vllm", {}, ""),
-        ("replay", {}, "none"),
-    ],
-)
-def test_the_data_type_of_the_weights_is_that_of_the_engine(
-    engine: str, facts: dict[str, str], data_type: str
-) -> None:
-    """A real engine that does not say it is asked for; an engine without weights has none."""
-    info = {"engine": engine, "model": "m", "model_hash": "h", "engine_facts": facts}
-    record = {"summary": {"workers": [{"stream_infos": [info]}]}}
-    run = RecordedRun(Path("runs"), Scenario.OFFLINE, RunKind.PERFORMANCE, record)
-    found = measure(run, {})
-    assert data_type == found.values["weight_data_types"]
-    assert ("weight_data_types" in found.missing) == (data_type == "")
