@@ -6,23 +6,36 @@ from pathlib import Path
 
 
 def replace_files(directory: Path, texts: Mapping[str, str | None]) -> None:
-    """Replace files; a disk that is full changes nothing, and a process that is killed leaves no last file.
+    """Replace files; a disk that is full changes nothing.
+
+    A process that is killed leaves one file as it was or new, and of several files no last one.
 
     Args:
         directory: Where the files are.
         texts: Content by name; None removes the file.
 
     Raises:
-        OSError: A file cannot be written.
+        OSError: A file cannot be written; it is named.
     """
     partials = {name: directory / f"{name}.partial" for name, text in texts.items() if text is not None}
     try:
         for name, partial in partials.items():
-            partial.write_text(str(texts[name]), encoding="utf-8")
-        for name in reversed(list(texts)):
-            (directory / name).unlink(missing_ok=True)
+            _write(partial, str(texts[name]))
+        if len(texts) > 1:
+            for name in reversed(list(texts)):
+                (directory / name).unlink(missing_ok=True)
         for name, partial in partials.items():
             os.replace(partial, directory / name)
     finally:
         for partial in partials.values():
             partial.unlink(missing_ok=True)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with path.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -31,16 +31,15 @@ def test_a_file_without_content_is_removed(directory: Path) -> None:
 
 def test_a_full_disk_changes_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The earlier files stay as they were, and no partial file is left."""
+    sync = os.fsync
 
-    def fail(path: Path, text: str, encoding: str) -> int:
-        with path.open("w", encoding=encoding) as file:
-            file.write(text[:1])
-        if path.name.startswith("report"):
+    def fail(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("report.partial"):
             raise OSError(28, "No space left on device")
-        return len(text)
+        sync(fd)
 
-    monkeypatch.setattr(Path, "write_text", fail)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match=f"No space left on device: '{directory}/report.partial'"):
         replace_files(directory, {"text": "new text", "report": "new report"})
     assert OLD == content(directory)
 
@@ -62,3 +61,15 @@ def test_a_process_that_is_killed_leaves_no_report_without_its_text(
     with pytest.raises(KeyboardInterrupt):
         replace_files(directory, {"text": "new text", "report": "new report"})
     assert "report" not in content(directory)
+
+
+def test_a_single_file_is_never_away(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed leaves the earlier file."""
+
+    def kill(*_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", kill)
+    with pytest.raises(KeyboardInterrupt):
+        replace_files(directory, {"report": "new report"})
+    assert OLD == content(directory)

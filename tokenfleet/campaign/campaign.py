@@ -5,7 +5,6 @@ else is run anew. Exit codes: 0 complete, 1 a run failed, 2 bad input or what co
 is INVALID or its answers did not pass, 128 plus the signal's number if interrupted.
 """
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated
 
 from common.flags import Flag, Flags, Parser, add_flags, build
 from common.open_files import raise_open_file_limit
+from common.report_files import replace_files
 from common.signals import Interrupted, Interrupts
 from common.source_commit import read_commit
 from common.tls import SecurityFiles
@@ -128,9 +128,7 @@ def _write_rehearsal_confs(plan: CampaignPlan) -> None:
         return
     for scenario in plan.scenarios:
         path = rehearsal_conf(plan, scenario)
-        partial = path.with_suffix(".partial")
-        partial.write_text(rehearsal_conf_text(plan, scenario), encoding="utf-8")
-        os.replace(partial, path)
+        replace_files(path.parent, {path.name: rehearsal_conf_text(plan, scenario)})
 
 
 def _table(plan: CampaignPlan, runs: list[PlannedRun]) -> PhaseTable:

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import fcntl
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from typing import IO, Any, Self
 
 from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
+from common.report_files import replace_files
 from tokenfleet.campaign.plan_file import CampaignPlan
 
 STATE_NAME = "campaign.json"
@@ -51,6 +51,8 @@ class CampaignState:
     """Facts of each run by its name."""
     served: dict[str, str] = field(default_factory=dict)
     """Group for which each node was last restarted, by address."""
+    flags: dict[str, list[str]] = field(default_factory=dict)
+    """Flags of the local worker that served a run that counts, or was compared with it, by the run's name."""
     local: list[LocalProcess] = field(default_factory=list)
     """The local worker, if one was started."""
 
@@ -68,6 +70,8 @@ class CampaignState:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             known: Any = parse_json(read_bounded(path))
             state.served.update({str(key): str(value) for key, value in known["nodes"].items()})
+            flags = known["worker_flags"].items()
+            state.flags.update({str(key): [str(flag) for flag in value] for key, value in flags})
             state.local.extend(
                 LocalProcess(**{**found, "argv": tuple(found["argv"])}) for found in known["local_workers"]
             )
@@ -81,6 +85,11 @@ class CampaignState:
     def note_local(self, process: LocalProcess | None) -> None:
         """Record the local worker, or that there is none."""
         self.local[:] = [] if process is None else [process]
+        self.write()
+
+    def note_flags(self, name: str, flags: tuple[str, ...] | None) -> None:
+        """Record the flags of the local worker of a run; None for nodes, whose flags nobody knows."""
+        self.flags[name] = list(flags or ())
         self.write()
 
     def note_served(self, addresses: tuple[str, ...], group: str | None) -> None:
@@ -98,14 +107,10 @@ class CampaignState:
             "written_utc": datetime.now(UTC).isoformat(timespec="seconds"),
             "runs": self.runs,
             "nodes": self.served,
+            "worker_flags": self.flags,
             "local_workers": [dataclasses.asdict(process) for process in self.local],
         }
-        partial = self.path.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.path)
+        replace_files(self.path.parent, {self.path.name: json.dumps(content, indent=1) + "\n"})
 
 
 class CampaignDir:

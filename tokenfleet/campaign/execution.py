@@ -97,7 +97,7 @@ class Campaign:
             for run in list(self._results):
                 self._grade(run)
         for group in self._plan.groups:
-            if any(run.group is group for run in self._due()):
+            if any(run.group is group for run in self._due()) or self._has_other_flags(group):
                 self._run_group(group)
         self._workers.close()
         for run in self._identities:
@@ -109,6 +109,12 @@ class Campaign:
 
     def _due(self) -> list[PlannedRun]:
         return [run for run in self._identities if run not in self._results]
+
+    def _has_other_flags(self, group: Group) -> bool:
+        """Return whether runs that count were served with other flags, and so perhaps by another engine."""
+        kept = [run.name for run in self._results if run.group is group]
+        flags = list(group.worker_flags or ())
+        return any(self._state.flags.get(name, []) != flags for name in kept)
 
     def _find_kept(self) -> None:
         """Find the runs of earlier starts that count."""
@@ -150,6 +156,9 @@ class Campaign:
         """Run what is due of one group."""
         visits = self._load(group)
         self._drop_foreign(group, visits)
+        for run in self._results:
+            if run.group is group:
+                self._state.note_flags(run.name, group.worker_flags)
         due = [run for run in self._due() if run.group is group]
         if refused := refuse_workers(self._plan, due, visits):
             for line in refused[1:]:
@@ -185,8 +194,12 @@ class Campaign:
             CampaignStopped: They do not serve.
         """
         due = [run for run in self._due() if run.group is group]
-        before = {run.name: PhaseState.WAITING for run in due}
-        self._table.change(due[0].name, PhaseState.LOADING)
+        if due:
+            self._table.change(due[0].name, PhaseState.LOADING)
+        else:
+            self._table.say(
+                f"group {group.name}: the worker flags changed; its engine is compared with the runs"
+            )
         for attempt in range(1, self._plan.campaign.max_attempts + 1):
             try:
                 visits = self._workers.load(group)
@@ -194,7 +207,8 @@ class Campaign:
                 self._table.say(f"group {group.name}, attempt {attempt}: {error}")
                 reason = str(error)
             else:
-                self._table.change(due[0].name, before[due[0].name])
+                if due:
+                    self._table.change(due[0].name, PhaseState.WAITING)
                 return visits
         raise CampaignStopped(f"group {group.name}: {reason}", FAILED)
 
@@ -240,6 +254,7 @@ class Campaign:
             self._table.change(run.name, PhaseState.FAILED, why, result.wall_s)
             raise CampaignStopped(f"{run.name}: {why}", INVALID)
         self._results[run] = result
+        self._state.note_flags(run.name, run.group.worker_flags)
         self._state.note_run(
             run.name, state=PhaseState.DONE, run_id=result.run_id, wall_s=result.wall_s, reason=""
         )

@@ -106,7 +106,10 @@ def lay_out(submission: Submission, output: Path, originals: Path) -> None:
                 shutil.rmtree(originals)
                 raise
     except OSError as error:
-        raise FlagError(OUTPUT_FLAG, f"cannot write {error.filename}: {error.strerror}", output) from error
+        # A full disk names no file.
+        name = error.filename2 or error.filename
+        shown = f" {name}" if name else ""
+        raise FlagError(OUTPUT_FLAG, f"cannot write{shown}: {error.strerror}", output) from error
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import pytest
 
 from coordinator.config import build_parser
 from sut.log_files import ACCURACY, DETAIL, SUMMARY
+from sut.results.submission import tree as tree_module
 from sut.results.submission.submission_command import main
 from sut.results.submission.system_description import NETWORK_FIELDS, OTHER_FIELDS, REQUIRED_VALUES
 from tests.sut.submission.small_runs import (
@@ -349,4 +350,19 @@ def test_a_tree_is_no_part_of_the_runs(
     outputs = ["--output", f"{results}/../tree"] if "--output" not in words else []
     assert 2 == main(flags(results, repository, *outputs, *more))
     assert line.replace("{r}", str(results)) in capsys.readouterr().err
+    assert set() == left_in(results.parent)
+
+
+def test_a_full_disk_leaves_no_tree(
+    results: Path, repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line names the output, and nothing is left."""
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tree_module, "write_snapshot", fail)
+    assert 2 == main(flags(results, repository))
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith(f"--output {results.parent}/tree: cannot write: No space left on device")
     assert set() == left_in(results.parent)

@@ -70,6 +70,24 @@ def test_a_campaign_repeats_only_what_does_not_count(directory: Path) -> None:
     assert names == sorted(path.name for path in (out / "superseded").iterdir())
 
 
+def test_runs_of_another_engine_than_the_plan_has_now_do_not_count(directory: Path) -> None:
+    """Other worker flags are compared by the engine hash: another step time keeps runs, a seed does not."""
+    out = directory / "out"
+    first = StartedCampaign(write_rehearsal(directory))
+    assert 0 == first.end(), first.text()
+    ids = run_ids(out)
+
+    same = StartedCampaign(write_rehearsal(directory, ("step-ms = 2", "step-ms = 3")))
+    assert 0 == same.end(), same.text()
+    assert "group all: the worker flags changed; engine and runs are compared" in same.text()
+    assert ids == run_ids(out)
+
+    other = StartedCampaign(write_rehearsal(directory, ("step-ms = 2", "step-ms = 2\nseed = 5")))
+    assert 0 == other.end(), other.text()
+    assert "offline accuracy is run anew: the workers have another engine hash" in other.text()
+    assert set(ids.values()) & set(run_ids(out).values()) == set()
+
+
 def test_a_killed_campaign_continues(directory: Path) -> None:
     """SIGKILL in each phase: the worker stays loaded, what counts is kept, everything is done in the end."""
     out = directory / "out"
