@@ -132,6 +132,8 @@ class Benchmark:
     top_k: int
     """-1 means all candidates."""
     stop_ids: tuple[StopId, ...]
+    message_tokens: dict[int, str]
+    """Special tokens that separate the messages of an answer, by id."""
     vocab_size: int
     first_special_id: int
     """Lowest id of a special token; synthetic prompts use lower ids only."""
@@ -232,6 +234,13 @@ GPT_OSS_120B = Benchmark(
         StopId(199_999, "<|endoftext|>", "end of the text"),
         StopId(200_012, "<|call|>", "call of a tool"),
     ),
+    # o200k_harmony in openai-harmony.
+    message_tokens={
+        200_005: "<|channel|>",
+        200_006: "<|start|>",
+        200_007: "<|end|>",
+        200_008: "<|message|>",
+    },
     vocab_size=201_088,  # config.json of openai/gpt-oss-120b
     first_special_id=199_998,  # its tokenizer: <|startoftext|>
     max_prompt_len=15_330,  # rules, appendix on benchmarks

@@ -12,15 +12,11 @@ from numpy.typing import NDArray
 
 from sut.benchmark import BENCHMARK
 
-# Source: o200k_harmony, the encoding of gpt-oss, in openai-harmony.
-CHANNEL, START, END, MESSAGE = 200_005, 200_006, 200_007, 200_008
+CHANNEL, START, END, MESSAGE = BENCHMARK.message_tokens
 RETURN = BENCHMARK.stop_ids[0].token_id
 SPECIAL_TOKENS = {
     BENCHMARK.first_special_id: "<|startoftext|>",
-    CHANNEL: "<|channel|>",
-    START: "<|start|>",
-    END: "<|end|>",
-    MESSAGE: "<|message|>",
+    **BENCHMARK.message_tokens,
     **{stop.token_id: stop.text for stop in BENCHMARK.stop_ids},
 }
 

@@ -47,7 +47,7 @@ def hash_files(run_dir: Path, conf_names: tuple[str, ...]) -> dict[str, str]:
     """
     paths = {name: find_log(run_dir, name) for name in (SUMMARY, DETAIL, ACCURACY)}
     paths |= {name: run_dir / name for name in conf_names}
-    return {name: file_sha256(path) for name, path in paths.items() if path.exists()}
+    return {name: file_sha256(path) for name, path in paths.items() if path.is_file()}
 
 
 def file_sha256(path: Path) -> str:

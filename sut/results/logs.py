@@ -3,10 +3,13 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
 _MARK = ":::MLLOG "
+# The longest official answer has 32,768 tokens of 8 characters: 256 KiB.
+_MAX_LINE_CHARS = 16 << 20
 # The rate of a single Server query is 0 / 0, which LoadGen prints as C++ does: nan or inf.
 _NO_NUMBER = re.compile(r'(?<="value": )-?(nan|inf)(?=,)')
 
@@ -57,14 +60,14 @@ def read_detail(path: Path) -> DetailLog:
     """Read mlperf_log_detail.txt.
 
     Raises:
-        ValueError: A line with LoadGen's prefix is not JSON.
+        ValueError: A line with LoadGen's prefix is not JSON, or a line is too long.
     """
     values: dict[str, object] = {}
     errors = []
     with path.open(encoding="utf-8") as file:
-        for line in file:
+        for line in _lines(file):
             if line.startswith(_MARK):
-                entry = json.loads(_NO_NUMBER.sub("null", line[len(_MARK) :]))
+                entry = _object(_NO_NUMBER.sub("null", line[len(_MARK) :]))
                 values[entry["key"]] = entry["value"]
                 if entry["metadata"]["is_error"]:
                     errors.append(f"{entry['key']}: {entry['value']}")
@@ -75,17 +78,39 @@ def read_accuracy(path: Path) -> AccuracyLog:
     """Read mlperf_log_accuracy.json line by line, because it can have hundreds of megabytes.
 
     Raises:
-        ValueError: An entry is not JSON.
+        ValueError: A line is no entry of LoadGen, or too long.
     """
     entries: Counter[int] = Counter()
     num_tokens = num_bytes = 0
     text = ""
     with path.open(encoding="utf-8") as file:
-        for line in file:
+        for line in _lines(file):
             text = line.strip().rstrip(",")
             if text.startswith("{"):
-                entry = json.loads(text)
-                entries[entry["qsl_idx"]] += 1
-                num_tokens += entry["token_count"]
-                num_bytes += len(entry["data"]) // 2
+                sample, token_count, data = _answer(_object(text))
+                entries[sample] += 1
+                num_tokens += token_count
+                num_bytes += len(data) // 2
     return AccuracyLog(entries, num_tokens, num_bytes, text == "]")
+
+
+def _lines(file: IO[str]) -> Iterator[str]:
+    while line := file.readline(_MAX_LINE_CHARS + 1):
+        if len(line) > _MAX_LINE_CHARS:
+            raise ValueError(f"a line is longer than {_MAX_LINE_CHARS:,} characters")
+        yield line
+
+
+def _object(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("a line is nested too deeply") from error
+
+
+def _answer(entry: Any) -> tuple[int, int, str]:
+    """Return sample index, number of tokens and data of an entry."""
+    sample, token_count, data = entry["qsl_idx"], entry["token_count"], entry["data"]
+    if type(sample) is not int or type(token_count) is not int or not isinstance(data, str):
+        raise ValueError("qsl_idx and token_count of an entry are integers, its data is text")
+    return sample, token_count, data

@@ -44,6 +44,17 @@ def columns(**values: list[object]) -> Callable[[Path], None]:
     return lambda directory: pq.write_table(pa.table(values), directory / "acc.parquet")
 
 
+def special_tokens_removed(directory: Path) -> None:
+    """Leave a vocabulary of bytes alone: no final message would be found, and drafts would be graded."""
+    path = directory / "tokenizer" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    content["added_tokens"] = []
+    content["model"]["vocab"] = {
+        text: token for text, token in content["model"]["vocab"].items() if token < 256
+    }
+    path.write_text(json.dumps(content))
+
+
 def void(_: object) -> None:
     """Return nothing."""
 
@@ -72,6 +83,10 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "text behind": (text(f"[{E0},{E1},{E2}] []"), LOG + "has text after the end of the array of 3 entries"),
     "no array": (text(E0), LOG + 'is no JSON array: begins with \'{ "seq_id"'),
     "empty": (text(""), LOG + "is empty"),
+    "a number of too many digits": (
+        text(f'[{{"seq_id": {"1" * 5000}}}]'),
+        LOG + "entry 0 has a number of too many digits",
+    ),
     "no object": (log(E0, "7"), LOG + "entry 1 is no JSON object"),
     "no data": (log('{"seq_id": 0, "qsl_idx": 0}'), LOG + "entry 0 has no data"),
     "half a token": (
@@ -109,6 +124,10 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         TOKENIZER + "tokenizer.json: No such file or directory",
     ),
     "a damaged tokenizer": (file("tokenizer/tokenizer.json", b"{}"), TOKENIZER + "tokenizer.json: "),
+    "a tokenizer of another model": (
+        special_tokens_removed,
+        TOKENIZER + "tokenizer.json: token 200005 is not <|channel|>: it is not the model's tokenizer",
+    ),
     "spaces cleaned up": (
         file("tokenizer/tokenizer_config.json", b'{"clean_up_tokenization_spaces": true}'),
         TOKENIZER + "tokenizer_config.json sets clean_up_tokenization_spaces",

@@ -42,6 +42,29 @@ def test_the_accuracy_log_is_counted(tmp_path: Path) -> None:
         read_accuracy(path)
 
 
+@pytest.mark.parametrize("value", ["1.0", '"1"', "true", "NaN", "[1]", "[" * 100_000, "1" * 5_000])
+@pytest.mark.parametrize("key", ["qsl_idx", "token_count", "data"])
+def test_an_entry_that_loadgen_does_not_write_is_an_error(tmp_path: Path, key: str, value: str) -> None:
+    """Other types than LoadGen's are refused: Python takes 1.0 and true for the sample 1."""
+    entry = {"qsl_idx": "1", "data": '"00000000"', "token_count": "1"} | {key: value}
+    path = tmp_path / "mlperf_log_accuracy.json"
+    path.write_text("[\n{" + ", ".join(f'"{name}": {text}' for name, text in entry.items()) + "}\n]\n")
+    if (key, value) == ("data", '"1"'):
+        assert read_accuracy(path).entries == {1: 1}
+        return
+    with pytest.raises(ValueError):
+        read_accuracy(path)
+
+
+def test_a_line_without_end_is_not_read_whole(tmp_path: Path) -> None:
+    """A line that is longer than any entry is refused before it fills the memory."""
+    path = tmp_path / "mlperf_log_accuracy.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 32)
+    with pytest.raises(ValueError, match="a line is longer than 16,777,216 characters"):
+        read_accuracy(path)
+
+
 @pytest.mark.parametrize("number", ["-nan", "nan", "inf", "-inf"])
 def test_what_is_no_number_is_none(tmp_path: Path, number: str) -> None:
     """A rate over one Server query, which LoadGen prints as -nan, is read as None."""

@@ -14,7 +14,7 @@ from sut.results.submission.official_checker import check_clone
 from sut.results.submission.source_snapshot import DIRTY_SUFFIX, check_source
 from sut.results.submission.submission_flags import SubmissionFlags, parse
 from sut.results.submission.system_description import FIELDS_OF_RUNS, read_sysinfo, required_fields
-from sut.results.submission.tree import check_free
+from sut.results.submission.tree import check_apart, check_free
 from tokenfleet.campaign.plan_file import CampaignPlan
 
 TREE = "tree"
@@ -112,6 +112,7 @@ def check_submission(plan: CampaignPlan) -> None:
     if plan.submission is None:
         return
     flags = parse(_flags(plan, plan.submission.tree))
+    check_apart(flags.output, flags.originals, flags.results)
     if not is_half_moved(plan):
         check_free(flags.output, flags.originals)
     if flags.official_checker is not None:

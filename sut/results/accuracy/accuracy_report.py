@@ -1,7 +1,6 @@
 """The report on a scored log: accuracy.json, accuracy.txt, and the table that is printed."""
 
 import json
-import os
 import platform
 from collections import Counter
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from common.report_files import replace_files
 from sut.log_files import ACCURACY_REPORT, ACCURACY_TEXT
 from sut.results.accuracy.answer_reading import AnswerReading, GradedRow
 from sut.results.accuracy.score import Score, exact_match_line
@@ -165,7 +165,7 @@ def _shown(reading: AnswerReading) -> str:
 
 
 def write_report(report: AccuracyReport, directory: Path, *, has_score: bool, has_text: bool) -> None:
-    """Replace accuracy.json, and accuracy.txt after it; each is written whole or not at all.
+    """Replace accuracy.txt, and accuracy.json after it: one that is there is whole and has its text.
 
     Args:
         report: The report.
@@ -176,14 +176,5 @@ def write_report(report: AccuracyReport, directory: Path, *, has_score: bool, ha
     Raises:
         OSError: A file cannot be written.
     """
-    # An earlier score never stands beside this report.
-    (directory / ACCURACY_TEXT).unlink(missing_ok=True)
-    _write(directory / ACCURACY_REPORT, report.to_json(has_score=has_score))
-    if has_text:
-        _write(directory / ACCURACY_TEXT, report.to_text())
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    text = report.to_text() if has_text else None
+    replace_files(directory, {ACCURACY_TEXT: text, ACCURACY_REPORT: report.to_json(has_score=has_score)})

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from common.bounded_file import parse_json, read_bounded
+from sut.benchmark import BENCHMARK
 
 _FILE = "tokenizer.json"
 _CONFIG = "tokenizer_config.json"
 _MAX_BYTES = 256 << 20
 """The tokenizer.json of gpt-oss-120b has 27 MB."""
-_PROBE_LEN = 60
 
 
 class TokenizerError(ValueError):
@@ -37,6 +37,7 @@ class Detokenizer:
         except Exception as error:
             # The library raises plain Exception.
             raise TokenizerError(f"{_FILE}: {str(error)[:200]}") from error
+        _check_special_tokens(self._tokenizer)
         self.sha256 = hashlib.sha256(content).hexdigest()
         """Of tokenizer.json."""
 
@@ -53,6 +54,14 @@ def _read(path: Path) -> bytes:
         return read_bounded(path, _MAX_BYTES)
     except OSError as error:
         raise TokenizerError(f"{path.name}: {error.strerror}") from error
+
+
+def _check_special_tokens(tokenizer: Tokenizer) -> None:
+    """Require the model's special tokens: without them no final message is found, and drafts are graded."""
+    stops = {stop.token_id: stop.text for stop in BENCHMARK.stop_ids[:1]}
+    for token_id, text in (BENCHMARK.message_tokens | stops).items():
+        if tokenizer.decode([token_id], skip_special_tokens=False) != text:
+            raise TokenizerError(f"{_FILE}: token {token_id} is not {text}: it is not the model's tokenizer")
 
 
 def _check_config(path: Path) -> None:

@@ -112,6 +112,8 @@ class _Text:
                     raise LogError(f"entry {entry} is truncated or no JSON object: {error.msg}") from error
             except RecursionError as error:
                 raise LogError(f"entry {entry} is nested too deeply") from error
+            except ValueError as error:  # Python converts at most 4,300 digits
+                raise LogError(f"entry {entry} has a number of too many digits") from error
             else:
                 return value
 

@@ -1,13 +1,13 @@
 """Read a run of a compliance test, decide the test, and write the verdict into the run's directory."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
+from common.report_files import replace_files
 from common.text import printable
 from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.log_files import (
@@ -138,19 +138,12 @@ def _score(config: AccuracyConfig, test: ComplianceTest) -> AccuracyReport:
 def _write(
     run: ComplianceRun, verdict: ComplianceVerdict, figures: LengthFigures, report: AccuracyReport | None
 ) -> None:
-    """Write the score, the text for the checker and the verdict, each whole or not at all."""
+    """Write the score, and the text for the checker with the verdict, whole or not at all."""
     if run.test.mean_answer_len is not None:
-        _replace(run.directory / VERIFIED_LENGTH, output_length_text(verdict, figures))
+        name, text = VERIFIED_LENGTH, output_length_text(verdict, figures)
     else:
         if report is not None:
             accepted = not run.log.name.startswith(REJECTED_PREFIX)
             write_report(report, run.directory, has_score=True, has_text=accepted)
-        text = accuracy_text(verdict, "" if report is None else report.to_text())
-        _replace(run.directory / VERIFIED_ACCURACY, text)
-    _replace(run.directory / COMPLIANCE_REPORT, verdict.to_json())
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+        name, text = VERIFIED_ACCURACY, accuracy_text(verdict, "" if report is None else report.to_text())
+    replace_files(run.directory, {name: text, COMPLIANCE_REPORT: verdict.to_json()})

@@ -14,7 +14,7 @@ from sut.results.submission.set_faults import commits_of, set_faults
 from sut.results.submission.source_snapshot import check_source
 from sut.results.submission.submission_flags import CALIBRATION_FLAG, SET_FLAG, SubmissionFlags
 from sut.results.submission.system_description import describe_system, read_sysinfo
-from sut.results.submission.tree import SCENARIO_FOLDERS, Submission, check_free
+from sut.results.submission.tree import SCENARIO_FOLDERS, Submission, check_apart, check_free
 from sut.settings import Scenario
 
 _DRAFT_CALIBRATION = "Not described yet."
@@ -52,6 +52,7 @@ def prepare(flags: SubmissionFlags) -> Preparation:
         FlagError: A flag or a file cannot be used.
     """
     check_free(flags.output, flags.originals)
+    check_apart(flags.output, flags.originals, flags.results)
     if flags.official_checker is not None:
         check_clone(flags.official_checker)
     runs = find_runs(flags.results)

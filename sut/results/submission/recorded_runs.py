@@ -1,5 +1,6 @@
 """Find the directories of finished runs and read their run.json."""
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -57,7 +58,7 @@ class Fault(NamedTuple):
         return f"{self.where}: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RecordedRun:
     """One run's directory and its run.json."""
 
@@ -87,10 +88,11 @@ class RecordedRun:
         return [part for part in as_list(self.value(*keys)) if isinstance(part, str)]
 
     def number(self, *keys: str) -> float | None:
-        """Return a number of run.json; None if it is missing or no number."""
+        """Return a number of run.json; None if it is missing, or no finite number."""
         found = self.value(*keys)
-        is_number = isinstance(found, int | float) and not isinstance(found, bool)
-        return float(found) if is_number and isinstance(found, int | float) else None
+        if not isinstance(found, int | float) or isinstance(found, bool):
+            return None
+        return float(found) if abs(found) <= sys.float_info.max else None
 
     @property
     def workers(self) -> list[Mapping[str, object]]:

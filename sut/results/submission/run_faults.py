@@ -3,8 +3,9 @@
 import functools
 from datetime import UTC, datetime
 
+from common.bounded_file import read_bounded
 from sut import log_files
-from sut.benchmark import BENCHMARK
+from sut.benchmark import BENCHMARK, ROUNDS, Seeds
 from sut.results.logs import AccuracyLog, DetailLog, read_accuracy, read_detail
 from sut.results.submission.grading_faults import grading_faults
 from sut.results.submission.recorded_runs import Division, Fault, RecordedRun, RunKind, as_list, entry
@@ -15,6 +16,7 @@ from sut.results.verdict import Outcome
 MAX_CLOCK_DIFFERENCE_S = 30.0
 _LOGS = (log_files.SUMMARY, log_files.DETAIL, log_files.ACCURACY)
 _CONFS = ("user.conf", "audit.config")
+_NO_ERRORS = "No errors encountered during test."
 _POWER_TIME = "%m-%d-%Y %H:%M:%S.%f"
 
 
@@ -22,19 +24,23 @@ def run_faults(run: RecordedRun, division: Division) -> list[Fault]:
     """Check one run; if its logs cannot be read, the faults that are known without them."""
     fault = functools.partial(Fault, run.name)
     known = [*_record_faults(run, division), *_name_faults(run)]
+    if not all((run.directory / name).is_file() for name in _LOGS):
+        return known  # anything else, as a FIFO, is not opened
     try:
         detail = read_detail(run.directory / log_files.DETAIL)
         accuracy = read_accuracy(run.directory / log_files.ACCURACY)
         hashes = log_files.hash_files(run.directory, _CONFS)
+        errors = _error_faults(run, detail)
     except OSError as error:
-        return known or [fault(f"{error.filename}: {error.strerror or error}")]
+        return [*known, fault(f"{error.filename}: {error.strerror or error}")]
     except (ValueError, KeyError, TypeError) as error:
         return [*known, fault(f"a log of LoadGen cannot be read: {error!r}")]
     return [
         *known,
         *_hash_faults(run, hashes),
         *_swap_faults(run, detail),
-        *_error_faults(run, detail),
+        *errors,
+        *_figure_faults(run, detail),
         *_clock_faults(run, detail),
         *_coverage_faults(run, accuracy),
         *setting_faults(run, detail, division),
@@ -114,10 +120,35 @@ def _error_faults(run: RecordedRun, detail: DetailLog) -> list[Fault]:
     fault = functools.partial(Fault, run.name)
     errors = detail.errors
     found = [fault(f"LoadGen logged {len(errors)} errors, first {errors[0]}")] if errors else []
-    validity = detail.values.get("result_validity")
-    if run.kind is not RunKind.ACCURACY and validity != "VALID":
+    if not errors and not _has_no_errors(run):
+        found.append(fault(f"{log_files.SUMMARY} does not say {_NO_ERRORS!r}, the detail log has no error"))
+    if run.kind is RunKind.ACCURACY:
+        return found
+    num_errors, validity = detail.values.get("num_errors"), detail.values.get("result_validity")
+    if not errors and num_errors != 0:
+        found.append(fault(f"the detail log has num_errors {num_errors}, and no error"))
+    if validity != "VALID":
         found.append(fault(f"LoadGen's result is {validity}, not VALID"))
     return found
+
+
+def _has_no_errors(run: RecordedRun) -> bool:
+    return _NO_ERRORS in read_bounded(run.directory / log_files.SUMMARY).decode(errors="replace").splitlines()
+
+
+def _figure_faults(run: RecordedRun, detail: DetailLog) -> list[Fault]:
+    """Compare LoadGen's figures and seeds with those that run.json has from the log."""
+    recorded = run.value("loadgen")
+    found = [
+        f"{key} {detail.values.get(key)}, run.json has {value}"
+        for key, value in (recorded.items() if isinstance(recorded, dict) else ())
+        if key != "result_validity" and detail.values.get(key) != value
+    ]
+    logged = [detail.values.get(f"effective_{name}_rng_seed") for name in Seeds._fields]
+    rounds = [entry.name for entry in ROUNDS if list(entry.seeds) == logged]
+    if run.text("round") and run.text("round") not in rounds:
+        found.append(f"other seeds than those of {run.text('round')}, the round of run.json")
+    return [Fault(run.name, f"the detail log has {text}") for text in found]
 
 
 def _clock_faults(run: RecordedRun, detail: DetailLog) -> list[Fault]:
@@ -125,17 +156,17 @@ def _clock_faults(run: RecordedRun, detail: DetailLog) -> list[Fault]:
     fault = functools.partial(Fault, run.name)
     try:
         times = times_of_test(run)
+        began = datetime.fromtimestamp(times[0], UTC).isoformat(timespec="seconds")
         stamp = datetime.fromisoformat(str(detail.values.get("test_datetime")))
         begin, end = (
             datetime.strptime(str(detail.values.get(key)), _POWER_TIME).replace(tzinfo=UTC)
             for key in ("power_begin", "power_end")
         )
+        far = [time for time in (stamp, begin) if abs(time.timestamp() - times[0]) > MAX_CLOCK_DIFFERENCE_S]
     except (ValueError, OverflowError) as error:
         return [fault(f"the times of run.json or of the detail log cannot be read: {error}")]
     found = []
-    far = [time for time in (stamp, begin) if abs(time.timestamp() - times[0]) > MAX_CLOCK_DIFFERENCE_S]
     if far:
-        began = datetime.fromtimestamp(times[0], UTC).isoformat(timespec="seconds")
         found.append(fault(f"the detail log began at {far[0].isoformat()}, the run at {began}"))
     logged_s, wall_s = (end - begin).total_seconds(), times[1] - times[0]
     if not 0 <= logged_s <= wall_s + MAX_CLOCK_DIFFERENCE_S:

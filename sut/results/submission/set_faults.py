@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable
 from itertools import combinations
 
+from sut.results.submission.log_comparison import log_comparison_faults
 from sut.results.submission.recorded_runs import (
     Division,
     Fault,
@@ -32,6 +33,7 @@ def set_faults(runs: Runs, division: Division) -> list[Fault]:
         *_unequal_within_scenarios(runs),
         *_unequal_over_all(runs),
         *_unequal_data(runs),
+        *log_comparison_faults(runs),
         *_overlapping(all_runs(runs)),
     ]
 
@@ -161,5 +163,5 @@ def _overlapping(runs: Iterable[RecordedRun]) -> list[Fault]:
     return found
 
 
-def _addresses(run: RecordedRun) -> set[object]:
-    return {worker.get("address") for worker in run.workers}
+def _addresses(run: RecordedRun) -> set[str]:
+    return {str(worker.get("address")) for worker in run.workers}

@@ -17,7 +17,7 @@ from sut.results.submission.system_description import (
     SYSINFO_FLAG,
     required_fields,
 )
-from sut.results.submission.tree import OUTPUT_FLAG
+from sut.results.submission.tree import ORIGINALS_FLAG, OUTPUT_FLAG
 
 SET_FLAG = "--set"
 CALIBRATION_FLAG = "--calibration"
@@ -89,7 +89,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add(RESULTS_FLAG, type=Path, nargs="+", required=True, metavar="DIR", help="output directories of runs")
     add(OUTPUT_FLAG, type=Path, required=True, metavar="TREE", help="directory to write; must not exist")
-    add("--originals", type=Path, metavar="DIR", help="whole accuracy logs; default TREE-originals")
+    add(ORIGINALS_FLAG, type=Path, metavar="DIR", help="whole accuracy logs; default TREE-originals")
     names, default = "|".join(Division), Division.CLOSED
     add("--division", type=one_of(Division), default=default, metavar=names, help=f"default {default}")
     add("--submitter", required=True, metavar="ORG", help="name of the organization's folder")

@@ -47,6 +47,7 @@ NOT_APPLICABLE = "N/A"
 # A capture that found nothing says so with these words, which are no description of a system.
 _NOT_DETECTED = ("Not detected", "Insert ")
 _COUNTS = ("number_of_nodes", "accelerators_per_node")
+_MAX_MEMORY_BYTES = 1 << 63
 _GIB = 2**30
 # Fields, by names of common/hardware.py.
 _HARDWARE = {
@@ -139,8 +140,8 @@ def _facts_of(runs: list[RecordedRun]) -> dict[str, str]:
     if not hosts:
         return {}
     found = {"number_of_nodes": str(len(hosts)), **_accelerators(hosts)}
-    memory = {entry(host[0], "memory_bytes") for host in hosts.values()}
-    sizes = sorted(size for size in memory if isinstance(size, int))
+    memory = [entry(host[0], "memory_bytes") for host in hosts.values()]
+    sizes = sorted(size for size in memory if isinstance(size, int) and 0 < size < _MAX_MEMORY_BYTES)
     if sizes:
         found["host_memory_capacity"] = ", ".join(dict.fromkeys(f"{size / _GIB:.0f} GiB" for size in sizes))
     first = next(iter(hosts.values()))[0]

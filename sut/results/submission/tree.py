@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from sut.results.submission.source_snapshot import write_snapshot
 from sut.results.submission.truncated_log import copy_and_truncate
 from sut.settings import Scenario
 
-OUTPUT_FLAG = "--output"
+OUTPUT_FLAG, ORIGINALS_FLAG = "--output", "--originals"
 USER_CONF = "user.conf"
 # As the checker spells them.
 SCENARIO_FOLDERS = {
@@ -65,6 +65,22 @@ def check_free(output: Path, originals: Path) -> None:
             raise FlagError(OUTPUT_FLAG, "exists; a tree is never changed", path)
     if not output.absolute().parent.is_dir():
         raise FlagError(OUTPUT_FLAG, f"the directory {output.absolute().parent} does not exist", output)
+
+
+def check_apart(output: Path, originals: Path, results: Iterable[Path]) -> None:
+    """Require tree and accuracy logs beside each other, and outside of the runs, which may be replaced.
+
+    Raises:
+        FlagError: Names the path.
+    """
+    for flag, path, other in ((ORIGINALS_FLAG, originals, output), (OUTPUT_FLAG, output, originals)):
+        if path.resolve().is_relative_to(other.resolve()):
+            raise FlagError(flag, f"lies in {other}; the accuracy logs are no part of the tree", path)
+    runs = [directory / scenario for directory in results for scenario in Scenario]
+    for flag, path in ((OUTPUT_FLAG, output), (ORIGINALS_FLAG, originals)):
+        for directory in runs:
+            if path.resolve().is_relative_to(directory.resolve()):
+                raise FlagError(flag, f"lies in {directory}, a directory of runs", path)
 
 
 def lay_out(submission: Submission, output: Path, originals: Path) -> None:

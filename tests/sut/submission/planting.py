@@ -1,6 +1,7 @@
 """Faults that tests plant in the runs of a submission."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,11 @@ def text(path: str, content: str) -> Plant:
     return lambda results: (results / path).write_text(content)
 
 
+def change_text(path: Path, old: str, new: str) -> None:
+    """Change a part of a file."""
+    path.write_text(path.read_text().replace(old, new))
+
+
 def entries(run: str, change: Callable[[list[str]], list[str]]) -> Plant:
     """Plant lines in the accuracy log."""
     return lambda results: set_entries(results / run, change)
@@ -76,6 +82,28 @@ def add_error(results: Path) -> None:
     seal(results / PERFORMANCE, DETAIL)
 
 
+def drop_line(run: str, key: str) -> Plant:
+    """Take a line out of the detail log, which run.json then has the hash of."""
+
+    def plant(results: Path) -> None:
+        path = results / run / DETAIL
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if f'"key": "{key}"' not in line))
+        seal(results / run, DETAIL)
+
+    return plant
+
+
+def make_fifo(path: str) -> Plant:
+    """Put a FIFO, whose reader would wait, in the place of a file."""
+
+    def plant(results: Path) -> None:
+        (results / path).unlink()
+        os.mkfifo(results / path)
+
+    return plant
+
+
 def add_line(results: Path) -> None:
     """Edit a log."""
     path = results / PERFORMANCE / DETAIL
@@ -105,6 +133,12 @@ def begin_together(results: Path) -> None:
         change_record(
             results / name, lambda found: found.update(started_utc=began, ready_s=0.0, wall_s=3600.0)
         )
+
+
+def quote_sample_index(lines: list[str]) -> list[str]:
+    """Make a text of the sample index of the first entry."""
+    entry = json.loads(lines[1].rstrip(","))
+    return [lines[0], f"{json.dumps(entry | {'qsl_idx': str(entry['qsl_idx'])})},", *lines[2:]]
 
 
 def unlist_last_entry(lines: list[str]) -> list[str]:

@@ -225,7 +225,7 @@ def set_info(run_dir: Path, key: str, value: str) -> None:
 
 
 def set_logged(run_dir: Path, **values: object) -> None:
-    """Change values of the detail log; run.json holds the hash of the changed log."""
+    """Change values of the detail log; run.json holds its hash and figures."""
     path = run_dir / DETAIL
     lines = []
     for line in path.read_text().splitlines():
@@ -234,6 +234,8 @@ def set_logged(run_dir: Path, **values: object) -> None:
         lines.append(f":::MLLOG {json.dumps(entry)}\n")
     path.write_text("".join(lines))
     seal(run_dir, DETAIL)
+    figures = {key: value for key, value in values.items() if key in read_record(run_dir)["loadgen"]}
+    change_record(run_dir, lambda record: record["loadgen"].update(figures))
 
 
 def set_entries(run_dir: Path, change: Callable[[list[str]], list[str]]) -> None:

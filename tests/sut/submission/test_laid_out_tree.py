@@ -330,3 +330,23 @@ def test_a_bad_record_is_named(
         assert "offline/TEST07: the run is without a verdict, not VALID" in told
         assert "offline/TEST07: run.json does not have the engine hash of every worker" in told
         assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["--output", "{r}/offline/TEST07/tree"], "--output {r}/offline/TEST07/tree: lies in {r}/offline, a"),
+        (["--originals", "{r}/server/kept"], "--originals {r}/server/kept: lies in {r}/server, a directory"),
+        (["--originals", "{r}/../tree"], "--originals {r}/../tree: lies in {r}/../tree; the accuracy logs"),
+        (["--originals", "{r}/../tree/kept"], "--originals {r}/../tree/kept: lies in "),
+    ],
+)
+def test_a_tree_is_no_part_of_the_runs(
+    results: Path, repository: Path, capsys: pytest.CaptureFixture[str], words: list[str], line: str
+) -> None:
+    """Runs may be replaced, and the whole accuracy logs are not submitted."""
+    more = [word.replace("{r}", str(results)) for word in words]
+    outputs = ["--output", f"{results}/../tree"] if "--output" not in words else []
+    assert 2 == main(flags(results, repository, *outputs, *more))
+    assert line.replace("{r}", str(results)) in capsys.readouterr().err
+    assert set() == left_in(results.parent)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sut.log_files import ACCURACY, DETAIL
+from sut.log_files import ACCURACY, DETAIL, SUMMARY
 from sut.results.submission.recorded_runs import Division, all_runs, find_runs
 from sut.results.submission.run_faults import run_faults
 from sut.results.submission.set_faults import set_faults
@@ -17,11 +17,15 @@ from tests.sut.submission.planting import (
     add_error,
     add_line,
     begin_together,
+    change_text,
     copy_run,
+    drop_line,
     entries,
     info,
     logged,
+    make_fifo,
     outcome,
+    quote_sample_index,
     record,
     removed,
     rename_rejected,
@@ -29,7 +33,7 @@ from tests.sut.submission.planting import (
     text,
     unlist_last_entry,
 )
-from tests.sut.submission.small_runs import change_record, change_report, set_commit
+from tests.sut.submission.small_runs import change_record, change_report, seal, set_commit
 
 
 def faults_of(results: Path, division: Division = Division.CLOSED) -> list[str]:
@@ -72,6 +76,51 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     "an error line of LoadGen": (
         add_error,
         f"{PERFORMANCE}: LoadGen logged 1 errors, first error_runtime: lost",
+    ),
+    "an error that was taken out of the log": (
+        logged(PERFORMANCE, num_errors=1),
+        f"{PERFORMANCE}: the detail log has num_errors 1, and no error",
+    ),
+    "an error that the summary tells of": (
+        lambda results: (
+            change_text(results / "offline/accuracy" / SUMMARY, "No errors", "1 ERROR"),
+            seal(results / "offline/accuracy", SUMMARY),
+        ),
+        f"offline/accuracy: {SUMMARY} does not say 'No errors encountered during test.', "
+        "the detail log has no error",
+    ),
+    "another figure than the run's": (
+        record(PERFORMANCE, lambda found: found["loadgen"].update(result_tokens_per_second=1.5)),
+        f"{PERFORMANCE}: the detail log has result_tokens_per_second ",
+    ),
+    "the seeds of another round": (
+        logged("offline/accuracy", effective_qsl_rng_seed=1),
+        "offline/accuracy: the detail log has other seeds than those of v6.1, the round of run.json",
+    ),
+    "a line that was taken out of the log": (
+        drop_line("server/accuracy", "requested_server_target_qps"),
+        "server/accuracy: the detail log lacks 1 lines that others have, first requested_server_target_qps",
+    ),
+    "a result that was taken out of the log": (
+        drop_line(PERFORMANCE, "result_mean_latency_ns"),
+        f"{PERFORMANCE}: the detail log lacks 1 lines that others have, first result_mean_latency_ns",
+    ),
+    "a log of another LoadGen": (
+        logged("server/TEST07", loadgen_file_sha1="00"),
+        "all runs: loadgen_file_sha1 of the detail logs differs: ",
+    ),
+    "a log that is a FIFO": (make_fifo(f"offline/TEST07/{ACCURACY}"), "offline/TEST07: offline/TEST07/"),
+    "a user.conf that is a FIFO": (
+        make_fifo("server/performance/user.conf"),
+        "server/performance: server/performance/user.conf is not the file of the run: ",
+    ),
+    "a sample index that is a text": (
+        entries("offline/accuracy", quote_sample_index),
+        "offline/accuracy: a log of LoadGen cannot be read: ",
+    ),
+    "a start past any time": (
+        record(PERFORMANCE, lambda found: found.update(ready_s=1e300)),
+        f"{PERFORMANCE}: the times of run.json or of the detail log cannot be read: ",
     ),
     "a rejected log": (
         rename_rejected,

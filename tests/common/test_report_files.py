@@ -1,0 +1,64 @@
+"""Files of a report are replaced together, and the last one stands for all."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from common.report_files import replace_files
+
+OLD = {"text": "old text", "report": "old report"}
+
+
+def content(directory: Path) -> dict[str, str]:
+    """Read every file of a directory."""
+    return {path.name: path.read_text() for path in directory.iterdir()}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Write an earlier report."""
+    replace_files(tmp_path, OLD)
+    assert OLD == content(tmp_path)
+    return tmp_path
+
+
+def test_a_file_without_content_is_removed(directory: Path) -> None:
+    """A report that has no text leaves no earlier one beside it."""
+    replace_files(directory, {"text": None, "report": "new"})
+    assert {"report": "new"} == content(directory)
+
+
+def test_a_full_disk_changes_nothing(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The earlier files stay as they were, and no partial file is left."""
+
+    def fail(path: Path, text: str, encoding: str) -> int:
+        with path.open("w", encoding=encoding) as file:
+            file.write(text[:1])
+        if path.name.startswith("report"):
+            raise OSError(28, "No space left on device")
+        return len(text)
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(OSError, match="No space left"):
+        replace_files(directory, {"text": "new text", "report": "new report"})
+    assert OLD == content(directory)
+
+
+@pytest.mark.parametrize("num_moves", [0, 1])
+def test_a_process_that_is_killed_leaves_no_report_without_its_text(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, num_moves: int
+) -> None:
+    """The report, which says that a run is graded, is put in place last, and taken away first."""
+    move, moves = os.replace, []
+
+    def kill(source: Path, target: Path) -> None:
+        if len(moves) == num_moves:
+            raise KeyboardInterrupt
+        moves.append(target)
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", kill)
+    with pytest.raises(KeyboardInterrupt):
+        replace_files(directory, {"text": "new text", "report": "new report"})
+    assert "report" not in content(directory)
