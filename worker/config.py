@@ -147,12 +147,8 @@ class WorkerConfig(Flags):
     def _check_exposure(self) -> None:
         if self.insecure and any((self.tls_cert, self.tls_key, self.tls_ca)):
             raise FlagError("--insecure", "means plaintext, but a --tls flag is given")
-        if not self.insecure and self.tls_cert is None and not _is_loopback(self.host):
-            reason = (
-                f"{self.host!r} is not a loopback address: give --tls-cert and --tls-key, "
-                "or --insecure for plaintext"
-            )
-            raise FlagError("--host", reason)
+        if not self.insecure and self.tls_cert is None:
+            refuse_exposed(self.host, "--tls-cert and --tls-key")
 
     @property
     def origin(self) -> dict[str, str]:
@@ -167,6 +163,21 @@ class WorkerConfig(Flags):
     def security_files(self) -> SecurityFiles:
         """Files that AuthInterceptor reads."""
         return SecurityFiles(self.tls_ca, self.tls_cert, self.tls_key, self.run_token_file)
+
+
+def refuse_exposed(host: str, tls_flags: str) -> None:
+    """Refuse to serve plaintext on an address that other machines reach.
+
+    Args:
+        host: Value of --host.
+        tls_flags: Names of the flags that enable TLS.
+
+    Raises:
+        FlagError: It is not a loopback address.
+    """
+    if not _is_loopback(host):
+        reason = f"{host!r} is not a loopback address: give {tls_flags}, or --insecure for plaintext"
+        raise FlagError("--host", reason)
 
 
 def _is_loopback(host: str) -> bool:

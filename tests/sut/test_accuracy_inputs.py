@@ -106,7 +106,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         DATA + "is no parquet file; the evaluation reads no other format",
     ),
     "damaged data": (file("acc.parquet", b"PAR1 and more"), DATA + "is no readable parquet file: "),
-    "no truth": (columns(dataset=["aime25"]), DATA + "has 0 columns ground_truth, not one"),
+    "no truth": (columns(dataset=["aime25"]), DATA + "has no column ground_truth"),
     "no name": (
         columns(dataset=[None], ground_truth=["1"]),
         DATA + "row 0 has no name in the column dataset",

@@ -32,9 +32,8 @@ def read_groups(
         PlanError: Names the entry; also a scenario that is in no group or in two.
     """
     if reader.has("worker") == (nodes is not None):
-        wrong = (
-            "and [nodes] exclude each other" if nodes else "missing, and [nodes] too; a plan has one of them"
-        )
+        both = "the table excludes [nodes] and the flag --workers"
+        wrong = both if nodes else "missing, and [nodes] too; a plan has one of them"
         raise reader.error("[worker]", wrong)
     given = reader.table_list("groups") or [{"name": "all", "scenarios": list(scenarios)}]
     groups = tuple(_read_group(reader, index, table, nodes) for index, table in enumerate(given, start=1))

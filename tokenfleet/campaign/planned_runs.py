@@ -87,8 +87,9 @@ class RunIdentity(NamedTuple):
         )
 
     def differences(self, other: "RunIdentity") -> list[str]:
-        """Name the fields that differ."""
-        pairs = zip(self._fields, self, other, strict=True)
+        """Name what differs."""
+        labels = ("data set", "sampling", "user.conf", "audit.config")
+        pairs = zip(labels, self, other, strict=True)
         return [name for name, mine, others in pairs if mine != others]
 
 

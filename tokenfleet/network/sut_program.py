@@ -25,7 +25,7 @@ from coordinator.transport.stream import Limits
 from sut.settings import Scenario
 from tokenfleet.network.fleet_engine import FleetEngine, FleetSettings
 from worker.auth import AuthInterceptor
-from worker.config import BadInput, EngineKind, WorkerConfig
+from worker.config import BadInput, EngineKind, WorkerConfig, refuse_exposed
 from worker.engine_protocol import EngineDead
 from worker.server import Server
 
@@ -80,6 +80,10 @@ class NetworkSutConfig(Flags):
     ] = None
     tls_key: Annotated[Path | None, Flag("private key of --tls-cert (PEM, not encrypted)")] = None
     run_token_file: Annotated[Path | None, Flag("file with the run token that the workers require")] = None
+
+    def _check_together(self) -> None:
+        if not self.insecure and self.listen_tls_cert is None:
+            refuse_exposed(self.host, "--listen-tls-cert and --listen-tls-key")
 
     @property
     def server(self) -> WorkerConfig:

@@ -67,7 +67,8 @@ def _columns(path: Path) -> list[str]:
     found = pq.read_schema(path).names
     for name in BENCHMARK.grading_columns:
         if found.count(name) != 1:
-            raise ReferenceDataError(f"has {found.count(name)} columns {name}, not one")
+            many = f"{found.count(name)} columns {name}, not one"
+            raise ReferenceDataError(f"has {many if name in found else f'no column {name}'}")
     return list(BENCHMARK.grading_columns)
 
 

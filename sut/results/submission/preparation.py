@@ -72,7 +72,7 @@ def prepare(flags: SubmissionFlags) -> Preparation:
         description={**documents.description, **({"sw_notes": _REHEARSAL_NOTE} if accepted else {})},
         measurements=documents.measurements,
         calibration_page=documents.calibration_page,
-        notes=[_REHEARSAL, *(f"- {fault}" for fault in accepted)] if accepted else [],
+        notes=[_REHEARSAL, "", *(f"- {fault}" for fault in accepted)] if accepted else [],
         source=flags.source,
         commit=_commit(flags, runs),
     )

@@ -63,7 +63,7 @@ def test_a_campaign_repeats_only_what_does_not_count(directory: Path) -> None:
     write_rehearsal(directory, ("max-new-tokens = 64", "max-new-tokens = 32"))
     changed = StartedCampaign(plan)
     assert 0 == changed.end()
-    assert "offline accuracy is run anew: generation of the plan changed" in changed.text()
+    assert "offline accuracy is run anew: sampling of the plan changed" in changed.text()
     assert set(ids.values()) & set(run_ids(out).values()) == set()
     # What does not count is set aside, not deleted.
     names = ["offline-accuracy-1", "offline-accuracy-2", "offline-performance-1"]

@@ -48,7 +48,7 @@ def run(scenario: Scenario, kind: RunKind) -> PlannedRun:
         ({"outcome": "INVALID", "reason": "too short"}, "INVALID: too short"),
         ({"outcome": "UNFINISHED"}, "UNFINISHED"),
         ({"outcome": "FAILED", "reason": "no worker"}, "FAILED: no worker"),
-        ({"identity": ACCURACY}, "dataset_sha256, generation of the plan changed"),
+        ({"identity": ACCURACY}, "data set, sampling of the plan changed"),
         ({"commits": frozenset(["c2"])}, "code revision c2, here c1"),
         ({"deviations": ("engine is counting",)}, "engine is counting"),
     ],

@@ -93,7 +93,7 @@ def test_addresses_of_the_command_line_replace_those_of_the_plan(tmp_path: Path)
         ([('tokenizer = "tokenizer"', "")], "[data] tokenizer: missing"),
         ([("[data]", "data = 3\n[nothing]")], "[nothing]: unknown table; nearest: offline"),
         ([WORKER], "[worker]: missing, and [nodes] too; a plan has one of them"),
-        ([(WORKER[0], WORKER[0] + NODES[1])], "[worker]: and [nodes] exclude each other"),
+        ([(WORKER[0], WORKER[0] + NODES[1])], "[worker]: the table excludes [nodes] and the flag --workers"),
         ([('model = "m"', "port = 50051")], "[worker] port: cannot be set in a plan"),
         (
             [('["offline", "server"]', '["offline"]')],

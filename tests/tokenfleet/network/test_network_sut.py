@@ -241,7 +241,10 @@ def test_flags_that_would_route_or_repeat_are_refused(flags: list[str], line: st
         (["--listen-tls-cert=x"], "--listen-tls-cert"),
         (["--listen-run-token-file=x"], "--listen-run-token-file: x"),
         (["--tls-ca=x"], "--tls-ca: x"),
-        (["--host=0.0.0.0"], "--host"),
+        (
+            ["--host=0.0.0.0"],
+            "--host: '0.0.0.0' is not a loopback address: give --listen-tls-cert and --listen-tls-key, or",
+        ),
     ],
 )
 def test_bad_credentials_of_either_side_are_one_line(tmp_path: Path, flags: list[str], line: str) -> None:
