@@ -23,9 +23,9 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -34,12 +34,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from common.flags import FlagError
+from common.flags import Flag, FlagError, Flags, add_flags, build
 from common.standard_streams import open_standard_streams
 from sut.benchmark import BENCHMARK
 from sut.synthetic_answers import AnswersSpec, write_answers
 from sut.synthetic_benchmark import BenchmarkSpec, write_benchmark
-from sut.synthetic_files import EXISTS, MIN_LEN, check_bounds, draw_lens, temporary
+from sut.synthetic_files import EXISTS, MAX_SEED, MIN_LEN, check_bounds, draw_lens, temporary
 
 # The tiny vocabulary (4,096 ids) has the benchmark's stop ids minus this shift: 4002, 3999 and 4012.
 _STOP_ID_SHIFT = 196_000
@@ -69,41 +69,38 @@ _CONFIG = json.loads("""{
 _GENERATION_CONFIG = {"do_sample": True, "eos_token_id": STOP_TOKEN_IDS, "pad_token_id": 3999}
 
 
-_Spec = TypeVar("_Spec", "DatasetSpec", AnswersSpec, BenchmarkSpec)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetSpec:
+class DatasetSpec(Flags):
     """Size and length distributions of a synthetic data set; lengths are in tokens."""
 
-    num_samples: int
-    """Number of rows; num_samples * max_prompt_len must not exceed 2**31 tokens."""
-    seed: int = 0
-    """Random seed; equal seeds give equal rows."""
-    vocab_size: int = BENCHMARK.vocab_size
-    """Token ids are less than this."""
-    mean_prompt_len: float = 1_500.0
-    """Mean of the prompt lengths, approximately."""
-    max_prompt_len: int = BENCHMARK.max_prompt_len
-    """Longest prompt."""
-    mean_answer_len: float = BENCHMARK.mean_answer_len
-    """Mean of the answer lengths, approximately."""
-    max_answer_len: int = BENCHMARK.performance_max_new_tokens.value
-    """Longest answer; less than `vocab_size`, because a prompt's first token is the answer length."""
+    num_samples: Annotated[int, Flag("number of rows; with the longest prompt at most 2**31 tokens", ge=1)]
+    seed: Annotated[int, Flag("random seed; equal seeds give equal rows", ge=0, le=MAX_SEED)] = 0
+    vocab_size: Annotated[int, Flag("token ids are less than this", ge=MIN_LEN + 1, le=2**31)] = (
+        BENCHMARK.vocab_size
+    )
+    mean_prompt_len: Annotated[float, Flag("mean length of the prompts, approximately", ge=MIN_LEN)] = 1_500.0
+    max_prompt_len: Annotated[int, Flag("length of the longest prompt", ge=MIN_LEN, le=2**31)] = (
+        BENCHMARK.max_prompt_len
+    )
+    mean_answer_len: Annotated[float, Flag("mean length of the answers, approximately", ge=MIN_LEN)] = (
+        BENCHMARK.mean_answer_len
+    )
+    max_answer_len: Annotated[
+        int, Flag("longest answer; below the vocabulary size, as a prompt's first token names it", ge=MIN_LEN)
+    ] = BENCHMARK.performance_max_new_tokens.value
 
-    def __post_init__(self) -> None:
-        """Check the bounds.
-
-        Raises:
-            FlagError: Names flag, value and bound.
-        """
-        check_bounds("num-samples", self.num_samples, 1, 2**31 // max(self.max_prompt_len, 1))
-        check_bounds("seed", self.seed, 0, 2**63)
-        check_bounds("vocab-size", self.vocab_size, MIN_LEN + 1, 2**31)
-        check_bounds("max-prompt-len", self.max_prompt_len, MIN_LEN, 2**31)
+    def _check_together(self) -> None:
+        check_bounds("num-samples", self.num_samples, 1, 2**31 // self.max_prompt_len)
         check_bounds("mean-prompt-len", self.mean_prompt_len, MIN_LEN, self.max_prompt_len)
         check_bounds("max-answer-len", self.max_answer_len, MIN_LEN, self.vocab_size - 1)
         check_bounds("mean-answer-len", self.mean_answer_len, MIN_LEN, self.max_answer_len)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointSpec(Flags):
+    """Weights of a tiny checkpoint."""
+
+    seed: Annotated[int, Flag("random seed; equal seeds give equal bytes", ge=0, le=MAX_SEED)] = 0
 
 
 def write_dataset(output: Path, spec: DatasetSpec, *, overwrite: bool = False) -> None:
@@ -165,7 +162,7 @@ def write_checkpoint(output: Path, seed: int = 0, *, overwrite: bool = False) ->
         FlagError: `output` exists or contains other files, or the seed is negative.
         OSError: The directory cannot be written.
     """
-    check_bounds("seed", seed, 0, 2**63)
+    check_bounds("seed", seed, 0, MAX_SEED)
     documents = {"config.json": _CONFIG, "generation_config.json": _GENERATION_CONFIG}
     names = {*documents, "model.safetensors"}
     if output.exists() and not overwrite:
@@ -250,46 +247,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(flags: argparse.Namespace) -> None:
     if flags.command == "dataset":
-        write_dataset(flags.output, _spec(DatasetSpec, flags), overwrite=flags.overwrite)
+        write_dataset(flags.output, build(DatasetSpec, flags), overwrite=flags.overwrite)
     elif flags.command == "answers":
-        write_answers(flags.output, _spec(AnswersSpec, flags), overwrite=flags.overwrite)
+        write_answers(flags.output, build(AnswersSpec, flags), overwrite=flags.overwrite)
     elif flags.command == "benchmark":
-        write_benchmark(flags.output, _spec(BenchmarkSpec, flags), overwrite=flags.overwrite)
+        write_benchmark(flags.output, build(BenchmarkSpec, flags), overwrite=flags.overwrite)
     else:
-        write_checkpoint(flags.output, flags.seed, overwrite=flags.overwrite)
-
-
-def _spec(kind: type[_Spec], flags: argparse.Namespace) -> _Spec:
-    return kind(**{field.name: getattr(flags, field.name) for field in fields(kind)})
+        write_checkpoint(flags.output, build(CheckpointSpec, flags).seed, overwrite=flags.overwrite)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    dataset = commands.add_parser("dataset", help="write a data set of random prompts")
-    answers = commands.add_parser("answers", help="write random answers to a data set, for --engine replay")
-    checkpoint = commands.add_parser("checkpoint", help="write a tiny gpt-oss with random weights")
-    benchmark = commands.add_parser(
-        "benchmark", help="write data, answers and tokenizer of a whole submission"
-    )
-    for command in (dataset, answers, benchmark, checkpoint):
-        command.add_argument("--output", type=Path, required=True, help="file or directory to write")
+    for name, (text, spec) in _COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        command.add_argument(
+            "--output", type=Path, required=True, metavar="PATH", help="file or directory to write"
+        )
         command.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    checkpoint.add_argument("--seed", type=int, default=0)
-    _add_fields(dataset, DatasetSpec)
-    _add_fields(answers, AnswersSpec)
-    _add_fields(benchmark, BenchmarkSpec)
+        add_flags(command, spec)
     return parser
 
 
-def _add_fields(
-    command: argparse.ArgumentParser, spec: type[DatasetSpec | AnswersSpec | BenchmarkSpec]
-) -> None:
-    for field in fields(spec):
-        flag, required = f"--{field.name.replace('_', '-')}", field.default is MISSING
-        command.add_argument(
-            flag, type=field.type, required=required, default=None if required else field.default
-        )
+_COMMANDS: dict[str, tuple[str, type[Flags]]] = {
+    "dataset": ("write a data set of random prompts", DatasetSpec),
+    "answers": ("write random answers to a data set, for --engine replay", AnswersSpec),
+    "checkpoint": ("write a tiny gpt-oss with random weights", CheckpointSpec),
+    "benchmark": ("write data, answers and tokenizer of a whole submission", BenchmarkSpec),
+}
 
 
 if __name__ == "__main__":

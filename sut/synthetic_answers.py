@@ -3,42 +3,36 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from common.flags import FlagError
+from common.flags import Flag, FlagError, Flags
 from sut.benchmark import BENCHMARK
 from sut.dataset import Dataset, load
-from sut.synthetic_files import EXISTS, MIN_LEN, check_bounds, draw_lens, temporary
+from sut.synthetic_files import EXISTS, MAX_SEED, MIN_LEN, check_bounds, draw_lens, temporary
 
 # Rows written at a time.
 _BATCH_ROWS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswersSpec:
+class AnswersSpec(Flags):
     """Lengths of synthetic answers, in tokens, their stop ids included."""
 
-    input_file: Path
-    """Data set with the prompts."""
-    seed: int = 0
-    """Random seed; equal seeds give equal answers."""
-    mean_answer_len: float = BENCHMARK.mean_answer_len
-    """Mean of the answer lengths, approximately."""
-    max_answer_len: int = BENCHMARK.performance_max_new_tokens.value
-    """Longest answer."""
+    input_file: Annotated[Path, Flag("data set with the prompts")]
+    seed: Annotated[int, Flag("random seed; equal seeds give equal answers", ge=0, le=MAX_SEED)] = 0
+    mean_answer_len: Annotated[float, Flag("mean length of the answers, approximately", ge=MIN_LEN)] = (
+        BENCHMARK.mean_answer_len
+    )
+    max_answer_len: Annotated[int, Flag("length of the longest answer", ge=MIN_LEN, le=2**31)] = (
+        BENCHMARK.performance_max_new_tokens.value
+    )
 
-    def __post_init__(self) -> None:
-        """Check the bounds.
-
-        Raises:
-            FlagError: Names flag, value and bound.
-        """
-        check_bounds("seed", self.seed, 0, 2**63)
-        check_bounds("max-answer-len", self.max_answer_len, MIN_LEN, 2**31)
+    def _check_together(self) -> None:
         check_bounds("mean-answer-len", self.mean_answer_len, MIN_LEN, self.max_answer_len)
 
 

@@ -16,17 +16,17 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from common.flags import FlagError
+from common.flags import Flag, FlagError, Flags
 from sut.benchmark import BENCHMARK
 from sut.byte_tokenizer import CHANNEL, END, MESSAGE, RETURN, START, encode, write_tokenizer
-from sut.synthetic_files import EXISTS, MIN_LEN, check_bounds, draw_lens, temporary
+from sut.synthetic_files import EXISTS, MAX_SEED, MIN_LEN, draw_lens, temporary
 from sut.synthetic_questions import GPQA, LIVECODEBENCH, code_tests, question
 
 PERFORMANCE_FILE = "perf_eval_ref.parquet"
@@ -45,36 +45,29 @@ _LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz      ", np.uint8)
 # Answers of the same text would count as degenerate.
 _MIN_FILLER = 16
 _REPEATS = BENCHMARK.accuracy_repeats
+# Longest answer: one that a performance run allows.
+_LONGEST = BENCHMARK.performance_max_new_tokens.value
 Tokens = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BenchmarkSpec:
+class BenchmarkSpec(Flags):
     """Lengths in tokens, and the share of right answers."""
 
-    seed: int = 0
-    """Random seed; equal seeds give equal files."""
-    share_right: float = 0.9
-    """Share of right answers in each data set."""
-    mean_prompt_len: float = 300.0
-    """Mean of the performance prompts."""
-    mean_answer_len: float = BENCHMARK.mean_answer_len
-    """Mean of the performance answers."""
-    mean_accuracy_answer_len: float = 1_000.0
-    """Mean of the accuracy answers, approximately; none is longer than a performance run allows."""
-
-    def __post_init__(self) -> None:
-        """Check the bounds.
-
-        Raises:
-            FlagError: Names flag, value and bound.
-        """
-        longest = BENCHMARK.performance_max_new_tokens.value
-        check_bounds("seed", self.seed, 0, 2**63)
-        check_bounds("share-right", self.share_right, 0, 1)
-        check_bounds("mean-prompt-len", self.mean_prompt_len, MIN_LEN, BENCHMARK.max_prompt_len)
-        check_bounds("mean-answer-len", self.mean_answer_len, MIN_LEN, longest)
-        check_bounds("mean-accuracy-answer-len", self.mean_accuracy_answer_len, MIN_LEN, longest)
+    seed: Annotated[int, Flag("random seed; equal seeds give equal files", ge=0, le=MAX_SEED)] = 0
+    share_right: Annotated[float, Flag("share of right answers in each data set", ge=0, le=1)] = 0.9
+    mean_prompt_len: Annotated[
+        float,
+        Flag(
+            "mean length of the performance prompts, approximately", ge=MIN_LEN, le=BENCHMARK.max_prompt_len
+        ),
+    ] = 300.0
+    mean_answer_len: Annotated[
+        float, Flag("mean length of the performance answers, approximately", ge=MIN_LEN, le=_LONGEST)
+    ] = BENCHMARK.mean_answer_len
+    mean_accuracy_answer_len: Annotated[
+        float, Flag("mean length of the accuracy answers, approximately", ge=MIN_LEN, le=_LONGEST)
+    ] = 1_000.0
 
 
 class AccuracyRow(NamedTuple):

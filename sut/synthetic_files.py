@@ -13,6 +13,8 @@ from common.flags import FlagError
 
 MIN_LEN = 2
 """Shortest prompt and answer, in tokens."""
+MAX_SEED = 2**63
+"""Largest random seed."""
 EXISTS = "exists; --overwrite replaces it"
 _LOG_NORMAL_SIGMA = 1.0
 

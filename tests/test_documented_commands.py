@@ -37,6 +37,8 @@ PROGRAMS = {
     "synthetic benchmark": ("-m", "sut.synthetic", "benchmark"),
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }
+# These take arguments that are no flags.
+WITH_ARGUMENTS = ("campaign", "compliance", "convert", "probe")
 # These pass flags on to vLLM.
 WITH_VLLM_FLAGS = ("worker", "local", "qualify reference")
 # How a command line begins, and the program that it starts.
@@ -46,13 +48,24 @@ STARTS = {f"tokenfleet {name}": name for name in PROGRAMS} | {
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """List the lines of the pages' code blocks that start a program of this project, with their page."""
+    """List the commands of the pages that start a program of this project, with their page."""
     for page in PAGES:
-        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
-            for line in block.replace("\\\n", " ").splitlines():
-                command = re.sub(r"^(ExecStart=)?[\w./]*bin/", "", line.split("#")[0].strip())
-                if command.startswith(("tokenfleet ", *STARTS)):
-                    yield str(page.relative_to(ROOT)), " ".join(command.split())
+        for line in command_lines(page.read_text(encoding="utf-8")):
+            command = re.sub(r"^(ExecStart=)?[\w./]*bin/", "", line.split("#")[0].strip())
+            if command.startswith(("tokenfleet ", *STARTS)):
+                yield str(page.relative_to(ROOT)), " ".join(command.split())
+
+
+def command_lines(page: str) -> Iterator[str]:
+    """List the lines of a page's code blocks, and its inline code of a subcommand or a command."""
+    fence = re.compile(r"^```\w*\n(.*?)^```", re.M | re.S)
+    for block in fence.findall(page):
+        yield from block.replace("\\\n", " ").splitlines()
+    for code in re.findall(r"`([^`]+)`", fence.sub("", page)):
+        words = code.split()
+        # A name such as `tokenfleet synthetic` stands for all of its programs.
+        if " ".join(words).startswith(tuple(STARTS)):
+            yield " ".join(words)
 
 
 def program_of(command: str) -> str:
@@ -63,8 +76,8 @@ def program_of(command: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def help_flags() -> dict[str, set[str]]:
-    """The flags that each program's --help lists."""
+def help_texts() -> dict[str, str]:
+    """What each program's --help prints."""
     names = sorted({program_of(command) for _, command in commands()})
     running = {
         name: subprocess.Popen(
@@ -78,15 +91,46 @@ def help_flags() -> dict[str, set[str]]:
     }
     texts = {name: child.communicate(timeout=60)[0] for name, child in running.items()}
     assert dict.fromkeys(names, 0) == {name: child.returncode for name, child in running.items()}, texts
-    return {name: set(re.findall(r"--[a-z][\w-]*", text)) for name, text in texts.items()}
+    return texts
 
 
-def test_a_documented_command_has_only_flags_that_exist(help_flags: dict[str, set[str]]) -> None:
+def test_a_documented_command_has_only_flags_that_exist(help_texts: dict[str, str]) -> None:
     """Each command of a page starts a program of this project with flags of its --help, or of vLLM."""
     bad = []
     for page, command in commands():
         name = program_of(command)
-        known = help_flags[name] | (VLLM_FLAGS if name in WITH_VLLM_FLAGS else set())
+        known = set(re.findall(r"--[a-z][\w-]*", help_texts[name]))
+        known |= VLLM_FLAGS if name in WITH_VLLM_FLAGS else set()
         flags = {word.partition("=")[0] for word in shlex.split(command) if word.startswith("--")}
         bad += [f"{page}: {command}: {flag}" for flag in sorted(flags - known)]
+    assert [] == bad
+
+
+def test_a_documented_command_has_no_argument_that_its_program_does_not_take() -> None:
+    """A word directly behind the program is a flag, except where the program takes arguments."""
+    bad = []
+    for page, command in commands():
+        start = max((start for start in STARTS if command.startswith(start)), key=len)
+        rest = command.removeprefix(start).lstrip()
+        if rest and not rest.startswith(("-", ">")) and STARTS[start] not in WITH_ARGUMENTS:
+            bad.append(f"{page}: {command}")
+    assert [] == bad
+
+
+def test_the_usage_line_begins_with_the_command(help_texts: dict[str, str]) -> None:
+    """The text of --help names the command by which it was asked for."""
+    asked = {name: text for name, text in help_texts.items() if "tokenfleet" in PROGRAMS[name]}
+    assert [] == [name for name, text in asked.items() if not text.startswith(f"usage: tokenfleet {name} ")]
+
+
+def test_each_flag_of_a_program_has_a_help_text(help_texts: dict[str, str]) -> None:
+    """A flag of --help is followed by what it means, in its line or in the next one."""
+    bad = []
+    for name, text in help_texts.items():
+        options = re.findall(r"^  (-[^\n]*)\n( *\S[^\n]*)?", text.partition("\noptions:")[2], re.M)
+        bad += [
+            f"{name}: {option}"
+            for option, following in options
+            if not re.search(r" {2,}\S", option) and not following.startswith(" " * 10)
+        ]
     assert [] == bad

@@ -120,7 +120,7 @@ SUBCOMMANDS = {
     "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
     "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),
     "network-sut": Subcommand(_network_sut, "serve a fleet of workers to LoadGen's node (Network division)"),
-    "synthetic": Subcommand(_synthetic, "write a synthetic data set or a tiny random checkpoint"),
+    "synthetic": Subcommand(_synthetic, "write synthetic data, answers or a tiny checkpoint"),
 }
 
 

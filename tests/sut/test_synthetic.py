@@ -122,14 +122,14 @@ def test_foreign_directories_are_never_replaced(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        ("--num-samples 0", "--num-samples: 0 is outside 1 .. 140083"),  # 2**31 / 15,330 = 140,083.7
+        ("--num-samples 0", "--num-samples: 0 is below 1"),  # 2**31 / 15,330 = 140,083.7
         ("--num-samples 140084", "--num-samples: 140084 is outside 1 .. 140083"),
-        ("--seed -1", "--seed: -1 is outside 0 .. 9223372036854775808"),
-        ("--max-prompt-len 1", "--max-prompt-len: 1 is outside 2 .. 2147483648"),
+        ("--seed -1", "--seed: -1 is not in 0..9223372036854775808"),
+        ("--max-prompt-len 1", "--max-prompt-len: 1 is not in 2..2147483648"),
         ("--mean-prompt-len 20000", "--mean-prompt-len: 20000.0 is outside 2 .. 15330"),
-        ("--mean-prompt-len nan", "--mean-prompt-len: nan is outside 2 .. 15330"),
-        ("--mean-answer-len 1", "--mean-answer-len: 1.0 is outside 2 .. 10240"),
-        ("--vocab-size 2", "--vocab-size: 2 is outside 3 .. 2147483648"),
+        ("--mean-prompt-len nan", "--mean-prompt-len: nan is below 2 or not finite"),
+        ("--mean-answer-len 1", "--mean-answer-len: 1.0 is below 2 or not finite"),
+        ("--vocab-size 2", "--vocab-size: 2 is not in 3..2147483648"),
         ("--vocab-size 4096", "--max-answer-len: 10240 is outside 2 .. 4095"),
         ("--output no/set.parquet", "--output no/set.parquet: the directory no does not exist"),
         ("--output set.csv", "--output set.csv: suffix '.csv' is not one of .parquet, .pkl, .pickle"),

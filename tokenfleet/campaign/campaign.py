@@ -40,12 +40,17 @@ class CampaignConfig(Flags):
 
     workers: Annotated[
         tuple[str, ...],
-        Flag("addresses of the nodes, instead of those of the plan", metavar="HOST:PORT[,HOST:PORT...]"),
+        Flag(
+            "addresses of the nodes",
+            metavar="HOST:PORT[,HOST:PORT...]",
+            default_text="those of the plan",
+        ),
     ] = ()
     run_token_file: Annotated[
-        Path | None, Flag("file with the run token that the workers require, instead of the plan's")
+        Path | None,
+        Flag("file with the run token that the workers require", default_text="that of the plan"),
     ] = None
-    check: Annotated[bool, Flag("check the plan and its files, print the phases, and run nothing")] = False
+    check: Annotated[bool, Flag("check the plan and its files, print the runs, and start nothing")] = False
 
 
 def main(argv: list[str]) -> int:
@@ -71,8 +76,10 @@ def _report(text: str, code: int) -> int:
 
 
 def _execute(argv: list[str]) -> int:
-    parser = Parser(allow_abbrev=False, description=__doc__.split("\n\n")[0])
-    parser.add_argument("plan", type=Path, metavar="PLAN.toml", help="the plan, see docs/submission.md")
+    parser = Parser(
+        allow_abbrev=False, description="Carry out all runs of a submission, grade them and lay out the tree."
+    )
+    parser.add_argument("plan", type=Path, metavar="PLAN.toml", help="the plan, see docs/campaign.md")
     add_flags(parser, CampaignConfig)
     values = parser.parse_args(argv)
     config = build(CampaignConfig, values)

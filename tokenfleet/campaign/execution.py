@@ -22,12 +22,20 @@ from tokenfleet.campaign.plan_settings import GradingTime
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
 from tokenfleet.campaign.preflight import refuse_workers
 from tokenfleet.campaign.run_results import RunResult, read_result, set_aside, wait_ended
-from tokenfleet.campaign.tree_command import is_half_moved, move_tree, prepare_scratch, tree_argv
+from tokenfleet.campaign.tree_command import (
+    drop_scratch,
+    has_tree,
+    is_half_moved,
+    move_tree,
+    prepare_scratch,
+    tree_argv,
+)
 from tokenfleet.child import STOP_TIMEOUT_S, ChildProcess
 
 POLL_S = 0.2
 FAILED, BAD_INPUT, INVALID = 1, 2, 3
 MAX_LINE_LEN = 300
+MAX_TREE_LINES = 30
 _LOG_TAIL_BYTES = 1 << 16
 
 
@@ -68,13 +76,26 @@ class Campaign:
         self._results: dict[PlannedRun, RunResult] = {}
 
     def execute(self) -> int:
-        """Run everything that is due; returns 0, or 3 if a run of a rehearsal is INVALID.
+        """Run everything that is due; returns 0.
+
+        In a rehearsal also 3 if a run is INVALID, and 1 if the official checker refuses the tree.
 
         Raises:
             CampaignStopped: A run failed too often, is INVALID, or cannot be submitted.
             Interrupted: A signal arrived; the run in progress has been told to stop.
         """
+        try:
+            return self._execute_all()
+        finally:
+            for name in self._table.stop():
+                self._state.note_run(name, state=PhaseState.STOPPED)
+
+    def _execute_all(self) -> int:
         self._find_kept()
+        if self._plan.campaign.grading is GradingTime.BETWEEN_RUNS:
+            # A campaign that was stopped while it graded.
+            for run in list(self._results):
+                self._grade(run)
         for group in self._plan.groups:
             if any(run.group is group for run in self._due()) or self._has_other_flags(group):
                 self._run_group(group)
@@ -82,9 +103,9 @@ class Campaign:
         for run in self._identities:
             self._grade(run)
         self._check_mixed()
-        self._lay_out()
+        refused = self._lay_out()
         invalid = [run for run, result in self._results.items() if result.outcome == Outcome.INVALID]
-        return INVALID if invalid else 0
+        return INVALID if invalid else refused
 
     def _due(self) -> list[PlannedRun]:
         return [run for run in self._identities if run not in self._results]
@@ -107,6 +128,7 @@ class Campaign:
                 reason = "its answers did not pass"
             if reason is None:
                 self._results[run] = result
+                self._state.note_run(run.name, state=PhaseState.KEPT, run_id=result.run_id)
                 self._table.change(run.name, PhaseState.KEPT, describe(result), result.wall_s)
             else:
                 self._run_anew(run, reason)
@@ -269,22 +291,29 @@ class Campaign:
         for run, reason in mixed(self._results):
             raise CampaignStopped(f"{run.name}: {reason}", FAILED)
 
-    def _lay_out(self) -> None:
-        """Lay out the tree.
+    def _lay_out(self) -> int:
+        """Lay out the tree; returns 0, or 1 if the official checker refuses that of a rehearsal.
 
         Raises:
-            CampaignStopped: It was refused; the reasons are in the log.
+            CampaignStopped: It was refused; the reasons are shown and in the log.
         """
         if self._plan.submission is None:
-            return
+            return 0
+        code = 0
         if not is_half_moved(self._plan):
             prepare_scratch(self._plan)
             log = self._log("submission")
+            # The lines of an earlier attempt would be taken for those of this one.
+            log.unlink(missing_ok=True)
             code = self._execute(tree_argv(self._plan), log)
-            if code:
-                raise CampaignStopped(f"no tree, exit code {code}: {last_line(log)} ({log})", code)
+            for line in last_lines(log, MAX_TREE_LINES):
+                self._table.say(line)
+        if code and (self._plan.is_strict or not has_tree(self._plan)):
+            drop_scratch(self._plan)
+            raise CampaignStopped(f"no tree, exit code {code}: {log}", code)
         move_tree(self._plan)
         self._table.say(f"tree: {self._plan.submission.tree.absolute()}")
+        return code
 
     def _log(self, name: str) -> Path:
         return self._plan.campaign.output_dir / LOG_FOLDER / f"{name.replace(' ', '-')}.log"
@@ -315,7 +344,12 @@ def describe(result: RunResult) -> str:
 
 def last_line(log: Path) -> str:
     """Return the last line of a log."""
+    return (last_lines(log, 1) or ["no output"])[-1]
+
+
+def last_lines(log: Path, max_lines: int) -> list[str]:
+    """Return the last lines of a log."""
     with log.open("rb") as file:
         file.seek(max(os.fstat(file.fileno()).st_size - _LOG_TAIL_BYTES, 0))
         lines = file.read().decode(errors="replace").strip().splitlines()
-    return printable((lines or ["no output"])[-1], MAX_LINE_LEN)
+    return [printable(line, MAX_LINE_LEN) for line in lines[-max_lines:]]

@@ -36,10 +36,12 @@ def read_grade(run: PlannedRun) -> bool | None:
 
 
 def describe_grade(run: PlannedRun) -> str:
-    """Return the score for the table."""
+    """Return the score, or the mean length of TEST09's answers, for the table."""
     report = _read_report(run)
     value = report.get("score_percent", report.get("value"))
-    return f"{value:.3f}" if isinstance(value, int | float) else ""
+    if not isinstance(value, int | float):
+        return ""
+    return f"mean answer {value:,.1f} tokens" if run.kind is RunKind.TEST09 else f"score {value:.3f}"
 
 
 def _read_report(run: PlannedRun) -> Mapping[str, Any]:

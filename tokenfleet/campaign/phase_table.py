@@ -24,9 +24,11 @@ class PhaseState(StrEnum):
     DONE = "done"
     KEPT = "kept"
     FAILED = "failed"
+    STOPPED = "stopped"
 
 
 _FINISHED = (PhaseState.DONE, PhaseState.KEPT)
+_IN_PROGRESS = (PhaseState.LOADING, PhaseState.RUNNING, PhaseState.GRADING)
 
 
 @dataclass(slots=True)
@@ -48,6 +50,12 @@ class Phase:
         self.state, self.note = state, note
         self.started_s = time.monotonic()
         self.took_s = self.took_s if took_s is None else took_s
+
+    @property
+    def elapsed_s(self) -> float | None:
+        """Time since its current state began; None unless it is in progress."""
+        in_progress = self.state in _IN_PROGRESS and self.started_s is not None
+        return time.monotonic() - (self.started_s or 0.0) if in_progress else None
 
     @property
     def left_s(self) -> float:
@@ -92,6 +100,13 @@ class PhaseTable:
         if self._live and time.monotonic() >= self._next_s:
             self._draw()
 
+    def stop(self) -> list[str]:
+        """End the phases that are in progress, which is none of a campaign that is complete; names them."""
+        stopped = [phase for phase in self.phases if phase.state in _IN_PROGRESS]
+        for phase in stopped:
+            phase.change(PhaseState.STOPPED, took_s=phase.elapsed_s)
+        return [phase.name for phase in stopped]
+
     def close(self) -> None:
         """Leave the final table on the screen."""
         if self._live:
@@ -131,9 +146,7 @@ class PhaseTable:
 
 
 def _cells(phase: Phase) -> tuple[str, ...]:
-    running = phase.state in (PhaseState.RUNNING, PhaseState.LOADING, PhaseState.GRADING)
-    elapsed_s = time.monotonic() - phase.started_s if running and phase.started_s is not None else None
-    took_s = elapsed_s if elapsed_s is not None else phase.took_s
+    took_s = phase.took_s if phase.elapsed_s is None else phase.elapsed_s
     return (
         phase.name,
         phase.group,

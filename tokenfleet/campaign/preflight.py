@@ -23,7 +23,7 @@ from sut.settings import Scenario
 from tokenfleet.campaign.plan_file import CampaignPlan
 from tokenfleet.campaign.plan_groups import Group
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
-from tokenfleet.campaign.tree_command import check_submission
+from tokenfleet.campaign.tree_command import check_code, check_submission
 
 MODEL_LEN = BENCHMARK.max_prompt_len + BENCHMARK.accuracy_max_new_tokens.value
 """Tokens that the longest prompt and the longest answer have together."""
@@ -51,14 +51,15 @@ def check_files(plan: CampaignPlan, runs: Iterable[PlannedRun]) -> CheckedFiles:
     _check_grading_files(plan)
     _check_restarts(plan)
     found = [line for group in plan.groups for line in _worker_flag_deviations(plan, group)]
-    if read_commit().endswith("-dirty"):
-        found.append(f"the source tree differs from its commit {read_commit()}: commit the changes")
     identities = {}
     for run in runs:
         inputs = run.read_inputs()
         identities[run] = RunIdentity.of(run, inputs)
         found += [f"{run.name}: {text}" for text in _deviations(run, inputs)]
-    return CheckedFiles(identities, list(dict.fromkeys(found)) if plan.is_strict else [])
+    refused = list(dict.fromkeys(found)) if plan.is_strict else []
+    if not refused:
+        check_code(plan, read_commit())
+    return CheckedFiles(identities, refused)
 
 
 def _deviations(run: PlannedRun, inputs: Inputs) -> list[str]:

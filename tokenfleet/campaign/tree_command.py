@@ -4,26 +4,21 @@ The tree is made in a scratch directory beside its place and then moved, so that
 meanwhile leaves nothing in the way of the next one.
 """
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 
+from common.flags import FlagError
 from sut.results.submission.official_checker import check_clone
+from sut.results.submission.source_snapshot import DIRTY_SUFFIX, check_source
 from sut.results.submission.submission_flags import SubmissionFlags, parse
-from sut.results.submission.system_description import read_sysinfo, required_fields
+from sut.results.submission.system_description import FIELDS_OF_RUNS, read_sysinfo, required_fields
 from sut.results.submission.tree import check_apart, check_free
 from tokenfleet.campaign.plan_file import CampaignPlan
 
 TREE = "tree"
 """Name of the tree in the scratch directory."""
-FIELDS_OF_RUNS = frozenset(
-    [
-        *("division", "submitter", "system_name", "system_type", "number_of_nodes", "host_memory_capacity"),
-        *("framework", "other_software_stack", "is_network", "accelerators_per_node"),
-        *("accelerator_model_name", "accelerator_memory_capacity"),
-    ]
-)
-"""Fields of the system description that come from the flags and from what the workers report."""
 NOT_APPLICABLE_WITHOUT_ACCELERATOR = frozenset(
     ["accelerator_host_interconnect", "accelerator_memory_configuration", "accelerator_interconnect"]
 )
@@ -62,6 +57,17 @@ def prepare_scratch(plan: CampaignPlan) -> None:
     """Create an empty scratch directory."""
     shutil.rmtree(_scratch(plan), ignore_errors=True)
     _scratch(plan).mkdir()
+
+
+def has_tree(plan: CampaignPlan) -> bool:
+    """Return whether the scratch directory has a tree."""
+    return (_scratch(plan) / TREE).is_dir()
+
+
+def drop_scratch(plan: CampaignPlan) -> None:
+    """Remove the scratch directory of a tree that was refused before anything was written."""
+    with contextlib.suppress(OSError):
+        _scratch(plan).rmdir()
 
 
 def is_half_moved(plan: CampaignPlan) -> bool:
@@ -118,6 +124,27 @@ def check_submission(plan: CampaignPlan) -> None:
         raise plan.error("[submission] calibration", "missing; no program can know the calibration")
     if plan.submission.calibration is not None and not plan.submission.calibration.is_file():
         raise plan.error("[submission] calibration", f"{plan.submission.calibration} is no file")
+
+
+def check_code(plan: CampaignPlan, commit: str) -> None:
+    """Require a commit whose files the tree can hold, before hours of runs record another one.
+
+    Args:
+        plan: The plan.
+        commit: The code revision of this program, which the runs will record.
+
+    Raises:
+        PlanError: There is none, it has changes, or the repository does not have it.
+    """
+    if plan.submission is None:
+        return
+    flags = parse(_flags(plan, plan.submission.tree))
+    if commit.endswith(DIRTY_SUFFIX):
+        raise plan.error("[submission] source", f"differs from its commit {commit}: commit the changes")
+    try:
+        check_source(flags.source, [commit], flags.commit)
+    except FlagError as error:
+        raise plan.error(f"[submission] {error.flag.removeprefix('--')}", error.reason) from error
 
 
 def _missing_fields(flags: SubmissionFlags) -> list[str]:

@@ -176,7 +176,7 @@ def _qualify(argv: list[str]) -> int:
     parser = Parser(
         allow_abbrev=False,
         description="Check a new system: weights, data files, stop ids, greedy answers, projected score.",
-        epilog="`qualify reference` writes vLLM's own greedy answers.",
+        epilog="`tokenfleet qualify reference` writes vLLM's own greedy answers.",
     )
     add_flags(parser, QualifyConfig)
     config = build(QualifyConfig, parser.parse_args(argv))

@@ -12,6 +12,7 @@ from tokenfleet.qualify.qualification import Assessment, CheckResult
 
 GREEDY_CHECK = "greedy answers"
 _HINT = "compare sampling, stop ids and engine arguments of the worker with those of the reference"
+_ALIKE_HINT = "random weights answer every prompt alike: load real ones, or other prompts"
 _IDENTITY = ("engine", "engine_version", "model_hash")
 
 
@@ -58,6 +59,9 @@ def check_greedy_answers(reference: GreedyReference, greedy: GreedyRun, *, same_
     seen = f"{num_prompts - len(differences)} of {num_prompts} equal to LLM.generate's"
     if differences:
         seen += f", {len(differences) - len(errors)} differ first at a near tie"
+    if not errors and all_alike(reference.answers):
+        seen += ", but all answers are alike: they would not show a wrong one"
+        return CheckResult(GREEDY_CHECK, Assessment.UNKNOWN, seen, _ALIKE_HINT)
     if not errors:
         return CheckResult(GREEDY_CHECK, Assessment.PASS, seen)
     first = min(errors, key=lambda found: found.position)
@@ -66,6 +70,12 @@ def check_greedy_answers(reference: GreedyReference, greedy: GreedyRun, *, same_
     if not same_engine:
         return CheckResult(GREEDY_CHECK, Assessment.UNKNOWN, f"{seen}; the reference is of another engine")
     return CheckResult(GREEDY_CHECK, Assessment.FAIL, seen, _HINT)
+
+
+def all_alike(answers: Sequence[Sequence[int]]) -> bool:
+    """Whether the answers depend on no prompt: all are equal, as far as the shortest goes."""
+    shortest = min(map(len, answers), default=0)
+    return len(answers) > 1 and len({tuple(answer[:shortest]) for answer in answers}) == 1
 
 
 def check_reference_engine(
@@ -117,6 +127,9 @@ def check_greedy_baseline(
     check = "greedy answers, effect"
     changed = f"{', '.join(changes) or 'equal engines'}: "
     differences = first_differences(baseline, answers)
+    if not differences and all_alike(answers):
+        seen = f"{changed}{len(answers)} of {len(answers)} equal, but all answers are alike"
+        return CheckResult(check, Assessment.UNKNOWN, seen, _ALIKE_HINT)
     if not differences:
         return CheckResult(check, Assessment.PASS, f"{changed}{len(answers)} of {len(answers)} equal")
     positions = sorted(found.position for found in differences)

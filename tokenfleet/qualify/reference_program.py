@@ -58,6 +58,7 @@ def _generate(argv: list[str]) -> None:
         EngineDead: The engine failed.
     """
     parser = Parser(
+        prog="tokenfleet qualify reference",
         allow_abbrev=False,
         description="Write greedy answers of vLLM's own LLM class.",
         epilog="All other flags are the worker's and vLLM's: --model (required), --preset, --config, ...",

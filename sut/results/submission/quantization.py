@@ -94,7 +94,7 @@ def _missing_facts(engines: Mapping[str, tuple[_Json, ...]]) -> Iterator[str]:
     for scenario, found in engines.items():
         if not found:
             yield f"run.json of {scenario}: no worker describes its engine"
-        for kind in _REPORTED_TYPES if any(map(_has_weights, found)) else ():
+        for kind in _REPORTED_TYPES if any(map(has_weights, found)) else ():
             if kind.required and any(kind.fact not in _part(one, "engine_facts") for one in found):
                 yield f"run.json of {scenario}: an engine does not report {kind.fact}"
 
@@ -120,7 +120,7 @@ def _cells(engine: _Json) -> Iterator[tuple[str, str]]:
     yield "engine", _cell(f"{engine.get('engine')} {engine.get('engine_version', '')}".strip())
     yield "model", _cell(engine.get("model"))
     yield "hash of the model's files", _cell(engine.get("model_hash"))
-    if not _has_weights(engine):
+    if not has_weights(engine):
         yield _REPORTED_TYPES[0].label, f"none: the engine {_cell(engine.get('engine'))} has no weights"
         return
     if engine.get("weights_sha256"):
@@ -151,7 +151,7 @@ def _expert_activations(facts: _Json, execution: _Json) -> str:
     return "not reported: vLLM chooses it with the kernels"
 
 
-def _has_weights(engine: _Json) -> bool:
+def has_weights(engine: _Json) -> bool:
     """Whether it is an engine that computes; scripted ones have no data types."""
     return engine.get("engine") == "vllm"
 

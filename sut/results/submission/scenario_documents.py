@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from common.text import printable
 from sut.log_files import ACCURACY
+from sut.results.submission.quantization import has_weights
 from sut.results.submission.recorded_runs import RecordedRun, RunKind, entry
 
 MAX_TEXT_LEN = 4096
@@ -45,6 +46,8 @@ def measure(run: RecordedRun, given: Mapping[str, str]) -> Measurements:
 
 def _weight_type(info: Mapping[str, object]) -> str:
     """Return the quantization of the weights, else their data type; empty if the engine did not say."""
+    if info and not has_weights(info):
+        return "none"
     for name in ("quantization", "dtype"):
         text = entry(info, "engine_facts", name)
         value = _decoded(text) if isinstance(text, str) else None
@@ -91,7 +94,8 @@ def _worker_words(info: Mapping[str, object]) -> list[str]:
     if info.get("engine") == "vllm":
         words += ["--model", str(info.get("model"))]
     reported = info.get("engine_args")
-    for name, text in (reported if isinstance(reported, Mapping) else {}).items():
+    # The arguments arrive as a map, in another order from each worker.
+    for name, text in sorted((reported if isinstance(reported, Mapping) else {}).items()):
         if name not in _ENGINE_FLAGS:
             words += _engine_flag(f"--{name.replace('_', '-')}", _decoded(str(text)))
     return words
@@ -123,7 +127,8 @@ def scenario_readme(scenario: str, runs: Mapping[RunKind, RecordedRun], notes: l
         "model": f"{info.get('model')}, hash {info.get('model_hash')}",
         "engine hash": str(info.get("engine_hash")),
     }
-    lines = [f"# gpt-oss-120b, {scenario}", "", *(f"{note}\n" for note in notes)]
+    lines = [f"# gpt-oss-120b, {scenario}", "", *notes]
+    lines += ["", "## System under test", ""] if notes else []
     lines += [f"- {name}: {printable(text, MAX_TEXT_LEN)}" for name, text in facts.items()]
     lines += ["", "## Workers", "", "Each worker was started with these engine arguments:", ""]
     lines += _block(list(dict.fromkeys(text for run in runs.values() for text in worker_commands(run))))
@@ -135,11 +140,12 @@ def scenario_readme(scenario: str, runs: Mapping[RunKind, RecordedRun], notes: l
 
 
 def _grading_commands(run: RecordedRun) -> list[str]:
-    """Compose the commands that decide a run after its end; the tokenizer's place is not recorded."""
+    """Compose the commands that decide a run after its end; their files may have been unknown to the run."""
     directory, data = run.text("directory"), ["--reference-data", run.text("dataset", "path")]
-    tokenizer = ["--tokenizer", "TOKENIZER"]
+    tokenizer = ["--tokenizer", str(run.value("config", "tokenizer") or "TOKENIZER")]
+    tests = ["--lcb-tests", str(run.value("config", "lcb_tests") or "LCB_TESTS")]
     words = {
-        RunKind.ACCURACY: ["accuracy", "--mlperf-log", f"{directory}/{ACCURACY}", *data, *tokenizer],
+        RunKind.ACCURACY: ["accuracy", "--mlperf-log", f"{directory}/{ACCURACY}", *data, *tokenizer, *tests],
         RunKind.TEST07: ["compliance", directory, *data, *tokenizer],
         RunKind.TEST09: ["compliance", directory],
     }

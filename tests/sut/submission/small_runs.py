@@ -67,7 +67,6 @@ GIVEN = {
     "host_networking_topology": "N/A",
     "cooling": "air",
     "operating_system": "Linux",
-    "weight_data_types": "none",
 }
 
 

@@ -182,16 +182,16 @@ def test_what_is_missing_is_listed_at_once(
     results: Path, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each field that nobody gave is a line; a draft is laid out with these fields empty."""
-    given = {name: value for name, value in GIVEN.items() if name not in ("cooling", "weight_data_types")}
+    given = {name: value for name, value in GIVEN.items() if name not in ("status", "cooling")}
     assert 2 == main(flags(results, repository, given=given))
     lines = capsys.readouterr().err.splitlines()
     missing = [line.rpartition("missing: ")[2] for line in lines if " missing: " in line]
-    assert ["--set cooling=...", "--set weight_data_types=..."] == missing
+    assert ["--set status=...", "--set cooling=..."] == missing
     assert "nothing was written: 0 faults, 2 things missing" in lines[-1]
     assert set() == left_in(results.parent)
     assert 0 == main(flags(results, repository, "--draft", given=given))
     system = json.loads((results.parent / "tree/closed/Org/systems/small.json").read_text())
-    assert {"cooling"} == {name for name, value in system.items() if not value}
+    assert {"status", "cooling"} == {name for name, value in system.items() if not value}
 
 
 @pytest.mark.parametrize("name", ["tree", "tree-originals"])

@@ -30,6 +30,12 @@ def local_pid(output_dir: Path) -> int:
     return pid
 
 
+def run_states(output_dir: Path) -> dict[str, str]:
+    """Return the state of each run by campaign.json."""
+    runs = json.loads((output_dir / "campaign.json").read_text())["runs"]
+    return {name: facts["state"] for name, facts in runs.items()}
+
+
 def test_a_campaign_repeats_only_what_does_not_count(directory: Path) -> None:
     """A second start repeats nothing; a lost run, or one of another plan, is run anew and alone."""
     out = directory / "out"
@@ -46,6 +52,7 @@ def test_a_campaign_repeats_only_what_does_not_count(directory: Path) -> None:
     assert 0 == again.end()
     assert ids == run_ids(out)
     assert "loading" not in again.text()
+    assert dict.fromkeys(ids, "kept") == run_states(out)
 
     (out / "offline" / "accuracy" / "run.json").unlink()
     third = StartedCampaign(plan)
@@ -175,5 +182,6 @@ def test_a_signal_ends_everything(directory: Path) -> None:
     assert "out belongs to a campaign that has not ended" in second.text()
     campaign.process.send_signal(signal.SIGTERM)
     assert 143 == campaign.end()
+    assert {"offline performance": "stopped"} == run_states(out)
     assert "INTERRUPTED" == fleet.run_json(out / "offline" / "performance")["verdict"]["outcome"]
     wait_gone(campaign.marker)

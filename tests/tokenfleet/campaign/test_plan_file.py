@@ -176,6 +176,26 @@ def test_the_documented_plan_can_be_read(tmp_path: Path) -> None:
     assert {("node1:50051", "node2:50051")} == {group.addresses for group in nodes.groups}
 
 
+def test_the_plan_of_a_real_submission_can_be_read(tmp_path: Path) -> None:
+    """The plan of docs/submission.md has two groups with their presets, and is no rehearsal."""
+    text = (fleet.ROOT / "docs" / "submission.md").read_text()
+    (plan_text,) = re.findall(r"^```toml\n(.*?)^```", text, re.M | re.S)
+    plan = read_plan(write_plan(tmp_path, plan_text), NodeFlags())
+    presets = [("--preset=h200_tp1_offline",), ("--preset=h200_tp1_server",)]
+    assert presets == [group.worker_flags[-1:] for group in plan.groups if group.worker_flags]
+    assert 8 == len(plan_runs(plan))
+    assert plan.is_strict
+
+
+def test_the_plan_of_the_rehearsal_can_be_read() -> None:
+    """docs/rehearsal.toml replays the answers of `tokenfleet synthetic benchmark` and ends in a tree."""
+    plan = read_plan(fleet.ROOT / "docs" / "rehearsal.toml", NodeFlags())
+    assert ("--engine=replay", 8) == (
+        plan.groups[0].worker_flags and plan.groups[0].worker_flags[0],
+        len(plan_runs(plan)),
+    )
+
+
 @pytest.mark.parametrize(
     "settings",
     [CampaignSettings, DataSettings, ScenarioSettings, NodeSettings, SubmissionSettings, RehearsalSettings],

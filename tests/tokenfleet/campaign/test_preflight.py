@@ -1,13 +1,18 @@
 """What a campaign refuses before the first run: exit code 2, one line, and no directory is left."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from common.flags import FlagError
+from common.source_commit import read_commit
 from tests import fleet
 from tests.forked import end_of
 from tests.tokenfleet.campaign.plans import STRICT, write_plan
 from tokenfleet.campaign.campaign import main
+from tokenfleet.campaign.plan_file import NodeFlags, read_plan
+from tokenfleet.campaign.tree_command import check_code
 
 NODES = ('[worker]\nmodel = "m"\n', '[nodes]\naddresses = ["127.0.0.1:1"]\n')
 FIELDS = """
@@ -98,3 +103,25 @@ def test_deviations_of_the_files_are_refused(directory: Path) -> None:
     lines = refusal(directory, DRAFT)
     compliance = "campaign: --input-file gpqa.parquet: 40 rows are not the data set of TEST07, which has 990"
     assert [compliance] == lines
+
+
+@pytest.mark.parametrize(
+    ("commit", "line"),
+    [
+        ("", "commit: missing: a run from an installed package or a container has no commit"),
+        ("a" * 40 + "-dirty", f"source: differs from its commit {'a' * 40}-dirty: commit the changes"),
+        ("a" * 40, f"source: git cat-file {'a' * 40}^{{commit}}: fatal: "),
+    ],
+)
+def test_code_whose_source_no_tree_can_hold_is_refused(directory: Path, commit: str, line: str) -> None:
+    """An installed package, a changed checkout and an unknown commit are named before any run."""
+    plan = read_plan(write_plan(directory, STRICT, DRAFT), NodeFlags())
+    with pytest.raises(FlagError, match=re.escape(f"plan.toml: [submission] {line}")):
+        check_code(plan, commit)
+
+
+def test_the_code_of_an_installed_package_can_be_named(directory: Path) -> None:
+    """`commit` and `source` of the plan name what an installed package does not know."""
+    head = read_commit().removesuffix("-dirty")
+    named = ('tree = "tree"', f'tree = "tree"\ncommit = "{head}"\nsource = "{fleet.ROOT}"')
+    check_code(read_plan(write_plan(directory, STRICT, named), NodeFlags()), "")

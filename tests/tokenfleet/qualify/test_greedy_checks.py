@@ -39,6 +39,21 @@ def test_equal_answers_pass() -> None:
     assert (Assessment.PASS, "3 of 3 equal to LLM.generate's") == (result.assessment, result.seen)
 
 
+@pytest.mark.parametrize("alike", [[[7, 7, 7]] * 3, [[7, 7, 7], [7], [7, 7]], [[]] * 3])
+def test_answers_that_are_all_alike_show_nothing(alike: list[list[int]]) -> None:
+    """An engine that answers every prompt alike, as with random weights, would hide mixed-up prompts."""
+    result = check_greedy_answers(reference_of(PROMPTS, alike), run_of(*alike), same_engine=True)
+    assert Assessment.UNKNOWN is result.assessment
+    assert "3 of 3 equal to LLM.generate's, but all answers are alike" in result.seen
+    assert Assessment.UNKNOWN is check_greedy_baseline(alike, alike, []).assessment
+    # A difference is one all the same.
+    wrong = run_of([8], *alike[1:])
+    assert (
+        Assessment.FAIL
+        is check_greedy_answers(reference_of(PROMPTS, alike), wrong, same_engine=True).assessment
+    )
+
+
 @pytest.mark.parametrize(
     "margin, other, assessment",
     [
