@@ -8,7 +8,7 @@ from pathlib import Path
 from common.bounded_file import parse_json, read_bounded
 from sut.benchmark import BENCHMARK, MeanBounds
 from sut.results.logs import AccuracyLog
-from sut.results.submission.recorded_runs import Division, Fault, RecordedRun, RunKind, as_list
+from sut.results.submission.recorded_runs import Division, Fault, RecordedRun, RunKind, as_list, entry
 
 ACCURACY_TEXT = "accuracy.txt"
 ACCURACY_REPORT = "accuracy.json"
@@ -52,7 +52,27 @@ def _score_faults(run: RecordedRun, log_sha256: str, division: Division) -> list
     target = BENCHMARK.accuracy_target_percent
     if run.kind is RunKind.ACCURACY and division is not Division.OPEN and score < target:
         found.append(fault(f"the score {score:.3f} is below {target}"))
+    found += [fault(text) for text in _count_faults(report, float(score), run.num_answers)]
     return [*found, *_score_text_faults(run, float(score))]
+
+
+def _count_faults(report: Mapping[str, object], score: float, num_answers: int) -> list[str]:
+    """Compare the score with the counts that it follows from, and these with the data set."""
+    per_data_set = report.get("per_dataset")
+    counts = per_data_set if isinstance(per_data_set, Mapping) else {}
+    correct, largest, num_rows = 0.0, 0.0, 0
+    for name, found in counts.items():
+        right, total = entry(found, "correct"), entry(found, "total")
+        if type(right) is not int or type(total) is not int or not 0 <= right <= total <= num_answers:
+            return [f"the counts of {name} in {ACCURACY_REPORT} are no counts of its rows"]
+        repeats = BENCHMARK.accuracy_repeats.get(name, 1)
+        correct, largest, num_rows = correct + right / repeats, largest + total / repeats, num_rows + total
+    if num_rows != num_answers:
+        return [f"{ACCURACY_REPORT} counts {num_rows} rows, the data set has {num_answers}"]
+    given = correct / largest * 100 if largest else 0.0
+    if abs(given - score) > _SCORE_STEP:
+        return [f"{ACCURACY_REPORT} has the score {score:.3f}, its counts give {given:.3f}"]
+    return []
 
 
 def _score_text_faults(run: RecordedRun, score: float) -> list[Fault]:

@@ -95,6 +95,13 @@ class RecordedRun:
         return float(found) if abs(found) <= sys.float_info.max else None
 
     @property
+    def num_answers(self) -> int:
+        """Answers that the accuracy log of an accuracy or compliance run must have."""
+        num_samples = int(self.number("dataset", "num_samples") or 0)
+        is_accuracy = self.kind is RunKind.ACCURACY
+        return min(num_samples, BENCHMARK.accuracy_sample_count) if is_accuracy else num_samples
+
+    @property
     def workers(self) -> list[Mapping[str, object]]:
         """The rows of the workers."""
         return as_mappings(self.value("summary", "workers"))

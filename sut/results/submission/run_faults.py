@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from common.bounded_file import read_bounded
 from sut import log_files
-from sut.benchmark import BENCHMARK, ROUNDS, Seeds
+from sut.benchmark import ROUNDS, Seeds
 from sut.results.logs import AccuracyLog, DetailLog, read_accuracy, read_detail
 from sut.results.submission.grading_faults import grading_faults
 from sut.results.submission.recorded_runs import Division, Fault, RecordedRun, RunKind, as_list, entry
@@ -192,10 +192,7 @@ def _coverage_faults(run: RecordedRun, accuracy: AccuracyLog) -> list[Fault]:
     if run.kind is RunKind.PERFORMANCE:
         return []
     fault = functools.partial(Fault, run.name)
-    num_samples = int(run.number("dataset", "num_samples") or 0)
-    expected = (
-        min(num_samples, BENCHMARK.accuracy_sample_count) if run.kind is RunKind.ACCURACY else num_samples
-    )
+    expected = run.num_answers
     found = [] if accuracy.is_whole else [fault("the accuracy log is truncated: its list is not closed")]
     missing = expected - sum(1 for sample in accuracy.entries if 0 <= sample < expected)
     foreign = [sample for sample in accuracy.entries if not 0 <= sample < expected]

@@ -186,6 +186,14 @@ def test_an_object_that_claims_to_be_equal_is_wrong(tmp_path: Path) -> None:
     assert expected == [verdict.outcome for verdict in verdicts(tmp_path, programs, ADD)]
 
 
+def test_a_result_that_is_nested_too_deeply_to_be_compared_is_not_wrong(tmp_path: Path) -> None:
+    """It may be the expected one; a shallow expected result is not equal to any such result."""
+    deep = "[" * 900 + "]" * 900
+    tests = question("deep", "f", (deep, deep)) + question("flat", "f", (deep, "[]"))
+    programs = [(name, "def f(value): return value") for name in ("deep", "flat")]
+    assert ["ungraded", "failed"] == [verdict.outcome for verdict in verdicts(tmp_path, programs, tests)]
+
+
 def test_limits_and_the_process_filter_hold_without_a_sandbox(tmp_path: Path) -> None:
     """A plain process reaches the host's files, but memory, processes and time stay limited."""
     programs = [

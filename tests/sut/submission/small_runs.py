@@ -46,7 +46,12 @@ THRESHOLDS = {
     "TEST07": "*.*.test07_accuracy_threshold = 60.698\n",
     "TEST09": "*.*.test09_min_output_tokens = 1150.38\n*.*.test09_max_output_tokens = 1406.02\n",
 }
-SCORES = {"accuracy": 83.5, "TEST07": 70.25}
+# Correct answers by data set, and the score that they give: 1071.3083 of 1283 questions, and 696 of 990.
+CORRECT = {
+    "accuracy": {"aime25": 203, "gpqa_diamond": 828, "livecodebench_v6": 2641},
+    "TEST07": {"gpqa_diamond": 696},
+}
+SCORES = {"accuracy": 83.50026, "TEST07": 70.30303}
 WORKER_FLAGS = ("--step-ms", "0", "--max-num-seqs", "4096")
 # What no program knows of the counting engine on this machine.
 GIVEN = {
@@ -141,6 +146,10 @@ def _grade(run_dir: Path) -> None:
         report = {
             "format": 1,
             "score_percent": score,
+            "per_dataset": {
+                name: {"correct": correct, "total": BENCHMARK.accuracy_rows[name]}
+                for name, correct in CORRECT[kind].items()
+            },
             "passed": True,
             "ungraded": [],
             "log_sha256": sha256(run_dir / ACCURACY),
@@ -149,7 +158,7 @@ def _grade(run_dir: Path) -> None:
         (run_dir / "accuracy.json").write_text(json.dumps(report))
         (run_dir / "accuracy.txt").write_text(f"scored\n'exact_match': {score:.3f}\n")
     if kind in THRESHOLDS:
-        value = SCORES.get(kind, float(MEAN_LEN))
+        value = round(SCORES.get(kind, float(MEAN_LEN)), 3)
         verdict = {"test": kind, "passed": True, "value": value, "reasons": []}
         verdict["log_sha256"] = sha256(run_dir / ACCURACY)
         (run_dir / "compliance.json").write_text(json.dumps(verdict))
