@@ -79,7 +79,7 @@ def test_runs_of_another_engine_than_the_plan_has_now_do_not_count(directory: Pa
 
     same = StartedCampaign(write_rehearsal(directory, ("step-ms = 2", "step-ms = 3")))
     assert 0 == same.end(), same.text()
-    assert "group all: the worker flags changed; engine and runs are compared" in same.text()
+    assert "group all: the worker flags changed; its engine is compared with the runs" in same.text()
     assert ids == run_ids(out)
 
     other = StartedCampaign(write_rehearsal(directory, ("step-ms = 2", "step-ms = 2\nseed = 5")))
