@@ -24,8 +24,8 @@ demo: $(VENV)/.cpu .demo/data.parquet  ## run Offline and Server over two vLLM w
 	  --user-conf docs/demo_user.conf --generation-config docs/demo_generation_config.json --max-new-tokens 16 \
 	  --dtype float32 --enforce-eager --max-model-len 256 --max-num-seqs 16
 
-test: $(VENV)/.cpu  ## run the tests, two at a time, with vLLM on the CPU
-	$(PY) -m pytest -q -n 2 --dist worksteal
+test: $(VENV)/.cpu  ## run the tests, three at a time, with vLLM on the CPU
+	$(PY) -m pytest -q -n 3 --dist worksteal
 
 # The long tests: every fault in every mode, random schedules, fuzzing. Some need root: namespaces, tmpfs.
 test-all: $(VENV)/.cpu  ## run the long tests too; some need root

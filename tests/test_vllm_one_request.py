@@ -38,6 +38,8 @@ def test_answers_differ_between_prompts(reference: Reference) -> None:
     assert all(len(set(answer)) > 1 for answer in expected if len(answer) > 2)
 
 
+# Witnesses in the quick tests: one worker with the same answers, and nodes with the counting engine.
+@pytest.mark.long
 def test_replicas_answer_as_vllm_does(tmp_path: Path, checkpoint: Path, reference: Reference) -> None:
     """Offline and Server over a node of two replicas of one rank: every token equals LLM.generate's."""
     flags = ("--model", str(checkpoint), *FLAGS, "--tensor-parallel-size", "1")

@@ -45,6 +45,7 @@ def fleet(show: str, flags: list[str], output: Path) -> dict[str, Any]:
     return record
 
 
+@pytest.mark.long
 def test_held_judges_a_window_before_the_last_query(tmp_path: Path) -> None:
     """All answers of 200 queries are right; the tokens/s of the window match 100 queries/s."""
     figures = fleet("held", HELD, tmp_path / "held.json")["figures"]
@@ -56,6 +57,7 @@ def test_held_judges_a_window_before_the_last_query(tmp_path: Path) -> None:
     assert figures["tokens"] == figures["samples"]["tokens"][-1]
 
 
+@pytest.mark.long
 def test_server_knows_when_each_query_was_due(tmp_path: Path) -> None:
     """LoadGen's schedule is recomputed: half of 200 queries are less than 20 ms late.
 
@@ -73,6 +75,7 @@ def test_server_knows_when_each_query_was_due(tmp_path: Path) -> None:
     assert figures["TTFT by the coordinator, ms"]["p50"] <= figures["TTFT by LoadGen, ms"]["p50"]
 
 
+@pytest.mark.long
 def test_an_answer_takes_the_frames_asked_for(tmp_path: Path) -> None:
     """20 queries at 10/s, over two workers that answer immediately in two frames: no two share a frame."""
     load = ["--workers", "2", "--queries-per-s", "10", "--queries", "20", "--samples", "20"]
@@ -82,6 +85,7 @@ def test_an_answer_takes_the_frames_asked_for(tmp_path: Path) -> None:
     assert 40 == pytest.approx(figures["frames"], abs=4)
 
 
+@pytest.mark.long
 def test_burst_weighs_the_memory_of_one_large_query(tmp_path: Path) -> None:
     """300 samples are issued in one call; the arena has 1,024 slots of 10,240 tokens: 40 MiB."""
     figures = fleet("burst", BURST, tmp_path / "burst.json")["figures"]
@@ -91,6 +95,7 @@ def test_burst_weighs_the_memory_of_one_large_query(tmp_path: Path) -> None:
     assert pytest.approx(figures["RSS, highest, MiB"]) == sum(figures["of it, MiB"].values())
 
 
+@pytest.mark.long
 def test_growth_measures_each_point_once(tmp_path: Path) -> None:
     """Two and four workers are two runs; frames/s are workers times steps/s while all requests run."""
     record = fleet("growth", GROWTH, tmp_path / "growth.json")

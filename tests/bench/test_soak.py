@@ -72,6 +72,7 @@ def failed(left: Leftover) -> list[str]:
     return [check.name for check in judge(left) if not check.passed]
 
 
+@pytest.mark.long
 def test_a_short_soak_is_exact(tmp_path: Path) -> None:
     """With kills and restarts a run ends VALID, each kill is a loss, and every answer has its tokens."""
     output = tmp_path / "soak.json"

@@ -1,5 +1,6 @@
 """run_mlperf.py: its documented commands on one machine, and no process left behind, however it ends."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -115,10 +116,12 @@ def workers_of(marker: str) -> dict[bool, list[int]]:
     """Find the processes of a node: under True its replicas, under False itself."""
     found: dict[bool, list[int]] = {True: [], False: []}
     for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and "\0worker\0" in (entry / "cmdline").read_text():
-            environment = (entry / "environ").read_text()
-            if f"TOKENFLEET_TEST={marker}" in environment:
-                found["TOKENFLEET_NODE_PID=" in environment].append(int(entry.name))
+        # A process may end while it is looked at.
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if entry.name.isdecimal() and "\0worker\0" in (entry / "cmdline").read_text():
+                environment = (entry / "environ").read_text()
+                if f"TOKENFLEET_TEST={marker}" in environment:
+                    found["TOKENFLEET_NODE_PID=" in environment].append(int(entry.name))
     return found
 
 

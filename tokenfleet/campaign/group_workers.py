@@ -102,8 +102,7 @@ class LocalWorkers:
         """See GroupWorkers."""
         assert group.worker_flags is not None
         self._argv = (*group.worker_flags, *self._token_flags())
-        if self._worker is None and self._state.local:
-            self._worker = DetachedWorker.adopt(self._state.local[0], self._log)
+        self._adopt()
         if self._worker is not None and not self._fits(self._worker):
             self.close()
         if self._worker is None:
@@ -126,8 +125,14 @@ class LocalWorkers:
             self.close()
             self._start(port)
 
+    def _adopt(self) -> None:
+        """Take over the worker of an earlier start that was killed, if it still runs."""
+        if self._worker is None and self._state.local:
+            self._worker = DetachedWorker.adopt(self._state.local[0], self._log)
+
     def close(self) -> None:
-        """See GroupWorkers."""
+        """See GroupWorkers; a worker that an earlier start left behind is stopped too."""
+        self._adopt()
         if self._worker is not None:
             self._worker.stop()
             self._worker = None

@@ -15,6 +15,7 @@ from sut.results.submission.source_snapshot import DIRTY_SUFFIX, check_source
 from sut.results.submission.submission_flags import SubmissionFlags, parse
 from sut.results.submission.system_description import FIELDS_OF_RUNS, read_sysinfo, required_fields
 from sut.results.submission.tree import check_apart, check_free
+from sut.settings import Scenario
 from tokenfleet.campaign.plan_file import CampaignPlan
 
 TREE = "tree"
@@ -113,6 +114,7 @@ def check_submission(plan: CampaignPlan) -> None:
         return
     flags = parse(_flags(plan, plan.submission.tree))
     check_apart(flags.output, flags.originals, flags.results)
+    _check_no_other_scenario(plan)
     if not is_half_moved(plan):
         check_free(flags.output, flags.originals)
     if flags.official_checker is not None:
@@ -124,6 +126,14 @@ def check_submission(plan: CampaignPlan) -> None:
         raise plan.error("[submission] calibration", "missing; no program can know the calibration")
     if plan.submission.calibration is not None and not plan.submission.calibration.is_file():
         raise plan.error("[submission] calibration", f"{plan.submission.calibration} is no file")
+
+
+def _check_no_other_scenario(plan: CampaignPlan) -> None:
+    for scenario in Scenario:
+        left = plan.campaign.output_dir / scenario
+        if scenario not in plan.scenarios and left.exists():
+            reason = f"{left} has runs of a scenario that the plan does not have: move them away"
+            raise plan.error("[campaign] output-dir", reason)
 
 
 def check_code(plan: CampaignPlan, commit: str) -> None:

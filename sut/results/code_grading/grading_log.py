@@ -17,19 +17,18 @@ from typing import Self
 from sut.results.code_grading.attempt import Ending
 from sut.results.code_grading.program import GradingLogError, GradingOptions, Program, ProgramOutcome
 from sut.results.code_grading.questions import Question
-from sut.results.code_grading.sandbox import RUNNER
 
 _FINAL = (ProgramOutcome.PASSED, ProgramOutcome.FAILED)
 
 
 class VerdictKeys:
-    """Digests of what decides a verdict: program, tests, limits, runner and Python version."""
+    """Digests of what decides a verdict: program, tests, limits, the code of this package, Python version."""
 
     def __init__(self, options: GradingOptions) -> None:
         same_for_all = (
             repr(options.limits),
             options.sandboxed,
-            hashlib.sha256(RUNNER.read_bytes()).hexdigest(),
+            _code_sha256(),
             platform.python_version(),
         )
         self._prefix = json.dumps(same_for_all)
@@ -38,6 +37,12 @@ class VerdictKeys:
         """Return the digest for one program."""
         content = json.dumps([self._prefix, question.sha256, program.source])
         return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _code_sha256() -> str:
+    """Hash the modules of this package: sandbox, process filter, runner and comparison decide verdicts."""
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()
 
 
 class GradingLog:

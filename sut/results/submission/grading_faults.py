@@ -34,6 +34,12 @@ def grading_faults(
     return found
 
 
+def tokenizers_of(run: RecordedRun) -> list[str]:
+    """List the hash of the tokenizer by which a run was graded; none without a report."""
+    report = _read_report(run.directory / ACCURACY_REPORT) if run.kind.is_graded else ""
+    return [] if isinstance(report, str) else [str(report.get("tokenizer_sha256"))]
+
+
 def _score_faults(run: RecordedRun, log_sha256: str, division: Division) -> list[Fault]:
     """Require a score of this log, of every row, above the target, with the same text for the checker."""
     fault = functools.partial(Fault, run.name)

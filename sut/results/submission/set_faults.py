@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable
 from itertools import combinations
 
+from sut.results.submission.grading_faults import tokenizers_of
 from sut.results.submission.log_comparison import log_comparison_faults
 from sut.results.submission.recorded_runs import (
     Division,
@@ -78,6 +79,7 @@ def _unequal_over_all(runs: Runs) -> list[Fault]:
         "set of machines": _machines_of,
     }
     found = [fault for name, read in rules.items() for fault in _unequal("all runs", name, every, read)]
+    found += _unequal("graded runs", "tokenizer", every, tokenizers_of)
     accuracy = [run for run in every if run.kind is RunKind.ACCURACY]
     return found + _unequal(
         "accuracy runs", "sampling", accuracy, lambda run: [_canonical(run.value("generation"))]

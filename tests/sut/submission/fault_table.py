@@ -153,6 +153,10 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         report("offline/accuracy/accuracy.json", reference_sha256="0" * 64),
         "offline/accuracy: accuracy.json was graded by another data set than that of the run",
     ),
+    "a score by another tokenizer": (
+        report("server/TEST07/accuracy.json", tokenizer_sha256="3" * 64),
+        f"graded runs: the tokenizer differs: {'2' * 64} in offline/accuracy, {'3' * 64} in server/TEST07",
+    ),
     "a score that its counts do not give": (
         lambda results: (
             change_report(results / "offline/accuracy/accuracy.json", score_percent=90.0),

@@ -98,6 +98,16 @@ def test_a_tree_that_exists_is_refused(directory: Path) -> None:
     assert ["campaign: --output tree: exists; a tree is never changed"] == refusal(directory, DRAFT)
 
 
+def test_runs_of_a_scenario_that_the_plan_lost_are_refused(directory: Path) -> None:
+    """They would be faults of the tree after hours: the plan once had Interactive."""
+    (directory / "out" / "interactive").mkdir(parents=True)
+    (line,) = refusal(directory, DRAFT)
+    assert "[campaign] output-dir: " in line
+    assert line.endswith(
+        "/out/interactive has runs of a scenario that the plan does not have: move them away"
+    )
+
+
 def test_deviations_of_the_files_are_refused(directory: Path) -> None:
     """A data set of another size is named, and nothing is run."""
     lines = refusal(directory, DRAFT)
