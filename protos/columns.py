@@ -116,8 +116,6 @@ class AnswerRules:
             vocab_size: Token ids are below it.
             stop_token_ids: Ids that end an answer, each below `vocab_size`.
         """
-        self._vocab_size = vocab_size
-        self._stop_ids = frozenset(stop_token_ids)
         self._is_stop_id = np.zeros(vocab_size, np.uint8)
         self._is_stop_id[list(stop_token_ids)] = 1
 
@@ -127,9 +125,9 @@ class AnswerRules:
         Raises:
             FrameError: It is a stop id, or outside the vocabulary.
         """
-        if token >= self._vocab_size:
+        if token >= len(self._is_stop_id):
             raise self._outside()
-        if token in self._stop_ids:
+        if self._is_stop_id.item(token):
             raise FrameError("an answer begins with a stop id and does not end")
 
     def check_end(self, answer: NDArray[np.uint32], reason: int, budget: int) -> None:
@@ -168,7 +166,7 @@ class AnswerRules:
             tokens: (T,) the answers, concatenated.
         """
         ids = tokens.view(np.uint32)
-        marked = np.flatnonzero(self._is_stop_id.take(ids, mode="clip") | (ids >= self._vocab_size))
+        marked = np.flatnonzero(self._is_stop_id.take(ids, mode="clip") | (ids >= len(self._is_stop_id)))
         ends = counts.cumsum()
         rows, firsts = np.unique(np.searchsorted(ends, marked, side="right"), return_index=True)
         lens = counts.copy()
@@ -176,7 +174,7 @@ class AnswerRules:
         return lens
 
     def _outside(self) -> FrameError:
-        return FrameError(f"a token id outside the vocabulary of {self._vocab_size}")
+        return FrameError(f"a token id outside the vocabulary of {len(self._is_stop_id)}")
 
 
 def slots_of(requests: RequestNames) -> NDArray[np.int64]:
