@@ -23,11 +23,10 @@ from protos.columns import (
     PromptColumns,
     RequestNames,
     TokenColumns,
-    merge_prompts,
     pack_submit,
-    split_prompts,
     unpack_tokens,
 )
+from protos.prompt_parts import merge_prompts, split_prompts
 
 CALL_TIMEOUT_S = 5.0
 BEAT_INTERVAL_S = 1.0
