@@ -64,7 +64,8 @@ _TOKEN_COLUMNS = (
     ("finish_reasons", _U1),
 )
 _NUM_FIRST_COLUMNS = 4
-_SLOT = np.uint64(0xFFFFFFFF)
+SLOT_MASK = 0xFFFFFFFF
+_SLOT = np.uint64(SLOT_MASK)
 # Plain integers: a protobuf enum value costs a lookup on each use.
 _STOP, _LENGTH = int(pb.FINISH_REASON_STOP), int(pb.FINISH_REASON_LENGTH)
 _REASONS = frozenset((_STOP, _LENGTH))

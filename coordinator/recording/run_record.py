@@ -150,7 +150,7 @@ class Summary:
                     [
                         np.array(stream.delays_ns) + stream.counts.clock_offset_ns
                         for load in run.scheduler.loads
-                        for stream in load.report_delays
+                        for stream in load.request_times
                     ]
                 )
             ),
