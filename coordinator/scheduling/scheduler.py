@@ -106,6 +106,8 @@ class Scheduler:
         self._failed = False
         self.num_issued = 0
         """Number of requests that LoadGen has issued."""
+        self.first_issued_ns = 0
+        """When LoadGen issued the first query; 0 before it."""
         self._one_budget = np.array([task.max_new_tokens], np.uint32)
         self._none_produced = np.zeros(1, np.uint32)
 
@@ -237,6 +239,7 @@ class Scheduler:
         while self._inbox:
             issued_ns, loadgen_ids, samples = self._inbox.popleft()
             first = self.num_issued
+            self.first_issued_ns = self.first_issued_ns or issued_ns
             self.num_issued += len(loadgen_ids)
             waiting = self.failover.waiting or self.backlog.queries
             if self._is_server and self._ready and not waiting and not self._failed:
