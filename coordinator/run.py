@@ -30,6 +30,7 @@ from coordinator.recording.log_growth import LogGrowth
 from coordinator.recording.outputs import Outputs
 from coordinator.recording.progress import ExpectedSamples, Progress
 from coordinator.recording.recorder import Recorder, RunTimes
+from coordinator.recording.request_files import RequestFiles
 from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
 from coordinator.recording.run_record import RunRecord
@@ -88,6 +89,7 @@ def run(config: RunConfig) -> int:
             Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
             _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
         ):
+            request_files = RequestFiles(config, run_id, run_dir, files, active_run)
             execution = Execution(
                 config=config,
                 inputs=inputs,
@@ -101,10 +103,12 @@ def run(config: RunConfig) -> int:
                 outputs=outputs,
                 event_loop=event_loop,
                 active_run=active_run,
+                request_files=request_files,
                 recorder=Recorder(run_id, config, inputs, test.settings, active_run),
             )
             record = execution.execute()
         # The workers are free: scoring may take hours.
+        record = request_files.store(record)
         record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
     _show(record, SHOW_TIMEOUT_S)
     return verdict.exit_code(record.verdict.outcome)
@@ -127,6 +131,7 @@ class Execution:
     event_loop: EventLoop
     active_run: ActiveRun
     recorder: Recorder
+    request_files: RequestFiles
 
     def execute(self) -> RunRecord:
         """Begin the run and drive it to its verdict.
@@ -293,6 +298,7 @@ class Execution:
             partial(writing.join, limits.write_s),
             partial(self.files.call, partial(log_files.reject, self.run_dir.path), limits.write_s),
             lambda: self._salvage(unfinished, limits.salvage_s),
+            partial(self.request_files.rescue, limits.write_s),
             self.run_dir.release_space,
             partial(self._show_unfinished, judged),
         )

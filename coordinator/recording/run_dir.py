@@ -20,6 +20,7 @@ from coordinator.recording.run_record import RunRecord
 from coordinator.scheduling.network_audit import AUDIT_NAME
 from sut import log_files
 from sut.log_files import REJECTED_PREFIX
+from sut.results.timing.requests_file import NAMES
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ _WRITTEN_NAMES = frozenset(
     [_CONF, _AUDIT_CONF, RESERVED_NAME, AUDIT_NAME]
     + [_RECORD, temporary_path(Path(_RECORD)).name]
     + [STREAM_NAME, PARTIAL_NAME, temporary_path(Path(PARTIAL_NAME)).name]
-    + [f"{name}{suffix}" for suffix in ("", ".partial") for name in log_files.EVALUATION_NAMES]
+    + [f"{name}{suffix}" for suffix in ("", ".partial") for name in (*log_files.EVALUATION_NAMES, *NAMES)]
     + [f"{prefix}{name}" for prefix in ("", REJECTED_PREFIX) for name in log_files.NAMES]
 )
 """Every file that a run writes to its directory."""

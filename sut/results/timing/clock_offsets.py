@@ -1,8 +1,8 @@
 """Maps times of a worker's clock to the coordinator's, with a bound on the error, from a stream's pings.
 
 A ping that was sent at s, answered at w (by the worker's clock) and received at r shows that the clock of the
-worker minus that of the coordinator was between w - r and w - s. Between pings the difference changes: by a rate
-that is estimated from all pings of the stream, and by what the estimate leaves open. Each ping therefore
+worker minus that of the coordinator was between w - r and w - s. Between pings the difference changes: by a
+rate that is estimated from all pings of the stream, and by what the estimate leaves open. Each ping therefore
 bounds the difference at any other moment, less tightly the longer ago it was. The tightest bounds from both
 sides hold: their middle is taken, and half their distance is the bound on the error.
 

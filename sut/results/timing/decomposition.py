@@ -80,41 +80,52 @@ class Decomposition:
     percentiles: dict[str, PartsOfPercentile]
 
 
-def decompose(records: RequestRecords) -> dict[str, Decomposition]:
-    """Take TTFT, TPOT and latency apart; a quantity that no request has is left out.
+@dataclass(frozen=True, slots=True)
+class RunDecomposition:
+    """TTFT, TPOT and latency of a run, taken apart."""
 
-    Args:
-        records: The requests of a run.
-    """
-    columns = records.columns
-    start = "scheduled_ns" if is_known(columns["scheduled_ns"]).any() else "issued_ns"
-    found = {
-        "ttft_ns": _decompose_chain(columns, [start, *TTFT_MARKS], TTFT_MARKS),
-        "tpot_ns": _decompose_tpot(columns),
-        "latency_ns": _decompose_chain(columns, [start, *LATENCY_MARKS], LATENCY_MARKS),
-    }
-    return {name: parts for name, parts in found.items() if parts is not None}
+    begins_with: str
+    """scheduled_ns where LoadGen's schedule is known, else issued_ns: LoadGen's lateness is then no part."""
+    num_contradicting: int
+    """Requests whose worker sent times that contradict the coordinator's; they count as unknown."""
+    quantities: dict[str, Decomposition]
+    """ttft_ns, tpot_ns and latency_ns, those that the requests of the run have."""
+
+    @classmethod
+    def of(cls, records: RequestRecords) -> "RunDecomposition":
+        """Take the requests of a run apart."""
+        columns = records.columns
+        found = {
+            "ttft_ns": _decompose_chain(columns, TTFT_MARKS),
+            "tpot_ns": _decompose_tpot(columns),
+            "latency_ns": _decompose_chain(columns, LATENCY_MARKS),
+        }
+        quantities = {name: parts for name, parts in found.items() if parts is not None}
+        return cls(first_mark(columns), records.num_contradicting, quantities)
+
+
+def first_mark(columns: Mapping[str, Column]) -> str:
+    """Return the mark from which TTFT and latency count."""
+    return "scheduled_ns" if is_known(columns["scheduled_ns"]).any() else "issued_ns"
 
 
 def ttft_parts(records: RequestRecords) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.bool_]]:
-    """Return the parts of every request's TTFT, (R,) each in ns, and which requests have all of them, (R,)."""
-    columns = records.columns
-    start = "scheduled_ns" if is_known(columns["scheduled_ns"]).any() else "issued_ns"
-    marks = _known_marks(columns, [start, *TTFT_MARKS])
-    return _chain_parts(columns, marks, TTFT_MARKS), _all_known(columns, marks)
+    """Take every request's TTFT apart.
+
+    Returns:
+        The parts by name, (R,) each in ns, and which requests have all of them, (R,).
+    """
+    return _chain_parts(records.columns, TTFT_MARKS)
 
 
-def _decompose_chain(
-    columns: Mapping[str, Column], marks: Sequence[str], names: Mapping[str, str]
-) -> Decomposition | None:
-    last = marks[-1]
+def _decompose_chain(columns: Mapping[str, Column], names: Mapping[str, str]) -> Decomposition | None:
+    *_, last = names
     has = is_known(columns[last])
     if not has.any():
         return None
-    marks = _known_marks(columns, list(dict.fromkeys(marks)))
-    complete = has & _all_known(columns, marks)
-    parts = {part: times[complete] for part, times in _chain_parts(columns, marks, names).items()}
-    return _summarize(parts, columns["clock_error_ns"][complete], int(np.count_nonzero(has & ~complete)))
+    parts, complete = _chain_parts(columns, names)
+    kept = {part: times[complete] for part, times in parts.items()}
+    return _summarize(kept, columns["clock_error_ns"][complete], int(np.count_nonzero(has & ~complete)))
 
 
 def _decompose_tpot(columns: Mapping[str, Column]) -> Decomposition | None:
@@ -134,11 +145,6 @@ def _decompose_tpot(columns: Mapping[str, Column]) -> Decomposition | None:
     return _summarize(parts, columns["clock_error_ns"][complete], int(np.count_nonzero(has & ~complete)))
 
 
-def _known_marks(columns: Mapping[str, Column], marks: Sequence[str]) -> list[str]:
-    """Return the marks that at least one request has."""
-    return [mark for mark in marks if is_known(columns[mark]).any()]
-
-
 def _all_known(columns: Mapping[str, Column], marks: Sequence[str]) -> NDArray[np.bool_]:
     known = np.ones(len(columns["query"]), np.bool_)
     for mark in marks:
@@ -147,13 +153,26 @@ def _all_known(columns: Mapping[str, Column], marks: Sequence[str]) -> NDArray[n
 
 
 def _chain_parts(
-    columns: Mapping[str, Column], marks: Sequence[str], names: Mapping[str, str]
-) -> dict[str, NDArray[np.float64]]:
-    """Return the times between consecutive marks by the name of the part, (R,) each."""
+    columns: Mapping[str, Column], names: Mapping[str, str]
+) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.bool_]]:
+    """Return the times between consecutive marks by the name of the part, and which requests have all marks.
+
+    A mark that no request has is left out, and its part joins the next one.
+    """
+    before = first_mark(columns)
+    complete = is_known(columns[before])
     parts: dict[str, NDArray[np.float64]] = {}
-    for before, mark in zip(marks, marks[1:], strict=False):
-        parts[names[mark]] = (columns[mark] - columns[before]).astype(np.float64)
-    return parts
+    joined: list[str] = []
+    for mark, name in names.items():
+        known = is_known(columns[mark])
+        if mark == before:
+            continue
+        joined.append(name)
+        if known.any():
+            parts[" + ".join(joined)] = (columns[mark] - columns[before]).astype(np.float64)
+            complete &= known
+            before, joined = mark, []
+    return parts, complete
 
 
 def _summarize(parts: dict[str, NDArray[np.float64]], errors_ns: Column, num_unknown: int) -> Decomposition:
