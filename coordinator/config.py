@@ -52,6 +52,9 @@ class RunConfig(Flags):
     ] = Path("mlperf_results")
     overwrite: Annotated[bool, Flag("replace the directory of an earlier run")] = False
     verbose: Annotated[bool, Flag("list the passing checks, too, in the table at the end")] = False
+    loadgen_trace: Annotated[
+        bool, Flag("let LoadGen write its trace, about 1 kB per query, and read the scheduled times from it")
+    ] = False
     requests_jsonl: Annotated[
         bool, Flag("also write the requests of requests.parquet as JSON lines, to requests.jsonl")
     ] = False

@@ -89,7 +89,7 @@ def run(config: RunConfig) -> int:
             Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
             _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
         ):
-            request_files = RequestFiles(config, run_id, run_dir, files, active_run)
+            request_files = RequestFiles(config, run_id, run_dir, files, test.settings, active_run)
             execution = Execution(
                 config=config,
                 inputs=inputs,
@@ -228,6 +228,7 @@ class Execution:
                 self.run_dir.path,
                 self.run_dir.audit_config,
                 self._ask_name if self.config.network_sut else None,
+                trace=self.config.loadgen_trace,
             )
         except Exception as error:
             logger.exception("LoadGen failed")
