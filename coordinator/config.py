@@ -52,6 +52,10 @@ class RunConfig(Flags):
     ] = Path("mlperf_results")
     overwrite: Annotated[bool, Flag("replace the directory of an earlier run")] = False
     verbose: Annotated[bool, Flag("list the passing checks, too, in the table at the end")] = False
+    live_view: Annotated[
+        bool,
+        Flag("show the run live if stderr is a terminal; otherwise a line is printed every 10 s"),
+    ] = True
     user_conf: Annotated[Path | None, Flag("LoadGen's user.conf; its lines are copied to the run's")] = None
     generation_config: Annotated[
         Path | None,

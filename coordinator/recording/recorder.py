@@ -7,12 +7,15 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import MappingProxyType
 
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
 from coordinator.recording.issue_lateness import IssueLateness
+from coordinator.recording.jitter import MIN_PAUSE_NS, PauseList
 from coordinator.recording.run_record import RunRecord, Summary
+from coordinator.recording.timeline import TIMELINE_NAME, RunName, Timeline, origin_ns
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.transport.worker_host import WorkerHost
 from sut.benchmark import Seeds, find_round
@@ -70,6 +73,10 @@ class Recorder:
         self._active_run = active_run
         self.issue_lateness = IssueLateness()
         """Measures during the test."""
+        self.pauses = PauseList()
+        """Receives the pauses of the event loop and of garbage collections."""
+        self.timeline = Timeline(active_run)
+        """Samples during the test."""
         self._host = WorkerHost.of_this_process()
         self._versions = _versions() | ({"commit": self._host.commit} if self._host.commit else {})
 
@@ -113,7 +120,28 @@ class Recorder:
             loadgen_latencies=figures.latencies,
             files_sha256=dict(files_sha256),
             summary=Summary.of(self._active_run, self.issue_lateness.measured_ns()),
+            pauses=self._long_pauses(),
         )
+
+    def write_timeline(self, directory: Path) -> None:
+        """Write timeline.parquet.
+
+        Raises:
+            OSError: It cannot be written.
+
+        Thread: file thread.
+        """
+        name = RunName(self.run_id, self._config.scenario, self._inputs.run_dir.name)
+        self.timeline.write(directory / TIMELINE_NAME, name, origin_ns(self._active_run))
+
+    def _long_pauses(self) -> list[dict[str, object]]:
+        """List the pauses with their begin since the first query."""
+        late = PauseList()
+        for began_ns, duration_ns in self.issue_lateness.late_periods(MIN_PAUSE_NS):
+            late.add("issue", began_ns, duration_ns)
+        origin = origin_ns(self._active_run)
+        found = [*self.pauses.in_order(), *late.in_order()]
+        return [pause._replace(began_ns=pause.began_ns - origin)._asdict() for pause in found]
 
 
 def _versions() -> dict[str, str]:

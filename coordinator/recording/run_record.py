@@ -202,6 +202,11 @@ class RunRecord:
     files_sha256: dict[str, str]
     """Of LoadGen's logs and confs, by their accepted names; empty before the verdict."""
     summary: Summary | None
+    pauses: list[dict[str, object]]
+    """Pauses of the coordinator of at least 10 ms, the longest 1,000: see jitter.LongPause.
+
+    Their begin is the time since LoadGen's first query.
+    """
 
     def write(self, path: Path) -> None:
         """Write run.json whole or not at all."""

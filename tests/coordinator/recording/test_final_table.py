@@ -50,6 +50,7 @@ def record_of(*, verbose: bool = False, **changed: Any) -> RunRecord:
         "loadgen_latencies": {"ttft_ns": LoadGenSpread(5.5 * MS, 5.0 * MS, marks, 10.0 * MS)},
         "files_sha256": {},
         "summary": summary,
+        "pauses": [],
     }
     return RunRecord(**(fields | changed))
 
