@@ -148,7 +148,7 @@ def _worker_lines(workers: Sequence[WorkerFigures], num_columns: int, room: int)
         return lines
     shown = workers if len(workers) <= num_rows else sorted(workers, key=badness)[:num_rows]
     columns = [_texts(column, shown) for column in _fitting(shown, num_columns)]
-    lines.append(Text("  ".join(column[0] for column in columns), style="dim"))
+    lines.append(Text("  ".join(column[0] for column in columns).rstrip(), style="dim"))
     for row, worker in enumerate(shown, start=1):
         lines.append(Text("  ".join(column[row] for column in columns).rstrip(), style=_style(worker)))
     return lines
