@@ -9,6 +9,7 @@ import dataclasses
 import logging
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,11 +30,11 @@ from coordinator.recording.log_growth import LogGrowth
 from coordinator.recording.outputs import Outputs
 from coordinator.recording.progress import ExpectedSamples, Progress
 from coordinator.recording.recorder import Recorder, RunTimes
+from coordinator.recording.request_files import RequestFiles
 from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
 from coordinator.recording.run_record import RunRecord
-from coordinator.recording.run_snapshot import FollowedRun, LatencyBounds, Phase
-from coordinator.recording.timeline import TIMELINE_NAME
+from coordinator.recording.run_snapshot import FollowedRun, LatencyBounds, RunPhase
 from coordinator.run_end import SHORT_LIMITS, RunEnd
 from coordinator.run_grading import RunGrading
 from coordinator.scheduling.event_loop import ActiveRun, Deadline, EventLoop, network_name, opening_of
@@ -85,6 +86,8 @@ def run(config: RunConfig) -> int:
             Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
             _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
         ):
+            recorder = Recorder(run_id, config, inputs, test.settings, active_run)
+            request_files = RequestFiles(config, run_id, run_dir, files, active_run, recorder.timeline)
             execution = Execution(
                 config=config,
                 inputs=inputs,
@@ -99,12 +102,13 @@ def run(config: RunConfig) -> int:
                 event_loop=event_loop,
                 active_run=active_run,
                 view=view,
-                recorder=Recorder(run_id, config, inputs, test.settings.seeds, active_run),
+                request_files=request_files,
+                recorder=recorder,
             )
             record = execution.execute()
         # The workers are free: scoring may take hours.
-        view.show(Phase.GRADING)
-        execution.write_timeline(WRITE_TIMEOUT_S)
+        view.show(RunPhase.GRADING)
+        record = request_files.store(record)
         record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
     _show(record, SHOW_TIMEOUT_S)
     return verdict.exit_code(record.verdict.outcome)
@@ -128,6 +132,7 @@ class Execution:
     active_run: ActiveRun
     view: LiveView
     recorder: Recorder
+    request_files: RequestFiles
 
     def execute(self) -> RunRecord:
         """Begin the run and drive it to its verdict.
@@ -198,8 +203,9 @@ class Execution:
                 if not self.view.is_on:
                     progress.tick()
                 self._check_logs(growth, expected.get())
+                self._check_latencies()
             self.times.end_test()
-            self.view.show(Phase.LOGS)
+            self.view.show(RunPhase.LOGS)
         return meter
 
     def _check_logs(self, growth: LogGrowth, num_expected: int | None) -> None:
@@ -210,6 +216,13 @@ class Execution:
         reason = growth.find_stall(idle=num_done == scheduler.num_issued, complete=complete)
         if reason is not None:
             self.end.fail_disk(f"{reason} (--log-stall-timeout-s)")
+
+    def _check_latencies(self) -> None:
+        """End the run if too many queries are over a latency limit (--max-over-latency)."""
+        if self.config.max_over_latency is not None:
+            reason = self.recorder.over_latency.count(time.monotonic_ns()).exceeds
+            if reason:
+                self.end.fail(reason)
 
     def _start_test(self) -> None:
         """Thread: LoadGen's."""
@@ -292,7 +305,7 @@ class Execution:
             partial(writing.join, limits.write_s),
             partial(self.files.call, partial(log_files.reject, self.run_dir.path), limits.write_s),
             lambda: self._salvage(unfinished, limits.salvage_s),
-            partial(self.write_timeline, limits.write_s),
+            partial(self.request_files.rescue, limits.write_s),
             self.run_dir.release_space,
             partial(self._show_unfinished, judged),
         )
@@ -302,13 +315,6 @@ class Execution:
 
     def _write_unfinished(self, judged: Verdict, timeout_s: float) -> None:
         self.run_dir.write(self.recorder.record(judged, self.times, LoadGenFigures()), timeout_s)
-
-    def write_timeline(self, timeout_s: float) -> None:
-        """Write timeline.parquet; without it, the run counts as well."""
-        try:
-            self.files.call(partial(self.recorder.write_timeline, self.run_dir.path), timeout_s)
-        except OSError as error:
-            logger.warning("%s was not written: %s", TIMELINE_NAME, error)
 
     def _show_unfinished(self, judged: Verdict) -> None:
         _show(self.recorder.record(judged, self.times, LoadGenFigures()), SHORT_LIMITS.write_s)
@@ -335,7 +341,7 @@ def _ready_workers(config: RunConfig, inputs: Inputs, end: RunEnd, view: LiveVie
     with EventLoop(config.workers, inputs.access, patience, end.fail) as event_loop:
         view.watch(event_loop.fleet)
         event_loop.wait_ready(config.ready_timeout_s)
-        view.show(Phase.OPENING)
+        view.show(RunPhase.OPENING)
         info = event_loop.links[0].info
         inputs.dataset.check(
             vocab_size=info.vocab_size,

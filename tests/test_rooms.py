@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "sut.results": {"sut.settings", "sut.benchmark", "sut.log_files"},
     "sut.results.accuracy": {"sut.benchmark", "sut.log_files", "sut.results.code_grading"},
     "sut.results.code_grading": set(),
+    "sut.results.timing": {"sut.loadgen_schedule", "sut.log_files"},
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "tokenfleet.network": set(),
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 from coordinator.recording.run_snapshot import (
     FollowedRun,
-    Phase,
+    RunPhase,
     RunFollower,
     Snapshot,
     WorkerFigures,
@@ -52,7 +52,7 @@ class LiveView:
         """
         self._title = title
         self._status = None if terminal is None else StatusLine(terminal)
-        self._phase = Phase.WAITING
+        self._phase = RunPhase.WAITING
         self._phase_began_s = time.monotonic()
         self._fleet: Fleet | None = None
         self._follower: RunFollower | None = None
@@ -85,7 +85,7 @@ class LiveView:
             self._thread.join(CLOSE_TIMEOUT_S)
             self._status.__exit__(None, None, None)
 
-    def show(self, phase: Phase) -> None:
+    def show(self, phase: RunPhase) -> None:
         """Show a phase from now on."""
         self._phase, self._phase_began_s = phase, time.monotonic()
 
@@ -96,7 +96,7 @@ class LiveView:
     def follow(self, run: FollowedRun) -> None:
         """Show the figures of a test, which begins now."""
         self._follower = RunFollower(run)
-        self.show(Phase.TEST)
+        self.show(RunPhase.TEST)
 
     def _run(self) -> None:
         """Thread: live view."""
@@ -124,7 +124,7 @@ class LiveView:
             phase=self._phase,
             phase_s=time.monotonic() - self._phase_began_s,
             workers=self._workers(),
-            run=follower.figures() if follower is not None and self._phase is Phase.TEST else None,
+            run=follower.figures() if follower is not None and self._phase is RunPhase.TEST else None,
         )
 
     def _workers(self) -> list[WorkerFigures]:

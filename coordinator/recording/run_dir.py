@@ -21,6 +21,7 @@ from coordinator.recording.timeline import TIMELINE_NAME
 from coordinator.scheduling.network_audit import AUDIT_NAME
 from sut import log_files
 from sut.log_files import REJECTED_PREFIX
+from sut.results.timing.requests_file import NAMES
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ _WRITTEN_NAMES = frozenset(
     + [_RECORD, temporary_path(Path(_RECORD)).name]
     + [TIMELINE_NAME, temporary_path(Path(TIMELINE_NAME)).name]
     + [STREAM_NAME, PARTIAL_NAME, temporary_path(Path(PARTIAL_NAME)).name]
-    + [f"{name}{suffix}" for suffix in ("", ".partial") for name in log_files.EVALUATION_NAMES]
+    + [f"{name}{suffix}" for suffix in ("", ".partial") for name in (*log_files.EVALUATION_NAMES, *NAMES)]
     + [f"{prefix}{name}" for prefix in ("", REJECTED_PREFIX) for name in log_files.NAMES]
 )
 """Every file that a run writes to its directory."""

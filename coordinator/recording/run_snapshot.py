@@ -28,7 +28,7 @@ COSTS_PER_INTERVAL = 200
 """The percentiles and the remaining time are computed in at most a 200th of the time."""
 
 
-class Phase(StrEnum):
+class RunPhase(StrEnum):
     """What a run does at the moment."""
 
     WAITING = "waiting for workers"
@@ -91,7 +91,7 @@ class Snapshot(NamedTuple):
     """What the live view shows."""
 
     title: str
-    phase: Phase
+    phase: RunPhase
     phase_s: float
     """Since the phase began."""
     workers: list[WorkerFigures]

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from coordinator.recording.live_screen import Screen, compose, duration, ms
-from coordinator.recording.run_snapshot import LatencyFigures, Phase, RunFigures, Snapshot, WorkerFigures
+from coordinator.recording.run_snapshot import LatencyFigures, RunPhase, RunFigures, Snapshot, WorkerFigures
 from coordinator.scheduling.failover import Loss
 
 MS = 1_000_000
@@ -48,7 +48,7 @@ def fleet_of(num: int, num_lost: int = 0) -> list[WorkerFigures]:
 
 def shown(workers: list[WorkerFigures], columns: int, lines: int, run: RunFigures | None = RUN) -> list[str]:
     """Draw without colors."""
-    snapshot = Snapshot("server performance", Phase.TEST, 100.0, workers, run)
+    snapshot = Snapshot("server performance", RunPhase.TEST, 100.0, workers, run)
     return Screen(None).lines(snapshot, columns, lines)
 
 
@@ -110,7 +110,7 @@ def test_a_small_terminal_keeps_progress_and_latencies() -> None:
 def test_before_the_test_the_workers_and_what_they_wait_for_are_shown() -> None:
     """A worker that loads has its health as its state; there are no figures yet."""
     workers = [WorkerFigures("10.0.0.1:50051", "", "NOT_SERVING")]
-    snapshot = Snapshot("offline accuracy", Phase.WAITING, 59.0, workers, None)
+    snapshot = Snapshot("offline accuracy", RunPhase.WAITING, 59.0, workers, None)
     found = [text.plain.rstrip() for text in compose(snapshot, 80, 23)]
     assert "offline accuracy  waiting for workers 59 s" == found[0]
     assert "workers 0/1 live" == found[1]
@@ -119,7 +119,7 @@ def test_before_the_test_the_workers_and_what_they_wait_for_are_shown() -> None:
 
 def test_colors_add_no_width() -> None:
     """With colors the same text is shown."""
-    snapshot = Snapshot("server performance", Phase.TEST, 100.0, fleet_of(3), RUN)
+    snapshot = Snapshot("server performance", RunPhase.TEST, 100.0, fleet_of(3), RUN)
     plain, colored = Screen(None).lines(snapshot, 90, 23), Screen("256").lines(snapshot, 90, 23)
     assert plain == [ESCAPES.sub("", line) for line in colored]
     assert plain != colored

@@ -38,7 +38,7 @@ class SimulatedRun:
         ids = np.arange(num, dtype=np.uint64)
         samples = np.arange(num, dtype=np.int64)
         lens = np.ones(num, np.int64)
-        return self.table.assign(NewRequests(ids, samples, lens, np.full(num, issued_ns), 0), 0)
+        return self.table.assign(NewRequests(ids, samples, lens, np.full(num, issued_ns), 0, samples), 0)
 
     def receive(self, names: Any, count: int, at_ms: int, ends: bool = False) -> None:
         """Receive a frame with that many tokens for each request."""

@@ -58,6 +58,7 @@ class HandmadeRun:
             np.ones(num, np.int64),
             np.full(num, S),
             S,
+            np.arange(num, dtype=np.int64),
         )
         names = self.table.assign(new, 0)
         self.scheduler.num_issued += num
@@ -152,7 +153,7 @@ def test_a_lost_worker_has_no_load() -> None:
 
 
 def test_a_long_run_keeps_a_bounded_number_of_samples() -> None:
-    """Three rows a sample, at most 30 rows: of 100 samples at most 10 are left, the first and the latest too."""
+    """Three rows a sample, at most 30 rows: at most 10 of 100 samples are left, both ends too."""
     run = HandmadeRun(max_rows=30)
     for second in range(100):
         run.timeline.sample(second * S)
