@@ -55,6 +55,10 @@ class RunConfig(Flags):
     loadgen_trace: Annotated[
         bool, Flag("let LoadGen write its trace, about 1 kB per query, and read the scheduled times from it")
     ] = False
+    live_view: Annotated[
+        bool,
+        Flag("show the run live if stderr is a terminal; otherwise a line is printed every 10 s"),
+    ] = True
     requests_jsonl: Annotated[
         bool, Flag("also write the requests of requests.parquet as JSON lines, to requests.jsonl")
     ] = False

@@ -138,7 +138,7 @@ print("imported")
 @pytest.mark.parametrize(
     "module, absent",
     [
-        ("coordinator.__main__", ["vllm", "torch", "worker", "transformers", "pandas"]),
+        ("coordinator.__main__", ["vllm", "torch", "worker", "transformers", "pandas", "rich"]),
         # The reader of a data set's file starts in a fraction of pandas' import time.
         ("sut.dataset_file", ["pandas", "pyarrow.parquet", "grpc", "coordinator", "mlperf_loadgen"]),
         ("sut.pickled_frame", ["pandas", "pyarrow", "grpc", "coordinator", "mlperf_loadgen"]),

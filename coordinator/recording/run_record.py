@@ -206,6 +206,11 @@ class RunRecord:
     over_latency: OverLatency | None
     """Queries over LoadGen's latency limits; None in Offline and accuracy runs, which have none."""
     summary: Summary | None
+    pauses: list[dict[str, object]]
+    """Pauses of the coordinator of at least 10 ms, the longest 1,000: see jitter.LongPause.
+
+    Their begin is the time since LoadGen's first query.
+    """
     decomposition: RunDecomposition | None = None
     """What TTFT, TPOT and latency consist of; None until the workers are free."""
 
