@@ -87,7 +87,9 @@ def run(config: RunConfig) -> int:
             _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
         ):
             recorder = Recorder(run_id, config, inputs, test.settings, active_run)
-            request_files = RequestFiles(config, run_id, run_dir, files, test.settings, active_run, recorder.timeline)
+            request_files = RequestFiles(
+                config, run_id, run_dir, files, test.settings, active_run, recorder.timeline
+            )
             execution = Execution(
                 config=config,
                 inputs=inputs,

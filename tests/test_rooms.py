@@ -37,9 +37,9 @@ MAY_IMPORT = {
     "sut.results.code_grading": set(),
     "sut.results.timing": {"sut.results.loadgen_figures", "sut.results.logs", "sut.settings"},
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
-    "tokenfleet.network": set(),
+    "tokenfleet.network": {"tokenfleet.engine_program"},
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
-    "tokenfleet.qualify": {"tokenfleet.child"},
+    "tokenfleet.qualify": {"tokenfleet.child", "tokenfleet.engine_program"},
     "worker.machine": set(),
     "worker.node": {
         *("worker.auth", "worker.config", "worker.engine_protocol", "worker.listener", "worker.machine"),
