@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "sut.results.accuracy": {"sut.benchmark", "sut.log_files", "sut.results.code_grading"},
     "sut.results.code_grading": set(),
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
+    "sut.results.report": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "tokenfleet.network": set(),
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
     "tokenfleet.qualify": {"tokenfleet.child"},
