@@ -52,6 +52,9 @@ class RunConfig(Flags):
     ] = Path("mlperf_results")
     overwrite: Annotated[bool, Flag("replace the directory of an earlier run")] = False
     verbose: Annotated[bool, Flag("list the passing checks, too, in the table at the end")] = False
+    report: Annotated[bool, Flag("write report.html into the run's directory when the verdict is known")] = (
+        True
+    )
     user_conf: Annotated[Path | None, Flag("LoadGen's user.conf; its lines are copied to the run's")] = None
     generation_config: Annotated[
         Path | None,

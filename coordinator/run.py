@@ -33,6 +33,7 @@ from coordinator.recording.recorder import Recorder, RunTimes
 from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
 from coordinator.recording.run_record import RunRecord
+from coordinator.report_process import report_run, write_report
 from coordinator.run_end import SHORT_LIMITS, RunEnd
 from coordinator.run_grading import RunGrading
 from coordinator.scheduling.event_loop import ActiveRun, Deadline, EventLoop, network_name, opening_of
@@ -107,6 +108,8 @@ def run(config: RunConfig) -> int:
         # The workers are free: scoring may take hours.
         record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
     _show(record, SHOW_TIMEOUT_S)
+    if config.report:
+        report_run(inputs.run_dir, interrupts)
     return verdict.exit_code(record.verdict.outcome)
 
 
@@ -295,6 +298,7 @@ class Execution:
             lambda: self._salvage(unfinished, limits.salvage_s),
             self.run_dir.release_space,
             partial(self._show_unfinished, judged),
+            partial(self._report, limits.report_s),
         )
         for step in steps:
             _try_step(step)
@@ -305,6 +309,10 @@ class Execution:
 
     def _show_unfinished(self, judged: Verdict) -> None:
         _show(self.recorder.record(judged, self.times, LoadGenFigures()), SHORT_LIMITS.write_s)
+
+    def _report(self, timeout_s: float) -> None:
+        if self.config.report and timeout_s:
+            write_report(self.run_dir.path, timeout_s)
 
     def _salvage(self, abandoned: list[Unfinished], timeout_s: float) -> None:
         """Store what was received; nothing of the requests in flight if the event loop did not answer."""

@@ -37,7 +37,11 @@ _WRITTEN_NAMES = frozenset(
     [_CONF, _AUDIT_CONF, RESERVED_NAME, AUDIT_NAME]
     + [_RECORD, temporary_path(Path(_RECORD)).name]
     + [STREAM_NAME, PARTIAL_NAME, temporary_path(Path(PARTIAL_NAME)).name]
-    + [f"{name}{suffix}" for suffix in ("", ".partial") for name in log_files.EVALUATION_NAMES]
+    + [
+        f"{name}{suffix}"
+        for suffix in ("", ".partial")
+        for name in (*log_files.EVALUATION_NAMES, log_files.REPORT)
+    ]
     + [f"{prefix}{name}" for prefix in ("", REJECTED_PREFIX) for name in log_files.NAMES]
 )
 """Every file that a run writes to its directory."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from common.flags import FlagError
 from common.standard_streams import open_standard_streams
 from common.text import print_table
+from sut.log_files import REPORT
 from sut.results.report.config import ReportConfig, parse
-from sut.results.report.run_report import PAGE_NAME, write_report
+from sut.results.report.run_report import write_report
 
 WRITTEN, BAD_INPUT = 0, 2
 """Exit codes."""
@@ -21,7 +22,7 @@ def main(argv: list[str]) -> int:
     open_standard_streams()
     try:
         run_dir, config = parse(argv)
-        page = config.output or run_dir / PAGE_NAME
+        page = config.output or run_dir / REPORT
         _check_free(page, config)
         write_report(run_dir, page, config.plots)
     except (ValueError, OSError) as error:

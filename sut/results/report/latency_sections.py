@@ -1,8 +1,11 @@
-"""Sections of the page: percentiles, LoadGen's own beside the coordinator's."""
+"""Sections of the page: percentiles, LoadGen's own beside ours, and what latencies consist of."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
+from sut.results.report.charts import StackedBars
 from sut.results.report.markup import (
     COUNT,
     NS_AS_MS,
@@ -12,12 +15,12 @@ from sut.results.report.markup import (
     Unit,
     element,
     is_number,
+    joined,
     note,
     number,
     table,
 )
-from sut.results.report.run_charts import TPOT_LIMIT, TTFT_LIMIT
-from sut.results.report.run_json import RunJson
+from sut.results.report.run_json import TPOT_LIMIT, TTFT_LIMIT, RunJson
 
 _MARKS = ("p50", "p90", "p95", "p99", "p99.9")
 
@@ -81,3 +84,89 @@ def _exceeds(value: object, limit: object) -> bool:
     if not isinstance(value, int | float) or not isinstance(limit, int | float):
         return False
     return value > limit
+
+
+_QUANTITIES = {"ttft_ns": "TTFT", "tpot_ns": "TPOT", "latency_ns": "Latency"}
+_PART_MARKS = ("p50", "p90", "p99", "p99.9")
+_SUMS = {"mean of these requests": "mean_ns", "percentile": "value_ns", "clock error": "clock_error_ns"}
+"""Rows below the parts, with their keys in run.json."""
+
+
+def part_chart(record: RunJson) -> Iterator[StackedBars]:
+    """Make the chart of what the percentiles of TTFT consist of, in a run that has been taken apart."""
+    path = ("decomposition", "quantities", "ttft_ns", "percentiles")
+    marks = [mark for mark in _PART_MARKS if record.names(*path, mark, "parts_ns")]
+    if not marks:
+        return
+    labels = record.names(*path, marks[0], "parts_ns")
+    values = [[record.get(*path, mark, "parts_ns", label) for mark in marks] for label in labels]
+    if all(is_number(value) for row in values for value in row):
+        parts = np.array(values, np.float64) / NS_AS_MS.divisor
+        yield StackedBars("ttft_parts", "TTFT taken apart", "ms", marks, labels, parts)
+
+
+def part_section(record: RunJson, figures: Html) -> Html:
+    """Show what TTFT, TPOT and latency consist of.
+
+    Args:
+        record: The run.
+        figures: The charts.
+    """
+    head = element("h2", "Latencies taken apart")
+    tables = [part for name in _QUANTITIES for part in _part_table(record, name)]
+    if not tables:
+        return element(
+            "section", head, note("The times of this run's requests were not taken apart."), id="parts"
+        )
+    text = (
+        "Each part is the mean over the requests whose rank is within 0.5 % of the percentile's; the parts "
+        "add up to the mean of these requests. The clock error bounds how far time may belong to the other "
+        "direction of the network."
+    )
+    return element("section", head, figures, joined(tables), _start_note(record), note(text), id="parts")
+
+
+def _start_note(record: RunJson) -> Html:
+    if record.text("decomposition", "begins_with") == "scheduled_ns":
+        return note(
+            "TTFT and latency begin at the time that LoadGen's schedule wanted, which its trace gives."
+        )
+    return note(
+        "TTFT and latency begin with LoadGen's call. LoadGen's lateness before it is not known for each "
+        "request of this run; its distribution is measured, in ms: p50 ",
+        number(record.number("summary", "issue_lateness_ns", "percentiles", "p50"), NS_AS_MS),
+        ", p99 ",
+        number(record.number("summary", "issue_lateness_ns", "percentiles", "p99"), NS_AS_MS),
+        ".",
+    )
+
+
+def _part_table(record: RunJson, name: str) -> Iterator[Html]:
+    """Compose the table of one quantity: a row per part, a column per percentile."""
+    path = ("decomposition", "quantities", name)
+    marks = [mark for mark in _PART_MARKS if record.names(*path, "percentiles", mark, "parts_ns")]
+    if not marks:
+        return
+    labels = record.names(*path, "percentiles", marks[0], "parts_ns")
+    columns = [Column(f"{_QUANTITIES[name]}, ms", True), Column("mean of all"), *map(Column, marks)]
+    rows = [
+        [
+            element("span", label),
+            *_part_cells(record, path, ("mean_parts_ns", label), ("parts_ns", label), marks),
+        ]
+        for label in labels
+    ]
+    for title, key in _SUMS.items():
+        rows.append([element("b", title), *_part_cells(record, path, (), (key,), marks)])
+    yield table(columns, rows)
+    unknown = record.number(*path, "num_unknown")
+    if unknown.value:
+        yield note(number(unknown, COUNT), " requests are left out, because a time of theirs is not known.")
+
+
+def _part_cells(
+    record: RunJson, path: tuple[str, ...], mean: tuple[str, ...], key: tuple[str, ...], marks: list[str]
+) -> Iterator[Html]:
+    yield number(record.number(*path, *mean), NS_AS_MS) if mean else Html("")
+    for mark in marks:
+        yield number(record.number(*path, "percentiles", mark, *key), NS_AS_MS)

@@ -9,10 +9,12 @@ from typing import NamedTuple
 from sut.results.report.chart_drawing import Drawing
 from sut.results.report.chart_style import to_themed, variables
 from sut.results.report.charts import Chart, hover_data
+from sut.results.report.event_section import event_section
 from sut.results.report.fleet_sections import worker_section
-from sut.results.report.latency_sections import percentile_section
+from sut.results.report.latency_sections import part_section, percentile_section
 from sut.results.report.markup import Html, element, joined, note, script_data
 from sut.results.report.outcome_sections import configuration_section, verdict_section
+from sut.results.report.run_charts import RunCharts
 from sut.results.report.run_columns import RunColumns
 from sut.results.report.run_json import RunJson
 
@@ -22,7 +24,9 @@ _LINKS = {
     "percentiles": "Percentiles",
     "distributions": "Distributions",
     "time": "Over time",
+    "parts": "Latencies taken apart",
     "workers": "Workers and tail",
+    "events": "Events",
 }
 _PAPER = {"light": "--paper:#fff;--panel:#f6f7f9;", "dark": "--paper:#14171b;--panel:#1c2026;"}
 
@@ -32,16 +36,16 @@ class Content(NamedTuple):
 
     record: RunJson
     requests: RunColumns | None
-    timeline: RunColumns | None
     missing: Sequence[str]
     """Sentences about files that the run does not have."""
-    distributions: Sequence[Chart]
-    series: Sequence[Chart]
+    charts: RunCharts
     drawings: Mapping[str, Drawing]
     """By the name of the chart."""
 
     def figures(self, charts: Sequence[Chart]) -> Html:
-        """Compose the charts as figures."""
+        """Compose the charts as figures; nothing without charts."""
+        if not charts:
+            return Html("")
         parts = [_figure(chart, self.drawings[chart.name]) for chart in charts]
         return element("div", joined(parts), class_="charts")
 
@@ -101,9 +105,11 @@ def _sections(content: Content) -> list[Html]:
         verdict_section(record),
         configuration_section(record),
         percentile_section(record),
-        _charts("distributions", "Distributions", content, content.distributions),
-        _charts("time", "Over time", content, content.series),
+        _charts("distributions", "Distributions", content, content.charts.distributions),
+        _charts("time", "Over time", content, content.charts.series),
+        part_section(record, content.figures(content.charts.parts)),
         worker_section(record, content.requests),
+        event_section(record, content.figures(content.charts.events)),
     ]
 
 
@@ -127,7 +133,7 @@ def _bottom() -> Html:
 
 def _scripts(content: Content, script: str) -> list[Html]:
     found = {}
-    for chart in (*content.distributions, *content.series):
+    for chart in content.charts.all:
         if (data := hover_data(chart)) is not None:
             drawing = content.drawings[chart.name]
             found[chart.name] = {**data, "area": drawing.plot_area, "range": drawing.x_range}

@@ -1,14 +1,17 @@
 """Makes the charts of one run from its columns."""
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from sut.results.report.charts import Chart, Colour, Histogram, Line, Mark, TimeChart
+from sut.results.report.event_section import event_chart
+from sut.results.report.latency_sections import part_chart
 from sut.results.report.markup import NS_AS_MS, is_number
 from sut.results.report.request_figures import Quantity, latency_ns, lengths, percentile, tpot_ns, ttft_ns
 from sut.results.report.run_columns import Ints, RunColumns
-from sut.results.report.run_json import RunJson
+from sut.results.report.run_json import TPOT_LIMIT, TTFT_LIMIT, RunJson
 from sut.results.report.time_bins import (
     COORDINATOR,
     Band,
@@ -19,8 +22,6 @@ from sut.results.report.time_bins import (
     token_rate,
 )
 
-TTFT_LIMIT = "result_first_token_99.00_percentile_latency_ns"
-TPOT_LIMIT = "result_time_per_output_token_99.00_percentile_ns"
 TARGET_RATES = ("result_completed_samples_per_sec", "result_samples_per_second")
 _GIB = 1 << 30
 _READING_INTERVAL_NS = 1_000_000_000
@@ -180,12 +181,27 @@ def _load_lines(gauges: _Gauges) -> Iterator[Line]:
             yield Line(f"{column}, all workers", band.total, colour)
 
 
-def all_charts(
-    record: RunJson, requests: RunColumns | None, timeline: RunColumns | None
-) -> tuple[list[Chart], list[Chart]]:
-    """Make the charts of distributions, and those over time."""
-    distributions: list[Chart] = [] if requests is None else [*distribution_charts(record, requests)]
-    series: list[Chart] = [*token_chart(requests, timeline)]
-    series += [] if requests is None else request_charts(record, requests)
-    series += [] if timeline is None else gauge_charts(timeline)
-    return distributions, series
+class RunCharts(NamedTuple):
+    """The charts of one run, by section of the page."""
+
+    distributions: list[Chart]
+    series: list[Chart]
+    parts: list[Chart]
+    events: list[Chart]
+
+    @classmethod
+    def of(cls, record: RunJson, requests: RunColumns | None, timeline: RunColumns | None) -> "RunCharts":
+        """Make the charts for which the run has data."""
+        series: list[Chart] = [*token_chart(requests, timeline)]
+        series += [] if requests is None else request_charts(record, requests)
+        series += [] if timeline is None else gauge_charts(timeline)
+        distributions = [] if requests is None else distribution_charts(record, requests)
+        ends_s = [float(chart.times_s[-1]) for chart in series if isinstance(chart, TimeChart)]
+        wall_s = record.get("wall_s")
+        end_s = max([*ends_s, wall_s if isinstance(wall_s, float) and is_number(wall_s) else 0.0])
+        return cls([*distributions], series, [*part_chart(record)], [*event_chart(record, end_s)])
+
+    @property
+    def all(self) -> list[Chart]:
+        """Every chart."""
+        return [*self.distributions, *self.series, *self.parts, *self.events]

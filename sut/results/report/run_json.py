@@ -9,6 +9,9 @@ from sut.results.report.markup import Number
 from sut.results.verdict import Outcome
 
 NAME = "run.json"
+TTFT_LIMIT = "result_first_token_99.00_percentile_latency_ns"
+TPOT_LIMIT = "result_time_per_output_token_99.00_percentile_ns"
+"""LoadGen's figures whose bounds are the latency limits of a run."""
 MAX_BYTES = 128 << 20
 """Bound of the file; a run of 72 workers has about 2 MB."""
 MAX_ENTRIES = 1000

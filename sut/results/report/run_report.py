@@ -6,11 +6,9 @@ from pathlib import Path
 from common.report_files import replace_files
 from sut.results.report.chart_drawing import draw
 from sut.results.report.page import Content, compose
-from sut.results.report.run_charts import all_charts
+from sut.results.report.run_charts import RunCharts
 from sut.results.report.run_columns import MissingFileError, RunColumns, read_requests, read_timeline
 from sut.results.report.run_json import RunJson
-
-PAGE_NAME = "report.html"
 
 
 def write_report(run_dir: Path, page: Path, plots: Path | None) -> None:
@@ -24,9 +22,9 @@ def write_report(run_dir: Path, page: Path, plots: Path | None) -> None:
     missing: list[str] = []
     requests = _read(read_requests, run_dir, missing)
     timeline = _read(read_timeline, run_dir, missing)
-    distributions, series = all_charts(record, requests, timeline)
-    drawings = {chart.name: draw(chart, png=plots is not None) for chart in (*distributions, *series)}
-    content = Content(record, requests, timeline, missing, distributions, series, drawings)
+    charts = RunCharts.of(record, requests, timeline)
+    drawings = {chart.name: draw(chart, png=plots is not None) for chart in charts.all}
+    content = Content(record, requests, missing, charts, drawings)
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
         for name, drawing in drawings.items():

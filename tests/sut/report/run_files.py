@@ -97,6 +97,46 @@ def spread(values: Any) -> dict[str, Any]:
     return {"count": len(ordered), "mean": float(ordered.mean()), "percentiles": marks, **ends}
 
 
+TTFT_PARTS_MS = {"coordinator": 1, "network out": 1, "engine queue": 3, "prefill": 40} | {
+    "frame hold": 1,
+    "network back": 2,
+    "report": 1,
+}
+"""Parts of every request's TTFT by request_rows: 49 ms in all."""
+
+
+def decomposition() -> dict[str, Any]:
+    """Make the decomposition of request_rows: of TTFT, and of TPOT as 10 ms in the engine."""
+
+    def taken_apart(parts_ms: dict[str, int]) -> dict[str, Any]:
+        parts_ns = {name: float(ms * MS) for name, ms in parts_ms.items()}
+        whole_ns = sum(parts_ms.values()) * MS
+        around = {
+            "value_ns": whole_ns,
+            "mean_ns": float(whole_ns),
+            "num_requests": 1,
+            "clock_error_ns": MS / 10,
+        }
+        marks = {mark: around | {"parts_ns": parts_ns} for mark in ("p50", "p90", "p99", "p99.9")}
+        return {"count": 100, "num_unknown": 2, "mean_parts_ns": parts_ns, "percentiles": marks}
+
+    quantities = {"ttft_ns": taken_apart(TTFT_PARTS_MS), "tpot_ns": taken_apart({"engine": 10})}
+    return {"begins_with": "issued_ns", "num_contradicting": 0, "quantities": quantities}
+
+
+def disturbances() -> dict[str, Any]:
+    """Make a loss 4 s after the first query, its continuation 10 ms later, and two pauses."""
+    loss = {"address": "node0:50051", "at_ns": 104 * SECOND, "reason": "stream ended: UNAVAILABLE"}
+    loss |= {"requests": 3, "kept_tokens": 12, "resent_tokens": 72}
+    moved = {"sample": 5, "losses": 1, "kept_tokens": 4, "from_worker": "node0:50051"}
+    moved |= {"to_worker": "node1:50051", "at_ns": 104 * SECOND + 10 * MS}
+    pauses = [
+        {"kind": "gc", "began_ns": 2 * SECOND, "duration_ns": 12 * MS},
+        {"kind": "event loop", "began_ns": 6 * SECOND, "duration_ns": 120 * MS},
+    ]
+    return {"losses": [loss], "continuations": [moved], "pauses": pauses}
+
+
 def worker_row(index: int, **info: object) -> dict[str, Any]:
     """Make a worker of run.json."""
     facts = {
@@ -137,6 +177,7 @@ def run_json(num_workers: int = 2, **changes: object) -> dict[str, Any]:
         {"name": "loadgen_result", "passed": True, "seen": "VALID", "warning": False},
         {"name": "pauses", "passed": True, "seen": "1 pause of 120 ms", "warning": True},
     ]
+    events = disturbances()
     return {
         "run_id": "server-performance-1",
         "scenario": "server",
@@ -183,10 +224,13 @@ def run_json(num_workers: int = 2, **changes: object) -> dict[str, Any]:
             "report_delay_ns": spread(np.full(200, 4 * MS)),
             "answer_tokens": spread(rows["answer_tokens"]),
             "workers": [worker_row(index) for index in range(num_workers)],
-            "losses": [],
-            "continuations": [],
+            "losses": events["losses"],
+            "continuations": events["continuations"],
             "overdue": [],
         },
+        "origin_ns": 100 * SECOND,
+        "pauses": events["pauses"],
+        "decomposition": decomposition(),
     } | changes
 
 

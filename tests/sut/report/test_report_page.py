@@ -52,6 +52,9 @@ def test_every_number_equals_its_source(page: Page, run_dir: Path) -> None:
     ms = run_files.MS
     ends = np.array([9_968, 10_078]) * ms
     computed = {
+        "/summary/losses/0/at_ns - run.json#/origin_ns": 4 * run_files.SECOND,
+        "/summary/continuations length": 1,
+        "/pauses length": 2,
         "processes/head": 1,
         "processes/node0": 1,
         "processes/node1": 1,
@@ -110,6 +113,31 @@ def test_charts_hold_the_requests_and_readings(page: Page) -> None:
         sum(charts["request_rate"]["series"][0]["values"]) * 10.078 / len(charts["request_rate"]["xs"]),
         rel=1e-3,
     )
+
+
+def test_latencies_are_taken_apart(page: Page) -> None:
+    """The parts of each percentile of TTFT are on the page, and they add up to the mean beside them."""
+    path = "run.json#/decomposition/quantities/ttft_ns/percentiles/p99/"
+    found = {
+        number.source.removeprefix(path): number.text for number in page.numbers if path in number.source
+    }
+    assert {f"parts_ns/{name}": f"{ms:.3f}" for name, ms in run_files.TTFT_PARTS_MS.items()} | {
+        "mean_ns": "49.000",
+        "value_ns": "49.000",
+        "clock_error_ns": "0.100",
+    } == found
+    assert "TTFT taken apart" in "".join(page.texts)
+
+
+def test_events_have_their_times(page: Page) -> None:
+    """The loss, with its reason, and the pauses, the longest first, have their times."""
+    shown = [number.text for number in page.numbers if "origin_ns" in number.source]
+    assert ["4.000"] == shown
+    assert "stream ended: UNAVAILABLE" in page.texts
+    pauses = [number.text for number in page.numbers if number.source.endswith("/duration_ns")]
+    assert ["120.000", "12.000"] == pauses
+    for kind in ("pause: gc", "pause: event loop", "loss", "continued"):
+        assert any(kind in text for text in page.texts)
 
 
 def test_the_page_loads_nothing(run_dir: Path, page: Page) -> None:
