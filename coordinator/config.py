@@ -63,6 +63,9 @@ class RunConfig(WorkerAccessFlags):
     requests_jsonl: Annotated[
         bool, Flag("also write the requests of requests.parquet as JSON lines, to requests.jsonl")
     ] = False
+    report: Annotated[bool, Flag("write report.html into the run's directory when the verdict is known")] = (
+        True
+    )
     user_conf: Annotated[Path | None, Flag("LoadGen's user.conf; its lines are copied to the run's")] = None
     generation_config: Annotated[
         Path | None,

@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "sut.results.timing": {"sut.results.loadgen_figures", "sut.results.logs", "sut.settings"},
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "tokenfleet.network": {"tokenfleet.engine_program"},
+    "sut.results.report": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
     "tokenfleet.qualify": {"tokenfleet.child", "tokenfleet.engine_program"},
     "worker.machine": set(),
