@@ -185,6 +185,8 @@ class RunRecord:
     coordinator_cpu_s: float
     config: dict[str, object]
     """Resolved flags."""
+    changed_flags: list[str]
+    """Fields of `config` that differ from their defaults, required flags among them."""
     generation: dict[str, object]
     """Sampling parameters of every request."""
     dataset: dict[str, object]
@@ -206,6 +208,11 @@ class RunRecord:
     over_latency: OverLatency | None
     """Queries over LoadGen's latency limits; None in Offline and accuracy runs, which have none."""
     summary: Summary | None
+    pauses: list[dict[str, object]]
+    """Pauses of the coordinator of at least 10 ms, the longest 1,000: see jitter.LongPause.
+
+    Their begin is the time since LoadGen's first query.
+    """
     decomposition: RunDecomposition | None = None
     """What TTFT, TPOT and latency consist of; None until the workers are free."""
 
