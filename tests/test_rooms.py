@@ -36,6 +36,9 @@ MAY_IMPORT = {
     "sut.results.accuracy": {"sut.benchmark", "sut.log_files", "sut.results.code_grading"},
     "sut.results.code_grading": set(),
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
+    "sut.results.comparison": {
+        *("sut.settings", "sut.results.verdict", "sut.results.submission.recorded_runs"),
+    },
     "tokenfleet.network": set(),
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
     "tokenfleet.qualify": {"tokenfleet.child"},

@@ -107,6 +107,17 @@ def _network_sut(argv: list[str]) -> int:
     return main(argv)
 
 
+def _report(argv: list[str]) -> int:
+    if argv[:1] == ["compare"]:
+        from sut.results.comparison.compare_command import main
+
+        # The usage line names both words.
+        sys.argv[0] = "tokenfleet report compare"
+        return main(argv[1:])
+    sys.stderr.write("tokenfleet report: the only command is compare\n")
+    return 2
+
+
 SUBCOMMANDS = {
     "worker": Subcommand(_worker, "serve the model on this node, with one replica or several"),
     "run": Subcommand(_run, "run LoadGen against workers once (the coordinator)"),
@@ -119,6 +130,7 @@ SUBCOMMANDS = {
     "submission": Subcommand(_submission, "check the runs of a submission and lay out its tree"),
     "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
     "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),
+    "report": Subcommand(_report, "report compare: compare repeated runs of two or more sides"),
     "network-sut": Subcommand(_network_sut, "serve a fleet of workers to LoadGen's node (Network division)"),
     "synthetic": Subcommand(_synthetic, "write synthetic data, answers or a tiny checkpoint"),
 }
