@@ -71,6 +71,15 @@ class RunConfig(Flags):
             metavar="QPS",
         ),
     ] = None
+    max_over_latency: Annotated[
+        int | None,
+        Flag(
+            "Server and Interactive: the run fails once more than N queries are over LoadGen's limit of TTFT "
+            "or of TPOT, see find-qps.md",
+            ge=0,
+            default_text="it goes on to its end",
+        ),
+    ] = None
     compliance: Annotated[
         str | None,
         Flag(
@@ -179,6 +188,7 @@ class RunConfig(Flags):
             raise FlagError("--network-sut", f"--workers names {len(self.workers)} addresses, not one")
         if self.network_sut and self.on_overdue_query is OverduePolicy.CONTINUE:
             raise FlagError("--network-sut", "--on-overdue-query continue would send a sample twice")
+        self._check_max_over_latency()
         if self.compliance is not None and self.accuracy:
             raise FlagError("--accuracy", f"--compliance {self.compliance} is a performance run")
         if self.compliance is not None and self.audit_config is not None:
@@ -189,6 +199,15 @@ class RunConfig(Flags):
             if self.workers.count(address) > 1:
                 reason = f"{address} is named {self.workers.count(address)} times"
                 raise FlagError("--workers", reason)
+
+    def _check_max_over_latency(self) -> None:
+        """Refuse --max-over-latency where LoadGen has no latency limits."""
+        if self.max_over_latency is None:
+            return
+        if self.scenario is Scenario.OFFLINE:
+            raise FlagError("--max-over-latency", f"{self.scenario} has no latency limits")
+        if self.accuracy:
+            raise FlagError("--max-over-latency", "--accuracy has no latency limits")
 
     @property
     def mode(self) -> Mode:

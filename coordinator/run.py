@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ def run(config: RunConfig) -> int:
                 outputs=outputs,
                 event_loop=event_loop,
                 active_run=active_run,
-                recorder=Recorder(run_id, config, inputs, test.settings.seeds, active_run),
+                recorder=Recorder(run_id, config, inputs, test.settings, active_run),
             )
             record = execution.execute()
         # The workers are free: scoring may take hours.
@@ -192,6 +193,7 @@ class Execution:
             while not self.end.wait(SIGNAL_POLL_S):
                 progress.tick()
                 self._check_logs(growth, expected.get())
+                self._check_latencies()
             self.times.end_test()
         return meter
 
@@ -203,6 +205,13 @@ class Execution:
         reason = growth.find_stall(idle=num_done == scheduler.num_issued, complete=complete)
         if reason is not None:
             self.end.fail_disk(f"{reason} (--log-stall-timeout-s)")
+
+    def _check_latencies(self) -> None:
+        """End the run if too many queries are over a latency limit (--max-over-latency)."""
+        if self.config.max_over_latency is not None:
+            reason = self.recorder.over_latency.count(time.monotonic_ns()).exceeds
+            if reason:
+                self.end.fail(reason)
 
     def _start_test(self) -> None:
         """Thread: LoadGen's."""

@@ -8,10 +8,10 @@ from google.protobuf.message import DecodeError
 
 from common.idle_timer import IdleTimer
 from protos import worker_pb2 as pb
-from protos.columns import FrameError, unpack_requests, unpack_submit
+from protos.columns import FrameError, TokenTimes, unpack_requests, unpack_submit
 from protos.hashes import run_hash
 from worker.admission import InFlight, LimitExceeded, check_prompts
-from worker.engine_protocol import Engine
+from worker.engine_protocol import Engine, Step
 from worker.outbox import Outbox
 
 Write = Callable[[pb.FromWorker], Awaitable[None]]
@@ -37,13 +37,24 @@ class Session:
         info: pb.WorkerInfo,
         outbox: Outbox,
         coordinator_timeout_s: float,
+        read_load: Callable[[], pb.EngineLoad],
     ) -> None:
-        """Create a session and queue `opened`, the answer to `open`."""
+        """Create a session and queue `opened`, the answer to `open`.
+
+        Args:
+            opening: First message of the stream.
+            engine: Empty engine.
+            info: This worker.
+            outbox: Empty outbox.
+            coordinator_timeout_s: See WorkerServicer.
+            read_load: Returns the load of the engine and its accelerators.
+        """
         self.run_id = opening.run_id
         self._outbox = outbox
         self.produced_tokens = 0
         self._num_steps = 0
         self._engine = engine
+        self._read_load = read_load
         self._info = info
         self._spec = opening.spec
         self._in_flight = InFlight()
@@ -103,9 +114,10 @@ class Session:
     def _take(self, message: pb.ToWorker) -> None:
         kind = message.WhichOneof("message")
         if kind == "submit":
+            received_ns = time.monotonic_ns()
             prompts = unpack_submit(message.submit)
             check_prompts(prompts, self._spec, self._info)
-            self._in_flight.add(prompts)
+            self._in_flight.add(prompts, received_ns)
             self._engine.submit(prompts)
         elif kind == "ping":
             self._queue_pong(message.ping.nonce)
@@ -122,8 +134,16 @@ class Session:
             step = await self._engine.step()
             self._num_steps += 1
             self.produced_tokens += len(step.columns.tokens)
+            if step.columns.times is not None:
+                step = self._with_received(step, step.columns.times)
             self._in_flight.remove(step.columns.requests[step.columns.finished_rows])
             self._outbox.put(step)
+
+    def _with_received(self, step: Step, times: TokenTimes) -> Step:
+        """Add when the requests that begin with a step were taken from the stream."""
+        received_ns = self._in_flight.begin(step.columns.requests[times.first_rows])
+        columns = step.columns._replace(times=times._replace(received_ns=received_ns))
+        return step._replace(columns=columns)
 
     async def _send(self, write: Write) -> None:
         while not self._ending:
@@ -157,6 +177,7 @@ class Session:
             worker_ns=time.monotonic_ns(),
             produced_tokens=self.produced_tokens,
             steps=self._num_steps,
+            load=self._read_load(),
         )
         self._outbox.put_control(pb.FromWorker(pong=pong))
 

@@ -12,12 +12,15 @@ from types import MappingProxyType
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
 from coordinator.recording.issue_lateness import IssueLateness
+from coordinator.recording.over_latency import OverLatency, OverLatencyCounter
 from coordinator.recording.run_record import RunRecord, Summary
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.transport.worker_host import WorkerHost
-from sut.benchmark import Seeds, find_round
+from sut.benchmark import find_round
+from sut.loadgen import LoadGenSettings
 from sut.results.loadgen_figures import LoadGenFigures
 from sut.results.verdict import Verdict
+from sut.settings import Scenario
 
 
 class RunTimes:
@@ -52,7 +55,7 @@ class Recorder:
     """Joins what is fixed for a run with what the event loop has counted."""
 
     def __init__(
-        self, run_id: str, config: RunConfig, inputs: Inputs, seeds: Seeds, active_run: ActiveRun
+        self, run_id: str, config: RunConfig, inputs: Inputs, settings: LoadGenSettings, active_run: ActiveRun
     ) -> None:
         """Take what is fixed.
 
@@ -60,16 +63,20 @@ class Recorder:
             run_id: Names the run.
             config: Its flags.
             inputs: Its files.
-            seeds: LoadGen's.
+            settings: LoadGen's.
             active_run: The run on its workers.
         """
         self.run_id = run_id
         self._config = config
         self._inputs = inputs
-        self._round = find_round(seeds)
+        self._round = find_round(settings.seeds)
         self._active_run = active_run
         self.issue_lateness = IssueLateness()
         """Measures during the test."""
+        self.over_latency = OverLatencyCounter(
+            active_run.scheduler.table, settings.logged, config.max_over_latency
+        )
+        """Counts during the test."""
         self._host = WorkerHost.of_this_process()
         self._versions = _versions() | ({"commit": self._host.commit} if self._host.commit else {})
 
@@ -112,8 +119,15 @@ class Recorder:
             loadgen_bounds=figures.bounds,
             loadgen_latencies=figures.latencies,
             files_sha256=dict(files_sha256),
+            over_latency=self._over_latency(),
             summary=Summary.of(self._active_run, self.issue_lateness.measured_ns()),
         )
+
+    def _over_latency(self) -> OverLatency | None:
+        """Count the queries over a limit; None where LoadGen has no limits."""
+        if self._config.scenario is Scenario.OFFLINE or self._config.accuracy:
+            return None
+        return self.over_latency.count(time.monotonic_ns())
 
 
 def _versions() -> dict[str, str]:

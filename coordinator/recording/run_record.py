@@ -10,6 +10,7 @@ import numpy as np
 from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
 
+from coordinator.recording.over_latency import OverLatency
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.scheduling.worker_load import WorkerLoad
 from coordinator.transport.worker_host import WorkerHost
@@ -201,6 +202,8 @@ class RunRecord:
     """LoadGen's ttft_ns, tpot_ns and latency_ns; the first and the last from the time a query was due."""
     files_sha256: dict[str, str]
     """Of LoadGen's logs and confs, by their accepted names; empty before the verdict."""
+    over_latency: OverLatency | None
+    """Queries over LoadGen's latency limits; None in Offline and accuracy runs, which have none."""
     summary: Summary | None
 
     def write(self, path: Path) -> None:

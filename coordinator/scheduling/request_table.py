@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.scheduling.answer_buffer import AnswerBuffer
 from coordinator.scheduling.request_columns import (
     DONE,
     FACTS,
@@ -86,8 +87,7 @@ class RequestTable:
         self._row_marks = np.zeros(num_slots, np.int64)
         self._free = list(range(num_slots - 1, -1, -1))
         self._arena = TokenArena(max_new_tokens, num_slots)
-        self._untaken: list[int] = []
-        """Slots of finished requests before `take_answers`."""
+        self._answers = AnswerBuffer(max_new_tokens)
         self._finished = FinishedRequests(num_slots)
         self._num_resumed = 0
         """Requests resubmitted to another worker that have not returned a token there yet."""
@@ -120,13 +120,13 @@ class RequestTable:
 
     @property
     def num_untaken(self) -> int:
-        """Finished requests whose answers `take_answers` has not copied yet."""
-        return len(self._untaken)
+        """Finished requests whose answers nobody has taken yet."""
+        return len(self._answers)
 
     @property
     def num_running(self) -> int:
         """Number of requests in flight."""
-        return self._num_slots - len(self._free) - len(self._untaken)
+        return self._num_slots - len(self._free)
 
     def assign(self, requests: NewRequests, worker: int) -> RequestNames:
         """Assign a slot and a worker to R requests; returns their names, (R,)."""
@@ -232,38 +232,35 @@ class RequestTable:
         return Arrivals(first_slots, [slot] if reasons else [], reasons, prefilled_tokens)
 
     def finish(self, slots: Sequence[int], reasons: Sequence[int], now_ns: int) -> None:
-        """Move requests to the finished records; their answers are kept until `take_answers`."""
+        """Move requests to the finished records; their answers are copied, and their slots are free."""
         for slot, reason in zip(slots, reasons, strict=True):
             holder = self._holders.item(slot)
             worker = holder & _SLOT_MASK
+            sample, num_tokens = self._samples.item(slot), self._num_tokens.item(slot)
             row = (
-                self._samples.item(slot),
+                sample,
                 NO_WORKER if worker == _SLOT_MASK else worker,
                 reason,
                 self._losses.item(slot),
                 self._prompt_lens.item(slot),
-                self._num_tokens.item(slot),
+                num_tokens,
                 self._issued_ns.item(slot),
                 self._sent_ns.item(slot),
                 self._first_ns.item(slot),
                 now_ns,
             )
             self._finished.add(row)
+            self._answers.add(sample, self._arena.tokens(slot, num_tokens))
             self._holders[slot] = ((holder & _GENERATION_MASK) + (1 << 32) & _GENERATION_MASK) | _SLOT_MASK
-        self._untaken += slots
+        self._free += slots
 
     def take_answers(self) -> tuple[NDArray[np.int64], TokenCounts, TokenIds]:
-        """Copy the answers of all requests that finished since the last call, and free their slots.
+        """Return the answers of all requests that finished since the last call.
 
         Returns:
             (R,) samples, (R,) token counts, and (T,) concatenated tokens.
         """
-        slots = np.array(self._untaken, np.int64)
-        samples: NDArray[np.int64] = self._samples[slots]
-        counts, tokens = self.answers(slots)
-        self._free += self._untaken
-        self._untaken = []
-        return samples, counts, tokens
+        return self._answers.take()
 
     def held_by(self, worker: int) -> Slots:
         """Return the requests on a worker."""
@@ -277,7 +274,7 @@ class RequestTable:
     def in_flight(self) -> Slots:
         """Return all requests in flight, including those without a worker."""
         flying = np.ones(self._num_slots, np.bool_)
-        flying[self._free + self._untaken] = False
+        flying[self._free] = False
         return np.flatnonzero(flying)
 
     def names(self, slots: Slots) -> RequestNames:

@@ -32,7 +32,7 @@ from sut.sut import Reports
 logger = logging.getLogger(__name__)
 
 MAX_NAMED = 10
-# Finished answers keep their slots in the table until this many are copied together.
+# Finished answers are passed on together, at the latest when this many wait.
 MAX_UNTAKEN = 1024
 Keep = Callable[[NDArray[np.int64], TokenCounts, TokenIds], None]
 """Receives finished answers: samples (R,), token counts (R,), concatenated tokens (T,)."""
@@ -175,7 +175,7 @@ class Scheduler:
             self.dispatch()
 
     def keep_answers(self) -> None:
-        """Pass on the answers finished since the last call, in one copy, which costs less than many."""
+        """Pass on the answers finished since the last call."""
         if self.table.num_untaken:
             answers = self.table.take_answers()
             self._task.keep(*answers)

@@ -4,12 +4,13 @@ from array import array
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.scheduling.routing import NO_LIMIT, LoadRank, ceiling
 from coordinator.scheduling.throughput import Reading, Throughput, measure, prefetch
 from coordinator.transport.stream import Stream, StreamCounts
 from coordinator.transport.worker_link import WorkerLink
-from protos.columns import PromptColumns, RequestNames, TokenColumns
+from protos.columns import PromptColumns, RequestNames, TokenColumns, TokenTimes
 
 
 class ReportDelays(NamedTuple):
@@ -182,5 +183,20 @@ def drop_rows(columns: TokenColumns, names: set[int]) -> tuple[TokenColumns, int
         tokens=kept_tokens,
         finished_rows=new_rows[columns.finished_rows[ends]].astype(np.uint32),
         finish_reasons=columns.finish_reasons[ends],
+        times=columns.times and _drop_times(columns.times, keep, ends),
     )
     return kept, len(columns.tokens) - len(kept_tokens)
+
+
+def _drop_times(times: TokenTimes, keep: NDArray[np.bool_], ends: NDArray[np.bool_]) -> TokenTimes:
+    """Remove the times of rows; keep: (R,) rows kept, ends: (F,) finished rows kept."""
+    begins = [index for index, row in enumerate(times.first_rows) if keep[row]]
+    new_rows = np.cumsum(keep) - 1
+    return TokenTimes(
+        sent_ns=times.sent_ns,
+        first_rows=[int(new_rows[times.first_rows[index]]) for index in begins],
+        received_ns=[times.received_ns[index] for index in begins],
+        admitted_ns=[times.admitted_ns[index] for index in begins],
+        first_ns=[times.first_ns[index] for index in begins],
+        last_ns=[ns for ns, end in zip(times.last_ns, ends, strict=True) if end],
+    )
