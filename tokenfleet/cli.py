@@ -118,6 +118,12 @@ def _report(argv: list[str]) -> int:
     return 2
 
 
+def _plan(argv: list[str]) -> int:
+    from tokenfleet.plan.plan_command import main
+
+    return main(argv)
+
+
 SUBCOMMANDS = {
     "worker": Subcommand(_worker, "serve the model on this node, with one replica or several"),
     "run": Subcommand(_run, "run LoadGen against workers once (the coordinator)"),
@@ -131,6 +137,7 @@ SUBCOMMANDS = {
     "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
     "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),
     "report": Subcommand(_report, "report compare: compare repeated runs of two or more sides"),
+    "plan": Subcommand(_plan, "measure this host and tell what its coordinator can carry"),
     "network-sut": Subcommand(_network_sut, "serve a fleet of workers to LoadGen's node (Network division)"),
     "synthetic": Subcommand(_synthetic, "write synthetic data, answers or a tiny checkpoint"),
 }

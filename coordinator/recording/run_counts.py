@@ -7,7 +7,8 @@ from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.transport.agreement import execution_differences
 from coordinator.transport.compiled_kernels import KernelCompilations
 from coordinator.transport.worker_link import WorkerLink
-from sut.results.checks import MAX_NAMED_ANSWERS, Counts, ShortAnswer, WorkerCompilations
+from sut.results.checks import MAX_NAMED_ANSWERS, Counts, ShortAnswer
+from sut.results.compilations import WorkerCompilations
 
 
 def collect_counts(run: ActiveRun) -> Counts:

@@ -186,6 +186,8 @@ class RunRecord:
     wall_s: float
     """Duration of StartTest."""
     coordinator_cpu_s: float
+    test_cpu_s: float
+    """The part of it that was spent during StartTest."""
     config: dict[str, object]
     """Resolved flags."""
     generation: dict[str, object]

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections import Counter
+from collections import defaultdict
 
 from worker.engine_protocol import CompiledKernels
 from worker.engines.vllm.compile_monitor import VARIABLE, CompileEvent
@@ -50,7 +50,7 @@ class CompileLog:
 
     def _begin_counts(self) -> None:
         self._num = self._num_untimed = 0
-        self._ms_by_pid: Counter[int] = Counter()
+        self._ms_by_pid: defaultdict[int, float] = defaultdict(float)
         self._names: dict[str, None] = {}
 
     def _read(self) -> None:
