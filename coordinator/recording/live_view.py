@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Self, TextIO
 
 from coordinator.recording.run_snapshot import (
     FollowedRun,
-    RunPhase,
     RunFollower,
+    RunPhase,
     Snapshot,
     WorkerFigures,
     waiting_workers,

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from coordinator.recording.live_screen import Screen, compose, duration, ms
-from coordinator.recording.run_snapshot import LatencyFigures, RunPhase, RunFigures, Snapshot, WorkerFigures
+from coordinator.recording.run_snapshot import LatencyFigures, RunFigures, RunPhase, Snapshot, WorkerFigures
 from coordinator.scheduling.failover import Loss
 
 MS = 1_000_000

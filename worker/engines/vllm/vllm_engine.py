@@ -142,7 +142,8 @@ class VllmEngine:
     def load(self) -> Load:
         """Count requests with a first token as running, the others as waiting."""
         load = self._core_requests.load()
-        return Load(load.running, load.waiting + len(self._queued))
+        kv_use = None if self._core is None else self._core.kv_use
+        return Load(load.running, load.waiting + len(self._queued), kv_use)
 
     async def reset(self) -> None:
         """Abort all requests; an engine that does not abort them in time counts as dead."""
