@@ -35,6 +35,7 @@ from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
 from coordinator.recording.run_record import RunRecord
 from coordinator.recording.run_snapshot import FollowedRun, LatencyBounds, RunPhase
+from coordinator.report_process import report_run, write_report
 from coordinator.run_end import SHORT_LIMITS, RunEnd
 from coordinator.run_grading import RunGrading
 from coordinator.scheduling.event_loop import ActiveRun, Deadline, EventLoop, network_name, opening_of
@@ -87,7 +88,9 @@ def run(config: RunConfig) -> int:
             _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
         ):
             recorder = Recorder(run_id, config, inputs, test.settings, active_run)
-            request_files = RequestFiles(config, run_id, run_dir, files, active_run, recorder.timeline)
+            request_files = RequestFiles(
+                config, run_id, run_dir, files, test.settings, active_run, recorder.timeline
+            )
             execution = Execution(
                 config=config,
                 inputs=inputs,
@@ -111,6 +114,8 @@ def run(config: RunConfig) -> int:
         record = request_files.store(record)
         record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
     _show(record, SHOW_TIMEOUT_S)
+    if config.report:
+        report_run(inputs.run_dir, interrupts)
     return verdict.exit_code(record.verdict.outcome)
 
 
@@ -234,6 +239,7 @@ class Execution:
                 self.run_dir.path,
                 self.run_dir.audit_config,
                 self._ask_name if self.config.network_sut else None,
+                trace=self.config.loadgen_trace,
             )
         except Exception as error:
             logger.exception("LoadGen failed")
@@ -308,6 +314,7 @@ class Execution:
             partial(self.request_files.rescue, limits.write_s),
             self.run_dir.release_space,
             partial(self._show_unfinished, judged),
+            partial(self._report, limits.report_s),
         )
         for step in steps:
             _try_step(step)
@@ -318,6 +325,10 @@ class Execution:
 
     def _show_unfinished(self, judged: Verdict) -> None:
         _show(self.recorder.record(judged, self.times, LoadGenFigures()), SHORT_LIMITS.write_s)
+
+    def _report(self, timeout_s: float) -> None:
+        if self.config.report and timeout_s:
+            write_report(self.run_dir.path, timeout_s)
 
     def _salvage(self, abandoned: list[Unfinished], timeout_s: float) -> None:
         """Store what was received; nothing of the requests in flight if the event loop did not answer."""

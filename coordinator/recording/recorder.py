@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from types import MappingProxyType
 
+from common.flags import changed_flags
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
 from coordinator.recording.issue_lateness import IssueLateness
@@ -115,6 +116,7 @@ class Recorder:
             wall_s=times.wall_s,
             coordinator_cpu_s=time.process_time(),
             config=dataclasses.asdict(self._config),
+            changed_flags=changed_flags(self._config),
             generation=dataclasses.asdict(self._inputs.generation),
             dataset={"path": str(data.path), "sha256": data.sha256, "num_samples": data.num_samples},
             versions=self._versions,

@@ -4,6 +4,7 @@ What goes wrong here changes nothing of the verdict, which is on disk before.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,7 +15,12 @@ from coordinator.recording.run_dir import RunDir
 from coordinator.recording.run_record import RunRecord
 from coordinator.recording.timeline import TIMELINE_NAME, RunName, Timeline, origin_ns
 from coordinator.scheduling.event_loop import ActiveRun
+from sut.loadgen import LoadGenSettings
+from sut.log_files import TRACE, find_log
+from sut.results.loadgen_figures import LoadGenSpread
 from sut.results.timing.decomposition import RunDecomposition
+from sut.results.timing.loadgen_schedule import Schedule, Seeded, add_seeded_schedule, add_traced_schedule
+from sut.results.timing.request_records import RequestRecords
 from sut.results.timing.requests_file import (
     JSONL_NAME,
     REQUESTS_NAME,
@@ -24,6 +30,7 @@ from sut.results.timing.requests_file import (
     write_requests,
     write_summary,
 )
+from sut.settings import Scenario
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +43,7 @@ class RequestFiles:
     run_id: str
     run_dir: RunDir
     files: FileThread
+    settings: LoadGenSettings
     active_run: ActiveRun
     timeline: Timeline
 
@@ -45,7 +53,7 @@ class RequestFiles:
         Thread: main.
         """
         try:
-            write = partial(self._write, mode=record.mode)
+            write = partial(self._write, record.mode, record.loadgen_latencies)
             found = self.files.call_while_active(write, self.config.log_stall_timeout_s)
             timed = replace(record, decomposition=found)
             self.run_dir.write(timed)
@@ -65,12 +73,12 @@ class RequestFiles:
 
         Thread: main.
         """
-        self.files.call(partial(self._write, mode=self.run_dir.path.name), timeout_s)
+        self.files.call(partial(self._write, self.run_dir.path.name, {}), timeout_s)
 
-    def _write(self, mode: str) -> RunDecomposition:
+    def _write(self, mode: str, loadgens: Mapping[str, LoadGenSpread]) -> RunDecomposition:
         """Thread: file thread."""
         records = collect_requests(self.active_run)
-        found = RunDecomposition.of(records)
+        found = RunDecomposition.of(records, self._add_schedule(records, loadgens))
         metadata = {
             "scenario": self.config.scenario,
             "mode": mode,
@@ -85,3 +93,17 @@ class RequestFiles:
         if self.config.requests_jsonl:
             write_jsonl(directory / JSONL_NAME, directory / REQUESTS_NAME)
         return found
+
+    def _add_schedule(
+        self, records: RequestRecords, loadgens: Mapping[str, LoadGenSpread]
+    ) -> Schedule | None:
+        """Fill in when LoadGen wanted each query, as far as it is known.
+
+        Thread: file thread.
+        """
+        if self.config.loadgen_trace:
+            return add_traced_schedule(records, find_log(self.run_dir.path, TRACE))
+        qps = self.settings.logged["effective_target_qps"]
+        is_offline = self.config.scenario is Scenario.OFFLINE
+        seeded = Seeded(self.settings.seeds.schedule, 0.0 if is_offline else float(str(qps)))
+        return add_seeded_schedule(records, seeded, loadgens)

@@ -40,7 +40,11 @@ _WRITTEN_NAMES = frozenset(
     + [_RECORD, temporary_path(Path(_RECORD)).name]
     + [TIMELINE_NAME, temporary_path(Path(TIMELINE_NAME)).name]
     + [STREAM_NAME, PARTIAL_NAME, temporary_path(Path(PARTIAL_NAME)).name]
-    + [f"{name}{suffix}" for suffix in ("", ".partial") for name in (*log_files.EVALUATION_NAMES, *NAMES)]
+    + [
+        f"{name}{suffix}"
+        for suffix in ("", ".partial")
+        for name in (*log_files.EVALUATION_NAMES, log_files.REPORT, *NAMES)
+    ]
     + [f"{prefix}{name}" for prefix in ("", REJECTED_PREFIX) for name in log_files.NAMES]
 )
 """Every file that a run writes to its directory."""

@@ -185,6 +185,8 @@ class RunRecord:
     coordinator_cpu_s: float
     config: dict[str, object]
     """Resolved flags."""
+    changed_flags: list[str]
+    """Fields of `config` that differ from their defaults, required flags among them."""
     generation: dict[str, object]
     """Sampling parameters of every request."""
     dataset: dict[str, object]

@@ -82,6 +82,8 @@ class Arrivals(NamedTuple):
     """Values of pb.FinishReason, one per finished slot."""
     prefilled_tokens: int
     """Prompt tokens of the requests whose prefill on this worker has ended."""
+    queries: list[int]
+    """Numbers in the order of issue, of the first slots and then of the finished ones."""
 
 
 class Reportable(NamedTuple):

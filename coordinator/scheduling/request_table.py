@@ -196,7 +196,8 @@ class RequestTable:
         prefilled_tokens = self._take_prefill(first_slots) + self._take_prefill(finished_slots)
         if self._num_resumed:
             prefilled_tokens += self._take_prefill(slots[after > before])
-        return Arrivals(firsts, finished, reasons, prefilled_tokens)
+        queries = list(map(self._queries.item, firsts + finished))
+        return Arrivals(firsts, finished, reasons, prefilled_tokens, queries)
 
     def _add_row(self, worker: int, columns: TokenColumns, now_ns: int) -> Arrivals:
         """Store a frame of one request with integer operations; otherwise like `add_tokens`."""
@@ -226,7 +227,8 @@ class RequestTable:
             self._prefill_lens[slot] = 0
             if self._num_resumed and self._losses.item(slot):
                 self._num_resumed -= 1
-        return Arrivals(first_slots, [slot] if reasons else [], reasons, prefilled_tokens)
+        queries = [self._queries.item(slot)] * (len(first_slots) + len(reasons))
+        return Arrivals(first_slots, [slot] if reasons else [], reasons, prefilled_tokens, queries)
 
     def finish(self, slots: Sequence[int], reasons: Sequence[int], now_ns: int) -> None:
         """Move requests to the finished records; their answers are copied, and their slots are free."""
@@ -251,10 +253,6 @@ class RequestTable:
             self._answers.add(sample, self._arena.tokens(slot, num_tokens))
             self._holders[slot] = ((holder & _GENERATION_MASK) + (1 << 32) & _GENERATION_MASK) | SLOT_MASK
         self._free += slots
-
-    def queries(self, slots: Sequence[int]) -> list[int]:
-        """Return the numbers, (R,), of requests in the order of issue."""
-        return list(map(self._queries.item, slots))
 
     def take_answers(self) -> tuple[NDArray[np.int64], TokenCounts, TokenIds]:
         """Return the answers of all requests that finished since the last call.

@@ -161,14 +161,12 @@ class Scheduler:
             first = self.table.reportable(begun)
             self._reports.first_tokens(first.loadgen_ids, first.addresses)
             begun_ns = time.monotonic_ns()
-        queries = self.table.queries(begun + ended)
         if ended:
             ended_ns = self._finish(ended, arrivals.finish_reasons, now_ns)
             load.finished(len(ended))
             if not self._is_server or self.failover.waiting:
                 self._refill(load)
-        num = len(begun)
-        load.reported(columns, now_ns, Reported(begun, queries[:num], begun_ns, queries[num:], ended_ns))
+        load.reported(columns, now_ns, Reported(begun, arrivals.queries, begun_ns, ended_ns))
 
     def beat(self, now_ns: int) -> None:
         """Measure every worker and divide the backlog again; called once per BEAT_INTERVAL_S."""

@@ -39,10 +39,10 @@ class Reported(NamedTuple):
 
     begun: list[int]
     """Slots of the requests whose first token arrived."""
-    begun_queries: list[int]
+    queries: list[int]
+    """Numbers in the order of issue, of these requests and then of those that finished."""
     begun_ns: int
     """When LoadGen's call for them had returned; 0: there is none in this scenario."""
-    ended_queries: list[int]
     ended_ns: int
     """When LoadGen's call for the finished requests had returned."""
 
@@ -135,12 +135,14 @@ class WorkerLoad:
         delays_ns.append((reported.ended_ns or reported.begun_ns or arrival_ns) - columns.produced_ns)
         times = columns.times or _NO_TIMES
         if reported.begun:
-            told = dict(zip(slots_in(columns, times), zip(*times[2:5], strict=True), strict=True))
-            for slot, query in zip(reported.begun, reported.begun_queries, strict=True):
+            # map and zip call no Python function: this runs for every request.
+            slots = map(SLOT_MASK.__and__, map(columns.requests.item, times.first_rows))
+            told = dict(zip(slots, zip(*times[2:5], strict=True), strict=True))
+            for slot, query in zip(reported.begun, reported.queries, strict=False):
                 seen = query, arrival_ns, reported.begun_ns, times.sent_ns
                 begins.extend((*seen, *told.get(slot, _UNKNOWN)))
-        last_ns = times.last_ns or [0] * len(reported.ended_queries)
-        for query, ns in zip(reported.ended_queries, last_ns, strict=True):
+        ended = reported.queries[len(reported.begun) :]
+        for query, ns in zip(ended, times.last_ns or [0] * len(ended), strict=True):
             ends.extend((query, reported.ended_ns, times.sent_ns, ns))
 
     def lose(self) -> None:
@@ -201,11 +203,6 @@ class WorkerLoad:
             self.throughput = measure(self.throughput, self._reading, reading, self.max_num_seqs)
         self._reading, self._most_finished = reading, 0
         self._num_delays_read = len(delays_ns)
-
-
-def slots_in(columns: TokenColumns, times: TokenTimes) -> list[int]:
-    """Return the slots of the rows that begin, as the worker tells."""
-    return [name & SLOT_MASK for name in map(columns.requests.item, times.first_rows)]
 
 
 def drop_rows(columns: TokenColumns, names: set[int]) -> tuple[TokenColumns, int]:

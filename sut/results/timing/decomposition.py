@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sut.results.timing.clock_offsets import UNKNOWN_NS
+from sut.results.timing.loadgen_schedule import Schedule
 from sut.results.timing.request_records import RequestRecords, is_known
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
@@ -86,14 +87,16 @@ class RunDecomposition:
 
     begins_with: str
     """scheduled_ns where LoadGen's schedule is known, else issued_ns: LoadGen's lateness is then no part."""
+    schedule: Schedule | None
+    """How LoadGen's schedule is known; None if it is not."""
     num_contradicting: int
     """Requests whose worker sent times that contradict the coordinator's; they count as unknown."""
     quantities: dict[str, Decomposition]
     """ttft_ns, tpot_ns and latency_ns, those that the requests of the run have."""
 
     @classmethod
-    def of(cls, records: RequestRecords) -> "RunDecomposition":
-        """Take the requests of a run apart."""
+    def of(cls, records: RequestRecords, schedule: Schedule | None) -> "RunDecomposition":
+        """Take the requests of a run apart; schedule: how the scheduled times among them are known."""
         columns = records.columns
         found = {
             "ttft_ns": _decompose_chain(columns, TTFT_MARKS),
@@ -101,7 +104,7 @@ class RunDecomposition:
             "latency_ns": _decompose_chain(columns, LATENCY_MARKS),
         }
         quantities = {name: parts for name, parts in found.items() if parts is not None}
-        return cls(first_mark(columns), records.num_contradicting, quantities)
+        return cls(first_mark(columns), schedule, records.num_contradicting, quantities)
 
 
 def first_mark(columns: Mapping[str, Column]) -> str:
