@@ -31,6 +31,7 @@ PROGRAMS = {
     "campaign": ("-m", "tokenfleet", "campaign"),
     "compliance": ("-m", "sut.results.compliance"),
     "report": ("-m", "sut.results.report"),
+    "report compare": ("-m", "tokenfleet", "report", "compare"),
     "submission": ("-m", "tokenfleet", "submission"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
     "convert": ("-m", "sut.results.code_grading.convert"),
@@ -39,7 +40,7 @@ PROGRAMS = {
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }
 # These take arguments that are no flags.
-WITH_ARGUMENTS = ("campaign", "compliance", "convert", "probe", "report")
+WITH_ARGUMENTS = ("campaign", "compliance", "convert", "probe", "report", "report compare")
 # These pass flags on to vLLM.
 WITH_VLLM_FLAGS = ("worker", "local", "qualify reference")
 # How a command line begins, and the program that it starts.

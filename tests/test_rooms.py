@@ -39,6 +39,9 @@ MAY_IMPORT = {
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "tokenfleet.network": {"tokenfleet.engine_program"},
     "sut.results.report": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
+    "sut.results.comparison": {
+        *("sut.settings", "sut.results.verdict", "sut.results.submission.recorded_runs"),
+    },
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
     "tokenfleet.qualify": {"tokenfleet.child", "tokenfleet.engine_program"},
     "worker.machine": set(),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
-from worker.engine_protocol import Load, Step
+from worker.engine_protocol import NO_KERNELS, Load, Step
 from worker.engines.scripted.answers import AnswerColumns
 from worker.engines.scripted.running_batch import RunningBatch
 from worker.engines.scripted.step_clock import StepClock
@@ -65,7 +65,7 @@ class BatchEngine:
 
     def load(self) -> Load:
         """Count the requests running and waiting."""
-        return Load(len(self._running), len(self._waiting.requests))
+        return Load(len(self._running), len(self._waiting.requests), compiled=NO_KERNELS)
 
     async def reset(self) -> None:
         """Drop all requests."""

@@ -18,7 +18,7 @@ import numpy as np
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, declared
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
-from worker.engine_protocol import EngineInfo, Load, Step
+from worker.engine_protocol import NO_KERNELS, EngineInfo, Load, Step
 from worker.engines.scripted.answers import (
     MAX_SEED,
     STOP_TOKEN_ID,
@@ -152,7 +152,8 @@ class SimulatedEngine:
     def load(self) -> Load:
         """Count running and waiting requests; a partly prefilled one counts as running."""
         begun = int(self._prefilled > 0)
-        return Load(len(self._running) + begun, len(self._waiting.requests) - begun)
+        num_waiting = len(self._waiting.requests) - begun
+        return Load(len(self._running) + begun, num_waiting, compiled=NO_KERNELS)
 
     async def reset(self) -> None:
         """Drop all requests."""
