@@ -26,11 +26,14 @@ from coordinator.recording import final_table
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.jitter import JitterMeter
 from coordinator.recording.log_growth import LogGrowth
+from coordinator.recording.metrics_feed import MetricsFeed
 from coordinator.recording.outputs import Outputs
 from coordinator.recording.progress import ExpectedSamples, Progress
 from coordinator.recording.recorder import Recorder, RunTimes
 from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
+from coordinator.recording.run_metrics import Phase
+from coordinator.recording.run_readings import RunReadings, RunSources
 from coordinator.recording.run_record import RunRecord
 from coordinator.run_end import SHORT_LIMITS, RunEnd
 from coordinator.run_grading import RunGrading
@@ -80,7 +83,7 @@ def run(config: RunConfig) -> int:
     confs = LoadGenConfs(inputs.user_conf, inputs.audit_conf)
     run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
     reports = Reports(config.scenario)
-    with FileThread() as files:
+    with MetricsFeed(config) as metrics, FileThread() as files:
         with (
             _ready_workers(config, inputs, end) as event_loop,
             RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
@@ -101,8 +104,10 @@ def run(config: RunConfig) -> int:
                 event_loop=event_loop,
                 active_run=active_run,
                 recorder=Recorder(run_id, config, inputs, test.settings.seeds, active_run),
+                metrics=metrics,
             )
             record = execution.execute()
+        metrics.enter(Phase.GRADING)
         # The workers are free: scoring may take hours.
         record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
     _show(record, SHOW_TIMEOUT_S)
@@ -126,6 +131,7 @@ class Execution:
     event_loop: EventLoop
     active_run: ActiveRun
     recorder: Recorder
+    metrics: MetricsFeed
 
     def execute(self) -> RunRecord:
         """Begin the run and drive it to its verdict.
@@ -187,12 +193,18 @@ class Execution:
             self.recorder.issue_lateness as lateness,
             Progress(self.active_run, expected.get, lateness) as progress,
         ):
+            sources = RunSources(self.active_run, expected.get, lateness, meter)
+            readings = RunReadings(self.recorder.run_id, self.config, sources)
+            self.metrics.enter(Phase.TEST)
             self.times.begin_test()
             thread.start()
             while not self.end.wait(SIGNAL_POLL_S):
                 progress.tick()
+                self.metrics.tick(readings.read)
                 self._check_logs(growth, expected.get())
             self.times.end_test()
+            self.metrics.tick(readings.read, last=True)
+        self.metrics.enter(Phase.CHECKING)
         return meter
 
     def _check_logs(self, growth: LogGrowth, num_expected: int | None) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from common.exposure import refuse_exposed
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
 from common.open_files import raise_open_file_limit
 from common.standard_streams import open_standard_streams
@@ -25,7 +26,7 @@ from coordinator.transport.stream import Limits
 from sut.settings import Scenario
 from tokenfleet.network.fleet_engine import FleetEngine, FleetSettings
 from worker.auth import AuthInterceptor
-from worker.config import BadInput, EngineKind, WorkerConfig, refuse_exposed
+from worker.config import BadInput, EngineKind, WorkerConfig
 from worker.engine_protocol import EngineDead
 from worker.server import Server
 
