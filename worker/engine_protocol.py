@@ -21,10 +21,12 @@ class Step(NamedTuple):
 
 
 class Load(NamedTuple):
-    """Numbers of requests in the engine."""
+    """Requests in the engine and the memory that they use."""
 
     running: int
     waiting: int
+    kv_use: float | None = None
+    """Share of the KV cache in use, 0 to 1; None if the engine does not report it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +85,7 @@ class Engine(Protocol):
         ...
 
     def load(self) -> Load:
-        """Count the requests running and waiting."""
+        """Count the requests running and waiting; costs no more than reading a few values."""
         ...
 
     async def reset(self) -> None:

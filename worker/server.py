@@ -16,6 +16,7 @@ from worker.auth import AuthInterceptor
 from worker.config import BadInput, WorkerConfig
 from worker.engine_protocol import Engine, EngineDead
 from worker.listener import listening
+from worker.machine.gpu_sampler import GpuSampler
 from worker.machine.parent_death import NODE_GONE, is_replica
 from worker.machine.sd_notify import READY, STOPPING, notify
 from worker.metrics_export import exporting
@@ -49,8 +50,9 @@ class Server:
         self._config = config
         self._auth = auth or AuthInterceptor()
         self._engine = engine
+        self._gpus = GpuSampler()
         self._servicer = WorkerServicer(
-            engine, int(config.frame_hold_ms * 1e6), config.coordinator_timeout_s, ask_nodes
+            engine, int(config.frame_hold_ms * 1e6), config.coordinator_timeout_s, ask_nodes, self._gpus
         )
         self._health = health.aio.HealthServicer()
         self._stop = asyncio.Event()
@@ -98,6 +100,7 @@ class Server:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._engine.close)
             stack.callback(self._servicer.close)
+            stack.enter_context(self._gpus)
             # Listens before the engine loads, so that health checks are answered during the load.
             await stack.enter_async_context(listening(self._config, self._auth, self._servicer, self._health))
             stack.push_async_callback(self._announce_stop)

@@ -27,6 +27,7 @@ from protos.columns import PROTOCOL_VERSION, FrameError
 from protos.hashes import engine_hash
 from worker.admission import LimitExceeded, check_run_id, check_spec
 from worker.engine_protocol import Engine, EngineDead, EngineInfo
+from worker.machine.gpu_sampler import GpuSampler
 from worker.machine.host_info import HostInspector
 from worker.outbox import Outbox
 from worker.session import CoordinatorGone, Session, SessionCounts
@@ -66,6 +67,7 @@ class WorkerServicer(rpc.WorkerServicer):
         hold_ns: int,
         coordinator_timeout_s: float,
         ask_nodes: AskNodes | None = None,
+        gpus: GpuSampler | None = None,
     ) -> None:
         """Create the service in state LOADING.
 
@@ -74,9 +76,11 @@ class WorkerServicer(rpc.WorkerServicer):
             hold_ns: See Outbox.
             coordinator_timeout_s: A run ends when its coordinator has sent or read nothing for this long.
             ask_nodes: Network SUT: asks every node behind it for its name; each frame has one request.
+            gpus: Readings of the GPUs; None: none are reported.
         """
         self._engine = engine
         self._ask_nodes = ask_nodes
+        self._gpus = gpus or GpuSampler()
         self._hold_ns = hold_ns
         self._coordinator_timeout_s = coordinator_timeout_s
         self._state: pb.WorkerState = pb.WORKER_STATE_LOADING
@@ -159,6 +163,16 @@ class WorkerServicer(rpc.WorkerServicer):
         self._state = pb.WORKER_STATE_READY
         self._start_idle_watcher()
 
+    def read_load(self) -> pb.EngineLoad:
+        """Return the load of the engine and of its accelerators.
+
+        Thread: any; does not block.
+        """
+        load = self._engine.load()
+        return pb.EngineLoad(
+            running=load.running, waiting=load.waiting, kv_use=load.kv_use, gpus=self._gpus.latest()
+        )
+
     def drain(self) -> None:
         """Enter state DRAINING: the current run continues, new runs are refused."""
         self._state = pb.WORKER_STATE_DRAINING
@@ -176,12 +190,14 @@ class WorkerServicer(rpc.WorkerServicer):
     async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.WorkerLoad:
         """Report the requests in the engine and the token counts of the current run."""
         if self._session is None:
-            return pb.WorkerLoad()
-        load = self._engine.load()
+            return pb.WorkerLoad(gpus=self._gpus.latest())
+        load = self.read_load()
         return pb.WorkerLoad(
             run_id=self._session.run_id,
             running=load.running,
             waiting=load.waiting,
+            kv_use=load.kv_use if load.HasField("kv_use") else None,
+            gpus=load.gpus,
             produced_tokens=self._session.produced_tokens,
             frames=self._session.num_frames,
         )
@@ -269,7 +285,9 @@ class WorkerServicer(rpc.WorkerServicer):
             self._idle_watcher.cancel()
         self._idle.clear()
         outbox = Outbox(self._hold_ns, single=self._ask_nodes is not None)
-        self._session = Session(opening, self._engine, info, outbox, self._coordinator_timeout_s)
+        self._session = Session(
+            opening, self._engine, info, outbox, self._coordinator_timeout_s, self.read_load
+        )
         self.num_runs += 1
         logger.info("run %s begins", opening.run_id)
         return self._session

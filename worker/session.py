@@ -53,13 +53,24 @@ class Session:
         info: pb.WorkerInfo,
         outbox: Outbox,
         coordinator_timeout_s: float,
+        read_load: Callable[[], pb.EngineLoad],
     ) -> None:
-        """Create a session and queue `opened`, the answer to `open`."""
+        """Create a session and queue `opened`, the answer to `open`.
+
+        Args:
+            opening: First message of the stream.
+            engine: Empty engine.
+            info: This worker.
+            outbox: Empty outbox.
+            coordinator_timeout_s: See WorkerServicer.
+            read_load: Returns the load of the engine and its accelerators.
+        """
         self.run_id = opening.run_id
         self._outbox = outbox
         self.produced_tokens = 0
         self._num_steps = self._num_requests = self._num_prompt_tokens = self._num_finished = 0
         self._engine = engine
+        self._read_load = read_load
         self._info = info
         self._spec = opening.spec
         self._in_flight = InFlight()
@@ -188,6 +199,7 @@ class Session:
             worker_ns=time.monotonic_ns(),
             produced_tokens=self.produced_tokens,
             steps=self._num_steps,
+            load=self._read_load(),
         )
         self._outbox.put_control(pb.FromWorker(pong=pong))
 

@@ -75,10 +75,16 @@ WORKER_OUTSTANDING = _run("worker_outstanding_requests", GAUGE, "Requests sent a
 WORKER_TOKENS = _run("worker_tokens", COUNTER, "Tokens received from the worker.", "worker")
 WORKER_FRAMES = _run("worker_frames", COUNTER, "Token frames received from the worker.", "worker")
 WORKER_LOSSES = _run("worker_losses", COUNTER, "Losses of the worker during the run.", "worker")
+WORKER_RUNNING = _run("worker_running_requests", GAUGE, "Requests in the engine's running batch.", "worker")
+WORKER_WAITING = _run("worker_waiting_requests", GAUGE, "Requests queued in the engine.", "worker")
+WORKER_KV_USE = _run(
+    "worker_kv_cache_usage_ratio", GAUGE, "Share of the engine's KV cache in use, 0 to 1.", "worker"
+)
+WORKER_POWER = _run("worker_gpu_power_watts", GAUGE, "Power of the worker's GPUs together.", "worker")
 
 RUN_METRICS = (
     *(INFO, PHASE, ISSUED, COMPLETED, EXPECTED, IN_FLIGHT, BACKLOG, TOKENS, TOKENS_PER_S, TTFT, TPOT),
     *(TTFT_QUANTILE, TPOT_QUANTILE, TTFT_LIMIT, TPOT_LIMIT, LATENESS, LOSSES, CONTINUED, LONG_PAUSES),
     *(WORST_PAUSE, CPU, MEMORY, LIVE_WORKERS, WORKERS, WORKER_LIVE, WORKER_OUTSTANDING, WORKER_TOKENS),
-    *(WORKER_FRAMES, WORKER_LOSSES),
+    *(WORKER_FRAMES, WORKER_LOSSES, WORKER_RUNNING, WORKER_WAITING, WORKER_KV_USE, WORKER_POWER),
 )

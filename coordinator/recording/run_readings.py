@@ -1,8 +1,9 @@
 """Readings of a run's metrics."""
 
+import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.jitter import JitterMeter
 from coordinator.recording.latency_histogram import LatencyHistogram
 from coordinator.scheduling.event_loop import ActiveRun
+from coordinator.transport.engine_reading import UNKNOWN
 from coordinator.transport.worker_link import WorkerLink
 from sut.settings import Scenario
 
@@ -119,7 +121,7 @@ class RunReadings:
         return {
             metric.name: [Reading((link.address,), float(of(link, num))) for link, num in links]
             for metric, of in read.items()
-        }
+        } | _engines(run.fleet.live)
 
 
 def _fixed(run_id: str, config: RunConfig) -> Readings:
@@ -129,6 +131,23 @@ def _fixed(run_id: str, config: RunConfig) -> Readings:
         limits = config.scenario.limits
         readings[m.TTFT_LIMIT.name] = [Reading((), limits.ttft_ns.value / 1e9)]
         readings[m.TPOT_LIMIT.name] = [Reading((), limits.tpot_ns.value / 1e9)]
+    return readings
+
+
+def _engines(links: Sequence[WorkerLink]) -> Readings:
+    """Return what the workers last said of their engines; what is not known is left out."""
+    readings: Readings = {}
+    for link in links:
+        said = link.stream.reading
+        values = {
+            m.WORKER_RUNNING: math.nan if said.running == UNKNOWN else said.running,
+            m.WORKER_WAITING: math.nan if said.waiting == UNKNOWN else said.waiting,
+            m.WORKER_KV_USE: said.kv_use,
+            m.WORKER_POWER: said.gpu_power_w,
+        }
+        for metric, value in values.items():
+            if not math.isnan(value):
+                readings.setdefault(metric.name, []).append(Reading((link.address,), float(value)))
     return readings
 
 
