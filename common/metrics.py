@@ -41,7 +41,7 @@ class Metric(NamedTuple):
         return f"{self.name}_total" if self.kind is MetricKind.COUNTER else self.name
 
 
-class Reading(NamedTuple):
+class Series(NamedTuple):
     """One series of a metric."""
 
     labels: tuple[str, ...]
@@ -49,7 +49,7 @@ class Reading(NamedTuple):
     """A histogram: the number of observations in each bucket, infinity last, and their sum."""
 
 
-Readings = dict[str, list[Reading]]
+Readings = dict[str, list[Series]]
 """Readings by name of their metric."""
 
 
@@ -71,9 +71,9 @@ def from_message(message: bytes, metrics: Sequence[Metric]) -> Readings:
     return {name: readings for name, readings in found.items() if readings}
 
 
-def _clean(metric: Metric, content: Any) -> list[Reading]:
+def _clean(metric: Metric, content: Any) -> list[Series]:
     rows = content[:MAX_SERIES] if isinstance(content, list) else []
-    return [Reading(*row) for row in (_read_row(metric, row) for row in rows) if row is not None]
+    return [Series(*row) for row in (_read_row(metric, row) for row in rows) if row is not None]
 
 
 def _read_row(metric: Metric, row: Any) -> tuple[tuple[str, ...], float | tuple[float, ...]] | None:

@@ -3,24 +3,22 @@
 Only processes that serve metrics import this module, because prometheus_client takes a tenth of a second.
 """
 
-import contextlib
 import logging
 import socket
 import ssl
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from http.server import BaseHTTPRequestHandler
-from socketserver import TCPServer, ThreadingMixIn
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from common.metrics import Metric, MetricKind, Reading, Readings
+from common.metrics import Metric, MetricKind, Readings, Series
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +27,7 @@ MAX_SCRAPES = 4
 """Connections served at the same time; others wait in the kernel's queue."""
 READ_TIMEOUT_S = 5.0
 """Longest wait for a client's handshake and for each part of its request."""
+RETRY_S = 1.0
 
 
 class MetricsEndpoint:
@@ -47,71 +46,69 @@ class MetricsEndpoint:
             collect: Returns the metrics as of now; called once per scrape, on any thread.
             tls: TLS of the connections; None: plaintext.
         """
-        self._server = _Server(listening, collect, tls)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._listening = listening
+        self._collect = collect
+        self._tls = tls
+        self._free = threading.BoundedSemaphore(MAX_SCRAPES)
+        self._ended = False
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        host, port = self._server.server_address[:2]
+        threading.Thread(target=self._accept, name="metrics", daemon=True).start()
+        host, port = self._listening.getsockname()[:2]
         logger.info("metrics at port %s of %s", port, host)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        """Stop; does not wait for a scrape that is being answered."""
+        self._ended = True
+        # Wakes the thread that accepts.
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
 
+    def _accept(self) -> None:
+        """Thread: metrics. Starts a thread for each connection, MAX_SCRAPES at a time."""
+        while True:
+            self._free.acquire()
+            try:
+                connection, _ = self._listening.accept()
+            except OSError as error:
+                self._free.release()
+                if self._ended:
+                    return
+                # As without a free descriptor.
+                logger.warning("metrics: %s", error)
+                time.sleep(RETRY_S)
+            else:
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
-class _Server(ThreadingMixIn, TCPServer):
-    """Serves each connection on a thread, MAX_SCRAPES at a time."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(
-        self,
-        listening: socket.socket,
-        collect: Callable[[], Iterable[Family]],
-        tls: ssl.SSLContext | None,
-    ) -> None:
-        super().__init__(listening.getsockname(), _Scrape, bind_and_activate=False)
-        self.socket.close()
-        self.socket = listening
-        self.collect = collect
-        self._tls = tls
-        self._free = threading.BoundedSemaphore(MAX_SCRAPES)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Start a thread for a connection; wait while MAX_SCRAPES are served."""
-        self._free.acquire()
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve one connection; runs on its thread."""
+    def _serve(self, connection: socket.socket) -> None:
+        """Answer one request; runs on the connection's thread."""
         try:
-            request.settimeout(READ_TIMEOUT_S)
-            if self._tls is not None:
-                request = self._tls.wrap_socket(request, server_side=True)
-            super().process_request_thread(request, client_address)
-        except OSError as error:
-            logger.debug("%s: %s", client_address, error)
-            with contextlib.suppress(OSError):
-                request.close()
+            with connection:
+                connection.settimeout(READ_TIMEOUT_S)
+                if self._tls is None:
+                    _Scrape(connection, self._collect)
+                else:
+                    with self._tls.wrap_socket(connection, server_side=True) as encrypted:
+                        _Scrape(encrypted, self._collect)
+        except (OSError, ValueError) as error:
+            # Most often a client that has gone away, or one without a certificate.
+            logger.debug("scrape: %r", error)
         finally:
             self._free.release()
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - of the base class
-        """Log the error of a connection: most often a client that has gone away."""
-        logger.debug("%s: %r", client_address, sys.exception())
-
 
 class _Scrape(BaseHTTPRequestHandler):
-    """One request; the connection is closed after the answer."""
+    """One request, answered by the constructor; the connection is closed after it."""
 
-    server: _Server
     server_version = "tokenfleet"
     sys_version = ""
+
+    def __init__(self, connection: socket.socket, collect: Callable[[], Iterable[Family]]) -> None:
+        self._collect = collect
+        super().__init__(connection, "", None)  # type: ignore[arg-type]  # neither address nor server is used
 
     def do_GET(self) -> None:
         """Answer with the metrics, in the format that the client prefers."""
@@ -119,7 +116,7 @@ class _Scrape(BaseHTTPRequestHandler):
             self.send_error(404, f"only {PATH} is served")
             return
         encode, content_type = choose_encoder(self.headers.get("Accept", ""))
-        text = encode(_Now(self.server.collect))
+        text = encode(_Now(self._collect))
         self.send_response(200)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(text)))
@@ -127,7 +124,7 @@ class _Scrape(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def log_message(self, *_: object) -> None:
-        """Log nothing: a scrape every few seconds is no news."""
+        """Log nothing: there is a scrape every few seconds."""
 
 
 class _Now(Collector):
@@ -145,7 +142,7 @@ def families(metrics: Iterable[Metric], readings: Readings) -> list[Family]:
     return [_family(metric, readings[metric.name]) for metric in metrics if readings.get(metric.name)]
 
 
-def _family(metric: Metric, readings: Sequence[Reading]) -> Family:
+def _family(metric: Metric, readings: Sequence[Series]) -> Family:
     if metric.kind is MetricKind.HISTOGRAM:
         histogram = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
         for labels, value in readings:

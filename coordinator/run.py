@@ -32,7 +32,7 @@ from coordinator.recording.progress import ExpectedSamples, Progress
 from coordinator.recording.recorder import Recorder, RunTimes
 from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
-from coordinator.recording.run_metrics import Phase
+from coordinator.recording.run_metrics import RunPhase
 from coordinator.recording.run_readings import RunReadings, RunSources
 from coordinator.recording.run_record import RunRecord
 from coordinator.run_end import SHORT_LIMITS, RunEnd
@@ -107,7 +107,7 @@ def run(config: RunConfig) -> int:
                 metrics=metrics,
             )
             record = execution.execute()
-        metrics.enter(Phase.GRADING)
+        metrics.enter(RunPhase.GRADING)
         # The workers are free: scoring may take hours.
         record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
     _show(record, SHOW_TIMEOUT_S)
@@ -195,7 +195,7 @@ class Execution:
         ):
             sources = RunSources(self.active_run, expected.get, lateness, meter)
             readings = RunReadings(self.recorder.run_id, self.config, sources)
-            self.metrics.enter(Phase.TEST)
+            self.metrics.enter(RunPhase.TEST)
             self.times.begin_test()
             thread.start()
             while not self.end.wait(SIGNAL_POLL_S):
@@ -204,7 +204,7 @@ class Execution:
                 self._check_logs(growth, expected.get())
             self.times.end_test()
             self.metrics.tick(readings.read, last=True)
-        self.metrics.enter(Phase.CHECKING)
+        self.metrics.enter(RunPhase.CHECKING)
         return meter
 
     def _check_logs(self, growth: LogGrowth, num_expected: int | None) -> None:

@@ -5,7 +5,7 @@ import time
 
 import grpc
 
-from common.metrics import Reading, Readings
+from common.metrics import Readings, Series
 from protos import worker_pb2 as pb
 from worker.servicer import WorkerServicer
 from worker.worker_metrics import (
@@ -62,17 +62,18 @@ def read_worker(servicer: WorkerServicer, num_unauthenticated: int) -> Readings:
     }
     if load.HasField("kv_use"):
         values[KV_USE] = load.kv_use
-    readings = {metric.name: [Reading((OWN,), float(value))] for metric, value in values.items()}
-    readings[INFO.name] = [Reading((OWN, info.engine, info.engine_version), 1.0)]
+    readings = {metric.name: [Series((OWN,), float(value))] for metric, value in values.items()}
+    if info.engine:
+        readings[INFO.name] = [Series((OWN, info.engine, info.engine_version), 1.0)]
     readings[STATE.name] = state_readings(info.state)
     failed = {status.name: num for status, num in servicer.failed_calls.items()}
     failed[grpc.StatusCode.UNAUTHENTICATED.name] = num_unauthenticated
-    readings[FAILED_CALLS.name] = [Reading((OWN, status), float(num)) for status, num in failed.items()]
+    readings[FAILED_CALLS.name] = [Series((OWN, status), float(num)) for status, num in failed.items()]
     return readings | _read_gpus(load)
 
 
 def _read_gpus(load: pb.EngineLoad) -> Readings:
-    found: dict[str, list[Reading]] = {}
+    found: dict[str, list[Series]] = {}
     for gpu in load.gpus:
         values = {
             GPU_POWER: gpu.power_w if gpu.HasField("power_w") else None,
@@ -82,5 +83,5 @@ def _read_gpus(load: pb.EngineLoad) -> Readings:
         }
         for metric, value in values.items():
             if value is not None:
-                found.setdefault(metric.name, []).append(Reading((OWN, str(gpu.index)), float(value)))
+                found.setdefault(metric.name, []).append(Series((OWN, str(gpu.index)), float(value)))
     return found

@@ -5,14 +5,14 @@ The first label of each is `replica`, the replica's number on its node: 0 for a 
 
 from collections.abc import Iterable
 
-from common.metrics import Metric, MetricKind, Reading, Readings
+from common.metrics import Metric, MetricKind, Readings, Series
 from protos import worker_pb2 as pb
 
 COUNTER, GAUGE = MetricKind.COUNTER, MetricKind.GAUGE
 _STATE_PREFIX = "WORKER_STATE_"
 OWN = "0"
 """Number that a worker gives itself."""
-STATES = tuple(name.removeprefix(_STATE_PREFIX) for name in pb.WorkerState.keys()[1:])
+STATES = tuple(name.removeprefix(_STATE_PREFIX) for name in pb.WorkerState.keys()[1:-1])
 
 
 def _worker(name: str, kind: MetricKind, text: str, *labels: str) -> Metric:
@@ -53,23 +53,23 @@ WORKER_METRICS = (
 )
 
 
-def state_readings(state: "pb.WorkerState") -> list[Reading]:
+def state_readings(state: "pb.WorkerState") -> list[Series]:
     """Return a series for each state: 1 for the current one, 0 for the others."""
     current = pb.WorkerState.Name(state).removeprefix(_STATE_PREFIX)
-    return [Reading((OWN, name.lower()), float(name == current)) for name in STATES]
+    return [Series((OWN, name.lower()), float(name == current)) for name in STATES]
 
 
 def of_replica(index: int, readings: Readings) -> Readings:
     """Give the readings of a worker the number of a replica."""
     return {
-        name: [Reading((str(index), *row.labels[1:]), row.value) for row in rows]
+        name: [Series((str(index), *row.labels[1:]), row.value) for row in rows]
         for name, rows in readings.items()
     }
 
 
 def join(parts: Iterable[Readings]) -> Readings:
     """Put readings together."""
-    joined: dict[str, list[Reading]] = {}
+    joined: dict[str, list[Series]] = {}
     for readings in parts:
         for name, rows in readings.items():
             joined.setdefault(name, []).extend(rows)

@@ -12,12 +12,12 @@ from typing import NamedTuple, Self
 
 from common.child_process import child_command, child_environment
 from common.flags import FlagError
-from common.metrics import Reading, Readings, to_message
+from common.metrics import Readings, Series, to_message
 from common.metrics_port import bind_metrics_port
 from common.shared_readings import SharedReadings
 from common.tls import SecurityFiles, read_credentials
 from coordinator.config import RunConfig
-from coordinator.recording.run_metrics import PHASE, Phase
+from coordinator.recording.run_metrics import PHASE, RunPhase
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class MetricsFeed:
             FlagError: The port cannot be bound, or a file of its TLS flags cannot be used.
         """
         self._serving = None if config.metrics_port is None else _start(config, config.metrics_port)
-        self._phase = Phase.WAITING
+        self._phase = RunPhase.WAITING
         self._readings: Readings = {}
         self._due_s = 0.0
         self._write()
@@ -58,14 +58,15 @@ class MetricsFeed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End the process."""
-        if self._serving is None:
+        serving, self._serving = self._serving, None
+        if serving is None:
             return
-        with self._serving.shared:
-            self._serving.process.kill()
+        with serving.shared:
+            serving.process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._serving.process.communicate(timeout=END_TIMEOUT_S)
+                serving.process.communicate(timeout=END_TIMEOUT_S)
 
-    def enter(self, phase: Phase) -> None:
+    def enter(self, phase: RunPhase) -> None:
         """Name what the coordinator does from now on."""
         self._phase = phase
         self._write()
@@ -83,11 +84,12 @@ class MetricsFeed:
             return
         if (code := self._serving.process.poll()) is not None:
             logger.warning("the metrics process ended with %d; the run continues without metrics", code)
-            self._serving.shared.__exit__(None, None, None)
-            self._serving = None
+            self.__exit__(None, None, None)
             return
-        phases = [Reading((phase,), float(phase is self._phase)) for phase in Phase]
-        self._serving.shared.write(to_message({**self._readings, PHASE.name: phases}))
+        phases = [Series((phase,), float(phase is self._phase)) for phase in RunPhase]
+        # Without memory for it, the readings are those of a second ago.
+        with contextlib.suppress(OSError):
+            self._serving.shared.write(to_message({**self._readings, PHASE.name: phases}))
 
 
 def _start(config: RunConfig, port: int) -> _Serving:

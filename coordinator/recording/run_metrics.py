@@ -12,7 +12,7 @@ TPOT_BOUNDS_S = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0
 """The limits of Interactive (15 ms) and Server (80 ms) are among them."""
 
 
-class Phase(StrEnum):
+class RunPhase(StrEnum):
     """What a coordinator is doing."""
 
     WAITING = "waiting"

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from common.metrics import Metric, Reading, Readings
+from common.metrics import Metric, Readings, Series
 from coordinator.config import RunConfig
 from coordinator.recording import run_metrics as m
 from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.jitter import JitterMeter
-from coordinator.recording.latency_histogram import LatencyHistogram
+from coordinator.recording.latency_buckets import LatencyBuckets
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.transport.engine_reading import UNKNOWN
 from coordinator.transport.worker_link import WorkerLink
@@ -44,7 +44,7 @@ class RunReadings:
         self._sources = sources
         self._num_read = 0
         """Finished requests in the histograms."""
-        self._ttft, self._tpot = LatencyHistogram(m.TTFT_BOUNDS_S), LatencyHistogram(m.TPOT_BOUNDS_S)
+        self._ttft, self._tpot = LatencyBuckets(m.TTFT_BOUNDS_S), LatencyBuckets(m.TPOT_BOUNDS_S)
         self._token_counts = deque([(time.monotonic(), 0)])
         self._fixed = _fixed(run_id, config)
 
@@ -55,13 +55,13 @@ class RunReadings:
         causes = {"collection": pauses.gc, "event loop": pauses.loop}
         return {
             **self._fixed,
-            **{metric.name: [Reading((), float(value))] for metric, value in self._counts().items()},
-            m.TTFT.name: [Reading((), self._ttft.buckets)],
-            m.TPOT.name: [Reading((), self._tpot.buckets)],
+            **{metric.name: [Series((), float(value))] for metric, value in self._counts().items()},
+            m.TTFT.name: [Series((), self._ttft.buckets)],
+            m.TPOT.name: [Series((), self._tpot.buckets)],
             m.TTFT_QUANTILE.name: _quantiles(self._ttft),
             m.TPOT_QUANTILE.name: _quantiles(self._tpot),
-            m.LONG_PAUSES.name: [Reading((name,), float(found.num_long)) for name, found in causes.items()],
-            m.WORST_PAUSE.name: [Reading((name,), found.worst_ns / 1e9) for name, found in causes.items()],
+            m.LONG_PAUSES.name: [Series((name,), float(found.num_long)) for name, found in causes.items()],
+            m.WORST_PAUSE.name: [Series((name,), found.worst_ns / 1e9) for name, found in causes.items()],
             **self._workers(),
         }
 
@@ -119,18 +119,18 @@ class RunReadings:
         }
         links = list(zip(run.fleet.links, run.scheduler.outstanding, strict=True))
         return {
-            metric.name: [Reading((link.address,), float(of(link, num))) for link, num in links]
+            metric.name: [Series((link.address,), float(of(link, num))) for link, num in links]
             for metric, of in read.items()
         } | _engines(run.fleet.live)
 
 
 def _fixed(run_id: str, config: RunConfig) -> Readings:
     """Return the readings that do not change during a run."""
-    readings = {m.INFO.name: [Reading((run_id, config.scenario, config.mode), 1.0)]}
+    readings = {m.INFO.name: [Series((run_id, config.scenario, config.mode), 1.0)]}
     if config.scenario is not Scenario.OFFLINE:
         limits = config.scenario.limits
-        readings[m.TTFT_LIMIT.name] = [Reading((), limits.ttft_ns.value / 1e9)]
-        readings[m.TPOT_LIMIT.name] = [Reading((), limits.tpot_ns.value / 1e9)]
+        readings[m.TTFT_LIMIT.name] = [Series((), limits.ttft_ns.value / 1e9)]
+        readings[m.TPOT_LIMIT.name] = [Series((), limits.tpot_ns.value / 1e9)]
     return readings
 
 
@@ -147,10 +147,10 @@ def _engines(links: Sequence[WorkerLink]) -> Readings:
         }
         for metric, value in values.items():
             if not math.isnan(value):
-                readings.setdefault(metric.name, []).append(Reading((link.address,), float(value)))
+                readings.setdefault(metric.name, []).append(Series((link.address,), float(value)))
     return readings
 
 
-def _quantiles(histogram: LatencyHistogram) -> list[Reading]:
+def _quantiles(histogram: LatencyBuckets) -> list[Series]:
     values = {fraction: histogram.quantile_s(fraction) for fraction in m.QUANTILES}
-    return [Reading((str(fraction),), value) for fraction, value in values.items() if value is not None]
+    return [Series((str(fraction),), value) for fraction, value in values.items() if value is not None]

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from common.metrics import Reading, Readings
+from common.metrics import Readings, Series
 from common.shared_readings import SharedReadings
 from protos import worker_pb2 as pb
 from worker.machine.cores import format_cores
@@ -83,7 +83,7 @@ class Replica:
     def read_metrics(self) -> Readings:
         """Read the metrics that the process has passed on, and add what only the node knows."""
         own = {} if self._shared is None else self._shared.read_metrics(WORKER_METRICS)
-        restarts = Reading((OWN,), float(max(self._num_starts - 1, 0)))
+        restarts = Series((OWN,), float(max(self._num_starts - 1, 0)))
         return own | {STATE.name: state_readings(self.state), RESTARTS.name: [restarts]}
 
     async def run(self) -> None:

@@ -9,7 +9,7 @@ _EDGES_S = np.geomspace(1e-4, 1e-4 * GROWTH**1499, 1500)
 """From 0.1 ms to 300 s."""
 
 
-class LatencyHistogram:
+class LatencyBuckets:
     """Counts of latencies in fine bins for percentiles, and in coarse buckets for export."""
 
     def __init__(self, bounds_s: tuple[float, ...]) -> None:
