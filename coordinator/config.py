@@ -12,7 +12,8 @@ from typing import Annotated
 from common import config_file
 from common.config_file import ConfigFile, join_lists
 from common.exposure import refuse_exposed
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.flags import Flag, FlagError, Parser, add_flags, build
+from common.tls import WorkerAccessFlags
 from coordinator.reference_flags import refuse_reference_flags
 from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.settings import Mode, Scenario
@@ -34,7 +35,7 @@ class OverduePolicy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig(Flags):
+class RunConfig(WorkerAccessFlags):
     """One run."""
 
     scenario: Annotated[
@@ -53,6 +54,19 @@ class RunConfig(Flags):
     ] = Path("mlperf_results")
     overwrite: Annotated[bool, Flag("replace the directory of an earlier run")] = False
     verbose: Annotated[bool, Flag("list the passing checks, too, in the table at the end")] = False
+    loadgen_trace: Annotated[
+        bool, Flag("let LoadGen write its trace, about 1 kB per query, and read the scheduled times from it")
+    ] = False
+    live_view: Annotated[
+        bool,
+        Flag("show the run live if stderr is a terminal; otherwise a line is printed every 10 s"),
+    ] = True
+    requests_jsonl: Annotated[
+        bool, Flag("also write the requests of requests.parquet as JSON lines, to requests.jsonl")
+    ] = False
+    report: Annotated[bool, Flag("write report.html into the run's directory when the verdict is known")] = (
+        True
+    )
     user_conf: Annotated[Path | None, Flag("LoadGen's user.conf; its lines are copied to the run's")] = None
     generation_config: Annotated[
         Path | None,
@@ -70,6 +84,15 @@ class RunConfig(Flags):
             "LoadGen's target_qps, in queries/s; Server and Interactive need it, here or in the user.conf",
             gt=0,
             metavar="QPS",
+        ),
+    ] = None
+    max_over_latency: Annotated[
+        int | None,
+        Flag(
+            "Server and Interactive: the run fails once more than N queries are over LoadGen's limit of TTFT "
+            "or of TPOT, see find-qps.md",
+            ge=0,
+            default_text="it goes on to its end",
         ),
     ] = None
     compliance: Annotated[
@@ -165,12 +188,6 @@ class RunConfig(Flags):
             metavar="S",
         ),
     ] = 120.0
-    tls_ca: Annotated[Path | None, Flag("CA that signed the workers' certificates (PEM); enables TLS")] = None
-    tls_cert: Annotated[
-        Path | None, Flag("client certificate for workers that require one (PEM); needs --tls-key")
-    ] = None
-    tls_key: Annotated[Path | None, Flag("private key of --tls-cert (PEM, not encrypted)")] = None
-    run_token_file: Annotated[Path | None, Flag("file with the run token that the workers require")] = None
     metrics_port: Annotated[
         int | None,
         Flag(
@@ -207,6 +224,7 @@ class RunConfig(Flags):
             raise FlagError("--network-sut", f"--workers names {len(self.workers)} addresses, not one")
         if self.network_sut and self.on_overdue_query is OverduePolicy.CONTINUE:
             raise FlagError("--network-sut", "--on-overdue-query continue would send a sample twice")
+        self._check_max_over_latency()
         if self.compliance is not None and self.accuracy:
             raise FlagError("--accuracy", f"--compliance {self.compliance} is a performance run")
         if self.compliance is not None and self.audit_config is not None:
@@ -224,6 +242,15 @@ class RunConfig(Flags):
             if self.workers.count(address) > 1:
                 reason = f"{address} is named {self.workers.count(address)} times"
                 raise FlagError("--workers", reason)
+
+    def _check_max_over_latency(self) -> None:
+        """Refuse --max-over-latency where LoadGen has no latency limits."""
+        if self.max_over_latency is None:
+            return
+        if self.scenario is Scenario.OFFLINE:
+            raise FlagError("--max-over-latency", f"{self.scenario} has no latency limits")
+        if self.accuracy:
+            raise FlagError("--max-over-latency", "--accuracy has no latency limits")
 
     @property
     def mode(self) -> Mode:

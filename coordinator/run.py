@@ -6,11 +6,10 @@ LoadGen cannot be aborted. Once its test has begun, a run that cannot continue e
 
 import contextlib
 import dataclasses
-import gc
 import logging
 import os
-import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,20 +20,24 @@ from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from common.standard_streams import leave
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
+from coordinator.interpreter import quiet_interpreter
 from coordinator.pre_run_checks import announce, build_setup, warn_of_engines
 from coordinator.recording import final_table
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.jitter import JitterMeter
+from coordinator.recording.live_view import LiveView, view_terminal
 from coordinator.recording.log_growth import LogGrowth
 from coordinator.recording.metrics_feed import MetricsFeed
 from coordinator.recording.outputs import Outputs
 from coordinator.recording.progress import ExpectedSamples, Progress
 from coordinator.recording.recorder import Recorder, RunTimes
+from coordinator.recording.request_files import RequestFiles
 from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
-from coordinator.recording.run_metrics import RunPhase
 from coordinator.recording.run_readings import RunReadings, RunSources
 from coordinator.recording.run_record import RunRecord
+from coordinator.recording.run_snapshot import FollowedRun, LatencyBounds, RunPhase
+from coordinator.report_process import report_run, write_report
 from coordinator.run_end import SHORT_LIMITS, RunEnd
 from coordinator.run_grading import RunGrading
 from coordinator.scheduling.event_loop import ActiveRun, Deadline, EventLoop, network_name, opening_of
@@ -53,11 +56,6 @@ from sut.sut import SUT, Reports
 
 logger = logging.getLogger(__name__)
 
-# LoadGen's issue thread waits at most about this long for the interpreter lock; the wait counts in TTFT.
-SWITCH_INTERVAL_S = 0.0005
-# Containers allocated and not freed before the next collection: about ten megabytes. Frames and requests
-# leave none; with Python's default of 700 the pings of 64 workers alone start a collection each second.
-GC_THRESHOLD = 50_000
 # A terminal or pipe that takes no output for longer gets no table.
 SHOW_TIMEOUT_S = 10.0
 
@@ -83,13 +81,22 @@ def run(config: RunConfig) -> int:
     confs = LoadGenConfs(inputs.user_conf, inputs.audit_conf)
     run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
     reports = Reports(config.scenario)
-    with MetricsFeed(config) as metrics, FileThread() as files:
+    title = f"{config.scenario} {inputs.run_dir.name}"
+    with (
+        MetricsFeed(config) as metrics,
+        FileThread() as files,
+        LiveView(title, view_terminal(is_wanted=config.live_view)) as view,
+    ):
         with (
-            _ready_workers(config, inputs, end) as event_loop,
+            _ready_workers(config, inputs, end, view) as event_loop,
             RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
             Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
             _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
         ):
+            recorder = Recorder(run_id, config, inputs, test.settings, active_run)
+            request_files = RequestFiles(
+                config, run_id, run_dir, files, test.settings, active_run, recorder.timeline
+            )
             execution = Execution(
                 config=config,
                 inputs=inputs,
@@ -103,14 +110,20 @@ def run(config: RunConfig) -> int:
                 outputs=outputs,
                 event_loop=event_loop,
                 active_run=active_run,
-                recorder=Recorder(run_id, config, inputs, test.settings.seeds, active_run),
+                view=view,
+                request_files=request_files,
+                recorder=recorder,
                 metrics=metrics,
             )
             record = execution.execute()
         metrics.enter(RunPhase.GRADING)
         # The workers are free: scoring may take hours.
+        view.show(RunPhase.GRADING)
+        record = request_files.store(record)
         record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
     _show(record, SHOW_TIMEOUT_S)
+    if config.report:
+        report_run(inputs.run_dir, interrupts)
     return verdict.exit_code(record.verdict.outcome)
 
 
@@ -130,7 +143,9 @@ class Execution:
     outputs: Outputs
     event_loop: EventLoop
     active_run: ActiveRun
+    view: LiveView
     recorder: Recorder
+    request_files: RequestFiles
     metrics: MetricsFeed
 
     def execute(self) -> RunRecord:
@@ -164,7 +179,7 @@ class Execution:
     def _complete(self) -> RunRecord | None:
         """Run the test and store the verdict; None if the run failed."""
         try:
-            _quiet_interpreter()
+            quiet_interpreter()
             meter = self._drive_loadgen()
             if self.end.failure is not None:
                 return None
@@ -188,23 +203,32 @@ class Execution:
         read_expected = partial(generated_samples, self.run_dir.path)
         with (
             ExpectedSamples(read_expected) as expected,
-            JitterMeter(self.event_loop.loop) as meter,
+            JitterMeter(self.event_loop.loop, pauses=self.recorder.pauses) as meter,
             LogGrowth(self.run_dir.path, self.config.log_stall_timeout_s) as growth,
             self.recorder.issue_lateness as lateness,
-            Progress(self.active_run, expected.get, lateness) as progress,
         ):
-            sources = RunSources(self.active_run, expected.get, lateness, meter)
-            readings = RunReadings(self.recorder.run_id, self.config, sources)
+            timeline, progress = self.recorder.timeline, Progress(self.active_run, expected.get, lateness)
+            bounds = LatencyBounds.of(self.config.scenario, self.config.mode, self.test.settings.logged)
+            self.view.follow(FollowedRun(self.active_run, expected.get, lateness, timeline, bounds))
+            readings = RunReadings(
+                self.recorder.run_id,
+                self.config,
+                RunSources(self.active_run, expected.get, lateness, meter),
+            )
             self.metrics.enter(RunPhase.TEST)
             self.times.begin_test()
             thread.start()
             while not self.end.wait(SIGNAL_POLL_S):
-                progress.tick()
+                timeline.tick()
                 self.metrics.tick(readings.read)
+                if not self.view.is_on:
+                    progress.tick()
                 self._check_logs(growth, expected.get())
+                self._check_latencies()
             self.times.end_test()
             self.metrics.tick(readings.read, last=True)
-        self.metrics.enter(RunPhase.CHECKING)
+            self.metrics.enter(RunPhase.LOGS)
+            self.view.show(RunPhase.LOGS)
         return meter
 
     def _check_logs(self, growth: LogGrowth, num_expected: int | None) -> None:
@@ -216,6 +240,13 @@ class Execution:
         if reason is not None:
             self.end.fail_disk(f"{reason} (--log-stall-timeout-s)")
 
+    def _check_latencies(self) -> None:
+        """End the run if too many queries are over a latency limit (--max-over-latency)."""
+        if self.config.max_over_latency is not None:
+            reason = self.recorder.over_latency.count(time.monotonic_ns()).exceeds
+            if reason:
+                self.end.fail(reason)
+
     def _start_test(self) -> None:
         """Thread: LoadGen's."""
         sut = SUT(self.active_run.scheduler.issue, self.end.fail_issue)
@@ -226,6 +257,7 @@ class Execution:
                 self.run_dir.path,
                 self.run_dir.audit_config,
                 self._ask_name if self.config.network_sut else None,
+                trace=self.config.loadgen_trace,
             )
         except Exception as error:
             logger.exception("LoadGen failed")
@@ -283,6 +315,7 @@ class Execution:
         timer.start()
         # The first signal asks for what already happens; a later one ends the process at once.
         self.interrupts.hold()
+        self.view.close()
         logger.error("run %s: %s", outcome, reason)
         judged = Verdict(outcome, reason)
         # A worker that does not react takes as long as a disk.
@@ -296,8 +329,10 @@ class Execution:
             partial(writing.join, limits.write_s),
             partial(self.files.call, partial(log_files.reject, self.run_dir.path), limits.write_s),
             lambda: self._salvage(unfinished, limits.salvage_s),
+            partial(self.request_files.rescue, limits.write_s),
             self.run_dir.release_space,
             partial(self._show_unfinished, judged),
+            partial(self._report, limits.report_s),
         )
         for step in steps:
             _try_step(step)
@@ -309,6 +344,10 @@ class Execution:
     def _show_unfinished(self, judged: Verdict) -> None:
         _show(self.recorder.record(judged, self.times, LoadGenFigures()), SHORT_LIMITS.write_s)
 
+    def _report(self, timeout_s: float) -> None:
+        if self.config.report and timeout_s:
+            write_report(self.run_dir.path, timeout_s)
+
     def _salvage(self, abandoned: list[Unfinished], timeout_s: float) -> None:
         """Store what was received; nothing of the requests in flight if the event loop did not answer."""
         unfinished = abandoned[0] if abandoned else NOTHING_UNFINISHED
@@ -317,7 +356,7 @@ class Execution:
 
 
 @contextlib.contextmanager
-def _ready_workers(config: RunConfig, inputs: Inputs, end: RunEnd) -> Iterator[EventLoop]:
+def _ready_workers(config: RunConfig, inputs: Inputs, end: RunEnd, view: LiveView) -> Iterator[EventLoop]:
     """Connect to the workers, wait until they are ready and check the prompts against their limits.
 
     Raises:
@@ -329,7 +368,9 @@ def _ready_workers(config: RunConfig, inputs: Inputs, end: RunEnd) -> Iterator[E
         continues=config.continues_on_loss,
     )
     with EventLoop(config.workers, inputs.access, patience, end.fail) as event_loop:
+        view.watch(event_loop.fleet)
         event_loop.wait_ready(config.ready_timeout_s)
+        view.show(RunPhase.OPENING)
         info = event_loop.links[0].info
         inputs.dataset.check(
             vocab_size=info.vocab_size,
@@ -384,11 +425,3 @@ def _try_step(step: Callable[[], object]) -> None:
         logger.error("while leaving: %s", error)
     except Exception:
         logger.exception("while leaving")
-
-
-def _quiet_interpreter() -> None:
-    """Keep pauses out of the test: objects that exist now are never scanned by the collector again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -30,6 +30,7 @@ PROGRAMS = {
     "accuracy": ("-m", "sut.results.accuracy"),
     "campaign": ("-m", "tokenfleet", "campaign"),
     "compliance": ("-m", "sut.results.compliance"),
+    "report": ("-m", "sut.results.report"),
     "submission": ("-m", "tokenfleet", "submission"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
     "convert": ("-m", "sut.results.code_grading.convert"),
@@ -38,7 +39,7 @@ PROGRAMS = {
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }
 # These take arguments that are no flags.
-WITH_ARGUMENTS = ("campaign", "compliance", "convert", "probe")
+WITH_ARGUMENTS = ("campaign", "compliance", "convert", "probe", "report")
 # These pass flags on to vLLM.
 WITH_VLLM_FLAGS = ("worker", "local", "qualify reference")
 # How a command line begins, and the program that it starts.

@@ -35,10 +35,12 @@ MAY_IMPORT = {
     "sut.results": {"sut.settings", "sut.benchmark", "sut.log_files"},
     "sut.results.accuracy": {"sut.benchmark", "sut.log_files", "sut.results.code_grading"},
     "sut.results.code_grading": set(),
+    "sut.results.timing": {"sut.results.loadgen_figures", "sut.results.logs", "sut.settings"},
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
-    "tokenfleet.network": set(),
+    "tokenfleet.network": {"tokenfleet.engine_program"},
+    "sut.results.report": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
-    "tokenfleet.qualify": {"tokenfleet.child"},
+    "tokenfleet.qualify": {"tokenfleet.child", "tokenfleet.engine_program"},
     "worker.machine": set(),
     "worker.node": {
         *("worker.auth", "worker.config", "worker.engine_protocol", "worker.listener", "worker.machine"),
@@ -138,7 +140,10 @@ print("imported")
 @pytest.mark.parametrize(
     "module, absent",
     [
-        ("coordinator.__main__", ["vllm", "torch", "worker", "transformers", "pandas", "prometheus_client"]),
+        (
+            "coordinator.__main__",
+            ["vllm", "torch", "worker", "transformers", "pandas", "rich", "prometheus_client"],
+        ),
         # The reader of a data set's file starts in a fraction of pandas' import time.
         ("sut.dataset_file", ["pandas", "pyarrow.parquet", "grpc", "coordinator", "mlperf_loadgen"]),
         ("coordinator.recording.metrics_process", ["numpy", "pandas", "google", "sut", "mlperf_loadgen"]),

@@ -107,6 +107,12 @@ def _network_sut(argv: list[str]) -> int:
     return main(argv)
 
 
+def _report(argv: list[str]) -> int:
+    from sut.results.report.__main__ import main
+
+    return main(argv)
+
+
 SUBCOMMANDS = {
     "worker": Subcommand(_worker, "serve the model on this node, with one replica or several"),
     "run": Subcommand(_run, "run LoadGen against workers once (the coordinator)"),
@@ -119,6 +125,7 @@ SUBCOMMANDS = {
     "submission": Subcommand(_submission, "check the runs of a submission and lay out its tree"),
     "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
     "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),
+    "report": Subcommand(_report, "write the report of a run as one HTML file, and its plots"),
     "network-sut": Subcommand(_network_sut, "serve a fleet of workers to LoadGen's node (Network division)"),
     "synthetic": Subcommand(_synthetic, "write synthetic data, answers or a tiny checkpoint"),
 }

@@ -4,11 +4,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from protos import worker_pb2 as pb
-from protos.columns import PromptColumns, TokenColumns
+from protos.columns import PromptColumns, TokenColumns, TokenTimes
 
 
 class EngineDead(RuntimeError):
     """The engine will produce no more tokens; the message gives the cause."""
+
+
+class RunFailed(RuntimeError):
+    """The engine cannot finish this run; it serves the next one after `reset`."""
 
 
 class Step(NamedTuple):
@@ -18,6 +22,25 @@ class Step(NamedTuple):
     """New tokens of the step's requests, one row per request."""
     urgent: bool
     """The step has a request's first token or finishes a request."""
+
+
+def step_times(
+    first_rows: list[int], admitted_ns: list[int], num_finished: int, produced_ns: int
+) -> TokenTimes | None:
+    """Compose the times of a step; the session and the outbox add when requests came and the frame went.
+
+    Args:
+        first_rows: (K,) rows with their request's first token, ascending.
+        admitted_ns: (K,) when the engine began their prefill, time.monotonic_ns(); 0: unknown.
+        num_finished: Number of requests that the step finishes.
+        produced_ns: When the engine returned the step.
+    """
+    if not first_rows and not num_finished:
+        return None
+    num = len(first_rows)
+    return TokenTimes(
+        0, first_rows, [0] * num, admitted_ns, [produced_ns] * num, [produced_ns] * num_finished
+    )
 
 
 class Load(NamedTuple):
@@ -81,6 +104,7 @@ class Engine(Protocol):
 
         Raises:
             EngineDead: The engine will produce no more tokens.
+            RunFailed: The engine will produce no more tokens of this run.
         """
         ...
 

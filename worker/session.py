@@ -9,10 +9,10 @@ from google.protobuf.message import DecodeError
 
 from common.idle_timer import IdleTimer
 from protos import worker_pb2 as pb
-from protos.columns import FrameError, unpack_requests, unpack_submit
+from protos.columns import FrameError, TokenTimes, unpack_requests, unpack_submit
 from protos.hashes import run_hash
 from worker.admission import InFlight, LimitExceeded, check_prompts
-from worker.engine_protocol import Engine
+from worker.engine_protocol import Engine, Step
 from worker.outbox import Outbox
 
 Write = Callable[[pb.FromWorker], Awaitable[None]]
@@ -108,6 +108,7 @@ class Session:
             LimitExceeded: More requests, prompt tokens or unread pongs than this worker accepts.
             CoordinatorGone: The coordinator has sent or read nothing for the timeout.
             EngineDead: The engine will produce no more tokens.
+            RunFailed: The engine will produce no more tokens of this run.
         """
         works = (self._step(), self._read(inbound), self._watch(), self._send(write))
         loops = [asyncio.ensure_future(work) for work in works]
@@ -142,9 +143,10 @@ class Session:
     def _take(self, message: pb.ToWorker) -> None:
         kind = message.WhichOneof("message")
         if kind == "submit":
+            received_ns = time.monotonic_ns()
             prompts = unpack_submit(message.submit)
             check_prompts(prompts, self._spec, self._info)
-            self._in_flight.add(prompts)
+            self._in_flight.add(prompts, received_ns)
             self._num_requests += len(prompts.requests)
             self._num_prompt_tokens += len(prompts.prompt_tokens)
             self._engine.submit(prompts)
@@ -164,8 +166,16 @@ class Session:
             self._num_steps += 1
             self.produced_tokens += len(step.columns.tokens)
             self._num_finished += len(step.columns.finished_rows)
+            if step.columns.times is not None:
+                step = self._with_received(step, step.columns.times)
             self._in_flight.remove(step.columns.requests[step.columns.finished_rows])
             self._outbox.put(step)
+
+    def _with_received(self, step: Step, times: TokenTimes) -> Step:
+        """Add when the requests that begin with a step were taken from the stream."""
+        received_ns = self._in_flight.begin(step.columns.requests[times.first_rows])
+        columns = step.columns._replace(times=times._replace(received_ns=received_ns))
+        return step._replace(columns=columns)
 
     async def _send(self, write: Write) -> None:
         while not self._ending:

@@ -17,7 +17,8 @@ from common.metrics_port import bind_metrics_port
 from common.shared_readings import SharedReadings
 from common.tls import SecurityFiles, read_credentials
 from coordinator.config import RunConfig
-from coordinator.recording.run_metrics import PHASE, RunPhase
+from coordinator.recording.run_metrics import PHASE
+from coordinator.recording.run_snapshot import RunPhase
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,5 @@
 """The metrics that a coordinator exports."""
 
-from enum import StrEnum
-
 from common.metrics import Metric, MetricKind
 
 COUNTER, GAUGE, HISTOGRAM = MetricKind.COUNTER, MetricKind.GAUGE, MetricKind.HISTOGRAM
@@ -10,17 +8,6 @@ TTFT_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0
 """The limits of Interactive (2 s) and Server (3 s) are among them."""
 TPOT_BOUNDS_S = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1.0)
 """The limits of Interactive (15 ms) and Server (80 ms) are among them."""
-
-
-class RunPhase(StrEnum):
-    """What a coordinator is doing."""
-
-    WAITING = "waiting"
-    """For its workers."""
-    TEST = "test"
-    CHECKING = "checking"
-    """LoadGen's logs."""
-    GRADING = "grading"
 
 
 def _run(name: str, kind: MetricKind, text: str, *labels: str, bounds: tuple[float, ...] = ()) -> Metric:

@@ -92,10 +92,9 @@ class RunReadings:
         done = self._sources.run.scheduler.table.done[self._num_read :]
         self._num_read += len(done)
         with_first = done[done["first_ns"] > 0]
-        self._ttft.add((with_first["first_ns"] - with_first["issued_ns"]) / 1e9)
-        longer = with_first[with_first["num_tokens"] > 1]
-        decode_s = (longer["done_ns"] - longer["first_ns"]) / 1e9
-        self._tpot.add(decode_s / (longer["num_tokens"] - 1))
+        self._ttft.add(with_first["first_ns"] - with_first["issued_ns"])
+        several = with_first[with_first["num_tokens"] > 1]
+        self._tpot.add((several["done_ns"] - several["first_ns"]) // (several["num_tokens"] - 1))
 
     def _tokens_per_s(self, num_tokens: int) -> float:
         now_s, counts = time.monotonic(), self._token_counts

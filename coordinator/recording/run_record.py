@@ -10,12 +10,14 @@ import numpy as np
 from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
 
+from coordinator.recording.over_latency import OverLatency
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.scheduling.worker_load import WorkerLoad
 from coordinator.transport.worker_host import WorkerHost
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from sut.results.loadgen_figures import Bound, LoadGenSpread
+from sut.results.timing.decomposition import RunDecomposition
 from sut.results.verdict import Verdict
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -150,7 +152,7 @@ class Summary:
                     [
                         np.array(stream.delays_ns) + stream.counts.clock_offset_ns
                         for load in run.scheduler.loads
-                        for stream in load.report_delays
+                        for stream in load.request_times
                     ]
                 )
             ),
@@ -183,6 +185,8 @@ class RunRecord:
     coordinator_cpu_s: float
     config: dict[str, object]
     """Resolved flags."""
+    changed_flags: list[str]
+    """Fields of `config` that differ from their defaults, required flags among them."""
     generation: dict[str, object]
     """Sampling parameters of every request."""
     dataset: dict[str, object]
@@ -201,7 +205,16 @@ class RunRecord:
     """LoadGen's ttft_ns, tpot_ns and latency_ns; the first and the last from the time a query was due."""
     files_sha256: dict[str, str]
     """Of LoadGen's logs and confs, by their accepted names; empty before the verdict."""
+    over_latency: OverLatency | None
+    """Queries over LoadGen's latency limits; None in Offline and accuracy runs, which have none."""
     summary: Summary | None
+    pauses: list[dict[str, object]]
+    """Pauses of the coordinator of at least 10 ms, the longest 1,000: see jitter.LongPause.
+
+    Their begin is the time since LoadGen's first query.
+    """
+    decomposition: RunDecomposition | None = None
+    """What TTFT, TPOT and latency consist of; None until the workers are free."""
 
     def write(self, path: Path) -> None:
         """Write run.json whole or not at all."""

@@ -284,3 +284,22 @@ def test_full_output_does_not_change_the_exit_code(two: list[fleet.WorkerProcess
     (line,) = [line for line in done.stderr.splitlines() if "No space left on device" in line]
     assert "run.json" in line
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_has_lost_its_percentile_ends_as_failed(
+    two: list[fleet.WorkerProcess], tmp_path: Path
+) -> None:
+    """With --max-over-latency the run ends when more queries are over, and run.json has the counts."""
+    conf = tmp_path / "limits.conf"
+    conf.write_text(f"{fleet.FAST_CONF}gpt-oss-120b.Server.ttft_latency = 1\n")
+    flags = ("--scenario", "server", "--max-over-latency", "3", "--user-conf", str(conf))
+    with coordinator(two, tmp_path, PROMPTS, *flags) as run:
+        code, log = run.end(30)
+    assert (1, True) == (code, "over 1 ms TTFT, more than --max-over-latency 3" in log), log
+    run_dir = run.run_dir / "server" / "performance"
+    record = fleet.run_json(run_dir)
+    assert "FAILED" == record["verdict"]["outcome"]
+    over = record["over_latency"]
+    assert over["num_ttft"] > over["bound"] == 3
+    assert (1_000_000, 80_000_000, 0) == (over["ttft_limit_ns"], over["tpot_limit_ns"], over["num_tpot"])
+    assert not any((run_dir / name).exists() for name in NAMES)

@@ -15,7 +15,7 @@ import pytest
 from common.metrics import Series
 from coordinator.config import RunConfig
 from coordinator.recording.metrics_feed import MetricsFeed
-from coordinator.recording.run_metrics import RunPhase
+from coordinator.recording.run_snapshot import RunPhase
 from tests import fleet
 from tests.worker.test_metrics import scrape
 
@@ -48,17 +48,17 @@ def test_the_phase_and_the_latest_readings_are_served() -> None:
     """Connections wait until the process serves; after the block the port is free."""
     port = fleet.free_port()
     with MetricsFeed(config(port)) as feed:
-        assert 1 == scrape(port)['tokenfleet_coordinator_phase{phase="waiting"}']
+        assert 1 == scrape(port)['tokenfleet_coordinator_phase{phase="waiting for workers"}']
         feed.tick(lambda: {"tokenfleet_coordinator_losses": [Series((), 2.0)]})
         feed.tick(lambda: {"tokenfleet_coordinator_losses": [Series((), 3.0)]})
         # The second reading was less than a second after the first.
         assert 2 == scrape(port)["tokenfleet_coordinator_losses_total"]
         feed.tick(lambda: {"tokenfleet_coordinator_losses": [Series((), 4.0)]}, last=True)
-        feed.enter(RunPhase.CHECKING)
+        feed.enter(RunPhase.LOGS)
         found = scrape(port)
         assert 4 == found["tokenfleet_coordinator_losses_total"]
         phases = [found[f'tokenfleet_coordinator_phase{{phase="{phase}"}}'] for phase in RunPhase]
-        assert [float(phase is RunPhase.CHECKING) for phase in RunPhase] == phases
+        assert [float(phase is RunPhase.LOGS) for phase in RunPhase] == phases
     assert is_gone(port)
 
 
@@ -149,10 +149,11 @@ def test_the_figures_are_those_of_the_run(tmp_path: Path) -> None:
     assert done.returncode in (0, 3), done.stderr
     summary = fleet.run_json(tmp_path / "out/server/performance")["summary"]
     last, prefix = scrapes[-1], "tokenfleet_coordinator_"
-    assert summary["queries"] == last[f"{prefix}completed_requests_total"]
+    assert summary["ttft_ns"]["count"] == last[f"{prefix}completed_requests_total"]
     assert last[f"{prefix}issued_requests_total"] == last[f"{prefix}expected_requests"]
-    assert summary["tokens"] == last[f"{prefix}tokens_total"]
-    assert last[f"{prefix}ttft_seconds_count"] == summary["queries"]
+    tokens = round(summary["answer_tokens"]["mean"] * summary["answer_tokens"]["count"])
+    assert tokens == last[f"{prefix}tokens_total"]
+    assert last[f"{prefix}ttft_seconds_count"] == summary["ttft_ns"]["count"]
     worker = f'{{worker="{workers[0].address}"}}'
-    assert summary["tokens"] == last[f"{prefix}worker_tokens_total{worker}"]
+    assert tokens == last[f"{prefix}worker_tokens_total{worker}"]
     assert (3.0, 0.08) == (last[f"{prefix}ttft_limit_seconds"], last[f"{prefix}tpot_limit_seconds"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from typing import NamedTuple
 
 from protos import worker_pb2 as pb
@@ -82,7 +83,7 @@ class BatchEngine:
         room = self._max_num_seqs - len(self._running)
         admitted = self._waiting.take(slice(room))
         self._waiting = self._waiting.take(slice(room, None))
-        self._running.add(admitted)
+        self._running.add(admitted, [time.monotonic_ns()] * len(admitted.requests))
         return len(admitted.requests)
 
     async def _pass_time(self, num_admitted: int) -> None:

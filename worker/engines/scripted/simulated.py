@@ -7,6 +7,7 @@ cache is assumed to be large enough: no request is preempted.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -95,6 +96,8 @@ class SimulatedEngine:
         self._waiting = AnswerColumns.empty()
         self._prefilled = 0
         """Prefilled tokens of the first waiting prompt; all other waiting prompts have none."""
+        self._begun_ns = 0
+        """When that prompt's prefill began, if it has begun."""
 
     async def start(self) -> EngineInfo:
         """Describe the simulated engine."""
@@ -170,7 +173,11 @@ class SimulatedEngine:
         num_complete = int(ends.searchsorted(budget, side="right"))
         spent = min(budget, int(ends[-1]))
         begun_at = int(ends[num_complete - 1]) if num_complete else -self._prefilled
-        self._prefilled = spent - begun_at
-        self._running.add(self._waiting.take(slice(num_complete)))
+        now_ns = time.monotonic_ns()
+        begun_ns = [now_ns] * (num_complete + 1)
+        if self._prefilled:
+            begun_ns[0] = self._begun_ns
+        self._prefilled, self._begun_ns = spent - begun_at, begun_ns[num_complete]
+        self._running.add(self._waiting.take(slice(num_complete)), begun_ns[:num_complete])
         self._waiting = self._waiting.take(slice(num_complete, None))
         return spent

@@ -38,6 +38,7 @@ _USED = (
     "vllm.v1.engine:EngineCoreOutput.request_id",
     "vllm.v1.engine:EngineCoreOutput.new_token_ids",
     "vllm.v1.engine:EngineCoreOutput.finish_reason",
+    "vllm.v1.engine:EngineCoreOutput.events",
     "vllm.inputs.engine:tokens_input",
 )
 
