@@ -24,6 +24,7 @@ from worker.worker_metrics import (
     OWN,
     PROMPT_TOKENS,
     REQUESTS,
+    RESTARTS,
     RUN_ACTIVE,
     RUNNING,
     RUNS,
@@ -46,6 +47,8 @@ def read_worker(servicer: WorkerServicer, num_unauthenticated: int) -> Readings:
     """
     served, load, info = servicer.served, servicer.read_load(), servicer.info
     values = {
+        # Of a replica the node knows it.
+        RESTARTS: 0,
         RUNS: servicer.num_runs,
         RUN_ACTIVE: servicer.is_busy,
         REQUESTS: served.requests,

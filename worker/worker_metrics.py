@@ -25,7 +25,7 @@ def _gpu(name: str, text: str) -> Metric:
 
 INFO = _worker("info", GAUGE, "1; the labels name the engine and its version.", "engine", "engine_version")
 STATE = _worker("state", GAUGE, "1 for the state that the replica is in, as in GetInfo.", "state")
-RESTARTS = _worker("restarts", COUNTER, "Starts of the replica's process after the first; of a node only.")
+RESTARTS = _worker("restarts", COUNTER, "Times that a node has started the replica's process again.")
 RUNS = _worker("runs", COUNTER, "Runs that this worker has accepted.")
 RUN_ACTIVE = _worker("run_active", GAUGE, "1 while a run holds the worker, else 0.")
 FAILED_CALLS = _worker("failed_calls", COUNTER, "Generate calls that ended with an error status.", "status")
