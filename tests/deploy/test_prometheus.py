@@ -69,7 +69,7 @@ def ask(address: str, query: str) -> list[Any]:
 
 
 def all_answered(address: str, running: "subprocess.Popen[bytes]") -> dict[str, list[Any]]:
-    """Ask every query until it returns data, while the run goes on; returns the last answer of each."""
+    """Ask every query until it returns data, while the run goes on, then each once more."""
     answers: dict[str, list[Any]] = {query: [] for _, query in queries()}
     deadline_s = time.monotonic() + WAIT_S
     while not all(answers.values()):
@@ -77,7 +77,9 @@ def all_answered(address: str, running: "subprocess.Popen[bytes]") -> dict[str, 
         assert time.monotonic() < deadline_s and running.poll() is None, missing
         answers |= {query: ask(address, query) for query in missing}
         time.sleep(0.5)
-    return answers
+    # By then Prometheus has scraped every target.
+    time.sleep(2 * SCRAPE_S)
+    return {query: ask(address, query) for query in answers}
 
 
 @pytest.mark.long
