@@ -30,6 +30,7 @@ PROGRAMS = {
     "accuracy": ("-m", "sut.results.accuracy"),
     "campaign": ("-m", "tokenfleet", "campaign"),
     "compliance": ("-m", "sut.results.compliance"),
+    "plan": ("-m", "tokenfleet", "plan"),
     "report compare": ("-m", "tokenfleet", "report", "compare"),
     "submission": ("-m", "tokenfleet", "submission"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),

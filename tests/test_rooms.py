@@ -41,6 +41,7 @@ MAY_IMPORT = {
     },
     "tokenfleet.network": set(),
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
+    "tokenfleet.plan": {"tokenfleet.child"},
     "tokenfleet.qualify": {"tokenfleet.child"},
     "worker.machine": set(),
     "worker.node": {
