@@ -109,13 +109,14 @@ def _network_sut(argv: list[str]) -> int:
 
 def _report(argv: list[str]) -> int:
     if argv[:1] == ["compare"]:
-        from sut.results.comparison.compare_command import main
+        from sut.results.comparison.compare_command import main as compare
 
         # The usage line names both words.
         sys.argv[0] = "tokenfleet report compare"
-        return main(argv[1:])
-    sys.stderr.write("tokenfleet report: the only command is compare\n")
-    return 2
+        return compare(argv[1:])
+    from sut.results.report.__main__ import main
+
+    return main(argv)
 
 
 def _plan(argv: list[str]) -> int:
@@ -136,7 +137,7 @@ SUBCOMMANDS = {
     "submission": Subcommand(_submission, "check the runs of a submission and lay out its tree"),
     "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
     "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),
-    "report": Subcommand(_report, "report compare: compare repeated runs of two or more sides"),
+    "report": Subcommand(_report, "write the report of a run; report compare: compare repeated runs"),
     "plan": Subcommand(_plan, "measure this host and tell what its coordinator can carry"),
     "network-sut": Subcommand(_network_sut, "serve a fleet of workers to LoadGen's node (Network division)"),
     "synthetic": Subcommand(_synthetic, "write synthetic data, answers or a tiny checkpoint"),

@@ -112,7 +112,9 @@ def _round_us(num_rows: int) -> float:
     """Add NUM_FRAMES frames, of `num_rows` requests and one token each, to a request table."""
     table = RequestTable(max_new_tokens=NUM_FRAMES, num_slots=num_rows)
     zeros = np.zeros(num_rows, np.int64)
-    requests = NewRequests(np.arange(num_rows, dtype=np.uint64), zeros, zeros, zeros, sent_ns=0)
+    requests = NewRequests(
+        np.arange(num_rows, dtype=np.uint64), zeros, zeros, zeros, sent_ns=0, queries=zeros
+    )
     names = table.assign(requests, worker=0)
     columns = TokenColumns(
         requests=names,

@@ -18,6 +18,7 @@ from coordinator.transport.worker_host import WorkerHost
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from sut.results.loadgen_figures import Bound, LoadGenSpread
+from sut.results.timing.decomposition import RunDecomposition
 from sut.results.verdict import Verdict
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -155,7 +156,7 @@ class Summary:
                     [
                         np.array(stream.delays_ns) + stream.counts.clock_offset_ns
                         for load in run.scheduler.loads
-                        for stream in load.report_delays
+                        for stream in load.request_times
                     ]
                 )
             ),
@@ -190,6 +191,8 @@ class RunRecord:
     """The part of it that was spent during StartTest."""
     config: dict[str, object]
     """Resolved flags."""
+    changed_flags: list[str]
+    """Fields of `config` that differ from their defaults, required flags among them."""
     generation: dict[str, object]
     """Sampling parameters of every request."""
     dataset: dict[str, object]
@@ -211,6 +214,13 @@ class RunRecord:
     over_latency: OverLatency | None
     """Queries over LoadGen's latency limits; None in Offline and accuracy runs, which have none."""
     summary: Summary | None
+    pauses: list[dict[str, object]]
+    """Pauses of the coordinator of at least 10 ms, the longest 1,000: see jitter.LongPause.
+
+    Their begin is the time since LoadGen's first query.
+    """
+    decomposition: RunDecomposition | None = None
+    """What TTFT, TPOT and latency consist of; None until the workers are free."""
 
     def write(self, path: Path) -> None:
         """Write run.json whole or not at all."""
