@@ -11,7 +11,7 @@ from tests.forked import end_of
 from tokenfleet.cli import main
 from tokenfleet.plan.carried_load import carried_load
 from tokenfleet.plan.plan_command import PlanConfig, format_plan
-from tokenfleet.plan.self_benchmark import RunFigures, derive_costs
+from tokenfleet.plan.self_benchmark import ShortRunFigures, derive_costs
 
 # 20 us a frame, 10 us for 1,000 tokens, 200 us a query, 1 % of a core at rest.
 COSTS = CoordinatorCosts(idle=0.01, frame=20e-6, token=10e-9, query=200e-6)
@@ -39,13 +39,13 @@ def test_a_load_beyond_the_limit_carries_no_more() -> None:
 def test_the_costs_are_derived_from_the_runs() -> None:
     """Each run gives one cost, after what is known of the others is subtracted."""
     runs = {
-        "idle": RunFigures(cpu_s=0.04, seconds=4.0, queries=8, frames=16, tokens=16),
+        "idle": ShortRunFigures(cpu_s=0.04, seconds=4.0, queries=8, frames=16, tokens=16),
         # 4 s x 0.01, 1,000 x 20 us, 10,000 x 10 ns: 0.04 + 0.02 + 0.0001.
-        "frames": RunFigures(cpu_s=0.0601, seconds=4.0, queries=16, frames=1_000, tokens=10_000),
+        "frames": ShortRunFigures(cpu_s=0.0601, seconds=4.0, queries=16, frames=1_000, tokens=10_000),
         # 0.03 + 2,000 x 20 us + 2,000 x 10 ns + 1,000 x 200 us.
-        "queries": RunFigures(cpu_s=0.27002, seconds=3.0, queries=1_000, frames=2_000, tokens=2_000),
+        "queries": ShortRunFigures(cpu_s=0.27002, seconds=3.0, queries=1_000, frames=2_000, tokens=2_000),
         # 0.01 + 10 x 20 us + 2,000 x 10 ns + 1,000 x 50 us.
-        "samples": RunFigures(cpu_s=0.06022, seconds=1.0, queries=1_000, frames=10, tokens=2_000),
+        "samples": ShortRunFigures(cpu_s=0.06022, seconds=1.0, queries=1_000, frames=10, tokens=2_000),
     }
     measured = derive_costs(runs, token_s=10e-9)
     assert measured.costs(Scenario.SERVER) == pytest.approx(COSTS)
