@@ -30,14 +30,9 @@ PROGRAMS = {
     "accuracy": ("-m", "sut.results.accuracy"),
     "campaign": ("-m", "tokenfleet", "campaign"),
     "compliance": ("-m", "sut.results.compliance"),
-<<<<<<< HEAD
     "plan": ("-m", "tokenfleet", "plan"),
     "report compare": ("-m", "tokenfleet", "report", "compare"),
     "report": ("-m", "sut.results.report"),
-=======
-    "report": ("-m", "sut.results.report"),
-    "report compare": ("-m", "tokenfleet", "report", "compare"),
->>>>>>> main
     "submission": ("-m", "tokenfleet", "submission"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
     "convert": ("-m", "sut.results.code_grading.convert"),

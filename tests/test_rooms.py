@@ -37,20 +37,13 @@ MAY_IMPORT = {
     "sut.results.code_grading": set(),
     "sut.results.timing": {"sut.results.loadgen_figures", "sut.results.logs", "sut.settings"},
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
-<<<<<<< HEAD
     "sut.results.comparison": {
         *("sut.settings", "sut.results.verdict", "sut.results.submission.recorded_runs"),
+        *("sut.results.report.markup", "sut.results.report.page_style"),
     },
     "tokenfleet.plan": {"tokenfleet.child"},
     "tokenfleet.network": {"tokenfleet.engine_program"},
     "sut.results.report": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
-=======
-    "tokenfleet.network": {"tokenfleet.engine_program"},
-    "sut.results.report": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
-    "sut.results.comparison": {
-        *("sut.settings", "sut.results.verdict", "sut.results.submission.recorded_runs"),
-    },
->>>>>>> main
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
     "tokenfleet.qualify": {"tokenfleet.child", "tokenfleet.engine_program"},
     "worker.machine": set(),
