@@ -131,13 +131,13 @@ class CampaignDir:
         try:
             (path / LOG_FOLDER).mkdir(parents=True, exist_ok=True)
             self._lock: IO[str] = (path / LOCK_NAME).open("a")
+            self._children_lock: IO[str] = (path / CHILDREN_LOCK_NAME).open("a")
             is_free = _lock(self._lock)
         except OSError as error:
             raise FlagError("output-dir", f"{path}: {error.strerror}") from error
         if not is_free:
             raise FlagError("output-dir", f"{path} belongs to a campaign that has not ended")
         self._is_kept = (path / STATE_NAME).exists()
-        self._children_lock: IO[str] | None = None
 
     def wait_children(self, timeout_s: float = CHILDREN_TIMEOUT_S) -> int:
         """Wait for the programs that a killed campaign has started; returns a file that children inherit.
@@ -147,7 +147,6 @@ class CampaignDir:
         Raises:
             TimeoutError: They have not ended in time.
         """
-        self._children_lock = (self.path / CHILDREN_LOCK_NAME).open("a")
         deadline_s = time.monotonic() + timeout_s
         while not _lock(self._children_lock):
             if time.monotonic() > deadline_s:
@@ -168,14 +167,14 @@ class CampaignDir:
     ) -> None:
         """Unlock the directory; one that holds nothing is removed if the campaign was refused."""
         self._lock.close()
-        if self._children_lock is not None:
-            self._children_lock.close()
+        self._children_lock.close()
         if self._is_kept:
             return
         with contextlib.suppress(OSError):
             for name in (path.name for path in self.path.glob("rehearsal-*.conf")):
                 (self.path / name).unlink()
             (self.path / LOG_FOLDER).rmdir()
+            (self.path / CHILDREN_LOCK_NAME).unlink()
             (self.path / LOCK_NAME).unlink()
             self.path.rmdir()
 
