@@ -1,4 +1,4 @@
-"""The begin of a run: connects to its workers and opens the run on them."""
+"""Opens a run: waits for its workers, checks the prompts against their limits, and begins the streams."""
 
 import contextlib
 import dataclasses
