@@ -34,7 +34,7 @@ class Side:
         """CPU time of this thread in frames so far."""
         if not timed:
             (load_of_worker,) = self._replay.scheduler.loads
-            load_of_worker.reported = Untimed(load_of_worker).reported  # type: ignore[method-assign] # the other side
+            load_of_worker.reported = Untimed(load_of_worker).reported  # type: ignore[method-assign]
 
     def take(self, number: int, raw: bytes) -> None:
         """Parse and deliver a frame as a stream does after gRPC."""
