@@ -27,12 +27,14 @@ from coordinator.recording.file_thread import FileThread
 from coordinator.recording.jitter import JitterMeter
 from coordinator.recording.live_view import LiveView, view_terminal
 from coordinator.recording.log_growth import LogGrowth
+from coordinator.recording.metrics_feed import MetricsFeed
 from coordinator.recording.outputs import Outputs
 from coordinator.recording.progress import ExpectedSamples, Progress
 from coordinator.recording.recorder import Recorder, RunTimes
 from coordinator.recording.request_files import RequestFiles
 from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
+from coordinator.recording.run_readings import RunReadings, RunSources
 from coordinator.recording.run_record import RunRecord
 from coordinator.recording.run_snapshot import FollowedRun, LatencyBounds, RunPhase
 from coordinator.report_process import report_run, write_report
@@ -77,7 +79,11 @@ def run(config: RunConfig) -> int:
     run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
     reports = Reports(config.scenario)
     title = f"{config.scenario} {inputs.run_dir.name}"
-    with FileThread() as files, LiveView(title, view_terminal(is_wanted=config.live_view)) as view:
+    with (
+        MetricsFeed(config) as metrics,
+        FileThread() as files,
+        LiveView(title, view_terminal(is_wanted=config.live_view)) as view,
+    ):
         with (
             _ready_workers(config, inputs, end, view) as event_loop,
             RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
@@ -104,8 +110,10 @@ def run(config: RunConfig) -> int:
                 view=view,
                 request_files=request_files,
                 recorder=recorder,
+                metrics=metrics,
             )
             record = execution.execute()
+        metrics.enter(RunPhase.GRADING)
         # The workers are free: scoring may take hours.
         view.show(RunPhase.GRADING)
         record = request_files.store(record)
@@ -135,6 +143,7 @@ class Execution:
     view: LiveView
     recorder: Recorder
     request_files: RequestFiles
+    metrics: MetricsFeed
 
     def execute(self) -> RunRecord:
         """Begin the run and drive it to its verdict.
@@ -198,15 +207,24 @@ class Execution:
             timeline, progress = self.recorder.timeline, Progress(self.active_run, expected.get, lateness)
             bounds = LatencyBounds.of(self.config.scenario, self.config.mode, self.test.settings.logged)
             self.view.follow(FollowedRun(self.active_run, expected.get, lateness, timeline, bounds))
+            readings = RunReadings(
+                self.recorder.run_id,
+                self.config,
+                RunSources(self.active_run, expected.get, lateness, meter),
+            )
+            self.metrics.enter(RunPhase.TEST)
             self.times.begin_test()
             thread.start()
             while not self.end.wait(SIGNAL_POLL_S):
                 timeline.tick()
+                self.metrics.tick(readings.read)
                 if not self.view.is_on:
                     progress.tick()
                 self._check_logs(growth, expected.get())
                 self._check_latencies()
             self.times.end_test()
+            self.metrics.tick(readings.read, last=True)
+            self.metrics.enter(RunPhase.LOGS)
             self.view.show(RunPhase.LOGS)
         return meter
 

@@ -77,7 +77,7 @@ def _record(
         "scenario": "offline",
         "mode": "performance",
         "verdict": {"outcome": "VALID"},
-        "coordinator_cpu_s": cpu_s,
+        "test_cpu_s": cpu_s,
         "loadgen": {
             "result_tokens_per_second": tokens / times.end_s,
             "result_samples_per_second": len(answer_lens) / times.end_s,

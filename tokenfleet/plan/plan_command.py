@@ -110,8 +110,8 @@ def format_plan(config: PlanConfig, costs: CoordinatorCosts, carried: CarriedLoa
 
 def _costs(costs: CoordinatorCosts) -> str:
     return (
-        f"{costs.idle:.3f} core at rest, {costs.query * 1e6:,.0f} us a request, {costs.frame * 1e6:,.0f} us a frame, "
-        f"{costs.token * 1e9:,.0f} us for 1,000 tokens"
+        f"{costs.idle:.3f} core at rest, {costs.query * 1e6:,.0f} us a request, "
+        f"{costs.frame * 1e6:,.0f} us a frame, {costs.token * 1e9:,.0f} us for 1,000 tokens"
     )
 
 

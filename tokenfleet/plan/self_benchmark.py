@@ -67,7 +67,7 @@ FRAMES = ShortRun(name="frames", scenario=Scenario.OFFLINE, num_queries=16, answ
 OFFLINE = ShortRun(name="samples", scenario=Scenario.OFFLINE, num_queries=4_096, answer_len=2, target_qps=1.0)
 
 
-class RunFigures(NamedTuple):
+class ShortRunFigures(NamedTuple):
     """What one run took and carried."""
 
     cpu_s: float
@@ -84,7 +84,7 @@ class MeasuredHost(NamedTuple):
     server: CoordinatorCosts
     offline: CoordinatorCosts
     """The same, but with the cost of a sample of an Offline query."""
-    runs: dict[str, RunFigures]
+    runs: dict[str, ShortRunFigures]
 
     def costs(self, scenario: Scenario) -> CoordinatorCosts:
         """Return the costs in a scenario."""
@@ -105,7 +105,7 @@ def measure_host() -> MeasuredHost:
     return derive_costs(runs, token_s)
 
 
-def derive_costs(runs: dict[str, RunFigures], token_s: float) -> MeasuredHost:
+def derive_costs(runs: dict[str, ShortRunFigures], token_s: float) -> MeasuredHost:
     """Solve for the cost of a second, then of a frame, then of a query of each scenario.
 
     Args:
@@ -114,7 +114,7 @@ def derive_costs(runs: dict[str, RunFigures], token_s: float) -> MeasuredHost:
     """
     idle = runs[IDLE.name].cpu_s / runs[IDLE.name].seconds
 
-    def rest_s(run: RunFigures, frame_s: float) -> float:
+    def rest_s(run: ShortRunFigures, frame_s: float) -> float:
         known_s = idle * run.seconds + frame_s * run.frames + token_s * run.tokens
         return max(run.cpu_s - known_s, 0.0)
 
@@ -142,7 +142,7 @@ def _workers(directory: Path) -> Iterator[list[str]]:
         yield [f"127.0.0.1:{port}" for port in ports]
 
 
-def _measure(run: ShortRun, addresses: Sequence[str], directory: Path) -> RunFigures:
+def _measure(run: ShortRun, addresses: Sequence[str], directory: Path) -> ShortRunFigures:
     """Carry out one run.
 
     Raises:
@@ -187,12 +187,12 @@ def _user_conf(run: ShortRun) -> str:
     return "".join(f"{prefix}.{key} = {value:g}\n" for key, value in values.items())
 
 
-def _read_figures(path: Path) -> RunFigures:
+def _read_figures(path: Path) -> ShortRunFigures:
     record = parse_json(read_bounded(path, MAX_RECORD_BYTES))
     assert isinstance(record, dict), path
     summary = record["summary"]
     workers = summary["workers"]
-    return RunFigures(
+    return ShortRunFigures(
         cpu_s=record["test_cpu_s"],
         seconds=record["wall_s"],
         queries=summary["answer_tokens"]["count"],

@@ -40,8 +40,8 @@ def _samples_per_s(run: ComparedRun) -> float | None:
 
 
 def _cpu_s_per_million_tokens(run: ComparedRun) -> float | None:
-    """Return the CPU time of the coordinator's whole process per million answer tokens."""
-    cpu_s = run.number("coordinator_cpu_s")
+    """Return the CPU time of the coordinator's process during LoadGen's test, per million answer tokens."""
+    cpu_s = run.number("test_cpu_s")
     count, mean = (
         run.number("summary", "answer_tokens", "count"),
         run.number("summary", "answer_tokens", "mean"),

@@ -1,62 +1,69 @@
-"""Writes a comparison as one HTML page that needs no network."""
-
-import html
-from collections.abc import Iterable, Sequence
+"""Composes a comparison as one HTML page that loads nothing, in the style of a run's report."""
 
 from sut.results.comparison.comparison import Claim, Comparison
-from sut.results.comparison.comparison_text import describe_side, table_cells
+from sut.results.comparison.comparison_text import (
+    MAX_DIFFERENCES,
+    describe_side,
+    describe_total,
+    table_cells,
+)
+from sut.results.report.markup import Column, Html, element, joined, note, table
+from sut.results.report.page_style import page_style
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8885; --warn: #b45309; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); }
-td { overflow-wrap: anywhere; }
-.noise { opacity: .75; } .more { font-weight: 600; color: var(--warn); }
-"""
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def format_page(comparison: Comparison) -> str:
     """Return the page."""
     first = comparison.sides[0].runs[0]
-    title = f"Comparison, {first.text('scenario')} {first.text('mode')}"
-    sides = [[side.name, describe_side(side)] for side in comparison.sides]
-    names = [side.name for side in comparison.sides]
-    differences = [["entry", *names], *([one.name, *one.values] for one in comparison.differences)]
-    parts = [
-        f"<h1>{html.escape(title)}</h1>",
-        _table([["side", "runs"], *sides]),
-        "<h2>Differences</h2>",
-        _list(_claim(claim) for claim in comparison.claims),
-        _list(html.escape(note) for note in comparison.notes),
-        "<h2>Figures</h2>",
-        _table(table_cells(comparison)),
-        "<p>* tested: a sentence above says whether the difference is more than noise. "
-        "Values are means over the runs, with their range.</p>",
-        "<h2>Configuration</h2>",
-        _table(differences) if comparison.differences else "<p>No difference in run.json.</p>",
+    title = f"Comparison: {first.text('scenario')} {first.text('mode')}"
+    sections = [
+        element("section", element("h1", title), _sides(comparison), _claims(comparison), id="claims"),
+        element("section", element("h2", "Figures"), *_figures(comparison), id="figures"),
+        element("section", element("h2", "Configuration"), *_differences(comparison), id="configuration"),
     ]
-    head = (
-        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
+    head = joined(
+        [
+            Html('<meta charset="utf-8">'),
+            Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
+            Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+            Html('<meta name="color-scheme" content="light dark">'),
+            element("title", f"tokenfleet report: {title}"),
+            Html(f"<style>{page_style()}</style>"),
+        ]
     )
-    body = "\n".join(parts)
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+    root = '<!DOCTYPE html>\n<html lang="en" data-theme="auto">'
+    return f"{root}\n<head>\n{head}\n</head>\n<body>\n{element('main', *sections)}\n</body>\n</html>\n"
 
 
-def _claim(claim: Claim) -> str:
-    kind = "more" if claim.is_more_than_noise else "noise"
-    return f'<span class="{kind}">{html.escape(claim.text)}</span>'
+def _sides(comparison: Comparison) -> Html:
+    rows = [[side.name, describe_side(side)] for side in comparison.sides]
+    return table([Column("side", is_text=True), Column("runs", is_text=True)], rows)
 
 
-def _list(lines: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
+def _claims(comparison: Comparison) -> Html:
+    claims = [element("li", claim.text, class_=_kind(claim)) for claim in comparison.claims]
+    return joined([element("ul", *claims, class_="reasons"), *map(note, comparison.notes)])
 
 
-def _table(cells: Sequence[Sequence[str]]) -> str:
-    heading, *rows = cells
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heading)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+def _kind(claim: Claim) -> str | None:
+    return "warn" if claim.is_more_than_noise else None
+
+
+def _figures(comparison: Comparison) -> list[Html]:
+    heading, *rows = table_cells(comparison)
+    columns = [Column(title, is_text=not number) for number, title in enumerate(heading)]
+    text = (
+        "* tested: a sentence above says whether the difference is more than noise. "
+        "Values are means over the runs of a side, with their range."
+    )
+    return [table(columns, rows), note(text)]
+
+
+def _differences(comparison: Comparison) -> list[Html]:
+    if not comparison.differences:
+        return [note("No difference of configuration in run.json.")]
+    columns = [Column("entry", is_text=True)]
+    columns += [Column(side.name, is_text=True) for side in comparison.sides]
+    rows = [[one.name, *one.values] for one in comparison.differences[:MAX_DIFFERENCES]]
+    return [table(columns, rows), note(describe_total(comparison.differences))]

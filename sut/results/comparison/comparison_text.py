@@ -9,7 +9,7 @@ from sut.results.comparison.comparison import ComparedSide, Comparison, FigureRo
 from sut.results.comparison.configuration_differences import Difference
 
 MAX_DIFFERENCES = 60
-"""Differences of configuration in the text; the JSON file has all."""
+"""Differences of configuration that text and page show; the JSON file has all."""
 _MAX_CELL_LEN = 48
 
 
@@ -100,10 +100,16 @@ def _difference_lines(comparison: Comparison) -> list[str]:
     differences = comparison.differences
     if not differences:
         return ["   no difference of configuration in run.json"]
-    lines = [f"   {len(differences)} differences of configuration:"]
-    lines += [_difference_line(comparison, one) for one in differences[:MAX_DIFFERENCES]]
-    more = len(differences) - MAX_DIFFERENCES
-    return [*lines, f"   and {more} more (--json)"] if more > 0 else lines
+    lines = [_difference_line(comparison, one) for one in differences[:MAX_DIFFERENCES]]
+    return [f"   {describe_total(differences)}:", *lines]
+
+
+def describe_total(differences: Sequence[Difference]) -> str:
+    """Return the number of differences, and how many of them are shown."""
+    shown = (
+        f", the first {MAX_DIFFERENCES} of them (all: --json)" if len(differences) > MAX_DIFFERENCES else ""
+    )
+    return f"{len(differences)} differences of configuration{shown}"
 
 
 def _difference_line(comparison: Comparison, difference: Difference) -> str:

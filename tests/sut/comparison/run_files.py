@@ -17,7 +17,7 @@ def server_record(run_id: str, minute: int, tpot_ms: float, **changes: object) -
         "mode": "performance",
         "verdict": {"outcome": "VALID"},
         "started_utc": f"2026-11-30T01:{minute:02}:00+00:00",
-        "coordinator_cpu_s": 13.0,
+        "test_cpu_s": 13.0,
         "config": {"target_qps": 21.0, "output_dir": run_id},
         "versions": {"tokenfleet": "1"},
         "loadgen": {"result_completed_tokens_per_second": 5000.0, "result_completed_samples_per_sec": 20.5},

@@ -75,7 +75,7 @@ def test_the_files_hold_what_is_printed(sides: tuple[Path, Path], tmp_path: Path
     assert claim["is_more_than_noise"] is True
     page = files[1].read_text()
     assert claim["text"] in page
-    assert "http" not in page
+    assert "://" not in page
 
 
 def test_differences_of_configuration_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
