@@ -19,6 +19,7 @@ from common.standard_streams import leave
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
 from coordinator.interpreter import quiet_interpreter
+from coordinator.opened_run import opened_run, ready_workers
 from coordinator.pre_run_checks import announce, build_setup, warn_of_engines
 from coordinator.recording import final_table
 from coordinator.recording.file_thread import FileThread
@@ -38,7 +39,6 @@ from coordinator.recording.run_snapshot import FollowedRun, LatencyBounds, RunPh
 from coordinator.report_process import report_run, write_report
 from coordinator.run_end import SHORT_LIMITS, RunEnd
 from coordinator.run_grading import RunGrading
-from coordinator.run_opening import opened_run, ready_workers
 from coordinator.scheduling.event_loop import ActiveRun, EventLoop, network_name
 from coordinator.scheduling.network_audit import AUDIT_NAME
 from coordinator.scheduling.scheduler import NOTHING_UNFINISHED, Unfinished

@@ -1,4 +1,4 @@
-"""Opens a run: connects to its workers and begins it on each of them."""
+"""Opens a run: waits for its workers, checks the prompts against their limits, and begins the streams."""
 
 import contextlib
 import dataclasses
