@@ -78,7 +78,7 @@ def _run_lines(run: LiveFigures) -> Iterator[Text]:
         f"{run.tokens_per_s:,.0f} tokens/s  in flight {run.num_running:,}  waiting {run.num_waiting:,}"
     )
     yield Text(
-        f"{'from issue':<11}{'p50':>12}{'p99':>12}{'limit':>12}  over limit (early stopping)", style="dim"
+        f"{'from issue':<11}{'p50':>10}{'p99':>10}{'limit':>10}  over limit (early stopping)", style="dim"
     )
     for latency in run.latencies:
         yield _latency_line(latency)
@@ -100,15 +100,15 @@ def _bar(run: LiveFigures) -> Text:
 def _latency_line(latency: LatencyFigures) -> Text:
     is_known = latency.num_queries > 0
     over = latency.limit_ns is not None and latency.p99_ns > latency.limit_ns
-    text = Text(f"{latency.name:<11}{ms(latency.p50_ns) if is_known else _UNKNOWN:>12}")
-    text.append(f"{ms(latency.p99_ns) if is_known else _UNKNOWN:>12}", style="bold red" if over else "bold")
+    text = Text(f"{latency.name:<11}{ms(latency.p50_ns) if is_known else _UNKNOWN:>10}")
+    text.append(f"{ms(latency.p99_ns) if is_known else _UNKNOWN:>10}", style="bold red" if over else "bold")
     if latency.limit_ns is None:
         return text
-    text.append(f"{ms(latency.limit_ns):>12}  {latency.num_over:,}")
+    text.append(f"{ms(latency.limit_ns):>10}  {latency.num_over:,}")
     if latency.num_allowed is not None:
         lost = latency.num_over > latency.num_allowed
         text.append(f" of {max(latency.num_allowed, 0):,} allowed: ")
-        text.append("cannot be met any more" if lost else "can be met", style="bold red" if lost else "green")
+        text.append("cannot be met" if lost else "can be met", style="bold red" if lost else "green")
     return text
 
 
