@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -199,3 +200,9 @@ def test_the_blocker_blocks() -> None:
     )
     assert done.returncode == 1
     assert "blocked by the test" in done.stderr
+
+
+def test_the_wheel_has_every_package() -> None:
+    """The list in pyproject.toml names each folder with modules of the product."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert {".".join(path.relative_to(ROOT).parent.parts) for path in modules()} - {""} == set(listed)
