@@ -56,9 +56,6 @@ from sut.sut import SUT, Reports
 
 logger = logging.getLogger(__name__)
 
-# A terminal or pipe that takes no output for longer gets no table.
-SHOW_TIMEOUT_S = 10.0
-
 
 def run(config: RunConfig) -> int:
     """Run once.
@@ -121,7 +118,7 @@ def run(config: RunConfig) -> int:
         view.show(RunPhase.GRADING)
         record = request_files.store(record)
         record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
-    _show(record, SHOW_TIMEOUT_S)
+    final_table.show(record, final_table.SHOW_TIMEOUT_S)
     if config.report:
         report_run(inputs.run_dir, interrupts)
     return verdict.exit_code(record.verdict.outcome)
@@ -342,7 +339,8 @@ class Execution:
         self.run_dir.write(self.recorder.record(judged, self.times, LoadGenFigures()), timeout_s)
 
     def _show_unfinished(self, judged: Verdict) -> None:
-        _show(self.recorder.record(judged, self.times, LoadGenFigures()), SHORT_LIMITS.write_s)
+        record = self.recorder.record(judged, self.times, LoadGenFigures())
+        final_table.show(record, SHORT_LIMITS.write_s)
 
     def _report(self, timeout_s: float) -> None:
         if self.config.report and timeout_s:
@@ -406,15 +404,6 @@ def _opened(
         # A loop that does not answer ends with the process.
         with contextlib.suppress(TimeoutError):
             active_run.end()
-
-
-def _show(record: RunRecord, timeout_s: float) -> None:
-    """Print the table on a thread, because stdout may take no output; run.json holds the same."""
-    with FileThread() as printing:
-        try:
-            printing.call(partial(final_table.show, record), timeout_s)
-        except TimeoutError as error:
-            logger.warning("the table was not printed, run.json holds the same: stdout: %s", error)
 
 
 def _try_step(step: Callable[[], object]) -> None:

@@ -37,6 +37,11 @@ MAY_IMPORT = {
     "sut.results.code_grading": set(),
     "sut.results.timing": {"sut.results.loadgen_figures", "sut.results.logs", "sut.settings"},
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
+    "sut.results.comparison": {
+        *("sut.settings", "sut.results.verdict", "sut.results.submission.recorded_runs"),
+        *("sut.results.report.markup", "sut.results.report.page_style"),
+    },
+    "tokenfleet.plan": {"tokenfleet.child"},
     "tokenfleet.network": {"tokenfleet.engine_program"},
     "sut.results.report": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},

@@ -172,7 +172,11 @@ class WorkerServicer(rpc.WorkerServicer):
         """
         load = self._engine.load()
         return pb.EngineLoad(
-            running=load.running, waiting=load.waiting, kv_use=load.kv_use, gpus=self._gpus.latest()
+            running=load.running,
+            waiting=load.waiting,
+            kv_use=load.kv_use,
+            gpus=self._gpus.latest(),
+            compiled=None if load.compiled is None else pb.CompiledKernels(**load.compiled._asdict()),
         )
 
     def drain(self) -> None:
