@@ -1,6 +1,7 @@
 """Metrics of a coordinator: the process that serves them, and the figures of a run."""
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -136,7 +137,8 @@ def test_the_figures_are_those_of_the_run(tmp_path: Path) -> None:
 
     def keep_scraping() -> None:
         while not ended.wait(0.05):
-            with contextlib.suppress(OSError):
+            # The process ends with the run, also while it answers.
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 scrapes.append(scrape(port))
 
     with fleet.workers(tmp_path, 1, "--step-ms", "1") as workers:
