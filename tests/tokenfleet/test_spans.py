@@ -58,9 +58,8 @@ def row(query: int = 0) -> dict[str, Any]:
 def write_run(directory: Path, num: int) -> Path:
     """Write a run's directory."""
     rows = [row(query) for query in range(num)]
-    pq.write_table(
-        pa.table({name: [one[name] for one in rows] for name in COLUMNS}), directory / "requests.parquet"
-    )
+    table = pa.table({name: [one[name] for one in rows] for name in COLUMNS})
+    pq.write_table(table, directory / "requests.parquet")
     record = {
         "run_id": "server-1",
         "scenario": "server",
