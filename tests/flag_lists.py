@@ -16,6 +16,7 @@ from sut.results.report.config import ReportConfig
 from tokenfleet.network.sut_program import NetworkSutConfig
 from tokenfleet.qualify.first_contact import QualifyConfig
 from tokenfleet.qualify.reference_program import ReferenceConfig
+from tokenfleet.spans.spans_command import SpansConfig
 from worker.config import ModelConfig, WorkerConfig
 from worker.engines.scripted.cost_model import CostModel
 from worker.engines.scripted.counting import CountingConfig
@@ -31,6 +32,7 @@ LISTS: dict[str, tuple[type[Flags], ...]] = {
     "compliance": (ComplianceConfig,),
     "qualify": (QualifyConfig,),
     "reference": (ReferenceConfig,),
+    "spans": (SpansConfig,),
     "network": (NetworkSutConfig,),
     "worker": (ModelConfig, WorkerConfig),
     "counting": (CountingConfig,),

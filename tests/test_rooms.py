@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "tokenfleet.network": {"tokenfleet.engine_program"},
     "sut.results.report": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
+    "tokenfleet.spans": set(),
     "tokenfleet.qualify": {"tokenfleet.child", "tokenfleet.engine_program"},
     "worker.machine": set(),
     "worker.node": {
