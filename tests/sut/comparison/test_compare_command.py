@@ -86,7 +86,7 @@ def test_differences_of_configuration_are_listed(tmp_path: Path, capsys: pytest.
     )
     assert main([str(path) for path in paths]) == 0
     output = capsys.readouterr().out
-    assert "1 differences of configuration:" in output
+    assert "1 difference of configuration:" in output
     assert "versions.tokenfleet: A 1; B 2" in output
 
 
