@@ -20,6 +20,7 @@ FOREIGN_OBJECTS = {
     ("common/tls.py", "client"): "ssl",
     ("common/tls.py", "verifying"): "ssl",
     ("common/connect_errors.py", "context"): "ssl",
+    ("common/metrics_port.py", "context"): "ssl",
     ("coordinator/doctor/command.py", "parser"): "argparse",
     ("coordinator/run.py", "timer"): "threading",
     ("sut/loadgen.py", "output"): "LoadGen",

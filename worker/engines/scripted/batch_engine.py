@@ -60,6 +60,7 @@ class BatchEngine:
         while not len(self._waiting.requests) and not len(self._running):
             self._work.clear()
             await self._work.wait()
+            self._clock.begin()
         await self._pass_time(self._admit())
         return self._advance()
 

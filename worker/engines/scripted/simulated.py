@@ -90,7 +90,8 @@ class SimulatedEngine:
             wait: Waits for a step time in seconds; None: in real time.
         """
         self._config = config
-        self._wait = wait or StepClock().wait
+        self._clock = StepClock()
+        self._wait = wait or self._clock.wait
         self._work = asyncio.Event()
         self._running = RunningBatch(counted_tokens, STOP_TOKEN_ID)
         self._waiting = AnswerColumns.empty()
@@ -143,6 +144,7 @@ class SimulatedEngine:
             while not len(self._waiting.requests) and not len(self._running):
                 self._work.clear()
                 await self._work.wait()
+                self._clock.begin()
             num_decoding = len(self._running)
             prefill_tokens = self._prefill(num_decoding)
             await self._wait(self._config.costs.step_s(num_decoding, prefill_tokens))

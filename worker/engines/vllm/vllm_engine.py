@@ -147,8 +147,9 @@ class VllmEngine:
     def load(self) -> Load:
         """Count requests with a first token as running, the others as waiting."""
         load = self._core_requests.load()
+        kv_use = None if self._core is None else self._core.kv_use
         compiled = None if self._compile_log is None else self._compile_log.counts()
-        return Load(load.running, load.waiting + len(self._queued), compiled=compiled)
+        return Load(load.running, load.waiting + len(self._queued), kv_use, compiled)
 
     async def reset(self) -> None:
         """Abort all requests; an engine that does not abort them in time counts as dead."""
