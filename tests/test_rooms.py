@@ -170,6 +170,10 @@ print("imported")
             ["grpc", "vllm", "torch", "protos", "worker", "coordinator", "mlperf_loadgen"],
         ),
         (
+            "sut.results.comparison.compare_command",
+            ["grpc", "vllm", "torch", "matplotlib", "pandas", "mlperf_loadgen", "coordinator"],
+        ),
+        (
             "sut.results.accuracy.__main__",
             ["grpc", "vllm", "torch", "transformers", "pandas", "mlperf_loadgen", "openai_harmony"],
         ),
