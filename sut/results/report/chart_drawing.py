@@ -17,7 +17,7 @@ from sut.results.report.charts import Chart, Colour, EventChart, Histogram, Stac
 # matplotlib's SVG counts 72 units per inch: one unit is one pixel of the page.
 _UNITS_PER_INCH = 72
 WIDTH, HEIGHT = 460, 250
-_LEFT, _RIGHT, _BOTTOM, _TOP = 58, 14, 40, 54
+_LEFT, _RIGHT, _BOTTOM, _TOP = 70, 22, 40, 54
 _PNG_DPI = 200
 _PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")
 _STACK = (
@@ -27,7 +27,7 @@ _STACK = (
 _RC: dict[Any, Any] = {
     "axes.facecolor": "none",
     "svg.fonttype": "none",
-    "font.size": 11.5,
+    "font.size": 12,
     "text.color": light(Colour.INK),
     "text.parse_math": False,
     "axes.edgecolor": light(Colour.GREY),
@@ -171,6 +171,8 @@ def _paint_events(axes: Axes, chart: EventChart) -> None:
 def _name_axes(axes: Axes, horizontal: str, vertical: str) -> None:
     axes.set_xlabel(horizontal, fontsize=11)
     axes.set_ylabel(vertical, fontsize=11)
+    # Left of the widest labels, whatever these are.
+    axes.yaxis.set_label_coords(-58 / (WIDTH - _LEFT - _RIGHT), 0.5)
     axes.xaxis.set_major_formatter(_PLAIN)
     axes.yaxis.set_major_formatter(_PLAIN)
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -188,7 +190,7 @@ def _add_legend(figure: Figure, axes: Axes, height: int) -> None:
         bbox_to_anchor=(2 / WIDTH, 1 - 20 / height),
         ncols=4 if len(handles) <= 4 else 3,
         frameon=False,
-        fontsize=10.5,
+        fontsize=11.5,
         labelcolor=light(Colour.MUTED),
         handlelength=1.1,
         columnspacing=1.0,

@@ -77,7 +77,7 @@ def _cells(record: RunJson, row: _Row) -> Iterator[Html]:
         shown = number(found, row.unit)
         yield element("span", shown, class_="over") if is_over else shown
     yield number(record.number(*row.place, "maximum"), row.unit)
-    yield number(limit, row.unit) if is_number(limit.value) else Html("")
+    yield number(limit, row.unit, trims=True) if is_number(limit.value) else Html("")
 
 
 def _exceeds(value: object, limit: object) -> bool:

@@ -79,15 +79,25 @@ def shown(value: float, unit: Unit) -> str:
     return f"{value / unit.divisor:,.{unit.decimals}f}"
 
 
-def number(found: Number, unit: Unit, *, with_suffix: bool = False) -> Html:
-    """Compose a number; a dash if its file does not have it."""
+def number(found: Number, unit: Unit, *, with_suffix: bool = False, trims: bool = False) -> Html:
+    """Compose a number; a dash if its file does not have it.
+
+    Args:
+        found: The value with its source.
+        unit: How it is shown.
+        with_suffix: Whether its unit follows.
+        trims: Whether decimals are left out if all are 0, as in a limit.
+    """
     value = found.value
     if not isinstance(value, int | float) or not is_number(value):
         return element("span", NOT_KNOWN, class_="missing", title="not known")
     suffix = f" {unit.suffix}" if with_suffix and unit.suffix else ""
+    digits = shown(value, unit)
+    if trims and "." in digits:
+        digits = digits.rstrip("0").rstrip(".")
     text = element(
         "span",
-        shown(value, unit),
+        digits,
         class_="number",
         data_source=found.source,
         data_value=repr(value),

@@ -87,7 +87,7 @@ def _card(record: RunJson, name: str, card: _Card) -> Html:
     bound = record.get("loadgen_bounds", name, "value")
     parts = [element("span", card.title, class_="title"), element("span", value, f" {card.suffix}")]
     if is_number(bound):
-        limit = number(record.number("loadgen_bounds", name, "value"), card.unit)
+        limit = number(record.number("loadgen_bounds", name, "value"), card.unit, trims=True)
         kind = "limit" if record.text("loadgen_bounds", name, "name") == "limit" else "target"
         parts.append(element("span", f"{kind} ", limit, f" {card.suffix}", class_="bound"))
     return element("div", *parts, class_="card")

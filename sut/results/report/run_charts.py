@@ -1,5 +1,6 @@
 """Makes the charts of one run from its columns."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -59,7 +60,8 @@ def _times(name: str, title: str, found: Quantity, limits: Sequence[Mark]) -> It
 def _marks(found: Quantity, divisor: float) -> Iterator[Mark]:
     for share, name, shade in ((0.5, "p50", Colour.GREEN), (0.99, "p99", Colour.ORANGE)):
         value = percentile(found.values, share) / divisor
-        yield Mark(f"{name} {value:,.4g}", value, shade)
+        digits = max(0, 3 - int(math.log10(max(value, 1))))
+        yield Mark(f"{name} {value:,.{digits}f}", value, shade)
 
 
 def request_charts(record: RunJson, requests: RunColumns) -> Iterator[TimeChart]:
