@@ -11,7 +11,8 @@ from typing import Annotated
 
 from common import config_file
 from common.config_file import ConfigFile, join_lists
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.flags import Flag, FlagError, Parser, add_flags, build
+from common.tls import WorkerAccessFlags
 from coordinator.reference_flags import refuse_reference_flags
 from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.settings import Mode, Scenario
@@ -33,7 +34,7 @@ class OverduePolicy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig(Flags):
+class RunConfig(WorkerAccessFlags):
     """One run."""
 
     scenario: Annotated[
@@ -52,6 +53,16 @@ class RunConfig(Flags):
     ] = Path("mlperf_results")
     overwrite: Annotated[bool, Flag("replace the directory of an earlier run")] = False
     verbose: Annotated[bool, Flag("list the passing checks, too, in the table at the end")] = False
+    loadgen_trace: Annotated[
+        bool, Flag("let LoadGen write its trace, about 1 kB per query, and read the scheduled times from it")
+    ] = False
+    live_view: Annotated[
+        bool,
+        Flag("show the run live if stderr is a terminal; otherwise a line is printed every 10 s"),
+    ] = True
+    requests_jsonl: Annotated[
+        bool, Flag("also write the requests of requests.parquet as JSON lines, to requests.jsonl")
+    ] = False
     report: Annotated[bool, Flag("write report.html into the run's directory when the verdict is known")] = (
         True
     )
@@ -176,12 +187,6 @@ class RunConfig(Flags):
             metavar="S",
         ),
     ] = 120.0
-    tls_ca: Annotated[Path | None, Flag("CA that signed the workers' certificates (PEM); enables TLS")] = None
-    tls_cert: Annotated[
-        Path | None, Flag("client certificate for workers that require one (PEM); needs --tls-key")
-    ] = None
-    tls_key: Annotated[Path | None, Flag("private key of --tls-cert (PEM, not encrypted)")] = None
-    run_token_file: Annotated[Path | None, Flag("file with the run token that the workers require")] = None
     config_file: ConfigFile | None = None
     """File of --config, the source of flags that the command line does not give."""
 

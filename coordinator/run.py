@@ -6,10 +6,8 @@ LoadGen cannot be aborted. Once its test has begun, a run that cannot continue e
 
 import contextlib
 import dataclasses
-import gc
 import logging
 import os
-import sys
 import threading
 import time
 import uuid
@@ -22,17 +20,21 @@ from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from common.standard_streams import leave
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
+from coordinator.interpreter import quiet_interpreter
 from coordinator.pre_run_checks import announce, build_setup, warn_of_engines
 from coordinator.recording import final_table
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.jitter import JitterMeter
+from coordinator.recording.live_view import LiveView, view_terminal
 from coordinator.recording.log_growth import LogGrowth
 from coordinator.recording.outputs import Outputs
 from coordinator.recording.progress import ExpectedSamples, Progress
 from coordinator.recording.recorder import Recorder, RunTimes
+from coordinator.recording.request_files import RequestFiles
 from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
 from coordinator.recording.run_record import RunRecord
+from coordinator.recording.run_snapshot import FollowedRun, LatencyBounds, RunPhase
 from coordinator.report_process import report_run, write_report
 from coordinator.run_end import SHORT_LIMITS, RunEnd
 from coordinator.run_grading import RunGrading
@@ -52,11 +54,6 @@ from sut.sut import SUT, Reports
 
 logger = logging.getLogger(__name__)
 
-# LoadGen's issue thread waits at most about this long for the interpreter lock; the wait counts in TTFT.
-SWITCH_INTERVAL_S = 0.0005
-# Containers allocated and not freed before the next collection: about ten megabytes. Frames and requests
-# leave none; with Python's default of 700 the pings of 64 workers alone start a collection each second.
-GC_THRESHOLD = 50_000
 # A terminal or pipe that takes no output for longer gets no table.
 SHOW_TIMEOUT_S = 10.0
 
@@ -82,13 +79,18 @@ def run(config: RunConfig) -> int:
     confs = LoadGenConfs(inputs.user_conf, inputs.audit_conf)
     run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
     reports = Reports(config.scenario)
-    with FileThread() as files:
+    title = f"{config.scenario} {inputs.run_dir.name}"
+    with FileThread() as files, LiveView(title, view_terminal(is_wanted=config.live_view)) as view:
         with (
-            _ready_workers(config, inputs, end) as event_loop,
+            _ready_workers(config, inputs, end, view) as event_loop,
             RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
             Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
             _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
         ):
+            recorder = Recorder(run_id, config, inputs, test.settings, active_run)
+            request_files = RequestFiles(
+                config, run_id, run_dir, files, test.settings, active_run, recorder.timeline
+            )
             execution = Execution(
                 config=config,
                 inputs=inputs,
@@ -102,10 +104,14 @@ def run(config: RunConfig) -> int:
                 outputs=outputs,
                 event_loop=event_loop,
                 active_run=active_run,
-                recorder=Recorder(run_id, config, inputs, test.settings, active_run),
+                view=view,
+                request_files=request_files,
+                recorder=recorder,
             )
             record = execution.execute()
         # The workers are free: scoring may take hours.
+        view.show(RunPhase.GRADING)
+        record = request_files.store(record)
         record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
     _show(record, SHOW_TIMEOUT_S)
     if config.report:
@@ -129,7 +135,9 @@ class Execution:
     outputs: Outputs
     event_loop: EventLoop
     active_run: ActiveRun
+    view: LiveView
     recorder: Recorder
+    request_files: RequestFiles
 
     def execute(self) -> RunRecord:
         """Begin the run and drive it to its verdict.
@@ -162,7 +170,7 @@ class Execution:
     def _complete(self) -> RunRecord | None:
         """Run the test and store the verdict; None if the run failed."""
         try:
-            _quiet_interpreter()
+            quiet_interpreter()
             meter = self._drive_loadgen()
             if self.end.failure is not None:
                 return None
@@ -186,18 +194,23 @@ class Execution:
         read_expected = partial(generated_samples, self.run_dir.path)
         with (
             ExpectedSamples(read_expected) as expected,
-            JitterMeter(self.event_loop.loop) as meter,
+            JitterMeter(self.event_loop.loop, pauses=self.recorder.pauses) as meter,
             LogGrowth(self.run_dir.path, self.config.log_stall_timeout_s) as growth,
             self.recorder.issue_lateness as lateness,
-            Progress(self.active_run, expected.get, lateness) as progress,
         ):
+            timeline, progress = self.recorder.timeline, Progress(self.active_run, expected.get, lateness)
+            bounds = LatencyBounds.of(self.config.scenario, self.config.mode, self.test.settings.logged)
+            self.view.follow(FollowedRun(self.active_run, expected.get, lateness, timeline, bounds))
             self.times.begin_test()
             thread.start()
             while not self.end.wait(SIGNAL_POLL_S):
-                progress.tick()
+                timeline.tick()
+                if not self.view.is_on:
+                    progress.tick()
                 self._check_logs(growth, expected.get())
                 self._check_latencies()
             self.times.end_test()
+            self.view.show(RunPhase.LOGS)
         return meter
 
     def _check_logs(self, growth: LogGrowth, num_expected: int | None) -> None:
@@ -226,6 +239,7 @@ class Execution:
                 self.run_dir.path,
                 self.run_dir.audit_config,
                 self._ask_name if self.config.network_sut else None,
+                trace=self.config.loadgen_trace,
             )
         except Exception as error:
             logger.exception("LoadGen failed")
@@ -283,6 +297,7 @@ class Execution:
         timer.start()
         # The first signal asks for what already happens; a later one ends the process at once.
         self.interrupts.hold()
+        self.view.close()
         logger.error("run %s: %s", outcome, reason)
         judged = Verdict(outcome, reason)
         # A worker that does not react takes as long as a disk.
@@ -296,6 +311,7 @@ class Execution:
             partial(writing.join, limits.write_s),
             partial(self.files.call, partial(log_files.reject, self.run_dir.path), limits.write_s),
             lambda: self._salvage(unfinished, limits.salvage_s),
+            partial(self.request_files.rescue, limits.write_s),
             self.run_dir.release_space,
             partial(self._show_unfinished, judged),
             partial(self._report, limits.report_s),
@@ -322,7 +338,7 @@ class Execution:
 
 
 @contextlib.contextmanager
-def _ready_workers(config: RunConfig, inputs: Inputs, end: RunEnd) -> Iterator[EventLoop]:
+def _ready_workers(config: RunConfig, inputs: Inputs, end: RunEnd, view: LiveView) -> Iterator[EventLoop]:
     """Connect to the workers, wait until they are ready and check the prompts against their limits.
 
     Raises:
@@ -334,7 +350,9 @@ def _ready_workers(config: RunConfig, inputs: Inputs, end: RunEnd) -> Iterator[E
         continues=config.continues_on_loss,
     )
     with EventLoop(config.workers, inputs.access, patience, end.fail) as event_loop:
+        view.watch(event_loop.fleet)
         event_loop.wait_ready(config.ready_timeout_s)
+        view.show(RunPhase.OPENING)
         info = event_loop.links[0].info
         inputs.dataset.check(
             vocab_size=info.vocab_size,
@@ -389,11 +407,3 @@ def _try_step(step: Callable[[], object]) -> None:
         logger.error("while leaving: %s", error)
     except Exception:
         logger.exception("while leaving")
-
-
-def _quiet_interpreter() -> None:
-    """Keep pauses out of the test: objects that exist now are never scanned by the collector again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)

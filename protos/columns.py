@@ -64,7 +64,8 @@ _TOKEN_COLUMNS = (
     ("finish_reasons", _U1),
 )
 _NUM_FIRST_COLUMNS = 4
-_SLOT = np.uint64(0xFFFFFFFF)
+SLOT_MASK = 0xFFFFFFFF
+_SLOT = np.uint64(SLOT_MASK)
 # Plain integers: a protobuf enum value costs a lookup on each use.
 _STOP, _LENGTH = int(pb.FINISH_REASON_STOP), int(pb.FINISH_REASON_LENGTH)
 _REASONS = frozenset((_STOP, _LENGTH))
@@ -333,11 +334,11 @@ def _unpack_times(packed: bytes, num_bytes: int, num_rows: int, num_finished: in
     times = np.frombuffer(packed, _I8, num, len(packed) - num_bytes).tolist()
     if min(times) < 0:
         raise FrameError(f"tokens: a time exceeds {MAX_NS} ns, the largest monotonic time")
-    starts = [1 + column * num_firsts for column in range(_NUM_FIRST_COLUMNS)]
-    columns = [times[start : start + num_firsts] for start in starts]
-    first_rows, received_ns, admitted_ns, first_ns = columns
+    ends = range(1 + num_firsts, num + 1, num_firsts) if num_firsts else (1, 1, 1)
+    first_rows, received_ns = times[1 : ends[0]], times[ends[0] : ends[1]]
     if num_firsts and (first_rows[-1] >= num_rows or any(map(ge, first_rows, first_rows[1:]))):
         raise FrameError(f"tokens: first rows not ascending below {num_rows}")
+    admitted_ns, first_ns = times[ends[1] : ends[2]], times[ends[2] : num - num_finished]
     last_ns = times[num - num_finished :]
     return TokenTimes(times[0], first_rows, received_ns, admitted_ns, first_ns, last_ns)
 

@@ -35,11 +35,12 @@ MAY_IMPORT = {
     "sut.results": {"sut.settings", "sut.benchmark", "sut.log_files"},
     "sut.results.accuracy": {"sut.benchmark", "sut.log_files", "sut.results.code_grading"},
     "sut.results.code_grading": set(),
+    "sut.results.timing": {"sut.results.loadgen_figures", "sut.results.logs", "sut.settings"},
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
+    "tokenfleet.network": {"tokenfleet.engine_program"},
     "sut.results.report": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
-    "tokenfleet.network": set(),
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
-    "tokenfleet.qualify": {"tokenfleet.child"},
+    "tokenfleet.qualify": {"tokenfleet.child", "tokenfleet.engine_program"},
     "worker.machine": set(),
     "worker.node": {
         *("worker.auth", "worker.config", "worker.engine_protocol", "worker.listener", "worker.machine"),
@@ -138,7 +139,7 @@ print("imported")
 @pytest.mark.parametrize(
     "module, absent",
     [
-        ("coordinator.__main__", ["vllm", "torch", "worker", "transformers", "pandas"]),
+        ("coordinator.__main__", ["vllm", "torch", "worker", "transformers", "pandas", "rich"]),
         # The reader of a data set's file starts in a fraction of pandas' import time.
         ("sut.dataset_file", ["pandas", "pyarrow.parquet", "grpc", "coordinator", "mlperf_loadgen"]),
         ("sut.pickled_frame", ["pandas", "pyarrow", "grpc", "coordinator", "mlperf_loadgen"]),

@@ -120,7 +120,7 @@ class WorkerConfig(Flags):
         float,
         Flag(
             "a run ends if its coordinator sends or reads nothing for this long, in seconds; coordinators "
-            "ping three times per timeout",
+            "ping once a second",
             ge=2,
             le=86_400,
             metavar="S",

@@ -11,6 +11,10 @@ class EngineDead(RuntimeError):
     """The engine will produce no more tokens; the message gives the cause."""
 
 
+class RunFailed(RuntimeError):
+    """The engine cannot finish this run; it serves the next one after `reset`."""
+
+
 class Step(NamedTuple):
     """The output of one engine step."""
 
@@ -100,6 +104,7 @@ class Engine(Protocol):
 
         Raises:
             EngineDead: The engine will produce no more tokens.
+            RunFailed: The engine will produce no more tokens of this run.
         """
         ...
 

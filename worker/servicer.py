@@ -8,6 +8,7 @@
 | more requests in flight than a worker accepts | RESOURCE_EXHAUSTED |
 | no `open` in time, or the coordinator stopped sending or reading | DEADLINE_EXCEEDED |
 | the engine died | UNAVAILABLE |
+| a Network SUT's run failed on its workers | ABORTED |
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from protos import worker_pb2_grpc as rpc
 from protos.columns import PROTOCOL_VERSION, FrameError
 from protos.hashes import engine_hash
 from worker.admission import LimitExceeded, check_run_id, check_spec
-from worker.engine_protocol import Engine, EngineDead, EngineInfo
+from worker.engine_protocol import Engine, EngineDead, EngineInfo, RunFailed
 from worker.machine.gpu_sampler import GpuSampler
 from worker.machine.host_info import HostInspector
 from worker.outbox import Outbox
@@ -54,6 +55,7 @@ _STATUS: dict[type[Exception], grpc.StatusCode] = {
     LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     CoordinatorGone: grpc.StatusCode.DEADLINE_EXCEEDED,
     EngineDead: grpc.StatusCode.UNAVAILABLE,
+    RunFailed: grpc.StatusCode.ABORTED,
 }
 
 

@@ -80,6 +80,7 @@ class Session:
             LimitExceeded: More requests, prompt tokens or unread pongs than this worker accepts.
             CoordinatorGone: The coordinator has sent or read nothing for the timeout.
             EngineDead: The engine will produce no more tokens.
+            RunFailed: The engine will produce no more tokens of this run.
         """
         works = (self._step(), self._read(inbound), self._watch(), self._send(write))
         loops = [asyncio.ensure_future(work) for work in works]

@@ -77,7 +77,9 @@ def _round_us() -> float:
     """Add NUM_FRAMES frames, of NUM_ROWS requests and one token each, to a request table."""
     table = RequestTable(max_new_tokens=NUM_FRAMES, num_slots=NUM_ROWS)
     zeros = np.zeros(NUM_ROWS, np.int64)
-    requests = NewRequests(np.arange(NUM_ROWS, dtype=np.uint64), zeros, zeros, zeros, sent_ns=0)
+    requests = NewRequests(
+        np.arange(NUM_ROWS, dtype=np.uint64), zeros, zeros, zeros, sent_ns=0, queries=zeros
+    )
     names = table.assign(requests, worker=0)
     columns = TokenColumns(
         requests=names,

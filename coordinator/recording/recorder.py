@@ -13,8 +13,10 @@ from common.flags import changed_flags
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
 from coordinator.recording.issue_lateness import IssueLateness
+from coordinator.recording.jitter import MIN_PAUSE_NS, PauseList
 from coordinator.recording.over_latency import OverLatency, OverLatencyCounter
 from coordinator.recording.run_record import RunRecord, Summary
+from coordinator.recording.timeline import Timeline, origin_ns
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.transport.worker_host import WorkerHost
 from sut.benchmark import find_round
@@ -74,6 +76,10 @@ class Recorder:
         self._active_run = active_run
         self.issue_lateness = IssueLateness()
         """Measures during the test."""
+        self.pauses = PauseList()
+        """Receives the pauses of the event loop and of garbage collections."""
+        self.timeline = Timeline(active_run)
+        """Samples during the test."""
         self.over_latency = OverLatencyCounter(
             active_run.scheduler.table, settings.logged, config.max_over_latency
         )
@@ -123,7 +129,17 @@ class Recorder:
             files_sha256=dict(files_sha256),
             over_latency=self._over_latency(),
             summary=Summary.of(self._active_run, self.issue_lateness.measured_ns()),
+            pauses=self._long_pauses(),
         )
+
+    def _long_pauses(self) -> list[dict[str, object]]:
+        """List the pauses with their begin since the first query."""
+        late = PauseList()
+        for began_ns, duration_ns in self.issue_lateness.late_periods(MIN_PAUSE_NS):
+            late.add("issue", began_ns, duration_ns)
+        origin = origin_ns(self._active_run)
+        found = [*self.pauses.in_order(), *late.in_order()]
+        return [pause._replace(began_ns=pause.began_ns - origin)._asdict() for pause in found]
 
     def _over_latency(self) -> OverLatency | None:
         """Count the queries over a limit; None where LoadGen has no limits."""

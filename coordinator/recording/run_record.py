@@ -17,6 +17,7 @@ from coordinator.transport.worker_host import WorkerHost
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from sut.results.loadgen_figures import Bound, LoadGenSpread
+from sut.results.timing.decomposition import RunDecomposition
 from sut.results.verdict import Verdict
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -151,7 +152,7 @@ class Summary:
                     [
                         np.array(stream.delays_ns) + stream.counts.clock_offset_ns
                         for load in run.scheduler.loads
-                        for stream in load.report_delays
+                        for stream in load.request_times
                     ]
                 )
             ),
@@ -207,6 +208,13 @@ class RunRecord:
     over_latency: OverLatency | None
     """Queries over LoadGen's latency limits; None in Offline and accuracy runs, which have none."""
     summary: Summary | None
+    pauses: list[dict[str, object]]
+    """Pauses of the coordinator of at least 10 ms, the longest 1,000: see jitter.LongPause.
+
+    Their begin is the time since LoadGen's first query.
+    """
+    decomposition: RunDecomposition | None = None
+    """What TTFT, TPOT and latency consist of; None until the workers are free."""
 
     def write(self, path: Path) -> None:
         """Write run.json whole or not at all."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -78,6 +79,8 @@ class StreamCounts:
     """Shortest round trip of a ping."""
     clock_offset_ns: int = 0
     """Worker's monotonic clock minus ours; 0 if it is within the error of the shortest ping."""
+    pings: "array[int]" = field(default_factory=lambda: array("q"))
+    """Three numbers per ping with a pong: sent (our clock), answered (worker's), and received (ours)."""
 
 
 class Stream:
@@ -315,6 +318,7 @@ class Stream:
             counts.round_trip_ns = round_trip_ns
             offset_ns = pong.worker_ns - (sent_ns + now_ns) // 2
             counts.clock_offset_ns = offset_ns if abs(offset_ns) > round_trip_ns // 2 else 0
+        counts.pings.extend((sent_ns, pong.worker_ns, now_ns))
         self._worker_ns = pong.worker_ns
         self.reading = EngineReading.of(pong.load)
         counts.engine_steps, counts.produced_tokens = pong.steps, pong.produced_tokens
