@@ -19,6 +19,8 @@ _UNITS_PER_INCH = 72
 WIDTH, HEIGHT = 460, 250
 _LEFT, _RIGHT, _BOTTOM, _TOP = 70, 22, 40, 54
 _PNG_DPI = 200
+_FEW_POINTS = 12
+"""Lines of at most so many points show each point."""
 _PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")
 _STACK = (
     *(Colour.GREY, Colour.GOLD, Colour.PURPLE, Colour.ORANGE, Colour.BLUE, Colour.TEAL, Colour.GREEN),
@@ -100,7 +102,8 @@ def _paint_lines(axes: Axes, chart: TimeChart) -> None:
         colour = light(line.colour)
         if line.low is not None and line.high is not None:
             axes.fill_between(chart.times_s, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(chart.times_s, line.values, color=colour, label=line.label)
+        marker = "." if len(chart.times_s) <= _FEW_POINTS else ""
+        axes.plot(chart.times_s, line.values, color=colour, label=line.label, marker=marker)
     for mark in chart.marks:
         axes.axhline(mark.value, color=light(mark.colour), linewidth=1.2, linestyle="--", label=mark.label)
     low, high = _value_range(chart)
