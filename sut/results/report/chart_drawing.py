@@ -108,7 +108,7 @@ def _paint_lines(axes: Axes, chart: TimeChart) -> None:
         axes.axhline(mark.value, color=light(mark.colour), linewidth=1.2, linestyle="--", label=mark.label)
     low, high = _value_range(chart)
     axes.set_ylim(low, high)
-    axes.set_xlim(0, float(chart.times_s[-1] + chart.times_s[0]))
+    axes.set_xlim(chart.begin_s, float(chart.times_s[-1] + chart.times_s[0] - chart.begin_s))
     _name_axes(axes, "s since the first query", chart.unit)
     if chart.is_log:
         axes.set_yscale("log")

@@ -17,11 +17,12 @@ from sut.results.report.markup import (
 from sut.results.report.run_columns import RunColumns
 from sut.results.report.run_json import MAX_ENTRIES, RunJson
 from sut.results.report.tail import Tail
+from sut.settings import Scenario
 
 MAX_EVENT_ROWS = 100
 
 
-def worker_section(record: RunJson, requests: RunColumns | None) -> Html:
+def worker_section(record: RunJson, requests: RunColumns | None, figures: Html) -> Html:
     """Show the table of workers and the tail of the run."""
     tail = Tail.of(requests) if requests is not None else None
     if tail is not None and not len(tail.workers):
@@ -38,7 +39,7 @@ def worker_section(record: RunJson, requests: RunColumns | None) -> Html:
     parts = [element("h2", "Workers and tail"), table(columns, rows, kind="sortable")]
     if (num := record.num_entries("summary", "workers")) > MAX_ENTRIES:
         parts.append(note(f"{num - MAX_ENTRIES:,} more workers are in run.json."))
-    return element("section", *parts, _tail_text(record, tail), id="workers")
+    return element("section", *parts, *_tail(record, tail, figures), id="workers")
 
 
 def _worker_cells(record: RunJson, index: int, tail: Tail | None) -> Iterator[Html]:
@@ -56,9 +57,11 @@ def _worker_cells(record: RunJson, index: int, tail: Tail | None) -> Iterator[Ht
     yield number(record.number(*row, "dropped_tokens"), COUNT)
 
 
-def _tail_text(record: RunJson, tail: Tail | None) -> Html:
+def _tail(record: RunJson, tail: Tail | None, figures: Html) -> Iterator[Html]:
+    yield element("h3", "Tail")
     if tail is None:
-        return note("The idle time at the end needs requests.parquet of a run with complete requests.")
+        yield note("The idle time at the end needs requests.parquet of a run with complete requests.")
+        return
     text = element(
         "p",
         "The last request ended at ",
@@ -75,6 +78,6 @@ def _tail_text(record: RunJson, tail: Tail | None) -> Html:
         "Idle share = 1 - mean(end of each worker) / last end; the gain of a flat finish = last end / "
         "mean(end) - 1. It assumes equal work per second of every worker."
     )
-    if record.text("scenario") != "offline":
+    if record.text("scenario") != Scenario.OFFLINE:
         method += " In this scenario LoadGen's schedule decides when the last query comes."
-    return element("div", element("h3", "Tail"), text, note(method))
+    yield element("div", element("div", text, note(method)), figures, class_="split")

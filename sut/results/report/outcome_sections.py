@@ -60,7 +60,7 @@ def verdict_section(record: RunJson) -> Html:
 
 
 def _reasons(record: RunJson) -> Iterator[Html]:
-    """List why the run is not VALID, what to look at, and why it is no submission run."""
+    """List why the run is not VALID and what to look at, then why it is no submission run."""
     lines = []
     if reason := record.text("verdict", "reason"):
         lines.append(element("li", escaped(reason, MAX_TEXT_CELL), class_="fail"))
@@ -69,13 +69,19 @@ def _reasons(record: RunJson) -> Iterator[Html]:
             lines.append(
                 element("li", element("b", str(check.get("name"))), ": ", _seen(check), class_="warn")
             )
-    deviations = record.get("verdict", "deviations")
-    lines += [
-        element("li", "No submission run: ", escaped(text, MAX_TEXT_CELL), class_="info")
-        for text in (deviations[:100] if isinstance(deviations, list) else [])
-    ]
     if lines:
         yield element("ul", joined(lines), class_="reasons")
+    yield from _deviations(record)
+
+
+def _deviations(record: RunJson) -> Iterator[Html]:
+    """List why the run is no submission run."""
+    found = record.get("verdict", "deviations")
+    texts = found[:100] if isinstance(found, list) else []
+    if texts:
+        lines = joined(element("li", escaped(text, MAX_TEXT_CELL)) for text in texts)
+        title = f"No submission run: {len(texts)} deviation{'s' * (len(texts) > 1)}"
+        yield folded(title, element("ul", lines, class_="deviations"))
 
 
 def _seen(check: dict[str, object]) -> Html:
@@ -128,10 +134,11 @@ def configuration_section(record: RunJson) -> Html:
             f"{record.num_entries('summary', 'workers')}, {', '.join(_engines(record)) or 'not known'}",
         ),
     ]
+    facts, flags = element("div", _pairs(pairs)), element("div", *_flags(record))
     parts = [
         element("h2", "What was run"),
-        _pairs(pairs),
-        *_flags(record),
+        element("div", facts, flags, class_="split"),
+        folded("All flags", _pairs([(_flag(name), _value(record, name)) for name in record.names("config")])),
         folded(
             "Sampling parameters",
             _pairs([(name, record.text("generation", name)) for name in record.names("generation")]),
@@ -167,7 +174,7 @@ def _engines(record: RunJson) -> list[str]:
 
 
 def _flags(record: RunJson) -> Iterator[Html]:
-    """Show the flags that differ from their defaults, and all flags folded."""
+    """Show the flags that differ from their defaults."""
     changed = record.get("changed_flags")
     if isinstance(changed, list):
         yield element("h3", "Flags that differ from their defaults")
@@ -176,9 +183,6 @@ def _flags(record: RunJson) -> Iterator[Html]:
         yield note(
             "run.json does not tell which flags differ from their defaults; all flags are listed below."
         )
-    yield folded(
-        "All flags", _pairs([(_flag(name), _value(record, name)) for name in record.names("config")])
-    )
 
 
 def _flag(name: object) -> str:
