@@ -11,6 +11,7 @@ from typing import Annotated
 
 from common import config_file
 from common.config_file import ConfigFile, join_lists
+from common.exposure import refuse_exposed
 from common.flags import Flag, FlagError, Parser, add_flags, build
 from common.tls import WorkerAccessFlags
 from coordinator.reference_flags import refuse_reference_flags
@@ -187,6 +188,33 @@ class RunConfig(WorkerAccessFlags):
             metavar="S",
         ),
     ] = 120.0
+    metrics_port: Annotated[
+        int | None,
+        Flag(
+            "serve the run's Prometheus metrics at this TCP port, from a process of its own",
+            ge=1,
+            le=65535,
+            metavar="PORT",
+            default_text="no metrics",
+        ),
+    ] = None
+    metrics_host: Annotated[
+        str,
+        Flag(
+            "address of --metrics-port; an address other than loopback needs --metrics-tls-cert or "
+            "--metrics-insecure",
+            metavar="HOST",
+        ),
+    ] = "127.0.0.1"
+    metrics_insecure: Annotated[
+        bool, Flag("serve metrics in plaintext on an address that is not loopback")
+    ] = False
+    metrics_tls_cert: Annotated[
+        Path | None, Flag("serve metrics with TLS, with this certificate (PEM); needs --metrics-tls-key")
+    ] = None
+    metrics_tls_key: Annotated[
+        Path | None, Flag("private key of --metrics-tls-cert (PEM, not encrypted)")
+    ] = None
     config_file: ConfigFile | None = None
     """File of --config, the source of flags that the command line does not give."""
 
@@ -202,6 +230,13 @@ class RunConfig(WorkerAccessFlags):
         if self.compliance is not None and self.audit_config is not None:
             reason = f"--compliance {self.compliance} has the official settings; give one of the two"
             raise FlagError("--audit-config", reason, self.audit_config)
+        if not self.metrics_insecure and self.metrics_tls_cert is None:
+            refuse_exposed(
+                self.metrics_host,
+                "--metrics-tls-cert and --metrics-tls-key",
+                flag="--metrics-host",
+                insecure_flag="--metrics-insecure",
+            )
         for address in self.workers:
             _check_address(address)
             if self.workers.count(address) > 1:

@@ -27,12 +27,14 @@ from coordinator.recording.file_thread import FileThread
 from coordinator.recording.jitter import JitterMeter
 from coordinator.recording.live_view import LiveView, view_terminal
 from coordinator.recording.log_growth import LogGrowth
+from coordinator.recording.metrics_feed import MetricsFeed
 from coordinator.recording.outputs import Outputs
 from coordinator.recording.progress import ExpectedSamples, Progress
 from coordinator.recording.recorder import Recorder, RunTimes
 from coordinator.recording.request_files import RequestFiles
 from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
+from coordinator.recording.run_readings import RunReadings, RunSources
 from coordinator.recording.run_record import RunRecord
 from coordinator.recording.run_snapshot import FollowedRun, LatencyBounds, RunPhase
 from coordinator.report_process import report_run, write_report
@@ -53,9 +55,6 @@ from sut.results.verdict import Outcome, Verdict
 from sut.sut import SUT, Reports
 
 logger = logging.getLogger(__name__)
-
-# A terminal or pipe that takes no output for longer gets no table.
-SHOW_TIMEOUT_S = 10.0
 
 
 def run(config: RunConfig) -> int:
@@ -80,7 +79,11 @@ def run(config: RunConfig) -> int:
     run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
     reports = Reports(config.scenario)
     title = f"{config.scenario} {inputs.run_dir.name}"
-    with FileThread() as files, LiveView(title, view_terminal(is_wanted=config.live_view)) as view:
+    with (
+        MetricsFeed(config) as metrics,
+        FileThread() as files,
+        LiveView(title, view_terminal(is_wanted=config.live_view)) as view,
+    ):
         with (
             _ready_workers(config, inputs, end, view) as event_loop,
             RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
@@ -107,13 +110,15 @@ def run(config: RunConfig) -> int:
                 view=view,
                 request_files=request_files,
                 recorder=recorder,
+                metrics=metrics,
             )
             record = execution.execute()
+        metrics.enter(RunPhase.GRADING)
         # The workers are free: scoring may take hours.
         view.show(RunPhase.GRADING)
         record = request_files.store(record)
         record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
-    _show(record, SHOW_TIMEOUT_S)
+    final_table.show(record, final_table.SHOW_TIMEOUT_S)
     if config.report:
         report_run(inputs.run_dir, interrupts)
     return verdict.exit_code(record.verdict.outcome)
@@ -138,6 +143,7 @@ class Execution:
     view: LiveView
     recorder: Recorder
     request_files: RequestFiles
+    metrics: MetricsFeed
 
     def execute(self) -> RunRecord:
         """Begin the run and drive it to its verdict.
@@ -201,15 +207,24 @@ class Execution:
             timeline, progress = self.recorder.timeline, Progress(self.active_run, expected.get, lateness)
             bounds = LatencyBounds.of(self.config.scenario, self.config.mode, self.test.settings.logged)
             self.view.follow(FollowedRun(self.active_run, expected.get, lateness, timeline, bounds))
+            readings = RunReadings(
+                self.recorder.run_id,
+                self.config,
+                RunSources(self.active_run, expected.get, lateness, meter),
+            )
+            self.metrics.enter(RunPhase.TEST)
             self.times.begin_test()
             thread.start()
             while not self.end.wait(SIGNAL_POLL_S):
                 timeline.tick()
+                self.metrics.tick(readings.read)
                 if not self.view.is_on:
                     progress.tick()
                 self._check_logs(growth, expected.get())
                 self._check_latencies()
             self.times.end_test()
+            self.metrics.tick(readings.read, last=True)
+            self.metrics.enter(RunPhase.LOGS)
             self.view.show(RunPhase.LOGS)
         return meter
 
@@ -324,7 +339,8 @@ class Execution:
         self.run_dir.write(self.recorder.record(judged, self.times, LoadGenFigures()), timeout_s)
 
     def _show_unfinished(self, judged: Verdict) -> None:
-        _show(self.recorder.record(judged, self.times, LoadGenFigures()), SHORT_LIMITS.write_s)
+        record = self.recorder.record(judged, self.times, LoadGenFigures())
+        final_table.show(record, SHORT_LIMITS.write_s)
 
     def _report(self, timeout_s: float) -> None:
         if self.config.report and timeout_s:
@@ -388,15 +404,6 @@ def _opened(
         # A loop that does not answer ends with the process.
         with contextlib.suppress(TimeoutError):
             active_run.end()
-
-
-def _show(record: RunRecord, timeout_s: float) -> None:
-    """Print the table on a thread, because stdout may take no output; run.json holds the same."""
-    with FileThread() as printing:
-        try:
-            printing.call(partial(final_table.show, record), timeout_s)
-        except TimeoutError as error:
-            logger.warning("the table was not printed, run.json holds the same: stdout: %s", error)
 
 
 def _try_step(step: Callable[[], object]) -> None:

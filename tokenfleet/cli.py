@@ -108,7 +108,19 @@ def _network_sut(argv: list[str]) -> int:
 
 
 def _report(argv: list[str]) -> int:
+    if argv[:1] == ["compare"]:
+        from sut.results.comparison.compare_command import main as compare
+
+        # The usage line names both words.
+        sys.argv[0] = "tokenfleet report compare"
+        return compare(argv[1:])
     from sut.results.report.__main__ import main
+
+    return main(argv)
+
+
+def _plan(argv: list[str]) -> int:
+    from tokenfleet.plan.plan_command import main
 
     return main(argv)
 
@@ -125,7 +137,8 @@ SUBCOMMANDS = {
     "submission": Subcommand(_submission, "check the runs of a submission and lay out its tree"),
     "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
     "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),
-    "report": Subcommand(_report, "write the report of a run as one HTML file, and its plots"),
+    "report": Subcommand(_report, "write the report of a run, or compare repeated runs (report compare)"),
+    "plan": Subcommand(_plan, "measure this host and tell what its coordinator can carry"),
     "network-sut": Subcommand(_network_sut, "serve a fleet of workers to LoadGen's node (Network division)"),
     "synthetic": Subcommand(_synthetic, "write synthetic data, answers or a tiny checkpoint"),
 }

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.console import Console, Group
 from rich.text import Text
 
-from coordinator.recording.run_snapshot import LatencyFigures, RunFigures, Snapshot, WorkerFigures
+from coordinator.recording.run_snapshot import LatencyFigures, LiveFigures, Snapshot, WorkerFigures
 from coordinator.scheduling.failover import Loss
 
 BAR_WIDTH = 24
@@ -73,7 +73,7 @@ def _title(snapshot: Snapshot) -> Text:
     return text
 
 
-def _run_lines(run: RunFigures) -> Iterator[Text]:
+def _run_lines(run: LiveFigures) -> Iterator[Text]:
     yield _bar(run)
     yield Text(
         f"{run.tokens_per_s:,.0f} tokens/s  in flight {run.num_running:,}  waiting {run.num_waiting:,}"
@@ -86,7 +86,7 @@ def _run_lines(run: RunFigures) -> Iterator[Text]:
     yield Text(f"issue up to {ms(run.lateness_ns)} late in the last 10 s, which LoadGen's TTFT includes")
 
 
-def _bar(run: RunFigures) -> Text:
+def _bar(run: LiveFigures) -> Text:
     filled = min(BAR_WIDTH * run.num_done // run.num_expected, BAR_WIDTH) if run.num_expected else 0
     text = Text("[")
     text.append("#" * filled, style="green")

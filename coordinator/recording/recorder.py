@@ -33,10 +33,13 @@ class RunTimes:
         """Begin the run."""
         self.started_utc = datetime.now(UTC).isoformat(timespec="seconds")
         self._started_s = self._test_began_s = time.monotonic()
+        self._test_began_cpu_s = 0.0
         self.ready_s = 0.0
         """From the begin of the run to StartTest; 0 before it."""
         self.wall_s = 0.0
         """Duration of StartTest; 0 before its end."""
+        self.test_cpu_s = 0.0
+        """CPU time of this process during StartTest; 0 before its end."""
 
     def begin_test(self) -> None:
         """Note that StartTest begins.
@@ -44,6 +47,7 @@ class RunTimes:
         Thread: main.
         """
         self._test_began_s = time.monotonic()
+        self._test_began_cpu_s = time.process_time()
         self.ready_s = self._test_began_s - self._started_s
 
     def end_test(self) -> None:
@@ -52,6 +56,7 @@ class RunTimes:
         Thread: main.
         """
         self.wall_s = time.monotonic() - self._test_began_s
+        self.test_cpu_s = time.process_time() - self._test_began_cpu_s
 
 
 class Recorder:
@@ -115,6 +120,7 @@ class Recorder:
             ready_s=times.ready_s,
             wall_s=times.wall_s,
             coordinator_cpu_s=time.process_time(),
+            test_cpu_s=times.test_cpu_s,
             config=dataclasses.asdict(self._config),
             changed_flags=changed_flags(self._config),
             generation=dataclasses.asdict(self._inputs.generation),

@@ -69,7 +69,7 @@ class WorkerFigures(NamedTuple):
     """Since its last frame, to a second, at most MAX_QUIET_S; None: it has sent none."""
 
 
-class RunFigures(NamedTuple):
+class LiveFigures(NamedTuple):
     """A test that has begun."""
 
     elapsed_s: float
@@ -95,7 +95,7 @@ class Snapshot(NamedTuple):
     phase_s: float
     """Since the phase began."""
     workers: list[WorkerFigures]
-    run: RunFigures | None
+    run: LiveFigures | None
     """None before the test."""
 
 
@@ -156,7 +156,7 @@ class RunFollower:
         self._remaining_s: float | None = None
         self._next_s = self._computed_s = 0.0
 
-    def figures(self) -> RunFigures:
+    def figures(self) -> LiveFigures:
         """Return the figures now."""
         scheduler, now_s = self._followed.run.scheduler, self._now_s()
         rate = self._tokens_per_s()[-1]
@@ -165,7 +165,7 @@ class RunFollower:
         table, losses = scheduler.table, scheduler.failover.losses
         num_done, num_running = table.num_done, table.num_running
         passed_s = now_s - self._computed_s
-        return RunFigures(
+        return LiveFigures(
             elapsed_s=now_s - self._start_s,
             num_done=num_done,
             num_expected=self._followed.count_expected(),

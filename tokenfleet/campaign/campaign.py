@@ -94,7 +94,7 @@ def _execute(argv: list[str]) -> int:
             table.close()
             return 0
         directory.keep()
-        return _run(plan, identities, table)
+        return _run(plan, identities, table, directory.wait_children())
 
 
 def _refuse(plan: CampaignPlan, refused: list[str]) -> int:
@@ -103,12 +103,14 @@ def _refuse(plan: CampaignPlan, refused: list[str]) -> int:
     return BAD_INPUT
 
 
-def _run(plan: CampaignPlan, identities: dict[PlannedRun, RunIdentity], table: PhaseTable) -> int:
+def _run(
+    plan: CampaignPlan, identities: dict[PlannedRun, RunIdentity], table: PhaseTable, children_lock: int
+) -> int:
     state = CampaignState.open(plan, read_commit())
     state.write()
     workers = _workers(plan, state, next(iter(identities)))
     try:
-        return Campaign(plan, identities, state, table, workers).execute()
+        return Campaign(plan, identities, state, table, workers, children_lock).execute()
     finally:
         workers.close()
         table.close()

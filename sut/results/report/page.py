@@ -3,17 +3,17 @@
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import NamedTuple
 
 from sut.results.report.chart_drawing import Drawing
-from sut.results.report.chart_style import to_themed, variables
+from sut.results.report.chart_style import to_themed
 from sut.results.report.charts import Chart, hover_data
 from sut.results.report.event_section import event_section
 from sut.results.report.fleet_sections import worker_section
 from sut.results.report.latency_sections import part_section, percentile_section
 from sut.results.report.markup import Html, element, joined, note, script_data
 from sut.results.report.outcome_sections import configuration_section, verdict_section
+from sut.results.report.page_style import page_file, page_style
 from sut.results.report.run_charts import RunCharts
 from sut.results.report.run_columns import RunColumns
 from sut.results.report.run_json import RunJson
@@ -28,7 +28,6 @@ _LINKS = {
     "workers": "Workers and tail",
     "events": "Events",
 }
-_PAPER = {"light": "--paper:#fff;--panel:#f6f7f9;", "dark": "--paper:#14171b;--panel:#1c2026;"}
 
 
 class Content(NamedTuple):
@@ -52,7 +51,7 @@ class Content(NamedTuple):
 
 def compose(content: Content) -> str:
     """Return the page."""
-    style, script = _style(), _file("page.js")
+    style, script = page_style(), page_file("page.js")
     record = content.record
     title = f"{record.text('scenario')} {record.text('mode')}: {record.text('verdict', 'outcome')}"
     head = joined(
@@ -76,19 +75,6 @@ def _policy(script: str) -> str:
     return (
         "default-src 'none'; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _file(name: str) -> str:
-    return resources.files("sut.results.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _style() -> str:
-    light, dark = (f"{variables(theme)}{_PAPER[theme]}color-scheme:{theme}" for theme in ("light", "dark"))
-    return (
-        f"{_file('page.css')}:root{{{light}}}\n"
-        f"@media (prefers-color-scheme:dark){{:root[data-theme=auto]{{{dark}}}}}\n"
-        f":root[data-theme=dark]{{{dark}}}\n"
     )
 
 

@@ -5,12 +5,12 @@ import re
 import pytest
 
 from coordinator.recording.live_screen import Screen, compose, duration, ms
-from coordinator.recording.run_snapshot import LatencyFigures, RunFigures, RunPhase, Snapshot, WorkerFigures
+from coordinator.recording.run_snapshot import LatencyFigures, LiveFigures, RunPhase, Snapshot, WorkerFigures
 from coordinator.scheduling.failover import Loss
 
 MS = 1_000_000
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
-RUN = RunFigures(
+RUN = LiveFigures(
     elapsed_s=100.0,
     num_done=1_599,
     num_expected=6_396,
@@ -46,7 +46,7 @@ def fleet_of(num: int, num_lost: int = 0) -> list[WorkerFigures]:
     ]
 
 
-def shown(workers: list[WorkerFigures], columns: int, lines: int, run: RunFigures | None = RUN) -> list[str]:
+def shown(workers: list[WorkerFigures], columns: int, lines: int, run: LiveFigures | None = RUN) -> list[str]:
     """Draw without colors."""
     snapshot = Snapshot("server performance", RunPhase.TEST, 100.0, workers, run)
     return Screen(None).lines(snapshot, columns, lines)
