@@ -65,7 +65,7 @@ def addresses(page: Path, directory: Path) -> tuple[set[str], str, str]:
 
 
 def test_the_page_renders_without_errors_or_requests(page: Path, tmp_path: Path) -> None:
-    """The console is empty, and the network log has the page's own address alone, but for the browser's own."""
+    """The console is empty; the network log has the address of the page, and those of the browser itself."""
     empty = tmp_path / "empty.html"
     empty.write_text("<!DOCTYPE html><title>empty</title>")
     # The browser itself asks for the time, its dictionary and updates.

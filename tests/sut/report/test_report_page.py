@@ -103,8 +103,8 @@ def test_charts_hold_the_requests_and_readings(page: Page) -> None:
     # The coordinator's counter grows by 100 tokens a second; the two workers use 300 and 301 W.
     assert [100.0] * 6 == charts["token_rate"]["series"][0]["values"]
     assert {601.0} == set(charts["gpu_power_w"]["series"][0]["values"])
-    # In second s, worker w has s + w running requests: 2 s + 1 in all. Each of the six bins of 1.67 s holds two
-    # seconds.
+    # In second s, worker w has s + w running requests: 2 s + 1 in all. Each of the six bins of 1.67 s holds
+    # two seconds.
     assert [2.0, 6.0, 10.0] == charts["engine_load"]["series"][0]["values"][:3]
     # Cache use of the two workers in second s: s and s + 10 %.
     assert [5.5, 7.5] == charts["kv_use"]["series"][0]["values"][:2]
