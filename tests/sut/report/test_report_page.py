@@ -209,3 +209,27 @@ def test_gpus_that_nobody_read_have_no_chart(tmp_path: Path) -> None:
     charts = report(tmp_path).chart_data
     assert "engine_load" in charts
     assert not {"kv_use", "gpu_power_w", "gpu_clock_mhz", "gpu_memory_bytes"} & set(charts)
+
+
+def test_damaged_files_leave_a_sentence(tmp_path: Path) -> None:
+    """A file that is no parquet, and a column of texts: the page says so and has the rest."""
+    (tmp_path / "run.json").write_text(json.dumps(run_files.run_json()))
+    (tmp_path / "requests.parquet").write_bytes(b"PAR1 not a parquet file PAR1")
+    run_files.write_timeline(tmp_path, {"time_ns": ["<b>"], "worker": [0]})
+    page = report(tmp_path)
+    for name in ("requests.parquet", "timeline.parquet"):
+        assert any(text.startswith(f"{name} cannot be read: ") for text in page.texts)
+    assert {} == page.chart_data
+
+
+def test_impossible_times_leave_a_page(tmp_path: Path) -> None:
+    """Times from the ends of their range, and lengths below 0: a page of bounded charts is written."""
+    (tmp_path / "run.json").write_text(json.dumps(run_files.run_json()))
+    columns = run_files.request_rows(8)
+    for name in ("issued_ns", "sent_ns", "first_arrival_ns", "done_arrival_ns"):
+        columns[name] = np.array([-(2**63) + 1, 2**63 - 1, 0, -1, 1, 2**62, -(2**62), 5])
+    columns["answer_tokens"] = np.array([-1, 0, 1, 2**31 - 1, -(2**31), 2, 3, 4], np.int32)
+    columns["worker"] = np.array([-1, 2**31 - 1, 0, 1, 2, 3, 4, 5], np.int32)
+    run_files.write_requests(tmp_path, columns)
+    charts = report(tmp_path).chart_data
+    assert all(len(chart["xs"]) <= 240 for chart in charts.values())
