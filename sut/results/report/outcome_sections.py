@@ -21,9 +21,11 @@ from sut.results.report.markup import (
     number,
     table,
 )
-from sut.results.report.run_json import NAME, RunJson
+from sut.results.report.run_json import MAX_ENTRIES, NAME, RunJson
 
 MAX_TEXT_CELL = 2000
+MAX_SHOWN = 4
+"""Entries of a list that the table of changed flags shows; the table of all flags has the others."""
 
 
 class _Card(NamedTuple):
@@ -178,7 +180,7 @@ def _flags(record: RunJson) -> Iterator[Html]:
     changed = record.get("changed_flags")
     if isinstance(changed, list):
         yield element("h3", "Flags that differ from their defaults")
-        yield _pairs([(_flag(name), _value(record, str(name))) for name in changed[:200]])
+        yield _pairs([(_flag(name), _value(record, str(name), MAX_SHOWN)) for name in changed[:200]])
     else:
         yield note(
             "run.json does not tell which flags differ from their defaults; all flags are listed below."
@@ -189,10 +191,11 @@ def _flag(name: object) -> str:
     return f"--{str(name).replace('_', '-')}"
 
 
-def _value(record: RunJson, name: str) -> str:
+def _value(record: RunJson, name: str, max_shown: int = MAX_ENTRIES) -> str:
     value = record.get("config", name)
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        more = len(value) - max_shown
+        return ", ".join(map(str, value[:max_shown])) + (f" and {more:,} more" if more > 0 else "")
     return "not set" if value is None else str(value)
 
 

@@ -38,8 +38,8 @@ TARGET_RATES = ("result_completed_samples_per_sec", "result_samples_per_second")
 _GIB = 1 << 30
 _READING_INTERVAL_NS = 1_500_000_000
 """Longest time between two rows of a worker in timeline.parquet, of which there is one a second."""
-# Bins with fewer queries on average would show noise.
-_QUERIES_PER_BIN = 10
+# Bins with fewer queries on average would show noise, and have no p99.
+_QUERIES_PER_BIN = 100
 
 
 def limit_marks(record: RunJson, figure: str) -> list[Mark]:
@@ -76,7 +76,7 @@ def _times(name: str, title: str, found: Quantity, limits: Sequence[Mark]) -> It
 def _marks(found: Quantity, divisor: float) -> Iterator[Mark]:
     for share, name, shade in ((0.5, "p50", Colour.GREEN), (0.99, "p99", Colour.ORANGE)):
         value = percentile(found.values, share) / divisor
-        digits = max(0, 3 - int(math.log10(max(value, 1))))
+        digits = 0 if divisor == 1 else max(0, 3 - int(math.log10(max(value, 1))))
         yield Mark(f"{name} {value:,.{digits}f}", value, shade)
 
 
@@ -96,8 +96,9 @@ def request_charts(record: RunJson, requests: RunColumns) -> Iterator[TimeChart]
     yield TimeChart("request_rate", "Queries", "queries/s", times, rates, _target(record))
     if not_offline:
         yield from _ttft_over_time(record, requests, bins)
-    flight = Line("in flight", in_flight(bins, issued, ended).astype(np.float64), Colour.BLUE)
-    yield TimeChart("in_flight", "Queries in flight", "queries", times, [flight])
+    fine = TimeBins.over(end_ns)
+    flight = Line("in flight", in_flight(fine, issued, ended).astype(np.float64), Colour.BLUE)
+    yield TimeChart("in_flight", "Queries in flight", "queries", fine.middles_s, [flight])
 
 
 def _target(record: RunJson) -> list[Mark]:
