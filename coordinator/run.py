@@ -4,14 +4,12 @@ LoadGen cannot be aborted. Once its test has begun, a run that cannot continue e
 `Execution._leave`: LoadGen's summary is then empty, and run.json holds the reason.
 """
 
-import contextlib
-import dataclasses
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
@@ -21,6 +19,7 @@ from common.standard_streams import leave
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
 from coordinator.interpreter import quiet_interpreter
+from coordinator.opened_run import opened_run, ready_workers
 from coordinator.pre_run_checks import announce, build_setup, warn_of_engines
 from coordinator.recording import final_table
 from coordinator.recording.file_thread import FileThread
@@ -40,12 +39,9 @@ from coordinator.recording.run_snapshot import FollowedRun, LatencyBounds, RunPh
 from coordinator.report_process import report_run, write_report
 from coordinator.run_end import SHORT_LIMITS, RunEnd
 from coordinator.run_grading import RunGrading
-from coordinator.scheduling.event_loop import ActiveRun, Deadline, EventLoop, network_name, opening_of
-from coordinator.scheduling.network_audit import AUDIT_NAME, NetworkAudit
-from coordinator.scheduling.scheduler import NOTHING_UNFINISHED, Task, Unfinished
-from coordinator.transport.fleet import Patience
-from coordinator.transport.stream import Limits
-from protos import worker_pb2 as pb
+from coordinator.scheduling.event_loop import ActiveRun, EventLoop, network_name
+from coordinator.scheduling.network_audit import AUDIT_NAME
+from coordinator.scheduling.scheduler import NOTHING_UNFINISHED, Unfinished
 from sut import log_files
 from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
@@ -85,10 +81,10 @@ def run(config: RunConfig) -> int:
         LiveView(title, view_terminal(is_wanted=config.live_view)) as view,
     ):
         with (
-            _ready_workers(config, inputs, end, view) as event_loop,
+            ready_workers(config, inputs, end, view) as event_loop,
             RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
             Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
-            _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
+            opened_run(config, inputs, event_loop, reports, outputs, run_id) as active_run,
         ):
             recorder = Recorder(run_id, config, inputs, test.settings, active_run)
             request_files = RequestFiles(
@@ -351,59 +347,6 @@ class Execution:
         unfinished = abandoned[0] if abandoned else NOTHING_UNFINISHED
         states = ["partial" if count else "waiting" for count in unfinished.counts.tolist()]
         logger.error("%s", self.outputs.salvage(*unfinished, states, timeout_s))
-
-
-@contextlib.contextmanager
-def _ready_workers(config: RunConfig, inputs: Inputs, end: RunEnd, view: LiveView) -> Iterator[EventLoop]:
-    """Connect to the workers, wait until they are ready and check the prompts against their limits.
-
-    Raises:
-        ValueError: The workers cannot serve this run.
-    """
-    patience = Patience(
-        limits=Limits(config.worker_timeout_s, config.stall_limit_s),
-        no_worker_s=config.no_worker_timeout_s,
-        continues=config.continues_on_loss,
-    )
-    with EventLoop(config.workers, inputs.access, patience, end.fail) as event_loop:
-        view.watch(event_loop.fleet)
-        event_loop.wait_ready(config.ready_timeout_s)
-        view.show(RunPhase.OPENING)
-        info = event_loop.links[0].info
-        inputs.dataset.check(
-            vocab_size=info.vocab_size,
-            max_model_len=info.max_model_len,
-            max_new_tokens=inputs.generation.max_new_tokens,
-        )
-        yield event_loop
-
-
-@contextlib.contextmanager
-def _opened(
-    config: RunConfig, inputs: Inputs, event_loop: EventLoop, reports: Reports, outputs: Outputs, run_id: str
-) -> Iterator[ActiveRun]:
-    """Begin the run on every worker; its streams end with the block.
-
-    Raises:
-        ValueError: A worker refuses, or the workers differ.
-    """
-    task = Task(
-        dataset=inputs.dataset,
-        reports=reports,
-        max_new_tokens=inputs.generation.max_new_tokens,
-        max_losses=config.max_worker_losses,
-        keep=outputs.keep,
-        audit=NetworkAudit() if config.network_sut else None,
-    )
-    opening = opening_of(run_id, pb.RunSpec(**dataclasses.asdict(inputs.generation)))
-    deadline = Deadline(config.query_timeout_s, config.overdue_policy)
-    active_run = event_loop.open(opening, task, deadline, outputs.flush)
-    try:
-        yield active_run
-    finally:
-        # A loop that does not answer ends with the process.
-        with contextlib.suppress(TimeoutError):
-            active_run.end()
 
 
 def _try_step(step: Callable[[], object]) -> None:
