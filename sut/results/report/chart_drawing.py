@@ -18,6 +18,8 @@ from sut.results.report.charts import Chart, Colour, EventChart, Histogram, Stac
 _UNITS_PER_INCH = 72
 WIDTH, HEIGHT = 460, 250
 _LEFT, _RIGHT, _BOTTOM, _TOP = 70, 22, 40, 54
+# Names of rows are wider than numbers.
+_EXTRA_LEFT: dict[type, int] = {StackedBars: 0, EventChart: 54}
 _PNG_DPI = 200
 _FEW_POINTS = 12
 """Lines of at most so many points show each point."""
@@ -62,7 +64,7 @@ def draw(chart: Chart, *, png: bool = False) -> Drawing:
     with mpl.rc_context(_RC | {"svg.hashsalt": chart.name}):
         height = _height(chart)
         figure = Figure((WIDTH / _UNITS_PER_INCH, height / _UNITS_PER_INCH), facecolor="none")
-        left = _LEFT + (44 if isinstance(chart, StackedBars | EventChart) else 0)
+        left = _LEFT + _EXTRA_LEFT.get(type(chart), 0)
         top = _TOP + _legend_space(chart)
         box = (left, _BOTTOM, WIDTH - left - _RIGHT, height - _BOTTOM - top)
         axes = figure.add_axes((box[0] / WIDTH, box[1] / height, box[2] / WIDTH, box[3] / height))
