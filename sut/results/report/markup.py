@@ -9,6 +9,7 @@ from typing import NamedTuple
 from common.text import printable
 
 MAX_TEXT_LEN = 300
+MAX_NOTE_LEN = 2000
 NOT_KNOWN = "\N{EN DASH}"
 
 
@@ -75,8 +76,9 @@ def is_number(value: object) -> bool:
 
 
 def shown(value: float, unit: Unit) -> str:
-    """Format a value."""
-    return f"{value / unit.divisor:,.{unit.decimals}f}"
+    """Format a value; one that is rounded to 0 has no sign."""
+    text = f"{value / unit.divisor:,.{unit.decimals}f}"
+    return text if text.strip("-0.") else text.lstrip("-")
 
 
 def number(found: Number, unit: Unit, *, with_suffix: bool = False, trims: bool = False) -> Html:
@@ -150,7 +152,8 @@ def folded(title: str, content: Html, *, is_open: bool = False) -> Html:
 
 def note(*parts: object) -> Html:
     """Compose a paragraph of explanation."""
-    return element("p", *parts, class_="note")
+    whole = [part if isinstance(part, Html) else escaped(part, MAX_NOTE_LEN) for part in parts]
+    return element("p", *whole, class_="note")
 
 
 def script_data(name: str, content: object) -> Html:
