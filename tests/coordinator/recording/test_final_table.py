@@ -53,6 +53,7 @@ def record_of(*, verbose: bool = False, **changed: Any) -> RunRecord:
         "files_sha256": {},
         "over_latency": None,
         "summary": summary,
+        "origin_ns": 0,
         "pauses": [],
     }
     return RunRecord(**(fields | changed))
