@@ -12,6 +12,7 @@ from coordinator.config import RunConfig
 from coordinator.doctor.command import DoctorConfig
 from sut.results.accuracy.config import AccuracyConfig
 from sut.results.compliance.config import ComplianceConfig
+from tokenfleet.find_qps.config import FindQpsConfig
 from tokenfleet.network.sut_program import NetworkSutConfig
 from tokenfleet.qualify.first_contact import QualifyConfig
 from tokenfleet.qualify.reference_program import ReferenceConfig
@@ -29,6 +30,7 @@ LISTS: dict[str, tuple[type[Flags], ...]] = {
     "compliance": (ComplianceConfig,),
     "qualify": (QualifyConfig,),
     "reference": (ReferenceConfig,),
+    "findqps": (FindQpsConfig,),
     "network": (NetworkSutConfig,),
     "worker": (ModelConfig, WorkerConfig),
     "counting": (CountingConfig,),

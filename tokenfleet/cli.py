@@ -101,6 +101,12 @@ def _qualify(argv: list[str]) -> int:
     return main(argv)
 
 
+def _find_qps(argv: list[str]) -> int:
+    from tokenfleet.find_qps.find_qps import main
+
+    return main(argv)
+
+
 def _network_sut(argv: list[str]) -> int:
     from tokenfleet.network.sut_program import main
 
@@ -119,6 +125,7 @@ SUBCOMMANDS = {
     "submission": Subcommand(_submission, "check the runs of a submission and lay out its tree"),
     "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
     "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),
+    "find-qps": Subcommand(_find_qps, "find the highest target_qps that LoadGen calls VALID"),
     "network-sut": Subcommand(_network_sut, "serve a fleet of workers to LoadGen's node (Network division)"),
     "synthetic": Subcommand(_synthetic, "write synthetic data, answers or a tiny checkpoint"),
 }
