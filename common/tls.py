@@ -8,10 +8,10 @@ import ssl
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from common.bounded_file import read_bounded
-from common.flags import FlagError
+from common.flags import Flag, FlagError, Flags
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,23 @@ class SecurityFiles(NamedTuple):
     """PEM: private key of that certificate, not encrypted."""
     run_token_file: Path | None = None
     """One line: the secret that coordinator and workers share."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerAccessFlags(Flags):
+    """Flags of a program that calls workers: base of its configuration."""
+
+    tls_ca: Annotated[Path | None, Flag("CA that signed the workers' certificates (PEM); enables TLS")] = None
+    tls_cert: Annotated[
+        Path | None, Flag("client certificate for workers that require one (PEM); needs --tls-key")
+    ] = None
+    tls_key: Annotated[Path | None, Flag("private key of --tls-cert (PEM, not encrypted)")] = None
+    run_token_file: Annotated[Path | None, Flag("file with the run token that the workers require")] = None
+
+    @property
+    def security_files(self) -> SecurityFiles:
+        """The files that these flags name."""
+        return SecurityFiles(self.tls_ca, self.tls_cert, self.tls_key, self.run_token_file)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,9 @@ from typing import Annotated
 
 from common import config_file
 from common.config_file import ConfigFile, join_lists
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.exposure import refuse_exposed
+from common.flags import Flag, FlagError, Parser, add_flags, build
+from common.tls import WorkerAccessFlags
 from coordinator.reference_flags import refuse_reference_flags
 from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.settings import Mode, Scenario
@@ -33,7 +35,7 @@ class OverduePolicy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig(Flags):
+class RunConfig(WorkerAccessFlags):
     """One run."""
 
     scenario: Annotated[
@@ -55,9 +57,16 @@ class RunConfig(Flags):
     loadgen_trace: Annotated[
         bool, Flag("let LoadGen write its trace, about 1 kB per query, and read the scheduled times from it")
     ] = False
+    live_view: Annotated[
+        bool,
+        Flag("show the run live if stderr is a terminal; otherwise a line is printed every 10 s"),
+    ] = True
     requests_jsonl: Annotated[
         bool, Flag("also write the requests of requests.parquet as JSON lines, to requests.jsonl")
     ] = False
+    report: Annotated[bool, Flag("write report.html into the run's directory when the verdict is known")] = (
+        True
+    )
     user_conf: Annotated[Path | None, Flag("LoadGen's user.conf; its lines are copied to the run's")] = None
     generation_config: Annotated[
         Path | None,
@@ -179,12 +188,33 @@ class RunConfig(Flags):
             metavar="S",
         ),
     ] = 120.0
-    tls_ca: Annotated[Path | None, Flag("CA that signed the workers' certificates (PEM); enables TLS")] = None
-    tls_cert: Annotated[
-        Path | None, Flag("client certificate for workers that require one (PEM); needs --tls-key")
+    metrics_port: Annotated[
+        int | None,
+        Flag(
+            "serve the run's Prometheus metrics at this TCP port, from a process of its own",
+            ge=1,
+            le=65535,
+            metavar="PORT",
+            default_text="no metrics",
+        ),
     ] = None
-    tls_key: Annotated[Path | None, Flag("private key of --tls-cert (PEM, not encrypted)")] = None
-    run_token_file: Annotated[Path | None, Flag("file with the run token that the workers require")] = None
+    metrics_host: Annotated[
+        str,
+        Flag(
+            "address of --metrics-port; an address other than loopback needs --metrics-tls-cert or "
+            "--metrics-insecure",
+            metavar="HOST",
+        ),
+    ] = "127.0.0.1"
+    metrics_insecure: Annotated[
+        bool, Flag("serve metrics in plaintext on an address that is not loopback")
+    ] = False
+    metrics_tls_cert: Annotated[
+        Path | None, Flag("serve metrics with TLS, with this certificate (PEM); needs --metrics-tls-key")
+    ] = None
+    metrics_tls_key: Annotated[
+        Path | None, Flag("private key of --metrics-tls-cert (PEM, not encrypted)")
+    ] = None
     config_file: ConfigFile | None = None
     """File of --config, the source of flags that the command line does not give."""
 
@@ -200,6 +230,13 @@ class RunConfig(Flags):
         if self.compliance is not None and self.audit_config is not None:
             reason = f"--compliance {self.compliance} has the official settings; give one of the two"
             raise FlagError("--audit-config", reason, self.audit_config)
+        if not self.metrics_insecure and self.metrics_tls_cert is None:
+            refuse_exposed(
+                self.metrics_host,
+                "--metrics-tls-cert and --metrics-tls-key",
+                flag="--metrics-host",
+                insecure_flag="--metrics-insecure",
+            )
         for address in self.workers:
             _check_address(address)
             if self.workers.count(address) > 1:

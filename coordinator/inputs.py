@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.flags import FlagError
-from common.tls import SecurityFiles
 from coordinator.config import RunConfig
 from coordinator.recording.run_dir import check_free
 from coordinator.transport.access import Access
@@ -48,9 +47,7 @@ class Inputs:
             ValueError: Names flag or file, value and bound.
         """
         confs = read_confs(config)
-        access = Access.read(
-            SecurityFiles(config.tls_ca, config.tls_cert, config.tls_key, config.run_token_file)
-        )
+        access = Access.read(config.security_files)
         generation = settings.load_generation_config(
             config.generation_config, config.mode, config.max_new_tokens
         )

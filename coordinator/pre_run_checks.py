@@ -1,4 +1,4 @@
-"""What a run says before it starts: settings taken from its files, and why it is no submission run."""
+"""Log before a run which settings its files set, and why it is no submission run."""
 
 import logging
 from collections.abc import Iterable, Mapping

@@ -1,6 +1,7 @@
-"""Grade a run at its end, in a process of its own, when its workers are free.
+"""Grade a completed run in a child process, after its workers are released.
 
-An accuracy run and TEST07 are scored if the tokenizer is given; TEST09 gets the files of its verdict.
+An accuracy run and TEST07 are scored if --tokenizer is given. For TEST09 the child writes the files of the
+verdict.
 """
 
 import json

@@ -132,16 +132,30 @@ class Pong(_message.Message):
     def __init__(self, nonce: _Optional[int] = ..., worker_ns: _Optional[int] = ..., produced_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., load: _Optional[_Union[EngineLoad, _Mapping]] = ...) -> None: ...
 
 class EngineLoad(_message.Message):
-    __slots__ = ("running", "waiting", "kv_use", "gpus")
+    __slots__ = ("running", "waiting", "kv_use", "gpus", "compiled")
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     KV_USE_FIELD_NUMBER: _ClassVar[int]
     GPUS_FIELD_NUMBER: _ClassVar[int]
+    COMPILED_FIELD_NUMBER: _ClassVar[int]
     running: int
     waiting: int
     kv_use: float
     gpus: _containers.RepeatedCompositeFieldContainer[GpuLoad]
-    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_use: _Optional[float] = ..., gpus: _Optional[_Iterable[_Union[GpuLoad, _Mapping]]] = ...) -> None: ...
+    compiled: CompiledKernels
+    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_use: _Optional[float] = ..., gpus: _Optional[_Iterable[_Union[GpuLoad, _Mapping]]] = ..., compiled: _Optional[_Union[CompiledKernels, _Mapping]] = ...) -> None: ...
+
+class CompiledKernels(_message.Message):
+    __slots__ = ("num", "num_untimed", "ms", "names")
+    NUM_FIELD_NUMBER: _ClassVar[int]
+    NUM_UNTIMED_FIELD_NUMBER: _ClassVar[int]
+    MS_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    num: int
+    num_untimed: int
+    ms: int
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, num: _Optional[int] = ..., num_untimed: _Optional[int] = ..., ms: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GpuLoad(_message.Message):
     __slots__ = ("index", "power_w", "sm_clock_mhz", "used_memory_bytes", "temperature_c")

@@ -19,6 +19,8 @@ ACCURACY_TEXT = "accuracy.txt"
 ACCURACY_REPORT = "accuracy.json"
 GRADING_LOG = "grading.jsonl"
 COMPLIANCE_REPORT = "compliance.json"
+REPORT = "report.html"
+"""Page of the run, which `tokenfleet report` writes too."""
 VERIFIED_ACCURACY = "verify_accuracy.txt"
 VERIFIED_LENGTH = "verify_output_len.txt"
 EVALUATION_NAMES = (

@@ -1,4 +1,4 @@
-"""What is read of a data set's file, and the checks that parquet files and pickles share."""
+"""Columns that are read from a data set's file, and the checks that parquet files and pickles share."""
 
 import reprlib
 from collections.abc import Iterable, Sequence

@@ -12,6 +12,7 @@ from coordinator.config import RunConfig
 from coordinator.doctor.command import DoctorConfig
 from sut.results.accuracy.config import AccuracyConfig
 from sut.results.compliance.config import ComplianceConfig
+from sut.results.report.config import ReportConfig
 from tokenfleet.find_qps.config import FindQpsConfig
 from tokenfleet.network.sut_program import NetworkSutConfig
 from tokenfleet.qualify.first_contact import QualifyConfig
@@ -27,6 +28,7 @@ LISTS: dict[str, tuple[type[Flags], ...]] = {
     "coordinator": (RunConfig,),
     "doctor": (DoctorConfig,),
     "accuracy": (AccuracyConfig,),
+    "report": (ReportConfig,),
     "compliance": (ComplianceConfig,),
     "qualify": (QualifyConfig,),
     "reference": (ReferenceConfig,),

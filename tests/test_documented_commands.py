@@ -31,6 +31,9 @@ PROGRAMS = {
     "accuracy": ("-m", "sut.results.accuracy"),
     "campaign": ("-m", "tokenfleet", "campaign"),
     "compliance": ("-m", "sut.results.compliance"),
+    "plan": ("-m", "tokenfleet", "plan"),
+    "report compare": ("-m", "tokenfleet", "report", "compare"),
+    "report": ("-m", "sut.results.report"),
     "submission": ("-m", "tokenfleet", "submission"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
     "convert": ("-m", "sut.results.code_grading.convert"),
@@ -39,7 +42,7 @@ PROGRAMS = {
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }
 # These take arguments that are no flags.
-WITH_ARGUMENTS = ("campaign", "compliance", "convert", "probe")
+WITH_ARGUMENTS = ("campaign", "compliance", "convert", "probe", "report", "report compare")
 # These pass flags on to vLLM.
 WITH_VLLM_FLAGS = ("worker", "local", "qualify reference")
 # How a command line begins, and the program that it starts.

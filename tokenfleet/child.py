@@ -26,7 +26,12 @@ class ChildProcess:
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], output: BinaryIO | None = None
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        output: BinaryIO | None = None,
+        *,
+        inherited_fds: Sequence[int] = (),
     ) -> None:
         """Start it.
 
@@ -34,6 +39,7 @@ class ChildProcess:
             command: Program and arguments.
             environment: The child's environment.
             output: File for stdout and stderr; None: this program's own.
+            inherited_fds: Open files that the child keeps.
         """
         with _signals_held() as mask:
             self._popen = subprocess.Popen(
@@ -43,6 +49,7 @@ class ChildProcess:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                pass_fds=inherited_fds,
                 preexec_fn=functools.partial(_after_fork, mask),  # noqa: PLW1509 - only one thread here
             )
 

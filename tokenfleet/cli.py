@@ -113,6 +113,24 @@ def _network_sut(argv: list[str]) -> int:
     return main(argv)
 
 
+def _report(argv: list[str]) -> int:
+    if argv[:1] == ["compare"]:
+        from sut.results.comparison.compare_command import main as compare
+
+        # The usage line names both words.
+        sys.argv[0] = "tokenfleet report compare"
+        return compare(argv[1:])
+    from sut.results.report.__main__ import main
+
+    return main(argv)
+
+
+def _plan(argv: list[str]) -> int:
+    from tokenfleet.plan.plan_command import main
+
+    return main(argv)
+
+
 SUBCOMMANDS = {
     "worker": Subcommand(_worker, "serve the model on this node, with one replica or several"),
     "run": Subcommand(_run, "run LoadGen against workers once (the coordinator)"),
@@ -125,7 +143,9 @@ SUBCOMMANDS = {
     "submission": Subcommand(_submission, "check the runs of a submission and lay out its tree"),
     "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
     "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),
+    "report": Subcommand(_report, "write the report of a run, or compare repeated runs (report compare)"),
     "find-qps": Subcommand(_find_qps, "find the highest target_qps that LoadGen calls VALID"),
+    "plan": Subcommand(_plan, "measure this host and tell what its coordinator can carry"),
     "network-sut": Subcommand(_network_sut, "serve a fleet of workers to LoadGen's node (Network division)"),
     "synthetic": Subcommand(_synthetic, "write synthetic data, answers or a tiny checkpoint"),
 }

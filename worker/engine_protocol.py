@@ -11,6 +11,10 @@ class EngineDead(RuntimeError):
     """The engine will produce no more tokens; the message gives the cause."""
 
 
+class RunFailed(RuntimeError):
+    """The engine cannot finish this run; it serves the next one after `reset`."""
+
+
 class Step(NamedTuple):
     """The output of one engine step."""
 
@@ -39,13 +43,28 @@ def step_times(
     )
 
 
+class CompiledKernels(NamedTuple):
+    """Kernels that the engine compiled since `open`; fields as in pb.CompiledKernels."""
+
+    num: int = 0
+    num_untimed: int = 0
+    ms: int = 0
+    names: tuple[str, ...] = ()
+
+
+NO_KERNELS = CompiledKernels()
+"""Of an engine that compiles none."""
+
+
 class Load(NamedTuple):
-    """Requests in the engine and the memory that they use."""
+    """Requests in the engine, the memory that they use, and compilations of this run."""
 
     running: int
     waiting: int
     kv_use: float | None = None
     """Share of the KV cache in use, 0 to 1; None if the engine does not report it."""
+    compiled: CompiledKernels | None = None
+    """None if the engine does not report compilations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +119,7 @@ class Engine(Protocol):
 
         Raises:
             EngineDead: The engine will produce no more tokens.
+            RunFailed: The engine will produce no more tokens of this run.
         """
         ...
 

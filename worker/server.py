@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 
 from grpc_health.v1 import health, health_pb2
 
+from common.metrics import Readings
 from common.signals import handled_signals
 from protos.columns import SERVICE
 from worker.auth import AuthInterceptor
@@ -18,6 +19,8 @@ from worker.listener import listening
 from worker.machine.gpu_sampler import GpuSampler
 from worker.machine.parent_death import NODE_GONE, is_replica
 from worker.machine.sd_notify import READY, STOPPING, notify
+from worker.metrics_export import exporting
+from worker.metrics_reading import read_worker
 from worker.servicer import AskNodes, WorkerServicer
 
 logger = logging.getLogger(__name__)
@@ -101,6 +104,7 @@ class Server:
             # Listens before the engine loads, so that health checks are answered during the load.
             await stack.enter_async_context(listening(self._config, self._auth, self._servicer, self._health))
             stack.push_async_callback(self._announce_stop)
+            await stack.enter_async_context(exporting(self._config, self._read_metrics))
             if await self._load():
                 await self._serve_runs()
 
@@ -139,6 +143,9 @@ class Server:
         logger.info("draining")
         self._stop.clear()
         await _wait_any(self._servicer.wait_idle(), self._stop.wait(), timeout_s=self._drain_timeout_s)
+
+    def _read_metrics(self) -> Readings:
+        return read_worker(self._servicer, self._auth.num_refused)
 
     async def _announce_stop(self) -> None:
         notify(STOPPING)

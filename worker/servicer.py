@@ -8,6 +8,7 @@
 | more requests in flight than a worker accepts | RESOURCE_EXHAUSTED |
 | no `open` in time, or the coordinator stopped sending or reading | DEADLINE_EXCEEDED |
 | the engine died | UNAVAILABLE |
+| a Network SUT's run failed on its workers | ABORTED |
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import logging
 import os
 import socket
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
@@ -25,11 +27,11 @@ from protos import worker_pb2_grpc as rpc
 from protos.columns import PROTOCOL_VERSION, FrameError
 from protos.hashes import engine_hash
 from worker.admission import LimitExceeded, check_run_id, check_spec
-from worker.engine_protocol import Engine, EngineDead, EngineInfo
+from worker.engine_protocol import Engine, EngineDead, EngineInfo, RunFailed
 from worker.machine.gpu_sampler import GpuSampler
 from worker.machine.host_info import HostInspector
 from worker.outbox import Outbox
-from worker.session import CoordinatorGone, Session
+from worker.session import CoordinatorGone, Session, SessionCounts
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ _STATUS: dict[type[Exception], grpc.StatusCode] = {
     LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     CoordinatorGone: grpc.StatusCode.DEADLINE_EXCEEDED,
     EngineDead: grpc.StatusCode.UNAVAILABLE,
+    RunFailed: grpc.StatusCode.ABORTED,
 }
 
 
@@ -92,6 +95,12 @@ class WorkerServicer(rpc.WorkerServicer):
         )
         self._host = HostInspector()
         self._session: Session | None = None
+        self._ended_counts = SessionCounts()
+        """Sum over the sessions that have ended."""
+        self.num_runs = 0
+        """Runs accepted."""
+        self.failed_calls: Counter[grpc.StatusCode] = Counter()
+        """Calls of Generate that ended with an error, by status."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._idle_watcher: asyncio.Task[None] | None = None
@@ -104,6 +113,22 @@ class WorkerServicer(rpc.WorkerServicer):
     def engine_death(self) -> str | None:
         """Why the engine died, during a run or between runs; None while it is alive."""
         return self._death
+
+    @property
+    def info(self) -> pb.WorkerInfo:
+        """This worker, as GetInfo describes it."""
+        return self._info()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a run holds the worker."""
+        return self._session is not None
+
+    @property
+    def served(self) -> SessionCounts:
+        """Counts over all runs, the current one included."""
+        current = SessionCounts() if self._session is None else self._session.counts
+        return SessionCounts(*map(sum, zip(self._ended_counts, current, strict=True)))
 
     async def wait_engine_death(self) -> None:
         """Wait until the engine has died."""
@@ -147,7 +172,11 @@ class WorkerServicer(rpc.WorkerServicer):
         """
         load = self._engine.load()
         return pb.EngineLoad(
-            running=load.running, waiting=load.waiting, kv_use=load.kv_use, gpus=self._gpus.latest()
+            running=load.running,
+            waiting=load.waiting,
+            kv_use=load.kv_use,
+            gpus=self._gpus.latest(),
+            compiled=None if load.compiled is None else pb.CompiledKernels(**load.compiled._asdict()),
         )
 
     def drain(self) -> None:
@@ -224,6 +253,7 @@ class WorkerServicer(rpc.WorkerServicer):
     async def _abort(self, context: Context, failure: Exception) -> None:
         status = next(status for kind, status in _STATUS.items() if isinstance(failure, kind))
         whole = f"engine died: {failure}" if isinstance(failure, EngineDead) else str(failure)
+        self.failed_calls[status] += 1
         reason = whole.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
         try:
             async with asyncio.timeout(ABORT_TIMEOUT_S):
@@ -264,6 +294,7 @@ class WorkerServicer(rpc.WorkerServicer):
         self._session = Session(
             opening, self._engine, info, outbox, self._coordinator_timeout_s, self.read_load
         )
+        self.num_runs += 1
         logger.info("run %s begins", opening.run_id)
         return self._session
 
@@ -302,6 +333,7 @@ class WorkerServicer(rpc.WorkerServicer):
             session.produced_tokens,
             session.num_frames,
         )
+        self._ended_counts = self.served
         self._session = None
         if death is not None:
             self._set_dead(death)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
@@ -21,6 +22,21 @@ MAX_UNREAD_PONGS = 1024
 TICK_S = 1.0
 # Limit for the loops and an in-flight write to end; after that the engine is reset regardless.
 END_TIMEOUT_S = 2.0
+
+
+class SessionCounts(NamedTuple):
+    """What a session has received and sent."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    """Of the requests received."""
+    finished_requests: int = 0
+    tokens: int = 0
+    """Produced by the engine."""
+    steps: int = 0
+    """Engine steps that returned output."""
+    frames: int = 0
+    """Token frames sent."""
 
 
 class CoordinatorGone(Exception):
@@ -52,7 +68,7 @@ class Session:
         self.run_id = opening.run_id
         self._outbox = outbox
         self.produced_tokens = 0
-        self._num_steps = 0
+        self._num_steps = self._num_requests = self._num_prompt_tokens = self._num_finished = 0
         self._engine = engine
         self._read_load = read_load
         self._info = info
@@ -72,6 +88,18 @@ class Session:
         """Token frames sent so far."""
         return self._outbox.num_frames
 
+    @property
+    def counts(self) -> SessionCounts:
+        """Counts so far."""
+        return SessionCounts(
+            requests=self._num_requests,
+            prompt_tokens=self._num_prompt_tokens,
+            finished_requests=self._num_finished,
+            tokens=self.produced_tokens,
+            steps=self._num_steps,
+            frames=self.num_frames,
+        )
+
     async def serve(self, inbound: AsyncIterator[pb.ToWorker], write: Write) -> None:
         """Serve until the coordinator closes its side of the stream.
 
@@ -80,6 +108,7 @@ class Session:
             LimitExceeded: More requests, prompt tokens or unread pongs than this worker accepts.
             CoordinatorGone: The coordinator has sent or read nothing for the timeout.
             EngineDead: The engine will produce no more tokens.
+            RunFailed: The engine will produce no more tokens of this run.
         """
         works = (self._step(), self._read(inbound), self._watch(), self._send(write))
         loops = [asyncio.ensure_future(work) for work in works]
@@ -118,6 +147,8 @@ class Session:
             prompts = unpack_submit(message.submit)
             check_prompts(prompts, self._spec, self._info)
             self._in_flight.add(prompts, received_ns)
+            self._num_requests += len(prompts.requests)
+            self._num_prompt_tokens += len(prompts.prompt_tokens)
             self._engine.submit(prompts)
         elif kind == "ping":
             self._queue_pong(message.ping.nonce)
@@ -134,6 +165,7 @@ class Session:
             step = await self._engine.step()
             self._num_steps += 1
             self.produced_tokens += len(step.columns.tokens)
+            self._num_finished += len(step.columns.finished_rows)
             if step.columns.times is not None:
                 step = self._with_received(step, step.columns.times)
             self._in_flight.remove(step.columns.requests[step.columns.finished_rows])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bench.find_qps.virtual_server import EngineLimits, Latencies, Lens, serve
 from tokenfleet.find_qps.full_length import RunLength, ServedQueries, full_length_ratio
-from tokenfleet.find_qps.rate_search import RatePoint, RateSearch, RunLengthKind, Step, StepKind
+from tokenfleet.find_qps.rate_search import RatePoint, RateSearch, RunLengthKind, SearchStep, StepKind
 from tokenfleet.find_qps.search_plan import OVER_SHARE
 from tokenfleet.find_qps.search_results import MIN_LOST_RATIO
 from worker.engines.scripted.cost_model import CostModel
@@ -32,7 +32,7 @@ class VirtualLoad(NamedTuple):
 class FoundRate(NamedTuple):
     """How a search ended."""
 
-    end: Step
+    end: SearchStep
     points: list[RatePoint]
 
 

@@ -15,7 +15,6 @@ from common.flags import Flag, Flags, add_flags, build
 from common.host_facts import nearest, read_disk_space, read_host_facts
 from common.signals import Interrupted, Interrupts, handled_signals
 from common.text import print_table
-from common.tls import SecurityFiles
 from coordinator.config import RunConfig, build_parser, expand, to_config
 from coordinator.doctor.accelerators import diagnose_accelerators
 from coordinator.doctor.findings import Row, exit_code, layout
@@ -120,9 +119,10 @@ def parse(argv: list[str]) -> Order:
     values = parser.parse_args(full_argv)
     own = build(DoctorConfig, values)
     run = to_config(values, file)
-    files = SecurityFiles(run.tls_ca, run.tls_cert, run.tls_key, run.run_token_file)
     generation = settings.load_generation_config(run.generation_config, run.mode, run.max_new_tokens)
-    return Order(run, Access.read(files), generation, own.timeout_s, own.model_hash, own.inputs_only)
+    return Order(
+        run, Access.read(run.security_files), generation, own.timeout_s, own.model_hash, own.inputs_only
+    )
 
 
 def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:

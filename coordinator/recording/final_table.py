@@ -2,9 +2,11 @@
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 from common.text import print_table, printable
+from coordinator.recording.file_thread import FileThread
 from coordinator.recording.run_record import PERCENTILES, RunRecord, Spread, Summary
 from sut.results.loadgen_figures import Bound, LoadGenSpread
 from sut.results.timing.decomposition import RunDecomposition
@@ -12,6 +14,8 @@ from sut.results.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
+SHOW_TIMEOUT_S = 10.0
+"""A terminal or pipe that takes no output for longer gets no table."""
 MAX_LOSS_LINES = 20
 PART_PERCENTILES = ("p50", "p99")
 MAX_PATH_LEN = 4096
@@ -33,7 +37,16 @@ _QUANTITIES = {
 }
 
 
-def show(record: RunRecord) -> None:
+def show(record: RunRecord, timeout_s: float) -> None:
+    """Print the table on a thread, because stdout may take no output; run.json holds the same."""
+    with FileThread() as printing:
+        try:
+            printing.call(partial(_print, record), timeout_s)
+        except TimeoutError as error:
+            logger.warning("the table was not printed, run.json holds the same: stdout: %s", error)
+
+
+def _print(record: RunRecord) -> None:
     """Print the table; a failure to print is only logged, because run.json is on disk."""
     if error := print_table(format_record(record)):
         logger.warning("the table was not printed, run.json holds the same: %s", error)

@@ -1,4 +1,4 @@
-"""Writes a run's requests with their times, and takes these apart, when the workers are free.
+"""Writes a run's requests and timeline, and takes the requests' times apart, when the workers are free.
 
 What goes wrong here changes nothing of the verdict, which is on disk before.
 """
@@ -13,6 +13,7 @@ from coordinator.recording.file_thread import FileThread
 from coordinator.recording.finished_requests import collect_requests
 from coordinator.recording.run_dir import RunDir
 from coordinator.recording.run_record import RunRecord
+from coordinator.recording.timeline import TIMELINE_NAME, RunName, Timeline, origin_ns
 from coordinator.scheduling.event_loop import ActiveRun
 from sut.loadgen import LoadGenSettings
 from sut.log_files import TRACE, find_log
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RequestFiles:
-    """The files of one run's requests: requests.parquet, requests_summary.csv and requests.jsonl."""
+    """A run's data: requests.parquet, requests_summary.csv, requests.jsonl and timeline.parquet."""
 
     config: RunConfig
     run_id: str
@@ -44,6 +45,7 @@ class RequestFiles:
     files: FileThread
     settings: LoadGenSettings
     active_run: ActiveRun
+    timeline: Timeline
 
     def store(self, record: RunRecord) -> RunRecord:
         """Write the files of a complete run; stores and returns the record with the decomposition.
@@ -57,7 +59,9 @@ class RequestFiles:
             self.run_dir.write(timed)
         except Exception as error:
             # The verdict does not depend on these files.
-            logger.warning("%s was not written: %r", REQUESTS_NAME, error, exc_info=True)
+            logger.warning(
+                "%s and %s were not written: %r", REQUESTS_NAME, TIMELINE_NAME, error, exc_info=True
+            )
             return record
         return timed
 
@@ -82,6 +86,8 @@ class RequestFiles:
             "addresses": [link.address for link in self.active_run.fleet.links],
         }
         directory = self.run_dir.path
+        name = RunName(self.run_id, self.config.scenario, mode)
+        self.timeline.write(directory / TIMELINE_NAME, name, origin_ns(self.active_run))
         write_requests(directory / REQUESTS_NAME, to_table(records, metadata))
         write_summary(directory / SUMMARY_NAME, records)
         if self.config.requests_jsonl:

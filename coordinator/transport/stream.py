@@ -13,6 +13,7 @@ import grpc
 
 from common.idle_timer import IdleTimer
 from common.text import printable
+from coordinator.transport.compiled_kernels import KernelCompilations
 from coordinator.transport.engine_reading import NO_READING, EngineReading
 from coordinator.transport.final_status import FinalStatus
 from coordinator.transport.worker_answers import AnswerError, check_info, clean
@@ -75,6 +76,8 @@ class StreamCounts:
     spec_hash: str = ""
     info: pb.WorkerInfo = field(default_factory=pb.WorkerInfo)
     """The worker as it described itself when it opened the stream."""
+    compiled: KernelCompilations | None = None
+    """Kernels that the engine compiled for this stream, as of the last pong; None if it does not tell."""
     round_trip_ns: int = 0
     """Shortest round trip of a ping."""
     clock_offset_ns: int = 0
@@ -322,6 +325,7 @@ class Stream:
         self._worker_ns = pong.worker_ns
         self.reading = EngineReading.of(pong.load)
         counts.engine_steps, counts.produced_tokens = pong.steps, pong.produced_tokens
+        counts.compiled = KernelCompilations.of(pong.load)
         self._pong_came.set()
 
     async def _lost(self, error: BaseException | None) -> WorkerLost:

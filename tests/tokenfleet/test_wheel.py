@@ -135,7 +135,17 @@ def test_the_installed_command_ignores_the_current_directory(programs: Programs,
         assert 0 == node.stop()
     finally:
         node.stop()
-    programs.run("local", "--backend", "counting", *flags, *STEPS, "--output-dir", str(tmp_path / "local"))
+    assert (tmp_path / "run/offline/performance/report.html").exists()
+    programs.run(
+        "local",
+        "--no-report",
+        "--backend",
+        "counting",
+        *flags,
+        *STEPS,
+        "--output-dir",
+        str(tmp_path / "local"),
+    )
 
 
 @pytest.mark.vllm

@@ -15,7 +15,6 @@ from common.open_files import raise_open_file_limit
 from common.report_files import replace_files
 from common.signals import Interrupted, Interrupts
 from common.source_commit import read_commit
-from common.tls import SecurityFiles
 from coordinator.transport.access import Access
 from tokenfleet.campaign.campaign_state import CampaignDir, CampaignState
 from tokenfleet.campaign.execution import BAD_INPUT, FAILED, Campaign, CampaignStopped
@@ -95,7 +94,7 @@ def _execute(argv: list[str]) -> int:
             table.close()
             return 0
         directory.keep()
-        return _run(plan, identities, table)
+        return _run(plan, identities, table, directory.wait_children())
 
 
 def _refuse(plan: CampaignPlan, refused: list[str]) -> int:
@@ -104,12 +103,14 @@ def _refuse(plan: CampaignPlan, refused: list[str]) -> int:
     return BAD_INPUT
 
 
-def _run(plan: CampaignPlan, identities: dict[PlannedRun, RunIdentity], table: PhaseTable) -> int:
+def _run(
+    plan: CampaignPlan, identities: dict[PlannedRun, RunIdentity], table: PhaseTable, children_lock: int
+) -> int:
     state = CampaignState.open(plan, read_commit())
     state.write()
     workers = _workers(plan, state, next(iter(identities)))
     try:
-        return Campaign(plan, identities, state, table, workers).execute()
+        return Campaign(plan, identities, state, table, workers, children_lock).execute()
     finally:
         workers.close()
         table.close()
@@ -117,7 +118,7 @@ def _run(plan: CampaignPlan, identities: dict[PlannedRun, RunIdentity], table: P
 
 def _workers(plan: CampaignPlan, state: CampaignState, run: PlannedRun) -> GroupWorkers:
     config = run.config()
-    access = Access.read(SecurityFiles(config.tls_ca, config.tls_cert, config.tls_key, config.run_token_file))
+    access = Access.read(config.security_files)
     patience = WorkerTimeouts(config.ready_timeout_s, plan.campaign.restart_timeout_s)
     kind = LocalWorkers if plan.nodes is None else NodeWorkers
     return kind(plan, state, access, patience)

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +23,10 @@ from tokenfleet.campaign.plan_file import CampaignPlan
 
 STATE_NAME = "campaign.json"
 LOCK_NAME = "campaign.lock"
+CHILDREN_LOCK_NAME = "children.lock"
+# A program that is told to stop ends within its own bounds, which are shorter.
+CHILDREN_TIMEOUT_S = 180.0
+POLL_S = 0.2
 LOG_FOLDER = "logs"
 FORMAT = 1
 
@@ -126,13 +131,29 @@ class CampaignDir:
         try:
             (path / LOG_FOLDER).mkdir(parents=True, exist_ok=True)
             self._lock: IO[str] = (path / LOCK_NAME).open("a")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FlagError("output-dir", f"{path} belongs to a campaign that has not ended") from error
+            self._children_lock: IO[str] = (path / CHILDREN_LOCK_NAME).open("a")
+            is_free = _lock(self._lock)
         except OSError as error:
             raise FlagError("output-dir", f"{path}: {error.strerror}") from error
-
+        if not is_free:
+            raise FlagError("output-dir", f"{path} belongs to a campaign that has not ended")
         self._is_kept = (path / STATE_NAME).exists()
+
+    def wait_children(self, timeout_s: float = CHILDREN_TIMEOUT_S) -> int:
+        """Wait for the programs that a killed campaign has started; returns a file that children inherit.
+
+        The kernel tells them to stop when the campaign dies. Until they have ended, they may still write.
+
+        Raises:
+            TimeoutError: They have not ended in time.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while not _lock(self._children_lock):
+            if time.monotonic() > deadline_s:
+                reason = f"a program of an earlier campaign has not ended in {timeout_s:g} s"
+                raise TimeoutError(f"{self.path}: {reason}")
+            time.sleep(POLL_S)
+        return self._children_lock.fileno()
 
     def __enter__(self) -> Self:
         return self
@@ -146,11 +167,22 @@ class CampaignDir:
     ) -> None:
         """Unlock the directory; one that holds nothing is removed if the campaign was refused."""
         self._lock.close()
+        self._children_lock.close()
         if self._is_kept:
             return
         with contextlib.suppress(OSError):
             for name in (path.name for path in self.path.glob("rehearsal-*.conf")):
                 (self.path / name).unlink()
             (self.path / LOG_FOLDER).rmdir()
+            (self.path / CHILDREN_LOCK_NAME).unlink()
             (self.path / LOCK_NAME).unlink()
             self.path.rmdir()
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock a file if no other process has locked it; returns whether it is locked now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -56,6 +56,7 @@ class Campaign:
         state: CampaignState,
         table: PhaseTable,
         workers: GroupWorkers,
+        children_lock: int,
     ) -> None:
         """Take a plan that nothing speaks against.
 
@@ -65,7 +66,9 @@ class Campaign:
             state: Is told what happens.
             table: Shows it.
             workers: Serve the runs.
+            children_lock: File that every program of this campaign inherits and so keeps locked.
         """
+        self._children_lock = children_lock
         self._plan = plan
         self._identities = identities
         self._state = state
@@ -318,9 +321,11 @@ class Campaign:
 
     def _execute(self, argv: list[str], log: Path) -> int:
         """Run a `tokenfleet` command to its end, and tend the workers meanwhile; returns its exit code."""
+        command, environment = child_command("tokenfleet", argv), child_environment(os.environ)
+        fds = [self._children_lock]
         with (
             log.open("ab") as output,
-            ChildProcess(child_command("tokenfleet", argv), child_environment(os.environ), output) as child,
+            ChildProcess(command, environment, output, inherited_fds=fds) as child,
         ):
             try:
                 while (code := child.poll()) is None:

@@ -20,7 +20,7 @@ from common.signals import Interrupted, Interrupts
 from sut.settings import Scenario
 from tokenfleet.child import STOP_TIMEOUT_S, ChildProcess
 from tokenfleet.find_qps.config import parse
-from tokenfleet.find_qps.rate_search import RatePoint, RateSearch, RunLengthKind, Step, StepKind
+from tokenfleet.find_qps.rate_search import RatePoint, RateSearch, RunLengthKind, SearchStep, StepKind
 from tokenfleet.find_qps.sample_count_search import next_offline_step
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
 from tokenfleet.find_qps.search_results import (
@@ -109,7 +109,7 @@ class SearchRuns:
         self._num_read = 0
 
     def read(
-        self, step: Step, read_point: Callable[[SearchPlan, PlannedSearchRun], _Point | None]
+        self, step: SearchStep, read_point: Callable[[SearchPlan, PlannedSearchRun], _Point | None]
     ) -> tuple[PlannedSearchRun, _Point]:
         """Return the next run's result, from its directory if it has finished, else after running it.
 
@@ -169,7 +169,7 @@ class SearchRuns:
         self._state.write({"end": facts})
 
 
-def _planned(number: int, step: Step) -> PlannedSearchRun:
+def _planned(number: int, step: SearchStep) -> PlannedSearchRun:
     return PlannedSearchRun(number, RunLengthKind(step.kind), step.target_qps)
 
 

@@ -67,7 +67,7 @@ class StepKind(StrEnum):
     """No run of full length was VALID."""
 
 
-class Step(NamedTuple):
+class SearchStep(NamedTuple):
     """The next run, or the end of the search."""
 
     kind: StepKind
@@ -83,16 +83,16 @@ class RateSearch(NamedTuple):
     """None: as high as it goes."""
     max_runs: int
 
-    def next_step(self, points: Sequence[RatePoint]) -> Step:
+    def next_step(self, points: Sequence[RatePoint]) -> SearchStep:
         """Return what follows the runs so far."""
         if any(point.kind is RunLengthKind.FULL for point in points):
             return self._after_full(points)
         if any(not point.is_valid and point.target_qps <= self.min_qps for point in points):
-            return Step(StepKind.TOO_HIGH, self.min_qps)
+            return SearchStep(StepKind.TOO_HIGH, self.min_qps)
         bracket = Bracket.of(points)
         if len(points) + NUM_FULL >= self.max_runs or self._is_narrow(bracket):
             return self._first_full(bracket)
-        return Step(StepKind.SHORT, self._next_short(bracket))
+        return SearchStep(StepKind.SHORT, self._next_short(bracket))
 
     def _is_narrow(self, bracket: "Bracket") -> bool:
         if bracket.above is None:
@@ -114,16 +114,16 @@ class RateSearch(NamedTuple):
         step = min(max(bracket.zero_at, MIN_STEP), 1 - MIN_STEP)
         return self._bounded(math.exp(below.log_qps + step * bracket.width))
 
-    def _first_full(self, bracket: "Bracket") -> Step:
+    def _first_full(self, bracket: "Bracket") -> SearchStep:
         below, above = bracket
         if below is None:
-            return Step(StepKind.FULL, self.min_qps)
+            return SearchStep(StepKind.FULL, self.min_qps)
         if above is None:
-            return Step(StepKind.FULL, below.target_qps)
+            return SearchStep(StepKind.FULL, below.target_qps)
         log_qps = below.log_qps + bracket.zero_at * bracket.width
-        return Step(StepKind.FULL, self._bounded(math.exp(log_qps - MARGIN)))
+        return SearchStep(StepKind.FULL, self._bounded(math.exp(log_qps - MARGIN)))
 
-    def _after_full(self, points: Sequence[RatePoint]) -> Step:
+    def _after_full(self, points: Sequence[RatePoint]) -> SearchStep:
         full = [point for point in points if point.kind is RunLengthKind.FULL]
         bracket = Bracket.of(full)
         slope = bracket.slope if bracket.is_closed else _slope([p for p in points if p not in full], full)
@@ -138,16 +138,16 @@ class RateSearch(NamedTuple):
             rate = below.log_qps + bracket.zero_at * bracket.width - MARGIN
         better = self._bounded(math.exp(rate))
         if is_last or math.log(better) - below.log_qps < CLOSE:
-            return Step(StepKind.FOUND, below.target_qps)
-        return Step(StepKind.FULL, better)
+            return SearchStep(StepKind.FOUND, below.target_qps)
+        return SearchStep(StepKind.FULL, better)
 
-    def _step_down(self, lowest: RatePoint, slope: float, num_failed: int, is_last: bool) -> Step:
+    def _step_down(self, lowest: RatePoint, slope: float, num_failed: int, is_last: bool) -> SearchStep:
         if lowest.target_qps <= self.min_qps:
-            return Step(StepKind.TOO_HIGH, self.min_qps)
+            return SearchStep(StepKind.TOO_HIGH, self.min_qps)
         if is_last:
-            return Step(StepKind.EXHAUSTED, lowest.target_qps)
+            return SearchStep(StepKind.EXHAUSTED, lowest.target_qps)
         down = max(_clipped(lowest) / slope, CLOSE * 2 ** (num_failed - 1)) + MARGIN
-        return Step(StepKind.FULL, self._bounded(math.exp(lowest.log_qps - down)))
+        return SearchStep(StepKind.FULL, self._bounded(math.exp(lowest.log_qps - down)))
 
     def _bounded(self, qps: float) -> float:
         """Keep a rate within the bounds, with as many digits as matter."""

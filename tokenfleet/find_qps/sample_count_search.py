@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from sut.loadgen import OFFLINE_SLACK
-from tokenfleet.find_qps.rate_search import Step, StepKind
+from tokenfleet.find_qps.rate_search import SearchStep, StepKind
 from tokenfleet.find_qps.search_results import OfflinePoint
 
 # Growth of the rate after a run that was too short although its rate was that of the engines.
@@ -18,7 +18,7 @@ MIN_GROWTH = 1.05
 
 def next_offline_step(
     points: Sequence[OfflinePoint], first_qps: float, min_duration_s: float, max_runs: int
-) -> Step:
+) -> SearchStep:
     """Return what follows the runs so far.
 
     Args:
@@ -28,13 +28,13 @@ def next_offline_step(
         max_runs: Largest number of runs.
     """
     if not points:
-        return Step(StepKind.FULL, first_qps)
+        return SearchStep(StepKind.FULL, first_qps)
     last = points[-1]
     if last.is_valid:
-        return Step(StepKind.FOUND, last.target_qps)
+        return SearchStep(StepKind.FOUND, last.target_qps)
     if len(points) >= max_runs:
-        return Step(StepKind.EXHAUSTED, last.target_qps)
+        return SearchStep(StepKind.EXHAUSTED, last.target_qps)
     # LoadGen rounds up to whole multiples of the data set: at least one more of them.
     one_more = (last.num_samples + 1) / (OFFLINE_SLACK * min_duration_s)
     rate = max(last.samples_per_s, MIN_GROWTH * last.target_qps, one_more)
-    return Step(StepKind.FULL, math.ceil(rate * 1000) / 1000)
+    return SearchStep(StepKind.FULL, math.ceil(rate * 1000) / 1000)

@@ -23,7 +23,7 @@ from protos.columns import PromptColumns
 from sut.settings import Scenario
 from tokenfleet.network.answer_steps import AnswerSteps
 from tokenfleet.network.incoming_prompts import IncomingPrompts
-from worker.engine_protocol import EngineDead, EngineInfo, Load, Step
+from worker.engine_protocol import EngineInfo, Load, RunFailed, Step
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class FleetEngine:
         )
 
     def open(self, spec: pb.RunSpec) -> None:
-        """Begin a run on every worker; a worker that refuses it ends the engine."""
+        """Begin a run on every worker; a worker that refuses it fails the run."""
         self._run = _FleetRun(self._settings, spec)
 
     def submit(self, prompts: PromptColumns) -> None:
@@ -93,7 +93,7 @@ class FleetEngine:
         """Wait for tokens of one request.
 
         Raises:
-            EngineDead: The run failed on the workers.
+            RunFailed: The run failed on the workers.
         """
         return await self._current.step()
 
@@ -180,7 +180,7 @@ class _FleetRun:
                 return step
             else:
                 await self._steps.wait()
-        raise EngineDead(self._failure)
+        raise RunFailed(self._failure)
 
     def load(self) -> Load:
         if self._scheduler is None:

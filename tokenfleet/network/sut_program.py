@@ -5,33 +5,36 @@
 
 It serves the protocol of a worker. Prompts arrive one in a message and go to the workers with the
 coordinator's routing and failover; each message back has tokens of one sample. It serves one run at a time,
-one after another. Exit codes: 0 stopped, 1 a run failed on the workers, 2 bad input, 130 interrupted.
+one after another; a run that fails on the workers does not end it. Exit codes: 0 stopped, 2 bad input,
+130 interrupted.
 """
 
 import asyncio
 import logging
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.exposure import refuse_exposed
+from common.flags import Flag, FlagError, Parser, add_flags, build
 from common.open_files import raise_open_file_limit
 from common.standard_streams import open_standard_streams
-from common.tls import SecurityFiles
+from common.tls import WorkerAccessFlags
 from coordinator.transport.access import Access
 from coordinator.transport.fleet import Patience
 from coordinator.transport.stream import Limits
 from sut.settings import Scenario
+from tokenfleet.engine_program import run_engine_program
 from tokenfleet.network.fleet_engine import FleetEngine, FleetSettings
 from worker.auth import AuthInterceptor
-from worker.config import BadInput, EngineKind, WorkerConfig, refuse_exposed
-from worker.engine_protocol import EngineDead
+from worker.config import EngineKind, WorkerConfig
 from worker.server import Server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkSutConfig(Flags):
+class NetworkSutConfig(WorkerAccessFlags):
     """One Network SUT: flags for its workers as those of a run, flags of its own port begin with listen."""
 
     workers: Annotated[
@@ -74,12 +77,6 @@ class NetworkSutConfig(Flags):
     max_worker_losses: Annotated[
         int, Flag("a run fails if one request has lost its worker this many times without a new token", ge=1)
     ] = 3
-    tls_ca: Annotated[Path | None, Flag("CA that signed the workers' certificates (PEM); enables TLS")] = None
-    tls_cert: Annotated[
-        Path | None, Flag("client certificate for workers that require one (PEM); needs --tls-key")
-    ] = None
-    tls_key: Annotated[Path | None, Flag("private key of --tls-cert (PEM, not encrypted)")] = None
-    run_token_file: Annotated[Path | None, Flag("file with the run token that the workers require")] = None
 
     def _check_together(self) -> None:
         if not self.insecure and self.listen_tls_cert is None:
@@ -106,7 +103,6 @@ class NetworkSutConfig(Flags):
         Raises:
             FlagError: Names flag, file and error.
         """
-        files = SecurityFiles(self.tls_ca, self.tls_cert, self.tls_key, self.run_token_file)
         patience = Patience(
             limits=Limits(self.worker_timeout_s, self.stall_timeout_s),
             no_worker_s=self.no_worker_timeout_s,
@@ -115,7 +111,7 @@ class NetworkSutConfig(Flags):
         return FleetEngine(
             FleetSettings(
                 addresses=self.workers,
-                access=Access.read(files),
+                access=Access.read(self.security_files),
                 patience=patience,
                 scenario=self.scenario,
                 ready_timeout_s=self.ready_timeout_s,
@@ -131,25 +127,22 @@ def main(argv: list[str]) -> int:
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     raise_open_file_limit()
+    return run_engine_program("network-sut", partial(_serve, argv))
+
+
+def _serve(argv: list[str]) -> None:
+    """Serve until a signal arrives.
+
+    Raises:
+        ValueError: Bad input; names flag, file, value and bound.
+        BadInput: The port cannot be bound, or the workers cannot be had.
+    """
     parser = Parser(allow_abbrev=False, description="Serve a fleet of workers to LoadGen's node.")
     add_flags(parser, NetworkSutConfig)
-    try:
-        config = build(NetworkSutConfig, parser.parse_args(argv))
-        auth = _read_own_credentials(config.server)
-        asyncio.run(_serve(config, auth))
-    except EngineDead as error:
-        sys.stderr.write(f"network-sut: a run failed: {error}\n")
-        return 1
-    except BadInput as error:
-        sys.stderr.write(f"network-sut: {error.refusal}\n")
-        return 2
-    except ValueError as error:
-        sys.stderr.write(f"network-sut: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("network-sut: interrupted\n")
-        return 130
-    return 0
+    config = build(NetworkSutConfig, parser.parse_args(argv))
+    auth = _read_own_credentials(config.server)
+    engine = config.engine()
+    asyncio.run(Server(config.server, engine, auth, engine.ask_nodes).run())
 
 
 def _read_own_credentials(server: WorkerConfig) -> AuthInterceptor:
@@ -163,8 +156,3 @@ def _read_own_credentials(server: WorkerConfig) -> AuthInterceptor:
     except FlagError as error:
         own = f"--listen-{error.flag.removeprefix('--')}"
         raise FlagError(own, str(error).removeprefix(error.flag).strip(": ")) from error
-
-
-async def _serve(config: NetworkSutConfig, auth: AuthInterceptor) -> None:
-    engine = config.engine()
-    await Server(config.server, engine, auth, engine.ask_nodes).run()

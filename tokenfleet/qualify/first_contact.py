@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.flags import Flag, FlagError, Parser, add_flags, build
 from common.signals import Interrupted, Interrupts
 from common.text import print_table
-from common.tls import SecurityFiles
+from common.tls import WorkerAccessFlags
 from coordinator.transport.access import Access
 from sut.results.accuracy.detokenizer import Detokenizer, TokenizerError
 from tokenfleet.qualify import checksums, graded_rows, greedy_checks
@@ -37,7 +37,7 @@ from tokenfleet.qualify.worker_visits import ReadyWorkers, visit_workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QualifyConfig(Flags):
+class QualifyConfig(WorkerAccessFlags):
     """One qualification."""
 
     workers: Annotated[
@@ -72,12 +72,6 @@ class QualifyConfig(Flags):
         int | None, Flag("longest answer of a graded row in tokens", ge=1, default_text="32768")
     ] = None
     random_weights: Annotated[bool, Flag("the model's weights are random: answers may be degenerate")] = False
-    tls_ca: Annotated[Path | None, Flag("CA that signed the workers' certificates (PEM); enables TLS")] = None
-    tls_cert: Annotated[
-        Path | None, Flag("client certificate for workers that require one (PEM); needs --tls-key")
-    ] = None
-    tls_key: Annotated[Path | None, Flag("private key of --tls-cert (PEM, not encrypted)")] = None
-    run_token_file: Annotated[Path | None, Flag("file with the run token that the workers require")] = None
 
     def _check_together(self) -> None:
         if (self.accuracy_file is None) != (self.tokenizer is None):
@@ -89,9 +83,8 @@ class QualifyConfig(Flags):
     @property
     def run_argv(self) -> list[str]:
         """The coordinator's flags for workers and credentials."""
-        files = ("tls_ca", "tls_cert", "tls_key", "run_token_file")
-        named = {f"--{name.replace('_', '-')}": getattr(self, name) for name in files}
-        flags = [f"{flag}={path}" for flag, path in named.items() if path is not None]
+        files = self.security_files._asdict()
+        flags = [f"--{name.replace('_', '-')}={path}" for name, path in files.items() if path is not None]
         random_weights = ["--random-weights"] if self.random_weights else []
         return [f"--workers={','.join(self.workers)}", *flags, *random_weights]
 
@@ -116,10 +109,9 @@ class QualifyInputs:
             FlagError: Names flag, file and reason.
         """
         _check_output(config.output_dir)
-        files = SecurityFiles(config.tls_ca, config.tls_cert, config.tls_key, config.run_token_file)
         grading = _grading_files(config)
         return cls(
-            access=Access.read(files),
+            access=Access.read(config.security_files),
             expected=checksums.NOTHING_EXPECTED
             if config.expected is None
             else checksums.read_expected(config.expected),

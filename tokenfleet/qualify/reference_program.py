@@ -7,18 +7,20 @@ Exit codes: 0 written, 1 the engine failed, 2 bad input, 130 interrupted.
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
-from common.signals import Interrupted, Interrupts
+from common.signals import Interrupts
 from sut import dataset
 from sut.dataset import Dataset
+from tokenfleet.engine_program import run_engine_program
 from tokenfleet.qualify.greedy_answers import REFERENCE_FORMAT, GreedyReference
 from worker.config import parse as parse_worker
-from worker.engine_protocol import EngineDead, EngineInfo
+from worker.engine_protocol import EngineInfo
 from worker.engines.vllm.engine_args import parse_engine_flags
 from worker.engines.vllm.greedy_reference import GreedyAnswer, generate_greedily
 
@@ -36,18 +38,7 @@ class ReferenceConfig(Flags):
 def run_reference(argv: list[str]) -> int:
     """Run the program and return its exit code."""
     Interrupts(ignores_later=True)
-    try:
-        _generate(argv)
-    except ValueError as error:
-        sys.stderr.write(f"qualify reference: {error}\n")
-        return 2
-    except EngineDead as error:
-        sys.stderr.write(f"qualify reference: engine died: {error}\n")
-        return 1
-    except Interrupted as interruption:
-        sys.stderr.write(f"qualify reference: interrupted by {interruption}\n")
-        return interruption.exit_code
-    return 0
+    return run_engine_program("qualify reference", partial(_generate, argv))
 
 
 def _generate(argv: list[str]) -> None:

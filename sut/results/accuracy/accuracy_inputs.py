@@ -26,7 +26,7 @@ _MAX_RECORD_BYTES = 1 << 30
 
 
 class RunFacts(NamedTuple):
-    """What the log's run.json says; None: unknown, because there is none."""
+    """Facts from the run.json beside the log; None if that file does not exist."""
 
     dataset_sha256: str | None
     max_new_tokens: int | None

@@ -22,7 +22,7 @@ _STATED_LETTER = re.compile(
     r"\b(?i:answer|option|choice)\b(?:\s+(?i:is)\b)?\s*(?:[:=]\s*)?(?:(?i:option|choice)\s+)?"
     r"[*$\\(\[\s]{0,8}(?P<found>[A-D])\b(?![-'])"
 )
-# A letter in front of a word, such as the article "A", is none.
+# A letter directly before a word is no answer: it may be the article "A".
 _LONE_LETTER = re.compile(r"[\s(*\[$\\]{0,8}(?P<found>[A-D])[\s*\]$\\]{0,8}(?:[).:,;]|\Z|\n)")
 _CODE_FENCE = re.compile(r"```[ \t]*(?P<language>[A-Za-z0-9+#]*)[^\n]*(?:\n|\Z)")
 _PYTHON: Final = {"", "python", "python3", "py", "py3"}

@@ -1,7 +1,7 @@
-"""Log of verdicts, so that grading which was interrupted goes on where it stopped.
+"""Store each verdict in a log, so that interrupted grading resumes.
 
-One JSON object a line. Only `passed` and `failed` are taken from it again, by a digest of everything that
-decides a verdict. A line that is torn or damaged is skipped: its program is graded again.
+Each line is a JSON object. Its key is a digest of everything that decides the verdict. Only `passed` and
+`failed` are reused. A torn or damaged line is skipped, and its program is graded again.
 """
 
 import fcntl

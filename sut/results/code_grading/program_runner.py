@@ -195,14 +195,14 @@ def _run_tests(connection: Connection, setup: dict[str, Any]) -> None:
 
 
 def _report(connection: Connection, error: BaseException) -> None:
-    """Tell what ended the program."""
+    """Send the error that ended the program."""
     kind = LIMITED if _is_limit(error) else FAILED
     text = str(error) if isinstance(error, LimitError) else type(error).__name__
     connection.send(kind, text.encode("utf-8", "replace")[:200])
 
 
 def _is_limit(error: BaseException) -> bool:
-    """Whether a limit of the sandbox caused an exception, which without it might not have occurred."""
+    """Return whether a limit of the sandbox caused an exception."""
     if isinstance(error, OSError):
         return error.errno in _LIMIT_ERRNOS
     # Python 3.11 raises SystemError where it finds no memory for a frame.

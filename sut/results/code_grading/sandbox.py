@@ -75,7 +75,7 @@ class Sandbox:
 
     @contextmanager
     def start(self) -> Iterator[RunnerConnection]:
-        """Start a runner with a temporary folder of its own; it ends, and the folder with it, on leaving.
+        """Start a runner with its own temporary folder; leaving the block kills it and removes the folder.
 
         Raises:
             OSError: The process or the folder cannot be made.

@@ -32,7 +32,7 @@ class Preparation(NamedTuple):
     accepted: tuple[Fault, ...]
     """Rules of submissions that the runs of a rehearsal do not meet."""
     missing: tuple[str, ...]
-    """What the user has to say, one line each; a draft is laid out without it."""
+    """Flags that the user must still give, one line each; a draft is laid out without them."""
 
 
 class _Documents(NamedTuple):

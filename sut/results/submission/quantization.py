@@ -145,14 +145,14 @@ def _described(fact: str, value: object) -> str:
 
 
 def _expert_activations(facts: _Json, execution: _Json) -> str:
-    """Say in which data type the experts' matrix products read activations, if the engine's report tells."""
+    """Return the data type of the activations in the experts' matrix products, as far as it was reported."""
     if _value(facts, "quantization") is None or _value(execution, "moe_backend") in _WEIGHT_ONLY_BACKENDS:
         return _cell(_value(facts, "dtype"))
     return "not reported: vLLM chooses it with the kernels"
 
 
 def has_weights(engine: _Json) -> bool:
-    """Whether it is an engine that computes; scripted ones have no data types."""
+    """Return whether an engine has weights; scripted engines have no data types."""
     return engine.get("engine") == "vllm"
 
 

@@ -79,7 +79,7 @@ class SystemDescription:
     missing: tuple[str, ...]
     """Fields without a value that the official checker requires."""
     conflicts: tuple[str, ...]
-    """Where a given value contradicts the runs, one line each."""
+    """Given values that contradict the runs, one line each."""
 
 
 def required_fields(division: Division) -> tuple[str, ...]:

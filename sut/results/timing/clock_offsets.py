@@ -43,8 +43,9 @@ class ClockOffsets:
         # Floats hold the distances from the first ping exactly; they do not hold the times.
         self._first_worker_ns, self._first_ns = int(worker_ns[0]), int(sent_ns[0])
         at_ns = (worker_ns - worker_ns[0]).astype(np.float64)
-        lows = at_ns - (received_ns - self._first_ns)
-        highs = at_ns - (sent_ns - self._first_ns)
+        # Clocks are read in whole ns.
+        lows = at_ns - (received_ns - self._first_ns) - 1
+        highs = at_ns - (sent_ns - self._first_ns) + 1
         self._rate, self.drift = _rate(at_ns, lows, highs)
         """Change of the difference per ns: the estimate, and what it leaves open."""
         self._at_ns = at_ns
@@ -99,13 +100,13 @@ def _rate(at_ns: Floats, lows: Floats, highs: Floats) -> tuple[float, float]:
         return 0.0, MAX_DRIFT
     least = float(((lows[second] - highs[first]) / gaps).max())
     most = float(((highs[second] - lows[first]) / gaps).min())
-    rate = float(np.clip((least + most) / 2, -MAX_DRIFT, MAX_DRIFT))
-    return rate, float(np.clip(abs(most - least) / 2, MIN_DRIFT, MAX_DRIFT))
+    least, most = (float(np.clip(end, -MAX_DRIFT, MAX_DRIFT)) for end in (least, most))
+    return (least + most) / 2, max(abs(most - least) / 2, MIN_DRIFT)
 
 
 def _shortest(at_ns: Floats, round_trips: Floats) -> NDArray[np.int64]:
     """Return the index of the shortest ping of each of MAX_ANCHORS equal parts of the run, in order."""
     part = (at_ns * (MAX_ANCHORS / (at_ns[-1] + 1))).astype(np.int64)
-    order = np.lexsort((round_trips, part))
-    _, starts = np.unique(part[order], return_index=True)
-    return order[starts]
+    order: NDArray[np.int64] = np.lexsort((round_trips, part))
+    starts = np.unique(part[order], return_index=True)[1]
+    return order.take(starts)

@@ -99,7 +99,8 @@ def build_records(done: NDArray[np.void], streams: Sequence[StreamTimes], origin
 
 def is_known(times: Times) -> NDArray[np.bool_]:
     """Return which times are known, (N,)."""
-    return times != UNKNOWN_NS
+    known: NDArray[np.bool_] = times != UNKNOWN_NS
+    return known
 
 
 def _rows_of(columns: dict[str, Column], queries: Column) -> tuple[Column, NDArray[np.bool_]]:

@@ -164,7 +164,8 @@ def _quantities(records: RequestRecords) -> dict[tuple[str, str], NDArray[np.flo
 
 def _between(columns: Mapping[str, _Column], begin: str, end: str) -> NDArray[np.float64]:
     times = _difference(columns, begin, end)
-    return times[~np.isnan(times)]
+    known: NDArray[np.float64] = times[~np.isnan(times)]
+    return known
 
 
 def _difference(columns: Mapping[str, _Column], begin: str, end: str) -> NDArray[np.float64]:

@@ -39,6 +39,7 @@ def record_of(*, verbose: bool = False, **changed: Any) -> RunRecord:
         "wall_s": 2.0,
         "coordinator_cpu_s": 1.0,
         "config": {"verbose": verbose},
+        "changed_flags": [],
         "generation": {},
         "dataset": {},
         "versions": {},
@@ -51,6 +52,7 @@ def record_of(*, verbose: bool = False, **changed: Any) -> RunRecord:
         "files_sha256": {},
         "over_latency": None,
         "summary": summary,
+        "pauses": [],
     }
     return RunRecord(**(fields | changed))
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests import fleet
@@ -61,6 +61,9 @@ target-qps = 100
 engine = "counting"
 step-ms = 2
 
+[coordinator]
+report = false
+
 [rehearsal]
 min-duration-s = 0.02
 max-new-tokens = 64
@@ -88,8 +91,14 @@ def write_rehearsal(directory: Path, *edits: tuple[str, str]) -> Path:
 class StartedCampaign:
     """A `tokenfleet campaign` process, with a marker in the environment of all that it starts."""
 
-    def __init__(self, plan: Path, *flags: str) -> None:
-        """Start it in the plan's directory; its output is appended to output.txt there."""
+    def __init__(self, plan: Path, *flags: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start it in the plan's directory; its output is appended to output.txt there.
+
+        Args:
+            plan: The plan.
+            flags: Further flags.
+            environment: Variables beside this process's own.
+        """
         self.output = plan.with_name("output.txt")
         self.output.touch()
         self._begin = self.output.stat().st_size
@@ -98,7 +107,9 @@ class StartedCampaign:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "tokenfleet", "campaign", plan.name, *flags],
                 cwd=plan.parent,
-                env=os.environ | {"PYTHONPATH": str(fleet.ROOT), "TOKENFLEET_TEST": self.marker},
+                env=os.environ
+                | {"PYTHONPATH": str(fleet.ROOT), "TOKENFLEET_TEST": self.marker}
+                | (environment or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -110,13 +121,14 @@ class StartedCampaign:
 
     def wait_for(self, line: str, timeout_s: float = 60.0) -> None:
         """Wait for a text in the output."""
-        self._wait(lambda: line in self.text(), timeout_s)
+        self.wait_until(lambda: line in self.text(), timeout_s)
 
     def wait_for_file(self, path: Path, timeout_s: float = 60.0) -> None:
         """Wait until a file exists."""
-        self._wait(path.exists, timeout_s)
+        self.wait_until(path.exists, timeout_s)
 
-    def _wait(self, is_there: Callable[[], bool], timeout_s: float) -> None:
+    def wait_until(self, is_there: Callable[[], object], timeout_s: float = 60.0) -> None:
+        """Wait until a condition holds; the campaign's end fails the test."""
         deadline_s = time.monotonic() + timeout_s
         while not is_there():
             assert self.process.poll() is None, self.text()

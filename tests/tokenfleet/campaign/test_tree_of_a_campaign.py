@@ -34,7 +34,7 @@ def lay_out(
 
     monkeypatch.setattr(Campaign, "_execute", execute)
     state = CampaignState.open(plan, "")
-    return Campaign(plan, {}, state, PhaseTable([]), cast(GroupWorkers, None))._lay_out()
+    return Campaign(plan, {}, state, PhaseTable([]), cast(GroupWorkers, None), -1)._lay_out()
 
 
 def test_a_rehearsal_keeps_a_tree_that_the_official_checker_refuses(

@@ -4,13 +4,16 @@ import sys
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from protos import worker_pb2 as pb
 from tests.worker.machine.test_nvml import GIB, NVMLError, binding, refuse
+from worker.engines.scripted.counting import CountingConfig, CountingEngine
 from worker.machine import gpu_sampler
 from worker.machine.gpu_sampler import GpuSampler
+from worker.servicer import WorkerServicer
 
 
 def stand_in(num_devices: int = 2, **changed: object) -> SimpleNamespace:
@@ -43,6 +46,14 @@ def test_each_visible_gpu_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         index=1, power_w=501.5, sm_clock_mhz=345, used_memory_bytes=64 * GIB, temperature_c=41
     )
     assert [expected] == read_once(monkeypatch, stand_in(3))
+
+
+def test_the_readings_are_told_with_the_engines_load() -> None:
+    """The load of a worker has the sampler's GPUs beside the engine's requests."""
+    gpus = [pb.GpuLoad(index=0, power_w=700)]
+    sampler = cast(Any, SimpleNamespace(latest=lambda: gpus))
+    servicer = WorkerServicer(CountingEngine(CountingConfig()), 0, 60, gpus=sampler)
+    assert gpus == list(servicer.read_load().gpus)
 
 
 def test_a_value_that_a_device_does_not_tell_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, declared
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
-from worker.engine_protocol import EngineInfo, Load, Step
+from worker.engine_protocol import NO_KERNELS, EngineInfo, Load, Step
 from worker.engines.scripted.answers import (
     MAX_SEED,
     STOP_TOKEN_ID,
@@ -90,7 +90,8 @@ class SimulatedEngine:
             wait: Waits for a step time in seconds; None: in real time.
         """
         self._config = config
-        self._wait = wait or StepClock().wait
+        self._clock = StepClock()
+        self._wait = wait or self._clock.wait
         self._work = asyncio.Event()
         self._running = RunningBatch(counted_tokens, STOP_TOKEN_ID)
         self._waiting = AnswerColumns.empty()
@@ -143,6 +144,7 @@ class SimulatedEngine:
             while not len(self._waiting.requests) and not len(self._running):
                 self._work.clear()
                 await self._work.wait()
+                self._clock.begin()
             num_decoding = len(self._running)
             prefill_tokens = self._prefill(num_decoding)
             await self._wait(self._config.costs.step_s(num_decoding, prefill_tokens))
@@ -152,7 +154,8 @@ class SimulatedEngine:
     def load(self) -> Load:
         """Count running and waiting requests; a partly prefilled one counts as running."""
         begun = int(self._prefilled > 0)
-        return Load(len(self._running) + begun, len(self._waiting.requests) - begun)
+        num_waiting = len(self._waiting.requests) - begun
+        return Load(len(self._running) + begun, num_waiting, compiled=NO_KERNELS)
 
     async def reset(self) -> None:
         """Drop all requests."""

@@ -1,4 +1,4 @@
-"""What decides the answers of a vLLM engine, and how it executes, from its arguments and its configuration.
+"""Read from a vLLM engine's arguments and configuration what decides its answers, and how it executes.
 
 Every argument of vLLM decides answers unless a table below says otherwise, so that arguments of a later
 version are compared too. Arguments that are left at this worker's defaults are not reported.
