@@ -14,6 +14,7 @@ from sut.results.accuracy.config import AccuracyConfig
 from sut.results.comparison.compare_command import CompareConfig
 from sut.results.compliance.config import ComplianceConfig
 from sut.results.report.config import ReportConfig
+from tokenfleet.find_qps.config import FindQpsConfig
 from tokenfleet.network.sut_program import NetworkSutConfig
 from tokenfleet.plan.plan_command import PlanConfig
 from tokenfleet.qualify.first_contact import QualifyConfig
@@ -37,6 +38,7 @@ LISTS: dict[str, tuple[type[Flags], ...]] = {
     "reference": (ReferenceConfig,),
     "spans": (SpansConfig,),
     "plan": (PlanConfig,),
+    "findqps": (FindQpsConfig,),
     "network": (NetworkSutConfig,),
     "worker": (ModelConfig, WorkerConfig),
     "counting": (CountingConfig,),

@@ -55,7 +55,8 @@ MAY_IMPORT = {
     },
     "worker.engines.scripted": {"worker.config", "worker.engine_protocol"},
     "worker.engines.vllm": {"worker.config", "worker.engine_protocol", "worker.machine"},
-    "tokenfleet.campaign": {"tokenfleet.child"},
+    "tokenfleet.campaign": {"tokenfleet.child", "tokenfleet.left_runs"},
+    "tokenfleet.find_qps": {"tokenfleet.child", "tokenfleet.left_runs"},
 }
 
 
