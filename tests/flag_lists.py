@@ -11,9 +11,12 @@ from common.flags import Declared, Flags, declared, default_values
 from coordinator.config import RunConfig
 from coordinator.doctor.command import DoctorConfig
 from sut.results.accuracy.config import AccuracyConfig
+from sut.results.comparison.compare_command import CompareConfig
 from sut.results.compliance.config import ComplianceConfig
 from sut.results.report.config import ReportConfig
+from tokenfleet.find_qps.config import FindQpsConfig
 from tokenfleet.network.sut_program import NetworkSutConfig
+from tokenfleet.plan.plan_command import PlanConfig
 from tokenfleet.qualify.first_contact import QualifyConfig
 from tokenfleet.qualify.reference_program import ReferenceConfig
 from tokenfleet.spans.spans_command import SpansConfig
@@ -30,9 +33,12 @@ LISTS: dict[str, tuple[type[Flags], ...]] = {
     "accuracy": (AccuracyConfig,),
     "report": (ReportConfig,),
     "compliance": (ComplianceConfig,),
+    "compare": (CompareConfig,),
     "qualify": (QualifyConfig,),
     "reference": (ReferenceConfig,),
     "spans": (SpansConfig,),
+    "plan": (PlanConfig,),
+    "findqps": (FindQpsConfig,),
     "network": (NetworkSutConfig,),
     "worker": (ModelConfig, WorkerConfig),
     "counting": (CountingConfig,),

@@ -23,6 +23,7 @@ PROGRAMS = {
     "doctor": ("-m", "coordinator", "doctor"),
     "local": ("run_mlperf.py",),
     "probe": ("-m", "worker.probe"),
+    "find-qps": ("-m", "tokenfleet", "find-qps"),
     "network-sut": ("-m", "tokenfleet", "network-sut"),
     "qualify": ("-m", "tokenfleet", "qualify"),
     "qualify reference": ("-m", "tokenfleet", "qualify", "reference"),

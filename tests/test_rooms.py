@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -54,7 +55,8 @@ MAY_IMPORT = {
     },
     "worker.engines.scripted": {"worker.config", "worker.engine_protocol"},
     "worker.engines.vllm": {"worker.config", "worker.engine_protocol", "worker.machine"},
-    "tokenfleet.campaign": {"tokenfleet.child"},
+    "tokenfleet.campaign": {"tokenfleet.child", "tokenfleet.left_runs"},
+    "tokenfleet.find_qps": {"tokenfleet.child", "tokenfleet.left_runs"},
 }
 
 
@@ -169,6 +171,10 @@ print("imported")
             ["grpc", "vllm", "torch", "protos", "worker", "coordinator", "mlperf_loadgen"],
         ),
         (
+            "sut.results.comparison.compare_command",
+            ["grpc", "vllm", "torch", "matplotlib", "pandas", "mlperf_loadgen", "coordinator"],
+        ),
+        (
             "sut.results.accuracy.__main__",
             ["grpc", "vllm", "torch", "transformers", "pandas", "mlperf_loadgen", "openai_harmony"],
         ),
@@ -200,3 +206,9 @@ def test_the_blocker_blocks() -> None:
     )
     assert done.returncode == 1
     assert "blocked by the test" in done.stderr
+
+
+def test_the_wheel_has_every_package() -> None:
+    """The list in pyproject.toml names each folder with modules of the product."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert {".".join(path.relative_to(ROOT).parent.parts) for path in modules()} - {""} == set(listed)

@@ -101,6 +101,12 @@ def _qualify(argv: list[str]) -> int:
     return main(argv)
 
 
+def _find_qps(argv: list[str]) -> int:
+    from tokenfleet.find_qps.find_qps import main
+
+    return main(argv)
+
+
 def _network_sut(argv: list[str]) -> int:
     from tokenfleet.network.sut_program import main
 
@@ -145,6 +151,7 @@ SUBCOMMANDS = {
     "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),
     "report": Subcommand(_report, "write the report of a run, or compare repeated runs (report compare)"),
     "spans": Subcommand(_spans, "export requests of a run as OpenTelemetry spans"),
+    "find-qps": Subcommand(_find_qps, "find the highest target_qps that LoadGen calls VALID"),
     "plan": Subcommand(_plan, "measure this host and tell what its coordinator can carry"),
     "network-sut": Subcommand(_network_sut, "serve a fleet of workers to LoadGen's node (Network division)"),
     "synthetic": Subcommand(_synthetic, "write synthetic data, answers or a tiny checkpoint"),
