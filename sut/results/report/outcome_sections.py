@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sut.results.report.markup import (
+    BYTES_AS_GIB,
     COUNT,
+    NOT_KNOWN,
     NS_AS_MS,
     RATE,
     SECONDS,
@@ -222,33 +224,43 @@ def _infos(record: RunJson) -> Iterator[dict[str, object]]:
 
 def _hosts(record: RunJson) -> Html:
     """List the coordinator's machine and the workers' machines, each once."""
-    rows = {("coordinator", *_host_cells(record.get("host"))): 1}
+    paths: dict[tuple[str, ...], list[tuple[str | int, ...]]] = {}
+    for role, path in [("coordinator", ("host",)), *_worker_hosts(record)]:
+        paths.setdefault((role, *_host_cells(record.get(*path))), []).append(path)
+    rows = [[*cells, *_host_numbers(record, cells[1], found)] for cells, found in paths.items()]
+    titles = ("role", "host", "processor", "accelerators", "driver", "system", "Python", "commit")
+    columns = [*(Column(title, True) for title in titles), *map(Column, ("cores", "memory GiB", "processes"))]
+    return table(columns, rows)
+
+
+def _worker_hosts(record: RunJson) -> Iterator[tuple[str, tuple[str | int, ...]]]:
+    """List the place of each worker's machine, at the opening of its last stream."""
     for index, _ in record.entries("summary", "workers"):
-        cells = ("worker", *_host_cells(record.get("summary", "workers", index, "hosts", -1)))
-        rows[cells] = rows.get(cells, 0) + 1
-    titles = ("role", "host", "processor", "accelerators", "driver", "Python", "commit")
-    columns = [*(Column(title, True) for title in titles), Column("processes")]
-    counted = [
-        (*cells, number(Number(num, f"{NAME}#processes/{cells[1]}"), COUNT)) for cells, num in rows.items()
-    ]
-    return table(columns, counted)
+        num_streams = record.num_entries("summary", "workers", index, "hosts")
+        yield "worker", ("summary", "workers", index, "hosts", max(num_streams - 1, 0))
 
 
 def _host_cells(host: object) -> tuple[str, ...]:
-    """Return host name, processor, accelerators, driver, Python and commit as texts."""
+    """Return what names a machine as texts: host name, processor, accelerators, driver, system, versions."""
     facts = host if isinstance(host, dict) else {}
     accelerators = facts.get("accelerators")
     devices = [one for one in accelerators if isinstance(one, dict)] if isinstance(accelerators, list) else []
     hardware = facts.get("hardware")
-    processor = hardware.get("host_processor_model_name", "") if isinstance(hardware, dict) else ""
+    named = hardware if isinstance(hardware, dict) else {}
     names = ", ".join(f"{one.get('num_devices')} x {one.get('name')}" for one in devices)
     drivers = ", ".join(sorted({str(one.get("driver_version")) for one in devices}))
-    cells = (
+    found = (
         facts.get("hostname"),
-        processor,
+        named.get("processor_model"),
         names,
         drivers,
-        facts.get("python_version"),
-        facts.get("commit"),
+        named.get("operating_system"),
     )
-    return tuple(str(cell or "\N{EN DASH}") for cell in cells)
+    versions = (facts.get("python_version"), facts.get("commit"))
+    return tuple(str(cell or NOT_KNOWN) for cell in (*found, *versions))
+
+
+def _host_numbers(record: RunJson, hostname: str, paths: list[tuple[str | int, ...]]) -> Iterator[Html]:
+    yield number(record.number(*paths[0], "num_cores"), COUNT)
+    yield number(record.number(*paths[0], "memory_bytes"), BYTES_AS_GIB)
+    yield number(Number(len(paths), f"{NAME}#processes/{hostname}"), COUNT)

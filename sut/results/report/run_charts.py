@@ -38,8 +38,6 @@ TARGET_RATES = ("result_completed_samples_per_sec", "result_samples_per_second")
 _GIB = 1 << 30
 _READING_INTERVAL_NS = 1_500_000_000
 """Longest time between two rows of a worker in timeline.parquet, of which there is one a second."""
-# Bins with fewer queries on average would show noise, and have no p99.
-_QUERIES_PER_BIN = 100
 
 
 def limit_marks(record: RunJson, figure: str) -> list[Mark]:
@@ -87,7 +85,7 @@ def request_charts(record: RunJson, requests: RunColumns) -> Iterator[TimeChart]
         return
     issued, ended = requests.ints["issued_ns"][done], requests.ints["done_arrival_ns"][done]
     end_ns = int(ended.max())
-    bins = TimeBins.over(end_ns, _QUERIES_PER_BIN * end_ns / len(ended))
+    bins = TimeBins.over(end_ns, _queries_per_bin(len(ended)) * end_ns / len(ended))
     rates = [Line("completed", bins.per_second(ended), Colour.BLUE)]
     # Offline issues all queries at once.
     if not_offline := record.text("scenario") != Scenario.OFFLINE:
@@ -99,6 +97,11 @@ def request_charts(record: RunJson, requests: RunColumns) -> Iterator[TimeChart]
     fine = TimeBins.over(end_ns)
     flight = Line("in flight", in_flight(fine, issued, ended).astype(np.float64), Colour.BLUE)
     yield TimeChart("in_flight", "Queries in flight", "queries", fine.middles_s, [flight])
+
+
+def _queries_per_bin(num: int) -> float:
+    """Return how many queries a bin has on average at least: 100 for a p99, fewer in short runs."""
+    return min(100.0, max(10.0, num / 24))
 
 
 def _target(record: RunJson) -> list[Mark]:

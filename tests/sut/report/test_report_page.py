@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sut.results.report.__main__ import main
+from tests.sources import ROOT
 from tests.sut.report import run_files
 from tests.sut.report.page_reader import Page
 
@@ -244,3 +245,16 @@ def test_impossible_times_leave_a_page(tmp_path: Path) -> None:
     run_files.write_requests(tmp_path, columns)
     charts = report(tmp_path).chart_data
     assert all(len(chart["xs"]) <= 240 for chart in charts.values())
+
+
+def test_the_examples_are_small_and_name_no_private_place() -> None:
+    """Each example is below 1.5 MB, all files together below 4 MB; no page has a path of a home or of /tmp."""
+    files = [*(ROOT / "docs" / "examples").iterdir()]
+    assert sum(path.stat().st_size for path in files) < 4_000_000
+    pages = [path for path in files if path.suffix == ".html"]
+    assert 2 == len(pages)
+    for path in pages:
+        assert path.stat().st_size < 1_500_000
+        shown = Page(path.read_text(encoding="utf-8"))
+        assert shown.is_closed
+        assert not [text for text in shown.texts if re.search(r"/(home|root|tmp|work)\b", text)]
