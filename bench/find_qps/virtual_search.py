@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.find_qps.virtual_server import EngineLimits, Latencies, Lens, serve
+from bench.find_qps.virtual_server import EngineLimits, Floats, Latencies, Lens, serve
 from tokenfleet.find_qps.full_length import RunLength, ServedQueries, full_length_ratio
 from tokenfleet.find_qps.rate_search import RatePoint, RateSearch, RunLengthKind, SearchStep, StepKind
 from tokenfleet.find_qps.search_plan import OVER_SHARE
@@ -81,7 +81,7 @@ class VirtualTests:
             ratio = full_length_ratio(served, num_full, num_allowed)
         return RatePoint(target_qps, kind, math.log(ratio), is_lost)
 
-    def _draw(self, length: RunLength, target_qps: float) -> tuple[NDArray[np.float64], Lens]:
+    def _draw(self, length: RunLength, target_qps: float) -> tuple[Floats, Lens]:
         num, num_rows = length.num_queries(target_qps), len(self._load.answer_lens)
         rng = np.random.default_rng(self._seed)
         gaps_s = rng.exponential(1.0, num)
@@ -93,7 +93,7 @@ class VirtualTests:
         return (np.cumsum(gaps_s) - gaps_s[0]) / target_qps, samples
 
     def _ratio_when_lost(
-        self, issued_s: NDArray[np.float64], latencies: Latencies, num_allowed: int, share: float
+        self, issued_s: Floats, latencies: Latencies, num_allowed: int, share: float
     ) -> float:
         """Return the ratio that `share` of the finished queries exceeded when the run was ended."""
         known_s = (issued_s + latencies.ttft_s, issued_s + latencies.latency_s)
@@ -111,9 +111,9 @@ class VirtualTests:
         return max(*found, MIN_LOST_RATIO)
 
 
-def limit_qps(fraction_over: Callable[[float], float], allowed: float, low: float, high: float) -> float:
-    """Find the rate at which the share of queries over a limit is what is allowed, within 0.1 %."""
+def bisect_rate(is_valid: Callable[[float], bool], low: float, high: float) -> float:
+    """Find the highest valid rate between two rates, within 0.1 %."""
     while high / low > 1.001:
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if fraction_over(middle) <= allowed else (low, middle)
-    return math.sqrt(low * high)
+        low, high = (middle, high) if is_valid(middle) else (low, middle)
+    return low

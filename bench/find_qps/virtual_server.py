@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from worker.engines.scripted.cost_model import CostModel
 
-Seconds = NDArray[np.float64]
+Floats = NDArray[np.float64]
 Lens = NDArray[np.int64]
 
 
@@ -26,14 +26,14 @@ class EngineLimits(NamedTuple):
 class Latencies(NamedTuple):
     """Latencies of N queries, in order of issue."""
 
-    ttft_s: Seconds
-    tpot_s: Seconds
+    ttft_s: Floats
+    tpot_s: Floats
     """(latency - TTFT) / (tokens - 1), as LoadGen computes it."""
-    latency_s: Seconds
+    latency_s: Floats
 
 
 def serve(
-    issued_s: Seconds, prompt_lens: Lens, answer_lens: Lens, costs: CostModel, limits: EngineLimits
+    issued_s: Floats, prompt_lens: Lens, answer_lens: Lens, costs: CostModel, limits: EngineLimits
 ) -> Latencies:
     """Serve N queries to their ends.
 

@@ -49,8 +49,9 @@ class Untimed:
     def __init__(self, load: WorkerLoad) -> None:
         self._delays_ns = load.request_times[-1].delays_ns
 
-    def reported(self, columns: TokenColumns, _: int, reported: Reported) -> None:
+    def reported(self, columns: TokenColumns, arrival_ns: int, reported: Reported) -> None:
         """Record the delay of a frame."""
+        del arrival_ns
         self._delays_ns.append((reported.ended_ns or reported.begun_ns) - columns.produced_ns)
 
 

@@ -81,6 +81,8 @@ def _execute(argv: list[str]) -> int:
     with SearchDir(plan.directory):
         runs = SearchRuns(plan, SearchState(plan))
         plan.write_confs()
+        if plan.config.sweep:
+            return _sweep(plan, runs)
         if plan.run.scenario is Scenario.OFFLINE:
             return _search_offline(plan, runs)
         return _search_rate(plan, runs)
@@ -223,6 +225,25 @@ def _search_offline(plan: SearchPlan, runs: SearchRuns) -> int:
     if step.kind is StepKind.FOUND and last is not None:
         return _propose(plan, last, step.target_qps)
     raise SearchStoppedError(f"no run was VALID after {len(points)} runs", NOT_FOUND)
+
+
+def _sweep(plan: SearchPlan, runs: SearchRuns) -> int:
+    """Run each rate of the curve and write it."""
+    # Its plotting library takes a second to import.
+    from tokenfleet.find_qps.rate_sweep import format_sweep, read_sweep_row, sweep_rates, write_sweep
+
+    assert plan.config.min_qps is not None
+    assert plan.config.max_qps is not None
+    rows = []
+    for rate in sweep_rates(plan.config.min_qps, plan.config.max_qps, plan.config.sweep_points):
+        run, row = runs.read(SearchStep(StepKind.SHORT, rate), read_sweep_row)
+        rows.append(row)
+        _say(f"{run}: {row.tokens_per_s:,.1f} tokens/s, TPOT p99 {row.tpot_p99_ms:.2f} ms")
+    write_sweep(plan, rows)
+    runs.end(outcome="swept")
+    _say(format_sweep(rows))
+    _say(f"written: {plan.directory}/sweep.csv, sweep.parquet, sweep.svg")
+    return 0
 
 
 def _propose(plan: SearchPlan, run: PlannedSearchRun, target_qps: float) -> int:

@@ -201,8 +201,10 @@ class Bracket(NamedTuple):
 
 def _slope(short: Sequence[RatePoint], full: Sequence[RatePoint]) -> float:
     """Estimate the slope near the limit while all runs of full length are on one side of it."""
-    if len(full) > 1:
-        last, other = sorted(full, key=lambda point: abs(point.log_ratio))[:2]
+    # The first part of a lost run does not tell the slope.
+    whole = [point for point in full if not point.is_lost]
+    if len(whole) > 1:
+        last, other = sorted(whole, key=lambda point: abs(point.log_ratio))[:2]
         if last.target_qps != other.target_qps:
             rise = _clipped(last) - _clipped(other)
             return min(max(rise / (last.log_qps - other.log_qps), MIN_SLOPE), MAX_SLOPE)

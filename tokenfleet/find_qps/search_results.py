@@ -97,9 +97,7 @@ def read_rate_point(plan: SearchPlan, run: PlannedSearchRun) -> RatePoint | None
     found = FinishedRun.read(plan.run_dir(run))
     if found is None:
         return None
-    found.check(_JUDGED[run.kind])
-    num_full, num_allowed = plan.full.num_queries(run.target_qps), plan.full.allowed(run.target_qps)
-    ratio = full_length_ratio(_served(plan, found), num_full, max(num_allowed, 0))
+    ratio = full_length_ratio_of(plan, run, found)
     if found.is_lost:
         ratio = max(ratio, MIN_LOST_RATIO)
     elif run.kind is RunLengthKind.FULL:
@@ -107,6 +105,17 @@ def read_rate_point(plan: SearchPlan, run: PlannedSearchRun) -> RatePoint | None
         is_valid = found.outcome == Outcome.VALID
         ratio = min(ratio, 1.0) if is_valid else max(ratio, MIN_OVER_RATIO)
     return RatePoint(run.target_qps, run.kind, math.log(ratio), found.is_lost)
+
+
+def full_length_ratio_of(plan: SearchPlan, run: PlannedSearchRun, found: FinishedRun) -> float:
+    """Return the latency over its limit that decides a run of full length at this run's rate.
+
+    Raises:
+        RefusedRunError: The run is INVALID for another reason than its rate or length.
+    """
+    found.check(_JUDGED[run.kind])
+    num_full, num_allowed = plan.full.num_queries(run.target_qps), plan.full.allowed(run.target_qps)
+    return full_length_ratio(_served(plan, found), num_full, max(num_allowed, 0))
 
 
 def _served(plan: SearchPlan, found: FinishedRun) -> ServedQueries:

@@ -32,6 +32,7 @@ class SearchDir:
             self._lock: IO[str] = (path / LOCK_NAME).open("a")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self._lock.close()
             raise FlagError("--output-dir", f"{path} belongs to a search that has not ended") from error
         except OSError as error:
             raise FlagError("--output-dir", f"{path}: {error.strerror}") from error

@@ -92,7 +92,7 @@ def send_spans(endpoint: str, spans: Sequence[ReadableSpan]) -> bool:
     try:
         return all(exporter.export(batch) is SpanExportResult.SUCCESS for batch in _batches(spans))
     finally:
-        exporter.shutdown()
+        exporter.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _batches(spans: Sequence[ReadableSpan]) -> Iterator[Sequence[ReadableSpan]]:

@@ -67,7 +67,7 @@ def _export(argv: list[str]) -> int:
     addresses = [str(worker.get("address", "")) for _, worker in record.entries("summary", "workers")]
     spans = build_spans(rows, run, addresses, _origin_ns(record))
     if config.endpoint is not None and not send_spans(config.endpoint, spans):
-        print(f"spans: --endpoint {config.endpoint}: has not taken them", file=sys.stderr)  # noqa: T201 - as above
+        print(f"spans: --endpoint {config.endpoint}: has not taken them", file=sys.stderr)  # noqa: T201
         return NOT_TAKEN
     if config.output is not None:
         write_spans(config.output, spans)
