@@ -34,6 +34,7 @@ PROGRAMS = {
     "plan": ("-m", "tokenfleet", "plan"),
     "report compare": ("-m", "tokenfleet", "report", "compare"),
     "report": ("-m", "sut.results.report"),
+    "spans": ("-m", "tokenfleet", "spans"),
     "submission": ("-m", "tokenfleet", "submission"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
     "convert": ("-m", "sut.results.code_grading.convert"),
@@ -42,7 +43,7 @@ PROGRAMS = {
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }
 # These take arguments that are no flags.
-WITH_ARGUMENTS = ("campaign", "compliance", "convert", "probe", "report", "report compare")
+WITH_ARGUMENTS = ("campaign", "compliance", "convert", "probe", "report", "report compare", "spans")
 # These pass flags on to vLLM.
 WITH_VLLM_FLAGS = ("worker", "local", "qualify reference")
 # How a command line begins, and the program that it starts.

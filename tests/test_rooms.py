@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -45,6 +46,7 @@ MAY_IMPORT = {
     "tokenfleet.network": {"tokenfleet.engine_program"},
     "sut.results.report": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
+    "tokenfleet.spans": set(),
     "tokenfleet.qualify": {"tokenfleet.child", "tokenfleet.engine_program"},
     "worker.machine": set(),
     "worker.node": {
@@ -169,6 +171,10 @@ print("imported")
             ["grpc", "vllm", "torch", "protos", "worker", "coordinator", "mlperf_loadgen"],
         ),
         (
+            "sut.results.comparison.compare_command",
+            ["grpc", "vllm", "torch", "matplotlib", "pandas", "mlperf_loadgen", "coordinator"],
+        ),
+        (
             "sut.results.accuracy.__main__",
             ["grpc", "vllm", "torch", "transformers", "pandas", "mlperf_loadgen", "openai_harmony"],
         ),
@@ -200,3 +206,9 @@ def test_the_blocker_blocks() -> None:
     )
     assert done.returncode == 1
     assert "blocked by the test" in done.stderr
+
+
+def test_the_wheel_has_every_package() -> None:
+    """The list in pyproject.toml names each folder with modules of the product."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert {".".join(path.relative_to(ROOT).parent.parts) for path in modules()} - {""} == set(listed)

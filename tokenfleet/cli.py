@@ -125,6 +125,12 @@ def _report(argv: list[str]) -> int:
     return main(argv)
 
 
+def _spans(argv: list[str]) -> int:
+    from tokenfleet.spans.spans_command import main
+
+    return main(argv)
+
+
 def _plan(argv: list[str]) -> int:
     from tokenfleet.plan.plan_command import main
 
@@ -144,6 +150,7 @@ SUBCOMMANDS = {
     "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
     "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),
     "report": Subcommand(_report, "write the report of a run, or compare repeated runs (report compare)"),
+    "spans": Subcommand(_spans, "export requests of a run as OpenTelemetry spans"),
     "find-qps": Subcommand(_find_qps, "find the highest target_qps that LoadGen calls VALID"),
     "plan": Subcommand(_plan, "measure this host and tell what its coordinator can carry"),
     "network-sut": Subcommand(_network_sut, "serve a fleet of workers to LoadGen's node (Network division)"),

@@ -158,6 +158,10 @@ class WorkerConfig(Flags):
         if self.replicas > 1 and self.port + self.replicas > 65535:
             reason = f"{self.port} leaves no ports up to 65535 for {self.replicas} replicas"
             raise FlagError("--port", reason)
+        own_ports = range(self.port, self.port + (1 if self.replicas == 1 else 1 + self.replicas))
+        if self.metrics_port in own_ports:
+            reason = f"{self.metrics_port} is one of the ports of --port {self.port}"
+            raise FlagError("--metrics-port", reason)
         if self.cores:
             parse_cores(self.cores)
         self._check_exposure()

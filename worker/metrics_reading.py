@@ -9,6 +9,7 @@ from common.metrics import Readings, Series
 from protos import worker_pb2 as pb
 from worker.servicer import WorkerServicer
 from worker.worker_metrics import (
+    COMPILED,
     CPU,
     FAILED_CALLS,
     FINISHED,
@@ -65,6 +66,8 @@ def read_worker(servicer: WorkerServicer, num_unauthenticated: int) -> Readings:
     }
     if load.HasField("kv_use"):
         values[KV_USE] = load.kv_use
+    if load.HasField("compiled"):
+        values[COMPILED] = load.compiled.num
     readings = {metric.name: [Series((OWN,), float(value))] for metric, value in values.items()}
     if info.engine:
         readings[INFO.name] = [Series((OWN, info.engine, info.engine_version), 1.0)]

@@ -39,6 +39,9 @@ RUNNING = _worker("running_requests", GAUGE, "Requests in the engine's running b
 WAITING = _worker("waiting_requests", GAUGE, "Requests queued in the engine.")
 MAX_RUNNING = _worker("max_running_requests", GAUGE, "Requests that the engine runs at the same time.")
 KV_USE = _worker("kv_cache_usage_ratio", GAUGE, "Share of the KV cache in use, 0 to 1.")
+COMPILED = _worker(
+    "compiled_kernels", COUNTER, "Kernels that the engine has compiled since the current run began."
+)
 CPU = _worker("cpu_seconds", COUNTER, "CPU time of the worker's process without the engine's processes.")
 MEMORY = _worker("peak_resident_memory_bytes", GAUGE, "Largest resident memory of the worker's process.")
 GPU_POWER = _gpu("power_watts", "Power of the GPU, in watts.")
@@ -48,7 +51,7 @@ GPU_TEMPERATURE = _gpu("temperature_celsius", "Temperature of the GPU.")
 
 WORKER_METRICS = (
     *(INFO, STATE, RESTARTS, RUNS, RUN_ACTIVE, FAILED_CALLS, REQUESTS, FINISHED, PROMPT_TOKENS, TOKENS),
-    *(STEPS, FRAMES, RUNNING, WAITING, MAX_RUNNING, KV_USE, CPU, MEMORY),
+    *(STEPS, FRAMES, RUNNING, WAITING, MAX_RUNNING, KV_USE, COMPILED, CPU, MEMORY),
     *(GPU_POWER, GPU_CLOCK, GPU_MEMORY, GPU_TEMPERATURE),
 )
 

@@ -3,6 +3,7 @@
 Source of the costs: bench/results/README.md, 2026-11-25-fleet, on an AMD EPYC with grpcio 1.85.3.
 """
 
+import math
 import time
 from typing import NamedTuple
 
@@ -32,11 +33,14 @@ class CoordinatorLoad(NamedTuple):
     num_workers: int
     answer_len: float = BENCHMARK.mean_answer_len
     """Mean, in tokens."""
+    steps_per_s: float = math.inf
+    """Steps of one engine, each of which gives at most one frame."""
 
     @property
     def frames_per_s(self) -> float:
         """Return the largest rate of frames."""
-        return HELD_FRAMES_PER_S * self.num_workers + FRAMES_PER_QUERY * self.queries_per_s
+        frames_per_s = HELD_FRAMES_PER_S * self.num_workers + FRAMES_PER_QUERY * self.queries_per_s
+        return min(frames_per_s, self.steps_per_s * self.num_workers)
 
     @property
     def tokens_per_s(self) -> float:

@@ -1,16 +1,22 @@
 """Composes the live view of a run as lines of text, with rich, for a terminal of any size."""
 
-import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from rich.console import Console, Group
+from rich.color import ColorSystem
+from rich.console import Console
 from rich.text import Text
 
 from coordinator.recording.run_snapshot import LatencyFigures, LiveFigures, Snapshot, WorkerFigures
 from coordinator.scheduling.failover import Loss
 
+COLOR_SYSTEMS = {
+    "standard": ColorSystem.STANDARD,
+    "256": ColorSystem.EIGHT_BIT,
+    "truecolor": ColorSystem.TRUECOLOR,
+}
+"""By rich's names."""
 BAR_WIDTH = 24
 MAX_QUIET_S = 5.0
 """A worker with requests and without a frame for longer is shown as slow."""
@@ -21,33 +27,26 @@ _UNKNOWN = "?"
 class Screen:
     """Composes the lines of a terminal."""
 
-    def __init__(self, color_system: str | None) -> None:
-        """Keep the colors.
-
-        Args:
-            color_system: rich's name of the terminal's colors; None: no colors.
-        """
-        self._color_system = color_system
+    def __init__(self) -> None:
+        """Detect the colors of stderr's terminal; NO_COLOR turns them off."""
+        self._console = Console(stderr=True, force_terminal=True)
+        name = None if self._console.no_color else self._console.color_system
+        self._colors = None if name is None else COLOR_SYSTEMS[name]
 
     def lines(self, snapshot: Snapshot, num_columns: int, num_lines: int) -> list[str]:
         """Return at most `num_lines` lines of at most `num_columns` characters, with escapes for colors."""
-        console = Console(
-            file=io.StringIO(),
-            width=num_columns,
-            height=num_lines,
-            force_terminal=True,
-            color_system=self._color_system,  # type: ignore[arg-type]  # one of rich's names
-            legacy_windows=False,
+        return [self._line(text, num_columns) for text in compose(snapshot, num_columns, num_lines)]
+
+    def _line(self, text: Text, num_columns: int) -> str:
+        """Cut a line and add its escapes; Console.print would also wrap it, at several times the cost."""
+        text.truncate(num_columns)
+        if not text.spans:
+            return self._console.get_style(text.style).render(text.plain, color_system=self._colors)
+        segments = text.render(self._console)
+        return "".join(
+            part.text if part.style is None else part.style.render(part.text, color_system=self._colors)
+            for part in segments
         )
-        with console.capture() as captured:
-            texts = compose(snapshot, num_columns, num_lines)
-            console.print(Group(*texts), no_wrap=True, overflow="crop", crop=True)
-        return captured.get().splitlines()[:num_lines]
-
-
-def detect_colors() -> str | None:
-    """Return rich's name of the colors of stderr's terminal; None without, or with NO_COLOR."""
-    return Console(stderr=True, force_terminal=True).color_system
 
 
 def compose(snapshot: Snapshot, num_columns: int, num_lines: int) -> list[Text]:
@@ -79,7 +78,7 @@ def _run_lines(run: LiveFigures) -> Iterator[Text]:
         f"{run.tokens_per_s:,.0f} tokens/s  in flight {run.num_running:,}  waiting {run.num_waiting:,}"
     )
     yield Text(
-        f"{'from issue':<11}{'p50':>12}{'p99':>12}{'limit':>12}  over the limit (early stopping)", style="dim"
+        f"{'from issue':<11}{'p50':>10}{'p99':>10}{'limit':>10}  over limit (early stopping)", style="dim"
     )
     for latency in run.latencies:
         yield _latency_line(latency)
@@ -101,15 +100,15 @@ def _bar(run: LiveFigures) -> Text:
 def _latency_line(latency: LatencyFigures) -> Text:
     is_known = latency.num_queries > 0
     over = latency.limit_ns is not None and latency.p99_ns > latency.limit_ns
-    text = Text(f"{latency.name:<11}{ms(latency.p50_ns) if is_known else _UNKNOWN:>12}")
-    text.append(f"{ms(latency.p99_ns) if is_known else _UNKNOWN:>12}", style="bold red" if over else "bold")
+    text = Text(f"{latency.name:<11}{ms(latency.p50_ns) if is_known else _UNKNOWN:>10}")
+    text.append(f"{ms(latency.p99_ns) if is_known else _UNKNOWN:>10}", style="bold red" if over else "bold")
     if latency.limit_ns is None:
         return text
-    text.append(f"{ms(latency.limit_ns):>12}  {latency.num_over:,}")
+    text.append(f"{ms(latency.limit_ns):>10}  {latency.num_over:,}")
     if latency.num_allowed is not None:
         lost = latency.num_over > latency.num_allowed
         text.append(f" of {max(latency.num_allowed, 0):,} allowed: ")
-        text.append("cannot be met any more" if lost else "can be met", style="bold red" if lost else "green")
+        text.append("cannot be met" if lost else "can be met", style="bold red" if lost else "green")
     return text
 
 

@@ -103,9 +103,9 @@ class LiveView:
         assert self._status is not None
         try:
             # Imports rich.
-            from coordinator.recording.live_screen import Screen, detect_colors
+            from coordinator.recording.live_screen import Screen
 
-            screen = Screen(detect_colors())
+            screen = Screen()
             while not self._ended.wait(INTERVAL_S):
                 self._draw(self._status, screen)
         except Exception:

@@ -135,6 +135,7 @@ class Recorder:
             files_sha256=dict(files_sha256),
             over_latency=self._over_latency(),
             summary=Summary.of(self._active_run, self.issue_lateness.measured_ns()),
+            origin_ns=origin_ns(self._active_run),
             pauses=self._long_pauses(),
         )
 

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +14,7 @@ from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.jitter import JitterMeter
 from coordinator.recording.latency_buckets import LatencyBuckets
 from coordinator.scheduling.event_loop import ActiveRun
-from coordinator.transport.engine_reading import UNKNOWN
-from coordinator.transport.worker_link import WorkerLink
+from coordinator.transport.engine_reading import UNKNOWN, EngineReading
 from sut.settings import Scenario
 
 WINDOW_S = 10.0
@@ -55,7 +54,7 @@ class RunReadings:
         causes = {"collection": pauses.gc, "event loop": pauses.loop}
         return {
             **self._fixed,
-            **{metric.name: [Series((), float(value))] for metric, value in self._counts().items()},
+            **{metric.name: [Series((), value)] for metric, value in self._counts().items()},
             m.TTFT.name: [Series((), self._ttft.buckets)],
             m.TPOT.name: [Series((), self._tpot.buckets)],
             m.TTFT_QUANTILE.name: _quantiles(self._ttft),
@@ -106,21 +105,32 @@ class RunReadings:
 
     def _workers(self) -> Readings:
         run = self._sources.run
-        losses: dict[str, int] = {}
-        for loss in run.scheduler.failover.losses:
-            losses[loss.address] = losses.get(loss.address, 0) + 1
-        read: dict[Metric, Callable[[WorkerLink, int], float]] = {
-            m.WORKER_LIVE: lambda link, _: link.live,
-            m.WORKER_OUTSTANDING: lambda _, outstanding: outstanding,
-            m.WORKER_TOKENS: lambda link, _: sum(stream.num_tokens for stream in link.stream_counts),
-            m.WORKER_FRAMES: lambda link, _: sum(stream.num_frames for stream in link.stream_counts),
-            m.WORKER_LOSSES: lambda link, _: losses.get(link.address, 0),
-        }
-        links = list(zip(run.fleet.links, run.scheduler.outstanding, strict=True))
-        return {
-            metric.name: [Series((link.address,), float(of(link, num))) for link, num in links]
-            for metric, of in read.items()
-        } | _engines(run.fleet.live)
+        losses = Counter(loss.address for loss in run.scheduler.failover.losses)
+        found: Readings = {metric.name: [] for metric in m.OF_WORKERS}
+        for link, outstanding in zip(run.fleet.links, run.scheduler.outstanding, strict=True):
+            labels = (link.address,)
+            values = {
+                m.WORKER_LIVE.name: int(link.live),
+                m.WORKER_OUTSTANDING.name: outstanding,
+                m.WORKER_TOKENS.name: sum(stream.num_tokens for stream in link.stream_counts),
+                m.WORKER_FRAMES.name: sum(stream.num_frames for stream in link.stream_counts),
+                m.WORKER_LOSSES.name: losses[link.address],
+                **(_engine(link.stream.reading) if link.live else {}),
+            }
+            for name, value in values.items():
+                found[name].append(Series(labels, value))
+        return found
+
+
+def _engine(said: EngineReading) -> dict[str, float]:
+    """Return what a worker last said of its engine; what is not known is left out."""
+    values = {
+        m.WORKER_RUNNING.name: said.running if said.running != UNKNOWN else math.nan,
+        m.WORKER_WAITING.name: said.waiting if said.waiting != UNKNOWN else math.nan,
+        m.WORKER_KV_USE.name: said.kv_use,
+        m.WORKER_POWER.name: said.gpu_power_w,
+    }
+    return {name: value for name, value in values.items() if not math.isnan(value)}
 
 
 def _fixed(run_id: str, config: RunConfig) -> Readings:
@@ -130,23 +140,6 @@ def _fixed(run_id: str, config: RunConfig) -> Readings:
         limits = config.scenario.limits
         readings[m.TTFT_LIMIT.name] = [Series((), limits.ttft_ns.value / 1e9)]
         readings[m.TPOT_LIMIT.name] = [Series((), limits.tpot_ns.value / 1e9)]
-    return readings
-
-
-def _engines(links: Sequence[WorkerLink]) -> Readings:
-    """Return what the workers last said of their engines; what is not known is left out."""
-    readings: Readings = {}
-    for link in links:
-        said = link.stream.reading
-        values = {
-            m.WORKER_RUNNING: math.nan if said.running == UNKNOWN else said.running,
-            m.WORKER_WAITING: math.nan if said.waiting == UNKNOWN else said.waiting,
-            m.WORKER_KV_USE: said.kv_use,
-            m.WORKER_POWER: said.gpu_power_w,
-        }
-        for metric, value in values.items():
-            if not math.isnan(value):
-                readings.setdefault(metric.name, []).append(Series((link.address,), float(value)))
     return readings
 
 

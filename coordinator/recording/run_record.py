@@ -214,6 +214,12 @@ class RunRecord:
     over_latency: OverLatency | None
     """Queries over LoadGen's latency limits; None in Offline and accuracy runs, which have none."""
     summary: Summary | None
+    origin_ns: int
+    """Time of LoadGen's first query by the coordinator's monotonic clock.
+
+    It is 0 of requests.parquet, timeline.parquet and the pauses; losses and continuations have their time by
+    that clock.
+    """
     pauses: list[dict[str, object]]
     """Pauses of the coordinator of at least 10 ms, the longest 1,000: see jitter.LongPause.
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import pyarrow.parquet as pq
 import pytest
 
 from protos import worker_pb2 as pb
@@ -139,7 +140,9 @@ def test_signals_of_one_cause_are_one(two: list[fleet.WorkerProcess], tmp_path: 
     assert (130, False) == (code, "ignored" in log), log
     run_dir = tmp_path / "out" / scenario / "performance"
     check_no_result(run_dir, "INTERRUPTED", "SIGINT")
-    assert (run_dir / "partial_outputs.parquet").exists()
+    states = pq.read_table(run_dir / "partial_outputs.parquet")["state"].to_pylist()
+    # The requests that had finished, with their times.
+    assert pq.read_table(run_dir / "requests.parquet").num_rows == states.count("complete")
 
 
 @pytest.mark.parametrize(

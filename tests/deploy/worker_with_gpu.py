@@ -4,7 +4,7 @@ import sys
 from types import SimpleNamespace
 
 from worker import __main__ as worker
-from worker.engine_protocol import Load
+from worker.engine_protocol import NO_KERNELS, Load
 from worker.engines.scripted.counting import CountingEngine
 
 
@@ -17,7 +17,7 @@ class LoadedEngine(CountingEngine):
 
     def load(self) -> Load:
         """Count the requests."""
-        return super().load()._replace(kv_use=0.25)
+        return super().load()._replace(kv_use=0.25, compiled=NO_KERNELS)
 
 
 def binding() -> SimpleNamespace:

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+from sut.loadgen import OFFLINE_SLACK
+from sut.results.submission.recorded_runs import RunKind
+from sut.settings import Scenario
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
 from tokenfleet.campaign.run_results import RunResult
 
@@ -30,6 +33,15 @@ def rerun_reason(
     if is_strict and result.deviations:
         return result.deviations[0]
     return None
+
+
+def rate_advice(run: PlannedRun, result: RunResult, target_qps: float) -> str:
+    """Return which rate the plan needs if an Offline run was too short for its rate; empty otherwise."""
+    rate = result.samples_per_s
+    is_offline = run.scenario is Scenario.OFFLINE and run.kind is RunKind.PERFORMANCE
+    if not is_offline or result.is_accepted or rate is None or rate <= OFFLINE_SLACK * target_qps:
+        return ""
+    return f"; the workers reach {rate:.1f} queries/s: set target-qps of [offline] in the plan to that"
 
 
 def mixed(results: Results) -> list[tuple[PlannedRun, str]]:

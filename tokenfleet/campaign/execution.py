@@ -11,7 +11,7 @@ from common.source_commit import read_commit
 from coordinator.doctor.visits import Visit
 from sut.results.verdict import Outcome
 from tokenfleet.campaign.campaign_state import LOG_FOLDER, CampaignState
-from tokenfleet.campaign.consistency import mixed, rerun_reason
+from tokenfleet.campaign.consistency import mixed, rate_advice, rerun_reason
 from tokenfleet.campaign.grading_commands import describe_grade, grading_argv, read_grade
 from tokenfleet.campaign.group_workers import GroupWorkers, WorkersError
 from tokenfleet.campaign.phase_table import PhaseState, PhaseTable
@@ -251,6 +251,7 @@ class Campaign:
             return reason
         why = self._rerun_reason(run, result)
         if why is not None:
+            why += rate_advice(run, result, self._plan.scenarios[run.scenario].target_qps)
             self._state.note_run(run.name, state=PhaseState.FAILED, reason=why)
             self._table.change(run.name, PhaseState.FAILED, why, result.wall_s)
             raise CampaignStopped(f"{run.name}: {why}", INVALID)

@@ -36,6 +36,8 @@ class RunResult:
     spec_hash: str
     wall_s: float
     tokens_per_s: float | None
+    samples_per_s: float | None
+    """Rate of an Offline performance run."""
 
     @property
     def is_accepted(self) -> bool:
@@ -84,6 +86,7 @@ def _to_result(run_dir: Path, record: Mapping[str, Any], scenario: Scenario, kin
         spec_hash=str(record["spec_hash"]),
         wall_s=float(record["wall_s"]),
         tokens_per_s=next((float(figures[key]) for key in _RATES if key in figures), None),
+        samples_per_s=float(rate) if (rate := figures.get("result_samples_per_second")) else None,
     )
 
 

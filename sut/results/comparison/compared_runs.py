@@ -100,7 +100,10 @@ def _find_records(path: Path) -> list[Path]:
 
 
 def _read_run(place: Path) -> ComparedRun:
-    run = ComparedRun(place.parent, read_object(place, SIDE_ARGUMENT), read_rate_before_tail(place.parent))
+    record = read_object(place, SIDE_ARGUMENT)
+    # In other scenarios the rate is that of the schedule.
+    rate = read_rate_before_tail(place.parent) if record.get("scenario") == Scenario.OFFLINE else None
+    run = ComparedRun(place.parent, record, rate)
     outcome = run.text("verdict", "outcome")
     if run.text("scenario") not in list(Scenario) or not run.text("run_id") or not run.text("mode"):
         raise FlagError(SIDE_ARGUMENT, "is no run.json of tokenfleet", place)

@@ -84,7 +84,8 @@ def _names(comparison: Comparison) -> list[str]:
 def _cells(row: FigureRow) -> list[str]:
     mark = "*" if row.is_tested else ""
     values = [describe_values(side.values) for side in row.sides]
-    return [f"{row.figure.name}{mark}, {row.figure.unit}", *values, *map(describe_ratio, row.sides[1:])]
+    unit = "" if row.figure.unit in row.figure.name else f", {row.figure.unit}"
+    return [f"{row.figure.name}{mark}{unit}", *values, *map(describe_ratio, row.sides[1:])]
 
 
 def _figure_lines(comparison: Comparison) -> list[str]:
@@ -109,7 +110,8 @@ def describe_total(differences: Sequence[Difference]) -> str:
     shown = (
         f", the first {MAX_DIFFERENCES} of them (all: --json)" if len(differences) > MAX_DIFFERENCES else ""
     )
-    return f"{len(differences)} differences of configuration{shown}"
+    noun = "difference" if len(differences) == 1 else "differences"
+    return f"{len(differences)} {noun} of configuration{shown}"
 
 
 def _difference_line(comparison: Comparison, difference: Difference) -> str:

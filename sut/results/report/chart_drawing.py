@@ -17,8 +17,12 @@ from sut.results.report.charts import Chart, Colour, EventChart, Histogram, Stac
 # matplotlib's SVG counts 72 units per inch: one unit is one pixel of the page.
 _UNITS_PER_INCH = 72
 WIDTH, HEIGHT = 460, 250
-_LEFT, _RIGHT, _BOTTOM, _TOP = 58, 14, 40, 54
+_LEFT, _RIGHT, _BOTTOM, _TOP = 70, 22, 40, 54
+# Names of rows are wider than numbers.
+_EXTRA_LEFT: dict[type, int] = {StackedBars: 0, EventChart: 54}
 _PNG_DPI = 200
+_FEW_POINTS = 12
+"""Lines of at most so many points show each point."""
 _PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")
 _STACK = (
     *(Colour.GREY, Colour.GOLD, Colour.PURPLE, Colour.ORANGE, Colour.BLUE, Colour.TEAL, Colour.GREEN),
@@ -27,7 +31,7 @@ _STACK = (
 _RC: dict[Any, Any] = {
     "axes.facecolor": "none",
     "svg.fonttype": "none",
-    "font.size": 11.5,
+    "font.size": 12,
     "text.color": light(Colour.INK),
     "text.parse_math": False,
     "axes.edgecolor": light(Colour.GREY),
@@ -60,7 +64,7 @@ def draw(chart: Chart, *, png: bool = False) -> Drawing:
     with mpl.rc_context(_RC | {"svg.hashsalt": chart.name}):
         height = _height(chart)
         figure = Figure((WIDTH / _UNITS_PER_INCH, height / _UNITS_PER_INCH), facecolor="none")
-        left = _LEFT + (44 if isinstance(chart, StackedBars | EventChart) else 0)
+        left = _LEFT + _EXTRA_LEFT.get(type(chart), 0)
         top = _TOP + _legend_space(chart)
         box = (left, _BOTTOM, WIDTH - left - _RIGHT, height - _BOTTOM - top)
         axes = figure.add_axes((box[0] / WIDTH, box[1] / height, box[2] / WIDTH, box[3] / height))
@@ -100,12 +104,13 @@ def _paint_lines(axes: Axes, chart: TimeChart) -> None:
         colour = light(line.colour)
         if line.low is not None and line.high is not None:
             axes.fill_between(chart.times_s, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(chart.times_s, line.values, color=colour, label=line.label)
+        marker = "." if len(chart.times_s) <= _FEW_POINTS else ""
+        axes.plot(chart.times_s, line.values, color=colour, label=line.label, marker=marker)
     for mark in chart.marks:
         axes.axhline(mark.value, color=light(mark.colour), linewidth=1.2, linestyle="--", label=mark.label)
     low, high = _value_range(chart)
     axes.set_ylim(low, high)
-    axes.set_xlim(0, float(chart.times_s[-1] + chart.times_s[0]))
+    axes.set_xlim(chart.begin_s, float(chart.times_s[-1] + chart.times_s[0] - chart.begin_s))
     _name_axes(axes, "s since the first query", chart.unit)
     if chart.is_log:
         axes.set_yscale("log")
@@ -171,6 +176,8 @@ def _paint_events(axes: Axes, chart: EventChart) -> None:
 def _name_axes(axes: Axes, horizontal: str, vertical: str) -> None:
     axes.set_xlabel(horizontal, fontsize=11)
     axes.set_ylabel(vertical, fontsize=11)
+    # Left of the widest labels, whatever these are.
+    axes.yaxis.set_label_coords(-58 / (WIDTH - _LEFT - _RIGHT), 0.5)
     axes.xaxis.set_major_formatter(_PLAIN)
     axes.yaxis.set_major_formatter(_PLAIN)
     axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -188,7 +195,7 @@ def _add_legend(figure: Figure, axes: Axes, height: int) -> None:
         bbox_to_anchor=(2 / WIDTH, 1 - 20 / height),
         ncols=4 if len(handles) <= 4 else 3,
         frameon=False,
-        fontsize=10.5,
+        fontsize=11.5,
         labelcolor=light(Colour.MUTED),
         handlelength=1.1,
         columnspacing=1.0,

@@ -70,6 +70,8 @@ class TimeChart(NamedTuple):
     """Limits on the vertical axis."""
     is_log: bool = False
     """Whether the vertical axis is logarithmic."""
+    begin_s: float = 0.0
+    """Begin of the horizontal axis."""
 
 
 class Histogram(NamedTuple):

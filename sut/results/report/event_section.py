@@ -39,7 +39,7 @@ def event_chart(record: RunJson, end_s: float) -> Iterator[EventChart]:
     ]
     if spans and end_s > 0:
         kinds = list(dict.fromkeys(span.kind for span in spans))
-        yield EventChart("events", "Pauses, losses and continuations", end_s, kinds, spans)
+        yield EventChart("events", "Events by time", end_s, kinds, spans)
 
 
 def _pause_spans(record: RunJson) -> Iterator[Span]:

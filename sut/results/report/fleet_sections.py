@@ -17,11 +17,12 @@ from sut.results.report.markup import (
 from sut.results.report.run_columns import RunColumns
 from sut.results.report.run_json import MAX_ENTRIES, RunJson
 from sut.results.report.tail import Tail
+from sut.settings import Scenario
 
 MAX_EVENT_ROWS = 100
 
 
-def worker_section(record: RunJson, requests: RunColumns | None) -> Html:
+def worker_section(record: RunJson, requests: RunColumns | None, figures: Html) -> Html:
     """Show the table of workers and the tail of the run."""
     tail = Tail.of(requests) if requests is not None else None
     if tail is not None and not len(tail.workers):
@@ -35,10 +36,10 @@ def worker_section(record: RunJson, requests: RunColumns | None) -> Html:
         *map(Column, ("requests", "tokens", "frames", "engine steps", "service mean s", "service p99 s")),
         *map(Column, ("ended s", "idle at end s", "streams", "ping ms", "dropped tokens")),
     ]
-    parts = [element("h2", "Workers and tail"), table(columns, rows, kind="sortable")]
+    parts = [*_tail(record, tail, figures), element("h3", "Workers"), table(columns, rows, kind="sortable")]
     if (num := record.num_entries("summary", "workers")) > MAX_ENTRIES:
         parts.append(note(f"{num - MAX_ENTRIES:,} more workers are in run.json."))
-    return element("section", *parts, _tail_text(record, tail), id="workers")
+    return element("section", element("h2", "Workers and tail"), *parts, id="workers")
 
 
 def _worker_cells(record: RunJson, index: int, tail: Tail | None) -> Iterator[Html]:
@@ -56,9 +57,11 @@ def _worker_cells(record: RunJson, index: int, tail: Tail | None) -> Iterator[Ht
     yield number(record.number(*row, "dropped_tokens"), COUNT)
 
 
-def _tail_text(record: RunJson, tail: Tail | None) -> Html:
+def _tail(record: RunJson, tail: Tail | None, figures: Html) -> Iterator[Html]:
+    yield element("h3", "Tail")
     if tail is None:
-        return note("The idle time at the end needs requests.parquet of a run with complete requests.")
+        yield note("The idle time at the end needs requests.parquet of a run with complete requests.")
+        return
     text = element(
         "p",
         "The last request ended at ",
@@ -67,14 +70,21 @@ def _tail_text(record: RunJson, tail: Tail | None) -> Html:
         number(tail.flat_end_ns, NS_AS_S, with_suffix=True),
         " on average. Idle share at the end: ",
         number(tail.idle_share, SHARE, with_suffix=True),
-        ". Had all workers ended together, the run's rate would have been ",
-        number(tail.flat_gain, SHARE, with_suffix=True),
-        " higher.",
+        ". ",
+        _flat_finish(record, tail),
     )
     method = (
         "Idle share = 1 - mean(end of each worker) / last end; the gain of a flat finish = last end / "
         "mean(end) - 1. It assumes equal work per second of every worker."
     )
-    if record.text("scenario") != "offline":
-        method += " In this scenario LoadGen's schedule decides when the last query comes."
-    return element("div", element("h3", "Tail"), text, note(method))
+    yield element("div", element("div", text, note(method)), figures, class_="split")
+
+
+def _flat_finish(record: RunJson, tail: Tail) -> Html:
+    """Tell what a flat finish would give where the run decides when its requests are sent."""
+    if record.text("scenario") != Scenario.OFFLINE:
+        return element("span", "LoadGen's schedule decides when the last query of this scenario comes.")
+    gain = number(tail.flat_gain, SHARE, with_suffix=True)
+    return element(
+        "span", "Had all workers ended together, the run's rate would have been ", gain, " higher."
+    )

@@ -15,7 +15,6 @@ from sut.results.report.markup import (
     Unit,
     element,
     is_number,
-    joined,
     note,
     number,
     table,
@@ -77,7 +76,7 @@ def _cells(record: RunJson, row: _Row) -> Iterator[Html]:
         shown = number(found, row.unit)
         yield element("span", shown, class_="over") if is_over else shown
     yield number(record.number(*row.place, "maximum"), row.unit)
-    yield number(limit, row.unit) if is_number(limit.value) else Html("")
+    yield number(limit, row.unit, trims=True) if is_number(limit.value) else Html("")
 
 
 def _exceeds(value: object, limit: object) -> bool:
@@ -88,7 +87,7 @@ def _exceeds(value: object, limit: object) -> bool:
 
 _QUANTITIES = {"ttft_ns": "TTFT", "tpot_ns": "TPOT", "latency_ns": "Latency"}
 _PART_MARKS = ("p50", "p90", "p99", "p99.9")
-_SUMS = {"mean of these requests": "mean_ns", "percentile": "value_ns", "clock error": "clock_error_ns"}
+_SUMS = {"sum, mean of these": "mean_ns", "percentile": "value_ns", "clock error": "clock_error_ns"}
 """Rows below the parts, with their keys in run.json."""
 
 
@@ -120,16 +119,18 @@ def part_section(record: RunJson, figures: Html) -> Html:
         )
     text = (
         "Each part is the mean over the requests whose rank is within 0.5 % of the percentile's; the parts "
-        "add up to the mean of these requests. The clock error bounds how far time may belong to the other "
-        "direction of the network."
+        "add up to the mean of these requests. TPOT's parts after the engine are what the last token took "
+        "longer than the first, per token, and may be negative. The clock error bounds how far time may "
+        "belong to the other direction of the network."
     )
-    return element("section", head, figures, joined(tables), _start_note(record), note(text), id="parts")
+    split = element("div", figures, *tables, class_="split")
+    return element("section", head, split, _start_note(record), note(text), id="parts")
 
 
 def _start_note(record: RunJson) -> Html:
     if record.text("decomposition", "begins_with") == "scheduled_ns":
         return note(
-            "TTFT and latency begin at the time that LoadGen's schedule wanted, which its trace gives."
+            "TTFT and latency begin at the time that LoadGen's schedule wanted; lateness ends with its call."
         )
     return note(
         "TTFT and latency begin with LoadGen's call. LoadGen's lateness before it is not known for each "
@@ -158,10 +159,9 @@ def _part_table(record: RunJson, name: str) -> Iterator[Html]:
     ]
     for title, key in _SUMS.items():
         rows.append([element("b", title), *_part_cells(record, path, (), (key,), marks)])
-    yield table(columns, rows)
     unknown = record.number(*path, "num_unknown")
-    if unknown.value:
-        yield note(number(unknown, COUNT), " requests are left out, because a time of theirs is not known.")
+    text = note(number(unknown, COUNT), " requests are left out, because a time of theirs is not known.")
+    yield element("div", table(columns, rows), *([text] if unknown.value else []))
 
 
 def _part_cells(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from common.text import printable
 
 MAX_TEXT_LEN = 300
+MAX_NOTE_LEN = 2000
 NOT_KNOWN = "\N{EN DASH}"
 
 
@@ -75,19 +76,30 @@ def is_number(value: object) -> bool:
 
 
 def shown(value: float, unit: Unit) -> str:
-    """Format a value."""
-    return f"{value / unit.divisor:,.{unit.decimals}f}"
+    """Format a value; one that is rounded to 0 has no sign."""
+    text = f"{value / unit.divisor:,.{unit.decimals}f}"
+    return text if text.strip("-0.") else text.lstrip("-")
 
 
-def number(found: Number, unit: Unit, *, with_suffix: bool = False) -> Html:
-    """Compose a number; a dash if its file does not have it."""
+def number(found: Number, unit: Unit, *, with_suffix: bool = False, trims: bool = False) -> Html:
+    """Compose a number; a dash if its file does not have it.
+
+    Args:
+        found: The value with its source.
+        unit: How it is shown.
+        with_suffix: Whether its unit follows.
+        trims: Whether decimals are left out if all are 0, as in a limit.
+    """
     value = found.value
     if not isinstance(value, int | float) or not is_number(value):
         return element("span", NOT_KNOWN, class_="missing", title="not known")
     suffix = f" {unit.suffix}" if with_suffix and unit.suffix else ""
+    digits = shown(value, unit)
+    if trims and "." in digits:
+        digits = digits.rstrip("0").rstrip(".")
     text = element(
         "span",
-        shown(value, unit),
+        digits,
         class_="number",
         data_source=found.source,
         data_value=repr(value),
@@ -140,7 +152,8 @@ def folded(title: str, content: Html, *, is_open: bool = False) -> Html:
 
 def note(*parts: object) -> Html:
     """Compose a paragraph of explanation."""
-    return element("p", *parts, class_="note")
+    whole = [part if isinstance(part, Html) else escaped(part, MAX_NOTE_LEN) for part in parts]
+    return element("p", *whole, class_="note")
 
 
 def script_data(name: str, content: object) -> Html:

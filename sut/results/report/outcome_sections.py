@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from sut.results.report.markup import (
+    BYTES_AS_GIB,
     COUNT,
+    NOT_KNOWN,
     NS_AS_MS,
     RATE,
     SECONDS,
@@ -21,9 +23,11 @@ from sut.results.report.markup import (
     number,
     table,
 )
-from sut.results.report.run_json import NAME, RunJson
+from sut.results.report.run_json import MAX_ENTRIES, NAME, RunJson
 
 MAX_TEXT_CELL = 2000
+MAX_SHOWN = 4
+"""Entries of a list that the table of changed flags shows; the table of all flags has the others."""
 
 
 class _Card(NamedTuple):
@@ -60,7 +64,7 @@ def verdict_section(record: RunJson) -> Html:
 
 
 def _reasons(record: RunJson) -> Iterator[Html]:
-    """List why the run is not VALID, what to look at, and why it is no submission run."""
+    """List why the run is not VALID and what to look at, then why it is no submission run."""
     lines = []
     if reason := record.text("verdict", "reason"):
         lines.append(element("li", escaped(reason, MAX_TEXT_CELL), class_="fail"))
@@ -69,13 +73,19 @@ def _reasons(record: RunJson) -> Iterator[Html]:
             lines.append(
                 element("li", element("b", str(check.get("name"))), ": ", _seen(check), class_="warn")
             )
-    deviations = record.get("verdict", "deviations")
-    lines += [
-        element("li", "No submission run: ", escaped(text, MAX_TEXT_CELL), class_="info")
-        for text in (deviations[:100] if isinstance(deviations, list) else [])
-    ]
     if lines:
         yield element("ul", joined(lines), class_="reasons")
+    yield from _deviations(record)
+
+
+def _deviations(record: RunJson) -> Iterator[Html]:
+    """List why the run is no submission run."""
+    found = record.get("verdict", "deviations")
+    texts = found[:100] if isinstance(found, list) else []
+    if texts:
+        lines = joined(element("li", escaped(text, MAX_TEXT_CELL)) for text in texts)
+        title = f"No submission run: {len(texts)} deviation{'s' * (len(texts) > 1)}"
+        yield folded(title, element("ul", lines, class_="deviations"))
 
 
 def _seen(check: dict[str, object]) -> Html:
@@ -87,7 +97,7 @@ def _card(record: RunJson, name: str, card: _Card) -> Html:
     bound = record.get("loadgen_bounds", name, "value")
     parts = [element("span", card.title, class_="title"), element("span", value, f" {card.suffix}")]
     if is_number(bound):
-        limit = number(record.number("loadgen_bounds", name, "value"), card.unit)
+        limit = number(record.number("loadgen_bounds", name, "value"), card.unit, trims=True)
         kind = "limit" if record.text("loadgen_bounds", name, "name") == "limit" else "target"
         parts.append(element("span", f"{kind} ", limit, f" {card.suffix}", class_="bound"))
     return element("div", *parts, class_="card")
@@ -128,10 +138,11 @@ def configuration_section(record: RunJson) -> Html:
             f"{record.num_entries('summary', 'workers')}, {', '.join(_engines(record)) or 'not known'}",
         ),
     ]
+    facts, flags = element("div", _pairs(pairs)), element("div", *_flags(record))
     parts = [
         element("h2", "What was run"),
-        _pairs(pairs),
-        *_flags(record),
+        element("div", facts, flags, class_="split"),
+        folded("All flags", _pairs([(_flag(name), _value(record, name)) for name in record.names("config")])),
         folded(
             "Sampling parameters",
             _pairs([(name, record.text("generation", name)) for name in record.names("generation")]),
@@ -167,28 +178,26 @@ def _engines(record: RunJson) -> list[str]:
 
 
 def _flags(record: RunJson) -> Iterator[Html]:
-    """Show the flags that differ from their defaults, and all flags folded."""
+    """Show the flags that differ from their defaults."""
     changed = record.get("changed_flags")
     if isinstance(changed, list):
         yield element("h3", "Flags that differ from their defaults")
-        yield _pairs([(_flag(name), _value(record, str(name))) for name in changed[:200]])
+        yield _pairs([(_flag(name), _value(record, str(name), MAX_SHOWN)) for name in changed[:200]])
     else:
         yield note(
             "run.json does not tell which flags differ from their defaults; all flags are listed below."
         )
-    yield folded(
-        "All flags", _pairs([(_flag(name), _value(record, name)) for name in record.names("config")])
-    )
 
 
 def _flag(name: object) -> str:
     return f"--{str(name).replace('_', '-')}"
 
 
-def _value(record: RunJson, name: str) -> str:
+def _value(record: RunJson, name: str, max_shown: int = MAX_ENTRIES) -> str:
     value = record.get("config", name)
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        more = len(value) - max_shown
+        return ", ".join(map(str, value[:max_shown])) + (f" and {more:,} more" if more > 0 else "")
     return "not set" if value is None else str(value)
 
 
@@ -215,33 +224,43 @@ def _infos(record: RunJson) -> Iterator[dict[str, object]]:
 
 def _hosts(record: RunJson) -> Html:
     """List the coordinator's machine and the workers' machines, each once."""
-    rows = {("coordinator", *_host_cells(record.get("host"))): 1}
+    paths: dict[tuple[str, ...], list[tuple[str | int, ...]]] = {}
+    for role, path in [("coordinator", ("host",)), *_worker_hosts(record)]:
+        paths.setdefault((role, *_host_cells(record.get(*path))), []).append(path)
+    rows = [[*cells, *_host_numbers(record, cells[1], found)] for cells, found in paths.items()]
+    titles = ("role", "host", "processor", "accelerators", "driver", "system", "Python", "commit")
+    columns = [*(Column(title, True) for title in titles), *map(Column, ("cores", "memory GiB", "processes"))]
+    return table(columns, rows)
+
+
+def _worker_hosts(record: RunJson) -> Iterator[tuple[str, tuple[str | int, ...]]]:
+    """List the place of each worker's machine, at the opening of its last stream."""
     for index, _ in record.entries("summary", "workers"):
-        cells = ("worker", *_host_cells(record.get("summary", "workers", index, "hosts", -1)))
-        rows[cells] = rows.get(cells, 0) + 1
-    titles = ("role", "host", "processor", "accelerators", "driver", "Python", "commit")
-    columns = [*(Column(title, True) for title in titles), Column("processes")]
-    counted = [
-        (*cells, number(Number(num, f"{NAME}#processes/{cells[1]}"), COUNT)) for cells, num in rows.items()
-    ]
-    return table(columns, counted)
+        num_streams = record.num_entries("summary", "workers", index, "hosts")
+        yield "worker", ("summary", "workers", index, "hosts", max(num_streams - 1, 0))
 
 
 def _host_cells(host: object) -> tuple[str, ...]:
-    """Return host name, processor, accelerators, driver, Python and commit as texts."""
+    """Return what names a machine as texts: host name, processor, accelerators, driver, system, versions."""
     facts = host if isinstance(host, dict) else {}
     accelerators = facts.get("accelerators")
     devices = [one for one in accelerators if isinstance(one, dict)] if isinstance(accelerators, list) else []
     hardware = facts.get("hardware")
-    processor = hardware.get("host_processor_model_name", "") if isinstance(hardware, dict) else ""
+    named = hardware if isinstance(hardware, dict) else {}
     names = ", ".join(f"{one.get('num_devices')} x {one.get('name')}" for one in devices)
     drivers = ", ".join(sorted({str(one.get("driver_version")) for one in devices}))
-    cells = (
+    found = (
         facts.get("hostname"),
-        processor,
+        named.get("processor_model"),
         names,
         drivers,
-        facts.get("python_version"),
-        facts.get("commit"),
+        named.get("operating_system"),
     )
-    return tuple(str(cell or "\N{EN DASH}") for cell in cells)
+    versions = (facts.get("python_version"), facts.get("commit"))
+    return tuple(str(cell or NOT_KNOWN) for cell in (*found, *versions))
+
+
+def _host_numbers(record: RunJson, hostname: str, paths: list[tuple[str | int, ...]]) -> Iterator[Html]:
+    yield number(record.number(*paths[0], "num_cores"), COUNT)
+    yield number(record.number(*paths[0], "memory_bytes"), BYTES_AS_GIB)
+    yield number(Number(len(paths), f"{NAME}#processes/{hostname}"), COUNT)

@@ -94,7 +94,7 @@ def _sections(content: Content) -> list[Html]:
         _charts("distributions", "Distributions", content, content.charts.distributions),
         _charts("time", "Over time", content, content.charts.series),
         part_section(record, content.figures(content.charts.parts)),
-        worker_section(record, content.requests),
+        worker_section(record, content.requests, content.figures(content.charts.tail)),
         event_section(record, content.figures(content.charts.events)),
     ]
 

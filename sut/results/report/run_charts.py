@@ -1,5 +1,6 @@
 """Makes the charts of one run from its columns."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -9,11 +10,21 @@ from sut.results.report.charts import Chart, Colour, Histogram, Line, Mark, Time
 from sut.results.report.event_section import event_chart
 from sut.results.report.latency_sections import part_chart
 from sut.results.report.markup import NS_AS_MS, is_number
-from sut.results.report.request_figures import Quantity, latency_ns, lengths, percentile, tpot_ns, ttft_ns
+from sut.results.report.request_figures import (
+    Quantity,
+    latency_ns,
+    lengths,
+    percentile,
+    scheduled_ttft_ns,
+    tpot_ns,
+    ttft_ns,
+)
 from sut.results.report.run_columns import Ints, RunColumns
 from sut.results.report.run_json import TPOT_LIMIT, TTFT_LIMIT, RunJson
+from sut.results.report.tail import Tail
 from sut.results.report.time_bins import (
     COORDINATOR,
+    MAX_BINS,
     Band,
     TimeBins,
     counter_rate,
@@ -21,13 +32,12 @@ from sut.results.report.time_bins import (
     in_flight,
     token_rate,
 )
+from sut.settings import Scenario
 
 TARGET_RATES = ("result_completed_samples_per_sec", "result_samples_per_second")
 _GIB = 1 << 30
-_READING_INTERVAL_NS = 1_000_000_000
-"""Between two rows of a worker in timeline.parquet."""
-# Bins with fewer queries on average would show noise.
-_QUERIES_PER_BIN = 10
+_READING_INTERVAL_NS = 1_500_000_000
+"""Longest time between two rows of a worker in timeline.parquet, of which there is one a second."""
 
 
 def limit_marks(record: RunJson, figure: str) -> list[Mark]:
@@ -40,7 +50,12 @@ def limit_marks(record: RunJson, figure: str) -> list[Mark]:
 
 def distribution_charts(record: RunJson, requests: RunColumns) -> Iterator[Histogram]:
     """Make the histograms of TTFT, TPOT, latency and lengths, as far as any request has them."""
-    yield from _times("ttft", "TTFT from issue", ttft_ns(requests), limit_marks(record, TTFT_LIMIT))
+    limits = limit_marks(record, TTFT_LIMIT)
+    if requests.has("scheduled_ns", "first_reported_ns"):
+        yield from _times(
+            "ttft_scheduled", "TTFT from schedule to report", scheduled_ttft_ns(requests), limits
+        )
+    yield from _times("ttft", "TTFT from issue", ttft_ns(requests), limits)
     yield from _times("tpot", "TPOT", tpot_ns(requests), limit_marks(record, TPOT_LIMIT))
     yield from _times("latency", "Latency from issue", latency_ns(requests), [])
     for column, title in (("answer_tokens", "Answer length"), ("prompt_tokens", "Prompt length")):
@@ -59,7 +74,8 @@ def _times(name: str, title: str, found: Quantity, limits: Sequence[Mark]) -> It
 def _marks(found: Quantity, divisor: float) -> Iterator[Mark]:
     for share, name, shade in ((0.5, "p50", Colour.GREEN), (0.99, "p99", Colour.ORANGE)):
         value = percentile(found.values, share) / divisor
-        yield Mark(f"{name} {value:,.4g}", value, shade)
+        digits = 0 if divisor == 1 else max(0, 3 - int(math.log10(max(value, 1))))
+        yield Mark(f"{name} {value:,.{digits}f}", value, shade)
 
 
 def request_charts(record: RunJson, requests: RunColumns) -> Iterator[TimeChart]:
@@ -69,16 +85,23 @@ def request_charts(record: RunJson, requests: RunColumns) -> Iterator[TimeChart]
         return
     issued, ended = requests.ints["issued_ns"][done], requests.ints["done_arrival_ns"][done]
     end_ns = int(ended.max())
-    bins = TimeBins.over(end_ns, _QUERIES_PER_BIN * end_ns / len(ended))
-    rates = [
-        Line("issued", bins.per_second(issued), Colour.GREY),
-        Line("completed", bins.per_second(ended), Colour.BLUE),
-    ]
+    bins = TimeBins.over(end_ns, _queries_per_bin(len(ended)) * end_ns / len(ended))
+    rates = [Line("completed", bins.per_second(ended), Colour.BLUE)]
+    # Offline issues all queries at once.
+    if not_offline := record.text("scenario") != Scenario.OFFLINE:
+        rates.insert(0, Line("issued", bins.per_second(issued), Colour.GREY))
     times = bins.middles_s
     yield TimeChart("request_rate", "Queries", "queries/s", times, rates, _target(record))
-    yield from _ttft_over_time(record, requests, bins)
-    flight = Line("in flight", in_flight(bins, issued, ended).astype(np.float64), Colour.BLUE)
-    yield TimeChart("in_flight", "Queries in flight", "queries", times, [flight])
+    if not_offline:
+        yield from _ttft_over_time(record, requests, bins)
+    fine = TimeBins.over(end_ns)
+    flight = Line("in flight", in_flight(fine, issued, ended).astype(np.float64), Colour.BLUE)
+    yield TimeChart("in_flight", "Queries in flight", "queries", fine.middles_s, [flight])
+
+
+def _queries_per_bin(num: int) -> float:
+    """Return how many queries a bin has on average at least: 100 for a p99, fewer in short runs."""
+    return min(100.0, max(10.0, num / 24))
 
 
 def _target(record: RunJson) -> list[Mark]:
@@ -137,11 +160,7 @@ class _Gauges:
 
     def band(self, column: str, scale: float = 1.0) -> Band | None:
         """Describe one column over the workers; None if no worker told it."""
-        if column in self._timeline.floats:
-            values = self._timeline.floats[column][self._rows] * scale
-        else:
-            known = self._timeline.known(column)[self._rows]
-            values = np.where(known, self._timeline.ints[column][self._rows] * scale, np.nan)
+        values = self._timeline.floats[column][self._rows] * scale
         if not np.isfinite(values).any():
             return None
         return gauge(self.bins, self._times_ns, self._timeline.ints["worker"][self._rows], values)
@@ -181,12 +200,26 @@ def _load_lines(gauges: _Gauges) -> Iterator[Line]:
             yield Line(f"{column}, all workers", band.total, colour)
 
 
+def tail_chart(requests: RunColumns) -> Iterator[TimeChart]:
+    """Make the chart of the workers that still had requests, from shortly before the first of them ended."""
+    ends_s = Tail.of(requests).ends_ns / 1e9
+    if len(ends_s) < 2:
+        return
+    first, last = float(ends_s.min()), float(ends_s.max())
+    begin = max(0.0, first - 0.2 * (last - first) - 0.01 * last)
+    times_s = np.linspace(begin, last, MAX_BINS)
+    busy = np.count_nonzero(ends_s[:, np.newaxis] > times_s, axis=0).astype(np.float64)
+    line = Line("not yet at their last completion", busy, Colour.BLUE)
+    yield TimeChart("busy_workers", "Workers at the end", "workers", times_s, [line], begin_s=begin)
+
+
 class RunCharts(NamedTuple):
     """The charts of one run, by section of the page."""
 
     distributions: list[Chart]
     series: list[Chart]
     parts: list[Chart]
+    tail: list[Chart]
     events: list[Chart]
 
     @classmethod
@@ -199,9 +232,10 @@ class RunCharts(NamedTuple):
         ends_s = [float(chart.times_s[-1]) for chart in series if isinstance(chart, TimeChart)]
         wall_s = record.get("wall_s")
         end_s = max([*ends_s, wall_s if isinstance(wall_s, float) and is_number(wall_s) else 0.0])
-        return cls([*distributions], series, [*part_chart(record)], [*event_chart(record, end_s)])
+        tail = [] if requests is None else tail_chart(requests)
+        return cls([*distributions], series, [*part_chart(record)], [*tail], [*event_chart(record, end_s)])
 
     @property
     def all(self) -> list[Chart]:
         """Every chart."""
-        return [*self.distributions, *self.series, *self.parts, *self.events]
+        return [*self.distributions, *self.series, *self.parts, *self.tail, *self.events]

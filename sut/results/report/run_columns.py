@@ -26,11 +26,11 @@ REQUEST_COLUMNS = (
     *("worker", "prompt_tokens", "answer_tokens", "losses", "scheduled_ns", "issued_ns", "sent_ns"),
     *("first_arrival_ns", "first_reported_ns", "done_arrival_ns", "done_reported_ns", "clock_error_ns"),
 )
-TIMELINE_INTS = (
-    *("time_ns", "worker", "outstanding", "running", "waiting", "tokens", "gpu_clock_mhz"),
-    *("gpu_memory_bytes", "gpu_temperature_c"),
+TIMELINE_INTS = ("time_ns", "worker", "tokens")
+TIMELINE_FLOATS = (
+    *("running", "waiting", "kv_use", "gpu_power_w", "gpu_clock_mhz", "gpu_memory_bytes"),
+    "gpu_temperature_c",
 )
-TIMELINE_FLOATS = ("kv_use", "gpu_power_w")
 
 
 class MissingFileError(ValueError):

@@ -53,7 +53,7 @@ class Tail(NamedTuple):
     def idle_ns(self, worker: int) -> Number:
         """Return how long a worker was idle at the end."""
         own = self.ends_ns[self.workers == worker]
-        value = int(self.ends_ns.max() - own[0]) if len(own) else None
+        value = int(self.ends_ns.max()) - int(own[0]) if len(own) else None
         return self._figure(f"{worker}/idle_ns", value)
 
     @staticmethod

@@ -38,6 +38,7 @@ def record_of(*, verbose: bool = False, **changed: Any) -> RunRecord:
         "ready_s": 1.0,
         "wall_s": 2.0,
         "coordinator_cpu_s": 1.0,
+        "test_cpu_s": 0.5,
         "config": {"verbose": verbose},
         "changed_flags": [],
         "generation": {},
@@ -52,6 +53,7 @@ def record_of(*, verbose: bool = False, **changed: Any) -> RunRecord:
         "files_sha256": {},
         "over_latency": None,
         "summary": summary,
+        "origin_ns": 0,
         "pauses": [],
     }
     return RunRecord(**(fields | changed))

@@ -47,9 +47,9 @@ def fleet_of(num: int, num_lost: int = 0) -> list[WorkerFigures]:
 
 
 def shown(workers: list[WorkerFigures], columns: int, lines: int, run: LiveFigures | None = RUN) -> list[str]:
-    """Draw without colors."""
+    """Draw, and leave out the escapes of colors."""
     snapshot = Snapshot("server performance", RunPhase.TEST, 100.0, workers, run)
-    return Screen(None).lines(snapshot, columns, lines)
+    return [ESCAPES.sub("", line) for line in Screen().lines(snapshot, columns, lines)]
 
 
 def test_each_figure_is_on_the_screen() -> None:
@@ -58,9 +58,9 @@ def test_each_figure_is_on_the_screen() -> None:
         "server performance  test 1 min 40 s",
         "[######------------------] 1,599/6,396 done  ETA 7 min 12 s",
         "45,678 tokens/s  in flight 512  waiting 3",
-        "from issue          p50         p99       limit  over the limit (early stopping)",
-        "TTFT             180 ms      923 ms    3,000 ms  12 of 45 allowed: can be met",
-        "TPOT            21.0 ms     95.0 ms     80.0 ms  46 of 45 allowed: cannot be met any more",
+        "from issue        p50       p99     limit  over limit (early stopping)",
+        "TTFT           180 ms    923 ms  3,000 ms  12 of 45 allowed: can be met",
+        "TPOT          21.0 ms   95.0 ms   80.0 ms  46 of 45 allowed: cannot be met",
         "issue up to 3.0 ms late in the last 10 s, which LoadGen's TTFT includes",
         "workers 2/2 live  running 14  waiting 2  tokens/s 1,000 to 1,001  KV up to 50%",
         "worker          state    tokens/s   running   waiting      KV   last frame  host",
@@ -117,12 +117,21 @@ def test_before_the_test_the_workers_and_what_they_wait_for_are_shown() -> None:
     assert ["10.0.0.1:50051", "NOT_SERVING", "0", "?", "?", "?", "-"] == found[3].split()
 
 
-def test_colors_add_no_width() -> None:
-    """With colors the same text is shown."""
+@pytest.mark.parametrize(
+    "variables, color", [({"TERM": "xterm-256color"}, "\x1b[1;31m"), ({"NO_COLOR": "1"}, None)]
+)
+def test_colors_are_those_of_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], color: str | None
+) -> None:
+    """A p99 above its limit is bold red; with NO_COLOR the line has no escapes."""
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     snapshot = Snapshot("server performance", RunPhase.TEST, 100.0, fleet_of(3), RUN)
-    plain, colored = Screen(None).lines(snapshot, 90, 23), Screen("256").lines(snapshot, 90, 23)
-    assert plain == [ESCAPES.sub("", line) for line in colored]
-    assert plain != colored
+    lines = Screen().lines(snapshot, 90, 23)
+    tpot = next(line for line in lines if line.startswith("TPOT"))
+    assert f"{color}   95.0 ms" in tpot if color else "\x1b" not in "".join(lines)
 
 
 def test_text_of_a_worker_is_shown_as_it_is() -> None:

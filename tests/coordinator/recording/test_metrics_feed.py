@@ -1,13 +1,16 @@
 """Metrics of a coordinator: the process that serves them, and the figures of a run."""
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from coordinator.config import RunConfig
 from coordinator.recording.metrics_feed import MetricsFeed
 from coordinator.recording.run_snapshot import RunPhase
 from tests import fleet
+from tests.certificates import Authority
 from tests.worker.test_metrics import scrape
 
 WAIT_S = 20.0
@@ -60,6 +64,18 @@ def test_the_phase_and_the_latest_readings_are_served() -> None:
         phases = [found[f'tokenfleet_coordinator_phase{{phase="{phase}"}}'] for phase in RunPhase]
         assert [float(phase is RunPhase.LOGS) for phase in RunPhase] == phases
     assert is_gone(port)
+
+
+def test_with_a_certificate_metrics_have_tls(tmp_path: Path) -> None:
+    """A scraper that trusts the CA reads them; the process has loaded certificate and key."""
+    authority = Authority(tmp_path, "ca")
+    pair = authority.issue("coordinator", "localhost")
+    port = fleet.free_port()
+    trusting = ssl.create_default_context(cafile=authority.path)
+    with MetricsFeed(config(port, metrics_tls_cert=pair.cert, metrics_tls_key=pair.key)):
+        url = f"https://localhost:{port}/metrics"
+        with urllib.request.urlopen(url, timeout=WAIT_S, context=trusting) as answer:
+            assert b'tokenfleet_coordinator_phase{phase="waiting for workers"} 1.0' in answer.read()
 
 
 def test_without_the_flag_nothing_is_read() -> None:
@@ -136,7 +152,8 @@ def test_the_figures_are_those_of_the_run(tmp_path: Path) -> None:
 
     def keep_scraping() -> None:
         while not ended.wait(0.05):
-            with contextlib.suppress(OSError):
+            # The process ends with the run, also while it answers.
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 scrapes.append(scrape(port))
 
     with fleet.workers(tmp_path, 1, "--step-ms", "1") as workers:

@@ -21,7 +21,7 @@ class Requests:
     def issue(self, issued_ms: int) -> int:
         """Issue one request; returns its name."""
         one = np.ones(1, np.int64)
-        new = NewRequests(one.astype(np.uint64), one, one, issued_ms * MS * one, issued_ms * MS)
+        new = NewRequests(one.astype(np.uint64), one, one, issued_ms * MS * one, issued_ms * MS, one)
         return int(self.table.assign(new, 0)[0])
 
     def answer(self, name: int, num_tokens: int, now_ms: float, ends: bool = False) -> None:

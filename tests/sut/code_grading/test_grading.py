@@ -254,3 +254,16 @@ def test_time_during_which_the_grader_is_stopped_makes_no_program_wrong(tmp_path
         output, _ = process.communicate(timeout=WAIT_S)
     assert "PASSED" in output
     assert 1 == len(log_lines(tmp_path))
+
+
+def test_a_sandbox_that_is_killed_while_it_starts_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its child has the pipe open and would wait for it forever: it is killed too, and the reason is told."""
+    stuck = ["/bin/sh", "-c", "/bin/sleep 600 & wait"]
+    monkeypatch.setattr(sandbox, "_bwrap_command", lambda *_: stuck)
+    with sandbox.Sandbox(LIMITS, sandboxed=True) as started, started.start() as runner:
+        pid = runner._process.pid
+        wait_for(lambda: len(descendants(pid)) == 1)
+        (child,) = descendants(pid)
+        runner._process.kill()
+        assert "the process ended without a message" == runner.start_error()
+        wait_for(lambda: not is_running(child))

@@ -86,7 +86,7 @@ def test_differences_of_configuration_are_listed(tmp_path: Path, capsys: pytest.
     )
     assert main([str(path) for path in paths]) == 0
     output = capsys.readouterr().out
-    assert "1 differences of configuration:" in output
+    assert "1 difference of configuration:" in output
     assert "versions.tokenfleet: A 1; B 2" in output
 
 
@@ -128,8 +128,16 @@ def test_bad_arguments_are_refused(
     (broken / "run.json").write_text("{")
     kept = tmp_path / "kept.json"
     kept.write_text("kept")
-    calls = ([a], [a, str(empty)], [a, str(tmp_path / "no")], [a, str(broken)], [a, b, "--json", str(kept)])
-    assert [main(call) for call in calls] == [2] * 5
+    same = str(tmp_path / "same")
+    calls = (
+        [a],
+        [a, str(empty)],
+        [a, str(tmp_path / "no")],
+        [a, str(broken)],
+        [a, b, "--json", str(kept)],
+        [a, b, "--json", same, "--html", same],
+    )
+    assert [main(call) for call in calls] == [2] * 6
     lines = capsys.readouterr().err.splitlines()
     parts = (
         "1 sides, not 2 to 8",
@@ -137,6 +145,7 @@ def test_bad_arguments_are_refused(
         "is not a directory",
         "is not JSON",
         "exists, and is not overwritten",
+        "is also the file of --json",
     )
     assert [part for part, line in zip(parts, lines, strict=True) if part not in line] == []
     assert kept.read_text() == "kept"

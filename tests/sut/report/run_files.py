@@ -198,7 +198,7 @@ def run_json(num_workers: int = 2, **changes: object) -> dict[str, Any]:
         "generation": {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_new_tokens": 10240},
         "dataset": {"path": "data.parquet", "sha256": "ab" * 32, "num_samples": 7},
         "versions": {"python": "3.11.7", "tokenfleet": "0.1.0", "mlcommons_loadgen": "6.0.17"},
-        "host": {"hostname": "head", "python_version": "3.11.7"},
+        "host": {"hostname": "head", "python_version": "3.11.7", "num_cores": 64, "memory_bytes": 2**39},
         "round": "v6.1",
         "spec_hash": "cd" * 32,
         "loadgen": {

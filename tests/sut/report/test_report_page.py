@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sut.results.report.__main__ import main
+from tests.sources import ROOT
 from tests.sut.report import run_files
 from tests.sut.report.page_reader import Page
 
@@ -61,7 +62,6 @@ def test_every_number_equals_its_source(page: Page, run_dir: Path) -> None:
         "tail/end_ns": 10_078 * ms,
         "tail/flat_end_ns": 10_023.0 * ms,
         "tail/idle_share": float(1 - ends.mean() / ends.max()),
-        "tail/flat_gain": float(ends.max() / ends.mean() - 1),
         "tail/0/idle_ns": 110 * ms,
         "tail/1/idle_ns": 0,
     }
@@ -74,6 +74,18 @@ def test_every_number_equals_its_source(page: Page, run_dir: Path) -> None:
         assert shown.is_rounded_value, shown
     assert set(computed) < {shown.source.partition("#")[2] for shown in page.numbers}
     assert [] == page.bare_cells
+
+
+def test_the_tail_is_what_a_flat_finish_would_save(tmp_path: Path) -> None:
+    """Workers that end at 100 s and at 90 s: 1 - 95 / 100 idle; a flat finish gives 100 / 95 - 1 more."""
+    (tmp_path / "run.json").write_text(json.dumps(run_files.run_json(scenario="offline")))
+    columns = run_files.request_rows(4)
+    columns["done_arrival_ns"] = np.array([80, 100, 90, 95]) * run_files.SECOND
+    run_files.write_requests(tmp_path, columns)
+    found = {number.source.partition("#")[2]: number.text for number in report(tmp_path).numbers}
+    shares = (found["tail/idle_share"], found["tail/flat_gain"])
+    assert ("100.000", "95.000", "5.00", "5.26") == (found["tail/end_ns"], found["tail/flat_end_ns"], *shares)
+    assert ("10.000", "0.000") == (found["tail/0/idle_ns"], found["tail/1/idle_ns"])
 
 
 def test_the_headline_is_loadgens(page: Page) -> None:
@@ -90,9 +102,7 @@ def test_the_headline_is_loadgens(page: Page) -> None:
         "result_time_per_output_token_99.00_percentile_ns": "10.100",
     } == shown
     limits = {number.source: number.text for number in page.numbers if number.source.endswith("/value")}
-    assert (
-        "3,000.000" == limits["run.json#/loadgen_bounds/result_first_token_99.00_percentile_latency_ns/value"]
-    )
+    assert "3,000" == limits["run.json#/loadgen_bounds/result_first_token_99.00_percentile_latency_ns/value"]
 
 
 def test_charts_hold_the_requests_and_readings(page: Page) -> None:
@@ -103,12 +113,13 @@ def test_charts_hold_the_requests_and_readings(page: Page) -> None:
     for name in ("ttft", "tpot", "latency", "answer_tokens", "prompt_tokens"):
         assert 100 == pytest.approx(sum(charts[name]["series"][0]["values"]), abs=0.01)
     # The coordinator's counter grows by 100 tokens a second; the two workers use 300 and 301 W.
-    assert [100.0] * 10 == charts["token_rate"]["series"][0]["values"]
+    assert [100.0] * 6 == charts["token_rate"]["series"][0]["values"]
     assert {601.0} == set(charts["gpu_power_w"]["series"][0]["values"])
-    # In second s, worker w has s + w running requests: 2 s + 1 in all.
-    assert [1.0, 3.0, 5.0] == charts["engine_load"]["series"][0]["values"][:3]
+    # In second s, worker w has s + w running requests: 2 s + 1 in all. Each of the six bins of 1.67 s holds
+    # two seconds.
+    assert [2.0, 6.0, 10.0] == charts["engine_load"]["series"][0]["values"][:3]
     # Cache use of the two workers in second s: s and s + 10 %.
-    assert [5.0, 6.0] == charts["kv_use"]["series"][0]["values"][:2]
+    assert [5.5, 7.5] == charts["kv_use"]["series"][0]["values"][:2]
     assert 100 == pytest.approx(
         sum(charts["request_rate"]["series"][0]["values"]) * 10.078 / len(charts["request_rate"]["xs"]),
         rel=1e-3,
@@ -210,3 +221,40 @@ def test_gpus_that_nobody_read_have_no_chart(tmp_path: Path) -> None:
     charts = report(tmp_path).chart_data
     assert "engine_load" in charts
     assert not {"kv_use", "gpu_power_w", "gpu_clock_mhz", "gpu_memory_bytes"} & set(charts)
+
+
+def test_damaged_files_leave_a_sentence(tmp_path: Path) -> None:
+    """A file that is no parquet, and a column of texts: the page says so and has the rest."""
+    (tmp_path / "run.json").write_text(json.dumps(run_files.run_json()))
+    (tmp_path / "requests.parquet").write_bytes(b"PAR1 not a parquet file PAR1")
+    run_files.write_timeline(tmp_path, {"time_ns": ["<b>"], "worker": [0]})
+    page = report(tmp_path)
+    for name in ("requests.parquet", "timeline.parquet"):
+        assert any(text.startswith(f"{name} cannot be read: ") for text in page.texts)
+    assert {} == page.chart_data
+
+
+def test_impossible_times_leave_a_page(tmp_path: Path) -> None:
+    """Times from the ends of their range, and lengths below 0: a page of bounded charts is written."""
+    (tmp_path / "run.json").write_text(json.dumps(run_files.run_json()))
+    columns = run_files.request_rows(8)
+    for name in ("issued_ns", "sent_ns", "first_arrival_ns", "done_arrival_ns"):
+        columns[name] = np.array([-(2**63) + 1, 2**63 - 1, 0, -1, 1, 2**62, -(2**62), 5])
+    columns["answer_tokens"] = np.array([-1, 0, 1, 2**31 - 1, -(2**31), 2, 3, 4], np.int32)
+    columns["worker"] = np.array([-1, 2**31 - 1, 0, 1, 2, 3, 4, 5], np.int32)
+    run_files.write_requests(tmp_path, columns)
+    charts = report(tmp_path).chart_data
+    assert all(len(chart["xs"]) <= 240 for chart in charts.values())
+
+
+def test_the_examples_are_small_and_name_no_private_place() -> None:
+    """Each example is below 1.5 MB, all files together below 4 MB; no page has a path of a home or of /tmp."""
+    files = [*(ROOT / "docs" / "examples").iterdir()]
+    assert sum(path.stat().st_size for path in files) < 4_000_000
+    pages = [path for path in files if path.suffix == ".html"]
+    assert 2 == len(pages)
+    for path in pages:
+        assert path.stat().st_size < 1_500_000
+        shown = Page(path.read_text(encoding="utf-8"))
+        assert shown.is_closed
+        assert not [text for text in shown.texts if re.search(r"/(home|root|tmp|work)\b", text)]

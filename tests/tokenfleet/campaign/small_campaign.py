@@ -86,6 +86,7 @@ class SmallCampaign:
         """Write plan and data."""
         self.directory = directory
         self.out = directory / "out"
+        self._started: list[StartedCampaign] = []
         site = directory / "site"
         site.mkdir()
         shutil.copy(small_benchmark.__file__, site / "sitecustomize.py")
@@ -111,7 +112,17 @@ class SmallCampaign:
         for name in (small_benchmark.PAUSED, small_benchmark.RESUME):
             (self.directory / name).unlink(missing_ok=True)
         environment = self._environment | ({small_benchmark.PAUSE: pause} if pause else {})
-        return StartedCampaign(self.directory / "plan.toml", environment=environment)
+        started = StartedCampaign(self.directory / "plan.toml", environment=environment)
+        self._started.append(started)
+        return started
+
+    def kill_all(self) -> None:
+        """Kill whatever processes the starts have left."""
+        for started in self._started:
+            while (pid := _find(started.marker, ())) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                started.process.poll()
 
     def resume(self) -> None:
         """Let a waiting campaign continue."""
@@ -222,6 +233,15 @@ class Process(NamedTuple):
 
     pid: int
 
+    def stop(self) -> None:
+        """Send SIGSTOP and wait until it has an effect; the end of the process fails the test."""
+        os.kill(self.pid, signal.SIGSTOP)
+        deadline_s = time.monotonic() + 10
+        while (state := _state(self.pid)) != "T":
+            assert state not in ("", "Z", "X"), f"process {self.pid} ended before it was stopped"
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+
     def resume(self) -> None:
         """Let it continue."""
         with contextlib.suppress(ProcessLookupError):
@@ -233,13 +253,9 @@ def stopped_process(campaign: StartedCampaign, words: Sequence[str]) -> Process:
     campaign.wait_until(lambda: _find(campaign.marker, words), 90.0)
     pid = _find(campaign.marker, words)
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    deadline_s = time.monotonic() + 10
-    while (state := _state(pid)) != "T":
-        assert state not in ("", "Z", "X"), f"{words} ended before it was stopped"
-        assert time.monotonic() < deadline_s
-        time.sleep(0.01)
-    return Process(pid)
+    process = Process(pid)
+    process.stop()
+    return process
 
 
 def _find(marker: str, words: Sequence[str]) -> int | None:

@@ -8,7 +8,7 @@ import pytest
 
 from sut.results.submission.recorded_runs import RunKind
 from sut.settings import Scenario
-from tokenfleet.campaign.consistency import mixed, rerun_reason
+from tokenfleet.campaign.consistency import mixed, rate_advice, rerun_reason
 from tokenfleet.campaign.plan_groups import Group
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
 from tokenfleet.campaign.run_results import RunResult
@@ -27,6 +27,7 @@ FACTS: Mapping[str, Any] = {
     "spec_hash": "s1",
     "wall_s": 600.0,
     "tokens_per_s": 1.0,
+    "samples_per_s": 99.9,
 }
 
 
@@ -97,3 +98,27 @@ def test_runs_are_never_mixed(other: PlannedRun, facts: dict[str, object], reaso
     """Engine hash within a scenario, run hash by sampling, weights and code over all runs."""
     expected = [] if reason is None else [(other, f"{reason} as in first")]
     assert expected == mixed({OFFLINE: result(), other: result(run_id="second", **facts)})
+
+
+@pytest.mark.parametrize(
+    ("which", "outcome", "target_qps", "advice"),
+    [
+        # 99.9 queries/s are more than 1.1 * 90: 1.1 * 600 s * 90 samples last 594.6 s.
+        (
+            OFFLINE,
+            "INVALID",
+            90.0,
+            "the workers reach 99.9 queries/s: set target-qps of [offline] in the plan",
+        ),
+        (OFFLINE, "INVALID", 91.0, ""),
+        (OFFLINE, "VALID", 90.0, ""),
+        (OFFLINE_TEST, "INVALID", 90.0, ""),
+        (SERVER, "INVALID", 90.0, ""),
+    ],
+)
+def test_the_rate_of_an_offline_run_that_was_too_short_is_named(
+    which: PlannedRun, outcome: str, target_qps: float, advice: str
+) -> None:
+    """The measured rate is what the plan needs; no other run is too short for its rate."""
+    found = rate_advice(which, result(outcome=outcome), target_qps)
+    assert (bool(advice), True) == (bool(found), advice in found)

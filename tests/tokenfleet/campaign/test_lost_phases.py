@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from tests import fleet
-from tests.tokenfleet.campaign.plans import StartedCampaign, stop_local_worker
+from tests.tokenfleet.campaign.plans import StartedCampaign
 from tests.tokenfleet.campaign.small_benchmark import TREE_MOVES
 from tests.tokenfleet.campaign.small_campaign import (
     RUNS,
@@ -35,12 +35,12 @@ Documents = dict[str, str]
 
 @contextlib.contextmanager
 def small_campaign(directory: Path) -> Iterator[SmallCampaign]:
-    """Prepare a campaign; a worker that is left at the end is killed."""
+    """Prepare a campaign; whatever is left of it at the end is killed."""
     campaign = SmallCampaign(directory)
     try:
         yield campaign
     finally:
-        stop_local_worker(campaign.out)
+        campaign.kill_all()
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def loading(small: SmallCampaign, started: StartedCampaign) -> Process:
     """Wait until the worker has started, and stop it before it serves."""
     started.wait_until(small.worker)
     process = Process(small.worker()["pid"])
-    os.kill(process.pid, signal.SIGSTOP)
+    process.stop()
     assert "serving" not in (small.out / "logs" / "worker.log").read_text()
     return process
 
@@ -88,8 +88,13 @@ def in_process(*words: str) -> Callable[[SmallCampaign, StartedCampaign], Proces
 def code_grading(small: SmallCampaign, started: StartedCampaign) -> Process:
     """Stop the grading of the Offline accuracy run when it has graded some programs, and not all."""
     run = "offline accuracy"
-    started.wait_until(lambda: len(small.graded(run)) >= NUM_GRADED_BEFORE_KILL, RUN_TIMEOUT_S)
     process = stopped_process(started, ["tokenfleet", "accuracy"])
+    deadline_s = time.monotonic() + RUN_TIMEOUT_S
+    while len(small.graded(run)) < NUM_GRADED_BEFORE_KILL:
+        assert time.monotonic() < deadline_s, started.text()
+        process.resume()
+        time.sleep(0.02)
+        process.stop()
     assert not (small.run_dir(run) / "accuracy.json").exists()
     return process
 
@@ -186,8 +191,9 @@ def lose_worker(small: SmallCampaign) -> None:
     deadline_s = time.monotonic() + 60
     while True:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(small.worker()["pid"], signal.SIGKILL)
-            return
+            if worker := small.worker():
+                os.kill(worker["pid"], signal.SIGKILL)
+                return
         assert time.monotonic() < deadline_s, "the worker was not started again"
         time.sleep(0.1)
 

@@ -30,6 +30,16 @@ def test_the_share_of_a_planned_load() -> None:
     assert carried.max_workers in (489, 490)
 
 
+def test_a_step_is_at_most_one_frame() -> None:
+    """Steps of 50 ms: 20 frames/s a worker, whatever the rate."""
+    # 0.01 + 20 us x 20 x 10 frames + 10 ns x 1 million tokens + 200 us x 1,000 = 0.01 + 0.004 + 0.01 + 0.2.
+    load = CoordinatorLoad(1_000, 10, 1_000, steps_per_s=20)
+    carried = carried_load(COSTS, load)
+    assert carried.cores == pytest.approx(0.224)
+    # 0.01 + 0.004 at rest, and 210 us a query: 0.736 / 210 us.
+    assert carried.max_queries_per_s == pytest.approx(3_504.76, rel=1e-5)
+
+
 def test_a_load_beyond_the_limit_carries_no_more() -> None:
     """A rate that alone takes more than the limit leaves room for no worker, and more workers for no rate."""
     assert carried_load(COSTS, CoordinatorLoad(10_000, 10, 1_000)).max_workers == 0
