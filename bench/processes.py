@@ -126,13 +126,15 @@ class Processes:
         process.wait(STOP_TIMEOUT_S)
         self._running.remove(process)
 
-    def run(self, module_argv: list[str], log: Path, timeout_s: float) -> Ended:
+    def run(
+        self, module_argv: list[str], log: Path, timeout_s: float, *, checkout: Checkout = THIS_CHECKOUT
+    ) -> Ended:
         """Run a module to its end and sample its CPU time meanwhile.
 
         Raises:
             RuntimeError: The process did not end within `timeout_s`.
         """
-        process = self.start(module_argv, log)
+        process = self.start(module_argv, log, checkout=checkout)
         deadline_s = time.monotonic() + timeout_s
         curve = CpuCurve([], [])
         while True:

@@ -11,10 +11,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 
-def to_arrow(values: NDArray[Any]) -> pa.Array:
-    """Convert an array of numbers, (N,), without a copy if it is contiguous."""
+def to_arrow(values: NDArray[Any], known: NDArray[np.bool_] | None = None) -> pa.Array:
+    """Convert an array of numbers, (N,), without a copy if it is contiguous.
+
+    Args:
+        values: The numbers.
+        known: (N,) False where the number is null; None: no number is.
+    """
     buffer = pa.py_buffer(np.ascontiguousarray(values))
-    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, buffer])
+    valid = None if known is None else pa.py_buffer(np.packbits(known, bitorder="little"))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [valid, buffer])
 
 
 def to_texts(values: Sequence[str]) -> pa.Array:

@@ -313,6 +313,13 @@ def default_values(config: type[Flags]) -> dict[str, object]:
     return {name: default for name, default in found.items() if default is not dataclasses.MISSING}
 
 
+def changed_flags(config: Flags) -> list[str]:
+    """List the fields of a configuration whose values differ from their defaults; required ones always do."""
+    own = default_values(type(config))
+    fields = [flag.field for flag in declared(type(config))]
+    return [name for name in fields if name not in own or getattr(config, name) != own[name]]
+
+
 def _reader(flag: Declared) -> Callable[[str], object]:
     if flag.flag.choices is not None:
         return one_of(flag.choices)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 from common import config_file
 from common.config_file import ConfigFile, join_lists
+from common.exposure import refuse_exposed
 from common.flags import Flag, FlagError, Parser, add_flags, build
 from common.tls import WorkerAccessFlags
 from coordinator.reference_flags import refuse_reference_flags
@@ -53,6 +54,19 @@ class RunConfig(WorkerAccessFlags):
     ] = Path("mlperf_results")
     overwrite: Annotated[bool, Flag("replace the directory of an earlier run")] = False
     verbose: Annotated[bool, Flag("list the passing checks, too, in the table at the end")] = False
+    loadgen_trace: Annotated[
+        bool, Flag("let LoadGen write its trace, about 1 kB per query, and read the scheduled times from it")
+    ] = False
+    live_view: Annotated[
+        bool,
+        Flag("show the run live if stderr is a terminal; otherwise a line is printed every 10 s"),
+    ] = True
+    requests_jsonl: Annotated[
+        bool, Flag("also write the requests of requests.parquet as JSON lines, to requests.jsonl")
+    ] = False
+    report: Annotated[bool, Flag("write report.html into the run's directory when the verdict is known")] = (
+        True
+    )
     user_conf: Annotated[Path | None, Flag("LoadGen's user.conf; its lines are copied to the run's")] = None
     generation_config: Annotated[
         Path | None,
@@ -70,6 +84,15 @@ class RunConfig(WorkerAccessFlags):
             "LoadGen's target_qps, in queries/s; Server and Interactive need it, here or in the user.conf",
             gt=0,
             metavar="QPS",
+        ),
+    ] = None
+    max_over_latency: Annotated[
+        int | None,
+        Flag(
+            "Server and Interactive: the run fails once more than N queries are over LoadGen's limit of TTFT "
+            "or of TPOT, see find-qps.md",
+            ge=0,
+            default_text="it goes on to its end",
         ),
     ] = None
     compliance: Annotated[
@@ -165,6 +188,33 @@ class RunConfig(WorkerAccessFlags):
             metavar="S",
         ),
     ] = 120.0
+    metrics_port: Annotated[
+        int | None,
+        Flag(
+            "serve the run's Prometheus metrics at this TCP port, from a process of its own",
+            ge=1,
+            le=65535,
+            metavar="PORT",
+            default_text="no metrics",
+        ),
+    ] = None
+    metrics_host: Annotated[
+        str,
+        Flag(
+            "address of --metrics-port; an address other than loopback needs --metrics-tls-cert or "
+            "--metrics-insecure",
+            metavar="HOST",
+        ),
+    ] = "127.0.0.1"
+    metrics_insecure: Annotated[
+        bool, Flag("serve metrics in plaintext on an address that is not loopback")
+    ] = False
+    metrics_tls_cert: Annotated[
+        Path | None, Flag("serve metrics with TLS, with this certificate (PEM); needs --metrics-tls-key")
+    ] = None
+    metrics_tls_key: Annotated[
+        Path | None, Flag("private key of --metrics-tls-cert (PEM, not encrypted)")
+    ] = None
     config_file: ConfigFile | None = None
     """File of --config, the source of flags that the command line does not give."""
 
@@ -174,16 +224,33 @@ class RunConfig(WorkerAccessFlags):
             raise FlagError("--network-sut", f"--workers names {len(self.workers)} addresses, not one")
         if self.network_sut and self.on_overdue_query is OverduePolicy.CONTINUE:
             raise FlagError("--network-sut", "--on-overdue-query continue would send a sample twice")
+        self._check_max_over_latency()
         if self.compliance is not None and self.accuracy:
             raise FlagError("--accuracy", f"--compliance {self.compliance} is a performance run")
         if self.compliance is not None and self.audit_config is not None:
             reason = f"--compliance {self.compliance} has the official settings; give one of the two"
             raise FlagError("--audit-config", reason, self.audit_config)
+        if not self.metrics_insecure and self.metrics_tls_cert is None:
+            refuse_exposed(
+                self.metrics_host,
+                "--metrics-tls-cert and --metrics-tls-key",
+                flag="--metrics-host",
+                insecure_flag="--metrics-insecure",
+            )
         for address in self.workers:
             _check_address(address)
             if self.workers.count(address) > 1:
                 reason = f"{address} is named {self.workers.count(address)} times"
                 raise FlagError("--workers", reason)
+
+    def _check_max_over_latency(self) -> None:
+        """Refuse --max-over-latency where LoadGen has no latency limits."""
+        if self.max_over_latency is None:
+            return
+        if self.scenario is Scenario.OFFLINE:
+            raise FlagError("--max-over-latency", f"{self.scenario} has no latency limits")
+        if self.accuracy:
+            raise FlagError("--max-over-latency", "--accuracy has no latency limits")
 
     @property
     def mode(self) -> Mode:

@@ -4,15 +4,12 @@ LoadGen cannot be aborted. Once its test has begun, a run that cannot continue e
 `Execution._leave`: LoadGen's summary is then empty, and run.json holds the reason.
 """
 
-import contextlib
-import dataclasses
-import gc
 import logging
 import os
-import sys
 import threading
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
@@ -21,25 +18,30 @@ from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from common.standard_streams import leave
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
+from coordinator.interpreter import quiet_interpreter
+from coordinator.opened_run import opened_run, ready_workers
 from coordinator.pre_run_checks import announce, build_setup, warn_of_engines
 from coordinator.recording import final_table
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.jitter import JitterMeter
+from coordinator.recording.live_view import LiveView, view_terminal
 from coordinator.recording.log_growth import LogGrowth
+from coordinator.recording.metrics_feed import MetricsFeed
 from coordinator.recording.outputs import Outputs
 from coordinator.recording.progress import ExpectedSamples, Progress
 from coordinator.recording.recorder import Recorder, RunTimes
+from coordinator.recording.request_files import RequestFiles
 from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
+from coordinator.recording.run_readings import RunReadings, RunSources
 from coordinator.recording.run_record import RunRecord
+from coordinator.recording.run_snapshot import FollowedRun, LatencyBounds, RunPhase
+from coordinator.report_process import report_run, write_report
 from coordinator.run_end import SHORT_LIMITS, RunEnd
 from coordinator.run_grading import RunGrading
-from coordinator.scheduling.event_loop import ActiveRun, Deadline, EventLoop, network_name, opening_of
-from coordinator.scheduling.network_audit import AUDIT_NAME, NetworkAudit
-from coordinator.scheduling.scheduler import NOTHING_UNFINISHED, Task, Unfinished
-from coordinator.transport.fleet import Patience
-from coordinator.transport.stream import Limits
-from protos import worker_pb2 as pb
+from coordinator.scheduling.event_loop import ActiveRun, EventLoop, network_name
+from coordinator.scheduling.network_audit import AUDIT_NAME
+from coordinator.scheduling.scheduler import NOTHING_UNFINISHED, Unfinished
 from sut import log_files
 from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
@@ -49,14 +51,6 @@ from sut.results.verdict import Outcome, Verdict
 from sut.sut import SUT, Reports
 
 logger = logging.getLogger(__name__)
-
-# LoadGen's issue thread waits at most about this long for the interpreter lock; the wait counts in TTFT.
-SWITCH_INTERVAL_S = 0.0005
-# Containers allocated and not freed before the next collection: about ten megabytes. Frames and requests
-# leave none; with Python's default of 700 the pings of 64 workers alone start a collection each second.
-GC_THRESHOLD = 50_000
-# A terminal or pipe that takes no output for longer gets no table.
-SHOW_TIMEOUT_S = 10.0
 
 
 def run(config: RunConfig) -> int:
@@ -80,13 +74,22 @@ def run(config: RunConfig) -> int:
     confs = LoadGenConfs(inputs.user_conf, inputs.audit_conf)
     run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
     reports = Reports(config.scenario)
-    with FileThread() as files:
+    title = f"{config.scenario} {inputs.run_dir.name}"
+    with (
+        MetricsFeed(config) as metrics,
+        FileThread() as files,
+        LiveView(title, view_terminal(is_wanted=config.live_view)) as view,
+    ):
         with (
-            _ready_workers(config, inputs, end) as event_loop,
+            ready_workers(config, inputs, end, view) as event_loop,
             RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
             Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
-            _opened(config, inputs, event_loop, reports, outputs, run_id) as active_run,
+            opened_run(config, inputs, event_loop, reports, outputs, run_id) as active_run,
         ):
+            recorder = Recorder(run_id, config, inputs, test.settings, active_run)
+            request_files = RequestFiles(
+                config, run_id, run_dir, files, test.settings, active_run, recorder.timeline
+            )
             execution = Execution(
                 config=config,
                 inputs=inputs,
@@ -100,12 +103,20 @@ def run(config: RunConfig) -> int:
                 outputs=outputs,
                 event_loop=event_loop,
                 active_run=active_run,
-                recorder=Recorder(run_id, config, inputs, test.settings.seeds, active_run),
+                view=view,
+                request_files=request_files,
+                recorder=recorder,
+                metrics=metrics,
             )
             record = execution.execute()
+        metrics.enter(RunPhase.GRADING)
         # The workers are free: scoring may take hours.
+        view.show(RunPhase.GRADING)
+        record = request_files.store(record)
         record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
-    _show(record, SHOW_TIMEOUT_S)
+    final_table.show(record, final_table.SHOW_TIMEOUT_S)
+    if config.report:
+        report_run(inputs.run_dir, interrupts)
     return verdict.exit_code(record.verdict.outcome)
 
 
@@ -125,7 +136,10 @@ class Execution:
     outputs: Outputs
     event_loop: EventLoop
     active_run: ActiveRun
+    view: LiveView
     recorder: Recorder
+    request_files: RequestFiles
+    metrics: MetricsFeed
 
     def execute(self) -> RunRecord:
         """Begin the run and drive it to its verdict.
@@ -158,7 +172,7 @@ class Execution:
     def _complete(self) -> RunRecord | None:
         """Run the test and store the verdict; None if the run failed."""
         try:
-            _quiet_interpreter()
+            quiet_interpreter()
             meter = self._drive_loadgen()
             if self.end.failure is not None:
                 return None
@@ -182,17 +196,32 @@ class Execution:
         read_expected = partial(generated_samples, self.run_dir.path)
         with (
             ExpectedSamples(read_expected) as expected,
-            JitterMeter(self.event_loop.loop) as meter,
+            JitterMeter(self.event_loop.loop, pauses=self.recorder.pauses) as meter,
             LogGrowth(self.run_dir.path, self.config.log_stall_timeout_s) as growth,
             self.recorder.issue_lateness as lateness,
-            Progress(self.active_run, expected.get, lateness) as progress,
         ):
+            timeline, progress = self.recorder.timeline, Progress(self.active_run, expected.get, lateness)
+            bounds = LatencyBounds.of(self.config.scenario, self.config.mode, self.test.settings.logged)
+            self.view.follow(FollowedRun(self.active_run, expected.get, lateness, timeline, bounds))
+            readings = RunReadings(
+                self.recorder.run_id,
+                self.config,
+                RunSources(self.active_run, expected.get, lateness, meter),
+            )
+            self.metrics.enter(RunPhase.TEST)
             self.times.begin_test()
             thread.start()
             while not self.end.wait(SIGNAL_POLL_S):
-                progress.tick()
+                timeline.tick()
+                self.metrics.tick(readings.read)
+                if not self.view.is_on:
+                    progress.tick()
                 self._check_logs(growth, expected.get())
+                self._check_latencies()
             self.times.end_test()
+            self.metrics.tick(readings.read, last=True)
+            self.metrics.enter(RunPhase.LOGS)
+            self.view.show(RunPhase.LOGS)
         return meter
 
     def _check_logs(self, growth: LogGrowth, num_expected: int | None) -> None:
@@ -204,6 +233,13 @@ class Execution:
         if reason is not None:
             self.end.fail_disk(f"{reason} (--log-stall-timeout-s)")
 
+    def _check_latencies(self) -> None:
+        """End the run if too many queries are over a latency limit (--max-over-latency)."""
+        if self.config.max_over_latency is not None:
+            reason = self.recorder.over_latency.count(time.monotonic_ns()).exceeds
+            if reason:
+                self.end.fail(reason)
+
     def _start_test(self) -> None:
         """Thread: LoadGen's."""
         sut = SUT(self.active_run.scheduler.issue, self.end.fail_issue)
@@ -214,6 +250,7 @@ class Execution:
                 self.run_dir.path,
                 self.run_dir.audit_config,
                 self._ask_name if self.config.network_sut else None,
+                trace=self.config.loadgen_trace,
             )
         except Exception as error:
             logger.exception("LoadGen failed")
@@ -271,6 +308,7 @@ class Execution:
         timer.start()
         # The first signal asks for what already happens; a later one ends the process at once.
         self.interrupts.hold()
+        self.view.close()
         logger.error("run %s: %s", outcome, reason)
         judged = Verdict(outcome, reason)
         # A worker that does not react takes as long as a disk.
@@ -284,8 +322,10 @@ class Execution:
             partial(writing.join, limits.write_s),
             partial(self.files.call, partial(log_files.reject, self.run_dir.path), limits.write_s),
             lambda: self._salvage(unfinished, limits.salvage_s),
+            partial(self.request_files.rescue, limits.write_s),
             self.run_dir.release_space,
             partial(self._show_unfinished, judged),
+            partial(self._report, limits.report_s),
         )
         for step in steps:
             _try_step(step)
@@ -295,73 +335,18 @@ class Execution:
         self.run_dir.write(self.recorder.record(judged, self.times, LoadGenFigures()), timeout_s)
 
     def _show_unfinished(self, judged: Verdict) -> None:
-        _show(self.recorder.record(judged, self.times, LoadGenFigures()), SHORT_LIMITS.write_s)
+        record = self.recorder.record(judged, self.times, LoadGenFigures())
+        final_table.show(record, SHORT_LIMITS.write_s)
+
+    def _report(self, timeout_s: float) -> None:
+        if self.config.report and timeout_s:
+            write_report(self.run_dir.path, timeout_s)
 
     def _salvage(self, abandoned: list[Unfinished], timeout_s: float) -> None:
         """Store what was received; nothing of the requests in flight if the event loop did not answer."""
         unfinished = abandoned[0] if abandoned else NOTHING_UNFINISHED
         states = ["partial" if count else "waiting" for count in unfinished.counts.tolist()]
         logger.error("%s", self.outputs.salvage(*unfinished, states, timeout_s))
-
-
-@contextlib.contextmanager
-def _ready_workers(config: RunConfig, inputs: Inputs, end: RunEnd) -> Iterator[EventLoop]:
-    """Connect to the workers, wait until they are ready and check the prompts against their limits.
-
-    Raises:
-        ValueError: The workers cannot serve this run.
-    """
-    patience = Patience(
-        limits=Limits(config.worker_timeout_s, config.stall_limit_s),
-        no_worker_s=config.no_worker_timeout_s,
-        continues=config.continues_on_loss,
-    )
-    with EventLoop(config.workers, inputs.access, patience, end.fail) as event_loop:
-        event_loop.wait_ready(config.ready_timeout_s)
-        info = event_loop.links[0].info
-        inputs.dataset.check(
-            vocab_size=info.vocab_size,
-            max_model_len=info.max_model_len,
-            max_new_tokens=inputs.generation.max_new_tokens,
-        )
-        yield event_loop
-
-
-@contextlib.contextmanager
-def _opened(
-    config: RunConfig, inputs: Inputs, event_loop: EventLoop, reports: Reports, outputs: Outputs, run_id: str
-) -> Iterator[ActiveRun]:
-    """Begin the run on every worker; its streams end with the block.
-
-    Raises:
-        ValueError: A worker refuses, or the workers differ.
-    """
-    task = Task(
-        dataset=inputs.dataset,
-        reports=reports,
-        max_new_tokens=inputs.generation.max_new_tokens,
-        max_losses=config.max_worker_losses,
-        keep=outputs.keep,
-        audit=NetworkAudit() if config.network_sut else None,
-    )
-    opening = opening_of(run_id, pb.RunSpec(**dataclasses.asdict(inputs.generation)))
-    deadline = Deadline(config.query_timeout_s, config.overdue_policy)
-    active_run = event_loop.open(opening, task, deadline, outputs.flush)
-    try:
-        yield active_run
-    finally:
-        # A loop that does not answer ends with the process.
-        with contextlib.suppress(TimeoutError):
-            active_run.end()
-
-
-def _show(record: RunRecord, timeout_s: float) -> None:
-    """Print the table on a thread, because stdout may take no output; run.json holds the same."""
-    with FileThread() as printing:
-        try:
-            printing.call(partial(final_table.show, record), timeout_s)
-        except TimeoutError as error:
-            logger.warning("the table was not printed, run.json holds the same: stdout: %s", error)
 
 
 def _try_step(step: Callable[[], object]) -> None:
@@ -372,11 +357,3 @@ def _try_step(step: Callable[[], object]) -> None:
         logger.error("while leaving: %s", error)
     except Exception:
         logger.exception("while leaving")
-
-
-def _quiet_interpreter() -> None:
-    """Keep pauses out of the test: objects that exist now are never scanned by the collector again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -13,11 +13,13 @@ class LeaveLimits(NamedTuple):
     salvage_s: float
     write_s: float
     """For each of the other files."""
+    report_s: float
+    """For the report; 0: none is written."""
 
 
 # The user waits, or the disk is known not to answer.
-SHORT_LIMITS = LeaveLimits(total_s=8.0, salvage_s=3.0, write_s=2.0)
-LONG_LIMITS = LeaveLimits(total_s=120.0, salvage_s=100.0, write_s=30.0)
+SHORT_LIMITS = LeaveLimits(total_s=8.0, salvage_s=3.0, write_s=2.0, report_s=0.0)
+LONG_LIMITS = LeaveLimits(total_s=150.0, salvage_s=100.0, write_s=30.0, report_s=30.0)
 
 
 class RunEnd:

@@ -4,7 +4,9 @@ Unpacking checks every column against its bounds before any other code uses it.
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain
+from operator import ge
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from protos import worker_pb2 as pb
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 SERVICE = "tokenfleet.v1.Worker"
 
 # Largest number of prompt tokens in one Submit (4 MiB); an Offline window fits a few messages.
@@ -44,8 +46,9 @@ RequestNames = NDArray[np.uint64]
 TokenIds = NDArray[np.int32]
 Lens = NDArray[np.uint32]
 _SUBMIT_HEAD = struct.Struct("<5I4x")
-_TOKENS_HEAD = struct.Struct("<QQ5I4x")
+_TOKENS_HEAD = struct.Struct("<QQ6I")
 _U8, _U4, _I4, _U1 = np.dtype("<u8"), np.dtype("<u4"), np.dtype("<i4"), np.dtype("u1")
+_I8 = np.dtype("<i8")
 _PROMPT_COLUMNS = (
     ("requests", _U8),
     ("prompt_lens", _U4),
@@ -60,7 +63,9 @@ _TOKEN_COLUMNS = (
     ("finished_rows", _U4),
     ("finish_reasons", _U1),
 )
-_SLOT = np.uint64(0xFFFFFFFF)
+_NUM_FIRST_COLUMNS = 4
+SLOT_MASK = 0xFFFFFFFF
+_SLOT = np.uint64(SLOT_MASK)
 # Plain integers: a protobuf enum value costs a lookup on each use.
 _STOP, _LENGTH = int(pb.FINISH_REASON_STOP), int(pb.FINISH_REASON_LENGTH)
 _REASONS = frozenset((_STOP, _LENGTH))
@@ -86,6 +91,26 @@ class PromptColumns(NamedTuple):
     """(R,) answer tokens at the end of each prompt that another worker produced."""
 
 
+class TokenTimes(NamedTuple):
+    """When K requests began and F requests ended, in ns of the worker's monotonic clock; 0: unknown.
+
+    Nothing relates the times to each other or to the truth: a worker may send any.
+    """
+
+    sent_ns: int
+    """When the frame was given to gRPC."""
+    first_rows: list[int]
+    """(K,) rows with the first token that this worker gave to their request, ascending."""
+    received_ns: list[int]
+    """(K,) when the worker took these requests from the stream."""
+    admitted_ns: list[int]
+    """(K,) when the engine began their prefill."""
+    first_ns: list[int]
+    """(K,) when the engine returned their first token."""
+    last_ns: list[int]
+    """(F,) when the engine returned the last token of the requests that finish."""
+
+
 class TokenColumns(NamedTuple):
     """New tokens of R requests, T tokens in total; a request has at most one row."""
 
@@ -101,6 +126,8 @@ class TokenColumns(NamedTuple):
     """(F,) values of pb.FinishReason."""
     produced_ns: int
     """When the engine returned the tokens, worker's monotonic clock; for merged steps see worker.proto."""
+    times: TokenTimes | None = None
+    """None: no request begins or ends, or its times are unknown."""
 
 
 class AnswerRules:
@@ -239,33 +266,6 @@ def _check_ends(finished: Lens, reasons: NDArray[np.uint8], rows: int) -> None:
         raise FrameError("tokens: unknown finish reason")
 
 
-def merge_prompts(parts: Sequence[PromptColumns]) -> PromptColumns:
-    """Concatenate one or more parts."""
-    if len(parts) == 1:
-        return parts[0]
-    return PromptColumns._make(map(np.concatenate, zip(*parts, strict=True)))
-
-
-def split_prompts(prompts: PromptColumns) -> Iterator[PromptColumns]:
-    """Split prompts into parts of at most MAX_SUBMIT_TOKENS; a longer prompt is a part by itself."""
-    if len(prompts.prompt_tokens) <= MAX_SUBMIT_TOKENS:
-        yield prompts
-        return
-    ends = prompts.prompt_lens.cumsum(dtype=np.int64)
-    begin = 0
-    while begin < len(ends):
-        start = int(ends[begin - 1]) if begin else 0
-        end = max(int(np.searchsorted(ends, start + MAX_SUBMIT_TOKENS, side="right")), begin + 1)
-        yield PromptColumns(
-            prompts.requests[begin:end],
-            prompts.prompt_lens[begin:end],
-            prompts.prompt_tokens[start : int(ends[end - 1])],
-            prompts.max_new_tokens[begin:end],
-            prompts.produced[begin:end],
-        )
-        begin = end
-
-
 def pack_tokens(columns: TokenColumns, sequence: int) -> pb.Tokens:
     """Pack new tokens for the wire.
 
@@ -273,13 +273,19 @@ def pack_tokens(columns: TokenColumns, sequence: int) -> pb.Tokens:
         columns: Output of the engine.
         sequence: Frames of tokens before this one on the stream.
     """
-    requests, counts, tokens, finished, reasons, produced_ns = columns
+    requests, counts, tokens, finished, reasons, produced_ns, token_times = columns
     if counts is None:
         counts = _NO_LENS
-    sizes = requests.nbytes, counts.nbytes, tokens.nbytes, finished.nbytes, reasons.nbytes
+    times = b"" if token_times is None else _pack_times(token_times)
+    sizes = requests.nbytes, counts.nbytes, tokens.nbytes, finished.nbytes, reasons.nbytes, len(times)
     head = _TOKENS_HEAD.pack(produced_ns, sequence, *sizes)
-    packed = b"".join((head, requests.data, counts.data, tokens.data, finished.data, reasons.data))
+    packed = b"".join((head, requests.data, counts.data, tokens.data, finished.data, reasons.data, times))
     return pb.Tokens(packed=packed, digest=digest_of(packed))
+
+
+def _pack_times(times: TokenTimes) -> bytes:
+    sent_ns, *columns = times
+    return np.array([sent_ns, *chain.from_iterable(columns)], _I8).tobytes()
 
 
 def unpack_tokens(frame: pb.Tokens, sequence: int) -> TokenColumns:
@@ -297,7 +303,7 @@ def unpack_tokens(frame: pb.Tokens, sequence: int) -> TokenColumns:
     packed = frame.packed
     if frame.digest != digest_of(packed):
         raise FrameError("tokens: the digest is not that of the columns")
-    produced_ns, number, *sizes = _unpack_head("tokens", _TOKENS_HEAD, packed)
+    produced_ns, number, *sizes, times_size = _unpack_head("tokens", _TOKENS_HEAD, packed, 2)
     if number != sequence:
         raise FrameError(f"tokens: frame {number}, expected {sequence}")
     if produced_ns > MAX_NS:
@@ -313,7 +319,28 @@ def unpack_tokens(frame: pb.Tokens, sequence: int) -> TokenColumns:
         raise _wrong_length("finish_reasons", reasons, len(finished))
     if len(finished):
         _check_ends(finished, reasons, rows)
-    return TokenColumns(requests, counts if len(counts) else None, tokens, finished, reasons, produced_ns)
+    times = _unpack_times(packed, times_size, rows, len(finished)) if times_size else None
+    return TokenColumns(
+        requests, counts if len(counts) else None, tokens, finished, reasons, produced_ns, times
+    )
+
+
+def _unpack_times(packed: bytes, num_bytes: int, num_rows: int, num_finished: int) -> TokenTimes:
+    """Check and unpack the last column: the time of sending, K rows with their times, F times of ends."""
+    num, torn = divmod(num_bytes, _U8.itemsize)
+    num_firsts, odd = divmod(num - 1 - num_finished, _NUM_FIRST_COLUMNS)
+    if torn or odd or num_firsts < 0:
+        raise FrameError(f"tokens: times of {num_bytes} bytes for {num_finished} finished rows")
+    times = np.frombuffer(packed, _I8, num, len(packed) - num_bytes).tolist()
+    if min(times) < 0:
+        raise FrameError(f"tokens: a time exceeds {MAX_NS} ns, the largest monotonic time")
+    ends = range(1 + num_firsts, num + 1, num_firsts) if num_firsts else (1, 1, 1)
+    first_rows, received_ns = times[1 : ends[0]], times[ends[0] : ends[1]]
+    if num_firsts and (first_rows[-1] >= num_rows or any(map(ge, first_rows, first_rows[1:]))):
+        raise FrameError(f"tokens: first rows not ascending below {num_rows}")
+    admitted_ns, first_ns = times[ends[1] : ends[2]], times[ends[2] : num - num_finished]
+    last_ns = times[num - num_finished :]
+    return TokenTimes(times[0], first_rows, received_ns, admitted_ns, first_ns, last_ns)
 
 
 def unpack_requests(column: bytes) -> RequestNames:
@@ -329,12 +356,12 @@ def _sum(lens: Lens) -> int:
     return int(np.add.reduce(lens, dtype=np.uint64)) if len(lens) != 1 else int(lens[0])
 
 
-def _unpack_head(name: str, head: struct.Struct, packed: bytes) -> tuple[int, ...]:
-    """Read the header, whose last five numbers are the sizes of the columns that follow."""
+def _unpack_head(name: str, head: struct.Struct, packed: bytes, num_before: int = 0) -> tuple[int, ...]:
+    """Read the header, whose numbers after the first `num_before` are the sizes of the columns behind it."""
     if len(packed) < head.size:
         raise FrameError(f"{name}: {len(packed)} bytes, shorter than the header of {head.size}")
     numbers = head.unpack_from(packed)
-    expected = head.size + sum(numbers[-5:])
+    expected = head.size + sum(numbers[num_before:])
     if expected != len(packed):
         raise FrameError(f"{name}: {len(packed)} bytes, expected {expected}")
     return numbers

@@ -118,16 +118,58 @@ class Tokens(_message.Message):
     def __init__(self, packed: _Optional[bytes] = ..., digest: _Optional[int] = ...) -> None: ...
 
 class Pong(_message.Message):
-    __slots__ = ("nonce", "worker_ns", "produced_tokens", "steps")
+    __slots__ = ("nonce", "worker_ns", "produced_tokens", "steps", "load")
     NONCE_FIELD_NUMBER: _ClassVar[int]
     WORKER_NS_FIELD_NUMBER: _ClassVar[int]
     PRODUCED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
     nonce: int
     worker_ns: int
     produced_tokens: int
     steps: int
-    def __init__(self, nonce: _Optional[int] = ..., worker_ns: _Optional[int] = ..., produced_tokens: _Optional[int] = ..., steps: _Optional[int] = ...) -> None: ...
+    load: EngineLoad
+    def __init__(self, nonce: _Optional[int] = ..., worker_ns: _Optional[int] = ..., produced_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., load: _Optional[_Union[EngineLoad, _Mapping]] = ...) -> None: ...
+
+class EngineLoad(_message.Message):
+    __slots__ = ("running", "waiting", "kv_use", "gpus", "compiled")
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    KV_USE_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
+    COMPILED_FIELD_NUMBER: _ClassVar[int]
+    running: int
+    waiting: int
+    kv_use: float
+    gpus: _containers.RepeatedCompositeFieldContainer[GpuLoad]
+    compiled: CompiledKernels
+    def __init__(self, running: _Optional[int] = ..., waiting: _Optional[int] = ..., kv_use: _Optional[float] = ..., gpus: _Optional[_Iterable[_Union[GpuLoad, _Mapping]]] = ..., compiled: _Optional[_Union[CompiledKernels, _Mapping]] = ...) -> None: ...
+
+class CompiledKernels(_message.Message):
+    __slots__ = ("num", "num_untimed", "ms", "names")
+    NUM_FIELD_NUMBER: _ClassVar[int]
+    NUM_UNTIMED_FIELD_NUMBER: _ClassVar[int]
+    MS_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    num: int
+    num_untimed: int
+    ms: int
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, num: _Optional[int] = ..., num_untimed: _Optional[int] = ..., ms: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GpuLoad(_message.Message):
+    __slots__ = ("index", "power_w", "sm_clock_mhz", "used_memory_bytes", "temperature_c")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    POWER_W_FIELD_NUMBER: _ClassVar[int]
+    SM_CLOCK_MHZ_FIELD_NUMBER: _ClassVar[int]
+    USED_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_C_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    power_w: float
+    sm_clock_mhz: int
+    used_memory_bytes: int
+    temperature_c: int
+    def __init__(self, index: _Optional[int] = ..., power_w: _Optional[float] = ..., sm_clock_mhz: _Optional[int] = ..., used_memory_bytes: _Optional[int] = ..., temperature_c: _Optional[int] = ...) -> None: ...
 
 class GetInfoRequest(_message.Message):
     __slots__ = ()
@@ -223,18 +265,22 @@ class GetLoadRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerLoad(_message.Message):
-    __slots__ = ("run_id", "running", "waiting", "produced_tokens", "frames")
+    __slots__ = ("run_id", "running", "waiting", "produced_tokens", "frames", "kv_use", "gpus")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     PRODUCED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     FRAMES_FIELD_NUMBER: _ClassVar[int]
+    KV_USE_FIELD_NUMBER: _ClassVar[int]
+    GPUS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     running: int
     waiting: int
     produced_tokens: int
     frames: int
-    def __init__(self, run_id: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., produced_tokens: _Optional[int] = ..., frames: _Optional[int] = ...) -> None: ...
+    kv_use: float
+    gpus: _containers.RepeatedCompositeFieldContainer[GpuLoad]
+    def __init__(self, run_id: _Optional[str] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., produced_tokens: _Optional[int] = ..., frames: _Optional[int] = ..., kv_use: _Optional[float] = ..., gpus: _Optional[_Iterable[_Union[GpuLoad, _Mapping]]] = ...) -> None: ...
 
 class GetHostRequest(_message.Message):
     __slots__ = ()

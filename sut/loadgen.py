@@ -146,6 +146,8 @@ class LoadGenTest:
         output_dir: Path,
         audit_config: Path | None,
         ask_name: AskName | None = None,
+        *,
+        trace: bool = False,
     ) -> None:
         """Run the test; returns when all issued samples are complete.
 
@@ -156,6 +158,7 @@ class LoadGenTest:
             audit_config: Path, or None; never omitted, because LoadGen would then read audit.config from the
                 working directory.
             ask_name: Network division: LoadGen uses a query dispatch library (QDL), and this is its Name().
+            trace: Whether LoadGen writes its trace.
 
         Raises:
             RuntimeError: LoadGen wrote no summary.
@@ -170,7 +173,7 @@ class LoadGenTest:
                 sut,
                 qsl,
                 self._settings,
-                _log_settings(output_dir),
+                _log_settings(output_dir, trace=trace),
                 "" if audit_config is None else str(audit_config),
             )
         finally:
@@ -262,14 +265,14 @@ def _read_conf(settings: lg.TestSettings, conf: str, names: tuple[str, str, int]
         return int(settings.FromConfig(file.name, *names))
 
 
-def _log_settings(output_dir: Path) -> lg.LogSettings:
+def _log_settings(output_dir: Path, *, trace: bool) -> lg.LogSettings:
     output = lg.LogOutputSettings()
     output.outdir = str(output_dir)
     output.prefix = LOADGEN_PREFIX
     output.copy_summary_to_stdout = False
     settings = lg.LogSettings()
     settings.log_output = output
-    settings.enable_trace = False
+    settings.enable_trace = trace
     return settings
 
 

@@ -11,12 +11,16 @@ from pathlib import Path
 SUMMARY = "mlperf_log_summary.txt"
 DETAIL = "mlperf_log_detail.txt"
 ACCURACY = "mlperf_log_accuracy.json"
-NAMES = (SUMMARY, DETAIL, ACCURACY, "mlperf_log_trace.json")
-"""Names that the submission checker and the scripts of accuracy and compliance read, and the empty trace."""
+TRACE = "mlperf_log_trace.json"
+"""Empty without --loadgen-trace."""
+NAMES = (SUMMARY, DETAIL, ACCURACY, TRACE)
+"""Names that the submission checker and the scripts of accuracy and compliance read, and the trace."""
 ACCURACY_TEXT = "accuracy.txt"
 ACCURACY_REPORT = "accuracy.json"
 GRADING_LOG = "grading.jsonl"
 COMPLIANCE_REPORT = "compliance.json"
+REPORT = "report.html"
+"""Page of the run, which `tokenfleet report` writes too."""
 VERIFIED_ACCURACY = "verify_accuracy.txt"
 VERIFIED_LENGTH = "verify_output_len.txt"
 EVALUATION_NAMES = (

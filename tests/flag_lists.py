@@ -11,10 +11,15 @@ from common.flags import Declared, Flags, declared, default_values
 from coordinator.config import RunConfig
 from coordinator.doctor.command import DoctorConfig
 from sut.results.accuracy.config import AccuracyConfig
+from sut.results.comparison.compare_command import CompareConfig
 from sut.results.compliance.config import ComplianceConfig
+from sut.results.report.config import ReportConfig
+from tokenfleet.find_qps.config import FindQpsConfig
 from tokenfleet.network.sut_program import NetworkSutConfig
+from tokenfleet.plan.plan_command import PlanConfig
 from tokenfleet.qualify.first_contact import QualifyConfig
 from tokenfleet.qualify.reference_program import ReferenceConfig
+from tokenfleet.spans.spans_command import SpansConfig
 from worker.config import ModelConfig, WorkerConfig
 from worker.engines.scripted.cost_model import CostModel
 from worker.engines.scripted.counting import CountingConfig
@@ -26,9 +31,14 @@ LISTS: dict[str, tuple[type[Flags], ...]] = {
     "coordinator": (RunConfig,),
     "doctor": (DoctorConfig,),
     "accuracy": (AccuracyConfig,),
+    "report": (ReportConfig,),
     "compliance": (ComplianceConfig,),
+    "compare": (CompareConfig,),
     "qualify": (QualifyConfig,),
     "reference": (ReferenceConfig,),
+    "spans": (SpansConfig,),
+    "plan": (PlanConfig,),
+    "findqps": (FindQpsConfig,),
     "network": (NetworkSutConfig,),
     "worker": (ModelConfig, WorkerConfig),
     "counting": (CountingConfig,),

@@ -20,11 +20,14 @@ FOREIGN_OBJECTS = {
     ("common/tls.py", "client"): "ssl",
     ("common/tls.py", "verifying"): "ssl",
     ("common/connect_errors.py", "context"): "ssl",
+    ("common/metrics_port.py", "context"): "ssl",
     ("coordinator/doctor/command.py", "parser"): "argparse",
     ("coordinator/run.py", "timer"): "threading",
     ("sut/loadgen.py", "output"): "LoadGen",
     ("sut/loadgen.py", "settings"): "LoadGen",
     ("sut/loadgen.py", "self._settings"): "LoadGen",
+    ("worker/engines/vllm/compile_monitor.py", "jit_monitor"): "vLLM",
+    ("worker/engines/vllm/compile_monitor.py", "knobs.runtime"): "Triton",
     ("worker/engines/vllm/core_process.py", "EngineCoreProc"): "vLLM",
     ("worker/engines/vllm/engine_args.py", "parsed"): "argparse",
     ("worker/engines/vllm/ranks.py", "parsed"): "argparse",
@@ -47,7 +50,9 @@ OWN_RECORDS = {
 # Broad excepts that do not raise again, by file: number and reason.
 BROAD_EXCEPTS = {
     "coordinator/recording/file_thread.py": 1,  # the top of its thread; the error is set on its future
+    "coordinator/recording/live_view.py": 1,  # the top of its thread; the run goes on without it
     "coordinator/recording/outputs.py": 2,  # the tops of the writer's and the salvage thread
+    "coordinator/recording/request_files.py": 1,  # the verdict does not depend on these files
     "coordinator/run.py": 3,  # the top of the run, LoadGen's thread, and each step of the fatal exit
     "coordinator/scheduling/event_loop.py": 1,  # the top of the periodic task
     "coordinator/transport/fleet.py": 2,  # the top of each worker's task, and a lost worker's answers

@@ -52,6 +52,7 @@ def write(folder: Path, ports: list[int], **coordinator: object) -> tuple[Path, 
         "workers": [f"127.0.0.1:{port}" for port in ports],
         "max-new-tokens": BUDGET,
         "accuracy": True,
+        "report": False,
     }
     # JSON writes text, numbers, true and lists as TOML does.
     lines = [f"{name} = {json.dumps(value)}" for name, value in (settings | coordinator).items()]

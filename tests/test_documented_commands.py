@@ -23,6 +23,7 @@ PROGRAMS = {
     "doctor": ("-m", "coordinator", "doctor"),
     "local": ("run_mlperf.py",),
     "probe": ("-m", "worker.probe"),
+    "find-qps": ("-m", "tokenfleet", "find-qps"),
     "network-sut": ("-m", "tokenfleet", "network-sut"),
     "qualify": ("-m", "tokenfleet", "qualify"),
     "qualify reference": ("-m", "tokenfleet", "qualify", "reference"),
@@ -30,6 +31,10 @@ PROGRAMS = {
     "accuracy": ("-m", "sut.results.accuracy"),
     "campaign": ("-m", "tokenfleet", "campaign"),
     "compliance": ("-m", "sut.results.compliance"),
+    "plan": ("-m", "tokenfleet", "plan"),
+    "report compare": ("-m", "tokenfleet", "report", "compare"),
+    "report": ("-m", "sut.results.report"),
+    "spans": ("-m", "tokenfleet", "spans"),
     "submission": ("-m", "tokenfleet", "submission"),
     "synthetic dataset": ("-m", "sut.synthetic", "dataset"),
     "convert": ("-m", "sut.results.code_grading.convert"),
@@ -38,7 +43,7 @@ PROGRAMS = {
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
 }
 # These take arguments that are no flags.
-WITH_ARGUMENTS = ("campaign", "compliance", "convert", "probe")
+WITH_ARGUMENTS = ("campaign", "compliance", "convert", "probe", "report", "report compare", "spans")
 # These pass flags on to vLLM.
 WITH_VLLM_FLAGS = ("worker", "local", "qualify reference")
 # How a command line begins, and the program that it starts.

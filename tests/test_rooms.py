@@ -36,17 +36,27 @@ MAY_IMPORT = {
     "sut.results": {"sut.settings", "sut.benchmark", "sut.log_files"},
     "sut.results.accuracy": {"sut.benchmark", "sut.log_files", "sut.results.code_grading"},
     "sut.results.code_grading": set(),
+    "sut.results.timing": {"sut.results.loadgen_figures", "sut.results.logs", "sut.settings"},
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
+    "sut.results.comparison": {
+        *("sut.settings", "sut.results.verdict", "sut.results.submission.recorded_runs"),
+        *("sut.results.report.markup", "sut.results.report.page_style"),
+    },
+    "tokenfleet.plan": {"tokenfleet.child"},
     "tokenfleet.network": {"tokenfleet.engine_program"},
+    "sut.results.report": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
+    "tokenfleet.spans": set(),
     "tokenfleet.qualify": {"tokenfleet.child", "tokenfleet.engine_program"},
     "worker.machine": set(),
     "worker.node": {
         *("worker.auth", "worker.config", "worker.engine_protocol", "worker.listener", "worker.machine"),
+        *("worker.metrics_export", "worker.worker_metrics"),
     },
     "worker.engines.scripted": {"worker.config", "worker.engine_protocol"},
     "worker.engines.vllm": {"worker.config", "worker.engine_protocol", "worker.machine"},
-    "tokenfleet.campaign": {"tokenfleet.child"},
+    "tokenfleet.campaign": {"tokenfleet.child", "tokenfleet.left_runs"},
+    "tokenfleet.find_qps": {"tokenfleet.child", "tokenfleet.left_runs"},
 }
 
 
@@ -138,13 +148,20 @@ print("imported")
 @pytest.mark.parametrize(
     "module, absent",
     [
-        ("coordinator.__main__", ["vllm", "torch", "worker", "transformers", "pandas"]),
+        (
+            "coordinator.__main__",
+            ["vllm", "torch", "worker", "transformers", "pandas", "rich", "prometheus_client"],
+        ),
         # The reader of a data set's file starts in a fraction of pandas' import time.
         ("sut.dataset_file", ["pandas", "pyarrow.parquet", "grpc", "coordinator", "mlperf_loadgen"]),
+        ("coordinator.recording.metrics_process", ["numpy", "pandas", "google", "sut", "mlperf_loadgen"]),
         ("sut.pickled_frame", ["pandas", "pyarrow", "grpc", "coordinator", "mlperf_loadgen"]),
         (
             "worker.__main__",
-            ["vllm", "torch", "coordinator", "sut", "mlperf_loadgen", "pandas", "pyarrow", "transformers"],
+            [
+                *("vllm", "torch", "coordinator", "sut", "mlperf_loadgen", "pandas", "pyarrow"),
+                *("transformers", "prometheus_client"),
+            ],
         ),
         ("worker.engines.scripted.counting", ["vllm", "torch", "coordinator", "sut", "mlperf_loadgen"]),
         ("worker.engines.scripted.simulated", ["vllm", "torch", "coordinator", "sut", "mlperf_loadgen"]),
@@ -152,6 +169,10 @@ print("imported")
         (
             "sut.results.verdict",
             ["grpc", "vllm", "torch", "protos", "worker", "coordinator", "mlperf_loadgen"],
+        ),
+        (
+            "sut.results.comparison.compare_command",
+            ["grpc", "vllm", "torch", "matplotlib", "pandas", "mlperf_loadgen", "coordinator"],
         ),
         (
             "sut.results.accuracy.__main__",

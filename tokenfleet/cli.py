@@ -101,8 +101,38 @@ def _qualify(argv: list[str]) -> int:
     return main(argv)
 
 
+def _find_qps(argv: list[str]) -> int:
+    from tokenfleet.find_qps.find_qps import main
+
+    return main(argv)
+
+
 def _network_sut(argv: list[str]) -> int:
     from tokenfleet.network.sut_program import main
+
+    return main(argv)
+
+
+def _report(argv: list[str]) -> int:
+    if argv[:1] == ["compare"]:
+        from sut.results.comparison.compare_command import main as compare
+
+        # The usage line names both words.
+        sys.argv[0] = "tokenfleet report compare"
+        return compare(argv[1:])
+    from sut.results.report.__main__ import main
+
+    return main(argv)
+
+
+def _spans(argv: list[str]) -> int:
+    from tokenfleet.spans.spans_command import main
+
+    return main(argv)
+
+
+def _plan(argv: list[str]) -> int:
+    from tokenfleet.plan.plan_command import main
 
     return main(argv)
 
@@ -119,6 +149,10 @@ SUBCOMMANDS = {
     "submission": Subcommand(_submission, "check the runs of a submission and lay out its tree"),
     "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
     "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),
+    "report": Subcommand(_report, "write the report of a run, or compare repeated runs (report compare)"),
+    "spans": Subcommand(_spans, "export requests of a run as OpenTelemetry spans"),
+    "find-qps": Subcommand(_find_qps, "find the highest target_qps that LoadGen calls VALID"),
+    "plan": Subcommand(_plan, "measure this host and tell what its coordinator can carry"),
     "network-sut": Subcommand(_network_sut, "serve a fleet of workers to LoadGen's node (Network division)"),
     "synthetic": Subcommand(_synthetic, "write synthetic data, answers or a tiny checkpoint"),
 }

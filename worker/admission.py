@@ -18,14 +18,20 @@ class LimitExceeded(Exception):
 
 
 class InFlight:
-    """Names and prompt lengths of the requests that a run has in the engine."""
+    """Names and prompt lengths of the requests that a run has in the engine, and when they came."""
 
     def __init__(self) -> None:
         self._prompt_lens: dict[int, int] = {}
+        self._received_ns: dict[int, int] = {}
+        """Of the requests that have not begun."""
         self._prompt_tokens = 0
 
-    def add(self, prompts: PromptColumns) -> None:
+    def add(self, prompts: PromptColumns, received_ns: int) -> None:
         """Add requests, all of them or none.
+
+        Args:
+            prompts: The requests.
+            received_ns: When they were taken from the stream.
 
         Raises:
             FrameError: One is in flight already; the engine would mix up their tokens.
@@ -44,12 +50,18 @@ class InFlight:
                 f"{num_tokens} prompt tokens in flight, this worker takes {MAX_PROMPT_TOKENS}"
             )
         self._prompt_lens.update(prompt_lens)
+        self._received_ns.update(dict.fromkeys(prompt_lens, received_ns))
         self._prompt_tokens = num_tokens
 
     def remove(self, requests: RequestNames) -> None:
         """Remove requests, (R,), that finished or were cancelled; names not in flight are ignored."""
         for name in requests.tolist():
             self._prompt_tokens -= self._prompt_lens.pop(name, 0)
+            self._received_ns.pop(name, None)
+
+    def begin(self, requests: RequestNames) -> list[int]:
+        """Return when requests, (R,), that begin now were taken from the stream; 0: not in flight."""
+        return [self._received_ns.pop(name, 0) for name in requests.tolist()]
 
 
 def check_run_id(run_id: str) -> None:

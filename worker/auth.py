@@ -30,6 +30,8 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, credentials: Credentials | None = None) -> None:
         """Create an interceptor; without credentials it requires no token and its ports use plaintext."""
         self._credentials = credentials or Credentials()
+        self.num_refused = 0
+        """Generate calls refused."""
 
     @classmethod
     def from_files(cls, files: SecurityFiles) -> "AuthInterceptor":
@@ -71,7 +73,10 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         call = handler_call_details
         tokens = [str(value) for key, value in call.invocation_metadata or () if key == AUTHORIZATION]
         reason = self._refusal(tokens) if call.method == GENERATE else None
-        return await continuation(call) if reason is None else _refusing(reason)
+        if reason is None:
+            return await continuation(call)
+        self.num_refused += 1
+        return _refusing(reason)
 
     def _refusal(self, tokens: list[str]) -> str | None:
         """Return why the call is refused, or None; the reason never contains a token."""

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import ipaddress
 import json
 import textwrap
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Annotated
 
 from common import config_file
 from common.config_file import ConfigFile
+from common.exposure import refuse_exposed
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, declared
 from common.tls import SecurityFiles
 from worker.engines.scripted.cost_model import CostModel
@@ -116,11 +116,29 @@ class WorkerConfig(Flags):
         Path | None, Flag("require client certificates that this CA signed (PEM): mutual TLS")
     ] = None
     run_token_file: Annotated[Path | None, Flag("file with the run token that a run must present")] = None
+    metrics_port: Annotated[
+        int | None,
+        Flag(
+            "serve Prometheus metrics at this TCP port, with the TLS flags of --port; a node serves those of "
+            "its replicas too",
+            ge=1,
+            le=65535,
+            metavar="PORT",
+            default_text="no metrics",
+        ),
+    ] = None
+    metrics_host: Annotated[
+        str,
+        Flag(
+            "address of --metrics-port; an address other than loopback needs TLS or --insecure",
+            metavar="HOST",
+        ),
+    ] = "127.0.0.1"
     coordinator_timeout_s: Annotated[
         float,
         Flag(
             "a run ends if its coordinator sends or reads nothing for this long, in seconds; coordinators "
-            "ping three times per timeout",
+            "ping once a second",
             ge=2,
             le=86_400,
             metavar="S",
@@ -140,6 +158,10 @@ class WorkerConfig(Flags):
         if self.replicas > 1 and self.port + self.replicas > 65535:
             reason = f"{self.port} leaves no ports up to 65535 for {self.replicas} replicas"
             raise FlagError("--port", reason)
+        own_ports = range(self.port, self.port + (1 if self.replicas == 1 else 1 + self.replicas))
+        if self.metrics_port in own_ports:
+            reason = f"{self.metrics_port} is one of the ports of --port {self.port}"
+            raise FlagError("--metrics-port", reason)
         if self.cores:
             parse_cores(self.cores)
         self._check_exposure()
@@ -149,6 +171,7 @@ class WorkerConfig(Flags):
             raise FlagError("--insecure", "means plaintext, but a --tls flag is given")
         if not self.insecure and self.tls_cert is None:
             refuse_exposed(self.host, "--tls-cert and --tls-key")
+            refuse_exposed(self.metrics_host, "--tls-cert and --tls-key", flag="--metrics-host")
 
     @property
     def origin(self) -> dict[str, str]:
@@ -163,31 +186,6 @@ class WorkerConfig(Flags):
     def security_files(self) -> SecurityFiles:
         """Files that AuthInterceptor reads."""
         return SecurityFiles(self.tls_ca, self.tls_cert, self.tls_key, self.run_token_file)
-
-
-def refuse_exposed(host: str, tls_flags: str) -> None:
-    """Refuse to serve plaintext on an address that other machines reach.
-
-    Args:
-        host: Value of --host.
-        tls_flags: Names of the flags that enable TLS.
-
-    Raises:
-        FlagError: It is not a loopback address.
-    """
-    if not _is_loopback(host):
-        reason = f"{host!r} is not a loopback address: give {tls_flags}, or --insecure for plaintext"
-        raise FlagError("--host", reason)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        # A name may resolve to any address.
-        return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

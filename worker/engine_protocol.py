@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from protos import worker_pb2 as pb
-from protos.columns import PromptColumns, TokenColumns
+from protos.columns import PromptColumns, TokenColumns, TokenTimes
 
 
 class EngineDead(RuntimeError):
@@ -24,11 +24,47 @@ class Step(NamedTuple):
     """The step has a request's first token or finishes a request."""
 
 
+def step_times(
+    first_rows: list[int], admitted_ns: list[int], num_finished: int, produced_ns: int
+) -> TokenTimes | None:
+    """Compose the times of a step; the session and the outbox add when requests came and the frame went.
+
+    Args:
+        first_rows: (K,) rows with their request's first token, ascending.
+        admitted_ns: (K,) when the engine began their prefill, time.monotonic_ns(); 0: unknown.
+        num_finished: Number of requests that the step finishes.
+        produced_ns: When the engine returned the step.
+    """
+    if not first_rows and not num_finished:
+        return None
+    num = len(first_rows)
+    return TokenTimes(
+        0, first_rows, [0] * num, admitted_ns, [produced_ns] * num, [produced_ns] * num_finished
+    )
+
+
+class CompiledKernels(NamedTuple):
+    """Kernels that the engine compiled since `open`; fields as in pb.CompiledKernels."""
+
+    num: int = 0
+    num_untimed: int = 0
+    ms: int = 0
+    names: tuple[str, ...] = ()
+
+
+NO_KERNELS = CompiledKernels()
+"""Of an engine that compiles none."""
+
+
 class Load(NamedTuple):
-    """Numbers of requests in the engine."""
+    """Requests in the engine, the memory that they use, and compilations of this run."""
 
     running: int
     waiting: int
+    kv_use: float | None = None
+    """Share of the KV cache in use, 0 to 1; None if the engine does not report it."""
+    compiled: CompiledKernels | None = None
+    """None if the engine does not report compilations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +124,7 @@ class Engine(Protocol):
         ...
 
     def load(self) -> Load:
-        """Count the requests running and waiting."""
+        """Count the requests running and waiting; costs no more than reading a few values."""
         ...
 
     async def reset(self) -> None:

@@ -7,19 +7,26 @@ which limits the frame rate and the tokens that are lost with a worker.
 """
 
 import asyncio
+import time
+from bisect import bisect_left
 from collections import deque
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protos import worker_pb2 as pb
-from protos.columns import TokenColumns, pack_tokens
-from worker.engine_protocol import Step
+from protos.columns import TokenColumns, TokenTimes, pack_tokens
+from worker.engine_protocol import Step, step_times
 
 # A quarter of MAX_MESSAGE_BYTES, counted before merging: 0.8 million rows of one token.
 MAX_FRAME_BYTES = 16 << 20
 # Bytes per row: name, count, finished row and finish reason.
 _ROW_BYTES = 8 + 4 + 4 + 1
+
+
+_NO_ROWS = np.zeros(0, np.int64)
 
 
 class _Pending(NamedTuple):
@@ -93,7 +100,8 @@ class Outbox:
         self._due = bool(self._steps)
         oldest = next((step for step in taken if step.urgent), taken[0])
         columns = merge([step.columns for step in taken])
-        columns = columns._replace(produced_ns=oldest.columns.produced_ns)
+        times = columns.times and columns.times._replace(sent_ns=time.monotonic_ns())
+        columns = columns._replace(produced_ns=oldest.columns.produced_ns, times=times)
         frame = pack_tokens(columns, sequence=self.num_frames)
         self.num_frames += 1
         return pb.FromWorker(tokens=frame)
@@ -123,10 +131,24 @@ def split(columns: TokenColumns) -> list[TokenColumns]:
                 finished_rows=columns.finished_rows[low:high] - np.uint32(first),
                 finish_reasons=columns.finish_reasons[low:high],
                 produced_ns=columns.produced_ns,
+                times=columns.times and _split_times(columns.times, (first, last), slice(low, high)),
             )
         )
         first = last
     return pieces
+
+
+def _split_times(times: TokenTimes, rows: tuple[int, int], finished: slice) -> TokenTimes:
+    """Take the times of the rows from the first up to the second, and of some finished rows."""
+    begun = slice(*(bisect_left(times.first_rows, row) for row in rows))
+    return TokenTimes(
+        sent_ns=times.sent_ns,
+        first_rows=[row - rows[0] for row in times.first_rows[begun]],
+        received_ns=times.received_ns[begun],
+        admitted_ns=times.admitted_ns[begun],
+        first_ns=times.first_ns[begun],
+        last_ns=times.last_ns[finished],
+    )
 
 
 def _size(columns: TokenColumns) -> int:
@@ -155,7 +177,16 @@ def _stack(steps: list[TokenColumns]) -> TokenColumns:
         counts=np.full(len(steps[0].requests), len(steps), np.uint32),
         tokens=np.column_stack([step.tokens for step in steps]).ravel(),
         produced_ns=steps[0].produced_ns,
+        # A row of the same requests begins in the first step only, and ends in the last one only.
+        times=_join_times(steps[0].times, steps[-1].times),
     )
+
+
+def _join_times(begun: TokenTimes | None, ended: TokenTimes | None) -> TokenTimes | None:
+    """Join the times of the rows that begin in one step and end in another."""
+    if begun is None or ended is None:
+        return begun or ended
+    return begun._replace(last_ns=ended.last_ns)
 
 
 def _sort(steps: list[TokenColumns]) -> TokenColumns:
@@ -169,6 +200,10 @@ def _sort(steps: list[TokenColumns]) -> TokenColumns:
     ends = np.concatenate([rows[first + s.finished_rows] for first, s in zip(firsts, steps, strict=True)])
     reasons = np.concatenate([s.finish_reasons for s in steps])
     order = np.argsort(ends)
+    begins = [
+        rows[first + np.array(s.times.first_rows, np.int64)] if s.times else _NO_ROWS
+        for first, s in zip(firsts, steps, strict=True)
+    ]
     return TokenColumns(
         requests=names,
         counts=None if (counts == 1).all() else counts,
@@ -176,4 +211,36 @@ def _sort(steps: list[TokenColumns]) -> TokenColumns:
         finished_rows=ends[order].astype(np.uint32),
         finish_reasons=reasons[order],
         produced_ns=steps[0].produced_ns,
+        times=_merge_times(steps, np.concatenate(begins), order),
     )
+
+
+def _merge_times(
+    steps: list[TokenColumns], begins: NDArray[np.int64], order: NDArray[np.int64]
+) -> TokenTimes | None:
+    """Merge the times of steps.
+
+    Args:
+        steps: The steps, oldest first.
+        begins: (K,) rows of the merged frame that begin, by step.
+        order: (F,) ascending order of the rows that end, by step.
+    """
+    if all(step.times is None for step in steps):
+        return None
+    known = [step.times or step_times([], [], len(step.finished_rows), 0) for step in steps]
+    parts = [times for times in known if times is not None]
+    ascending = np.argsort(begins)
+    return TokenTimes(
+        sent_ns=0,
+        first_rows=begins[ascending].tolist(),
+        received_ns=_ordered([times.received_ns for times in parts], ascending),
+        admitted_ns=_ordered([times.admitted_ns for times in parts], ascending),
+        first_ns=_ordered([times.first_ns for times in parts], ascending),
+        last_ns=_ordered([times.last_ns for times in parts], order),
+    )
+
+
+def _ordered(parts: list[list[int]], order: NDArray[np.int64]) -> list[int]:
+    """Concatenate times and bring them into an order."""
+    joined = list(chain.from_iterable(parts))
+    return [joined[index] for index in order.tolist()]

@@ -9,14 +9,18 @@ from collections.abc import Coroutine
 
 from grpc_health.v1 import health, health_pb2
 
+from common.metrics import Readings
 from common.signals import handled_signals
 from protos.columns import SERVICE
 from worker.auth import AuthInterceptor
 from worker.config import BadInput, WorkerConfig
 from worker.engine_protocol import Engine, EngineDead
 from worker.listener import listening
+from worker.machine.gpu_sampler import GpuSampler
 from worker.machine.parent_death import NODE_GONE, is_replica
 from worker.machine.sd_notify import READY, STOPPING, notify
+from worker.metrics_export import exporting
+from worker.metrics_reading import read_worker
 from worker.servicer import AskNodes, WorkerServicer
 
 logger = logging.getLogger(__name__)
@@ -46,8 +50,9 @@ class Server:
         self._config = config
         self._auth = auth or AuthInterceptor()
         self._engine = engine
+        self._gpus = GpuSampler()
         self._servicer = WorkerServicer(
-            engine, int(config.frame_hold_ms * 1e6), config.coordinator_timeout_s, ask_nodes
+            engine, int(config.frame_hold_ms * 1e6), config.coordinator_timeout_s, ask_nodes, self._gpus
         )
         self._health = health.aio.HealthServicer()
         self._stop = asyncio.Event()
@@ -95,9 +100,11 @@ class Server:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._engine.close)
             stack.callback(self._servicer.close)
+            stack.enter_context(self._gpus)
             # Listens before the engine loads, so that health checks are answered during the load.
             await stack.enter_async_context(listening(self._config, self._auth, self._servicer, self._health))
             stack.push_async_callback(self._announce_stop)
+            await stack.enter_async_context(exporting(self._config, self._read_metrics))
             if await self._load():
                 await self._serve_runs()
 
@@ -136,6 +143,9 @@ class Server:
         logger.info("draining")
         self._stop.clear()
         await _wait_any(self._servicer.wait_idle(), self._stop.wait(), timeout_s=self._drain_timeout_s)
+
+    def _read_metrics(self) -> Readings:
+        return read_worker(self._servicer, self._auth.num_refused)
 
     async def _announce_stop(self) -> None:
         notify(STOPPING)

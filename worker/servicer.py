@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc
@@ -27,9 +28,10 @@ from protos.columns import PROTOCOL_VERSION, FrameError
 from protos.hashes import engine_hash
 from worker.admission import LimitExceeded, check_run_id, check_spec
 from worker.engine_protocol import Engine, EngineDead, EngineInfo, RunFailed
+from worker.machine.gpu_sampler import GpuSampler
 from worker.machine.host_info import HostInspector
 from worker.outbox import Outbox
-from worker.session import CoordinatorGone, Session
+from worker.session import CoordinatorGone, Session, SessionCounts
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class WorkerServicer(rpc.WorkerServicer):
         hold_ns: int,
         coordinator_timeout_s: float,
         ask_nodes: AskNodes | None = None,
+        gpus: GpuSampler | None = None,
     ) -> None:
         """Create the service in state LOADING.
 
@@ -75,9 +78,11 @@ class WorkerServicer(rpc.WorkerServicer):
             hold_ns: See Outbox.
             coordinator_timeout_s: A run ends when its coordinator has sent or read nothing for this long.
             ask_nodes: Network SUT: asks every node behind it for its name; each frame has one request.
+            gpus: Readings of the GPUs; None: none are reported.
         """
         self._engine = engine
         self._ask_nodes = ask_nodes
+        self._gpus = gpus or GpuSampler()
         self._hold_ns = hold_ns
         self._coordinator_timeout_s = coordinator_timeout_s
         self._state: pb.WorkerState = pb.WORKER_STATE_LOADING
@@ -90,6 +95,12 @@ class WorkerServicer(rpc.WorkerServicer):
         )
         self._host = HostInspector()
         self._session: Session | None = None
+        self._ended_counts = SessionCounts()
+        """Sum over the sessions that have ended."""
+        self.num_runs = 0
+        """Runs accepted."""
+        self.failed_calls: Counter[grpc.StatusCode] = Counter()
+        """Calls of Generate that ended with an error, by status."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._idle_watcher: asyncio.Task[None] | None = None
@@ -102,6 +113,22 @@ class WorkerServicer(rpc.WorkerServicer):
     def engine_death(self) -> str | None:
         """Why the engine died, during a run or between runs; None while it is alive."""
         return self._death
+
+    @property
+    def info(self) -> pb.WorkerInfo:
+        """This worker, as GetInfo describes it."""
+        return self._info()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a run holds the worker."""
+        return self._session is not None
+
+    @property
+    def served(self) -> SessionCounts:
+        """Counts over all runs, the current one included."""
+        current = SessionCounts() if self._session is None else self._session.counts
+        return SessionCounts(*map(sum, zip(self._ended_counts, current, strict=True)))
 
     async def wait_engine_death(self) -> None:
         """Wait until the engine has died."""
@@ -138,6 +165,20 @@ class WorkerServicer(rpc.WorkerServicer):
         self._state = pb.WORKER_STATE_READY
         self._start_idle_watcher()
 
+    def read_load(self) -> pb.EngineLoad:
+        """Return the load of the engine and of its accelerators.
+
+        Thread: any; does not block.
+        """
+        load = self._engine.load()
+        return pb.EngineLoad(
+            running=load.running,
+            waiting=load.waiting,
+            kv_use=load.kv_use,
+            gpus=self._gpus.latest(),
+            compiled=None if load.compiled is None else pb.CompiledKernels(**load.compiled._asdict()),
+        )
+
     def drain(self) -> None:
         """Enter state DRAINING: the current run continues, new runs are refused."""
         self._state = pb.WORKER_STATE_DRAINING
@@ -155,12 +196,14 @@ class WorkerServicer(rpc.WorkerServicer):
     async def GetLoad(self, request: pb.GetLoadRequest, context: Context) -> pb.WorkerLoad:
         """Report the requests in the engine and the token counts of the current run."""
         if self._session is None:
-            return pb.WorkerLoad()
-        load = self._engine.load()
+            return pb.WorkerLoad(gpus=self._gpus.latest())
+        load = self.read_load()
         return pb.WorkerLoad(
             run_id=self._session.run_id,
             running=load.running,
             waiting=load.waiting,
+            kv_use=load.kv_use if load.HasField("kv_use") else None,
+            gpus=load.gpus,
             produced_tokens=self._session.produced_tokens,
             frames=self._session.num_frames,
         )
@@ -210,6 +253,7 @@ class WorkerServicer(rpc.WorkerServicer):
     async def _abort(self, context: Context, failure: Exception) -> None:
         status = next(status for kind, status in _STATUS.items() if isinstance(failure, kind))
         whole = f"engine died: {failure}" if isinstance(failure, EngineDead) else str(failure)
+        self.failed_calls[status] += 1
         reason = whole.encode(errors="replace")[:MAX_REASON_BYTES].decode(errors="ignore")
         try:
             async with asyncio.timeout(ABORT_TIMEOUT_S):
@@ -247,7 +291,10 @@ class WorkerServicer(rpc.WorkerServicer):
             self._idle_watcher.cancel()
         self._idle.clear()
         outbox = Outbox(self._hold_ns, single=self._ask_nodes is not None)
-        self._session = Session(opening, self._engine, info, outbox, self._coordinator_timeout_s)
+        self._session = Session(
+            opening, self._engine, info, outbox, self._coordinator_timeout_s, self.read_load
+        )
+        self.num_runs += 1
         logger.info("run %s begins", opening.run_id)
         return self._session
 
@@ -286,6 +333,7 @@ class WorkerServicer(rpc.WorkerServicer):
             session.produced_tokens,
             session.num_frames,
         )
+        self._ended_counts = self.served
         self._session = None
         if death is not None:
             self._set_dead(death)

@@ -3,15 +3,16 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from common.idle_timer import IdleTimer
 from protos import worker_pb2 as pb
-from protos.columns import FrameError, unpack_requests, unpack_submit
+from protos.columns import FrameError, TokenTimes, unpack_requests, unpack_submit
 from protos.hashes import run_hash
 from worker.admission import InFlight, LimitExceeded, check_prompts
-from worker.engine_protocol import Engine
+from worker.engine_protocol import Engine, Step
 from worker.outbox import Outbox
 
 Write = Callable[[pb.FromWorker], Awaitable[None]]
@@ -21,6 +22,21 @@ MAX_UNREAD_PONGS = 1024
 TICK_S = 1.0
 # Limit for the loops and an in-flight write to end; after that the engine is reset regardless.
 END_TIMEOUT_S = 2.0
+
+
+class SessionCounts(NamedTuple):
+    """What a session has received and sent."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    """Of the requests received."""
+    finished_requests: int = 0
+    tokens: int = 0
+    """Produced by the engine."""
+    steps: int = 0
+    """Engine steps that returned output."""
+    frames: int = 0
+    """Token frames sent."""
 
 
 class CoordinatorGone(Exception):
@@ -37,13 +53,24 @@ class Session:
         info: pb.WorkerInfo,
         outbox: Outbox,
         coordinator_timeout_s: float,
+        read_load: Callable[[], pb.EngineLoad],
     ) -> None:
-        """Create a session and queue `opened`, the answer to `open`."""
+        """Create a session and queue `opened`, the answer to `open`.
+
+        Args:
+            opening: First message of the stream.
+            engine: Empty engine.
+            info: This worker.
+            outbox: Empty outbox.
+            coordinator_timeout_s: See WorkerServicer.
+            read_load: Returns the load of the engine and its accelerators.
+        """
         self.run_id = opening.run_id
         self._outbox = outbox
         self.produced_tokens = 0
-        self._num_steps = 0
+        self._num_steps = self._num_requests = self._num_prompt_tokens = self._num_finished = 0
         self._engine = engine
+        self._read_load = read_load
         self._info = info
         self._spec = opening.spec
         self._in_flight = InFlight()
@@ -60,6 +87,18 @@ class Session:
     def num_frames(self) -> int:
         """Token frames sent so far."""
         return self._outbox.num_frames
+
+    @property
+    def counts(self) -> SessionCounts:
+        """Counts so far."""
+        return SessionCounts(
+            requests=self._num_requests,
+            prompt_tokens=self._num_prompt_tokens,
+            finished_requests=self._num_finished,
+            tokens=self.produced_tokens,
+            steps=self._num_steps,
+            frames=self.num_frames,
+        )
 
     async def serve(self, inbound: AsyncIterator[pb.ToWorker], write: Write) -> None:
         """Serve until the coordinator closes its side of the stream.
@@ -104,9 +143,12 @@ class Session:
     def _take(self, message: pb.ToWorker) -> None:
         kind = message.WhichOneof("message")
         if kind == "submit":
+            received_ns = time.monotonic_ns()
             prompts = unpack_submit(message.submit)
             check_prompts(prompts, self._spec, self._info)
-            self._in_flight.add(prompts)
+            self._in_flight.add(prompts, received_ns)
+            self._num_requests += len(prompts.requests)
+            self._num_prompt_tokens += len(prompts.prompt_tokens)
             self._engine.submit(prompts)
         elif kind == "ping":
             self._queue_pong(message.ping.nonce)
@@ -123,8 +165,17 @@ class Session:
             step = await self._engine.step()
             self._num_steps += 1
             self.produced_tokens += len(step.columns.tokens)
+            self._num_finished += len(step.columns.finished_rows)
+            if step.columns.times is not None:
+                step = self._with_received(step, step.columns.times)
             self._in_flight.remove(step.columns.requests[step.columns.finished_rows])
             self._outbox.put(step)
+
+    def _with_received(self, step: Step, times: TokenTimes) -> Step:
+        """Add when the requests that begin with a step were taken from the stream."""
+        received_ns = self._in_flight.begin(step.columns.requests[times.first_rows])
+        columns = step.columns._replace(times=times._replace(received_ns=received_ns))
+        return step._replace(columns=columns)
 
     async def _send(self, write: Write) -> None:
         while not self._ending:
@@ -158,6 +209,7 @@ class Session:
             worker_ns=time.monotonic_ns(),
             produced_tokens=self.produced_tokens,
             steps=self._num_steps,
+            load=self._read_load(),
         )
         self._outbox.put_control(pb.FromWorker(pong=pong))
 

@@ -10,7 +10,6 @@ from bench.fleet.fleet_run import Costs, Goal, Left, Shown, Work, common_goals, 
 from bench.processes import Processes
 from bench.workload import draw_prompts
 from common.flags import FlagError
-from coordinator.scheduling.scheduler import MAX_UNTAKEN
 from sut.loadgen import TOKEN_BYTES
 from sut.settings import Mode, Scenario
 
@@ -116,13 +115,12 @@ def _figures(plan: Burst, left: Left) -> dict[str, Any]:
     in_flight = notes.samples[:, 2]
     most = int(in_flight.max())
     full = notes.samples[in_flight >= plan.min_in_flight, 0]
-    slots = most + MAX_UNTAKEN
     # LoadGen's latencies count from its start of the call, the coordinator's from the call in Python.
     before_ns = (
         float(str(left.detail.values["result_min_latency_ns"]))
         - 1e6 * left.spread_ms("latency_ns")["minimum"]
     )
-    filled = memory["peak_rss"] - memory["arena_resident"] + slots * plan.max_new_tokens * TOKEN_BYTES
+    filled = memory["peak_rss"] - memory["arena_resident"] + most * plan.max_new_tokens * TOKEN_BYTES
     return {
         "samples in the first call": num_samples,
         "IssueQuery took, s": (returned_ns - called_ns) / 1e9,
@@ -137,7 +135,7 @@ def _figures(plan: Burst, left: Left) -> dict[str, Any]:
         "of it, MiB": _parts_mib(left),
         "LoadGen before its call, bytes a sample": _grown(left, "LoadGen's queries") / num_samples,
         "arena reserved, MiB": memory["arena_reserved"] / 2**20,
-        "slots used, at most": slots,
+        "slots used, at most": most,
         "RSS with every answer in flight of full length, MiB": filled / 2**20,
     }
 

@@ -239,7 +239,7 @@ def _coordinator_flags(work: Work, port: int, directory: Path) -> list[str]:
         "--output-dir": str(directory / "out"),
         "--max-new-tokens": str(work.max_new_tokens),
     }
-    return argv_of(flags)
+    return [*argv_of(flags), "--no-report"]
 
 
 def _measure_floor(

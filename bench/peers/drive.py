@@ -19,7 +19,7 @@ from bench.peers.requests import RequestDriver
 from bench.peers.zmq_msgspec import MessageDriver
 from common.flags import FlagError
 from coordinator.config import RunConfig, parse
-from coordinator.run import GC_THRESHOLD, SWITCH_INTERVAL_S
+from coordinator.interpreter import GC_THRESHOLD, SWITCH_INTERVAL_S
 from sut import dataset
 from sut.dataset import Dataset
 from sut.loadgen import LoadGenTest

@@ -121,7 +121,7 @@ class Replay:
         return self.scheduler.table.num_done == self._load.num_requests
 
     def deliver(self, columns: TokenColumns) -> None:
-        """Deliver the next frame; finished answers are passed on, and their slots are free, now and then."""
+        """Deliver the next frame; finished answers are passed on now and then."""
         self.scheduler.deliver(0, columns)
         self._issue()
         self._num_frames += 1

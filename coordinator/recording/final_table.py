@@ -2,16 +2,22 @@
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 from common.text import print_table, printable
+from coordinator.recording.file_thread import FileThread
 from coordinator.recording.run_record import PERCENTILES, RunRecord, Spread, Summary
 from sut.results.loadgen_figures import Bound, LoadGenSpread
+from sut.results.timing.decomposition import RunDecomposition
 from sut.results.verdict import Verdict
 
 logger = logging.getLogger(__name__)
 
+SHOW_TIMEOUT_S = 10.0
+"""A terminal or pipe that takes no output for longer gets no table."""
 MAX_LOSS_LINES = 20
+PART_PERCENTILES = ("p50", "p99")
 MAX_PATH_LEN = 4096
 
 
@@ -31,7 +37,16 @@ _QUANTITIES = {
 }
 
 
-def show(record: RunRecord) -> None:
+def show(record: RunRecord, timeout_s: float) -> None:
+    """Print the table on a thread, because stdout may take no output; run.json holds the same."""
+    with FileThread() as printing:
+        try:
+            printing.call(partial(_print, record), timeout_s)
+        except TimeoutError as error:
+            logger.warning("the table was not printed, run.json holds the same: stdout: %s", error)
+
+
+def _print(record: RunRecord) -> None:
     """Print the table; a failure to print is only logged, because run.json is on disk."""
     if error := print_table(format_record(record)):
         logger.warning("the table was not printed, run.json holds the same: %s", error)
@@ -46,6 +61,7 @@ def format_record(record: RunRecord) -> str:
     lines += _figure_lines(record.loadgen, record.loadgen_bounds)
     if record.summary is not None:
         lines += _latency_lines(record.summary, record.loadgen_latencies)
+        lines += _part_lines(record.decomposition)
         lines += [*_worker_lines(record.summary), *_loss_lines(record.summary)]
     lines += _check_lines(verdict, verbose=bool(record.config.get("verbose")))
     lines += [f"   no submission run: {text}" for text in verdict.deviations]
@@ -77,6 +93,26 @@ def _latency_line(label: str, spread: Spread | LoadGenSpread) -> str:
     return f"   {label:<18}" + "".join(
         f"{value / 1e6:>12,.3f}" for value in (spread.mean, *marks, spread.maximum)
     )
+
+
+def _part_lines(found: RunDecomposition | None) -> Iterator[str]:
+    """Format what TTFT and TPOT consist of, one line per percentile."""
+    for name, whole in found.quantities.items() if found else ():
+        if name not in _QUANTITIES or not whole.percentiles:
+            continue
+        label = name.removesuffix("_ns")
+        for mark in PART_PERCENTILES:
+            around = whole.percentiles[mark]
+            parts = ", ".join(f"{part} {ns / 1e6:.3f}" for part, ns in around.parts_ns.items())
+            clock = f"(clock +-{around.clock_error_ns / 1e6:.3f})"
+            yield f"   {label} {mark} {around.value_ns / 1e6:.3f} ms: {parts} {clock}"
+        if whole.num_unknown:
+            yield f"   {label}: {whole.num_unknown} requests left out, a time of theirs is not known"
+    if found and found.num_contradicting:
+        yield (
+            f"   {found.num_contradicting} requests: the times of their workers contradict the coordinator's "
+            "and count as unknown"
+        )
 
 
 def _worker_lines(summary: Summary) -> Iterator[str]:

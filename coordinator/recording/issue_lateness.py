@@ -37,6 +37,7 @@ class IssueLateness:
         """Prepare; measuring begins with the `with` block."""
         self._timer = timer or Timer()
         self._late_ns = array("q")
+        self._began_ns = 0
         self._ended = threading.Event()
 
     def __enter__(self) -> Self:
@@ -58,6 +59,23 @@ class IssueLateness:
         """
         return np.array(self._late_ns[:], np.int64)
 
+    def late_periods(self, least_ns: int) -> list[tuple[int, int]]:
+        """Return when the thread was late by at least this much: begin and duration, in order.
+
+        One pause makes all measurements late that are due in it; they are one period.
+
+        Thread: any.
+        """
+        late_ns = self.measured_ns()
+        periods: list[tuple[int, int]] = []
+        end_ns = 0
+        for row in np.flatnonzero(late_ns >= least_ns).tolist():
+            due_ns = self._began_ns + (row + 1) * INTERVAL_NS
+            if due_ns >= end_ns:
+                periods.append((due_ns, int(late_ns[row])))
+            end_ns = max(end_ns, due_ns + int(late_ns[row]))
+        return periods
+
     def worst_ns(self, seconds: float) -> int:
         """Return the largest measurement of the last seconds; 0 without any.
 
@@ -66,7 +84,7 @@ class IssueLateness:
         return max(self._late_ns[-max(int(seconds * 1e9 / INTERVAL_NS), 1) :], default=0)
 
     def _run(self) -> None:
-        due_ns = self._timer.now_ns()
+        due_ns = self._began_ns = self._timer.now_ns()
         while not self._ended.is_set():
             due_ns += INTERVAL_NS
             left_ns = due_ns - self._timer.now_ns()

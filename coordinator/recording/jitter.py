@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import heapq
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,9 @@ from typing import NamedTuple, Self
 from sut.results.checks import PAUSE_BOUND_NS, ClockFigures, Pauses, Telemetry
 
 TICK_S = 1.0
+MAX_PAUSES = 1000
+MIN_PAUSE_NS = 10_000_000
+"""Shorter pauses are not listed one by one."""
 # The three clocks are read one after the other. A reading that took longer than this is repeated: the delay
 # would be taken for a step.
 _READING_BOUND_NS = 500_000
@@ -40,6 +44,42 @@ class ClockReading(NamedTuple):
 
 
 NO_READING = ClockReading(0, 0, 0)
+
+
+class LongPause(NamedTuple):
+    """One pause of the coordinator, or one time at which its issue thread was late."""
+
+    kind: str
+    """gc, event loop or issue."""
+    began_ns: int
+    """Coordinator's monotonic clock."""
+    duration_ns: int
+
+
+class PauseList:
+    """The longest pauses of a run; written by one thread at a time."""
+
+    def __init__(self, max_pauses: int = MAX_PAUSES) -> None:
+        """Start empty.
+
+        Args:
+            max_pauses: Number of pauses that are kept.
+        """
+        self._max_pauses = max_pauses
+        self._longest: list[tuple[int, LongPause]] = []
+        """A heap by duration."""
+
+    def add(self, kind: str, began_ns: int, duration_ns: int) -> None:
+        """Keep a pause if it is among the longest."""
+        if duration_ns < MIN_PAUSE_NS:
+            return
+        entry = (duration_ns, LongPause(kind, began_ns, duration_ns))
+        push = heapq.heappush if len(self._longest) < self._max_pauses else heapq.heappushpop
+        push(self._longest, entry)
+
+    def in_order(self) -> list[LongPause]:
+        """Return the pauses kept, by their begin."""
+        return sorted((pause for _, pause in self._longest), key=lambda pause: pause.began_ns)
 
 
 class PauseMeter:
@@ -117,7 +157,11 @@ class JitterMeter:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, clocks: Clocks | None = None, tick_s: float = TICK_S
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clocks: Clocks | None = None,
+        tick_s: float = TICK_S,
+        pauses: PauseList | None = None,
     ) -> None:
         """Prepare; nothing is measured yet.
 
@@ -125,10 +169,12 @@ class JitterMeter:
             loop: The loop whose delays are measured.
             clocks: Used instead of the system's, by tests.
             tick_s: Seconds between two ticks of the loop.
+            pauses: Receives the long pauses; None: a list of this object's own.
         """
         self._loop = loop
         self._clock = ClockMonitor(clocks or Clocks())
         self._collections, self._delays = PauseMeter(), PauseMeter()
+        self._list = pauses or PauseList()
         self._collection_began_ns = 0
         self._tick_s = tick_s
         self._due_ns = 0
@@ -152,7 +198,7 @@ class JitterMeter:
             self._running = False
             gc.callbacks.remove(self._on_collection)
             if self._due_ns and time.monotonic_ns() > self._due_ns:
-                self._delays.add(time.monotonic_ns() - self._due_ns)
+                self._delay(time.monotonic_ns() - self._due_ns)
             self._clock.sample()
 
     def telemetry(self) -> Telemetry:
@@ -172,14 +218,21 @@ class JitterMeter:
         with self._lock:
             if not self._running:
                 return
-            self._delays.add(max(0, time.monotonic_ns() - self._due_ns))
+            self._delay(max(0, time.monotonic_ns() - self._due_ns))
             self._clock.sample()
             self._schedule()
+
+    def _delay(self, delay_ns: int) -> None:
+        """Count one delay of the event loop."""
+        self._delays.add(delay_ns)
+        self._list.add("event loop", self._due_ns, delay_ns)
 
     def _on_collection(self, phase: str, _: dict[str, int]) -> None:
         """Thread: whichever collects; only one can collect at a time."""
         if phase == "start":
             self._collection_began_ns = time.monotonic_ns()
         elif self._collection_began_ns:
-            self._collections.add(time.monotonic_ns() - self._collection_began_ns)
+            pause_ns = time.monotonic_ns() - self._collection_began_ns
+            self._collections.add(pause_ns)
+            self._list.add("gc", self._collection_began_ns, pause_ns)
             self._collection_began_ns = 0

@@ -1,4 +1,4 @@
-"""Progress lines of a run on standard error."""
+"""Progress lines of a run on standard error, where no live view is drawn."""
 
 import contextlib
 import math
@@ -16,12 +16,9 @@ from numpy.typing import NDArray
 from coordinator.recording.answer_lengths import AnswerLengths, RunLoad
 from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.run_record import percentile
-from coordinator.recording.status_line import StatusLine
 from coordinator.scheduling.event_loop import ActiveRun
 
 LINE_INTERVAL_S = 10.0
-BAR_INTERVAL_S = 1.0
-BAR_WIDTH = 10
 RATE_WINDOW_S = 10.0
 """Rates are means over this time: an engine step may take a second."""
 READ_INTERVAL_S = 0.5
@@ -74,7 +71,7 @@ class Sample(NamedTuple):
 
 
 class Progress:
-    """Shows a bar on a terminal and prints a line every 10 s elsewhere, within a `with` block.
+    """Prints a line every 10 s.
 
     The counts come from the event loop's thread and may change while they are read, by a request or two.
     """
@@ -100,24 +97,10 @@ class Progress:
         self._count_expected = count_expected
         self._lateness = lateness
         self._out = sys.stderr if out is None else out
-        self._status = StatusLine(self._out) if self._out.isatty() else None
-        self._interval_s = BAR_INTERVAL_S if self._status else LINE_INTERVAL_S
         self._now_s = now_s
         self._start_s = now_s()
-        self._next_s = self._start_s + self._interval_s
+        self._next_s = self._start_s + LINE_INTERVAL_S
         self._samples = deque([Sample(self._start_s, 0)])
-
-    def __enter__(self) -> Self:
-        if self._status:
-            self._status.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Erase the bar."""
-        if self._status:
-            self._status.__exit__(kind, error, traceback)
 
     def tick(self) -> None:
         """Print if a line is due; called at least once a second.
@@ -128,11 +111,8 @@ class Progress:
         self._take_sample(now_s)
         if now_s < self._next_s:
             return
-        self._next_s = now_s + self._interval_s
-        if self._status:
-            self._status.show(self._bar() + self.line())
-        else:
-            self._print(f"{self.line()}\n")
+        self._next_s = now_s + LINE_INTERVAL_S
+        self._print(f"{self.line()}\n")
 
     def _print(self, text: str) -> None:
         """Write; a closed pipe or a full disk must not end the run."""
@@ -181,12 +161,6 @@ class Progress:
     def _of_expected(self) -> str:
         expected = self._count_expected()
         return f"/{expected}" if expected else ""
-
-    def _bar(self) -> str:
-        if not (expected := self._count_expected()):
-            return ""
-        filled = min(BAR_WIDTH * self._run.scheduler.table.num_done // expected, BAR_WIDTH)
-        return f"|{'#' * filled}{'-' * (BAR_WIDTH - filled)}| "
 
     def _eta(self, lengths: AnswerLengths, load: RunLoad) -> str:
         """Format the remaining time; `?` while it is not known."""

@@ -5,8 +5,10 @@ from numpy.typing import NDArray
 
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.transport.agreement import execution_differences
+from coordinator.transport.compiled_kernels import KernelCompilations
 from coordinator.transport.worker_link import WorkerLink
 from sut.results.checks import MAX_NAMED_ANSWERS, Counts, ShortAnswer
+from sut.results.compilations import WorkerCompilations
 
 
 def collect_counts(run: ActiveRun) -> Counts:
@@ -31,6 +33,12 @@ def collect_counts(run: ActiveRun) -> Counts:
         num_repeated_answers=run.scheduler.degenerate.num_repeated,
         num_equal_answers=run.scheduler.degenerate.num_equal,
         num_silent=sum(is_silent(link) for link in run.fleet.links),
+        num_workers=len(run.fleet.links),
+        compilations=tuple(
+            WorkerCompilations(link.address, total.num, total.num_untimed, total.ms, total.names)
+            for link in run.fleet.links
+            if (total := KernelCompilations.total(stream.compiled for stream in link.stream_counts))
+        ),
         execution_differences=tuple(
             execution_differences([(link.address, info) for link in run.fleet.links for info in link.infos])
         ),

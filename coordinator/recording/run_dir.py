@@ -17,9 +17,11 @@ from common.flags import FlagError
 from coordinator.recording.arrow_files import PARTIAL_NAME, STREAM_NAME, StreamFile, temporary_path
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.run_record import RunRecord
+from coordinator.recording.timeline import TIMELINE_NAME
 from coordinator.scheduling.network_audit import AUDIT_NAME
 from sut import log_files
 from sut.log_files import REJECTED_PREFIX
+from sut.results.timing.requests_file import NAMES
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +38,13 @@ _RECORD = "run.json"
 _WRITTEN_NAMES = frozenset(
     [_CONF, _AUDIT_CONF, RESERVED_NAME, AUDIT_NAME]
     + [_RECORD, temporary_path(Path(_RECORD)).name]
+    + [TIMELINE_NAME, temporary_path(Path(TIMELINE_NAME)).name]
     + [STREAM_NAME, PARTIAL_NAME, temporary_path(Path(PARTIAL_NAME)).name]
-    + [f"{name}{suffix}" for suffix in ("", ".partial") for name in log_files.EVALUATION_NAMES]
+    + [
+        f"{name}{suffix}"
+        for suffix in ("", ".partial")
+        for name in (*log_files.EVALUATION_NAMES, log_files.REPORT, *NAMES)
+    ]
     + [f"{prefix}{name}" for prefix in ("", REJECTED_PREFIX) for name in log_files.NAMES]
 )
 """Every file that a run writes to its directory."""

@@ -10,12 +10,15 @@ import numpy as np
 from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
 
+from coordinator.recording.over_latency import OverLatency
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.scheduling.worker_load import WorkerLoad
+from coordinator.transport.compiled_kernels import KernelCompilations
 from coordinator.transport.worker_host import WorkerHost
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from sut.results.loadgen_figures import Bound, LoadGenSpread
+from sut.results.timing.decomposition import RunDecomposition
 from sut.results.verdict import Verdict
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -66,6 +69,8 @@ class WorkerRow:
     """Streams opened to the worker: 1, plus 1 for each time it came back after a loss."""
     dropped_tokens: int
     """Tokens that arrived after their request had moved to another worker."""
+    compiled_kernels: KernelCompilations | None
+    """Kernels that the engine compiled during the run; None: not known."""
     round_trip_ns: int
     """Shortest ping of the latest stream."""
     clock_offset_ns: int
@@ -91,6 +96,7 @@ class WorkerRow:
             engine_steps=sum(stream.engine_steps for stream in link.stream_counts),
             streams=len(link.stream_counts),
             dropped_tokens=load.num_dropped_tokens,
+            compiled_kernels=KernelCompilations.total(stream.compiled for stream in link.stream_counts),
             round_trip_ns=link.stream_counts[-1].round_trip_ns,
             clock_offset_ns=link.stream_counts[-1].clock_offset_ns,
             info=_as_dict(link.info),
@@ -150,7 +156,7 @@ class Summary:
                     [
                         np.array(stream.delays_ns) + stream.counts.clock_offset_ns
                         for load in run.scheduler.loads
-                        for stream in load.report_delays
+                        for stream in load.request_times
                     ]
                 )
             ),
@@ -181,8 +187,12 @@ class RunRecord:
     wall_s: float
     """Duration of StartTest."""
     coordinator_cpu_s: float
+    test_cpu_s: float
+    """The part of it that was spent during StartTest."""
     config: dict[str, object]
     """Resolved flags."""
+    changed_flags: list[str]
+    """Fields of `config` that differ from their defaults, required flags among them."""
     generation: dict[str, object]
     """Sampling parameters of every request."""
     dataset: dict[str, object]
@@ -201,7 +211,22 @@ class RunRecord:
     """LoadGen's ttft_ns, tpot_ns and latency_ns; the first and the last from the time a query was due."""
     files_sha256: dict[str, str]
     """Of LoadGen's logs and confs, by their accepted names; empty before the verdict."""
+    over_latency: OverLatency | None
+    """Queries over LoadGen's latency limits; None in Offline and accuracy runs, which have none."""
     summary: Summary | None
+    origin_ns: int
+    """Time of LoadGen's first query by the coordinator's monotonic clock.
+
+    It is 0 of requests.parquet, timeline.parquet and the pauses; losses and continuations have their time by
+    that clock.
+    """
+    pauses: list[dict[str, object]]
+    """Pauses of the coordinator of at least 10 ms, the longest 1,000: see jitter.LongPause.
+
+    Their begin is the time since LoadGen's first query.
+    """
+    decomposition: RunDecomposition | None = None
+    """What TTFT, TPOT and latency consist of; None until the workers are free."""
 
     def write(self, path: Path) -> None:
         """Write run.json whole or not at all."""

@@ -1,16 +1,28 @@
-"""The status at the bottom of a terminal that is drawn again and again, with log lines above it."""
+"""Lines at the bottom of a terminal that are drawn again and again, with log lines above them."""
 
 import contextlib
 import logging
 import os
-import textwrap
+import re
 import threading
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Self, TextIO
+from typing import NamedTuple, Self, TextIO
 
-ERASE_LINE = "\r\x1b[K"
-LINE_UP = "\x1b[1A"
-DEFAULT_COLUMNS = 80
+TO_FIRST_COLUMN = "\r"
+ERASE_TO_RIGHT = "\x1b[K"
+ERASE_BELOW = "\x1b[J"
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class TerminalSize(NamedTuple):
+    """Size of a terminal in characters."""
+
+    columns: int
+    lines: int
+
+
+DEFAULT_SIZE = TerminalSize(80, 24)
 
 
 class StatusLine:
@@ -22,9 +34,10 @@ class StatusLine:
     def __init__(self, terminal: TextIO) -> None:
         """Prepare; nothing is written yet."""
         self._terminal = terminal
-        self._lines = [""]
+        self._lines: list[str] = []
         # Log lines come from any thread.
         self._lock = threading.Lock()
+        self._ended = False
         self._handlers: list[logging.StreamHandler[TextIO]] = []
 
     def __enter__(self) -> Self:
@@ -39,14 +52,27 @@ class StatusLine:
     ) -> None:
         for handler in self._handlers:
             handler.setStream(self._terminal)
-        self.show("")
-
-    def show(self, text: str) -> None:
-        """Replace the status; text beyond the width of the terminal goes to more lines."""
+        self.show([])
         with self._lock:
-            before = self._lines
-            self._lines = textwrap.wrap(text, _num_columns(self._terminal) - 1) or [""]
-            self._put(_erase(before) + "\n".join(self._lines))
+            self._ended = True
+
+    def size(self) -> TerminalSize:
+        """Return the size of the terminal, which the user may change."""
+        with contextlib.suppress(OSError):
+            found = os.get_terminal_size(self._terminal.fileno())
+            return TerminalSize(found.columns or DEFAULT_SIZE.columns, found.lines or DEFAULT_SIZE.lines)
+        return DEFAULT_SIZE
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Replace the status by other lines, all narrower than the terminal; nothing after the block."""
+        with self._lock:
+            if self._ended:
+                return
+            start = self._to_first_line()
+            self._lines = list(lines)
+            # Each line is overwritten and not erased first: the terminal would flicker.
+            body = "\n".join(line + ERASE_TO_RIGHT for line in self._lines)
+            self._put(start + body + ERASE_BELOW)
 
     def write(self, text: str) -> int:
         """Write whole lines above the status.
@@ -54,26 +80,25 @@ class StatusLine:
         Thread: any.
         """
         with self._lock:
-            self._put(_erase(self._lines) + text + "\n".join(self._lines))
+            self._put(self._to_first_line() + ERASE_BELOW + text + "\n".join(self._lines))
         return len(text)
 
     def flush(self) -> None:
         """Do nothing: every write is flushed."""
+
+    def _to_first_line(self) -> str:
+        """Return what moves the cursor from the end of the status to its begin.
+
+        A terminal that has become narrower since has wrapped the lines.
+        """
+        if not self._lines:
+            return TO_FIRST_COLUMN
+        columns = self.size().columns
+        num_rows = sum(max(-(-len(_STYLE.sub("", line)) // columns), 1) for line in self._lines)
+        return TO_FIRST_COLUMN + (f"\x1b[{num_rows - 1}A" if num_rows > 1 else "")
 
     def _put(self, text: str) -> None:
         """Write; a closed terminal must not end the run."""
         with contextlib.suppress(OSError):
             self._terminal.write(text)
             self._terminal.flush()
-
-
-def _erase(lines: list[str]) -> str:
-    """Return what erases these lines when the cursor is at the end of the last one."""
-    return ERASE_LINE + (LINE_UP + ERASE_LINE) * (len(lines) - 1)
-
-
-def _num_columns(terminal: TextIO) -> int:
-    """Return the width of the terminal, which the user may change."""
-    with contextlib.suppress(OSError):
-        return os.get_terminal_size(terminal.fileno()).columns or DEFAULT_COLUMNS
-    return DEFAULT_COLUMNS

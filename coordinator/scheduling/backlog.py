@@ -16,10 +16,12 @@ class IssuedRequests(NamedTuple):
     """(R,) indices into the data set."""
     issued_ns: NDArray[np.int64]
     """(R,) coordinator's monotonic clock."""
+    queries: NDArray[np.int64]
+    """(R,) numbers in the order of issue, from 0."""
 
     def rows(self, which: slice | NDArray[np.bool_]) -> "IssuedRequests":
         """Select some of the requests."""
-        return IssuedRequests(self.loadgen_ids[which], self.samples[which], self.issued_ns[which])
+        return IssuedRequests._make(column[which] for column in self)
 
 
 class Backlog:
@@ -34,16 +36,18 @@ class Backlog:
         """Return the number of requests."""
         return self._num_requests
 
-    def add(self, loadgen_ids: list[int], samples: list[int], issued_ns: int) -> None:
-        """Append one query."""
+    def add(self, loadgen_ids: list[int], samples: list[int], issued_ns: int, first: int) -> None:
+        """Append one query; first: number of its first request in the order of issue."""
         num = len(loadgen_ids)
         ids, indices = np.array(loadgen_ids, np.uint64), np.array(samples, np.int64)
-        self.queries.append(IssuedRequests(ids, indices, np.full(num, issued_ns)))
+        numbers = np.arange(first, first + num)
+        self.queries.append(IssuedRequests(ids, indices, np.full(num, issued_ns), numbers))
         self._num_requests += num
 
     def take(self, num: int) -> IssuedRequests:
         """Remove the next `num` requests, or all if there are fewer."""
-        parts = [IssuedRequests(np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.int64))]
+        none = np.zeros(0, np.int64)
+        parts = [IssuedRequests(np.zeros(0, np.uint64), none, none, none)]
         while num and self.queries:
             query = self.queries.popleft()
             if len(query.samples) > num:

@@ -36,6 +36,8 @@ class Continuation(NamedTuple):
     kept_tokens: int
     from_worker: str
     to_worker: str
+    at_ns: int
+    """When it was sent to the other worker, by the coordinator's monotonic clock."""
 
 
 class WaitingRequest(NamedTuple):
@@ -117,7 +119,12 @@ class Failover:
         rows = self._table.rows(slots)
         self.done += [
             Continuation(
-                int(row["sample"]), int(row["losses"]), int(row["num_tokens"]), request.origin, worker.address
+                sample=int(row["sample"]),
+                losses=int(row["losses"]),
+                kept_tokens=int(row["num_tokens"]),
+                from_worker=request.origin,
+                to_worker=worker.address,
+                at_ns=now_ns,
             )
             for row, request in zip(rows, taken, strict=True)
         ]

@@ -26,6 +26,7 @@ ROW = np.dtype(
         ("sent_ns", "i8"),
         ("given_ns", "i8"),
         ("first_ns", "i8"),
+        ("query", "i8"),
     ]
 )
 """One request in flight; times are by the coordinator's monotonic clock.
@@ -33,7 +34,7 @@ ROW = np.dtype(
 losses: how often the request has lost its worker; stalled_losses: how often since its last token;
 prefill_len: tokens that its worker must prefill before the first token; given_tokens: tokens that it had when
 its current worker got it; sent_ns: when it was first sent; given_ns: when its current worker got it;
-first_ns: when its first token arrived, or 0.
+first_ns: when its first token arrived, or 0; query: its number in the order of issue, from 0.
 """
 FACTS = {name: ROW[name] for name in ROW.names or () if name != "worker"}
 """Columns of ROW that a table stores as they are; the worker is stored with the generation."""
@@ -50,6 +51,7 @@ DONE = np.dtype(
         ("sent_ns", "i8"),
         ("first_ns", "i8"),
         ("done_ns", "i8"),
+        ("query", "i8"),
     ]
 )
 """The record of a finished request; fields as in ROW. reason: a value of pb.FinishReason."""
@@ -65,6 +67,8 @@ class NewRequests(NamedTuple):
     prompt_lens: TokenCounts
     issued_ns: TimesNs
     sent_ns: int
+    queries: NDArray[np.int64]
+    """(R,) numbers in the order of issue."""
 
 
 class Arrivals(NamedTuple):
@@ -78,6 +82,8 @@ class Arrivals(NamedTuple):
     """Values of pb.FinishReason, one per finished slot."""
     prefilled_tokens: int
     """Prompt tokens of the requests whose prefill on this worker has ended."""
+    queries: list[int]
+    """Numbers in the order of issue, of the first slots and then of the finished ones."""
 
 
 class Reportable(NamedTuple):

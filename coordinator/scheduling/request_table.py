@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.scheduling.answer_buffer import AnswerBuffer
 from coordinator.scheduling.request_columns import (
     DONE,
     FACTS,
@@ -22,13 +23,12 @@ from coordinator.scheduling.request_columns import (
     TokenCounts,
 )
 from coordinator.scheduling.token_arena import TokenArena
-from protos.columns import AnswerRules, FrameError, RequestNames, TokenColumns, TokenIds, slots_of
+from protos.columns import SLOT_MASK, AnswerRules, FrameError, RequestNames, TokenColumns, TokenIds, slots_of
 
 NO_WORKER = -1
 GENERATION_BITS = 32
-_SLOT_MASK = 0xFFFFFFFF
-_GENERATION_MASK = _SLOT_MASK << GENERATION_BITS
-_GENERATION, _WORKER = np.uint64(_GENERATION_MASK), np.uint64(_SLOT_MASK)
+_GENERATION_MASK = SLOT_MASK << GENERATION_BITS
+_GENERATION, _WORKER = np.uint64(_GENERATION_MASK), np.uint64(SLOT_MASK)
 _NEXT_GENERATION = np.uint64(1 << GENERATION_BITS)
 
 
@@ -77,7 +77,7 @@ class RequestTable:
         self._rules = rules
         self._max_new_tokens = max_new_tokens
         self._num_slots = num_slots
-        self._unheld = (first_generation << GENERATION_BITS) | _SLOT_MASK
+        self._unheld = (first_generation << GENERATION_BITS) | SLOT_MASK
         self._holders = np.full(num_slots, self._unheld, np.uint64)
         """worker | generation << 32; without a worker all lower bits are set."""
         self._loadgen_ids = np.zeros(num_slots, np.uint64)
@@ -86,8 +86,7 @@ class RequestTable:
         self._row_marks = np.zeros(num_slots, np.int64)
         self._free = list(range(num_slots - 1, -1, -1))
         self._arena = TokenArena(max_new_tokens, num_slots)
-        self._untaken: list[int] = []
-        """Slots of finished requests before `take_answers`."""
+        self._answers = AnswerBuffer(max_new_tokens)
         self._finished = FinishedRequests(num_slots)
         self._num_resumed = 0
         """Requests resubmitted to another worker that have not returned a token there yet."""
@@ -96,7 +95,7 @@ class RequestTable:
     def _name_columns(self) -> None:
         """Bind the columns to attributes: a dictionary lookup costs as much as the access itself."""
         facts = self._facts
-        self._samples, self._losses = facts["sample"], facts["losses"]
+        self._samples, self._losses, self._queries = facts["sample"], facts["losses"], facts["query"]
         self._prompt_lens, self._prefill_lens = facts["prompt_len"], facts["prefill_len"]
         self._num_tokens, self._given_tokens = facts["num_tokens"], facts["given_tokens"]
         self._stalled_losses = facts["stalled_losses"]
@@ -120,13 +119,13 @@ class RequestTable:
 
     @property
     def num_untaken(self) -> int:
-        """Finished requests whose answers `take_answers` has not copied yet."""
-        return len(self._untaken)
+        """Finished requests whose answers nobody has taken yet."""
+        return len(self._answers)
 
     @property
     def num_running(self) -> int:
         """Number of requests in flight."""
-        return self._num_slots - len(self._free) - len(self._untaken)
+        return self._num_slots - len(self._free)
 
     def assign(self, requests: NewRequests, worker: int) -> RequestNames:
         """Assign a slot and a worker to R requests; returns their names, (R,)."""
@@ -135,7 +134,7 @@ class RequestTable:
             self._grow()
         slots = np.array([self._free.pop() for _ in range(num)], np.int64)
         self._loadgen_ids[slots] = requests.loadgen_ids
-        self._samples[slots] = requests.samples
+        self._queries[slots], self._samples[slots] = requests.queries, requests.samples
         self._prompt_lens[slots] = self._prefill_lens[slots] = requests.prompt_lens
         self._issued_ns[slots] = requests.issued_ns
         self._sent_ns[slots] = self._given_ns[slots] = requests.sent_ns
@@ -145,17 +144,15 @@ class RequestTable:
         return self.names(slots)
 
     def assign_one(
-        self, loadgen_id: int, worker: int, sample: int, prompt_len: int, times_ns: tuple[int, int]
+        self, issued: tuple[int, int, int, int], worker: int, prompt_len: int, sent_ns: int
     ) -> int:
-        """Assign a slot and a worker to one request; times_ns: issued, sent. Returns its name."""
+        """Assign a slot and a worker to one request, a row of IssuedRequests; returns its name."""
         if not self._free:
             self._grow()
         slot = self._free.pop()
-        self._loadgen_ids[slot] = loadgen_id
-        self._samples[slot] = sample
+        self._loadgen_ids[slot], self._samples[slot], self._issued_ns[slot], self._queries[slot] = issued
         self._prompt_lens[slot] = self._prefill_lens[slot] = prompt_len
-        self._issued_ns[slot], self._sent_ns[slot] = times_ns
-        self._given_ns[slot] = times_ns[1]
+        self._sent_ns[slot] = self._given_ns[slot] = sent_ns
         self._losses[slot] = self._num_tokens[slot] = self._first_ns[slot] = 0
         self._stalled_losses[slot] = self._given_tokens[slot] = 0
         generation: int = self._holders.item(slot) & _GENERATION_MASK
@@ -199,12 +196,13 @@ class RequestTable:
         prefilled_tokens = self._take_prefill(first_slots) + self._take_prefill(finished_slots)
         if self._num_resumed:
             prefilled_tokens += self._take_prefill(slots[after > before])
-        return Arrivals(firsts, finished, reasons, prefilled_tokens)
+        queries = list(map(self._queries.item, firsts + finished))
+        return Arrivals(firsts, finished, reasons, prefilled_tokens, queries)
 
     def _add_row(self, worker: int, columns: TokenColumns, now_ns: int) -> Arrivals:
         """Store a frame of one request with integer operations; otherwise like `add_tokens`."""
         name = columns.requests.item()
-        slot = name & _SLOT_MASK
+        slot = name & SLOT_MASK
         if slot >= self._num_slots:
             raise self._beyond(worker, slot)
         if self._holders.item(slot) != (name & _GENERATION_MASK) | worker:
@@ -229,41 +227,40 @@ class RequestTable:
             self._prefill_lens[slot] = 0
             if self._num_resumed and self._losses.item(slot):
                 self._num_resumed -= 1
-        return Arrivals(first_slots, [slot] if reasons else [], reasons, prefilled_tokens)
+        queries = [self._queries.item(slot)] * (len(first_slots) + len(reasons))
+        return Arrivals(first_slots, [slot] if reasons else [], reasons, prefilled_tokens, queries)
 
     def finish(self, slots: Sequence[int], reasons: Sequence[int], now_ns: int) -> None:
-        """Move requests to the finished records; their answers are kept until `take_answers`."""
+        """Move requests to the finished records; their answers are copied, and their slots are free."""
         for slot, reason in zip(slots, reasons, strict=True):
             holder = self._holders.item(slot)
-            worker = holder & _SLOT_MASK
+            worker = holder & SLOT_MASK
+            sample, num_tokens = self._samples.item(slot), self._num_tokens.item(slot)
             row = (
-                self._samples.item(slot),
-                NO_WORKER if worker == _SLOT_MASK else worker,
+                sample,
+                NO_WORKER if worker == SLOT_MASK else worker,
                 reason,
                 self._losses.item(slot),
                 self._prompt_lens.item(slot),
-                self._num_tokens.item(slot),
+                num_tokens,
                 self._issued_ns.item(slot),
                 self._sent_ns.item(slot),
                 self._first_ns.item(slot),
                 now_ns,
+                self._queries.item(slot),
             )
             self._finished.add(row)
-            self._holders[slot] = ((holder & _GENERATION_MASK) + (1 << 32) & _GENERATION_MASK) | _SLOT_MASK
-        self._untaken += slots
+            self._answers.add(sample, self._arena.tokens(slot, num_tokens))
+            self._holders[slot] = ((holder & _GENERATION_MASK) + (1 << 32) & _GENERATION_MASK) | SLOT_MASK
+        self._free += slots
 
     def take_answers(self) -> tuple[NDArray[np.int64], TokenCounts, TokenIds]:
-        """Copy the answers of all requests that finished since the last call, and free their slots.
+        """Return the answers of all requests that finished since the last call.
 
         Returns:
             (R,) samples, (R,) token counts, and (T,) concatenated tokens.
         """
-        slots = np.array(self._untaken, np.int64)
-        samples: NDArray[np.int64] = self._samples[slots]
-        counts, tokens = self.answers(slots)
-        self._free += self._untaken
-        self._untaken = []
-        return samples, counts, tokens
+        return self._answers.take()
 
     def held_by(self, worker: int) -> Slots:
         """Return the requests on a worker."""
@@ -277,7 +274,7 @@ class RequestTable:
     def in_flight(self) -> Slots:
         """Return all requests in flight, including those without a worker."""
         flying = np.ones(self._num_slots, np.bool_)
-        flying[self._free + self._untaken] = False
+        flying[self._free] = False
         return np.flatnonzero(flying)
 
     def names(self, slots: Slots) -> RequestNames:

@@ -23,7 +23,7 @@ from coordinator.scheduling.prompt_source import PromptSource
 from coordinator.scheduling.request_columns import NewRequests, Slots, TokenCounts
 from coordinator.scheduling.request_table import RequestTable
 from coordinator.scheduling.throughput import relative_speeds
-from coordinator.scheduling.worker_load import WorkerLoad
+from coordinator.scheduling.worker_load import Reported, WorkerLoad
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import AnswerRules, PromptColumns, TokenColumns, TokenIds
@@ -32,7 +32,7 @@ from sut.sut import Reports
 logger = logging.getLogger(__name__)
 
 MAX_NAMED = 10
-# Finished answers keep their slots in the table until this many are copied together.
+# Finished answers are passed on together, at the latest when this many wait.
 MAX_UNTAKEN = 1024
 Keep = Callable[[NDArray[np.int64], TokenCounts, TokenIds], None]
 """Receives finished answers: samples (R,), token counts (R,), concatenated tokens (T,)."""
@@ -106,6 +106,8 @@ class Scheduler:
         self._failed = False
         self.num_issued = 0
         """Number of requests that LoadGen has issued."""
+        self.first_issued_ns = 0
+        """When LoadGen issued the first query; 0 before it."""
         self._one_budget = np.array([task.max_new_tokens], np.uint32)
         self._none_produced = np.zeros(1, np.uint32)
 
@@ -151,16 +153,20 @@ class Scheduler:
         arrivals = self.table.add_tokens(worker, columns, now_ns)
         if arrivals.prefilled_tokens:
             load.prefilled(arrivals.prefilled_tokens)
-        if arrivals.first_slots and self._reports.reports_first_tokens:
-            first = self.table.reportable(arrivals.first_slots)
+        begun, ended = arrivals.first_slots, arrivals.finished_slots
+        if not begun and not ended:
+            return
+        begun_ns = ended_ns = 0
+        if begun and self._reports.reports_first_tokens:
+            first = self.table.reportable(begun)
             self._reports.first_tokens(first.loadgen_ids, first.addresses)
-        if arrivals.finished_slots:
-            self._finish(arrivals.finished_slots, arrivals.finish_reasons, now_ns)
-            load.finished(len(arrivals.finished_slots))
+            begun_ns = time.monotonic_ns()
+        if ended:
+            ended_ns = self._finish(ended, arrivals.finish_reasons, now_ns)
+            load.finished(len(ended))
             if not self._is_server or self.failover.waiting:
                 self._refill(load)
-        if arrivals.first_slots or arrivals.finished_slots:
-            load.reported(time.monotonic_ns() - columns.produced_ns)
+        load.reported(columns, now_ns, Reported(begun, arrivals.queries, begun_ns, ended_ns))
 
     def beat(self, now_ns: int) -> None:
         """Measure every worker and divide the backlog again; called once per BEAT_INTERVAL_S."""
@@ -175,7 +181,7 @@ class Scheduler:
             self.dispatch()
 
     def keep_answers(self) -> None:
-        """Pass on the answers finished since the last call, in one copy, which costs less than many."""
+        """Pass on the answers finished since the last call."""
         if self.table.num_untaken:
             answers = self.table.take_answers()
             self._task.keep(*answers)
@@ -230,25 +236,26 @@ class Scheduler:
         self._wake_up_pending = False
         while self._inbox:
             issued_ns, loadgen_ids, samples = self._inbox.popleft()
+            first = self.num_issued
+            self.first_issued_ns = self.first_issued_ns or issued_ns
             self.num_issued += len(loadgen_ids)
             waiting = self.failover.waiting or self.backlog.queries
             if self._is_server and self._ready and not waiting and not self._failed:
-                for loadgen_id, sample in zip(loadgen_ids, samples, strict=True):
-                    self._push_one(loadgen_id, sample, issued_ns)
+                for query, (loadgen_id, sample) in enumerate(zip(loadgen_ids, samples, strict=True), first):
+                    self._push_one((loadgen_id, sample, issued_ns, query))
             else:
-                self.backlog.add(loadgen_ids, samples, issued_ns)
+                self.backlog.add(loadgen_ids, samples, issued_ns, first)
         if self.backlog.queries:
             self.dispatch()
 
-    def _push_one(self, loadgen_id: int, sample: int, issued_ns: int) -> None:
-        """Server: send one request to the least loaded worker; avoids numpy for speed."""
+    def _push_one(self, issued: tuple[int, int, int, int]) -> None:
+        """Server: send one row of IssuedRequests to the least loaded worker; avoids numpy for speed."""
         load = routing.least_loaded(self._ready)
         now_ns = time.monotonic_ns()
-        prompt = self._task.dataset.prompt(sample)
+        prompt = self._task.dataset.prompt(issued[1])
         if self.audit is not None:
             self.audit.add_sent(len(prompt))
-        times_ns = issued_ns, now_ns
-        name = self.table.assign_one(loadgen_id, load.index, sample, len(prompt), times_ns)
+        name = self.table.assign_one(issued, load.index, len(prompt), now_ns)
         names, lens = np.array([name], np.uint64), np.array([len(prompt)], np.uint32)
         load.send(PromptColumns(names, lens, prompt, self._one_budget, self._none_produced), now_ns)
 
@@ -262,7 +269,7 @@ class Scheduler:
             self._continue(routing.least_loaded(fitting or self._ready), 1, alone=not fitting)
         waiting = self.backlog.take(len(self.backlog))
         for request in zip(*(column.tolist() for column in waiting), strict=True):
-            self._push_one(*request)
+            self._push_one(request)
 
     def _pull(self) -> None:
         """Offline: fill each worker's window; the remaining requests stay in the backlog."""
@@ -313,7 +320,14 @@ class Scheduler:
         now_ns = time.monotonic_ns()
         load.use_allowance(len(issued.samples))
         lens, tokens = self._task.dataset.gather(issued.samples)
-        new = NewRequests(issued.loadgen_ids, issued.samples, lens.astype(np.int64), issued.issued_ns, now_ns)
+        new = NewRequests(
+            issued.loadgen_ids,
+            issued.samples,
+            lens.astype(np.int64),
+            issued.issued_ns,
+            now_ns,
+            issued.queries,
+        )
         names = self.table.assign(new, load.index)
         budgets = np.full(len(names), self._task.max_new_tokens, np.uint32)
         load.send(PromptColumns(names, lens, tokens, budgets, np.zeros(len(names), np.uint32)), now_ns)
@@ -329,7 +343,8 @@ class Scheduler:
         """Queue requests for other workers; fail the run if a request has lost its worker too often."""
         now_ns = time.monotonic_ns()
         complete = self.failover.take_from(load, slots, reason, now_ns)
-        self._finish(complete.tolist(), [pb.FINISH_REASON_LENGTH] * len(complete), now_ns)
+        if len(complete):
+            self._finish(complete.tolist(), [pb.FINISH_REASON_LENGTH] * len(complete), now_ns)
         rows = self.table.rows(slots)
         suspects = rows[(rows["stalled_losses"] >= self._task.max_losses) & ~np.isin(slots, complete)]
         if len(suspects):
@@ -341,11 +356,15 @@ class Scheduler:
                 f"token (--max-worker-losses), the last {load.address}: {reason}"
             )
 
-    def _finish(self, slots: list[int], reasons: list[int], now_ns: int) -> None:
-        """Report complete requests to LoadGen and move them to the finished records."""
-        if not slots:
-            return
+    def _finish(self, slots: list[int], reasons: list[int], now_ns: int) -> int:
+        """Report complete requests to LoadGen and move them to the finished records.
+
+        Returns:
+            When LoadGen's call had returned.
+        """
         self._reports.complete(*self.table.reportable(slots))
+        reported_ns = time.monotonic_ns()
         self.table.finish(slots, reasons, now_ns)
         if self.table.num_untaken >= MAX_UNTAKEN:
             self.keep_answers()
+        return reported_ns

@@ -52,6 +52,11 @@ class TokenArena:
         start = slot * self._row_tokens
         return self._ids[start : start + num_tokens]
 
+    def tokens(self, slot: int, num_tokens: int) -> TokenIds:
+        """Return the first tokens of a row; nobody may keep them: `grow` moves the rows."""
+        start = slot * self._row_tokens
+        return self._tokens[start : start + num_tokens]
+
     def copy(self, slots: Slots, counts: TokenCounts) -> TokenIds:
         """Copy the first `counts` (R,) tokens of each row; returns them concatenated, (T,)."""
         starts = (slots * self._row_tokens).tolist()

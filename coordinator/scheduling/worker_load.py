@@ -4,21 +4,51 @@ from array import array
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coordinator.scheduling.routing import NO_LIMIT, LoadRank, ceiling
 from coordinator.scheduling.throughput import Reading, Throughput, measure, prefetch
 from coordinator.transport.stream import Stream, StreamCounts
 from coordinator.transport.worker_link import WorkerLink
-from protos.columns import PromptColumns, RequestNames, TokenColumns
+from protos.columns import SLOT_MASK, PromptColumns, RequestNames, TokenColumns, TokenTimes
+
+NUM_BEGIN_COLUMNS, NUM_END_COLUMNS = 7, 4
 
 
-class ReportDelays(NamedTuple):
-    """Delays between production of a stream's frames and their report to LoadGen."""
+class RequestTimes(NamedTuple):
+    """Times of the requests that began or ended on one stream; 0: unknown.
+
+    Worker times are as received, by the worker's clock; any value of 63 bits may be there.
+    """
 
     counts: StreamCounts
     """Counts of the same stream, including the offset between the two clocks."""
     delays_ns: "array[int]"
     """Per frame with a first token or completion: end of report (our clock) minus production (worker's)."""
+    begins: "array[int]"
+    """Rows of NUM_BEGIN_COLUMNS numbers, one per request whose answer began here: query, arrival, report of
+    the first token (our clock), then sending of its frame, receipt of the request, admission and first token
+    (worker's clock)."""
+    ends: "array[int]"
+    """Rows of NUM_END_COLUMNS numbers, one per request that ended here: query, report (our clock), then
+    sending of its last frame and last token (worker's clock)."""
+
+
+class Reported(NamedTuple):
+    """What was reported to LoadGen of one frame, and when."""
+
+    begun: list[int]
+    """Slots of the requests whose first token arrived."""
+    queries: list[int]
+    """Numbers in the order of issue, of these requests and then of those that finished."""
+    begun_ns: int
+    """When LoadGen's call for them had returned; 0: there is none in this scenario."""
+    ended_ns: int
+    """When LoadGen's call for the finished requests had returned."""
+
+
+_NO_TIMES = TokenTimes(0, [], [], [], [], [])
+_UNKNOWN = (0, 0, 0)
 
 
 class WorkerLoad:
@@ -30,7 +60,7 @@ class WorkerLoad:
         self.index = link.index
         self.address = link.address
         self._stream: Stream | None = None
-        self.report_delays: list[ReportDelays] = []
+        self.request_times: list[RequestTimes] = []
         """One per stream that carried requests."""
         self.num_dropped_tokens = 0
         """Tokens received after their request was moved to another worker, or behind the end of an answer."""
@@ -40,7 +70,7 @@ class WorkerLoad:
         """Reset the load for a new stream, which may lead to a new process with another speed."""
         self._reset()
         stream = self._stream = self._link.stream
-        self.report_delays.append(ReportDelays(stream.counts, array("q")))
+        self.request_times.append(RequestTimes(stream.counts, array("q"), array("q"), array("q")))
 
     def _reset(self) -> None:
         self.max_num_seqs = self._link.info.max_num_seqs
@@ -99,9 +129,21 @@ class WorkerLoad:
         self._num_finished += num_requests
         self._most_finished = max(self._most_finished, num_requests)
 
-    def reported(self, delay_ns: int) -> None:
-        """Record the delay of a frame that was reported to LoadGen."""
-        self.report_delays[-1].delays_ns.append(delay_ns)
+    def reported(self, columns: TokenColumns, arrival_ns: int, reported: Reported) -> None:
+        """Record the times of a frame that was reported to LoadGen; costs nothing for other frames."""
+        _, delays_ns, begins, ends = self.request_times[-1]
+        delays_ns.append((reported.ended_ns or reported.begun_ns or arrival_ns) - columns.produced_ns)
+        times = columns.times or _NO_TIMES
+        if reported.begun:
+            # map and zip call no Python function: this runs for every request.
+            slots = map(SLOT_MASK.__and__, map(columns.requests.item, times.first_rows))
+            told = dict(zip(slots, zip(*times[2:5], strict=True), strict=True))
+            for slot, query in zip(reported.begun, reported.queries, strict=False):
+                seen = query, arrival_ns, reported.begun_ns, times.sent_ns
+                begins.extend((*seen, *told.get(slot, _UNKNOWN)))
+        ended = reported.queries[len(reported.begun) :]
+        for query, ns in zip(ended, times.last_ns or [0] * len(ended), strict=True):
+            ends.extend((query, reported.ended_ns, times.sent_ns, ns))
 
     def lose(self) -> None:
         """Reset the counts of outstanding work of a lost worker."""
@@ -146,7 +188,7 @@ class WorkerLoad:
 
     def measure(self, now_ns: int) -> None:
         """Update the measured throughput; called each BEAT_INTERVAL_S."""
-        counts, delays_ns = self.report_delays[-1]
+        counts, delays_ns, *_ = self.request_times[-1]
         new_delays_ns = delays_ns[self._num_delays_read :]
         way_ns = max(new_delays_ns) + counts.clock_offset_ns if new_delays_ns else 0
         reading = Reading(
@@ -182,5 +224,20 @@ def drop_rows(columns: TokenColumns, names: set[int]) -> tuple[TokenColumns, int
         tokens=kept_tokens,
         finished_rows=new_rows[columns.finished_rows[ends]].astype(np.uint32),
         finish_reasons=columns.finish_reasons[ends],
+        times=columns.times and _drop_times(columns.times, keep, ends),
     )
     return kept, len(columns.tokens) - len(kept_tokens)
+
+
+def _drop_times(times: TokenTimes, keep: NDArray[np.bool_], ends: NDArray[np.bool_]) -> TokenTimes:
+    """Remove the times of rows; keep: (R,) rows kept, ends: (F,) finished rows kept."""
+    begins = [index for index, row in enumerate(times.first_rows) if keep[row]]
+    new_rows = np.cumsum(keep) - 1
+    return TokenTimes(
+        sent_ns=times.sent_ns,
+        first_rows=[int(new_rows[times.first_rows[index]]) for index in begins],
+        received_ns=[times.received_ns[index] for index in begins],
+        admitted_ns=[times.admitted_ns[index] for index in begins],
+        first_ns=[times.first_ns[index] for index in begins],
+        last_ns=[ns for ns, end in zip(times.last_ns, ends, strict=True) if end],
+    )

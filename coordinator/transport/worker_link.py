@@ -67,6 +67,8 @@ class WorkerLink:
         """One per stream opened to this address, oldest first."""
         self.hosts: list[WorkerHost] = []
         """The worker's machine, one per stream."""
+        self.probed = Probe(Readiness.UNREACHABLE, "not probed yet")
+        """The latest result of `probe`."""
         self._stream: Stream | None = None
         self._live = False
         self._channel = self._connect()
@@ -94,6 +96,10 @@ class WorkerLink:
 
     async def probe(self) -> Probe:
         """Query the worker's health and info once."""
+        self.probed = await self._probe()
+        return self.probed
+
+    async def _probe(self) -> Probe:
         try:
             health = await ask_health(self._channel, CALL_TIMEOUT_S)
             info = await ask_info(self._channel, self.address, CALL_TIMEOUT_S)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sut.benchmark import MeanBounds
+from sut.results.compilations import WorkerCompilations, describe
 from sut.results.deviations import Setup
 from sut.results.logs import AccuracyLog, DetailLog
 from sut.settings import Scenario
@@ -106,6 +107,9 @@ class Counts:
     """Answers of at least 8 tokens that equal an earlier answer to a different prompt."""
     num_silent: int
     """Workers that were not lost but did not report final token counts."""
+    num_workers: int = 0
+    compilations: tuple[WorkerCompilations, ...] = ()
+    """Of the workers whose engines tell."""
     execution_differences: tuple[str, ...]
     """One line for each property in which workers may differ, and do, over all streams of the run."""
 
@@ -321,6 +325,12 @@ def equal_execution(counts: Counts) -> VerdictCheck:
     differing = counts.execution_differences
     seen = "; ".join(differing) or "parallel sizes, backends and batch limits are equal"
     return VerdictCheck("equal_execution", True, seen, warning=bool(differing))
+
+
+def compiled_kernels(counts: Counts) -> VerdictCheck:
+    """Report kernels compiled inside the run, which add to latencies; never fails."""
+    seen = describe(counts.compilations, counts.num_workers)
+    return VerdictCheck("compiled_kernels", True, seen, warning=any(one.num for one in counts.compilations))
 
 
 def continuation(counts: Counts) -> VerdictCheck:

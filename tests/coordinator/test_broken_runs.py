@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import pyarrow.parquet as pq
 import pytest
 
 from protos import worker_pb2 as pb
@@ -139,7 +140,9 @@ def test_signals_of_one_cause_are_one(two: list[fleet.WorkerProcess], tmp_path: 
     assert (130, False) == (code, "ignored" in log), log
     run_dir = tmp_path / "out" / scenario / "performance"
     check_no_result(run_dir, "INTERRUPTED", "SIGINT")
-    assert (run_dir / "partial_outputs.parquet").exists()
+    states = pq.read_table(run_dir / "partial_outputs.parquet")["state"].to_pylist()
+    # The requests that had finished, with their times.
+    assert pq.read_table(run_dir / "requests.parquet").num_rows == states.count("complete")
 
 
 @pytest.mark.parametrize(
@@ -284,3 +287,22 @@ def test_full_output_does_not_change_the_exit_code(two: list[fleet.WorkerProcess
     (line,) = [line for line in done.stderr.splitlines() if "No space left on device" in line]
     assert "run.json" in line
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_that_has_lost_its_percentile_ends_as_failed(
+    two: list[fleet.WorkerProcess], tmp_path: Path
+) -> None:
+    """With --max-over-latency the run ends when more queries are over, and run.json has the counts."""
+    conf = tmp_path / "limits.conf"
+    conf.write_text(f"{fleet.FAST_CONF}gpt-oss-120b.Server.ttft_latency = 1\n")
+    flags = ("--scenario", "server", "--max-over-latency", "3", "--user-conf", str(conf))
+    with coordinator(two, tmp_path, PROMPTS, *flags) as run:
+        code, log = run.end(30)
+    assert (1, True) == (code, "over 1 ms TTFT, more than --max-over-latency 3" in log), log
+    run_dir = run.run_dir / "server" / "performance"
+    record = fleet.run_json(run_dir)
+    assert "FAILED" == record["verdict"]["outcome"]
+    over = record["over_latency"]
+    assert over["num_ttft"] > over["bound"] == 3
+    assert (1_000_000, 80_000_000, 0) == (over["ttft_limit_ns"], over["tpot_limit_ns"], over["num_tpot"])
+    assert not any((run_dir / name).exists() for name in NAMES)

@@ -29,6 +29,7 @@ OF_TYPE = {
     int | None: st.none() | COUNTS,
     float: POSITIVE,
     float | None: st.none() | POSITIVE,
+    str: st.sampled_from(("127.0.0.1", "::1", "localhost")),
     # The names of the compliance tests.
     str | None: st.none() | st.sampled_from(("TEST07", "TEST09")),
     Scenario: st.sampled_from(Scenario),
@@ -46,12 +47,15 @@ def together(values: dict[str, typing.Any]) -> RunConfig:
     """Make a run of drawn values; of flags that exclude each other only one is kept."""
     if values["compliance"] is not None:
         values |= {"accuracy": False, "audit_config": None}
+    if values["accuracy"] or values["scenario"] is Scenario.OFFLINE:
+        values |= {"max_over_latency": None}
     if values["network_sut"]:
         values |= {"workers": values["workers"][:1], "on_overdue_query": None}
     return RunConfig(**values)
 
 
-CONFIGS = st.fixed_dictionaries({name: OF_TYPE[TYPES[name]] for name in FLAGS}).map(together)
+PORT = {"metrics_port": st.none() | st.integers(1, 65535)}
+CONFIGS = st.fixed_dictionaries({name: OF_TYPE[TYPES[name]] for name in FLAGS} | PORT).map(together)
 
 
 def write(folder: Path, text: str) -> Path:

@@ -28,7 +28,7 @@ import coordinator.run, coordinator.scheduling.event_loop
 from common import standard_streams
 from common.standard_streams import leave
 from coordinator.__main__ import main
-from coordinator.recording import progress, run_dir
+from coordinator.recording import final_table, progress, run_dir
 from coordinator.recording.run_dir import RunDir
 coordinator.scheduling.event_loop.BEATS_PER_FLUSH = 1
 
@@ -39,7 +39,7 @@ def slow(function, delay_s):
 leave(main(sys.argv[1:]))
 """
 # The waits for stderr and stdout, 5 s and 10 s in a command.
-IMPATIENT = "standard_streams.DRAIN_TIMEOUT_S = coordinator.run.SHOW_TIMEOUT_S = 0.5"
+IMPATIENT = "standard_streams.DRAIN_TIMEOUT_S = final_table.SHOW_TIMEOUT_S = 0.5"
 SLOW = {
     "before-the-workers": "RunDir._make = slow(RunDir._make, 3)",
     "with-the-workers": "RunDir._begin = slow(RunDir._begin, 3)",

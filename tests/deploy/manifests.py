@@ -35,9 +35,14 @@ def resources(room: str) -> list[Path]:
 
 
 def with_tls() -> list[Manifest]:
-    """Apply the component's JSON patches to the objects that they aim at."""
-    patched = plain()
-    for entry in kustomization("tls")["patches"]:
+    """Apply the TLS component to the objects that its patches aim at."""
+    return with_component("tls", plain())
+
+
+def with_component(room: str, manifests: list[Manifest]) -> list[Manifest]:
+    """Apply a component's JSON patches; its own resources are left out."""
+    patched = list(manifests)
+    for entry in kustomization(room)["patches"]:
         (index,) = (i for i, manifest in enumerate(patched) if manifest["kind"] == entry["target"]["kind"])
         patched[index] = jsonpatch.apply_patch(patched[index], yaml.safe_load(entry["patch"]))
     return patched

@@ -48,7 +48,7 @@ def test_the_validator_refuses_what_kubernetes_does_not_know() -> None:
 
 def test_every_file_is_in_a_kustomization() -> None:
     """No manifest lies about that nothing applies."""
-    named = [path for room in manifests.ROOMS for path in manifests.resources(room)]
+    named = [path for room in (*manifests.ROOMS, "metrics") for path in manifests.resources(room)]
     there = [path for path in manifests.FOLDER.rglob("*.yaml") if path.name != "kustomization.yaml"]
     assert sorted(named) == sorted(there)
 
@@ -188,3 +188,22 @@ def test_grpc_probes_ask_what_a_worker_serves() -> None:
         {"port": 50051, "service": "tokenfleet.v1.Worker"},
         {"port": 50051},
     ] == [container[probe]["grpc"] for probe in PROBES]
+
+
+@VARIANTS
+def test_metrics_are_served_where_the_pod_monitors_scrape(variant: Variant) -> None:
+    """With the component the programs take their flags; each monitor selects a pod and its port by name."""
+    found = manifests.with_component("metrics", variant())
+    for manifest in found:
+        kubernetes_validate.validate(manifest, VERSIONS[0], strict=True)
+    worker = parse_worker(manifests.container(found, "StatefulSet")["args"])[0]
+    run = parse_coordinator(manifests.container(found, "Job")["args"])
+    assert [(9464, "0.0.0.0")] * 2 == [(own.metrics_port, own.metrics_host) for own in (worker, run)]
+
+    (path,) = manifests.resources("metrics")
+    for kind, monitor in zip(KINDS, manifests.read(path), strict=True):
+        labels = manifests.only(found, kind)["spec"]["template"]["metadata"]["labels"]
+        assert labels == monitor["spec"]["selector"]["matchLabels"]
+        (scraped,) = monitor["spec"]["podMetricsEndpoints"]
+        ports = {port["name"]: port["containerPort"] for port in manifests.container(found, kind)["ports"]}
+        assert 9464 == ports[scraped["port"]]

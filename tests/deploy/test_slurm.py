@@ -44,6 +44,7 @@ def submit(
     data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(70))
     user_conf = fleet.write_conf(tmp_path / "user.conf", conf)
     files = ("--input-file", str(data), "--user-conf", str(user_conf), f"--output-dir={tmp_path / 'out'}")
+    files = (*files, "--no-report")
     worker_flags = () if "--" in flags else ("--", *ENGINE)
     return slurm.submit(tmp_path / "job.log", [*files, *flags, *worker_flags], **settings)
 

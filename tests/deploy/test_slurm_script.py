@@ -1,5 +1,6 @@
 """What deploy/slurm/tokenfleet.sbatch refuses before it asks Slurm for anything; no Slurm is needed."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -35,6 +36,17 @@ def test_the_script_is_shellcheck_clean() -> None:
         (["--", "--host=::"], {}, "--host: set the workers' port with TOKENFLEET_PORT"),
         ([], {"TOKENFLEET_PORT": "http"}, "TOKENFLEET_PORT: 'http' is not a number in 0..65535"),
         ([], {"TOKENFLEET_PORT_STEP": "-1"}, "TOKENFLEET_PORT_STEP: '-1' is not a number in 0..65535"),
+        ([], {"TOKENFLEET_METRICS_PORT": "x"}, "TOKENFLEET_METRICS_PORT: 'x' is not a number in 0..65535"),
+        (
+            [],
+            {"TOKENFLEET_METRICS_TARGETS": "."},
+            "TOKENFLEET_METRICS_TARGETS: needs TOKENFLEET_METRICS_PORT",
+        ),
+        (
+            [],
+            {"TOKENFLEET_METRICS_TARGETS": "absent", "TOKENFLEET_METRICS_PORT": "9464"},
+            "TOKENFLEET_METRICS_TARGETS: 'absent' cannot be written to",
+        ),
         ([], {"TOKENFLEET_PYTHON": "absent/python"}, "TOKENFLEET_PYTHON: 'absent/python' is not a program"),
         ([], {"TOKENFLEET_TLS_DIR": "absent"}, "TOKENFLEET_TLS_DIR: 'absent/ca.pem' cannot be read"),
         ([], {"SLURM_GPUS": "16"}, "--gpus: 16 for the whole job; use --gpus-per-node"),
@@ -163,3 +175,35 @@ def test_the_last_line_names_only_a_folder_that_the_run_wrote(tmp_path: Path, wr
         timeout=30,
     )
     assert (0, f"; results in {folder}" if written else "", "") == (done.returncode, done.stdout, done.stderr)
+
+
+def test_prometheus_is_told_where_the_metrics_are(tmp_path: Path) -> None:
+    """The file has the workers' ports as in their flags; the coordinator's, on node 0, is the one before."""
+    lines = SCRIPT.read_text().splitlines()
+    functions = []
+    for name in ("metrics_flags", "write_targets"):
+        begin = lines.index(f"{name}() {{")
+        functions += lines[begin : lines.index("}", begin) + 1]
+    program = [
+        *functions,
+        "addresses=(10.0.0.1:50051 '[fd00::2]:50061') metrics_port=9464 port_step=10",
+        f"tls_dir='' SLURM_JOB_ID=7 metrics_targets={tmp_path} targets_file=''",
+        "write_targets; metrics_flags 0; metrics_flags 1; metrics_flags -1",
+    ]
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(program)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (0, "") == (done.returncode, done.stderr)
+    ports = [line for line in done.stdout.splitlines() if line.isdigit()]
+    assert ["9464", "9474", "9463"] == ports
+    assert json.loads((tmp_path / "tokenfleet-7.json").read_text()) == [
+        {
+            "targets": ["10.0.0.1:9464", "[fd00::2]:9474"],
+            "labels": {"job": "tokenfleet-worker", "slurm_job": "7"},
+        },
+        {"targets": ["10.0.0.1:9463"], "labels": {"job": "tokenfleet-coordinator", "slurm_job": "7"}},
+    ]

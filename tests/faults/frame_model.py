@@ -101,17 +101,27 @@ def _is_sealed(frame: pb.Tokens) -> bool:
 
 
 def _columns_agree(
-    requests: bytes, counts: bytes, tokens: bytes, finished_rows: bytes, finish_reasons: bytes
+    requests: bytes, counts: bytes, tokens: bytes, finished_rows: bytes, finish_reasons: bytes, times: bytes
 ) -> bool:
     num, odd = divmod(len(requests), 8)
-    if odd or len(counts) not in (0, 4 * num) or len(finished_rows) % 4:
+    if odd or len(counts) not in (0, 4 * num) or len(finished_rows) % 4 or len(times) % 8:
         return False
     num_tokens = sum(_ints("I", counts)) if counts else num
     return (
         len(tokens) == 4 * num_tokens
         and 4 * len(finish_reasons) == len(finished_rows)
         and set(finish_reasons) <= {1, 2}
+        and _times_agree(_ints("q", times), num, len(finish_reasons))
     )
+
+
+def _times_agree(times: list[int], num_rows: int, num_ends: int) -> bool:
+    if not times:
+        return True
+    num_begins, odd = divmod(len(times) - 1 - num_ends, 4)
+    rows = times[1 : 1 + max(num_begins, 0)]
+    ascending = rows == sorted(set(rows)) and all(row < num_rows for row in rows)
+    return num_begins >= 0 and not odd and ascending and min(times) >= 0
 
 
 def _ints(kind: str, column: bytes) -> list[int]:

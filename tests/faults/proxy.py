@@ -31,6 +31,7 @@ class Proxy:
         self._port = int(port)
         self._reset_in: int | None = None
         self._bytes_per_s: int | None = None
+        self._delay_s = 0.0
         self._open_up, self._open_down = asyncio.Event(), asyncio.Event()
         self.num_resets = 0
         """Connections reset so far."""
@@ -51,6 +52,10 @@ class Proxy:
     def throttle(self, bytes_per_s: int) -> None:
         """Limit reading from the worker to this rate."""
         self._bytes_per_s = bytes_per_s
+
+    def delay(self, seconds: float) -> None:
+        """Forward what either side sends later by this time, as a longer network would."""
+        self._delay_s = seconds
 
     def swallow(self, *, to_worker: bool = True, to_coordinator: bool = True) -> None:
         """Stop reading from one side or both; connections stay open."""
@@ -110,7 +115,7 @@ class Proxy:
         with contextlib.suppress(ConnectionError):
             while chunk := await reader.read(CHUNK_BYTES):
                 await self._open_up.wait()
-                writer.write(chunk)
+                self._write(writer, chunk)
                 await writer.drain()
 
     async def _carry_down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -119,7 +124,7 @@ class Proxy:
             while chunk := await self._read_down(reader):
                 await self._open_down.wait()
                 part = self._count_down(chunk)
-                writer.write(part)
+                self._write(writer, part)
                 await writer.drain()
                 self.num_bytes += len(part)
                 if len(part) < len(chunk):
@@ -127,6 +132,12 @@ class Proxy:
                     # A reset throws away what its receiver has not read yet.
                     await asyncio.sleep(SLICE_S)
                     return
+
+    def _write(self, writer: asyncio.StreamWriter, chunk: bytes) -> None:
+        if self._delay_s:
+            self._loop.call_later(self._delay_s, writer.write, chunk)
+        else:
+            writer.write(chunk)
 
     async def _read_down(self, reader: asyncio.StreamReader) -> bytes:
         if self._bytes_per_s is None:

@@ -116,7 +116,7 @@ def started(
         *("--input-file", str(fleet.write_prompts(directory / "data.parquet", prompts))),
         *("--user-conf", str(fleet.write_conf(directory / "user.conf", conf))),
         *("--workers", ",".join(addresses), "--output-dir", str(directory / "out")),
-        *("--max-new-tokens", str(budget)),
+        *("--max-new-tokens", str(budget), "--no-report"),
     ]
     if mode.endswith("accuracy"):
         words.append("--accuracy")

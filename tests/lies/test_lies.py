@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import re
 from collections.abc import Iterator
 
@@ -59,6 +60,14 @@ def failed_checks(outcome: Outcome) -> list[str]:
     results = [checks.completion(counts), checks.tokens(counts)]
     failed = [result.name for result in results if not result.passed]
     return [*failed, *(["loadgen_errors"] if counts.num_short else [])]
+
+
+IMPOSSIBLE_LOAD = pb.EngineLoad(
+    running=2**32 - 1,
+    waiting=2**32 - 1,
+    kv_use=math.nan,
+    gpus=[pb.GpuLoad(power_w=-math.inf, sm_clock_mhz=2**32 - 1, used_memory_bytes=2**64 - 1)] * 1000,
+)
 
 
 def one_line(text: str) -> bool:
@@ -159,6 +168,11 @@ def test_answers_of_one_repeated_token_are_counted() -> None:
                 nonce=p.nonce, worker_ns=9, produced_tokens=p.produced_tokens, steps=2**64 - 1
             )
         ),
+        Lie(
+            pong=lambda p: pb.Pong(
+                nonce=p.nonce, worker_ns=9, produced_tokens=p.produced_tokens, load=IMPOSSIBLE_LOAD
+            )
+        ),
         Lie(steps=lambda s: [s[0], s[1], s[2][::-1]]),
         Lie(steps=lambda s: [[*s[0]], [], *[[row] for row in s[1]], s[2]]),
     ],
@@ -169,6 +183,7 @@ def test_answers_of_one_repeated_token_are_counted() -> None:
         "a very long timeout",
         "escapes in its model's name",
         "2^64 - 1 steps",
+        "an impossible load",
         "rows in another order",
         "a frame without rows, and one for each row",
     ],

@@ -9,7 +9,7 @@ import xxhash
 from protos import worker_pb2 as pb
 
 SUBMIT = ("requests", "prompt_lens", "prompt_tokens", "max_new_tokens", "produced")
-TOKENS = ("requests", "counts", "tokens", "finished_rows", "finish_reasons")
+TOKENS = ("requests", "counts", "tokens", "finished_rows", "finish_reasons", "times")
 _Packed = TypeVar("_Packed", pb.Submit, pb.Tokens)
 
 
@@ -23,7 +23,7 @@ class Frame(NamedTuple):
 
 def submit_of(**columns: bytes) -> pb.Submit:
     """Pack and seal a Submit of these columns, whatever they hold; the others are empty."""
-    return seal(pb.Submit(packed=_join(b"", [columns.pop(name, b"") for name in SUBMIT])))
+    return seal(pb.Submit(packed=_join(b"", [columns.pop(name, b"") for name in (*SUBMIT, "")])))
 
 
 def tokens_of(produced_ns: int = 0, sequence: int = 0, **columns: bytes) -> pb.Tokens:
@@ -44,7 +44,8 @@ def read_submit(submit: pb.Submit) -> dict[str, bytes]:
     Raises:
         ValueError: The head does not describe what follows.
     """
-    return dict(zip(SUBMIT, _cut(submit.packed), strict=True))
+    *columns, _ = _cut(submit.packed)
+    return dict(zip(SUBMIT, columns, strict=True))
 
 
 def read_tokens(frame: pb.Tokens) -> Frame:
@@ -59,14 +60,14 @@ def read_tokens(frame: pb.Tokens) -> Frame:
 
 
 def _join(head: bytes, columns: list[bytes]) -> bytes:
-    return head + struct.pack("<6I", *map(len, columns), 0) + b"".join(columns)
+    return head + struct.pack("<6I", *map(len, columns)) + b"".join(columns)
 
 
 def _cut(packed: bytes) -> list[bytes]:
     if len(packed) < 24:
         raise ValueError(f"{len(packed)} bytes are no head")
-    *sizes, _ = struct.unpack_from("<6I", packed)
-    ends = [24 + sum(sizes[:n]) for n in range(6)]
+    sizes = struct.unpack_from("<6I", packed)
+    ends = [24 + sum(sizes[:n]) for n in range(7)]
     if ends[-1] != len(packed):
         raise ValueError(f"{len(packed)} bytes where {ends[-1]} belong")
     return [packed[begin:end] for begin, end in itertools.pairwise(ends)]

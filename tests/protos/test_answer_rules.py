@@ -26,7 +26,9 @@ class Answers:
         """Assign `num` requests."""
         self.table = RequestTable(budget, num_slots=num, rules=rules)
         zeros = np.zeros(num, np.int64)
-        new = NewRequests(np.arange(num, dtype=np.uint64), np.arange(num), zeros + 1, zeros, sent_ns=1)
+        new = NewRequests(
+            np.arange(num, dtype=np.uint64), np.arange(num), zeros + 1, zeros, 1, np.arange(num)
+        )
         self._names: RequestNames = self.table.assign(new, WORKER)
 
     def add(self, *rows: list[int], ends: dict[int, int] | None = None, ones: bool = False) -> None:

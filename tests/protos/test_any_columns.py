@@ -9,6 +9,7 @@ from protos.columns import (
     FrameError,
     PromptColumns,
     TokenColumns,
+    TokenTimes,
     pack_submit,
     pack_tokens,
     unpack_submit,
@@ -64,6 +65,10 @@ def test_any_tokens_come_back_as_sent(rows: list[tuple[int, int, int]], ones: bo
         np.array([reason for _, _, reason in rows if reason], np.uint8),
         2**63 - 1,
     )
+    ends = len(columns.finished_rows)
+    begins = [row for row, count in enumerate(counts) if count]
+    drawn = [[2**63 - 1 - row for row in begins], [0] * len(begins), begins]
+    columns = columns._replace(times=TokenTimes(7, begins, *drawn, [2**63 - 1] * ends))
     received = unpack_tokens(pb.Tokens.FromString(pack_tokens(columns, 5).SerializeToString()), 5)
     assert as_lists(columns) == as_lists(received)
 
@@ -92,10 +97,12 @@ def test_garbage_in_a_submit_is_a_frame_error(a: bytes, b: bytes, c: bytes, d: b
 
 
 @FUZZ
-@given(column_bytes(8), column_bytes(4), column_bytes(4), column_bytes(4), column_bytes(1))
-def test_garbage_in_a_token_frame_is_a_frame_error(a: bytes, b: bytes, c: bytes, d: bytes, e: bytes) -> None:
+@given(column_bytes(8), column_bytes(4), column_bytes(4), column_bytes(4), column_bytes(1), column_bytes(8))
+def test_garbage_in_a_token_frame_is_a_frame_error(
+    a: bytes, b: bytes, c: bytes, d: bytes, e: bytes, f: bytes
+) -> None:
     """Random columns either unpack to rows that agree or raise FrameError, nothing else."""
-    message = tokens_of(requests=a, counts=b, tokens=c, finished_rows=d, finish_reasons=e)
+    message = tokens_of(requests=a, counts=b, tokens=c, finished_rows=d, finish_reasons=e, times=f)
     try:
         columns = unpack_tokens(message, 0)
     except FrameError:
@@ -106,3 +113,7 @@ def test_garbage_in_a_token_frame_is_a_frame_error(a: bytes, b: bytes, c: bytes,
     assert ends == sorted(set(ends) & set(range(num_rows)))
     assert set(columns.finish_reasons.tolist()) <= {STOP, LENGTH}
     assert len(ends) == len(columns.finish_reasons)
+    if columns.times is not None:
+        begins = columns.times.first_rows
+        assert begins == sorted(set(begins) & set(range(num_rows)))
+        assert len(columns.times.last_ns) == len(ends)

@@ -11,6 +11,7 @@ from protos.columns import (
     FrameError,
     PromptColumns,
     TokenColumns,
+    TokenTimes,
     pack_submit,
     pack_tokens,
     slots_of,
@@ -103,6 +104,43 @@ def test_a_token_frame_is_little_endian_columns() -> None:
     numbers = b"\x4d" + bytes(7) + b"\x04" + bytes(7)
     sizes = b"\x10\0\0\0" + b"\x08\0\0\0" * 2 + b"\x04\0\0\0" + b"\x01\0\0\0"
     assert packed.packed == numbers + sizes + bytes(4) + b"".join(columns_bytes)
+
+
+def i8(*values: int) -> bytes:
+    """Pack little-endian int64 by hand."""
+    return b"".join(value.to_bytes(8, "little", signed=True) for value in values)
+
+
+def test_times_are_the_last_column() -> None:
+    """Sending, the row that begins, its three times, and the end of row 2; without times there is no byte."""
+    rows = tokens_of(
+        8, 0, requests=u8(1, 2, 3), tokens=u4(4, 5, 6), finished_rows=u4(2), finish_reasons=bytes([STOP])
+    )
+    assert unpack_tokens(rows, 0).times is None
+    timed = tokens_of(8, 0, **read_tokens(rows).columns | {"times": i8(90, 1, 10, 20, 30, 80)})
+    assert len(timed.packed) == len(rows.packed) + 6 * 8
+    assert unpack_tokens(timed, 0).times == TokenTimes(90, [1], [10], [20], [30], [80])
+    assert pack_tokens(unpack_tokens(timed, 0), 0) == timed
+
+
+@pytest.mark.parametrize(
+    "times, fault",
+    [
+        (i8(9, 0, 1, 2, 3), "times of 40 bytes for 2 finished rows"),  # no last times
+        (i8(9, 0, 1, 2, 3, 4), "times of 48 bytes for 2 finished rows"),
+        (i8(9, 4, 5) + b"\0", "times of 25 bytes for 2 finished rows"),
+        (i8(9), "times of 8 bytes for 2 finished rows"),
+        (i8(9, 3, 1, 2, 3, 4, 5), "first rows not ascending below 3"),
+        (i8(9, 1, 0, 1, 1, 2, 2, 3, 3, 4, 5), "first rows not ascending below 3"),
+        (i8(9, 1, 1, 1, 1, 2, 2, 3, 3, 4, 5), "first rows not ascending below 3"),
+        (i8(9, 4, -1), "a time exceeds 9223372036854775807 ns, the largest monotonic time"),
+        (i8(9, -1, 1, 2, 3, 4, 5), "a time exceeds 9223372036854775807 ns, the largest monotonic time"),
+    ],
+)
+def test_times_out_of_bounds_are_refused(times: bytes, fault: str) -> None:
+    """Times of another length, rows out of order or range, and times beyond 63 bits are named."""
+    with pytest.raises(FrameError, match=f"^tokens: {fault}$"):
+        unpack_tokens(tokens(times=times), 0)
 
 
 def test_empty_columns_stand_for_what_is_common() -> None:

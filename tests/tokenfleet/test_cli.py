@@ -12,7 +12,7 @@ from tokenfleet.cli import SUBCOMMANDS, main
 
 NAMES = (
     "worker, run, doctor, probe, checkpoint-hash, local, "
-    "accuracy, compliance, submission, campaign, qualify, network-sut, synthetic"
+    "accuracy, compliance, submission, campaign, qualify, report, spans, plan, network-sut, synthetic"
 )
 
 

@@ -16,7 +16,7 @@ from tests import fleet
 from tests.forked import end_of
 from tokenfleet.local_run import main
 
-SLOW = ["--backend", "counting", "--replicas", "2", "--step-ms", "50"]
+SLOW = ["--no-report", "--backend", "counting", "--replicas", "2", "--step-ms", "50"]
 
 
 def start(marker: str, *flags: str) -> subprocess.Popen[str]:
@@ -65,7 +65,8 @@ def test_seed_commands_run_one_after_another(tmp_path: Path) -> None:
     data.mkdir()
     prompts = fleet.write_prompts(data / "accuracy_eval_tokenized.parquet", fleet.counting_prompts(40))
     conf = fleet.write_conf(tmp_path / "user.conf")
-    common = ["--backend", "counting", "--input-file", str(prompts), "--output-dir", str(tmp_path / "out")]
+    files = ["--input-file", str(prompts), "--output-dir", str(tmp_path / "out")]
+    common = ["--backend", "counting", "--no-report", *files]
     common += ["--user-conf", str(conf), "--max-new-tokens", "64"]
     marker = uuid.uuid4().hex
     for flags in (

@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ FOREIGN = "raise SystemExit('a module of the current directory was imported')\n"
 # The longest answer, 40 tokens, lasts 200 ms: longer than the 100 ms that the user.conf asks for.
 STEPS = ("--step-ms", "5")
 PACKAGES = ("protos", "common", "sut", "coordinator", "worker", "tokenfleet")
+
+
+def test_the_wheel_has_every_package() -> None:
+    """Each folder with an __init__.py in a room is in the list of packages of pyproject.toml."""
+    project = tomllib.loads((fleet.ROOT / "pyproject.toml").read_text())
+    listed = project["tool"]["setuptools"]["packages"]
+    folders = {path.parent for name in PACKAGES for path in (fleet.ROOT / name).rglob("__init__.py")}
+    assert {folder.relative_to(fleet.ROOT).as_posix().replace("/", ".") for folder in folders} == set(listed)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +144,17 @@ def test_the_installed_command_ignores_the_current_directory(programs: Programs,
         assert 0 == node.stop()
     finally:
         node.stop()
-    programs.run("local", "--backend", "counting", *flags, *STEPS, "--output-dir", str(tmp_path / "local"))
+    assert (tmp_path / "run/offline/performance/report.html").exists()
+    programs.run(
+        "local",
+        "--no-report",
+        "--backend",
+        "counting",
+        *flags,
+        *STEPS,
+        "--output-dir",
+        str(tmp_path / "local"),
+    )
 
 
 @pytest.mark.vllm

@@ -30,6 +30,8 @@ PATHS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 OF_TYPE = {
     bool: st.booleans(),
     int: st.integers(1, 64),
+    # No port of 64 replicas.
+    int | None: st.none() | st.integers(1000, 65535),
     str: st.sampled_from(["localhost", "::1", "0.0.0.0"]),
     str | None: st.none() | st.sampled_from(preset_names()),
     float: st.floats(2, 1000),
@@ -150,6 +152,7 @@ def test_every_flag_is_printed(capfd: pytest.CaptureFixture[str], monkeypatch: p
     unset = [
         "tls-ca = FILE",
         "run-token-file = FILE",
+        "metrics-port = PORT",
         f"preset = {'|'.join(preset_names())}",
         "model = MODEL",
     ]

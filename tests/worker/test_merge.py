@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protos.columns import TokenColumns
+from protos.columns import TokenColumns, TokenTimes
 from tests.worker.test_outbox import LENGTH, STOP, columns, ends_of, rows_of
-from worker.outbox import merge
+from worker.outbox import merge, split
 
 
 def test_merging_keeps_each_request_in_order() -> None:
@@ -64,6 +64,60 @@ def test_merging_steps_of_as_many_tokens_does_not_mix_them(second: TokenColumns)
 def test_merging_finds_all_ones_again() -> None:
     """Steps of different requests with a token each need no counts."""
     assert merge([columns([(5, [1])]), columns([(3, [2])])]).counts is None
+
+
+def timed(
+    step: TokenColumns, first_rows: list[int], begun: list[tuple[int, int, int]], *last: int
+) -> TokenColumns:
+    """Add times to a step: received, admitted and first of each first row, and the last of each end."""
+    received, admitted, first = (
+        (list(column) for column in zip(*begun, strict=True)) if begun else ([], [], [])
+    )
+    return step._replace(times=TokenTimes(0, first_rows, received, admitted, first, list(last)))
+
+
+def test_merging_keeps_the_times_with_their_rows() -> None:
+    """Steps of different requests, merged in order of names: each begin and each end keeps its times."""
+    merged = merge(
+        [
+            timed(columns([(9, [1]), (5, [2])], {9: STOP}), [0, 1], [(91, 92, 93), (51, 52, 53)], 99),
+            columns([(5, [3])]),
+            timed(columns([(7, [4]), (5, [6])], {5: STOP}), [0], [(71, 72, 73)], 59),
+        ]
+    )
+    # In order of names: 5, 7, 9.
+    assert merged.times == TokenTimes(0, [0, 1, 2], [51, 71, 91], [52, 72, 92], [53, 73, 93], [59, 99])
+
+
+def test_merging_steps_of_the_same_requests_keeps_the_times() -> None:
+    """The first step's begins and the last step's ends; steps without any times have none together."""
+    rows = [(9, [1]), (5, [2])]
+    first = timed(columns(rows), [1], [(51, 52, 53)])
+    last = timed(columns(rows, {9: STOP}), [], [], 99)
+    assert merge([first, columns(rows), last]).times == TokenTimes(0, [1], [51], [52], [53], [99])
+    assert merge([first, columns(rows)]).times == first.times
+    assert merge([columns(rows), last]).times == last.times
+    assert merge([columns(rows), columns(rows)]).times is None
+    # An engine that knows no times: its ends get unknown ones if another step has times.
+    unknown = columns([(3, [1])], {3: STOP})
+    assert merge([first, unknown]).times == TokenTimes(0, [1], [51], [52], [53], [0])
+
+
+def test_splitting_keeps_the_times_with_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of three rows that is cut after each row: every piece has the times of its row."""
+    monkeypatch.setattr("worker.outbox.MAX_FRAME_BYTES", 25)
+    step = timed(
+        columns([(9, [1]), (5, [2]), (7, [3])], {9: STOP, 7: LENGTH}),
+        [1, 2],
+        [(51, 52, 53), (71, 72, 73)],
+        99,
+        79,
+    )
+    assert [piece.times for piece in split(step)] == [
+        TokenTimes(0, [], [], [], [], [99]),
+        TokenTimes(0, [0], [51], [52], [53], []),
+        TokenTimes(0, [0], [71], [72], [73], [79]),
+    ]
 
 
 ANSWERS = st.lists(

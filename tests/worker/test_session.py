@@ -182,8 +182,8 @@ def test_a_pong_counts_what_the_stream_brought() -> None:
     walk(steps)
 
 
-def test_get_load_counts_running_and_waiting_apart() -> None:
-    """Ten long requests over eight slots: eight run and two wait."""
+def test_get_load_and_pongs_count_running_and_waiting_apart() -> None:
+    """Ten long requests over eight slots: eight run and two wait; a machine without GPUs tells of none."""
 
     async def steps(worker: Worker) -> None:
         stream = worker.stream()
@@ -192,6 +192,8 @@ def test_get_load_counts_running_and_waiting_apart() -> None:
         await stream.take()
         load = await worker.stub.GetLoad(pb.GetLoadRequest())
         assert (load.running, load.waiting) == (8, 2)
+        told = (await stream.ping(3)).load
+        assert (8, 2, [], False) == (told.running, told.waiting, list(told.gpus), told.HasField("kv_use"))
 
     walk(steps)
 

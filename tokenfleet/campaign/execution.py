@@ -8,7 +8,6 @@ from pathlib import Path
 from common.child_process import child_command, child_environment
 from common.signals import Interrupted
 from common.source_commit import read_commit
-from common.text import printable
 from coordinator.doctor.visits import Visit
 from sut.results.verdict import Outcome
 from tokenfleet.campaign.campaign_state import LOG_FOLDER, CampaignState
@@ -21,7 +20,7 @@ from tokenfleet.campaign.plan_groups import Group
 from tokenfleet.campaign.plan_settings import GradingTime
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
 from tokenfleet.campaign.preflight import refuse_workers
-from tokenfleet.campaign.run_results import RunResult, read_result, set_aside, wait_ended
+from tokenfleet.campaign.run_results import RunResult, read_result, set_aside
 from tokenfleet.campaign.tree_command import (
     drop_scratch,
     has_tree,
@@ -31,12 +30,11 @@ from tokenfleet.campaign.tree_command import (
     tree_argv,
 )
 from tokenfleet.child import STOP_TIMEOUT_S, ChildProcess
+from tokenfleet.left_runs import last_line, last_lines, wait_ended
 
 POLL_S = 0.2
 FAILED, BAD_INPUT, INVALID = 1, 2, 3
-MAX_LINE_LEN = 300
 MAX_TREE_LINES = 30
-_LOG_TAIL_BYTES = 1 << 16
 
 
 class CampaignStopped(Exception):
@@ -122,7 +120,7 @@ class Campaign:
     def _find_kept(self) -> None:
         """Find the runs of earlier starts that count."""
         for run in self._identities:
-            wait_ended(run)
+            wait_ended(run.run_dir)
             result = read_result(run.run_dir, run.scenario, run.kind)
             if result is None:
                 continue
@@ -224,7 +222,7 @@ class Campaign:
         for attempt in range(1, self._plan.campaign.max_attempts + 1):
             if attempt > 1:
                 visits = self._load(run.group)
-            wait_ended(run)
+            wait_ended(run.run_dir)
             set_aside(run)
             reason = self._attempt(run, attempt, visits)
             if reason is None:
@@ -346,16 +344,3 @@ def describe(result: RunResult) -> str:
     """Return outcome and rate of a run for the table."""
     rate = "" if result.tokens_per_s is None else f", {result.tokens_per_s:,.1f} tokens/s"
     return f"{result.outcome}{rate}"
-
-
-def last_line(log: Path) -> str:
-    """Return the last line of a log."""
-    return (last_lines(log, 1) or ["no output"])[-1]
-
-
-def last_lines(log: Path, max_lines: int) -> list[str]:
-    """Return the last lines of a log."""
-    with log.open("rb") as file:
-        file.seek(max(os.fstat(file.fileno()).st_size - _LOG_TAIL_BYTES, 0))
-        lines = file.read().decode(errors="replace").strip().splitlines()
-    return [printable(line, MAX_LINE_LEN) for line in lines[-max_lines:]]

@@ -1,9 +1,5 @@
 """Reads what a run left in its directory, and decides whether it counts for the campaign."""
 
-import fcntl
-import re
-import shutil
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +14,6 @@ from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity, decisive_c
 
 MAX_RECORD_BYTES = 1 << 28
 MAX_TEXT_LEN = 300
-# A coordinator that was told to stop ends within its own bounds, which are shorter.
-END_TIMEOUT_S = 180.0
-POLL_S = 0.2
 ASIDE = "superseded"
 """Directory of runs that do not count any more."""
 _RATES = ("result_tokens_per_second", "result_completed_tokens_per_second")
@@ -95,43 +88,6 @@ def _to_result(run_dir: Path, record: Mapping[str, Any], scenario: Scenario, kin
         tokens_per_s=next((float(figures[key]) for key in _RATES if key in figures), None),
         samples_per_s=float(rate) if (rate := figures.get("result_samples_per_second")) else None,
     )
-
-
-def wait_ended(run: PlannedRun, timeout_s: float = END_TIMEOUT_S) -> None:
-    """Wait until no coordinator of an earlier campaign uses the run's directory, and remove unbegun ones.
-
-    A campaign that is killed takes its coordinator along, which needs some seconds to end.
-
-    Raises:
-        TimeoutError: It has not ended in time.
-    """
-    for place in [run.run_dir, *_hidden_dirs(run)]:
-        deadline_s = time.monotonic() + timeout_s
-        while _is_locked(place):
-            if time.monotonic() > deadline_s:
-                raise TimeoutError(f"{place} belongs to a run that has not ended in {timeout_s:g} s")
-            time.sleep(POLL_S)
-    for place in _hidden_dirs(run):
-        shutil.rmtree(place, ignore_errors=True)
-
-
-def _hidden_dirs(run: PlannedRun) -> list[Path]:
-    """List directories of runs that were killed before they began."""
-    name = re.compile(rf"\.{re.escape(run.run_dir.name)}\.[0-9a-f]{{8}}\.(new|old)")
-    parent = run.run_dir.parent
-    return [path for path in parent.iterdir() if name.fullmatch(path.name)] if parent.is_dir() else []
-
-
-def _is_locked(run_dir: Path) -> bool:
-    """Return whether a run holds its user.conf."""
-    try:
-        with (run_dir / "user.conf").open("r+") as conf:
-            fcntl.flock(conf, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return False
 
 
 def set_aside(run: PlannedRun) -> Path | None:

@@ -13,7 +13,7 @@ from protos import worker_pb2 as pb
 from protos.columns import TokenColumns
 from sut.settings import Scenario
 from sut.sut import Reports
-from worker.engine_protocol import Step
+from worker.engine_protocol import Step, step_times
 
 TOKEN_BYTES = 4
 OnComplete = Callable[[int], None]
@@ -41,8 +41,8 @@ class AnswerSteps(Reports):
     def first_tokens(self, loadgen_ids: list[int], addresses: list[int]) -> None:
         """Send the first token of requests."""
         for name, address in zip(loadgen_ids, addresses, strict=True):
-            self._begun.add(name)
             self._put(name, _tokens_at(address, 1), None)
+            self._begun.add(name)
 
     def complete(self, loadgen_ids: list[int], addresses: list[int], counts: list[int]) -> None:
         """Send the tokens of complete requests that were not sent before, and their end."""
@@ -76,13 +76,17 @@ class AnswerSteps(Reports):
         if name in self._cancelled:
             return
         ends = [] if reason is None else [0]
+        begins = [0] if len(tokens) and name not in self._begun else []
+        now_ns = time.monotonic_ns()
         columns = TokenColumns(
             requests=np.array([name], np.uint64),
             counts=np.array([len(tokens)], np.uint32),
             tokens=tokens,
             finished_rows=np.array(ends, np.uint32),
             finish_reasons=np.array([reason] if reason is not None else [], np.uint8),
-            produced_ns=time.monotonic_ns(),
+            produced_ns=now_ns,
+            # When the workers behind this one admitted the request is not known here.
+            times=step_times(begins, [0] * len(begins), len(ends), now_ns),
         )
         self._steps.append(Step(columns, urgent=True))
         self._wake.set()

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+from common.exposure import refuse_exposed
 from common.flags import Flag, FlagError, Parser, add_flags, build
 from common.open_files import raise_open_file_limit
 from common.standard_streams import open_standard_streams
@@ -28,7 +29,7 @@ from sut.settings import Scenario
 from tokenfleet.engine_program import run_engine_program
 from tokenfleet.network.fleet_engine import FleetEngine, FleetSettings
 from worker.auth import AuthInterceptor
-from worker.config import EngineKind, WorkerConfig, refuse_exposed
+from worker.config import EngineKind, WorkerConfig
 from worker.server import Server
 
 

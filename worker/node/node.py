@@ -14,6 +14,7 @@ import uuid
 import grpc
 from grpc_health.v1 import health, health_pb2
 
+from common.metrics import Readings
 from common.signals import handled_signals
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
@@ -25,8 +26,10 @@ from worker.listener import listening
 from worker.machine.gpus import visible_devices
 from worker.machine.host_info import HostInspector
 from worker.machine.sd_notify import READY, STOPPING, notify
+from worker.metrics_export import exporting
 from worker.node.placement import Share, place, read_size, split
 from worker.node.replica import Replica
+from worker.worker_metrics import join, of_replica
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +88,10 @@ class Node:
         for signum in handled_signals():
             loop.add_signal_handler(signum, self._hang_up if signum is signal.SIGHUP else self._stop)
         await self._set_health()
-        async with listening(self._config, self._auth, _NodeServicer(self), self._health):
+        async with (
+            listening(self._config, self._auth, _NodeServicer(self), self._health),
+            exporting(self._config, self._read_metrics),
+        ):
             publishing = asyncio.ensure_future(self._publish_changes())
             try:
                 await self._keep_replicas()
@@ -117,6 +123,10 @@ class Node:
             return pb.WORKER_STATE_READY if same else pb.WORKER_STATE_DEGRADED
         given_up = all(state == pb.WORKER_STATE_FAILED for state in states)
         return pb.WORKER_STATE_FAILED if given_up else pb.WORKER_STATE_LOADING
+
+    def _read_metrics(self) -> Readings:
+        """Join the replicas' metrics; a replica without a process has only its state and restarts."""
+        return join(of_replica(replica.index, replica.read_metrics()) for replica in self._replicas)
 
     def _stop(self) -> None:
         """Drain every replica; a second call stops them without waiting."""

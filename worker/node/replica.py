@@ -8,11 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 
+from common.metrics import Readings, Series
+from common.shared_readings import SharedReadings
 from protos import worker_pb2 as pb
 from worker.machine.cores import format_cores
 from worker.machine.sd_notify import NotifySocket
 from worker.node.placement import Share
 from worker.node.replica_process import ProcessEnd, ReplicaProcess, run_process
+from worker.worker_metrics import OWN, RESTARTS, STATE, WORKER_METRICS, state_readings
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class Replica:
         self._share = share
         self._on_change = on_change
         self._process: ReplicaProcess | None = None
+        self._shared: SharedReadings | None = None
         self._num_starts = 0
         self._ready_since_s: float | None = None
         self._has_served = False
@@ -75,6 +79,12 @@ class Replica:
             devices=self._share.devices,
             cores=format_cores(self._share.cores),
         )
+
+    def read_metrics(self) -> Readings:
+        """Read the metrics that the process has passed on, and add what only the node knows."""
+        own = {} if self._shared is None else self._shared.read_metrics(WORKER_METRICS)
+        restarts = Series((OWN,), float(max(self._num_starts - 1, 0)))
+        return own | {STATE.name: state_readings(self.state), RESTARTS.name: [restarts]}
 
     async def run(self) -> None:
         """Keep a process running until `stop`, or until the replica has FAILED."""
@@ -104,13 +114,14 @@ class Replica:
         self._last_end = self._ready_since_s = None
         async with contextlib.AsyncExitStack() as stack:
             try:
+                shared = stack.enter_context(SharedReadings.create())
                 process = await stack.enter_async_context(
-                    run_process(self.index, self._argv, self._share.devices, self._on_notified)
+                    run_process(self.index, self._argv, self._share.devices, self._on_notified, shared)
                 )
             except (OSError, RuntimeError) as error:
                 self.reason = f"cannot be started: {error}"
                 return False
-            self._process = process
+            self._process, self._shared = process, shared
             self._num_starts += 1
             logger.info("replica %d: process %d at port %d", self.index, process.pid, self._port)
             self._enter(pb.WORKER_STATE_LOADING)
@@ -118,7 +129,7 @@ class Replica:
                 # `stop` was called while the process was being started.
                 self.stop(signal.SIGTERM)
             self._last_end = await process.wait()
-        self._process = None
+        self._process = self._shared = None
         self.reason = self._last_end.describe()
         served_s = 0.0 if self._ready_since_s is None else time.monotonic() - self._ready_since_s
         return served_s >= MIN_UPTIME_S

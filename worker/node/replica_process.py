@@ -11,10 +11,12 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from common.child_process import child_command, child_environment
+from common.shared_readings import SharedReadings
 from common.text import printable
 from worker.machine.gpus import VARIABLE
 from worker.machine.parent_death import NODE_PID
 from worker.machine.sd_notify import NOTIFY_SOCKET, NotifySocket
+from worker.metrics_export import SHARED_FD
 
 MAX_LINE_BYTES = 1 << 16
 MAX_REASON_LEN = 300
@@ -145,7 +147,11 @@ class ReplicaProcess:
 
 @contextlib.asynccontextmanager
 async def run_process(
-    index: int, argv: list[str], devices: tuple[str, ...], on_notified: Callable[[NotifySocket], None]
+    index: int,
+    argv: list[str],
+    devices: tuple[str, ...],
+    on_notified: Callable[[NotifySocket], None],
+    shared: SharedReadings,
 ) -> AsyncIterator[ReplicaProcess]:
     """Run a worker process inside a `with` block; its process group does not outlive the block.
 
@@ -154,6 +160,7 @@ async def run_process(
         argv: The worker's flags.
         devices: Accelerators visible to the process; empty: all.
         on_notified: Called after notifications have arrived.
+        shared: The process writes its metrics there.
 
     Raises:
         OSError: The process cannot be started: no memory, descriptor, directory or process id.
@@ -161,7 +168,7 @@ async def run_process(
     """
     loop = asyncio.get_running_loop()
     with NotifySocket() as notify_socket:
-        process, pipe = await _start(argv, devices, notify_socket.path)
+        process, pipe = await _start(argv, devices, notify_socket.path, shared)
         with ReplicaLog(index, pipe) as log:
             running = ReplicaProcess(process, log, notify_socket, on_notified)
             loop.add_reader(notify_socket, running.receive)
@@ -173,10 +180,11 @@ async def run_process(
 
 
 async def _start(
-    argv: list[str], devices: tuple[str, ...], notify_path: str
+    argv: list[str], devices: tuple[str, ...], notify_path: str, shared: SharedReadings
 ) -> tuple[asyncio.subprocess.Process, int]:
     """Start a process; returns it and the read end of its log's pipe, which the caller closes."""
     environment = os.environ | {NOTIFY_SOCKET: notify_path, NODE_PID: str(os.getpid())}
+    environment[SHARED_FD] = str(shared.fileno())
     if devices:
         environment[VARIABLE] = ",".join(devices)
     # With asyncio's own pipe, waiting for the process would last until all its children close the pipe.
@@ -188,6 +196,7 @@ async def _start(
             stdout=log_end,
             stderr=log_end,
             env=child_environment(environment),
+            pass_fds=(shared.fileno(),),
             start_new_session=True,
         )
     except (OSError, RuntimeError):

@@ -38,7 +38,9 @@ def record_of(*, verbose: bool = False, **changed: Any) -> RunRecord:
         "ready_s": 1.0,
         "wall_s": 2.0,
         "coordinator_cpu_s": 1.0,
+        "test_cpu_s": 0.5,
         "config": {"verbose": verbose},
+        "changed_flags": [],
         "generation": {},
         "dataset": {},
         "versions": {},
@@ -49,7 +51,10 @@ def record_of(*, verbose: bool = False, **changed: Any) -> RunRecord:
         "loadgen_bounds": {KEY: Bound("limit", 3 * MS)},
         "loadgen_latencies": {"ttft_ns": LoadGenSpread(5.5 * MS, 5.0 * MS, marks, 10.0 * MS)},
         "files_sha256": {},
+        "over_latency": None,
         "summary": summary,
+        "origin_ns": 0,
+        "pauses": [],
     }
     return RunRecord(**(fields | changed))
 

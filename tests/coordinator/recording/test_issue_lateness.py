@@ -38,6 +38,9 @@ def test_a_pause_makes_every_due_time_in_it_late() -> None:
         assert clock.stopped.wait(10)
     assert [0, 0, 220 * MS, 120 * MS, 20 * MS, 0, 0] == lateness.measured_ns().tolist()
     assert 220 * MS == lateness.worst_ns(10.0)
+    # One pause: due at 7 ns + 3 intervals.
+    assert [(7 + 300 * MS, 220 * MS)] == lateness.late_periods(10 * MS)
+    assert [] == lateness.late_periods(221 * MS)
     assert 0 == lateness.worst_ns(2 * INTERVAL_NS / 1e9)
     clock.release()
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from coordinator.recording.jitter import ClockMonitor, Clocks, JitterMeter
+from coordinator.recording.jitter import ClockMonitor, Clocks, JitterMeter, PauseList
 from sut.results.checks import STEP_BOUND_NS, clock
 from tests import fleet
 
@@ -227,3 +227,12 @@ def test_the_systems_own_clocks_are_steady() -> None:
     telemetry = asyncio.run(tick()).telemetry()
     assert telemetry.clock.num_looks >= 2
     assert clock(telemetry).passed, telemetry
+
+
+def test_the_longest_pauses_are_kept_in_order() -> None:
+    """Of five pauses of at least 10 ms the three longest are kept, by their begin; 9 ms is no pause."""
+    pauses = PauseList(max_pauses=3)
+    for began_ms, duration_ms in ((1, 30), (2, 10), (3, 50), (4, 9), (5, 40), (6, 20)):
+        pauses.add("gc", began_ms * MS, duration_ms * MS)
+    found = [(pause.began_ns // MS, pause.duration_ns // MS) for pause in pauses.in_order()]
+    assert [(1, 30), (3, 50), (5, 40)] == found

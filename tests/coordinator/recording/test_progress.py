@@ -38,7 +38,7 @@ class SimulatedRun:
         ids = np.arange(num, dtype=np.uint64)
         samples = np.arange(num, dtype=np.int64)
         lens = np.ones(num, np.int64)
-        return self.table.assign(NewRequests(ids, samples, lens, np.full(num, issued_ns), 0), 0)
+        return self.table.assign(NewRequests(ids, samples, lens, np.full(num, issued_ns), 0, samples), 0)
 
     def receive(self, names: Any, count: int, at_ms: int, ends: bool = False) -> None:
         """Receive a frame with that many tokens for each request."""
@@ -127,8 +127,7 @@ def test_a_full_disk_under_the_lines_does_not_end_a_run(monkeypatch: pytest.Monk
     with Path("/dev/full").open("wb", buffering=0) as full:
         run = SimpleNamespace(scheduler=SimpleNamespace(table=SimpleNamespace(num_tokens=0)))
         out = cast(Any, _Text(full))
-        with Progress(cast(Any, run), lambda: None, IssueLateness(), out) as progress:
-            progress.tick()
+        Progress(cast(Any, run), lambda: None, IssueLateness(), out).tick()
         with pytest.raises(OSError, match="No space left"):
             full.write(b"a line")
 
@@ -138,10 +137,6 @@ class _Text:
 
     def __init__(self, out: Any) -> None:
         self._out = out
-
-    def isatty(self) -> bool:
-        """Say that it is none."""
-        return False
 
     def write(self, text: str) -> None:
         """Write it through."""

@@ -5,12 +5,12 @@ import fcntl
 import logging
 import os
 import pty
-import re
 import struct
 import termios
 from collections.abc import Iterator
 from typing import TextIO
 
+import pyte
 import pytest
 
 from coordinator.recording.status_line import StatusLine
@@ -30,22 +30,10 @@ def terminal() -> Iterator[tuple[int, TextIO]]:
 
 
 def screen_of(written: str) -> list[str]:
-    """Compute the lines on the screen: `ESC [ K` erases to the right, `ESC [ 1 A` moves up."""
-    lines = [""] * 24
-    row = column = last = 0
-    for part in re.findall(r"\r|\n|\x1b\[K|\x1b\[1A|[^\r\n\x1b]", written):
-        if part == "\r":
-            column = 0
-        elif part == "\n":
-            row, last = row + 1, max(last, row + 1)
-        elif part == "\x1b[1A":
-            row -= 1
-        elif part == "\x1b[K":
-            lines[row] = lines[row][:column]
-        else:
-            lines[row] = lines[row][:column] + part + lines[row][column + 1 :]
-            column += 1
-    return lines[: row + 1] if not any(lines[row + 1 :]) else lines[: last + 1]
+    """Return the lines on a terminal's screen, without the empty ones at its end."""
+    screen = pyte.Screen(COLUMNS, 24)
+    pyte.Stream(screen).feed(written)
+    return "\n".join(line.rstrip() for line in screen.display).rstrip().split("\n")
 
 
 def read(reader: int) -> str:
@@ -57,49 +45,45 @@ def read(reader: int) -> str:
     return b"".join(chunks).decode()
 
 
-def test_log_lines_stand_above_the_bar(terminal: tuple[int, TextIO]) -> None:
-    """Two log lines between two states of the bar have lines of their own, and the bar is the last line."""
+def test_log_lines_stand_above_the_status(terminal: tuple[int, TextIO]) -> None:
+    """Two log lines between two states stand above the status; nothing is left of the first state."""
     reader, out = terminal
     handler = logging.StreamHandler(out)
     logging.getLogger().addHandler(handler)
     try:
         with StatusLine(out) as line:
-            line.show("a bar that is long")
+            line.show(["a status", "that is long"])
             logging.getLogger("a").warning("first loss")
             logging.getLogger("b").warning("second loss")
-            line.show("a bar")
-            assert ["first loss", "second loss", "a bar"] == screen_of(read(reader))
+            line.show(["short"])
+            assert ["first loss", "second loss", "short"] == screen_of(read(reader))
     finally:
         logging.getLogger().removeHandler(handler)
     assert handler.stream is out
 
 
-def test_no_bar_is_left_at_the_end(terminal: tuple[int, TextIO]) -> None:
-    """After the block the next line begins where the bar was."""
+def test_no_status_is_left_at_the_end(terminal: tuple[int, TextIO]) -> None:
+    """After the block the next line begins where the status was, and a late thread draws nothing."""
     reader, out = terminal
     with StatusLine(out) as line:
-        line.show("a bar")
+        line.show(["a status", "of two lines"])
+    line.show(["too late"])
     out.write("== the table\n")
     out.flush()
-    assert ["== the table", ""] == screen_of(read(reader))
+    assert ["== the table"] == screen_of(read(reader))
 
 
-def test_a_status_beyond_the_width_is_wrapped_and_erased(terminal: tuple[int, TextIO]) -> None:
-    """A status of 60 characters takes two lines; a log line and a short status leave nothing of it."""
+def test_a_status_is_erased_after_the_terminal_became_narrower(terminal: tuple[int, TextIO]) -> None:
+    """A line of 30 characters on 20 columns takes two rows; escapes for colors take none."""
     reader, out = terminal
-    handler = logging.StreamHandler(out)
-    logging.getLogger().addHandler(handler)
-    try:
-        with StatusLine(out) as line:
-            line.show(f"{'x' * 30} {'y' * 29}")
-            logging.getLogger("a").warning("a loss")
-            text = read(reader)
-            assert ["a loss", "x" * 30, "y" * 29] == screen_of(text)
-            line.show("short")
-            text += read(reader)
-            assert ["a loss", "short"] == screen_of(text)
-    finally:
-        logging.getLogger().removeHandler(handler)
+    with StatusLine(out) as line:
+        line.show(["first", f"\x1b[31m{'x' * 30}\x1b[0m"])
+        fcntl.ioctl(out, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 20, 0, 0))
+        read(reader)
+        line.write("a loss\n")
+        # Three rows: up by two.
+        assert read(reader).startswith("\r\x1b[2A\x1b[Ja loss")
+        assert (20, 24) == line.size()
 
 
 def test_handlers_of_other_files_are_left_alone(terminal: tuple[int, TextIO]) -> None:

@@ -1,5 +1,6 @@
 """A Server run on a terminal whose coordinator stands still for a while: its live and its final figures."""
 
+import json
 import os
 import pty
 import re
@@ -12,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow.parquet as pq
+import pyte
 import pytest
 
 from common.source_commit import read_commit
@@ -118,25 +121,75 @@ def test_loadgens_own_percentiles_are_those_of_its_log(shown: Shown) -> None:
     assert {"name": "limit", "value": 3_000_000_000} == limit
 
 
-def test_the_bar_counts_first_tokens_before_any_answer_is_complete(shown: Shown) -> None:
-    """The first bar with tokens has a TTFT though nothing is done; no ETA is claimed; lateness follows."""
-    # The bar is wrapped at the width of the terminal.
-    terminal = shown.terminal.replace("\r\n", " ")
-    bars = re.findall(r"done (\d+)\S*, ETA (\S+), .*?first tokens (\d+), TTFT p99 (\S+)", terminal)
-    early = [(eta, ttft) for done, eta, first, ttft in bars if done == "0" and first != "0"]
-    assert early, shown.terminal
-    assert all(eta == "?" and ttft != "?" for eta, ttft in early)
+def screens_of(shown: Shown) -> list[list[str]]:
+    """Return the screen after each drawing, one list of lines each; the terminal has 80 columns."""
+    screen = pyte.Screen(80, 24)
+    stream = pyte.Stream(screen)
+    screens = []
+    for part in shown.terminal.split("\x1b[J"):
+        stream.feed(part + "\x1b[J")
+        screens.append([line.rstrip() for line in screen.display])
+    return screens
+
+
+def test_the_view_counts_first_tokens_before_any_answer_is_complete(shown: Shown) -> None:
+    """The first view with tokens has a TTFT though nothing is done; no ETA is claimed; lateness follows."""
+    texts = ["\n".join(screen) for screen in screens_of(shown)]
+    views = [text for text in texts if "from issue" in text]
+    early = [
+        text for text in views if re.search(r" 0/150 done  ETA \?", text) and re.search(r"TTFT +\d", text)
+    ]
+    assert early, views
+    assert all(re.search(r"TPOT +\?", text) for text in early)
     late_ms = [
-        int(text.replace(",", "")) for text in re.findall(r"issue up to (\S+) ms late", shown.terminal)
+        float(text.replace(",", "")) for text in re.findall(r"issue up to (\S+) ms late", "".join(views))
     ]
     assert max(late_ms) > 800 * STOPPED_S
+    assert any(re.search(r"TTFT .* of \d+ allowed: ", text) for text in views)
 
 
-def test_log_lines_and_table_are_not_glued_to_the_bar(shown: Shown) -> None:
-    """Each log line begins a line of the terminal, and the bar is erased at the end."""
-    assert shown.terminal.endswith("\r\x1b[K"), shown.terminal[-200:]
-    for line in shown.terminal.splitlines():
-        assert "INFO coordinator" not in line or re.match(r"(\r?\x1b\[K)*\d{4}-", line), line
+def test_the_view_shows_every_worker_with_its_load(shown: Shown) -> None:
+    """Both workers are live and told how many requests their engines run."""
+    last = "\n".join(
+        next(screen for screen in reversed(screens_of(shown)) if "from issue" in "".join(screen))
+    )
+    assert 2 == len(re.findall(r"^127\.0\.0\.1:\d+ +live +[\d,]+ +\d+ +\d+ ", last, re.MULTILINE)), last
+
+
+def test_log_lines_and_table_are_not_glued_to_the_view(shown: Shown) -> None:
+    """Each log line begins a line of the terminal, and the view is erased at the end."""
+    for screen in screens_of(shown):
+        for line in screen:
+            assert "INFO coordinator" not in line or re.match(r"\d{4}-", line), screen
+    assert not any("from issue" in line or line.startswith("[") for line in screens_of(shown)[-1])
+
+
+def test_the_timeline_has_both_workers_and_the_coordinator(shown: Shown) -> None:
+    """One row per second, worker and coordinator; the last rows hold all tokens of the run."""
+    table = pq.read_table(shown.run_dir / "timeline.parquet")
+    rows = table.to_pylist()
+    assert {-1, 0, 1} == {row["worker"] for row in rows}
+    assert 3 * len({row["time_ns"] for row in rows}) == len(rows)
+    assert rows[0]["time_ns"] < 1e9
+    assert {"live", "test"} == {row["state"] for row in rows}
+    facts = json.loads(table.schema.metadata[b"tokenfleet"])
+    workers = shown.record["summary"]["workers"]
+    assert [1, "server", "performance"] == [facts["format"], facts["scenario"], facts["mode"]]
+    assert [worker["address"] for worker in workers] == facts["addresses"]
+    for worker in (0, 1):
+        own = [row for row in rows if row["worker"] == worker]
+        assert any(row["running"] for row in own)
+        assert all(row["gpu_power_w"] is None and row["cpu_s"] is None for row in own)
+        assert sorted(row["tokens"] for row in own) == [row["tokens"] for row in own]
+        assert own[-1]["tokens"] <= workers[worker]["tokens"]
+
+
+def test_the_pause_is_listed_with_its_time(shown: Shown) -> None:
+    """The issue thread was late for the time for which the coordinator stood still, after the first query."""
+    pauses = [pause for pause in shown.record["pauses"] if pause["kind"] == "issue"]
+    longest = max(pauses, key=lambda pause: pause["duration_ns"])
+    assert 0.8 * STOPPED_S * 1e9 < longest["duration_ns"] < 3e9
+    assert -1e9 < longest["began_ns"] < 3e9
 
 
 def test_the_last_line_says_where_the_results_are(shown: Shown) -> None:

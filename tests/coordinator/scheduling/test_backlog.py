@@ -15,12 +15,12 @@ def test_requests_go_out_as_they_came(steps: list[int]) -> None:
     for now_ns, step in enumerate(steps):
         if step >= 0:
             names = range(num_issued, num_issued + step)
-            backlog.add(list(names), [name + 100 for name in names], now_ns)
-            waiting += [(name, name + 100, now_ns) for name in names]
+            backlog.add(list(names), [name + 100 for name in names], now_ns, num_issued)
+            waiting += [(name, name + 100, now_ns, name) for name in names]
             num_issued += step
         else:
             taken, waiting = waiting[:-step], waiting[-step:]
             columns = backlog.take(-step)
-            assert (np.uint64, np.int64, np.int64) == tuple(column.dtype for column in columns)
+            assert (np.uint64, np.int64, np.int64, np.int64) == tuple(column.dtype for column in columns)
             assert taken == list(zip(*(column.tolist() for column in columns), strict=True))
         assert len(waiting) == len(backlog)

@@ -94,7 +94,7 @@ class Moving:
         self.failover = Failover(self.table, dataset(*PROMPTS), BUDGET, max_losses=3)
         self.loads = [WorkerLoad(FakeLink(0)), WorkerLoad(FakeLink(1))]
         samples, zeros = np.arange(3), np.zeros(3, np.int64)
-        new = NewRequests(samples.astype(np.uint64), samples, np.array([3, 1, 2]), zeros, sent_ns=0)
+        new = NewRequests(samples.astype(np.uint64), samples, np.array([3, 1, 2]), zeros, 0, samples)
         names = self.table.assign(new, worker=0)
         self.slots, self.names = slots_of(names), names.tolist()
 
@@ -134,10 +134,10 @@ def test_a_loss_and_its_continuations_are_on_record() -> None:
         Loss("worker-1:1", 90, "it too", 2, 1, 3 + 1),
     ]
     assert moving.failover.done == [
-        Continuation(0, 1, 2, "worker-0:1", "worker-1:1"),
-        Continuation(1, 1, 1, "worker-0:1", "worker-1:1"),
-        Continuation(2, 1, 0, "worker-0:1", "worker-1:1"),
-        Continuation(1, 2, 1, "worker-1:1", "worker-0:1"),
+        Continuation(0, 1, 2, "worker-0:1", "worker-1:1", 80),
+        Continuation(1, 1, 1, "worker-0:1", "worker-1:1", 80),
+        Continuation(2, 1, 0, "worker-0:1", "worker-1:1", 80),
+        Continuation(1, 2, 1, "worker-1:1", "worker-0:1", 100),
     ]
 
 

@@ -21,7 +21,7 @@ class Watched:
     def give(self, worker: int, at_s: int, *samples: int) -> tuple[list[int], list[int]]:
         """Give samples to a worker; returns slots and names."""
         column = np.array(samples, np.int64)
-        new = NewRequests(column.astype(np.uint64), column, column + 1, 0 * column, sent_ns=at_s * S)
+        new = NewRequests(column.astype(np.uint64), column, column + 1, 0 * column, at_s * S, column)
         names = self.table.assign(new, worker)
         return slots_of(names).tolist(), names.tolist()
 

@@ -19,7 +19,9 @@ def assign(table: RequestTable, worker: int, *ids: int) -> tuple[list[int], list
     """Assign requests with sample = id and prompt length = 10 * id; returns slots and names."""
     column = np.array(ids, np.int64)
     zeros = np.zeros(len(ids), np.int64)
-    names = table.assign(NewRequests(column.astype(np.uint64), column, 10 * column, zeros + 5, 6), worker)
+    names = table.assign(
+        NewRequests(column.astype(np.uint64), column, 10 * column, zeros + 5, 6, column), worker
+    )
     return slots_of(names).tolist(), names.tolist()
 
 
@@ -238,11 +240,12 @@ def test_the_record_of_a_finished_request_is_whole() -> None:
         "sent_ns",
         "first_ns",
         "done_ns",
+        "query",
     )
     assert names == DONE.names
     assert table.done.tolist() == [
-        (4, 2, LENGTH, 0, 40, 1, 5, 6, 100, 300),
-        (3, 2, STOP, 0, 30, 3, 5, 6, 100, 400),
+        (4, 2, LENGTH, 0, 40, 1, 5, 6, 100, 300, 4),
+        (3, 2, STOP, 0, 30, 3, 5, 6, 100, 400, 3),
     ]
 
 
@@ -267,7 +270,7 @@ def test_the_record_of_a_continued_request_tells_of_both_workers() -> None:
     assert ([[], [slot], [STOP]], 30 + 2) == (as_lists(arrivals), arrivals.prefilled_tokens)
     assert tokens_of(table, slot) == [1, 2, 3]
     finish(table, slot, STOP, 400)
-    assert table.done.tolist() == [(3, 1, STOP, 1, 30, 3, 5, 6, 100, 400)]
+    assert table.done.tolist() == [(3, 1, STOP, 1, 30, 3, 5, 6, 100, 400, 3)]
 
 
 def test_the_record_grows_beyond_the_slots() -> None:

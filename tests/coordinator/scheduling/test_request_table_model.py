@@ -83,7 +83,9 @@ class TableLife(RuleBasedStateMachine):
         ids = np.arange(self.num_issued, self.num_issued + num, dtype=np.uint64)
         self.num_issued += num
         lens = 1 + ids.astype(np.int64) % 5
-        names = self.table.assign(NewRequests(ids, ids.astype(np.int64), lens, 0 * lens, 7), worker)
+        names = self.table.assign(
+            NewRequests(ids, ids.astype(np.int64), lens, 0 * lens, 7, 10 * ids.astype(np.int64)), worker
+        )
         for name, id_, prompt_len in zip(names.tolist(), ids.tolist(), lens.tolist(), strict=True):
             self.note_name(name)
             self.flying.append(Request(id_, name, worker, prompt_len, prompt_len))
@@ -93,7 +95,7 @@ class TableLife(RuleBasedStateMachine):
         """Assign one request in plain integers: the same facts as among several."""
         id_, prompt_len = self.num_issued, 1 + self.num_issued % 5
         self.num_issued += 1
-        name = self.table.assign_one(id_, worker, id_, prompt_len, (0, 7))
+        name = self.table.assign_one((id_, id_, 0, 10 * id_), worker, prompt_len, 7)
         self.note_name(name)
         self.flying.append(Request(id_, name, worker, prompt_len, prompt_len))
 

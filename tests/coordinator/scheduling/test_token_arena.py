@@ -42,11 +42,11 @@ def check_table_stays_whole() -> None:
     """Runs in a process of its own."""
     table = RequestTable(ROW_TOKENS, num_slots=NUM_ROWS)
     columns = np.arange(NUM_ROWS)
-    requests = NewRequests(columns.astype(np.uint64), columns, columns + 1, 0 * columns, 5)
+    requests = NewRequests(columns.astype(np.uint64), columns, columns + 1, 0 * columns, 5, columns)
     names = table.assign(requests, 0)
     limit_address_space()
     with pytest.raises(MemoryError):
-        table.assign_one(99, 0, 99, 1, (0, 0))
+        table.assign_one((99, 99, 0, 99), 0, 1, 0)
     with pytest.raises(MemoryError):
         table.assign(requests, 0)
     assert (NUM_ROWS, list(range(NUM_ROWS))) == (table.num_running, sorted(table.in_flight().tolist()))

@@ -1,39 +1,23 @@
-"""When a worker is pinged: each second in which nothing came, and else as often as it has to hear."""
+"""When a worker is pinged: each second."""
 
 import asyncio
 
 import numpy as np
-import pytest
 
 from coordinator.transport.stream import Stream
-from protos import worker_pb2 as pb
 from protos.columns import TokenColumns
 from tests.coordinator.transport.scripted_worker import PATIENT, Scene, act, drop, open_stream
 
 NUM_BEATS = 10
 
 
-async def answer_open(scene: Scene, coordinator_timeout_s: float) -> None:
-    """Open as a worker does that ends a run after so long a silence."""
-    opening = await scene.hear("open")
-    info = pb.WorkerInfo(coordinator_timeout_s=coordinator_timeout_s)
-    await scene.say(opened=pb.Opened(run_id=opening.run_id, info=info))
-
-
-@pytest.mark.parametrize(
-    ("coordinator_timeout_s", "num_pings"),
-    # One at the start; a third of the timeout between two, in beats of a second: 3, at most 5, at least 1.
-    [(9.0, 1 + 3), (11.9, 1 + 3), (86_400.0, 1 + 2), (2.0, 1 + 10), (0.0, 1 + 10)],
-)
-def test_a_worker_whose_frames_come_is_pinged_for_its_own_sake(
-    coordinator_timeout_s: float, num_pings: int
-) -> None:
-    """Of ten beats, a frame before each, every so many-th pings; the worker then hears in time."""
+def test_a_worker_whose_frames_come_is_pinged_at_each_beat() -> None:
+    """Ten beats, a frame before each, are ten pings after the one at the start: pongs tell load and clock."""
     wanted, came, heard = asyncio.Event(), asyncio.Event(), asyncio.Event()
     pings = []
 
     async def script(scene: Scene) -> None:
-        await answer_open(scene, coordinator_timeout_s)
+        await scene.open()
         for _ in range(NUM_BEATS):
             await wanted.wait()
             wanted.clear()
@@ -58,7 +42,7 @@ def test_a_worker_whose_frames_come_is_pinged_for_its_own_sake(
         carry.cancel()
 
     act(script, steps)
-    assert num_pings == len(pings)
+    assert 1 + NUM_BEATS == len(pings)
 
 
 def test_a_quiet_worker_is_pinged_at_each_beat() -> None:
@@ -67,7 +51,7 @@ def test_a_quiet_worker_is_pinged_at_each_beat() -> None:
     pings = []
 
     async def script(scene: Scene) -> None:
-        await answer_open(scene, 15.0)
+        await scene.open()
         await scene.hear("cancel")
         pings.extend(m for m in scene.heard if m.WhichOneof("message") == "ping")
         heard.set()

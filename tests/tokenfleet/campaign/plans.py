@@ -61,6 +61,9 @@ target-qps = 100
 engine = "counting"
 step-ms = 2
 
+[coordinator]
+report = false
+
 [rehearsal]
 min-duration-s = 0.02
 max-new-tokens = 64

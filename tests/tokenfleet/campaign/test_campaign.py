@@ -147,7 +147,7 @@ def test_an_interrupted_accuracy_run_starts_anew(directory: Path) -> None:
 def test_a_lost_worker_is_started_again(directory: Path) -> None:
     """A worker killed in a run is started on the same port; the run ends with it, or is repeated."""
     out = directory / "out"
-    flags = ("[rehearsal]", "[coordinator]\nno-worker-timeout-s = 20\n\n[rehearsal]")
+    flags = ("[coordinator]", "[coordinator]\nno-worker-timeout-s = 20")
     campaign = StartedCampaign(write_rehearsal(directory, SLOW, flags))
     campaign.wait_for_file(out / "offline" / "performance" / "run.json")
     os.kill(local_pid(out), signal.SIGKILL)
@@ -158,7 +158,7 @@ def test_a_lost_worker_is_started_again(directory: Path) -> None:
 
 def test_a_run_that_fails_too_often_stops_the_campaign(directory: Path) -> None:
     """Three attempts, then exit code 1 with the reason; the worker is stopped."""
-    flags = ("[rehearsal]", '[coordinator]\non-worker-loss = "fail"\n\n[rehearsal]')
+    flags = ("[coordinator]", '[coordinator]\non-worker-loss = "fail"')
     attempts = ('output-dir = "out"', 'output-dir = "out"\nmax-attempts = 2')
     campaign = StartedCampaign(write_rehearsal(directory, SLOW, flags, attempts))
     record = directory / "out" / "offline" / "performance" / "run.json"

@@ -84,7 +84,7 @@ def test_nodes_are_restarted_between_groups_only(tmp_path: Path, worker: fleet.W
 def test_a_restart_that_restarts_nothing_is_noticed(tmp_path: Path, worker: fleet.WorkerProcess) -> None:
     """Workers that are the same processes as before do not serve the next group."""
     idle = (f'["{sys.executable}", "restart.py"]', '["true"]')
-    ready = ("[rehearsal]", "[coordinator]\nready-timeout-s = 2\n\n[rehearsal]")
+    ready = ("[coordinator]", "[coordinator]\nready-timeout-s = 2")
     attempts = ('output-dir = "out"', 'output-dir = "out"\nmax-attempts = 1')
     campaign = StartedCampaign(write_node_plan(tmp_path, worker.address, idle, ready, attempts))
     assert 1 == campaign.end(), campaign.text()

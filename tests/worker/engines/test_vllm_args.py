@@ -91,7 +91,7 @@ def test_defaults(checkpoint: Path) -> None:
     # 15,330 prompt tokens and 32,768 answer tokens are 48,098.
     assert args.max_model_len == MAX_MODEL_LEN == 48128 >= 15330 + 32768
     assert (args.enable_prefix_caching, args.enable_chunked_prefill) == (False, True)
-    assert (args.skip_tokenizer_init, args.disable_log_stats) == (True, True)
+    assert (args.skip_tokenizer_init, args.disable_log_stats) == (True, False)
     assert (args.gpu_memory_utilization, args.dtype, args.trust_remote_code) == (0.9, "auto", False)
     assert (args.stream_interval, args.async_scheduling, args.max_num_seqs) == (1, None, None)
 

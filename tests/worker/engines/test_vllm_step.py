@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from protos import worker_pb2 as pb
+from protos.columns import TokenTimes
 from worker.engine_protocol import EngineDead, Load, Step
 from worker.engines.vllm.step import CoreRequests
 
@@ -18,12 +19,37 @@ class Output(NamedTuple):
     request_id: str
     new_token_ids: list[int]
     finish_reason: str | None = None
+    events: list["Event"] | None = None
+
+
+class Event(NamedTuple):
+    """An event of a request."""
+
+    type: int
+    timestamp: float
+
+
+def test_the_first_schedule_of_a_request_is_its_admission() -> None:
+    """Event 2 of vLLM, in seconds, becomes ns; without it the admission is unknown; later steps: no times."""
+    held = CoreRequests()
+    a, b, c = (held.add(name) for name in (1, 2, 3))
+    queued = [Event(1, 1.0), Event(2, 1.5), Event(3, 1.75), Event(2, 2.0)]
+    begun = held.take([Output(a, [10], events=queued), Output(c, []), Output(b, [20])], 2_500_000_000)
+    assert begun is not None
+    first = [2_500_000_000] * 2
+    assert begun.columns.times == TokenTimes(0, [0, 2], [0, 0], [1_500_000_000, 0], first, [])
+    later = held.take([Output(a, [11]), Output(b, [21])], 3)
+    assert later is not None
+    assert later.columns.times is None
+    ended = held.take([Output(c, [30]), Output(a, [12], "stop")], 4)
+    assert ended is not None
+    assert ended.columns.times == TokenTimes(0, [0], [0], [0], [4], [4])
 
 
 def rows(step: Step | None) -> list[tuple[int, list[int], int | None]]:
     """Read a step back, row by row: name, tokens, reason."""
     assert step is not None
-    requests, counts, tokens, finished, reasons, _ = step.columns
+    requests, counts, tokens, finished, reasons, *_ = step.columns
     counts = np.ones(len(requests), np.uint32) if counts is None else counts
     parts = np.split(tokens, np.cumsum(counts)[:-1])
     ends = dict(zip(finished.tolist(), reasons.tolist(), strict=True))

@@ -2,11 +2,12 @@
 
 import asyncio
 import math
+import time
 from typing import NamedTuple
 
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
-from worker.engine_protocol import Load, Step
+from worker.engine_protocol import NO_KERNELS, Load, Step
 from worker.engines.scripted.answers import AnswerColumns
 from worker.engines.scripted.running_batch import RunningBatch
 from worker.engines.scripted.step_clock import StepClock
@@ -59,12 +60,13 @@ class BatchEngine:
         while not len(self._waiting.requests) and not len(self._running):
             self._work.clear()
             await self._work.wait()
+            self._clock.begin()
         await self._pass_time(self._admit())
         return self._advance()
 
     def load(self) -> Load:
         """Count the requests running and waiting."""
-        return Load(len(self._running), len(self._waiting.requests))
+        return Load(len(self._running), len(self._waiting.requests), compiled=NO_KERNELS)
 
     async def reset(self) -> None:
         """Drop all requests."""
@@ -82,7 +84,7 @@ class BatchEngine:
         room = self._max_num_seqs - len(self._running)
         admitted = self._waiting.take(slice(room))
         self._waiting = self._waiting.take(slice(room, None))
-        self._running.add(admitted)
+        self._running.add(admitted, [time.monotonic_ns()] * len(admitted.requests))
         return len(admitted.requests)
 
     async def _pass_time(self, num_admitted: int) -> None:

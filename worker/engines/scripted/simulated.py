@@ -7,6 +7,7 @@ cache is assumed to be large enough: no request is preempted.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -17,7 +18,7 @@ import numpy as np
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, declared
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
-from worker.engine_protocol import EngineInfo, Load, Step
+from worker.engine_protocol import NO_KERNELS, EngineInfo, Load, Step
 from worker.engines.scripted.answers import (
     MAX_SEED,
     STOP_TOKEN_ID,
@@ -89,12 +90,15 @@ class SimulatedEngine:
             wait: Waits for a step time in seconds; None: in real time.
         """
         self._config = config
-        self._wait = wait or StepClock().wait
+        self._clock = StepClock()
+        self._wait = wait or self._clock.wait
         self._work = asyncio.Event()
         self._running = RunningBatch(counted_tokens, STOP_TOKEN_ID)
         self._waiting = AnswerColumns.empty()
         self._prefilled = 0
         """Prefilled tokens of the first waiting prompt; all other waiting prompts have none."""
+        self._begun_ns = 0
+        """When that prompt's prefill began, if it has begun."""
 
     async def start(self) -> EngineInfo:
         """Describe the simulated engine."""
@@ -140,6 +144,7 @@ class SimulatedEngine:
             while not len(self._waiting.requests) and not len(self._running):
                 self._work.clear()
                 await self._work.wait()
+                self._clock.begin()
             num_decoding = len(self._running)
             prefill_tokens = self._prefill(num_decoding)
             await self._wait(self._config.costs.step_s(num_decoding, prefill_tokens))
@@ -149,7 +154,8 @@ class SimulatedEngine:
     def load(self) -> Load:
         """Count running and waiting requests; a partly prefilled one counts as running."""
         begun = int(self._prefilled > 0)
-        return Load(len(self._running) + begun, len(self._waiting.requests) - begun)
+        num_waiting = len(self._waiting.requests) - begun
+        return Load(len(self._running) + begun, num_waiting, compiled=NO_KERNELS)
 
     async def reset(self) -> None:
         """Drop all requests."""
@@ -170,7 +176,11 @@ class SimulatedEngine:
         num_complete = int(ends.searchsorted(budget, side="right"))
         spent = min(budget, int(ends[-1]))
         begun_at = int(ends[num_complete - 1]) if num_complete else -self._prefilled
-        self._prefilled = spent - begun_at
-        self._running.add(self._waiting.take(slice(num_complete)))
+        now_ns = time.monotonic_ns()
+        begun_ns = [now_ns] * (num_complete + 1)
+        if self._prefilled:
+            begun_ns[0] = self._begun_ns
+        self._prefilled, self._begun_ns = spent - begun_at, begun_ns[num_complete]
+        self._running.add(self._waiting.take(slice(num_complete)), begun_ns[:num_complete])
         self._waiting = self._waiting.take(slice(num_complete, None))
         return spent

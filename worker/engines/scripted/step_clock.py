@@ -10,6 +10,10 @@ class StepClock:
     def __init__(self) -> None:
         self._due_s = 0.0
 
+    def begin(self) -> None:
+        """Let the next step start now: the engine was idle."""
+        self._due_s = time.monotonic()
+
     async def wait(self, step_s: float) -> None:
         """Sleep until a step of `step_s` seconds is due; a delay of more than a step is not caught up."""
         now_s = time.monotonic()

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from worker.engines.vllm import compile_monitor
 from worker.machine.parent_death import end_with_parent
 
 # vLLM's functions while ours replace them; a forked process inherits them.
@@ -39,6 +40,7 @@ def run_engine_core(*args: object, **kwargs: object) -> None:
     from vllm.v1.executor.multiproc_executor import WorkerProc
 
     _replace(WorkerProc, "worker_main", run_rank)
+    compile_monitor.install()
     _original(EngineCoreProc, "run_engine_core")(*args, **kwargs)
 
 
@@ -47,6 +49,7 @@ def run_rank(*args: object, **kwargs: object) -> None:
     _follow_parent()
     from vllm.v1.executor.multiproc_executor import WorkerProc
 
+    compile_monitor.install()
     _original(WorkerProc, "worker_main")(*args, **kwargs)
 
 

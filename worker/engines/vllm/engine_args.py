@@ -321,8 +321,9 @@ def _defaults() -> dict[str, object]:
         "enable_prefix_caching": False,
         "enable_chunked_prefill": True,
         "gpu_memory_utilization": 0.90,
-        # The coordinator measures; vLLM's statistics would cost the front end time per token.
-        "disable_log_stats": True,
+        # The engine core then reports its use of the KV cache, once a step, and when it admits a request.
+        # vLLM's front end, whose statistics take time per token, never reads a step.
+        "disable_log_stats": False,
         "max_model_len": None,
         "tensor_parallel_size": None,
     }

@@ -17,7 +17,7 @@ from worker.engine_protocol import EngineDead
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
-    from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
+    from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
 STOPPED = "vLLM's engine core has stopped"
@@ -35,9 +35,11 @@ _USED = (
     "vllm.v1.engine.exceptions:EngineDeadError",
     "vllm.v1.engine.input_processor:InputProcessor.process_inputs",
     "vllm.v1.engine:EngineCoreOutputs.outputs",
+    "vllm.v1.engine:EngineCoreOutputs.scheduler_stats",
     "vllm.v1.engine:EngineCoreOutput.request_id",
     "vllm.v1.engine:EngineCoreOutput.new_token_ids",
     "vllm.v1.engine:EngineCoreOutput.finish_reason",
+    "vllm.v1.engine:EngineCoreOutput.events",
     "vllm.inputs.engine:tokens_input",
 )
 
@@ -89,6 +91,8 @@ class CoreClient:
             # With two readers each would receive only some of the steps.
             raise EngineDead(_unsupported("already reads its engine core"))
         self._llm = llm
+        self.kv_use: float | None = None
+        """Share of the KV cache in use after the latest step; None without vLLM's statistics."""
 
     async def prepare(self) -> None:
         """Query the engine's supported tasks, against which vLLM checks each request.
@@ -136,7 +140,10 @@ class CoreClient:
             EngineDead: The engine core has stopped.
         """
         with _translated():
-            outputs: list[EngineCoreOutput] = (await self._client.get_output_async()).outputs
+            got: EngineCoreOutputs = await self._client.get_output_async()
+        if got.scheduler_stats is not None:
+            self.kv_use = got.scheduler_stats.kv_cache_usage
+        outputs: list[EngineCoreOutput] = got.outputs
         return outputs
 
 

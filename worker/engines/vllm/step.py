@@ -8,11 +8,25 @@ import numpy as np
 
 from protos import worker_pb2 as pb
 from protos.columns import TokenColumns
-from worker.engine_protocol import EngineDead, Load, Step
+from worker.engine_protocol import EngineDead, Load, Step, step_times
 
 # Keys are the str() of vLLM's FinishReason, which it documents. The other reasons (abort, error, repetition)
 # do not complete an answer.
+SCHEDULED = 2
+"""EngineCoreEventType.SCHEDULED of vLLM 0.25.1 and 0.32.0."""
 _REASONS = {"stop": pb.FINISH_REASON_STOP, "length": pb.FINISH_REASON_LENGTH}
+
+
+class CoreEvent(Protocol):
+    """An event of a request: vLLM's EngineCoreEvent."""
+
+    @property
+    def type(self) -> int:
+        """A value of vLLM's EngineCoreEventType."""
+
+    @property
+    def timestamp(self) -> float:
+        """Monotonic clock, in seconds."""
 
 
 class CoreOutput(Protocol):
@@ -29,6 +43,10 @@ class CoreOutput(Protocol):
     @property
     def finish_reason(self) -> object | None:
         """Set with the last tokens; its str() is the reason."""
+
+    @property
+    def events(self) -> Sequence["CoreEvent"] | None:
+        """What happened to the request since its last output; None without vLLM's statistics."""
 
 
 class CoreRequests:
@@ -87,6 +105,7 @@ class CoreRequests:
         tokens = [output.new_token_ids for output in kept]
         ends = [row for row, output in enumerate(kept) if output.finish_reason is not None]
         counts = np.fromiter(map(len, tokens), np.uint32, len(kept))
+        begun = self._begun_rows(kept)
         columns = TokenColumns(
             requests=np.fromiter(map(self._names.__getitem__, ids), np.uint64, len(kept)),
             counts=None if (counts == 1).all() else counts,
@@ -94,13 +113,26 @@ class CoreRequests:
             finished_rows=np.array(ends, np.uint32),
             finish_reasons=np.array([_reason(kept[row]) for row in ends], np.uint8),
             produced_ns=produced_ns,
+            times=step_times(begun, [_admitted_ns(kept[row]) for row in begun], len(ends), produced_ns),
         )
-        fresh = not self._waiting.isdisjoint(ids)
-        if fresh:
-            self._waiting.difference_update(ids)
+        self._waiting.difference_update([ids[row] for row in (*begun, *ends)])
         for row in ends:
             del self._names[ids[row]]
-        return Step(columns, fresh or bool(ends))
+        return Step(columns, bool(begun or ends))
+
+    def _begun_rows(self, outputs: Sequence[CoreOutput]) -> list[int]:
+        """Return the rows with the first tokens of their request."""
+        waiting = self._waiting
+        if waiting.isdisjoint([output.request_id for output in outputs]):
+            return []
+        return [
+            r for r, output in enumerate(outputs) if output.request_id in waiting and output.new_token_ids
+        ]
+
+
+def _admitted_ns(output: CoreOutput) -> int:
+    """Return when the engine core scheduled a request first; 0 if the output does not tell."""
+    return next((int(event.timestamp * 1e9) for event in output.events or () if event.type == SCHEDULED), 0)
 
 
 def _reason(output: CoreOutput) -> int:

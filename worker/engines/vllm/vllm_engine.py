@@ -18,6 +18,7 @@ from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
 from worker.engine_protocol import EngineDead, EngineInfo, Load, Step
 from worker.engines.vllm.causes import CauseLog, one_line, with_type
+from worker.engines.vllm.compile_log import CompileLog
 from worker.engines.vllm.engine_args import EngineFlags, build_engine, describe, parse_engine_flags
 from worker.engines.vllm.engine_core import STOPPED, CoreClient
 from worker.engines.vllm.ipc_directory import IpcDirectory
@@ -61,6 +62,7 @@ class VllmEngine:
         self._steps: deque[tuple[list[EngineCoreOutput], int]] = deque()
         self._wake = asyncio.Event()
         self._causes: CauseLog | None = None
+        self._compile_log: CompileLog | None = None
         self._ipc_directory: IpcDirectory | None = None
         self._death: str | None = None
         self._hashing: asyncio.Task[ModelHash] | None = None
@@ -74,6 +76,7 @@ class VllmEngine:
             EngineDead: The engine failed while starting.
         """
         self._causes = causes = CauseLog(is_local=self._flags.is_local)
+        self._compile_log = CompileLog()
         self._ipc_directory = IpcDirectory(is_local=self._flags.is_local)
         self._loading = asyncio.get_running_loop().run_in_executor(None, build_engine, self._flags)
         hashing = self._hashing = asyncio.ensure_future(self._hash_model())
@@ -107,6 +110,8 @@ class VllmEngine:
             self._params = sampling_params(spec, self._stop_token_ids)
         except (ValueError, TypeError, VLLMValidationError) as error:
             raise ValueError(one_line(error)) from error
+        if self._compile_log is not None:
+            self._compile_log.begin_run()
 
     def submit(self, prompts: PromptColumns) -> None:
         """Queue requests; they are sent to vLLM in this order."""
@@ -142,7 +147,9 @@ class VllmEngine:
     def load(self) -> Load:
         """Count requests with a first token as running, the others as waiting."""
         load = self._core_requests.load()
-        return Load(load.running, load.waiting + len(self._queued))
+        kv_use = None if self._core is None else self._core.kv_use
+        compiled = None if self._compile_log is None else self._compile_log.counts()
+        return Load(load.running, load.waiting + len(self._queued), kv_use, compiled)
 
     async def reset(self) -> None:
         """Abort all requests; an engine that does not abort them in time counts as dead."""
@@ -173,6 +180,8 @@ class VllmEngine:
         multiprocessing.active_children()
         if self._causes is not None:
             self._causes.close()
+        if self._compile_log is not None:
+            self._compile_log.close()
         if self._ipc_directory is not None:
             self._ipc_directory.close()
 

@@ -1,0 +1,1 @@
+"""False alarms and power of `tokenfleet report compare`, in virtual time."""

@@ -1,0 +1,1 @@
+"""What live view, request records and metrics cost a run."""

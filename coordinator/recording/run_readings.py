@@ -1,0 +1,148 @@
+"""Readings of a run's metrics."""
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from common.metrics import Metric, Readings, Series
+from coordinator.config import RunConfig
+from coordinator.recording import run_metrics as m
+from coordinator.recording.issue_lateness import IssueLateness
+from coordinator.recording.jitter import JitterMeter
+from coordinator.recording.latency_buckets import LatencyBuckets
+from coordinator.scheduling.event_loop import ActiveRun
+from coordinator.transport.engine_reading import UNKNOWN, EngineReading
+from sut.settings import Scenario
+
+WINDOW_S = 10.0
+"""Rates and the lateness of issue are those of this time."""
+_PAGE_BYTES = 4096
+
+
+class RunSources(NamedTuple):
+    """What the readings are taken from."""
+
+    run: ActiveRun
+    count_expected: Callable[[], int | None]
+    lateness: IssueLateness
+    meter: JitterMeter
+
+
+class RunReadings:
+    """Reads the metrics of one run during its test; each reading costs some 0.3 ms.
+
+    Thread: main. The counts belong to the event loop's thread and may change while they are read, by a
+    request or two.
+    """
+
+    def __init__(self, run_id: str, config: RunConfig, sources: RunSources) -> None:
+        """Take what is fixed."""
+        self._sources = sources
+        self._num_read = 0
+        """Finished requests in the histograms."""
+        self._ttft, self._tpot = LatencyBuckets(m.TTFT_BOUNDS_S), LatencyBuckets(m.TPOT_BOUNDS_S)
+        self._token_counts = deque([(time.monotonic(), 0)])
+        self._fixed = _fixed(run_id, config)
+
+    def read(self) -> Readings:
+        """Read every metric."""
+        self._read_finished()
+        pauses = self._sources.meter.telemetry()
+        causes = {"collection": pauses.gc, "event loop": pauses.loop}
+        return {
+            **self._fixed,
+            **{metric.name: [Series((), value)] for metric, value in self._counts().items()},
+            m.TTFT.name: [Series((), self._ttft.buckets)],
+            m.TPOT.name: [Series((), self._tpot.buckets)],
+            m.TTFT_QUANTILE.name: _quantiles(self._ttft),
+            m.TPOT_QUANTILE.name: _quantiles(self._tpot),
+            m.LONG_PAUSES.name: [Series((name,), float(found.num_long)) for name, found in causes.items()],
+            m.WORST_PAUSE.name: [Series((name,), found.worst_ns / 1e9) for name, found in causes.items()],
+            **self._workers(),
+        }
+
+    def _counts(self) -> dict[Metric, float]:
+        scheduler, fleet = self._sources.run.scheduler, self._sources.run.fleet
+        table = scheduler.table
+        num_done, num_running = table.num_done, table.num_running
+        expected = self._sources.count_expected()
+        return {
+            m.ISSUED: scheduler.num_issued,
+            m.COMPLETED: num_done,
+            **({} if expected is None else {m.EXPECTED: expected}),
+            m.IN_FLIGHT: num_running,
+            m.BACKLOG: max(scheduler.num_issued - num_done - num_running, 0),
+            m.TOKENS: table.num_tokens,
+            m.TOKENS_PER_S: self._tokens_per_s(table.num_tokens),
+            m.LATENESS: self._sources.lateness.worst_ns(WINDOW_S) / 1e9,
+            m.LOSSES: len(scheduler.failover.losses),
+            m.CONTINUED: len(scheduler.failover.done),
+            m.CPU: time.process_time(),
+            m.MEMORY: int(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE_BYTES,
+            m.LIVE_WORKERS: len(fleet.live),
+            m.WORKERS: len(fleet.links),
+        }
+
+    def _read_finished(self) -> None:
+        """Count the requests that have finished since the last reading."""
+        done = self._sources.run.scheduler.table.done[self._num_read :]
+        self._num_read += len(done)
+        with_first = done[done["first_ns"] > 0]
+        self._ttft.add(with_first["first_ns"] - with_first["issued_ns"])
+        several = with_first[with_first["num_tokens"] > 1]
+        self._tpot.add((several["done_ns"] - several["first_ns"]) // (several["num_tokens"] - 1))
+
+    def _tokens_per_s(self, num_tokens: int) -> float:
+        now_s, counts = time.monotonic(), self._token_counts
+        counts.append((now_s, num_tokens))
+        while len(counts) > 2 and counts[1][0] <= now_s - WINDOW_S:
+            counts.popleft()
+        (then_s, then_tokens), _ = counts[0], counts[-1]
+        return (num_tokens - then_tokens) / max(now_s - then_s, 1e-9)
+
+    def _workers(self) -> Readings:
+        run = self._sources.run
+        losses = Counter(loss.address for loss in run.scheduler.failover.losses)
+        found: Readings = {metric.name: [] for metric in m.OF_WORKERS}
+        for link, outstanding in zip(run.fleet.links, run.scheduler.outstanding, strict=True):
+            labels = (link.address,)
+            values = {
+                m.WORKER_LIVE.name: int(link.live),
+                m.WORKER_OUTSTANDING.name: outstanding,
+                m.WORKER_TOKENS.name: sum(stream.num_tokens for stream in link.stream_counts),
+                m.WORKER_FRAMES.name: sum(stream.num_frames for stream in link.stream_counts),
+                m.WORKER_LOSSES.name: losses[link.address],
+                **(_engine(link.stream.reading) if link.live else {}),
+            }
+            for name, value in values.items():
+                found[name].append(Series(labels, value))
+        return found
+
+
+def _engine(said: EngineReading) -> dict[str, float]:
+    """Return what a worker last said of its engine; what is not known is left out."""
+    values = {
+        m.WORKER_RUNNING.name: said.running if said.running != UNKNOWN else math.nan,
+        m.WORKER_WAITING.name: said.waiting if said.waiting != UNKNOWN else math.nan,
+        m.WORKER_KV_USE.name: said.kv_use,
+        m.WORKER_POWER.name: said.gpu_power_w,
+    }
+    return {name: value for name, value in values.items() if not math.isnan(value)}
+
+
+def _fixed(run_id: str, config: RunConfig) -> Readings:
+    """Return the readings that do not change during a run."""
+    readings = {m.INFO.name: [Series((run_id, config.scenario, config.mode), 1.0)]}
+    if config.scenario is not Scenario.OFFLINE:
+        limits = config.scenario.limits
+        readings[m.TTFT_LIMIT.name] = [Series((), limits.ttft_ns.value / 1e9)]
+        readings[m.TPOT_LIMIT.name] = [Series((), limits.tpot_ns.value / 1e9)]
+    return readings
+
+
+def _quantiles(histogram: LatencyBuckets) -> list[Series]:
+    values = {fraction: histogram.quantile_s(fraction) for fraction in m.QUANTILES}
+    return [Series((str(fraction),), value) for fraction, value in values.items() if value is not None]

@@ -1,0 +1,1 @@
+"""Comparison of runs: differences of configuration, ratios of figures and their confidence intervals."""

@@ -1,0 +1,55 @@
+"""Rates of a run from its requests.parquet."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.flags import FlagError
+
+REQUESTS_FILE = "requests.parquet"
+_COLUMNS = ("answer_tokens", "first_arrival_ns", "done_arrival_ns")
+Ints = NDArray[np.int64]
+
+
+def read_rate_before_tail(run_dir: Path) -> float | None:
+    """Return the tokens per second until the last request got its first token.
+
+    In Offline all slots are full until then. At the end of a run slots are empty, for a time that depends on
+    the lengths of the last answers: that is noise in LoadGen's rate.
+
+    Returns:
+        None if the run has no requests.parquet, or no such time.
+
+    Raises:
+        FlagError: The file cannot be read.
+    """
+    path = run_dir / REQUESTS_FILE
+    if not path.exists():
+        return None
+    # Takes 0.2 s to import.
+    from pyarrow import ArrowException
+    from pyarrow import parquet as pq
+
+    try:
+        table = pq.read_table(path, columns=list(_COLUMNS))
+        columns = [table.column(name).to_numpy().astype(np.int64) for name in _COLUMNS]
+    except (ArrowException, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FlagError("RUNS", f"cannot be read: {reason}", path) from error
+    return rate_before_tail(*columns)
+
+
+def rate_before_tail(num_tokens: Ints, first_ns: Ints, done_ns: Ints) -> float | None:
+    """Return the tokens per second until the last request got its first token.
+
+    Args:
+        num_tokens: Length of each answer, (N,).
+        first_ns: Time of the first token since the first query, (N,).
+        done_ns: Time of the last token, (N,). Between the two, tokens are taken to come at equal distances.
+    """
+    if not len(num_tokens) or (end_ns := int(first_ns.max())) <= 0:
+        return None
+    durations = np.maximum(done_ns - first_ns, 1)
+    done = np.clip((end_ns - first_ns) / durations, 0.0, 1.0)
+    return float((num_tokens * done).sum()) / end_ns * 1e9

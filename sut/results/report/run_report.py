@@ -1,0 +1,41 @@
+"""Makes the report of one run: reads its files, draws the charts, writes the page and the plots."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from common.report_files import replace_files
+from sut.results.report.chart_drawing import draw
+from sut.results.report.page import Content, compose
+from sut.results.report.run_charts import RunCharts
+from sut.results.report.run_columns import MissingFileError, RunColumns, read_requests, read_timeline
+from sut.results.report.run_json import RunJson
+
+
+def write_report(run_dir: Path, page: Path, plots: Path | None) -> None:
+    """Write the page, and the plots as SVG and PNG if a directory is given.
+
+    Raises:
+        ValueError: The directory holds no run that has ended.
+        OSError: A file cannot be written.
+    """
+    record = RunJson.read(run_dir)
+    missing: list[str] = []
+    requests = _read(read_requests, run_dir, missing)
+    timeline = _read(read_timeline, run_dir, missing)
+    charts = RunCharts.of(record, requests, timeline)
+    drawings = {chart.name: draw(chart, png=plots is not None) for chart in charts.all}
+    content = Content(record, requests, missing, charts, drawings)
+    if plots is not None:
+        plots.mkdir(parents=True, exist_ok=True)
+        for name, drawing in drawings.items():
+            (plots / f"{name}.svg").write_text(drawing.svg, encoding="utf-8")
+            (plots / f"{name}.png").write_bytes(drawing.png)
+    replace_files(page.parent, {page.name: compose(content)})
+
+
+def _read(read: Callable[[Path], RunColumns], run_dir: Path, missing: list[str]) -> RunColumns | None:
+    try:
+        return read(run_dir)
+    except MissingFileError as error:
+        missing.append(str(error))
+        return None

@@ -1,0 +1,174 @@
+"""Files of a run's requests: requests.parquet, the same as JSON lines, and a summary as CSV."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from common.arrow_buffers import to_arrow, to_texts
+from sut.results.timing.clock_offsets import UNKNOWN_NS
+from sut.results.timing.decomposition import PERCENTILES, ttft_parts
+from sut.results.timing.request_records import TIME_COLUMNS, RequestRecords, is_known
+
+REQUESTS_NAME = "requests.parquet"
+JSONL_NAME = "requests.jsonl"
+SUMMARY_NAME = "requests_summary.csv"
+NAMES = (REQUESTS_NAME, JSONL_NAME, SUMMARY_NAME)
+FORMAT = 1
+METADATA_KEY = b"tokenfleet"
+REASONS = ("unspecified", "stop", "length")
+"""Names of the values of FinishReason, in order."""
+_ROW_GROUP_ROWS = 1 << 17
+_JSONL_ROWS = 4096
+_INT32 = ("sample", "worker", "stream", "prompt_tokens", "answer_tokens", "losses")
+COLUMNS = (
+    "query",
+    "sample",
+    "worker",
+    "stream",
+    "prompt_tokens",
+    "answer_tokens",
+    "finish_reason",
+    "losses",
+    "continued",
+    *TIME_COLUMNS,
+    "clock_error_ns",
+)
+_Column = NDArray[np.int64]
+
+
+def partial_path(path: Path) -> Path:
+    """Return the path under which a file is written before it gets its name."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def to_table(records: RequestRecords, metadata: Mapping[str, object]) -> pa.Table:
+    """Convert requests to a table with COLUMNS.
+
+    Args:
+        records: The requests.
+        metadata: Stored as JSON in the metadata of the schema.
+    """
+    arrays = {name: _to_array(name, records.columns) for name in COLUMNS}
+    text = json.dumps({"format": FORMAT, **metadata})
+    return pa.table(arrays).replace_schema_metadata({METADATA_KEY: text.encode()})
+
+
+def _to_array(name: str, columns: Mapping[str, _Column]) -> pa.Array:
+    if name == "continued":
+        return to_arrow(columns["losses"].astype(np.uint8)).cast(pa.bool_())
+    column = columns[name]
+    if name == "finish_reason":
+        return pa.DictionaryArray.from_arrays(to_arrow(column.astype(np.int8)), to_texts(REASONS))
+    if name in _INT32:
+        return to_arrow(column.astype(np.int32))
+    known = is_known(column)
+    return to_arrow(column, None if known.all() else known)
+
+
+def write_requests(path: Path, table: pa.Table) -> None:
+    """Write requests.parquet whole or not at all.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    partial = partial_path(path)
+    try:
+        # An open file: pyarrow parses a path with a colon as a URI.
+        with partial.open("wb") as file:
+            pq.write_table(
+                table,
+                file,
+                row_group_size=_ROW_GROUP_ROWS,
+                compression="zstd",
+                use_dictionary=["finish_reason"],
+            )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_jsonl(path: Path, requests: Path) -> None:
+    """Write the rows of requests.parquet as JSON lines, whole or not at all, in bounded memory.
+
+    Raises:
+        OSError: A file cannot be read or written.
+    """
+    partial = partial_path(path)
+    try:
+        with requests.open("rb") as source, partial.open("w", encoding="utf-8") as file:
+            for batch in pq.ParquetFile(source).iter_batches(_JSONL_ROWS):
+                file.writelines(f"{json.dumps(row)}\n" for row in batch.to_pylist())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_summary(path: Path, records: RequestRecords) -> None:
+    """Write the distributions of all quantities as CSV, whole or not at all: one line per quantity.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    text = io.StringIO()
+    names = [f"p{q:g}" for q in PERCENTILES]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["metric", "unit", "count", "mean", "min", *names, "max"])
+    for (name, unit), values in _quantities(records).items():
+        writer.writerow([name, unit, len(values), *_spread(values)])
+    partial = partial_path(path)
+    try:
+        partial.write_text(text.getvalue(), encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _spread(values: NDArray[np.float64]) -> list[str]:
+    if not len(values):
+        return [""] * (len(PERCENTILES) + 3)
+    ordered = np.sort(values)
+    num = len(ordered)
+    marks = [ordered[min(int(num * q / 100), num - 1)] for q in PERCENTILES]
+    return [f"{value:.15g}" for value in (values.mean(), ordered[0], *marks, ordered[-1])]
+
+
+def _quantities(records: RequestRecords) -> dict[tuple[str, str], NDArray[np.float64]]:
+    """Return every quantity with its unit, (N,) for the requests that have it."""
+    columns = records.columns
+    found: dict[tuple[str, str], NDArray[np.float64]] = {}
+    for start in ("scheduled_ns", "issued_ns"):
+        label = f"from_{start.removesuffix('_ns')}"
+        found[f"ttft_{label}", "ns"] = _between(columns, start, "first_reported_ns")
+        found[f"latency_{label}", "ns"] = _between(columns, start, "done_reported_ns")
+    several = columns["answer_tokens"] > 1
+    steps = np.where(several, columns["answer_tokens"] - 1, 1)
+    tpot = _difference(columns, "first_reported_ns", "done_reported_ns") / steps
+    found["tpot", "ns"] = tpot[several & ~np.isnan(tpot)]
+    parts, complete = ttft_parts(records)
+    for name, times in parts.items():
+        found[f"ttft_{name.replace(' ', '_')}", "ns"] = times[complete]
+    for name in ("prompt_tokens", "answer_tokens"):
+        found[name, "tokens"] = columns[name].astype(np.float64)
+    errors = columns["clock_error_ns"]
+    found["clock_error", "ns"] = errors[errors != UNKNOWN_NS].astype(np.float64)
+    return found
+
+
+def _between(columns: Mapping[str, _Column], begin: str, end: str) -> NDArray[np.float64]:
+    times = _difference(columns, begin, end)
+    known: NDArray[np.float64] = times[~np.isnan(times)]
+    return known
+
+
+def _difference(columns: Mapping[str, _Column], begin: str, end: str) -> NDArray[np.float64]:
+    """Return the time between two marks, (R,); NaN where one is unknown."""
+    known = is_known(columns[begin]) & is_known(columns[end])
+    return np.where(known, columns[end] - columns[begin], np.nan)

@@ -1,0 +1,50 @@
+"""bench.visibility: how pairs are compared."""
+
+import pytest
+
+from bench.visibility.__main__ import Figures, compare, interval, judge, main
+
+
+def figures(us_per_query: float, ttft_p99_ms: float) -> Figures:
+    """Make the figures of a run."""
+    return Figures(us_per_query, 1.0, ttft_p99_ms, scrapes=0, drawn_kib=0)
+
+
+def test_the_interval_is_student_s() -> None:
+    """Of 1, 2, 3, 4: mean 2.5, deviation 1.291, so 3.18 * 1.291 / 2 = 2.053 on each side."""
+    assert pytest.approx((2.5, 0.4473, 4.5527), abs=1e-3) == interval([1.0, 2.0, 3.0, 4.0])
+
+
+def test_goals_are_judged_by_the_upper_ends() -> None:
+    """CPU 1 % and TTFT 0.1 ms more in every pair meet the goals; 3 % more does not."""
+    pairs = [(figures(101.0, 5.1), figures(100.0, 5.0)), (figures(202.0, 6.1), figures(200.0, 6.0))]
+    found = compare(pairs)
+    assert pytest.approx((1.01, 1.01, 1.01)) == found["CPU, watched / plain"]
+    assert pytest.approx((0.1, 0.1, 0.1)) == found["TTFT p99, watched - plain, ms"]
+    assert [True, True] == [goal.met for goal in judge(found)]
+    slower = [(figures(103.0, 5.1), figures(100.0, 5.0)), (figures(206.0, 6.1), figures(200.0, 6.0))]
+    assert [False, True] == [goal.met for goal in judge(compare(slower))]
+
+
+@pytest.mark.parametrize(
+    "argv, line",
+    [
+        (["--rounds", "1"], "--rounds: 1 is below 2: no interval"),
+        (["--old", "absent"], "--old: absent has no folder bench"),
+        (["--workers", "0"], "--workers: 0 is below 1"),
+    ],
+)
+def test_bad_flags_are_refused(argv: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line and exit code 2."""
+    assert 2 == main(argv)
+    assert f"bench.visibility: {line}\n" == capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_a_watched_run_is_drawn_and_scraped(capsys: pytest.CaptureFixture[str]) -> None:
+    """A short comparison ends with figures of all runs; whether the goals are met depends on the machine."""
+    assert main(["--quick"]) in (0, 1)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line[:2] in ("0 ", "1 ")]
+    assert 4 == len(rows)
+    for row in rows:
+        assert (int(row[-1]) > 0) == (int(row[-2]) > 0) == (row[1] == "watched")

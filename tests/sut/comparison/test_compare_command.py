@@ -1,0 +1,173 @@
+"""`tokenfleet report compare` over directories of runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sut.results.comparison.compare_command import main
+from sut.results.comparison.compared_figures import error_rates
+from sut.results.comparison.request_rates import rate_before_tail, read_rate_before_tail
+from tests.sut.comparison.run_files import server_record, write_repeats, write_run
+
+# Five repeats in turns; B takes 3 % longer per token, the runs of a side scatter by 0.1 %.
+A_MS = [50.00, 50.05, 49.95, 50.00, 50.05]
+B_MS = [51.50, 51.55, 51.45, 51.55, 51.50]
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> tuple[Path, Path]:
+    """Write five repeats of each side, in turns."""
+    return write_repeats(tmp_path / "a", A_MS, 0), write_repeats(tmp_path / "b", B_MS, 1)
+
+
+def test_a_slowdown_is_more_than_noise(sides: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """A slowdown beyond the noise of the repeats is claimed, with its interval."""
+    assert main([str(side) for side in sides]) == 0
+    output = capsys.readouterr().out
+    assert "== comparison, server performance ==" in output
+    assert "B is 3.0 % (2.8 to 3.2) slower than A in TPOT p50: more than noise" in output
+    assert "B is 0.0 % (0.0 to 0.0) faster than A in tokens/s: not more than noise" in output
+
+
+def test_equal_sides_are_not_more_than_noise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sides with the same figures: no difference is claimed."""
+    paths = write_repeats(tmp_path / "a", A_MS, 0), write_repeats(tmp_path / "b", A_MS[::-1], 1)
+    assert main([str(path) for path in paths]) == 0
+    output = capsys.readouterr().out
+    assert "in TPOT p50: not more than noise" in output
+    assert ": more than noise" not in output
+
+
+def test_one_run_a_side_claims_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One run a side: the ratio is shown, no difference is claimed, and the output says why."""
+    runs = [
+        write_run(tmp_path / name, server_record(name, 0, tpot)) for name, tpot in (("x", 50.0), ("y", 60.0))
+    ]
+    assert main([str(run) for run in runs]) == 0
+    output = capsys.readouterr().out
+    assert "TPOT p50: no claim about B against A: a side has one run" in output
+    assert "With one run a side the noise between runs is unknown" in output
+    assert "1.2000" in output
+
+
+def test_sides_in_sequence_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All runs of A before those of B: the output says that a drift counts as a difference."""
+    paths = write_repeats(tmp_path / "a", A_MS, 0), write_repeats(tmp_path / "b", B_MS, 30)
+    assert main([str(path) for path in paths]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "a drift of the machine between them counts as a difference" in output
+
+
+def test_the_files_hold_what_is_printed(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    """--json holds every value and the claims; --html is one page without addresses of other pages."""
+    files = [tmp_path / "c.json", tmp_path / "c.html"]
+    assert main([*map(str, sides), "--json", str(files[0]), "--html", str(files[1])]) == 0
+    found = json.loads(files[0].read_text())
+    row = next(row for row in found["figures"] if row["name"] == "TPOT p50")
+    assert (True, A_MS, B_MS) == (row["tested"], *(side["values"] for side in row["sides"]))
+    # Two fifths of 5 %.
+    assert row["sides"][1]["interval"]["confidence"] == pytest.approx(0.98)
+    claim = next(claim for claim in found["claims"] if claim["figure"] == "TPOT p50")
+    assert claim["is_more_than_noise"] is True
+    page = files[1].read_text()
+    assert claim["text"] in page
+    assert "://" not in page
+
+
+def test_differences_of_configuration_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Entries of run.json that differ are listed; the directory of the output is not one of them."""
+    paths = (
+        write_repeats(tmp_path / "a", A_MS, 0),
+        write_repeats(tmp_path / "b", B_MS, 1, versions={"tokenfleet": "2"}),
+    )
+    assert main([str(path) for path in paths]) == 0
+    output = capsys.readouterr().out
+    assert "1 difference of configuration:" in output
+    assert "versions.tokenfleet: A 1; B 2" in output
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"scenario": "offline"}, "is offline/performance, but"),
+        ({"mode": "accuracy"}, "is server/accuracy, but"),
+        ({"verdict": {"outcome": "UNFINISHED"}}, "the run is not complete: UNFINISHED"),
+        ({"verdict": {}}, "the run is not complete: no verdict"),
+        ({"scenario": "other"}, "is no run.json of tokenfleet"),
+        ({"run_id": 7}, "is no run.json of tokenfleet"),
+        ({"run_id": "x"}, "is the same run as"),
+    ],
+)
+def test_a_run_that_cannot_be_compared_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], reason: str
+) -> None:
+    """Another scenario or mode, no verdict, a foreign record, a run on both sides: one line, exit code 2."""
+    x = write_run(tmp_path / "x", server_record("x", 0, 50.0))
+    y = write_run(tmp_path / "y", server_record("y", 1, 50.0) | changes)
+    page = tmp_path / "page.html"
+    assert main([str(x), str(y), "--html", str(page)]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
+    assert captured.err.startswith("report compare: RUNS ")
+    assert reason in captured.err
+    assert not page.exists()
+
+
+def test_bad_arguments_are_refused(
+    sides: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One side, a directory without runs, a file that is no JSON, an output that exists: exit code 2."""
+    a, b = map(str, sides)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    broken = write_run(tmp_path / "broken", {})
+    (broken / "run.json").write_text("{")
+    kept = tmp_path / "kept.json"
+    kept.write_text("kept")
+    same = str(tmp_path / "same")
+    calls = (
+        [a],
+        [a, str(empty)],
+        [a, str(tmp_path / "no")],
+        [a, str(broken)],
+        [a, b, "--json", str(kept)],
+        [a, b, "--json", same, "--html", same],
+    )
+    assert [main(call) for call in calls] == [2] * 6
+    lines = capsys.readouterr().err.splitlines()
+    parts = (
+        "1 sides, not 2 to 8",
+        "holds no run",
+        "is not a directory",
+        "is not JSON",
+        "exists, and is not overwritten",
+        "is also the file of --json",
+    )
+    assert [part for part, line in zip(parts, lines, strict=True) if part not in line] == []
+    assert kept.read_text() == "kept"
+
+
+def test_the_error_rate_is_divided() -> None:
+    """The rates of the tested figures of a scenario add up to the whole."""
+    for scenario in ("offline", "server", "interactive"):
+        assert sum(error_rates(scenario, 0.05).values()) == pytest.approx(0.05)
+
+
+def test_the_rate_before_the_tail(tmp_path: Path) -> None:
+    """Offline: tokens until the last request's first token, over that time."""
+    # The last request begins at 2 s. By then the first (100 tokens in 0.5 to 1.5 s) is done, the second
+    # (200 tokens in 1 to 3 s) has half, the third none: 200 tokens in 2 s.
+    columns = {
+        "answer_tokens": np.array([100, 200, 50], np.int32),
+        "first_arrival_ns": np.array([500, 1000, 2000], np.int64) * 1_000_000,
+        "done_arrival_ns": np.array([1500, 3000, 4000], np.int64) * 1_000_000,
+    }
+    assert read_rate_before_tail(tmp_path) is None
+    pq.write_table(pa.table(columns), tmp_path / "requests.parquet")
+    assert read_rate_before_tail(tmp_path) == pytest.approx(100.0)
+    nothing = np.zeros(0, np.int64)
+    assert rate_before_tail(nothing, nothing, nothing) is None

@@ -1,0 +1,56 @@
+"""Ratios with confidence intervals, by hand."""
+
+import math
+
+import pytest
+
+from sut.results.comparison.ratio_interval import RepeatedFigure, ratio_interval, student_quantile
+
+
+@pytest.mark.parametrize(
+    "degrees, expected",
+    # Student's t, two-sided 5 %, from any printed table.
+    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (7, 2.365), (8, 2.306), (30, 2.042)],
+)
+def test_student_quantiles_are_those_of_the_table(degrees: int, expected: float) -> None:
+    """The quantiles of Student's distribution equal those of printed tables."""
+    assert round(student_quantile(0.05, degrees), 3) == expected
+
+
+def test_without_drift_it_is_the_two_sample_interval() -> None:
+    """Unknown start times: Student's two-sample interval with pooled variance, on logarithms."""
+    # Logs of A: -x, +x, of B: d - x, d + x. Pooled variance: 4 x^2 / 2; error of the difference: sqrt(2 x^2).
+    x, d = 0.01, 0.05
+    a = RepeatedFigure([math.exp(-x), math.exp(x)], None)
+    b = RepeatedFigure([math.exp(d - x), math.exp(d + x)], None)
+    found = ratio_interval(a, b, 0.05)
+    assert found is not None
+    half = 4.302653 * math.sqrt(2) * x
+    assert [math.log(value) for value in (found.ratio, found.low, found.high)] == pytest.approx(
+        [d, d - half, d + half], abs=1e-6
+    )
+    assert (found.removes_drift, found.excludes_one) == (False, False)
+
+
+def test_a_drift_is_not_a_difference() -> None:
+    """Sides in turns, a machine that slows down by 1 % a run: the ratio is 1; the means differ by 1 %."""
+    a = RepeatedFigure([math.exp(-0.01 * k) for k in (0, 2, 4)], [0.0, 2.0, 4.0])
+    b = RepeatedFigure([math.exp(-0.01 * k) for k in (1, 3, 5)], [1.0, 3.0, 5.0])
+    found = ratio_interval(a, b, 0.05)
+    assert found is not None
+    assert found.removes_drift
+    assert found.ratio == pytest.approx(1.0, abs=1e-9)
+
+
+def test_one_side_after_the_other_removes_no_drift() -> None:
+    """All runs of A before those of B: a drift cannot be told from a difference, and none is estimated."""
+    a = RepeatedFigure([1.0, 1.01, 0.99], [0.0, 1.0, 2.0])
+    b = RepeatedFigure([1.0, 1.01, 0.99], [3.0, 4.0, 5.0])
+    found = ratio_interval(a, b, 0.05)
+    assert found is not None
+    assert not found.removes_drift
+
+
+def test_one_run_has_no_interval() -> None:
+    """With one run a side there is no interval."""
+    assert ratio_interval(RepeatedFigure([1.0], None), RepeatedFigure([1.1, 1.2], None), 0.05) is None

@@ -1,0 +1,134 @@
+"""TTFT, TPOT and latency taken apart: the parts add up, and each part is where the time was spent."""
+
+import numpy as np
+import pytest
+
+from sut.results.timing.clock_offsets import UNKNOWN_NS
+from sut.results.timing.decomposition import Decomposition, RunDecomposition
+from sut.results.timing.request_records import RequestRecords, build_records
+from tests.sut.timed_requests import ORIGIN, done, stream
+
+REQUEST = {"sample": 7, "issued_ns": 10, "sent_ns": 20, "first_ns": 100, "done_ns": 200}
+BEGIN = (0, 100, 110, 90, 30, 45, 70)
+END = (0, 213, 195, 180)
+
+
+def one(num_tokens: int = 5) -> RequestRecords:
+    """Make a single request whose parts are all different."""
+    return build_records(done(REQUEST | {"num_tokens": num_tokens}), [stream([BEGIN], [END])], ORIGIN)
+
+
+def take(records: RequestRecords) -> dict[str, Decomposition]:
+    """Take requests apart."""
+    return RunDecomposition.of(records, None).quantities
+
+
+def test_ttft_is_the_sum_of_its_parts() -> None:
+    """From issue at 10 to report at 110; a schedule puts LoadGen's lateness in front."""
+    records = one()
+    expected = {
+        "coordinator": 10,
+        "network out": 10,
+        "engine queue": 15,
+        "prefill": 25,
+        "frame hold": 20,
+        "network back": 10,
+        "report": 10,
+    }
+    found = take(records)["ttft_ns"].percentiles["p99"]
+    assert (found.parts_ns, found.value_ns, found.mean_ns, found.num_requests) == (expected, 100, 100, 1)
+    records.columns["scheduled_ns"][:] = 3
+    found = take(records)["ttft_ns"].percentiles["p50"]
+    assert found.parts_ns == {"lateness": 7} | expected
+    assert found.value_ns == 107
+
+
+def test_latency_is_the_sum_of_its_parts() -> None:
+    """The same up to the first token; then decode to 180, hold to 195, back to 200, report to 213."""
+    found = take(one())["latency_ns"].percentiles["p50"]
+    assert found.parts_ns == {
+        "coordinator": 10,
+        "network out": 10,
+        "engine queue": 15,
+        "prefill": 25,
+        "decode": 110,
+        "frame hold": 15,
+        "network back": 5,
+        "report": 13,
+    }
+    assert found.value_ns == sum(found.parts_ns.values()) == 203
+
+
+def test_tpot_is_the_engines_time_and_what_the_other_steps_add() -> None:
+    """(213 - 110) / 4 = 25.75: 110 / 4 in the engine, and less or more in the steps behind it."""
+    found = take(one())["tpot_ns"].percentiles["p50"]
+    # Held 20 for the first token, 15 for the last; on the way back 10 and 5; reported after 10 and 13.
+    assert found.parts_ns == {
+        "engine": 110 / 4,
+        "frame hold": -5 / 4,
+        "network back": -5 / 4,
+        "report": 3 / 4,
+    }
+    assert sum(found.parts_ns.values()) == 25.75
+    assert "tpot_ns" not in take(one(num_tokens=1))
+
+
+def test_a_time_that_no_request_has_joins_the_next_part() -> None:
+    """An engine that does not tell its admissions: queue and prefill are one part; the sum stays."""
+    records = one()
+    records.columns["admitted_ns"][:] = UNKNOWN_NS
+    parts = take(records)["ttft_ns"].percentiles["p50"].parts_ns
+    assert parts["engine queue + prefill"] == 40
+    assert sum(parts.values()) == 100
+    for name in ("received_ns", "first_token_ns", "first_frame_ns"):
+        records.columns[name][:] = UNKNOWN_NS
+    parts = take(records)["ttft_ns"].percentiles["p50"].parts_ns
+    whole = "network out + engine queue + prefill + frame hold + network back"
+    assert parts == {"coordinator": 10, whole: 80, "report": 10}
+
+
+def test_a_request_without_a_time_that_others_have_is_left_out_and_counted() -> None:
+    """Two requests, one whose admission is unknown: the parts are those of the other one."""
+    rows = [REQUEST, REQUEST | {"query": 1}]
+    begins = [BEGIN, (1, *BEGIN[1:])]
+    records = build_records(done(*rows), [stream(begins, [END, (1, *END[1:])])], ORIGIN)
+    records.columns["admitted_ns"][1] = UNKNOWN_NS
+    found = take(records)["ttft_ns"]
+    assert (found.count, found.num_unknown) == (1, 1)
+
+
+def test_offline_has_no_first_reports_and_so_no_ttft() -> None:
+    """What LoadGen is not told is no quantity; the latency is there."""
+    records = build_records(done(REQUEST), [stream([(0, 100, -ORIGIN, *BEGIN[3:])], [END])], ORIGIN)
+    assert list(take(records)) == ["latency_ns"]
+    empty = build_records(done(), [], ORIGIN)
+    assert take(empty) == {}
+
+
+def many(num: int) -> RequestRecords:
+    """Make requests whose prefill takes as many us as their number; everything else is as in one()."""
+    begins, ends, rows = [], [], []
+    for query in range(num):
+        late = 1000 * query
+        rows.append(REQUEST | {"query": query, "first_ns": 100 + late, "done_ns": 200 + late})
+        begins.append((query, 100 + late, 110 + late, 90 + late, 30, 45, 70 + late))
+        ends.append((query, 213 + late, 195 + late, 180 + late))
+    return build_records(done(*rows), [stream(begins, ends)], ORIGIN)
+
+
+@pytest.mark.parametrize("num", [1, 2, 99, 1000])
+def test_the_parts_of_a_percentile_are_those_of_the_requests_around_it(num: int) -> None:
+    """Ranks within 0.5 % of the percentile's: 11 of 1000; a small run has the one request itself."""
+    found = take(many(num))["ttft_ns"].percentiles["p90"]
+    rank = int(num * 0.9)
+    assert found.value_ns == 100 + 1000 * rank
+    assert found.num_requests == (11 if num == 1000 else 1)
+    assert found.parts_ns["prefill"] == 25 + 1000 * rank
+    assert found.mean_ns == sum(found.parts_ns.values())
+
+
+def test_the_window_ends_with_the_run() -> None:
+    """P99.9 of 1000 is the last one: its window has the last 6 requests, whose mean is named beside it."""
+    found = take(many(1000))["ttft_ns"].percentiles["p99.9"]
+    assert (found.num_requests, found.value_ns) == (6, 100 + 999_000)
+    assert found.mean_ns == pytest.approx(100 + 1000 * np.mean(range(994, 1000)))

@@ -1,0 +1,112 @@
+"""requests.parquet, requests.jsonl and requests_summary.csv hold what was recorded."""
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from sut.results.timing.request_records import RequestRecords, build_records
+from sut.results.timing.requests_file import (
+    COLUMNS,
+    to_table,
+    write_jsonl,
+    write_requests,
+    write_summary,
+)
+from tests.sut.timed_requests import ORIGIN, done, stream
+
+ROW = {
+    "query": 0,
+    "sample": 7,
+    "worker": 0,
+    "stream": 3,
+    "prompt_tokens": 9,
+    "answer_tokens": 5,
+    "finish_reason": "stop",
+    "losses": 0,
+    "continued": False,
+    "scheduled_ns": None,
+    "issued_ns": 10,
+    "sent_ns": 20,
+    "received_ns": 30,
+    "admitted_ns": 45,
+    "first_token_ns": 70,
+    "first_frame_ns": 90,
+    "first_arrival_ns": 100,
+    "first_reported_ns": 110,
+    "last_token_ns": 180,
+    "last_frame_ns": 195,
+    "done_arrival_ns": 200,
+    "done_reported_ns": 213,
+    "clock_error_ns": 2,
+}
+
+
+@pytest.fixture
+def records() -> RequestRecords:
+    """Make two requests, of which the second was continued and has no times of a worker."""
+    first = {"sample": 7, "issued_ns": 10, "sent_ns": 20, "first_ns": 100, "done_ns": 200}
+    second = first | {"query": 1, "losses": 2, "reason": 2, "worker": -1}
+    times = stream([(0, 100, 110, 90, 30, 45, 70)], [(0, 213, 195, 180)])
+    return build_records(done(first, second), [times], ORIGIN)
+
+
+def test_the_parquet_file_holds_every_column(tmp_path: Path, records: RequestRecords) -> None:
+    """Names, values and nulls by hand; the metadata of the schema names the run."""
+    path = tmp_path / "requests.parquet"
+    write_requests(path, to_table(records, {"run_id": "r"}))
+    table = pq.read_table(path)
+    assert tuple(table.column_names) == COLUMNS
+    rows = table.to_pylist()
+    assert rows[0] == ROW
+    unknown = {
+        name: None for name in ROW if name.endswith("_ns") and name not in ("issued_ns", "sent_ns")
+    } | {"first_arrival_ns": 100, "done_arrival_ns": 200}
+    lost = {"query": 1, "worker": -1, "stream": -1, "losses": 2, "continued": True, "finish_reason": "length"}
+    assert rows[1] == ROW | unknown | lost
+    assert json.loads(table.schema.metadata[b"tokenfleet"]) == {"format": 1, "run_id": "r"}
+    assert [path.name for path in tmp_path.iterdir()] == ["requests.parquet"]
+
+
+def test_json_lines_are_the_rows_of_the_parquet_file(tmp_path: Path, records: RequestRecords) -> None:
+    """One object per line, null where a time is unknown."""
+    path, lines = tmp_path / "requests.parquet", tmp_path / "requests.jsonl"
+    write_requests(path, to_table(records, {}))
+    write_jsonl(lines, path)
+    found = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert found == pq.read_table(path).to_pylist()
+
+
+def test_the_summary_has_a_line_per_quantity(tmp_path: Path, records: RequestRecords) -> None:
+    """Counts and figures of the requests that have the quantity; a quantity of no request has no figures."""
+    path = tmp_path / "requests_summary.csv"
+    write_summary(path, records)
+    with path.open(newline="") as file:
+        rows = {row["metric"]: row for row in csv.DictReader(file)}
+    assert (rows["ttft_from_scheduled"]["count"], rows["ttft_from_scheduled"]["p99"]) == ("0", "")
+    # From issue at 10 to the report at 110; (213 - 110) / 4.
+    assert (rows["ttft_from_issued"]["count"], rows["ttft_from_issued"]["p99"]) == ("1", "100")
+    assert (rows["tpot"]["unit"], rows["tpot"]["mean"]) == ("ns", "25.75")
+    assert rows["ttft_prefill"]["max"] == "25"
+    assert (rows["answer_tokens"]["unit"], rows["answer_tokens"]["count"]) == ("tokens", "2")
+
+
+def test_a_run_without_finished_requests_has_an_empty_file(tmp_path: Path) -> None:
+    """All columns, no rows."""
+    path = tmp_path / "requests.parquet"
+    records = build_records(done(), [], ORIGIN)
+    write_requests(path, to_table(records, {}))
+    write_summary(tmp_path / "requests_summary.csv", records)
+    assert pq.read_table(path).num_rows == 0
+    assert tuple(pq.read_schema(path).names) == COLUMNS
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path, records: RequestRecords) -> None:
+    """A write that fails leaves neither the file nor its partial one."""
+    blocked = tmp_path / "requests.parquet.partial"
+    blocked.mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_requests(tmp_path / "requests.parquet", to_table(records, {}))
+    assert not (tmp_path / "requests.parquet").exists()

@@ -1,0 +1,157 @@
+"""`tokenfleet find-qps` with the simulated engine: found and confirmed, killed in each phase, refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sut.log_files import NAMES
+from tests import fleet
+
+pytestmark = pytest.mark.long
+
+# 24 queries/s at most: a step lasts 20 ms and 3 ms more for each of the running queries, an answer 20 steps.
+ENGINE = ("--step-base-ms", "20", "--step-per-seq-us", "3000", "--prefill-tokens-per-s", "100000")
+CONF = "*.Server.min_duration = 20000\ngpt-oss-120b.Server.tpot_latency = 60\n"
+RUN_TIMEOUT_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run a simulated worker."""
+    with fleet.workers(tmp_path_factory.mktemp("fleet"), 1, *ENGINE, engine="simulated") as (worker,):
+        yield worker.address
+
+
+def argv(directory: Path, address: str, *flags: str) -> list[str]:
+    """Compose the command line of a search."""
+    data, conf = directory / "data.parquet", directory / "user.conf"
+    if not data.exists():
+        fleet.write_prompts(data, [[20, 7, 300 * i] for i in range(250)])
+        conf.write_text(CONF)
+    words = [
+        "--scenario",
+        "server",
+        "--workers",
+        address,
+        "--input-file",
+        str(data),
+        "--user-conf",
+        str(conf),
+    ]
+    command = [sys.executable, "-m", "tokenfleet", "find-qps", *words, "--output-dir", str(directory / "out")]
+    return [*command, *flags]
+
+
+def end(directory: Path, address: str, *flags: str, timeout_s: float = 8 * RUN_TIMEOUT_S) -> tuple[int, str]:
+    """Search to the end; returns exit code and both outputs."""
+    done = subprocess.run(
+        argv(directory, address, *flags),
+        cwd=fleet.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def records(directory: Path) -> dict[str, Any]:
+    """Read the run.json of each run of a search, by the run's number."""
+    paths = (directory / "out" / "find-qps" / "server" / "runs").glob("*/server/performance/run.json")
+    return {path.parts[-4]: json.loads(path.read_text()) for path in paths}
+
+
+def finished_ids(directory: Path) -> dict[str, str]:
+    """Return the ids of the runs that have ended by themselves."""
+    unfinished = ("UNFINISHED", "INTERRUPTED")
+    found = records(directory).items()
+    return {number: run["run_id"] for number, run in found if run["verdict"]["outcome"] not in unfinished}
+
+
+def begun_runs(directory: Path) -> list[dict[str, Any]]:
+    """Return the runs of find_qps.json."""
+    path = directory / "out" / "find-qps" / "server" / "find_qps.json"
+    runs: list[dict[str, Any]] = json.loads(path.read_text())["runs"] if path.exists() else []
+    return runs
+
+
+def kill_in(directory: Path, address: str, kind: str, *flags: str) -> None:
+    """Start a search and kill it in the first run of a kind that has not ended."""
+    with (directory / "killed.log").open("ab") as log:
+        search = subprocess.Popen(argv(directory, address, *flags), cwd=fleet.ROOT, stdout=log, stderr=log)
+    deadline_s = time.monotonic() + 8 * RUN_TIMEOUT_S
+    try:
+        while True:
+            assert time.monotonic() < deadline_s, (directory / "killed.log").read_text()
+            assert search.poll() is None, (directory / "killed.log").read_text()
+            last = begun_runs(directory)[-1:]
+            running = {number for number in records(directory) if number not in finished_ids(directory)}
+            if any(run["kind"] == kind and str(run["number"]) in running for run in last):
+                break
+            time.sleep(0.1)
+        time.sleep(2)
+    finally:
+        os.kill(search.pid, signal.SIGKILL)
+        search.wait(10)
+
+
+def test_a_search_that_is_killed_in_each_phase_repeats_no_finished_run(tmp_path: Path, address: str) -> None:
+    """Killed in a short and in a full run it continues; when it has ended it only tells the result again."""
+    flags = ("--min-qps", "8", "--max-qps", "30")
+    kill_in(tmp_path, address, "short", *flags)
+    after_short = finished_ids(tmp_path)
+    kill_in(tmp_path, address, "full", *flags)
+    after_full = finished_ids(tmp_path)
+    assert after_short.items() <= after_full.items()
+    assert after_full
+    code, output = end(tmp_path, address, *flags)
+    assert 0 == code, output
+    ids = finished_ids(tmp_path)
+    assert after_full.items() <= ids.items()
+    assert len(ids) == len(begun_runs(tmp_path)) <= 8
+
+    (line,) = [line for line in output.splitlines() if " queries/s is VALID: " in line]
+    run_dir = Path(line.rpartition(": ")[2])
+    assert "VALID" == fleet.run_json(run_dir)["verdict"]["outcome"]
+    assert f"gpt-oss-120b.Server.target_qps = {float(line.split()[0])!r}" in output
+    # No other run left a log under a name that a checker reads.
+    valid = {str(number) for number, run in records(tmp_path).items() if run["verdict"]["outcome"] == "VALID"}
+    logs = (tmp_path / "out").rglob("mlperf_log_*")
+    assert {path.parts[-4] for path in logs if path.name in NAMES} == valid
+
+    assert (0, output) == end(tmp_path, address, *flags)
+    assert ids == finished_ids(tmp_path)
+    code, output = end(tmp_path, address, *flags, "--max-runs", "9")
+    assert (2, True) == (code, "holds a search with another --max-runs" in output)
+
+
+def test_a_lower_bound_that_is_not_valid_is_one_clear_line(tmp_path: Path, address: str) -> None:
+    """Twice what the engine carries: exit code 2 after one run, which does not look like a result."""
+    code, output = end(tmp_path, address, "--min-qps", "60")
+    assert (2, True) == (code, "find-qps: --min-qps: 60 queries/s is not VALID: search below it" in output)
+    (record,) = records(tmp_path).values()
+    assert "FAILED" == record["verdict"]["outcome"]
+    assert [] == list((tmp_path / "out").rglob("mlperf_log_*"))
+
+
+def test_a_sweep_writes_its_curve(tmp_path: Path, address: str) -> None:
+    """Three rates: TPOT and tokens/s grow with the rate, in the table and in the files."""
+    code, output = end(
+        tmp_path, address, "--sweep", "--min-qps", "5", "--max-qps", "20", "--sweep-points", "3"
+    )
+    assert 0 == code, output
+    directory = tmp_path / "out" / "find-qps" / "server-sweep"
+    head, *rows = [line.split(",") for line in (directory / "sweep.csv").read_text().splitlines()]
+    assert ["5.0", "10.0", "20.0"] == [row[0] for row in rows]
+    for name in ("tokens_per_s", "tpot_p99_ms"):
+        values = [float(row[head.index(name)]) for row in rows]
+        assert values == sorted(values)
+    assert "<svg" in (directory / "sweep.svg").read_text()

@@ -1,0 +1,1 @@
+"""The search for the highest target_qps that LoadGen calls VALID."""

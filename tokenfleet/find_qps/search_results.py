@@ -1,0 +1,166 @@
+"""Reads what a run of a search left in its directory."""
+
+import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from common.bounded_file import parse_json, read_bounded
+from common.text import printable
+from sut.results.timing.requests_file import REQUESTS_NAME
+from sut.results.verdict import Outcome
+from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
+from tokenfleet.find_qps.rate_search import RatePoint, RunLengthKind
+from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
+
+MAX_RECORD_BYTES = 1 << 28
+MAX_TEXT_LEN = 300
+# What LoadGen decides a run by is what is searched; a short run draws its samples, and so not each of them.
+_JUDGED = {
+    RunLengthKind.FULL: frozenset(["loadgen_result"]),
+    RunLengthKind.SHORT: frozenset(["loadgen_result", "coverage"]),
+}
+# A run that is over its limit, by however little, is this far over it.
+MIN_LOST_RATIO, MIN_OVER_RATIO = 1.01, 1.001
+# The steady part of an Offline run: after its first answers, before the batches empty.
+STEADY_FROM, STEADY_TO = 0.25, 0.75
+
+
+class RefusedRunError(Exception):
+    """A run is complete and INVALID for a reason that another rate would not change."""
+
+
+class FinishedRun(NamedTuple):
+    """A run of the search that has ended by itself: complete, or lost."""
+
+    record: dict[str, Any]
+    """Content of run.json."""
+    requests: pa.Table
+    """Content of requests.parquet."""
+
+    @classmethod
+    def read(cls, run_dir: Path) -> "FinishedRun | None":
+        """Read a run's directory; None if it holds no run that has ended by itself."""
+        try:
+            record: Any = parse_json(read_bounded(run_dir / "run.json", MAX_RECORD_BYTES))
+            found = cls(record, pq.read_table(run_dir / REQUESTS_NAME))
+            return found if found.is_complete or found.is_lost else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
+            return None
+
+    @property
+    def outcome(self) -> str:
+        """The verdict's outcome."""
+        return str(self.record["verdict"]["outcome"])
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether LoadGen's test ended."""
+        return self.outcome in (Outcome.VALID, Outcome.INVALID)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the run was ended because too many queries were over a limit."""
+        over = self.record["over_latency"]
+        if self.outcome != Outcome.FAILED or over is None or over["bound"] is None:
+            return False
+        return bool(max(over["num_ttft"], over["num_tpot"]) > over["bound"])
+
+    def check(self, judged: Collection[str]) -> None:
+        """Require that nothing but the named checks speaks against a complete run.
+
+        Raises:
+            RefusedRunError: Names the check.
+        """
+        for check in self.record["verdict"]["checks"] if self.is_complete else ():
+            if not check["passed"] and check["name"] not in judged:
+                raise RefusedRunError(printable(f"{check['name']}: {check['seen']}", MAX_TEXT_LEN))
+
+    def column(self, *names: str) -> NDArray[np.int64]:
+        """Return a column of requests.parquet; where it is null, the next of these names."""
+        values = pc.coalesce(*(self.requests.column(name) for name in names))
+        return np.asarray(values.to_numpy(), np.int64)
+
+
+def read_rate_point(plan: SearchPlan, run: PlannedSearchRun) -> RatePoint | None:
+    """Read a run of a search for a rate; None if it has to be run again.
+
+    Raises:
+        RefusedRunError: It is INVALID for another reason than the rate.
+    """
+    found = FinishedRun.read(plan.run_dir(run))
+    if found is None:
+        return None
+    ratio = full_length_ratio_of(plan, run, found)
+    if found.is_lost:
+        ratio = max(ratio, MIN_LOST_RATIO)
+    elif run.kind is RunLengthKind.FULL:
+        # LoadGen's own times decide.
+        is_valid = found.outcome == Outcome.VALID
+        ratio = min(ratio, 1.0) if is_valid else max(ratio, MIN_OVER_RATIO)
+    return RatePoint(run.target_qps, run.kind, math.log(ratio), found.is_lost)
+
+
+def full_length_ratio_of(plan: SearchPlan, run: PlannedSearchRun, found: FinishedRun) -> float:
+    """Return the latency over its limit that decides a run of full length at this run's rate.
+
+    Raises:
+        RefusedRunError: The run is INVALID for another reason than its rate or length.
+    """
+    found.check(_JUDGED[run.kind])
+    num_full, num_allowed = plan.full.num_queries(run.target_qps), plan.full.allowed(run.target_qps)
+    return full_length_ratio(_served(plan, found), num_full, max(num_allowed, 0))
+
+
+def _served(plan: SearchPlan, found: FinishedRun) -> ServedQueries:
+    issued_ns = found.column("scheduled_ns", "issued_ns")
+    first_ns = found.column("first_reported_ns", "first_arrival_ns")
+    done_ns = found.column("done_reported_ns", "done_arrival_ns")
+    num_rest = found.column("answer_tokens") - 1
+    tpot_ns = np.where(num_rest > 0, (done_ns - first_ns) / np.maximum(num_rest, 1), 0)
+    order = np.argsort(issued_ns, kind="stable")
+    return ServedQueries(
+        issued_s=issued_ns[order] / 1e9,
+        latency_s=(done_ns - issued_ns)[order] / 1e9,
+        ttft_ratio=(first_ns - issued_ns)[order] / plan.ttft_limit_ns,
+        tpot_ratio=tpot_ns[order] / plan.tpot_limit_ns,
+    )
+
+
+class OfflinePoint(NamedTuple):
+    """One complete Offline run."""
+
+    target_qps: float
+    num_samples: int
+    duration_s: float
+    samples_per_s: float
+    """Over the steady part of the run."""
+    is_valid: bool
+
+
+def read_offline_point(plan: SearchPlan, run: PlannedSearchRun) -> OfflinePoint | None:
+    """Read a run of a search for Offline's sample count; None if it has to be run again.
+
+    Raises:
+        RefusedRunError: It is INVALID for another reason than its duration.
+    """
+    found = FinishedRun.read(plan.run_dir(run))
+    if found is None:
+        return None
+    found.check(_JUDGED[RunLengthKind.FULL])
+    done_ns = np.sort(found.column("done_reported_ns", "done_arrival_ns"))
+    begin, end = int(len(done_ns) * STEADY_FROM), int(len(done_ns) * STEADY_TO)
+    steady_s = max(float(done_ns[end] - done_ns[begin]) / 1e9, 1e-9)
+    return OfflinePoint(
+        run.target_qps,
+        len(done_ns),
+        duration_s=float(done_ns[-1] - found.column("issued_ns").min()) / 1e9,
+        samples_per_s=(end - begin) / steady_s,
+        is_valid=found.outcome == Outcome.VALID,
+    )

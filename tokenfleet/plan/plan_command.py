@@ -1,0 +1,151 @@
+"""Implements `tokenfleet plan`: how many workers, requests/s and tokens/s this coordinator can carry.
+
+Exit codes: 0 measured, 1 the benchmark failed, 2 bad input, 128 plus the signal's number if interrupted.
+"""
+
+import json
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.signals import Interrupted, Interrupts
+from common.standard_streams import open_standard_streams
+from common.text import print_table
+from coordinator.doctor.capacity import PUBLISHED, WARN_CORES, CoordinatorCosts, CoordinatorLoad
+from sut.benchmark import BENCHMARK
+from sut.settings import Scenario
+from tokenfleet.plan.carried_load import CarriedLoad, carried_load
+from tokenfleet.plan.self_benchmark import BenchmarkFailed, MeasuredHost, measure_host
+
+MEASURED, FAILED, BAD_INPUT = 0, 1, 2
+"""Exit codes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanConfig(Flags):
+    """The planned run."""
+
+    scenario: Annotated[Scenario, Flag("scenario of the planned run")] = Scenario.SERVER
+    num_workers: Annotated[int, Flag("workers of the planned run", ge=1, le=10_000)] = 8
+    target_qps: Annotated[
+        float | None, Flag("planned requests/s; Offline: samples/s", gt=0, metavar="QPS")
+    ] = None
+    answer_len: Annotated[float, Flag("mean length of the answers, in tokens", ge=1, metavar="TOKENS")] = (
+        BENCHMARK.mean_answer_len
+    )
+    step_ms: Annotated[
+        float | None,
+        Flag("mean time of an engine step under load, in ms: at most one frame a step", gt=0, metavar="MS"),
+    ] = None
+    json: Annotated[Path | None, Flag("file for all figures, JSON; must not exist", metavar="FILE")] = None
+
+    @property
+    def load(self) -> CoordinatorLoad:
+        """The planned load; a rate of 0 if none is planned."""
+        steps_per_s = math.inf if self.step_ms is None else 1e3 / self.step_ms
+        return CoordinatorLoad(self.target_qps or 0.0, self.num_workers, self.answer_len, steps_per_s)
+
+    def _check_together(self) -> None:
+        if self.json is not None and self.json.exists():
+            raise FlagError("--json", "exists, and is not overwritten", self.json)
+        if self.json is not None and not self.json.parent.is_dir():
+            raise FlagError("--json", f"{self.json.parent} is not a directory", self.json)
+
+
+def parse(argv: list[str]) -> PlanConfig:
+    """Read the command line.
+
+    Raises:
+        ValueError: Names flag, value and bound.
+    """
+    parser = Parser(
+        allow_abbrev=False,
+        description="Measure this host for some seconds without GPUs; tell what its coordinator carries.",
+    )
+    add_flags(parser, PlanConfig)
+    return build(PlanConfig, parser.parse_args(argv))
+
+
+def main(argv: list[str]) -> int:
+    """Measure, print and write; return the exit code."""
+    open_standard_streams()
+    Interrupts(ignores_later=True)
+    try:
+        config = parse(argv)
+        _say("measuring this host with four short runs")
+        measured = measure_host()
+        carried = carried_load(measured.costs(config.scenario), config.load)
+        if config.json is not None:
+            _write(config.json, config, measured, carried)
+    except ValueError as error:
+        return _say(str(error), BAD_INPUT)
+    except BenchmarkFailed as error:
+        return _say(str(error), FAILED)
+    except Interrupted as interruption:
+        return _say(f"interrupted by {interruption}", interruption.exit_code)
+    print_table(format_plan(config, measured.costs(config.scenario), carried))
+    return MEASURED
+
+
+def format_plan(config: PlanConfig, costs: CoordinatorCosts, carried: CarriedLoad) -> str:
+    """Return the table."""
+    load = config.load
+    workers = f"{config.num_workers} workers"
+    lines = [
+        f"== plan, {config.scenario}, {workers}, answers of {config.answer_len:g} tokens ==",
+        f"   CPU of this host     {_costs(costs)}",
+        f"   of the published one {_costs(PUBLISHED)}",
+    ]
+    if config.target_qps is not None:
+        lines.append(
+            f"   planned              {load.queries_per_s:g} requests/s, {load.tokens_per_s:,.0f} tokens/s, "
+            f"{load.frames_per_s:,.0f} frames/s: {carried.cores:.2f} core, "
+            f"{carried.share:.0%} of what it carries"
+        )
+    lines.append(
+        f"   carries              {carried.max_queries_per_s:,.0f} requests/s, "
+        f"{carried.max_tokens_per_s:,.0f} tokens/s with {workers}"
+    )
+    at = f"at {load.queries_per_s:g} requests/s" if config.target_qps is not None else "without requests"
+    lines.append(f"                        {carried.max_workers:,} workers {at}")
+    lines.append(
+        f"   A coordinator carries {WARN_CORES:g} core; above that its latency grows. Upper estimates,"
+    )
+    lines.append("   to about 20 %, without TLS; measured beside two workers on this host.")
+    if config.step_ms is None:
+        lines.append("   With --step-ms a worker sends at most one frame per step, which is less.")
+    return "\n".join(lines)
+
+
+def _costs(costs: CoordinatorCosts) -> str:
+    return (
+        f"{costs.idle:.3f} core at rest, {costs.query * 1e6:,.0f} us a request, "
+        f"{costs.frame * 1e6:,.0f} us a frame, {costs.token * 1e9:,.0f} us for 1,000 tokens"
+    )
+
+
+def _write(path: Path, config: PlanConfig, measured: MeasuredHost, carried: CarriedLoad) -> None:
+    document = {
+        "format": 1,
+        "scenario": config.scenario,
+        "num_workers": config.num_workers,
+        "target_qps": config.target_qps,
+        "answer_len": config.answer_len,
+        "step_ms": config.step_ms,
+        "costs": measured.costs(config.scenario)._asdict(),
+        "published_costs": PUBLISHED._asdict(),
+        "carried": carried._asdict(),
+        "runs": {name: run._asdict() for name, run in measured.runs.items()},
+    }
+    try:
+        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise FlagError("--json", str(error.strerror or error), path) from error
+
+
+def _say(text: str, code: int = MEASURED) -> int:
+    sys.stderr.write(f"plan: {text}\n")
+    return code

@@ -1,0 +1,1 @@
+"""`tokenfleet spans`: requests of a finished run as OpenTelemetry spans."""

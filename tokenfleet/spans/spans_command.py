@@ -1,0 +1,87 @@
+"""`tokenfleet spans RUN_DIR`: a sample of a run's requests as OpenTelemetry spans, after the run.
+
+Exit codes: 0 done, 1 the endpoint has not taken them, 2 bad input or a file that cannot be written.
+"""
+
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.standard_streams import open_standard_streams
+from common.text import print_table
+from sut.results.report.run_json import RunJson
+from tokenfleet.spans.sampled_requests import read_sample
+
+DONE, NOT_TAKEN, BAD_INPUT = 0, 1, 2
+"""Exit codes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpansConfig(Flags):
+    """Which requests become spans, and where these go."""
+
+    output: Annotated[Path | None, Flag("file for the spans, as lines of OTLP/JSON")] = None
+    endpoint: Annotated[
+        str | None,
+        Flag("OTLP/HTTP endpoint, for example http://localhost:4318/v1/traces", metavar="URL"),
+    ] = None
+    sample: Annotated[int, Flag("number of requests, evenly spaced in order of issue", ge=1)] = 1000
+    slowest: Annotated[int, Flag("number of further requests, those with the largest TTFT", ge=0)] = 20
+
+    def _check_together(self) -> None:
+        if (self.output is None) == (self.endpoint is None):
+            raise FlagError("--output", "give either --output or --endpoint")
+        if self.endpoint is not None and not self.endpoint.startswith(("http://", "https://")):
+            raise FlagError("--endpoint", f"{self.endpoint!r} does not begin with http:// or https://")
+        if self.output is not None and self.output.exists():
+            raise FlagError("--output", "exists", self.output)
+
+
+def main(argv: list[str]) -> int:
+    """Export the spans and return the exit code."""
+    open_standard_streams()
+    try:
+        return _export(argv)
+    except (ValueError, OSError) as error:
+        print(f"spans: {error}", file=sys.stderr)  # noqa: T201 - the one line of a refusal
+        return BAD_INPUT
+
+
+def _export(argv: list[str]) -> int:
+    parser = Parser(allow_abbrev=False, description="Export requests of a run as OpenTelemetry spans.")
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
+    add_flags(parser, SpansConfig)
+    values = parser.parse_args(argv)
+    config = build(SpansConfig, values)
+    record = RunJson.read(values.run_dir)
+    rows = read_sample(values.run_dir, config.sample, config.slowest)
+    try:
+        from tokenfleet.spans.span_export import build_spans, send_spans, write_spans
+    except ImportError as error:
+        raise ValueError(f"install the extra otel (pip install 'tokenfleet[otel]'): {error}") from error
+
+    run = {f"tokenfleet.{name}": record.text(name) for name in ("run_id", "scenario", "mode")}
+    addresses = [str(worker.get("address", "")) for _, worker in record.entries("summary", "workers")]
+    spans = build_spans(rows, run, addresses, _origin_ns(record))
+    if config.endpoint is not None and not send_spans(config.endpoint, spans):
+        print(f"spans: --endpoint {config.endpoint}: has not taken them", file=sys.stderr)  # noqa: T201
+        return NOT_TAKEN
+    if config.output is not None:
+        write_spans(config.output, spans)
+    print_table(f"{len(rows)} requests, {len(spans)} spans: {config.output or config.endpoint}")
+    return DONE
+
+
+def _origin_ns(record: RunJson) -> int:
+    """Return the system time at which the test began, to a second.
+
+    Raises:
+        ValueError: run.json does not tell it.
+    """
+    started, ready_s = record.text("started_utc"), record.get("ready_s")
+    if not isinstance(ready_s, int | float):
+        raise ValueError("run.json has no ready_s")
+    return int(datetime.fromisoformat(started).timestamp() * 1e9 + ready_s * 1e9)
