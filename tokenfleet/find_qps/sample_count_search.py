@@ -14,6 +14,8 @@ from tokenfleet.find_qps.search_results import OfflinePoint
 
 # Growth of the rate after a run that was too short although its rate was that of the engines.
 MIN_GROWTH = 1.05
+# Answers that all run at once end together: their rate is at most this multiple of the mean.
+MAX_STEADY = 2.0
 
 
 def next_offline_step(
@@ -36,5 +38,6 @@ def next_offline_step(
         return SearchStep(StepKind.EXHAUSTED, last.target_qps)
     # LoadGen rounds up to whole multiples of the data set: at least one more of them.
     one_more = (last.num_samples + 1) / (OFFLINE_SLACK * min_duration_s)
-    rate = max(last.samples_per_s, MIN_GROWTH * last.target_qps, one_more)
+    steady = min(last.samples_per_s, MAX_STEADY * last.num_samples / max(last.duration_s, 1e-9))
+    rate = max(steady, MIN_GROWTH * last.target_qps, one_more)
     return SearchStep(StepKind.FULL, math.ceil(rate * 1000) / 1000)

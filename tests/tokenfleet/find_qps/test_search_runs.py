@@ -140,6 +140,19 @@ def test_a_lower_bound_that_is_not_valid_is_one_clear_line(tmp_path: Path, addre
     assert [] == list((tmp_path / "out").rglob("mlperf_log_*"))
 
 
+def test_the_sample_count_of_offline_is_found(tmp_path: Path, address: str) -> None:
+    """500 samples, which all run at once, end too soon; 1,000 or more last for the 8 s that LoadGen asks."""
+    flags = ("--scenario", "offline")
+    argv(tmp_path, address)
+    (tmp_path / "user.conf").write_text("*.Offline.min_duration = 8000\n")
+    code, output = end(tmp_path, address, *flags)
+    assert 0 == code, output
+    first, *_, last = [line for line in output.splitlines() if line.startswith("run ")]
+    assert "INVALID; 500 samples" in first
+    assert " VALID; " in last
+    assert "gpt-oss-120b.Offline.target_qps = " in output
+
+
 def test_a_sweep_writes_its_curve(tmp_path: Path, address: str) -> None:
     """Three rates: TPOT and tokens/s grow with the rate, in the table and in the files."""
     code, output = end(
