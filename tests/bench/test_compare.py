@@ -11,7 +11,7 @@ def claims_difference(seed: int, slowdown: float) -> bool:
 
 
 def test_equal_sides_raise_few_alarms_and_a_slowdown_is_found() -> None:
-    """Of four pairs of equal sides at most one is a false alarm; a slowdown of 5 % is found in each of two."""
+    """Of four pairs of equal sides at most one is a false alarm; a slowdown of 5 % is found in two of two."""
     alarms = sum(claims_difference(seed, 0.0) for seed in range(4))
     found = sum(claims_difference(seed, 0.05) for seed in range(2))
     assert (True, 2) == (alarms <= 1, found)
