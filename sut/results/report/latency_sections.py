@@ -20,6 +20,7 @@ from sut.results.report.markup import (
     table,
 )
 from sut.results.report.run_json import TPOT_LIMIT, TTFT_LIMIT, RunJson
+from sut.settings import Scenario
 
 _MARKS = ("p50", "p90", "p95", "p99", "p99.9")
 
@@ -57,8 +58,10 @@ def percentile_section(record: RunJson) -> Html:
     columns = [Column("ms", True), *map(Column, ("mean", "min", *_MARKS, "max", "p99 limit"))]
     text = (
         "LoadGen counts from the time at which its schedule wanted a query; our figures count from LoadGen's "
-        "call. The measured lateness of issue is the difference that a thread with known due times sees. "
-        "LoadGen's and our percentiles are values of single queries, sorted[int(count * fraction)]."
+        "call (issue). Issue lateness is that of a thread that is due ten times a second: it waits for the "
+        "same reasons as LoadGen's. Queued at the coordinator: until it was sent to a worker. Engine "
+        "output to LoadGen: from an engine step until its tokens are reported. Each percentile is the value "
+        "of one query, sorted[int(count * fraction)]."
     )
     return element(
         "section", element("h2", "Percentiles"), table(columns, rows), note(text), id="percentiles"
@@ -118,13 +121,26 @@ def part_section(record: RunJson, figures: Html) -> Html:
             "section", head, note("The times of this run's requests were not taken apart."), id="parts"
         )
     text = (
+        "Engine queue, prefill and decode are the engine's time. Lateness: LoadGen's thread called late. "
+        "Coordinator queue: until the query was sent to a worker. Network out and network back: on the way, "
+        "with the queues of the connection. Frame hold: in the worker, until the engine's token was sent. "
+        "Report: until LoadGen had the answer. "
         "Each part is the mean over the requests whose rank is within 0.5 % of the percentile's; the parts "
         "add up to the mean of these requests. TPOT's parts after the engine are what the last token took "
         "longer than the first, per token, and may be negative. The clock error bounds how far time may "
         "belong to the other direction of the network."
     )
     split = element("div", figures, *tables, class_="split")
-    return element("section", head, split, _start_note(record), note(text), id="parts")
+    return element("section", head, split, _start_note(record), *_pull_note(record), note(text), id="parts")
+
+
+def _pull_note(record: RunJson) -> Iterator[Html]:
+    """Tell why queries wait where all of them are issued at once."""
+    if record.text("scenario") == Scenario.OFFLINE:
+        yield note(
+            "LoadGen issues all samples of this scenario at once. They wait in the coordinator queue while "
+            "the engines are full, so this part is the work before them and no cost of the coordinator."
+        )
 
 
 def _start_note(record: RunJson) -> Html:

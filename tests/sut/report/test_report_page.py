@@ -129,6 +129,14 @@ def test_latencies_are_taken_apart(page: Page) -> None:
     assert "TTFT taken apart" in "".join(page.texts)
 
 
+@pytest.mark.parametrize("scenario", ["offline", "server"])
+def test_samples_that_wait_for_engines_are_no_cost_of_the_coordinator(tmp_path: Path, scenario: str) -> None:
+    """The page says so where LoadGen issues all samples at once, and only there."""
+    (tmp_path / "run.json").write_text(json.dumps(run_files.run_json(scenario=scenario)))
+    texts = "".join(report(tmp_path).texts)
+    assert (scenario == "offline") == ("no cost of the coordinator" in texts)
+
+
 def test_events_have_their_times(page: Page) -> None:
     """The loss, with its reason, and the pauses, the longest first, have their times."""
     shown = [number.text for number in page.numbers if "origin_ns" in number.source]
