@@ -76,7 +76,7 @@ def _say(text: str) -> None:
 
 def _execute(argv: list[str]) -> int:
     plan = SearchPlan.read(*parse(argv))
-    if plan.run.scenario is not Scenario.OFFLINE:
+    if plan.run.scenario is not Scenario.OFFLINE and not plan.config.sweep:
         _check_length(plan)
     with SearchDir(plan.directory):
         runs = SearchRuns(plan, SearchState(plan))

@@ -1,6 +1,5 @@
-"""`python -m coordinator doctor` as a process, over real workers: a healthy fleet, and broken ones."""
+"""`tokenfleet doctor` over real workers: a healthy fleet, and broken ones."""
 
-import os
 import re
 import signal
 import socket
@@ -16,7 +15,7 @@ from coordinator.__main__ import main
 from protos import worker_pb2 as pb
 from tests import fleet, secure
 from tests.coordinator.doctor.teller import Teller, telling, told_by
-from tests.forked import end_of
+from tests.forked import completed, end_of
 
 DOCTOR = [sys.executable, "-m", "coordinator", "doctor"]
 END_TIMEOUT_S = 60.0
@@ -32,15 +31,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[fleet.WorkerP
 def doctor(addresses: Sequence[str], *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the doctor to its end; without addresses, without --workers."""
     workers = ["--workers", ",".join(addresses)] if addresses else []
-    return subprocess.run(
-        [*DOCTOR, *workers, *flags],
-        cwd=fleet.ROOT,
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        timeout=END_TIMEOUT_S,
-        check=False,
-    )
+    return completed(main, ["doctor", *workers, *flags], END_TIMEOUT_S, **variables)
 
 
 def failures(done: subprocess.CompletedProcess[str]) -> dict[str, tuple[str, str]]:

@@ -81,7 +81,7 @@ def test_a_search_continues_with_the_same_flags_and_files_only(plan: SearchPlan)
     with pytest.raises(FlagError, match="another --workers"):
         SearchState(replace(plan, run=replace(plan.run, workers=("127.0.0.1:2",))))
     (plan.directory / STATE_NAME).write_text("{")
-    with pytest.raises(FlagError, match="find_qps[.]json: cannot be continued"):
+    with pytest.raises(FlagError, match=r"find_qps[.]json: cannot be continued"):
         SearchState(plan)
 
 

@@ -1,8 +1,6 @@
 """`tokenfleet find-qps` with the simulated engine: found and confirmed, killed in each phase, refused."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -17,9 +15,9 @@ from tests import fleet
 
 pytestmark = pytest.mark.long
 
-# 24 queries/s at most: a step lasts 20 ms and 3 ms more for each of the running queries, an answer 20 steps.
-ENGINE = ("--step-base-ms", "20", "--step-per-seq-us", "3000", "--prefill-tokens-per-s", "100000")
-CONF = "*.Server.min_duration = 20000\ngpt-oss-120b.Server.tpot_latency = 60\n"
+# About 55 queries/s: a step lasts 8 ms and 0.5 ms more for each running query, an answer 20 steps.
+ENGINE = ("--step-base-ms", "8", "--step-per-seq-us", "500", "--prefill-tokens-per-s", "100000")
+CONF = "*.Server.min_duration = 20000\ngpt-oss-120b.Server.tpot_latency = 25\n"
 RUN_TIMEOUT_S = 60.0
 
 
@@ -34,7 +32,7 @@ def argv(directory: Path, address: str, *flags: str) -> list[str]:
     """Compose the command line of a search."""
     data, conf = directory / "data.parquet", directory / "user.conf"
     if not data.exists():
-        fleet.write_prompts(data, [[20, 7, 300 * i] for i in range(250)])
+        fleet.write_prompts(data, [[20, 7, 300 * i] for i in range(500)])
         conf.write_text(CONF)
     words = [
         "--scenario",
@@ -99,13 +97,13 @@ def kill_in(directory: Path, address: str, kind: str, *flags: str) -> None:
             time.sleep(0.1)
         time.sleep(2)
     finally:
-        os.kill(search.pid, signal.SIGKILL)
+        search.kill()
         search.wait(10)
 
 
 def test_a_search_that_is_killed_in_each_phase_repeats_no_finished_run(tmp_path: Path, address: str) -> None:
     """Killed in a short and in a full run it continues; when it has ended it only tells the result again."""
-    flags = ("--min-qps", "8", "--max-qps", "30")
+    flags = ("--min-qps", "25", "--max-qps", "100")
     kill_in(tmp_path, address, "short", *flags)
     after_short = finished_ids(tmp_path)
     kill_in(tmp_path, address, "full", *flags)
@@ -135,8 +133,8 @@ def test_a_search_that_is_killed_in_each_phase_repeats_no_finished_run(tmp_path:
 
 def test_a_lower_bound_that_is_not_valid_is_one_clear_line(tmp_path: Path, address: str) -> None:
     """Twice what the engine carries: exit code 2 after one run, which does not look like a result."""
-    code, output = end(tmp_path, address, "--min-qps", "60")
-    assert (2, True) == (code, "find-qps: --min-qps: 60 queries/s is not VALID: search below it" in output)
+    code, output = end(tmp_path, address, "--min-qps", "150")
+    assert (2, True) == (code, "find-qps: --min-qps: 150 queries/s is not VALID: search below it" in output)
     (record,) = records(tmp_path).values()
     assert "FAILED" == record["verdict"]["outcome"]
     assert [] == list((tmp_path / "out").rglob("mlperf_log_*"))
@@ -145,12 +143,12 @@ def test_a_lower_bound_that_is_not_valid_is_one_clear_line(tmp_path: Path, addre
 def test_a_sweep_writes_its_curve(tmp_path: Path, address: str) -> None:
     """Three rates: TPOT and tokens/s grow with the rate, in the table and in the files."""
     code, output = end(
-        tmp_path, address, "--sweep", "--min-qps", "5", "--max-qps", "20", "--sweep-points", "3"
+        tmp_path, address, "--sweep", "--min-qps", "15", "--max-qps", "60", "--sweep-points", "3"
     )
     assert 0 == code, output
     directory = tmp_path / "out" / "find-qps" / "server-sweep"
     head, *rows = [line.split(",") for line in (directory / "sweep.csv").read_text().splitlines()]
-    assert ["5.0", "10.0", "20.0"] == [row[0] for row in rows]
+    assert ["15.0", "30.0", "60.0"] == [row[0] for row in rows]
     for name in ("tokens_per_s", "tpot_p99_ms"):
         values = [float(row[head.index(name)]) for row in rows]
         assert values == sorted(values)
