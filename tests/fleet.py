@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator import __main__ as coordinator
 from protos.columns import SERVICE
-from tests.forked import end_of
+from tests.forked import completed
 from worker.node.ports import steady_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -185,9 +184,7 @@ def coordinate(
 ) -> subprocess.CompletedProcess[str]:
     """Run a coordinator to its end, in a process forked from one that has done the imports."""
     argv = coordinator_flags(fleet, input_file, output_dir, *flags)
-    with tempfile.TemporaryDirectory() as directory:
-        ended = end_of(coordinator.main, argv, Path(directory), timeout_s)
-    return subprocess.CompletedProcess(argv, *ended)
+    return completed(coordinator.main, argv, timeout_s)
 
 
 def write_prompts(path: Path, prompts: Sequence[Sequence[int]]) -> Path:

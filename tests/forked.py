@@ -2,10 +2,13 @@
 
 import multiprocessing
 import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 # Programs that tests call, and modules that these import when they run.
 PRELOAD = [
@@ -49,6 +52,15 @@ def end_of(
     finally:
         process.kill()
     return Ended(process.exitcode, stdout, stderr)
+
+
+def completed(
+    main: Callable[[list[str]], int], argv: Sequence[str], timeout_s: float = 60.0, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a main as `end_of` does, with further environment variables; a real start costs a second of CPU."""
+    with tempfile.TemporaryDirectory() as directory, mock.patch.dict(os.environ, variables):
+        ended = end_of(main, argv, Path(directory), timeout_s)
+    return subprocess.CompletedProcess(list(argv), *ended)
 
 
 def _be(

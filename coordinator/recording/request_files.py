@@ -102,7 +102,9 @@ class RequestFiles:
         Thread: file thread.
         """
         if self.config.loadgen_trace:
-            return add_traced_schedule(records, find_log(self.run_dir.path, TRACE))
+            trace = find_log(self.run_dir.path, TRACE)
+            # A run that fails before LoadGen has begun has none.
+            return add_traced_schedule(records, trace) if trace.is_file() else None
         qps = self.settings.logged["effective_target_qps"]
         is_offline = self.config.scenario is Scenario.OFFLINE
         seeded = Seeded(self.settings.seeds.schedule, 0.0 if is_offline else float(str(qps)))

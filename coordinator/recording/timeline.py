@@ -123,13 +123,15 @@ class Timeline:
         Args:
             path: Where.
             run: Identifies the run.
-            origin_ns: Time of the run's first query, by the coordinator's monotonic clock; 0 of the file.
+            origin_ns: Time of the run's first query, by the coordinator's monotonic clock, which is 0 in the
+                file; 0: there was none, and the first sample is at 0.
 
         Raises:
             OSError: It cannot be written.
         """
         rows = self.samples.flatten()
-        rows["time_ns"] -= origin_ns
+        if len(rows):
+            rows["time_ns"] -= origin_ns or rows["time_ns"][0]
         arrays = {name: _to_column(name, rows) for name in TIMELINE_ROW.names or ()}
         facts = {"format": 1, **run._asdict(), "addresses": [link.address for link in self._run.fleet.links]}
         found = pa.table(arrays, metadata={b"tokenfleet": json.dumps(facts).encode()})

@@ -1,6 +1,7 @@
 """Load and measurements of one worker; only the scheduler changes them."""
 
 from array import array
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -134,16 +135,23 @@ class WorkerLoad:
         _, delays_ns, begins, ends = self.request_times[-1]
         delays_ns.append((reported.ended_ns or reported.begun_ns or arrival_ns) - columns.produced_ns)
         times = columns.times or _NO_TIMES
-        if reported.begun:
+        begun, queries, begun_ns, ended_ns = reported
+        sent_ns = times.sent_ns
+        if begun:
             # map and zip call no Python function: this runs for every request.
-            slots = map(SLOT_MASK.__and__, map(columns.requests.item, times.first_rows))
-            told = dict(zip(slots, zip(*times[2:5], strict=True), strict=True))
-            for slot, query in zip(reported.begun, reported.queries, strict=False):
-                seen = query, arrival_ns, reported.begun_ns, times.sent_ns
-                begins.extend((*seen, *told.get(slot, _UNKNOWN)))
-        ended = reported.queries[len(reported.begun) :]
-        for query, ns in zip(ended, times.last_ns or [0] * len(ended), strict=True):
-            ends.extend((query, reported.ended_ns, times.sent_ns, ns))
+            told: Iterable[tuple[int, int, int]]
+            told = zip(times.received_ns, times.admitted_ns, times.first_ns, strict=True)
+            slots = list(map(SLOT_MASK.__and__, map(columns.requests.item, times.first_rows)))
+            if slots != begun:
+                # A continued request begins at this worker, but its answer has begun before.
+                told_by_slot = dict(zip(slots, told, strict=True))
+                told = (told_by_slot.get(slot, _UNKNOWN) for slot in begun)
+            for query, worker_ns in zip(queries, told, strict=False):
+                begins.extend((query, arrival_ns, begun_ns, sent_ns, *worker_ns))
+        if ended_ns:
+            ended = queries[len(begun) :]
+            for query, last_ns in zip(ended, times.last_ns or [0] * len(ended), strict=True):
+                ends.extend((query, ended_ns, sent_ns, last_ns))
 
     def lose(self) -> None:
         """Reset the counts of outstanding work of a lost worker."""

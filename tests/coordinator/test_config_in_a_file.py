@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import subprocess
-import sys
 import tomllib
 import typing
 from pathlib import Path
@@ -18,6 +16,7 @@ from coordinator.__main__ import main
 from coordinator.config import LossPolicy, OverduePolicy, RunConfig, parse, to_argv
 from sut.settings import Scenario
 from tests import fleet
+from tests.forked import completed
 
 PATHS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).map(Path)
 COUNTS = st.integers(1, 2**40)
@@ -77,9 +76,8 @@ def test_every_flag_can_stand_in_the_file(tmp_path_factory: pytest.TempPathFacto
 
 
 def print_config(*argv: str) -> str:
-    """Let a real coordinator print its configuration."""
-    command = [sys.executable, "-m", "coordinator", *argv, "--print-config"]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    """Let a coordinator print its configuration."""
+    done = completed(main, [*argv, "--print-config"])
     assert (0, "") == (done.returncode, done.stderr)
     return done.stdout
 
@@ -184,9 +182,8 @@ def test_a_bad_line_is_named_with_its_file(
 def test_the_file_is_blamed_for_its_own_flags_alone(
     tmp_path: Path, line: str, argv: list[str], says: str
 ) -> None:
-    """Through the real program, a mistake in the file names the file, one of the command line does not."""
+    """Through the program, a mistake in the file names the file, one of the command line does not."""
     data = fleet.write_prompts(tmp_path / "d.parquet", [[3, 7, 1]])
     path = write(tmp_path, f"[coordinator]\ninput-file = '{data}'\nworkers = ['127.0.0.1:9']\n{line}\n")
-    command = [sys.executable, "-m", "coordinator", "--config", str(path), *argv]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = completed(main, ["--config", str(path), *argv])
     assert (2, says.format(path=path), "") == (done.returncode, done.stderr, done.stdout)

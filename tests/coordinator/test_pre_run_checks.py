@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from coordinator.__main__ import main
 from coordinator.config import parse
 from coordinator.inputs import Inputs
 from coordinator.pre_run_checks import build_setup
@@ -16,6 +17,7 @@ from sut.benchmark import V6_1
 from sut.results.deviations import deviations_before_run
 from tests import fleet
 from tests.coordinator.doctor.test_doctor import doctor
+from tests.forked import completed
 
 # Runs the coordinator as if the only known round had other seeds than the installed LoadGen.
 OTHER_ROUND = """
@@ -120,9 +122,8 @@ def reference_flags(directory: Path, conf: str = REFERENCE_CONF) -> list[str]:
 def refused_run(directory: Path, *flags: str) -> list[str]:
     """Log lines of a run that ends because its worker does not answer, without the time."""
     data = fleet.write_prompts(directory / "data.parquet", [[3, 7]] * 2)
-    command = [sys.executable, "-m", "coordinator", "--workers", "127.0.0.1:9", "--input-file", str(data)]
-    command += ["--ready-timeout-s", "0.5", *flags]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    own = ["--workers", "127.0.0.1:9", "--input-file", str(data), "--ready-timeout-s", "0.5"]
+    done = completed(main, [*own, *flags])
     assert 2 == done.returncode, done.stderr
     lines = [line.partition(": ")[2] for line in done.stderr.splitlines() if "pre_run_checks" in line]
     assert done.stderr.index(lines[-1]) < done.stderr.index("127.0.0.1:9")

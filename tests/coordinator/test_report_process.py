@@ -14,7 +14,7 @@ from coordinator import report_process
 from sut.log_files import DETAIL, find_log
 from sut.results.logs import read_detail
 from tests import fleet
-from tests.sut.report.page_reader import Page
+from tests.sut.report.page_reader import Page, value_of
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +56,7 @@ def test_a_run_ends_with_a_report_of_its_figures(worker: fleet.WorkerProcess, tm
     assert 5 == len(latencies)
     for number in page.numbers:
         if number.source.startswith("run.json#/"):
-            value = record
-            for key in number.source.partition("#/")[2].split("/"):
-                value = value[int(key)] if isinstance(value, list) else value[key]
-            assert repr(value) == number.value
+            assert repr(value_of(record, number.source)) == number.value
     assert {"scenario", "input_file", "workers", "output_dir", "max_new_tokens"} <= set(
         record["changed_flags"]
     )

@@ -12,7 +12,8 @@ from tokenfleet.cli import SUBCOMMANDS, main
 
 NAMES = (
     "worker, run, doctor, probe, checkpoint-hash, local, "
-    "accuracy, compliance, submission, campaign, qualify, report, spans, plan, network-sut, synthetic"
+    "accuracy, compliance, submission, campaign, qualify, report, spans, find-qps, plan, "
+    "network-sut, synthetic"
 )
 
 

@@ -1,6 +1,5 @@
-"""`python -m coordinator doctor` as a process, over real workers: a healthy fleet, and broken ones."""
+"""`tokenfleet doctor` over real workers: a healthy fleet, and broken ones."""
 
-import os
 import re
 import signal
 import socket
@@ -16,7 +15,7 @@ from coordinator.__main__ import main
 from protos import worker_pb2 as pb
 from tests import fleet, secure
 from tests.coordinator.doctor.teller import Teller, telling, told_by
-from tests.forked import end_of
+from tests.forked import completed, end_of
 
 DOCTOR = [sys.executable, "-m", "coordinator", "doctor"]
 END_TIMEOUT_S = 60.0
@@ -32,15 +31,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[fleet.WorkerP
 def doctor(addresses: Sequence[str], *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the doctor to its end; without addresses, without --workers."""
     workers = ["--workers", ",".join(addresses)] if addresses else []
-    return subprocess.run(
-        [*DOCTOR, *workers, *flags],
-        cwd=fleet.ROOT,
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        timeout=END_TIMEOUT_S,
-        check=False,
-    )
+    return completed(main, ["doctor", *workers, *flags], END_TIMEOUT_S, **variables)
 
 
 def failures(done: subprocess.CompletedProcess[str]) -> dict[str, tuple[str, str]]:
@@ -84,7 +75,7 @@ def test_healthy_fleet_passes(two: list[fleet.WorkerProcess], tmp_path: Path) ->
         "reachable +all 2 addresses answer",
         "health +all SERVING",
         "run token +every worker would accept this coordinator",
-        "protocol +all have version 3",
+        "protocol +all have version 4",
         "distinct +2 different processes",
         f"model_hash +{told_by(two[0].address)[0].model_hash}",
         "reported +every worker reports its machine",
@@ -155,7 +146,7 @@ def test_version_mismatch_fails(two: list[fleet.WorkerProcess]) -> None:
     with telling(Teller(copy_of(info, protocol_version=99))) as odd:
         done = doctor([two[0].address, odd])
     seen, advice = failures(done)["protocol"]
-    assert f"{odd}: version 99, this coordinator has 3" == seen
+    assert f"{odd}: version 99, this coordinator has 4" == seen
     assert "install the same version of tokenfleet" in advice
     assert re.search(f"^  warn  reported +{odd}: does not report its machine$", done.stdout, re.MULTILINE)
 
@@ -197,7 +188,7 @@ def test_node_stands_for_its_replicas(two: list[fleet.WorkerProcess]) -> None:
     """Each replica is checked at its own port, but one given up, which is named with the reason alone."""
     ports = [int(worker.address.rpartition(":")[2]) for worker in two]
     gone = fleet.free_port()
-    node = pb.WorkerInfo(protocol_version=3, state=pb.WORKER_STATE_DEGRADED)
+    node = pb.WorkerInfo(protocol_version=4, state=pb.WORKER_STATE_DEGRADED)
     node.replicas.add(port=ports[0], state=pb.WORKER_STATE_READY)
     node.replicas.add(port=ports[1], state=pb.WORKER_STATE_READY)
     node.replicas.add(port=gone, state=pb.WORKER_STATE_FAILED, reason="exit code 1, 5 times")

@@ -1,6 +1,7 @@
 """The figures of the live view, over a request table and a fleet that are filled by hand."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -162,7 +163,7 @@ def test_a_long_run_keeps_a_bounded_number_of_samples() -> None:
     assert (0, 99 * S) == (times_ns[0], times_ns[-1])
 
 
-def test_the_file_counts_time_from_the_first_query(tmp_path: Any) -> None:
+def test_the_file_counts_time_from_the_first_query(tmp_path: Path) -> None:
     """Queries were issued at 1 s: samples of seconds 0 and 2 are at -1 s and 1 s; the unknown is null."""
     run = HandmadeRun()
     run.timeline.sample(0)
@@ -187,3 +188,15 @@ def test_the_file_counts_time_from_the_first_query(tmp_path: Any) -> None:
     )
     assert coordinator["cpu_s"] > 0
     assert [path] == list(tmp_path.iterdir())
+
+
+def test_without_a_query_the_file_begins_at_0(tmp_path: Path) -> None:
+    """A run that failed before LoadGen issued anything: samples of seconds 5 and 6, or none at all."""
+    for seconds in ([5, 6], []):
+        run = HandmadeRun()
+        for second in seconds:
+            run.timeline.sample(second * S)
+        path = tmp_path / "timeline.parquet"
+        run.timeline.write(path, RunName("r", "server", "performance"), origin_ns(run.run))
+        times_ns = pq.read_table(path)["time_ns"].to_pylist()
+        assert [(second - 5) * S for second in seconds for _ in range(3)] == times_ns

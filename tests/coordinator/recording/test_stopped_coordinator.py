@@ -121,6 +121,32 @@ def test_loadgens_own_percentiles_are_those_of_its_log(shown: Shown) -> None:
     assert {"name": "limit", "value": 3_000_000_000} == limit
 
 
+def test_the_pause_is_part_of_ttft_as_lateness(shown: Shown) -> None:
+    """Every query is in requests.parquet; from LoadGen's schedule its TTFT is LoadGen's own, to 1 ms.
+
+    The p90 consists mostly of LoadGen's lateness, because its queries were due during the pause.
+    """
+    requests = pq.read_table(shown.run_dir / "requests.parquet")
+    ttft_ns = sorted(
+        first - due
+        for first, due in zip(
+            requests["first_reported_ns"].to_pylist(), requests["scheduled_ns"].to_pylist(), strict=True
+        )
+    )
+    assert len(ttft_ns) == NUM_QUERIES
+    loadgens = shown.record["loadgen_latencies"]["ttft_ns"]["percentiles"]
+    for name, value in loadgens.items():
+        rank = int(NUM_QUERIES * (float(name[1:]) / 100))
+        assert ttft_ns[rank] == pytest.approx(value, abs=1e6)
+    decomposition = shown.record["decomposition"]
+    assert decomposition["schedule"]["source"] == "seed"
+    assert decomposition["num_contradicting"] == 0
+    p90 = decomposition["quantities"]["ttft_ns"]["percentiles"]["p90"]
+    assert p90["parts_ns"]["lateness"] > 0.5 * p90["mean_ns"]
+    lines = [line for line in shown.stdout.splitlines() if line.startswith("   ttft p99 ")]
+    assert [": lateness " in line for line in lines] == [True]
+
+
 def screens_of(shown: Shown) -> list[list[str]]:
     """Return the screen after each drawing, one list of lines each; the terminal has 80 columns."""
     screen = pyte.Screen(80, 24)

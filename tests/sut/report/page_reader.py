@@ -21,6 +21,18 @@ class ShownNumber(NamedTuple):
         return self.text == f"{float(self.value) / self.divisor:,.{digits}f}"
 
 
+def value_of(record: Any, source: str) -> Any:
+    """Return the value of run.json that a source names: at a path, a difference, or the length of a list."""
+    if " - " in source:
+        minuend, subtrahend = source.split(" - ")
+        return value_of(record, minuend) - value_of(record, subtrahend)
+    if source.endswith(" length"):
+        return len(value_of(record, source.removesuffix(" length")))
+    for key in source.removeprefix("run.json#/").split("/"):
+        record = record[int(key)] if isinstance(record, list) else record[key]
+    return record
+
+
 class Page(HTMLParser):
     """The content of a page."""
 

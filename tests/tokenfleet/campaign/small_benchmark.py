@@ -1,6 +1,6 @@
 """Shrinks the benchmark in every process of a campaign; copied to a directory as sitecustomize.py.
 
-Python imports sitecustomize at its start. A whole campaign then takes about a minute: 40 performance samples
+Python imports sitecustomize at its start. A whole campaign then takes about a minute: 80 performance samples
 instead of 6,396, 78 accuracy samples instead of 4,395, and answers of 40 tokens instead of 1,278.
 """
 
@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-NUM_PERFORMANCE = 40
+NUM_PERFORMANCE = 80
 ACCURACY_ROWS = {"aime25": 8, "gpqa_diamond": 10, "livecodebench_v6": 60}
 MEAN_ANSWER_LEN = 40.0
 COMMIT = "TOKENFLEET_TEST_COMMIT"

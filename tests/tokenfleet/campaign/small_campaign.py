@@ -35,7 +35,7 @@ tokenizer = "data/tokenizer"
 lcb-tests = "data/lcb_tests.jsonl"
 
 [offline]
-target-qps = 210
+target-qps = 80
 
 [server]
 target-qps = 50
@@ -44,8 +44,8 @@ user-conf = "server.conf"
 [worker]
 engine = "replay"
 answers = "data/answers.parquet"
-tokens-per-s = 4000.0
-step-ms = 2
+tokens-per-s = 1500.0
+step-ms = 5
 replicas = 2
 
 [rehearsal]

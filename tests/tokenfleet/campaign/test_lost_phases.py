@@ -1,7 +1,8 @@
 """A whole campaign loses itself (SIGKILL) or its worker in every phase, and ends in the same tree.
 
 Files that differ from an undisturbed campaign: the logs of LoadGen hold times; accuracy logs are in the order
-of completion, and so is their hash in accuracy.txt; README.md names the ports of the workers.
+of completion, and so is their hash in accuracy.txt; README.md names the ports of the workers. To run them
+(10 minutes): pytest -m long tests/tokenfleet/campaign/test_lost_phases.py
 """
 
 import contextlib

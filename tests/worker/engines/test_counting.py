@@ -82,11 +82,11 @@ def test_no_more_than_max_num_seqs_run_and_the_others_wait_in_order() -> None:
     async def walk() -> list[dict[int, list[int]]]:
         counting = engine(max_num_seqs=2)
         submit(counting, {1: Ask([2, 10]), 2: Ask([3, 20]), 3: Ask([1, 30]), 4: Ask([2, 40])})
-        assert counting.load() == (0, 4)
+        assert counting.load()[:2] == (0, 4)
         steps = [rows_of(await counting.step())]
-        assert counting.load() == (2, 2)
+        assert counting.load()[:2] == (2, 2)
         steps += [rows_of(await counting.step()) for _ in range(4)]
-        assert counting.load() == (0, 0)
+        assert counting.load()[:2] == (0, 0)
         return steps
 
     assert run(walk()) == [
@@ -121,7 +121,7 @@ def test_a_cancelled_request_is_heard_of_no_more() -> None:
         )
         first = rows_of(await counting.step())
         counting.cancel([1, 3, 4, 999])
-        assert counting.load() == (1, 1)
+        assert counting.load()[:2] == (1, 1)
         return first, await answer(counting, 2)
 
     first, rest = run(walk())
@@ -137,7 +137,7 @@ def test_reset_forgets_every_request() -> None:
         submit(counting, {1: Ask([50, 10]), 2: Ask([50, 20])})
         await counting.step()
         await counting.reset()
-        assert counting.load() == (0, 0)
+        assert counting.load()[:2] == (0, 0)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await counting.step()

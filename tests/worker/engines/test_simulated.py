@@ -56,11 +56,11 @@ def test_a_first_token_comes_with_the_step_that_completes_the_prefill() -> None:
     async def walk() -> None:
         sim = simulated()
         submit(sim.engine, {1: ask(5, 10, 4), 2: ask(3, 20, 12), 3: ask(2, 30, 3)})
-        assert sim.engine.load() == (0, 3)
+        assert sim.engine.load()[:2] == (0, 3)
         assert {1: [11]} == await sim.step()
-        assert sim.engine.load() == (2, 1)
+        assert sim.engine.load()[:2] == (2, 1)
         assert {1: [12], 2: [21], 3: [31]} == await sim.step()
-        assert sim.engine.load() == (3, 0)
+        assert sim.engine.load()[:2] == (3, 0)
         assert {1: [13], 2: [22], 3: [END]} == await sim.step()
         assert {1: [14], 2: [END]} == await sim.step()
         assert {1: [END]} == await sim.step()
@@ -106,11 +106,11 @@ def test_no_more_than_max_num_seqs_run_and_the_others_wait_in_order() -> None:
         sim = simulated(max_num_seqs=2)
         submit(sim.engine, {1: ask(2, 10, 2), 2: ask(3, 20, 2), 3: ask(1, 30, 2), 4: ask(1, 40, 2)})
         assert {1: [11], 2: [21]} == await sim.step()
-        assert sim.engine.load() == (2, 2)
+        assert sim.engine.load()[:2] == (2, 2)
         assert {1: [END], 2: [22]} == await sim.step()
         assert {2: [END], 3: [END]} == await sim.step()
         assert {4: [END]} == await sim.step()
-        assert sim.engine.load() == (0, 0)
+        assert sim.engine.load()[:2] == (0, 0)
         assert sim.steps_ms == [14, 12, 13, 12]
 
     run(walk())
@@ -154,7 +154,7 @@ def test_a_cancelled_request_is_heard_of_no_more() -> None:
         submit(sim.engine, {1: ask(9, 10, 2), 2: ask(9, 20, 12), 3: ask(1, 30, 12), 4: Ask([9])})
         assert {1: [11]} == await sim.step()
         sim.engine.cancel([1, 2, 4, 999])
-        assert sim.engine.load() == (0, 1)
+        assert sim.engine.load()[:2] == (0, 1)
         assert {3: [END]} == await sim.step()
         assert sim.steps_ms == [20, 20, 12]  # 12 tokens of the third, none of them before
 
@@ -182,7 +182,7 @@ def test_reset_forgets_every_request() -> None:
         submit(sim.engine, {1: ask(9, 10, 2), 2: ask(9, 20, 12)})
         await sim.step()
         await sim.engine.reset()
-        assert sim.engine.load() == (0, 0)
+        assert sim.engine.load()[:2] == (0, 0)
         waiting = asyncio.ensure_future(sim.step())
         await asyncio.sleep(0.01)
         assert not waiting.done()

@@ -144,6 +144,7 @@ def test_close_interrupts_loading(checkpoint: Path, num_processes: int) -> None:
     assert [] == children()
 
 
+@pytest.mark.long
 def test_failed_load_says_what_failed(checkpoint: Path) -> None:
     """The error of a failed load is the engine core's own message."""
     engine = VllmEngine(parse_engine_flags(["--kv-cache-memory-bytes", "1000"], str(checkpoint)))
@@ -156,7 +157,7 @@ def test_failed_load_says_what_failed(checkpoint: Path) -> None:
         assert "\n" not in str(caught.value)
         await engine.close()
 
-    asyncio.run(bounded(start()))
+    asyncio.run(bounded(start(), 120))
 
 
 @pytest.mark.long

@@ -28,6 +28,13 @@ def replica_address(node: fleet.WorkerProcess, index: int) -> str:
     return f"{host}:{int(port) + 1 + index}"
 
 
+@pytest.fixture(scope="module")
+def lasting_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fleet.WorkerProcess]:
+    """Run a node of two replicas for all tests that leave it serving."""
+    with fleet.node(tmp_path_factory.mktemp("node"), 2, "--step-ms", "5") as started:
+        yield started
+
+
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[fleet.WorkerProcess]:
     """Run a node of two replicas."""
@@ -35,32 +42,32 @@ def node(tmp_path: Path) -> Iterator[fleet.WorkerProcess]:
         yield started
 
 
-def test_a_node_answers_for_its_replicas(node: fleet.WorkerProcess) -> None:
+def test_a_node_answers_for_its_replicas(lasting_node: fleet.WorkerProcess) -> None:
     """GetInfo names each replica's port and process, which says the same of itself; health has all."""
-    info = info_of(node.address)
-    assert ["READY"] * 3 == states_of(node.address)
-    assert node.process.pid == info.pid
+    info = info_of(lasting_node.address)
+    assert ["READY"] * 3 == states_of(lasting_node.address)
+    assert lasting_node.process.pid == info.pid
     for index, replica in enumerate(info.replicas):
-        address = replica_address(node, index)
+        address = replica_address(lasting_node, index)
         assert address.endswith(f":{replica.port}")
         own = info_of(address)
         assert (own.pid, "counting", []) == (replica.pid, own.engine, list(own.replicas))
-        assert "SERVING" == fleet.health(node.address, f"{SERVICE}.replica.{index}")
-    assert ["SERVING", "SERVING"] == [fleet.health(node.address, name) for name in ("", SERVICE)]
-    assert "NOT_FOUND" == fleet.health(node.address, f"{SERVICE}.replica.2")
+        assert "SERVING" == fleet.health(lasting_node.address, f"{SERVICE}.replica.{index}")
+    assert ["SERVING", "SERVING"] == [fleet.health(lasting_node.address, name) for name in ("", SERVICE)]
+    assert "NOT_FOUND" == fleet.health(lasting_node.address, f"{SERVICE}.replica.2")
 
 
-def test_replicas_have_disjoint_cores(node: fleet.WorkerProcess) -> None:
+def test_replicas_have_disjoint_cores(lasting_node: fleet.WorkerProcess) -> None:
     """Each of two replicas runs on its own part of this test's cores, where there are two or more."""
     mine = os.sched_getaffinity(0)
-    first, second = (os.sched_getaffinity(replica.pid) for replica in info_of(node.address).replicas)
+    first, second = (os.sched_getaffinity(replica.pid) for replica in info_of(lasting_node.address).replicas)
     assert first | second == mine
     assert len(mine) < 2 or not first & second
 
 
-def test_a_run_is_refused_by_the_node_itself(node: fleet.WorkerProcess) -> None:
+def test_a_run_is_refused_by_the_node_itself(lasting_node: fleet.WorkerProcess) -> None:
     """Generate and GetLoad end with FAILED_PRECONDITION that names the replicas' ports."""
-    host, _, port = node.address.rpartition(":")
+    host, _, port = lasting_node.address.rpartition(":")
     with grpc.insecure_channel(f"{host}:{port}") as channel:
         stub = rpc.WorkerStub(channel)
         for call in (
@@ -74,15 +81,15 @@ def test_a_run_is_refused_by_the_node_itself(node: fleet.WorkerProcess) -> None:
             assert f"{int(port) + 1}, {int(port) + 2}" in (error.details() or "")
 
 
-def test_a_killed_replica_is_started_again(node: fleet.WorkerProcess) -> None:
+def test_a_killed_replica_is_started_again(lasting_node: fleet.WorkerProcess) -> None:
     """Kill -9: the node is degraded and says why, the other serves on; then both serve, one restarted."""
-    victim = info_of(node.address).replicas[1].pid
+    victim = info_of(lasting_node.address).replicas[1].pid
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: states_of(node.address)[0] == "DEGRADED", node.log)
-    assert ["SERVING", "NOT_SERVING"] == [fleet.health(node.address, name) for name in ("", SERVICE)]
-    assert "SERVING" == fleet.health(node.address, f"{SERVICE}.replica.0")
-    wait_until(lambda: states_of(node.address) == ["READY"] * 3, node.log)
-    first, second = info_of(node.address).replicas
+    wait_until(lambda: states_of(lasting_node.address)[0] == "DEGRADED", lasting_node.log)
+    assert ["SERVING", "NOT_SERVING"] == [fleet.health(lasting_node.address, name) for name in ("", SERVICE)]
+    assert "SERVING" == fleet.health(lasting_node.address, f"{SERVICE}.replica.0")
+    wait_until(lambda: states_of(lasting_node.address) == ["READY"] * 3, lasting_node.log)
+    first, second = info_of(lasting_node.address).replicas
     assert (0, "", 1, "ended by SIGKILL") == (first.restarts, first.reason, second.restarts, second.reason)
     assert victim != second.pid
 
