@@ -21,7 +21,9 @@ NUM_FULL = 5
 # A confirming run is this far below the estimated limit.
 MARGIN = math.log(1.004)
 # A VALID run this close to the estimated limit, or to a run that was not VALID, is the result.
-CLOSE = math.log(1.01)
+CLOSE = math.log(1.006)
+# The first step down from a run that was not VALID is at least this large; each further one twice as large.
+STEP_DOWN = math.log(1.01)
 # First and last factor by which the rate grows while nothing is over the limit.
 MIN_GROWTH, MAX_GROWTH = 1.1, 2.0
 MIN_SLOPE, MAX_SLOPE = 1.0, 30.0
@@ -146,7 +148,7 @@ class RateSearch(NamedTuple):
             return SearchStep(StepKind.TOO_HIGH, self.min_qps)
         if is_last:
             return SearchStep(StepKind.EXHAUSTED, lowest.target_qps)
-        down = max(_clipped(lowest) / slope, CLOSE * 2 ** (num_failed - 1)) + MARGIN
+        down = max(_clipped(lowest) / slope, STEP_DOWN * 2 ** (num_failed - 1)) + MARGIN
         return SearchStep(StepKind.FULL, self._bounded(math.exp(lowest.log_qps - down)))
 
     def _bounded(self, qps: float) -> float:
