@@ -59,7 +59,7 @@ def percentile_section(record: RunJson) -> Html:
     text = (
         "LoadGen counts from the time at which its schedule wanted a query; our figures count from LoadGen's "
         "call (issue). Issue lateness is that of a thread that is due ten times a second: it waits for the "
-        "same reasons as LoadGen's. Queued at the coordinator: until it was sent to a worker. Engine "
+        "same reasons as LoadGen's. Queued at the coordinator: until the query was sent. Engine "
         "output to LoadGen: from an engine step until its tokens are reported. Each percentile is the value "
         "of one query, sorted[int(count * fraction)]."
     )
