@@ -203,7 +203,9 @@ def _part_table(record: RunJson, name: str) -> Iterator[Html]:
         rows.append([element("b", title), *_part_cells(record, path, (), (key,), marks)])
     unknown = record.number(*path, "num_unknown")
     text = note(number(unknown, COUNT), " requests are left out, because a time of theirs is not known.")
-    yield element("div", table(columns, rows), *([text] if unknown.value else []))
+    # Latencies have the most digits.
+    kind = "wide" if name == "latency_ns" else None
+    yield element("div", table(columns, rows), *([text] if unknown.value else []), class_=kind)
 
 
 def _part_cells(
