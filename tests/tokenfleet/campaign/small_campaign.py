@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import grpc
 import pandas as pd
@@ -75,6 +76,8 @@ DATA_OF_KIND = {
 ACCEPTED = ("VALID", "NOT_GRADED")
 RUNS = [f"{scenario} {kind}" for scenario in ("offline", "server") for kind in ("performance", *DATA_OF_KIND)]
 NUM_REPLICAS = 2
+# Equal dates give equal commits, which README.md names.
+COMMIT_DATE = "2026-01-01T00:00:00Z"
 # Files of a tree whose content holds times.
 TIMED = {"mlperf_log_detail.txt", "mlperf_log_summary.txt"}
 
@@ -90,7 +93,8 @@ class SmallCampaign:
         site = directory / "site"
         site.mkdir()
         shutil.copy(small_benchmark.__file__, site / "sitecustomize.py")
-        commit = head_of(make_repository(directory / "repository"))
+        with mock.patch.dict(os.environ, GIT_AUTHOR_DATE=COMMIT_DATE, GIT_COMMITTER_DATE=COMMIT_DATE):
+            commit = head_of(make_repository(directory / "repository"))
         path = os.pathsep.join([str(site), str(fleet.ROOT)])
         self._environment = {"PYTHONPATH": path, small_benchmark.COMMIT: commit}
         (directory / "plan.toml").write_text(PLAN)
@@ -250,7 +254,7 @@ class Process(NamedTuple):
 
 def stopped_process(campaign: StartedCampaign, words: Sequence[str]) -> Process:
     """Wait for a process whose command line has these words, and stop it."""
-    campaign.wait_until(lambda: _find(campaign.marker, words), 90.0)
+    campaign.wait_until(lambda: _find(campaign.marker, words), 300.0)
     pid = _find(campaign.marker, words)
     assert pid is not None
     process = Process(pid)
