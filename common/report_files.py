@@ -1,14 +1,17 @@
 """Replaces the files of one report together: the last one is there only if the others are."""
 
+import contextlib
+import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
 def replace_files(directory: Path, texts: Mapping[str, str | None]) -> None:
     """Replace files; a disk that is full changes nothing.
 
-    A process that is killed leaves one file as it was or new, and of several files no last one.
+    A process that is killed leaves one file as it was or new, and of several files no last one. Two processes
+    write one after the other.
 
     Args:
         directory: Where the files are.
@@ -18,22 +21,37 @@ def replace_files(directory: Path, texts: Mapping[str, str | None]) -> None:
         OSError: A file cannot be written; it is named.
     """
     partials = {name: directory / f"{name}.partial" for name, text in texts.items() if text is not None}
+    with _locked(directory):
+        try:
+            for name, partial in partials.items():
+                _write(partial, str(texts[name]))
+            if len(texts) > 1:
+                for name in reversed(list(texts)):
+                    (directory / name).unlink(missing_ok=True)
+            for name, partial in partials.items():
+                os.replace(partial, directory / name)
+        finally:
+            for partial in partials.values():
+                partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold a lock on a directory; not every network file system has locks on directories."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for name, partial in partials.items():
-            _write(partial, str(texts[name]))
-        if len(texts) > 1:
-            for name in reversed(list(texts)):
-                (directory / name).unlink(missing_ok=True)
-        for name, partial in partials.items():
-            os.replace(partial, directory / name)
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
     finally:
-        for partial in partials.values():
-            partial.unlink(missing_ok=True)
+        os.close(fd)
 
 
 def _write(path: Path, text: str) -> None:
     try:
-        with path.open("w", encoding="utf-8") as file:
+        # A killed process's file, or a link or a FIFO under its name, is not written to.
+        path.unlink(missing_ok=True)
+        with path.open("x", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -1,6 +1,7 @@
 """Files of a report are replaced together, and the last one stands for all."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,13 @@ def test_a_single_file_is_never_away(directory: Path, monkeypatch: pytest.Monkey
     with pytest.raises(KeyboardInterrupt):
         replace_files(directory, {"report": "new report"})
     assert OLD == content(directory)
+
+
+def test_two_writers_of_one_file_leave_one_whole_text(directory: Path) -> None:
+    """Each writer's text is whole when its call returns, and no call fails because of another one."""
+    texts = [letter * 100_000 for letter in "abcd"]
+    with ThreadPoolExecutor(len(texts)) as pool:
+        for _ in range(10):
+            list(pool.map(lambda text: replace_files(directory, {"report": text}), texts))
+            assert (directory / "report").read_text() in texts
+    assert ["report", "text"] == sorted(path.name for path in directory.iterdir())

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from common.bounded_file import parse_json, read_bounded
+from common.bounded_file import open_regular, parse_json, read_bounded
 from common.text import printable
 from sut.results.timing.requests_file import REQUESTS_NAME
 from sut.results.verdict import Outcome
@@ -49,7 +49,8 @@ class FinishedRun(NamedTuple):
         """Read a run's directory; None if it holds no run that has ended by itself."""
         try:
             record: Any = parse_json(read_bounded(run_dir / "run.json", MAX_RECORD_BYTES))
-            found = cls(record, pq.read_table(run_dir / REQUESTS_NAME))
+            with open_regular(run_dir / REQUESTS_NAME) as file:
+                found = cls(record, pq.read_table(file))
             return found if found.is_complete or found.is_lost else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
             return None

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from common.bounded_file import open_regular
 from sut.results.timing.requests_file import COLUMNS, REQUESTS_NAME
 
 PARTS = (
@@ -44,7 +45,7 @@ def read_sample(run_dir: Path, num: int, num_slowest: int) -> list[dict[str, obj
     path = run_dir / REQUESTS_NAME
     try:
         # An open file: pyarrow parses a path with a colon as a URI.
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             table = pq.read_table(file)
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from error

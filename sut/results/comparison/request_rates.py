@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from common.bounded_file import open_regular
 from common.flags import FlagError
 
 REQUESTS_FILE = "requests.parquet"
@@ -32,7 +33,8 @@ def read_rate_before_tail(run_dir: Path) -> float | None:
     from pyarrow import parquet as pq
 
     try:
-        table = pq.read_table(path, columns=list(_COLUMNS))
+        with open_regular(path) as file:
+            table = pq.read_table(file, columns=list(_COLUMNS))
         columns = [table.column(name).to_numpy().astype(np.int64) for name in _COLUMNS]
     except (ArrowException, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]

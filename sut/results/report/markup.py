@@ -2,7 +2,7 @@
 
 import html
 import json
-import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,6 +11,9 @@ from common.text import printable
 MAX_TEXT_LEN = 300
 MAX_NOTE_LEN = 2000
 NOT_KNOWN = "\N{EN DASH}"
+
+
+_MAX = sys.float_info.max
 
 
 class Html(str):
@@ -72,7 +75,8 @@ def _attributes(attributes: Mapping[str, object]) -> str:
 
 def is_number(value: object) -> bool:
     """Return whether a value of a file is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # The comparison also excludes NaN, and integers that no float can hold.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_MAX <= value <= _MAX
 
 
 def shown(value: float, unit: Unit) -> str:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from common.arrow_buffers import to_numpy
+from common.bounded_file import open_regular
 from common.text import printable
 
 REQUESTS_NAME = "requests.parquet"
@@ -81,7 +82,7 @@ def read_timeline(run_dir: Path) -> RunColumns:
 
 def _read(path: Path, ints: Sequence[str], floats: Sequence[str]) -> RunColumns:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_regular(path) as source, pq.ParquetFile(source) as file:
             return _columns(file, ints, floats)
     except FileNotFoundError as error:
         raise MissingFileError(f"The run has no {path.name}.") from error

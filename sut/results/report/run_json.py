@@ -1,10 +1,10 @@
 """Reads run.json of any age: what is missing or of another type is not known."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
+from common.bounded_file import parse_json, read_bounded
 from sut.results.report.markup import Number
 from sut.results.verdict import Outcome
 
@@ -34,12 +34,10 @@ class RunJson:
         """
         path = run_dir / NAME
         try:
-            if path.stat().st_size > MAX_BYTES:
-                raise ValueError(f"{path}: has more than {MAX_BYTES:,} bytes")
-            content = json.loads(path.read_bytes())
+            content = parse_json(read_bounded(path, MAX_BYTES))
         except OSError as error:
             raise ValueError(f"{run_dir}: not the directory of a run: {NAME}: {error.strerror}") from error
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except ValueError as error:
             raise ValueError(f"{path}: is no JSON text: {error}") from error
         if not isinstance(content, dict) or "run_id" not in content or "verdict" not in content:
             raise ValueError(f"{path}: was not written by a run: it has no run_id or no verdict")

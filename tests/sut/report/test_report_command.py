@@ -1,6 +1,7 @@
 """`tokenfleet report`: what it refuses, what it replaces, and its plots."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,43 @@ def test_an_existing_file_needs_overwrite(small_run: Path, capsys: pytest.Captur
 def test_a_file_that_cannot_be_written_is_named(small_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A page in a directory that does not exist: one line, exit code 2."""
     assert "absent" in refusal(capsys, str(small_run), f"--output={small_run / 'absent' / 'page.html'}")
+
+
+def test_a_file_that_is_no_regular_file_is_not_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A FIFO does not stop the command, and a device of endless size does not fill the memory."""
+    record = tmp_path / "run.json"
+    for make in (os.mkfifo, lambda path: os.symlink("/dev/zero", path)):
+        make(record)
+        assert refusal(capsys, str(tmp_path)).endswith("run.json: is not a regular file")
+        record.unlink()
+    record.write_text(json.dumps(run_files.run_json()))
+    os.mkfifo(tmp_path / "requests.parquet")
+    (tmp_path / "timeline.parquet").symlink_to("/dev/zero")
+    assert 0 == main([str(tmp_path)])
+    page = (tmp_path / "report.html").read_text()
+    assert "requests.parquet cannot be read: " in page
+    assert "timeline.parquet cannot be read: " in page
+
+
+def test_an_integer_that_no_float_holds_is_not_known(tmp_path: Path) -> None:
+    """run.json may hold any integer; one beyond the floats is shown as a missing value."""
+    record = run_files.run_json(wall_s=10**400)
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert 0 == main([str(tmp_path)])
+    assert "0" * 50 not in (tmp_path / "report.html").read_text()
+
+
+def test_a_link_under_the_name_of_the_partial_file_is_not_followed(small_run: Path) -> None:
+    """The file that the link names stays as it was; a FIFO there does not stop the command."""
+    other, partial = small_run / "other", small_run / "report.html.partial"
+    other.write_text("mine")
+    for make in (lambda path: os.symlink(other, path), os.mkfifo):
+        make(partial)
+        assert 0 == main([str(small_run), "--overwrite"])
+        assert not partial.exists()
+    assert "mine" == other.read_text()
 
 
 def test_plots_are_written_as_svg_and_png(tmp_path: Path) -> None:
