@@ -219,6 +219,7 @@ class Execution:
                 self._check_logs(growth, expected.get())
                 self._check_latencies()
             self.times.end_test()
+            timeline.sample(time.monotonic_ns())
             self.metrics.tick(readings.read, last=True)
             self.metrics.enter(RunPhase.LOGS)
             self.view.show(RunPhase.LOGS)

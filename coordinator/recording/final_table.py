@@ -105,7 +105,9 @@ def _part_lines(found: RunDecomposition | None) -> Iterator[str]:
             around = whole.percentiles[mark]
             parts = ", ".join(f"{part} {ns / 1e6:.3f}" for part, ns in around.parts_ns.items())
             clock = f"(clock +-{around.clock_error_ns / 1e6:.3f})"
-            yield f"   {label} {mark} {around.value_ns / 1e6:.3f} ms: {parts} {clock}"
+            # The parts add up to the mean of these requests, not to the percentile.
+            mean = f"mean {around.mean_ns / 1e6:.3f} of the {around.num_requests} nearest"
+            yield f"   {label} {mark} {around.value_ns / 1e6:.3f} ms, {mean}: {parts} {clock}"
         if whole.num_unknown:
             yield f"   {label}: {whole.num_unknown} requests left out, a time of theirs is not known"
     if found and found.num_contradicting:

@@ -25,6 +25,7 @@ from tokenfleet.find_qps.rate_search import RatePoint, RateSearch, RunLengthKind
 from tokenfleet.find_qps.sample_count_search import next_offline_step
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
 from tokenfleet.find_qps.search_results import (
+    DisturbedRunError,
     OfflinePoint,
     RefusedRunError,
     read_offline_point,
@@ -131,6 +132,9 @@ class SearchRuns:
                 point = read_point(self._plan, run)
         except RefusedRunError as error:
             raise SearchStoppedError(f"{run} is INVALID: {error}", NOT_FOUND) from error
+        except DisturbedRunError as error:
+            reason = f"{run} says nothing of its rate: {error}; start again to repeat it"
+            raise SearchStoppedError(reason, FAILED) from error
         if point is None:
             log = self._plan.log(run)
             raise SearchStoppedError(f"{run} failed: {last_line(log)} ({log})", FAILED)
@@ -141,7 +145,10 @@ class SearchRuns:
         self, run: PlannedSearchRun, read_point: Callable[[SearchPlan, PlannedSearchRun], _Point | None]
     ) -> _Point | None:
         wait_ended(self._plan.run_dir(run))
-        return read_point(self._plan, run)
+        try:
+            return read_point(self._plan, run)
+        except DisturbedRunError:
+            return None
 
     def _run(self, run: PlannedSearchRun, is_known: bool) -> None:
         """Run a coordinator to its end.

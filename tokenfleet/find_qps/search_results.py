@@ -28,12 +28,18 @@ _JUDGED = {
 }
 # A run that is over its limit, by however little, is this far over it.
 MIN_LOST_RATIO, MIN_OVER_RATIO = 1.01, 1.001
+# LoadGen's stamps differ from ours by less than the rest.
+MAX_MET_RATIO = 0.9
 # The steady part of an Offline run: after its first answers, before the batches empty.
 STEADY_FROM, STEADY_TO = 0.25, 0.75
 
 
 class RefusedRunError(Exception):
     """A run is complete and INVALID for a reason that another rate would not change."""
+
+
+class DisturbedRunError(Exception):
+    """A run lost a worker: its latencies are not those of the rate, and it has to be run again."""
 
 
 class FinishedRun(NamedTuple):
@@ -78,10 +84,37 @@ class FinishedRun(NamedTuple):
 
         Raises:
             RefusedRunError: Names the check.
+            DisturbedRunError: A worker was lost.
         """
+        self._check_workers()
         for check in self.record["verdict"]["checks"] if self.is_complete else ():
             if not check["passed"] and check["name"] not in judged:
                 raise RefusedRunError(printable(f"{check['name']}: {check['seen']}", MAX_TEXT_LEN))
+
+    def _check_workers(self) -> None:
+        """Require that no worker was lost; a VALID run is VALID nevertheless.
+
+        Raises:
+            DisturbedRunError: Names the first worker that was lost.
+        """
+        losses = (self.record.get("summary") or {}).get("losses") or []
+        if losses and self.outcome != Outcome.VALID:
+            loss = losses[0]
+            raise DisturbedRunError(printable(f"lost {loss['address']}: {loss['reason']}", MAX_TEXT_LEN))
+
+    def check_latencies(self, ratio: float) -> None:
+        """Require that an INVALID run of full length misses a latency limit: another rate may then be VALID.
+
+        Args:
+            ratio: Latency over its limit that decides, by our own times.
+
+        Raises:
+            RefusedRunError: The latencies are well within their limits.
+        """
+        bounds, figures = self.record["loadgen_bounds"], self.record["loadgen"]
+        limits = {key: bound["value"] for key, bound in bounds.items() if bound["name"] == "limit"}
+        if ratio < MAX_MET_RATIO and all(figures[key] <= limit for key, limit in limits.items()):
+            self.check(())
 
     def column(self, *names: str) -> NDArray[np.int64]:
         """Return a column of requests.parquet; where it is null, the next of these names."""
@@ -94,6 +127,7 @@ def read_rate_point(plan: SearchPlan, run: PlannedSearchRun) -> RatePoint | None
 
     Raises:
         RefusedRunError: It is INVALID for another reason than the rate.
+        DisturbedRunError: It lost a worker.
     """
     found = FinishedRun.read(plan.run_dir(run))
     if found is None:
@@ -104,6 +138,8 @@ def read_rate_point(plan: SearchPlan, run: PlannedSearchRun) -> RatePoint | None
     elif run.kind is RunLengthKind.FULL:
         # LoadGen's own times decide.
         is_valid = found.outcome == Outcome.VALID
+        if not is_valid:
+            found.check_latencies(ratio)
         ratio = min(ratio, 1.0) if is_valid else max(ratio, MIN_OVER_RATIO)
     return RatePoint(run.target_qps, run.kind, math.log(ratio), found.is_lost)
 

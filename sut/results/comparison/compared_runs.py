@@ -133,8 +133,8 @@ def _kind(run: ComparedRun) -> str:
 
 def _check_distinct(sides: Sequence[Side]) -> None:
     known: dict[str, Path] = {}
-    for side in sides:
-        for run in side.runs:
-            other = known.setdefault(run.text("run_id"), run.directory)
-            if other != run.directory or len([one for one in side.runs if one.directory == other]) > 1:
-                raise FlagError(SIDE_ARGUMENT, f"is the same run as {other}", run.directory)
+    for run in (run for side in sides for run in side.runs):
+        run_id = run.text("run_id")
+        if run_id in known:
+            raise FlagError(SIDE_ARGUMENT, f"is the same run as {known[run_id]}", run.directory)
+        known[run_id] = run.directory

@@ -23,6 +23,7 @@ def main(argv: list[str]) -> int:
     try:
         run_dir, config = parse(argv)
         page = config.output or run_dir / REPORT
+        _check_own(page, run_dir)
         _check_free(page, config)
         write_report(run_dir, page, config.plots)
     except (ValueError, OSError) as error:
@@ -30,6 +31,16 @@ def main(argv: list[str]) -> int:
         return BAD_INPUT
     print_table(str(page))
     return WRITTEN
+
+
+def _check_own(page: Path, run_dir: Path) -> None:
+    """Refuse to replace the run's own files, also with --overwrite.
+
+    Raises:
+        FlagError: Names the file.
+    """
+    if page.suffix != ".html" and page.parent.resolve() == run_dir.resolve():
+        raise FlagError("--output", "must end with .html in the run's own directory", page)
 
 
 def _check_free(page: Path, config: ReportConfig) -> None:

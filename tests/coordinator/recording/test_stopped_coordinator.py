@@ -207,7 +207,8 @@ def test_the_timeline_has_both_workers_and_the_coordinator(shown: Shown) -> None
         assert any(row["running"] for row in own)
         assert all(row["gpu_power_w"] is None and row["cpu_s"] is None for row in own)
         assert sorted(row["tokens"] for row in own) == [row["tokens"] for row in own]
-        assert own[-1]["tokens"] <= workers[worker]["tokens"]
+        assert own[-1]["tokens"] == workers[worker]["tokens"]
+    assert rows[-1]["tokens"] == sum(worker["tokens"] for worker in workers)
 
 
 def test_the_pause_is_listed_with_its_time(shown: Shown) -> None:

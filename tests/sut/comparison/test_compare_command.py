@@ -120,7 +120,7 @@ def test_a_run_that_cannot_be_compared_is_refused(
 def test_bad_arguments_are_refused(
     sides: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One side, a directory without runs, a file that is no JSON, an output that exists: exit code 2."""
+    """One side, a side twice, no run, a file that is no JSON, an output that exists: exit code 2."""
     a, b = map(str, sides)
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -131,16 +131,18 @@ def test_bad_arguments_are_refused(
     same = str(tmp_path / "same")
     calls = (
         [a],
+        [a, a],
         [a, str(empty)],
         [a, str(tmp_path / "no")],
         [a, str(broken)],
         [a, b, "--json", str(kept)],
         [a, b, "--json", same, "--html", same],
     )
-    assert [main(call) for call in calls] == [2] * 6
+    assert [main(call) for call in calls] == [2] * len(calls)
     lines = capsys.readouterr().err.splitlines()
     parts = (
         "1 sides, not 2 to 8",
+        "is the same run as",
         "holds no run",
         "is not a directory",
         "is not JSON",

@@ -84,6 +84,15 @@ def test_a_file_that_is_no_regular_file_is_not_read(
     assert "timeline.parquet cannot be read: " in page
 
 
+def test_the_files_of_the_run_are_not_replaced(small_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--output with the name of run.json is refused, also with --overwrite."""
+    record = small_run / "run.json"
+    text = record.read_text()
+    line = refusal(capsys, str(small_run), f"--output={record}", "--overwrite")
+    assert f"report: --output {record}: must end with .html in the run's own directory" == line
+    assert text == record.read_text()
+
+
 def test_an_integer_that_no_float_holds_is_not_known(tmp_path: Path) -> None:
     """run.json may hold any integer; one beyond the floats is shown as a missing value."""
     record = run_files.run_json(wall_s=10**400)
