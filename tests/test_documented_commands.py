@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sources import ROOMS
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "docker" / "README.md"])
 # vLLM's flags that the pages use; a worker's --help does not list them.
@@ -139,3 +141,10 @@ def test_each_flag_of_a_program_has_a_help_text(help_texts: dict[str, str]) -> N
             if not re.search(r" {2,}\S", option) and not following.startswith(" " * 10)
         ]
     assert [] == bad
+
+
+def test_pip_installs_no_foreign_package_of_our_name() -> None:
+    """The package is on no registry: pages and messages install the checkout, never a package tokenfleet."""
+    texts = [*PAGES, *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]
+    named = re.compile(r"pip install (?:-\S+ )*['\"]?tokenfleet\b")
+    assert [] == [str(path) for path in texts if named.search(path.read_text(encoding="utf-8"))]

@@ -8,7 +8,13 @@ from rich.color import ColorSystem
 from rich.console import Console
 from rich.text import Text
 
-from coordinator.recording.run_snapshot import LatencyFigures, LiveFigures, Snapshot, WorkerFigures
+from coordinator.recording.run_snapshot import (
+    LatencyFigures,
+    LiveFigures,
+    RunPhase,
+    Snapshot,
+    WorkerFigures,
+)
 from coordinator.scheduling.failover import Loss
 
 COLOR_SYSTEMS = {
@@ -62,7 +68,9 @@ def compose(snapshot: Snapshot, num_columns: int, num_lines: int) -> list[Text]:
         # The summary line matters more than an old loss.
         foot = foot[-max(num_lines - len(head) - 1, 0) :] if num_lines > len(head) + 1 else []
         room = num_lines - len(head) - len(foot)
-    return [*head, *_worker_lines(snapshot.workers, num_columns, room), *foot]
+    # The workers are free by then, and no link to them is live.
+    workers = [] if snapshot.phase is RunPhase.GRADING else snapshot.workers
+    return [*head, *_worker_lines(workers, num_columns, room), *foot]
 
 
 def _title(snapshot: Snapshot) -> Text:
@@ -77,12 +85,13 @@ def _run_lines(run: LiveFigures) -> Iterator[Text]:
     yield Text(
         f"{run.tokens_per_s:,.0f} tokens/s  in flight {run.num_running:,}  waiting {run.num_waiting:,}"
     )
-    yield Text(
-        f"{'from issue':<11}{'p50':>10}{'p99':>10}{'limit':>10}  over limit (early stopping)", style="dim"
-    )
+    has_limits = any(latency.limit_ns is not None for latency in run.latencies)
+    limits = f"{'limit':>10}  over limit (early stopping)" if has_limits else ""
+    yield Text(f"{'from issue':<11}{'p50':>10}{'p99':>10}{limits}", style="dim")
     for latency in run.latencies:
         yield _latency_line(latency)
-    yield Text(f"issue up to {ms(run.lateness_ns)} late in the last 10 s, which LoadGen's TTFT includes")
+    note = ", which LoadGen's TTFT includes" if has_limits else ""
+    yield Text(f"issue up to {ms(run.lateness_ns)} late in the last 10 s{note}")
 
 
 def _bar(run: LiveFigures) -> Text:

@@ -138,7 +138,7 @@ class Progress:
         parts = (
             f"done {num_done}{self._of_expected()}",
             f"ETA {self._eta(lengths, load)}",
-            f"running {num_running}",
+            f"in flight {num_running}",
             f"waiting {load.num_waiting}",
             f"{load.tokens_per_s:,.0f} tokens/s",
             f"first tokens {len(ttft_ns)}",

@@ -27,7 +27,7 @@ def test_ttft_is_the_sum_of_its_parts() -> None:
     """From issue at 10 to report at 110; a schedule puts LoadGen's lateness in front."""
     records = one()
     expected = {
-        "coordinator": 10,
+        "coordinator queue": 10,
         "network out": 10,
         "engine queue": 15,
         "prefill": 25,
@@ -47,7 +47,7 @@ def test_latency_is_the_sum_of_its_parts() -> None:
     """The same up to the first token; then decode to 180, hold to 195, back to 200, report to 213."""
     found = take(one())["latency_ns"].percentiles["p50"]
     assert found.parts_ns == {
-        "coordinator": 10,
+        "coordinator queue": 10,
         "network out": 10,
         "engine queue": 15,
         "prefill": 25,
@@ -84,7 +84,7 @@ def test_a_time_that_no_request_has_joins_the_next_part() -> None:
         records.columns[name][:] = UNKNOWN_NS
     parts = take(records)["ttft_ns"].percentiles["p50"].parts_ns
     whole = "network out + engine queue + prefill + frame hold + network back"
-    assert parts == {"coordinator": 10, whole: 80, "report": 10}
+    assert parts == {"coordinator queue": 10, whole: 80, "report": 10}
 
 
 def test_a_request_without_a_time_that_others_have_is_left_out_and_counted() -> None:

@@ -35,12 +35,12 @@ TIMES_US = {
     "clock_error_ns": 20,
 }
 PARTS_US = [
-    ("lateness of issue", 90, 100),
-    ("coordinator", 100, 130),
-    ("network to the worker", 130, 200),
+    ("lateness", 90, 100),
+    ("coordinator queue", 100, 130),
+    ("network out", 130, 200),
     ("engine queue, prefill", 200, 1_000),
-    ("worker", 1_000, 1_010),
-    ("network from the worker", 1_010, 1_100),
+    ("frame hold", 1_000, 1_010),
+    ("network back", 1_010, 1_100),
     ("report of the first token", 1_100, 1_105),
     ("decode", 1_105, 5_100),
     ("report of the answer", 5_100, 5_110),
@@ -77,14 +77,14 @@ def test_the_parts_follow_each_other_and_unknown_times_join_them() -> None:
     """They reach from the scheduled time to the report of the answer; queue and prefill are one part."""
     assert [Part(name, 1000 * begin, 1000 * end) for name, begin, end in PARTS_US] == list(parts(row()))
     unscheduled = row() | {"scheduled_ns": None}
-    assert Part("coordinator", 100_000, 130_000) == next(parts(unscheduled))
+    assert Part("coordinator queue", 100_000, 130_000) == next(parts(unscheduled))
 
 
 def test_a_part_that_would_end_before_it_begins_has_no_length() -> None:
     """A worker's clock may be off: the time that is too early becomes the begin of the part."""
     early = row() | {"received_ns": 120_000}
     found = list(parts(early))
-    assert Part("network to the worker", 130_000, 130_000) == found[2]
+    assert Part("network out", 130_000, 130_000) == found[2]
     assert all(earlier.end_ns == later.begin_ns for earlier, later in itertools.pairwise(found))
 
 

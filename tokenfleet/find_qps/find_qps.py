@@ -17,6 +17,7 @@ from common.child_process import child_command, child_environment
 from common.flags import FlagError
 from common.open_files import raise_open_file_limit
 from common.signals import Interrupted, Interrupts
+from sut.early_stopping import min_passing_queries
 from sut.settings import Scenario
 from tokenfleet.child import STOP_TIMEOUT_S, ChildProcess
 from tokenfleet.find_qps.config import parse
@@ -99,7 +100,8 @@ def _check_length(plan: SearchPlan) -> None:
     if plan.full.allowed(lowest) < 0:
         num = plan.full.num_queries(lowest)
         reason = f"a run of {num} queries at {lowest:g} queries/s is too short: LoadGen calls none VALID"
-        raise FlagError("--min-qps", f"{reason} (early stopping); raise min_duration or min_query_count")
+        least = f"below {min_passing_queries(0, plan.full.percentile)} queries (early stopping)"
+        raise FlagError("--min-qps", f"{reason} {least}; raise min_duration or min_query_count")
 
 
 class SearchRuns:

@@ -97,7 +97,7 @@ def format_plan(config: PlanConfig, costs: CoordinatorCosts, carried: CarriedLoa
     lines = [
         f"== plan, {config.scenario}, {workers}, answers of {config.answer_len:g} tokens ==",
         f"   CPU of this host     {_costs(costs)}",
-        f"   of the published one {_costs(PUBLISHED)}",
+        f"   published CPU        {_costs(PUBLISHED)}",
     ]
     if config.target_qps is not None:
         lines.append(
@@ -112,11 +112,11 @@ def format_plan(config: PlanConfig, costs: CoordinatorCosts, carried: CarriedLoa
     at = f"at {load.queries_per_s:g} requests/s" if config.target_qps is not None else "without requests"
     lines.append(f"                        {carried.max_workers:,} workers {at}")
     lines.append(
-        f"   A coordinator carries {WARN_CORES:g} core; above that its latency grows. Upper estimates,"
+        f"   A coordinator carries {WARN_CORES:g} core; above that its latency grows. The costs are known to"
     )
-    lines.append("   to about 20 %, without TLS; measured beside two workers on this host.")
+    lines.append("   about 20 %, without TLS; they were measured beside two workers on this host.")
     if config.step_ms is None:
-        lines.append("   With --step-ms a worker sends at most one frame per step, which is less.")
+        lines.append("   The number of frames is an upper bound: with --step-ms it is at most one per step.")
     return "\n".join(lines)
 
 

@@ -13,13 +13,13 @@ from common.bounded_file import open_regular
 from sut.results.timing.requests_file import COLUMNS, REQUESTS_NAME
 
 PARTS = (
-    ("scheduled_ns", "issued_ns", "lateness of issue"),
-    ("issued_ns", "sent_ns", "coordinator"),
-    ("sent_ns", "received_ns", "network to the worker"),
+    ("scheduled_ns", "issued_ns", "lateness"),
+    ("issued_ns", "sent_ns", "coordinator queue"),
+    ("sent_ns", "received_ns", "network out"),
     ("received_ns", "admitted_ns", "engine queue"),
     ("admitted_ns", "first_token_ns", "prefill"),
-    ("first_token_ns", "first_frame_ns", "worker"),
-    ("first_frame_ns", "first_arrival_ns", "network from the worker"),
+    ("first_token_ns", "first_frame_ns", "frame hold"),
+    ("first_frame_ns", "first_arrival_ns", "network back"),
     ("first_arrival_ns", "first_reported_ns", "report of the first token"),
     ("first_reported_ns", "done_arrival_ns", "decode"),
     ("done_arrival_ns", "done_reported_ns", "report of the answer"),

@@ -61,7 +61,7 @@ def _export(argv: list[str]) -> int:
     try:
         from tokenfleet.spans.span_export import build_spans, send_spans, write_spans
     except ImportError as error:
-        raise ValueError(f"install the extra otel (pip install 'tokenfleet[otel]'): {error}") from error
+        raise ValueError(f"install the extra otel (pip install '.[otel]'): {error}") from error
 
     run = {f"tokenfleet.{name}": record.text(name) for name in ("run_id", "scenario", "mode")}
     addresses = [str(worker.get("address", "")) for _, worker in record.entries("summary", "workers")]

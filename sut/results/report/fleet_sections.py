@@ -37,6 +37,12 @@ def worker_section(record: RunJson, requests: RunColumns | None, figures: Html) 
         *map(Column, ("ended s", "idle at end s", "streams", "ping ms", "dropped tokens")),
     ]
     parts = [*_tail(record, tail, figures), element("h3", "Workers"), table(columns, rows, kind="sortable")]
+    parts.append(
+        note(
+            "Service: from sending a query to the worker to the end of its answer, with its time in the "
+            "engine's queue. Dropped tokens came after their query had moved to another worker."
+        )
+    )
     if (num := record.num_entries("summary", "workers")) > MAX_ENTRIES:
         parts.append(note(f"{num - MAX_ENTRIES:,} more workers are in run.json."))
     return element("section", element("h2", "Workers and tail"), *parts, id="workers")

@@ -20,6 +20,7 @@ from sut.results.report.markup import (
     table,
 )
 from sut.results.report.run_json import TPOT_LIMIT, TTFT_LIMIT, RunJson
+from sut.settings import Mode, Scenario
 
 _MARKS = ("p50", "p90", "p95", "p99", "p99.9")
 
@@ -57,8 +58,10 @@ def percentile_section(record: RunJson) -> Html:
     columns = [Column("ms", True), *map(Column, ("mean", "min", *_MARKS, "max", "p99 limit"))]
     text = (
         "LoadGen counts from the time at which its schedule wanted a query; our figures count from LoadGen's "
-        "call. The measured lateness of issue is the difference that a thread with known due times sees. "
-        "LoadGen's and our percentiles are values of single queries, sorted[int(count * fraction)]."
+        "call (issue). Issue lateness is that of a thread that is due ten times a second: it waits for the "
+        "same reasons as LoadGen's. Queued at the coordinator: until the query was sent. Engine "
+        "output to LoadGen: from an engine step until its tokens are reported. Each percentile is the value "
+        "of one query, sorted[int(count * fraction)]."
     )
     return element(
         "section", element("h2", "Percentiles"), table(columns, rows), note(text), id="percentiles"
@@ -89,6 +92,7 @@ _QUANTITIES = {"ttft_ns": "TTFT", "tpot_ns": "TPOT", "latency_ns": "Latency"}
 _PART_MARKS = ("p50", "p90", "p99", "p99.9")
 _SUMS = {"sum, mean of these": "mean_ns", "percentile": "value_ns", "clock error": "clock_error_ns"}
 """Rows below the parts, with their keys in run.json."""
+_ENGINE_PARTS = frozenset(["engine", "engine queue", "prefill", "decode"])
 
 
 def part_chart(record: RunJson) -> Iterator[StackedBars]:
@@ -117,6 +121,12 @@ def part_section(record: RunJson, figures: Html) -> Html:
         return element(
             "section", head, note("The times of this run's requests were not taken apart."), id="parts"
         )
+    parts = (
+        "Engine queue, prefill and decode are the engine's time. Lateness: LoadGen's thread called late. "
+        "Coordinator queue: until the query was sent to a worker. Network out and network back: on the way, "
+        "with the queues of the connection. Frame hold: in the worker, until the engine's token was sent. "
+        "Report: until LoadGen had the answer."
+    )
     text = (
         "Each part is the mean over the requests whose rank is within 0.5 % of the percentile's; the parts "
         "add up to the mean of these requests. TPOT's parts after the engine are what the last token took "
@@ -124,7 +134,39 @@ def part_section(record: RunJson, figures: Html) -> Html:
         "belong to the other direction of the network."
     )
     split = element("div", figures, *tables, class_="split")
-    return element("section", head, split, _start_note(record), note(text), id="parts")
+    notes = (_start_note(record), *_pull_note(record), note(parts), note(text))
+    return element("section", head, *_engine_sentences(record), split, *notes, id="parts")
+
+
+def _engine_sentences(record: RunJson) -> Iterator[Html]:
+    """Tell how much of the p99 of TTFT and TPOT is the engine's, where queries do not wait for room."""
+    if record.text("scenario") == Scenario.OFFLINE or record.text("mode") == Mode.ACCURACY:
+        return
+    for name in ("ttft_ns", "tpot_ns"):
+        path = ("decomposition", "quantities", name, "percentiles", "p99")
+        labels = record.names(*path, "parts_ns")
+        own = [label for label in labels if _ENGINE_PARTS.issuperset(label.split(" + "))]
+        found = [record.number(*path, "parts_ns", label) for label in own]
+        values = [part.value for part in found if isinstance(part.value, int | float)]
+        if found and len(values) == len(found):
+            engine = Number(sum(values), " + ".join(part.source for part in found))
+            yield element(
+                "p",
+                f"{_QUANTITIES[name]} p99: ",
+                number(engine, NS_AS_MS, with_suffix=True),
+                " of ",
+                number(record.number(*path, "mean_ns"), NS_AS_MS, with_suffix=True),
+                " are the engine's; the rest is LoadGen, coordinator, network and worker.",
+            )
+
+
+def _pull_note(record: RunJson) -> Iterator[Html]:
+    """Tell why queries wait where all of them are issued at once."""
+    if record.text("scenario") == Scenario.OFFLINE:
+        yield note(
+            "LoadGen issues all samples of this scenario at once. They wait in the coordinator queue while "
+            "the engines are full, so this part is the work before them and no cost of the coordinator."
+        )
 
 
 def _start_note(record: RunJson) -> Html:
@@ -161,7 +203,9 @@ def _part_table(record: RunJson, name: str) -> Iterator[Html]:
         rows.append([element("b", title), *_part_cells(record, path, (), (key,), marks)])
     unknown = record.number(*path, "num_unknown")
     text = note(number(unknown, COUNT), " requests are left out, because a time of theirs is not known.")
-    yield element("div", table(columns, rows), *([text] if unknown.value else []))
+    # Latencies have the most digits.
+    kind = "wide" if name == "latency_ns" else None
+    yield element("div", table(columns, rows), *([text] if unknown.value else []), class_=kind)
 
 
 def _part_cells(

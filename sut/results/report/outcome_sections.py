@@ -135,7 +135,7 @@ def configuration_section(record: RunJson) -> Html:
         ("Data set", _dataset(record)),
         (
             "Workers",
-            f"{record.num_entries('summary', 'workers')}, {', '.join(_engines(record)) or 'not known'}",
+            f"{record.num_entries('summary', 'workers')}: {'; '.join(_engines(record)) or 'not known'}",
         ),
     ]
     facts, flags = element("div", _pairs(pairs)), element("div", *_flags(record))
@@ -172,8 +172,9 @@ def _engines(record: RunJson) -> list[str]:
     for _, row in record.entries("summary", "workers"):
         info = row.get("info")
         if isinstance(info, dict):
-            words = (info.get("engine", ""), info.get("engine_version", ""), info.get("model", ""))
-            found[" ".join(str(word) for word in words if word)] = None
+            engine = f"{info.get('engine', '')} {info.get('engine_version', '')}".strip()
+            model = f"model {info['model']}" if info.get("model") else ""
+            found[", ".join(word for word in (engine, model) if word)] = None
     return list(found)[:20]
 
 

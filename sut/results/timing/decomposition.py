@@ -28,7 +28,7 @@ Column = NDArray[np.int64]
 
 TTFT_MARKS = {
     "issued_ns": "lateness",
-    "sent_ns": "coordinator",
+    "sent_ns": "coordinator queue",
     "received_ns": "network out",
     "admitted_ns": "engine queue",
     "first_token_ns": "prefill",

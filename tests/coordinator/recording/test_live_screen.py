@@ -70,6 +70,22 @@ def test_each_figure_is_on_the_screen() -> None:
     ] == shown(fleet_of(2), 100, 40)
 
 
+def test_a_run_without_limits_names_none() -> None:
+    """Offline: LoadGen measures no TTFT and has no limit."""
+    latencies = [LatencyFigures("TTFT", 2_000, 180 * MS, 923 * MS, None, 0, None)]
+    assert [
+        "from issue        p50       p99",
+        "TTFT           180 ms    923 ms",
+        "issue up to 3.0 ms late in the last 10 s",
+    ] == shown(fleet_of(1), 100, 40, RUN._replace(latencies=latencies))[3:6]
+
+
+def test_released_workers_are_not_shown_as_lost() -> None:
+    """After the test no link to a worker is live; none of them was lost."""
+    snapshot = Snapshot("server performance", RunPhase.GRADING, 3.0, fleet_of(2, num_lost=2), None)
+    assert ["server performance  grading 3 s"] == [text.plain for text in compose(snapshot, 80, 23)]
+
+
 @pytest.mark.parametrize(
     "columns, lines", [(80, 23), (79, 23), (40, 23), (20, 10), (100, 6), (10, 1), (1, 1)]
 )

@@ -69,7 +69,7 @@ def test_first_tokens_count_before_any_answer_is_complete() -> None:
         run.receive(names[row : row + 1], 1, at_ms)
     parts = run.tick(10)
     assert "done 0/10" in parts
-    assert "running 4" in parts
+    assert "in flight 4" in parts
     assert "waiting 6" in parts
     assert "first tokens 4" in parts
     assert "TTFT p99 8 ms from issue" in parts
@@ -102,7 +102,7 @@ def test_a_finished_answer_is_counted_once() -> None:
     run.receive(run.send(3), 1, 9)
     parts = run.tick(10)
     assert "done 10/20" in parts
-    assert ("running 3", "waiting 0", "first tokens 13") == tuple(parts[i] for i in (2, 3, 5))
+    assert ("in flight 3", "waiting 0", "first tokens 13") == tuple(parts[i] for i in (2, 3, 5))
 
 
 def test_the_remaining_time_follows_from_tokens() -> None:

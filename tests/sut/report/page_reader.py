@@ -22,13 +22,15 @@ class ShownNumber(NamedTuple):
 
 
 def value_of(record: Any, source: str) -> Any:
-    """Return the value of run.json that a source names: at a path, a difference, or the length of a list."""
+    """Return the value of run.json that a source names: at a path, a sum, a difference, a list's length."""
+    if len(summands := source.split(" + run.json#")) > 1:
+        return sum(value_of(record, summand) for summand in summands)
     if " - " in source:
         minuend, subtrahend = source.split(" - ")
         return value_of(record, minuend) - value_of(record, subtrahend)
     if source.endswith(" length"):
         return len(value_of(record, source.removesuffix(" length")))
-    for key in source.removeprefix("run.json#/").split("/"):
+    for key in source.removeprefix("run.json#").removeprefix("/").split("/"):
         record = record[int(key)] if isinstance(record, list) else record[key]
     return record
 

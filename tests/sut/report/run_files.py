@@ -97,7 +97,7 @@ def spread(values: Any) -> dict[str, Any]:
     return {"count": len(ordered), "mean": float(ordered.mean()), "percentiles": marks, **ends}
 
 
-TTFT_PARTS_MS = {"coordinator": 1, "network out": 1, "engine queue": 3, "prefill": 40} | {
+TTFT_PARTS_MS = {"coordinator queue": 1, "network out": 1, "engine queue": 3, "prefill": 40} | {
     "frame hold": 1,
     "network back": 2,
     "report": 1,

@@ -119,14 +119,27 @@ def test_latencies_are_taken_apart(page: Page) -> None:
     """The parts of each percentile of TTFT are on the page, and they add up to the mean beside them."""
     path = "run.json#/decomposition/quantities/ttft_ns/percentiles/p99/"
     found = {
-        number.source.removeprefix(path): number.text for number in page.numbers if path in number.source
+        number.source.removeprefix(path): number.text
+        for number in page.numbers
+        if path in number.source and " + " not in number.source
     }
     assert {f"parts_ns/{name}": f"{ms:.3f}" for name, ms in run_files.TTFT_PARTS_MS.items()} | {
         "mean_ns": "49.000",
         "value_ns": "49.000",
         "clock_error_ns": "0.100",
     } == found
-    assert "TTFT taken apart" in "".join(page.texts)
+    text = "".join(page.texts)
+    assert "TTFT taken apart" in text
+    assert "TTFT p99: 43.000 ms of 49.000 ms are the engine's" in text
+    assert "TPOT p99: 10.000 ms of 10.000 ms are the engine's" in text
+
+
+@pytest.mark.parametrize("scenario", ["offline", "server"])
+def test_samples_that_wait_for_engines_are_no_cost_of_the_coordinator(tmp_path: Path, scenario: str) -> None:
+    """The page says so where LoadGen issues all samples at once, and only there."""
+    (tmp_path / "run.json").write_text(json.dumps(run_files.run_json(scenario=scenario)))
+    texts = "".join(report(tmp_path).texts)
+    assert (scenario == "offline") == ("no cost of the coordinator" in texts)
 
 
 def test_events_have_their_times(page: Page) -> None:
