@@ -7,6 +7,7 @@ from bench.runs import loadgen_window_s
 from bench.soak.killed_workers import Kill
 from bench.soak.soak_run import NUM_SAMPLES, Leftover, Sample
 from coordinator.scheduling.request_columns import DONE
+from coordinator.scheduling.worker_load import NUM_BEGIN_COLUMNS, NUM_END_COLUMNS
 
 WARM_UP = 0.2
 """Share of LoadGen's test left out: arenas, pools and LoadGen's own records are filled in it."""
@@ -15,7 +16,7 @@ MAX_GROWTH_KIB = 10 * 1024
 LOADGEN_QUERY_BYTES = 116
 """Bytes that LoadGen 6.0.17 keeps per Server query until the end of its test; measured as RSS over queries,
 10,000 to 100,000 of them, with a SUT that answers immediately."""
-RECORD_QUERY_BYTES = DONE.itemsize + 2 * 8
+RECORD_QUERY_BYTES = DONE.itemsize + 8 * (2 + NUM_BEGIN_COLUMNS + NUM_END_COLUMNS)
 """Bytes that the coordinator keeps per query: a row, and the frame delays of its first token and its end."""
 MAX_MORE_FDS = 4
 """A returning worker may hold an old and a new connection; a leak per kill would be dozens of descriptors."""

@@ -30,13 +30,13 @@ def prompts(first: int, num: int, prompt_len: int) -> PromptColumns:
 def test_a_million_requests_are_in_flight_at_most() -> None:
     """2**20 requests are accepted and one more is refused; each one that ends makes room for another."""
     in_flight = InFlight()
-    in_flight.add(prompts(0, 1 << 20, 1))
+    in_flight.add(prompts(0, 1 << 20, 1), 0)
     with pytest.raises(LimitExceeded, match=r"^1048577 requests in flight, this worker takes 1048576$"):
-        in_flight.add(prompts(1 << 20, 1, 1))
+        in_flight.add(prompts(1 << 20, 1, 1), 0)
     in_flight.remove(np.array([5, 1 << 40], np.uint64))
-    in_flight.add(prompts(1 << 20, 1, 1))
+    in_flight.add(prompts(1 << 20, 1, 1), 0)
     with pytest.raises(LimitExceeded):
-        in_flight.add(prompts(2 << 20, 1, 1))
+        in_flight.add(prompts(2 << 20, 1, 1), 0)
     assert (MAX_REQUESTS, MAX_PROMPT_TOKENS) == (1_048_576, 268_435_456)
 
 
@@ -44,13 +44,13 @@ def test_what_is_refused_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None
     """A Submit beyond the token limit adds nothing, and requests that end free their tokens."""
     monkeypatch.setattr(admission, "MAX_PROMPT_TOKENS", 10)
     in_flight = InFlight()
-    in_flight.add(prompts(0, 2, 4))
+    in_flight.add(prompts(0, 2, 4), 0)
     for _ in range(2):
         with pytest.raises(LimitExceeded, match=r"^11 prompt tokens in flight, this worker takes 10$"):
-            in_flight.add(prompts(2, 1, 3))
-    in_flight.add(prompts(2, 1, 2))
+            in_flight.add(prompts(2, 1, 3), 0)
+    in_flight.add(prompts(2, 1, 2), 0)
     in_flight.remove(np.array([1], np.uint64))
-    in_flight.add(prompts(3, 2, 2))
+    in_flight.add(prompts(3, 2, 2), 0)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_open_is_answered_with_info_and_hash() -> None:
         assert opened.run_id == "named"
         info = await worker.stub.GetInfo(pb.GetInfoRequest())
         assert info == opened.info
-        assert (info.engine, info.max_model_len, info.protocol_version) == ("counting", MAX_MODEL_LEN, 3)
+        assert (info.engine, info.max_model_len, info.protocol_version) == ("counting", MAX_MODEL_LEN, 4)
         assert info.state == pb.WORKER_STATE_READY
         assert run_hash(pb.RunSpec(**SPEC), info) == opened.spec_hash  # type: ignore[arg-type]
         await stream.end()
@@ -91,12 +91,12 @@ def test_a_worker_that_is_not_ready_refuses() -> None:
     walk(steps, ready=False)
 
 
-@pytest.mark.parametrize("version", [0, 2, 4])
+@pytest.mark.parametrize("version", [0, 3, 5])
 def test_another_protocol_version_is_refused(version: int) -> None:
     """FAILED_PRECONDITION names both versions, and leaves the worker free."""
 
     async def steps(worker: Worker) -> None:
-        expected = ("FAILED_PRECONDITION", f"protocol version {version}, this worker speaks 3")
+        expected = ("FAILED_PRECONDITION", f"protocol version {version}, this worker speaks 4")
         assert await refusal_of(worker.channel, version=version) == expected
         await worker.stream().open()
 
@@ -187,7 +187,7 @@ def test_what_the_engine_refuses_is_refused() -> None:
     async def steps(worker: Worker) -> None:
         stream = worker.stream()
         spec = pb.RunSpec(**SPEC, seed=1)  # type: ignore[arg-type]
-        await stream.send(open=pb.Open(protocol_version=3, run_id="seeded", spec=spec))
+        await stream.send(open=pb.Open(protocol_version=4, run_id="seeded", spec=spec))
         says = "the engine refuses the specification: no seeds here"
         assert ("INVALID_ARGUMENT", says) == await stream.refusal()
         await worker.stream().open()

@@ -22,7 +22,7 @@ from sut.results.loadgen_figures import LoadGenSpread
 from sut.results.timing.clock_offsets import UNKNOWN_NS
 from sut.results.timing.request_records import RequestRecords, is_known
 
-MAX_ERROR_NS = 20_000_000
+MAX_ERROR_NS = 20 * 1_000_000
 """A schedule whose begin is known less exactly counts as unknown."""
 _ROUNDING_NS = 1_000
 """LoadGen rounds its mean, and logarithms of two libraries differ in the last bit."""

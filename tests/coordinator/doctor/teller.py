@@ -52,7 +52,7 @@ class Teller(rpc.WorkerServicer):
 
     def Generate(self, request_iterator: object, context: ServicerContext) -> NoReturn:  # noqa: N802
         """Refuse every run."""
-        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "protocol version 0, this worker speaks 3")
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, "protocol version 0, this worker speaks 4")
         raise AssertionError
 
 

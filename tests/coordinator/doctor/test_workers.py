@@ -15,7 +15,7 @@ MS = 1_000_000
 def visit(address: str, **changed: object) -> Visit:
     """Make what a good worker shows, with changes to its info."""
     values = {
-        "protocol_version": 3,
+        "protocol_version": 4,
         "instance_id": f"instance of {address}",
         "state": READY,
         "engine": "vllm",

@@ -135,7 +135,7 @@ def act(script: Script, steps: Callable[[Stream], Coroutine[Any, Any, None]]) ->
 
 async def open_stream(stream: Stream) -> pb.Opened:
     """Open run "this"."""
-    return await stream.open(pb.Open(protocol_version=3, run_id="this"))
+    return await stream.open(pb.Open(protocol_version=4, run_id="this"))
 
 
 def refusal_of(script: Script) -> WorkerLost:

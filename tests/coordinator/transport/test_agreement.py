@@ -65,7 +65,7 @@ def test_a_difference_names_both_workers_and_both_values(field: str, value: obje
     assert expected == str(caught.value)
 
 
-@pytest.mark.parametrize("version", [2, 4])
+@pytest.mark.parametrize("version", [3, 5])
 @pytest.mark.parametrize("position", [0, 1])
 def test_another_protocol_is_named(version: int, position: int) -> None:
     """A worker of an older or a newer protocol is named with both versions."""
@@ -73,7 +73,7 @@ def test_another_protocol_is_named(version: int, position: int) -> None:
     odd = links[position] = link(links[position].address, protocol_version=version)
     with pytest.raises(FleetError) as caught:
         check_agreement(links)
-    expected = f"--workers: {odd.address} speaks protocol {version}, this coordinator 3"
+    expected = f"--workers: {odd.address} speaks protocol {version}, this coordinator 4"
     assert expected == str(caught.value)
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 import coordinator.transport.stream
-import protos.columns
+import protos.prompt_parts
 from coordinator.transport.stream import Stream
 from protos import worker_pb2 as pb
 from tests.coordinator.transport.scripted_worker import Scene, act, carrying, prompts
@@ -87,7 +87,7 @@ def test_a_worker_that_answers_no_ping_does_not_settle() -> None:
 
 def test_prompts_are_cut_between_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     """No message holds more than its bound of prompt tokens, but a longer prompt goes whole and alone."""
-    for module in (coordinator.transport.stream, protos.columns):
+    for module in (coordinator.transport.stream, protos.prompt_parts):
         monkeypatch.setattr(module, "MAX_SUBMIT_TOKENS", 5)
     scenes: list[Scene] = []
     heard_all = asyncio.Event()
