@@ -14,6 +14,8 @@ from grpc_health.v1 import health_pb2
 from common.connect_errors import diagnose
 from common.text import printable
 from coordinator.transport.access import Access
+from coordinator.transport.final_status import FinalStatus
+from coordinator.transport.stream import STATUS_TIMEOUT_S
 from coordinator.transport.worker_answers import (
     MAX_DETAIL_LEN,
     AnswerError,
@@ -206,12 +208,21 @@ async def _query_host(channel: grpc.aio.Channel) -> pb.HostInfo | None:
 async def _check_token(stub: "rpc.WorkerAsyncStub", access: Access) -> str:
     """Open a stream as a run would, with a version that no worker supports; returns why the token fails."""
     opening = pb.ToWorker(open=pb.Open(protocol_version=NO_VERSION, run_id="doctor"))
+    call = stub.Generate(iter([opening]), metadata=access.metadata)
+    final_status = FinalStatus()
+    call.add_done_callback(final_status.note)
     try:
-        async for _ in stub.Generate(iter([opening]), metadata=access.metadata):
+        async for _ in call:
             break
     except grpc.aio.AioRpcError as error:
-        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-            return printable(error.details() or "refused", MAX_DETAIL_LEN)
+        # A worker that refuses before it has read the message also makes the write fail.
+        known = await final_status.wait(call, STATUS_TIMEOUT_S)
+        code, details = known or (error.code(), error.details())
+        if code is grpc.StatusCode.UNAUTHENTICATED:
+            return printable(details or "refused", MAX_DETAIL_LEN)
+        if code is not grpc.StatusCode.FAILED_PRECONDITION:
+            # Any other status says nothing about the token.
+            raise
     return ""
 
 
