@@ -12,6 +12,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import cast
 
 import numpy as np
@@ -102,19 +103,33 @@ def whole_us(load: Load, frames: list[bytes], address: str) -> float:
 def measure(load: Load, num_pairs: int) -> dict[str, object]:
     """Record a load, and replay it `num_pairs` times in each way, in turns; the first replays are dropped."""
     frames = asyncio.run(record(load))
-    checks_us, wholes_us = [], []
+    return in_turns(load, frames, num_pairs, "checks_us_per_frame", lambda: compare(load, frames))
+
+
+def in_turns(
+    load: Load, frames: list[bytes], num_pairs: int, name: str, cost_us: Callable[[], float]
+) -> dict[str, object]:
+    """Measure a cost and the whole in turns; the first of each is dropped.
+
+    Args:
+        load: What was recorded.
+        frames: Its frames.
+        num_pairs: How often.
+        name: Of the costs in the result.
+        cost_us: Measures the cost once, in us per frame.
+    """
+    costs_us, wholes_us = [], []
     with sending(frames) as address:
         for _ in range(num_pairs + 1):
-            checks_us.append(compare(load, frames))
+            costs_us.append(cost_us())
             wholes_us.append(whole_us(load, frames, address))
     whole = statistics.median(wholes_us[1:])
-    shares = [spent / whole for spent in checks_us[1:]]
-    mean, low, high = interval(shares)
+    mean, low, high = interval([spent / whole for spent in costs_us[1:]])
     return {
         "frames": len(frames),
         "mean_share": round(mean, 5),
         "interval_95": [round(low, 5), round(high, 5)],
-        "checks_us_per_frame": [round(spent, 3) for spent in checks_us[1:]],
+        name: [round(spent, 3) for spent in costs_us[1:]],
         "whole_us_per_frame": [round(spent, 1) for spent in wholes_us[1:]],
     }
 
@@ -128,7 +143,18 @@ def interval(shares: list[float]) -> tuple[float, float, float]:
 
 def main(argv: list[str]) -> int:
     """Measure every load; exit code 1 if an interval reaches beyond MAX_SHARE."""
-    parser = argparse.ArgumentParser(prog="python -m bench.replay", description=__doc__)
+    return measure_loads(argv, "python -m bench.replay", __doc__, measure, MAX_SHARE)
+
+
+def measure_loads(
+    argv: list[str],
+    prog: str,
+    text: str | None,
+    measure_load: Callable[[Load, int], dict[str, object]],
+    max_share: float,
+) -> int:
+    """Measure the loads that the flags name; exit code 1 if an interval reaches beyond `max_share`."""
+    parser = argparse.ArgumentParser(prog=prog, description=text)
     parser.add_argument("--pairs", type=int, default=20, help="replays of each side, at least 2")
     parser.add_argument("--load", help="only the load whose name begins with this")
     parser.add_argument("--quick", action="store_true", help="one small load, without a goal")
@@ -137,8 +163,8 @@ def main(argv: list[str]) -> int:
     for name, load in (QUICK if flags.quick else LOADS).items():
         if not name.startswith(flags.load or ""):
             continue
-        shown = {"load": name, **load._asdict(), **measure(load, flags.pairs)}
-        missed |= cast(list[float], shown["interval_95"])[1] >= MAX_SHARE and not flags.quick
+        shown = {"load": name, **load._asdict(), **measure_load(load, flags.pairs)}
+        missed |= cast(list[float], shown["interval_95"])[1] >= max_share and not flags.quick
         print(json.dumps(shown), flush=True)
     return int(missed)
 

@@ -5,18 +5,13 @@ worker sends, checks and keeps them; the other gets the same frames without, and
 report, as was done before.
 """
 
-import argparse
 import asyncio
 import gc
-import json
-import statistics
 import sys
 import time
-from typing import cast
 
-from bench.replay.__main__ import LOADS, QUICK, interval, whole_us
+from bench.replay.__main__ import in_turns, measure_loads
 from bench.replay.recording import Load, Replay, SubmittedPrompts, record
-from bench.replay.sender import sending
 from coordinator.scheduling.worker_load import Reported, WorkerLoad
 from protos import worker_pb2 as pb
 from protos.columns import TokenColumns, pack_tokens, unpack_tokens
@@ -80,37 +75,12 @@ def measure(load: Load, num_pairs: int) -> dict[str, object]:
     """Record a load, and replay it `num_pairs` times in each way; the first replays are dropped."""
     frames = asyncio.run(record(load))
     bare = [without_times(number, raw) for number, raw in enumerate(frames)]
-    times_us, wholes_us = [], []
-    with sending(frames) as address:
-        for _ in range(num_pairs + 1):
-            times_us.append(compare(load, frames, bare))
-            wholes_us.append(whole_us(load, frames, address))
-    whole = statistics.median(wholes_us[1:])
-    mean, low, high = interval([spent / whole for spent in times_us[1:]])
-    return {
-        "frames": len(frames),
-        "mean_share": round(mean, 5),
-        "interval_95": [round(low, 5), round(high, 5)],
-        "times_us_per_frame": [round(spent, 3) for spent in times_us[1:]],
-        "whole_us_per_frame": [round(spent, 1) for spent in wholes_us[1:]],
-    }
+    return in_turns(load, frames, num_pairs, "times_us_per_frame", lambda: compare(load, frames, bare))
 
 
 def main(argv: list[str]) -> int:
     """Measure every load; exit code 1 if an interval reaches beyond MAX_SHARE."""
-    parser = argparse.ArgumentParser(prog="python -m bench.replay.request_times", description=__doc__)
-    parser.add_argument("--pairs", type=int, default=20, help="replays of each side, at least 2")
-    parser.add_argument("--load", help="only the load whose name begins with this")
-    parser.add_argument("--quick", action="store_true", help="one small load, without a goal")
-    flags = parser.parse_args(argv)
-    missed = False
-    for name, load in (QUICK if flags.quick else LOADS).items():
-        if not name.startswith(flags.load or ""):
-            continue
-        shown = {"load": name, **load._asdict(), **measure(load, flags.pairs)}
-        missed |= cast(list[float], shown["interval_95"])[1] >= MAX_SHARE and not flags.quick
-        sys.stdout.write(f"{json.dumps(shown)}\n")
-    return int(missed)
+    return measure_loads(argv, "python -m bench.replay.request_times", __doc__, measure, MAX_SHARE)
 
 
 if __name__ == "__main__":
