@@ -16,7 +16,7 @@ from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.jitter import MIN_PAUSE_NS, PauseList
 from coordinator.recording.over_latency import OverLatency, OverLatencyCounter
 from coordinator.recording.run_record import RunRecord, Summary
-from coordinator.recording.timeline import Timeline, origin_ns
+from coordinator.recording.timeline import Timeline
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.transport.worker_host import WorkerHost
 from sut.benchmark import find_round
@@ -135,7 +135,7 @@ class Recorder:
             files_sha256=dict(files_sha256),
             over_latency=self._over_latency(),
             summary=Summary.of(self._active_run, self.issue_lateness.measured_ns()),
-            origin_ns=origin_ns(self._active_run),
+            origin_ns=self._active_run.scheduler.first_issued_ns,
             pauses=self._long_pauses(),
         )
 
@@ -144,7 +144,7 @@ class Recorder:
         late = PauseList()
         for began_ns, duration_ns in self.issue_lateness.late_periods(MIN_PAUSE_NS):
             late.add("issue", began_ns, duration_ns)
-        origin = origin_ns(self._active_run)
+        origin = self._active_run.scheduler.first_issued_ns
         found = [*self.pauses.in_order(), *late.in_order()]
         return [pause._replace(began_ns=pause.began_ns - origin)._asdict() for pause in found]
 

@@ -13,7 +13,7 @@ from coordinator.recording.file_thread import FileThread
 from coordinator.recording.finished_requests import collect_requests
 from coordinator.recording.run_dir import RunDir
 from coordinator.recording.run_record import RunRecord
-from coordinator.recording.timeline import TIMELINE_NAME, RunName, Timeline, origin_ns
+from coordinator.recording.timeline import TIMELINE_NAME, RunName, Timeline
 from coordinator.scheduling.event_loop import ActiveRun
 from sut.loadgen import LoadGenSettings
 from sut.log_files import TRACE, find_log
@@ -87,7 +87,7 @@ class RequestFiles:
         }
         directory = self.run_dir.path
         name = RunName(self.run_id, self.config.scenario, mode)
-        self.timeline.write(directory / TIMELINE_NAME, name, origin_ns(self.active_run))
+        self.timeline.write(directory / TIMELINE_NAME, name, self.active_run.scheduler.first_issued_ns)
         write_requests(directory / REQUESTS_NAME, to_table(records, metadata))
         write_summary(directory / SUMMARY_NAME, records)
         if self.config.requests_jsonl:

@@ -61,16 +61,6 @@ class RunName(NamedTuple):
     mode: str
 
 
-def origin_ns(run: ActiveRun) -> int:
-    """Return when LoadGen issued the run's first query, by the coordinator's monotonic clock.
-
-    0 while no request has been sent to a worker.
-    """
-    table = run.scheduler.table
-    times_ns = np.concatenate([table.done["issued_ns"], table.rows(table.in_flight())["issued_ns"]])
-    return int(times_ns.min()) if len(times_ns) else 0
-
-
 class Timeline:
     """Samples of one run in memory; one thread calls `sample`."""
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.run_snapshot import FollowedRun, LatencyBounds, RunFollower
-from coordinator.recording.timeline import RunName, Timeline, origin_ns
+from coordinator.recording.timeline import RunName, Timeline
 from coordinator.scheduling.request_columns import NewRequests
 from coordinator.scheduling.request_table import RequestTable
 from coordinator.transport.engine_reading import EngineReading
@@ -171,7 +171,7 @@ def test_the_file_counts_time_from_the_first_query(tmp_path: Path) -> None:
     run.links[1].live = False
     run.timeline.sample(2 * S)
     path = tmp_path / "timeline.parquet"
-    run.timeline.write(path, RunName("r", "server", "performance"), origin_ns(run.run))
+    run.timeline.write(path, RunName("r", "server", "performance"), S)
     rows = pq.read_table(path).to_pylist()
     assert [-S] * 3 + [S] * 3 == [row["time_ns"] for row in rows]
     assert [0, 1, -1] * 2 == [row["worker"] for row in rows]
@@ -197,6 +197,6 @@ def test_without_a_query_the_file_begins_at_0(tmp_path: Path) -> None:
         for second in seconds:
             run.timeline.sample(second * S)
         path = tmp_path / "timeline.parquet"
-        run.timeline.write(path, RunName("r", "server", "performance"), origin_ns(run.run))
+        run.timeline.write(path, RunName("r", "server", "performance"), 0)
         times_ns = pq.read_table(path)["time_ns"].to_pylist()
         assert [(second - 5) * S for second in seconds for _ in range(3)] == times_ns
