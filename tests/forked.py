@@ -29,12 +29,16 @@ PRELOAD = [
 ]
 
 
+Main = Callable[[list[str]], int]
+"""Takes the flags and returns the exit code."""
+
+
 class ForkedProcess:
     """A main that runs, with the methods of subprocess.Popen that tests use; leads a session of its own."""
 
     def __init__(
         self,
-        main: Callable[[list[str]], int],
+        main: Main,
         argv: Sequence[str],
         log: Path,
         cwd: Path = ROOT,
@@ -43,7 +47,7 @@ class ForkedProcess:
         """Start it.
 
         Args:
-            main: Takes the flags and returns the exit code.
+            main: What it runs.
             argv: The flags.
             log: Gets both its outputs, after what is there.
             cwd: Where it runs.
@@ -100,13 +104,11 @@ class Ended(NamedTuple):
     stderr: str
 
 
-def end_of(
-    main: Callable[[list[str]], int], argv: Sequence[str], directory: Path, timeout_s: float = 30.0
-) -> Ended:
+def end_of(main: Main, argv: Sequence[str], directory: Path, timeout_s: float = 30.0) -> Ended:
     """Run a main as its module does; the test fails if it does not end in time.
 
     Args:
-        main: Takes the flags and returns the exit code; runs in this process's environment variables.
+        main: What to run, in this process's environment variables.
         argv: The flags.
         directory: Gets `stdout` and `stderr`.
         timeout_s: How long it may run.
@@ -123,7 +125,7 @@ def end_of(
 
 
 def completed(
-    main: Callable[[list[str]], int], argv: Sequence[str], timeout_s: float = 60.0, **variables: str
+    main: Main, argv: Sequence[str], timeout_s: float = 60.0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a main as `end_of` does, with further environment variables."""
     with tempfile.TemporaryDirectory() as directory, mock.patch.dict(os.environ, variables):
@@ -137,18 +139,14 @@ def _fork_server() -> ForkServerContext:
     return context
 
 
-def _be(
-    main: Callable[[list[str]], int], argv: list[str], directory: Path, environment: dict[str, str]
-) -> None:
+def _be(main: Main, argv: list[str], directory: Path, environment: dict[str, str]) -> None:
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         with (directory / name).open("wb") as file:
             os.dup2(file.fileno(), descriptor)
     _call(main, argv, environment)
 
 
-def _lead(
-    main: Callable[[list[str]], int], argv: list[str], log: Path, cwd: Path, environment: dict[str, str]
-) -> None:
+def _lead(main: Main, argv: list[str], log: Path, cwd: Path, environment: dict[str, str]) -> None:
     os.setsid()
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
@@ -157,7 +155,7 @@ def _lead(
     _call(main, argv, environment)
 
 
-def _call(main: Callable[[list[str]], int], argv: list[str], environment: dict[str, str]) -> None:
+def _call(main: Main, argv: list[str], environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.exit(main(argv))
