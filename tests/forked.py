@@ -4,6 +4,7 @@ A real start costs half a second of CPU.
 """
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import signal
@@ -96,6 +97,11 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
 
+def main_of(source: str) -> Main:
+    """Make a main of a program's text, which finds its flags in sys.argv[1:]."""
+    return functools.partial(_execute, source)
+
+
 class Ended(NamedTuple):
     """How a process ended."""
 
@@ -153,6 +159,12 @@ def _lead(main: Main, argv: list[str], log: Path, cwd: Path, environment: dict[s
         os.dup2(file.fileno(), 2)
     os.chdir(cwd)
     _call(main, argv, environment)
+
+
+def _execute(source: str, argv: list[str]) -> int:
+    sys.argv = ["-c", *argv]
+    exec(compile(source, "<test>", "exec"), {"__name__": "__main__"})
+    return 0
 
 
 def _call(main: Main, argv: list[str], environment: dict[str, str]) -> None:

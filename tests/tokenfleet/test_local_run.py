@@ -224,8 +224,8 @@ def test_token_is_shared_with_the_local_workers(tmp_path: Path) -> None:
     data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
     token = tmp_path / "token"
     token.write_text("a-secret-of-24-letters-0")
-    base = ["--backend", "counting", "--accuracy", "--max-new-tokens", "64", "--input-file", str(data)]
-    base += ["--output-dir", str(tmp_path / "out"), "--run-token-file", str(token)]
+    base = ["--backend", "counting", "--accuracy", "--no-report", "--max-new-tokens", "64"]
+    base += ["--input-file", str(data), "--output-dir", str(tmp_path / "out"), "--run-token-file", str(token)]
     process = start(uuid.uuid4().hex, *base)
     _, errors = process.communicate(timeout=60)
     assert 0 == process.returncode, errors
