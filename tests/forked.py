@@ -7,10 +7,12 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -102,6 +104,11 @@ def main_of(source: str) -> Main:
     return functools.partial(_execute, source)
 
 
+def main_of_command(words: Sequence[str]) -> Main:
+    """Make a main of the words behind `python`: -m, a module and its arguments, or a script of this tree."""
+    return functools.partial(_run, tuple(words))
+
+
 class Ended(NamedTuple):
     """How a process ended."""
 
@@ -164,6 +171,18 @@ def _lead(main: Main, argv: list[str], log: Path, cwd: Path, environment: dict[s
 def _execute(source: str, argv: list[str]) -> int:
     sys.argv = ["-c", *argv]
     exec(compile(source, "<test>", "exec"), {"__name__": "__main__"})
+    return 0
+
+
+def _run(words: tuple[str, ...], argv: list[str]) -> int:
+    if words[0] == "-m":
+        sys.argv = ["-m", *words[2:], *argv]
+        # It warns that the module has been imported before.
+        with warnings.catch_warnings(action="ignore"):
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = [*words, *argv]
+        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
     return 0
 
 
