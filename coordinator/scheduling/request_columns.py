@@ -57,6 +57,15 @@ DONE = np.dtype(
 """The record of a finished request; fields as in ROW. reason: a value of pb.FinishReason."""
 
 
+_NUMBERS: NDArray[np.int64] = np.arange(1 << 14)
+_NUMBERS.flags.writeable = False
+
+
+def counting_numbers(num: int) -> NDArray[np.int64]:
+    """Return 0 to `num` - 1, read-only; a slice costs a quarter of np.arange."""
+    return _NUMBERS[:num] if num <= len(_NUMBERS) else np.arange(num)
+
+
 class NewRequests(NamedTuple):
     """R requests that are assigned to their first worker."""
 

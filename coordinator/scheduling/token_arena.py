@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.scheduling.request_columns import Slots, TokenCounts
+from coordinator.scheduling.request_columns import Slots, TokenCounts, counting_numbers
 from protos.columns import Lens, TokenIds
 
 TOKEN_BYTES = 4
@@ -39,8 +39,12 @@ class TokenArena:
             self._tokens[starts] = tokens
             return
         lens = counts.astype(np.int64)
-        firsts = np.cumsum(lens) - lens
-        self._tokens[np.repeat(starts - firsts, lens) + np.arange(len(tokens))] = tokens
+        # Rows are written one behind the other from their start on: place of token k of the frame.
+        starts += lens
+        starts -= lens.cumsum()
+        places = starts.repeat(lens)
+        places += counting_numbers(len(tokens))
+        self._tokens[places] = tokens
 
     def append_row(self, slot: int, before: int, tokens: TokenIds) -> None:
         """Append new tokens to one row, after its `before` received ones."""
