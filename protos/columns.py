@@ -83,7 +83,7 @@ _TOKEN_COLUMNS = (
 )
 _NUM_FIRST_COLUMNS = 4
 _FEW_ROWS = 64
-"""Up to about so many numbers Python's sum is faster than numpy's, which also releases the interpreter lock."""
+"""Up to about so many numbers Python's sum costs less than numpy's."""
 # Most frames begin or end one request: its times are unpacked faster without numpy.
 _FEW_TIMES = [struct.Struct(f"<{num}q") for num in range(16)]
 SLOT_MASK = 0xFFFFFFFF
