@@ -178,7 +178,7 @@ class RequestTable:
         self._check_rows(worker, columns.requests, slots)
         before = self._num_tokens[slots]
         lens = None if columns.counts is None else columns.counts.astype(np.int64)
-        after = before + (1 if lens is None else lens)
+        after: TokenCounts = before + 1 if lens is None else before + lens
         # argmax and count_nonzero cost half of a reduction, and they do not release the interpreter lock.
         if len(after) and after.item(after.argmax()) > self._max_new_tokens:
             raise self._overrun(worker)
@@ -224,7 +224,9 @@ class RequestTable:
         self.num_tokens += num_new
         if first_slots:
             self._first_ns[slot] = now_ns
-        prefilled_tokens = self._take_prefill([slot]) if num_new or reasons else 0
+        prefilled_tokens = 0
+        if (num_new or reasons) and self._prefill_lens.item(slot):
+            prefilled_tokens = self._take_prefill([slot])
         queries = [self._queries.item(slot)] * (len(first_slots) + len(reasons))
         return Arrivals(first_slots, [slot] if reasons else [], reasons, prefilled_tokens, queries)
 
