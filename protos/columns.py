@@ -49,41 +49,19 @@ _SUBMIT_HEAD = struct.Struct("<5I4x")
 _TOKENS_HEAD = struct.Struct("<QQ6I")
 _U8, _U4, _I4, _U1 = np.dtype("<u8"), np.dtype("<u4"), np.dtype("<i4"), np.dtype("u1")
 _I8 = np.dtype("<i8")
+_Layout = tuple[tuple[str, np.dtype[Any], int, NDArray[Any]], ...]
+"""Columns of a message: name, type, bytes of an entry, and the column without entries."""
 
 
-class _Column(NamedTuple):
-    """A column of a message."""
-
-    name: str
-    dtype: np.dtype[Any]
-    width: int
-    """Bytes of an entry."""
-    empty: NDArray[Any]
-    """The column without entries."""
-
-    @classmethod
-    def of(cls, name: str, dtype: np.dtype[Any]) -> "_Column":
-        """Create a column."""
-        return cls(name, dtype, dtype.itemsize, np.frombuffer(b"", dtype))
+def _layout(**columns: np.dtype[Any]) -> _Layout:
+    return tuple((name, dtype, dtype.itemsize, np.zeros(0, dtype)) for name, dtype in columns.items())
 
 
-_PROMPT_COLUMNS = (
-    _Column.of("requests", _U8),
-    _Column.of("prompt_lens", _U4),
-    _Column.of("prompt_tokens", _I4),
-    _Column.of("max_new_tokens", _U4),
-    _Column.of("produced", _U4),
-)
-_TOKEN_COLUMNS = (
-    _Column.of("requests", _U8),
-    _Column.of("counts", _U4),
-    _Column.of("tokens", _I4),
-    _Column.of("finished_rows", _U4),
-    _Column.of("finish_reasons", _U1),
-)
+_PROMPT_COLUMNS = _layout(requests=_U8, prompt_lens=_U4, prompt_tokens=_I4, max_new_tokens=_U4, produced=_U4)
+_TOKEN_COLUMNS = _layout(requests=_U8, counts=_U4, tokens=_I4, finished_rows=_U4, finish_reasons=_U1)
 _NUM_FIRST_COLUMNS = 4
 _FEW_ROWS = 64
-"""Up to about so many numbers Python's sum is faster than numpy's, which also releases the interpreter lock."""
+"""Up to about so many numbers Python's sum costs less than numpy's."""
 # Most frames begin or end one request: its times are unpacked faster without numpy.
 _FEW_TIMES = [struct.Struct(f"<{num}q") for num in range(16)]
 SLOT_MASK = 0xFFFFFFFF
@@ -395,9 +373,7 @@ def _unpack_head(name: str, head: struct.Struct, packed: bytes, num_before: int 
     return numbers
 
 
-def _columns(
-    layout: Sequence[_Column], packed: bytes, offset: int, sizes: Sequence[int]
-) -> list[NDArray[Any]]:
+def _columns(layout: _Layout, packed: bytes, offset: int, sizes: Sequence[int]) -> list[NDArray[Any]]:
     """View consecutive columns from `offset` on as arrays; sizes: bytes of each column."""
     columns = []
     for (name, dtype, width, empty), num_bytes in zip(layout, sizes, strict=True):

@@ -57,8 +57,8 @@ DONE = np.dtype(
 """The record of a finished request; fields as in ROW. reason: a value of pb.FinishReason."""
 
 
-_NUMBERS: NDArray[np.int64] = np.arange(1 << 14)
-_NUMBERS.flags.writeable = False
+# An array over bytes is read-only.
+_NUMBERS = np.frombuffer(np.arange(1 << 14).tobytes(), np.int64)
 
 
 def counting_numbers(num: int) -> NDArray[np.int64]:

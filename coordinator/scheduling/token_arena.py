@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.scheduling.request_columns import Slots, TokenCounts, counting_numbers
-from protos.columns import Lens, TokenIds
+from protos.columns import TokenIds
 
 TOKEN_BYTES = 4
 CACHE_LINE_TOKENS = 64 // TOKEN_BYTES
@@ -25,20 +25,19 @@ class TokenArena:
         self._tokens, self._ids = self._views()
         self._base_address: int = self._tokens.ctypes.data
 
-    def append(self, slots: Slots, before: TokenCounts, counts: Lens | None, tokens: TokenIds) -> None:
+    def append(self, slots: Slots, before: TokenCounts, lens: TokenCounts | None, tokens: TokenIds) -> None:
         """Append new tokens to the received ones.
 
         Args:
             slots: (R,) rows to append to.
             before: (R,) tokens received so far for each slot.
-            counts: (R,) new tokens of each slot; None: one each.
+            lens: (R,) new tokens of each slot; None: one each.
             tokens: (T,) concatenated.
         """
         starts = slots * self._row_tokens + before
-        if counts is None:
+        if lens is None:
             self._tokens[starts] = tokens
             return
-        lens = counts.astype(np.int64)
         # Rows are written one behind the other from their start on: place of token k of the frame.
         starts += lens
         starts -= lens.cumsum()
