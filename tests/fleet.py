@@ -20,6 +20,7 @@ import pandas as pd
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator import __main__ as coordinator
+from protos import worker_pb2 as pb
 from protos.columns import SERVICE
 from tests.forked import ForkedProcess, Main, completed
 from worker.__main__ import main as worker_main
@@ -110,6 +111,15 @@ def start_worker(
             start_new_session=True,
         )
     return WorkerProcess(process, f"{host}:{port}", log)
+
+
+def holds_nothing(load: pb.WorkerLoad) -> bool:
+    """Return whether a worker has neither a run nor a request; its hardware and cache do not matter."""
+    bare = pb.WorkerLoad()
+    bare.CopyFrom(load)
+    bare.ClearField("gpus")
+    bare.ClearField("kv_use")
+    return bare == pb.WorkerLoad()
 
 
 def health(address: str, service: str = "") -> str:

@@ -45,9 +45,13 @@ class Screen:
 
     def _line(self, text: Text, num_columns: int) -> str:
         """Cut a line and add its escapes; Console.print would also wrap it, at several times the cost."""
+        plain = text.plain
+        if plain.isascii() and not text.spans:
+            cut = plain[:num_columns]
+            if not text.style:
+                return cut
+            return self._console.get_style(text.style).render(cut, color_system=self._colors)
         text.truncate(num_columns)
-        if not text.spans:
-            return self._console.get_style(text.style).render(text.plain, color_system=self._colors)
         segments = text.render(self._console)
         return "".join(
             part.text if part.style is None else part.style.render(part.text, color_system=self._colors)
@@ -155,7 +159,7 @@ def _worker_lines(workers: Sequence[WorkerFigures], num_columns: int, room: int)
     if num_rows < 1:
         return lines
     shown = workers if len(workers) <= num_rows else sorted(workers, key=badness)[:num_rows]
-    columns = [_texts(column, shown) for column in _fitting(shown, num_columns)]
+    columns = _fitting(shown, num_columns)
     lines.append(Text("  ".join(column[0] for column in columns).rstrip(), style="dim"))
     for row, worker in enumerate(shown, start=1):
         lines.append(Text("  ".join(column[row] for column in columns).rstrip(), style=_style(worker)))
@@ -176,16 +180,16 @@ def _worker_summary(workers: Sequence[WorkerFigures]) -> Text:
     return Text("  ".join(parts), style="bold")
 
 
-def _fitting(workers: Sequence[WorkerFigures], num_columns: int) -> list[_Column]:
-    """Return the first columns that fit; the first one always does."""
-    fitting: list[_Column] = []
+def _fitting(workers: Sequence[WorkerFigures], num_columns: int) -> list[list[str]]:
+    """Return title and cells of the first columns that fit; the first one always does."""
+    fitting: list[list[str]] = []
     left = num_columns
     for column in _COLUMNS:
-        width = len(_texts(column, workers)[0])
-        if width > left and fitting:
+        texts = _texts(column, workers)
+        if len(texts[0]) > left and fitting:
             break
-        fitting.append(column)
-        left -= width + 2
+        fitting.append(texts)
+        left -= len(texts[0]) + 2
     return fitting
 
 

@@ -104,7 +104,7 @@ def wait_handling(run: Started, signum: signal.Signals) -> None:
 def check_freed(worker: fleet.WorkerProcess) -> None:
     """Check that a worker serves and that its engine is empty, or soon will be."""
     deadline_s = time.monotonic() + END_TIMEOUT_S
-    while load_of(worker) != pb.WorkerLoad():
+    while not fleet.holds_nothing(load_of(worker)):
         assert time.monotonic() < deadline_s, load_of(worker)
         time.sleep(0.05)
     assert "SERVING" == fleet.health(worker.address)
