@@ -21,9 +21,19 @@ from coordinator.recording.metrics_feed import MetricsFeed
 from coordinator.recording.run_snapshot import RunPhase
 from tests import fleet
 from tests.certificates import Authority
+from tests.forked import completed, main_of
 from tests.worker.test_metrics import scrape
 
 WAIT_S = 20.0
+# A run whose last readings are served for a second more, so that the last scrape has them.
+SERVES_ON = """
+import sys, time
+from coordinator.__main__ import main
+from coordinator.recording.metrics_feed import MetricsFeed
+leave = MetricsFeed.__exit__
+MetricsFeed.__exit__ = lambda *args: (time.sleep(1), leave(*args))[1]
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def config(port: int | None, **flags: object) -> RunConfig:
@@ -160,7 +170,8 @@ def test_the_figures_are_those_of_the_run(tmp_path: Path) -> None:
         thread = threading.Thread(target=keep_scraping)
         thread.start()
         flags = ("--scenario", "server", "--user-conf", str(conf), "--max-new-tokens", "64")
-        done = fleet.coordinate(workers, data, tmp_path / "out", *flags, "--metrics-port", str(port))
+        argv = fleet.coordinator_flags(workers, data, tmp_path / "out", *flags, "--metrics-port", str(port))
+        done = completed(main_of(SERVES_ON), argv)
         ended.set()
         thread.join()
     assert done.returncode in (0, 3), done.stderr
