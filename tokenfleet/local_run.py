@@ -33,7 +33,7 @@ from tokenfleet import closing_table
 from tokenfleet.child import STOP_TIMEOUT_S, ChildProcess
 from tokenfleet.closing_table import EndedRun
 from worker.config import WorkerConfig
-from worker.engines.vllm.checkpoint import find_checkpoint
+from worker.engines.model.checkpoint import find_checkpoint
 from worker.engines.vllm.engine_core import check_installed
 from worker.machine.sd_notify import NOTIFY_SOCKET, NotifySocket, check_notify_socket
 from worker.node.ports import steady_port

@@ -24,7 +24,7 @@ from bench.gpu.watch import use_between
 from bench.processes import Processes, free_port, wait_listening
 from protos.columns import PromptColumns
 from tests.bench.outliving import run_bench
-from worker.engines.vllm.checkpoint import read_limits, stop_token_ids
+from worker.engines.model.checkpoint import read_limits, stop_token_ids
 
 SMALL = Lengths(requests=60, mean_prompt_len=6, max_prompt_len=12, mean_answer_len=5, max_answer_len=12)
 

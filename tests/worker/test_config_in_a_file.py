@@ -23,8 +23,8 @@ from tests import fleet
 from tests.worker.engines.greedy import environment_kept
 from worker.__main__ import main, show
 from worker.config import BadInput, EngineKind, ModelConfig, WorkerConfig, parse
-from worker.engines.vllm import preset
-from worker.engines.vllm.preset import preset_names
+from worker.engines.model import preset
+from worker.engines.model.preset import preset_names
 
 PATHS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).map(Path)
 OF_TYPE = {

@@ -17,12 +17,12 @@ import numpy as np
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
 from worker.engine_protocol import EngineDead, EngineInfo, Load, Step
+from worker.engines.model.model_hash import ModelHash
 from worker.engines.vllm.causes import CauseLog, one_line, with_type
 from worker.engines.vllm.compile_log import CompileLog
 from worker.engines.vllm.engine_args import EngineFlags, build_engine, describe, parse_engine_flags
 from worker.engines.vllm.engine_core import STOPPED, CoreClient
 from worker.engines.vllm.ipc_directory import IpcDirectory
-from worker.engines.vllm.model_hash import ModelHash
 from worker.engines.vllm.step import CoreRequests
 from worker.engines.vllm.warm_up import WARM_UP_TOKENS, random_prompts, warm_up_sizes
 
