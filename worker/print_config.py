@@ -35,7 +35,7 @@ def given_flags(parser: argparse.ArgumentParser, argv: list[str]) -> Table:
     """
     names = {}
     for action in parser._actions:
-        action.type, action.choices, action.default = None, None, argparse.SUPPRESS
+        action.type, action.choices, action.default, action.required = None, None, argparse.SUPPRESS, False
         names[action.dest] = next(
             (name[2:] for name in action.option_strings if name.startswith("--")), action.dest
         )
@@ -72,7 +72,7 @@ def _check_engine_flags(kind: EngineKind, argv: list[str]) -> Parser:
         check_sglang_installed()
         from worker.engines.sglang import server_flags
 
-        server_flags.parse_args(argv)
+        server_flags.parse_args(argv, "model")
         return server_flags.build_parser()
     if kind is EngineKind.SIMULATED:
         from worker.engines.scripted import simulated

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 # few tokens of the context for itself.
 CONTEXT_LENGTH = 48_128
 # This worker starts one scheduler on one machine, and gives and takes token ids.
-_FIXED: dict[str, object] = {
+FIXED: dict[str, object] = {
     "dp_size": 1,
     "nnodes": 1,
     "tokenizer_worker_num": 1,
@@ -53,7 +53,8 @@ _FIXED: dict[str, object] = {
     "language_only": False,
     "allow_auto_truncate": False,
 }
-_SECRETS = ("api_key", "admin_api_key", "ssl_keyfile_password")
+# Secrets, and what this worker sets.
+_NOT_REPORTED = ("api_key", "admin_api_key", "ssl_keyfile_password", "custom_sigquit_handler")
 
 
 class Given(NamedTuple):
@@ -122,9 +123,8 @@ def parse_server_flags(argv: list[str], model: str) -> ServerFlags:
     """
     check_sglang_interface()
     _check_place(model)
-    given = parse_args(argv)
-    args = given.args
-    for name, value in _FIXED.items():
+    args, changed = parse_args(argv, model)
+    for name, value in FIXED.items():
         if getattr(args, name, value) != value:
             flag = "--" + name.replace("_", "-")
             raise FlagError(flag, f"{getattr(args, name)}, but this worker needs {value}")
@@ -135,15 +135,14 @@ def parse_server_flags(argv: list[str], model: str) -> ServerFlags:
         check_download(model, args.download_dir)
         raise FlagError("--model", f"{model} is not in the local Hugging Face cache: download it first")
     stop_token_ids(checkpoint)
-    _choose_sizes(args, read_limits(checkpoint))
-    server_args = _resolve(args, model)
+    server_args = _resolve(vars(args) | _sizes(args, read_limits(checkpoint)))
     if server_args.device != "cpu":
         is_smaller = server_args.quantization or server_args.cpu_offload_gb or args.load_format == DUMMY
         share = MemoryShare("--mem-fraction-static", server_args.mem_fraction_static)
         num_ranks = server_args.tp_size * server_args.pp_size
         check_gpu_memory(share, num_ranks, None if is_smaller else weights)
     read_weights_sha256(weights, str(args.load_format).lower())
-    return ServerFlags(model=model, server_args=server_args, changed=given.changed)
+    return ServerFlags(model=model, server_args=server_args, changed=changed)
 
 
 def build_parser() -> Parser:
@@ -152,10 +151,6 @@ def build_parser() -> Parser:
 
     parser = Parser(add_help=False, allow_abbrev=False)
     ServerArgs.add_cli_args(parser)
-    for action in parser._actions:
-        if action.dest == "model_path":
-            # The worker's own flag.
-            action.required = False
     # skip_tokenizer_init: prompts and answers are token ids. Source of disable_radix_cache:
     # inference_rules.adoc, "KV cache must not apply across queries". random_seed: SGLang would draw one.
     # None: computed from the model and the machine.
@@ -165,16 +160,17 @@ def build_parser() -> Parser:
     return parser
 
 
-def parse_args(argv: list[str]) -> Given:
+def parse_args(argv: list[str], model: str) -> Given:
     """Parse SGLang's flags without checking the model.
 
     Raises:
         ValueError: An unknown flag or a bad value; one line.
     """
     parser = build_parser()
-    defaults, args = vars(parser.parse_args([])), parser.parse_args(argv)
-    if args.model_path is not None:
-        raise FlagError("--model-path", "is --model at this worker")
+    path = ["--model-path", model]
+    defaults, args = vars(parser.parse_args(path)), parser.parse_args([*path, *argv])
+    if args.model_path != model:
+        raise FlagError("--model-path", f"{args.model_path}, but it is --model at this worker")
     changed = {name: value for name, value in vars(args).items() if encode(value) != encode(defaults[name])}
     return Given(args, changed)
 
@@ -189,23 +185,25 @@ def _check_place(model: str) -> None:
         raise FlagError("--model", "SGLANG_USE_MODELSCOPE is set: download the model and give its directory")
 
 
-def _choose_sizes(args: argparse.Namespace, limits: ModelLimits) -> None:
-    """Fill in the context length and the tensor parallel size.
+def _sizes(args: argparse.Namespace, limits: ModelLimits) -> dict[str, int]:
+    """Return the context length and the tensor parallel size, given or chosen.
 
     Raises:
         FlagError: No accelerator is visible.
     """
-    if args.context_length is None:
-        args.context_length = min(CONTEXT_LENGTH, limits.max_position_embeddings)
     num_accelerators = 0 if args.device == "cpu" else len(visible_devices())
     if not num_accelerators and args.device != "cpu":
         reason = "SGLang needs an accelerator, but none is visible: see nvidia-smi, CUDA_VISIBLE_DEVICES"
         raise FlagError("--engine", reason)
-    if args.tp_size is None:
-        args.tp_size = default_tensor_parallel_size(limits, num_accelerators // args.pp_size)
+    context_length, tp_size = args.context_length, args.tp_size
+    if context_length is None:
+        context_length = min(CONTEXT_LENGTH, limits.max_position_embeddings)
+    if tp_size is None:
+        tp_size = default_tensor_parallel_size(limits, num_accelerators // args.pp_size)
+    return {"context_length": context_length, "tp_size": tp_size}
 
 
-def _resolve(args: argparse.Namespace, model: str) -> "ServerArgs":
+def _resolve(values: dict[str, object]) -> "ServerArgs":
     """Let SGLang resolve its flags.
 
     Raises:
@@ -213,9 +211,9 @@ def _resolve(args: argparse.Namespace, model: str) -> "ServerArgs":
     """
     from sglang.srt.server_args import ServerArgs
 
-    args.model_path, args.custom_sigquit_handler = model, report_failure
+    values = values | {"custom_sigquit_handler": report_failure}
     try:
-        server_args: ServerArgs = ServerArgs.from_cli_args(args)
+        server_args: ServerArgs = ServerArgs.from_cli_args(argparse.Namespace(**values))
         server_args.check_server_args()
     except (ValueError, AssertionError, NotImplementedError, OSError, RuntimeError) as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
@@ -274,9 +272,10 @@ def longest_request(info: dict[str, Any], page_size: int) -> int:
 
 def _changed_args(args: "ServerArgs") -> dict[str, str]:
     """Return the resolved flags that differ from SGLang's defaults as JSON, without secrets."""
-    found = {
+    values = {
         field.name: getattr(args, field.name)
         for field in dataclasses.fields(args)
-        if field.name not in _SECRETS and getattr(args, field.name) not in (field.default, None, "", [], {})
+        if field.name not in _NOT_REPORTED and getattr(args, field.name) != field.default
     }
+    found = {name: value for name, value in values.items() if value not in (None, "", [], {})}
     return {name: json.dumps(redact(name, json.loads(encode(value)))) for name, value in found.items()}
