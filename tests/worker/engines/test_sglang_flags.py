@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from worker.__main__ import show
+from worker.config import parse as parse_worker_flags
 from worker.engines.model import gpu_fit
+from worker.engines.model.preset import FOLDERS, preset_names
 from worker.engines.sglang import server_flags
 from worker.engines.sglang.scheduler_link import check_sglang_interface
 from worker.engines.sglang.server_facts import engine_facts, execution_facts
@@ -148,6 +152,19 @@ def test_facts_divide_what_decides_answers_from_the_rest(model: Path) -> None:
     assert not facts.keys() & {"schedule_policy", "api_key", "device", "random_weights"}
     execution = execution_facts(changed, flags.server_args, 64)
     assert ('"lpm"', "64") == (execution["schedule_policy"], execution["max_running_requests"])
+
+
+@pytest.mark.parametrize("name", preset_names("sglang"))
+def test_presets_hold_sglangs_flags_and_say_where_they_come_from(name: str) -> None:
+    """Each preset is taken by SGLang's parser, and its file says its source and whether it was measured."""
+    text = (FOLDERS["sglang"] / f"{name}.toml").read_text()
+    table = tomllib.loads(show(["--engine", "sglang", "--preset", name]))["worker"]
+    assert tomllib.loads(text)["worker"].items() <= table.items()
+    assert [] == [word for word in ("# Source: ", "# Measured: ") if word not in text]
+    with pytest.raises(
+        ValueError, match=f"^--preset: {name} is a set of SGLang's flags, but --engine is vllm$"
+    ):
+        parse_worker_flags(["--preset", name])
 
 
 def test_an_interface_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

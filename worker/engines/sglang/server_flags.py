@@ -53,8 +53,8 @@ FIXED: dict[str, object] = {
     "language_only": False,
     "allow_auto_truncate": False,
 }
-# Secrets, and what this worker sets.
-_NOT_REPORTED = ("api_key", "admin_api_key", "ssl_keyfile_password", "custom_sigquit_handler")
+# Secrets, and the worker's own flag.
+_NOT_REPORTED = ("api_key", "admin_api_key", "ssl_keyfile_password", "model_path")
 
 
 class Given(NamedTuple):
@@ -74,6 +74,8 @@ class ServerFlags:
     """Value of --model."""
     server_args: "ServerArgs"
     """All flags, resolved by SGLang."""
+    given: dict[str, object]
+    """All flags, with the worker's defaults, before SGLang resolves them."""
     changed: dict[str, object]
     """Those that differ from the worker's defaults, as they were given."""
 
@@ -135,14 +137,15 @@ def parse_server_flags(argv: list[str], model: str) -> ServerFlags:
         check_download(model, args.download_dir)
         raise FlagError("--model", f"{model} is not in the local Hugging Face cache: download it first")
     stop_token_ids(checkpoint)
-    server_args = _resolve(vars(args) | _sizes(args, read_limits(checkpoint)))
+    given = vars(args) | _sizes(args, read_limits(checkpoint))
+    server_args = _resolve(given)
     if server_args.device != "cpu":
         is_smaller = server_args.quantization or server_args.cpu_offload_gb or args.load_format == DUMMY
         share = MemoryShare("--mem-fraction-static", server_args.mem_fraction_static)
         num_ranks = server_args.tp_size * server_args.pp_size
         check_gpu_memory(share, num_ranks, None if is_smaller else weights)
     read_weights_sha256(weights, str(args.load_format).lower())
-    return ServerFlags(model=model, server_args=server_args, changed=changed)
+    return ServerFlags(model=model, server_args=server_args, given=given, changed=changed)
 
 
 def build_parser() -> Parser:
@@ -253,7 +256,7 @@ def describe(
         max_num_seqs=load.max_running_requests,
         tensor_parallel_size=args.tp_size,
         stop_token_ids=stop_ids,
-        engine_args=_changed_args(args),
+        engine_args=_reported_args(flags),
         engine_facts=engine_facts(flags.changed, args) | model.facts,
         execution_facts=execution_facts(flags.changed, args, load.max_running_requests),
         weights_sha256=read_weights_sha256(flags.find_weights() or checkpoint, flags.load_format),
@@ -270,12 +273,11 @@ def longest_request(info: dict[str, Any], page_size: int) -> int:
     return min(int(info["max_req_input_len"]), int(info["max_total_num_tokens"]) - 2 * page_size)
 
 
-def _changed_args(args: "ServerArgs") -> dict[str, str]:
-    """Return the resolved flags that differ from SGLang's defaults as JSON, without secrets."""
-    values = {
-        field.name: getattr(args, field.name)
-        for field in dataclasses.fields(args)
-        if field.name not in _NOT_REPORTED and getattr(args, field.name) != field.default
+def _reported_args(flags: ServerFlags) -> dict[str, str]:
+    """Return the flags that differ from SGLang's defaults, given or chosen, as JSON without secrets."""
+    found = {
+        field.name: flags.given[field.name]
+        for field in dataclasses.fields(flags.server_args)
+        if field.name not in _NOT_REPORTED and flags.given.get(field.name, field.default) != field.default
     }
-    found = {name: value for name, value in values.items() if value not in (None, "", [], {})}
     return {name: json.dumps(redact(name, json.loads(encode(value)))) for name, value in found.items()}

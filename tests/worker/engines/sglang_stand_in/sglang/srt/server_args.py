@@ -29,6 +29,8 @@ class ServerArgs:
     max_running_requests: int | None = None
     page_size: int | None = None
     schedule_policy: str = "fcfs"
+    chunked_prefill_size: int | None = None
+    cuda_graph_max_bs_decode: int | None = None
     disable_radix_cache: bool = False
     tp_size: int = 1
     pp_size: int = 1
