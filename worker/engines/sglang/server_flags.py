@@ -154,12 +154,6 @@ def build_parser() -> Parser:
 
     parser = Parser(add_help=False, allow_abbrev=False)
     ServerArgs.add_cli_args(parser)
-    # skip_tokenizer_init: prompts and answers are token ids. Source of disable_radix_cache:
-    # inference_rules.adoc, "KV cache must not apply across queries". random_seed: SGLang would draw one.
-    # None: computed from the model and the machine.
-    parser.set_defaults(
-        skip_tokenizer_init=True, disable_radix_cache=True, random_seed=0, context_length=None, tp_size=None
-    )
     return parser
 
 
@@ -170,6 +164,12 @@ def parse_args(argv: list[str], model: str) -> Given:
         ValueError: An unknown flag or a bad value; one line.
     """
     parser = build_parser()
+    # skip_tokenizer_init: prompts and answers are token ids. Source of disable_radix_cache:
+    # inference_rules.adoc, "KV cache must not apply across queries". random_seed: SGLang would draw one.
+    # None: computed from the model and the machine.
+    parser.set_defaults(
+        skip_tokenizer_init=True, disable_radix_cache=True, random_seed=0, context_length=None, tp_size=None
+    )
     path = ["--model-path", model]
     defaults, args = vars(parser.parse_args(path)), parser.parse_args([*path, *argv])
     if args.model_path != model:
