@@ -110,12 +110,14 @@ class Opened(_message.Message):
     def __init__(self, info: _Optional[_Union[WorkerInfo, _Mapping]] = ..., spec_hash: _Optional[str] = ..., run_id: _Optional[str] = ...) -> None: ...
 
 class Tokens(_message.Message):
-    __slots__ = ("packed", "digest")
+    __slots__ = ("packed", "digest", "load")
     PACKED_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    LOAD_FIELD_NUMBER: _ClassVar[int]
     packed: bytes
     digest: int
-    def __init__(self, packed: _Optional[bytes] = ..., digest: _Optional[int] = ...) -> None: ...
+    load: EngineLoad
+    def __init__(self, packed: _Optional[bytes] = ..., digest: _Optional[int] = ..., load: _Optional[_Union[EngineLoad, _Mapping]] = ...) -> None: ...
 
 class Pong(_message.Message):
     __slots__ = ("nonce", "worker_ns", "produced_tokens", "steps", "load")

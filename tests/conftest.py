@@ -2,13 +2,15 @@
 
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from common.signals import SIGNALS
-from sut.synthetic import write_checkpoint
-from tests.worker.engines.greedy import Reference, ask_vllm
+
+if TYPE_CHECKING:
+    from tests.worker.engines.greedy import Reference
 
 # No timed checks: an example that a busy machine takes long for is no failure.
 settings.register_profile("untimed", deadline=None)
@@ -23,15 +25,28 @@ def pytest_configure() -> None:
             signal.signal(signum, lambda *_: None)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of vLLM first: the first process of xdist then gets them all.
+
+    Any other process would spend 13 s of CPU on importing vLLM, and 20 s on the reference answers.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make the tiny seeded gpt-oss."""
+    # Imported where it is needed: it imports pandas, and the process that distributes the tests has none.
+    from sut.synthetic import write_checkpoint
+
     path = tmp_path_factory.mktemp("model") / "tiny"
     write_checkpoint(path)
     return path
 
 
 @pytest.fixture(scope="session")
-def reference(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> "Reference":
     """Generate the reference answers with vLLM's LLM class, once per session."""
+    from tests.worker.engines.greedy import ask_vllm
+
     return ask_vllm(checkpoint, tmp_path_factory.mktemp("reference") / "answers.json")

@@ -20,12 +20,15 @@ import pandas as pd
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from coordinator import __main__ as coordinator
+from protos import worker_pb2 as pb
 from protos.columns import SERVICE
-from tests.forked import completed
+from tests.forked import ForkedProcess, completed
+from worker.__main__ import main as worker_main
 from worker.node.ports import steady_port
 
 ROOT = Path(__file__).resolve().parent.parent
 STOP = 200_002
+WORKER = (sys.executable, "-m", "worker")
 FAST_CONF = """\
 *.Offline.min_duration = 100
 *.Offline.target_qps = 100
@@ -58,7 +61,7 @@ def is_free(port: int) -> bool:
 class WorkerProcess:
     """A worker daemon, its address and its log."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | ForkedProcess
     address: str
     log: Path
 
@@ -79,7 +82,7 @@ def start_worker(
     engine: str = "counting",
     cwd: Path = ROOT,
     address: str | None = None,
-    program: Sequence[str] = (sys.executable, "-m", "worker"),
+    program: Sequence[str] = (),
 ) -> WorkerProcess:
     """Start a worker; it listens or is loading when this returns.
 
@@ -89,10 +92,14 @@ def start_worker(
         engine: Value of --engine.
         cwd: Where it runs.
         address: host:port to listen on; None: a free port of 127.0.0.1.
-        program: What runs the worker.
+        program: What runs the worker; none: the product, forked unless its engine is vLLM.
     """
     host, _, port = (address or f"127.0.0.1:{free_port()}").rpartition(":")
-    command = [*program, "--engine", engine, "--host", host, "--port", port, *flags]
+    argv = ["--engine", engine, "--host", host, "--port", port, *flags]
+    if not program and engine != "vllm":
+        forked = ForkedProcess(worker_main, argv, log, cwd, VLLM_CPU_ENV)
+        return WorkerProcess(forked, f"{host}:{port}", log)
+    command = [*(program or WORKER), *argv]
     with log.open("ab") as out:
         process = subprocess.Popen(
             command,
@@ -104,6 +111,15 @@ def start_worker(
             start_new_session=True,
         )
     return WorkerProcess(process, f"{host}:{port}", log)
+
+
+def holds_nothing(load: pb.WorkerLoad) -> bool:
+    """Return whether a worker has neither a run nor a request; its hardware and cache do not matter."""
+    bare = pb.WorkerLoad()
+    bare.CopyFrom(load)
+    bare.ClearField("gpus")
+    bare.ClearField("kv_use")
+    return bare == pb.WorkerLoad()
 
 
 def health(address: str, service: str = "") -> str:

@@ -1,15 +1,22 @@
-"""Run a command's main in a process forked from one that has done the imports."""
+"""Run a command's main in a process forked from one that has done the imports.
 
+A real start costs half a second of CPU.
+"""
+
+import contextlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+ROOT = Path(__file__).resolve().parent.parent
 # Programs that tests call, and modules that these import when they run.
 PRELOAD = [
     "bench.peers.__main__",
@@ -20,6 +27,69 @@ PRELOAD = [
     "worker.__main__",
     "worker.engines.scripted.counting",
 ]
+
+
+class ForkedProcess:
+    """A main that runs, with the methods of subprocess.Popen that tests use; leads a session of its own."""
+
+    def __init__(
+        self,
+        main: Callable[[list[str]], int],
+        argv: Sequence[str],
+        log: Path,
+        cwd: Path = ROOT,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        """Start it.
+
+        Args:
+            main: Takes the flags and returns the exit code.
+            argv: The flags.
+            log: Gets both its outputs, after what is there.
+            cwd: Where it runs.
+            environment: Its environment variables.
+        """
+        self._argv = list(argv)
+        log.touch()
+        words = (main, self._argv, log, cwd, dict(environment))
+        self._process = _fork_server().Process(target=_lead, args=words)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, or minus the signal that ended it; None: it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end and return the exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: It still runs.
+        """
+        self._process.join(timeout)
+        if (code := self.returncode) is None:
+            raise subprocess.TimeoutExpired(self._argv, timeout or 0.0)
+        return code
+
+    def send_signal(self, signum: int) -> None:
+        """Send a signal, unless the process has ended."""
+        if self.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signum)
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
 
 
 class Ended(NamedTuple):
@@ -41,9 +111,7 @@ def end_of(
         directory: Gets `stdout` and `stderr`.
         timeout_s: How long it may run.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=_be, args=(main, list(argv), directory, dict(os.environ)))
+    process = _fork_server().Process(target=_be, args=(main, list(argv), directory, dict(os.environ)))
     process.start()
     try:
         process.join(timeout_s)
@@ -57,18 +125,39 @@ def end_of(
 def completed(
     main: Callable[[list[str]], int], argv: Sequence[str], timeout_s: float = 60.0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a main as `end_of` does, with further environment variables; a real start costs a second of CPU."""
+    """Run a main as `end_of` does, with further environment variables."""
     with tempfile.TemporaryDirectory() as directory, mock.patch.dict(os.environ, variables):
         ended = end_of(main, argv, Path(directory), timeout_s)
     return subprocess.CompletedProcess(list(argv), *ended)
 
 
+def _fork_server() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
+
+
 def _be(
     main: Callable[[list[str]], int], argv: list[str], directory: Path, environment: dict[str, str]
 ) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         with (directory / name).open("wb") as file:
             os.dup2(file.fileno(), descriptor)
+    _call(main, argv, environment)
+
+
+def _lead(
+    main: Callable[[list[str]], int], argv: list[str], log: Path, cwd: Path, environment: dict[str, str]
+) -> None:
+    os.setsid()
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(cwd)
+    _call(main, argv, environment)
+
+
+def _call(main: Callable[[list[str]], int], argv: list[str], environment: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
     sys.exit(main(argv))

@@ -148,6 +148,6 @@ def check_free(worker: fleet.WorkerProcess, files: Path, door: str) -> None:
         )
     assert health_pb2.HealthCheckResponse.SERVING == answer.status
     deadline_s = time.monotonic() + WAIT_S
-    while pb.WorkerLoad() != load_of(worker, files, door):
+    while not fleet.holds_nothing(load_of(worker, files, door)):
         assert time.monotonic() < deadline_s, worker.log.read_text()
         time.sleep(0.05)

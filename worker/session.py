@@ -22,6 +22,8 @@ MAX_UNREAD_PONGS = 1024
 TICK_S = 1.0
 # Limit for the loops and an in-flight write to end; after that the engine is reset regardless.
 END_TIMEOUT_S = 2.0
+LOAD_INTERVAL_S = 1.0
+"""The first frame of tokens this long after the last report of the load reports it again."""
 
 
 class SessionCounts(NamedTuple):
@@ -71,6 +73,8 @@ class Session:
         self._num_steps = self._num_requests = self._num_prompt_tokens = self._num_finished = 0
         self._engine = engine
         self._read_load = read_load
+        self._load_due_s = 0.0
+        """When the load is to be reported again."""
         self._info = info
         self._spec = opening.spec
         self._in_flight = InFlight()
@@ -180,6 +184,8 @@ class Session:
     async def _send(self, write: Write) -> None:
         while not self._ending:
             message = await self._outbox.next()
+            if time.monotonic() >= self._load_due_s and message.WhichOneof("message") == "tokens":
+                message.tokens.load.CopyFrom(self._report_load())
             self._writing = True
             await write(message)
             self._writing = False
@@ -209,9 +215,13 @@ class Session:
             worker_ns=time.monotonic_ns(),
             produced_tokens=self.produced_tokens,
             steps=self._num_steps,
-            load=self._read_load(),
+            load=self._report_load(),
         )
         self._outbox.put_control(pb.FromWorker(pong=pong))
+
+    def _report_load(self) -> pb.EngineLoad:
+        self._load_due_s = time.monotonic() + LOAD_INTERVAL_S
+        return self._read_load()
 
 
 def _retrieve_exception(ended: asyncio.Task[None]) -> None:

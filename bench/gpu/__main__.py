@@ -26,6 +26,7 @@ from bench.gpu.gpu_rounds import Place
 from bench.gpu.load import engine_flags, prepare
 from bench.gpu.model import write_full_size
 from bench.gpu.offline import Offline, Server, engines_say, show_offline, show_server
+from bench.gpu.race.race_command import main as race
 from bench.gpu.watch import describe_gpus
 from bench.processes import Processes
 from common.flags import FlagError, Parser
@@ -64,6 +65,8 @@ class Asked:
 
 def main(argv: list[str]) -> int:
     """Run a part, print and write its figures. Return 0: done, 1: incomplete or failed, 2: bad input."""
+    if argv[:1] == ["race"]:
+        return race(argv[1:])
     try:
         asked = _parse(argv)
     except ValueError as error:
@@ -155,7 +158,10 @@ def _parse(argv: list[str]) -> Asked:
     cut = argv.index("--") if "--" in argv else len(argv)
     own_argv, vllm = argv[:cut], argv[cut + 1 :]
     parser = Parser(prog="python -m bench.gpu", allow_abbrev=False, description=__doc__)
-    parts = parser.add_subparsers(dest="name", required=True, metavar="|".join(SHOWS), parser_class=Parser)
+    parts = parser.add_subparsers(
+        dest="name", required=True, metavar="|".join([*SHOWS, "race"]), parser_class=Parser
+    )
+    parts.add_parser("race", help="the fastest engine configuration in steady state (bench/gpu/race)")
     for name, show in SHOWS.items():
         part = parts.add_parser(name, allow_abbrev=False, help=show.what, description=show.what)
         for field in dataclasses.fields(show.plan):  # type: ignore[arg-type]  # see Show.plan

@@ -70,6 +70,10 @@ class Clock:
         """Return whether the deadline has passed."""
         return self.now_s > self._deadline_s
 
+    def ends_before(self, seconds: float) -> bool:
+        """Return whether the deadline passes within this time."""
+        return self.now_s + seconds > self._deadline_s
+
     def say(self, text: str) -> None:
         """Print a line prefixed with the time."""
         say(f"[{self.now_s:7.1f} s] {text}")

@@ -15,7 +15,7 @@ from bench.command import installed
 
 INTERVAL_S = 0.2
 ASK_TIMEOUT_S = 30.0
-_QUERY = "--query-gpu=index,utilization.gpu,power.draw,memory.used"
+_QUERY = "--query-gpu=index,utilization.gpu,power.draw,memory.used,clocks.sm"
 _MODULES = ("pynvml", "vllm.third_party.pynvml")
 
 
@@ -29,6 +29,8 @@ class Look(NamedTuple):
     """Share of the driver's last sampling period in which a kernel ran."""
     power_w: float
     used_mib: float
+    sm_mhz: float
+    """Clock of the multiprocessors."""
 
 
 class Use(NamedTuple):
@@ -38,6 +40,12 @@ class Use(NamedTuple):
     busy_percent: float
     power_w: float
     used_mib: float
+    sm_mhz: float
+
+
+def last_used_mib(log: Path, index: int) -> float | None:
+    """Return the memory in use at the latest reading of a GPU; None without readings."""
+    return next((look.used_mib for look in reversed([*read_looks(log)]) if look.gpu == index), None)
 
 
 def use_between(log: Path, index: int, begin_s: float, end_s: float) -> Use | None:
@@ -103,6 +111,7 @@ def _by_nvml(nvml: Any) -> Iterator[Look]:
                 nvml.nvmlDeviceGetUtilizationRates(handle).gpu,
                 nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
                 nvml.nvmlDeviceGetMemoryInfo(handle).used / 2**20,
+                nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
             )
         time.sleep(INTERVAL_S)
 

@@ -155,7 +155,7 @@ def _worker_lines(workers: Sequence[WorkerFigures], num_columns: int, room: int)
     if num_rows < 1:
         return lines
     shown = workers if len(workers) <= num_rows else sorted(workers, key=badness)[:num_rows]
-    columns = [_texts(column, shown) for column in _fitting(shown, num_columns)]
+    columns = _fitting(shown, num_columns)
     lines.append(Text("  ".join(column[0] for column in columns).rstrip(), style="dim"))
     for row, worker in enumerate(shown, start=1):
         lines.append(Text("  ".join(column[row] for column in columns).rstrip(), style=_style(worker)))
@@ -176,16 +176,16 @@ def _worker_summary(workers: Sequence[WorkerFigures]) -> Text:
     return Text("  ".join(parts), style="bold")
 
 
-def _fitting(workers: Sequence[WorkerFigures], num_columns: int) -> list[_Column]:
-    """Return the first columns that fit; the first one always does."""
-    fitting: list[_Column] = []
+def _fitting(workers: Sequence[WorkerFigures], num_columns: int) -> list[list[str]]:
+    """Return title and cells of the first columns that fit; the first one always does."""
+    fitting: list[list[str]] = []
     left = num_columns
     for column in _COLUMNS:
-        width = len(_texts(column, workers)[0])
-        if width > left and fitting:
+        texts = _texts(column, workers)
+        if len(texts[0]) > left and fitting:
             break
-        fitting.append(column)
-        left -= width + 2
+        fitting.append(texts)
+        left -= len(texts[0]) + 2
     return fitting
 
 

@@ -24,8 +24,8 @@ RATE_WINDOW_S = 10.0
 MAX_QUIET_S = 120
 """Longest time since the last frame that is told apart."""
 MAX_LOSSES = 5
-COSTS_PER_INTERVAL = 200
-"""The percentiles and the remaining time are computed in at most a 200th of the time."""
+COSTS_PER_INTERVAL = 1000
+"""The percentiles and the remaining time are computed in at most a 1000th of the time."""
 
 
 class RunPhase(StrEnum):

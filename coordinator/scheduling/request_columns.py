@@ -57,6 +57,15 @@ DONE = np.dtype(
 """The record of a finished request; fields as in ROW. reason: a value of pb.FinishReason."""
 
 
+# An array over bytes is read-only.
+_NUMBERS = np.frombuffer(np.arange(1 << 14).tobytes(), np.int64)
+
+
+def counting_numbers(num: int) -> NDArray[np.int64]:
+    """Return 0 to `num` - 1, read-only; a slice costs a quarter of np.arange."""
+    return _NUMBERS[:num] if num <= len(_NUMBERS) else np.arange(num)
+
+
 class NewRequests(NamedTuple):
     """R requests that are assigned to their first worker."""
 

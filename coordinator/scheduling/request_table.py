@@ -21,6 +21,7 @@ from coordinator.scheduling.request_columns import (
     Slots,
     TimesNs,
     TokenCounts,
+    counting_numbers,
 )
 from coordinator.scheduling.token_arena import TokenArena
 from protos.columns import SLOT_MASK, AnswerRules, FrameError, RequestNames, TokenColumns, TokenIds, slots_of
@@ -176,28 +177,29 @@ class RequestTable:
         slots = slots_of(columns.requests)
         self._check_rows(worker, columns.requests, slots)
         before = self._num_tokens[slots]
-        after = before + (1 if columns.counts is None else columns.counts)
-        if np.maximum.reduce(after, initial=0) > self._max_new_tokens:
+        lens = None if columns.counts is None else columns.counts.astype(np.int64)
+        after: TokenCounts = before + 1 if lens is None else before + lens
+        # argmax and count_nonzero cost half of a reduction, and they do not release the interpreter lock.
+        if len(after) and after.item(after.argmax()) > self._max_new_tokens:
             raise self._overrun(worker)
-        self._arena.append(slots, before, columns.counts, columns.tokens)
-        first_slots = slots[:0] if before.all() else slots[(before == 0) & (after > 0)]
-        finished_slots = slots[columns.finished_rows]
-        firsts, finished = first_slots.tolist(), finished_slots.tolist()
+        self._arena.append(slots, before, lens, columns.tokens)
+        is_new = np.count_nonzero(before) < len(before)
+        firsts: list[int] = slots[(before == 0) & (after > 0)].tolist() if is_new else []
+        ends = columns.finished_rows.tolist()
+        finished = [*map(slots.item, ends)]
         reasons: list[int] = columns.finish_reasons.tolist()
         if (firsts or finished) and self._rules is not None:
-            lens = [int(after.item(row)) for row in columns.finished_rows.tolist()]
-            self._check_answers(
-                self._rules, firsts, dict(zip(finished, zip(lens, reasons, strict=True), strict=True))
-            )
+            lengths = zip(map(after.item, ends), reasons, strict=True)
+            self._check_answers(self._rules, firsts, dict(zip(finished, lengths, strict=True)))
         self._num_tokens[slots] = after
         self.num_tokens += len(columns.tokens)
-        if firsts:
-            self._first_ns[first_slots] = now_ns
-        prefilled_tokens = self._take_prefill(first_slots) + self._take_prefill(finished_slots)
+        for slot in firsts:
+            self._first_ns[slot] = now_ns
+        changed = firsts + finished
+        prefilled_tokens = self._take_prefill(changed)
         if self._num_resumed:
-            prefilled_tokens += self._take_prefill(slots[after > before])
-        queries = list(map(self._queries.item, firsts + finished))
-        return Arrivals(firsts, finished, reasons, prefilled_tokens, queries)
+            prefilled_tokens += self._take_prefill(slots[after > before].tolist())
+        return Arrivals(firsts, finished, reasons, prefilled_tokens, [*map(self._queries.item, changed)])
 
     def _add_row(self, worker: int, columns: TokenColumns, now_ns: int) -> Arrivals:
         """Store a frame of one request with integer operations; otherwise like `add_tokens`."""
@@ -223,10 +225,8 @@ class RequestTable:
         if first_slots:
             self._first_ns[slot] = now_ns
         prefilled_tokens = 0
-        if (num_new or reasons) and (prefilled_tokens := self._prefill_lens.item(slot)):
-            self._prefill_lens[slot] = 0
-            if self._num_resumed and self._losses.item(slot):
-                self._num_resumed -= 1
+        if (num_new or reasons) and self._prefill_lens.item(slot):
+            prefilled_tokens = self._take_prefill([slot])
         queries = [self._queries.item(slot)] * (len(first_slots) + len(reasons))
         return Arrivals(first_slots, [slot] if reasons else [], reasons, prefilled_tokens, queries)
 
@@ -339,15 +339,16 @@ class RequestTable:
             if slot not in ends:
                 rules.check_first(self._arena.row(slot, 1).item())
 
-    def _take_prefill(self, slots: Slots) -> int:
+    def _take_prefill(self, slots: Sequence[int]) -> int:
         """Mark the prefill of requests as ended; returns the number of tokens prefilled."""
-        if not len(slots):
-            return 0
-        prefill_lens = self._prefill_lens[slots]
-        if self._num_resumed:
-            self._num_resumed -= int(((prefill_lens > 0) & (self._losses[slots] > 0)).sum())
-        self._prefill_lens[slots] = 0
-        return int(np.add.reduce(prefill_lens))
+        total = 0
+        for slot in slots:
+            if num_tokens := self._prefill_lens.item(slot):
+                total += num_tokens
+                self._prefill_lens[slot] = 0
+                if self._num_resumed and self._losses.item(slot):
+                    self._num_resumed -= 1
+        return total
 
     def _hold(self, slots: Slots, worker: int) -> None:
         self._holders[slots] = (self._holders[slots] & _GENERATION) | np.uint64(worker)
@@ -357,12 +358,15 @@ class RequestTable:
             holders = self._holders[slots]
         except IndexError:
             raise self._beyond(worker, int(slots.max())) from None
-        if (holders != ((names & _GENERATION) | np.uint64(worker))).any():
+        expected = names & _GENERATION
+        expected |= np.uint64(worker)
+        # Bytes are compared at a fraction of the cost of an array of booleans and its reduction.
+        if holders.tobytes() != expected.tobytes():
             raise self._not_held(worker)
         # The last row of a request overwrites the marks of its earlier ones.
-        order = np.arange(len(slots))
+        order = counting_numbers(len(slots))
         self._row_marks[slots] = order
-        if (self._row_marks[slots] != order).any():
+        if self._row_marks[slots].tobytes() != order.tobytes():
             raise FrameError(f"worker {worker}: two rows of one request")
 
     def _beyond(self, worker: int, slot: int) -> FrameError:

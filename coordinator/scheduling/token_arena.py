@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.scheduling.request_columns import Slots, TokenCounts
-from protos.columns import Lens, TokenIds
+from coordinator.scheduling.request_columns import Slots, TokenCounts, counting_numbers
+from protos.columns import TokenIds
 
 TOKEN_BYTES = 4
 CACHE_LINE_TOKENS = 64 // TOKEN_BYTES
@@ -25,22 +25,25 @@ class TokenArena:
         self._tokens, self._ids = self._views()
         self._base_address: int = self._tokens.ctypes.data
 
-    def append(self, slots: Slots, before: TokenCounts, counts: Lens | None, tokens: TokenIds) -> None:
+    def append(self, slots: Slots, before: TokenCounts, lens: TokenCounts | None, tokens: TokenIds) -> None:
         """Append new tokens to the received ones.
 
         Args:
             slots: (R,) rows to append to.
             before: (R,) tokens received so far for each slot.
-            counts: (R,) new tokens of each slot; None: one each.
+            lens: (R,) new tokens of each slot; None: one each.
             tokens: (T,) concatenated.
         """
         starts = slots * self._row_tokens + before
-        if counts is None:
+        if lens is None:
             self._tokens[starts] = tokens
             return
-        lens = counts.astype(np.int64)
-        firsts = np.cumsum(lens) - lens
-        self._tokens[np.repeat(starts - firsts, lens) + np.arange(len(tokens))] = tokens
+        # Rows are written one behind the other from their start on: place of token k of the frame.
+        starts += lens
+        starts -= lens.cumsum()
+        places = starts.repeat(lens)
+        places += counting_numbers(len(tokens))
+        self._tokens[places] = tokens
 
     def append_row(self, slot: int, before: int, tokens: TokenIds) -> None:
         """Append new tokens to one row, after its `before` received ones."""

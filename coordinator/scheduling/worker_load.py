@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -132,16 +133,14 @@ class WorkerLoad:
 
     def reported(self, columns: TokenColumns, arrival_ns: int, reported: Reported) -> None:
         """Record the times of a frame that was reported to LoadGen; costs nothing for other frames."""
-        _, delays_ns, begins, ends = self.request_times[-1]
-        delays_ns.append((reported.ended_ns or reported.begun_ns or arrival_ns) - columns.produced_ns)
-        times = columns.times or _NO_TIMES
         begun, queries, begun_ns, ended_ns = reported
-        sent_ns = times.sent_ns
+        _, delays_ns, begins, ends = self.request_times[-1]
+        delays_ns.append((ended_ns or begun_ns or arrival_ns) - columns.produced_ns)
+        sent_ns, first_rows, *firsts, lasts = columns.times or _NO_TIMES
         if begun:
             # map and zip call no Python function: this runs for every request.
-            told: Iterable[tuple[int, int, int]]
-            told = zip(times.received_ns, times.admitted_ns, times.first_ns, strict=True)
-            slots = list(map(SLOT_MASK.__and__, map(columns.requests.item, times.first_rows)))
+            told: Iterable[tuple[int, int, int]] = zip(*firsts, strict=True)
+            slots = [*map(SLOT_MASK.__and__, map(columns.requests.item, first_rows))]
             if slots != begun:
                 # A continued request begins at this worker, but its answer has begun before.
                 told_by_slot = dict(zip(slots, told, strict=True))
@@ -149,8 +148,7 @@ class WorkerLoad:
             for query, worker_ns in zip(queries, told, strict=False):
                 begins.extend((query, arrival_ns, begun_ns, sent_ns, *worker_ns))
         if ended_ns:
-            ended = queries[len(begun) :]
-            for query, last_ns in zip(ended, times.last_ns or [0] * len(ended), strict=True):
+            for query, last_ns in zip(queries[len(begun) :], lasts or repeat(0), strict=False):
                 ends.extend((query, ended_ns, sent_ns, last_ns))
 
     def lose(self) -> None:

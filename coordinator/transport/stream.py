@@ -33,7 +33,11 @@ from protos.prompt_parts import merge_prompts, split_prompts
 
 CALL_TIMEOUT_S = 5.0
 BEAT_INTERVAL_S = 1.0
-"""Interval at which the fleet checks and pings each worker."""
+"""Interval at which the fleet checks each stream and pings a worker that has sent nothing since."""
+MAX_BEATS_PER_PING = 5
+"""A worker that sends frames is pinged at least once per this many beats."""
+PINGS_PER_TIMEOUT = 3
+"""Number of pings within the worker's coordinator timeout."""
 STATUS_TIMEOUT_S = 1.0
 MAX_REASON_LEN = 300
 Deliver = Callable[[TokenColumns], None]
@@ -77,7 +81,7 @@ class StreamCounts:
     info: pb.WorkerInfo = field(default_factory=pb.WorkerInfo)
     """The worker as it described itself when it opened the stream."""
     compiled: KernelCompilations | None = None
-    """Kernels that the engine compiled for this stream, as of the last pong; None if it does not tell."""
+    """Kernels that the engine compiled for this stream, as last reported; None if it does not tell."""
     round_trip_ns: int = 0
     """Shortest round trip of a ping."""
     clock_offset_ns: int = 0
@@ -99,7 +103,7 @@ class Stream:
         """
         self.counts = StreamCounts()
         self.reading = NO_READING
-        """The load of the worker's engine, as of the last pong."""
+        """The load of the worker's engine, as last reported with a pong or a frame."""
         self._address = address
         self._worker_ns = 0
         self._call: Call | None = rpc.WorkerStub(channel).Generate(metadata=metadata, wait_for_ready=True)
@@ -117,6 +121,8 @@ class Stream:
         self._idle_reason: asyncio.Future[str] = self._loop.create_future()
         """Set to the reason when the worker has been silent or stalled for too long."""
         self._num_pings = 0
+        self._beats_per_ping = 1
+        self._beats_since_ping = 0
         self._pings: dict[int, int] = {}
         """Send times of pings without a pong, by nonce."""
         self._pong_came = asyncio.Event()
@@ -145,6 +151,8 @@ class Stream:
         if first.opened.run_id != opening.run_id:
             raise WorkerLost(self._address, f"answers for run {first.opened.run_id!r}")
         self.counts.spec_hash, self.counts.info = first.opened.spec_hash, first.opened.info
+        beats = first.opened.info.coordinator_timeout_s / PINGS_PER_TIMEOUT / BEAT_INTERVAL_S
+        self._beats_per_ping = int(min(max(beats, 1), MAX_BEATS_PER_PING))
         return first.opened
 
     def send(self, prompts: PromptColumns) -> None:
@@ -183,10 +191,11 @@ class Stream:
             await asyncio.gather(*loops, return_exceptions=True)
 
     def beat(self, limits: Limits, outstanding: int) -> None:
-        """Ping, and end `carry` if the worker has been silent or stalled for too long.
+        """Ping if necessary, and end `carry` if the worker has been silent or stalled for too long.
 
-        The pong of a worker that sends frames is needed for its load and its clock. One timer of the fleet
-        calls this method for all streams, because a wake-up costs more than the check.
+        Received frames show that the worker is alive and bring the load of its engine; a ping, which compares
+        the clocks, costs as much as a frame. One timer of the fleet calls this method for all streams,
+        because a wake-up costs more than the check.
 
         Args:
             limits: Longest time without any message, and without tokens while requests are outstanding.
@@ -206,7 +215,9 @@ class Stream:
             reason = f"{outstanding} requests, no token for {limits.stall_s:g} s"
         if reason and not self._idle_reason.done():
             self._idle_reason.set_result(reason)
-        self._ping()
+        self._beats_since_ping += 1
+        if self._silence.idle_s or self._beats_since_ping >= self._beats_per_ping:
+            self._ping()
 
     async def settle(self, patience_s: float) -> None:
         """Request the worker's final counts, while `carry` runs; sets `counts.settled` on an answer.
@@ -253,7 +264,10 @@ class Stream:
             self._num_received += 1
             kind = message.WhichOneof("message")
             if kind == "tokens":
-                columns = unpack_tokens(message.tokens, counts.num_frames)
+                frame = message.tokens
+                columns = unpack_tokens(frame, counts.num_frames)
+                if frame.HasField("load"):
+                    self._take_load(frame.load)
                 num_tokens = len(columns.tokens)
                 if num_tokens or len(columns.finished_rows):
                     self._num_steps += 1
@@ -303,6 +317,7 @@ class Stream:
     def _ping(self) -> int:
         nonce = self._num_pings
         self._num_pings += 1
+        self._beats_since_ping = 0
         self._pings[nonce] = time.monotonic_ns()
         self._enqueue(pb.ToWorker(ping=pb.Ping(nonce=nonce)))
         return nonce
@@ -323,10 +338,13 @@ class Stream:
             counts.clock_offset_ns = offset_ns if abs(offset_ns) > round_trip_ns // 2 else 0
         counts.pings.extend((sent_ns, pong.worker_ns, now_ns))
         self._worker_ns = pong.worker_ns
-        self.reading = EngineReading.of(pong.load)
+        self._take_load(pong.load)
         counts.engine_steps, counts.produced_tokens = pong.steps, pong.produced_tokens
-        counts.compiled = KernelCompilations.of(pong.load)
         self._pong_came.set()
+
+    def _take_load(self, load: pb.EngineLoad) -> None:
+        self.reading = EngineReading.of(load)
+        self.counts.compiled = KernelCompilations.of(load)
 
     async def _lost(self, error: BaseException | None) -> WorkerLost:
         """Return a WorkerLost with the reason why the call ended: the worker's status if it sent one."""

@@ -111,9 +111,10 @@ def test_a_gpu_is_averaged_over_the_window_alone(tmp_path: Path) -> None:
     """Two of four readings of two GPUs are of this GPU and in the window: 40 % and 60 % average to 50 %."""
     log = tmp_path / "watch.log"
     log.write_text(
-        "no pynvml: x\ngpu 9.0 1 99 1 1\ngpu 10.0 1 40 300 5\ngpu 11.0 0 99 1 1\ngpu 12.0 1 60 500 7\n"
+        "no pynvml: x\ngpu 9.0 1 99 1 1 1\ngpu 10.0 1 40 300 5 1980\ngpu 11.0 0 99 1 1 1\n"
+        "gpu 12.0 1 60 500 7 1960\n"
     )
-    assert (2, 50.0, 400.0, 6.0) == use_between(log, 1, 10.0, 12.0)
+    assert (2, 50.0, 400.0, 6.0, 1970.0) == use_between(log, 1, 10.0, 12.0)
     assert None is use_between(log, 2, 10.0, 12.0)
 
 

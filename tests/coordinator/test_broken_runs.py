@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,27 +14,34 @@ import grpc
 import pyarrow.parquet as pq
 import pytest
 
+from coordinator.__main__ import main
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from sut.log_files import ACCURACY, NAMES, SUMMARY, find_log
 from tests import fleet
+from tests.forked import ForkedProcess
 
 # Each answer takes 3,000 steps of 20 ms: no run of this file ends by itself.
 PROMPTS = [[3000, 7, 1000 * i] for i in range(40)]
 FAIL = ("--on-worker-loss", "fail")
 BUSY_TIMEOUT_S = 20.0
 END_TIMEOUT_S = 10.0
+COORDINATOR = (sys.executable, "-m", "coordinator")
 
 
 class Started:
-    """A coordinator that runs."""
+    """A coordinator that runs, forked or behind a command prefix."""
 
-    def __init__(self, command: list[str], directory: Path) -> None:
+    def __init__(self, argv: list[str], directory: Path, prefix: Sequence[str] = ()) -> None:
         self.log = directory / "coordinator.log"
         self.run_dir = directory / "out"
+        self.process: ForkedProcess | subprocess.Popen[bytes]
+        if not prefix:
+            self.process = ForkedProcess(main, argv, self.log)
+            return
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                command, cwd=fleet.ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+                [*prefix, *argv], cwd=fleet.ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out
             )
 
     def end(self, timeout_s: float = END_TIMEOUT_S) -> tuple[int, str]:
@@ -54,8 +62,7 @@ def coordinator(
     data = fleet.write_prompts(directory / "data.parquet", prompts)
     conf = fleet.write_conf(directory / "user.conf")
     words = ["--user-conf", str(conf), "--max-new-tokens", "3000", *flags]
-    command = fleet.coordinator_command(started, data, directory / "out", *words)
-    run = Started([*prefix, *command], directory)
+    run = Started(fleet.coordinator_flags(started, data, directory / "out", *words), directory, prefix)
     try:
         yield run
     finally:
@@ -97,7 +104,7 @@ def wait_handling(run: Started, signum: signal.Signals) -> None:
 def check_freed(worker: fleet.WorkerProcess) -> None:
     """Check that a worker serves and that its engine is empty, or soon will be."""
     deadline_s = time.monotonic() + END_TIMEOUT_S
-    while load_of(worker) != pb.WorkerLoad():
+    while not fleet.holds_nothing(load_of(worker)):
         assert time.monotonic() < deadline_s, load_of(worker)
         time.sleep(0.05)
     assert "SERVING" == fleet.health(worker.address)
@@ -165,7 +172,7 @@ def test_signal_interrupts_the_run(
 
 def test_run_under_nohup_outlives_its_terminal(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
     """SIGHUP inherited as ignored does not end a run; SIGTERM still does."""
-    with coordinator(two, tmp_path, PROMPTS, prefix=("nohup",)) as run:
+    with coordinator(two, tmp_path, PROMPTS, prefix=("nohup", *COORDINATOR)) as run:
         wait_busy(two, run)
         run.process.send_signal(signal.SIGHUP)
         wait_busy(two, run, max(load_of(worker).produced_tokens for worker in two) + 20)

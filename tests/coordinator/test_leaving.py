@@ -1,6 +1,7 @@
 """The way out of a run that failed: bounded, whole, and no signal cuts it short."""
 
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -23,8 +24,8 @@ def test_a_signal_while_a_failed_run_ends_cuts_nothing_off(tmp_path: Path) -> No
     with fleet.workers(tmp_path, 2, "--step-ms", "20") as started:
         data = fleet.write_prompts(tmp_path / "data.parquet", PROMPTS)
         words = ["--max-new-tokens", "3000", *FAIL]
-        command = fleet.coordinator_command(started, data, tmp_path / "out", *words)
-        run = Started([command[0], "-c", SLOW_TO_LEAVE, *command[3:]], tmp_path)
+        argv = fleet.coordinator_flags(started, data, tmp_path / "out", *words)
+        run = Started(argv, tmp_path, (sys.executable, "-c", SLOW_TO_LEAVE))
         try:
             wait_busy(started, run)
             started[1].process.kill()

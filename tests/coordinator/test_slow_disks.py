@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,9 +52,9 @@ def start(worker: fleet.WorkerProcess, directory: Path, fault: str, *flags: str)
     """Start a coordinator with a fault."""
     data = fleet.write_prompts(directory / "data.parquet", SHORT_PROMPTS)
     words = ["--accuracy", "--max-new-tokens", "8", *flags]
-    command = fleet.coordinator_command([worker], data, directory / "out", *words)
+    argv = fleet.coordinator_flags([worker], data, directory / "out", *words)
     # Instead of python -m coordinator.
-    return Started([command[0], "-c", WITH_FAULT.format(fault=fault), *command[3:]], directory)
+    return Started(argv, directory, (sys.executable, "-c", WITH_FAULT.format(fault=fault)))
 
 
 def finish(run: Started) -> tuple[int, str]:
@@ -147,8 +148,8 @@ def start_with_stuck_log(worker: fleet.WorkerProcess, directory: Path, *flags: s
     """Start a coordinator whose LoadGen cannot write its accuracy log."""
     data = fleet.write_prompts(directory / "data.parquet", LOGGED_PROMPTS)
     words = ["--accuracy", "--ungraded", "--max-new-tokens", "2000", *flags]
-    command = fleet.coordinator_command([worker], data, directory / "out", *words)
-    return Started([command[0], "-c", WITH_FAULT.format(fault=PIPE_LOG), *command[3:]], directory)
+    argv = fleet.coordinator_flags([worker], data, directory / "out", *words)
+    return Started(argv, directory, (sys.executable, "-c", WITH_FAULT.format(fault=PIPE_LOG)))
 
 
 def test_log_that_stops_growing_ends_the_run(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
@@ -190,8 +191,8 @@ def test_output_that_nobody_reads_stops_no_run(worker: fleet.WorkerProcess, tmp_
     """Stdout and stderr are a full pipe whose reader is stopped: the run is complete, exit code 0."""
     data = fleet.write_prompts(tmp_path / "data.parquet", SHORT_PROMPTS)
     words = ["--accuracy", "--ungraded", "--max-new-tokens", "8"]
-    plain = fleet.coordinator_command([worker], data, tmp_path / "out", *words)
-    command = [plain[0], "-c", WITH_FAULT.format(fault=IMPATIENT), *plain[3:]]
+    argv = fleet.coordinator_flags([worker], data, tmp_path / "out", *words)
+    command = [sys.executable, "-c", WITH_FAULT.format(fault=IMPATIENT), *argv]
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with contextlib.suppress(BlockingIOError):
@@ -220,7 +221,7 @@ def test_refused_workers_leave_an_earlier_run_alone(tmp_path: Path) -> None:
     with fleet.workers(tmp_path, 1, "--step-ms", "20") as (held,):
         data = fleet.write_prompts(tmp_path / "long.parquet", PROMPTS)
         holder = Started(
-            fleet.coordinator_command([held], data, tmp_path / "holder", "--max-new-tokens", "3000"), tmp_path
+            fleet.coordinator_flags([held], data, tmp_path / "holder", "--max-new-tokens", "3000"), tmp_path
         )
         try:
             deadline_s = time.monotonic() + BUSY_TIMEOUT_S
@@ -229,8 +230,8 @@ def test_refused_workers_leave_an_earlier_run_alone(tmp_path: Path) -> None:
                 time.sleep(0.05)
             (tmp_path / "second").mkdir()
             words = ["--accuracy", "--max-new-tokens", "8", "--overwrite"]
-            command = fleet.coordinator_command([held], data, tmp_path / "out", *words)
-            code, log = finish(Started(command, tmp_path / "second"))
+            argv = fleet.coordinator_flags([held], data, tmp_path / "out", *words)
+            code, log = finish(Started(argv, tmp_path / "second"))
         finally:
             holder.process.kill()
             holder.process.wait(10.0)
@@ -254,7 +255,7 @@ sys.exit(code)
 def test_a_run_that_is_refused_leaves_no_thread(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
     """Prompts beyond the vocabulary are bad input; the thread of the event loop has ended by then."""
     data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, 10**9]])
-    command = fleet.coordinator_command([worker], data, tmp_path / "out", "--accuracy")
-    run = Started([command[0], "-c", LIST_THREADS, *command[3:]], tmp_path)
+    argv = fleet.coordinator_flags([worker], data, tmp_path / "out", "--accuracy")
+    run = Started(argv, tmp_path, (sys.executable, "-c", LIST_THREADS))
     code, log = finish(run)
     assert (2, "[]") == (code, log.splitlines()[-1]), log

@@ -78,7 +78,8 @@ class Member:
     @property
     def idle(self) -> bool:
         """Whether GetLoad reports no run and no request."""
-        return self.load() == pb.WorkerLoad()
+        load = self.load()
+        return load is not None and fleet.holds_nothing(load)
 
     @property
     def used(self) -> bool:

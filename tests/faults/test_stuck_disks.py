@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests import fleet
-from tests.coordinator.test_broken_runs import Started, check_freed, load_of, wait_busy
+from tests.coordinator.test_broken_runs import COORDINATOR, Started, check_freed, load_of, wait_busy
 
 pytestmark = pytest.mark.long
 
@@ -68,7 +68,7 @@ def run_on(
     """Run a coordinator whose output directory, stdout and stderr are on a disk, until the worker is busy."""
     data = fleet.write_prompts(logs / "data.parquet", prompts)
     words = ["--accuracy", "--ungraded", "--max-new-tokens", "3000", *flags]
-    run = Started(fleet.coordinator_command([worker], data, disk / "out", *words), disk)
+    run = Started(fleet.coordinator_flags([worker], data, disk / "out", *words), disk, COORDINATOR)
     try:
         wait_busy([worker], run)
         yield run
@@ -155,7 +155,7 @@ def test_run_whose_directory_hangs_says_why_and_ends(
     data = fleet.write_prompts(logs / "data.parquet", LONG_PROMPTS if signum else SHORT_PROMPTS)
     words = ["--accuracy", "--ungraded", "--max-new-tokens", "3000"]
     words += ["--log-stall-timeout-s", str(STALL_TIMEOUT_S)]
-    run = Started(fleet.coordinator_command([worker], data, tmp_path / "out", *words), logs)
+    run = Started(fleet.coordinator_flags([worker], data, tmp_path / "out", *words), logs, COORDINATOR)
     try:
         wait_busy([worker], run)
         with dead_fuse(tmp_path / "out"):

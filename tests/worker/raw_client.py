@@ -30,6 +30,8 @@ class Stream:
         self.answers: dict[int, list[int]] = {}
         self.reasons: dict[int, int] = {}
         self.num_frames = 0
+        self.loads: dict[int, pb.EngineLoad] = {}
+        """Loads that came with frames, by the number of the frame."""
 
     async def send(self, **message: Any) -> None:
         """Send one message by its field name."""
@@ -68,6 +70,8 @@ class Stream:
     def add(self, frame: pb.Tokens) -> set[int]:
         """Add the next frame to `answers` and `reasons`; returns names with new tokens."""
         columns = unpack_tokens(frame, sequence=self.num_frames)
+        if frame.HasField("load"):
+            self.loads[self.num_frames] = frame.load
         self.num_frames += 1
         names = columns.requests.tolist()
         counts = [1] * len(names) if columns.counts is None else columns.counts.tolist()

@@ -174,7 +174,7 @@ def test_a_worker_says_last_why_its_engine_died(tmp_path: Path, monkeypatch: pyt
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as listening:
         listening.bind(str(tmp_path / "notify"))
         listening.settimeout(20)
-        worker = fleet.start_worker(tmp_path / "log")
+        worker = fleet.start_worker(tmp_path / "log", program=fleet.WORKER)
         try:
             assert 1 == worker.process.wait(20)
         finally:

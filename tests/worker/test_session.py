@@ -22,6 +22,7 @@ from tests.worker.raw_client import (
     refusal_of,
     walk,
 )
+from worker import session as session_module
 from worker.engine_protocol import EngineDead, Step
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
 
@@ -178,6 +179,25 @@ def test_a_pong_counts_what_the_stream_brought() -> None:
         load = await worker.stub.GetLoad(pb.GetLoadRequest())
         assert (load.run_id, load.produced_tokens, load.frames) == ("counted", expected, stream.num_frames)
         assert (load.running, load.waiting) == (0, 0)
+
+    walk(steps)
+
+
+@pytest.mark.parametrize(("interval_s", "numbers"), [(0.0, {0, 1, 2, 3}), (1000.0, {0})])
+def test_a_frame_reports_the_load_once_per_interval(
+    monkeypatch: pytest.MonkeyPatch, interval_s: float, numbers: set[int]
+) -> None:
+    """An answer of four frames: all report one running request, or only the first where a second is long."""
+    monkeypatch.setattr(session_module, "LOAD_INTERVAL_S", interval_s)
+
+    async def steps(worker: Worker) -> None:
+        stream = worker.stream()
+        await stream.open()
+        await stream.submit({5: LONG}, budget=10_000)
+        while stream.num_frames < 4:
+            await stream.take()
+        assert numbers == set(stream.loads)
+        assert {(1, 0)} == {(load.running, load.waiting) for load in stream.loads.values()}
 
     walk(steps)
 

@@ -19,7 +19,7 @@ def start(address: str, directory: Path, name: str, *flags: str) -> Started:
     words = ["--workers", address, "--user-conf", str(conf), "--accuracy"]
     words += ["--max-new-tokens", str(ANSWER_LEN), *flags]
     (directory / name).mkdir()
-    return Started(fleet.coordinator_command([], data, directory / "out", *words), directory / name)
+    return Started(fleet.coordinator_flags([], data, directory / "out", *words), directory / name)
 
 
 @contextlib.contextmanager

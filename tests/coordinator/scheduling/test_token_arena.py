@@ -28,7 +28,7 @@ def limit_address_space() -> None:
 def check_arena_keeps_its_rows() -> None:
     """Runs in a process of its own."""
     arena = TokenArena(ROW_TOKENS, NUM_ROWS)
-    arena.append(SLOTS, np.zeros(2, np.int64), COUNTS.astype(np.uint32), TOKENS)
+    arena.append(SLOTS, np.zeros(2, np.int64), COUNTS, TOKENS)
     arena.grow(NUM_ROWS + 1)
     limit_address_space()
     with pytest.raises(MemoryError, match="no memory for 64 answers, 256"):

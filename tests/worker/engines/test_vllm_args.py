@@ -106,6 +106,8 @@ def test_flags_are_read_offline(checkpoint: Path, monkeypatch: pytest.MonkeyPatc
     assert str(checkpoint) == parse_engine_flags([], str(checkpoint)).engine_args.model
 
 
+@pytest.mark.vllm
+@vllm_import
 def test_short_model_bounds_the_default_length(checkpoint: Path) -> None:
     """A model of 4,096 positions is served with 4,096."""
     config = json.loads((checkpoint / "config.json").read_text())

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import logging
 import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
+from logging.handlers import QueueHandler
 from pathlib import Path
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import pytest
@@ -34,7 +37,7 @@ pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's 
 NUM_PROMPTS = 8
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 FLAGS = ["--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "64"]
-FLAGS += ["--kv-cache-memory-bytes", "64M"]
+FLAGS += ["--kv-cache-memory-bytes", "64M", "--cudagraph-capture-sizes", "480"]
 
 
 class Served(NamedTuple):
@@ -43,6 +46,7 @@ class Served(NamedTuple):
     engine: VllmEngine
     engine_info: EngineInfo
     num_turns: int
+    log: list[str]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -101,16 +105,24 @@ def served(runner: asyncio.Runner, flags: list[str], checkpoint: Path) -> Iterat
     """Start the engine that all tests but the last few share."""
     engine = VllmEngine(parse_engine_flags(flags, str(checkpoint)))
 
+    records: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    worker_log, handler = logging.getLogger("worker.engines.vllm.vllm_engine"), QueueHandler(records)
+    worker_log.addHandler(handler)
+    worker_log.setLevel(logging.INFO)
+
     async def start() -> Served:
         starting, num_turns = asyncio.create_task(engine.start()), 0
         while not starting.done():
             await asyncio.wait({starting}, timeout=0.05)
             num_turns += 1
-        return Served(engine, starting.result(), num_turns)
+        log = [records.get().getMessage() for _ in range(records.qsize())]
+        return Served(engine, starting.result(), num_turns, log)
 
     try:
         yield runner.run(bounded(start(), 300))
     finally:
+        worker_log.removeHandler(handler)
+        worker_log.setLevel(logging.NOTSET)
         runner.run(bounded(engine.close(), 60))
 
 
@@ -121,6 +133,11 @@ def test_greedy_answers_are_those_of_vllm(
     assert (10, STOP) == (len(expected[0].tokens), expected[0].reason)
     assert LENGTH in [answer.reason for answer in expected]
     assert expected == runner.run(generate(served.engine, prompts, [ANSWER_LEN] * NUM_PROMPTS))
+
+
+def test_step_sizes_are_run_before_the_engine_serves(served: Served) -> None:
+    """A start runs 1 + 4 prompts and one group of sizes above 480, 481, 484, 496, 511: nothing compiles."""
+    assert any(line.startswith("warmed up on 9 prompts in ") for line in served.log), served.log
 
 
 def test_engine_says_what_it_is(served: Served, checkpoint: Path, stop_id: int) -> None:

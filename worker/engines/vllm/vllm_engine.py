@@ -18,16 +18,18 @@ from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
 from worker.engine_protocol import EngineDead, EngineInfo, Load, Step
 from worker.engines.model.model_hash import ModelHash
+from worker.engines.model.warm_up_batches import WARM_UP_TOKENS, WarmUpBatch, random_prompts, warm_up_batches
 from worker.engines.vllm.causes import CauseLog, one_line, with_type
 from worker.engines.vllm.compile_log import CompileLog
 from worker.engines.vllm.engine_args import EngineFlags, build_engine, describe, parse_engine_flags
 from worker.engines.vllm.engine_core import STOPPED, CoreClient
 from worker.engines.vllm.ipc_directory import IpcDirectory
 from worker.engines.vllm.step import CoreRequests
-from worker.engines.vllm.warm_up import WARM_UP_TOKENS, random_prompts, warm_up_sizes
+from worker.engines.vllm.warm_up import run_step_sizes, step_size_groups
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
+    from vllm.config import VllmConfig
     from vllm.v1.engine import EngineCoreOutput
     from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -91,7 +93,7 @@ class VllmEngine:
         self._tasks = [asyncio.create_task(self._watch(llm)), asyncio.create_task(self._read(core))]
         engine_info = describe(self._flags, llm.vllm_config, await hashing)
         self._stop_token_ids = engine_info.stop_token_ids
-        await self._warm_up(engine_info)
+        await self._warm_up(engine_info, llm.vllm_config)
         causes.clear()
         # A full collection over the objects that importing vLLM creates blocks the event loop for 0.4 s.
         gc.collect()
@@ -245,28 +247,52 @@ class VllmEngine:
         self._death = self._death or reason
         self._wake.set()
 
-    async def _warm_up(self, engine_info: EngineInfo) -> None:
-        """Run random prompts in the batch sizes of a run; the first batch of a size compiles kernels.
+    async def _warm_up(self, engine_info: EngineInfo, config: "VllmConfig") -> None:
+        """Run random prompts in the batch and step sizes of a run; the first of a size compiles kernels.
 
         Data set rows are not used: the rules forbid it (inference_rules.adoc).
         """
+        from vllm.platforms import current_platform
+
         start_s = time.monotonic()
         self.open(pb.RunSpec(temperature=1.0, top_p=1.0, top_k=-1, max_new_tokens=WARM_UP_TOKENS))
         num_before = 0
-        try:
-            async with asyncio.timeout(WARM_UP_TIMEOUT_S):
-                for num_requests, prompt_len in warm_up_sizes(engine_info):
-                    self.submit(random_prompts(num_before, num_requests, prompt_len, engine_info.vocab_size))
-                    num_before += num_requests
-                    await self._finish(num_requests)
-        except TimeoutError as error:
-            raise EngineDead(f"the warm-up did not end within {WARM_UP_TIMEOUT_S:.0f} s") from error
+
+        async def run(batch: WarmUpBatch) -> None:
+            nonlocal num_before
+            self.submit(random_prompts(num_before, batch, engine_info.vocab_size))
+            num_before += batch.num_requests
+            await self._finish(batch.num_requests)
+
+        for batch in warm_up_batches(engine_info, is_cpu=current_platform.is_cpu()):
+            await run(batch)
+        await run_step_sizes(step_size_groups(config), run, self._num_compiled)
         await self.reset()
-        logger.info("warmed up on %d prompts in %.1f s", num_before, time.monotonic() - start_s)
+        seconds = time.monotonic() - start_s
+        logger.info(
+            "warmed up on %d prompts in %.1f s; %d kernels compiled",
+            num_before,
+            seconds,
+            self._num_compiled(),
+        )
+
+    def _num_compiled(self) -> int:
+        """Count the kernels compiled since `open`; 0 if the engine does not report them."""
+        compiled = self.load().compiled
+        return 0 if compiled is None else compiled.num
 
     async def _finish(self, num_requests: int) -> None:
-        while num_requests:
-            num_requests -= len((await self.step()).columns.finished_rows)
+        """Wait until this many requests of the warm-up have finished.
+
+        Raises:
+            EngineDead: They take longer than any batch should, or the engine has died.
+        """
+        try:
+            async with asyncio.timeout(WARM_UP_TIMEOUT_S):
+                while num_requests:
+                    num_requests -= len((await self.step()).columns.finished_rows)
+        except TimeoutError as error:
+            raise EngineDead(f"a warm-up batch did not end within {WARM_UP_TIMEOUT_S:.0f} s") from error
 
 
 def sampling_params(spec: pb.RunSpec, stop_token_ids: Sequence[int]) -> "SamplingParams":

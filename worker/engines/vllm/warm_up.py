@@ -1,33 +1,63 @@
-"""Warm-up workload: random prompts in the batch sizes and lengths of a run."""
+"""Step sizes of the warm-up: those that need every kernel of the steps without a CUDA graph."""
 
-import numpy as np
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
-from protos.columns import PromptColumns
-from worker.engine_protocol import EngineInfo
+from worker.engines.model.warm_up_batches import WarmUpBatch
 
-WARM_UP_TOKENS = 8
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
 
+logger = logging.getLogger(__name__)
 
-def warm_up_sizes(engine_info: EngineInfo) -> list[tuple[int, int]]:
-    """List the warm-up batches as pairs of number of requests and prompt length in tokens."""
-    from vllm.platforms import current_platform
+PROGRESS_INTERVAL_S = 10.0
+STEP_GROUP_TOKENS = 32
+"""Triton's MoE kernels that route tokens to experts are compiled once per group of this many step sizes.
 
-    longest = max(engine_info.max_model_len - WARM_UP_TOKENS, 1)
-    if current_platform.is_cpu():
-        return [(1, min(16, longest)), (4, min(16, longest))]
-    # One short prompt, the longest prompt (inference_rules.adoc, appendix), a quarter and all of the slots.
-    full = engine_info.max_num_seqs
-    sizes = [(1, 16), (1, 15_330), (max(full // 4, 1), 128), (full, 128)]
-    return [(num_requests, min(prompt_len, longest)) for num_requests, prompt_len in sizes]
+Source: vllm/third_party/triton_kernels/topk.py, topk_forward (vLLM 0.25.1).
+"""
+# Triton compiles a variant of a kernel for multiples of 16; some kernels get 4 times the step size.
+_STEP_SIZES_OF_GROUP = (1, 4, 16, 32)
 
 
-def random_prompts(first_name: int, num_requests: int, prompt_len: int, vocab_size: int) -> PromptColumns:
-    """Draw random prompts with consecutive names from `first_name`, each with a budget of WARM_UP_TOKENS."""
-    tokens = np.random.default_rng(first_name).integers(vocab_size, size=num_requests * prompt_len)
-    return PromptColumns(
-        requests=np.arange(first_name, first_name + num_requests, dtype=np.uint64),
-        prompt_lens=np.full(num_requests, prompt_len, np.uint32),
-        prompt_tokens=tokens.astype(np.int32),
-        max_new_tokens=np.full(num_requests, WARM_UP_TOKENS, np.uint32),
-        produced=np.zeros(num_requests, np.uint32),
-    )
+def step_size_groups(config: "VllmConfig") -> list[list[int]]:
+    """List the step sizes, in tokens, that need every kernel of the steps without a CUDA graph, by group.
+
+    vLLM pads a step to the next captured size; larger steps run with their own number of tokens.
+    """
+    captured = config.compilation_config.max_cudagraph_capture_size or 0
+    # A prompt of one step produces one token.
+    longest = min(config.scheduler_config.max_num_batched_tokens, config.model_config.max_model_len - 1)
+    first = captured - captured % STEP_GROUP_TOKENS
+    return [
+        sorted({min(max(start + size, captured + 1), longest) for size in _STEP_SIZES_OF_GROUP})
+        for start in range(first, longest, STEP_GROUP_TOKENS)
+    ]
+
+
+async def run_step_sizes(
+    groups: Sequence[Sequence[int]],
+    run: Callable[[WarmUpBatch], Awaitable[None]],
+    num_compiled: Callable[[], int],
+) -> None:
+    """Run one prompt of each step size, until a group of sizes compiles no kernel.
+
+    An engine whose kernels do not depend on the step size ends this after one or two groups.
+    """
+    reported_s = time.monotonic()
+    for group in groups:
+        num_before = num_compiled()
+        for size in group:
+            await run(WarmUpBatch(1, size, max_new_tokens=1))
+        if num_compiled() == num_before:
+            return
+        if time.monotonic() - reported_s >= PROGRESS_INTERVAL_S:
+            reported_s = time.monotonic()
+            logger.info(
+                "warm-up: steps of up to %d of %d tokens, %d kernels compiled",
+                group[-1],
+                groups[-1][-1],
+                num_compiled(),
+            )

@@ -1,0 +1,311 @@
+"""bench.gpu race: run the configurations of a race file one after another, and keep the journal."""
+
+import argparse
+import contextlib
+import dataclasses
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.command import check_above, check_at_least, describe_commit, describe_machine, flag, say
+from bench.gpu.answers import Pipe
+from bench.gpu.figures import read_start
+from bench.gpu.found import Clock
+from bench.gpu.model import write_full_size
+from bench.gpu.race.journal import Finals, Journal
+from bench.gpu.race.race_file import Configuration, choose, read_race_file
+from bench.gpu.race.race_table import HEAD, standing_lines, window_line
+from bench.gpu.race.steady_engine import SteadySpec
+from bench.gpu.race.steady_load import RaceLengths
+from bench.gpu.watch import describe_gpus, last_used_mib, use_between
+from bench.processes import Processes
+from common.flags import FlagError, Parser
+from worker.machine.nvml import process_tree
+
+RACE_FILE = Path(__file__).parent / "h200.toml"
+STOP_TIMEOUT_S = 60.0
+FREE_TIMEOUT_S = 60.0
+SPARE_MIB = 1024.0
+"""Memory above that before the race with which a GPU counts as free."""
+POLL_S = 0.2
+_REASON_LEN = 150
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RacePlan(RaceLengths):
+    """Flags that make figures comparable; a journal holds runs of one plan."""
+
+    window_s: float = 30.0
+    """Length of a configuration's first window."""
+    other_window_s: float = 12.0
+    """Length of its other windows."""
+    settle_s: float = 4.0
+    """Time between a change of the number of requests and the window."""
+    requests_per_prefix: int = 8
+    """Requests that begin with the same tokens at the start; 1: each prompt is prefilled."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds; FlagError names flag, value and bound."""
+        # No super(): slots=True creates a new class, so that super() without arguments fails.
+        RaceLengths.__post_init__(self)
+        check_above(self, "window_s", "other_window_s")
+        check_at_least(self, settle_s=0, requests_per_prefix=1)
+
+    @property
+    def lengths(self) -> RaceLengths:
+        """Return the lengths alone."""
+        names = [field.name for field in dataclasses.fields(RaceLengths)]
+        return RaceLengths(**{name: getattr(self, name) for name in names})
+
+
+class Limits(NamedTuple):
+    """Bounded waits."""
+
+    load_s: float
+    """From the start of the process until its engine is loaded."""
+    start_s: float
+    """Until the first requests run, or until a window has ended, beyond the window's length."""
+
+
+class Race:
+    """Runs configurations."""
+
+    def __init__(self, processes: Processes, asked: argparse.Namespace, plan: RacePlan, clock: Clock) -> None:
+        """Take the flags; nothing is started yet."""
+        self._processes = processes
+        self._plan = plan
+        self._clock = clock
+        self._logs: Path = asked.journal / "logs"
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._model: Path = asked.model or self._logs / "gpt-oss-120b"
+        if not self._model.exists():
+            write_full_size(self._model)
+        self._gpu: int | None = asked.gpu
+        self._limits = Limits(asked.load_timeout_s, asked.start_timeout_s)
+        self._watch_log = self._logs / "watch.log"
+        self._used_before_mib = 0.0
+
+    def begin(self) -> None:
+        """Start to read the GPU's usage."""
+        if self._gpu is None:
+            self._watch_log.touch()
+            return
+        self._processes.start(["bench.gpu.watch"], self._watch_log)
+        deadline_s = time.monotonic() + FREE_TIMEOUT_S
+        while (used_mib := last_used_mib(self._watch_log, self._gpu)) is None:
+            if time.monotonic() > deadline_s:
+                raise RuntimeError(f"no reading of GPU {self._gpu} within {FREE_TIMEOUT_S:g} s")
+            time.sleep(POLL_S)
+        self._used_before_mib = used_mib
+
+    def run(self, configuration: Configuration, number: int) -> dict[str, Any]:
+        """Run one configuration; a failure is part of the result."""
+        label = f"{configuration.name}-{number}"
+        self._clock.say(f"{label}: load")
+        result: dict[str, Any] = {
+            "name": configuration.name,
+            "number": number,
+            "begun_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+            "definition": configuration.definition(),
+            "failure": None,
+            "parts": [],
+            "windows": [],
+        }
+        begun_s = time.monotonic()
+        log = self._logs / f"{label}.log"
+        try:
+            with self._started(configuration, label, log) as pipe:
+                self._follow(pipe, configuration, result)
+        except RuntimeError as error:
+            result["failure"] = _shortened(str(error))
+            self._clock.say(f"{label}: failed: {result['failure']}")
+        result["seconds"] = time.monotonic() - begun_s
+        result["start_log"] = read_start(log)
+        return result
+
+    def _follow(self, pipe: Pipe, configuration: Configuration, result: dict[str, Any]) -> None:
+        """Take the messages of the process until it is done.
+
+        Raises:
+            RuntimeError: It failed, has ended or does not answer in time.
+        """
+        for part, timeout_s in self._expected(configuration):
+            message = pipe.take(timeout_s)
+            if message is None:
+                raise RuntimeError(f"{part}: nothing within {timeout_s:g} s")
+            if message["part"] == "failed":
+                raise RuntimeError(f"{part}: {message['reason']}")
+            figures = message.pop("figures", None)
+            if figures is None:
+                result["parts"].append(message)
+                self._clock.say(f"  {part} after {message['after_s']:.1f} s")
+            else:
+                result["windows"].append(self._with_gpu(figures))
+                self._clock.say(window_line(result["windows"][-1]))
+
+    def _expected(self, configuration: Configuration) -> Iterator[tuple[str, float]]:
+        """Yield each part that the process reports, and how long it may take."""
+        yield "imported", self._limits.load_s
+        yield "loaded", self._limits.load_s
+        yield "running", self._limits.start_s
+        for window_s in self._windows_s(configuration):
+            yield "window", self._limits.start_s + self._plan.settle_s + window_s
+        yield "done", STOP_TIMEOUT_S
+
+    def _windows_s(self, configuration: Configuration) -> list[float]:
+        return [self._plan.window_s] + [self._plan.other_window_s] * (len(configuration.rows) - 1)
+
+    def _with_gpu(self, figures: dict[str, Any]) -> dict[str, Any]:
+        gpu = self._gpu
+        use = None if gpu is None else use_between(self._watch_log, gpu, figures["begin_s"], figures["end_s"])
+        return figures | {"gpu": None if use is None else use._asdict()}
+
+    @contextlib.contextmanager
+    def _started(self, configuration: Configuration, label: str, log: Path) -> Iterator[Pipe]:
+        """Start the process of a configuration; at the end wait until the GPU's memory is free."""
+        plan = self._plan
+        spec = SteadySpec(
+            model=str(self._model),
+            argv=configuration.argv(plan.max_model_len),
+            rows=configuration.rows,
+            window_s=self._windows_s(configuration),
+            settle_s=plan.settle_s,
+            requests_per_prefix=plan.requests_per_prefix,
+            lengths=plan.lengths,
+        )
+        path = self._logs / f"{label}.json"
+        path.write_text(spec.to_json() + "\n", encoding="utf-8")
+        visible = {} if self._gpu is None else {"CUDA_VISIBLE_DEVICES": str(self._gpu)}
+        process = self._processes.start(
+            ["bench.gpu.race.steady_engine", str(path)],
+            log,
+            environment=visible | configuration.environment,
+            piped=True,
+        )
+        try:
+            yield Pipe(process, log)
+        finally:
+            self._stop(process)
+
+    def _stop(self, process: "subprocess.Popen[bytes]") -> None:
+        members = process_tree(process.pid)
+        self._processes.kill(process)
+        deadline_s = time.monotonic() + FREE_TIMEOUT_S
+        while left := self._left(members):
+            if time.monotonic() > deadline_s:
+                self._clock.say(f"  after {FREE_TIMEOUT_S:g} s: {left}")
+                return
+            time.sleep(POLL_S)
+
+    def _left(self, members: set[int]) -> str:
+        """Return what a process has left behind; empty if nothing."""
+        running = [pid for pid in members if Path(f"/proc/{pid}/fd").exists() and _has_memory(pid)]
+        if running:
+            return f"processes {running} still run"
+        used_mib = None if self._gpu is None else last_used_mib(self._watch_log, self._gpu)
+        is_free = used_mib is None or used_mib < self._used_before_mib + SPARE_MIB
+        return "" if is_free else f"{used_mib:.0f} MiB of the GPU are in use"
+
+
+def _shortened(reason: str) -> str:
+    """Return begin and end of a reason on one line."""
+    line = " ".join(reason.split())
+    is_short = len(line) <= 2 * _REASON_LEN
+    return line if is_short else f"{line[:_REASON_LEN]} ... {line[-_REASON_LEN:]}"
+
+
+def _has_memory(pid: int) -> bool:
+    """Return whether a process exists and is not a zombie."""
+    try:
+        return bool(Path(f"/proc/{pid}/statm").read_text().split()[0] != "0")
+    except OSError:
+        return False
+
+
+def main(argv: list[str]) -> int:
+    """Run the race. Return 0: nothing is left to run, 1: the deadline came first, 2: bad input."""
+    try:
+        asked, plan, finals = _parse(argv)
+        configurations = choose(read_race_file(asked.configs), asked.only)
+        asked.journal.mkdir(exist_ok=True)
+        journal = Journal(asked.journal, dataclasses.asdict(plan))
+        journal.check(configurations)
+    except ValueError as error:
+        say(f"bench.gpu: {error}")
+        return 2
+    except OSError as error:
+        say(f"bench.gpu: --journal: {error}")
+        return 2
+    machine = {**describe_machine(), **describe_gpus(), "commit": describe_commit()}
+    clock = Clock(asked.deadline_s)
+    try:
+        with Processes() as processes:
+            race = Race(processes, asked, plan, clock)
+            race.begin()
+            is_done = _run_all(race, journal, configurations, finals, (machine, clock))
+    except RuntimeError as error:
+        say(f"bench.gpu: {error}")
+        return 1
+    say("\n".join(standing_lines(journal.runs)))
+    return 0 if is_done else 1
+
+
+def _run_all(
+    race: Race,
+    journal: Journal,
+    configurations: list[Configuration],
+    finals: Finals,
+    place: tuple[dict[str, str], Clock],
+) -> bool:
+    """Run what the journal says is next, until nothing is left or the next run may not end in time."""
+    machine, clock = place
+    by_name = {one.name: one for one in configurations}
+    longest_s = max((run["seconds"] for run in journal.runs if not run["failure"]), default=0.0)
+    say(HEAD)
+    while names := journal.next(configurations, finals):
+        if clock.ends_before(longest_s):
+            clock.say(f"not run, no time is left: {', '.join(names)}")
+            return False
+        number = len(journal.runs_of(names[0])) + 1
+        run = race.run(by_name[names[0]], number) | {"machine": machine}
+        longest_s = max(longest_s, run["seconds"])
+        journal.add(run, configurations, finals)
+    return True
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, RacePlan, Finals]:
+    """Parse the command line.
+
+    Raises:
+        FlagError: Names flag, value and bound.
+    """
+    parser = Parser(prog="python -m bench.gpu race", allow_abbrev=False, description=__doc__)
+    fields = dataclasses.fields(RacePlan)
+    for field in fields:
+        parser.add_argument(
+            flag(field.name),
+            type=type(field.default),
+            default=field.default,
+            help=f"default: {field.default}",
+        )
+    parser.add_argument("--journal", type=Path, required=True, metavar="DIR", help="continued if it exists")
+    parser.add_argument("--configs", type=Path, default=RACE_FILE, metavar="FILE", help="the race file")
+    parser.add_argument("--only", default="", metavar="NAMES", help="configurations to run, with commas")
+    parser.add_argument("--finalists", type=int, default=2, help="configurations to repeat; default: 2")
+    parser.add_argument("--final-runs", type=int, default=2, help="further runs of each; default: 2")
+    parser.add_argument("--gpu", type=int, help="index of the GPU; default: the CPU")
+    parser.add_argument("--model", type=Path, help="checkpoint; default: gpt-oss-120b, random weights")
+    parser.add_argument("--deadline-s", type=float, default=86_400.0, help="no run is to end after this time")
+    parser.add_argument("--load-timeout-s", type=float, default=300.0, help="default: 300")
+    parser.add_argument("--start-timeout-s", type=float, default=240.0, help="default: 240")
+    asked = parser.parse_args(argv)
+    check_at_least(asked, finalists=0, final_runs=0)
+    check_above(asked, "deadline_s", "load_timeout_s", "start_timeout_s")
+    if asked.gpu is not None and asked.gpu < 0:
+        raise FlagError("--gpu", f"{asked.gpu} is below 0")
+    plan = RacePlan(**{field.name: getattr(asked, field.name) for field in fields})
+    return asked, plan, Finals(num_finalists=asked.finalists, num_runs=asked.final_runs)
