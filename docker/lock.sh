@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Regenerate the images' pinned packages: requirements-{coordinator,cpu,vllm,sglang}.txt in this folder. Needs uv.
+# Regenerate the images' pinned packages, requirements-{coordinator,cpu,vllm,sglang}.txt in this folder.
+# Needs uv.
 #
 #   lock.sh [--upgrade]     without --upgrade, pins that still satisfy pyproject.toml are kept
 set -euo pipefail

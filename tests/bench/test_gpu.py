@@ -17,7 +17,7 @@ from bench.gpu.budgeted import budgeted
 from bench.gpu.coordinate import Setting, coordinate, coordinator_argv
 from bench.gpu.figures import differences, ratios, read_config
 from bench.gpu.found import Found, Round
-from bench.gpu.load import Lengths, Work, arriving, engine_flags, offline, prepare
+from bench.gpu.load import Lengths, Work, arriving, engine_flags, offline, prepare, sglang_flags
 from bench.gpu.loadgen import draw_arrivals
 from bench.gpu.model import write_full_size
 from bench.gpu.watch import use_between
@@ -93,6 +93,14 @@ def test_flags_of_all_sides_are_written_out_unless_given() -> None:
     assert ["--max_num_seqs=7", "--enable-prefix-caching"] == flags[-2:]
     assert not {"--max-num-seqs", "--no-enable-prefix-caching", "--enforce-eager"} & set(flags)
     assert "4096" == flags[flags.index("--max-model-len") + 1]
+
+
+def test_flags_of_sglangs_sides_come_after_the_defaults() -> None:
+    """SGLang takes the last value of a flag; its context has room for the tokens that it keeps."""
+    flags = sglang_flags("--tp-size 2 --dtype 'float32'", 4096, is_dummy=True)
+    assert ["--context-length", "4104", "--tp-size", "1", "--load-format", "dummy"] == flags[:6]
+    assert ["--tp-size", "2", "--dtype", "float32"] == flags[6:]
+    assert "dummy" not in sglang_flags("", 4096, is_dummy=False)
 
 
 def test_each_request_gets_the_budget_that_its_prompt_names() -> None:
