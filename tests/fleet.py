@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from coordinator import __main__ as coordinator
 from protos import worker_pb2 as pb
 from protos.columns import SERVICE
-from tests.forked import ForkedProcess, completed
+from tests.forked import ForkedProcess, Main, completed
 from worker.__main__ import main as worker_main
 from worker.node.ports import steady_port
 
@@ -82,7 +82,7 @@ def start_worker(
     engine: str = "counting",
     cwd: Path = ROOT,
     address: str | None = None,
-    program: Sequence[str] = (),
+    program: Main | Sequence[str] = worker_main,
 ) -> WorkerProcess:
     """Start a worker; it listens or is loading when this returns.
 
@@ -92,14 +92,14 @@ def start_worker(
         engine: Value of --engine.
         cwd: Where it runs.
         address: host:port to listen on; None: a free port of 127.0.0.1.
-        program: What runs the worker; none: the product, forked unless its engine is vLLM.
+        program: What runs the worker: a main, which is forked unless its engine is vLLM, or a command.
     """
     host, _, port = (address or f"127.0.0.1:{free_port()}").rpartition(":")
     argv = ["--engine", engine, "--host", host, "--port", port, *flags]
-    if not program and engine != "vllm":
-        forked = ForkedProcess(worker_main, argv, log, cwd, VLLM_CPU_ENV)
+    if callable(program) and engine != "vllm":
+        forked = ForkedProcess(program, argv, log, cwd, VLLM_CPU_ENV)
         return WorkerProcess(forked, f"{host}:{port}", log)
-    command = [*(program or WORKER), *argv]
+    command = [*(WORKER if callable(program) else program), *argv]
     with log.open("ab") as out:
         process = subprocess.Popen(
             command,

@@ -4,12 +4,15 @@ A real start costs half a second of CPU.
 """
 
 import contextlib
+import functools
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -29,12 +32,16 @@ PRELOAD = [
 ]
 
 
+Main = Callable[[list[str]], int]
+"""Takes the flags and returns the exit code."""
+
+
 class ForkedProcess:
     """A main that runs, with the methods of subprocess.Popen that tests use; leads a session of its own."""
 
     def __init__(
         self,
-        main: Callable[[list[str]], int],
+        main: Main,
         argv: Sequence[str],
         log: Path,
         cwd: Path = ROOT,
@@ -43,7 +50,7 @@ class ForkedProcess:
         """Start it.
 
         Args:
-            main: Takes the flags and returns the exit code.
+            main: What it runs.
             argv: The flags.
             log: Gets both its outputs, after what is there.
             cwd: Where it runs.
@@ -92,6 +99,16 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
 
+def main_of(source: str) -> Main:
+    """Make a main of a program's text, which finds its flags in sys.argv[1:]."""
+    return functools.partial(_execute, source)
+
+
+def main_of_command(words: Sequence[str]) -> Main:
+    """Make a main of the words behind `python`: -m, a module and its arguments, or a script of this tree."""
+    return functools.partial(_run, tuple(words))
+
+
 class Ended(NamedTuple):
     """How a process ended."""
 
@@ -100,13 +117,11 @@ class Ended(NamedTuple):
     stderr: str
 
 
-def end_of(
-    main: Callable[[list[str]], int], argv: Sequence[str], directory: Path, timeout_s: float = 30.0
-) -> Ended:
+def end_of(main: Main, argv: Sequence[str], directory: Path, timeout_s: float = 30.0) -> Ended:
     """Run a main as its module does; the test fails if it does not end in time.
 
     Args:
-        main: Takes the flags and returns the exit code; runs in this process's environment variables.
+        main: What to run, in this process's environment variables.
         argv: The flags.
         directory: Gets `stdout` and `stderr`.
         timeout_s: How long it may run.
@@ -123,7 +138,7 @@ def end_of(
 
 
 def completed(
-    main: Callable[[list[str]], int], argv: Sequence[str], timeout_s: float = 60.0, **variables: str
+    main: Main, argv: Sequence[str], timeout_s: float = 60.0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a main as `end_of` does, with further environment variables."""
     with tempfile.TemporaryDirectory() as directory, mock.patch.dict(os.environ, variables):
@@ -137,18 +152,14 @@ def _fork_server() -> ForkServerContext:
     return context
 
 
-def _be(
-    main: Callable[[list[str]], int], argv: list[str], directory: Path, environment: dict[str, str]
-) -> None:
+def _be(main: Main, argv: list[str], directory: Path, environment: dict[str, str]) -> None:
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         with (directory / name).open("wb") as file:
             os.dup2(file.fileno(), descriptor)
     _call(main, argv, environment)
 
 
-def _lead(
-    main: Callable[[list[str]], int], argv: list[str], log: Path, cwd: Path, environment: dict[str, str]
-) -> None:
+def _lead(main: Main, argv: list[str], log: Path, cwd: Path, environment: dict[str, str]) -> None:
     os.setsid()
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
@@ -157,7 +168,25 @@ def _lead(
     _call(main, argv, environment)
 
 
-def _call(main: Callable[[list[str]], int], argv: list[str], environment: dict[str, str]) -> None:
+def _execute(source: str, argv: list[str]) -> int:
+    sys.argv = ["-c", *argv]
+    exec(compile(source, "<test>", "exec"), {"__name__": "__main__"})
+    return 0
+
+
+def _run(words: tuple[str, ...], argv: list[str]) -> int:
+    if words[0] == "-m":
+        sys.argv = ["-m", *words[2:], *argv]
+        # It warns that the module has been imported before.
+        with warnings.catch_warnings(action="ignore"):
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = [*words, *argv]
+        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+    return 0
+
+
+def _call(main: Main, argv: list[str], environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.exit(main(argv))

@@ -2,13 +2,12 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.forked import completed, main_of_command
 from tests.sources import ROOMS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,18 +85,11 @@ def program_of(command: str) -> str:
 def help_texts() -> dict[str, str]:
     """What each program's --help prints."""
     names = sorted({program_of(command) for _, command in commands()})
-    running = {
-        name: subprocess.Popen(
-            [sys.executable, *PROGRAMS[name], "--help"],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for name in names
+    ended = {name: completed(main_of_command(PROGRAMS[name]), ["--help"]) for name in names}
+    texts = {name: done.stdout for name, done in ended.items()}
+    assert dict.fromkeys(names, (0, "")) == {
+        name: (done.returncode, done.stderr) for name, done in ended.items()
     }
-    texts = {name: child.communicate(timeout=60)[0] for name, child in running.items()}
-    assert dict.fromkeys(names, 0) == {name: child.returncode for name, child in running.items()}, texts
     return texts
 
 

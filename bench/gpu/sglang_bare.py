@@ -3,6 +3,7 @@
 Each line of standard input names a plan file; the answer to it is written to standard output.
 """
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -40,7 +41,10 @@ def main(argv: list[str]) -> int:
     with Engine(server_args=server_args) as engine:
         say_answer(answers, {"engine_s": time.time(), "config": _config(server_args)})
         while (plan := read_plan()) is not None:
-            say_answer(answers, _round(engine, prompts, params, plan["samples"]))
+            answer = _round(engine, prompts, params, plan["samples"])
+            # The first request makes SGLang handle SIGTERM, on an event loop that runs only within a call.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            say_answer(answers, answer)
     return 0
 
 

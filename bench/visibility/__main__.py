@@ -141,8 +141,7 @@ def main(argv: list[str]) -> int:
         return 1
     compared = compare(pairs)
     goals = judge(compared)
-    say("\n".join(["", *(f"{name}: {_say(*found)}" for name, found in compared.items()), ""]))
-    say("\n".join(f"{'met    ' if goal.met else 'NOT MET'} {goal.name:<24}{goal.seen}" for goal in goals))
+    say("\n" + describe(compared, goals))
     record: dict[str, object] = {
         "machine": machine,
         "command": ["bench.visibility", *argv],
@@ -180,8 +179,14 @@ def judge(compared: dict[str, tuple[float, float, float]]) -> list[Goal]:
     ]
 
 
-def _say(mean: float, low: float, high: float) -> str:
-    return f"{mean:.4f}, 95 % interval {low:.4f} to {high:.4f}"
+def describe(compared: dict[str, tuple[float, float, float]], goals: list[Goal]) -> str:
+    """Format what `compare` and `judge` return."""
+    lines = [
+        f"{name}: {mean:.4f}, 95 % interval {low:.4f} to {high:.4f}"
+        for name, (mean, low, high) in compared.items()
+    ]
+    verdicts = [f"{'met    ' if goal.met else 'NOT MET'} {goal.name:<24}{goal.seen}" for goal in goals]
+    return "\n".join([*lines, "", *verdicts])
 
 
 def _parse(argv: list[str]) -> tuple[Plan, Path | None]:

@@ -1,6 +1,7 @@
 """Percentiles of latencies while a run is on, at a cost that does not grow with the run."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,13 +49,13 @@ class LatencyHistogram:
         found.add(values_ns)
         return found
 
-    def percentile_ns(self, fraction: float) -> int:
-        """Return the upper bound of the bin of LoadGen's percentile, sorted[int(count * fraction)].
+    def percentiles_ns(self, fractions: Sequence[float]) -> list[int]:
+        """Return the upper bound of the bin of each of LoadGen's percentiles, sorted[int(count * fraction)].
 
         0 without latencies.
         """
         if not self.count:
-            return 0
-        rank = min(int(self.count * fraction), self.count - 1)
-        row = int(np.searchsorted(self._counts.cumsum(), rank, side="right"))
-        return round(SMALLEST_NS * math.exp(row * _LOG_WIDTH))
+            return [0] * len(fractions)
+        ranks = [min(int(self.count * fraction), self.count - 1) for fraction in fractions]
+        rows = np.searchsorted(self._counts.cumsum(), ranks, side="right").tolist()
+        return [round(SMALLEST_NS * math.exp(row * _LOG_WIDTH)) for row in rows]

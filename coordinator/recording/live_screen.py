@@ -45,9 +45,13 @@ class Screen:
 
     def _line(self, text: Text, num_columns: int) -> str:
         """Cut a line and add its escapes; Console.print would also wrap it, at several times the cost."""
+        plain = text.plain
+        if plain.isascii() and not text.spans:
+            cut = plain[:num_columns]
+            if not text.style:
+                return cut
+            return self._console.get_style(text.style).render(cut, color_system=self._colors)
         text.truncate(num_columns)
-        if not text.spans:
-            return self._console.get_style(text.style).render(text.plain, color_system=self._colors)
         segments = text.render(self._console)
         return "".join(
             part.text if part.style is None else part.style.render(part.text, color_system=self._colors)

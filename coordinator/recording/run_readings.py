@@ -144,5 +144,5 @@ def _fixed(run_id: str, config: RunConfig) -> Readings:
 
 
 def _quantiles(histogram: LatencyBuckets) -> list[Series]:
-    values = {fraction: histogram.quantile_s(fraction) for fraction in m.QUANTILES}
-    return [Series((str(fraction),), value) for fraction, value in values.items() if value is not None]
+    values = histogram.quantiles_s(m.QUANTILES)
+    return [Series((str(fraction),), value) for fraction, value in zip(m.QUANTILES, values, strict=False)]

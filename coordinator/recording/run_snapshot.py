@@ -236,11 +236,12 @@ class RunFollower:
     def _describe(self, name: str, histogram: LatencyHistogram) -> LatencyFigures:
         num_expected = self._followed.count_expected()
         is_bounded = histogram.limit_ns is not None and num_expected is not None
+        p50_ns, p99_ns = histogram.percentiles_ns((0.5, 0.99))
         return LatencyFigures(
             name=name,
             num_queries=histogram.count,
-            p50_ns=histogram.percentile_ns(0.5),
-            p99_ns=histogram.percentile_ns(0.99),
+            p50_ns=p50_ns,
+            p99_ns=p99_ns,
             limit_ns=histogram.limit_ns,
             num_over=histogram.num_over,
             num_allowed=_num_allowed(num_expected or 0, self._followed.bounds.percentile)

@@ -225,8 +225,9 @@ class RequestTable:
         if first_slots:
             self._first_ns[slot] = now_ns
         prefilled_tokens = 0
-        if (num_new or reasons) and self._prefill_lens.item(slot):
-            prefilled_tokens = self._take_prefill([slot])
+        if (num_new or reasons) and (prefilled_tokens := self._prefill_lens.item(slot)):
+            self._prefill_lens[slot] = 0
+            self._num_resumed -= bool(self._num_resumed and self._losses.item(slot))
         queries = [self._queries.item(slot)] * (len(first_slots) + len(reasons))
         return Arrivals(first_slots, [slot] if reasons else [], reasons, prefilled_tokens, queries)
 
@@ -346,8 +347,7 @@ class RequestTable:
             if num_tokens := self._prefill_lens.item(slot):
                 total += num_tokens
                 self._prefill_lens[slot] = 0
-                if self._num_resumed and self._losses.item(slot):
-                    self._num_resumed -= 1
+                self._num_resumed -= bool(self._num_resumed and self._losses.item(slot))
         return total
 
     def _hold(self, slots: Slots, worker: int) -> None:

@@ -1,7 +1,11 @@
 """bench.visibility: how pairs are compared."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+from bench.visibility import pooled
 from bench.visibility.__main__ import Figures, compare, interval, judge, main
 
 
@@ -24,6 +28,20 @@ def test_goals_are_judged_by_the_upper_ends() -> None:
     assert [True, True] == [goal.met for goal in judge(found)]
     slower = [(figures(103.0, 5.1), figures(100.0, 5.0)), (figures(206.0, 6.1), figures(200.0, 6.0))]
     assert [False, True] == [goal.met for goal in judge(compare(slower))]
+
+
+def test_pairs_of_several_files_are_judged_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two files of two pairs, CPU 1.01 in each pair: four pairs, both goals met."""
+    pair = {"watched": figures(101.0, 5.1)._asdict(), "plain": figures(100.0, 5.0)._asdict()}
+    paths = [tmp_path / "a.json", tmp_path / "b.json"]
+    for path in paths:
+        path.write_text(json.dumps({"pairs": [pair, pair]}), "utf-8")
+    assert 0 == pooled.main([str(path) for path in paths])
+    lines = capsys.readouterr().out.splitlines()
+    assert "4 pairs" == lines[0]
+    assert "CPU, watched / plain: 1.0100, 95 % interval 1.0100 to 1.0100" == lines[1]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from sut.log_files import ACCURACY, NAMES, SUMMARY, find_log
 from tests import fleet
-from tests.forked import ForkedProcess
+from tests.forked import ForkedProcess, Main
 
 # Each answer takes 3,000 steps of 20 ms: no run of this file ends by itself.
 PROMPTS = [[3000, 7, 1000 * i] for i in range(40)]
@@ -30,18 +30,18 @@ COORDINATOR = (sys.executable, "-m", "coordinator")
 
 
 class Started:
-    """A coordinator that runs, forked or behind a command prefix."""
+    """A coordinator that runs: a main, which is forked, or a command to which its flags are appended."""
 
-    def __init__(self, argv: list[str], directory: Path, prefix: Sequence[str] = ()) -> None:
+    def __init__(self, argv: list[str], directory: Path, program: Main | Sequence[str] = main) -> None:
         self.log = directory / "coordinator.log"
         self.run_dir = directory / "out"
         self.process: ForkedProcess | subprocess.Popen[bytes]
-        if not prefix:
-            self.process = ForkedProcess(main, argv, self.log)
+        if callable(program):
+            self.process = ForkedProcess(program, argv, self.log)
             return
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
-                [*prefix, *argv], cwd=fleet.ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+                [*program, *argv], cwd=fleet.ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out
             )
 
     def end(self, timeout_s: float = END_TIMEOUT_S) -> tuple[int, str]:
@@ -56,13 +56,13 @@ def coordinator(
     directory: Path,
     prompts: list[list[int]],
     *flags: str,
-    prefix: Sequence[str] = (),
+    program: Main | Sequence[str] = main,
 ) -> Iterator[Started]:
-    """Start a coordinator, behind a command prefix; it is killed if it outlives the block."""
+    """Start a coordinator; it is killed if it outlives the block."""
     data = fleet.write_prompts(directory / "data.parquet", prompts)
     conf = fleet.write_conf(directory / "user.conf")
     words = ["--user-conf", str(conf), "--max-new-tokens", "3000", *flags]
-    run = Started(fleet.coordinator_flags(started, data, directory / "out", *words), directory, prefix)
+    run = Started(fleet.coordinator_flags(started, data, directory / "out", *words), directory, program)
     try:
         yield run
     finally:
@@ -172,7 +172,7 @@ def test_signal_interrupts_the_run(
 
 def test_run_under_nohup_outlives_its_terminal(two: list[fleet.WorkerProcess], tmp_path: Path) -> None:
     """SIGHUP inherited as ignored does not end a run; SIGTERM still does."""
-    with coordinator(two, tmp_path, PROMPTS, prefix=("nohup", *COORDINATOR)) as run:
+    with coordinator(two, tmp_path, PROMPTS, program=("nohup", *COORDINATOR)) as run:
         wait_busy(two, run)
         run.process.send_signal(signal.SIGHUP)
         wait_busy(two, run, max(load_of(worker).produced_tokens for worker in two) + 20)

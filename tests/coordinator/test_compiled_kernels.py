@@ -1,6 +1,5 @@
 """Kernels compiled inside a run: from the worker's pongs to run.json and the verdict."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from coordinator.transport.compiled_kernels import MAX_NAMES, KernelCompilations
 from protos import worker_pb2 as pb
 from sut.results.compilations import WorkerCompilations, describe
 from tests import fleet
+from tests.forked import main_of
 
 # A worker whose engine has a monitor like vLLM's: one kernel is compiled before the run, two are inside it.
 COMPILES = """
@@ -52,8 +52,7 @@ def test_kernels_compiled_inside_the_run_are_a_warning(tmp_path: Path) -> None:
     """run.json has number, duration and names of each worker; the verdict warns and is not INVALID."""
     programs = {"compiles": COMPILES, "unknown": UNKNOWN}
     workers = [
-        fleet.start_worker(tmp_path / f"{name}.log", program=(sys.executable, "-c", code))
-        for name, code in programs.items()
+        fleet.start_worker(tmp_path / f"{name}.log", program=main_of(code)) for name, code in programs.items()
     ]
     try:
         for worker in workers:

@@ -1,12 +1,12 @@
 """The way out of a run that failed: bounded, whole, and no signal cuts it short."""
 
 import signal
-import sys
 import time
 from pathlib import Path
 
 from tests import fleet
 from tests.coordinator.test_broken_runs import BUSY_TIMEOUT_S, FAIL, PROMPTS, Started, wait_busy
+from tests.forked import main_of
 
 # Its outputs take 4 s to be kept.
 SLOW_TO_LEAVE = """
@@ -25,7 +25,7 @@ def test_a_signal_while_a_failed_run_ends_cuts_nothing_off(tmp_path: Path) -> No
         data = fleet.write_prompts(tmp_path / "data.parquet", PROMPTS)
         words = ["--max-new-tokens", "3000", *FAIL]
         argv = fleet.coordinator_flags(started, data, tmp_path / "out", *words)
-        run = Started(argv, tmp_path, (sys.executable, "-c", SLOW_TO_LEAVE))
+        run = Started(argv, tmp_path, main_of(SLOW_TO_LEAVE))
         try:
             wait_busy(started, run)
             started[1].process.kill()

@@ -52,7 +52,7 @@ def run_flags(worker: fleet.WorkerProcess, directory: Path) -> list[str]:
     data = fleet.write_prompts(directory / "data.parquet", [[3, 7, i] for i in range(20)])
     conf = fleet.write_conf(directory / "user.conf", "*.Server.min_duration = 1000\n")
     files = ["--input-file", str(data), "--user-conf", str(conf), "--output-dir", str(directory / "out")]
-    flags = ["--scenario", "server", "--target-qps", "50", "--max-new-tokens", "8"]
+    flags = ["--scenario", "server", "--target-qps", "50", "--max-new-tokens", "8", "--no-report"]
     return ["--workers", worker.address, *files, *flags]
 
 

@@ -20,6 +20,7 @@ from tests.coordinator.test_broken_runs import (
     load_of,
     wait_busy,
 )
+from tests.forked import main_of
 
 SHORT_PROMPTS = [[3, 7, i] for i in range(10)]
 # A coordinator with a fault: the received answers are flushed each second, and the file system is as told.
@@ -53,8 +54,7 @@ def start(worker: fleet.WorkerProcess, directory: Path, fault: str, *flags: str)
     data = fleet.write_prompts(directory / "data.parquet", SHORT_PROMPTS)
     words = ["--accuracy", "--max-new-tokens", "8", *flags]
     argv = fleet.coordinator_flags([worker], data, directory / "out", *words)
-    # Instead of python -m coordinator.
-    return Started(argv, directory, (sys.executable, "-c", WITH_FAULT.format(fault=fault)))
+    return Started(argv, directory, main_of(WITH_FAULT.format(fault=fault)))
 
 
 def finish(run: Started) -> tuple[int, str]:
@@ -149,7 +149,7 @@ def start_with_stuck_log(worker: fleet.WorkerProcess, directory: Path, *flags: s
     data = fleet.write_prompts(directory / "data.parquet", LOGGED_PROMPTS)
     words = ["--accuracy", "--ungraded", "--max-new-tokens", "2000", *flags]
     argv = fleet.coordinator_flags([worker], data, directory / "out", *words)
-    return Started(argv, directory, (sys.executable, "-c", WITH_FAULT.format(fault=PIPE_LOG)))
+    return Started(argv, directory, main_of(WITH_FAULT.format(fault=PIPE_LOG)))
 
 
 def test_log_that_stops_growing_ends_the_run(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
@@ -256,6 +256,6 @@ def test_a_run_that_is_refused_leaves_no_thread(worker: fleet.WorkerProcess, tmp
     """Prompts beyond the vocabulary are bad input; the thread of the event loop has ended by then."""
     data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, 10**9]])
     argv = fleet.coordinator_flags([worker], data, tmp_path / "out", "--accuracy")
-    run = Started(argv, tmp_path, (sys.executable, "-c", LIST_THREADS))
+    run = Started(argv, tmp_path, main_of(LIST_THREADS))
     code, log = finish(run)
     assert (2, "[]") == (code, log.splitlines()[-1]), log

@@ -5,7 +5,6 @@ import functools
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,10 +15,10 @@ from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from tests import fleet
 from tests.faults.hosts import Host
+from tests.forked import Main
+from worker.__main__ import main as worker_main
 
 POLL_S = 0.02
-WORKER = (sys.executable, "-m", "worker")
-FAULTY = (sys.executable, "-m", "tests.faults.faulty_worker")
 # Otherwise channels of one process share a connection, and with it the wait before the next attempt.
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1), *fleet.EAGER]
 
@@ -28,14 +27,18 @@ class Member:
     """One worker at one address, over several processes."""
 
     def __init__(
-        self, log: Path, flags: Sequence[str], program: Sequence[str] = WORKER, address: str | None = None
+        self,
+        log: Path,
+        flags: Sequence[str],
+        program: Main | Sequence[str] = worker_main,
+        address: str | None = None,
     ) -> None:
         """Start it.
 
         Args:
             log: Gets the output of all its processes.
             flags: The worker's; a restart may add to them.
-            program: What runs it.
+            program: What runs it, see fleet.start_worker.
             address: host:port to listen on; None: a free port of 127.0.0.1.
         """
         self._log, self._flags, self._program = log, flags, program
@@ -111,7 +114,7 @@ def replicas_of(address: str) -> dict[str, pb.Replica]:
 @functools.cache
 def open_flags() -> tuple[str, ...]:
     """Compose the flags for listening beyond loopback without TLS."""
-    command = [*WORKER, "--help"]
+    command = [*fleet.WORKER, "--help"]
     shown = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=True)
     return ("--insecure",) if "--insecure" in shown.stdout else ()
 
@@ -121,7 +124,7 @@ def crew(
     directory: Path,
     num: int,
     *flags: str,
-    program: Sequence[str] = WORKER,
+    program: Main = worker_main,
     hosts: Sequence[Host] = (),
 ) -> Iterator[list[Member]]:
     """Run workers, all SERVING at the beginning of the block; none outlives it.
@@ -130,7 +133,7 @@ def crew(
         directory: Gets their logs.
         num: How many.
         flags: Of each.
-        program: What runs each.
+        program: What runs each of those that run here.
         hosts: Where each runs; none: here.
     """
     members = []
@@ -140,7 +143,7 @@ def crew(
             if hosts:
                 host = hosts[index]
                 words = (*flags, *open_flags())
-                members.append(Member(log, words, (*host.enter, *program), host.address()))
+                members.append(Member(log, words, (*host.enter, *fleet.WORKER), host.address()))
             else:
                 members.append(Member(log, flags, program))
         for member in members:

@@ -6,7 +6,6 @@ The counting engine's answers are known from the prompts (fleet.counting_answer)
 import contextlib
 import re
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from coordinator.__main__ import main
 from sut.log_files import ACCURACY, DETAIL, NAMES, SUMMARY, find_log
 from tests import fleet
+from tests.forked import ForkedProcess
 
 MODES = ("offline", "server", "accuracy")
 BUDGET = 400
@@ -57,7 +58,7 @@ class Run:
     prompts: list[list[int]]
     answers: list[list[int]]
     """The expected answer of each prompt."""
-    process: subprocess.Popen[bytes]
+    process: ForkedProcess
     log: Path
     run_dir: Path
 
@@ -121,11 +122,7 @@ def started(
     if mode.endswith("accuracy"):
         words.append("--accuracy")
     log = directory / "coordinator.log"
-    command = [sys.executable, "-m", "coordinator", *words, *flags]
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, cwd=fleet.ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-        )
+    process = ForkedProcess(main, [*words, *flags], log)
     leaf = "accuracy" if mode.endswith("accuracy") else "performance"
     if answers is None:
         answers = [fleet.counting_answer(prompt, budget) for prompt in prompts]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import runs
-from tests.faults.crew import FAULTY, Member, addresses_of, check_free, crew, wait_until
+from tests.faults import faulty_worker, runs
+from tests.faults.crew import Member, addresses_of, check_free, crew, wait_until
 from tests.faults.moments import at_last, at_start, in_decode, in_prefill, seats
 from tests.faults.table import Table
 
@@ -24,7 +24,7 @@ def test_killed_before_its_first_token(
 ) -> None:
     """The requests of a worker killed before its first token start again elsewhere; no token is kept."""
     flags = ("--first-step-ms", "2000", *STEP, seats(mode))
-    with crew(tmp_path, 2, *flags, program=FAULTY) as members:
+    with crew(tmp_path, 2, *flags, program=faulty_worker.main) as members:
         with runs.started(tmp_path, mode, addresses_of(members), runs.make_prompts()) as run:
             victim = moment(members)
             injected_ns = victim.kill()

@@ -11,7 +11,6 @@ import pytest
 from tests import fleet
 from tests.faults import runs
 from tests.faults.crew import (
-    WORKER,
     Member,
     addresses_of,
     crew,
@@ -70,7 +69,7 @@ def test_real_vllm_replicas_serve_from_a_host(tmp_path: Path, checkpoint: Path) 
     data = fleet.write_prompts(tmp_path / "data.parquet", [[i, 11, 3 * i, 5] for i in range(40)])
     conf = fleet.write_conf(tmp_path / "user.conf")
     with hosts(1) as (host,):
-        node = Member(tmp_path / "node.log", flags, (*host.enter, *WORKER), host.address())
+        node = Member(tmp_path / "node.log", flags, (*host.enter, *fleet.WORKER), host.address())
         try:
             fleet.wait_serving(node.worker, VLLM_TIMEOUT_S)
             for scenario in ("offline", "server"):

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults import runs
-from tests.faults.crew import FAULTY, Member, addresses_of, check_free, crew, wait_until
+from tests.faults import faulty_worker, runs
+from tests.faults.crew import Member, addresses_of, check_free, crew, wait_until
 from tests.faults.faulty_worker import DIES, EXITS, FORGETS, FORGETS_AFTER
 from tests.faults.moments import seats
 from tests.faults.table import Table
@@ -28,7 +28,7 @@ def prompts_with(demand: int) -> list[list[int]]:
 @pytest.mark.parametrize("demand", [EXITS, DIES])
 def test_request_that_kills_its_workers(tmp_path: Path, table: Table, mode: str, demand: int) -> None:
     """A request that lost 2 workers in a row is not sent to a third: the run fails and names it."""
-    with crew(tmp_path, 3, *STEP, seats(mode, 4), program=FAULTY) as members:
+    with crew(tmp_path, 3, *STEP, seats(mode, 4), program=faulty_worker.main) as members:
         flags = ("--max-worker-losses", "2")
         with runs.started(tmp_path, mode, addresses_of(members), prompts_with(demand), *flags) as run:
             found = runs.check_failed(run, "--max-worker-losses")
@@ -59,7 +59,7 @@ def overdue_in(found: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("mode", runs.MODES)
 def test_forgotten_query_reported(tmp_path: Path, table: Table, mode: str) -> None:
     """report: an overdue query is listed; the worker is lost only when it stalls, and the answer is exact."""
-    with crew(tmp_path, 2, *STEP, seats(mode), program=FAULTY) as members:
+    with crew(tmp_path, 2, *STEP, seats(mode), program=faulty_worker.main) as members:
         flags = ("--query-timeout-s", "2", "--on-overdue-query", "report", "--stall-timeout-s", "4")
         with runs.started(tmp_path, mode, addresses_of(members), prompts_with(FORGETS), *flags) as run:
             found = runs.check_valid(run)
@@ -72,7 +72,7 @@ def test_forgotten_query_reported(tmp_path: Path, table: Table, mode: str) -> No
 @pytest.mark.parametrize("mode", runs.MODES)
 def test_forgotten_query_continued(tmp_path: Path, table: Table, mode: str) -> None:
     """continue: an overdue query continues from its tokens; the worker that forgot it stays in the run."""
-    with crew(tmp_path, 2, *STEP, seats(mode), program=FAULTY) as members:
+    with crew(tmp_path, 2, *STEP, seats(mode), program=faulty_worker.main) as members:
         flags = ("--query-timeout-s", "2", "--on-overdue-query", "continue")
         with runs.started(tmp_path, mode, addresses_of(members), prompts_with(FORGETS), *flags) as run:
             found = runs.check_valid(run)
@@ -86,7 +86,7 @@ def test_forgotten_query_continued(tmp_path: Path, table: Table, mode: str) -> N
 @pytest.mark.parametrize("mode", runs.MODES)
 def test_forgotten_query_fails_the_run(tmp_path: Path, table: Table, mode: str) -> None:
     """fail: an overdue query ends the run, which names sample, worker and tokens so far."""
-    with crew(tmp_path, 2, *STEP, seats(mode), program=FAULTY) as members:
+    with crew(tmp_path, 2, *STEP, seats(mode), program=faulty_worker.main) as members:
         flags = ("--query-timeout-s", "2", "--on-overdue-query", "fail")
         with runs.started(tmp_path, mode, addresses_of(members), prompts_with(FORGETS), *flags) as run:
             says = ("--query-timeout-s", f"sample {BAD} on 127.0.0.1:", f"{FORGETS_AFTER} tokens")

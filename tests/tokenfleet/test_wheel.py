@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ import pytest
 from protos import worker_pb2 as pb
 from tests import fleet
 from tests.worker.node.nodes import info_of
+from worker.engines.model.preset import preset_names
 from worker.node.ports import steady_port
 
 FOREIGN = "raise SystemExit('a module of the current directory was imported')\n"
 # The longest answer, 40 tokens, lasts 200 ms: longer than the 100 ms that the user.conf asks for.
 STEPS = ("--step-ms", "5")
 PACKAGES = ("protos", "common", "sut", "coordinator", "worker", "tokenfleet")
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--no-input")
 
 
 def test_the_wheel_has_every_package() -> None:
@@ -30,18 +33,17 @@ def test_the_wheel_has_every_package() -> None:
 
 
 @pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel and install it into a fresh environment that sees the dependencies."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel."""
     directory = tmp_path_factory.mktemp("wheel")
-    source, environment = directory / "source", directory / "venv"
+    source = directory / "source"
     source.mkdir()
     for name in PACKAGES:
         shutil.copytree(fleet.ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(fleet.ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "--no-input"]
     build = [
-        *pip,
+        *PIP,
         "wheel",
         "--no-deps",
         "--no-build-isolation",
@@ -50,15 +52,32 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ".",
     ]
     subprocess.run(build, cwd=source, check=True, timeout=120)
-    (wheel,) = directory.glob("*.whl")
+    (built,) = directory.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel into a fresh environment that sees the dependencies."""
+    environment = tmp_path_factory.mktemp("environment") / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=60)
     python = environment / "bin" / "python"
-    install = [*pip, f"--python={python}", "install", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run(install, cwd=directory, check=True, timeout=60)
+    install = [*PIP, f"--python={python}", "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, cwd=environment, check=True, timeout=60)
     (packages,) = environment.glob("lib/python*/site-packages")
     dependencies = [path for path in sys.path if path.endswith("site-packages")]
     (packages / "dependencies.pth").write_text("\n".join(dependencies) + "\n")
     return environment / "bin" / "tokenfleet"
+
+
+def test_presets_are_installed(wheel: Path) -> None:
+    """The wheel of the project holds every preset."""
+    held = {
+        Path(name).stem
+        for name in zipfile.ZipFile(wheel).namelist()
+        if name.startswith("worker/engines/") and "/presets/" in name
+    }
+    assert set(preset_names()) == held
 
 
 @pytest.fixture

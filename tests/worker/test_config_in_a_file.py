@@ -4,12 +4,10 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
 import typing
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -219,33 +217,6 @@ def test_recorded_are_preset_and_file(tmp_path: Path) -> None:
     expected = {"preset": "latency", "config_file": {"path": str(path), "sha256": digest}}
     assert expected == {kind: json.loads(value) for kind, value in origin.items()}
     assert {} == WorkerConfig().origin
-
-
-def test_presets_are_installed(tmp_path: Path) -> None:
-    """The wheel of the project holds every preset."""
-    source = tmp_path / "source"
-    for room in ("protos", "common", "worker", "coordinator", "sut", "tokenfleet"):
-        shutil.copytree(fleet.ROOT / room, source / room)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(fleet.ROOT / name, source)
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-index",
-        "--no-deps",
-        "--no-build-isolation",
-    ]
-    subprocess.run([*build, "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=60)
-    (wheel,) = tmp_path.glob("*.whl")
-    held = {
-        Path(name).stem
-        for name in zipfile.ZipFile(wheel).namelist()
-        if name.startswith("worker/engines/") and "/presets/" in name
-    }
-    assert set(preset_names()) == held
 
 
 @pytest.mark.vllm

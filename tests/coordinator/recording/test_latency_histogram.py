@@ -20,7 +20,7 @@ def test_percentiles_are_within_half_a_percent_and_counts_exact() -> None:
     assert (100_000, 1_234) == (histogram.count, histogram.num_over)
     for fraction in (0.5, 0.9, 0.99, 0.999):
         true_ns = percentile(values_ns, fraction)
-        assert true_ns <= histogram.percentile_ns(fraction) + 1 <= true_ns * (1 + RELATIVE_WIDTH) + 2
+        assert true_ns <= histogram.percentiles_ns((fraction,))[0] + 1 <= true_ns * (1 + RELATIVE_WIDTH) + 2
 
 
 def test_a_latency_at_the_limit_is_within_it() -> None:
@@ -36,7 +36,7 @@ def test_more_latencies_leave_the_first_histogram_unchanged() -> None:
     histogram.add(np.array([5 * MS]))
     more = histogram.with_more(np.array([7 * MS, 7 * MS]))
     assert (1, 1, 3, 3) == (histogram.count, histogram.num_over, more.count, more.num_over)
-    assert histogram.percentile_ns(0.99) < 6 * MS < more.percentile_ns(0.99)
+    assert histogram.percentiles_ns((0.99,))[0] < 6 * MS < more.percentiles_ns((0.99,))[0]
 
 
 @pytest.mark.parametrize("value_ns", [-5, 0, 10**18])
@@ -45,11 +45,11 @@ def test_impossible_latencies_are_counted_at_the_ends(value_ns: int) -> None:
     histogram = LatencyHistogram(None)
     histogram.add(np.array([value_ns]))
     assert 1 == histogram.count
-    assert 0 < histogram.percentile_ns(0.5) <= 1.01e14
+    assert 0 < histogram.percentiles_ns((0.5,))[0] <= 1.01e14
 
 
 def test_without_latencies_the_percentile_is_0() -> None:
     """Nothing is added by an empty array."""
     histogram = LatencyHistogram(1)
     histogram.add(np.zeros(0, np.int64))
-    assert (0, 0) == (histogram.count, histogram.percentile_ns(0.99))
+    assert (0, 0) == (histogram.count, histogram.percentiles_ns((0.99,))[0])

@@ -1,9 +1,9 @@
 """What an engine produced must be said, not only received."""
 
-import sys
 from pathlib import Path
 
 from tests import fleet
+from tests.forked import main_of
 
 # Its engine's count is never told.
 WITHOUT_PONGS = """
@@ -17,8 +17,7 @@ sys.exit(main(sys.argv[1:]))
 
 def test_a_worker_that_does_not_say_what_it_produced_makes_no_valid_run(tmp_path: Path) -> None:
     """All answers are whole, and yet nothing shows that no token was lost on the way."""
-    program = (sys.executable, "-c", WITHOUT_PONGS)
-    worker = fleet.start_worker(tmp_path / "worker.log", program=program)
+    worker = fleet.start_worker(tmp_path / "worker.log", program=main_of(WITHOUT_PONGS))
     try:
         fleet.wait_serving(worker)
         data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, i] for i in range(10)])

@@ -101,7 +101,7 @@ class RequestRows:
             finished_rows=np.array(list(ends), np.uint32),
             finish_reasons=np.array(reasons, np.uint8),
             produced_ns=produced_ns,
-            # SGLang's times of a request come with every token of it, as a pickled object: they are not read.
+            # SGLang tells when a prefill began only with --enable-metrics, then with each token of a request.
             times=step_times(begun, [0] * len(begun), len(ends), produced_ns),
         )
         self._waiting.difference_update([ids[row] for row in (*begun, *ends)])

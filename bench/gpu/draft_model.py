@@ -1,0 +1,73 @@
+"""A draft model without weights, of the shape of gpt-oss-120b's EAGLE3 head, to time speculative decoding.
+
+With random weights no draft token would be accepted. vLLM's synthetic rejection sampling accepts draft tokens
+at a given rate instead (vllm/config/speculative.py, 0.25.1): only the time of a step is real.
+Figures with it are a proxy for those of the real head, and must be labelled as such.
+"""
+
+import json
+from pathlib import Path
+
+# Source: inference_rules.adoc: Interactive may use EAGLE3 with 3 steps and top-k 1, which is vLLM's chain.
+NUM_STEPS = 3
+# Source: NVIDIA's model card of the head.
+ACCEPTANCE_LENGTH = 2.72
+"""Mean tokens per step, with the target model's own token."""
+
+# Source: published training configurations of nvidia/gpt-oss-120b-Eagle3-long-context: one Llama layer of the
+# target's width and heads, 17,280 hidden units, three of the target's layers as input, the whole vocabulary.
+# The numbers of RoPE do not change the time of a step.
+_CONFIG: dict[str, object] = {
+    "architectures": ["LlamaForCausalLMEagle3"],
+    "model_type": "llama",
+    "torch_dtype": "bfloat16",
+    "hidden_size": 2880,
+    "intermediate_size": 17_280,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 201_088,
+    "draft_vocab_size": 201_088,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "hidden_act": "silu",
+    "max_position_embeddings": 131_072,
+    "rope_theta": 500_000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "rms_norm_eps": 1e-05,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": False,
+    "use_cache": True,
+    "eos_token_id": 200_002,
+    "pad_token_id": 199_999,
+    "eagle_config": {"use_aux_hidden_state": True, "eagle_aux_hidden_state_layer_ids": [1, 17, 32]},
+}
+
+
+def write_draft(output: Path) -> None:
+    """Write the configuration into a new directory.
+
+    Raises:
+        OSError: The directory exists or cannot be written.
+    """
+    output.mkdir()
+    (output / "config.json").write_text(json.dumps(_CONFIG, indent=2) + "\n", encoding="utf-8")
+
+
+def speculative_flags(draft: Path, acceptance_length: float = ACCEPTANCE_LENGTH) -> list[str]:
+    """Return the worker's flags; the draft is loaded as the target is: `--load-format dummy`."""
+    config = {
+        "method": "eagle3",
+        "model": str(draft),
+        "num_speculative_tokens": NUM_STEPS,
+        "rejection_sample_method": "synthetic",
+        "synthetic_acceptance_length": acceptance_length,
+    }
+    return ["--speculative-config", json.dumps(config)]
