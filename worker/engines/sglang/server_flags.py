@@ -140,7 +140,8 @@ def parse_server_flags(argv: list[str], model: str) -> ServerFlags:
     given = vars(args) | _sizes(args, read_limits(checkpoint))
     server_args = _resolve(given)
     if server_args.device != "cpu":
-        is_smaller = server_args.quantization or server_args.cpu_offload_gb or args.load_format == DUMMY
+        # With these flags the weights are smaller in memory than in the files.
+        is_smaller = args.quantization or args.cpu_offload_gb or args.load_format == DUMMY
         share = MemoryShare("--mem-fraction-static", server_args.mem_fraction_static)
         num_ranks = server_args.tp_size * server_args.pp_size
         check_gpu_memory(share, num_ranks, None if is_smaller else weights)
