@@ -29,6 +29,7 @@ PRELOAD = [
     "tokenfleet.qualify.first_contact",
     "worker.__main__",
     "worker.engines.scripted.counting",
+    "tests.frozen_imports",
 ]
 
 

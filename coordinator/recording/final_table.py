@@ -18,6 +18,8 @@ SHOW_TIMEOUT_S = 10.0
 """A terminal or pipe that takes no output for longer gets no table."""
 MAX_LOSS_LINES = 20
 PART_PERCENTILES = ("p50", "p99")
+PARTS_PER_LINE = 4
+"""The longest four, in hours of milliseconds, take 110 columns."""
 MAX_PATH_LEN = 4096
 
 
@@ -96,18 +98,20 @@ def _latency_line(label: str, spread: Spread | LoadGenSpread) -> str:
 
 
 def _part_lines(found: RunDecomposition | None) -> Iterator[str]:
-    """Format what TTFT and TPOT consist of, one line per percentile."""
+    """Format what TTFT and TPOT consist of: for each percentile a line, and its parts below."""
     for name, whole in found.quantities.items() if found else ():
         if name not in _QUANTITIES or not whole.percentiles:
             continue
         label = name.removesuffix("_ns")
         for mark in PART_PERCENTILES:
             around = whole.percentiles[mark]
-            parts = ", ".join(f"{part} {ns / 1e6:.3f}" for part, ns in around.parts_ns.items())
+            parts = [f"{part} {ns / 1e6:.3f}" for part, ns in around.parts_ns.items()]
             clock = f"(clock +-{around.clock_error_ns / 1e6:.3f})"
             # The parts add up to the mean of these requests, not to the percentile.
             mean = f"mean {around.mean_ns / 1e6:.3f} of the {around.num_requests} nearest"
-            yield f"   {label} {mark} {around.value_ns / 1e6:.3f} ms, {mean}: {parts} {clock}"
+            yield f"   {label} {mark} {around.value_ns / 1e6:.3f} ms, {mean} {clock}:"
+            for first in range(0, len(parts), PARTS_PER_LINE):
+                yield f"      {', '.join(parts[first : first + PARTS_PER_LINE])}"
         if whole.num_unknown:
             yield f"   {label}: {whole.num_unknown} requests left out, a time of theirs is not known"
     if found and found.num_contradicting:

@@ -87,7 +87,7 @@ def _title(snapshot: Snapshot) -> Text:
 def _run_lines(run: LiveFigures) -> Iterator[Text]:
     yield _bar(run)
     yield Text(
-        f"{run.tokens_per_s:,.0f} tokens/s  in flight {run.num_running:,}  waiting {run.num_waiting:,}"
+        f"{_rate(run.tokens_per_s)} tokens/s  in flight {run.num_running:,}  waiting {run.num_waiting:,}"
     )
     has_limits = any(latency.limit_ns is not None for latency in run.latencies)
     limits = f"{'limit':>10}  over limit (early stopping)" if has_limits else ""
@@ -141,7 +141,7 @@ class _Column(NamedTuple):
 _COLUMNS = (
     _Column("worker", 0, lambda w: w.address),
     _Column("state", 0, lambda w: w.state),
-    _Column("tokens/s", 10, lambda w: f"{w.tokens_per_s:,.0f}"),
+    _Column("tokens/s", 10, lambda w: _rate(w.tokens_per_s)),
     _Column("running", 8, lambda w: _count(w.running)),
     _Column("waiting", 8, lambda w: _count(w.waiting)),
     _Column("KV", 6, lambda w: _share(w.kv_use)),
@@ -173,7 +173,7 @@ def _worker_summary(workers: Sequence[WorkerFigures]) -> Text:
         running = sum(max(worker.running, 0) for worker in live)
         waiting = sum(max(worker.waiting, 0) for worker in live)
         parts += [f"running {running:,}", f"waiting {waiting:,}"]
-        rates = [worker.tokens_per_s for worker in live]
+    if rates := [worker.tokens_per_s for worker in live if not math.isnan(worker.tokens_per_s)]:
         parts.append(f"tokens/s {min(rates):,.0f} to {max(rates):,.0f}")
     if kv_uses := [worker.kv_use for worker in live if not math.isnan(worker.kv_use)]:
         parts.append(f"KV up to {_share(max(kv_uses))}")
@@ -204,7 +204,8 @@ def _texts(column: _Column, workers: Sequence[WorkerFigures]) -> list[str]:
 
 def badness(worker: WorkerFigures) -> tuple[bool, bool, float]:
     """Return a sort key: lost workers first, then slow ones, then those with the fewest tokens/s."""
-    return worker.state == "live", not _is_slow(worker), worker.tokens_per_s
+    rate = 0.0 if math.isnan(worker.tokens_per_s) else worker.tokens_per_s
+    return worker.state == "live", not _is_slow(worker), rate
 
 
 def _is_slow(worker: WorkerFigures) -> bool:
@@ -219,6 +220,10 @@ def _style(worker: WorkerFigures) -> str:
 
 def _count(number: int) -> str:
     return f"{number:,}" if number >= 0 else _UNKNOWN
+
+
+def _rate(per_s: float) -> str:
+    return _UNKNOWN if math.isnan(per_s) else f"{per_s:,.0f}"
 
 
 def _share(share: float) -> str:

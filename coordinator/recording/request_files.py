@@ -13,7 +13,7 @@ from coordinator.recording.file_thread import FileThread
 from coordinator.recording.finished_requests import collect_requests
 from coordinator.recording.run_dir import RunDir
 from coordinator.recording.run_record import RunRecord
-from coordinator.recording.timeline import TIMELINE_NAME, RunName, Timeline
+from coordinator.recording.timeline import TIMELINE_NAME, Timeline
 from coordinator.scheduling.event_loop import ActiveRun
 from sut.loadgen import LoadGenSettings
 from sut.log_files import TRACE, find_log
@@ -86,8 +86,7 @@ class RequestFiles:
             "addresses": [link.address for link in self.active_run.fleet.links],
         }
         directory = self.run_dir.path
-        name = RunName(self.run_id, self.config.scenario, mode)
-        self.timeline.write(directory / TIMELINE_NAME, name, self.active_run.scheduler.first_issued_ns)
+        self.timeline.write(directory / TIMELINE_NAME, metadata, self.active_run.scheduler.first_issued_ns)
         write_requests(directory / REQUESTS_NAME, to_table(records, metadata))
         write_summary(directory / SUMMARY_NAME, records)
         if self.config.requests_jsonl:

@@ -64,7 +64,8 @@ class WorkerFigures(NamedTuple):
     """-1: unknown, as for `waiting`."""
     waiting: int = -1
     kv_use: float = float("nan")
-    tokens_per_s: float = 0.0
+    """NaN: unknown, as for `tokens_per_s`."""
+    tokens_per_s: float = float("nan")
     quiet_s: float | None = None
     """Since its last frame, to a second, at most MAX_QUIET_S; None: it has sent none."""
 
@@ -78,6 +79,7 @@ class LiveFigures(NamedTuple):
     num_running: int
     num_waiting: int
     tokens_per_s: float
+    """NaN: not known yet."""
     remaining_s: float | None
     latencies: list[LatencyFigures]
     lateness_ns: int
@@ -161,7 +163,7 @@ class RunFollower:
         scheduler, now_s = self._followed.run.scheduler, self._now_s()
         rate = self._tokens_per_s()[-1]
         if now_s >= self._next_s:
-            self._compute(now_s, float(rate))
+            self._compute(now_s, float(np.nan_to_num(rate)))
         table, losses = scheduler.table, scheduler.failover.losses
         num_done, num_running = table.num_done, table.num_running
         passed_s = now_s - self._computed_s
@@ -202,10 +204,10 @@ class RunFollower:
         ]
 
     def _tokens_per_s(self) -> NDArray[np.float64]:
-        """Return the rate of each worker and of all together over RATE_WINDOW_S."""
+        """Return the rate of each worker and of all together over RATE_WINDOW_S; NaN before two samples."""
         samples = self._followed.timeline.samples
         if len(samples) < 2:
-            return np.zeros(len(self._followed.run.fleet.links) + 1)
+            return np.full(len(self._followed.run.fleet.links) + 1, np.nan)
         ages_ns = samples[-1, 0]["time_ns"] - samples["time_ns"][:, 0]
         row = min(int((ages_ns > RATE_WINDOW_S * 1e9).sum()), len(samples) - 2)
         tokens = samples["tokens"][-1] - samples["tokens"][row]

@@ -1,11 +1,10 @@
 """Load of the workers and the coordinator, one sample a second, and its file timeline.parquet."""
 
-import json
 import math
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,7 @@ from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.scheduling.worker_load import WorkerLoad
 from coordinator.transport.engine_reading import NO_READING, UNKNOWN
 from coordinator.transport.worker_link import WorkerLink
+from sut.results.timing.requests_file import schema_metadata
 
 TIMELINE_NAME = "timeline.parquet"
 INTERVAL_NS = 1_000_000_000
@@ -51,14 +51,6 @@ time_ns: coordinator's monotonic clock; state: index into STATES; outstanding: r
 running, waiting: as the engine reports them, -1 unknown, the coordinator's waiting are the requests that no
 worker has got yet; tokens, frames: received so far; floats: NaN where unknown; cpu_s: the coordinator's.
 """
-
-
-class RunName(NamedTuple):
-    """What identifies the run of a file."""
-
-    run_id: str
-    scenario: str
-    mode: str
 
 
 class Timeline:
@@ -107,12 +99,12 @@ class Timeline:
         rows.append((now_ns, COORDINATOR, _TEST, *counts, *unknown, time.process_time()))
         self._append(np.array(rows, TIMELINE_ROW))
 
-    def write(self, path: Path, run: RunName, origin_ns: int) -> None:
+    def write(self, path: Path, metadata: Mapping[str, object], origin_ns: int) -> None:
         """Write the file whole or not at all.
 
         Args:
             path: Where.
-            run: Identifies the run.
+            metadata: Identifies the run and its workers.
             origin_ns: Time of the run's first query, by the coordinator's monotonic clock, which is 0 in the
                 file; 0: there was none, and the first sample is at 0.
 
@@ -123,8 +115,7 @@ class Timeline:
         if len(rows):
             rows["time_ns"] -= origin_ns or rows["time_ns"][0]
         arrays = {name: _to_column(name, rows) for name in TIMELINE_ROW.names or ()}
-        facts = {"format": 1, **run._asdict(), "addresses": [link.address for link in self._run.fleet.links]}
-        found = pa.table(arrays, metadata={b"tokenfleet": json.dumps(facts).encode()})
+        found = pa.table(arrays, metadata=schema_metadata(metadata))
         partial = temporary_path(path)
         pq.write_table(found, partial, compression="zstd")
         os.replace(partial, path)

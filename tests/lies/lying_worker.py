@@ -16,11 +16,13 @@ import numpy as np
 from grpc_health.v1 import health_pb2
 
 import coordinator.transport.stream
+from coordinator.recording.finished_requests import collect_requests
 from coordinator.recording.run_counts import collect_counts
 from coordinator.scheduling.event_loop import ActiveRun, opening_of
 from coordinator.scheduling.scheduler import Scheduler, Task
 from coordinator.transport.access import Access
 from coordinator.transport.agreement import FleetError
+from coordinator.transport.engine_reading import EngineReading
 from coordinator.transport.fleet import Fleet, Patience
 from coordinator.transport.stream import Limits
 from protos import worker_pb2 as pb
@@ -34,6 +36,7 @@ from protos.columns import (
 )
 from protos.hashes import engine_hash, run_hash
 from sut.results.checks import Counts
+from sut.results.timing.request_records import RequestRecords
 from sut.sut import Reports
 from tests import fleet
 from tests.coordinator.scheduling.links import dataset
@@ -235,6 +238,10 @@ class Outcome:
     counts: Counts | None = None
     answers: dict[int, list[int]] = field(default_factory=dict)
     """Tokens reported to LoadGen, by sample."""
+    records: RequestRecords | None = None
+    """The finished requests with all their times; None: the run did not begin."""
+    readings: list[EngineReading] = field(default_factory=list)
+    """What both workers' engines were last doing, as far as it is believed."""
     num_questions: int = 0
     """How often the worker was asked about itself while it lied."""
 
@@ -282,6 +289,8 @@ async def _run(fleet_: Fleet, outcome: Outcome, liar: Worker, breaks_first: bool
     scheduler.keep_answers()
     run = types.SimpleNamespace(scheduler=scheduler, fleet=fleet_)
     outcome.counts = collect_counts(cast(ActiveRun, run))
+    outcome.records = collect_requests(cast(ActiveRun, run))
+    outcome.readings = [link.stream.reading for link in fleet_.links]
     address = fleet_.links[1].address
     outcome.losses = [loss.reason for loss in scheduler.failover.losses if loss.address == address]
     assert len(outcome.losses) == len(scheduler.failover.losses), "the honest worker was lost"

@@ -7,7 +7,7 @@ import grpc
 import numpy as np
 
 from protos import worker_pb2 as pb
-from protos.columns import digest_of
+from protos.columns import TokenTimes, digest_of, pack_tokens, unpack_tokens
 from tests.lies.lying_worker import BUDGET, LENGTH, STOP, STOP_ID, VOCAB_SIZE, Lie, Row, Step, pack
 from tests.lies.worker_lies import ESCAPE
 
@@ -47,6 +47,23 @@ def behind(steps: list[Step]) -> list[Step]:
     """Send a stop id without an end, and the rest of a longer answer in the next frame."""
     names = [row.name for row in steps[2]]
     return [*steps[:2], [Row(name, [STOP_ID]) for name in names], [Row(name, [5], STOP) for name in names]]
+
+
+def timed_at(time_ns: int) -> Callable[[list[bytes]], list[bytes]]:
+    """Give every frame, every begin and every end this time."""
+
+    def timed(frame: bytes, is_first: bool) -> bytes:
+        tokens = pb.FromWorker.FromString(frame).tokens
+        # The number of the frame is the second of the header.
+        sequence = int.from_bytes(tokens.packed[8:16], "little")
+        columns = unpack_tokens(tokens, sequence)
+        rows = list(range(len(columns.requests))) if is_first else []
+        begins = [time_ns] * len(rows)
+        times = TokenTimes(time_ns, rows, begins, begins, begins, [time_ns] * len(columns.finished_rows))
+        told = pack_tokens(columns._replace(times=times), sequence)
+        return pb.FromWorker(tokens=told).SerializeToString()
+
+    return lambda frames: [timed(frame, number == 0) for number, frame in enumerate(frames)]
 
 
 # A worker that goes on behind a stop id soon exceeds the budget of some answer.
@@ -120,6 +137,18 @@ STREAM_LIES: dict[str, tuple[Lie, str]] = {
         "tokens: 1 entries, expected 0",
     ),
     "a time beyond 2^63": (Lie(frames=tampered(produced_ns=2**64 - 1)), "the largest monotonic time"),
+    "a time below 0": (
+        Lie(frames=tampered(times=TokenTimes(-1, [], [], [], [], []))),
+        "a time exceeds 9223372036854775807 ns",
+    ),
+    "times of a row that does not exist": (
+        Lie(frames=tampered(times=TokenTimes(9, [0], [1], [1], [1], []))),
+        "first rows not ascending below 0",
+    ),
+    "a time of an end that there is not": (
+        Lie(frames=tampered(times=TokenTimes(9, [], [], [], [], [1]))),
+        "times of 16 bytes for 0 finished rows",
+    ),
     "a wrong digest": (
         Lie(frames=lambda f: [pb.FromWorker(tokens=pb.Tokens(packed=b"", digest=1)).SerializeToString(), *f]),
         "the digest is not that of the columns",

@@ -6,14 +6,21 @@ import math
 import re
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 import coordinator.transport.fleet
 import coordinator.transport.stream
 import coordinator.transport.worker_link
+from coordinator.transport.engine_reading import NO_READING
 from protos import worker_pb2 as pb
+from protos.columns import MAX_NS
 from sut.results import checks
+from sut.results.timing.clock_offsets import UNKNOWN_NS
+from sut.results.timing.decomposition import RunDecomposition
+from sut.results.timing.request_records import BEGIN_MARKS, END_MARKS
 from tests.lies.lying_worker import (
+    PROMPTS,
     STOP,
     STOP_ID,
     Lie,
@@ -22,7 +29,7 @@ from tests.lies.lying_worker import (
     expected_answers,
     run_beside_honest,
 )
-from tests.lies.stream_lies import STREAM_LIES
+from tests.lies.stream_lies import STREAM_LIES, timed_at
 from tests.lies.worker_lies import ESCAPE, INFO_LIES, OPEN_LIES, fields
 
 
@@ -193,3 +200,39 @@ def test_a_harmless_lie_changes_no_answer(lie: Lie) -> None:
     outcome = play(lie)
     check_exact(outcome)
     assert [] == outcome.losses
+
+
+@pytest.mark.parametrize("time_ns", [1, 1 << 62, MAX_NS])
+def test_times_that_cannot_be_true_are_unknown_and_decide_nothing(time_ns: int) -> None:
+    """One time for all events: it is believed only between sending a request and receiving its answer."""
+    outcome = play(Lie(frames=timed_at(time_ns)))
+    check_exact(outcome)
+    assert [] == outcome.losses
+    records = outcome.records
+    assert records is not None
+    columns = records.columns
+    for names in (("sent_ns", *BEGIN_MARKS, "first_arrival_ns"), ("sent_ns", *END_MARKS, "done_arrival_ns")):
+        marks = np.array([columns[name] for name in names])
+        for times in marks.T.tolist():
+            known = [one for one in times if one != UNKNOWN_NS]
+            assert sorted(known) == known
+    # Half of the requests are the liar's.
+    is_impossible = time_ns > 1
+    assert (len(PROMPTS) // 2 if is_impossible else 0) <= records.num_contradicting <= len(PROMPTS) // 2
+    found = RunDecomposition.of(records, None)
+    shares = [quantity.mean_parts_ns.values() for quantity in found.quantities.values()]
+    assert all(math.isfinite(part) for parts in shares for part in parts)
+
+
+def test_an_impossible_load_is_unknown() -> None:
+    """Too many requests, no share of the cache, and powers, clocks and memories that no GPU has."""
+    outcome = play(
+        Lie(
+            pong=lambda p: pb.Pong(
+                nonce=p.nonce, worker_ns=9, produced_tokens=p.produced_tokens, load=IMPOSSIBLE_LOAD
+            )
+        )
+    )
+    honest, liar = outcome.readings
+    assert (0, 0) == (honest.running, honest.waiting)
+    assert repr(NO_READING) == repr(liar)

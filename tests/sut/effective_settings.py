@@ -1,15 +1,13 @@
 """LoadGen's effective settings, read by the real LoadGen in a child process, because LoadGen keeps state."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from sut.loadgen_conf import NO_USER_CONF, USER_FLAG, ConfFile, read_conf
 from sut.settings import Mode, Scenario
 from sut.user_conf import compose_user_conf
+from tests.forked import completed, main_of
 
-ROOT = Path(__file__).resolve().parents[2]
 OFFLINE, SERVER, INTERACTIVE = Scenario.OFFLINE, Scenario.SERVER, Scenario.INTERACTIVE
 HEAD = "# Written for this run.\n"
 GPT, FAST = "gpt-oss-120b", "gpt-oss-120b-interactive"
@@ -39,14 +37,7 @@ def parsed(directory: Path, content: str | bytes, flag: str = USER_FLAG) -> Conf
 
 def as_loadgen_reads(conf: str, scenario: Scenario, *names: str) -> dict[str, float]:
     """Let LoadGen read a conf in a child process; returns the named settings."""
-    done = subprocess.run(
-        [sys.executable, "-c", READ, conf, scenario, *names],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = completed(main_of(READ), [conf, scenario, *names])
     assert done.returncode == 0, done.stderr
     values: dict[str, float] = json.loads(done.stdout)
     return values

@@ -1,12 +1,10 @@
 """The real LoadGen in a child process, over a SUT that answers immediately."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 from sut.settings import Mode, Scenario
+from tests.forked import completed, main_of
 
-ROOT = Path(__file__).resolve().parents[2]
 CONF = """\
 *.*.min_duration = 100
 *.*.performance_sample_count_override = 4
@@ -50,6 +48,7 @@ def run_loadgen(
     conf: str, scenario: Scenario, mode: Mode, directory: Path, audit_config: Path | None = None
 ) -> int:
     """Run LoadGen in a child process with answers of 3 tokens; returns how many samples it issued."""
-    command = [sys.executable, "-c", RUN, conf, scenario, mode, str(directory), str(audit_config or "")]
-    done = subprocess.run(command, cwd=ROOT, timeout=60, check=True, capture_output=True, text=True)
+    argv = [conf, scenario, mode, str(directory), str(audit_config or "")]
+    done = completed(main_of(RUN), argv)
+    assert 0 == done.returncode, done.stderr
     return int(done.stdout)

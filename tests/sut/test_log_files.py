@@ -1,8 +1,6 @@
 """LoadGen's logs have a name that a submission checker reads only if the verdict accepts the run."""
 
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from sut.log_files import LOADGEN_PREFIX, NAMES, accept, find_log, reject
 from sut.results.verdict import Outcome, exit_code
 from sut.settings import Mode, Scenario
 from tests import fleet
+from tests.forked import completed, main_of
 from tests.sut.real_loadgen import CONF, run_loadgen
 
 ACCEPTED = {"mlperf_log_summary.txt", "mlperf_log_detail.txt", "mlperf_log_accuracy.json"}
@@ -134,8 +133,7 @@ def test_a_process_that_ends_badly_after_loadgen_leaves_no_accepted_name(
     """Killed before the verdict, or with a disk that fails while logs are accepted: all logs are rejected."""
     data, flags = write_inputs(tmp_path)
     argv = fleet.coordinator_flags(two, data, tmp_path / "out", *flags)
-    command = [sys.executable, "-c", program + RUN, *argv]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = completed(main_of(program + RUN), argv)
     assert code == done.returncode, done.stderr
     run_dir = tmp_path / "out" / "offline" / "performance"
     assert (outcome, REJECTED) == (fleet.run_json(run_dir)["verdict"]["outcome"], names(run_dir))

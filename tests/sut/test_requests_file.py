@@ -70,6 +70,15 @@ def test_the_parquet_file_holds_every_column(tmp_path: Path, records: RequestRec
     assert [path.name for path in tmp_path.iterdir()] == ["requests.parquet"]
 
 
+@pytest.mark.parametrize("losses", [1, 256, 65_535])
+def test_any_number_of_losses_is_a_continuation(losses: int) -> None:
+    """Also a multiple of 256, which is 0 in one byte."""
+    records = build_records(done({"losses": losses}), [], ORIGIN)
+    assert [(losses, True)] == [
+        (row["losses"], row["continued"]) for row in to_table(records, {}).to_pylist()
+    ]
+
+
 def test_json_lines_are_the_rows_of_the_parquet_file(tmp_path: Path, records: RequestRecords) -> None:
     """One object per line, null where a time is unknown."""
     path, lines = tmp_path / "requests.parquet", tmp_path / "requests.jsonl"

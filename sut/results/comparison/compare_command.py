@@ -65,7 +65,7 @@ def parse(argv: list[str]) -> tuple[list[Path], CompareConfig]:
     add_flags(parser, CompareConfig)
     values = parser.parse_args(argv)
     if not 2 <= len(values.runs) <= MAX_SIDES:
-        raise FlagError(SIDE_ARGUMENT, f"{len(values.runs)} sides, not 2 to {MAX_SIDES}")
+        raise FlagError(SIDE_ARGUMENT, f"2 to {MAX_SIDES} are compared, not {len(values.runs)}")
     config = build(CompareConfig, values)
     for flag, path in (("--json", config.json), ("--html", config.html)):
         _check_new(flag, path)

@@ -57,13 +57,17 @@ def to_table(records: RequestRecords, metadata: Mapping[str, object]) -> pa.Tabl
         metadata: Stored as JSON in the metadata of the schema.
     """
     arrays = {name: _to_array(name, records.columns) for name in COLUMNS}
-    text = json.dumps({"format": FORMAT, **metadata})
-    return pa.table(arrays).replace_schema_metadata({METADATA_KEY: text.encode()})
+    return pa.table(arrays, metadata=schema_metadata(metadata))
+
+
+def schema_metadata(metadata: Mapping[str, object]) -> dict[bytes, bytes]:
+    """Encode what a file says of its run, and its format, for the metadata of a schema."""
+    return {METADATA_KEY: json.dumps({"format": FORMAT, **metadata}).encode()}
 
 
 def _to_array(name: str, columns: Mapping[str, _Column]) -> pa.Array:
     if name == "continued":
-        return to_arrow(columns["losses"].astype(np.uint8)).cast(pa.bool_())
+        return to_arrow((columns["losses"] > 0).astype(np.uint8)).cast(pa.bool_())
     column = columns[name]
     if name == "finish_reason":
         return pa.DictionaryArray.from_arrays(to_arrow(column.astype(np.int8)), to_texts(REASONS))

@@ -9,7 +9,12 @@ from coordinator.recording.run_record import RunRecord, Spread, Summary
 from coordinator.transport.worker_host import WorkerHost
 from sut.results.checks import VerdictCheck
 from sut.results.loadgen_figures import Bound, LoadGenSpread
-from sut.results.timing.decomposition import Decomposition, PartsOfPercentile, RunDecomposition
+from sut.results.timing.decomposition import (
+    TTFT_MARKS,
+    Decomposition,
+    PartsOfPercentile,
+    RunDecomposition,
+)
 from sut.results.verdict import Outcome, Verdict
 
 MS = 1_000_000
@@ -102,10 +107,22 @@ def test_the_last_line_is_the_directory() -> None:
     assert "   results: /a?[2Jb" == format_record(bare).splitlines()[-1]
 
 
-def test_the_parts_of_a_percentile_stand_behind_the_mean_that_they_add_up_to() -> None:
+def test_the_parts_of_a_percentile_stand_below_the_mean_that_they_add_up_to() -> None:
     """A p99 of 9 ms, of three requests with a mean of 8 ms: the parts 6 and 2 add up to the mean."""
     around = PartsOfPercentile(9 * MS, 8.0 * MS, 3, 0.5 * MS, {"prefill": 6.0 * MS, "report": 2.0 * MS})
     found = Decomposition(2, 0, {}, {"p50": around, "p99": around})
     shown = format_record(record_of(decomposition=RunDecomposition("issued_ns", None, 0, {"ttft_ns": found})))
-    line = "   ttft p99 9.000 ms, mean 8.000 of the 3 nearest: prefill 6.000, report 2.000 (clock +-0.500)"
-    assert line in shown.splitlines()
+    lines = shown.splitlines()
+    above = lines.index("   ttft p99 9.000 ms, mean 8.000 of the 3 nearest (clock +-0.500):")
+    assert "      prefill 6.000, report 2.000" == lines[above + 1]
+
+
+def test_parts_of_hours_fit_110_columns() -> None:
+    """All eight parts of a TTFT of eight times an hour."""
+    parts = dict.fromkeys(TTFT_MARKS.values(), 3_600_000.0 * MS)
+    around = PartsOfPercentile(28_800_000 * MS, 28_800_000.0 * MS, 5_412, 0.5 * MS, parts)
+    found = Decomposition(2, 0, {}, {"p50": around, "p99": around})
+    shown = format_record(record_of(decomposition=RunDecomposition("issued_ns", None, 0, {"ttft_ns": found})))
+    lines = [line for line in shown.splitlines() if "3600000.000" in line or "28800000.000" in line]
+    assert 2 * 3 == len(lines)
+    assert max(map(len, lines)) <= 110

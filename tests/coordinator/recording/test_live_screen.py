@@ -1,5 +1,6 @@
 """The live view's lines at several sizes of a terminal, as a person reads them."""
 
+import math
 import re
 
 import pytest
@@ -87,7 +88,7 @@ def test_released_workers_are_not_shown_as_lost() -> None:
 
 
 @pytest.mark.parametrize(
-    "columns, lines", [(80, 23), (79, 23), (40, 23), (20, 10), (100, 6), (10, 1), (1, 1)]
+    "columns, lines", [(80, 23), (79, 23), (40, 23), (20, 10), (19, 4), (100, 6), (10, 1), (1, 1)]
 )
 def test_the_view_never_exceeds_the_terminal(columns: int, lines: int) -> None:
     """72 workers with long host names, and a long reason of a loss, at any size."""
@@ -96,6 +97,21 @@ def test_the_view_never_exceeds_the_terminal(columns: int, lines: int) -> None:
     found = shown(long, columns, lines, run)
     assert 1 <= len(found) <= lines
     assert max(map(len, found)) <= columns
+
+
+@pytest.mark.parametrize("columns, lines", [(0, 0), (0, 4), (4, 0)])
+def test_a_terminal_of_one_line_or_column_shows_nothing(columns: int, lines: int) -> None:
+    """Its last line and column are left free."""
+    assert "" == "".join(shown(fleet_of(72), columns, lines))
+
+
+def test_a_rate_that_is_not_known_yet_is_no_zero() -> None:
+    """In the first second of a test."""
+    workers = [worker._replace(tokens_per_s=math.nan) for worker in fleet_of(2)]
+    found = shown(workers, 100, 40, RUN._replace(tokens_per_s=math.nan))
+    assert "? tokens/s  in flight 512  waiting 3" == found[2]
+    assert "workers 2/2 live  running 14  waiting 2  KV up to 50%" == found[7]
+    assert ["10.0.0.0:50051", "live", "?", "7"] == found[9].split()[:4]
 
 
 def test_of_many_workers_the_worst_are_shown() -> None:
@@ -130,7 +146,7 @@ def test_before_the_test_the_workers_and_what_they_wait_for_are_shown() -> None:
     found = [text.plain.rstrip() for text in compose(snapshot, 80, 23)]
     assert "offline accuracy  waiting for workers 59 s" == found[0]
     assert "workers 0/1 live" == found[1]
-    assert ["10.0.0.1:50051", "NOT_SERVING", "0", "?", "?", "?", "-"] == found[3].split()
+    assert ["10.0.0.1:50051", "NOT_SERVING", "?", "?", "?", "?", "-"] == found[3].split()
 
 
 @pytest.mark.parametrize(

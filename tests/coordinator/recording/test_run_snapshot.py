@@ -1,5 +1,6 @@
 """The figures of the live view, over a request table and a fleet that are filled by hand."""
 
+import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 
 from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.run_snapshot import FollowedRun, LatencyBounds, RunFollower
-from coordinator.recording.timeline import RunName, Timeline
+from coordinator.recording.timeline import Timeline
 from coordinator.scheduling.request_columns import NewRequests
 from coordinator.scheduling.request_table import RequestTable
 from coordinator.transport.engine_reading import EngineReading
@@ -144,6 +145,20 @@ def test_rates_are_means_over_ten_seconds_and_a_silent_worker_is_seen() -> None:
     assert ("node-0", "live", 5, 2, 0.25) == (first.host, first.state, *first[4:7])
 
 
+def test_before_two_samples_no_rate_is_known() -> None:
+    """In the first second a run has no rate, which is not a rate of 0; nor has it a remaining time."""
+    run = HandmadeRun()
+    run.answer(3, ttft_ms=50, done_ms=150)
+    run.timeline.sample(S)
+    figures = run.follower.figures()
+    rates = [figures.tokens_per_s, *(worker.tokens_per_s for worker in run.follower.workers())]
+    assert [True] * 3 == [math.isnan(rate) for rate in rates]
+    assert figures.remaining_s is None
+    run.frame(0, 50)
+    run.timeline.sample(2 * S)
+    assert [50.0, 0.0] == [worker.tokens_per_s for worker in run.follower.workers()]
+
+
 def test_a_lost_worker_has_no_load() -> None:
     """What it last reported does not hold any more."""
     run = HandmadeRun()
@@ -171,8 +186,9 @@ def test_the_file_counts_time_from_the_first_query(tmp_path: Path) -> None:
     run.links[1].live = False
     run.timeline.sample(2 * S)
     path = tmp_path / "timeline.parquet"
-    run.timeline.write(path, RunName("r", "server", "performance"), S)
+    run.timeline.write(path, {"run_id": "r"}, S)
     rows = pq.read_table(path).to_pylist()
+    assert {"format": 1, "run_id": "r"} == json.loads(pq.read_schema(path).metadata[b"tokenfleet"])
     assert [-S] * 3 + [S] * 3 == [row["time_ns"] for row in rows]
     assert [0, 1, -1] * 2 == [row["worker"] for row in rows]
     assert ["live", "lost", "test"] == [row["state"] for row in rows[3:]]
@@ -197,6 +213,6 @@ def test_without_a_query_the_file_begins_at_0(tmp_path: Path) -> None:
         for second in seconds:
             run.timeline.sample(second * S)
         path = tmp_path / "timeline.parquet"
-        run.timeline.write(path, RunName("r", "server", "performance"), 0)
+        run.timeline.write(path, {"run_id": "r"}, 0)
         times_ns = pq.read_table(path)["time_ns"].to_pylist()
         assert [(second - 5) * S for second in seconds for _ in range(3)] == times_ns

@@ -5,6 +5,7 @@ import fcntl
 import logging
 import os
 import pty
+import re
 import struct
 import termios
 from collections.abc import Iterator
@@ -13,7 +14,11 @@ from typing import TextIO
 import pyte
 import pytest
 
+from coordinator.recording.live_screen import Screen
+from coordinator.recording.live_view import view_terminal
+from coordinator.recording.run_snapshot import RunPhase, Snapshot
 from coordinator.recording.status_line import StatusLine
+from tests.coordinator.recording.test_live_screen import RUN, fleet_of
 
 COLUMNS = 40
 
@@ -71,6 +76,47 @@ def test_no_status_is_left_at_the_end(terminal: tuple[int, TextIO]) -> None:
     out.write("== the table\n")
     out.flush()
     assert ["== the table"] == screen_of(read(reader))
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[(1, 1)], [(20, 5)], [(80, 24), (20, 5), (1, 1), (3, 40), (80, 24)]],
+    ids=["1x1", "20x5", "resized"],
+)
+def test_the_view_is_whole_on_a_terminal_of_any_size_and_after_each_change(
+    terminal: tuple[int, TextIO], sizes: list[tuple[int, int]]
+) -> None:
+    """Drawn twice at each size: the screen then has the lines of the view one below the other, no others."""
+    reader, out = terminal
+    screen = pyte.Screen(*sizes[0])
+    stream = pyte.Stream(screen)
+    with StatusLine(out) as line:
+        for columns, num_lines in sizes:
+            screen.resize(num_lines, columns)
+            fcntl.ioctl(out, termios.TIOCSWINSZ, struct.pack("HHHH", num_lines, columns, 0, 0))
+            for phase_s in (1.0, 2.0):
+                snapshot = Snapshot("server performance", RunPhase.TEST, phase_s, fleet_of(72), RUN)
+                drawn = Screen().lines(snapshot, columns - 1, num_lines - 1)
+                line.show(drawn)
+            stream.feed(read(reader))
+            expected = [re.sub(r"\x1b\[[0-9;]*m", "", text).rstrip() for text in drawn]
+            shown = [text.rstrip() for text in screen.display]
+            assert [text for text in expected if text] == [text for text in shown if text]
+    stream.feed(read(reader))
+    assert "" == "".join(screen.display).strip()
+
+
+@pytest.mark.parametrize(
+    ("term", "is_wanted", "is_drawn"),
+    [("xterm", True, True), ("dumb", True, False), ("unknown", True, False), ("xterm", False, False)],
+)
+def test_only_a_terminal_that_moves_its_cursor_has_a_view(
+    terminal: tuple[int, TextIO], monkeypatch: pytest.MonkeyPatch, term: str, is_wanted: bool, is_drawn: bool
+) -> None:
+    """Elsewhere a run prints plain lines."""
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr("sys.stderr", terminal[1])
+    assert (terminal[1] if is_drawn else None) is view_terminal(is_wanted=is_wanted)
 
 
 def test_a_status_is_erased_after_the_terminal_became_narrower(terminal: tuple[int, TextIO]) -> None:

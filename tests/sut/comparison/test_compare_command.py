@@ -141,7 +141,7 @@ def test_bad_arguments_are_refused(
     assert [main(call) for call in calls] == [2] * len(calls)
     lines = capsys.readouterr().err.splitlines()
     parts = (
-        "1 sides, not 2 to 8",
+        "2 to 8 are compared, not 1",
         "is the same run as",
         "holds no run",
         "is not a directory",

@@ -54,3 +54,40 @@ def test_one_side_after_the_other_removes_no_drift() -> None:
 def test_one_run_has_no_interval() -> None:
     """With one run a side there is no interval."""
     assert ratio_interval(RepeatedFigure([1.0], None), RepeatedFigure([1.1, 1.2], None), 0.05) is None
+
+
+def central_probability(t: float, degrees: int, num_steps: int = 2000) -> float:
+    """Integrate Student's density from -t to t by Simpson's rule."""
+    scale = math.gamma((degrees + 1) / 2) / math.gamma(degrees / 2) / math.sqrt(degrees * math.pi)
+    width = 2 * t / num_steps
+    densities = [
+        scale * (1 + (-t + i * width) ** 2 / degrees) ** (-(degrees + 1) / 2) for i in range(num_steps + 1)
+    ]
+    return width / 3 * (2 * sum(densities) + 2 * sum(densities[1::2]) - densities[0] - densities[-1])
+
+
+@pytest.mark.parametrize("error_rate", [0.05, 0.02])
+def test_the_interval_of_five_runs_a_side_is_that_of_textbook_sums(error_rate: float) -> None:
+    """Two regressors by sums of squares and products, in plain Python; Student's density is integrated."""
+    a, a_starts = [50.1, 49.8, 50.4, 50.0, 49.9], [0.0, 250.0, 470.0, 733.0, 950.0]
+    b, b_starts = [51.7, 51.3, 51.9, 51.2, 51.6], [120.0, 361.0, 590.0, 850.0, 1100.0]
+    found = ratio_interval(RepeatedFigure(a, a_starts), RepeatedFigure(b, b_starts), error_rate)
+    assert found is not None
+    assert found.removes_drift
+
+    logs, sides, starts = [math.log(v) for v in a + b], [0.0] * 5 + [1.0] * 5, a_starts + b_starts
+
+    def product(x: list[float], y: list[float]) -> float:
+        x_mean, y_mean = sum(x) / len(x), sum(y) / len(y)
+        return sum((i - x_mean) * (j - y_mean) for i, j in zip(x, y, strict=True))
+
+    squares = product(sides, sides) * product(starts, starts) - product(sides, starts) ** 2
+    effect = product(sides, logs) * product(starts, starts) - product(starts, logs) * product(sides, starts)
+    drift = product(starts, logs) * product(sides, sides) - product(sides, logs) * product(sides, starts)
+    difference, slope = effect / squares, drift / squares
+    rest = product(logs, logs) - difference * product(sides, logs) - slope * product(starts, logs)
+    error = math.sqrt(rest / 7 * product(starts, starts) / squares)
+    assert math.log(found.ratio) == pytest.approx(difference, rel=1e-9)
+    for end, sign in ((found.high, 1), (found.low, -1)):
+        t = sign * (math.log(end) - difference) / error
+        assert central_probability(t, 7) == pytest.approx(1 - error_rate, abs=1e-9)

@@ -59,6 +59,20 @@ def test_runs_too_short_for_early_stopping_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_second_search_in_the_same_directory_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line, exit code 2, and no file of the first one is changed."""
+    argv = search_argv(tmp_path, conf="*.Server.min_duration = 30000\n")
+    directory = SearchPlan.read(*parse(argv)).directory
+    with SearchDir(directory):
+        before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+        assert 2 == main(argv)
+        assert before == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    line = f"find-qps: --output-dir: {directory} belongs to a search that has not ended\n"
+    assert ("", line) == capsys.readouterr()
+
+
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> SearchPlan:
     """Read a search over 500 rows, with runs of 30 s."""
