@@ -11,11 +11,11 @@ usage() {
 usage: ./launch_docker.sh [FLAG...] [-- COMMAND...]
 
 Runs COMMAND (default: bash) as you, in /work, on the host's network. Builds the image if it is missing.
-  --backend vllm|counting  default: $MLPERF_BACKEND, else vllm
-  --image-name NAME        default: tokenfleet-vllm, without a GPU tokenfleet-cpu, for counting
-                           tokenfleet-coordinator
-  --gpu-count all|K        GPUs of the container, vllm only; default: $CUDA_VISIBLE_DEVICES, else all;
-                           0: the CPU image
+  --backend NAME           vllm, sglang or counting; default: $MLPERF_BACKEND, else vllm
+  --image-name NAME        default: tokenfleet-vllm or tokenfleet-sglang, for vllm without a GPU
+                           tokenfleet-cpu, for counting tokenfleet-coordinator
+  --gpu-count all|K        GPUs of the container, vllm and sglang; default: $CUDA_VISIBLE_DEVICES, else all;
+                           0: the CPU image, vllm only
   --gpu-devices I,J,...    or these ones, by number or UUID
   --model-cache-dir DIR    Hugging Face cache; default: $HF_HOME, else ~/.cache/huggingface
   --data-dir DIR           mounted at /work/data; default: data/ of the workspace
@@ -115,12 +115,15 @@ fi
 export DRY_RUN
 
 require_backend "$backend"
-if [[ "$backend" != vllm && -n "$gpu_count$gpu_devices" ]]; then
+if [[ "$backend" == counting && -n "$gpu_count$gpu_devices" ]]; then
   die "${gpu_count:+--gpu-count}${gpu_devices:+--gpu-devices}: the backend $backend uses no GPU"
 fi
 gpus=all
-if [[ "$backend" == vllm ]]; then
+if [[ "$backend" != counting ]]; then
   gpus="$(choose_gpus)"
+fi
+if [[ "$backend" == sglang && "$gpus" == 0 ]]; then
+  die "--gpu-count '0': the backend sglang has no CPU image"
 fi
 if [[ -n "$model_cache_dir" ]]; then
   require_directory --model-cache-dir "$model_cache_dir"
@@ -153,8 +156,8 @@ if [[ "$DRY_RUN" == 0 ]]; then
   make_writable "the model cache (--model-cache-dir, HF_HOME)" "$model_cache_dir"
 fi
 
-if [[ "$backend" == vllm ]]; then
-  exec "$root/docker/launch_scripts/launch_vllm.sh" "$image" "$gpus" "${options[@]}" -- "$@"
+if [[ "$backend" != counting ]]; then
+  exec "$root/docker/launch_scripts/launch_gpu.sh" "$backend" "$image" "$gpus" "${options[@]}" -- "$@"
 fi
 start_container "$root/docker/Dockerfile.coordinator" "${image:-tokenfleet-coordinator}" "$root" \
   "${options[@]}" -- "$@"

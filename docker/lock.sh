@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Regenerate the images' pinned packages: requirements-{coordinator,cpu,vllm}.txt in this folder. Needs uv.
+# Regenerate the images' pinned packages, requirements-{coordinator,cpu,vllm,sglang}.txt in this folder.
+# Needs uv.
 #
 #   lock.sh [--upgrade]     without --upgrade, pins that still satisfy pyproject.toml are kept
 set -euo pipefail
@@ -19,3 +20,4 @@ lock coordinator "$@"
 lock cpu --extra cpu --no-emit-package torch "$@" --excludes <(printf '%s\n' \
   cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvshmem-cu13)
 lock vllm --extra gpu --constraint <(echo "vllm==0.25.1") "$@"
+lock sglang --extra sglang "$@"

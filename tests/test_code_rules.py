@@ -26,6 +26,7 @@ FOREIGN_OBJECTS = {
     ("sut/loadgen.py", "output"): "LoadGen",
     ("sut/loadgen.py", "settings"): "LoadGen",
     ("sut/loadgen.py", "self._settings"): "LoadGen",
+    ("worker/engines/sglang/scheduler_link.py", "params"): "SGLang",
     ("worker/engines/vllm/compile_monitor.py", "jit_monitor"): "vLLM",
     ("worker/engines/vllm/compile_monitor.py", "knobs.runtime"): "Triton",
     ("worker/engines/vllm/core_process.py", "EngineCoreProc"): "vLLM",

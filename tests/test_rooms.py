@@ -9,7 +9,7 @@ import pytest
 
 from tests.sources import ROOMS, ROOT, imports_of, modules, own_imports, path_of, tree_of
 
-OTHERS = {"vllm", "torch", "mlperf_loadgen"}
+OTHERS = {"vllm", "sglang", "torch", "mlperf_loadgen"}
 # What a room never imports.
 BANNED = {
     "protos": {"common", "worker", "coordinator", "sut", "tokenfleet"} | OTHERS,
@@ -54,7 +54,13 @@ MAY_IMPORT = {
         *("worker.metrics_export", "worker.worker_metrics"),
     },
     "worker.engines.scripted": {"worker.config", "worker.engine_protocol"},
-    "worker.engines.vllm": {"worker.config", "worker.engine_protocol", "worker.machine"},
+    "worker.engines.model": {"worker.engine_protocol", "worker.machine"},
+    **{
+        f"worker.engines.{name}": {
+            *("worker.config", "worker.engine_protocol", "worker.engines.model", "worker.machine"),
+        }
+        for name in ("sglang", "vllm")
+    },
     "tokenfleet.campaign": {"tokenfleet.child", "tokenfleet.left_runs"},
     "tokenfleet.find_qps": {"tokenfleet.child", "tokenfleet.left_runs"},
 }
@@ -106,9 +112,10 @@ def test_every_folder_has_its_line_in_the_table() -> None:
     assert set(MAY_IMPORT) == folders - {"worker.engines"}
 
 
-def test_loadgen_and_vllm_are_each_imported_in_one_place() -> None:
-    """mlperf_loadgen is imported by sut/loadgen.py alone, vLLM and torch by worker/engines/vllm alone."""
+def test_loadgen_and_each_engine_are_imported_in_one_place() -> None:
+    """mlperf_loadgen is imported by sut/loadgen.py alone, an engine's packages by its folder alone."""
     assert {"sut/loadgen.py"} == importers_of("mlperf_loadgen")
+    assert all(path.startswith("worker/engines/sglang/") for path in importers_of("sglang", "zmq"))
     assert all(path.startswith("worker/engines/vllm/") for path in importers_of("vllm", "torch"))
 
 

@@ -33,7 +33,8 @@ from tokenfleet import closing_table
 from tokenfleet.child import STOP_TIMEOUT_S, ChildProcess
 from tokenfleet.closing_table import EndedRun
 from worker.config import WorkerConfig
-from worker.engines.vllm.checkpoint import find_checkpoint
+from worker.engines.model.checkpoint import find_checkpoint
+from worker.engines.sglang.scheduler_link import check_sglang_installed
 from worker.engines.vllm.engine_core import check_installed
 from worker.machine.sd_notify import NOTIFY_SOCKET, NotifySocket, check_notify_socket
 from worker.node.ports import steady_port
@@ -43,6 +44,8 @@ NO_WORKER_TIMEOUT_S = 5.0
 # Time beyond --no-worker-timeout-s for a coordinator to end its run after the worker has exited.
 LOSS_TIMEOUT_S = 15.0
 BAD_INPUT = 2
+# Checks whether an engine with a model is installed.
+_CHECKS_OF_ENGINES = {"vllm": check_installed, "sglang": check_sglang_installed}
 # Flags that this program sets itself.
 OWN_ADDRESSES = ("--workers", "--host", "--port")
 
@@ -68,7 +71,7 @@ def parse(argv: list[str]) -> LocalConfig:
     file, table = config_file.read(argv, "worker")
     backend = os.environ.get("MLPERF_BACKEND") or str(table.get("engine", "vllm"))
     model = str(table.get("model", BENCHMARK.repository))
-    parser.add_argument("--backend", default=backend, help="vllm, counting or replay")
+    parser.add_argument("--backend", default=backend, help="vllm, sglang, counting or replay")
     parser.add_argument("--model", default=model, help="checkpoint directory, or a cached Hugging Face name")
     parser.add_argument("--replicas", type=int, default=table.get("replicas", 1), help="number of engines")
     parser.add_argument("--scenario", nargs="+", type=one_of(Scenario), help="scenarios, in this order")
@@ -93,7 +96,7 @@ def parse(argv: list[str]) -> LocalConfig:
     runs = [dataclasses.replace(run, scenario=chosen) for chosen in own.scenario or [run.scenario]]
     run_dirs = [Inputs.read(run).run_dir for run in runs]
     fixed = ["--engine", own.backend, "--host", "127.0.0.1", "--replicas", str(own.replicas)]
-    fixed += ["--model", own.model] if own.backend == "vllm" else []
+    fixed += ["--model", own.model] if own.backend in _CHECKS_OF_ENGINES else []
     worker_argv = [*fixed, "--port", str(port), *engine_argv]
     return LocalConfig(worker_argv=worker_argv, runs=runs, run_dirs=run_dirs)
 
@@ -106,11 +109,12 @@ def _check(own: argparse.Namespace) -> None:
             )
             raise FlagError(flag, reason)
     backend, model = own.backend, own.model
-    if backend == "vllm":
-        check_installed()
-    elif backend not in ("counting", "replay"):
-        raise FlagError("--backend", f"{backend!r} is neither vllm nor counting nor replay")
-    if backend == "vllm" and find_checkpoint(model) is None:
+    if backend not in (*_CHECKS_OF_ENGINES, "counting", "replay"):
+        raise FlagError("--backend", f"{backend!r} is neither vllm nor sglang nor counting nor replay")
+    if backend not in _CHECKS_OF_ENGINES:
+        return
+    _CHECKS_OF_ENGINES[backend]()
+    if find_checkpoint(model) is None:
         reason = (
             f"{model} is neither a directory nor in the Hugging Face cache; "
             "download it first (hf download), or give a checkpoint directory"

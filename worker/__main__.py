@@ -17,7 +17,8 @@ from common.standard_streams import open_standard_streams, stdout_to_stderr
 from worker.auth import AuthInterceptor
 from worker.config import BadInput, EngineKind, parse
 from worker.engine_protocol import Engine, EngineDead
-from worker.engines.vllm.checkpoint import find_checkpoint
+from worker.engines.model.checkpoint import find_checkpoint
+from worker.engines.sglang.scheduler_link import check_sglang_installed
 from worker.engines.vllm.engine_core import check_installed
 from worker.engines.vllm.ipc_directory import check_ipc_directory
 from worker.machine.cores import Cores, format_cores, parse_cores
@@ -40,7 +41,11 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
     if kind is EngineKind.VLLM:
         from worker.engines.vllm import vllm_engine
 
-        return vllm_engine.VllmEngine(vllm_engine.parse_engine_flags(argv, _check_model(model)))
+        return vllm_engine.VllmEngine(vllm_engine.parse_engine_flags(argv, _check_model(kind, model)))
+    if kind is EngineKind.SGLANG:
+        from worker.engines.sglang import sglang_engine
+
+        return sglang_engine.SglangEngine(sglang_engine.parse_server_flags(argv, _check_model(kind, model)))
     if kind is EngineKind.SIMULATED:
         from worker.engines.scripted import simulated
 
@@ -104,8 +109,8 @@ def make_service(argv: list[str]) -> Server | Node:
         if config.cores:
             _bind_to_cores(parse_cores(config.cores))
         if config.replicas > 1:
-            if config.engine is EngineKind.VLLM:
-                find_checkpoint(_check_model(model))
+            if config.engine in (EngineKind.VLLM, EngineKind.SGLANG):
+                find_checkpoint(_check_model(config.engine, model))
             check_notify_socket()
             return Node(config, auth, divide(config, engine_argv), argv)
         return Server(config, make_engine(config.engine, model, engine_argv), auth)
@@ -113,19 +118,22 @@ def make_service(argv: list[str]) -> Server | Node:
         raise BadInput(_refusal(error)) from error
 
 
-def _check_model(model: str | None) -> str:
-    """Check that --model is given, and that vLLM is installed and can create its sockets.
+def _check_model(kind: EngineKind, model: str | None) -> str:
+    """Check that --model is given, and that the engine is installed and can create its sockets.
 
     Raises:
         FlagError: One of them is not so.
     """
     if model is None:
-        raise FlagError("--model", "missing; --engine vllm needs a checkpoint")
+        raise FlagError("--model", f"missing; --engine {kind} needs a checkpoint")
     if model != os.fsencode(model).decode(errors="replace"):
         # GetInfo sends the name, and protobuf takes only UTF-8.
         raise FlagError("--model", f"{model!a} is not UTF-8")
-    check_installed()
-    check_ipc_directory()
+    if kind is EngineKind.VLLM:
+        check_installed()
+        check_ipc_directory()
+    else:
+        check_sglang_installed()
     return model
 
 

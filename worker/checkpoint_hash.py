@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
-from worker.engines.vllm.checkpoint import Source, find_checkpoint, find_weights
-from worker.engines.vllm.weights_sha256 import weights_sha256, write_sums
+from worker.engines.model.checkpoint import Source, find_checkpoint, find_weights
+from worker.engines.model.weights_sha256 import weights_sha256, write_sums
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,11 @@ from common.config_file import ConfigFile
 from common.exposure import refuse_exposed
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, declared
 from common.tls import SecurityFiles
+from worker.engines.model.preset import preset_engine, preset_names, read_preset
 from worker.engines.scripted.cost_model import CostModel
 from worker.engines.scripted.counting import CountingConfig
 from worker.engines.scripted.replay import ReplayConfig
 from worker.engines.scripted.simulated import SimulatedConfig
-from worker.engines.vllm.preset import preset_names, read_preset
 from worker.machine.cores import parse_cores
 
 # No node has more accelerators; each replica needs a port.
@@ -30,6 +30,9 @@ _LONG_NAMES = {
     "-dc": "--diffusion-config",
     "-sc": "--speculative-config",
 }
+
+
+_PROJECTS = {"vllm": "vLLM", "sglang": "SGLang"}
 
 
 class BadInput(Exception):
@@ -49,6 +52,7 @@ class EngineKind(StrEnum):
     """The engine to serve."""
 
     VLLM = "vllm"
+    SGLANG = "sglang"
     COUNTING = "counting"
     SIMULATED = "simulated"
     REPLAY = "replay"
@@ -146,14 +150,14 @@ class WorkerConfig(Flags):
     ] = 15.0
     preset: Annotated[
         str | None,
-        Flag("named set of vLLM's flags; a file or the command line overrides it", choices=preset_names),
+        Flag("named set of engine flags; a file or the command line overrides it", choices=preset_names),
     ] = None
     config_file: ConfigFile | None = None
     """File of --config, the source of flags that the command line does not give."""
 
     def _check_together(self) -> None:
-        if self.preset is not None and self.engine is not EngineKind.VLLM:
-            reason = f"{self.preset} is a set of vLLM's flags, but --engine is {self.engine}"
+        if self.preset is not None and self.engine != (engine := preset_engine(self.preset)):
+            reason = f"{self.preset} is a set of {_PROJECTS[engine]}'s flags, but --engine is {self.engine}"
             raise FlagError("--preset", reason)
         if self.replicas > 1 and self.port + self.replicas > 65535:
             reason = f"{self.port} leaves no ports up to 65535 for {self.replicas} replicas"
@@ -193,11 +197,12 @@ class ModelConfig(Flags):
     """Flag of engines with a model."""
 
     model: Annotated[
-        str | None, Flag("checkpoint directory or Hugging Face name; required by vllm", metavar="MODEL")
+        str | None,
+        Flag("checkpoint directory or Hugging Face name; required by vllm, sglang", metavar="MODEL"),
     ] = None
 
 
-# vLLM's parser checks its own flags.
+# The parsers of vLLM and SGLang check their own flags.
 _SCRIPTED_FLAGS: dict[EngineKind, tuple[type[Flags], ...]] = {
     EngineKind.COUNTING: (CountingConfig,),
     EngineKind.SIMULATED: (SimulatedConfig, CostModel),
@@ -215,6 +220,7 @@ ENGINE_FLAGS = "\n".join(
     [
         "All other flags are the engine's:",
         "  vllm: those of vLLM's engine, under its own names (vllm serve --help=all)",
+        "  sglang: those of SGLang's engine, under its own names (python -m sglang.launch_server --help)",
         *(_engine_flags(engine, *configs) for engine, configs in _SCRIPTED_FLAGS.items()),
     ]
 )

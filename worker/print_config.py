@@ -6,6 +6,7 @@ import json
 from common.config_file import Table, to_table, to_text, to_toml, unset_flags
 from common.flags import Parser
 from worker.config import EngineKind, ModelConfig, WorkerConfig, parse
+from worker.engines.sglang.scheduler_link import check_sglang_installed
 from worker.engines.vllm.engine_core import check_installed
 
 # Not printed, because printed text is copied into files and tickets.
@@ -34,7 +35,7 @@ def given_flags(parser: argparse.ArgumentParser, argv: list[str]) -> Table:
     """
     names = {}
     for action in parser._actions:
-        action.type, action.choices, action.default = None, None, argparse.SUPPRESS
+        action.type, action.choices, action.default, action.required = None, None, argparse.SUPPRESS, False
         names[action.dest] = next(
             (name[2:] for name in action.option_strings if name.startswith("--")), action.dest
         )
@@ -59,7 +60,7 @@ def _check_engine_flags(kind: EngineKind, argv: list[str]) -> Parser:
     """Check the engine's flags and return their parser.
 
     Raises:
-        ValueError: An unknown flag, a bad value, or vLLM is not installed.
+        ValueError: An unknown flag, a bad value, or the engine is not installed.
     """
     if kind is EngineKind.VLLM:
         check_installed()
@@ -67,6 +68,12 @@ def _check_engine_flags(kind: EngineKind, argv: list[str]) -> Parser:
 
         engine_args.parse_args(argv)
         return engine_args.build_parser()
+    if kind is EngineKind.SGLANG:
+        check_sglang_installed()
+        from worker.engines.sglang import server_flags
+
+        server_flags.parse_args(argv, "model")
+        return server_flags.build_parser()
     if kind is EngineKind.SIMULATED:
         from worker.engines.scripted import simulated
 

@@ -23,7 +23,7 @@ from bench.gpu.climb import Climb, show_climb
 from bench.gpu.coordinate import Setting
 from bench.gpu.found import Clock, Found
 from bench.gpu.gpu_rounds import Place
-from bench.gpu.load import engine_flags, prepare
+from bench.gpu.load import engine_flags, prepare, sglang_flags
 from bench.gpu.model import write_full_size
 from bench.gpu.offline import Offline, Server, engines_say, show_offline, show_server
 from bench.gpu.race.race_command import main as race
@@ -101,7 +101,10 @@ def _show(asked: Asked, machine: dict[str, str], clock: Clock, processes: Proces
     work = prepare(model, asked.plan, directory)
     flags = engine_flags(given, asked.plan.max_model_len, on_gpu=bool(asked.gpus))
     say(f"{'vLLM flags':<14}{' '.join(flags)}")
-    setting = Setting(processes, work, flags, directory, asked.plan.round_timeout_s)
+    of_sglang = sglang_flags(
+        getattr(asked.plan, "sglang", ""), asked.plan.max_model_len, is_dummy=asked.model is None
+    )
+    setting = Setting(processes, work, flags, directory, asked.plan.round_timeout_s, of_sglang)
     watch_log = directory / "watch.log"
     if asked.gpus:
         processes.start(["bench.gpu.watch"], watch_log)

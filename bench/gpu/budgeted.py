@@ -8,6 +8,7 @@ import importlib
 import sys
 
 import numpy as np
+from numpy.typing import NDArray
 
 from protos import columns
 
@@ -19,11 +20,20 @@ def budgeted(prompts: columns.PromptColumns) -> columns.PromptColumns:
     return prompts._replace(max_new_tokens=np.minimum(asked - prompts.produced, prompts.max_new_tokens))
 
 
+class BudgetedRules(columns.AnswerRules):
+    """Checks of answers that may end with LENGTH at any length: the coordinator knows one budget."""
+
+    def check_end(self, answer: NDArray[np.uint32], reason: int, budget: int) -> None:
+        """Check an answer that ends, except its length, which bench.gpu compares."""
+        super().check_end(answer, reason, min(budget, len(answer)))
+
+
 def main(argv: list[str]) -> int:
     """Run the coordinator with these budgets in its prompts."""
     pack_submit = columns.pack_submit
-    # The coordinator's modules import the function by name, so it is replaced before they are imported.
+    # The coordinator's modules import both by name, so they are replaced before those are imported.
     vars(columns)["pack_submit"] = lambda prompts: pack_submit(budgeted(prompts))
+    vars(columns)["AnswerRules"] = BudgetedRules
     exit_code: int = importlib.import_module("coordinator.__main__").main(argv)
     return exit_code
 

@@ -26,6 +26,7 @@ class Setting(NamedTuple):
     directory: Path
     """Directory for all files."""
     round_timeout_s: float
+    sglang_flags: Sequence[str] = ()
 
 
 def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:

@@ -1,6 +1,7 @@
 """Work of all sides of bench.gpu: a model that never stops early, prompts, budgets and arrivals."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,6 +195,18 @@ def engine_flags(given: Sequence[str], max_model_len: int, *, on_gpu: bool) -> l
         part for name, value in valued.items() if _bare(name) not in known for part in (name, str(value))
     ]
     return [*added, *(name for name in switches if _bare(name) not in known), *given]
+
+
+def sglang_flags(given: str, max_model_len: int, *, is_dummy: bool) -> list[str]:
+    """Return the flags of SGLang's sides; given ones win.
+
+    Args:
+        given: Flags in one word.
+        max_model_len: Longest prompt and answer; SGLang keeps 6 tokens of its context for itself.
+        is_dummy: Random weights.
+    """
+    load = ["--load-format", "dummy"] if is_dummy else []
+    return ["--context-length", str(max_model_len + 8), "--tp-size", "1", *load, *shlex.split(given)]
 
 
 def _bare(word: str) -> str:

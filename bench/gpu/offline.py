@@ -16,7 +16,10 @@ from common.flags import FlagError
 
 OFFLINE_SIDES = ("bare", "ours", "async", "serve")
 SERVER_SIDES = ("async", "ours", "serve")
-_ENGINE_LOG = re.compile(r"\d+-\w+\.log")
+# SGLang needs an environment of its own: its sides are not measured beside vLLM's in one command.
+SGLANG_OFFLINE_SIDES = ("sglang-bare", "sglang")
+SGLANG_SERVER_SIDES = ("sglang",)
+_ENGINE_LOG = re.compile(r"\d+-(sglang-bare|\w+)\.log")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +33,15 @@ class Offline(Lengths):
     warm_rounds: int = 1
     """Warm-up rounds after each load, with all requests at once; excluded from all figures."""
     round_timeout_s: float = 600.0
+    sglang: str = ""
+    """Flags of SGLang for its sides, in one word."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""
         Lengths.__post_init__(self)
         check_at_least(self, rounds=1, warm_rounds=0)
         check_above(self, "round_timeout_s")
-        self._check_sides(OFFLINE_SIDES)
+        self._check_sides(OFFLINE_SIDES + SGLANG_OFFLINE_SIDES)
 
     def _check_sides(self, known: tuple[str, ...]) -> None:
         for name in self.names:
@@ -68,7 +73,7 @@ class Server(Offline):
         Lengths.__post_init__(self)
         check_at_least(self, rounds=1, warm_rounds=0)
         check_above(self, "round_timeout_s", "target_qps", "seconds")
-        self._check_sides(SERVER_SIDES)
+        self._check_sides(SERVER_SIDES + SGLANG_SERVER_SIDES)
 
     @property
     def num_rows(self) -> int:

@@ -231,4 +231,28 @@ class Ours(Side):
         return coordinate(self.setting, self._port, plan, f"{self.label}-{number}")
 
 
-SIDES: dict[str, type[Side]] = {side.name: side for side in (Bare, Ours, InProcessAsync, Serve)}
+class Sglang(Ours):
+    """The product with SGLang as its engine."""
+
+    name = "sglang"
+
+    def _argv(self) -> list[str]:
+        self._port = free_port()
+        own = {"--engine": "sglang", "--port": self._port, "--model": self.setting.work.model}
+        return ["worker", *argv_of(own), *self.setting.sglang_flags]
+
+
+class SglangBare(InProcess):
+    """SGLang's own offline engine with all requests."""
+
+    name = kind = "sglang-bare"
+
+    def _argv(self) -> list[str]:
+        work = self.setting.work
+        own = argv_of({"--data": work.data, "--model": work.model, "--temperature": work.temperature})
+        return ["bench.gpu.sglang_bare", *own, *self.setting.sglang_flags]
+
+
+SIDES: dict[str, type[Side]] = {
+    side.name: side for side in (Bare, Ours, InProcessAsync, Serve, Sglang, SglangBare)
+}

@@ -10,8 +10,8 @@ die() {
 # require_backend NAME: end with an error if the backend is unknown.
 require_backend() {
   case "$1" in
-    vllm | counting) ;;
-    *) die "backend '$1' is unknown: MLPERF_BACKEND must be vllm or counting" ;;
+    vllm | sglang | counting) ;;
+    *) die "backend '$1' is unknown: MLPERF_BACKEND must be vllm, sglang or counting" ;;
   esac
 }
 

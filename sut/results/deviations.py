@@ -16,8 +16,10 @@ from sut.settings import GenerationConfig, Mode, Scenario
 LoggedSettings = Mapping[str, object]
 """LoadGen's settings, by key of its detail log."""
 
-# Each of these vLLM arguments enables speculative decoding.
-_SPECULATIVE = ("speculative_config", "spec_method", "spec_model")
+# Each of these arguments of vLLM or SGLang enables speculative decoding.
+_SPECULATIVE = ("speculative_config", "spec_method", "spec_model", "speculative_algorithm")
+# Engines that serve a model, and the argument that keeps each from caching prompts across queries.
+_PREFIX_CACHING_OFF = {"vllm": ("enable_prefix_caching", "false"), "sglang": ("disable_radix_cache", "true")}
 
 
 class EngineReport(NamedTuple):
@@ -237,14 +239,15 @@ def engine_deviations(setup: Setup) -> list[str]:
 
 
 def _engine_texts(engine: EngineReport, scenario: Scenario) -> list[str]:
-    found = _vllm_texts(engine) if engine.name == "vllm" else [f"engine is {engine.name}, not vllm"]
+    is_scripted = engine.name not in _PREFIX_CACHING_OFF
+    found = [f"engine is {engine.name}, not vllm"] if is_scripted else _model_texts(engine)
     if scenario is not Scenario.INTERACTIVE:
         drafting = [name for name in _SPECULATIVE if name in engine.args]
         found += [f"{name} is set in {scenario}, only Interactive allows it" for name in drafting]
     return found
 
 
-def _vllm_texts(engine: EngineReport) -> list[str]:
+def _model_texts(engine: EngineReport) -> list[str]:
     """List what a scripted engine does not have: the benchmark's stop ids, weights and a prefix cache."""
     found = []
     stop_ids, official = sorted(engine.stop_ids), sorted(stop.token_id for stop in BENCHMARK.stop_ids)
@@ -252,11 +255,11 @@ def _vllm_texts(engine: EngineReport) -> list[str]:
         found.append(f"stop ids are {_listed(stop_ids)}, not {_listed(official)}")
     if engine.args.get("load_format") == '"dummy"':
         found.append("load_format is dummy: the weights are random")
-    prefix_caching = engine.args.get("enable_prefix_caching", "not reported")
     if "kv_transfer_config" in engine.args:
         found.append("kv_transfer_config is set: a KV connector may reuse the KV cache across queries")
-    if prefix_caching != "false":
-        found.append(f"enable_prefix_caching is {prefix_caching}, not false")
+    name, off = _PREFIX_CACHING_OFF[engine.name]
+    if (value := engine.args.get(name, "not reported")) != off:
+        found.append(f"{name} is {value}, not {off}")
     return found
 
 

@@ -13,18 +13,19 @@ from bench.fleet.notes import RunNotes
 from bench.fleet.schedule import scheduled_ns
 from bench.gpu.__main__ import main, token_problems
 from bench.gpu.answers import answered
-from bench.gpu.budgeted import budgeted
+from bench.gpu.budgeted import BudgetedRules, budgeted
 from bench.gpu.coordinate import Setting, coordinate, coordinator_argv
 from bench.gpu.figures import differences, ratios, read_config
 from bench.gpu.found import Found, Round
-from bench.gpu.load import Lengths, Work, arriving, engine_flags, offline, prepare
+from bench.gpu.load import Lengths, Work, arriving, engine_flags, offline, prepare, sglang_flags
 from bench.gpu.loadgen import draw_arrivals
 from bench.gpu.model import write_full_size
 from bench.gpu.watch import use_between
 from bench.processes import Processes, free_port, wait_listening
-from protos.columns import PromptColumns
+from protos import worker_pb2 as pb
+from protos.columns import FrameError, PromptColumns
 from tests.bench.outliving import run_bench
-from worker.engines.vllm.checkpoint import read_limits, stop_token_ids
+from worker.engines.model.checkpoint import read_limits, stop_token_ids
 
 SMALL = Lengths(requests=60, mean_prompt_len=6, max_prompt_len=12, mean_answer_len=5, max_answer_len=12)
 
@@ -95,6 +96,14 @@ def test_flags_of_all_sides_are_written_out_unless_given() -> None:
     assert "4096" == flags[flags.index("--max-model-len") + 1]
 
 
+def test_flags_of_sglangs_sides_come_after_the_defaults() -> None:
+    """SGLang takes the last value of a flag; its context has room for the tokens that it keeps."""
+    flags = sglang_flags("--tp-size 2 --dtype 'float32'", 4096, is_dummy=True)
+    assert ["--context-length", "4104", "--tp-size", "1", "--load-format", "dummy"] == flags[:6]
+    assert ["--tp-size", "2", "--dtype", "float32"] == flags[6:]
+    assert "dummy" not in sglang_flags("", 4096, is_dummy=False)
+
+
 def test_each_request_gets_the_budget_that_its_prompt_names() -> None:
     """First tokens 5 and 9, with 0 and 4 tokens received, at most 8 in total: budgets 5 and 5 remain."""
     columns = PromptColumns(
@@ -105,6 +114,14 @@ def test_each_request_gets_the_budget_that_its_prompt_names() -> None:
         produced=np.array([0, 4], np.uint32),
     )
     assert [5, 5] == budgeted(columns).max_new_tokens.tolist()
+
+
+def test_an_answer_may_end_at_the_budget_of_its_request() -> None:
+    """Of a run's 30 tokens a request has 4: LENGTH at 4 is its end; an early stop id is refused."""
+    rules = BudgetedRules(vocab_size=100, stop_token_ids=[9])
+    rules.check_end(np.array([1, 2, 3, 4], np.uint32), pb.FINISH_REASON_LENGTH, 30)
+    with pytest.raises(FrameError):
+        rules.check_end(np.array([1, 9, 3, 4], np.uint32), pb.FINISH_REASON_LENGTH, 30)
 
 
 def test_a_gpu_is_averaged_over_the_window_alone(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from packaging.utils import canonicalize_name
 from worker.config import WorkerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-IMAGES = ["coordinator", "cpu", "vllm"]
+IMAGES = ["coordinator", "cpu", "vllm", "sglang"]
 WORKER_IMAGES = IMAGES[1:]
-EXTRAS = {"coordinator": [], "cpu": ["cpu"], "vllm": ["gpu"]}
+EXTRAS = {"coordinator": [], "cpu": ["cpu"], "vllm": ["gpu"], "sglang": ["sglang"]}
 # What Dockerfile.cpu pins itself, and why, stands there.
 BESIDE_THE_PINS = {"cpu": ["torch"]}
 
@@ -96,10 +96,10 @@ def test_pins_are_what_the_project_asks_for(image: str) -> None:
 
 
 def test_coordinator_image_holds_no_torch() -> None:
-    """The coordinator's pins hold neither torch nor vLLM, the CPU image's no package of CUDA."""
+    """The coordinator's pins hold neither torch nor an engine, the CPU image's no package of CUDA."""
     coordinator, cpu = read_pins("coordinator"), read_pins("cpu")
 
-    assert {"torch", "vllm"} & set(coordinator) == set()
+    assert {"torch", "vllm", "sglang"} & set(coordinator) == set()
     assert [name for name in cpu if name.startswith(("nvidia-", "cuda-"))] == []
 
 

@@ -180,6 +180,18 @@ def test_counting_backend_uses_no_gpu(workspace: Workspace, args: list[str], var
     assert "MLPERF_BACKEND=counting" in values(words, "--env")
 
 
+def test_sglang_runs_in_its_own_image(workspace: Workspace) -> None:
+    """The backend sglang takes GPUs as vllm does, and refuses 0: it has no CPU image."""
+    result = workspace.run("launch_docker.sh", "--dry-run", "--gpu-count", "2", MLPERF_BACKEND="sglang")
+    words = shlex.split(result.stdout)
+    assert (words[-1], ["2"]) == ("tokenfleet-sglang", values(words, "--gpus"))
+    assert "MLPERF_BACKEND=sglang" in values(words, "--env")
+
+    refused = workspace.run("launch_docker.sh", "--backend", "sglang", "--gpu-count", "0")
+    line = "error: --gpu-count '0': the backend sglang has no CPU image\n"
+    assert (2, "", line) == (refused.returncode, refused.stdout, refused.stderr)
+
+
 def test_missing_image_is_built_once(workspace: Workspace) -> None:
     """An image that docker does not know is built on BASE_IMAGE, then run; its mount points exist by then."""
     workspace.add_command("docker", '[[ "$1" != image ]] && echo "map[nvidia:{}]"\n')

@@ -38,8 +38,8 @@ def test_scripts_are_shellcheck_clean() -> None:
 @pytest.mark.parametrize("script", ["setup.sh", "launch_docker.sh"])
 def test_unknown_backend_is_refused(workspace: Workspace, script: str) -> None:
     """A backend that no script knows ends with status 2 and one line that names it."""
-    result = workspace.run(script, MLPERF_BACKEND="sglang")
-    line = "error: backend 'sglang' is unknown: MLPERF_BACKEND must be vllm or counting\n"
+    result = workspace.run(script, MLPERF_BACKEND="triton")
+    line = "error: backend 'triton' is unknown: MLPERF_BACKEND must be vllm, sglang or counting\n"
 
     assert (result.returncode, result.stdout, result.stderr) == (2, "", line)
 
@@ -54,7 +54,7 @@ def test_unknown_backend_is_refused(workspace: Workspace, script: str) -> None:
         ("launch_docker.sh", ["bash"]),
         ("launch_docker.sh", ["--image-name"]),
         ("launch_docker.sh", ["--image-name", "--dry-run"]),
-        ("launch_docker.sh", ["--backend", "sglang"]),
+        ("launch_docker.sh", ["--backend", "triton"]),
         ("launch_docker.sh", ["--gpu-count", "-1"]),
         ("launch_docker.sh", ["--gpu-count", "two"]),
         ("launch_docker.sh", ["--gpu-devices", "0,"]),
@@ -85,7 +85,7 @@ def test_bad_flags_are_refused(workspace: Workspace, script: str, args: list[str
 @pytest.mark.parametrize("script", ["setup.sh", "launch_docker.sh", "docker/build_local.sh"])
 def test_help_needs_no_valid_backend(workspace: Workspace, script: str) -> None:
     """`--help` prints the usage and ends with status 0 whatever the backend is."""
-    result = workspace.run(script, "--help", MLPERF_BACKEND="sglang")
+    result = workspace.run(script, "--help", MLPERF_BACKEND="triton")
 
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("usage: ")

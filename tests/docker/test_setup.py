@@ -39,6 +39,26 @@ def test_setup_without_a_gpu_installs_the_cpu_build(workspace: Workspace, nvidia
     ]
 
 
+def test_setup_sglang_needs_a_gpu(workspace: Workspace) -> None:
+    """Where nvidia-smi lists a GPU, .venv_sglang gets the extra `sglang`; else one line."""
+    workspace.add_command("uv", f'[[ "$1" != venv ]] || {{ {MAKE_VENV.strip()}; }}\n')
+    refused = workspace.run("setup.sh", MLPERF_BACKEND="sglang")
+    line = "error: no GPU: nvidia-smi lists none on this host, and SGLang has no CPU build on PyPI\n"
+    assert (2, "", line) == (refused.returncode, refused.stdout, refused.stderr)
+    assert not workspace.record.exists()
+
+    workspace.add_command("nvidia-smi", GPUS)
+    result = workspace.run("setup.sh", MLPERF_BACKEND="sglang")
+    venv = f"{workspace.root}/.venv_sglang"
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[-1].endswith(" && export MLPERF_BACKEND=sglang")
+    assert workspace.recorded() == [
+        ["nvidia-smi", "--list-gpus"],
+        ["uv", "venv", venv],
+        ["uv", "pip", "install", "--python", f"{venv}/bin/python", "-e", ".[sglang]"],
+    ]
+
+
 def test_setup_counting_installs_no_extra(workspace: Workspace) -> None:
     """The counting backend gets the plain project in an environment of its own, and stays the default."""
     workspace.add_command("python3", MAKE_VENV)

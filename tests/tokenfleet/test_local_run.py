@@ -152,7 +152,8 @@ def test_a_run_survives_all_replicas_but_not_the_node(
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--backend", "sglang"], ["--backend", "sglang"]),
+        (["--backend", "triton"], ["--backend", "triton"]),
+        (["--backend", "sglang"], ["--engine sglang", "not installed"]),
         (["--backend", "counting", "--scenario", "multistream"], ["--scenario", "multistream"]),
         (["--backend", "counting", "--replicas", "0"], ["--replicas", "0"]),
         (["--backend", "counting", "--replicas", "65"], ["--replicas", "65"]),

@@ -14,7 +14,7 @@ import pytest
 from protos import worker_pb2 as pb
 from tests import fleet
 from tests.worker.node.nodes import info_of
-from worker.engines.vllm.preset import preset_names
+from worker.engines.model.preset import preset_names
 from worker.node.ports import steady_port
 
 FOREIGN = "raise SystemExit('a module of the current directory was imported')\n"
@@ -75,7 +75,7 @@ def test_presets_are_installed(wheel: Path) -> None:
     held = {
         Path(name).stem
         for name in zipfile.ZipFile(wheel).namelist()
-        if name.startswith("worker/engines/vllm/presets/")
+        if name.startswith("worker/engines/") and "/presets/" in name
     }
     assert set(preset_names()) == held
 

@@ -15,7 +15,7 @@ from tests.forked import end_of
 from worker.__main__ import main
 
 BAD = {
-    "unknown engine": ("--engine nonsense", "--engine|'nonsense'|vllm, counting, simulated"),
+    "unknown engine": ("--engine nonsense", "--engine|'nonsense'|vllm, sglang, counting, simulated"),
     "no model": ("--engine vllm", "--model|missing"),
     "flag of no engine": ("--engine counting --max-num-seq 8", "--max-num-seq 8"),
     "word": ("--engine counting please", "please"),

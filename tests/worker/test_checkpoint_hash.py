@@ -11,7 +11,7 @@ import pytest
 
 from tokenfleet.cli import main
 from worker import checkpoint_hash
-from worker.engines.vllm.weights_sha256 import SUMS_FILE, read_weights_sha256
+from worker.engines.model.weights_sha256 import SUMS_FILE, read_weights_sha256
 
 SHARDS = {"model-1.safetensors": b"first shard", "model-2.safetensors": b"second shard"}
 TIME_NS = 1_700_000_000_123_456_789
@@ -143,7 +143,7 @@ def test_a_directory_that_cannot_be_written_is_named(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", str(folder / SUMS_FILE))
 
-    monkeypatch.setattr("worker.engines.vllm.weights_sha256.os.replace", full)
+    monkeypatch.setattr("worker.engines.model.weights_sha256.os.replace", full)
     assert 2 == checkpoint_hash.main(["--model", str(folder)])
     assert (
         f"checkpoint-hash: --model: {folder / SUMS_FILE}: No space left on device\n"
@@ -157,7 +157,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
 ) -> None:
     """A download that is still under way is not hashed."""
     lock, changed = threading.Lock(), []
-    monkeypatch.setattr("worker.engines.vllm.weights_sha256.BLOCK_BYTES", 4)
+    monkeypatch.setattr("worker.engines.model.weights_sha256.BLOCK_BYTES", 4)
     real = hashlib.sha256
 
     def changing(*args: bytes) -> object:
@@ -168,6 +168,6 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
                     file.write(b"x")
         return real(*args)
 
-    monkeypatch.setattr("worker.engines.vllm.weights_sha256.hashlib.sha256", changing)
+    monkeypatch.setattr("worker.engines.model.weights_sha256.hashlib.sha256", changing)
     assert 2 == checkpoint_hash.main(["--model", str(folder)])
     assert "changed while it was read" in capsys.readouterr().err

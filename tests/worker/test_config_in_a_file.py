@@ -21,8 +21,8 @@ from tests import fleet
 from tests.worker.engines.greedy import environment_kept
 from worker.__main__ import main, show
 from worker.config import BadInput, EngineKind, ModelConfig, WorkerConfig, parse
-from worker.engines.vllm import preset
-from worker.engines.vllm.preset import preset_names
+from worker.engines.model import preset
+from worker.engines.model.preset import preset_names
 
 PATHS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).map(Path)
 OF_TYPE = {
@@ -31,7 +31,7 @@ OF_TYPE = {
     # No port of 64 replicas.
     int | None: st.none() | st.integers(1000, 65535),
     str: st.sampled_from(["localhost", "::1", "0.0.0.0"]),
-    str | None: st.none() | st.sampled_from(preset_names()),
+    str | None: st.none() | st.sampled_from(preset_names("vllm")),
     float: st.floats(2, 1000),
     Path | None: st.none() | PATHS,
     EngineKind: st.sampled_from(EngineKind),
@@ -95,7 +95,7 @@ def test_a_whole_flag_takes_the_place_of_a_presets_fields(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Whether the file gives it or the command line: vLLM would let the preset's field win."""
-    monkeypatch.setattr(preset, "FOLDER", tmp_path)
+    monkeypatch.setattr(preset, "FOLDERS", {"vllm": tmp_path})
     (tmp_path / "fields.toml").write_text('[worker]\n"compilation-config.mode" = 0\n')
     assert ["--compilation-config.mode=0"] == parse(["--preset=fields"])[2]
     path = write(tmp_path, "[worker]\npreset = 'fields'\ncompilation-config = {mode = 3}\n")
@@ -193,12 +193,12 @@ def test_vllms_flags_are_resolved_by_vllms_parser(tmp_path: Path) -> None:
 
 @pytest.mark.vllm
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", preset_names("vllm"))
 def test_presets_hold_vllms_flags_and_say_where_they_come_from(name: str) -> None:
     """Each preset is taken by vLLM's parser, and its file says its source and whether it was measured."""
     with environment_kept():
         table = tomllib.loads(show(["--preset", name]))["worker"]
-    path = preset.FOLDER / f"{name}.toml"
+    path = preset.FOLDERS["vllm"] / f"{name}.toml"
     assert tomllib.loads(path.read_text())["worker"].items() <= table.items()
     assert [] == [word for word in ("# Source: ", "# Measured: ") if word not in path.read_text()]
 
@@ -273,7 +273,7 @@ BAD = {
         "[worker] step-ms: is a list, expected a number",
     ),
     "other engine": ("engine = 'simulated'\nstep-ms = 1", "--step-ms=1"),
-    "unknown engine": ("engine = 'sglang'", "--engine|'sglang'"),
+    "unknown engine": ("engine = 'triton'", "--engine|'triton'"),
     "unknown preset": ("preset = 'speed'", f"--preset: 'speed' is not one of {', '.join(preset_names())}"),
     "preset of no vLLM": ("engine = 'counting'\npreset = 'latency'", "--preset: latency|vLLM|counting"),
     "absent file": ("engine = 'counting'\nrun-token-file = '/nowhere'", "--run-token-file: /nowhere"),

@@ -78,7 +78,7 @@ def test_other_flags_go_to_the_engine_untouched() -> None:
         ("--drain-timeout-s", "nan"),
         ("--coordinator-timeout-s", "1.9"),
         ("--coordinator-timeout-s", "inf"),
-        ("--engine", "sglang"),
+        ("--engine", "triton"),
     ],
 )
 def test_a_bad_value_is_named_with_its_flag(flag: str, value: str) -> None:

@@ -29,7 +29,7 @@ MODEL_LEN = BENCHMARK.max_prompt_len + BENCHMARK.accuracy_max_new_tokens.value
 """Tokens that the longest prompt and the longest answer have together."""
 FLAGS_TIMEOUT_S = 180.0
 MAX_LINE_LEN = 300
-_SPECULATIVE = ("speculative-config", "spec-method", "spec-model")
+_SPECULATIVE = ("speculative-config", "spec-method", "spec-model", "speculative-algorithm")
 
 
 class CheckedFiles(NamedTuple):
@@ -147,9 +147,10 @@ def _worker_flag_deviations(plan: CampaignPlan, group: Group) -> list[str]:
     table = _resolve_flags(plan, group)
     place = f"group {group.name}"
     found = []
-    if table.get("engine") != "vllm":
+    if table.get("engine") not in ("vllm", "sglang"):
         found.append(f"{place}: engine is {table.get('engine')}, not vllm")
-    if (length := table.get("max-model-len")) is not None and int(length) < MODEL_LEN:
+    length = table.get("max-model-len", table.get("context-length"))
+    if length is not None and int(length) < MODEL_LEN:
         found.append(_model_len_deviation(place, int(length)))
     slow = [scenario for scenario in group.scenarios if scenario is not Scenario.INTERACTIVE]
     found += [

@@ -20,7 +20,7 @@ from common.bounded_file import read_bounded
 from common.flags import FlagError
 from sut.benchmark import BENCHMARK
 from tokenfleet.qualify.qualification import Assessment, CheckResult
-from worker.engines.vllm.weights_sha256 import COMMAND, FileSum, weights_sha256
+from worker.engines.model.weights_sha256 import COMMAND, FileSum, weights_sha256
 
 EXPECTED_FLAG = "--expected"
 DATA_FLAG = "--data-files"

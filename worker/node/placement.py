@@ -9,6 +9,10 @@ from common.flags import FlagError, Parser
 from worker.machine.cores import Cores
 from worker.machine.gpus import Device
 
+# Names in vLLM and in SGLang.
+TENSOR_PARALLEL_FLAGS = ("--tensor-parallel-size", "--tensor_parallel_size", "-tp", "--tp-size")
+PIPELINE_PARALLEL_FLAGS = ("--pipeline-parallel-size", "--pipeline_parallel_size", "-pp", "--pp-size")
+
 
 class Share(NamedTuple):
     """Accelerators and cores of one replica."""
@@ -33,16 +37,14 @@ class Size(NamedTuple):
 
 
 def read_size(engine_argv: list[str]) -> Size:
-    """Read the size of a replica from vLLM's flags; other flags are ignored.
+    """Read the size of a replica from the flags of vLLM or SGLang; other flags are ignored.
 
     Raises:
         ValueError: A size is not a number or is below 1.
     """
     parser = Parser(allow_abbrev=False, add_help=False)
-    parser.add_argument("--tensor-parallel-size", "--tensor_parallel_size", "-tp", type=_at_least_one)
-    parser.add_argument(
-        "--pipeline-parallel-size", "--pipeline_parallel_size", "-pp", type=_at_least_one, default=1
-    )
+    parser.add_argument(*TENSOR_PARALLEL_FLAGS, type=_at_least_one)
+    parser.add_argument(*PIPELINE_PARALLEL_FLAGS, type=_at_least_one, default=1)
     values, _ = parser.parse_known_args(engine_argv)
     return Size(values.tensor_parallel_size, values.pipeline_parallel_size)
 

@@ -153,7 +153,7 @@ def _expert_activations(facts: _Json, execution: _Json) -> str:
 
 def has_weights(engine: _Json) -> bool:
     """Return whether an engine has weights; scripted engines have no data types."""
-    return engine.get("engine") == "vllm"
+    return engine.get("engine") in ("vllm", "sglang")
 
 
 def _value(facts: _Json, name: str) -> object:

@@ -91,7 +91,7 @@ def worker_commands(run: RecordedRun) -> list[str]:
 
 def _worker_words(info: Mapping[str, object]) -> list[str]:
     words = ["tokenfleet", "worker", "--engine", str(info.get("engine"))]
-    if info.get("engine") == "vllm":
+    if has_weights(info):
         words += ["--model", str(info.get("model"))]
     reported = info.get("engine_args")
     # The arguments arrive as a map, in another order from each worker.

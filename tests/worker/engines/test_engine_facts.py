@@ -19,10 +19,11 @@ from coordinator.transport.agreement import FleetError, check_same_engine, execu
 from protos import worker_pb2 as pb
 from sut.synthetic import write_checkpoint
 from tests.worker.engines.greedy import environment_kept
+from worker.engines.model.fact_encoding import MAX_VALUE_LEN, encode
+from worker.engines.model.weights_sha256 import write_sums
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
 from worker.engines.vllm.engine_args import describe, parse_engine_flags
-from worker.engines.vllm.engine_facts import MAX_VALUE_LEN, encode, loaded_plugins
-from worker.engines.vllm.weights_sha256 import write_sums
+from worker.engines.vllm.engine_facts import loaded_plugins
 from worker.servicer import WorkerServicer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's and torch's imports warn

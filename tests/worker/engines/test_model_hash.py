@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.worker.engines.safetensors_files import Shapes, gpt_oss_120b, write_byte, write_sparse
-from worker.engines.vllm import model_hash as model_hash_module
-from worker.engines.vllm.model_hash import ModelHash, Stopped, hash_model
-from worker.engines.vllm.weight_files import PAGE_BYTES, OpenFiles, find_weight_files, read_extents
+from worker.engines.model import model_hash as model_hash_module
+from worker.engines.model.model_hash import ModelHash, Stopped, hash_model
+from worker.engines.model.weight_files import PAGE_BYTES, OpenFiles, find_weight_files, read_extents
 
 MIB = 1 << 20
 # Each expert's part of "experts" has 3 MiB, "scales" of 1.5 MiB is read whole, a row of "table" has 3 KiB.

@@ -1,11 +1,11 @@
-"""Engine arguments that a worker reports without secrets (worker.engines.vllm.redaction)."""
+"""Engine arguments that a worker reports without secrets (worker.engines.model.redaction)."""
 
 import hashlib
 import json
 
 import pytest
 
-from worker.engines.vllm.redaction import HIDDEN, redact
+from worker.engines.model.redaction import HIDDEN, redact
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import pytest
 
 from protos import worker_pb2 as pb
+from tests.worker.asks import Ask, submit
+from tests.worker.engines.engine_contract import EngineContract, Served
 from tests.worker.engines.greedy import (
     ANSWER_LEN,
     GREEDY,
@@ -29,7 +31,7 @@ from tests.worker.engines.greedy import (
     finished,
     generate,
 )
-from worker.engine_protocol import EngineDead, EngineInfo, Load
+from worker.engine_protocol import EngineDead
 from worker.engines.vllm.vllm_engine import VllmEngine, parse_engine_flags
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's and torch's imports warn
@@ -38,15 +40,6 @@ NUM_PROMPTS = 8
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 FLAGS = ["--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "64"]
 FLAGS += ["--kv-cache-memory-bytes", "64M", "--cudagraph-capture-sizes", "480"]
-
-
-class Served(NamedTuple):
-    """A started engine and what was seen while it started."""
-
-    engine: VllmEngine
-    engine_info: EngineInfo
-    num_turns: int
-    log: list[str]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -100,23 +93,44 @@ def runner() -> Iterator[asyncio.Runner]:
         yield loop_runner
 
 
-@pytest.fixture(scope="module")
-def served(runner: asyncio.Runner, flags: list[str], checkpoint: Path) -> Iterator[Served]:
-    """Start the engine that all tests but the last few share."""
-    engine = VllmEngine(parse_engine_flags(flags, str(checkpoint)))
+class Start(NamedTuple):
+    """What was seen while the engine started."""
 
+    turns: list[int]
+    """One entry for each turn of the event loop."""
+    log: list[str]
+
+
+@pytest.fixture(scope="module")
+def start_of_engine() -> Start:
+    """Make it; `served` fills it."""
+    return Start([], [])
+
+
+@pytest.fixture(scope="module")
+def served(
+    runner: asyncio.Runner,
+    flags: list[str],
+    checkpoint: Path,
+    prompts: list[list[int]],
+    endless: list[list[int]],
+    start_of_engine: Start,
+) -> Iterator[Served]:
+    """Start the engine that all tests share; its first answer is the short one."""
+    engine = VllmEngine(parse_engine_flags(flags, str(checkpoint)))
     records: SimpleQueue[logging.LogRecord] = SimpleQueue()
     worker_log, handler = logging.getLogger("worker.engines.vllm.vllm_engine"), QueueHandler(records)
     worker_log.addHandler(handler)
     worker_log.setLevel(logging.INFO)
 
     async def start() -> Served:
-        starting, num_turns = asyncio.create_task(engine.start()), 0
+        starting = asyncio.create_task(engine.start())
         while not starting.done():
             await asyncio.wait({starting}, timeout=0.05)
-            num_turns += 1
-        log = [records.get().getMessage() for _ in range(records.qsize())]
-        return Served(engine, starting.result(), num_turns, log)
+            start_of_engine.turns.append(1)
+        start_of_engine.log.extend(records.get().getMessage() for _ in range(records.qsize()))
+        answers = (prompts[0], endless[0][:10]), (prompts[1], endless[1][:12])
+        return Served(engine, starting.result(), *answers)
 
     try:
         yield runner.run(bounded(start(), 300))
@@ -124,6 +138,24 @@ def served(runner: asyncio.Runner, flags: list[str], checkpoint: Path) -> Iterat
         worker_log.removeHandler(handler)
         worker_log.setLevel(logging.NOTSET)
         runner.run(bounded(engine.close(), 60))
+
+
+class TestVllmEngine(EngineContract):
+    """The contract of an engine."""
+
+    def test_the_kv_cache_is_reported(self, runner: asyncio.Runner, served: Served) -> None:
+        """64 requests of a few dozen tokens use some of 64 MB."""
+
+        async def walk() -> float | None:
+            served.engine.open(GREEDY)
+            submit(served.engine, {name: Ask(served.long[0], 200) for name in range(64)})
+            await bounded(answers_of(served.engine, lambda answers: len(answers) == 64))
+            kv_use = served.engine.load().kv_use
+            await bounded(served.engine.reset())
+            return kv_use
+
+        kv_use = runner.run(walk())
+        assert kv_use is not None and 0 < kv_use < 1
 
 
 def test_greedy_answers_are_those_of_vllm(
@@ -135,16 +167,18 @@ def test_greedy_answers_are_those_of_vllm(
     assert expected == runner.run(generate(served.engine, prompts, [ANSWER_LEN] * NUM_PROMPTS))
 
 
-def test_step_sizes_are_run_before_the_engine_serves(served: Served) -> None:
+@pytest.mark.usefixtures("served")
+def test_step_sizes_are_run_before_the_engine_serves(start_of_engine: Start) -> None:
     """A start runs 1 + 4 prompts and one group of sizes above 480, 481, 484, 496, 511: nothing compiles."""
-    assert any(line.startswith("warmed up on 9 prompts in ") for line in served.log), served.log
+    log = start_of_engine.log
+    assert any(line.startswith("warmed up on 9 prompts in ") for line in log), log
 
 
 def test_engine_says_what_it_is(served: Served, checkpoint: Path, stop_id: int) -> None:
     """The EngineInfo has the values of the checkpoint, the flags and vLLM."""
     import vllm
 
-    engine_info = served.engine_info
+    engine_info = served.info
     assert ("vllm", str(checkpoint)) == (engine_info.engine, engine_info.model)
     assert vllm.__version__.startswith(engine_info.engine_version)
     assert tuple(sorted((stop_id, 4002))) == engine_info.stop_token_ids
@@ -154,25 +188,10 @@ def test_engine_says_what_it_is(served: Served, checkpoint: Path, stop_id: int) 
     assert ("false", '"torch.float32"') == (args["enable_prefix_caching"], args["dtype"])
 
 
-def test_event_loop_goes_on_while_the_model_loads(served: Served) -> None:
+@pytest.mark.usefixtures("served")
+def test_event_loop_goes_on_while_the_model_loads(start_of_engine: Start) -> None:
     """The event loop is not blocked during the load, so health checks are answered."""
-    assert served.num_turns > 20
-
-
-def test_budget_ends_an_answer(
-    runner: asyncio.Runner, served: Served, prompts: list[list[int]], endless: list[list[int]]
-) -> None:
-    """Each row has its own budget; an answer of that many tokens ends with LENGTH."""
-    answers = runner.run(generate(served.engine, [prompts[0]] * 3, [1, 5, 9]))
-    assert [Answer(endless[0][:num_tokens], LENGTH) for num_tokens in (1, 5, 9)] == answers
-
-
-def test_answer_goes_on_after_tokens_produced_elsewhere(
-    runner: asyncio.Runner, served: Served, prompts: list[list[int]], endless: list[list[int]]
-) -> None:
-    """A prompt that ends with four tokens of the answer gets the other six, up to the stop id."""
-    answers = runner.run(generate(served.engine, [prompts[0] + endless[0][:4]], [ANSWER_LEN - 4]))
-    assert [Answer(endless[0][4:10], STOP)] == answers
+    assert len(start_of_engine.turns) > 20
 
 
 def test_seeded_run_repeats(runner: asyncio.Runner, served: Served, prompts: list[list[int]]) -> None:
@@ -188,68 +207,6 @@ def test_seeded_run_repeats(runner: asyncio.Runner, served: Served, prompts: lis
 
     first, again, other = (runner.run(sample(seed)) for seed in (1, 1, 2))
     assert first == again != other
-
-
-def test_cancelled_requests_say_nothing_more(
-    runner: asyncio.Runner, served: Served, prompts: list[list[int]], endless: list[list[int]]
-) -> None:
-    """A request cancelled while running or before it starts never ends; the others do; unknown names pass."""
-    engine = served.engine
-
-    async def cancel() -> dict[int, Answer]:
-        engine.open(GREEDY)
-        engine.submit(columns([1, 2, 3], [prompts[1], prompts[0], prompts[0]], [200, ANSWER_LEN, 9]))
-        engine.cancel([3])
-        answers = await bounded(answers_of(engine, lambda so_far: {1, 2} <= set(so_far)))
-        assert (2, 0) == engine.load()[:2]
-        engine.cancel([1, 77])
-        await bounded(answers_of(engine, finished(2), answers))
-        await asyncio.sleep(0)
-        assert (0, 0) == engine.load()[:2]
-        await engine.reset()
-        return answers
-
-    answers = runner.run(cancel())
-    assert {1, 2} == set(answers)
-    assert (None, Answer(endless[0][:10], STOP)) == (answers[1].reason, answers[2])
-
-
-def test_load_counts_requests_before_and_after_their_first_token(
-    runner: asyncio.Runner, served: Served, prompts: list[list[int]]
-) -> None:
-    """Of 70 requests on 64 slots all wait at first; six still wait when the others have a token."""
-    engine = served.engine
-
-    async def count() -> tuple[Load, Load]:
-        engine.open(GREEDY)
-        engine.submit(columns(list(range(70)), [prompts[1]] * 70, [200] * 70))
-        before = engine.load()
-        await bounded(answers_of(engine, lambda answers: len(answers) == 64))
-        after = engine.load()
-        await engine.reset()
-        return before, after
-
-    before, after = runner.run(count())
-    assert [(0, 70), (64, 6)] == [load[:2] for load in (before, after)]
-    # 64 requests of a few dozen tokens use some of 64 MB; an idle engine none.
-    assert after.kv_use is not None and 0 < after.kv_use < 1
-
-
-def test_reset_empties_the_engine(
-    runner: asyncio.Runner, served: Served, prompts: list[list[int]], expected: list[Answer]
-) -> None:
-    """After a reset nothing of the old run is left, and the same names serve the next."""
-    engine = served.engine
-
-    async def abandon() -> Load:
-        engine.open(GREEDY)
-        engine.submit(columns(list(range(70)), [prompts[1]] * 70, [400] * 70))
-        await bounded(engine.step())
-        await bounded(engine.reset())
-        return engine.load()
-
-    assert (0, 0) == runner.run(abandon())[:2]
-    assert expected == runner.run(generate(engine, prompts, [ANSWER_LEN] * NUM_PROMPTS))
 
 
 def test_killed_engine_core_is_noticed(runner: asyncio.Runner, served: Served) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from worker.engines.model import gpu_fit
+from worker.engines.model.checkpoint import ModelLimits
+from worker.engines.model.gpu_fit import default_tensor_parallel_size
 from worker.engines.vllm import ranks
-from worker.engines.vllm.checkpoint import ModelLimits
-from worker.engines.vllm.ranks import check_accelerators, default_tensor_parallel_size, omp_threads_bind
+from worker.engines.vllm.ranks import check_accelerators, omp_threads_bind
 from worker.machine.gpus import Memory
 
 
@@ -87,9 +89,9 @@ def test_too_little_memory_is_refused_before_loading(
 ) -> None:
     """Two accelerators of 80 GiB, two ranks, 60 GiB of weights; as vLLM itself would only find out later."""
     memory = [Memory(str(index), free << 30, 80 << 30) for index, free in enumerate(free_gib)]
-    monkeypatch.setattr(ranks, "visible_memory", lambda: memory)
-    monkeypatch.setattr(ranks, "FREED_TIMEOUT_S", 0)
-    monkeypatch.setattr(ranks, "FREED_POLL_S", 0)
+    monkeypatch.setattr(gpu_fit, "visible_memory", lambda: memory)
+    monkeypatch.setattr(gpu_fit, "FREED_TIMEOUT_S", 0)
+    monkeypatch.setattr(gpu_fit, "FREED_POLL_S", 0)
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(60 << 30)
     parsed = Namespace(

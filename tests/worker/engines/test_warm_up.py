@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from worker.engines.vllm.warm_up import WarmUpBatch, random_prompts, run_step_sizes, step_size_groups
+from worker.engines.model.warm_up_batches import WarmUpBatch, random_prompts
+from worker.engines.vllm.warm_up import run_step_sizes, step_size_groups
 
 
 def config(captured: int | None, max_num_batched_tokens: int, max_model_len: int = 48_128) -> Any:

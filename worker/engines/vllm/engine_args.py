@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from common.flags import FlagError, Parser, UnknownFlagsError
 from worker.engine_protocol import EngineDead, EngineInfo
-from worker.engines.vllm.causes import one_line
-from worker.engines.vllm.checkpoint import (
+from worker.engines.model.checkpoint import (
     ModelLimits,
     Source,
     check_download,
@@ -24,24 +23,25 @@ from worker.engines.vllm.checkpoint import (
     read_limits,
     stop_token_ids,
 )
+from worker.engines.model.fact_encoding import encode
+from worker.engines.model.model_hash import ModelHash, hash_model
+from worker.engines.model.redaction import redact
+from worker.engines.model.weights_sha256 import read_weights_sha256
+from worker.engines.vllm.causes import one_line
 from worker.engines.vllm.core_process import ending_with_worker
 from worker.engines.vllm.engine_core import check_interface
 from worker.engines.vllm.engine_facts import (
     draft_model,
-    encode,
     engine_facts,
     execution_facts,
     given_args,
 )
-from worker.engines.vllm.model_hash import ModelHash, hash_model
 from worker.engines.vllm.ranks import (
     bind_cpu_ranks,
     check_accelerators,
     check_memory,
     choose_tensor_parallel_size,
 )
-from worker.engines.vllm.redaction import redact
-from worker.engines.vllm.weights_sha256 import read_weights_sha256
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

@@ -5,25 +5,19 @@ version are compared too. Arguments that are left at this worker's defaults are 
 """
 
 import dataclasses
-import enum
-import hashlib
 import importlib.metadata
-import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.engines.vllm.checkpoint import Source
-from worker.engines.vllm.model_hash import DUMMY
-from worker.engines.vllm.redaction import redact
+from worker.engines.model.checkpoint import Source
+from worker.engines.model.fact_encoding import bounded, encode, encode_public, installed_version, sha256_of
+from worker.engines.model.model_hash import DUMMY
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
-
-MAX_VALUE_LEN = 400
-"""Longer values are replaced by their hash."""
 
 
 def _names(text: str) -> frozenset[str]:
@@ -130,8 +124,8 @@ def engine_facts(given: Mapping[str, str], config: "VllmConfig") -> dict[str, st
         "seed": model.seed,
         "model_impl": str(model.model_impl),
         "rope_parameters": _rope(model.hf_text_config),
-        "hf_config_hash": _hash(_without(model.hf_config.to_dict(), _CONFIG_NOISE)),
-        "generation_config_hash": _hash(model.try_get_generation_config()),
+        "hf_config_hash": sha256_of(_without(model.hf_config.to_dict(), _CONFIG_NOISE)),
+        "generation_config_hash": sha256_of(model.try_get_generation_config()),
         "plugins": loaded_plugins(),
     }
     if facts["load_format"] == DUMMY:
@@ -140,7 +134,7 @@ def engine_facts(given: Mapping[str, str], config: "VllmConfig") -> dict[str, st
     if config.speculative_config is not None:
         facts["speculative_config"] = _speculation(config.speculative_config)
     chosen = {name: value for name, value in given.items() if name not in _EXECUTION | _NEITHER}
-    return _bounded(chosen | {name: encode_public(name, value) for name, value in facts.items()})
+    return bounded(chosen | {name: encode_public(name, value) for name, value in facts.items()})
 
 
 def execution_facts(given: Mapping[str, str], config: "VllmConfig") -> dict[str, str]:
@@ -168,13 +162,13 @@ def execution_facts(given: Mapping[str, str], config: "VllmConfig") -> dict[str,
         "cudagraph_capture_sizes": compilation.cudagraph_capture_sizes,
         "attention_backend": _backend(config, "attention_config", "backend"),
         "moe_backend": _backend(config, "kernel_config", "moe_backend"),
-        "torch_version": _version("torch"),
+        "torch_version": installed_version("torch"),
         "device": _device(),
     }
     # Objects that vLLM fills in with paths and times of this process; what matters of them is above.
     unstable = {"compilation_config"}
     chosen = {name: value for name, value in given.items() if name in _EXECUTION - unstable}
-    return _bounded(chosen | {name: encode(value) for name, value in facts.items()} | _variables())
+    return bounded(chosen | {name: encode(value) for name, value in facts.items()} | _variables())
 
 
 def _parts(config: "VllmConfig") -> dict[str, object]:
@@ -194,41 +188,6 @@ def draft_model(args: "AsyncEngineArgs") -> Source | None:
     if name is None or name == args.model or not ("/" in name or Path(name).is_dir()):
         return None
     return Source(name, speculative.get("revision"), args.download_dir)
-
-
-def encode(value: object) -> str:
-    """Return a value as JSON that is equal for equal values in every process."""
-    return json.dumps(value, sort_keys=True, default=_plain)
-
-
-def encode_public(name: str, value: object) -> str:
-    """Return an argument's value as `encode` does, without secrets."""
-    return encode(redact(name, json.loads(encode(value))))
-
-
-def _plain(value: object) -> object:
-    """Reduce an object that JSON cannot hold, without addresses of memory."""
-    if isinstance(value, enum.Enum):
-        return value.name
-    if isinstance(value, set | frozenset):
-        return sorted(map(encode, value))
-    if isinstance(value, type) or callable(value):
-        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
-    if dataclasses.is_dataclass(value):
-        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value)}
-    text = str(value)
-    return type(value).__qualname__ if " at 0x" in text else text
-
-
-def _bounded(facts: Mapping[str, str]) -> dict[str, str]:
-    return {
-        name: value if len(value) <= MAX_VALUE_LEN else json.dumps(f"sha256:{_hash(value)}")
-        for name, value in facts.items()
-    }
-
-
-def _hash(value: object) -> str:
-    return hashlib.sha256(encode(value).encode()).hexdigest()
 
 
 def _without(config: dict[str, object], names: Iterable[str]) -> dict[str, object]:
@@ -280,13 +239,6 @@ def _backend(config: "VllmConfig", part: str, name: str) -> str:
     """Return a configured backend; older versions of vLLM lack some of the parts."""
     value = getattr(getattr(config, part, None), name, None)
     return "auto" if value is None else str(getattr(value, "name", value))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _device() -> str:

@@ -3,22 +3,15 @@
 import argparse
 import logging
 import os
-import time
 from pathlib import Path
 
 import numpy as np
 
 from common.flags import FlagError
-from worker.engines.vllm.checkpoint import ModelLimits
-from worker.machine.gpus import Memory, visible_memory
+from worker.engines.model.checkpoint import ModelLimits
+from worker.engines.model.gpu_fit import MemoryShare, check_gpu_memory, default_tensor_parallel_size
 
 logger = logging.getLogger(__name__)
-
-MAX_TENSOR_PARALLEL_SIZE = 8
-GIB = 1 << 30
-# The driver frees the memory of a killed process within seconds.
-FREED_TIMEOUT_S = 10.0
-FREED_POLL_S = 0.5
 
 
 def check_accelerators() -> None:
@@ -70,7 +63,7 @@ def bind_cpu_ranks(num_ranks: int) -> None:
 
 
 def check_memory(parsed: argparse.Namespace, weights: Path | None) -> None:
-    """Check that the accelerators have enough memory; waits up to FREED_TIMEOUT_S for memory to be freed.
+    """Check that the accelerators have enough memory.
 
     Raises:
         ValueError: Names the accelerator, the memory requested and the memory available.
@@ -78,40 +71,8 @@ def check_memory(parsed: argparse.Namespace, weights: Path | None) -> None:
     num_ranks = parsed.tensor_parallel_size * parsed.pipeline_parallel_size * parsed.data_parallel_size
     # With these options the weights are smaller in memory than in the files.
     is_smaller = parsed.quantization or parsed.cpu_offload_gb or str(parsed.load_format).lower() == "dummy"
-    files = [] if weights is None or is_smaller else weights.glob("*.safetensors")
-    weight_bytes = sum(path.stat().st_size for path in files) // num_ranks
-    utilization = parsed.gpu_memory_utilization
-    deadline_s = time.monotonic() + FREED_TIMEOUT_S
-    while shortage := _shortage(devices := visible_memory()[:num_ranks], utilization):
-        if time.monotonic() > deadline_s:
-            raise shortage
-        time.sleep(FREED_POLL_S)
-    for device in devices:
-        if device.total_bytes * utilization < weight_bytes:
-            raise _memory_error(
-                device, utilization, f"its part of the weights is {weight_bytes / GIB:.1f} GiB"
-            )
-
-
-def _shortage(devices: list[Memory], utilization: float) -> FlagError | None:
-    """Return an error for an accelerator with too little free memory, as vLLM's request_memory checks it."""
-    for device in devices:
-        if device.free_bytes < int(device.total_bytes * utilization):
-            return _memory_error(device, utilization, f"it has {device.free_bytes / GIB:.1f} GiB free")
-    return None
-
-
-def _memory_error(device: Memory, utilization: float, problem: str) -> FlagError:
-    gib = device.total_bytes * utilization / GIB
-    reason = f"{utilization:g} of accelerator {device.name} is {gib:.1f} GiB, but {problem}"
-    return FlagError("--gpu-memory-utilization", reason)
-
-
-def default_tensor_parallel_size(limits: ModelLimits, num_accelerators: int) -> int:
-    """Return the largest size up to 8 that fits and divides the attention and the key-value heads."""
-    heads = (limits.num_attention_heads, limits.num_key_value_heads)
-    sizes = range(min(num_accelerators, MAX_TENSOR_PARALLEL_SIZE), 1, -1)
-    return next((size for size in sizes if all(num % size == 0 for num in heads)), 1)
+    share = MemoryShare("--gpu-memory-utilization", parsed.gpu_memory_utilization)
+    check_gpu_memory(share, num_ranks, None if is_smaller else weights)
 
 
 def omp_threads_bind(num_ranks: int, cpus: list[int]) -> str:

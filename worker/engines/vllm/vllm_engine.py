@@ -17,21 +17,15 @@ import numpy as np
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
 from worker.engine_protocol import EngineDead, EngineInfo, Load, Step
+from worker.engines.model.model_hash import ModelHash
+from worker.engines.model.warm_up_batches import WARM_UP_TOKENS, WarmUpBatch, random_prompts, warm_up_batches
 from worker.engines.vllm.causes import CauseLog, one_line, with_type
 from worker.engines.vllm.compile_log import CompileLog
 from worker.engines.vllm.engine_args import EngineFlags, build_engine, describe, parse_engine_flags
 from worker.engines.vllm.engine_core import STOPPED, CoreClient
 from worker.engines.vllm.ipc_directory import IpcDirectory
-from worker.engines.vllm.model_hash import ModelHash
 from worker.engines.vllm.step import CoreRequests
-from worker.engines.vllm.warm_up import (
-    WARM_UP_TOKENS,
-    WarmUpBatch,
-    random_prompts,
-    run_step_sizes,
-    step_size_groups,
-    warm_up_batches,
-)
+from worker.engines.vllm.warm_up import run_step_sizes, step_size_groups
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -258,6 +252,8 @@ class VllmEngine:
 
         Data set rows are not used: the rules forbid it (inference_rules.adoc).
         """
+        from vllm.platforms import current_platform
+
         start_s = time.monotonic()
         self.open(pb.RunSpec(temperature=1.0, top_p=1.0, top_k=-1, max_new_tokens=WARM_UP_TOKENS))
         num_before = 0
@@ -268,7 +264,7 @@ class VllmEngine:
             num_before += batch.num_requests
             await self._finish(batch.num_requests)
 
-        for batch in warm_up_batches(engine_info):
+        for batch in warm_up_batches(engine_info, is_cpu=current_platform.is_cpu()):
             await run(batch)
         await run_step_sizes(step_size_groups(config), run, self._num_compiled)
         await self.reset()

@@ -1,21 +1,17 @@
-"""Warm-up workload: random prompts in the batch sizes, lengths and step sizes of a run."""
+"""Step sizes of the warm-up: those that need every kernel of the steps without a CUDA graph."""
 
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from protos.columns import PromptColumns
-from worker.engine_protocol import EngineInfo
+from worker.engines.model.warm_up_batches import WarmUpBatch
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 logger = logging.getLogger(__name__)
 
-WARM_UP_TOKENS = 8
 PROGRESS_INTERVAL_S = 10.0
 STEP_GROUP_TOKENS = 32
 """Triton's MoE kernels that route tokens to experts are compiled once per group of this many step sizes.
@@ -24,28 +20,6 @@ Source: vllm/third_party/triton_kernels/topk.py, topk_forward (vLLM 0.25.1).
 """
 # Triton compiles a variant of a kernel for multiples of 16; some kernels get 4 times the step size.
 _STEP_SIZES_OF_GROUP = (1, 4, 16, 32)
-
-
-class WarmUpBatch(NamedTuple):
-    """Requests of the warm-up that the engine gets at once."""
-
-    num_requests: int
-    prompt_len: int
-    """In tokens."""
-    max_new_tokens: int = WARM_UP_TOKENS
-
-
-def warm_up_batches(engine_info: EngineInfo) -> list[WarmUpBatch]:
-    """List the batches that every engine runs."""
-    from vllm.platforms import current_platform
-
-    longest = max(engine_info.max_model_len - WARM_UP_TOKENS, 1)
-    if current_platform.is_cpu():
-        return [WarmUpBatch(1, min(16, longest)), WarmUpBatch(4, min(16, longest))]
-    # One short prompt, the longest prompt (inference_rules.adoc, appendix), a quarter and all of the slots.
-    full = engine_info.max_num_seqs
-    sizes = [(1, 16), (1, 15_330), (max(full // 4, 1), 128), (full, 128)]
-    return [WarmUpBatch(num_requests, min(prompt_len, longest)) for num_requests, prompt_len in sizes]
 
 
 def step_size_groups(config: "VllmConfig") -> list[list[int]]:
@@ -87,16 +61,3 @@ async def run_step_sizes(
                 groups[-1][-1],
                 num_compiled(),
             )
-
-
-def random_prompts(first_name: int, batch: WarmUpBatch, vocab_size: int) -> PromptColumns:
-    """Draw the random prompts of a batch, with consecutive names from `first_name`."""
-    num_requests = batch.num_requests
-    tokens = np.random.default_rng(first_name).integers(vocab_size, size=num_requests * batch.prompt_len)
-    return PromptColumns(
-        requests=np.arange(first_name, first_name + num_requests, dtype=np.uint64),
-        prompt_lens=np.full(num_requests, batch.prompt_len, np.uint32),
-        prompt_tokens=tokens.astype(np.int32),
-        max_new_tokens=np.full(num_requests, batch.max_new_tokens, np.uint32),
-        produced=np.zeros(num_requests, np.uint32),
-    )

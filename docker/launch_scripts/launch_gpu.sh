@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Run a command in a vLLM image. launch_docker.sh calls this with checked values.
+# Run a command in an engine's image. launch_docker.sh calls this with checked values.
 #
-#   launch_vllm.sh IMAGE GPUS DOCKER_RUN_OPTION... -- COMMAND...
+#   launch_gpu.sh BACKEND IMAGE GPUS DOCKER_RUN_OPTION... -- COMMAND...
 #
-# IMAGE: empty selects tokenfleet-vllm, or tokenfleet-cpu if GPUS is 0. GPUS: all, a count, or device=I,J,...
+# IMAGE: empty selects tokenfleet-BACKEND, or tokenfleet-cpu if GPUS is 0. GPUS: all, a count, or
+# device=I,J,...
 # DRY_RUN=1 only prints the docker run command; BASE_IMAGE replaces the base image if an image must be built.
 set -euo pipefail
 
@@ -32,13 +33,13 @@ require_gpus() {
   fi
 }
 
-image="$1" gpus="$2"
-shift 2
-# docker's default limits are too small for vLLM's shared memory and for the pages that NCCL pins.
+backend="$1" image="$2" gpus="$3"
+shift 3
+# docker's default limits are too small for an engine's shared memory and for the pages that NCCL pins.
 options=(--ipc=host)
 kind=cpu
 if [[ "$gpus" != 0 ]]; then
-  kind=vllm
+  kind="$backend"
   if [[ "${DRY_RUN:-0}" == 0 ]]; then
     require_gpus "$gpus"
   fi

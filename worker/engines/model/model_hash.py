@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common.bounded_file import read_bounded
 from common.flags import FlagError
-from worker.engines.vllm.weight_files import Extent, OpenFiles, find_weight_files, read_extents
+from worker.engines.model.weight_files import Extent, OpenFiles, find_weight_files, read_extents
 
 logger = logging.getLogger(__name__)
 

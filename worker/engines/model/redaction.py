@@ -27,7 +27,7 @@ _DESCRIBING = _names(
     hf_overrides override_generation_config quantization_config rope_parameters speculative_config
     compilation_config attention_config kernel_config mamba_config ir_op_priority eplb_config pooler_config
     diffusion_config structured_outputs_config reasoning_config limit_mm_per_prompt media_io_kwargs
-    mm_processor_kwargs default_mm_loras
+    mm_processor_kwargs default_mm_loras cuda_graph_config random_weights
     """
 )
 # Keys of the other objects that hold no credential.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.bounded_file import read_bounded
 from common.flags import FlagError
-from worker.engines.vllm.weight_files import find_weight_files
+from worker.engines.model.weight_files import find_weight_files
 
 SUMS_FILE = "weights.sha256.json"
 COMMAND = "tokenfleet checkpoint-hash"
