@@ -10,8 +10,8 @@ from worker.machine.cores import Cores
 from worker.machine.gpus import Device
 
 # Names in vLLM and in SGLang.
-TENSOR_PARALLEL_FLAGS = ("--tensor-parallel-size", "--tensor_parallel_size", "-tp", "--tp-size")
-PIPELINE_PARALLEL_FLAGS = ("--pipeline-parallel-size", "--pipeline_parallel_size", "-pp", "--pp-size")
+TENSOR_PARALLEL_FLAGS = ("--tensor-parallel-size", "--tensor_parallel_size", "--tp-size", "-tp")
+PIPELINE_PARALLEL_FLAGS = ("--pipeline-parallel-size", "--pipeline_parallel_size", "--pp-size", "-pp")
 
 
 class Share(NamedTuple):
