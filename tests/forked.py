@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerContext
@@ -64,6 +65,17 @@ class ForkedProcess:
         self._process.start()
         assert self._process.pid is not None
         self.pid = self._process.pid
+        # Until then the signals to its group reach nobody.
+        deadline_s = time.monotonic() + 10
+        while not self._leads() and self.poll() is None:
+            assert time.monotonic() < deadline_s, f"process {self.pid} leads no session after 10 s"
+            time.sleep(0.001)
+
+    def _leads(self) -> bool:
+        try:
+            return os.getsid(self.pid) == self.pid
+        except ProcessLookupError:
+            return False
 
     @property
     def returncode(self) -> int | None:

@@ -73,7 +73,8 @@ class Server:
             loop.add_signal_handler(signum, self._hang_up if signum is signal.SIGHUP else self.stop)
         if is_replica():
             loop.add_signal_handler(NODE_GONE, self._stop_without_drain)
-        await self.serve()
+        with self._gpus:
+            await self.serve()
 
     def stop(self) -> None:
         """Drain and stop; a second call stops without waiting for the drain."""
@@ -92,6 +93,8 @@ class Server:
     async def serve(self) -> None:
         """Serve until `stop` is called or the engine dies; several servers may share a loop.
 
+        Does not read the GPUs, unlike `run`.
+
         Raises:
             BadInput: The address cannot be bound, or the engine refuses its configuration.
             EngineDead: The engine died.
@@ -100,7 +103,6 @@ class Server:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._engine.close)
             stack.callback(self._servicer.close)
-            stack.enter_context(self._gpus)
             # Listens before the engine loads, so that health checks are answered during the load.
             await stack.enter_async_context(listening(self._config, self._auth, self._servicer, self._health))
             stack.push_async_callback(self._announce_stop)
