@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from bench.gpu.load import budgets_of
 from bench.gpu.replay import Row, answer_plans, read_plan, say_answer, take_output
+from bench.gpu.unstopped_worker import accept_no_stop_ids
 from common.flags import Parser
 from sut import dataset
 from sut.dataset import Dataset
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("--temperature", type=float, required=True)
     args, engine_argv = parser.parse_known_args(argv)
+    accept_no_stop_ids()
     from worker.engines.vllm.engine_args import parse_engine_flags
 
     engine_args = parse_engine_flags(engine_argv, args.model).engine_args

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from bench.command import check_above, check_at_least, flag
 from bench.fleet.schedule import scheduled_ns
+from bench.gpu.unstopped_worker import MODEL_FILES
 from common.flags import FlagError
 from sut import dataset
 from sut.dataset import Dataset
 from sut.settings import Scenario
 from sut.synthetic import DatasetSpec, write_dataset
-
-_OWN_FILES = ("config.json", "generation_config.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +35,7 @@ class Lengths:
     temperature: float = 1.0
     """Above 0 for random weights: greedy answers, and the experts that they use, would all be alike."""
     stop_token_id: int = -1
-    """-1: an id outside the vocabulary, so that no answer stops early; vLLM 0.32 rejects it."""
+    """-1: none, so that no answer stops early."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""
@@ -140,7 +139,7 @@ def budgets_of(data: Dataset) -> NDArray[np.int64]:
 
 
 def set_stop_id(model: Path, output: Path, stop_token_id: int) -> int:
-    """Link a checkpoint into another directory with one stop id; -1 selects the first id past the vocabulary.
+    """Link a checkpoint into another directory with one stop id, or with none for -1.
 
     Returns:
         Size of the vocabulary.
@@ -155,11 +154,11 @@ def set_stop_id(model: Path, output: Path, stop_token_id: int) -> int:
         raise FlagError("--model", f"{model} is not a checkpoint directory: {error!r}") from error
     output.mkdir()
     for path in model.iterdir():
-        if path.name not in _OWN_FILES:
+        if path.name not in MODEL_FILES:
             (output / path.name).symlink_to(path.resolve())
-    stop_id = vocab_size if stop_token_id < 0 else stop_token_id
-    documents = (config | {"eos_token_id": stop_id}, {"eos_token_id": [stop_id]})
-    for name, document in zip(_OWN_FILES, documents, strict=True):
+    stop_id = None if stop_token_id < 0 else stop_token_id
+    documents = (config | {"eos_token_id": stop_id}, {"eos_token_id": stop_id})
+    for name, document in zip(MODEL_FILES, documents, strict=True):
         (output / name).write_text(json.dumps(document, indent=2) + "\n")
     return vocab_size
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.gpu.load import budgets_of
 from bench.gpu.replay import Row, read_plan, say_answer, take_output
+from bench.gpu.unstopped_worker import accept_no_stop_ids
 from common.flags import Parser
 from sut import dataset
 
@@ -26,6 +27,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("--temperature", type=float, required=True)
     args, engine_argv = parser.parse_known_args(argv)
+    accept_no_stop_ids()
     from worker.engines.sglang.server_flags import parse_server_flags
 
     server_args = parse_server_flags(engine_argv, args.model).server_args

@@ -216,7 +216,7 @@ class Ours(Side):
     def _argv(self) -> list[str]:
         self._port = free_port()
         own = {"--port": self._port, "--model": self.setting.work.model}
-        return ["worker", *argv_of(own), *self.setting.flags]
+        return ["bench.gpu.unstopped_worker", *argv_of(own), *self.setting.flags]
 
     def _look(self) -> Start | None:
         text = self.log.read_text(encoding="utf-8", errors="replace")
@@ -239,7 +239,7 @@ class Sglang(Ours):
     def _argv(self) -> list[str]:
         self._port = free_port()
         own = {"--engine": "sglang", "--port": self._port, "--model": self.setting.work.model}
-        return ["worker", *argv_of(own), *self.setting.sglang_flags]
+        return ["bench.gpu.unstopped_worker", *argv_of(own), *self.setting.sglang_flags]
 
 
 class SglangBare(InProcess):

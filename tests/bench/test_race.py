@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench.gpu.__main__ import main
-from bench.gpu.race.journal import Finals, coming, standing
+from bench.gpu.race.journal import Finals, Journal, coming, standing
 from bench.gpu.race.race_command import RACE_FILE, RacePlan
 from bench.gpu.race.race_file import read_race_file
 from bench.gpu.race.steady_load import RaceLengths, SteadyLoad, share_prefixes
@@ -25,6 +25,7 @@ from bench.gpu.race.step_log import (
 )
 from tests.bench.outliving import run_bench
 
+STORED = Path(__file__).parents[2] / "bench/results/2026-11-30-h200-race"
 ABBA = Finals(num_finalists=2, num_runs=2)
 ENTRY = '[[configuration]]\nname = "a"\nrows = [8, 4]\n'
 
@@ -160,6 +161,17 @@ def test_the_race_file_is_valid() -> None:
     argv = found["triton-bf16-kv"].argv(16_096)
     assert {"--max-num-seqs=480", "--enable-prefix-caching", "--kv-cache-dtype=auto"} <= set(argv)
     assert {"--load-format=dummy", "--moe-backend=triton", "--max-model-len=16096"} <= set(argv)
+
+
+def test_the_race_file_continues_the_stored_journal() -> None:
+    """The configurations with a run have the values of it, and the one whose run was stopped is next."""
+    configurations = read_race_file(RACE_FILE)
+    journal = Journal(STORED, dataclasses.asdict(RacePlan()))
+    journal.check(configurations)
+    assert ["marlin", "triton-sizes-8192", "flashinfer-cutlass", "triton-no-log-stats"] == (
+        [run["name"] for run in journal.runs]
+    )
+    assert "triton-batched-4096-sizes-4096" == journal.next(configurations, ABBA)[0]
 
 
 @pytest.mark.parametrize(
