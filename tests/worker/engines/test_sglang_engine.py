@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import zmq
 
 from protos import worker_pb2 as pb
 from tests.worker.asks import Ask, submit
@@ -66,6 +67,12 @@ def served(runner: asyncio.Runner, model: Path) -> Iterator[Served]:
         assert [] == children()
 
 
+def socket_directories() -> set[Path]:
+    """Find the directories with the sockets of this process's engines."""
+    sockets = [c.laddr for c in psutil.Process().net_connections("unix") if "/" in c.laddr]
+    return {path for path in (Path(name).parent for name in sockets) if path.name.startswith("tokenfleet-")}
+
+
 class TestSglangEngine(EngineContract):
     """The contract of an engine."""
 
@@ -109,10 +116,7 @@ class TestSglangEngine(EngineContract):
 
     def test_nothing_is_left_in_the_temporary_directory(self, served: Served) -> None:
         """The sockets are in a directory of this engine, which only this user can read."""
-        directories = {
-            Path(c.laddr).parent for c in psutil.Process().net_connections("unix") if "/" in c.laddr
-        }
-        (directory,) = {path for path in directories if path.name.startswith("tokenfleet-")}
+        (directory,) = socket_directories()
         assert 0o700 == directory.stat().st_mode & 0o777
 
     def test_a_step_may_have_several_tokens_of_a_request(
@@ -178,6 +182,25 @@ def test_a_killed_process_ends_the_engine(
         async with asyncio.timeout(10):
             while not all(map(has_ended, processes)):  # noqa: ASYNC110 - the kernel ends them
                 await asyncio.sleep(0.01)
+
+    runner.run(walk())
+
+
+def test_an_unreadable_message_ends_the_engine(runner: asyncio.Runner, model: Path) -> None:
+    """The reason names the error; `reset` and `close` still end."""
+
+    async def walk() -> None:
+        before = socket_directories()
+        engine = make(model)
+        await bounded(engine.start())
+        (directory,) = socket_directories() - before
+        with zmq.Context() as context, context.socket(zmq.PUSH) as outputs:
+            outputs.connect(f"ipc://{directory}/tokenizer")
+            outputs.send(b"no message")
+            with pytest.raises(EngineDead, match=r"^UnpicklingError: "):
+                await bounded(engine.step())
+        await bounded(engine.reset())
+        await bounded(engine.close())
 
     runner.run(walk())
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from common.text import printable
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns, TokenIds
 from worker.engine_protocol import EngineDead, EngineInfo, Load, Step
@@ -36,6 +37,7 @@ LOAD_INTERVAL_S = 1.0
 RESET_TIMEOUT_S = 10.0
 # Requests sent to SGLang per turn of the event loop.
 FEED_SIZE = 16
+MAX_REASON_LEN = 300
 
 
 class SglangEngine:
@@ -59,6 +61,7 @@ class SglangEngine:
         self._steps: deque[tuple[SchedulerOutput, int]] = deque()
         self._wake = asyncio.Event()
         self._death: str | None = None
+        self._died = asyncio.Event()
         self._kv_use: float | None = None
         self._hashing: asyncio.Task[ModelHash] | None = None
         self._stop_hashing = threading.Event()
@@ -82,13 +85,13 @@ class SglangEngine:
         )
         self._hashing.add_done_callback(_retrieve_exception)
         info = await processes.load()
-        self._tasks = [asyncio.create_task(self._read(link)), asyncio.create_task(self._watch(processes))]
+        self._tasks = [self._run(self._read(link)), self._run(self._watch(processes))]
         load = await self._unless_dead(link.load())
         engine_info = describe(self._flags, await self._hashing, info, load)
         self._stop_token_ids, self._vocab_size = engine_info.stop_token_ids, engine_info.vocab_size
         self._rows = RequestRows(engine_info.stop_token_ids)
         await self._warm_up(engine_info)
-        self._tasks.append(asyncio.create_task(self._poll_load(link)))
+        self._tasks.append(self._run(self._poll_load(link)))
         # A full collection over the objects that importing SGLang creates blocks the event loop.
         gc.collect()
         gc.freeze()
@@ -172,7 +175,7 @@ class SglangEngine:
     def _start_feeder(self) -> None:
         if (self._queued or self._aborted) and (self._feeder is None or self._feeder.done()):
             assert self._link is not None
-            self._feeder = asyncio.create_task(self._feed(self._link))
+            self._feeder = self._run(self._feed(self._link))
 
     async def _feed(self, link: SchedulerLink) -> None:
         """Send aborts and then queued requests to SGLang, FEED_SIZE per turn of the event loop."""
@@ -200,16 +203,28 @@ class SglangEngine:
         """Await an answer of the scheduler.
 
         Raises:
-            EngineDead: SGLang has ended before it answered.
+            EngineDead: The engine has died before the answer came.
         """
-        assert self._processes is not None
-        answer, end = asyncio.ensure_future(work), asyncio.ensure_future(self._processes.end())
-        await asyncio.wait({answer, end}, return_when=asyncio.FIRST_COMPLETED)
-        end.cancel()
+        answer, death = asyncio.ensure_future(work), asyncio.ensure_future(self._died.wait())
+        try:
+            await asyncio.wait({answer, death}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            death.cancel()
+            if not answer.done():
+                answer.cancel()
         if not answer.done():
-            answer.cancel()
-            raise EngineDead(end.result())
+            raise EngineDead(self._death)
         return answer.result()
+
+    def _run(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Run a part of the engine in a task; the engine dies if it fails."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._take_failure)
+        return task
+
+    def _take_failure(self, ended: asyncio.Task[None]) -> None:
+        if not ended.cancelled() and (error := ended.exception()) is not None:
+            self._die(printable(" ".join(f"{type(error).__name__}: {error}".split()), MAX_REASON_LEN))
 
     async def _watch(self, processes: SglangProcesses) -> None:
         """Detect the end of SGLang's processes, also while no step is awaited."""
@@ -222,6 +237,7 @@ class SglangEngine:
 
     def _die(self, reason: str) -> None:
         self._death = self._death or reason
+        self._died.set()
         self._wake.set()
 
     async def _warm_up(self, engine_info: EngineInfo) -> None:
