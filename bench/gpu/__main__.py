@@ -19,6 +19,7 @@ from bench.command import (
     say,
     write_record,
 )
+from bench.gpu import even_experts
 from bench.gpu.climb import Climb, show_climb
 from bench.gpu.coordinate import Setting
 from bench.gpu.found import Clock, Found
@@ -104,7 +105,9 @@ def _show(asked: Asked, machine: dict[str, str], clock: Clock, processes: Proces
     of_sglang = sglang_flags(
         getattr(asked.plan, "sglang", ""), asked.plan.max_model_len, is_dummy=asked.model is None
     )
-    setting = Setting(processes, work, flags, directory, asked.plan.round_timeout_s, of_sglang)
+    environment = even_experts.install(directory / "plugin")
+    timeout_s = asked.plan.round_timeout_s
+    setting = Setting(processes, work, flags, directory, timeout_s, of_sglang, environment)
     watch_log = directory / "watch.log"
     if asked.gpus:
         processes.start(["bench.gpu.watch"], watch_log)

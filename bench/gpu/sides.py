@@ -59,7 +59,10 @@ class Side(ABC):
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus else {}
         self._begun_s = time.time()
         self.process = setting.processes.start(
-            self._argv(), self.log, environment=_ENVIRONMENT | visible, piped=self._piped
+            self._argv(),
+            self.log,
+            environment={**_ENVIRONMENT, **self.setting.environment, **visible},
+            piped=self._piped,
         )
 
     _piped = False

@@ -12,7 +12,7 @@ import pytest
 
 from bench.gpu.__main__ import main
 from bench.gpu.race.journal import Finals, Journal, coming, standing
-from bench.gpu.race.race_command import RACE_FILE, RacePlan
+from bench.gpu.race.race_command import RACE_FILE, RacePlan, journal_plan
 from bench.gpu.race.race_file import read_race_file
 from bench.gpu.race.steady_load import RaceLengths, SteadyLoad, share_prefixes
 from bench.gpu.race.step_log import (
@@ -23,6 +23,7 @@ from bench.gpu.race.step_log import (
     life_tpot_ms,
     window_figures,
 )
+from common.flags import FlagError
 from tests.bench.outliving import run_bench
 
 STORED = Path(__file__).parents[2] / "bench/results/2026-11-30-h200-race"
@@ -163,7 +164,14 @@ def test_the_race_file_is_valid() -> None:
     assert {"--load-format=dummy", "--moe-backend=triton", "--max-model-len=16096"} <= set(argv)
 
 
-def test_the_race_file_continues_the_stored_journal() -> None:
+def test_figures_of_few_experts_and_of_all_do_not_share_a_journal() -> None:
+    """The stored journal is of vLLM's own random weights; it is refused now, with its path."""
+    reason = "was written with random_weights None, not even-experts: use another directory"
+    with pytest.raises(FlagError, match=reason):
+        Journal(STORED, journal_plan(RacePlan()))
+
+
+def test_the_race_file_has_the_configurations_of_the_stored_journal() -> None:
     """The configurations with a run have the values of it, and the one whose run was stopped is next."""
     configurations = read_race_file(RACE_FILE)
     journal = Journal(STORED, dataclasses.asdict(RacePlan()))
@@ -207,7 +215,7 @@ def test_a_journal_has_runs_of_one_plan_and_definition(
     argv = ["race", "--journal", str(tmp_path), "--configs", str(race_file)]
     definition = {"rows": [8, 4], "flags": {}, "environment": {"X": "1"}}
     runs = [{"name": "a", "definition": definition, "windows": [], "failure": None, "seconds": 1.0}]
-    plan = dataclasses.asdict(RacePlan())
+    plan = journal_plan(RacePlan())
     for changed, named in (
         ({"window_s": 9.0}, "was written with window_s 9.0, not 30.0"),
         ({}, "--configs: a has a run with other values"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.command import check_above, check_at_least, describe_commit, describe_machine, flag, say
+from bench.gpu import even_experts
 from bench.gpu.answers import Pipe
 from bench.gpu.figures import read_start
 from bench.gpu.found import Clock
@@ -62,6 +63,11 @@ class RacePlan(RaceLengths):
         return RaceLengths(**{name: getattr(self, name) for name in names})
 
 
+def journal_plan(plan: RacePlan) -> dict[str, Any]:
+    """Return what two runs must share to be compared: the flags, and how random weights are made."""
+    return {**dataclasses.asdict(plan), "random_weights": even_experts.NAME}
+
+
 class Limits(NamedTuple):
     """Bounded waits."""
 
@@ -84,6 +90,7 @@ class Race:
         self._model: Path = asked.model or self._logs / "gpt-oss-120b"
         if not self._model.exists():
             write_full_size(self._model)
+        self._environment = even_experts.install(self._logs / "plugin")
         self._gpu: int | None = asked.gpu
         self._limits = Limits(asked.load_timeout_s, asked.start_timeout_s)
         self._watch_log = self._logs / "watch.log"
@@ -183,7 +190,7 @@ class Race:
         process = self._processes.start(
             ["bench.gpu.race.steady_engine", str(path)],
             log,
-            environment=visible | configuration.environment,
+            environment=self._environment | visible | configuration.environment,
             piped=True,
         )
         try:
@@ -232,7 +239,7 @@ def main(argv: list[str]) -> int:
         asked, plan, finals = _parse(argv)
         configurations = choose(read_race_file(asked.configs), asked.only)
         asked.journal.mkdir(exist_ok=True)
-        journal = Journal(asked.journal, dataclasses.asdict(plan))
+        journal = Journal(asked.journal, journal_plan(plan))
         journal.check(configurations)
     except ValueError as error:
         say(f"bench.gpu: {error}")
