@@ -21,27 +21,19 @@ from sut.synthetic import DatasetSpec, write_dataset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lengths:
-    """Data set; lengths in tokens are the official ones divided by four, so that 4,096 suffice."""
+class TokenLengths:
+    """Lengths of prompts and answers in tokens; the official ones divided by four, so that 4,096 suffice."""
 
-    requests: int = 1024
-    """Number of distinct prompts; Offline issues each once."""
     mean_prompt_len: float = 375.0
     max_prompt_len: int = 2048
     mean_answer_len: float = 320.0
     max_answer_len: int = 1024
     seed: int = 0
-    """Equal seeds produce equal prompts and budgets."""
-    temperature: float = 1.0
-    """Above 0 for random weights: greedy answers, and the experts that they use, would all be alike."""
-    stop_token_id: int = -1
-    """-1: none, so that no answer stops early."""
+    """Equal seeds produce equal requests in equal order."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""
-        check_at_least(
-            self, requests=2, max_prompt_len=2, max_answer_len=2, seed=0, temperature=0, stop_token_id=-1
-        )
+        check_at_least(self, max_prompt_len=2, max_answer_len=2, seed=0)
         check_above(self, "mean_prompt_len", "mean_answer_len")
         for kind in ("prompt", "answer"):
             mean, longest = getattr(self, f"mean_{kind}_len"), getattr(self, f"max_{kind}_len")
@@ -49,14 +41,32 @@ class Lengths:
                 raise FlagError(flag(f"mean_{kind}_len"), f"{mean:g} is above the longest, {longest}")
 
     @property
-    def num_rows(self) -> int:
-        """Return the number of rows of the data set."""
-        return self.requests
-
-    @property
     def max_model_len(self) -> int:
         """Return the tokens of the longest prompt and answer, rounded up to a multiple of 16."""
         return -(-(self.max_prompt_len + self.max_answer_len) // 16) * 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lengths(TokenLengths):
+    """Data set of a benchmark."""
+
+    requests: int = 1024
+    """Number of distinct prompts; Offline issues each once."""
+    temperature: float = 1.0
+    """Above 0 for random weights: greedy answers, and the experts that they use, would all be alike."""
+    stop_token_id: int = -1
+    """-1: none, so that no answer stops early."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds; FlagError names flag, value and bound."""
+        # No super(): slots=True creates a new class, so that super() without arguments fails.
+        TokenLengths.__post_init__(self)
+        check_at_least(self, requests=2, temperature=0, stop_token_id=-1)
+
+    @property
+    def num_rows(self) -> int:
+        """Return the number of rows of the data set."""
+        return self.requests
 
 
 class Plan(NamedTuple):

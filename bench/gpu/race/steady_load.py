@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.command import check_above, check_at_least, flag
-from common.flags import FlagError
+from bench.gpu.load import TokenLengths
 from sut.synthetic_files import draw_lens
 
 _POOL_SIZE = 1 << 16
@@ -23,29 +22,13 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RaceLengths:
-    """Lengths in tokens; the means are the official ones."""
+class RaceLengths(TokenLengths):
+    """The official mean lengths."""
 
     mean_prompt_len: float = 1500.0
     max_prompt_len: int = 12_000
     mean_answer_len: float = 1278.0
     max_answer_len: int = 4096
-    seed: int = 0
-    """Equal seeds produce equal requests in equal order."""
-
-    def __post_init__(self) -> None:
-        """Check the bounds; FlagError names flag, value and bound."""
-        check_at_least(self, max_prompt_len=2, max_answer_len=2, seed=0)
-        check_above(self, "mean_prompt_len", "mean_answer_len")
-        for kind in ("prompt", "answer"):
-            mean, longest = getattr(self, f"mean_{kind}_len"), getattr(self, f"max_{kind}_len")
-            if mean > longest:
-                raise FlagError(flag(f"mean_{kind}_len"), f"{mean:g} is above the longest, {longest}")
-
-    @property
-    def max_model_len(self) -> int:
-        """Return the tokens of the longest prompt and answer, rounded up to a multiple of 16."""
-        return -(-(self.max_prompt_len + self.max_answer_len) // 16) * 16
 
 
 class RunningRequests(NamedTuple):

@@ -10,7 +10,6 @@ import asyncio
 import copy
 import dataclasses
 import importlib.util
-import pkgutil
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,6 +21,7 @@ from common.flags import FlagError
 from protos import worker_pb2 as pb
 from protos.columns import TokenIds
 from worker.engine_protocol import EngineDead
+from worker.engines.model.interface_check import check_names
 from worker.engines.sglang.request_rows import SchedulerOutput
 
 if TYPE_CHECKING:
@@ -79,13 +79,7 @@ def check_sglang_interface() -> None:
     Raises:
         FlagError: Names the interface that is missing.
     """
-    for name in _USED:
-        try:
-            pkgutil.resolve_name(name)
-        except AttributeError as error:
-            raise FlagError("--engine", _unsupported(f"has no {name}")) from error
-        except ImportError as error:
-            raise FlagError("--engine", _unsupported(f"has no {name} ({error})")) from error
+    check_names(_USED, _unsupported)
 
 
 def _unsupported(reason: str) -> str:

@@ -7,13 +7,13 @@ file uses it, and check_interface checks for it before a model loads.
 
 import asyncio
 import importlib.util
-import pkgutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from common.flags import FlagError
 from worker.engine_protocol import EngineDead
+from worker.engines.model.interface_check import check_names
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -63,13 +63,7 @@ def check_interface() -> None:
     Raises:
         FlagError: Names the interface that is missing.
     """
-    for name in _USED:
-        try:
-            pkgutil.resolve_name(name)
-        except AttributeError as error:
-            raise FlagError("--engine", _unsupported(f"has no {name}")) from error
-        except ImportError as error:
-            raise FlagError("--engine", _unsupported(f"has no {name} ({error})")) from error
+    check_names(_USED, _unsupported)
 
 
 class CoreClient:
