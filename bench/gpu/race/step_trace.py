@@ -72,7 +72,8 @@ def read_steps(path: Path) -> list[TraceStep]:
     """
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        events = [event for event in json.loads(data)["traceEvents"] if event.get("ph") == "X"]
+        document = json.loads(data.decode(errors="replace"))
+        events = [event for event in document["traceEvents"] if event.get("ph") == "X"]
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise ValueError(f"{path.name} is not a trace: {error!r}") from error
     marks = _marks(events)
@@ -121,7 +122,7 @@ def _on_gpu(events: list[Event]) -> list[_Activity]:
             Call(event["name"], float(event["dur"])),
             float(event["ts"]),
             float(event["dur"]),
-            launched_us.get(event["args"].get("correlation"), np.nan),
+            launched_us.get(event.get("args", {}).get("correlation"), np.nan),
             event["cat"] == _KERNEL,
         )
         for event in events
