@@ -16,8 +16,8 @@ _PATTERNS = {
     "attention": r"(?i)flash.?(fwd|attn|attention)|flash::|unified_attention|reduce_segments|paged_attention"
     r"|BatchPrefill|BatchDecode|fmha|merge_attn_states|cpu_attention",
     "routing": r"(?i)topk_?(forward|gating|softmax)|routing|bitmatrix|_expt_data|moe_align_block"
-    r"|count_and_sort|expert(maps|prefixsum|firsttoken)|expandInputRows|computeStrides|_masked_compaction|moe_(un)?permute"
-    r"|moe_sum|_reduce_grouped|moe_fused_mul_sum",
+    r"|count_and_sort|expert(maps|prefixsum|firsttoken)|expandInputRows|computeStrides|_masked_compaction"
+    r"|moe_(un)?permute|moe_sum|_reduce_grouped|moe_fused_mul_sum",
     MOE_GEMM: r"(?i)matmul_ogs|marlin_moe|MoeFCGemm|moe_\w*gemm|fused_moe_kernel|GroupProblemShape"
     r"|grouped_?gemm|humming|cpu_fused_moe|fused_experts",
     "activation": r"(?i)act_and_mul|and_mul_kernel|swiglu|silu|doActivation",
