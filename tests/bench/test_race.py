@@ -159,7 +159,7 @@ def test_the_race_file_is_valid() -> None:
     """A configuration has its flags and the common ones, and a slot per request of its first window."""
     found = {one.name: one for one in read_race_file(RACE_FILE)}
     argv = found["bf16-kv"].argv(16_096)
-    assert {"--max-num-seqs=480", "--enable-prefix-caching", "--kv-cache-dtype=auto"} <= set(argv)
+    assert {"--max-num-seqs=512", "--enable-prefix-caching", "--kv-cache-dtype=auto"} <= set(argv)
     assert {"--load-format=dummy", "--moe-backend=triton", "--max-model-len=16096"} <= set(argv)
 
 
