@@ -22,6 +22,7 @@ from bench.gpu.load import (
     Work,
     arriving,
     engine_flags,
+    extension_flags,
     offline,
     prepare,
     set_stop_id,
@@ -113,6 +114,22 @@ def test_flags_of_sglangs_sides_come_after_the_defaults() -> None:
     assert ["--context-length", "4104", "--tp-size", "1", "--load-format", "dummy"] == flags[:6]
     assert ["--tp-size", "2", "--dtype", "float32"] == flags[6:]
     assert "dummy" not in sglang_flags("", 4096, is_dummy=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_dummy"),
+    [
+        ("--load-format dummy --max-num-seqs 4", True),
+        ("--load_format=dummy", True),
+        ("--load-format auto --load-format=dummy", True),
+        ("--load-format dummy --load-format auto", False),
+        ("--max-num-seqs 4", False),
+    ],
+)
+def test_all_sides_have_the_random_weights_of_the_worker(flags: str, is_dummy: bool) -> None:
+    """VLLM's server gets them by a flag, which the worker accepts; the last load format counts."""
+    wanted = "--worker-extension-cls worker.engines.vllm.worker_extension.EvenExperts"
+    assert (wanted.split() if is_dummy else []) == extension_flags(flags.split())
 
 
 def test_each_request_gets_the_budget_that_its_prompt_names() -> None:
