@@ -86,7 +86,9 @@ def test_random_weights_and_no_others_need_the_extension() -> None:
         choose_extension("dummy", "a.B")
 
 
-@pytest.mark.parametrize(("loads", "is_refused"), [([[]], True), ([[{}], []], True), ([[{}], [{}]], False)])
+@pytest.mark.parametrize(
+    ("loads", "is_refused"), [([], True), ([[]], True), ([[{}], []], True), ([[{}], [{}]], False)]
+)
 def test_an_engine_whose_extension_did_not_act_is_refused(loads: list[Any], is_refused: bool) -> None:
     """Each rank must have loaded at least one model by the changed loader, routers or not."""
     asked = []

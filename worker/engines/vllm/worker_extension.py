@@ -62,7 +62,7 @@ def check_loads(loads_of_ranks: Sequence[Sequence[object]]) -> None:
     Raises:
         EngineDead: A rank has not: its rates would be those of few experts.
     """
-    if not all(loads_of_ranks):
+    if not loads_of_ranks or not all(loads_of_ranks):
         raise EngineDead("random weights were not loaded by vLLM's DummyModelLoader: few experts are in use")
 
 
