@@ -265,12 +265,15 @@ def test_arrivals_are_those_of_loadgens_server_run(counting: SimpleNamespace) ->
 @pytest.mark.vllm
 @pytest.mark.long
 def test_all_sides_serve_the_same_tokens_over_real_vllm(tmp_path: Path, checkpoint: Path) -> None:
-    """On a CPU, every round of every side has the tokens of its plan: no answer stops early."""
+    """On a CPU, every round of every side has the tokens of its plan, and random weights are the worker's."""
     output = tmp_path / "found.json"
     small = ["--requests", "32", "--mean-prompt-len", "24", "--max-prompt-len", "64"]
     small += ["--mean-answer-len", "16", "--max-answer-len", "32"]
     small += ["--rounds", "1"]
     argv = ["bench.gpu", "offline", "--model", str(checkpoint), *small, "--output", str(output)]
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    argv += ["--keep-logs", str(logs), "--", "--load-format", "dummy"]
     done = run_bench(argv, timeout_s=600)
     assert 0 == done.returncode, done.stdout + done.stderr
     record: dict[str, Any] = json.loads(output.read_text())
@@ -279,3 +282,5 @@ def test_all_sides_serve_the_same_tokens_over_real_vllm(tmp_path: Path, checkpoi
     assert [*order, *order[::-1]] == [one["side"] for one in counted]
     assert 1 == len({(one["requests"], one["tokens"]) for one in counted})
     assert all(one["front_cpu_s"] > 0 for one in counted)
+    evened = [path.stem for path in logs.glob("*.log") if "use all experts" in path.read_text()]
+    assert set(order) == {name.partition("-")[2] for name in evened}
