@@ -1,9 +1,8 @@
 """The product's part of a round in bench.gpu: one coordinator run with LoadGen, over a worker or node."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 from bench.gpu.answers import Answered
@@ -28,8 +27,6 @@ class Setting(NamedTuple):
     """Directory for all files."""
     round_timeout_s: float
     sglang_flags: Sequence[str] = ()
-    environment: Mapping[str, str] = MappingProxyType({})
-    """Variables of the processes that hold engines."""
 
 
 def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:

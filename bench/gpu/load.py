@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from sut import dataset
 from sut.dataset import Dataset
 from sut.settings import Scenario
 from sut.synthetic import DatasetSpec, write_dataset
+from worker.engines.model.model_hash import DUMMY
+from worker.engines.vllm import worker_extension
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +207,21 @@ def engine_flags(given: Sequence[str], max_model_len: int, *, on_gpu: bool) -> l
         part for name, value in valued.items() if _bare(name) not in known for part in (name, str(value))
     ]
     return [*added, *(name for name in switches if _bare(name) not in known), *given]
+
+
+def extension_flags(flags: Sequence[str]) -> list[str]:
+    """Return what `vllm serve` needs for random weights that use all experts; the product adds it itself.
+
+    Args:
+        flags: All other vLLM flags.
+    """
+    formats = [
+        word.partition("=")[2] or value
+        for word, value in pairwise([*flags, ""])
+        if _bare(word) == "load-format"
+    ]
+    is_dummy = formats[-1:] == [DUMMY]
+    return [worker_extension.FLAG, worker_extension.EXTENSION] if is_dummy else []
 
 
 def sglang_flags(given: str, max_model_len: int, *, is_dummy: bool) -> list[str]:

@@ -42,6 +42,7 @@ from worker.engines.vllm.ranks import (
     check_memory,
     choose_tensor_parallel_size,
 )
+from worker.engines.vllm.worker_extension import choose_extension
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -171,6 +172,7 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     if parsed.max_model_len is None:
         values["max_model_len"] = min(MAX_MODEL_LEN, limits.max_position_embeddings)
     values["tensor_parallel_size"] = choose_tensor_parallel_size(parsed, limits)
+    values["worker_extension_cls"] = choose_extension(parsed.load_format, parsed.worker_extension_cls)
     parsed = argparse.Namespace(**vars(parsed) | values)
     bind_cpu_ranks(parsed.tensor_parallel_size * parsed.pipeline_parallel_size)
     check_memory(parsed, weights)
@@ -344,8 +346,12 @@ def _engine_args(parsed: argparse.Namespace) -> "AsyncEngineArgs":
 
 
 def _default_args(args: "AsyncEngineArgs") -> "AsyncEngineArgs":
-    """Return the worker's defaults for the same model: offline, vLLM looks for it as it reads the flags."""
+    """Return the worker's defaults for the same model and load format.
+
+    Offline, vLLM looks for the model as it reads the flags.
+    """
     place = {"model": args.model, "revision": args.revision}
+    place["worker_extension_cls"] = choose_extension(args.load_format, "")
     return _engine_args(argparse.Namespace(**vars(parse_args([])) | place))
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from worker.engines.model.checkpoint import Source
 from worker.engines.model.fact_encoding import bounded, encode, encode_public, installed_version, sha256_of
 from worker.engines.model.model_hash import DUMMY
+from worker.engines.model.random_weights import EVEN_EXPERTS
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -131,7 +132,7 @@ def engine_facts(given: Mapping[str, str], config: "VllmConfig") -> dict[str, st
     }
     if facts["load_format"] == DUMMY:
         # Each rank draws its own part of a tensor from the same seed.
-        facts["random_weights"] = _parts(config) | {"device": _device()}
+        facts["random_weights"] = _parts(config) | {"device": _device(), "method": EVEN_EXPERTS}
     if config.speculative_config is not None:
         facts["speculative_config"] = _speculation(config.speculative_config)
     chosen = {name: value for name, value in given.items() if name not in _EXECUTION | _NEITHER}
