@@ -5,6 +5,7 @@ version are compared too. Arguments that are left at this worker's defaults are 
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import os
 from collections.abc import Iterable, Mapping
@@ -93,6 +94,13 @@ _QUIET_VARIABLES = (
 )
 
 
+@functools.cache
+def vllm_version() -> str:
+    """Return the version of the package that contains vLLM: "vllm", or another for other hardware."""
+    distribution = importlib.metadata.packages_distributions()["vllm"][0]
+    return importlib.metadata.version(distribution)
+
+
 def given_args(args: "AsyncEngineArgs", defaults: "AsyncEngineArgs") -> dict[str, str]:
     """Return the arguments that differ from the worker's defaults, values as JSON without secrets.
 
@@ -169,6 +177,18 @@ def execution_facts(given: Mapping[str, str], config: "VllmConfig") -> dict[str,
     unstable = {"compilation_config"}
     chosen = {name: value for name, value in given.items() if name in _EXECUTION - unstable}
     return bounded(chosen | {name: encode(value) for name, value in facts.items()} | _variables())
+
+
+def node_settings(given: Mapping[str, str]) -> dict[str, str]:
+    """Return what the nodes of one engine must have in common before they load it.
+
+    Args:
+        given: Result of given_args.
+    """
+    found = {name: value for name, value in given.items() if name not in _NEITHER or name == "nnodes"}
+    versions = {package: encode(installed_version(package)) for package in ("torch", "transformers")}
+    own = {"vllm_version": encode(vllm_version()), "device": encode(_device())}
+    return bounded(found | versions | own)
 
 
 def _parts(config: "VllmConfig") -> dict[str, object]:

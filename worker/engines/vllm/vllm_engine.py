@@ -1,6 +1,7 @@
 """The vLLM engine: implements the Engine protocol over vLLM's engine core."""
 
 import asyncio
+import contextlib
 import copy
 import gc
 import logging
@@ -21,9 +22,13 @@ from worker.engines.model.model_hash import ModelHash
 from worker.engines.model.warm_up_batches import WARM_UP_TOKENS, WarmUpBatch, random_prompts, warm_up_batches
 from worker.engines.vllm.causes import CauseLog, one_line, with_type
 from worker.engines.vllm.compile_log import CompileLog
+from worker.engines.vllm.core_process import interrupt_load
 from worker.engines.vllm.engine_args import EngineFlags, build_engine, describe, parse_engine_flags
 from worker.engines.vllm.engine_core import STOPPED, CoreClient
+from worker.engines.vllm.engine_facts import node_settings
+from worker.engines.vllm.follower_links import FollowerLinks, follower_links
 from worker.engines.vllm.ipc_directory import IpcDirectory
+from worker.engines.vllm.multi_node import use_network
 from worker.engines.vllm.step import CoreRequests
 from worker.engines.vllm.warm_up import run_step_sizes, step_size_groups
 
@@ -41,6 +46,8 @@ WARM_UP_TIMEOUT_S = 600.0
 WATCH_INTERVAL_S = 0.5
 RESET_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 15.0
+# A follower reports the end of a rank at once.
+FOLLOWER_TIMEOUT_S = 1.0
 # Requests sent to vLLM per turn of the event loop: each takes 25 us with a prompt of 3,000 tokens.
 FEED_SIZE = 16
 
@@ -65,10 +72,11 @@ class VllmEngine:
         self._wake = asyncio.Event()
         self._causes: CauseLog | None = None
         self._compile_log: CompileLog | None = None
-        self._ipc_directory: IpcDirectory | None = None
         self._death: str | None = None
         self._hashing: asyncio.Task[ModelHash] | None = None
         self._stop_hashing = threading.Event()
+        self._followers: FollowerLinks | None = None
+        self._exits = contextlib.AsyncExitStack()
 
     async def start(self) -> EngineInfo:
         """Load the model in a thread, so that the event loop is not blocked, and warm up.
@@ -79,19 +87,26 @@ class VllmEngine:
         """
         self._causes = causes = CauseLog(is_local=self._flags.is_local)
         self._compile_log = CompileLog()
-        self._ipc_directory = IpcDirectory(is_local=self._flags.is_local)
+        directory = IpcDirectory(is_local=self._flags.is_local)
+        for what in (causes, self._compile_log, directory):
+            self._exits.callback(what.close)
+        self._followers = followers = await self._join_followers()
         self._loading = asyncio.get_running_loop().run_in_executor(None, build_engine, self._flags)
         hashing = self._hashing = asyncio.ensure_future(self._hash_model())
         hashing.add_done_callback(_retrieve_exception)
-        # Shielded: the thread continues when this task is cancelled, and close() must shut its engine down.
         try:
-            llm = await asyncio.shield(self._loading)
+            # When this task is cancelled, the thread continues, and close() shuts its engine down.
+            llm = await followers.unless_lost(self._loading)
             self._core = core = CoreClient(llm)
             await core.prepare()
         except EngineDead as error:
-            raise EngineDead(causes.first() or str(error)) from error
-        self._tasks = [asyncio.create_task(self._watch(llm)), asyncio.create_task(self._read(core))]
-        engine_info = describe(self._flags, llm.vllm_config, await hashing)
+            self._death = await followers.find_loss() or causes.first() or str(error)
+            raise EngineDead(self._death) from error
+        watches = (self._watch(llm), self._read(core), self._watch_followers(followers))
+        self._tasks = [asyncio.create_task(watch) for watch in watches]
+        model = await hashing
+        engine_info = describe(self._flags, llm.vllm_config, model)
+        await followers.check_model(model.model_hash)
         self._stop_token_ids = engine_info.stop_token_ids
         await self._warm_up(engine_info, llm.vllm_config)
         causes.clear()
@@ -150,7 +165,9 @@ class VllmEngine:
         """Count requests with a first token as running, the others as waiting."""
         load = self._core_requests.load()
         kv_use = None if self._core is None else self._core.kv_use
-        compiled = None if self._compile_log is None else self._compile_log.counts()
+        # The log has the kernels of this machine's ranks only.
+        log = self._compile_log if self._flags.place.nnodes == 1 else None
+        compiled = None if log is None else log.counts()
         return Load(load.running, load.waiting + len(self._queued), kv_use, compiled)
 
     async def reset(self) -> None:
@@ -158,34 +175,59 @@ class VllmEngine:
         self._queued.clear()
         self._aborted += self._core_requests.drop_all()
         self._start_feeder()
-        if self._feeder is not None:
-            _, late = await asyncio.wait({self._feeder}, timeout=RESET_TIMEOUT_S)
-            if late:
-                self._die(f"its requests were not aborted within {RESET_TIMEOUT_S:.0f} s")
+        try:
+            async with asyncio.timeout(RESET_TIMEOUT_S):
+                await self._wait_aborted()
+        except TimeoutError:
+            self._die(f"its requests were not aborted within {RESET_TIMEOUT_S:.0f} s")
         self._steps.clear()
 
     async def close(self) -> None:
-        """Stop vLLM's processes, also during a load."""
+        """Tell the followers why the engine ends, and stop vLLM's processes, also during a load."""
         self._stop_hashing.set()
         for task in (*self._tasks, self._feeder, self._hashing):
             if task is not None:
                 task.cancel()
+        if self._followers is not None:
+            await self._followers.close(self._death or "its daemon has been stopped")
+        await self._stop_core()
+        await self._exits.aclose()
+
+    async def _stop_core(self) -> None:
         # Drop the reference: objects of a failed load print errors if they still exist at interpreter exit.
         loading, self._loading = self._loading, None
         if loading is None:
             return
-        await _interrupt(loading)
+        await interrupt_load(loading)
         if loading.done() and not loading.exception():
             # vLLM kills processes that have not stopped within the timeout.
             await asyncio.to_thread(loading.result().shutdown, CLOSE_TIMEOUT_S)
         # Reaps child processes: otherwise the engine core remains a zombie.
         multiprocessing.active_children()
-        if self._causes is not None:
-            self._causes.close()
-        if self._compile_log is not None:
-            self._compile_log.close()
-        if self._ipc_directory is not None:
-            self._ipc_directory.close()
+
+    async def _wait_aborted(self) -> None:
+        """Wait until the engine core has taken the aborts; one whose ranks hang reads no message."""
+        if self._feeder is not None:
+            await asyncio.wait({self._feeder})
+        assert self._core is not None
+        answered = asyncio.ensure_future(self._core.answer())
+        answered.add_done_callback(_retrieve_exception)
+        try:
+            while not answered.done() and self._death is None:
+                await asyncio.wait({answered}, timeout=WATCH_INTERVAL_S)
+        finally:
+            answered.cancel()
+
+    async def _join_followers(self) -> FollowerLinks:
+        """Wait until every other node of this engine is ready to load."""
+        place = self._flags.place
+        followers = await self._exits.enter_async_context(
+            follower_links(place, node_settings(self._flags.given))
+        )
+        if place.nnodes > 1:
+            use_network(followers.own_address)
+        await followers.join()
+        return followers
 
     async def _hash_model(self) -> ModelHash:
         """Hash the model's files in a thread, while vLLM loads them or once it has downloaded them."""
@@ -212,7 +254,7 @@ class VllmEngine:
                         await self._send(core, name, *queued)
                 await asyncio.sleep(0)
         except Exception as error:  # noqa: BLE001 - vLLM raises many types; each ends the engine
-            self._fail(error)
+            await self._fail(error)
 
     async def _send(self, core: CoreClient, name: int, prompt: list[int], budget: int) -> None:
         params = copy.copy(self._params)
@@ -227,17 +269,23 @@ class VllmEngine:
                 self._steps.append((await core.step(), time.monotonic_ns()))
                 self._wake.set()
         except Exception as error:  # noqa: BLE001 - as above
-            self._fail(error)
+            await self._fail(error)
 
     async def _watch(self, llm: "AsyncLLM") -> None:
         """Detect the engine's death, also while no step is awaited."""
         while not llm.errored:  # noqa: ASYNC110 - vLLM has no event to wait for
             await asyncio.sleep(WATCH_INTERVAL_S)
-        self._fail(EngineDead(STOPPED))
+        await self._fail(EngineDead(STOPPED))
 
-    def _fail(self, error: Exception) -> None:
+    async def _watch_followers(self, followers: FollowerLinks) -> None:
+        self._die(await followers.lost)
+
+    async def _fail(self, error: Exception) -> None:
         """Mark the engine dead; the cause of a stopped engine core is the first exception it logged."""
-        if isinstance(error, EngineDead):
+        lost = None if self._followers is None else await self._followers.find_loss()
+        if lost is not None:
+            self._die(lost)
+        elif isinstance(error, EngineDead):
             cause = self._causes.first() if self._causes else None
             self._die(f"{error}: {cause}" if cause else f"{error}; see its log above")
         else:
@@ -278,7 +326,7 @@ class VllmEngine:
 
     def _num_compiled(self) -> int:
         """Count the kernels compiled since `open`; 0 if the engine does not report them."""
-        compiled = self.load().compiled
+        compiled = None if self._compile_log is None else self._compile_log.counts()
         return 0 if compiled is None else compiled.num
 
     async def _finish(self, num_requests: int) -> None:
@@ -314,19 +362,7 @@ def sampling_params(spec: pb.RunSpec, stop_token_ids: Sequence[int]) -> "Samplin
     )
 
 
-def _retrieve_exception(ended: "asyncio.Task[ModelHash]") -> None:
+def _retrieve_exception(ended: "asyncio.Future[ModelHash] | asyncio.Future[None]") -> None:
     """Mark a task's exception as retrieved, so that asyncio does not log it if the load has failed first."""
     if not ended.cancelled():
         ended.exception()
-
-
-async def _interrupt(loading: "asyncio.Future[AsyncLLM]") -> None:
-    """Kill the processes that a loading engine has started, so that its thread returns."""
-    from vllm.utils.system_utils import kill_process_tree
-
-    deadline_s = time.monotonic() + CLOSE_TIMEOUT_S
-    while not loading.done() and time.monotonic() < deadline_s:
-        for child in multiprocessing.active_children():
-            assert child.pid is not None
-            kill_process_tree(child.pid)
-        await asyncio.wait({loading}, timeout=0.2)
