@@ -68,6 +68,14 @@ _NEITHER = _names(
     logprobs_mode
     """
 )
+# Arguments that may differ between the nodes of one engine: places and logs.
+_PER_NODE = _names(
+    """
+    model served_model_name tokenizer hf_config_path hf_token download_dir generation_config node_rank
+    master_addr numa_bind numa_bind_nodes numa_bind_cpus device_ids allowed_local_media_path logging_config
+    log_config_file
+    """
+)
 # Keys of a model's configuration that depend on its place or on the installed transformers.
 _CONFIG_NOISE = ("_name_or_path", "transformers_version", "auto_map")
 # Parts of a speculative configuration that repeat the target model's or hold objects.
@@ -185,7 +193,7 @@ def node_settings(given: Mapping[str, str]) -> dict[str, str]:
     Args:
         given: Result of given_args.
     """
-    found = {name: value for name, value in given.items() if name not in _NEITHER or name == "nnodes"}
+    found = {name: value for name, value in given.items() if name not in _PER_NODE}
     versions = {package: encode(installed_version(package)) for package in ("torch", "transformers")}
     own = {"vllm_version": encode(vllm_version()), "device": encode(_device())}
     return bounded(found | versions | own)
