@@ -168,7 +168,7 @@ def test_a_part_that_fails_is_a_lost_worker(
 
 
 def test_a_follower_dies_with_its_head(tmp_path: Path, checkpoint: Path) -> None:
-    """After kill -9 of the head's daemon the other host's daemon ends with 1 and the reason."""
+    """After kill -9 of the head's daemon the other host's ends with 1 and the reason; both may start again."""
     flags = ("--model", str(checkpoint), "--max-num-seqs", "1", *TENSOR_PARALLEL)
     with hosts(2) as made, engine(tmp_path, made, *flags) as both:
         left = both.processes()
@@ -177,3 +177,6 @@ def test_a_follower_dies_with_its_head(tmp_path: Path, checkpoint: Path) -> None
         assert "engine died: the head at " in both.follower.text
         assert ": its process has ended" in both.follower.text
         assert [] == psutil.wait_procs(left, timeout=20)[1]
+        for member in both.members:
+            member.restart()
+        fleet.wait_serving(both.head.worker, START_TIMEOUT_S)
