@@ -168,7 +168,7 @@ def test_a_part_that_fails_is_a_lost_worker(
 
 
 def test_a_follower_dies_with_its_head(tmp_path: Path, checkpoint: Path) -> None:
-    """After kill -9 of the head's daemon the other host's ends with 1 and the reason; both may start again."""
+    """After kill -9 of the head the other daemon ends with 1 and the reason; both may start again."""
     flags = ("--model", str(checkpoint), "--max-num-seqs", "1", *TENSOR_PARALLEL)
     with hosts(2) as made, engine(tmp_path, made, *flags) as both:
         left = both.processes()
