@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
@@ -179,8 +181,9 @@ def test_the_loss_of_a_follower_has_its_own_reason() -> None:
     bounded(steps)
 
 
-def test_a_killed_follower_is_lost_at_once() -> None:
-    """A connection that ends without a reason is the end of a process."""
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_a_killed_follower_is_lost_at_once(is_reset: bool) -> None:
+    """A connection that ends, or that the kernel resets because of unread data, is the end of a process."""
 
     async def steps() -> None:
         async with head() as whole:
@@ -188,6 +191,9 @@ def test_a_killed_follower_is_lost_at_once() -> None:
             writer.write(b'{"kind": "hello", "node_rank": 2, "settings": ')
             writer.write(b'{"nnodes": "3", "tensor_parallel_size": "4"}}\n')
             assert b'"welcome"' in await reader.readline()
+            if is_reset:
+                no_wait = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_wait)
             writer.close()
             assert "node rank 2 at 127.0.0.1: its process has ended" == await whole.links.lost
 

@@ -18,6 +18,7 @@ from common.text import printable
 
 MAX_LINE_BYTES = 1 << 20
 MAX_TEXT_LEN = 1000
+PROCESS_ENDED = "its process has ended"
 
 
 class Kind(StrEnum):
@@ -97,10 +98,12 @@ class NodeLink:
         """
         try:
             line = await self._reader.readline()
+        except ConnectionResetError as error:
+            raise LinkLost(PROCESS_ENDED) from error
         except (OSError, ValueError) as error:
             raise LinkLost(f"connection lost: {error}") from error
         if not line.endswith(b"\n"):
-            raise LinkLost("its process has ended")
+            raise LinkLost(PROCESS_ENDED)
         return _read(line)
 
     async def carry(self, take: Callable[[Message], None]) -> str:
