@@ -38,7 +38,7 @@ class FollowerLinks:
         self._place, self._settings, self._times = place, settings, times
         self._links: dict[int, NodeLink] = {}
         self._hashes: dict[int, str] = {}
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done when a follower is lost, with the reason; only the first loss counts."""
 
@@ -108,16 +108,16 @@ class FollowerLinks:
         self._links[rank] = link
         link.send(Message(Kind.WELCOME))
         logger.info("node rank %d at %s has joined", rank, link.peer_address)
-        await self._notify()
+        self._changed.set()
         reason = await link.carry(lambda message: self._take(rank, message))
         if not self.lost.done():
             self.lost.set_result(f"node rank {rank} at {link.peer_address}: {reason}")
-        await self._notify()
+        self._changed.set()
 
     def _take(self, rank: int, message: Message) -> None:
         if message.kind is Kind.MODEL:
             self._hashes[rank] = message.text
-            self._notifying = asyncio.ensure_future(self._notify())
+            self._changed.set()
 
     def _refuse(self, hello: Message) -> Message | None:
         """Return why a connection cannot be a follower; None if it can."""
@@ -134,18 +134,16 @@ class FollowerLinks:
     async def _wait_for_all(self, arrived: Mapping[int, object], failure: str) -> None:
         expected = range(1, self._place.nnodes)
         try:
-            async with asyncio.timeout(self._times.join_s), self._changed:
-                await self._changed.wait_for(lambda: self.lost.done() or len(arrived) == len(expected))
+            async with asyncio.timeout(self._times.join_s):
+                while len(arrived) < len(expected) and not self.lost.done():
+                    self._changed.clear()
+                    await self._changed.wait()
         except TimeoutError as error:
             missing = ", ".join(str(rank) for rank in expected if rank not in arrived)
             reason = f"node ranks {missing} {failure} within {self._times.join_s:g} s"
             raise EngineDead(reason) from error
         if self.lost.done():
             raise EngineDead(self.lost.result())
-
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
 
 
 @contextlib.asynccontextmanager
