@@ -170,18 +170,24 @@ async def follower_links(
 
 
 def _bind(place: NodePlace) -> socket.socket:
-    """Listen at the link's address.
+    """Bind the link's address.
 
     Raises:
         FlagError: --master-addr is no address of this machine, or the port is in use.
     """
-    try:
-        infos = socket.getaddrinfo(place.master_addr, place.link_port, type=socket.SOCK_STREAM)
-        family, *_, address = infos[0]
-        return socket.create_server(address, family=family)
-    except (OSError, UnicodeError) as error:
-        reason = f"node rank 0 cannot listen on {place.link_address}: {error}"
-        raise FlagError("--master-addr", reason) from error
+    with contextlib.ExitStack() as stack:
+        try:
+            infos = socket.getaddrinfo(place.master_addr, place.link_port, type=socket.SOCK_STREAM)
+            family, *_, address = infos[0]
+            listening = stack.enter_context(socket.socket(family))
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+        except (OSError, UnicodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not a valid name"
+            reason = f"node rank 0 cannot listen on {place.link_address}: {why}"
+            raise FlagError("--master-addr", reason) from error
+        stack.pop_all()
+    return listening
 
 
 def _difference(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str | None:
