@@ -61,7 +61,6 @@ BROAD_EXCEPTS = {
     "sut/results/code_grading/program_runner.py": 1,  # the top over a graded program
     "sut/sut.py": 1,  # a callback of LoadGen: an exception there aborts the process
     "worker/engines/vllm/headless_engine.py": 1,  # vLLM raises a plain Exception for a failed rank
-    "worker/engines/vllm/vllm_engine.py": 2,  # the tops of the tasks over vLLM's errors of any class
     "worker/machine/host_info.py": 1,  # the top of a thread; the error is set on its future
 }
 

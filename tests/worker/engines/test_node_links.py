@@ -12,7 +12,7 @@ import pytest
 from common.flags import FlagError
 from tests import fleet
 from worker.engine_protocol import EngineDead
-from worker.engines.vllm.follower_links import FollowerLinks, follower_links
+from worker.engines.vllm.follower_links import FollowerLinks, FollowerLost, follower_links
 from worker.engines.vllm.head_link import HeadLink, join_head
 from worker.engines.vllm.multi_node import NodePlace
 from worker.engines.vllm.node_link import LinkTimes
@@ -174,7 +174,9 @@ def test_the_loss_of_a_follower_has_its_own_reason() -> None:
             await whole.join(2)
             await link.close("VllmWorker-1 (process 7) ended by signal 9")
             expected = "node rank 1 at 127.0.0.1: VllmWorker-1 (process 7) ended by signal 9"
-            assert expected == await whole.links.lost == await whole.links.find_loss()
+            assert expected == await whole.links.lost
+            with pytest.raises(FollowerLost, match=r"ended by signal 9$"):
+                await whole.links.raise_if_lost(EngineDead("a collective failed"))
             with pytest.raises(EngineDead, match=r"ended by signal 9$"):
                 await whole.links.join()
 
@@ -292,7 +294,7 @@ def test_an_engine_of_one_node_has_no_links() -> None:
         async with follower_links(NodePlace(1, 0, "127.0.0.1", 29501), {}, TIMES) as links:
             await links.join()
             await links.check_model("abc")
-            assert await links.find_loss() is None
+            await links.raise_if_lost(EngineDead("another cause"))
             await links.close("over")
 
     bounded(steps)

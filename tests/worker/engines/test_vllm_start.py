@@ -134,10 +134,13 @@ def test_a_core_whose_ranks_hang_is_dead_after_a_run(
     """An engine core that waits for a rank reads no message, so the requests of a run stay in it."""
     monkeypatch.setattr(vllm_engine, "RESET_TIMEOUT_S", 0.1)
 
+    async def abort(_: list[str]) -> None:
+        """Send a message that nobody reads."""
+
     async def end_run() -> None:
         engine = VllmEngine(parse_engine_flags([], str(checkpoint)))
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        engine._core = SimpleNamespace(answer=lambda: answer)
+        engine._core = SimpleNamespace(answer=lambda: answer, abort=abort)
         await engine.reset()
         with pytest.raises(EngineDead, match=r"^its requests were not aborted within "):
             await engine.step()

@@ -20,6 +20,10 @@ REPORT_TIMEOUT_S = 1.0
 logger = logging.getLogger(__name__)
 
 
+class FollowerLost(EngineDead):
+    """Another node of the engine has ended or is silent."""
+
+
 class FollowerLinks:
     """Links to all followers; created by `follower_links`."""
 
@@ -46,7 +50,8 @@ class FollowerLinks:
         """Wait until all followers have joined.
 
         Raises:
-            EngineDead: They have not in time, or one is lost.
+            FollowerLost: One is lost.
+            EngineDead: They have not in time.
         """
         await self._wait_for_all(self._links, "have not joined")
 
@@ -54,26 +59,40 @@ class FollowerLinks:
         """Wait for work, which goes on when this wait ends early.
 
         Raises:
-            EngineDead: A follower is lost.
+            FollowerLost: A follower is lost.
         """
         waits: set[asyncio.Future[Any]] = {work, self.lost}
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
-            raise EngineDead(self.lost.result())
+            raise FollowerLost(self.lost.result())
         return work.result()
 
-    async def find_loss(self) -> str | None:
-        """Return why a follower was lost; what the loss causes here may be known a little earlier."""
+    async def raise_loss(self) -> None:
+        """Wait until a follower is lost.
+
+        Raises:
+            FollowerLost: It is.
+        """
+        raise FollowerLost(await self.lost)
+
+    async def raise_if_lost(self, error: EngineDead) -> None:
+        """Find out whether an error follows from a loss, which may be known a little later.
+
+        Raises:
+            FollowerLost: A follower is lost.
+        """
         if self._place.nnodes > 1:
             await asyncio.wait({self.lost}, timeout=REPORT_TIMEOUT_S)
-        return self.lost.result() if self.lost.done() else None
+        if self.lost.done():
+            raise FollowerLost(self.lost.result()) from error
 
     async def check_model(self, model_hash: str) -> None:
         """Wait until all followers have hashed their model files, and compare the hashes.
 
         Raises:
             FlagError: A follower has another model.
-            EngineDead: A follower is lost, or has not hashed its files in time.
+            FollowerLost: A follower is lost.
+            EngineDead: A follower has not hashed its files in time.
         """
         await self._wait_for_all(self._hashes, "have not hashed the model")
         for rank, found in sorted(self._hashes.items()):
@@ -143,7 +162,7 @@ class FollowerLinks:
             reason = f"node ranks {missing} {failure} within {self._times.join_s:g} s"
             raise EngineDead(reason) from error
         if self.lost.done():
-            raise EngineDead(self.lost.result())
+            raise FollowerLost(self.lost.result())
 
 
 @contextlib.asynccontextmanager

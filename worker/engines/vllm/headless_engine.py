@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import multiprocessing
-import threading
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from worker.engine_protocol import EngineDead
+from worker.engines.model.hash_task import HashTask
 from worker.engines.vllm.causes import CauseLog, one_line, with_type
 from worker.engines.vllm.core_process import interrupt_load, ranks_ending_with_worker
 from worker.engines.vllm.engine_args import EngineFlags, create_config
@@ -30,9 +30,9 @@ class HeadlessEngine:
         self._flags, self._place = flags, flags.place
         self._head: HeadLink | None = None
         self._watching: asyncio.Task[str] | None = None
-        self._hashing: asyncio.Task[None] | None = None
+        self._hashing: HashTask | None = None
+        self._sending: asyncio.Task[None] | None = None
         self._loading: asyncio.Future[MultiprocExecutor] | None = None
-        self._stop_hashing = threading.Event()
         self._causes: CauseLog | None = None
         self._ipc_directory: IpcDirectory | None = None
         self._ended = asyncio.Event()
@@ -52,8 +52,10 @@ class HeadlessEngine:
         use_network(self._head.own_address)
         self._loading = asyncio.get_running_loop().run_in_executor(None, _build_executor, self._flags)
         self._watching = asyncio.create_task(self._head.wait_lost())
-        self._hashing = asyncio.create_task(self._hash_model(self._head, self._loading))
-        self._hashing.add_done_callback(self._note_hashed)
+        downloaded = None if self._flags.is_downloaded else self._loading
+        self._hashing = HashTask(self._flags.hash_model, downloaded)
+        self._sending = asyncio.create_task(self._send_hash(self._head, self._hashing))
+        self._sending.add_done_callback(self._note_hashed)
         waits: set[asyncio.Future[Any]] = {self._loading, self._watching}
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         if not self._loading.done():
@@ -88,8 +90,9 @@ class HeadlessEngine:
 
     async def close(self) -> None:
         """Tell the head that this node ends, and stop its ranks, also during a load."""
-        self._stop_hashing.set()
-        for task in (self._watching, self._hashing):
+        if self._hashing is not None:
+            self._hashing.close()
+        for task in (self._watching, self._sending):
             if task is not None:
                 task.cancel()
         if self._head is not None:
@@ -120,8 +123,8 @@ class HeadlessEngine:
         process.join(1)
         self._note(_describe_end(process))
 
-    def _note_hashed(self, hashing: "asyncio.Task[None]") -> None:
-        error = None if hashing.cancelled() else hashing.exception()
+    def _note_hashed(self, sending: "asyncio.Task[None]") -> None:
+        error = None if sending.cancelled() else sending.exception()
         if error is not None:
             self._note(error if isinstance(error, ValueError) else with_type(error))
 
@@ -131,11 +134,8 @@ class HeadlessEngine:
             self._end = end
             self._ended.set()
 
-    async def _hash_model(self, head: HeadLink, loading: "asyncio.Future[MultiprocExecutor]") -> None:
-        if not self._flags.is_downloaded:
-            await asyncio.wait({loading})
-        found = await asyncio.to_thread(self._flags.hash_model, self._stop_hashing)
-        head.send_model_hash(found.model_hash)
+    async def _send_hash(self, head: HeadLink, hashing: HashTask) -> None:
+        head.send_model_hash((await hashing.result()).model_hash)
 
 
 def _build_executor(flags: EngineFlags) -> "MultiprocExecutor":
