@@ -34,6 +34,7 @@ _USED = (
     "vllm.v1.engine.core_client:AsyncMPClient.add_request_async",
     "vllm.v1.engine.core_client:AsyncMPClient.abort_requests_async",
     "vllm.v1.engine.core_client:AsyncMPClient.get_output_async",
+    "vllm.v1.engine.core_client:AsyncMPClient.get_supported_tasks_async",
     "vllm.v1.executor.multiproc_executor:WorkerProc.worker_main",
     "vllm.v1.engine.exceptions:EngineDeadError",
     "vllm.v1.engine.input_processor:InputProcessor.process_inputs",
@@ -131,6 +132,15 @@ class CoreClient:
         """
         with _translated():
             await self._client.abort_requests_async(request_ids)
+
+    async def answer(self) -> None:
+        """Wait for an answer of the engine core, which reads messages only between two steps.
+
+        Raises:
+            EngineDead: The engine core has stopped.
+        """
+        with _translated():
+            await self._client.get_supported_tasks_async()
 
     async def step(self) -> "list[EngineCoreOutput]":
         """Wait for the outputs of the next step, one per request.
