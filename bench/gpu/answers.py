@@ -13,6 +13,7 @@ import numpy as np
 from bench.gpu.load import Plan
 from bench.processes import tail
 from coordinator.recording.run_record import percentile
+from sut.results.comparison.request_rates import rate_before_tail
 from sut.settings import Scenario
 
 FRACTIONS = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -32,6 +33,10 @@ class Answered(NamedTuple):
     """Verdict of LoadGen and the product; empty for sides without LoadGen."""
     ttft_ms: dict[str, float]
     tpot_ms: dict[str, float]
+    tokens_per_s_before_tail: float | None
+    """Until the last request got its first token, as in `tokenfleet report compare`; None: not known."""
+    compiled_kernels: int | None
+    """Kernels that the engine compiled in the round, of those that vLLM's monitor sees; None: not known."""
 
 
 class Pipe:
@@ -93,6 +98,17 @@ def answered(answer: dict[str, Any], plan: Plan, client_cpu_s: float) -> Answere
             {name: percentile(values, fraction) / 1e6 for name, fraction in FRACTIONS.items()}
             for values in (first - due, tpot_ns)
         ]
+    has_tail = plan.scenario is Scenario.OFFLINE and answer.get("is_timed", True)
+    ttft_ms, tpot_ms = spreads
     return Answered(
-        answer["begin_s"], answer["end_s"], len(rows), int(tokens.sum()), client_cpu_s, "", *spreads
+        begin_s=answer["begin_s"],
+        end_s=answer["end_s"],
+        requests=len(rows),
+        tokens=int(tokens.sum()),
+        client_cpu_s=client_cpu_s,
+        verdict="",
+        ttft_ms=ttft_ms,
+        tpot_ms=tpot_ms,
+        tokens_per_s_before_tail=(rate_before_tail(tokens, first, done) or None) if has_tail else None,
+        compiled_kernels=answer.get("compiled_kernels"),
     )

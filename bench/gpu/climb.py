@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, isfinite
 
 from bench.command import check_above, check_at_least
 from bench.gpu.figures import start_lines, table
@@ -54,12 +54,24 @@ def ascending(name: str, text: str) -> list[float]:
         FlagError: The values are not numbers or do not ascend.
     """
     try:
-        values = [float(word) for word in text.split(",")]
+        values = [finite(word) for word in text.split(",")]
     except ValueError as error:
         raise FlagError(name, f"{text!r} is not a list of numbers") from error
-    if min(values) <= 0 or values != sorted(values):
+    if min(values) <= 0 or values != sorted(set(values)):
         raise FlagError(name, f"{text!r} is not ascending with all values above 0")
     return values
+
+
+def finite(text: str) -> float:
+    """Parse a number.
+
+    Raises:
+        ValueError: It is not a number, or not finite.
+    """
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(text)
+    return value
 
 
 def show_climb(plan: Climb, place: Place, keep: Keep) -> Found:
@@ -69,15 +81,21 @@ def show_climb(plan: Climb, place: Place, keep: Keep) -> Found:
         RuntimeError: LoadGen's dry run failed.
     """
     rounds = Rounds(place, keep)
-    rounds.visit(OURS, [offline(plan.requests)] * plan.warm_rounds, [])
-    climb(rounds, place, ascending("--rates", plan.rates), plan.seconds, Scenario(plan.scenario))
-    rounds.release()
-    lines = []
-    for name in dict.fromkeys(one.plan for one in rounds.found.rounds if not one.warm_up):
-        part = rounds.found.part(name)
-        lines += [f"\n{name}", table(part, [OURS]), *latency_lines(part, [OURS])]
-    place.clock.say("\n".join([*lines, "", highest(rounds.found), *start_lines(rounds.found)]))
+    try:
+        rounds.visit(OURS, [offline(plan.requests)] * plan.warm_rounds, [])
+        climb(rounds, place, ascending("--rates", plan.rates), plan.seconds, Scenario(plan.scenario))
+        rounds.release()
+    finally:
+        place.clock.say("\n".join([*_climb_lines(rounds.found), *start_lines(rounds.found)]))
     return rounds.found
+
+
+def _climb_lines(found: Found) -> list[str]:
+    lines = []
+    for name in dict.fromkeys(one.plan for one in found.rounds if not one.warm_up):
+        part = found.part(name)
+        lines += [f"\n{name}", table(part, [OURS]), *latency_lines(part, [OURS])]
+    return [*lines, "", *([highest(found)] if "valid_qps" in found.more else [])]
 
 
 def climb(
@@ -85,13 +103,16 @@ def climb(
 ) -> None:
     """Run the product at rising rates until one is not VALID; store the highest VALID rate."""
     found = rounds.found
-    found.more |= {"valid_qps": 0.0, "valid_seconds": seconds}
+    found.more |= {"valid_qps": None, "not_valid_qps": None, "valid_seconds": seconds}
     for target_qps in rates:
         name = f"{scenario}-{target_qps:.2f}"
         arrivals = draw(place, target_qps, seconds, name)._replace(scenario=scenario)
         rounds.visit(OURS, [], [(arrivals, 0)])
         tried = found.part(name).counted(OURS)
-        if not tried or tried[0].verdict != VALID:
+        if not tried:
+            return
+        if tried[0].verdict != VALID:
+            found.more["not_valid_qps"] = target_qps
             return
         found.more["valid_qps"] = target_qps
 
@@ -109,6 +130,9 @@ def draw(place: Place, target_qps: float, seconds: float, name: str) -> Plan:
 
 
 def highest(found: Found) -> str:
-    """Return a line with the highest VALID rate of a climb."""
+    """Return a line with the highest VALID rate of a climb, and the first rate that is not VALID."""
     more = found.more
-    return f"highest VALID rate: {more['valid_qps']:.2f}/s, arrivals for {more['valid_seconds']:g} s"
+    valid = "none" if more["valid_qps"] is None else f"{more['valid_qps']:.2f}/s"
+    above = more["not_valid_qps"]
+    beyond = "no rate was found that is not VALID" if above is None else f"not VALID: {above:.2f}/s"
+    return f"highest VALID rate: {valid}, {beyond}, arrivals for {more['valid_seconds']:g} s"

@@ -4,6 +4,9 @@ import json
 import sys
 from pathlib import Path
 
+from bench.command import installed
+from common.flags import FlagError
+
 # Source: config.json and generation_config.json of openai/gpt-oss-120b.
 _NUM_LAYERS = 36
 _CONFIG: dict[str, object] = {
@@ -61,6 +64,26 @@ _GENERATION_CONFIG = {
     "eos_token_id": [200_002, 199_999, 200_012],
     "pad_token_id": 199_999,
 }
+
+
+def check_place(name: str, model: Path | None, *, is_on_gpu: bool) -> None:
+    """Check that a command without GPUs has a small model, and a vLLM that uses no GPU.
+
+    Args:
+        name: Flag that names the GPUs.
+        model: Checkpoint; None: gpt-oss-120b.
+        is_on_gpu: Whether the flag is given.
+
+    Raises:
+        FlagError: A flag is missing.
+    """
+    if is_on_gpu:
+        return
+    if model is None:
+        raise FlagError("--model", f"required without {name}: gpt-oss-120b does not run on the CPU")
+    build = installed("vllm")
+    if build[0].isdigit() and "cpu" not in build:
+        raise FlagError(name, f"required: vLLM {build} is not a build for CPUs")
 
 
 def write_full_size(output: Path) -> None:

@@ -24,6 +24,8 @@ _ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
+    # The configuration is read from the log.
+    "VLLM_LOGGING_LEVEL": "INFO",
 }
 
 
@@ -94,6 +96,16 @@ class Side(ABC):
                 raise RuntimeError(f"{self.label} ended while it loaded: {tail(self.log)}")
             self.start = self._look()
         return self.start is not None
+
+    def check_runs(self) -> None:
+        """Check that the side's process has not ended.
+
+        Raises:
+            RuntimeError: It has ended.
+        """
+        exit_code = self.process.poll()
+        if exit_code is not None:
+            raise RuntimeError(f"{self.label} has ended with exit code {exit_code}: {tail(self.log)}")
 
     def stop(self) -> None:
         """Stop all processes of the side and wait for their end, so that their memory is free.
@@ -176,7 +188,7 @@ class Serve(Side):
     def _argv(self) -> list[str]:
         self._port = free_port()
         own = {"--port": self._port, "--model": self.setting.work.model, "--served-model-name": MODEL}
-        return ["vllm.entrypoints.openai.api_server", *argv_of(own), *self.setting.flags]
+        return ["bench.gpu.http_server", *argv_of(own), *self.setting.flags]
 
     _client: subprocess.Popen[bytes] | None = None
 

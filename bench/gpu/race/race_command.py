@@ -16,6 +16,7 @@ from bench.gpu import even_experts
 from bench.gpu.answers import Pipe
 from bench.gpu.figures import read_start
 from bench.gpu.found import Clock
+from bench.gpu.gpu_rounds import shortened
 from bench.gpu.model import write_full_size
 from bench.gpu.race.journal import Finals, Journal
 from bench.gpu.race.race_file import Configuration, choose, read_race_file
@@ -33,7 +34,6 @@ FREE_TIMEOUT_S = 60.0
 SPARE_MIB = 1024.0
 """Memory above that before the race with which a GPU counts as free."""
 POLL_S = 0.2
-_REASON_LEN = 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ class Race:
             with self._started(configuration, label, log) as pipe:
                 self._follow(pipe, configuration, result)
         except RuntimeError as error:
-            result["failure"] = _shortened(str(error))
+            result["failure"] = shortened(str(error))
             self._clock.say(f"{label}: failed: {result['failure']}")
         result["seconds"] = time.monotonic() - begun_s
         result["start_log"] = read_start(log)
@@ -216,13 +216,6 @@ class Race:
         used_mib = None if self._gpu is None else last_used_mib(self._watch_log, self._gpu)
         is_free = used_mib is None or used_mib < self._used_before_mib + SPARE_MIB
         return "" if is_free else f"{used_mib:.0f} MiB of the GPU are in use"
-
-
-def _shortened(reason: str) -> str:
-    """Return begin and end of a reason on one line."""
-    line = " ".join(reason.split())
-    is_short = len(line) <= 2 * _REASON_LEN
-    return line if is_short else f"{line[:_REASON_LEN]} ... {line[-_REASON_LEN:]}"
 
 
 def _has_memory(pid: int) -> bool:
