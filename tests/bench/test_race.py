@@ -140,6 +140,14 @@ def test_winners_are_repeated_in_turns() -> None:
     assert ["c", "a", "a", "c"] == order
 
 
+def test_an_interrupted_run_is_made_again() -> None:
+    """The interrupted run of b has a window, which counts, and b is still to be run."""
+    interrupted = run_of("b", [(8, 120, 0.5)], failure="interrupted") | {"interrupted_with": 130}
+    runs = [run_of("a", [(8, 100, 0.5)]), interrupted]
+    assert ["b"] == coming(runs, ["a", "b"], ABBA)
+    assert ["b", "a"] == [one["name"] for one in standing(runs)]
+
+
 def test_the_standing_says_why_a_configuration_is_behind() -> None:
     """The last window of equal requests counts, and none whose requests would not fit without sharing."""
     runs = [
@@ -168,6 +176,18 @@ def test_figures_of_few_experts_and_of_all_do_not_share_a_journal() -> None:
     reason = "was written with random_weights None, not even-experts: use another directory"
     with pytest.raises(FlagError, match=reason):
         Journal(STORED, journal_plan(RacePlan()))
+
+
+def test_runs_of_another_gpu_or_vllm_do_not_share_a_journal(tmp_path: Path) -> None:
+    """The number of GPUs and the driver may differ, the model of the GPU and vLLM may not."""
+    one = {"GPUs": "0, NVIDIA H200, 580.1", "vllm": "0.25.1"}
+    journal = Journal(tmp_path, {})
+    journal.add(run_of("a", []) | {"machine": one}, [], ABBA)
+    journal.check_machine(one | {"GPUs": "0, NVIDIA H200, 590.2; 1, NVIDIA H200, 590.2"})
+    with pytest.raises(FlagError, match="has runs with GPU NVIDIA H200, not NVIDIA H100"):
+        journal.check_machine(one | {"GPUs": "0, NVIDIA H100, 580.1"})
+    with pytest.raises(FlagError, match=r"has runs with vLLM 0\.25\.1, not 0\.32\.0"):
+        journal.check_machine(one | {"vllm": "0.32.0"})
 
 
 @pytest.mark.parametrize(

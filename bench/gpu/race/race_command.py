@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,13 +18,13 @@ from bench.gpu.answers import Pipe
 from bench.gpu.figures import read_start
 from bench.gpu.found import Clock
 from bench.gpu.gpu_rounds import shortened
-from bench.gpu.model import write_full_size
-from bench.gpu.race.journal import Finals, Journal
+from bench.gpu.model import check_place, write_full_size
+from bench.gpu.race.journal import Finals, Journal, is_interrupted
 from bench.gpu.race.race_file import Configuration, choose, read_race_file
 from bench.gpu.race.race_table import HEAD, standing_lines, window_line
 from bench.gpu.race.steady_engine import SteadySpec
 from bench.gpu.race.steady_load import RaceLengths
-from bench.gpu.watch import describe_gpus, last_used_mib, use_between
+from bench.gpu.watch import describe_gpus, last_used_mib, use_between, wait_free
 from bench.processes import Processes
 from common.flags import FlagError, Parser
 from worker.machine.nvml import process_tree
@@ -91,23 +92,26 @@ class Race:
         if not self._model.exists():
             write_full_size(self._model)
         self._environment = even_experts.install(self._logs / "plugin")
+        self._given_model: Path | None = asked.model
         self._gpu: int | None = asked.gpu
         self._limits = Limits(asked.load_timeout_s, asked.start_timeout_s)
         self._watch_log = self._logs / "watch.log"
         self._used_before_mib = 0.0
 
     def begin(self) -> None:
-        """Start to read the GPU's usage."""
+        """Start to read the GPU's usage.
+
+        Raises:
+            FlagError: There is no such GPU, or none is given and vLLM or the model needs one.
+            RuntimeError: The GPU is in use, or cannot be read.
+        """
+        check_place("--gpu", self._given_model, is_on_gpu=self._gpu is not None)
+        # An earlier command may have left its readings.
+        self._watch_log.write_bytes(b"")
         if self._gpu is None:
-            self._watch_log.touch()
             return
-        self._processes.start(["bench.gpu.watch"], self._watch_log)
-        deadline_s = time.monotonic() + FREE_TIMEOUT_S
-        while (used_mib := last_used_mib(self._watch_log, self._gpu)) is None:
-            if time.monotonic() > deadline_s:
-                raise RuntimeError(f"no reading of GPU {self._gpu} within {FREE_TIMEOUT_S:g} s")
-            time.sleep(POLL_S)
-        self._used_before_mib = used_mib
+        watch = self._processes.start(["bench.gpu.watch"], self._watch_log)
+        self._used_before_mib = wait_free(watch, self._watch_log, [self._gpu], "--gpu")[self._gpu]
 
     def run(self, configuration: Configuration, number: int) -> dict[str, Any]:
         """Run one configuration; a failure is part of the result."""
@@ -130,6 +134,9 @@ class Race:
         except RuntimeError as error:
             result["failure"] = shortened(str(error))
             self._clock.say(f"{label}: failed: {result['failure']}")
+        except SystemExit as error:
+            # A signal: the windows so far are kept, and the run is made again.
+            result |= {"failure": "interrupted", "interrupted_with": error.code}
         result["seconds"] = time.monotonic() - begun_s
         result["start_log"] = read_start(log)
         return result
@@ -227,11 +234,11 @@ def _has_memory(pid: int) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """Run the race. Return 0: nothing is left to run, 1: the deadline came first, 2: bad input."""
+    """Run the race. Return 0: nothing is left to run, 1: time was short or all runs failed, 2: bad input."""
     try:
         asked, plan, finals = _parse(argv)
         configurations = choose(read_race_file(asked.configs), asked.only)
-        asked.journal.mkdir(exist_ok=True)
+        asked.journal.mkdir(parents=True, exist_ok=True)
         journal = Journal(asked.journal, journal_plan(plan))
         journal.check(configurations)
     except ValueError as error:
@@ -247,11 +254,15 @@ def main(argv: list[str]) -> int:
             race = Race(processes, asked, plan, clock)
             race.begin()
             is_done = _run_all(race, journal, configurations, finals, (machine, clock))
-    except RuntimeError as error:
+    except ValueError as error:
+        say(f"bench.gpu: {error}")
+        return 2
+    except (RuntimeError, OSError) as error:
         say(f"bench.gpu: {error}")
         return 1
     say("\n".join(standing_lines(journal.runs)))
-    return 0 if is_done else 1
+    has_figures = any(run["windows"] for run in journal.runs)
+    return 0 if is_done and has_figures else 1
 
 
 def _run_all(
@@ -261,8 +272,13 @@ def _run_all(
     finals: Finals,
     place: tuple[dict[str, str], Clock],
 ) -> bool:
-    """Run what the journal says is next, until nothing is left or the next run may not end in time."""
+    """Run what the journal says is next, until nothing is left or the next run may not end in time.
+
+    Raises:
+        FlagError: The journal has runs of another GPU or vLLM.
+    """
     machine, clock = place
+    journal.check_machine(machine)
     by_name = {one.name: one for one in configurations}
     longest_s = max((run["seconds"] for run in journal.runs if not run["failure"]), default=0.0)
     say(HEAD)
@@ -274,6 +290,8 @@ def _run_all(
         run = race.run(by_name[names[0]], number) | {"machine": machine}
         longest_s = max(longest_s, run["seconds"])
         journal.add(run, configurations, finals)
+        if is_interrupted(run):
+            sys.exit(run["interrupted_with"])
     return True
 
 
