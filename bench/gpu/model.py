@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-from bench.command import installed
-from common.flags import FlagError
+from bench.command import installed, say
+from common.flags import FlagError, Parser
 
 # Source: config.json and generation_config.json of openai/gpt-oss-120b.
 _NUM_LAYERS = 36
@@ -97,5 +97,17 @@ def write_full_size(output: Path) -> None:
         (output / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
+def main(argv: list[str]) -> int:
+    """Write the model. Return 0: done, 2: bad input."""
+    parser = Parser(prog="python -m bench.gpu.model", allow_abbrev=False, description=__doc__)
+    parser.add_argument("directory", type=Path, metavar="DIR", help="directory to create")
+    try:
+        write_full_size(parser.parse_args(argv).directory)
+    except (ValueError, OSError) as error:
+        say(f"bench.gpu.model: {error}")
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    write_full_size(Path(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))
