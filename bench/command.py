@@ -87,6 +87,9 @@ def check_output(path: Path | None) -> None:
 def new_directory(name: str, path: Path) -> Path:
     """Create a flag's directory, with its parents; an empty one is used as it is.
 
+    Returns:
+        The absolute path: processes of a benchmark run in another directory.
+
     Raises:
         FlagError: It has files, or cannot be created.
     """
@@ -97,7 +100,7 @@ def new_directory(name: str, path: Path) -> Path:
         raise FlagError(name, f"{path}: {error.strerror}") from error
     if not is_empty:
         raise FlagError(name, f"{path} is not an empty directory")
-    return path
+    return path.absolute()
 
 
 class OutputNotWritten(RuntimeError):

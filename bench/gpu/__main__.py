@@ -225,7 +225,7 @@ def _parse(argv: list[str]) -> Asked:
     plan = show.plan(**args)
     check_output(common["output"])
     if common["keep_logs"] is not None:
-        new_directory("--keep-logs", common["keep_logs"])
+        common["keep_logs"] = new_directory("--keep-logs", common["keep_logs"])
     return Asked(show=show, plan=plan, gpus=gpus, vllm=vllm, **common)
 
 

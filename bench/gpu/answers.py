@@ -16,6 +16,7 @@ from coordinator.recording.run_record import percentile
 from sut.results.comparison.request_rates import rate_before_tail
 from sut.settings import Scenario
 
+END_TIMEOUT_S = 3.0
 FRACTIONS = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
@@ -60,7 +61,7 @@ class Pipe:
             self._process.stdin.write(f"{line}\n".encode())
             self._process.stdin.flush()
         except BrokenPipeError as error:
-            raise RuntimeError(f"{self._log.name}: the process has ended: {tail(self._log)}") from error
+            raise RuntimeError(self._how_ended()) from error
         answer = self.take(timeout_s)
         if answer is None:
             raise RuntimeError(f"{self._log.name}: no answer within {timeout_s:g} s: {tail(self._log)}")
@@ -79,11 +80,19 @@ class Pipe:
                 return None
             data = os.read(self._fd, 1 << 20)
             if not data:
-                raise RuntimeError(f"{self._log.name}: the process has ended: {tail(self._log)}")
+                raise RuntimeError(self._how_ended())
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _how_ended(self) -> str:
+        """Describe the end of a process that has closed its output."""
+        try:
+            how = f"the process has ended with exit code {self._process.wait(END_TIMEOUT_S)}"
+        except subprocess.TimeoutExpired:
+            how = "the process has closed its output"
+        return f"{self._log.name}: {how}: {tail(self._log)}"
 
 
 def answered(answer: dict[str, Any], plan: Plan, client_cpu_s: float) -> Answered:

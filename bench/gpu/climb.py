@@ -13,10 +13,13 @@ from bench.gpu.loadgen import draw_arrivals
 from bench.gpu.offline import Keep, latency_lines
 from bench.gpu.sides import Ours
 from common.flags import FlagError
+from sut.early_stopping import min_passing_queries
 from sut.settings import Scenario
 
 OURS = Ours.name
 VALID = "VALID"
+# Source: LoadGen's default target_latency_percentile of Server.
+PERCENTILE = 0.99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +40,11 @@ class Climb(Lengths):
         Lengths.__post_init__(self)
         check_at_least(self, warm_rounds=0)
         check_above(self, "round_timeout_s", "seconds")
-        ascending("--rates", self.rates)
+        lowest = ascending("--rates", self.rates)[0]
+        least = min_passing_queries(0, PERCENTILE)
+        if (num := num_arrivals(lowest, self.seconds)) < least:
+            reason = f"{num} queries at {lowest:g}/s are fewer than {least}: LoadGen would call none VALID"
+            raise FlagError("--seconds", reason)
         if self.scenario not in (Scenario.SERVER, Scenario.INTERACTIVE):
             raise FlagError("--scenario", f"{self.scenario!r} is neither server nor interactive")
 
@@ -60,6 +67,11 @@ def ascending(name: str, text: str) -> list[float]:
     if min(values) <= 0 or values != sorted(set(values)):
         raise FlagError(name, f"{text!r} is not ascending with all values above 0")
     return values
+
+
+def num_arrivals(target_qps: float, seconds: float) -> int:
+    """Return the number of queries of a run."""
+    return max(round(target_qps * seconds), 2)
 
 
 def finite(text: str) -> float:
@@ -123,7 +135,7 @@ def draw(place: Place, target_qps: float, seconds: float, name: str) -> Plan:
     Raises:
         RuntimeError: LoadGen's dry run failed.
     """
-    num_requests = max(round(target_qps * seconds), 2)
+    num_requests = num_arrivals(target_qps, seconds)
     place.clock.say(f"{name}: {num_requests} arrivals at {target_qps:.2f}/s")
     setting = place.setting
     return draw_arrivals(setting.processes, num_requests, target_qps, setting.directory, name)

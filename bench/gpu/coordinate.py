@@ -59,7 +59,7 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
         verdict=f"{verdict['outcome']} {verdict['reason']}".strip(),
         ttft_ms=ttft_ms,
         tpot_ms=tpot_ms,
-        tokens_per_s_before_tail=read_rate_before_tail(run_dir) if is_offline else None,
+        tokens_per_s_before_tail=(read_rate_before_tail(run_dir) or None) if is_offline else None,
         compiled_kernels=_num_compiled(workers),
     )
 
@@ -86,4 +86,6 @@ def coordinator_argv(setting: Setting, port: int, plan: Plan, label: str) -> tup
         "--output-dir": setting.directory / label,
         "--max-new-tokens": setting.work.longest_answer,
     }
-    return ["bench.gpu.budgeted", *argv_of(flags)], setting.directory / f"{label}.log"
+    # The only worker does not come back, and a page per round costs seconds of the GPU's time.
+    switches = ["--on-worker-loss", "fail", "--no-report"]
+    return ["bench.gpu.budgeted", *argv_of(flags), *switches], setting.directory / f"{label}.log"

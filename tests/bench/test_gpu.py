@@ -227,6 +227,7 @@ def test_a_model_has_the_asked_stop_id_or_none(checkpoint: Path, tmp_path: Path)
         (["climb", "--gpus", "0", "--rates", ""], "--rates: ''"),
         (["climb", "--gpus", "0", "--rates", "4,4"], "--rates: '4,4'"),
         (["climb", "--gpus", "0", "--rates", "4,inf"], "--rates: '4,inf'"),
+        (["climb", "--gpus", "0", "--rates", "3.4", "--seconds", "130"], "--seconds: 442 queries at 3.4/s"),
         (["offline"], "--model: required without --gpus"),
         (["offline", "--gpus", "0", "--deadline-s", "nan"], "--deadline-s: nan"),
         (["offline", "--gpus", "0", "--turns", "3"], "--turns: 3"),

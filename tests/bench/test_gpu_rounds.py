@@ -140,9 +140,13 @@ def test_an_interrupted_command_prints_what_it_has(
     assert "  med bare" in capsys.readouterr().out
 
 
-def test_one_side_can_run_alone_and_once(command: Command) -> None:
-    """With one turn and one round a side is loaded once and measured once."""
-    assert 0 == command.run("--sides", "ours", "--turns", "1")
+def test_one_side_can_run_alone_and_once(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one turn and one round a side is measured once; a relative directory is created."""
+    monkeypatch.chdir(tmp_path)
+    assert 0 == command.run("--sides", "ours", "--turns", "1", "--keep-logs", "new/logs")
+    assert (tmp_path / "new" / "logs" / "1-ours.log").exists()
     (only,) = command.record["rounds"]
     assert ("ours", 3) == (only["side"], only["compiled_kernels"])
 

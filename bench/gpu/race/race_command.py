@@ -295,6 +295,11 @@ def _run_all(
     return True
 
 
+def _absolute_path(text: str) -> Path:
+    """Return an absolute path: engines run in another directory."""
+    return Path(text).absolute()
+
+
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, RacePlan, Finals]:
     """Parse the command line.
 
@@ -310,13 +315,17 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, RacePlan, Finals]:
             default=field.default,
             help=f"default: {field.default}",
         )
-    parser.add_argument("--journal", type=Path, required=True, metavar="DIR", help="continued if it exists")
+    parser.add_argument(
+        "--journal", type=_absolute_path, required=True, metavar="DIR", help="continued if it exists"
+    )
     parser.add_argument("--configs", type=Path, default=RACE_FILE, metavar="FILE", help="the race file")
     parser.add_argument("--only", default="", metavar="NAMES", help="configurations to run, with commas")
     parser.add_argument("--finalists", type=int, default=2, help="configurations to repeat; default: 2")
     parser.add_argument("--final-runs", type=int, default=2, help="further runs of each; default: 2")
     parser.add_argument("--gpu", type=int, help="index of the GPU; default: the CPU")
-    parser.add_argument("--model", type=Path, help="checkpoint; default: gpt-oss-120b, random weights")
+    parser.add_argument(
+        "--model", type=_absolute_path, help="checkpoint; default: gpt-oss-120b, random weights"
+    )
     parser.add_argument("--deadline-s", type=float, default=86_400.0, help="no run is to end after this time")
     parser.add_argument("--load-timeout-s", type=float, default=300.0, help="default: 300")
     parser.add_argument("--start-timeout-s", type=float, default=240.0, help="default: 240")
