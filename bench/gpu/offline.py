@@ -12,7 +12,7 @@ from bench.gpu.figures import differences, ratio_lines, read_config, read_start,
 from bench.gpu.found import Found
 from bench.gpu.gpu_rounds import Place, Rounds
 from bench.gpu.load import Lengths, Plan, last_value, offline
-from bench.gpu.loadgen import draw_arrivals
+from bench.gpu.loadgen import draw_arrivals, draw_offline
 from common.flags import FlagError
 
 OFFLINE_SIDES = ("bare", "ours", "async", "serve")
@@ -105,8 +105,14 @@ Compare = Callable[[Found, list[str]], list[str]]
 
 
 def show_offline(plan: Offline, place: Place, keep: Keep) -> Found:
-    """Run the rounds and print their figures."""
-    return _run(plan, place, offline(plan.requests), keep, ratio_lines)
+    """Run the rounds and print their figures.
+
+    Raises:
+        RuntimeError: LoadGen's dry run failed.
+    """
+    setting = place.setting
+    requests = draw_offline(setting.processes, plan.requests, setting.directory)
+    return _run(plan, place, requests, keep, ratio_lines)
 
 
 def show_server(plan: Server, place: Place, keep: Keep) -> Found:
@@ -141,6 +147,8 @@ def _notes(plan: Offline, place: Place) -> Iterator[str]:
             f"no warm-up round: {', '.join(cold)} may compile in the first round of each load; "
             "the worker of the product warms up while it is loaded"
         )
+    if "--enable-prefix-caching" in place.setting.flags:
+        yield "prefix caching: rounds have equal prompts, so all after the first of a load find them cached"
     num_slots = last_value(place.setting.flags, "--max-num-seqs")
     if num_slots.isdecimal() and plan.requests <= int(num_slots):
         yield f"all {plan.requests} requests run at once: tokens/s before the tail is the rate of the prefill"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from bench.fleet.notes import RunNotes
 from bench.fleet.schedule import scheduled_ns
@@ -29,7 +30,7 @@ from bench.gpu.load import (
     set_stop_id,
     sglang_flags,
 )
-from bench.gpu.loadgen import draw_arrivals
+from bench.gpu.loadgen import draw_arrivals, draw_offline
 from bench.gpu.model import write_full_size
 from bench.gpu.replay import Row
 from bench.gpu.unstopped_worker import stop_ids_or_none
@@ -262,9 +263,14 @@ def counting(tmp_path: Path, checkpoint: Path) -> Iterator[SimpleNamespace]:
 
 
 def test_offline_asks_for_each_sample_once(counting: SimpleNamespace) -> None:
-    """LoadGen's Offline run has as many requests and tokens as the plan of the other sides."""
-    plan = offline(SMALL.requests)
+    """LoadGen's Offline run has the requests and tokens of the plan of the other sides, in its order."""
+    setting = counting.setting
+    plan = draw_offline(setting.processes, SMALL.requests, setting.directory)
+    assert [*range(60)] == sorted(plan.samples.tolist()) != plan.samples.tolist()
     found = coordinate(counting.setting, counting.port, plan, "a")
+    table = parquet.read_table(setting.directory / "a" / "offline" / "performance" / "requests.parquet")
+    queries, samples = (table.column(name).to_numpy() for name in ("query", "sample"))
+    assert plan.samples.tolist() == samples[queries.argsort()].tolist()
     expected = int(counting.setting.work.budgets.sum())
     assert (60, expected) == (found.requests, found.tokens)
     assert expected == counting.setting.work.num_tokens(plan)

@@ -114,6 +114,8 @@ def test_equal_steps_have_one_time_per_token() -> None:
     steps_ms = np.full(10, 20.0)
     assert {20.0} == {round(value, 9) for value in life_tpot_ms(steps_ms, np.array([2, 5, 500])).tolist()}
     assert (20.0, 0.0) == fit_step_ms(steps_ms, np.full(10, 7.0))
+    # A step with prefill that happens to be faster does not make prefill a gain.
+    assert (15.0, 0.0) == fit_step_ms(np.array([20.0, 10.0]), np.array([0.0, 100.0]))
 
 
 def run_of(
