@@ -5,6 +5,7 @@ import os
 import select
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from sut.results.comparison.request_rates import rate_before_tail
 from sut.settings import Scenario
 
 END_TIMEOUT_S = 3.0
+CHECK_INTERVAL_S = 0.2
 FRACTIONS = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
@@ -40,6 +42,10 @@ class Answered(NamedTuple):
     """Kernels that the engine compiled in the round, of those that vLLM's monitor sees; None: not known."""
 
 
+def _no_check() -> None:
+    """Wait for the answer alone."""
+
+
 class Pipe:
     """JSON lines over the standard input and output of a process."""
 
@@ -50,8 +56,13 @@ class Pipe:
         os.set_blocking(self._fd, False)
         self._rest = b""
 
-    def ask(self, line: str, timeout_s: float) -> dict[str, Any]:
+    def ask(self, line: str, timeout_s: float, check: Callable[[], None] = _no_check) -> dict[str, Any]:
         """Write a line and wait for the answer.
+
+        Args:
+            line: The request.
+            timeout_s: How long to wait.
+            check: Called while waiting; raises RuntimeError to end the wait.
 
         Raises:
             RuntimeError: No answer comes in time, or the process has ended.
@@ -62,7 +73,9 @@ class Pipe:
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise RuntimeError(self._how_ended()) from error
-        answer = self.take(timeout_s)
+        deadline_s = time.monotonic() + timeout_s
+        while (answer := self.take(CHECK_INTERVAL_S)) is None and time.monotonic() < deadline_s:
+            check()
         if answer is None:
             raise RuntimeError(f"{self._log.name}: no answer within {timeout_s:g} s: {tail(self._log)}")
         return answer

@@ -39,7 +39,7 @@ class Scripted(InProcess):
         path = self.setting.directory / f"{self.label}-{number}.json"
         path.write_text(json.dumps(self.setting.work.budgets[plan.samples].tolist()))
         timeout_s = self.setting.round_timeout_s
-        return answered(self._pipe.ask(str(path), timeout_s), plan, 0.0)
+        return answered(self._pipe.ask(str(path), timeout_s, self.check_cores), plan, 0.0)
 
 
 class Bare(Scripted):
@@ -116,6 +116,15 @@ def test_a_round_that_times_out_ends_its_side(command: Command) -> None:
     record = command.record
     assert ["ours"] == [one["side"] for one in record["rounds"]]
     assert "no answer within 0.3 s" in record["failures"][0]
+
+
+def test_a_round_without_engine_core_ends_its_side(command: Command) -> None:
+    """LLM.generate would wait for an engine core that was killed until the round's timeout of 600 s."""
+    Scripted.actions["1-bare"] = ["core"]
+    assert 1 == command.run("--turns", "1")
+    assert ["ours"] == [one["side"] for one in command.record["rounds"]]
+    (failure,) = command.record["failures"]
+    assert failure.startswith("1-bare: engine core [")
 
 
 def test_a_deadline_within_a_load_ends_the_load(command: Command) -> None:
