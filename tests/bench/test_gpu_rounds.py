@@ -14,7 +14,7 @@ import pytest
 from bench.command import OutputNotWritten, write_record
 from bench.gpu.__main__ import main
 from bench.gpu.answers import Answered, answered
-from bench.gpu.load import Plan
+from bench.gpu.load import Plan, offline
 from bench.gpu.sides import SIDES, InProcess
 from bench.gpu.watch import wait_free
 from bench.processes import Processes, read_tree_cpu
@@ -76,6 +76,8 @@ class Command:
 def command(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
     """Replace both sides; check at the end that no process of theirs is left."""
     monkeypatch.setattr(Scripted, "actions", {})
+    # LoadGen's dry run has its own test.
+    monkeypatch.setattr("bench.gpu.offline.draw_offline", lambda _, num_samples, __: offline(num_samples))
     for side in (Bare, Ours):
         monkeypatch.setitem(SIDES, side.name, side)
     before = set(children(os.getpid()))
