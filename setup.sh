@@ -12,7 +12,7 @@ usage: [MLPERF_BACKEND=vllm|sglang|counting] ./setup.sh [--force-rebuild] [--hel
 
 Creates .venv_$MLPERF_BACKEND here and installs this project in it, with uv if there is one, else with pip.
   vllm      (default) vLLM: the GPU build if nvidia-smi lists a GPU, else the CPU build
-  sglang    SGLang; needs an NVIDIA GPU and glibc 2.34
+  sglang    SGLang; needs an NVIDIA GPU, Python 3.11 or 3.12, glibc 2.34
   counting  no engine: the workers answer by counting
   --force-rebuild  replace the environment instead of updating it
 TEXT

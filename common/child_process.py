@@ -1,13 +1,21 @@
-"""Command line and environment for starting this project's programs as child processes."""
+"""Starts this project's programs as child processes: command line, environment, end."""
 
+import math
 import os
 import site
+import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from common.signals import SIGNAL_POLL_S
 
 PACKAGE_ROOT = Path(__file__).resolve().parents[1]
 """The directory that contains this project's packages: a checkout or site-packages."""
+# A killed process that does not end is in the kernel, e.g. waiting for a network disk.
+_KILL_TIMEOUT_S = 5.0
 
 
 def child_command(module: str, argv: Iterable[str]) -> list[str]:
@@ -37,3 +45,54 @@ def child_environment(
         path.insert(0, str(PACKAGE_ROOT))
     # PYTHONSAFEPATH applies -P to the interpreters that the child starts, such as vLLM's processes.
     return {**environment, "PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
+
+
+@contextmanager
+def child_process(
+    module: str,
+    argv: Iterable[str],
+    variables: Mapping[str, str],
+    stop_timeout_s: float = 0.0,
+    stdout: int | None = None,
+    stderr: int | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start one of this project's programs without standard input; it does not outlive the block.
+
+    Args:
+        module: Its name.
+        argv: Its arguments.
+        variables: Environment variables, besides those of child_environment.
+        stop_timeout_s: Time to end after SIGTERM; 0: the program is killed at once.
+        stdout: As for subprocess.Popen.
+        stderr: As for subprocess.Popen.
+    """
+    process = subprocess.Popen(
+        child_command(module, argv),
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        env={**child_environment(os.environ), **variables},
+    )
+    try:
+        yield process
+    finally:
+        if stop_timeout_s:
+            process.terminate()
+            _wait(process, stop_timeout_s)
+        process.kill()
+        _wait(process, _KILL_TIMEOUT_S)
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+def wait_for_exit(process: subprocess.Popen[bytes], timeout_s: float = math.inf) -> int | None:
+    """Return the exit code; None if the process has not ended in time. A signal interrupts the wait."""
+    deadline_s = time.monotonic() + timeout_s
+    while process.poll() is None and (left_s := deadline_s - time.monotonic()) > 0:
+        _wait(process, min(left_s, SIGNAL_POLL_S))
+    return process.poll()
+
+
+def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout_s)

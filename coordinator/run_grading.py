@@ -6,17 +6,14 @@ verdict.
 
 import json
 import logging
-import os
-import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from common.child_process import child_command, child_environment
-from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
+from common.child_process import child_process, wait_for_exit
+from common.signals import Interrupted, Interrupts
 from coordinator.config import RunConfig
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, RunDir
@@ -107,10 +104,8 @@ class RunGrading:
     def _run(self, task: GradingTask) -> int:
         """Run the process; returns its exit code."""
         self.interrupts.resume()
-        with _process(task) as process:
-            while process.poll() is None:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(SIGNAL_POLL_S)
+        with child_process(task.module, task.argv, {}, _STOP_TIMEOUT_S) as process:
+            wait_for_exit(process)
         self.interrupts.hold()
         return process.returncode
 
@@ -131,20 +126,6 @@ class RunGrading:
             logger.error("the verdict after scoring was not stored: %s", error)
             return replace(record, verdict=record.verdict.not_graded(str(error)))
         return graded
-
-
-@contextmanager
-def _process(task: GradingTask) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the process; it does not outlive the block."""
-    process = subprocess.Popen(child_command(task.module, task.argv), env=child_environment(os.environ))
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(_STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
 
 
 def _judge(verdict: Verdict, run_dir: Path, task: GradingTask, code: int) -> Verdict:

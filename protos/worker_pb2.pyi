@@ -120,18 +120,22 @@ class Tokens(_message.Message):
     def __init__(self, packed: _Optional[bytes] = ..., digest: _Optional[int] = ..., load: _Optional[_Union[EngineLoad, _Mapping]] = ...) -> None: ...
 
 class Pong(_message.Message):
-    __slots__ = ("nonce", "worker_ns", "produced_tokens", "steps", "load")
+    __slots__ = ("nonce", "worker_ns", "produced_tokens", "steps", "load", "decode_rows", "decode_tokens")
     NONCE_FIELD_NUMBER: _ClassVar[int]
     WORKER_NS_FIELD_NUMBER: _ClassVar[int]
     PRODUCED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LOAD_FIELD_NUMBER: _ClassVar[int]
+    DECODE_ROWS_FIELD_NUMBER: _ClassVar[int]
+    DECODE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     nonce: int
     worker_ns: int
     produced_tokens: int
     steps: int
     load: EngineLoad
-    def __init__(self, nonce: _Optional[int] = ..., worker_ns: _Optional[int] = ..., produced_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., load: _Optional[_Union[EngineLoad, _Mapping]] = ...) -> None: ...
+    decode_rows: int
+    decode_tokens: int
+    def __init__(self, nonce: _Optional[int] = ..., worker_ns: _Optional[int] = ..., produced_tokens: _Optional[int] = ..., steps: _Optional[int] = ..., load: _Optional[_Union[EngineLoad, _Mapping]] = ..., decode_rows: _Optional[int] = ..., decode_tokens: _Optional[int] = ...) -> None: ...
 
 class EngineLoad(_message.Message):
     __slots__ = ("running", "waiting", "kv_use", "gpus", "compiled")

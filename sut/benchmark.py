@@ -103,6 +103,16 @@ def _audit_settings(num_samples: int, sampling_target: int) -> dict[str, str]:
     }
 
 
+class SpeculationRules(NamedTuple):
+    """The speculative decoding that the rules allow in Interactive."""
+
+    algorithm: str
+    head: str
+    """Draft model on Hugging Face."""
+    num_steps: int
+    top_k: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
     """Constants of one benchmark."""
@@ -115,6 +125,7 @@ class Benchmark:
     """Limits of Server; Offline uses the same model name and has no limits."""
     interactive: LatencyLimits
     """Limits of Interactive, which LoadGen runs as Server with another model name."""
+    speculation: SpeculationRules
     performance_sample_count: int
     """Rows of the performance data set; also LoadGen's count and the minimum size of an Offline query."""
     accuracy_sample_count: int
@@ -213,6 +224,8 @@ GPT_OSS_120B = Benchmark(
             (OtherFigure(20_000_000, "the rules (inference_rules.adoc)"),),
         ),
     ),
+    # rules, appendix "Speculative Decoding"
+    speculation=SpeculationRules("eagle3", "nvidia/gpt-oss-120b-Eagle3-long-context", num_steps=3, top_k=1),
     performance_sample_count=6396,  # mlperf.conf, checker
     accuracy_sample_count=4395,  # mlperf.conf, checker
     min_duration_ms=600_000,  # mlperf.conf, checker

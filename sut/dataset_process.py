@@ -5,13 +5,12 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 
-from common.child_process import child_command, child_environment
+from common.child_process import child_process
 from common.text import printable
 from sut.dataset_file import MAX_LINE_LEN, READ_TIMEOUT_S, REFUSED
 from sut.prompt_columns import UnreadableError
@@ -21,8 +20,8 @@ _MODULE = "sut.dataset_file"
 _START_S = 30
 # Time to end after the last word.
 _END_S = 5
-# A killed process that does not end is in the kernel, e.g. waiting for a network disk.
-_KILL_TIMEOUT_S = 5
+# Arrow's other allocators reserve address space that no limit could tell from use.
+_VARIABLES = {"ARROW_DEFAULT_MEMORY_POOL": "system"}
 _CHUNK_BYTES = 1 << 12
 
 
@@ -38,7 +37,9 @@ def read_in_process(path: Path, max_samples: int | None, timeout_s: float = READ
     argv = [os.fspath(path), *([] if max_samples is None else [str(max_samples)])]
     # A file in memory: the process never waits for this one to take its output.
     with open(os.memfd_create("prompts"), "w+b") as prompts:
-        with _process(argv, prompts.fileno()) as process:
+        with child_process(
+            _MODULE, argv, _VARIABLES, stdout=prompts.fileno(), stderr=subprocess.PIPE
+        ) as process:
             line, code = _wait(process, timeout_s)
         if code == REFUSED and line:
             raise UnreadableError(line)
@@ -49,24 +50,6 @@ def read_in_process(path: Path, max_samples: int | None, timeout_s: float = READ
     # Arrow itself does not check offsets.
     batch.validate(full=True)
     return batch
-
-
-@contextmanager
-def _process(argv: list[str], stdout: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the process; it does not outlive the block."""
-    # Arrow's other allocators reserve address space that no limit could tell from use.
-    environment = {**child_environment(os.environ), "ARROW_DEFAULT_MEMORY_POOL": "system"}
-    process = subprocess.Popen(
-        child_command(_MODULE, argv), stdout=stdout, stderr=subprocess.PIPE, env=environment
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_KILL_TIMEOUT_S)
-        if process.stderr is not None:
-            process.stderr.close()
 
 
 def _wait(process: subprocess.Popen[bytes], timeout_s: float) -> tuple[str, int]:

@@ -5,11 +5,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
+import numpy as np
 from google.protobuf.message import DecodeError
 
 from common.idle_timer import IdleTimer
 from protos import worker_pb2 as pb
-from protos.columns import FrameError, TokenTimes, unpack_requests, unpack_submit
+from protos.columns import FrameError, TokenColumns, TokenTimes, unpack_requests, unpack_submit
 from protos.hashes import run_hash
 from worker.admission import InFlight, LimitExceeded, check_prompts
 from worker.engine_protocol import Engine, Step
@@ -41,6 +42,22 @@ class SessionCounts(NamedTuple):
     """Token frames sent."""
 
 
+class DecodeCounts(NamedTuple):
+    """Rows of engine steps without their request's first token, and the tokens of these rows."""
+
+    rows: int = 0
+    tokens: int = 0
+
+    def plus(self, columns: TokenColumns) -> "DecodeCounts":
+        """Add the rows of a step; a row without tokens does not count."""
+        begun = columns.times.first_rows if columns.times is not None else []
+        if columns.counts is None:
+            num = len(columns.requests) - len(begun)
+            return DecodeCounts(self.rows + num, self.tokens + num)
+        later = np.delete(columns.counts, begun)
+        return DecodeCounts(self.rows + int(np.count_nonzero(later)), self.tokens + int(later.sum()))
+
+
 class CoordinatorGone(Exception):
     """The stream is open, but the coordinator has stopped sending or reading; the message names which."""
 
@@ -70,6 +87,7 @@ class Session:
         self.run_id = opening.run_id
         self._outbox = outbox
         self.produced_tokens = 0
+        self._decoded = DecodeCounts()
         self._num_steps = self._num_requests = self._num_prompt_tokens = self._num_finished = 0
         self._engine = engine
         self._read_load = read_load
@@ -170,6 +188,7 @@ class Session:
             self._num_steps += 1
             self.produced_tokens += len(step.columns.tokens)
             self._num_finished += len(step.columns.finished_rows)
+            self._decoded = self._decoded.plus(step.columns)
             if step.columns.times is not None:
                 step = self._with_received(step, step.columns.times)
             self._in_flight.remove(step.columns.requests[step.columns.finished_rows])
@@ -216,6 +235,8 @@ class Session:
             produced_tokens=self.produced_tokens,
             steps=self._num_steps,
             load=self._report_load(),
+            decode_rows=self._decoded.rows,
+            decode_tokens=self._decoded.tokens,
         )
         self._outbox.put_control(pb.FromWorker(pong=pong))
 

@@ -198,10 +198,10 @@ def _parse(argv: list[str]) -> tuple[Plan, Path | None]:
     parser = Parser(prog="python -m bench.visibility", allow_abbrev=False, description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--old", type=Path, metavar="DIR", help="checkout of the plain runs; default: this")
-    parser.add_argument("--workers", type=int, default=24)
+    parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--queries-per-s", type=float, default=400.0)
-    parser.add_argument("--queries", type=int, default=4_800, help="of each run; LoadGen may issue more")
-    parser.add_argument("--step-ms", type=float, default=10.0, help="time of an engine step")
+    parser.add_argument("--queries", type=int, default=10_000, help="of each run; LoadGen may issue more")
+    parser.add_argument("--step-ms", type=float, default=5.0, help="time of an engine step")
     args = parse_comparison(parser, argv, ROUNDS, QUICK)
     if args.rounds < 2:
         raise FlagError("--rounds", f"{args.rounds} is below 2: no interval")

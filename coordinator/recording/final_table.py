@@ -64,7 +64,8 @@ def format_record(record: RunRecord) -> str:
     if record.summary is not None:
         lines += _latency_lines(record.summary, record.loadgen_latencies)
         lines += _part_lines(record.decomposition)
-        lines += [*_worker_lines(record.summary), *_loss_lines(record.summary)]
+        lines += [*_worker_lines(record.summary), *_acceptance_lines(record.summary)]
+        lines += _loss_lines(record.summary)
     lines += _check_lines(verdict, verbose=bool(record.config.get("verbose")))
     lines += [f"   no submission run: {text}" for text in verdict.deviations]
     return "\n".join([*lines, f"   results: {printable(record.directory, MAX_PATH_LEN)}"])
@@ -131,6 +132,11 @@ def _worker_lines(summary: Summary) -> Iterator[str]:
             f"   {row.address:<22}{row.requests:>10}{row.tokens:>12}{row.ended_ns / 1e9:>10.3f}"
             f"{row.frames:>10}{row.engine_steps:>10}{row.round_trip_ns / 1e6:>9.3f}{row.streams:>9}"
         )
+
+
+def _acceptance_lines(summary: Summary) -> Iterator[str]:
+    if summary.acceptance_length is not None:
+        yield f"   speculative decoding: {summary.acceptance_length:.3f} tokens per request and step"
 
 
 def _loss_lines(summary: Summary) -> Iterator[str]:

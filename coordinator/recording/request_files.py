@@ -25,7 +25,6 @@ from sut.results.timing.requests_file import (
     JSONL_NAME,
     REQUESTS_NAME,
     SUMMARY_NAME,
-    to_table,
     write_jsonl,
     write_requests,
     write_summary,
@@ -87,7 +86,7 @@ class RequestFiles:
         }
         directory = self.run_dir.path
         self.timeline.write(directory / TIMELINE_NAME, metadata, self.active_run.scheduler.first_issued_ns)
-        write_requests(directory / REQUESTS_NAME, to_table(records, metadata))
+        write_requests(directory / REQUESTS_NAME, records, metadata)
         write_summary(directory / SUMMARY_NAME, records)
         if self.config.requests_jsonl:
             write_jsonl(directory / JSONL_NAME, directory / REQUESTS_NAME)

@@ -38,12 +38,11 @@ _RECORD = "run.json"
 _WRITTEN_NAMES = frozenset(
     [_CONF, _AUDIT_CONF, RESERVED_NAME, AUDIT_NAME]
     + [_RECORD, temporary_path(Path(_RECORD)).name]
-    + [TIMELINE_NAME, temporary_path(Path(TIMELINE_NAME)).name]
     + [STREAM_NAME, PARTIAL_NAME, temporary_path(Path(PARTIAL_NAME)).name]
     + [
         f"{name}{suffix}"
         for suffix in ("", ".partial")
-        for name in (*log_files.EVALUATION_NAMES, log_files.REPORT, *NAMES)
+        for name in (*log_files.EVALUATION_NAMES, log_files.REPORT, TIMELINE_NAME, *NAMES)
     ]
     + [f"{prefix}{name}" for prefix in ("", REJECTED_PREFIX) for name in log_files.NAMES]
 )

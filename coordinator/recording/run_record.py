@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from coordinator.recording.over_latency import OverLatency
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.scheduling.worker_load import WorkerLoad
 from coordinator.transport.compiled_kernels import KernelCompilations
+from coordinator.transport.stream import StreamCounts
 from coordinator.transport.worker_host import WorkerHost
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from sut.results.loadgen_figures import Bound, LoadGenSpread
+from sut.results.speculation import enabling_args
 from sut.results.timing.decomposition import RunDecomposition
 from sut.results.verdict import Verdict
 
@@ -65,6 +68,8 @@ class WorkerRow:
     tokens: int
     frames: int
     engine_steps: int
+    acceptance_length: float | None
+    """As in Summary, of this worker."""
     streams: int
     """Streams opened to the worker: 1, plus 1 for each time it came back after a loss."""
     dropped_tokens: int
@@ -94,6 +99,7 @@ class WorkerRow:
             tokens=sum(stream.num_tokens for stream in link.stream_counts),
             frames=sum(stream.num_frames for stream in link.stream_counts),
             engine_steps=sum(stream.engine_steps for stream in link.stream_counts),
+            acceptance_length=acceptance_length(link.stream_counts),
             streams=len(link.stream_counts),
             dropped_tokens=load.num_dropped_tokens,
             compiled_kernels=KernelCompilations.total(stream.compiled for stream in link.stream_counts),
@@ -103,6 +109,13 @@ class WorkerRow:
             stream_infos=[_as_dict(info) for info in link.infos],
             hosts=list(link.hosts),
         )
+
+
+def acceptance_length(streams: Iterable[StreamCounts]) -> float | None:
+    """Return the tokens per row of the streams to engines with speculative decoding; see Summary."""
+    own = [stream for stream in streams if enabling_args(stream.info.engine_args)]
+    num_rows = sum(stream.decode_rows for stream in own)
+    return sum(stream.decode_tokens for stream in own) / num_rows if num_rows else None
 
 
 def _as_dict(info: pb.WorkerInfo) -> dict[str, object]:
@@ -126,6 +139,9 @@ class Summary:
     report_delay_ns: Spread
     """From the engine's output to the return of LoadGen's call, for frames with a first token or an end."""
     answer_tokens: Spread
+    acceptance_length: float | None
+    """Tokens per request and engine step after a request's first token, of engines with speculative decoding:
+    1 plus the accepted draft tokens, less those beyond the end of an answer. None: no engine has it."""
     workers: list[WorkerRow]
     losses: list[dict[str, object]]
     """Each loss of a worker: see failover.Loss."""
@@ -161,6 +177,9 @@ class Summary:
                 )
             ),
             answer_tokens=Spread.of(done["num_tokens"]),
+            acceptance_length=acceptance_length(
+                stream for link in run.fleet.links for stream in link.stream_counts
+            ),
             workers=[
                 WorkerRow.of(link, load, done)
                 for link, load in zip(run.fleet.links, run.scheduler.loads, strict=True)

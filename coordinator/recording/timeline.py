@@ -1,23 +1,20 @@
 """Load of the workers and the coordinator, one sample a second, and its file timeline.parquet."""
 
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from common.arrow_buffers import to_arrow, to_texts
-from coordinator.recording.arrow_files import temporary_path
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.scheduling.worker_load import WorkerLoad
 from coordinator.transport.engine_reading import NO_READING, UNKNOWN
 from coordinator.transport.worker_link import WorkerLink
-from sut.results.timing.requests_file import schema_metadata
+from sut.results.timing.requests_file import write_parquet
 
 TIMELINE_NAME = "timeline.parquet"
 INTERVAL_NS = 1_000_000_000
@@ -115,10 +112,7 @@ class Timeline:
         if len(rows):
             rows["time_ns"] -= origin_ns or rows["time_ns"][0]
         arrays = {name: _to_column(name, rows) for name in TIMELINE_ROW.names or ()}
-        found = pa.table(arrays, metadata=schema_metadata(metadata))
-        partial = temporary_path(path)
-        pq.write_table(found, partial, compression="zstd")
-        os.replace(partial, path)
+        write_parquet(path, pa.table(arrays), metadata)
 
     def _append(self, row: NDArray[np.void]) -> None:
         if self.num_samples == self._max_samples:

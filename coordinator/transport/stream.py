@@ -73,6 +73,10 @@ class StreamCounts:
     """Engine steps for this stream, as of the last pong."""
     produced_tokens: int = 0
     """Tokens that the engine produced for this stream, as of the last pong."""
+    decode_rows: int = 0
+    """Rows of engine steps without their request's first token, as of the last pong."""
+    decode_tokens: int = 0
+    """Tokens of these rows: with speculative decoding several a row."""
     asked: bool = False
     """Whether the final counts have been requested."""
     settled: bool = False
@@ -340,6 +344,10 @@ class Stream:
         self._worker_ns = pong.worker_ns
         self._take_load(pong.load)
         counts.engine_steps, counts.produced_tokens = pong.steps, pong.produced_tokens
+        # They decide nothing: what contradicts the tokens counts as not known.
+        is_known = pong.decode_rows <= pong.decode_tokens <= pong.produced_tokens
+        counts.decode_rows = pong.decode_rows if is_known else 0
+        counts.decode_tokens = pong.decode_tokens if is_known else 0
         self._pong_came.set()
 
     def _take_load(self, load: pb.EngineLoad) -> None:

@@ -12,24 +12,27 @@ root="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)"
 # shellcheck source-path=SCRIPTDIR source=../setup_scripts/common.sh
 source "$root/docker/setup_scripts/common.sh"
 
-# require_gpus GPUS: end with an error if this host cannot provide these GPUs to a container.
+# require_gpus BACKEND GPUS: end with an error if this host cannot provide these GPUs to a container.
 require_gpus() {
-  local listing num_gpus device devices=()
-  nvidia_gpu_visible || die "no GPU: nvidia-smi lists none on this host (--gpu-count 0 runs the CPU image)"
-  if ! command -v nvidia-container-runtime-hook >/dev/null &&
-    [[ "$(docker info --format '{{.Runtimes}}')" != *nvidia* ]]; then
-    die "no GPU in containers: NVIDIA's container toolkit is not installed for docker"
+  local listing num_gpus device devices=() runtimes without="--gpu-count 0 runs the CPU image"
+  if [[ "$1" == sglang ]]; then without="sglang has no CPU image"; fi
+  nvidia_gpu_visible || die "no GPU: nvidia-smi lists none on this host ($without)"
+  require_docker
+  if ! command -v nvidia-container-runtime-hook >/dev/null; then
+    runtimes="$(docker info --format '{{.Runtimes}}')" || die "docker info failed (see above)"
+    [[ "$runtimes" == *nvidia* ]] ||
+      die "no GPU in containers: NVIDIA's container toolkit is not installed for docker"
   fi
   listing="$(nvidia-smi --list-gpus)"
-  if [[ "$1" == device=* ]]; then
-    mapfile -t -d , devices < <(printf '%s' "${1#device=}")
+  if [[ "$2" == device=* ]]; then
+    mapfile -t -d , devices < <(printf '%s' "${2#device=}")
     for device in "${devices[@]}"; do
       [[ "$listing" == *"GPU $device:"* || "$listing" == *"UUID: $device"* ]] ||
         die "GPU '$device': nvidia-smi does not list it"
     done
-  elif [[ "$1" != all ]]; then
+  elif [[ "$2" != all ]]; then
     num_gpus="$(grep -c '^GPU ' <<<"$listing")"
-    (($1 <= num_gpus)) || die "--gpu-count '$1': nvidia-smi lists $num_gpus"
+    (($2 <= num_gpus)) || die "--gpu-count '$2': nvidia-smi lists $num_gpus"
   fi
 }
 
@@ -41,7 +44,7 @@ kind=cpu
 if [[ "$gpus" != 0 ]]; then
   kind="$backend"
   if [[ "${DRY_RUN:-0}" == 0 ]]; then
-    require_gpus "$gpus"
+    require_gpus "$backend" "$gpus"
   fi
   # Docker parses the value as a CSV record: quotes make the list one field.
   if [[ "$gpus" == device=* ]]; then

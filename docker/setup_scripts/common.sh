@@ -52,6 +52,11 @@ install_into() {
   fi
 }
 
+# require_docker: end with an error if there is no docker command.
+require_docker() {
+  command -v docker >/dev/null || die "docker is not installed"
+}
+
 # build_image DOCKERFILE IMAGE CONTEXT: build an image; $BASE_IMAGE, if set, replaces its base image.
 build_image() {
   local command=(docker build --file "$1" --tag "$2")
@@ -90,7 +95,7 @@ start_container() {
     print_command "${run[@]}"
     return
   fi
-  command -v docker >/dev/null || die "docker is not installed"
+  require_docker
   if ! docker image inspect "$image" >/dev/null 2>&1; then
     build_image "$dockerfile" "$image" "$context"
   fi

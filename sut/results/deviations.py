@@ -11,13 +11,12 @@ from typing import NamedTuple
 
 from sut.benchmark import BENCHMARK, ComplianceTest, Seeds, find_round, unknown_round
 from sut.results.logs import DetailLog
+from sut.results.speculation import enabling_args, speculation_deviations
 from sut.settings import GenerationConfig, Mode, Scenario
 
 LoggedSettings = Mapping[str, object]
 """LoadGen's settings, by key of its detail log."""
 
-# Each of these arguments of vLLM or SGLang enables speculative decoding.
-_SPECULATIVE = ("speculative_config", "spec_method", "spec_model", "speculative_algorithm")
 # Engines that serve a model, and the argument that keeps each from caching prompts across queries.
 _PREFIX_CACHING_OFF = {"vllm": ("enable_prefix_caching", "false"), "sglang": ("disable_radix_cache", "true")}
 
@@ -224,7 +223,7 @@ def engine_deviations(setup: Setup) -> list[str]:
     """List engine settings that the rules forbid, one line per deviation for all workers together.
 
     Source: inference_rules.adoc: the KV cache must not apply across queries; speculative decoding is allowed
-    only in Interactive.
+    only in Interactive, and there only as in speculation.py.
     """
     # Keys of the inner dictionaries are the addresses, in order; a worker that came back counts once.
     addresses: dict[str, dict[str, None]] = {}
@@ -241,10 +240,10 @@ def engine_deviations(setup: Setup) -> list[str]:
 def _engine_texts(engine: EngineReport, scenario: Scenario) -> list[str]:
     is_scripted = engine.name not in _PREFIX_CACHING_OFF
     found = [f"engine is {engine.name}, not vllm"] if is_scripted else _model_texts(engine)
-    if scenario is not Scenario.INTERACTIVE:
-        drafting = [name for name in _SPECULATIVE if name in engine.args]
-        found += [f"{name} is set in {scenario}, only Interactive allows it" for name in drafting]
-    return found
+    if scenario is Scenario.INTERACTIVE:
+        return found + speculation_deviations(engine.args)
+    drafting = enabling_args(engine.args)
+    return found + [f"{name} is set in {scenario}, only Interactive allows it" for name in drafting]
 
 
 def _model_texts(engine: EngineReport) -> list[str]:

@@ -25,7 +25,7 @@ from bench.gpu.race.step_log import (
 from common.flags import FlagError
 from tests.bench.outliving import run_bench
 
-STORED = Path(__file__).parents[2] / "bench/results/2026-11-30-h200-race"
+RESULTS = Path(__file__).parents[2] / "bench/results"
 ABBA = Finals(num_finalists=2, num_runs=2)
 ENTRY = '[[configuration]]\nname = "a"\nrows = [8, 4]\n'
 
@@ -169,7 +169,7 @@ def test_the_race_file_is_valid() -> None:
     """A configuration has its flags and the common ones, and a slot per request of its first window."""
     found = {one.name: one for one in read_race_file(RACE_FILE)}
     argv = found["bf16-kv"].argv(16_096)
-    assert {"--max-num-seqs=480", "--enable-prefix-caching", "--kv-cache-dtype=auto"} <= set(argv)
+    assert {"--max-num-seqs=512", "--enable-prefix-caching", "--kv-cache-dtype=auto"} <= set(argv)
     assert {"--load-format=dummy", "--moe-backend=triton", "--max-model-len=16096"} <= set(argv)
 
 
@@ -177,7 +177,22 @@ def test_figures_of_few_experts_and_of_all_do_not_share_a_journal() -> None:
     """The stored journal is of vLLM's own random weights; it is refused now, with its path."""
     reason = "was written with random_weights None, not even-experts: use another directory"
     with pytest.raises(FlagError, match=reason):
-        Journal(STORED, journal_plan(RacePlan()))
+        Journal(RESULTS / "2026-11-30-h200-race", journal_plan(RacePlan()))
+
+
+@pytest.mark.parametrize(
+    ("race_file", "results", "following"),
+    [
+        ("h200.toml", "2026-11-30-h200-even-experts", "flashinfer-cutlass"),
+        ("h200_interactive.toml", "2026-11-30-h200-few-rows", "batched-2048-flashinfer-cutlass"),
+    ],
+)
+def test_a_stored_race_continues_with_its_race_file(race_file: str, results: str, following: str) -> None:
+    """The configurations with a run have the values of it, and the first one without a run is next."""
+    configurations = read_race_file(RACE_FILE.with_name(race_file))
+    journal = Journal(RESULTS / results, journal_plan(RacePlan()))
+    journal.check(configurations)
+    assert following == journal.next(configurations, ABBA)[0]
 
 
 def test_runs_of_another_gpu_or_vllm_do_not_share_a_journal(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,8 +88,7 @@ def test_a_report_that_takes_too_long_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A process that does not end in time is killed; one warning."""
-    forever = [sys.executable, "-c", "import time; time.sleep(600)"]
-    monkeypatch.setattr(report_process, "child_command", lambda *_: forever)
+    monkeypatch.setattr(report_process, "_MODULE", "tests.coordinator.endless")
     began_s = time.monotonic()
     report_process.write_report(tmp_path, 0.2)
     assert time.monotonic() - began_s < 30

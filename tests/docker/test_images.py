@@ -1,6 +1,7 @@
 """The Dockerfiles and their pins against the project they package."""
 
 import fnmatch
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from worker.config import WorkerConfig
+from tokenfleet.cli import SUBCOMMANDS
+from worker.config import WorkerConfig, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ["coordinator", "cpu", "vllm", "sglang"]
@@ -124,6 +126,27 @@ def test_worker_image_is_asked_for_its_health(image: str) -> None:
 
     assert re.search(r'^HEALTHCHECK .* CMD \["tokenfleet", "probe"\]$', dockerfile, re.MULTILINE)
     assert f"\nENV WORKER_ADDRESS=127.0.0.1:{port}\nEXPOSE {port}\n" in dockerfile
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_image_installs_the_pins_that_it_copies(image: str) -> None:
+    """An image copies the requirements of its own name, and installs them from where it has put them."""
+    dockerfile, pins = read_dockerfile(image), f"docker/requirements-{image}.txt"
+
+    assert f"\nWORKDIR /src\nCOPY {pins} docker/\n" in dockerfile
+    assert [pins] == re.findall(r"uv pip install [^\n]*-r (\S+)", dockerfile)
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_entry_point_is_a_command_of_this_project(image: str) -> None:
+    """The entry point is a subcommand that exists; a worker's engine is the one that its image installs."""
+    (line,) = re.findall(r"^ENTRYPOINT (.+)$", read_dockerfile(image), re.MULTILINE)
+    program, subcommand, *flags = json.loads(line)
+
+    assert ("tokenfleet", True) == (program, subcommand in SUBCOMMANDS)
+    if image in WORKER_IMAGES:
+        engine = parse(flags)[0].engine
+        assert ("worker", image.replace("cpu", "vllm")) == (subcommand, engine)
 
 
 @pytest.mark.parametrize("image", IMAGES)

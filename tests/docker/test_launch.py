@@ -120,6 +120,12 @@ def test_no_gpus_run_the_cpu_image(workspace: Workspace) -> None:
     [
         ("exit 9\n", "", [], "no GPU: nvidia-smi lists none on this host (--gpu-count 0 runs the CPU image)"),
         (
+            "exit 9\n",
+            "",
+            ["--backend", "sglang"],
+            "no GPU: nvidia-smi lists none on this host (sglang has no CPU image)",
+        ),
+        (
             GPUS,
             "echo 'map[runc:{runc}]'\n",
             [],
@@ -163,10 +169,23 @@ def test_model_cache_that_cannot_be_written_is_refused(workspace: Workspace) -> 
 
 
 def test_missing_docker_is_one_line(workspace: Workspace) -> None:
-    """Without docker the launcher says so in one line, with status 2."""
-    result = workspace.run("launch_docker.sh", "--backend", "counting")
+    """Without docker the launcher says so in one line, with status 2, on a host with GPUs too."""
+    workspace.add_command("nvidia-smi", GPUS)
+    for backend in ("counting", "vllm", "sglang"):
+        result = workspace.run("launch_docker.sh", "--backend", backend)
 
-    assert (2, "", "error: docker is not installed\n") == (result.returncode, result.stdout, result.stderr)
+        line = "error: docker is not installed\n"
+        assert (2, "", line) == (result.returncode, result.stdout, result.stderr)
+
+
+def test_failed_docker_info_is_not_taken_for_a_missing_toolkit(workspace: Workspace) -> None:
+    """Where docker's server does not answer, docker's own message comes first and then one line, status 2."""
+    workspace.add_command("nvidia-smi", GPUS)
+    workspace.add_command("docker", "echo no server >&2; exit 1\n")
+    result = workspace.run("launch_docker.sh", "--backend", "sglang")
+
+    lines = "no server\nerror: docker info failed (see above)\n"
+    assert (2, "", lines) == (result.returncode, result.stdout, result.stderr)
 
 
 @pytest.mark.parametrize(("args", "variable"), [(["--backend", "counting"], "vllm"), ([], "counting")])

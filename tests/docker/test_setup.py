@@ -55,8 +55,21 @@ def test_setup_sglang_needs_a_gpu(workspace: Workspace) -> None:
     assert workspace.recorded() == [
         ["nvidia-smi", "--list-gpus"],
         ["uv", "venv", venv],
+        ["python", "-c", "import sys; sys.exit(sys.version_info >= (3, 13))"],
         ["uv", "pip", "install", "--python", f"{venv}/bin/python", "-e", ".[sglang]"],
     ]
+
+
+def test_setup_sglang_refuses_a_python_without_wheels(workspace: Workspace) -> None:
+    """Python 3.13, for which SGLang's pins have no wheels, is refused in one line before an install."""
+    workspace.add_command("python3", 'if [[ "$1" == -c ]]; then exit 1; fi\n' + MAKE_VENV)
+    workspace.add_command("nvidia-smi", GPUS)
+    result = workspace.run("setup.sh", MLPERF_BACKEND="sglang")
+
+    venv = f"{workspace.root}/.venv_sglang"
+    line = "SGLang needs Python 3.11 or 3.12; choose it (uv: UV_PYTHON=3.12) and give --force-rebuild"
+    assert (2, "", f"error: {venv}: {line}\n") == (result.returncode, result.stdout, result.stderr)
+    assert "-c" == workspace.recorded()[-1][1]
 
 
 def test_setup_counting_installs_no_extra(workspace: Workspace) -> None:

@@ -118,7 +118,7 @@ def test_another_data_set_is_named(mode: Mode, rows: int, expected: str) -> None
 
 @pytest.mark.parametrize("scenario", list(Scenario))
 def test_what_the_workers_run_is_named_once(scenario: Scenario) -> None:
-    """Another engine, prefix caching and speculation outside Interactive are one line for all workers."""
+    """Another engine, prefix caching and speculation that the rules forbid are one line for all workers."""
     plain = {"enable_prefix_caching": "false"}
     drafting = plain | {"speculative_config": '{"num_speculative_tokens": 3}'}
     engines = (
@@ -136,7 +136,15 @@ def test_what_the_workers_run_is_named_once(scenario: Scenario) -> None:
         "enable_prefix_caching is true, not false: 1 of 7 workers, first c:1",
         "enable_prefix_caching is not reported, not false: 1 of 7 workers, first f:1",
     ]
-    if scenario is not INTERACTIVE:
+    if scenario is INTERACTIVE:
+        named, head = "1 of 7 workers, first", "nvidia/gpt-oss-120b-Eagle3-long-context"
+        rule = "speculative decoding:"
+        expected[2:2] = [
+            f"{rule} method is not given, not eagle3: {named} d:1",
+            f"{rule} model is not given, not {head}: 2 of 7 workers, first d:1",
+            f"{rule} method is ngram, not eagle3: {named} e:1",
+        ]
+    else:
         expected[2:2] = [f"speculative_config {told} d:1", f"spec_method {told} e:1"]
     assert expected == lines(setup_of(scenario, engines=engines))
 

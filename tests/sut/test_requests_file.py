@@ -56,7 +56,7 @@ def records() -> RequestRecords:
 def test_the_parquet_file_holds_every_column(tmp_path: Path, records: RequestRecords) -> None:
     """Names, values and nulls by hand; the metadata of the schema names the run."""
     path = tmp_path / "requests.parquet"
-    write_requests(path, to_table(records, {"run_id": "r"}))
+    write_requests(path, records, {"run_id": "r"})
     table = pq.read_table(path)
     assert tuple(table.column_names) == COLUMNS
     rows = table.to_pylist()
@@ -74,15 +74,13 @@ def test_the_parquet_file_holds_every_column(tmp_path: Path, records: RequestRec
 def test_any_number_of_losses_is_a_continuation(losses: int) -> None:
     """Also a multiple of 256, which is 0 in one byte."""
     records = build_records(done({"losses": losses}), [], ORIGIN)
-    assert [(losses, True)] == [
-        (row["losses"], row["continued"]) for row in to_table(records, {}).to_pylist()
-    ]
+    assert [(losses, True)] == [(row["losses"], row["continued"]) for row in to_table(records).to_pylist()]
 
 
 def test_json_lines_are_the_rows_of_the_parquet_file(tmp_path: Path, records: RequestRecords) -> None:
     """One object per line, null where a time is unknown."""
     path, lines = tmp_path / "requests.parquet", tmp_path / "requests.jsonl"
-    write_requests(path, to_table(records, {}))
+    write_requests(path, records, {})
     write_jsonl(lines, path)
     found = [json.loads(line) for line in lines.read_text().splitlines()]
     assert found == pq.read_table(path).to_pylist()
@@ -106,7 +104,7 @@ def test_a_run_without_finished_requests_has_an_empty_file(tmp_path: Path) -> No
     """All columns, no rows."""
     path = tmp_path / "requests.parquet"
     records = build_records(done(), [], ORIGIN)
-    write_requests(path, to_table(records, {}))
+    write_requests(path, records, {})
     write_summary(tmp_path / "requests_summary.csv", records)
     assert pq.read_table(path).num_rows == 0
     assert tuple(pq.read_schema(path).names) == COLUMNS
@@ -117,5 +115,5 @@ def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path, records: RequestRe
     blocked = tmp_path / "requests.parquet.partial"
     blocked.mkdir()
     with pytest.raises(OSError, match="directory"):
-        write_requests(tmp_path / "requests.parquet", to_table(records, {}))
+        write_requests(tmp_path / "requests.parquet", records, {})
     assert not (tmp_path / "requests.parquet").exists()

@@ -176,6 +176,9 @@ def test_a_pong_counts_what_the_stream_brought() -> None:
         assert expected == pong.produced_tokens
         # 40 requests over 8 slots are at least 5 steps; a frame has at least one step.
         assert max(5, stream.num_frames) <= pong.steps
+        # One token a row; the first token of a request does not count.
+        later = sum(name % 7 - 1 for name in prompts if name % 7)
+        assert (later, later) == (pong.decode_rows, pong.decode_tokens)
         load = await worker.stub.GetLoad(pb.GetLoadRequest())
         assert (load.run_id, load.produced_tokens, load.frames) == ("counted", expected, stream.num_frames)
         assert (load.running, load.waiting) == (0, 0)

@@ -20,10 +20,12 @@ from bench.gpu.found import Clock
 from bench.gpu.gpu_rounds import shortened
 from bench.gpu.model import check_place, write_full_size
 from bench.gpu.race.journal import Finals, Journal, is_interrupted
+from bench.gpu.race.profile_files import write_profile
 from bench.gpu.race.race_file import Configuration, choose, read_race_file
 from bench.gpu.race.race_table import HEAD, standing_lines, window_line
-from bench.gpu.race.steady_engine import SteadySpec
+from bench.gpu.race.steady_engine import RECORDED, SteadySpec
 from bench.gpu.race.steady_load import RaceLengths
+from bench.gpu.race.step_recording import WRITE_TIMEOUT_S, RecordingSpec
 from bench.gpu.watch import describe_gpus, last_used_mib, use_between, wait_free
 from bench.processes import Processes
 from common.flags import FlagError, Parser
@@ -84,18 +86,22 @@ class Race:
     def __init__(self, processes: Processes, asked: argparse.Namespace, plan: RacePlan, clock: Clock) -> None:
         """Take the flags; nothing is started yet."""
         self._processes = processes
-        self._plan = plan
+        self.plan = plan
         self._clock = clock
-        self._logs: Path = asked.journal / "logs"
-        self._logs.mkdir(parents=True, exist_ok=True)
-        self._model: Path = asked.model or self._logs / "gpt-oss-120b"
-        if not self._model.exists():
-            write_full_size(self._model)
-        self._environment = even_experts.install(self._logs / "plugin")
+        self.logs: Path = asked.journal.resolve() / "logs"
+        """Directory of all logs and traces."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.model: Path = asked.model or self.logs / "gpt-oss-120b"
+        """Checkpoint of all configurations."""
+        if not self.model.exists():
+            write_full_size(self.model)
+        bounds = asked.profile_steps, asked.profile_max_steps
+        self._recording = RecordingSpec(str(self.logs), *bounds) if asked.profile else None
         self._given_model: Path | None = asked.model
+        self._environment = even_experts.install(self.logs / "plugin")
         self._gpu: int | None = asked.gpu
         self._limits = Limits(asked.load_timeout_s, asked.start_timeout_s)
-        self._watch_log = self._logs / "watch.log"
+        self._watch_log = self.logs / "watch.log"
         self._used_before_mib = 0.0
 
     def begin(self) -> None:
@@ -115,7 +121,7 @@ class Race:
 
     def run(self, configuration: Configuration, number: int) -> dict[str, Any]:
         """Run one configuration; a failure is part of the result."""
-        label = f"{configuration.name}-{number}"
+        label = f"{configuration.name}-{'profile' if self._recording else number}"
         self._clock.say(f"{label}: load")
         result: dict[str, Any] = {
             "name": configuration.name,
@@ -125,9 +131,10 @@ class Race:
             "failure": None,
             "parts": [],
             "windows": [],
+            "recordings": [],
         }
         begun_s = time.monotonic()
-        log = self._logs / f"{label}.log"
+        log = self.logs / f"{label}.log"
         try:
             with self._started(configuration, label, log) as pipe:
                 self._follow(pipe, configuration, result)
@@ -153,13 +160,16 @@ class Race:
                 raise RuntimeError(f"{part}: nothing within {timeout_s:g} s")
             if message["part"] == "failed":
                 raise RuntimeError(f"{part}: {message['reason']}")
-            figures = message.pop("figures", None)
-            if figures is None:
-                result["parts"].append(message)
-                self._clock.say(f"  {part} after {message['after_s']:.1f} s")
-            else:
-                result["windows"].append(self._with_gpu(figures))
-                self._clock.say(window_line(result["windows"][-1]))
+            self._keep(message, result)
+
+    def _keep(self, message: dict[str, Any], result: dict[str, Any]) -> None:
+        if (figures := message.pop("figures", None)) is not None:
+            result["windows"].append(self._with_gpu(figures))
+            self._clock.say(window_line(result["windows"][-1]))
+            return
+        kept = "recordings" if message["part"] == RECORDED else "parts"
+        result[kept].append(message)
+        self._clock.say(f"  {message['part']} after {message['after_s']:.1f} s")
 
     def _expected(self, configuration: Configuration) -> Iterator[tuple[str, float]]:
         """Yield each part that the process reports, and how long it may take."""
@@ -167,11 +177,13 @@ class Race:
         yield "loaded", self._limits.load_s
         yield "running", self._limits.start_s
         for window_s in self._windows_s(configuration):
-            yield "window", self._limits.start_s + self._plan.settle_s + window_s
+            yield "window", self._limits.start_s + self.plan.settle_s + window_s
+            if self._recording:
+                yield RECORDED, self._limits.start_s + 2 * WRITE_TIMEOUT_S
         yield "done", STOP_TIMEOUT_S
 
     def _windows_s(self, configuration: Configuration) -> list[float]:
-        return [self._plan.window_s] + [self._plan.other_window_s] * (len(configuration.rows) - 1)
+        return [self.plan.window_s] + [self.plan.other_window_s] * (len(configuration.rows) - 1)
 
     def _with_gpu(self, figures: dict[str, Any]) -> dict[str, Any]:
         gpu = self._gpu
@@ -181,17 +193,18 @@ class Race:
     @contextlib.contextmanager
     def _started(self, configuration: Configuration, label: str, log: Path) -> Iterator[Pipe]:
         """Start the process of a configuration; at the end wait until the GPU's memory is free."""
-        plan = self._plan
+        plan = self.plan
         spec = SteadySpec(
-            model=str(self._model),
+            model=str(self.model),
             argv=configuration.argv(plan.max_model_len),
             rows=configuration.rows,
             window_s=self._windows_s(configuration),
             settle_s=plan.settle_s,
             requests_per_prefix=plan.requests_per_prefix,
             lengths=plan.lengths,
+            recording=self._recording,
         )
-        path = self._logs / f"{label}.json"
+        path = self.logs / f"{label}.json"
         path.write_text(spec.to_json() + "\n", encoding="utf-8")
         visible = {} if self._gpu is None else {"CUDA_VISIBLE_DEVICES": str(self._gpu)}
         process = self._processes.start(
@@ -237,10 +250,12 @@ def main(argv: list[str]) -> int:
     """Run the race. Return 0: nothing is left to run, 1: time was short or all runs failed, 2: bad input."""
     try:
         asked, plan, finals = _parse(argv)
-        configurations = choose(read_race_file(asked.configs), asked.only)
+        names = (asked.profile, "--profile") if asked.profile else (asked.only, "--only")
+        configurations = choose(read_race_file(asked.configs), *names)
         asked.journal.mkdir(parents=True, exist_ok=True)
-        journal = Journal(asked.journal, journal_plan(plan))
-        journal.check(configurations)
+        journal = None if asked.profile else Journal(asked.journal, journal_plan(plan))
+        if journal is not None:
+            journal.check(configurations)
     except ValueError as error:
         say(f"bench.gpu: {error}")
         return 2
@@ -253,6 +268,9 @@ def main(argv: list[str]) -> int:
         with Processes() as processes:
             race = Race(processes, asked, plan, clock)
             race.begin()
+            say(HEAD)
+            if journal is None:
+                return _profile(race, configurations[0], asked.journal, machine)
             is_done = _run_all(race, journal, configurations, finals, (machine, clock))
     except ValueError as error:
         say(f"bench.gpu: {error}")
@@ -263,6 +281,19 @@ def main(argv: list[str]) -> int:
     say("\n".join(standing_lines(journal.runs)))
     has_figures = any(run["windows"] for run in journal.runs)
     return 0 if is_done and has_figures else 1
+
+
+def _profile(race: Race, configuration: Configuration, journal: Path, machine: dict[str, str]) -> int:
+    """Record steps of one configuration. Return 0: all were recorded, 1: a failure.
+
+    Raises:
+        RuntimeError: None was recorded.
+    """
+    run = race.run(configuration, 1) | {"machine": machine, "plan": journal_plan(race.plan)}
+    say(write_profile(run, race.logs, journal, race.model))
+    if is_interrupted(run):
+        sys.exit(run["interrupted_with"])
+    return 1 if run["failure"] else 0
 
 
 def _run_all(
@@ -281,7 +312,6 @@ def _run_all(
     journal.check_machine(machine)
     by_name = {one.name: one for one in configurations}
     longest_s = max((run["seconds"] for run in journal.runs if not run["failure"]), default=0.0)
-    say(HEAD)
     while names := journal.next(configurations, finals):
         if clock.ends_before(longest_s):
             clock.say(f"not run, no time is left: {', '.join(names)}")
@@ -320,6 +350,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, RacePlan, Finals]:
     )
     parser.add_argument("--configs", type=Path, default=RACE_FILE, metavar="FILE", help="the race file")
     parser.add_argument("--only", default="", metavar="NAMES", help="configurations to run, with commas")
+    parser.add_argument("--profile", default="", metavar="NAME", help="record steps of this configuration")
+    parser.add_argument("--profile-steps", type=int, default=8, help="steps of each kind; default: 8")
+    parser.add_argument("--profile-max-steps", type=int, default=160, help="steps in all; default: 160")
     parser.add_argument("--finalists", type=int, default=2, help="configurations to repeat; default: 2")
     parser.add_argument("--final-runs", type=int, default=2, help="further runs of each; default: 2")
     parser.add_argument("--gpu", type=int, help="index of the GPU; default: the CPU")
@@ -330,7 +363,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, RacePlan, Finals]:
     parser.add_argument("--load-timeout-s", type=float, default=300.0, help="default: 300")
     parser.add_argument("--start-timeout-s", type=float, default=240.0, help="default: 240")
     asked = parser.parse_args(argv)
-    check_at_least(asked, finalists=0, final_runs=0)
+    check_at_least(asked, finalists=0, final_runs=0, profile_steps=1, profile_max_steps=1)
+    if asked.profile and asked.only:
+        raise FlagError("--profile", "records one configuration: leave --only out")
     check_above(asked, "deadline_s", "load_timeout_s", "start_timeout_s")
     if asked.gpu is not None and asked.gpu < 0:
         raise FlagError("--gpu", f"{asked.gpu} is below 0")

@@ -75,8 +75,13 @@ def read_race_file(path: Path) -> list[Configuration]:
     return found
 
 
-def choose(configurations: Sequence[Configuration], names: str) -> list[Configuration]:
+def choose(configurations: Sequence[Configuration], names: str, flag: str) -> list[Configuration]:
     """Return the configurations of a list of names with commas, in its order; all of them if it is empty.
+
+    Args:
+        configurations: All of the file.
+        names: The list.
+        flag: Flag that gives the list.
 
     Raises:
         FlagError: A name is unknown or given twice.
@@ -85,9 +90,9 @@ def choose(configurations: Sequence[Configuration], names: str) -> list[Configur
     asked = names.split(",") if names else [*by_name]
     for name in asked:
         if name not in by_name:
-            raise FlagError("--only", f"{name!r} is not one of {', '.join(by_name)}")
+            raise FlagError(flag, f"{name!r} is not one of {', '.join(by_name)}")
         if asked.count(name) > 1:
-            raise FlagError("--only", f"{name} is given {asked.count(name)} times")
+            raise FlagError(flag, f"{name} is given {asked.count(name)} times")
     return [by_name[name] for name in asked]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,7 +93,11 @@ class RunningRows:
     async def run_for(self, seconds: float) -> None:
         """Receive steps for this time."""
         end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s:
+        await self.run_until(lambda: time.monotonic() >= end_s)
+
+    async def run_until(self, is_enough: Callable[[], bool]) -> None:
+        """Receive steps until a condition holds, which is checked before each of them."""
+        while not is_enough():
             await self._step()
 
     def _draw(self, num_tokens: int) -> list[int]:

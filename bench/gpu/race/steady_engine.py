@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bench.gpu.race.running_rows import RunningRows
 from bench.gpu.race.steady_load import RaceLengths, SteadyLoad
 from bench.gpu.race.step_log import WindowSetting, window_figures
+from bench.gpu.race.step_recording import RecordingSpec, record_steps
 from bench.gpu.replay import say_answer, take_output
 from bench.processes import read_cpu_s
 from worker.engine_protocol import EngineDead
@@ -31,6 +32,8 @@ from worker.machine.nvml import process_tree
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
+RECORDED = "recorded"
+"""Part after each window if steps are recorded."""
 MIN_STEPS = 3
 Say = Callable[[Mapping[str, object]], None]
 
@@ -49,16 +52,20 @@ class SteadySpec(NamedTuple):
     """Time between a change of the rows and the window."""
     requests_per_prefix: int
     lengths: RaceLengths
+    recording: RecordingSpec | None = None
+    """What is recorded after each window; None: nothing."""
 
     def to_json(self) -> str:
         """Return the content of the file."""
-        return json.dumps(self._asdict() | {"lengths": asdict(self.lengths)})
+        recording = None if self.recording is None else self.recording._asdict()
+        return json.dumps(self._asdict() | {"lengths": asdict(self.lengths), "recording": recording})
 
     @classmethod
     def read(cls, path: Path) -> "SteadySpec":
         """Read the file."""
         values = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**values | {"lengths": RaceLengths(**values["lengths"])})
+        recording = values["recording"] and RecordingSpec(**values["recording"])
+        return cls(**values | {"lengths": RaceLengths(**values["lengths"]), "recording": recording})
 
 
 def main(argv: list[str]) -> int:
@@ -72,7 +79,8 @@ def main(argv: list[str]) -> int:
 
     with closing(CauseLog(is_local=True)) as causes, closing(CompileLog()) as compile_log:
         try:
-            flags = parse_engine_flags(spec.argv, spec.model)
+            recording = [] if spec.recording is None else spec.recording.argv()
+            flags = parse_engine_flags([*spec.argv, *recording], spec.model)
             say({"part": "imported"})
             llm = build_engine(flags)
             say({"part": "loaded"})
@@ -124,6 +132,9 @@ class _Windows:
             await rows.reduce(num_rows)
             await rows.run_for(spec.settle_s)
             self._say({"part": "window", "figures": await self._window(rows, num_rows, window_s)})
+            if spec.recording is not None:
+                recorded = await record_steps(self._llm, rows, spec.recording)
+                self._say({"part": RECORDED, "rows": num_rows, **recorded})
 
     async def _window(self, rows: RunningRows, num_rows: int, window_s: float) -> dict[str, Any]:
         self._compile_log.begin_run()

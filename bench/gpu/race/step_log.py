@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+WITHOUT_PREFILL, WITH_PREFILL = "without_prefill", "with_prefill"
+"""Kinds of steps."""
 _NUM_LIVES = 2048
 # Source: config.json of openai/gpt-oss-120b.
 _SLIDING_WINDOW = 128
@@ -69,7 +71,7 @@ def window_figures(steps: list[StepRecord], setting: WindowSetting) -> dict[str,
     named = dict(zip(StepRecord._fields, columns[1:].T, strict=True))
     seconds, tokens = step_ms.sum() / 1e3, named["output_tokens"].sum()
     base_ms, us_per_prompt_token = fit_step_ms(step_ms, named["prompt_tokens"])
-    without_prefill = step_ms[named["prompt_tokens"] == 0]
+    by_kind = spread_by_kind(steps)
     tokens_per_step = tokens / len(step_ms)
     prefill_ms = us_per_prompt_token * setting.prompt_tokens_per_output_token * tokens_per_step / 1e3
     return {
@@ -84,7 +86,8 @@ def window_figures(steps: list[StepRecord], setting: WindowSetting) -> dict[str,
         "prompt_tokens_per_output_token": float(named["prompt_tokens"].sum() / tokens),
         "cached_tokens": int(named["cached_tokens"].sum()),
         "step_ms": _spread(step_ms),
-        "step_ms_without_prefill": _spread(without_prefill) if len(without_prefill) else None,
+        "step_ms_without_prefill": by_kind[WITHOUT_PREFILL],
+        "step_ms_with_prefill": by_kind[WITH_PREFILL],
         "fit_base_ms": base_ms,
         "fit_us_per_prompt_token": us_per_prompt_token,
         "tpot_ms": _spread(life_tpot_ms(step_ms, setting.answer_lens)),
@@ -93,6 +96,17 @@ def window_figures(steps: list[StepRecord], setting: WindowSetting) -> dict[str,
         "kv_use_unshared": _kv_use_unshared(named["context_tokens"], named["rows"], setting),
         "context_len_mean": float(named["context_tokens"].sum() / named["rows"].sum()),
     }
+
+
+def spread_by_kind(steps: list[StepRecord]) -> dict[str, dict[str, float] | None]:
+    """Return the step times in ms of each kind of step; None for a kind that has no step.
+
+    A step with prefill is one with which a request began. The first step only begins the measured time.
+    """
+    step_ms = np.diff([step.at_ns for step in steps]) / 1e6
+    has_prefill = np.array([step.prompt_tokens > 0 for step in steps[1:]], bool)
+    kinds = {WITHOUT_PREFILL: step_ms[~has_prefill], WITH_PREFILL: step_ms[has_prefill]}
+    return {kind: _spread(found) if len(found) else None for kind, found in kinds.items()}
 
 
 def fit_step_ms(step_ms: Floats, prompt_tokens: Floats) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from sut.results.report.markup import (
     COUNT,
     NS_AS_MS,
     NS_AS_S,
+    RATE,
     SHARE,
     Column,
     Html,
@@ -43,6 +44,9 @@ def worker_section(record: RunJson, requests: RunColumns | None, figures: Html) 
             "engine's queue. Dropped tokens came after their query had moved to another worker."
         )
     )
+    if record.get("summary", "acceptance_length") is not None:
+        accepted = number(record.number("summary", "acceptance_length"), RATE)
+        parts.append(element("p", "Speculative decoding: ", accepted, " tokens per request and engine step."))
     if (num := record.num_entries("summary", "workers")) > MAX_ENTRIES:
         parts.append(note(f"{num - MAX_ENTRIES:,} more workers are in run.json."))
     return element("section", element("h2", "Workers and tail"), *parts, id="workers")

@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -44,25 +45,20 @@ COLUMNS = (
 _Column = NDArray[np.int64]
 
 
-def partial_path(path: Path) -> Path:
-    """Return the path under which a file is written before it gets its name."""
-    return path.with_name(f"{path.name}.partial")
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Yield another path; the file written there gets its name if the block ends without an error."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def to_table(records: RequestRecords, metadata: Mapping[str, object]) -> pa.Table:
-    """Convert requests to a table with COLUMNS.
-
-    Args:
-        records: The requests.
-        metadata: Stored as JSON in the metadata of the schema.
-    """
-    arrays = {name: _to_array(name, records.columns) for name in COLUMNS}
-    return pa.table(arrays, metadata=schema_metadata(metadata))
-
-
-def schema_metadata(metadata: Mapping[str, object]) -> dict[bytes, bytes]:
-    """Encode what a file says of its run, and its format, for the metadata of a schema."""
-    return {METADATA_KEY: json.dumps({"format": FORMAT, **metadata}).encode()}
+def to_table(records: RequestRecords) -> pa.Table:
+    """Convert requests to a table with COLUMNS."""
+    return pa.table({name: _to_array(name, records.columns) for name in COLUMNS})
 
 
 def _to_array(name: str, columns: Mapping[str, _Column]) -> pa.Array:
@@ -77,26 +73,35 @@ def _to_array(name: str, columns: Mapping[str, _Column]) -> pa.Array:
     return to_arrow(column, None if known.all() else known)
 
 
-def write_requests(path: Path, table: pa.Table) -> None:
-    """Write requests.parquet whole or not at all.
+def write_requests(path: Path, records: RequestRecords, metadata: Mapping[str, object]) -> None:
+    """Write requests.parquet as write_parquet does."""
+    write_parquet(path, to_table(records), metadata, ["finish_reason"])
+
+
+def write_parquet(
+    path: Path, table: pa.Table, metadata: Mapping[str, object], dictionary_columns: list[str] | bool = True
+) -> None:
+    """Write a table whole or not at all.
+
+    Args:
+        path: Where.
+        table: The rows.
+        metadata: Identifies the run; stored with the format as JSON in the metadata of the schema.
+        dictionary_columns: Columns that are stored as indices of their values, or whether all are.
 
     Raises:
         OSError: It cannot be written.
     """
-    partial = partial_path(path)
-    try:
-        # An open file: pyarrow parses a path with a colon as a URI.
-        with partial.open("wb") as file:
-            pq.write_table(
-                table,
-                file,
-                row_group_size=_ROW_GROUP_ROWS,
-                compression="zstd",
-                use_dictionary=["finish_reason"],
-            )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    facts = json.dumps({"format": FORMAT, **metadata}).encode()
+    # An open file: pyarrow parses a path with a colon as a URI.
+    with _whole(path) as partial, partial.open("wb") as file:
+        pq.write_table(
+            table.replace_schema_metadata({METADATA_KEY: facts}),
+            file,
+            row_group_size=_ROW_GROUP_ROWS,
+            compression="zstd",
+            use_dictionary=dictionary_columns,
+        )
 
 
 def write_jsonl(path: Path, requests: Path) -> None:
@@ -105,14 +110,13 @@ def write_jsonl(path: Path, requests: Path) -> None:
     Raises:
         OSError: A file cannot be read or written.
     """
-    partial = partial_path(path)
-    try:
-        with requests.open("rb") as source, partial.open("w", encoding="utf-8") as file:
-            for batch in pq.ParquetFile(source).iter_batches(_JSONL_ROWS):
-                file.writelines(f"{json.dumps(row)}\n" for row in batch.to_pylist())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        _whole(path) as partial,
+        requests.open("rb") as source,
+        partial.open("w", encoding="utf-8") as file,
+    ):
+        for batch in pq.ParquetFile(source).iter_batches(_JSONL_ROWS):
+            file.writelines(f"{json.dumps(row)}\n" for row in batch.to_pylist())
 
 
 def write_summary(path: Path, records: RequestRecords) -> None:
@@ -127,12 +131,8 @@ def write_summary(path: Path, records: RequestRecords) -> None:
     writer.writerow(["metric", "unit", "count", "mean", "min", *names, "max"])
     for (name, unit), values in _quantities(records).items():
         writer.writerow([name, unit, len(values), *_spread(values)])
-    partial = partial_path(path)
-    try:
+    with _whole(path) as partial:
         partial.write_text(text.getvalue(), encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _spread(values: NDArray[np.float64]) -> list[str]:

@@ -32,7 +32,8 @@ def record_of(*, verbose: bool = False, **changed: Any) -> RunRecord:
     spread = Spread.of(np.array([MS, 2 * MS]))
     names = ("ttft_ns", "tpot_ns", "latency_ns", "queued_ns", "issue_lateness_ns", "report_delay_ns")
     spreads: dict[str, Any] = dict.fromkeys(names, spread)
-    summary = Summary(**spreads, answer_tokens=spread, workers=[], losses=[], continuations=[], overdue=[])
+    lists: dict[str, Any] = {name: [] for name in ("workers", "losses", "continuations", "overdue")}
+    summary = Summary(**spreads, answer_tokens=spread, acceptance_length=2.71828, **lists)
     marks = {"p50": 5.0 * MS, "p90": 6.0 * MS, "p95": 7.0 * MS, "p99": 8.0 * MS, "p99.9": 9.0 * MS}
     fields: dict[str, Any] = {
         "run_id": "r",
@@ -98,6 +99,14 @@ def test_passing_checks_are_one_line() -> None:
     text = format_record(record_of(verbose=True))
     assert "ok   completion      2 issued, 2 complete" in text
     assert "checks passed" not in text
+
+
+def test_the_acceptance_length_is_a_line() -> None:
+    """2.71828 tokens per request and step are shown with three digits behind the point."""
+    assert (
+        "   speculative decoding: 2.718 tokens per request and step"
+        in format_record(record_of()).splitlines()
+    )
 
 
 def test_the_last_line_is_the_directory() -> None:

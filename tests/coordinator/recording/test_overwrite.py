@@ -22,6 +22,8 @@ OWN = [
     "requests.jsonl",
     "requests_summary.csv",
     "requests.parquet.partial",
+    "timeline.parquet",
+    "timeline.parquet.partial",
     "mlperf_log_summary.txt",
     "mlperf_log_detail.txt",
     "mlperf_log_accuracy.json",

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.run_snapshot import FollowedRun, LatencyBounds, RunFollower
@@ -204,6 +205,15 @@ def test_the_file_counts_time_from_the_first_query(tmp_path: Path) -> None:
     )
     assert coordinator["cpu_s"] > 0
     assert [path] == list(tmp_path.iterdir())
+
+
+def test_the_directory_may_have_a_colon_in_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrow would take a relative path like `gpt:oss/timeline.parquet` for the URI of a file system."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("gpt:oss/timeline.parquet")
+    path.parent.mkdir()
+    HandmadeRun().timeline.write(path, {}, 0)
+    assert 0 == pq.read_metadata(tmp_path / path).num_rows
 
 
 def test_without_a_query_the_file_begins_at_0(tmp_path: Path) -> None:

@@ -115,3 +115,27 @@ def test_prompts_are_cut_between_requests(monkeypatch: pytest.MonkeyPatch) -> No
         assert b"".join(n.to_bytes(4, "little") for n in some) == columns["prompt_lens"]
         assert b"".join(n.to_bytes(4, "little") for n in ids) == columns["prompt_tokens"]
     assert b"".join(n.to_bytes(8, "little") for n in (1, 2)) == heard[-1].cancel.requests
+
+
+@pytest.mark.usefixtures("quick_pings")
+@pytest.mark.parametrize(
+    ("rows", "tokens", "known"),
+    [(1, 2, (1, 2)), (2, 2, (2, 2)), (3, 2, (0, 0)), (1, 4, (0, 0)), (2**64 - 1, 2**64 - 1, (0, 0))],
+)
+def test_rows_that_contradict_the_tokens_are_not_known(
+    rows: int, tokens: int, known: tuple[int, int]
+) -> None:
+    """Of 3 tokens, rows with 2 of them count; more rows than tokens, or more tokens than 3, do not."""
+
+    async def script(scene: Scene) -> None:
+        await scene.open()
+        await scene.bring(5, 6, 7)
+        await scene.pong(produced_tokens=3, decode_rows=rows, decode_tokens=tokens)
+
+    async def steps(stream: Stream) -> None:
+        async with carrying(stream):
+            await stream.settle(0.3)
+            assert known == (stream.counts.decode_rows, stream.counts.decode_tokens)
+            assert stream.counts.settled
+
+    act(script, steps)

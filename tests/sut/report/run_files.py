@@ -222,6 +222,7 @@ def run_json(num_workers: int = 2, **changes: object) -> dict[str, Any]:
             "queued_ns": spread(np.full(100, MS)),
             "issue_lateness_ns": spread(np.full(100, MS // 2)),
             "report_delay_ns": spread(np.full(200, 4 * MS)),
+            "acceptance_length": 2.71828,
             "answer_tokens": spread(rows["answer_tokens"]),
             "workers": [worker_row(index) for index in range(num_workers)],
             "losses": events["losses"],

@@ -1,4 +1,4 @@
-"""RequestRows: conversion of SGLang's step outputs, written by hand, to columns."""
+"""Conversion of SGLang's step outputs, written by hand, to columns."""
 
 from array import array
 from typing import Any
@@ -9,16 +9,17 @@ from protos import worker_pb2 as pb
 from protos.columns import TokenTimes
 from tests.worker.asks import rows_of
 from worker.engine_protocol import EngineDead, Step
-from worker.engines.sglang.request_rows import RequestRows, SchedulerOutput
+from worker.engines.model.engine_requests import EngineRequests
+from worker.engines.sglang.scheduler_output import SchedulerOutput, to_step
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 END = 200_002
 
 
-def take(rows: RequestRows, *outputs: tuple[str, list[int], dict[str, Any] | None]) -> Step | None:
-    """Take a step that arrived at 7 ns."""
+def take(rows: EngineRequests, *outputs: tuple[str, list[int], dict[str, Any] | None]) -> Step | None:
+    """Take a step that arrived at 7 ns; answers may end with END or 9."""
     ids, tokens, reasons = zip(*outputs, strict=True)
-    return rows.take(SchedulerOutput(ids, [array("q", row) for row in tokens], reasons), 7)
+    return to_step(rows, (END, 9), SchedulerOutput(ids, [array("q", row) for row in tokens], reasons), 7)
 
 
 def ends_of(step: Step | None) -> dict[int, int]:
@@ -31,7 +32,7 @@ def ends_of(step: Step | None) -> dict[int, int]:
 
 def test_ids_are_new_for_each_request_and_begin_no_other() -> None:
     """SGLang aborts every request whose id begins with the one given."""
-    rows = RequestRows()
+    rows = EngineRequests()
     ids = [rows.add(name, 5) for name in (1, 11, 111, 1)]
     assert 4 == len(set(ids))
     assert [] == [(a, b) for a in ids for b in ids if a != b and b.startswith(a)]
@@ -39,7 +40,7 @@ def test_ids_are_new_for_each_request_and_begin_no_other() -> None:
 
 def test_a_row_has_one_token_or_several() -> None:
     """One each: no counts; else counts; a request that is not known is left out; the admission is unknown."""
-    rows = RequestRows([END])
+    rows = EngineRequests()
     a, b = rows.add(1, 9), rows.add(2**40, 9)
     step = take(rows, (a, [10], None), ("other", [5], None), (b, [20], None))
     assert step is not None
@@ -54,7 +55,7 @@ def test_a_row_has_one_token_or_several() -> None:
 
 def test_a_stop_id_that_sglang_reports_is_the_last_token() -> None:
     """Whether SGLang sends it with the tokens or only as what matched; nothing is added otherwise."""
-    rows = RequestRows([END, 9])
+    rows = EngineRequests()
     a, b, c, d = (rows.add(name, 5) for name in (1, 2, 3, 4))
     step = take(
         rows,
@@ -71,7 +72,7 @@ def test_a_stop_id_that_sglang_reports_is_the_last_token() -> None:
 
 def test_a_stop_id_at_the_budget_ends_as_stop() -> None:
     """SGLang compares the length first; every other engine the stop id."""
-    rows = RequestRows([END])
+    rows = EngineRequests()
     a = rows.add(1, 2)
     assert {1: STOP} == ends_of(take(rows, (a, [10, END], {"type": "length", "length": 2})))
 
@@ -91,7 +92,7 @@ def test_a_stop_id_at_the_budget_ends_as_stop() -> None:
 )
 def test_an_answer_that_is_not_complete_is_a_loss(reason: dict[str, Any], says: str) -> None:
     """The coordinator then repeats the requests elsewhere; the reason is named."""
-    rows = RequestRows([END])
+    rows = EngineRequests()
     a = rows.add(1, 5)
     with pytest.raises(EngineDead, match=says):
         take(rows, (a, [10, END], reason))
@@ -99,7 +100,7 @@ def test_an_answer_that_is_not_complete_is_a_loss(reason: dict[str, Any], says: 
 
 def test_dropped_requests_are_not_heard_of() -> None:
     """Their ids are returned for the abort; the end that SGLang reports for them is ignored."""
-    rows = RequestRows([END])
+    rows = EngineRequests()
     a, b = rows.add(1, 5), rows.add(2, 5)
     assert [a] == rows.drop({1, 3})
     assert (0, 1) == rows.load()[:2]

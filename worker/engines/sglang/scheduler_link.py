@@ -22,7 +22,7 @@ from protos import worker_pb2 as pb
 from protos.columns import TokenIds
 from worker.engine_protocol import EngineDead
 from worker.engines.model.interface_check import check_names
-from worker.engines.sglang.request_rows import SchedulerOutput
+from worker.engines.sglang.scheduler_output import SchedulerOutput
 
 if TYPE_CHECKING:
     from sglang.srt.managers.io_struct import GetLoadsReqOutput

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 STOPPED = "vLLM's engine core has stopped"
 # A started engine core answers within milliseconds; if it stops before it answers, vLLM waits forever.
 PREPARE_TIMEOUT_S = 60.0
-KNOWN_VERSIONS = "0.25.1 and 0.32.0"
-"""vLLM versions that this client was tested with."""
+KNOWN_VERSIONS = "0.25.1, 0.32.0 and 0.33.0"
+"""vLLM versions that this client was tested with; docs/engines.md says how."""
 _USED = (
     "vllm.v1.engine.async_llm:AsyncLLM.get_supported_tasks",
     "vllm.v1.engine.core:EngineCoreProc.run_engine_core",

@@ -32,7 +32,7 @@ _EXECUTION = _names(
     dcp_kv_cache_interleave_size cp_kv_cache_interleave_size enable_expert_parallel enable_eplb eplb_config
     expert_placement_strategy enable_ep_weight_filter enable_batch_sharded_sampling enable_dbo ubatch_size
     dbo_decode_token_threshold dbo_prefill_token_threshold dp_sync_interval enable_elastic_ep
-    all2all_backend distributed_executor_backend disable_custom_all_reduce enable_shm_tensor_arena
+    all2all_backend distributed_executor_backend disable_custom_all_reduce enable_shm_tensor_arena monokernel
     attention_backend attention_config moe_backend linear_backend kernel_config ir_op_priority
     enable_flashinfer_autotune disable_cascade_attn max_num_seqs max_num_active_seqs max_num_batched_tokens
     max_num_scheduled_tokens max_num_queued_reqs max_num_queued_tokens max_num_partial_prefills
@@ -63,6 +63,7 @@ _NEITHER = _names(
     enable_mfu_metrics enable_mm_processor_stats enable_logging_iteration_details jit_monitor_mode
     jit_monitor_verbose per_request_spec_decode_metrics profiler_config shutdown_timeout
     fail_on_environ_validation enable_fault_tolerance fault_tolerance_config enable_sleep_mode
+    sleep_mode_backend watchdog_config
     kv_events_config structured_outputs_config reasoning_parser reasoning_parser_plugin max_logprobs
     logprobs_mode
     """

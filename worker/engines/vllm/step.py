@@ -1,14 +1,11 @@
-"""The requests in vLLM's engine core, and the conversion of its step outputs to columns."""
+"""Conversion of the step outputs of vLLM's engine core to columns."""
 
-from collections.abc import Collection, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
-
 from protos import worker_pb2 as pb
-from protos.columns import TokenColumns
-from worker.engine_protocol import EngineDead, Load, Step, step_times
+from worker.engine_protocol import EngineDead, Step
+from worker.engines.model.engine_requests import EngineRequests
 
 # Keys are the str() of vLLM's FinishReason, which it documents. The other reasons (abort, error, repetition)
 # do not complete an answer.
@@ -49,85 +46,29 @@ class CoreOutput(Protocol):
         """What happened to the request since its last output; None without vLLM's statistics."""
 
 
-class CoreRequests:
-    """Requests in the engine core by vLLM's id. vLLM ids are unique per process, names only per run."""
+def to_step(requests: EngineRequests, outputs: Sequence[CoreOutput], produced_ns: int) -> Step | None:
+    """Convert a step to columns; the only Python code that runs per token.
 
-    def __init__(self) -> None:
-        """Create an empty table."""
-        self._names: dict[str, int] = {}
-        self._waiting: set[str] = set()
-        self._num_added = 0
+    Args:
+        requests: The requests in the engine core; those that finish are removed.
+        outputs: One per request of the step; outputs of removed requests are left out.
+        produced_ns: When the outputs arrived.
 
-    def load(self) -> Load:
-        """Count requests with a first token as running, the others as waiting."""
-        return Load(len(self._names) - len(self._waiting), len(self._waiting))
+    Returns:
+        None if no output is left.
 
-    def add(self, name: int) -> str:
-        """Add a request and return its id for vLLM."""
-        self._num_added += 1
-        request_id = f"{name}-{self._num_added}"
-        self._names[request_id] = name
-        self._waiting.add(request_id)
-        return request_id
-
-    def drop(self, names: Collection[int]) -> list[str]:
-        """Remove requests by name; returns the ids of the requests removed."""
-        ids = [request_id for request_id, name in self._names.items() if name in names]
-        for request_id in ids:
-            del self._names[request_id]
-        self._waiting.difference_update(ids)
-        return ids
-
-    def drop_all(self) -> list[str]:
-        """Remove all requests; returns their ids."""
-        ids = list(self._names)
-        self._names.clear()
-        self._waiting.clear()
-        return ids
-
-    def take(self, outputs: Sequence[CoreOutput], produced_ns: int) -> Step | None:
-        """Convert a step to columns; the only Python code that runs per token.
-
-        Args:
-            outputs: One per request of the step; outputs of removed requests are left out.
-            produced_ns: When the outputs arrived.
-
-        Returns:
-            None if no output is left.
-
-        Raises:
-            EngineDead: vLLM ended a request without completing its answer.
-        """
-        kept = [output for output in outputs if output.request_id in self._names]
-        if not kept:
-            return None
-        ids = [output.request_id for output in kept]
-        tokens = [output.new_token_ids for output in kept]
-        ends = [row for row, output in enumerate(kept) if output.finish_reason is not None]
-        counts = np.fromiter(map(len, tokens), np.uint32, len(kept))
-        begun = self._begun_rows(kept)
-        columns = TokenColumns(
-            requests=np.fromiter(map(self._names.__getitem__, ids), np.uint64, len(kept)),
-            counts=None if (counts == 1).all() else counts,
-            tokens=np.fromiter(chain.from_iterable(tokens), np.int32, int(counts.sum())),
-            finished_rows=np.array(ends, np.uint32),
-            finish_reasons=np.array([_reason(kept[row]) for row in ends], np.uint8),
-            produced_ns=produced_ns,
-            times=step_times(begun, [_admitted_ns(kept[row]) for row in begun], len(ends), produced_ns),
-        )
-        self._waiting.difference_update([ids[row] for row in (*begun, *ends)])
-        for row in ends:
-            del self._names[ids[row]]
-        return Step(columns, bool(begun or ends))
-
-    def _begun_rows(self, outputs: Sequence[CoreOutput]) -> list[int]:
-        """Return the rows with the first tokens of their request."""
-        waiting = self._waiting
-        if waiting.isdisjoint([output.request_id for output in outputs]):
-            return []
-        return [
-            r for r, output in enumerate(outputs) if output.request_id in waiting and output.new_token_ids
-        ]
+    Raises:
+        EngineDead: vLLM ended a request without completing its answer.
+    """
+    names = requests.names
+    kept = [output for output in outputs if output.request_id in names]
+    if not kept:
+        return None
+    ids = [output.request_id for output in kept]
+    tokens = [output.new_token_ids for output in kept]
+    admitted_ns = {row: _admitted_ns(kept[row]) for row in requests.first_token_rows(ids, tokens)}
+    ends = {row: _reason(output) for row, output in enumerate(kept) if output.finish_reason is not None}
+    return requests.take_step(ids, tokens, admitted_ns, ends, produced_ns)
 
 
 def _admitted_ns(output: CoreOutput) -> int:
