@@ -107,6 +107,7 @@ def test_a_round_of_unequal_work_is_in_no_ratio(command: Command, capsys: pytest
     assert 1 == command.run()
     out = capsys.readouterr().out
     assert "unequal work: left out" in out
+    assert ["bare", "ours", "ours", "bare"] == [one["side"] for one in command.record["rounds"]]
     assert "tokens/s ours / bare: 1.0000 in one pair, its noise is not known; loads: ours 1, bare 2" in out
     assert [True, False] == [one["is_unequal"] for one in command.record["rounds"] if one["side"] == "ours"]
 
