@@ -15,6 +15,8 @@ from bench.command import installed
 from common.flags import FlagError
 
 INTERVAL_S = 0.2
+FIRST_TIMEOUT_S = 90.0
+"""Time until the first reading: without nvidia-ml-py all of vLLM is imported for its copy."""
 FREE_TIMEOUT_S = 15.0
 """Time for the processes of an earlier command to end."""
 # NVML counts memory that the driver reserves.
@@ -67,12 +69,16 @@ def wait_free(
         FlagError: There is no GPU with an index.
         RuntimeError: No readings come, or a GPU is in use.
     """
-    deadline_s = time.monotonic() + FREE_TIMEOUT_S
+    deadline_s = time.monotonic() + FIRST_TIMEOUT_S
+    is_first = True
     while True:
         last = {look.gpu: look for look in read_looks(log)}
         busy = [last[gpu] for gpu in gpus if gpu in last and _is_used(last[gpu])]
         if last and not busy:
             break
+        if last and is_first:
+            is_first = False
+            deadline_s = time.monotonic() + FREE_TIMEOUT_S
         if process.poll() is not None or time.monotonic() > deadline_s:
             raise RuntimeError(_why_not_free(busy, log))
         time.sleep(INTERVAL_S)
