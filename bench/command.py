@@ -26,7 +26,11 @@ def run_command(main: Callable[[list[str]], int]) -> None:
     for signum in SIGNALS:
         signal.signal(signum, _interrupt)
     started_s = time.monotonic()
-    exit_code = main(sys.argv[1:])
+    try:
+        exit_code = main(sys.argv[1:])
+    except OutputNotWritten as error:
+        say(f"\n{error}")
+        exit_code = 1
     say(f"\n{time.monotonic() - started_s:.0f} s in total")
     sys.exit(exit_code)
 
@@ -65,19 +69,72 @@ def parse_comparison(
 def check_output(path: Path | None) -> None:
     """Check --output before the first measurement.
 
+    A file that exists is refused: its figures would be lost, or taken for those of a command that failed.
+
     Raises:
-        ValueError: The directory of the path does not exist.
+        FlagError: The file exists, or its directory does not exist or cannot be written.
     """
-    if path is not None and not path.parent.is_dir():
+    if path is None:
+        return
+    if not path.parent.is_dir():
         raise FlagError("--output", f"{path.parent} is not a directory")
+    if path.exists():
+        raise FlagError("--output", f"{path} exists")
+    if not os.access(path.parent, os.W_OK):
+        raise FlagError("--output", f"{path.parent} cannot be written")
+
+
+def new_directory(name: str, path: Path) -> Path:
+    """Create a flag's directory, with its parents; an empty one is used as it is.
+
+    Returns:
+        The absolute path: processes of a benchmark run in another directory.
+
+    Raises:
+        FlagError: It has files, or cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        is_empty = not any(path.iterdir())
+    except OSError as error:
+        raise FlagError(name, f"{path}: {error.strerror}") from error
+    if not is_empty:
+        raise FlagError(name, f"{path} is not an empty directory")
+    return path.absolute()
+
+
+class OutputNotWritten(RuntimeError):
+    """The --output file cannot be written; an earlier state of it is kept."""
 
 
 def write_record(path: Path | None, record: dict[str, object]) -> None:
-    """Write the figures to the --output file as JSON, with each list of numbers on one line."""
+    """Write the figures to the --output file as JSON, with each list of numbers on one line.
+
+    Raises:
+        OutputNotWritten: For example, the disk is full.
+    """
     if path is not None:
         text = json.dumps(record, indent=1)
         text = _LIST_OF_NUMBERS.sub(lambda found: " ".join(found.group().split()), text)
-        path.write_text(text + "\n", encoding="utf-8")
+        try:
+            replace_file(path, text + "\n")
+        except OSError as error:
+            raise OutputNotWritten(f"--output: {path} is not written: {error.strerror}") from error
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file; a reader sees the old or the new content, and a full disk leaves the old one.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def describe_machine() -> dict[str, str]:

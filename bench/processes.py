@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from worker.machine.nvml import process_tree
+
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE_INTERVAL_S = 0.005
 POLL_S = 0.05
@@ -82,9 +84,8 @@ class Processes:
             for process in self._running:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(max(deadline_s - time.monotonic(), 0.0))
-            for process in self._running:
-                _signal_group(process, signal.SIGKILL)
-                process.wait(STOP_TIMEOUT_S)
+            for process in [*self._running]:
+                self.kill(process)
 
     def start(
         self,
@@ -124,7 +125,17 @@ class Processes:
         """Kill one process with its group at once, like a lost node."""
         _signal_group(process, signal.SIGKILL)
         process.wait(STOP_TIMEOUT_S)
+        for pipe in filter(None, (process.stdin, process.stdout)):
+            with contextlib.suppress(BrokenPipeError):  # text that the process has not read
+                pipe.close()
         self._running.remove(process)
+
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
+        """End one process with its group: SIGTERM, a bounded wait, SIGKILL."""
+        _signal_group(process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+        self.kill(process)
 
     def run(
         self, module_argv: list[str], log: Path, timeout_s: float, *, checkout: Checkout = THIS_CHECKOUT
@@ -132,7 +143,7 @@ class Processes:
         """Run a module to its end and sample its CPU time meanwhile.
 
         Raises:
-            RuntimeError: The process did not end within `timeout_s`.
+            RuntimeError: The process did not end within `timeout_s`; it has been ended.
         """
         process = self.start(module_argv, log, checkout=checkout)
         deadline_s = time.monotonic() + timeout_s
@@ -149,6 +160,7 @@ class Processes:
                 self._running.remove(process)
                 return Ended(process.returncode, usage.ru_utime + usage.ru_stime, curve)
             if time.monotonic() > deadline_s:
+                self.stop(process)
                 raise RuntimeError(
                     f"{' '.join(module_argv[:2])}: not done after {timeout_s:.0f} s: {tail(log)}"
                 )
@@ -185,6 +197,37 @@ def read_cpu_s(pid: int) -> float:
         OSError: The process does not exist.
     """
     return time.clock_gettime((~pid << 3) | 2)
+
+
+class TreeCpu(NamedTuple):
+    """CPU time of a process, and of all processes below it."""
+
+    front_s: float
+    below_s: float
+    """Also of processes that have ended, if their parent has waited for them."""
+
+
+def read_tree_cpu(pid: int) -> TreeCpu:
+    """Read the CPU time of a process and of those below it.
+
+    The time of a process that ends moves to its parent's time of children, so differences of two readings
+    miss no process, whether it began or ended in between.
+
+    Raises:
+        OSError: The process does not exist.
+    """
+    front_s = read_cpu_s(pid)
+    below_s = _waited_for_s(pid)
+    for other in process_tree(pid) - {pid}:
+        with contextlib.suppress(OSError):  # it has just ended
+            below_s += read_cpu_s(other) + _waited_for_s(other)
+    return TreeCpu(front_s, below_s)
+
+
+def _waited_for_s(pid: int) -> float:
+    """Return the CPU time of the ended children of a process: cutime and cstime of proc(5)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 def free_port() -> int:

@@ -9,6 +9,8 @@ from bench.processes import Ended, tail
 from sut.log_files import DETAIL, find_log
 from sut.results.logs import DetailLog, read_detail
 
+RUN_JSON = "run.json"
+
 
 def read_run(name: str, ended: Ended, log: Path, run_dir: Path) -> tuple[dict[str, Any], DetailLog]:
     """Read the files of a coordinator run: run.json and LoadGen's detail log.
@@ -24,12 +26,19 @@ def read_run(name: str, ended: Ended, log: Path, run_dir: Path) -> tuple[dict[st
     """
     # 3: complete, but not VALID by LoadGen's limits, which do not matter here.
     if ended.exit_code not in (0, 3):
-        raise RuntimeError(f"{name}: exit code {ended.exit_code}: {tail(log)}")
-    record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+        raise RuntimeError(f"{name}: exit code {ended.exit_code}: {_reason(run_dir) or tail(log)}")
+    record = json.loads((run_dir / RUN_JSON).read_text(encoding="utf-8"))
     failed = {check["name"] for check in record["verdict"]["checks"] if not check["passed"]}
     if failed - {"loadgen_result"}:
         raise RuntimeError(f"{name}: the run was rejected: {record['verdict']['reason']}")
     return record, read_detail(find_log(run_dir, DETAIL))
+
+
+def _reason(run_dir: Path) -> str:
+    """Return why a run failed by its run.json; empty without one, or if it did not come to its end."""
+    path = run_dir / RUN_JSON
+    reason: str = json.loads(path.read_text(encoding="utf-8"))["verdict"]["reason"] if path.exists() else ""
+    return reason
 
 
 def loadgen_window_s(detail: DetailLog) -> tuple[float, float]:

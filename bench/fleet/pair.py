@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.command import describe_commit, describe_machine, say, write_record
+from bench.command import describe_commit, describe_machine, new_directory, say, write_record
 from bench.processes import THIS_CHECKOUT, Checkout, Processes, tail
 from common.flags import FlagError, Parser
 
@@ -178,11 +178,7 @@ def _checked_rounds(rounds: int) -> int:
 def _directory(args: argparse.Namespace) -> Path:
     if args.output_dir is None:
         return Path(tempfile.mkdtemp(prefix="bench-fleet-pair-"))
-    directory: Path = args.output_dir
-    if not directory.parent.is_dir():
-        raise FlagError("--output-dir", f"{directory.parent} is not a directory")
-    directory.mkdir(exist_ok=True)
-    return directory
+    return new_directory("--output-dir", args.output_dir)
 
 
 def _run_round(pair: Pair, number: int, processes: Processes) -> Round:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.command import (
+    OutputNotWritten,
     check_output,
     describe_commit,
     describe_machine,
     flag,
+    new_directory,
     run_command,
     say,
     write_record,
@@ -24,10 +26,10 @@ from bench.gpu.coordinate import Setting
 from bench.gpu.found import Clock, Found
 from bench.gpu.gpu_rounds import Place
 from bench.gpu.load import engine_flags, extension_flags, prepare, sglang_flags
-from bench.gpu.model import write_full_size
+from bench.gpu.model import check_place, write_full_size
 from bench.gpu.offline import Offline, Server, engines_say, show_offline, show_server
 from bench.gpu.race.race_command import main as race
-from bench.gpu.watch import describe_gpus
+from bench.gpu.watch import describe_gpus, wait_free
 from bench.processes import Processes
 from common.flags import FlagError, Parser
 
@@ -99,7 +101,7 @@ def _show(asked: Asked, machine: dict[str, str], clock: Clock, processes: Proces
         model, given = directory / "gpt-oss-120b", ["--load-format", "dummy", *given]
         write_full_size(model)
     work = prepare(model, asked.plan, directory)
-    flags = engine_flags(given, asked.plan.max_model_len, on_gpu=bool(asked.gpus))
+    flags = engine_flags(given, asked.plan.max_model_len, num_gpus=len(asked.gpus))
     flags += extension_flags(flags)
     say(f"{'vLLM flags':<14}{' '.join(flags)}")
     of_sglang = sglang_flags(
@@ -108,22 +110,46 @@ def _show(asked: Asked, machine: dict[str, str], clock: Clock, processes: Proces
     timeout_s = asked.plan.round_timeout_s
     setting = Setting(processes, work, flags, directory, timeout_s, of_sglang)
     watch_log = directory / "watch.log"
+    watch_log.touch()
     if asked.gpus:
-        processes.start(["bench.gpu.watch"], watch_log)
-    else:
-        watch_log.touch()
+        watch = processes.start(["bench.gpu.watch"], watch_log)
+        wait_free(watch, watch_log, asked.gpus, "--gpus")
     place = Place(setting, asked.gpus, watch_log, clock)
-
-    def keep(found: Found) -> None:
-        record = _record(asked, machine, flags, found) | {"engines": engines_say(place)}
-        write_record(asked.output, record)
-
-    found = asked.show.show(asked.plan, place, keep)
-    keep(found)
+    record = Record(asked, machine, flags, place)
+    found = asked.show.show(asked.plan, place, record.keep)
+    record.end(found)
     problems = [*found.failures, *(f"not run: {what}" for what in found.not_run)]
     problems += token_problems(found, exact=asked.plan.stop_token_id < 0)
     say("\n".join(problems) if problems else "all rounds of all sides have the expected number of tokens")
     return 1 if problems else 0
+
+
+class Record:
+    """The --output file, written after each round."""
+
+    def __init__(self, asked: Asked, machine: dict[str, str], flags: list[str], place: Place) -> None:
+        """Take the parts that do not change."""
+        self._asked, self._machine, self._flags, self._place = asked, machine, flags, place
+
+    def keep(self, found: Found) -> None:
+        """Write all figures so far; a failure, for example a full disk, does not end the measurement."""
+        try:
+            self._write(found, is_complete=False)
+        except OutputNotWritten as error:
+            self._place.clock.say(str(error))
+
+    def end(self, found: Found) -> None:
+        """Write all figures.
+
+        Raises:
+            OutputNotWritten: The file cannot be written; the figures are only printed.
+        """
+        self._write(found, is_complete=True)
+
+    def _write(self, found: Found, *, is_complete: bool) -> None:
+        record = _record(self._asked, self._machine, self._flags, found)
+        record |= {"is_complete": is_complete, "engines": engines_say(self._place)}
+        write_record(self._asked.output, record)
 
 
 def token_problems(found: Found, *, exact: bool) -> list[str]:
@@ -133,6 +159,8 @@ def token_problems(found: Found, *, exact: bool) -> list[str]:
     for one in found.rounds:
         asked = one.expected_tokens
         wanted = asked if exact else first.setdefault(asked, one.tokens)
+        if one.is_unequal and one.tokens == wanted:
+            problems.append(f"{one.requests} requests of {one.side} in round {one.number}, not as planned")
         if one.tokens != wanted:
             problems.append(f"{one.tokens} tokens of {one.side} in round {one.number}, not {wanted}")
     return problems
@@ -177,25 +205,27 @@ def _parse(argv: list[str]) -> Asked:
         part.add_argument(
             "--model", type=Path, help="checkpoint directory; default: gpt-oss-120b, random weights"
         )
-        part.add_argument("--gpus", default="", help="GPUs of each engine, as 0,1; default: the CPU")
+        part.add_argument(
+            "--gpus", default="", help="GPUs of each engine, as 0,1; default: the CPU, with a small --model"
+        )
         part.add_argument("--deadline-s", type=float, default=86_400.0, help="begin no round after this time")
         part.add_argument(
             "--output", type=Path, metavar="FILE.json", help="file for all figures, written after each round"
         )
-        part.add_argument("--keep-logs", type=Path, metavar="DIR", help="empty directory for all logs")
+        part.add_argument("--keep-logs", type=Path, metavar="DIR", help="new or empty directory")
     args = vars(parser.parse_args(own_argv))
     show = SHOWS[args.pop("name")]
     names = ("model", "gpus", "deadline_s", "output", "keep_logs")
     common = {name: args.pop(name) for name in names}
-    check_output(common["output"])
-    _check_directory(common["keep_logs"])
+    if not common["deadline_s"] > 0:
+        raise FlagError("--deadline-s", f"{common['deadline_s']} is not above 0")
     gpus = _read_gpus(common.pop("gpus"))
-    return Asked(show=show, plan=show.plan(**args), gpus=gpus, vllm=vllm, **common)
-
-
-def _check_directory(path: Path | None) -> None:
-    if path is not None and (not path.is_dir() or any(path.iterdir())):
-        raise FlagError("--keep-logs", f"{path} is not an empty directory")
+    check_place("--gpus", common["model"], is_on_gpu=bool(gpus))
+    plan = show.plan(**args)
+    check_output(common["output"])
+    if common["keep_logs"] is not None:
+        common["keep_logs"] = new_directory("--keep-logs", common["keep_logs"])
+    return Asked(show=show, plan=plan, gpus=gpus, vllm=vllm, **common)
 
 
 def _read_gpus(text: str) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ import os
 import select
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +14,11 @@ import numpy as np
 from bench.gpu.load import Plan
 from bench.processes import tail
 from coordinator.recording.run_record import percentile
+from sut.results.comparison.request_rates import rate_before_tail
 from sut.settings import Scenario
 
+END_TIMEOUT_S = 3.0
+CHECK_INTERVAL_S = 0.2
 FRACTIONS = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 
 
@@ -32,6 +36,14 @@ class Answered(NamedTuple):
     """Verdict of LoadGen and the product; empty for sides without LoadGen."""
     ttft_ms: dict[str, float]
     tpot_ms: dict[str, float]
+    tokens_per_s_before_tail: float | None
+    """Until the last request got its first token, as in `tokenfleet report compare`; None: not known."""
+    compiled_kernels: int | None
+    """Kernels that the engine compiled in the round, of those that vLLM's monitor sees; None: not known."""
+
+
+def _no_check() -> None:
+    """Wait for the answer alone."""
 
 
 class Pipe:
@@ -44,8 +56,13 @@ class Pipe:
         os.set_blocking(self._fd, False)
         self._rest = b""
 
-    def ask(self, line: str, timeout_s: float) -> dict[str, Any]:
+    def ask(self, line: str, timeout_s: float, check: Callable[[], None] = _no_check) -> dict[str, Any]:
         """Write a line and wait for the answer.
+
+        Args:
+            line: The request.
+            timeout_s: How long to wait.
+            check: Called while waiting; raises RuntimeError to end the wait.
 
         Raises:
             RuntimeError: No answer comes in time, or the process has ended.
@@ -55,8 +72,10 @@ class Pipe:
             self._process.stdin.write(f"{line}\n".encode())
             self._process.stdin.flush()
         except BrokenPipeError as error:
-            raise RuntimeError(f"{self._log.name}: the process has ended: {tail(self._log)}") from error
-        answer = self.take(timeout_s)
+            raise RuntimeError(self._how_ended()) from error
+        deadline_s = time.monotonic() + timeout_s
+        while (answer := self.take(CHECK_INTERVAL_S)) is None and time.monotonic() < deadline_s:
+            check()
         if answer is None:
             raise RuntimeError(f"{self._log.name}: no answer within {timeout_s:g} s: {tail(self._log)}")
         return answer
@@ -74,11 +93,19 @@ class Pipe:
                 return None
             data = os.read(self._fd, 1 << 20)
             if not data:
-                raise RuntimeError(f"{self._log.name}: the process has ended: {tail(self._log)}")
+                raise RuntimeError(self._how_ended())
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def _how_ended(self) -> str:
+        """Describe the end of a process that has closed its output."""
+        try:
+            how = f"the process has ended with exit code {self._process.wait(END_TIMEOUT_S)}"
+        except subprocess.TimeoutExpired:
+            how = "the process has closed its output"
+        return f"{self._log.name}: {how}: {tail(self._log)}"
 
 
 def answered(answer: dict[str, Any], plan: Plan, client_cpu_s: float) -> Answered:
@@ -93,6 +120,17 @@ def answered(answer: dict[str, Any], plan: Plan, client_cpu_s: float) -> Answere
             {name: percentile(values, fraction) / 1e6 for name, fraction in FRACTIONS.items()}
             for values in (first - due, tpot_ns)
         ]
+    has_tail = plan.scenario is Scenario.OFFLINE and answer.get("is_timed", True)
+    ttft_ms, tpot_ms = spreads
     return Answered(
-        answer["begin_s"], answer["end_s"], len(rows), int(tokens.sum()), client_cpu_s, "", *spreads
+        begin_s=answer["begin_s"],
+        end_s=answer["end_s"],
+        requests=len(rows),
+        tokens=int(tokens.sum()),
+        client_cpu_s=client_cpu_s,
+        verdict="",
+        ttft_ms=ttft_ms,
+        tpot_ms=tpot_ms,
+        tokens_per_s_before_tail=(rate_before_tail(tokens, first, done) or None) if has_tail else None,
+        compiled_kernels=answer.get("compiled_kernels"),
     )

@@ -1,15 +1,16 @@
 """The product's part of a round in bench.gpu: one coordinator run with LoadGen, over a worker or node."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench.gpu.answers import Answered
 from bench.gpu.load import Plan, Work
 from bench.gpu.loadgen import spreads_of, user_conf_of
 from bench.processes import Processes, argv_of
 from bench.runs import loadgen_window_s, read_run
+from sut.results.comparison.request_rates import read_rate_before_tail
 from sut.settings import Scenario
 
 # Time beyond the end of the round for a client and its answer, and for the start of the interpreter.
@@ -43,7 +44,8 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
         raise RuntimeError(f"{label}: LoadGen counts {len(detail.errors)} errors")
     begin_s, end_s = loadgen_window_s(detail)
     workers = record["summary"]["workers"]
-    ttft_ms, tpot_ms = spreads_of(detail) if plan.scenario is not Scenario.OFFLINE else ({}, {})
+    is_offline = plan.scenario is Scenario.OFFLINE
+    ttft_ms, tpot_ms = ({}, {}) if is_offline else spreads_of(detail)
     verdict = record["verdict"]
     return Answered(
         begin_s=begin_s,
@@ -54,7 +56,15 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
         verdict=f"{verdict['outcome']} {verdict['reason']}".strip(),
         ttft_ms=ttft_ms,
         tpot_ms=tpot_ms,
+        tokens_per_s_before_tail=(read_rate_before_tail(run_dir) or None) if is_offline else None,
+        compiled_kernels=_num_compiled(workers),
     )
+
+
+def _num_compiled(workers: Sequence[Mapping[str, Any]]) -> int | None:
+    """Return the kernels that the workers' engines compiled in the run; None if an engine does not tell."""
+    nums = [one["compiled_kernels"] and one["compiled_kernels"]["num"] for one in workers]
+    return None if None in nums else sum(nums)
 
 
 def coordinator_argv(setting: Setting, port: int, plan: Plan, label: str) -> tuple[list[str], Path]:
@@ -73,4 +83,6 @@ def coordinator_argv(setting: Setting, port: int, plan: Plan, label: str) -> tup
         "--output-dir": setting.directory / label,
         "--max-new-tokens": setting.work.longest_answer,
     }
-    return ["bench.gpu.budgeted", *argv_of(flags)], setting.directory / f"{label}.log"
+    # The only worker does not come back, and a page per round costs seconds of the GPU's time.
+    switches = ["--on-worker-loss", "fail", "--no-report"]
+    return ["bench.gpu.budgeted", *argv_of(flags), *switches], setting.directory / f"{label}.log"

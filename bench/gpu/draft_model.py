@@ -1,4 +1,6 @@
-"""A draft model without weights, of the shape of gpt-oss-120b's EAGLE3 head, to time speculative decoding.
+"""`python -m bench.gpu.draft_model DIR`: write a draft model without weights; print the flag that runs it.
+
+It has the shape of gpt-oss-120b's EAGLE3 head, to time speculative decoding.
 
 With random weights no draft token would be accepted. vLLM's synthetic rejection sampling accepts draft tokens
 at a given rate instead (vllm/config/speculative.py, 0.25.1): only the time of a step is real.
@@ -6,7 +8,12 @@ Figures with it are a proxy for those of the real head, and must be labelled as 
 """
 
 import json
+import shlex
+import sys
 from pathlib import Path
+
+from bench.command import new_directory, say
+from common.flags import FlagError, Parser
 
 # Source: inference_rules.adoc: Interactive may use EAGLE3 with 3 steps and top-k 1, which is vLLM's chain.
 NUM_STEPS = 3
@@ -52,12 +59,12 @@ _CONFIG: dict[str, object] = {
 
 
 def write_draft(output: Path) -> None:
-    """Write the configuration into a new directory.
+    """Write the configuration into a directory.
 
     Raises:
-        OSError: The directory exists or cannot be written.
+        OSError: The directory cannot be written.
     """
-    output.mkdir()
+    output.mkdir(exist_ok=True)
     (output / "config.json").write_text(json.dumps(_CONFIG, indent=2) + "\n", encoding="utf-8")
 
 
@@ -71,3 +78,28 @@ def speculative_flags(draft: Path, acceptance_length: float = ACCEPTANCE_LENGTH)
         "synthetic_acceptance_length": acceptance_length,
     }
     return ["--speculative-config", json.dumps(config)]
+
+
+def main(argv: list[str]) -> int:
+    """Write the model. Return 0: done, 2: bad input."""
+    parser = Parser(prog="python -m bench.gpu.draft_model", allow_abbrev=False, description=__doc__)
+    parser.add_argument("directory", type=Path, metavar="DIR", help="new or empty directory")
+    parser.add_argument(
+        "--acceptance-length", type=float, default=ACCEPTANCE_LENGTH, help=f"default: {ACCEPTANCE_LENGTH}"
+    )
+    try:
+        args = parser.parse_args(argv)
+        if not 1 <= args.acceptance_length <= NUM_STEPS + 1:
+            reason = f"{args.acceptance_length} is not within 1 .. {NUM_STEPS + 1}"
+            raise FlagError("--acceptance-length", reason)
+        directory = new_directory("DIR", args.directory.absolute())
+        write_draft(directory)
+    except ValueError as error:
+        say(f"bench.gpu.draft_model: {error}")
+        return 2
+    say(shlex.join(speculative_flags(directory, args.acceptance_length)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

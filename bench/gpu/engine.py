@@ -8,17 +8,19 @@ import asyncio
 import gc
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.gpu.load import budgets_of
-from bench.gpu.replay import Row, answer_plans, read_plan, say_answer, take_output
+from bench.gpu.replay import Row, answer_plans, growth, read_plan, say_answer, take_output
 from bench.gpu.unstopped_worker import accept_no_stop_ids
 from common.flags import Parser
 from sut import dataset
 from sut.dataset import Dataset
+from worker.engines.vllm.compile_log import CompileLog
 from worker.engines.vllm.worker_extension import EXTENSION, LOADS, check_loads
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     Params = Callable[..., SamplingParams]
+
+Ends = tuple[int, Callable[[], int | None]]
+"""File descriptor of the answers, and the count of compiled kernels so far."""
 
 
 def main(argv: list[str]) -> int:
@@ -44,11 +49,19 @@ def main(argv: list[str]) -> int:
     engine_args = parse_engine_flags(engine_argv, args.model).engine_args
     data = dataset.load(args.data)
     params = partial(_params, args.temperature)
-    if args.kind == "bare":
-        _serve_bare(engine_args, data, params, answers)
-    else:
-        asyncio.run(_serve_async(engine_args, data, params, answers))
+    with closing(CompileLog()) as compile_log:
+        num_compiled = partial(_num_compiled, compile_log)
+        if args.kind == "bare":
+            _serve_bare(engine_args, data, params, (answers, num_compiled))
+        else:
+            asyncio.run(_serve_async(engine_args, data, params, (answers, num_compiled)))
     return 0
+
+
+def _num_compiled(compile_log: CompileLog) -> int | None:
+    """Return the kernels that the engine has compiled since its monitor is active; None: not known."""
+    compiled = compile_log.counts()
+    return None if compiled is None else compiled.num
 
 
 def _params(temperature: float, budget: int, *, delta: bool = False) -> "SamplingParams":
@@ -80,35 +93,92 @@ def _ready(config: "VllmConfig") -> dict[str, object]:
     }
 
 
-def _serve_bare(engine_args: "AsyncEngineArgs", data: Dataset, params_of: "Params", answers: int) -> None:
+class RequestTimes:
+    """Times at which LLM.generate receives each request's first and last token.
+
+    With `--disable-log-stats`, which all sides have, vLLM's own outputs have no times.
+    """
+
+    def __init__(self, core: Any) -> None:
+        """Take the times in the client of the engine core, whose steps LLM.generate receives."""
+        self._receive = core.get_output
+        self._first_ns: dict[str, int] = {}
+        self._done_ns: dict[str, int] = {}
+        vars(core)["get_output"] = self._get_output
+
+    def _get_output(self) -> Any:
+        received = self._receive()
+        at_ns = time.monotonic_ns()
+        first_ns, done_ns = self._first_ns, self._done_ns
+        for output in received.outputs:
+            if output.request_id not in first_ns:
+                first_ns[output.request_id] = at_ns
+            if output.finish_reason is not None:
+                done_ns[output.request_id] = at_ns
+        return received
+
+    def rows(self, num_tokens: Sequence[int], begin_ns: int, end_ns: int) -> tuple[list[Row], bool]:
+        """Return a row for each request in the order in which they were sent, and forget all times.
+
+        Returns:
+            The rows, and whether they have the times; without them all are at the end of the round.
+        """
+        ids = sorted(self._done_ns, key=_number_of)
+        times = [(self._first_ns[one] - begin_ns, self._done_ns[one] - begin_ns) for one in ids]
+        self._first_ns.clear()
+        self._done_ns.clear()
+        is_timed = len(times) == len(num_tokens)
+        if not is_timed:
+            times = [(end_ns - begin_ns,) * 2] * len(num_tokens)
+        rows = [Row(0, first, done, num) for (first, done), num in zip(times, num_tokens, strict=True)]
+        return rows, is_timed
+
+
+def _number_of(request_id: str) -> int:
+    """Return the number of a request of LLM.generate: vLLM appends random characters to it."""
+    return int(request_id.partition("-")[0])
+
+
+def _serve_bare(engine_args: "AsyncEngineArgs", data: Dataset, params_of: "Params", ends: Ends) -> None:
     from vllm import LLM
     from vllm.inputs import TokensPrompt
 
+    from worker.engines.vllm.core_process import ending_with_worker
+
+    answers, num_compiled = ends
     values = {name: value for name, value in vars(engine_args).items() if name != "enable_log_requests"}
-    llm = LLM(**values)
+    with ending_with_worker():
+        llm = LLM(**values)
     if llm.llm_engine.vllm_config.parallel_config.worker_extension_cls == EXTENSION:
         check_loads(llm.collective_rpc(LOADS))
     prompts = [TokensPrompt(prompt_token_ids=data.prompt(row).tolist()) for row in range(data.num_samples)]
     params = [params_of(budget) for budget in budgets_of(data).tolist()]
+    times = RequestTimes(llm.llm_engine.engine_core)
     say_answer(answers, _ready(llm.llm_engine.vllm_config))
     while (plan := read_plan()) is not None:
-        asked = plan["samples"]
+        asked, before = plan["samples"], num_compiled()
         begin_s, begin_ns = time.time(), time.monotonic_ns()
         outputs = llm.generate(
             [prompts[row] for row in asked], [params[row] for row in asked], use_tqdm=False
         )
-        took_ns, end_s = time.monotonic_ns() - begin_ns, time.time()
-        rows = [Row(0, took_ns, took_ns, len(output.outputs[0].token_ids)) for output in outputs]
-        say_answer(answers, {"begin_s": begin_s, "end_s": end_s, "rows": rows})
+        end_ns, end_s = time.monotonic_ns(), time.time()
+        num_tokens = [len(output.outputs[0].token_ids) for output in outputs]
+        rows, is_timed = times.rows(num_tokens, begin_ns, end_ns)
+        answer = {"begin_s": begin_s, "end_s": end_s, "rows": rows, "is_timed": is_timed}
+        say_answer(answers, answer | {"compiled_kernels": growth(before, num_compiled())})
 
 
 async def _serve_async(
-    engine_args: "AsyncEngineArgs", data: Dataset, params_of: "Params", answers: int
+    engine_args: "AsyncEngineArgs", data: Dataset, params_of: "Params", ends: Ends
 ) -> None:
     from vllm.inputs.engine import tokens_input
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    llm = AsyncLLM.from_engine_args(engine_args)
+    from worker.engines.vllm.core_process import ending_with_worker
+
+    answers, num_compiled = ends
+    with ending_with_worker():
+        llm = AsyncLLM.from_engine_args(engine_args)
     if llm.vllm_config.parallel_config.worker_extension_cls == EXTENSION:
         check_loads(await llm.collective_rpc(LOADS))
     prompts = [data.prompt(row).tolist() for row in range(data.num_samples)]
@@ -125,7 +195,7 @@ async def _serve_async(
         async for output in llm.generate(tokens_input(prompts[sample]), params, str(num_requests)):
             yield len(output.outputs[0].token_ids)
 
-    await answer_plans(answers, generate, _ready(llm.vllm_config))
+    await answer_plans(answers, generate, _ready(llm.vllm_config), num_compiled)
 
 
 if __name__ == "__main__":

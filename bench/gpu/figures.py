@@ -1,7 +1,7 @@
 """Tables, medians and ratios of bench.gpu's rounds, and the configuration in engine logs."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -32,7 +32,10 @@ def ratios(found: Found, side: str, reference: str, figure: Figure) -> list[floa
 def table(found: Found, sides: Sequence[str]) -> str:
     """Format every round, then the medians of each side."""
     lines = ["", HEAD]
-    lines += [_row(f"{one.number:>5}", one.side, [one]) for one in found.rounds if not one.warm_up]
+    for one in found.rounds:
+        if not one.warm_up:
+            left_out = "  unequal work: left out" if one.is_unequal else ""
+            lines.append(_row(f"{one.number:>5}", one.side, [one]) + left_out)
     lines += ["", HEAD]
     lines += [_row("  med", side, found.counted(side)) for side in sides if found.counted(side)]
     return "\n".join(lines)
@@ -40,7 +43,7 @@ def table(found: Found, sides: Sequence[str]) -> str:
 
 HEAD = (
     f"{'round':>5} {'side':<7}{'GPUs':<7}{'s':>8}{'requests':>10}{'tokens':>10}{'tokens/s':>10}"
-    f"{'GPU %':>7}{'W':>6}{'front s/Mtok':>14}{'client':>8}{'engine':>8}"
+    f"{'before tail':>12}{'kernels':>8}{'GPU %':>7}{'W':>6}{'front s/Mtok':>14}{'client':>8}{'engine':>8}"
 )
 
 
@@ -56,22 +59,47 @@ def _row(number: str, side: str, rounds: list[Round]) -> str:
     return (
         f"{number} {side:<7}{' '.join(places):<7}{mid(lambda one: one.seconds):>8.2f}"
         f"{mid(lambda one: one.requests):>10.0f}{mid(lambda one: one.tokens):>10.0f}"
-        f"{mid(lambda one: one.tokens_per_s):>10.0f}{busy:>7}{power:>6}"
+        f"{mid(lambda one: one.tokens_per_s):>10.0f}"
+        f"{_median_or_dash(one.tokens_per_s_before_tail for one in rounds):>12}"
+        f"{_median_or_dash(one.compiled_kernels for one in rounds):>8}{busy:>7}{power:>6}"
         f"{mid(lambda one: one.per_mtok(one.front_cpu_s)):>14.1f}"
         f"{mid(lambda one: one.per_mtok(one.client_cpu_s)):>8.1f}"
         f"{mid(lambda one: one.per_mtok(one.engine_cpu_s)):>8.1f}"
     )
 
 
+def _median_or_dash(values: Iterable[float | None]) -> str:
+    """Format the median; a dash if a value is not known."""
+    known = list(values)
+    return "-" if None in known else f"{median(value for value in known if value is not None):.0f}"
+
+
 def ratio_lines(found: Found, sides: Sequence[str]) -> list[str]:
-    """Compare each side's tokens/s with the first side's: the median, and every round."""
-    lines = []
-    for side in sides[1:]:
-        values = ratios(found, side, sides[0], lambda one: one.tokens_per_s)
-        if values:
-            each = " ".join(f"{value:.4f}" for value in values)
-            lines.append(f"tokens/s {side} / {sides[0]}: {median(values):.4f}   ({each})")
-    return lines
+    """Compare each side's tokens/s with the first side's, over the whole round and before its tail."""
+    figures: tuple[tuple[str, Figure], ...] = (
+        ("tokens/s", lambda one: one.tokens_per_s),
+        ("tokens/s before the tail", lambda one: one.tokens_per_s_before_tail or 0.0),
+    )
+    return [
+        f"{what} {side} / {sides[0]}: {_of_pairs(values)}; {_loads(found, (side, sides[0]))}"
+        for side in sides[1:]
+        for what, figure in figures
+        if all(values := ratios(found, side, sides[0], figure)) and values
+    ]
+
+
+def _of_pairs(values: Sequence[float]) -> str:
+    """Format the ratios of pairs of rounds; one pair does not show how much they scatter."""
+    each = " ".join(f"{value:.4f}" for value in values)
+    if len(values) == 1:
+        return f"{each} in one pair, its noise is not known"
+    return f"median {median(values):.4f} of {len(values)} pairs ({each})"
+
+
+def _loads(found: Found, sides: Sequence[str]) -> str:
+    """Say how many loads of each side were measured: equal loads differ too."""
+    names = [start["side"] for start in found.starts]
+    return "loads: " + ", ".join(f"{side} {names.count(side)}" for side in sides)
 
 
 def start_lines(found: Found) -> list[str]:

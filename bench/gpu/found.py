@@ -37,6 +37,17 @@ class Round:
     """GPU usage between the first request and the last answer, per GPU."""
     ttft_ms: dict[str, float]
     tpot_ms: dict[str, float]
+    tokens_per_s_before_tail: float | None = None
+    """Until the last request got its first token; None: not known."""
+    compiled_kernels: int | None = None
+    """Compiled by the engine in the round, of those that vLLM's monitor sees; None: not known."""
+    is_unequal: bool = False
+    """The round did other work than the other rounds of its plan: excluded from all medians and ratios."""
+
+    @property
+    def is_counted(self) -> bool:
+        """Return whether medians and ratios include the round."""
+        return not self.warm_up and not self.is_unequal
 
     @property
     def tokens_per_s(self) -> float:
@@ -91,8 +102,8 @@ class Found:
     """Figures that only one part of the command has."""
 
     def counted(self, side: str) -> list[Round]:
-        """Return a side's rounds without warm-ups."""
-        return [found for found in self.rounds if found.side == side and not found.warm_up]
+        """Return a side's rounds without warm-ups and rounds of unequal work."""
+        return [found for found in self.rounds if found.side == side and found.is_counted]
 
     def part(self, plan: str) -> "Found":
         """Return the rounds of one plan."""

@@ -10,11 +10,11 @@ from bench.gpu.found import Clock, Found, Round
 from bench.gpu.load import Plan
 from bench.gpu.sides import SIDES, Side
 from bench.gpu.watch import use_between
-from bench.processes import read_cpu_s
-from worker.machine.nvml import process_tree
+from bench.processes import read_tree_cpu
 
 START_TIMEOUT_S = 600.0
 POLL_S = 0.1
+REASON_LEN = 150
 
 
 class Place(NamedTuple):
@@ -50,16 +50,14 @@ class Rounds:
 
         A side that fails is skipped from then on and listed in `found.failures`.
         """
-        if self._clock.over or name in self._failed:
-            self.found.not_run += [f"{plan.name}, round {number} of {name}" for plan, number in jobs]
-            return
+        work = list(jobs)
         if self._loaded is None or self._loaded.name != name:
             self.release()
-            self._load(name)
-            for warm_up in warm_ups:
-                self._measure(warm_up, -1)
-        for plan, number in jobs:
-            self._measure(plan, number)
+            if not self._clock.over and name not in self._failed:
+                self._load(name)
+                work = [*((warm_up, -1) for warm_up in warm_ups), *jobs]
+        for plan, number in work:
+            self._measure(name, plan, number)
 
     def release(self) -> None:
         """Stop the loaded side."""
@@ -72,6 +70,7 @@ class Rounds:
                 self._fail(side, error)
 
     def _load(self, name: str) -> None:
+        """Load a side; at the deadline, or if it fails, none is loaded."""
         self._num_loads += 1
         label = f"{self._num_loads}-{name}"
         self._clock.say(f"load {label} on {_place_name(self._gpus)}")
@@ -79,6 +78,10 @@ class Rounds:
         deadline_s = time.monotonic() + START_TIMEOUT_S
         try:
             while not side.poll():
+                if self._clock.over:
+                    self._clock.say(f"{label} is not loaded at the deadline")
+                    self.release()
+                    return
                 if time.monotonic() > deadline_s:
                     raise RuntimeError(f"{label} is not loaded after {START_TIMEOUT_S:g} s")
                 time.sleep(POLL_S)
@@ -96,18 +99,17 @@ class Rounds:
             {"side": side.name, "gpus": side.gpus, **side.start._asdict(), "effective": side.effective}
         )
 
-    def _measure(self, plan: Plan, number: int) -> None:
+    def _measure(self, name: str, plan: Plan, number: int) -> None:
         """Run one round; number -1 is a warm-up."""
         side = self._loaded
         what = "warm-up" if number < 0 else f"{plan.name}, round {number}"
-        if side is None or side.name in self._failed:
-            return
-        if self._clock.over:
-            self.found.not_run.append(f"{what} of {side.name}")
+        if side is None or self._clock.over:
+            self.found.not_run.append(f"{what} of {name}")
             return
         try:
             found = self._round(side, plan, number)
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, ValueError, KeyError) as error:
+            # The last two: a file of the run is incomplete, for example because the disk is full.
             self._fail(side, error)
             return
         self.found.rounds.append(found)
@@ -115,11 +117,13 @@ class Rounds:
         self._on_found(self.found)
 
     def _round(self, side: Side, plan: Plan, number: int) -> Round:
-        front_pid = side.process.pid
-        engine = process_tree(front_pid) - {front_pid}
-        before = read_cpu_s(front_pid), sum(map(read_cpu_s, engine))
+        work = self._setting.work
+        side.check_runs()
+        before = read_tree_cpu(side.process.pid)
         answered = side.run(plan, len(self.found.rounds))
-        after = read_cpu_s(front_pid), sum(map(read_cpu_s, engine))
+        side.check_runs()
+        after = read_tree_cpu(side.process.pid)
+        num_tokens = work.num_tokens(plan)
         return Round(
             side=side.name,
             plan=plan.name,
@@ -130,31 +134,47 @@ class Rounds:
             seconds=answered.end_s - answered.begin_s,
             requests=answered.requests,
             tokens=answered.tokens,
-            expected_tokens=self._setting.work.num_tokens(plan),
+            expected_tokens=num_tokens,
             verdict=answered.verdict,
-            front_cpu_s=after[0] - before[0],
+            front_cpu_s=after.front_s - before.front_s,
             client_cpu_s=answered.client_cpu_s,
-            engine_cpu_s=after[1] - before[1],
+            engine_cpu_s=after.below_s - before.below_s,
             gpu=[use_between(self._watch_log, gpu, answered.begin_s, answered.end_s) for gpu in side.gpus],
             ttft_ms=answered.ttft_ms,
             tpot_ms=answered.tpot_ms,
+            tokens_per_s_before_tail=answered.tokens_per_s_before_tail,
+            compiled_kernels=answered.compiled_kernels,
+            is_unequal=answered.requests != len(plan.samples)
+            or (work.is_exact and answered.tokens != num_tokens),
         )
 
     def _fail(self, side: Side, error: BaseException) -> None:
+        """List a failure, and end what the side has left running."""
         self._failed.add(side.name)
-        self.found.failures.append(f"{side.label}: {error}")
-        self._clock.say(f"FAILED {side.label}: {error}")
+        reason = shortened(str(error))
+        self.found.failures.append(f"{side.label}: {reason}")
+        self._clock.say(f"FAILED {side.label}: {reason}")
         self._on_found(self.found)
+        self.release()
 
 
 def _line(found: Round) -> str:
     busy = ", ".join(f"GPU busy {use.busy_percent:.0f} %" for use in found.gpu if use is not None)
     exact = "" if found.tokens == found.expected_tokens else f" of {found.expected_tokens}"
+    steady = found.tokens_per_s_before_tail
+    before_tail = "" if steady is None else f" ({steady:.0f}/s before the tail)"
     return (
         f"{found.side} on {_place_name(found.gpus)}: {found.requests} requests, "
         f"{found.tokens}{exact} tokens in "
-        f"{found.seconds:.2f} s, {found.tokens_per_s:.0f}/s {busy} {found.verdict}"
-    )
+        f"{found.seconds:.2f} s, {found.tokens_per_s:.0f}/s{before_tail} {busy} {found.verdict}"
+    ).rstrip()
+
+
+def shortened(reason: str) -> str:
+    """Return begin and end of a reason on one line."""
+    line = " ".join(reason.split())
+    is_short = len(line) <= 2 * REASON_LEN
+    return line if is_short else f"{line[:REASON_LEN]} ... {line[-REASON_LEN:]}"
 
 
 def _place_name(gpus: Sequence[int]) -> str:

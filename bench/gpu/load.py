@@ -22,6 +22,9 @@ from sut.synthetic import DatasetSpec, write_dataset
 from worker.engines.model.model_hash import DUMMY
 from worker.engines.vllm import worker_extension
 
+MAX_ROWS = 1 << 20
+"""Rows of a data set of sut.synthetic."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLengths:
@@ -65,6 +68,8 @@ class Lengths(TokenLengths):
         # No super(): slots=True creates a new class, so that super() without arguments fails.
         TokenLengths.__post_init__(self)
         check_at_least(self, requests=2, temperature=0, stop_token_id=-1)
+        if self.num_rows > MAX_ROWS:
+            raise FlagError("--requests", f"{self.num_rows} is above {MAX_ROWS}")
 
     @property
     def num_rows(self) -> int:
@@ -114,6 +119,8 @@ class Work(NamedTuple):
     budgets: NDArray[np.int64]
     """(num_samples,) length of each answer in tokens."""
     temperature: float
+    is_exact: bool
+    """No stop id: each answer has exactly the length of its budget."""
 
     @property
     def longest_answer(self) -> int:
@@ -129,7 +136,8 @@ def prepare(model: Path, lengths: Lengths, directory: Path) -> Work:
     """Write the data set, and a copy of the model with the stop id of the lengths.
 
     Raises:
-        ValueError: --model: not a checkpoint directory, or its vocabulary is too small for these lengths.
+        ValueError: --model: not a checkpoint directory, or its vocabulary is too small for these lengths or
+            the stop id.
     """
     vocab_size = set_stop_id(model, directory / "model", lengths.stop_token_id)
     path = directory / "data.parquet"
@@ -143,7 +151,8 @@ def prepare(model: Path, lengths: Lengths, directory: Path) -> Work:
         max_answer_len=lengths.max_answer_len,
     )
     write_dataset(path, spec)
-    return Work(directory / "model", path, budgets_of(dataset.load(path)), lengths.temperature)
+    budgets = budgets_of(dataset.load(path))
+    return Work(directory / "model", path, budgets, lengths.temperature, lengths.stop_token_id < 0)
 
 
 def budgets_of(data: Dataset) -> NDArray[np.int64]:
@@ -165,6 +174,8 @@ def set_stop_id(model: Path, output: Path, stop_token_id: int) -> int:
         vocab_size = int(config["vocab_size"])
     except (OSError, ValueError, KeyError) as error:
         raise FlagError("--model", f"{model} is not a checkpoint directory: {error!r}") from error
+    if stop_token_id >= vocab_size:
+        raise FlagError("--stop-token-id", f"{stop_token_id} is not below the vocab_size {vocab_size}")
     output.mkdir()
     for path in model.iterdir():
         if path.name not in MODEL_FILES:
@@ -176,19 +187,21 @@ def set_stop_id(model: Path, output: Path, stop_token_id: int) -> int:
     return vocab_size
 
 
-def engine_flags(given: Sequence[str], max_model_len: int, *, on_gpu: bool) -> list[str]:
+def engine_flags(given: Sequence[str], max_model_len: int, *, num_gpus: int) -> list[str]:
     """Add the flags whose defaults differ between the sides; given flags are kept.
 
     Args:
         given: vLLM flags of the command line.
         max_model_len: Default of --max-model-len.
-        on_gpu: If false, flags that the CPU build needs are added.
+        num_gpus: GPUs of the engine, all in one tensor-parallel group by default; 0: flags that the CPU
+            build needs are added.
     """
+    on_gpu = num_gpus > 0
     valued: dict[str, object] = {
         "--max-model-len": max_model_len,
         "--max-num-seqs": 512 if on_gpu else 16,
         "--max-num-batched-tokens": 8192 if on_gpu else 2048,
-        "--tensor-parallel-size": 1,
+        "--tensor-parallel-size": max(num_gpus, 1),
     }
     valued |= (
         {"--gpu-memory-utilization": 0.9}
@@ -234,6 +247,16 @@ def sglang_flags(given: str, max_model_len: int, *, is_dummy: bool) -> list[str]
     """
     load = ["--load-format", "dummy"] if is_dummy else []
     return ["--context-length", str(max_model_len + 8), "--tp-size", "1", *load, *shlex.split(given)]
+
+
+def last_value(flags: Sequence[str], name: str) -> str:
+    """Return the value of a flag in a command line, the last one; empty if it is not given."""
+    values = [
+        word.partition("=")[2] or following
+        for word, following in pairwise([*flags, ""])
+        if word.startswith("--") and _bare(word) == _bare(name)
+    ]
+    return values[-1] if values else ""
 
 
 def _bare(word: str) -> str:

@@ -1,16 +1,19 @@
 """LoadGen in bench.gpu: its settings, its percentiles, and the order of the samples that it will issue.
 
-`python -m bench.gpu.loadgen CONF NUM_SAMPLES DIR FILE.json` runs LoadGen's Server scenario over a SUT that
-answers immediately, and writes the order of the samples and the seed of the schedule. A run of the product
-with the same seeds has the same order and schedule.
+`python -m bench.gpu.loadgen SCENARIO CONF NUM_SAMPLES DIR FILE.json` runs LoadGen over a SUT that answers
+immediately, and writes the order of the samples and the seed of the schedule. A run of the product with the
+same seeds has the same order and schedule.
 """
 
 import json
 import sys
 from array import array
 from pathlib import Path
+from typing import Any
 
-from bench.gpu.load import Plan, arriving
+import numpy as np
+
+from bench.gpu.load import Plan, arriving, offline
 from bench.processes import Processes, tail
 from bench.workload import compose_user_conf
 from sut.loadgen import LoadGenTest
@@ -56,32 +59,54 @@ def draw_arrivals(
     Raises:
         RuntimeError: LoadGen failed.
     """
-    dry = arriving(range(num_samples), 0, DRY_QPS)
-    logs, found, log = (directory / f"{name}-dry{end}" for end in ("", ".json", ".log"))
+    dry = arriving(range(num_samples), 0, DRY_QPS, name)
+    order = _dry_run(processes, dry, directory)
+    return arriving(order["samples"], order["seed"], target_qps, name)
+
+
+def draw_offline(processes: Processes, num_samples: int, directory: Path) -> Plan:
+    """Plan an Offline run with LoadGen's order of the samples, each once.
+
+    The order decides which answers are the last ones, and thereby the length of the tail.
+
+    Raises:
+        RuntimeError: LoadGen failed.
+    """
+    plan = offline(num_samples)
+    order = _dry_run(processes, plan, directory)
+    return plan._replace(samples=np.array(order["samples"], np.int64))
+
+
+def _dry_run(processes: Processes, plan: Plan, directory: Path) -> dict[str, Any]:
+    """Return the order of a plan's samples and the seed of the schedule."""
+    num_samples = len(plan.samples)
+    logs, found, log = (directory / f"{plan.name}-dry{end}" for end in ("", ".json", ".log"))
     logs.mkdir()
-    conf = directory / f"{name}-dry.conf"
-    conf.write_text(user_conf_of(dry), encoding="utf-8")
-    argv = ["bench.gpu.loadgen", str(conf), str(num_samples), str(logs), str(found)]
+    conf = directory / f"{plan.name}-dry.conf"
+    conf.write_text(user_conf_of(plan), encoding="utf-8")
+    argv = ["bench.gpu.loadgen", str(plan.scenario), str(conf), str(num_samples), str(logs), str(found)]
     if processes.run(argv, log, DRY_TIMEOUT_S + num_samples / DRY_QPS).exit_code:
         raise RuntimeError(f"LoadGen's dry run failed: {tail(log)}")
-    order = json.loads(found.read_text(encoding="utf-8"))
-    return arriving(order["samples"], order["seed"], target_qps, name)
+    order: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
+    return order
 
 
 def main(argv: list[str]) -> int:
     """Run LoadGen over a SUT that answers immediately."""
-    conf, num_samples, directory, output = argv
+    scenario = Scenario(argv[0])
+    conf, num_samples, directory, output = argv[1:]
     issued: list[int] = []
     token = array("i", [0, 0])
     address = token.buffer_info()[0]
 
     def answer(ids: list[int], samples: list[int]) -> None:
         issued.extend(samples)
-        reports.first_tokens(ids, [address] * len(ids))
+        if reports.reports_first_tokens:
+            reports.first_tokens(ids, [address] * len(ids))
         reports.complete(ids, [address] * len(ids), [len(token)] * len(ids))
 
-    sut, reports = SUT(answer, _die), Reports(Scenario.SERVER)
-    test = LoadGenTest(Path(conf).read_text(encoding="utf-8"), Scenario.SERVER, Mode.PERFORMANCE)
+    sut, reports = SUT(answer, _die), Reports(scenario)
+    test = LoadGenTest(Path(conf).read_text(encoding="utf-8"), scenario, Mode.PERFORMANCE)
     test.run(int(num_samples), sut.issue_queries, Path(directory), None)
     seed = read_detail(find_log(Path(directory), DETAIL)).values["effective_schedule_rng_seed"]
     Path(output).write_text(json.dumps({"samples": issued, "seed": seed}), encoding="utf-8")

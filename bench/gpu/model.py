@@ -4,6 +4,9 @@ import json
 import sys
 from pathlib import Path
 
+from bench.command import installed, say
+from common.flags import FlagError, Parser
+
 # Source: config.json and generation_config.json of openai/gpt-oss-120b.
 _NUM_LAYERS = 36
 _CONFIG: dict[str, object] = {
@@ -63,6 +66,26 @@ _GENERATION_CONFIG = {
 }
 
 
+def check_place(name: str, model: Path | None, *, is_on_gpu: bool) -> None:
+    """Check that a command without GPUs has a small model, and a vLLM that uses no GPU.
+
+    Args:
+        name: Flag that names the GPUs.
+        model: Checkpoint; None: gpt-oss-120b.
+        is_on_gpu: Whether the flag is given.
+
+    Raises:
+        FlagError: A flag is missing.
+    """
+    if is_on_gpu:
+        return
+    if model is None:
+        raise FlagError("--model", f"required without {name}: gpt-oss-120b does not run on the CPU")
+    build = installed("vllm")
+    if build[0].isdigit() and "cpu" not in build:
+        raise FlagError(name, f"required: vLLM {build} is not a build for CPUs")
+
+
 def write_full_size(output: Path) -> None:
     """Write both files into a new directory.
 
@@ -74,5 +97,17 @@ def write_full_size(output: Path) -> None:
         (output / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
+def main(argv: list[str]) -> int:
+    """Write the model. Return 0: done, 2: bad input."""
+    parser = Parser(prog="python -m bench.gpu.model", allow_abbrev=False, description=__doc__)
+    parser.add_argument("directory", type=Path, metavar="DIR", help="directory to create")
+    try:
+        write_full_size(parser.parse_args(argv).directory)
+    except (ValueError, OSError) as error:
+        say(f"bench.gpu.model: {error}")
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    write_full_size(Path(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,7 @@
 """bench.gpu offline and server: the same requests through every side, interleaved."""
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -10,8 +11,8 @@ from bench.command import check_above, check_at_least
 from bench.gpu.figures import differences, ratio_lines, read_config, read_start, start_lines, table
 from bench.gpu.found import Found
 from bench.gpu.gpu_rounds import Place, Rounds
-from bench.gpu.load import Lengths, Plan, offline
-from bench.gpu.loadgen import draw_arrivals
+from bench.gpu.load import Lengths, Plan, last_value, offline
+from bench.gpu.loadgen import draw_arrivals, draw_offline
 from common.flags import FlagError
 
 OFFLINE_SIDES = ("bare", "ours", "async", "serve")
@@ -19,6 +20,8 @@ SERVER_SIDES = ("async", "ours", "serve")
 # SGLang needs an environment of its own: its sides are not measured beside vLLM's in one command.
 SGLANG_OFFLINE_SIDES = ("sglang-bare", "sglang")
 SGLANG_SERVER_SIDES = ("sglang",)
+WARMED_UP = ("ours", "sglang")
+"""Sides that warm up before they accept requests."""
 _ENGINE_LOG = re.compile(r"\d+-(sglang-bare|\w+)\.log")
 
 
@@ -29,9 +32,13 @@ class Offline(Lengths):
     sides: str = ",".join(OFFLINE_SIDES)
     """Sides; the first is the reference of the ratios."""
     rounds: int = 2
-    """Rounds of each side in each of its two turns."""
+    """Rounds of each side in each of its turns."""
+    turns: int = 2
+    """2: the sides are loaded in the order A B B A, so that a drift favors none. 1: A B."""
     warm_rounds: int = 1
-    """Warm-up rounds after each load, with all requests at once; excluded from all figures."""
+    """Warm-up rounds after each load; excluded from all figures."""
+    warm_requests: int = 0
+    """Requests of a warm-up round, all at once; 0: all of --requests."""
     round_timeout_s: float = 600.0
     sglang: str = ""
     """Flags of SGLang for its sides, in one word."""
@@ -41,7 +48,16 @@ class Offline(Lengths):
         Lengths.__post_init__(self)
         check_at_least(self, rounds=1, warm_rounds=0)
         check_above(self, "round_timeout_s")
+        self._check_order()
         self._check_sides(OFFLINE_SIDES + SGLANG_OFFLINE_SIDES)
+
+    def _check_order(self) -> None:
+        if self.turns not in (1, 2):
+            raise FlagError("--turns", f"{self.turns} is neither 1 nor 2")
+        if self.warm_requests and not 2 <= self.warm_requests <= self.requests:
+            raise FlagError(
+                "--warm-requests", f"{self.warm_requests} is neither 0 nor within 2 .. {self.requests}"
+            )
 
     def _check_sides(self, known: tuple[str, ...]) -> None:
         for name in self.names:
@@ -73,6 +89,7 @@ class Server(Offline):
         Lengths.__post_init__(self)
         check_at_least(self, rounds=1, warm_rounds=0)
         check_above(self, "round_timeout_s", "target_qps", "seconds")
+        self._check_order()
         self._check_sides(SERVER_SIDES + SGLANG_SERVER_SIDES)
 
     @property
@@ -83,14 +100,19 @@ class Server(Offline):
 
 Keep = Any
 """Called with all figures so far."""
+Compare = Callable[[Found, list[str]], list[str]]
+"""Formats the comparison of the sides."""
 
 
 def show_offline(plan: Offline, place: Place, keep: Keep) -> Found:
-    """Run the rounds and print their figures."""
-    requests = offline(plan.requests)
-    found = _run(plan, place, requests, keep)
-    _print(plan.names, place, found, ratio_lines(found, plan.names))
-    return found
+    """Run the rounds and print their figures.
+
+    Raises:
+        RuntimeError: LoadGen's dry run failed.
+    """
+    setting = place.setting
+    requests = draw_offline(setting.processes, plan.requests, setting.directory)
+    return _run(plan, place, requests, keep, ratio_lines)
 
 
 def show_server(plan: Server, place: Place, keep: Keep) -> Found:
@@ -102,21 +124,45 @@ def show_server(plan: Server, place: Place, keep: Keep) -> Found:
     setting = place.setting
     requests = draw_arrivals(setting.processes, plan.num_rows, plan.target_qps, setting.directory)
     place.clock.say(f"{plan.num_rows} arrivals within {requests.due_ns[-1] / 1e9:.1f} s")
-    found = _run(plan, place, requests, keep)
-    _print(plan.names, place, found, latency_lines(found, plan.names))
-    return found
+    return _run(plan, place, requests, keep, latency_lines)
 
 
-def _run(plan: Offline, place: Place, requests: Plan, keep: Keep) -> Found:
-    """Measure the sides in the order A B B A, so that a drift over time favors no side."""
+def _run(plan: Offline, place: Place, requests: Plan, keep: Keep, compare: Compare) -> Found:
+    """Measure the sides and print their figures, also if the command is interrupted."""
+    for line in _notes(plan, place):
+        place.clock.say(line)
     rounds = Rounds(place, keep)
-    warm_ups = [offline(min(plan.requests, plan.num_rows))] * plan.warm_rounds
-    first, second = range(plan.rounds), range(plan.rounds, 2 * plan.rounds)
-    for names, numbers in ((plan.names, first), (plan.names[::-1], second)):
-        for name in names:
+    try:
+        _visit_all(plan, rounds, requests)
+    finally:
+        _print(plan.names, place, rounds.found, compare(rounds.found, plan.names))
+    return rounds.found
+
+
+def _notes(plan: Offline, place: Place) -> Iterator[str]:
+    """Say which figures a newcomer would misread."""
+    cold = [name for name in plan.names if name not in WARMED_UP]
+    if cold and not plan.warm_rounds:
+        yield (
+            f"no warm-up round: {', '.join(cold)} may compile in the first round of each load; "
+            "the worker of the product warms up while it is loaded"
+        )
+    if "--enable-prefix-caching" in place.setting.flags:
+        yield "prefix caching: rounds have equal prompts, so all after the first of a load find them cached"
+    num_slots = last_value(place.setting.flags, "--max-num-seqs")
+    if num_slots.isdecimal() and plan.requests <= int(num_slots):
+        yield f"all {plan.requests} requests run at once: tokens/s before the tail is the rate of the prefill"
+
+
+def _visit_all(plan: Offline, rounds: Rounds, requests: Plan) -> None:
+    """Measure the sides in the order A B B A, or A B with one turn."""
+    num_warm = min(plan.warm_requests or plan.requests, plan.num_rows)
+    warm_ups = [offline(num_warm)] * plan.warm_rounds
+    for turn in range(plan.turns):
+        numbers = range(turn * plan.rounds, (turn + 1) * plan.rounds)
+        for name in plan.names[::-1] if turn else plan.names:
             rounds.visit(name, warm_ups, [(requests, number) for number in numbers])
     rounds.release()
-    return rounds.found
 
 
 def _print(names: list[str], place: Place, found: Found, more: list[str]) -> None:
@@ -159,7 +205,8 @@ def latency_lines(found: Found, names: list[str]) -> list[str]:
         if not one.warm_up:
             cells = [*one.ttft_ms.values(), *one.tpot_ms.values()]
             numbers = "".join(f"{cell:>10.2f}" for cell in cells)
-            lines.append(f"{one.number:>5} {one.side:<7}{numbers}  {one.verdict}")
+            left_out = "  unequal work: left out" if one.is_unequal else ""
+            lines.append(f"{one.number:>5} {one.side:<7}{numbers}  {one.verdict}{left_out}")
     return lines + [_against(found, side, names[0], mark) for side in names[1:] for mark in marks]
 
 
@@ -170,8 +217,9 @@ def _against(found: Found, side: str, reference: str, mark: str) -> str:
         return f"{side} against {reference}, {mark}: no round with both"
     extra_ms = [one.ttft_ms[mark] - other.ttft_ms[mark] for one, other in pairs]
     tpot = [one.tpot_ms[mark] / other.tpot_ms[mark] for one, other in pairs]
+    noise = "" if len(pairs) > 1 else "; one pair, its noise is not known"
     return (
         f"{side} against {reference}, {mark}: TTFT {median(extra_ms):+.2f} ms "
         f"({' '.join(f'{value:+.2f}' for value in extra_ms)}), TPOT x {median(tpot):.4f} "
-        f"({' '.join(f'{value:.4f}' for value in tpot)})"
+        f"({' '.join(f'{value:.4f}' for value in tpot)}){noise}"
     )

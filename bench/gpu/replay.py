@@ -71,17 +71,34 @@ def read_plan() -> Plan | None:
     return json.loads(Path(line).read_text(encoding="utf-8")) if line else None
 
 
-async def answer_plans(answers: int, generate: Generate, ready: Mapping[str, object]) -> None:
+def no_counts() -> None:
+    """Count no kernels: the side's engine is in another process."""
+
+
+async def answer_plans(
+    answers: int,
+    generate: Generate,
+    ready: Mapping[str, object],
+    num_compiled: Callable[[], int | None] = no_counts,
+) -> None:
     """Write that the side is ready, then replay plans until standard input ends.
 
     Args:
         answers: File descriptor from `take_output`.
         generate: Sends one request.
         ready: Figures of the start-up.
+        num_compiled: Counts the kernels that the engine has compiled since its start; None: not known.
     """
     say_answer(answers, ready)
     while (plan := await asyncio.to_thread(read_plan)) is not None:
-        say_answer(answers, await replay(plan, generate))
+        before = num_compiled()
+        answer = await replay(plan, generate)
+        say_answer(answers, answer | {"compiled_kernels": growth(before, num_compiled())})
+
+
+def growth(before: int | None, after: int | None) -> int | None:
+    """Return the difference of two counts; None if one is not known."""
+    return None if before is None or after is None else after - before
 
 
 def say_answer(answers: int, message: Mapping[str, object]) -> None:

@@ -70,7 +70,7 @@ def _round(
     )
     took_ns, end_s = time.monotonic_ns() - begin_ns, time.time()
     rows = [Row(0, took_ns, took_ns, len(output["output_ids"])) for output in outputs]
-    return {"begin_s": begin_s, "end_s": end_s, "rows": rows}
+    return {"begin_s": begin_s, "end_s": end_s, "rows": rows, "is_timed": False}
 
 
 if __name__ == "__main__":

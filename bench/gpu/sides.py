@@ -19,11 +19,15 @@ from worker.machine.nvml import process_tree
 
 STOP_TIMEOUT_S = 60.0
 POLL_S = 0.1
+CORE_TITLE = "VLLM::EngineCore"[:15]
+"""Linux keeps 15 characters."""
 _WARMED_UP = re.compile(r"warmed up on \d+ prompts in ([\d.]+) s")
 _ENVIRONMENT = {
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
+    # The configuration is read from the log.
+    "VLLM_LOGGING_LEVEL": "INFO",
 }
 
 
@@ -54,6 +58,7 @@ class Side(ABC):
         self.log = setting.directory / f"{label}.log"
         self.label = label
         self.start: Start | None = None
+        self._cores: list[int] = []
         self.effective: dict[str, str] = {}
         """Effective configuration that the engine reports, if it reports one."""
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus else {}
@@ -93,7 +98,19 @@ class Side(ABC):
             if self.process.poll() is not None:
                 raise RuntimeError(f"{self.label} ended while it loaded: {tail(self.log)}")
             self.start = self._look()
+            if self.start is not None:
+                self._cores = [pid for pid in process_tree(self.process.pid) if _is_core(pid)]
         return self.start is not None
+
+    def check_runs(self) -> None:
+        """Check that the side's process has not ended.
+
+        Raises:
+            RuntimeError: It has ended.
+        """
+        exit_code = self.process.poll()
+        if exit_code is not None:
+            raise RuntimeError(f"{self.label} has ended with exit code {exit_code}: {tail(self.log)}")
 
     def stop(self) -> None:
         """Stop all processes of the side and wait for their end, so that their memory is free.
@@ -112,6 +129,15 @@ class Side(ABC):
                 raise RuntimeError(f"{self.label}: processes {left} have not ended")
             time.sleep(POLL_S)
 
+    def check_cores(self) -> None:
+        """Check that the engine cores of the load still run: LLM.generate does not notice their end.
+
+        Raises:
+            RuntimeError: An engine core has ended.
+        """
+        if ended := [pid for pid in self._cores if not _runs(pid)]:
+            raise RuntimeError(f"engine core {ended} has ended: {tail(self.log)}")
+
     def _since(self, at_s: float) -> float:
         return at_s - self._begun_s
 
@@ -128,6 +154,14 @@ def _runs(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def _is_core(pid: int) -> bool:
+    """Return whether a process is an engine core, by the title that vLLM gives it."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() == CORE_TITLE
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 class InProcess(Side):
@@ -153,7 +187,8 @@ class InProcess(Side):
     def run(self, plan: Plan, number: int) -> Answered:
         """Send the plan to the process and return its answer."""
         path = self._write(plan, number)
-        return answered(self._pipe.ask(str(path), self.setting.round_timeout_s + SPARE_S), plan, 0.0)
+        timeout_s = self.setting.round_timeout_s + SPARE_S
+        return answered(self._pipe.ask(str(path), timeout_s, self.check_cores), plan, 0.0)
 
 
 class Bare(InProcess):
@@ -176,7 +211,7 @@ class Serve(Side):
     def _argv(self) -> list[str]:
         self._port = free_port()
         own = {"--port": self._port, "--model": self.setting.work.model, "--served-model-name": MODEL}
-        return ["vllm.entrypoints.openai.api_server", *argv_of(own), *self.setting.flags]
+        return ["bench.gpu.http_server", *argv_of(own), *self.setting.flags]
 
     _client: subprocess.Popen[bytes] | None = None
 
@@ -201,7 +236,7 @@ class Serve(Side):
         assert self._client is not None
         before_s = read_cpu_s(self._client.pid)
         path = self._write(plan, number)
-        answer = self._pipe.ask(str(path), self.setting.round_timeout_s + SPARE_S)
+        answer = self._pipe.ask(str(path), self.setting.round_timeout_s + SPARE_S, self.check_cores)
         return answered(answer, plan, read_cpu_s(self._client.pid) - before_s)
 
     def stop(self) -> None:

@@ -7,13 +7,21 @@ import importlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.command import installed
+from common.flags import FlagError
 
 INTERVAL_S = 0.2
+FIRST_TIMEOUT_S = 90.0
+"""Time until the first reading: without nvidia-ml-py all of vLLM is imported for its copy."""
+FREE_TIMEOUT_S = 15.0
+"""Time for the processes of an earlier command to end."""
+# NVML counts memory that the driver reserves.
+MAX_IDLE_MIB = 3000.0
+MAX_IDLE_PERCENT = 20.0
 ASK_TIMEOUT_S = 30.0
 _QUERY = "--query-gpu=index,utilization.gpu,power.draw,memory.used,clocks.sm"
 _MODULES = ("pynvml", "vllm.third_party.pynvml")
@@ -41,6 +49,55 @@ class Use(NamedTuple):
     power_w: float
     used_mib: float
     sm_mhz: float
+
+
+def wait_free(
+    process: "subprocess.Popen[bytes]", log: Path, gpus: Sequence[int], name: str
+) -> dict[int, float]:
+    """Wait until the watch has readings of all GPUs and no other process uses them.
+
+    Args:
+        process: The process of this module.
+        log: Its output.
+        gpus: Indices of the GPUs; may be empty.
+        name: Flag that names them.
+
+    Returns:
+        The memory in use of each GPU, in MiB.
+
+    Raises:
+        FlagError: There is no GPU with an index.
+        RuntimeError: No readings come, or a GPU is in use.
+    """
+    deadline_s = time.monotonic() + FIRST_TIMEOUT_S
+    is_first = True
+    while True:
+        last = {look.gpu: look for look in read_looks(log)}
+        busy = [last[gpu] for gpu in gpus if gpu in last and _is_used(last[gpu])]
+        if last and not busy:
+            break
+        if last and is_first:
+            is_first = False
+            deadline_s = time.monotonic() + FREE_TIMEOUT_S
+        if process.poll() is not None or time.monotonic() > deadline_s:
+            raise RuntimeError(_why_not_free(busy, log))
+        time.sleep(INTERVAL_S)
+    for gpu in gpus:
+        if gpu not in last:
+            raise FlagError(name, f"{gpu} is not one of the GPUs {', '.join(map(str, sorted(last)))}")
+    return {gpu: last[gpu].used_mib for gpu in gpus}
+
+
+def _is_used(look: Look) -> bool:
+    return look.used_mib > MAX_IDLE_MIB or look.busy_percent > MAX_IDLE_PERCENT
+
+
+def _why_not_free(busy: Sequence[Look], log: Path) -> str:
+    if busy:
+        one = busy[0]
+        return f"GPU {one.gpu} is in use: {one.used_mib:.0f} MiB, busy {one.busy_percent:.0f} % of the time"
+    said = " ".join(log.read_text(encoding="utf-8", errors="replace").split())[-200:]
+    return f"no readings of the GPUs: {said or 'the watch prints nothing'}"
 
 
 def last_used_mib(log: Path, index: int) -> float | None:

@@ -1,12 +1,22 @@
 """The draft model of EAGLE3's shape: vLLM reads its configuration and the flags."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
-from bench.gpu.draft_model import speculative_flags, write_draft
+from bench.gpu.draft_model import main, speculative_flags, write_draft
 from bench.gpu.model import write_full_size
+
+
+def test_the_command_prints_the_flag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The printed words are the flag and one value; a directory that has files is refused in one line."""
+    argv = [str(tmp_path / "new" / "draft"), "--acceptance-length", "2.5"]
+    assert 0 == main(argv)
+    assert speculative_flags(Path(argv[0]), 2.5) == shlex.split(capsys.readouterr().out)
+    assert 2 == main(argv)
+    assert "draft is not an empty directory" in capsys.readouterr().out
 
 
 @pytest.mark.vllm

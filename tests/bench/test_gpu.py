@@ -1,6 +1,7 @@
 """bench.gpu: what the command plans, computes and rejects, and a run with vLLM on a CPU."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from bench.fleet.notes import RunNotes
 from bench.fleet.schedule import scheduled_ns
@@ -15,6 +17,7 @@ from bench.gpu.__main__ import main, token_problems
 from bench.gpu.answers import answered
 from bench.gpu.budgeted import BudgetedRules, budgeted
 from bench.gpu.coordinate import Setting, coordinate, coordinator_argv
+from bench.gpu.engine import RequestTimes
 from bench.gpu.figures import differences, ratios, read_config
 from bench.gpu.found import Found, Round
 from bench.gpu.load import (
@@ -28,8 +31,9 @@ from bench.gpu.load import (
     set_stop_id,
     sglang_flags,
 )
-from bench.gpu.loadgen import draw_arrivals
+from bench.gpu.loadgen import draw_arrivals, draw_offline
 from bench.gpu.model import write_full_size
+from bench.gpu.replay import Row
 from bench.gpu.unstopped_worker import stop_ids_or_none
 from bench.gpu.watch import use_between
 from bench.processes import Processes, free_port, wait_listening
@@ -100,12 +104,43 @@ def test_latencies_count_from_when_a_request_was_due() -> None:
     assert (1, 5) == (found.requests, found.tokens)
 
 
+def test_tokens_before_the_tail_end_at_the_last_first_token() -> None:
+    """Answers of 10 and 6 tokens begin at 1 s and 2 s, end at 3 s: by 2 s there are 5, which are 2.5/s."""
+    rows = [[0, 10**9, 3 * 10**9, 10], [0, 2 * 10**9, 3 * 10**9, 6]]
+    answer = {"begin_s": 1.0, "end_s": 4.0, "rows": rows}
+    assert 2.5 == answered(answer, offline(2), client_cpu_s=0.0).tokens_per_s_before_tail
+    untimed = answered(answer | {"is_timed": False}, offline(2), client_cpu_s=0.0)
+    assert untimed.tokens_per_s_before_tail is None
+
+
+def test_requests_of_the_bare_engine_have_their_own_times() -> None:
+    """Request 0 ends in the second step, request 10 in the third; vLLM appends characters to the ids."""
+    output = SimpleNamespace
+    steps = [
+        [output(request_id="10-b", finish_reason=None), output(request_id="9-a", finish_reason=None)],
+        [output(request_id="9-a", finish_reason=1), output(request_id="10-b", finish_reason=None)],
+        [output(request_id="10-b", finish_reason=1)],
+    ]
+    core = SimpleNamespace(get_output=lambda: output(outputs=steps.pop(0)))
+    times = RequestTimes(core)
+    begin_ns = time.monotonic_ns()
+    for _ in range(3):
+        core.get_output()
+    (first, second), is_timed = times.rows([2, 3], begin_ns, time.monotonic_ns())
+    assert is_timed
+    assert (2, 3) == (first.tokens, second.tokens)
+    assert 0 < first.first_ns == second.first_ns < first.done_ns < second.done_ns
+    # A core without these outputs: all answers are at the end, and the rate before the tail is not known.
+    assert ([Row(0, 5, 5, 2)], False) == times.rows([2], 10, 15)
+
+
 def test_flags_of_all_sides_are_written_out_unless_given() -> None:
     """A given flag is kept as the only one, in whichever form it is written."""
-    flags = engine_flags(["--max_num_seqs=7", "--enable-prefix-caching"], 4096, on_gpu=True)
+    flags = engine_flags(["--max_num_seqs=7", "--enable-prefix-caching"], 4096, num_gpus=2)
     assert ["--max_num_seqs=7", "--enable-prefix-caching"] == flags[-2:]
     assert not {"--max-num-seqs", "--no-enable-prefix-caching", "--enforce-eager"} & set(flags)
     assert "4096" == flags[flags.index("--max-model-len") + 1]
+    assert "2" == flags[flags.index("--tensor-parallel-size") + 1]
 
 
 def test_flags_of_sglangs_sides_come_after_the_defaults() -> None:
@@ -187,14 +222,14 @@ def test_the_full_size_model_is_one_that_the_worker_knows(tmp_path: Path) -> Non
 
 def test_a_model_has_the_asked_stop_id_or_none(checkpoint: Path, tmp_path: Path) -> None:
     """-1 removes all stop ids, which only bench.gpu's worker accepts; others must be in the vocabulary."""
-    for stop_token_id in (-1, 7, 4096):
+    for stop_token_id in (-1, 7):
         assert 4096 == set_stop_id(checkpoint, tmp_path / str(stop_token_id), stop_token_id)
     assert () == stop_ids_or_none(tmp_path / "-1")
     assert (7,) == stop_ids_or_none(tmp_path / "7") == stop_token_ids(tmp_path / "7")
     with pytest.raises(FlagError, match="no stop ids"):
         stop_token_ids(tmp_path / "-1")
-    with pytest.raises(FlagError, match="eos_token_id is 4096, not token ids below the vocab_size 4096"):
-        stop_ids_or_none(tmp_path / "4096")
+    with pytest.raises(FlagError, match="--stop-token-id: 4096 is not below the vocab_size 4096"):
+        set_stop_id(checkpoint, tmp_path / "4096", 4096)
 
 
 @pytest.mark.parametrize(
@@ -202,17 +237,26 @@ def test_a_model_has_the_asked_stop_id_or_none(checkpoint: Path, tmp_path: Path)
     [
         (["offline", "--gpus", "0,0"], "--gpus: '0,0'"),
         (["offline", "--gpus", "0,x"], "--gpus: '0,x'"),
-        (["offline", "--sides", "bare,theirs"], "--sides: 'theirs'"),
-        (["offline", "--sides", "bare,bare"], "--sides: bare"),
-        (["server", "--sides", "bare"], "--sides: 'bare'"),
-        (["server", "--target-qps", "0"], "--target-qps: 0"),
-        (["climb", "--scenario", "offline"], "--scenario: 'offline'"),
-        (["climb", "--rates", ""], "--rates: ''"),
-        (["offline", "--requests", "1"], "--requests: 1"),
-        (["offline", "--mean-answer-len", "2000"], "--mean-answer-len: 2000"),
+        (["offline", "--gpus", "0", "--sides", "bare,theirs"], "--sides: 'theirs'"),
+        (["offline", "--gpus", "0", "--sides", "bare,bare"], "--sides: bare"),
+        (["server", "--gpus", "0", "--sides", "bare"], "--sides: 'bare'"),
+        (["server", "--gpus", "0", "--target-qps", "0"], "--target-qps: 0"),
+        (["climb", "--gpus", "0", "--scenario", "offline"], "--scenario: 'offline'"),
+        (["climb", "--gpus", "0", "--rates", ""], "--rates: ''"),
+        (["climb", "--gpus", "0", "--rates", "4,4"], "--rates: '4,4'"),
+        (["climb", "--gpus", "0", "--rates", "4,inf"], "--rates: '4,inf'"),
+        (["climb", "--gpus", "0", "--rates", "3.4", "--seconds", "130"], "--seconds: 442 queries at 3.4/s"),
+        (["offline"], "--model: required without --gpus"),
+        (["offline", "--gpus", "0", "--deadline-s", "nan"], "--deadline-s: nan"),
+        (["offline", "--gpus", "0", "--turns", "3"], "--turns: 3"),
+        (["offline", "--gpus", "0", "--warm-requests", "1025"], "--warm-requests: 1025"),
+        (["offline", "--gpus", "0", "--output", __file__], "test_gpu.py exists"),
+        (["offline", "--gpus", "0", "--requests", "1"], "--requests: 1"),
+        (["offline", "--gpus", "0", "--requests", "1048577"], "--requests: 1048577"),
+        (["offline", "--gpus", "0", "--mean-answer-len", "2000"], "--mean-answer-len: 2000"),
         (["offline", "--model", "/nowhere"], "--model: /nowhere"),
-        (["offline", "--output", "/nowhere/x.json"], "--output"),
-        (["offline", "--keep-logs", "/nowhere"], "--keep-logs: /nowhere"),
+        (["offline", "--gpus", "0", "--output", "/nowhere/x.json"], "--output"),
+        (["offline", "--gpus", "0", "--keep-logs", str(Path(__file__).parent)], "not an empty directory"),
     ],
 )
 def test_a_bad_flag_is_named_in_one_line(
@@ -236,9 +280,14 @@ def counting(tmp_path: Path, checkpoint: Path) -> Iterator[SimpleNamespace]:
 
 
 def test_offline_asks_for_each_sample_once(counting: SimpleNamespace) -> None:
-    """LoadGen's Offline run has as many requests and tokens as the plan of the other sides."""
-    plan = offline(SMALL.requests)
+    """LoadGen's Offline run has the requests and tokens of the plan of the other sides, in its order."""
+    setting = counting.setting
+    plan = draw_offline(setting.processes, SMALL.requests, setting.directory)
+    assert [*range(60)] == sorted(plan.samples.tolist()) != plan.samples.tolist()
     found = coordinate(counting.setting, counting.port, plan, "a")
+    table = parquet.read_table(setting.directory / "a" / "offline" / "performance" / "requests.parquet")
+    queries, samples = (table.column(name).to_numpy() for name in ("query", "sample"))
+    assert plan.samples.tolist() == samples[queries.argsort()].tolist()
     expected = int(counting.setting.work.budgets.sum())
     assert (60, expected) == (found.requests, found.tokens)
     assert expected == counting.setting.work.num_tokens(plan)
@@ -269,7 +318,7 @@ def test_all_sides_serve_the_same_tokens_over_real_vllm(tmp_path: Path, checkpoi
     output = tmp_path / "found.json"
     small = ["--requests", "32", "--mean-prompt-len", "24", "--max-prompt-len", "64"]
     small += ["--mean-answer-len", "16", "--max-answer-len", "32"]
-    small += ["--rounds", "1"]
+    small += ["--rounds", "1", "--turns", "1", "--warm-requests", "4"]
     argv = ["bench.gpu", "offline", "--model", str(checkpoint), *small, "--output", str(output)]
     logs = tmp_path / "logs"
     logs.mkdir()
@@ -279,8 +328,11 @@ def test_all_sides_serve_the_same_tokens_over_real_vllm(tmp_path: Path, checkpoi
     record: dict[str, Any] = json.loads(output.read_text())
     counted = [one for one in record["rounds"] if not one["warm_up"]]
     order = ["bare", "ours", "async", "serve"]
-    assert [*order, *order[::-1]] == [one["side"] for one in counted]
+    assert order == [one["side"] for one in counted]
     assert 1 == len({(one["requests"], one["tokens"]) for one in counted})
     assert all(one["front_cpu_s"] > 0 for one in counted)
     evened = [path.stem for path in logs.glob("*.log") if "use all experts" in path.read_text()]
     assert set(order) == {name.partition("-")[2] for name in evened}
+    # 32 requests over 16 slots: the last ones begin when half of the tokens are there.
+    assert all(one["tokens_per_s_before_tail"] > 0 for one in counted)
+    assert record["is_complete"]

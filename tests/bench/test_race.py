@@ -114,6 +114,8 @@ def test_equal_steps_have_one_time_per_token() -> None:
     steps_ms = np.full(10, 20.0)
     assert {20.0} == {round(value, 9) for value in life_tpot_ms(steps_ms, np.array([2, 5, 500])).tolist()}
     assert (20.0, 0.0) == fit_step_ms(steps_ms, np.full(10, 7.0))
+    # A step with prefill that happens to be faster does not make prefill a gain.
+    assert (15.0, 0.0) == fit_step_ms(np.array([20.0, 10.0]), np.array([0.0, 100.0]))
 
 
 def run_of(
@@ -138,6 +140,14 @@ def test_winners_are_repeated_in_turns() -> None:
         # Later figures do not change who is in the final; a failed run is not repeated.
         runs.append(run_of(names[0], [], failure="out of memory"))
     assert ["c", "a", "a", "c"] == order
+
+
+def test_an_interrupted_run_is_made_again() -> None:
+    """The interrupted run of b has a window, which counts, and b is still to be run."""
+    interrupted = run_of("b", [(8, 120, 0.5)], failure="interrupted") | {"interrupted_with": 130}
+    runs = [run_of("a", [(8, 100, 0.5)]), interrupted]
+    assert ["b"] == coming(runs, ["a", "b"], ABBA)
+    assert ["b", "a"] == [one["name"] for one in standing(runs)]
 
 
 def test_the_standing_says_why_a_configuration_is_behind() -> None:
@@ -183,6 +193,18 @@ def test_a_stored_race_continues_with_its_race_file(race_file: str, results: str
     journal = Journal(RESULTS / results, journal_plan(RacePlan()))
     journal.check(configurations)
     assert following == journal.next(configurations, ABBA)[0]
+
+
+def test_runs_of_another_gpu_or_vllm_do_not_share_a_journal(tmp_path: Path) -> None:
+    """The number of GPUs and the driver may differ, the model of the GPU and vLLM may not."""
+    one = {"GPUs": "0, NVIDIA H200, 580.1", "vllm": "0.25.1"}
+    journal = Journal(tmp_path, {})
+    journal.add(run_of("a", []) | {"machine": one}, [], ABBA)
+    journal.check_machine(one | {"GPUs": "0, NVIDIA H200, 590.2; 1, NVIDIA H200, 590.2"})
+    with pytest.raises(FlagError, match="has runs with GPU NVIDIA H200, not NVIDIA H100"):
+        journal.check_machine(one | {"GPUs": "0, NVIDIA H100, 580.1"})
+    with pytest.raises(FlagError, match=r"has runs with vLLM 0\.25\.1, not 0\.32\.0"):
+        journal.check_machine(one | {"vllm": "0.32.0"})
 
 
 @pytest.mark.parametrize(

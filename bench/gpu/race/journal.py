@@ -1,13 +1,13 @@
 """The journal of a race: every run, the standing, and the next run. A later call continues from it."""
 
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.command import replace_file
 from bench.gpu.race.race_file import FLAG, Configuration
 from common.flags import FlagError
 
@@ -64,6 +64,19 @@ class Journal:
                     reason = f"{one.name} has a run with other values in the journal: give it another name"
                     raise FlagError(FLAG, reason)
 
+    def check_machine(self, machine: Mapping[str, str]) -> None:
+        """Check that the runs are of the same GPU model and vLLM, whose figures can be compared.
+
+        Raises:
+            FlagError: Names what differs.
+        """
+        for run in self.runs:
+            for name, of in (("GPU", gpu_models), ("vLLM", _vllm_version)):
+                before, now = of(run["machine"]), of(machine)
+                if before != now:
+                    reason = f"has runs with {name} {before}, not {now}: use another directory"
+                    raise FlagError("--journal", reason, self._path)
+
     def runs_of(self, name: str) -> list[Run]:
         """Return the runs of one configuration."""
         return [run for run in self.runs if run["name"] == name]
@@ -81,9 +94,22 @@ class Journal:
             "next": self.next(configurations, finals),
             "runs": self.runs,
         }
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, self._path)
+        replace_file(self._path, json.dumps(document, indent=1) + "\n")
+
+
+def gpu_models(machine: Mapping[str, str]) -> str:
+    """Return the models in a description of GPUs: lines of index, model and driver."""
+    lines = [line.split(", ") for line in machine["GPUs"].split("; ")]
+    return ", ".join(sorted({words[1] for words in lines if len(words) == 3})) or "unknown"
+
+
+def _vllm_version(machine: Mapping[str, str]) -> str:
+    return machine["vllm"]
+
+
+def is_interrupted(run: Run) -> bool:
+    """Return whether a signal ended a run; the windows that it has are complete."""
+    return "interrupted_with" in run
 
 
 def best_tokens_per_s(runs: Sequence[Run]) -> tuple[float, int] | None:
@@ -131,8 +157,9 @@ def coming(runs: Sequence[Run], names: Sequence[str], finals: Finals) -> list[st
     """Return the names of the runs that are still to be made, in order.
 
     First each configuration that has no run. Then the finalists A B B A ...: the order of the names turns
-    around from one round to the next. A run that failed counts as a run.
+    around from one round to the next. A run that failed counts as a run, one that was interrupted does not.
     """
+    runs = [run for run in runs if not is_interrupted(run)]
     num_runs = {name: sum(run["name"] == name for run in runs) for name in names}
     if untried := [name for name in names if not num_runs[name]]:
         return untried

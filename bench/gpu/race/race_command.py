@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,15 +16,16 @@ from bench.command import check_above, check_at_least, describe_commit, describe
 from bench.gpu.answers import Pipe
 from bench.gpu.figures import read_start
 from bench.gpu.found import Clock
-from bench.gpu.model import write_full_size
-from bench.gpu.race.journal import Finals, Journal
+from bench.gpu.gpu_rounds import shortened
+from bench.gpu.model import check_place, write_full_size
+from bench.gpu.race.journal import Finals, Journal, is_interrupted
 from bench.gpu.race.profile_files import write_profile
 from bench.gpu.race.race_file import Configuration, choose, read_race_file
 from bench.gpu.race.race_table import HEAD, standing_lines, window_line
 from bench.gpu.race.steady_engine import RECORDED, SteadySpec
 from bench.gpu.race.steady_load import RaceLengths
 from bench.gpu.race.step_recording import WRITE_TIMEOUT_S, RecordingSpec
-from bench.gpu.watch import describe_gpus, last_used_mib, use_between
+from bench.gpu.watch import describe_gpus, last_used_mib, use_between, wait_free
 from bench.processes import Processes
 from common.flags import FlagError, Parser
 from worker.engines.model.random_weights import EVEN_EXPERTS
@@ -35,7 +37,6 @@ FREE_TIMEOUT_S = 60.0
 SPARE_MIB = 1024.0
 """Memory above that before the race with which a GPU counts as free."""
 POLL_S = 0.2
-_REASON_LEN = 150
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,23 +97,26 @@ class Race:
             write_full_size(self.model)
         bounds = asked.profile_steps, asked.profile_max_steps
         self._recording = RecordingSpec(str(self.logs), *bounds) if asked.profile else None
+        self._given_model: Path | None = asked.model
         self._gpu: int | None = asked.gpu
         self._limits = Limits(asked.load_timeout_s, asked.start_timeout_s)
         self._watch_log = self.logs / "watch.log"
         self._used_before_mib = 0.0
 
     def begin(self) -> None:
-        """Start to read the GPU's usage."""
+        """Start to read the GPU's usage.
+
+        Raises:
+            FlagError: There is no such GPU, or none is given and vLLM or the model needs one.
+            RuntimeError: The GPU is in use, or cannot be read.
+        """
+        check_place("--gpu", self._given_model, is_on_gpu=self._gpu is not None)
+        # An earlier command may have left its readings.
+        self._watch_log.write_bytes(b"")
         if self._gpu is None:
-            self._watch_log.touch()
             return
-        self._processes.start(["bench.gpu.watch"], self._watch_log)
-        deadline_s = time.monotonic() + FREE_TIMEOUT_S
-        while (used_mib := last_used_mib(self._watch_log, self._gpu)) is None:
-            if time.monotonic() > deadline_s:
-                raise RuntimeError(f"no reading of GPU {self._gpu} within {FREE_TIMEOUT_S:g} s")
-            time.sleep(POLL_S)
-        self._used_before_mib = used_mib
+        watch = self._processes.start(["bench.gpu.watch"], self._watch_log)
+        self._used_before_mib = wait_free(watch, self._watch_log, [self._gpu], "--gpu")[self._gpu]
 
     def run(self, configuration: Configuration, number: int) -> dict[str, Any]:
         """Run one configuration; a failure is part of the result."""
@@ -134,8 +138,11 @@ class Race:
             with self._started(configuration, label, log) as pipe:
                 self._follow(pipe, configuration, result)
         except RuntimeError as error:
-            result["failure"] = _shortened(str(error))
+            result["failure"] = shortened(str(error))
             self._clock.say(f"{label}: failed: {result['failure']}")
+        except SystemExit as error:
+            # A signal: the windows so far are kept, and the run is made again.
+            result |= {"failure": "interrupted", "interrupted_with": error.code}
         result["seconds"] = time.monotonic() - begun_s
         result["start_log"] = read_start(log)
         return result
@@ -230,13 +237,6 @@ class Race:
         return "" if is_free else f"{used_mib:.0f} MiB of the GPU are in use"
 
 
-def _shortened(reason: str) -> str:
-    """Return begin and end of a reason on one line."""
-    line = " ".join(reason.split())
-    is_short = len(line) <= 2 * _REASON_LEN
-    return line if is_short else f"{line[:_REASON_LEN]} ... {line[-_REASON_LEN:]}"
-
-
 def _has_memory(pid: int) -> bool:
     """Return whether a process exists and is not a zombie."""
     try:
@@ -246,12 +246,12 @@ def _has_memory(pid: int) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """Run the race. Return 0: nothing is left to run, 1: the deadline came first, 2: bad input."""
+    """Run the race. Return 0: nothing is left to run, 1: time was short or all runs failed, 2: bad input."""
     try:
         asked, plan, finals = _parse(argv)
         names = (asked.profile, "--profile") if asked.profile else (asked.only, "--only")
         configurations = choose(read_race_file(asked.configs), *names)
-        asked.journal.mkdir(exist_ok=True)
+        asked.journal.mkdir(parents=True, exist_ok=True)
         journal = None if asked.profile else Journal(asked.journal, journal_plan(plan))
         if journal is not None:
             journal.check(configurations)
@@ -271,11 +271,15 @@ def main(argv: list[str]) -> int:
             if journal is None:
                 return _profile(race, configurations[0], asked.journal, machine)
             is_done = _run_all(race, journal, configurations, finals, (machine, clock))
-    except RuntimeError as error:
+    except ValueError as error:
+        say(f"bench.gpu: {error}")
+        return 2
+    except (RuntimeError, OSError) as error:
         say(f"bench.gpu: {error}")
         return 1
     say("\n".join(standing_lines(journal.runs)))
-    return 0 if is_done else 1
+    has_figures = any(run["windows"] for run in journal.runs)
+    return 0 if is_done and has_figures else 1
 
 
 def _profile(race: Race, configuration: Configuration, journal: Path, machine: dict[str, str]) -> int:
@@ -286,6 +290,8 @@ def _profile(race: Race, configuration: Configuration, journal: Path, machine: d
     """
     run = race.run(configuration, 1) | {"machine": machine, "plan": journal_plan(race.plan)}
     say(write_profile(run, race.logs, journal, race.model))
+    if is_interrupted(run):
+        sys.exit(run["interrupted_with"])
     return 1 if run["failure"] else 0
 
 
@@ -296,8 +302,13 @@ def _run_all(
     finals: Finals,
     place: tuple[dict[str, str], Clock],
 ) -> bool:
-    """Run what the journal says is next, until nothing is left or the next run may not end in time."""
+    """Run what the journal says is next, until nothing is left or the next run may not end in time.
+
+    Raises:
+        FlagError: The journal has runs of another GPU or vLLM.
+    """
     machine, clock = place
+    journal.check_machine(machine)
     by_name = {one.name: one for one in configurations}
     longest_s = max((run["seconds"] for run in journal.runs if not run["failure"]), default=0.0)
     while names := journal.next(configurations, finals):
@@ -308,7 +319,14 @@ def _run_all(
         run = race.run(by_name[names[0]], number) | {"machine": machine}
         longest_s = max(longest_s, run["seconds"])
         journal.add(run, configurations, finals)
+        if is_interrupted(run):
+            sys.exit(run["interrupted_with"])
     return True
+
+
+def _absolute_path(text: str) -> Path:
+    """Return an absolute path: engines run in another directory."""
+    return Path(text).absolute()
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, RacePlan, Finals]:
@@ -326,7 +344,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, RacePlan, Finals]:
             default=field.default,
             help=f"default: {field.default}",
         )
-    parser.add_argument("--journal", type=Path, required=True, metavar="DIR", help="continued if it exists")
+    parser.add_argument(
+        "--journal", type=_absolute_path, required=True, metavar="DIR", help="continued if it exists"
+    )
     parser.add_argument("--configs", type=Path, default=RACE_FILE, metavar="FILE", help="the race file")
     parser.add_argument("--only", default="", metavar="NAMES", help="configurations to run, with commas")
     parser.add_argument("--profile", default="", metavar="NAME", help="record steps of this configuration")
@@ -335,7 +355,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, RacePlan, Finals]:
     parser.add_argument("--finalists", type=int, default=2, help="configurations to repeat; default: 2")
     parser.add_argument("--final-runs", type=int, default=2, help="further runs of each; default: 2")
     parser.add_argument("--gpu", type=int, help="index of the GPU; default: the CPU")
-    parser.add_argument("--model", type=Path, help="checkpoint; default: gpt-oss-120b, random weights")
+    parser.add_argument(
+        "--model", type=_absolute_path, help="checkpoint; default: gpt-oss-120b, random weights"
+    )
     parser.add_argument("--deadline-s", type=float, default=86_400.0, help="no run is to end after this time")
     parser.add_argument("--load-timeout-s", type=float, default=300.0, help="default: 300")
     parser.add_argument("--start-timeout-s", type=float, default=240.0, help="default: 240")

@@ -117,7 +117,8 @@ def fit_step_ms(step_ms: Floats, prompt_tokens: Floats) -> tuple[float, float]:
     """
     spread = prompt_tokens - prompt_tokens.mean()
     squares = float((spread**2).sum())
-    ms_per_token = float((spread * step_ms).sum()) / squares if squares else 0.0
+    # Noise may make the slope negative, which would turn prefill into a gain.
+    ms_per_token = max(float((spread * step_ms).sum()) / squares, 0.0) if squares else 0.0
     return float(step_ms.mean() - ms_per_token * prompt_tokens.mean()), ms_per_token * 1e3
 
 

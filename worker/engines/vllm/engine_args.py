@@ -1,8 +1,6 @@
 """vLLM's engine flags with this worker's defaults, and the environment that vLLM starts in."""
 
 import argparse
-import dataclasses
-import json
 import logging
 import os
 import threading
@@ -21,15 +19,14 @@ from worker.engines.model.checkpoint import (
     read_limits,
     stop_token_ids,
 )
-from worker.engines.model.fact_encoding import encode
 from worker.engines.model.model_hash import ModelHash, hash_model
-from worker.engines.model.redaction import redact
 from worker.engines.model.weights_sha256 import read_weights_sha256
 from worker.engines.vllm.causes import one_line
 from worker.engines.vllm.core_process import ending_with_worker
 from worker.engines.vllm.engine_core import check_interface
 from worker.engines.vllm.engine_facts import (
     draft_model,
+    effective_args,
     engine_facts,
     execution_facts,
     given_args,
@@ -173,12 +170,7 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     if checkpoint is None or weights is None:
         check_download(model, parsed.download_dir)
     limits = _GPT_OSS_120B if checkpoint is None else read_limits(checkpoint)
-    values: dict[str, object] = {"model": model}
-    if parsed.max_model_len is None:
-        values["max_model_len"] = min(MAX_MODEL_LEN, limits.max_position_embeddings)
-    values["tensor_parallel_size"] = choose_tensor_parallel_size(parsed, limits)
-    values["worker_extension_cls"] = choose_extension(parsed.load_format, parsed.worker_extension_cls)
-    parsed = argparse.Namespace(**vars(parsed) | values)
+    parsed = _with_defaults(parsed, model, limits)
     check_ranks_per_node(parsed)
     bind_cpu_ranks(num_local_ranks(parsed))
     check_memory(parsed, weights)
@@ -190,6 +182,16 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     if weights is not None:
         read_weights_sha256(weights, flags.load_format)
     return flags
+
+
+def _with_defaults(parsed: argparse.Namespace, model: str, limits: ModelLimits) -> argparse.Namespace:
+    """Choose what the user has not given: model length, tensor parallel size, and how weights are made."""
+    values: dict[str, object] = {"model": model}
+    if parsed.max_model_len is None:
+        values["max_model_len"] = min(MAX_MODEL_LEN, limits.max_position_embeddings)
+    values["tensor_parallel_size"] = choose_tensor_parallel_size(parsed, limits)
+    values["worker_extension_cls"] = choose_extension(parsed.load_format, parsed.worker_extension_cls)
+    return argparse.Namespace(**vars(parsed) | values)
 
 
 def _check_place(model: str) -> None:
@@ -282,7 +284,7 @@ def describe(flags: EngineFlags, config: "VllmConfig", model: ModelHash) -> Engi
         max_num_seqs=config.scheduler_config.max_num_seqs * num_engines,
         tensor_parallel_size=parallel.tensor_parallel_size,
         stop_token_ids=flags.read_stop_token_ids(checkpoint),
-        engine_args=_effective_args(flags.engine_args, config),
+        engine_args=effective_args(flags.engine_args, config),
         engine_facts=engine_facts(flags.given, config) | model.facts,
         execution_facts=execution_facts(flags.given, config),
         weights_sha256=read_weights_sha256(flags.find_weights() or checkpoint, flags.load_format),
@@ -368,32 +370,3 @@ def _default_args(args: "AsyncEngineArgs") -> "AsyncEngineArgs":
     place = {"model": args.model, "revision": args.revision}
     place["worker_extension_cls"] = choose_extension(args.load_format, "")
     return _engine_args(argparse.Namespace(**vars(parse_args([])) | place))
-
-
-def _effective_args(args: "AsyncEngineArgs", config: "VllmConfig") -> dict[str, str]:
-    """Return the arguments that differ from vLLM's defaults as JSON, except objects and secrets."""
-    found = {
-        field.name: getattr(args, field.name)
-        for field in dataclasses.fields(args)
-        if field.name != "hf_token" and getattr(args, field.name) not in (field.default, None, "", [], {})
-    }
-    found["dtype"] = str(config.model_config.dtype)
-    found["async_scheduling"] = bool(config.scheduler_config.async_scheduling)
-    if "load_format" in found:
-        found["load_format"] = str(config.load_config.load_format)
-    if config.kv_transfer_config is not None:
-        # Given, or made by vLLM from --kv-offloading-size.
-        found["kv_transfer_config"] = json.loads(encode(config.kv_transfer_config))
-    if args.speculative_config is not None:
-        # vLLM adds the target model's configuration objects to the given dictionary.
-        given = args.speculative_config.items()
-        found["speculative_config"] = {key: value for key, value in given if not key.startswith("target_")}
-    return {name: json.dumps(redact(name, value)) for name, value in found.items() if _is_plain(value)}
-
-
-def _is_plain(value: object) -> bool:
-    try:
-        json.dumps(value)
-    except TypeError:
-        return False
-    return True

@@ -7,6 +7,7 @@ version are compared too. Arguments that are left at this worker's defaults are 
 import dataclasses
 import functools
 import importlib.metadata
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from worker.engines.model.checkpoint import Source
 from worker.engines.model.fact_encoding import bounded, encode, encode_public, installed_version, sha256_of
 from worker.engines.model.model_hash import DUMMY
 from worker.engines.model.random_weights import EVEN_EXPERTS
+from worker.engines.model.redaction import redact
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -123,6 +125,35 @@ def given_args(args: "AsyncEngineArgs", defaults: "AsyncEngineArgs") -> dict[str
         for name in names
         if values[name] != encode(getattr(defaults, name, None))
     }
+
+
+def effective_args(args: "AsyncEngineArgs", config: "VllmConfig") -> dict[str, str]:
+    """Return the arguments that differ from vLLM's defaults as JSON, except objects and secrets."""
+    found = {
+        field.name: getattr(args, field.name)
+        for field in dataclasses.fields(args)
+        if field.name != "hf_token" and getattr(args, field.name) not in (field.default, None, "", [], {})
+    }
+    found["dtype"] = str(config.model_config.dtype)
+    found["async_scheduling"] = bool(config.scheduler_config.async_scheduling)
+    if "load_format" in found:
+        found["load_format"] = str(config.load_config.load_format)
+    if config.kv_transfer_config is not None:
+        # Given, or made by vLLM from --kv-offloading-size.
+        found["kv_transfer_config"] = json.loads(encode(config.kv_transfer_config))
+    if args.speculative_config is not None:
+        # vLLM adds the target model's configuration objects to the given dictionary.
+        given = args.speculative_config.items()
+        found["speculative_config"] = {key: value for key, value in given if not key.startswith("target_")}
+    return {name: json.dumps(redact(name, value)) for name, value in found.items() if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return True
 
 
 def engine_facts(given: Mapping[str, str], config: "VllmConfig") -> dict[str, str]:

@@ -1,0 +1,53 @@
+"""A side of bench.gpu without an engine: `python -m tests.bench.scripted_side ACTION ...`, one per round.
+
+A line of standard input names a file with the number of tokens of each answer. The actions are `ok`, `short`
+(one token less), `die`, `hang`, `core` (hang without engine core); `load` as the first one never gets ready.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def main(actions: list[str]) -> None:
+    """Answer a round for each action."""
+    if actions[:1] == ["load"]:
+        time.sleep(60)
+    core = start_core() if "core" in actions else None
+    say({"engine_s": time.time(), "config": {}})
+    for action in actions:
+        nums = json.loads(Path(sys.stdin.readline().strip()).read_text())
+        if action == "hang":
+            time.sleep(60)
+        if action == "core" and core is not None:
+            core.kill()
+            time.sleep(60)
+        if action == "die":
+            sys.exit("the engine is dead")
+        nums[0] -= action == "short"
+        # All first tokens after 0.1 s; the answer of n tokens ends after n times 0.1 s.
+        rows = [[0, 100_000_000, num * 100_000_000, num] for num in nums]
+        begin_s = time.time()
+        say({"begin_s": begin_s, "end_s": begin_s + max(nums) * 0.1, "rows": rows, "compiled_kernels": 3})
+    sys.stdin.readline()
+
+
+def start_core() -> subprocess.Popen[bytes]:
+    """Start a process under the title of vLLM's engine core."""
+    title = "open('/proc/self/comm', 'w').write('VLLM::EngineCore')"
+    code = f"import time; {title}; print(flush=True); time.sleep(60)"
+    core = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE)
+    assert core.stdout is not None
+    core.stdout.readline()
+    return core
+
+
+def say(message: dict[str, object]) -> None:
+    """Write one JSON line."""
+    print(json.dumps(message), flush=True)  # noqa: T201 - the protocol
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,209 @@
+"""bench.gpu when a side fails: what was measured is kept, the failure is listed, and no process is left."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from bench.command import OutputNotWritten, write_record
+from bench.gpu.__main__ import main
+from bench.gpu.answers import Answered, answered
+from bench.gpu.load import Plan, offline
+from bench.gpu.sides import SIDES, InProcess
+from bench.gpu.watch import wait_free
+from bench.processes import Processes, read_tree_cpu
+from common.flags import FlagError
+from tests.bench.outliving import children
+
+SMALL = ["--requests", "4", "--mean-prompt-len", "6", "--max-prompt-len", "12", "--mean-answer-len", "5"]
+SMALL += ["--max-answer-len", "12", "--warm-rounds", "0", "--rounds", "1"]
+
+
+class Scripted(InProcess):
+    """A side whose process does what a test says."""
+
+    actions: ClassVar[dict[str, list[str]]] = {}
+    """Actions of the rounds of a load, by its label."""
+
+    def _argv(self) -> list[str]:
+        return ["tests.bench.scripted_side", *self.actions.get(self.label, ["ok", "ok"])]
+
+    def run(self, plan: Plan, number: int) -> Answered:
+        """Send the lengths of the answers."""
+        path = self.setting.directory / f"{self.label}-{number}.json"
+        path.write_text(json.dumps(self.setting.work.budgets[plan.samples].tolist()))
+        timeout_s = self.setting.round_timeout_s
+        return answered(self._pipe.ask(str(path), timeout_s, self.check_cores), plan, 0.0)
+
+
+class Bare(Scripted):
+    """In place of LLM.generate."""
+
+    name = kind = "bare"
+
+
+class Ours(Scripted):
+    """In place of the product."""
+
+    name = kind = "ours"
+
+
+class Command:
+    """`bench.gpu offline` over scripted sides."""
+
+    def __init__(self, checkpoint: Path, output: Path) -> None:
+        self._argv = ["--model", str(checkpoint), *SMALL, "--output", str(output)]
+        self._output = output
+
+    def run(self, *flags: str) -> int:
+        """Run the command."""
+        return main(["offline", "--sides", "bare,ours", *self._argv, *flags])
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return the content of the output file."""
+        record: dict[str, Any] = json.loads(self._output.read_text())
+        return record
+
+
+@pytest.fixture
+def command(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
+    """Replace both sides; check at the end that no process of theirs is left."""
+    monkeypatch.setattr(Scripted, "actions", {})
+    # LoadGen's dry run has its own test.
+    monkeypatch.setattr("bench.gpu.offline.draw_offline", lambda _, num_samples, __: offline(num_samples))
+    for side in (Bare, Ours):
+        monkeypatch.setitem(SIDES, side.name, side)
+    before = set(children(os.getpid()))
+    yield Command(checkpoint, tmp_path / "found.json")
+    assert set(children(os.getpid())) <= before
+
+
+def test_a_side_that_dies_is_listed_and_the_other_is_measured_on(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ours dies in its only load: its two rounds are missing, both of bare are kept; the exit code is 1."""
+    Scripted.actions["2-ours"] = ["die"]
+    assert 1 == command.run()
+    record = command.record
+    assert ["bare", "bare"] == [one["side"] for one in record["rounds"]]
+    assert record["is_complete"]
+    (failure,) = record["failures"]
+    assert failure.startswith("2-ours: ")
+    assert failure.endswith("the engine is dead")
+    assert ["offline, round 1 of ours"] == record["not_run"]
+    assert "ours / bare" not in capsys.readouterr().out
+
+
+def test_a_round_of_unequal_work_is_in_no_ratio(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """One token is missing in ours' first round: one pair is left, and one pair has no noise."""
+    Scripted.actions["2-ours"] = ["short", "ok"]
+    assert 1 == command.run()
+    out = capsys.readouterr().out
+    assert "unequal work: left out" in out
+    assert ["bare", "ours", "ours", "bare"] == [one["side"] for one in command.record["rounds"]]
+    assert "tokens/s ours / bare: 1.0000 in one pair, its noise is not known; loads: ours 1, bare 2" in out
+    assert [True, False] == [one["is_unequal"] for one in command.record["rounds"] if one["side"] == "ours"]
+
+
+def test_a_round_that_times_out_ends_its_side(command: Command) -> None:
+    """A round of bare hangs: its process is ended before ours is loaded, and bare is not loaded again."""
+    Scripted.actions["1-bare"] = ["hang"]
+    assert 1 == command.run("--round-timeout-s", "0.3", "--turns", "1")
+    record = command.record
+    assert ["ours"] == [one["side"] for one in record["rounds"]]
+    assert "no answer within 0.3 s" in record["failures"][0]
+
+
+def test_a_round_without_engine_core_ends_its_side(command: Command) -> None:
+    """LLM.generate would wait for an engine core that was killed until the round's timeout of 600 s."""
+    Scripted.actions["1-bare"] = ["core"]
+    assert 1 == command.run("--turns", "1")
+    assert ["ours"] == [one["side"] for one in command.record["rounds"]]
+    (failure,) = command.record["failures"]
+    assert failure.startswith("1-bare: engine core [")
+
+
+def test_a_deadline_within_a_load_ends_the_load(command: Command) -> None:
+    """Bare never gets ready: after the deadline all four rounds are listed as not run, and none as failed."""
+    Scripted.actions["1-bare"] = ["load"]
+    assert 1 == command.run("--deadline-s", "0.5")
+    record = command.record
+    assert ([], []) == (record["rounds"], record["failures"])
+    sides_not_run = [line.rpartition(" ")[2] for line in record["not_run"]]
+    assert ["bare", "ours", "ours", "bare"] == sides_not_run
+
+
+def test_an_interrupted_command_prints_what_it_has(
+    command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal in ours' first round: the file has bare's, marked as incomplete, and the table is printed."""
+    monkeypatch.setattr(Ours, "run", lambda *_: sys.exit(130))
+    with pytest.raises(SystemExit):
+        command.run()
+    assert ["bare"] == [one["side"] for one in command.record["rounds"]]
+    assert not command.record["is_complete"]
+    assert "  med bare" in capsys.readouterr().out
+
+
+def test_one_side_can_run_alone_and_once(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one turn and one round a side is measured once; a relative directory is created."""
+    monkeypatch.chdir(tmp_path)
+    assert 0 == command.run("--sides", "ours", "--turns", "1", "--keep-logs", "new/logs")
+    assert (tmp_path / "new" / "logs" / "1-ours.log").exists()
+    (only,) = command.record["rounds"]
+    assert ("ours", 3) == (only["side"], only["compiled_kernels"])
+
+
+def test_a_full_disk_keeps_the_earlier_file(tmp_path: Path) -> None:
+    """A file of at most 100 bytes: the second record does not fit, and the first is still there."""
+    path = tmp_path / "found.json"
+    write_record(path, {"rounds": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OutputNotWritten, match="is not written: File too large"):
+            write_record(path, {"rounds": "x" * 200})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {"rounds": 1} == json.loads(path.read_text())
+    assert [path] == [*tmp_path.iterdir()]
+
+
+def test_a_process_that_is_late_is_ended(tmp_path: Path) -> None:
+    """No process of a run that took too long disturbs the next measurement."""
+    with Processes() as processes:
+        before = set(children(os.getpid()))
+        with pytest.raises(RuntimeError, match="not done after"):
+            processes.run(["timeit", "-n1", "import time; time.sleep(60)"], tmp_path / "log", 0.2)
+        assert set(children(os.getpid())) <= before
+
+
+def test_cpu_time_of_ended_processes_is_counted() -> None:
+    """A child computes for 0.2 s and ends between two readings."""
+    before = read_tree_cpu(os.getpid())
+    spin = "import time\nwhile time.process_time() < 0.2: pass"
+    subprocess.run([sys.executable, "-S", "-c", spin], check=True, timeout=30)
+    after = read_tree_cpu(os.getpid())
+    assert 0.19 <= after.below_s - before.below_s < 1.0
+
+
+def test_a_gpu_that_is_in_use_is_refused(tmp_path: Path) -> None:
+    """GPU 0 is idle, GPU 1 holds 5,000 MiB, GPU 2 does not exist."""
+    log = tmp_path / "watch.log"
+    log.write_text("gpu 9.0 0 0 70 600 345\ngpu 9.0 1 0 70 5000 345\n")
+    watch = subprocess.Popen(["true"])
+    watch.wait(30)
+    assert {0: 600.0} == wait_free(watch, log, [0], "--gpus")
+    with pytest.raises(RuntimeError, match="GPU 1 is in use: 5000 MiB"):
+        wait_free(watch, log, [0, 1], "--gpus")
+    with pytest.raises(FlagError, match="--gpus: 2 is not one of the GPUs 0, 1"):
+        wait_free(watch, log, [2], "--gpus")
