@@ -60,6 +60,7 @@ BROAD_EXCEPTS = {
     "sut/results/accuracy/detokenizer.py": 1,  # tokenizers raises plain Exception for a bad file
     "sut/results/code_grading/program_runner.py": 1,  # the top over a graded program
     "sut/sut.py": 1,  # a callback of LoadGen: an exception there aborts the process
+    "worker/engines/vllm/headless_engine.py": 1,  # vLLM raises a plain Exception for a failed rank
     "worker/machine/host_info.py": 1,  # the top of a thread; the error is set on its future
 }
 

@@ -16,6 +16,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "docke
 VLLM_FLAGS = {
     *("--distributed-executor-backend", "--max-num-seqs", "--pipeline-parallel-size"),
     *("--tensor-parallel-size", "--moe-backend", "--dtype", "--enforce-eager", "--max-model-len"),
+    *("--nnodes", "--node-rank", "--master-addr"),
 }
 # Each program: how a test starts it from the checkout.
 PROGRAMS = {

@@ -1,4 +1,4 @@
-"""`python -m worker`: serve one engine, or a node of several replicas.
+"""`python -m worker`: serve one engine or a node of several replicas, or run a part of an engine.
 
 Exit codes: 0 stopped, 1 all engines have died, 2 bad input, 130 interrupted before serving.
 """
@@ -15,12 +15,13 @@ from common.flags import FlagError
 from common.open_files import raise_open_file_limit
 from common.standard_streams import open_standard_streams, stdout_to_stderr
 from worker.auth import AuthInterceptor
-from worker.config import BadInput, EngineKind, parse
+from worker.config import BadInput, EngineKind, WorkerConfig, parse
 from worker.engine_protocol import Engine, EngineDead
 from worker.engines.model.checkpoint import find_checkpoint
 from worker.engines.sglang.scheduler_link import check_sglang_installed
 from worker.engines.vllm.engine_core import check_installed
 from worker.engines.vllm.ipc_directory import check_ipc_directory
+from worker.headless import HeadlessServer
 from worker.machine.cores import Cores, format_cores, parse_cores
 from worker.machine.locked_directory import remove_abandoned
 from worker.machine.parent_death import end_with_node
@@ -32,16 +33,30 @@ from worker.server import Server
 logger = logging.getLogger("worker")
 
 
-def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
-    """Create the selected engine; imports only that engine's modules.
+def make_server(
+    config: WorkerConfig, model: str | None, argv: list[str], auth: AuthInterceptor
+) -> Server | HeadlessServer:
+    """Create the selected engine and its server; imports only that engine's modules.
 
     Raises:
         ValueError: An unknown flag, a bad value, or a file that cannot be used.
     """
-    if kind is EngineKind.VLLM:
-        from worker.engines.vllm import vllm_engine
+    if config.engine is not EngineKind.VLLM:
+        return Server(config, make_engine(config.engine, model, argv), auth)
+    from worker.engines.vllm import headless_engine, vllm_engine
 
-        return vllm_engine.VllmEngine(vllm_engine.parse_engine_flags(argv, _check_model(kind, model)))
+    flags = vllm_engine.parse_engine_flags(argv, _check_model(config.engine, model))
+    if not flags.place.is_head:
+        return HeadlessServer(config, headless_engine.HeadlessEngine(flags))
+    return Server(config, vllm_engine.VllmEngine(flags), auth)
+
+
+def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
+    """Create an engine other than vLLM; imports only that engine's modules.
+
+    Raises:
+        ValueError: An unknown flag, a bad value, or a file that cannot be used.
+    """
     if kind is EngineKind.SGLANG:
         from worker.engines.sglang import sglang_engine
 
@@ -97,8 +112,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def make_service(argv: list[str]) -> Server | Node:
-    """Create the server of one engine, or a node of several replicas, without starting it.
+def make_service(argv: list[str]) -> Server | Node | HeadlessServer:
+    """Create the server of one engine or part of one, or a node of several replicas, without starting it.
 
     Raises:
         BadInput: An unknown flag, a bad value, or a resource that this machine lacks.
@@ -113,7 +128,7 @@ def make_service(argv: list[str]) -> Server | Node:
                 find_checkpoint(_check_model(config.engine, model))
             check_notify_socket()
             return Node(config, auth, divide(config, engine_argv), argv)
-        return Server(config, make_engine(config.engine, model, engine_argv), auth)
+        return make_server(config, model, engine_argv, auth)
     except (ValueError, ImportError) as error:
         raise BadInput(_refusal(error)) from error
 

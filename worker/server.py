@@ -114,7 +114,7 @@ class Server:
         """Start the engine and admit runs; returns False if a signal arrived first."""
         logger.info("loading")
         starting = asyncio.ensure_future(self._engine.start())
-        await _wait_any(asyncio.wait({starting}), self._stop.wait())
+        await wait_any(asyncio.wait({starting}), self._stop.wait())
         if not starting.done():
             starting.cancel()
             return False
@@ -131,7 +131,7 @@ class Server:
         logger.info("serving")
         notify(READY)
         self.serving.set()
-        await _wait_any(self._stop.wait(), self._servicer.wait_engine_death())
+        await wait_any(self._stop.wait(), self._servicer.wait_engine_death())
         await self._set_health(NOT_SERVING)
         if self._servicer.engine_death is None:
             await self._drain()
@@ -144,7 +144,7 @@ class Server:
         notify(STOPPING)
         logger.info("draining")
         self._stop.clear()
-        await _wait_any(self._servicer.wait_idle(), self._stop.wait(), timeout_s=self._drain_timeout_s)
+        await wait_any(self._servicer.wait_idle(), self._stop.wait(), timeout_s=self._drain_timeout_s)
 
     def _read_metrics(self) -> Readings:
         return read_worker(self._servicer, self._auth.num_refused)
@@ -158,7 +158,7 @@ class Server:
             await self._health.set(service, status)
 
 
-async def _wait_any(*waits: Coroutine[None, None, object], timeout_s: float | None = None) -> None:
+async def wait_any(*waits: Coroutine[None, None, object], timeout_s: float | None = None) -> None:
     """Wait until one of several waits returns, or for the timeout; the others are cancelled."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)

@@ -21,12 +21,11 @@ from bench.command import (
     say,
     write_record,
 )
-from bench.gpu import even_experts
 from bench.gpu.climb import Climb, show_climb
 from bench.gpu.coordinate import Setting
 from bench.gpu.found import Clock, Found
 from bench.gpu.gpu_rounds import Place
-from bench.gpu.load import engine_flags, prepare, sglang_flags
+from bench.gpu.load import engine_flags, extension_flags, prepare, sglang_flags
 from bench.gpu.model import check_place, write_full_size
 from bench.gpu.offline import Offline, Server, engines_say, show_offline, show_server
 from bench.gpu.race.race_command import main as race
@@ -103,13 +102,13 @@ def _show(asked: Asked, machine: dict[str, str], clock: Clock, processes: Proces
         write_full_size(model)
     work = prepare(model, asked.plan, directory)
     flags = engine_flags(given, asked.plan.max_model_len, num_gpus=len(asked.gpus))
+    flags += extension_flags(flags)
     say(f"{'vLLM flags':<14}{' '.join(flags)}")
     of_sglang = sglang_flags(
         getattr(asked.plan, "sglang", ""), asked.plan.max_model_len, is_dummy=asked.model is None
     )
-    environment = even_experts.install(directory / "plugin")
     timeout_s = asked.plan.round_timeout_s
-    setting = Setting(processes, work, flags, directory, timeout_s, of_sglang, environment)
+    setting = Setting(processes, work, flags, directory, timeout_s, of_sglang)
     watch_log = directory / "watch.log"
     watch_log.touch()
     if asked.gpus:

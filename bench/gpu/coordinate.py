@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from bench.gpu.answers import Answered
@@ -29,8 +28,6 @@ class Setting(NamedTuple):
     """Directory for all files."""
     round_timeout_s: float
     sglang_flags: Sequence[str] = ()
-    environment: Mapping[str, str] = MappingProxyType({})
-    """Variables of the processes that hold engines."""
 
 
 def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:

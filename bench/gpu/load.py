@@ -19,6 +19,8 @@ from sut import dataset
 from sut.dataset import Dataset
 from sut.settings import Scenario
 from sut.synthetic import DatasetSpec, write_dataset
+from worker.engines.model.model_hash import DUMMY
+from worker.engines.vllm import worker_extension
 
 MAX_ROWS = 1 << 20
 """Rows of a data set of sut.synthetic."""
@@ -218,6 +220,21 @@ def engine_flags(given: Sequence[str], max_model_len: int, *, num_gpus: int) -> 
         part for name, value in valued.items() if _bare(name) not in known for part in (name, str(value))
     ]
     return [*added, *(name for name in switches if _bare(name) not in known), *given]
+
+
+def extension_flags(flags: Sequence[str]) -> list[str]:
+    """Return what `vllm serve` needs for random weights that use all experts; the product adds it itself.
+
+    Args:
+        flags: All other vLLM flags.
+    """
+    formats = [
+        word.partition("=")[2] or value
+        for word, value in pairwise([*flags, ""])
+        if _bare(word) == "load-format"
+    ]
+    is_dummy = formats[-1:] == [DUMMY]
+    return [worker_extension.FLAG, worker_extension.EXTENSION] if is_dummy else []
 
 
 def sglang_flags(given: str, max_model_len: int, *, is_dummy: bool) -> list[str]:

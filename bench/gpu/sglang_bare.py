@@ -33,6 +33,8 @@ def main(argv: list[str]) -> int:
     server_args = parse_server_flags(engine_argv, args.model).server_args
     from sglang.srt.entrypoints.engine import Engine
 
+    from worker.engines.sglang.sglang_processes import run_scheduler
+
     data = dataset.load(args.data)
     prompts = [data.prompt(row).tolist() for row in range(data.num_samples)]
     # The parameters that the product uses.
@@ -40,7 +42,9 @@ def main(argv: list[str]) -> int:
         {"temperature": args.temperature, "top_p": 1.0, "top_k": -1, "max_new_tokens": budget}
         for budget in budgets_of(data).tolist()
     ]
-    with Engine(server_args=server_args) as engine:
+    # The product's random weights.
+    evened = type("EvenExpertsEngine", (Engine,), {"run_scheduler_process_func": staticmethod(run_scheduler)})
+    with evened(server_args=server_args) as engine:
         say_answer(answers, {"engine_s": time.time(), "config": _config(server_args)})
         while (plan := read_plan()) is not None:
             answer = _round(engine, prompts, params, plan["samples"])

@@ -66,7 +66,7 @@ class Side(ABC):
         self.process = setting.processes.start(
             self._argv(),
             self.log,
-            environment={**_ENVIRONMENT, **self.setting.environment, **visible},
+            environment={**_ENVIRONMENT, **visible},
             piped=self._piped,
         )
 

@@ -253,8 +253,7 @@ def _model_texts(engine: EngineReport) -> list[str]:
     if stop_ids != official:
         found.append(f"stop ids are {_listed(stop_ids)}, not {_listed(official)}")
     if engine.args.get("load_format") == '"dummy"':
-        # Source: docs/tuning.md, "Few experts are used with random weights".
-        found.append("load_format is dummy: the weights are random, and few experts may get all tokens")
+        found.append("load_format is dummy: the weights are random")
     if "kv_transfer_config" in engine.args:
         found.append("kv_transfer_config is set: a KV connector may reuse the KV cache across queries")
     name, off = _PREFIX_CACHING_OFF[engine.name]

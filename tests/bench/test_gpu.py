@@ -25,6 +25,7 @@ from bench.gpu.load import (
     Work,
     arriving,
     engine_flags,
+    extension_flags,
     offline,
     prepare,
     set_stop_id,
@@ -148,6 +149,22 @@ def test_flags_of_sglangs_sides_come_after_the_defaults() -> None:
     assert ["--context-length", "4104", "--tp-size", "1", "--load-format", "dummy"] == flags[:6]
     assert ["--tp-size", "2", "--dtype", "float32"] == flags[6:]
     assert "dummy" not in sglang_flags("", 4096, is_dummy=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_dummy"),
+    [
+        ("--load-format dummy --max-num-seqs 4", True),
+        ("--load_format=dummy", True),
+        ("--load-format auto --load-format=dummy", True),
+        ("--load-format dummy --load-format auto", False),
+        ("--max-num-seqs 4", False),
+    ],
+)
+def test_all_sides_have_the_random_weights_of_the_worker(flags: str, is_dummy: bool) -> None:
+    """VLLM's server gets them by a flag, which the worker accepts; the last load format counts."""
+    wanted = "--worker-extension-cls worker.engines.vllm.worker_extension.EvenExperts"
+    assert (wanted.split() if is_dummy else []) == extension_flags(flags.split())
 
 
 def test_each_request_gets_the_budget_that_its_prompt_names() -> None:
@@ -297,12 +314,15 @@ def test_arrivals_are_those_of_loadgens_server_run(counting: SimpleNamespace) ->
 @pytest.mark.vllm
 @pytest.mark.long
 def test_all_sides_serve_the_same_tokens_over_real_vllm(tmp_path: Path, checkpoint: Path) -> None:
-    """On a CPU, every round of every side has the tokens of its plan: no answer stops early."""
+    """On a CPU, every round of every side has the tokens of its plan, and random weights are the worker's."""
     output = tmp_path / "found.json"
     small = ["--requests", "32", "--mean-prompt-len", "24", "--max-prompt-len", "64"]
     small += ["--mean-answer-len", "16", "--max-answer-len", "32"]
     small += ["--rounds", "1", "--turns", "1", "--warm-requests", "4"]
     argv = ["bench.gpu", "offline", "--model", str(checkpoint), *small, "--output", str(output)]
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    argv += ["--keep-logs", str(logs), "--", "--load-format", "dummy"]
     done = run_bench(argv, timeout_s=600)
     assert 0 == done.returncode, done.stdout + done.stderr
     record: dict[str, Any] = json.loads(output.read_text())
@@ -314,3 +334,5 @@ def test_all_sides_serve_the_same_tokens_over_real_vllm(tmp_path: Path, checkpoi
     # 32 requests over 16 slots: the last ones begin when half of the tokens are there.
     assert all(one["tokens_per_s_before_tail"] > 0 for one in counted)
     assert record["is_complete"]
+    evened = [path.stem for path in logs.glob("*.log") if "use all experts" in path.read_text()]
+    assert set(order) == {name.partition("-")[2] for name in evened}

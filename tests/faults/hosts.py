@@ -79,6 +79,22 @@ def hosts(num: int) -> Iterator[list[Host]]:
                     sh(*words)
 
 
+def wire(first: Host, second: Host) -> tuple[str, str]:
+    """Connect two hosts by a cable of their own, which ends with them; returns the address of each."""
+    subnet = first.ip.rpartition(".")[0]
+    # The last /30 of the subnet; `hosts` gives the first ones.
+    ends = [(first, f"{first.inside}w", f"{subnet}.253"), (second, f"{second.inside}w", f"{subnet}.254")]
+    (_, here, _), (_, there, _) = ends
+    sh(
+        *("ip", "-n", first.name, "link", "add", here, "type", "veth"),
+        *("peer", "name", there, "netns", second.name),
+    )
+    for host, end, address in ends:
+        sh("ip", "-n", host.name, "addr", "add", f"{address}/30", "dev", end)
+        sh("ip", "-n", host.name, "link", "set", end, "up")
+    return ends[0][2], ends[1][2]
+
+
 def _set_up(host: Host, gateway: str) -> None:
     if os.geteuid() != 0:
         pytest.skip("network namespaces need root")

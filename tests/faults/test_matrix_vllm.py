@@ -1,4 +1,4 @@
-"""The engine process of a real vLLM worker is killed; the other worker finishes the same answers."""
+"""An engine of a real vLLM worker is killed or hangs; the other worker finishes the same answers."""
 
 import os
 import signal
@@ -61,6 +61,42 @@ def test_engine_killed_inside_a_live_daemon(
             assert (members[0].address, True) == (loss["address"], "engine died" in loss["reason"])
             assert 1 == members[0].worker.process.wait(60)
             members[0].restart()
+    finally:
+        for member in members:
+            member.kill()
+
+
+def test_a_hung_rank_is_a_lost_worker(
+    tmp_path: Path, table: Table, checkpoint: Path, reference: Reference
+) -> None:
+    """SIGSTOP of one of two tensor parallel ranks: lost after --stall-timeout-s; then its daemon ends."""
+    psutil = pytest.importorskip("psutil")
+    flags = ("--engine", "vllm", "--model", str(checkpoint), *FLAGS, "--max-num-seqs", "1")
+    greedy = tmp_path / "generation_config.json"
+    greedy.write_text('{"temperature": 0.0}')
+    # One after the other: two starts at once take longer than both on a machine of two cores.
+    members = [Member(tmp_path / "hung.log", (*flags, "--tensor-parallel-size", "2"))]
+    try:
+        fleet.wait_serving(members[0].worker, START_TIMEOUT_S)
+        members.append(Member(tmp_path / "other.log", flags))
+        fleet.wait_serving(members[1].worker, START_TIMEOUT_S)
+        left = psutil.Process(members[0].worker.process.pid).children(recursive=True)
+        with runs.started(
+            *(tmp_path, "offline", addresses_of(members), walk_prompts()),
+            *("--generation-config", str(greedy), "--stall-timeout-s", "4"),
+            budget=ANSWER_LEN,
+            answers=reference.walk,
+        ) as run:
+            wait_until(lambda: produced_tokens(members[0]) > 0, "tokens")
+            injected_ns = time.monotonic_ns()
+            next(rank for rank in left if "Worker" in rank.name()).suspend()
+            found = runs.check_valid(run, 200)
+        table.add("SIGSTOP of one of vLLM's ranks", run, 0, injected_ns)
+        loss = found["summary"]["losses"][0]
+        assert (members[0].address, True) == (loss["address"], "no token for 4 s" in loss["reason"])
+        assert 1 == members[0].worker.process.wait(60)
+        assert "engine died: its requests were not aborted within 10 s" in members[0].text
+        assert [] == psutil.wait_procs(left, timeout=20)[1]
     finally:
         for member in members:
             member.kill()

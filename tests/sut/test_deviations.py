@@ -274,8 +274,7 @@ def test_random_weights_are_named() -> None:
     engines = (EngineReport("a:1", "vllm", dummy, STOP_IDS),)
     assert [
         "--random-weights: the answers are those of no trained model",
-        "load_format is dummy: the weights are random, and few experts may get all tokens: "
-        "1 of 1 workers, first a:1",
+        "load_format is dummy: the weights are random: 1 of 1 workers, first a:1",
     ] == lines(setup_of(OFFLINE, engines=engines, random_weights=True))
 
 

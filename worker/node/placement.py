@@ -12,6 +12,7 @@ from worker.machine.gpus import Device
 # Names in vLLM and in SGLang.
 TENSOR_PARALLEL_FLAGS = ("--tensor-parallel-size", "--tensor_parallel_size", "--tp-size", "-tp")
 PIPELINE_PARALLEL_FLAGS = ("--pipeline-parallel-size", "--pipeline_parallel_size", "--pp-size", "-pp")
+NNODES_FLAGS = ("--nnodes", "-n")
 
 
 class Share(NamedTuple):
@@ -40,12 +41,16 @@ def read_size(engine_argv: list[str]) -> Size:
     """Read the size of a replica from the flags of vLLM or SGLang; other flags are ignored.
 
     Raises:
-        ValueError: A size is not a number or is below 1.
+        ValueError: A size is not a number or is below 1, or a replica has more than one node.
     """
     parser = Parser(allow_abbrev=False, add_help=False)
+    parser.add_argument(*NNODES_FLAGS, type=_at_least_one, default=1)
     parser.add_argument(*TENSOR_PARALLEL_FLAGS, type=_at_least_one)
     parser.add_argument(*PIPELINE_PARALLEL_FLAGS, type=_at_least_one, default=1)
     values, _ = parser.parse_known_args(engine_argv)
+    if values.nnodes > 1:
+        reason = f"several replicas share one machine, but --nnodes {values.nnodes} divides one over machines"
+        raise FlagError("--replicas", reason)
     return Size(values.tensor_parallel_size, values.pipeline_parallel_size)
 
 

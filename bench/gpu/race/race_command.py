@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.command import check_above, check_at_least, describe_commit, describe_machine, flag, say
-from bench.gpu import even_experts
 from bench.gpu.answers import Pipe
 from bench.gpu.figures import read_start
 from bench.gpu.found import Clock
@@ -29,6 +28,7 @@ from bench.gpu.race.step_recording import WRITE_TIMEOUT_S, RecordingSpec
 from bench.gpu.watch import describe_gpus, last_used_mib, use_between, wait_free
 from bench.processes import Processes
 from common.flags import FlagError, Parser
+from worker.engines.model.random_weights import EVEN_EXPERTS
 from worker.machine.nvml import process_tree
 
 RACE_FILE = Path(__file__).parent / "h200.toml"
@@ -68,7 +68,7 @@ class RacePlan(RaceLengths):
 
 def journal_plan(plan: RacePlan) -> dict[str, Any]:
     """Return what two runs must share to be compared: the flags, and how random weights are made."""
-    return {**dataclasses.asdict(plan), "random_weights": even_experts.NAME}
+    return {**dataclasses.asdict(plan), "random_weights": EVEN_EXPERTS}
 
 
 class Limits(NamedTuple):
@@ -98,7 +98,6 @@ class Race:
         bounds = asked.profile_steps, asked.profile_max_steps
         self._recording = RecordingSpec(str(self.logs), *bounds) if asked.profile else None
         self._given_model: Path | None = asked.model
-        self._environment = even_experts.install(self.logs / "plugin")
         self._gpu: int | None = asked.gpu
         self._limits = Limits(asked.load_timeout_s, asked.start_timeout_s)
         self._watch_log = self.logs / "watch.log"
@@ -210,7 +209,7 @@ class Race:
         process = self._processes.start(
             ["bench.gpu.race.steady_engine", str(path)],
             log,
-            environment=self._environment | visible | configuration.environment,
+            environment=visible | configuration.environment,
             piped=True,
         )
         try:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sut.results.comparison.compared_figures import ComparedFigure, error_rates, shown_figures
 from sut.results.comparison.compared_runs import ComparedRun, Side
+from sut.results.comparison.compared_weights import weights_notes
 from sut.results.comparison.configuration_differences import Difference, find_differences
 from sut.results.comparison.ratio_interval import RatioInterval, RepeatedFigure, ratio_interval
 
@@ -71,7 +72,7 @@ def compare(sides: Sequence[Side]) -> Comparison:
         rows=tuple(rows),
         claims=tuple(_claim(row, side) for row in ordered for side in row.sides[1:]),
         differences=tuple(find_differences(sides)),
-        notes=tuple(_notes(sides, ordered)),
+        notes=(*weights_notes(sides), *_notes(sides, ordered)),
     )
 
 

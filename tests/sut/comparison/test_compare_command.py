@@ -90,6 +90,45 @@ def test_differences_of_configuration_are_listed(tmp_path: Path, capsys: pytest.
     assert "versions.tokenfleet: A 1; B 2" in output
 
 
+def workers_with(*facts: dict[str, str]) -> dict[str, object]:
+    """Make the part of run.json that has the facts of each worker's engine."""
+    return {"workers": [{"stream_infos": [{"engine_facts": fact}]} for fact in facts]}
+
+
+@pytest.mark.parametrize(
+    ("facts", "listed"),
+    [
+        (
+            ({"random_weights": '{"device": "cpu"}'}, {"random_weights": '{"method": "even-experts"}'}),
+            "A has the engine's own random weights; B has random weights even-experts.",
+        ),
+        (
+            ({}, {"random_weights": '{"method": "even-experts"}'}),
+            "A has no random weights; B has random weights even-experts.",
+        ),
+        (
+            (
+                {"random_weights": '{"method": "even-experts", "tp_size": 1}'},
+                {"random_weights": '{"method": "even-experts", "tp_size": 2}'},
+            ),
+            "",
+        ),
+        (({}, {}), ""),
+    ],
+)
+def test_weights_of_another_kind_are_told(
+    tmp_path: Path, facts: tuple[dict[str, str], ...], listed: str
+) -> None:
+    """Trained weights, the engine's own random ones and ours have rates that do not compare."""
+    for name, fact in zip("ab", facts, strict=True):
+        record = server_record(name, 0, 50.0)
+        write_run(tmp_path / name, record | {"summary": record["summary"] | workers_with(fact, fact)})
+    assert main([*(str(tmp_path / name) for name in "ab"), "--json", str(tmp_path / "c.json")]) == 0
+    *notes, _ = json.loads((tmp_path / "c.json").read_text())["notes"]
+    reason = "The figures must not be compared: the weights decide how many experts a step reads."
+    assert notes == ([f"The weights are not of one kind: {listed} {reason}"] if listed else [])
+
+
 @pytest.mark.parametrize(
     "changes, reason",
     [

@@ -24,6 +24,7 @@ FUNCTIONS = (
     ("sampling/sampling_params.py", "SamplingParams.verify"),
     ("managers/io_struct.py", "async_sock_send"),
     ("managers/io_struct.py", "async_sock_recv"),
+    ("model_loader/weight_utils.py", "initialize_dummy_weights"),
     ("utils/network.py", "get_zmq_socket"),
     ("utils/watchdog.py", "SubprocessWatchdog.stop"),
 )

@@ -23,7 +23,7 @@ from worker.engines.model.fact_encoding import MAX_VALUE_LEN, encode
 from worker.engines.model.weights_sha256 import write_sums
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
 from worker.engines.vllm.engine_args import describe, parse_engine_flags
-from worker.engines.vllm.engine_facts import loaded_plugins
+from worker.engines.vllm.engine_facts import loaded_plugins, node_settings
 from worker.servicer import WorkerServicer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's and torch's imports warn
@@ -169,6 +169,21 @@ def test_places_and_logs_are_no_difference(argv: str, checkpoint: Path, usual: p
         other.engine_hash,
         execution_differences([("a:1", usual), ("b:2", other)]),
     )
+
+
+def test_the_nodes_of_one_engine_need_the_same_flags(checkpoint: Path, tmp_path: Path) -> None:
+    """Rank and place of the model may differ between nodes; whatever shapes the engine may not."""
+    shutil.copytree(checkpoint, tmp_path / "copy")
+
+    def settings(model: Path, *argv: str) -> dict[str, str]:
+        words = ["--nnodes", "2", "--tensor-parallel-size", "2", "--max-model-len", "64", *argv]
+        return node_settings(parse_engine_flags(words, str(model)).given)
+
+    head = settings(checkpoint)
+    assert ("2", "2", "64") == (head["nnodes"], head["tensor_parallel_size"], head["max_model_len"])
+    assert head == settings(tmp_path / "copy", "--node-rank", "1", "--master-addr", "10.0.0.1")
+    other = settings(checkpoint, "--node-rank", "1", "--max-num-seqs", "3")
+    assert {("max_num_seqs", "3")} == set(other.items()) - set(head.items())
 
 
 def test_another_checkpoint_of_the_same_shape_is_refused(

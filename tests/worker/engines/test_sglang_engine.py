@@ -218,11 +218,15 @@ def test_a_failure_of_the_scheduler_ends_the_engine(runner: asyncio.Runner, serv
     runner.run(walk())
 
 
-def test_a_load_that_fails_ends_the_engine(runner: asyncio.Runner, model: Path) -> None:
-    """An error while the model loads is reported by `start`, and no process is left."""
+@pytest.mark.parametrize("knob", ["fail_to_load", "load_in_another_way"])
+def test_a_load_that_fails_ends_the_engine(runner: asyncio.Runner, model: Path, knob: str) -> None:
+    """An error while the model loads is reported by `start`, and no process is left.
+
+    Random weights that the changed loader did not make are an error too.
+    """
 
     async def walk() -> None:
-        engine = make(model, "--json-model-override-args", '{"fail_to_load": true}')
+        engine = make(model, "--json-model-override-args", json.dumps({knob: True}))
         with pytest.raises(EngineDead, match="SGLang"):
             await bounded(engine.start())
         await bounded(engine.close())

@@ -144,6 +144,20 @@ def test_given_flags_win(checkpoint: Path) -> None:
         ),
         (["--compilation-config.mode"], "--compilation-config.mode: expected a value"),
         (["--generation-config", "/none"], "cannot read /none/generation_config.json"),
+        (["--node-rank", "1"], "^--node-rank: 1 is not in 0..0: --nnodes is 1$"),
+        (["--nnodes", "2", "-r", "2", "-tp", "2"], "^--node-rank: 2 is not in 0..1: --nnodes is 2$"),
+        (["--nnodes", "2", "-tp", "3"], "^--nnodes: 2 does not divide the 3 ranks of the engine$"),
+        (["--nnodes", "2", "-tp", "4"], "^--nnodes: vLLM's CPU build runs one rank on each node, not 2$"),
+        (["--nnodes", "2", "-pp", "2"], "^--nnodes: needs --tensor-parallel-size: GPUs of other nodes"),
+        (["--nnodes", "2", "-tp", "2", "-dp", "2"], "^--nnodes: needs --data-parallel-size 1, not 2: "),
+        (
+            ["--nnodes", "2", "-tp", "2", "--distributed-executor-backend", "ray"],
+            "^--nnodes: needs --distributed-executor-backend mp, not ray$",
+        ),
+        (
+            ["--nnodes", "2", "-tp", "2", "--master-port", "65535"],
+            "^--master-port: 65535 is not in 1..65534: the next port is used too$",
+        ),
     ],
 )
 def test_bad_flag_is_one_line(argv: list[str], message: str, checkpoint: Path) -> None:

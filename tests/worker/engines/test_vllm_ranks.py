@@ -78,6 +78,14 @@ def test_rank_without_cpu_is_refused() -> None:
             "but its part of the weights is 30.0 GiB",
         ),
         ([79, 79], {"gpu_memory_utilization": 0.25, "load_format": "dummy"}, None),
+        # Two nodes with one rank each: the second accelerator is not used, each node holds 30 GiB.
+        ([79, 40], {"nnodes": 2}, None),
+        (
+            [79, 40],
+            {"nnodes": 2, "gpu_memory_utilization": 0.25},
+            "--gpu-memory-utilization: 0.25 of accelerator 0 is 20.0 GiB, "
+            "but its part of the weights is 30.0 GiB",
+        ),
     ],
 )
 def test_too_little_memory_is_refused_before_loading(
@@ -99,6 +107,7 @@ def test_too_little_memory_is_refused_before_loading(
             "tensor_parallel_size": 2,
             "pipeline_parallel_size": 1,
             "data_parallel_size": 1,
+            "nnodes": 1,
             "gpu_memory_utilization": 0.9,
             "quantization": None,
             "cpu_offload_gb": 0,
@@ -109,6 +118,31 @@ def test_too_little_memory_is_refused_before_loading(
     refused = pytest.raises(ValueError, match=f"^{re.escape(says)}$") if says else contextlib.nullcontext()
     with refused:
         ranks.check_memory(parsed, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("num_visible", "flags", "says"),
+    [
+        (4, {}, None),
+        (8, {}, "--nnodes: 4 ranks on each node need as many visible accelerators, 8 are visible"),
+        (2, {}, "--nnodes: 4 ranks on each node need as many visible accelerators, 2 are visible"),
+        # These are the visible ones.
+        (8, {"device_ids": [0, 1, 2, 3]}, None),
+        (8, {"nnodes": 1}, None),
+    ],
+)
+def test_an_engine_over_nodes_uses_every_visible_accelerator(
+    monkeypatch: pytest.MonkeyPatch, num_visible: int, flags: dict[str, Any], says: str | None
+) -> None:
+    """Two nodes of four ranks each; vLLM would fail once the model is loaded."""
+    from vllm import platforms
+
+    platform = SimpleNamespace(device_count=lambda: num_visible, is_cpu=lambda: False)
+    monkeypatch.setattr(platforms, "current_platform", platform, raising=False)
+    sizes = {"tensor_parallel_size": 4, "pipeline_parallel_size": 2, "nnodes": 2}
+    refused = pytest.raises(ValueError, match=f"^{re.escape(says)}$") if says else contextlib.nullcontext()
+    with refused:
+        ranks.check_ranks_per_node(Namespace(**sizes | flags))
 
 
 def test_a_build_without_its_accelerator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from protos import worker_pb2 as pb
 from tests.worker.engines.failing_scheduler import FATAL_PROMPT_LEN, SCHEDULER, WORDS
 from tests.worker.engines.greedy import bounded, children, columns, environment_kept, generate
 from worker.engine_protocol import EngineDead
-from worker.engines.vllm import engine_core
+from worker.engines.vllm import engine_core, vllm_engine
 from worker.engines.vllm.causes import VARIABLE, CauseLog
 from worker.engines.vllm.engine_args import build_engine, describe
 from worker.engines.vllm.vllm_engine import VllmEngine, parse_engine_flags, sampling_params
@@ -126,6 +126,26 @@ def test_a_core_that_stops_before_it_answers_is_noticed(monkeypatch: pytest.Monk
             await engine_core.CoreClient(llm).prepare()
 
     asyncio.run(bounded(prepare(), 20))
+
+
+def test_a_core_whose_ranks_hang_is_dead_after_a_run(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine core that waits for a rank reads no message, so the requests of a run stay in it."""
+    monkeypatch.setattr(vllm_engine, "RESET_TIMEOUT_S", 0.1)
+
+    async def abort(_: list[str]) -> None:
+        """Send a message that nobody reads."""
+
+    async def end_run() -> None:
+        engine = VllmEngine(parse_engine_flags([], str(checkpoint)))
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        engine._core = SimpleNamespace(answer=lambda: answer, abort=abort)
+        await engine.reset()
+        with pytest.raises(EngineDead, match=r"^its requests were not aborted within "):
+            await engine.step()
+
+    asyncio.run(bounded(end_run(), 20))
 
 
 @pytest.mark.parametrize("num_processes", [1, pytest.param(2, marks=pytest.mark.long)])

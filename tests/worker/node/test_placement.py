@@ -87,7 +87,7 @@ def test_size_is_read_as_vllm_reads_it(words: str, size: Size) -> None:
     assert size == read_size(words.split())
 
 
-@pytest.mark.parametrize("words", ["--tensor-parallel-size 0", "-tp many", "-pp -1"])
+@pytest.mark.parametrize("words", ["--tensor-parallel-size 0", "-tp many", "-pp -1", "--nnodes 2", "-n 2"])
 def test_a_bad_size_is_named(words: str) -> None:
     """Flag and value, before anything starts."""
     flag, value = words.split()

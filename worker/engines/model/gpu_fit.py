@@ -24,19 +24,20 @@ class MemoryShare(NamedTuple):
     """0 to 1."""
 
 
-def check_gpu_memory(use: MemoryShare, num_ranks: int, weights: Path | None) -> None:
+def check_gpu_memory(use: MemoryShare, num_ranks: int, weights: Path | None, nnodes: int = 1) -> None:
     """Check that the accelerators have enough memory; waits up to FREED_TIMEOUT_S for memory to be freed.
 
     Args:
         use: Part of the memory that the engine will use.
-        num_ranks: Number of accelerators that share the weights.
+        num_ranks: Number of accelerators of this machine that share the weights.
         weights: Directory of the weights; None: their size in memory is not known.
+        nnodes: Number of machines that share the weights.
 
     Raises:
         ValueError: Names the accelerator, the memory requested and the memory available.
     """
     files = [] if weights is None else weights.glob("*.safetensors")
-    weight_bytes = sum(path.stat().st_size for path in files) // num_ranks
+    weight_bytes = sum(path.stat().st_size for path in files) // (num_ranks * nnodes)
     deadline_s = time.monotonic() + FREED_TIMEOUT_S
     while shortage := _shortage(devices := visible_memory()[:num_ranks], use):
         if time.monotonic() > deadline_s:

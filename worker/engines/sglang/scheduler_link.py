@@ -37,6 +37,7 @@ _USED = (
     "sglang.srt.entrypoints.engine:Engine._launch_subprocesses",
     "sglang.srt.entrypoints.engine:Engine.run_scheduler_process_func",
     "sglang.srt.entrypoints.engine:Engine.run_detokenizer_process_func",
+    "sglang.srt.model_loader.loader:initialize_dummy_weights",
     "sglang.srt.server_args:ServerArgs.add_cli_args",
     "sglang.srt.server_args:ServerArgs.from_cli_args",
     "sglang.srt.server_args:ServerArgs.check_server_args",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from worker.engines.model.fact_encoding import bounded, encode, encode_public, installed_version
 from worker.engines.model.model_hash import DUMMY
+from worker.engines.model.random_weights import EVEN_EXPERTS
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
@@ -113,7 +114,12 @@ def engine_facts(changed: Mapping[str, object], args: "ServerArgs") -> dict[str,
     }
     if facts["load_format"] == DUMMY:
         # Each rank draws its own part of a tensor from the same seed.
-        facts["random_weights"] = {"tp_size": args.tp_size, "ep_size": args.ep_size, "device": args.device}
+        facts["random_weights"] = {
+            "tp_size": args.tp_size,
+            "ep_size": args.ep_size,
+            "device": args.device,
+            "method": EVEN_EXPERTS,
+        }
     chosen = {name: value for name, value in changed.items() if name not in EXECUTION | NEITHER}
     return bounded({name: encode_public(name, value) for name, value in (chosen | facts).items()})
 

@@ -15,6 +15,8 @@ from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from worker.engine_protocol import EngineDead
+from worker.engines.model.model_hash import DUMMY
+from worker.engines.sglang.dummy_loader import ReadyPipe
 from worker.machine.parent_death import end_with_parent
 
 if TYPE_CHECKING:
@@ -156,15 +158,23 @@ def _kill_children() -> None:
         child.join(CLOSE_TIMEOUT_S)
 
 
-def run_scheduler(*args: object, **kwargs: object) -> None:
+def run_scheduler(server_args: "ServerArgs", *ports_and_ranks: object) -> None:
     """Run SGLang's scheduler; the kernel kills this process when the launcher dies.
 
     SGLang makes sure of that itself, but only after the import of its modules.
+
+    Args:
+        server_args: SGLang's flags.
+        ports_and_ranks: Addresses of sockets, ranks, and last the pipe that tells that the model is loaded.
     """
     _follow_parent(signal.SIGKILL)
     from sglang.srt.entrypoints.engine import Engine
 
-    Engine.run_scheduler_process_func(*args, **kwargs)
+    *others, pipe = ports_and_ranks
+    if server_args.load_format == DUMMY:
+        assert isinstance(pipe, Connection)
+        pipe = ReadyPipe(pipe)
+    Engine.run_scheduler_process_func(server_args, *others, pipe)
 
 
 def run_detokenizer(*args: object, **kwargs: object) -> None:

@@ -1,1 +1,1 @@
-"""The vLLM engine: the only package that imports vllm and torch, and only inside functions."""
+"""The vLLM engine: the only package that imports vllm, and only inside functions."""

@@ -3,39 +3,55 @@
 vLLM's engine core does not notice that the worker was killed, nor do its ranks that the engine core was.
 """
 
+import asyncio
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from worker.engines.vllm import compile_monitor
 from worker.machine.parent_death import end_with_parent
 
+KILL_TIMEOUT_S = 15.0
 # vLLM's functions while ours replace them; a forked process inherits them.
 _originals: dict[str, Callable[..., None]] = {}
 
 
-@contextmanager
-def ending_with_worker() -> Iterator[None]:
+def ending_with_worker() -> AbstractContextManager[None]:
     """Make vLLM start engine cores by `run_engine_core` of this module inside a `with` block.
 
     The thread in the block must live as long as the worker: see end_with_parent.
     """
     from vllm.v1.engine.core import EngineCoreProc
 
-    _replace(EngineCoreProc, "run_engine_core", run_engine_core)
-    try:
-        yield
-    finally:
-        _restore(EngineCoreProc, "run_engine_core")
+    return _replaced(EngineCoreProc, "run_engine_core", run_engine_core)
+
+
+def ranks_ending_with_worker() -> AbstractContextManager[None]:
+    """Do the same for ranks that the worker itself starts: those of a follower, without an engine core."""
+    from vllm.v1.executor.multiproc_executor import WorkerProc
+
+    return _replaced(WorkerProc, "worker_main", run_headless_rank)
+
+
+async def interrupt_load(loading: "asyncio.Future[Any]") -> None:
+    """Kill the processes that a loading engine has started, so that its thread returns."""
+    from vllm.utils.system_utils import kill_process_tree
+
+    deadline_s = time.monotonic() + KILL_TIMEOUT_S
+    while not loading.done() and time.monotonic() < deadline_s:
+        for child in multiprocessing.active_children():
+            assert child.pid is not None
+            kill_process_tree(child.pid)
+        await asyncio.wait({loading}, timeout=0.2)
 
 
 def run_engine_core(*args: object, **kwargs: object) -> None:
     """Run vLLM's engine core; the kernel kills this process when the worker dies."""
     _follow_parent()
-    # A terminal sends SIGINT, SIGQUIT and SIGHUP to the worker's process group. The worker drains and then
-    # stops its engine; vLLM's processes would stop at once.
-    os.setpgid(0, 0)
+    _leave_process_group()
     from vllm.v1.engine.core import EngineCoreProc
     from vllm.v1.executor.multiproc_executor import WorkerProc
 
@@ -53,6 +69,21 @@ def run_rank(*args: object, **kwargs: object) -> None:
     _original(WorkerProc, "worker_main")(*args, **kwargs)
 
 
+def run_headless_rank(*args: object, **kwargs: object) -> None:
+    """Run a rank that has no engine core; the kernel kills this process when the worker dies."""
+    _leave_process_group()
+    run_rank(*args, **kwargs)
+
+
+def _leave_process_group() -> None:
+    """Make this process not get the signals of the worker's terminal.
+
+    A terminal sends SIGINT, SIGQUIT and SIGHUP to the worker's process group. The worker drains and then
+    stops its engine; vLLM's processes would stop at once.
+    """
+    os.setpgid(0, 0)
+
+
 def _follow_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -66,8 +97,13 @@ def _replace(owner: type, name: str, function: Callable[..., None]) -> None:
     setattr(owner, name, staticmethod(function))
 
 
-def _restore(owner: type, name: str) -> None:
-    setattr(owner, name, staticmethod(_originals.pop(name)))
+@contextmanager
+def _replaced(owner: type, name: str, function: Callable[..., None]) -> Iterator[None]:
+    _replace(owner, name, function)
+    try:
+        yield
+    finally:
+        setattr(owner, name, staticmethod(_originals.pop(name)))
 
 
 def _original(owner: type, name: str) -> Callable[..., None]:

@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-import functools
-import importlib.metadata
 import json
 import logging
 import os
@@ -35,13 +33,18 @@ from worker.engines.vllm.engine_facts import (
     engine_facts,
     execution_facts,
     given_args,
+    vllm_version,
 )
+from worker.engines.vllm.multi_node import NodePlace, node_place
 from worker.engines.vllm.ranks import (
     bind_cpu_ranks,
     check_accelerators,
     check_memory,
+    check_ranks_per_node,
     choose_tensor_parallel_size,
+    num_local_ranks,
 )
+from worker.engines.vllm.worker_extension import choose_extension
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -80,10 +83,12 @@ class EngineFlags:
     """All engine flags, given or default."""
     given: dict[str, str]
     """Those that differ from the worker's defaults, values as JSON, before vLLM resolves them."""
+    place: NodePlace
+    """This node's place among those of the engine."""
 
     @property
     def is_local(self) -> bool:
-        """Whether all of vLLM's processes run on this machine; with Ray they may run on any."""
+        """Whether this worker's vLLM starts processes on this machine only; with Ray it does on others."""
         args = self.engine_args
         return "ray" not in (args.distributed_executor_backend, args.data_parallel_backend)
 
@@ -159,6 +164,7 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     check_accelerators()
     check_interface()
     parsed = parse_args(argv)
+    node = node_place(parsed)
     if parsed.enable_prefix_caching:
         # Source: inference_rules.adoc, "KV cache must not apply across queries".
         logger.warning("--enable-prefix-caching: a closed division submission may not cache across queries")
@@ -171,11 +177,14 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     if parsed.max_model_len is None:
         values["max_model_len"] = min(MAX_MODEL_LEN, limits.max_position_embeddings)
     values["tensor_parallel_size"] = choose_tensor_parallel_size(parsed, limits)
+    values["worker_extension_cls"] = choose_extension(parsed.load_format, parsed.worker_extension_cls)
     parsed = argparse.Namespace(**vars(parsed) | values)
-    bind_cpu_ranks(parsed.tensor_parallel_size * parsed.pipeline_parallel_size)
+    check_ranks_per_node(parsed)
+    bind_cpu_ranks(num_local_ranks(parsed))
     check_memory(parsed, weights)
     args = _engine_args(parsed)
-    flags = EngineFlags(model=model, engine_args=args, given=given_args(args, _default_args(args)))
+    given = given_args(args, _default_args(args))
+    flags = EngineFlags(model=model, engine_args=args, given=given, place=node)
     if checkpoint is not None:
         flags.read_stop_token_ids(checkpoint)
     if weights is not None:
@@ -196,6 +205,30 @@ def _check_place(model: str) -> None:
         raise FlagError("--model", "VLLM_USE_MODELSCOPE is set: download the model and give its directory")
 
 
+def create_config(flags: EngineFlags, *, headless: bool = False) -> "VllmConfig":
+    """Have vLLM resolve its configuration; may read the model's files.
+
+    Args:
+        flags: The worker's engine flags.
+        headless: Of a node that does not serve.
+
+    Raises:
+        ValueError: vLLM refuses the configuration.
+    """
+    from vllm.exceptions import VLLMValidationError
+    from vllm.usage.usage_lib import UsageContext
+
+    args = flags.engine_args
+    try:
+        # Selects the defaults of vLLM's server: 1,024 running requests on an H200, where LLMEngine has 128.
+        return args.create_engine_config(UsageContext.OPENAI_API_SERVER, headless)
+    except OSError as error:
+        # From Hugging Face's libraries, which may not name the model: no network, no access, a missing file.
+        raise FlagError("--model", one_line(error), args.model) from error
+    except (ValueError, NotImplementedError, VLLMValidationError) as error:
+        raise ValueError(one_line(error)) from error
+
+
 def build_engine(flags: EngineFlags) -> "AsyncLLM":
     """Construct the engine; blocks until the model is loaded.
 
@@ -203,25 +236,16 @@ def build_engine(flags: EngineFlags) -> "AsyncLLM":
         ValueError: vLLM refuses the configuration.
         EngineDead: The engine's processes failed.
     """
-    from vllm.exceptions import VLLMValidationError
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
     args = flags.engine_args
-    # Selects the defaults of vLLM's server: 1,024 running requests on an H200, where LLMEngine has 128.
-    usage_context = UsageContext.OPENAI_API_SERVER
-    try:
-        config = args.create_engine_config(usage_context)
-    except OSError as error:
-        # From Hugging Face's libraries, which may not name the model: no network, no access, a missing file.
-        raise FlagError("--model", one_line(error), args.model) from error
-    except (ValueError, NotImplementedError, VLLMValidationError) as error:
-        raise ValueError(one_line(error)) from error
+    config = create_config(flags)
     try:
         with ending_with_worker():
             return AsyncLLM.from_vllm_config(
                 config,
-                usage_context=usage_context,
+                usage_context=UsageContext.OPENAI_API_SERVER,
                 enable_log_requests=args.enable_log_requests,
                 disable_log_stats=args.disable_log_stats,
             )
@@ -250,7 +274,7 @@ def describe(flags: EngineFlags, config: "VllmConfig", model: ModelHash) -> Engi
     )
     return EngineInfo(
         engine="vllm",
-        engine_version=_installed_version(),
+        engine_version=vllm_version(),
         model=flags.model,
         model_hash=model.model_hash,
         vocab_size=read_limits(checkpoint).vocab_size,
@@ -263,13 +287,6 @@ def describe(flags: EngineFlags, config: "VllmConfig", model: ModelHash) -> Engi
         execution_facts=execution_facts(flags.given, config),
         weights_sha256=read_weights_sha256(flags.find_weights() or checkpoint, flags.load_format),
     )
-
-
-@functools.cache
-def _installed_version() -> str:
-    """Return the version of the package that contains vLLM: "vllm", or another for other hardware."""
-    distribution = importlib.metadata.packages_distributions()["vllm"][0]
-    return importlib.metadata.version(distribution)
 
 
 def build_parser() -> Parser:
@@ -344,8 +361,12 @@ def _engine_args(parsed: argparse.Namespace) -> "AsyncEngineArgs":
 
 
 def _default_args(args: "AsyncEngineArgs") -> "AsyncEngineArgs":
-    """Return the worker's defaults for the same model: offline, vLLM looks for it as it reads the flags."""
+    """Return the worker's defaults for the same model and load format.
+
+    Offline, vLLM looks for the model as it reads the flags.
+    """
     place = {"model": args.model, "revision": args.revision}
+    place["worker_extension_cls"] = choose_extension(args.load_format, "")
     return _engine_args(argparse.Namespace(**vars(parse_args([])) | place))
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from common.flags import FlagError
 from worker.engine_protocol import EngineDead
 from worker.engines.model.interface_check import check_names
+from worker.engines.vllm.worker_extension import EXTENSION, LOADS, check_loads
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -27,10 +28,13 @@ KNOWN_VERSIONS = "0.25.1, 0.32.0 and 0.33.0"
 """vLLM versions that this client was tested with; docs/engines.md says how."""
 _USED = (
     "vllm.v1.engine.async_llm:AsyncLLM.get_supported_tasks",
+    "vllm.v1.engine.async_llm:AsyncLLM.collective_rpc",
+    "vllm.model_executor.model_loader.dummy_loader:DummyModelLoader.load_weights",
     "vllm.v1.engine.core:EngineCoreProc.run_engine_core",
     "vllm.v1.engine.core_client:AsyncMPClient.add_request_async",
     "vllm.v1.engine.core_client:AsyncMPClient.abort_requests_async",
     "vllm.v1.engine.core_client:AsyncMPClient.get_output_async",
+    "vllm.v1.engine.core_client:AsyncMPClient.get_supported_tasks_async",
     "vllm.v1.executor.multiproc_executor:WorkerProc.worker_main",
     "vllm.v1.engine.exceptions:EngineDeadError",
     "vllm.v1.engine.input_processor:InputProcessor.process_inputs",
@@ -89,15 +93,17 @@ class CoreClient:
         """Share of the KV cache in use after the latest step; None without vLLM's statistics."""
 
     async def prepare(self) -> None:
-        """Query the engine's supported tasks, against which vLLM checks each request.
+        """Query the engine's supported tasks, against which vLLM checks each request; check random weights.
 
         Raises:
-            EngineDead: The engine core has stopped or does not answer.
+            EngineDead: The engine core has stopped or does not answer, or its random weights use few experts.
         """
         try:
             async with asyncio.timeout(PREPARE_TIMEOUT_S):
                 with _translated():
                     self._tasks = await self._llm.get_supported_tasks()
+                    if self._llm.vllm_config.parallel_config.worker_extension_cls == EXTENSION:
+                        check_loads(await self._llm.collective_rpc(LOADS))
         except TimeoutError as error:
             raise EngineDead(STOPPED) from error
 
@@ -126,6 +132,15 @@ class CoreClient:
         """
         with _translated():
             await self._client.abort_requests_async(request_ids)
+
+    async def answer(self) -> None:
+        """Wait for an answer of the engine core, which reads messages only between two steps.
+
+        Raises:
+            EngineDead: The engine core has stopped.
+        """
+        with _translated():
+            await self._client.get_supported_tasks_async()
 
     async def step(self) -> "list[EngineCoreOutput]":
         """Wait for the outputs of the next step, one per request.

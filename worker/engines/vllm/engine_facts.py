@@ -5,6 +5,7 @@ version are compared too. Arguments that are left at this worker's defaults are 
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import os
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from worker.engines.model.checkpoint import Source
 from worker.engines.model.fact_encoding import bounded, encode, encode_public, installed_version, sha256_of
 from worker.engines.model.model_hash import DUMMY
+from worker.engines.model.random_weights import EVEN_EXPERTS
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -68,6 +70,14 @@ _NEITHER = _names(
     logprobs_mode
     """
 )
+# Arguments that may differ between the nodes of one engine: places and logs.
+_PER_NODE = _names(
+    """
+    model served_model_name tokenizer hf_config_path hf_token download_dir generation_config node_rank
+    master_addr numa_bind numa_bind_nodes numa_bind_cpus device_ids allowed_local_media_path logging_config
+    log_config_file
+    """
+)
 # Keys of a model's configuration that depend on its place or on the installed transformers.
 _CONFIG_NOISE = ("_name_or_path", "transformers_version", "auto_map")
 # Parts of a speculative configuration that repeat the target model's or hold objects.
@@ -92,6 +102,13 @@ _QUIET_VARIABLES = (
     "PASSW",
     "BIND",
 )
+
+
+@functools.cache
+def vllm_version() -> str:
+    """Return the version of the package that contains vLLM: "vllm", or another for other hardware."""
+    distribution = importlib.metadata.packages_distributions()["vllm"][0]
+    return importlib.metadata.version(distribution)
 
 
 def given_args(args: "AsyncEngineArgs", defaults: "AsyncEngineArgs") -> dict[str, str]:
@@ -131,7 +148,7 @@ def engine_facts(given: Mapping[str, str], config: "VllmConfig") -> dict[str, st
     }
     if facts["load_format"] == DUMMY:
         # Each rank draws its own part of a tensor from the same seed.
-        facts["random_weights"] = _parts(config) | {"device": _device()}
+        facts["random_weights"] = _parts(config) | {"device": _device(), "method": EVEN_EXPERTS}
     if config.speculative_config is not None:
         facts["speculative_config"] = _speculation(config.speculative_config)
     chosen = {name: value for name, value in given.items() if name not in _EXECUTION | _NEITHER}
@@ -170,6 +187,18 @@ def execution_facts(given: Mapping[str, str], config: "VllmConfig") -> dict[str,
     unstable = {"compilation_config"}
     chosen = {name: value for name, value in given.items() if name in _EXECUTION - unstable}
     return bounded(chosen | {name: encode(value) for name, value in facts.items()} | _variables())
+
+
+def node_settings(given: Mapping[str, str]) -> dict[str, str]:
+    """Return what the nodes of one engine must have in common before they load it.
+
+    Args:
+        given: Result of given_args.
+    """
+    found = {name: value for name, value in given.items() if name not in _PER_NODE}
+    versions = {package: encode(installed_version(package)) for package in ("torch", "transformers")}
+    own = {"vllm_version": encode(vllm_version()), "device": encode(_device())}
+    return bounded(found | versions | own)
 
 
 def _parts(config: "VllmConfig") -> dict[str, object]:

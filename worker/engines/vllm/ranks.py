@@ -49,6 +49,35 @@ def choose_tensor_parallel_size(parsed: argparse.Namespace, limits: ModelLimits)
     return size
 
 
+def num_local_ranks(parsed: argparse.Namespace) -> int:
+    """Return the number of ranks of one engine on this node."""
+    num_ranks: int = parsed.tensor_parallel_size * parsed.pipeline_parallel_size
+    nnodes: int = parsed.nnodes
+    return num_ranks // nnodes
+
+
+def check_ranks_per_node(parsed: argparse.Namespace) -> None:
+    """Check that an engine over several nodes has one rank for each visible accelerator.
+
+    vLLM takes this number for that of the ranks on a node, and otherwise fails when the model is loaded.
+    Source: vllm 0.25.1 and 0.32.0, shm_broadcast.py, create_from_process_group_single_reader.
+
+    Raises:
+        FlagError: The numbers differ.
+    """
+    from vllm.platforms import current_platform
+
+    if parsed.nnodes == 1 or getattr(parsed, "device_ids", None):
+        return
+    num_ranks, num_devices = num_local_ranks(parsed), current_platform.device_count()
+    if num_ranks == num_devices:
+        return
+    reason = f"{num_ranks} ranks on each node need as many visible accelerators, {num_devices} are visible"
+    if current_platform.is_cpu():
+        reason = f"vLLM's CPU build runs one rank on each node, not {num_ranks}"
+    raise FlagError("--nnodes", reason)
+
+
 def bind_cpu_ranks(num_ranks: int) -> None:
     """Assign cores to each rank on a CPU if there are more ranks than NUMA nodes; does nothing on a GPU.
 
@@ -68,11 +97,11 @@ def check_memory(parsed: argparse.Namespace, weights: Path | None) -> None:
     Raises:
         ValueError: Names the accelerator, the memory requested and the memory available.
     """
-    num_ranks = parsed.tensor_parallel_size * parsed.pipeline_parallel_size * parsed.data_parallel_size
+    num_local = num_local_ranks(parsed) * parsed.data_parallel_size
     # With these options the weights are smaller in memory than in the files.
     is_smaller = parsed.quantization or parsed.cpu_offload_gb or str(parsed.load_format).lower() == "dummy"
     share = MemoryShare("--gpu-memory-utilization", parsed.gpu_memory_utilization)
-    check_gpu_memory(share, num_ranks, None if is_smaller else weights)
+    check_gpu_memory(share, num_local, None if is_smaller else weights, parsed.nnodes)
 
 
 def omp_threads_bind(num_ranks: int, cpus: list[int]) -> str:

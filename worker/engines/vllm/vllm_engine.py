@@ -1,14 +1,15 @@
 """The vLLM engine: implements the Engine protocol over vLLM's engine core."""
 
 import asyncio
+import contextlib
 import copy
 import gc
 import logging
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from protos import worker_pb2 as pb
 from protos.columns import TokenIds
@@ -18,9 +19,13 @@ from worker.engines.model.model_engine import ModelEngine
 from worker.engines.model.warm_up_batches import WARM_UP_TOKENS, warm_up_batches
 from worker.engines.vllm.causes import CauseLog, one_line, with_type
 from worker.engines.vllm.compile_log import CompileLog
+from worker.engines.vllm.core_process import interrupt_load
 from worker.engines.vllm.engine_args import EngineFlags, build_engine, describe, parse_engine_flags
 from worker.engines.vllm.engine_core import STOPPED, CoreClient
+from worker.engines.vllm.engine_facts import node_settings
+from worker.engines.vllm.follower_links import FollowerLinks, FollowerLost, follower_links
 from worker.engines.vllm.ipc_directory import IpcDirectory
+from worker.engines.vllm.multi_node import use_network
 from worker.engines.vllm.step import CoreOutput, to_step
 from worker.engines.vllm.warm_up import run_step_sizes, step_size_groups
 
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 __all__ = ["VllmEngine", "parse_engine_flags"]
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +57,8 @@ class VllmEngine(ModelEngine[Sequence[CoreOutput]]):
         self._core: CoreClient | None = None
         self._causes: CauseLog | None = None
         self._compile_log: CompileLog | None = None
-        self._ipc_directory: IpcDirectory | None = None
+        self._followers: FollowerLinks | None = None
+        self._exits = contextlib.AsyncExitStack()
 
     async def start(self) -> EngineInfo:
         """Load the model in a thread, so that the event loop is not blocked, and warm up.
@@ -61,20 +69,26 @@ class VllmEngine(ModelEngine[Sequence[CoreOutput]]):
         """
         self._causes = causes = CauseLog(is_local=self._flags.is_local)
         self._compile_log = CompileLog()
-        self._ipc_directory = IpcDirectory(is_local=self._flags.is_local)
+        directory = IpcDirectory(is_local=self._flags.is_local)
+        for what in (causes, self._compile_log, directory):
+            self._exits.callback(what.close)
+        self._followers = followers = await self._join_followers()
         self._loading = asyncio.get_running_loop().run_in_executor(None, build_engine, self._flags)
         downloaded = None if self._flags.is_downloaded else self._loading
         self._hashing = hashing = HashTask(self._flags.hash_model, downloaded)
-        # Shielded: the thread continues when this task is cancelled, and close() must shut its engine down.
         try:
-            llm = await asyncio.shield(self._loading)
+            # When this task is cancelled, the thread continues, and close() shuts its engine down.
+            llm = await self._explained(followers.unless_lost(self._loading))
             self._core = CoreClient(llm)
-            await self._core.prepare()
+            await self._explained(self._core.prepare())
         except EngineDead as error:
-            raise EngineDead(causes.first() or str(error)) from error
-        self._run(self._watch(llm))
-        self._run(self._read())
-        engine_info = describe(self._flags, llm.vllm_config, await hashing.result())
+            self._die(str(error) if isinstance(error, FollowerLost) else causes.first() or str(error))
+            raise EngineDead(self._death) from error
+        for work in (self._watch(llm), self._read(), followers.raise_loss()):
+            self._run(work)
+        model = await hashing.result()
+        engine_info = describe(self._flags, llm.vllm_config, model)
+        await followers.check_model(model.model_hash)
         self._stop_token_ids = engine_info.stop_token_ids
         await self._warm_up(engine_info, llm.vllm_config)
         causes.clear()
@@ -101,43 +115,75 @@ class VllmEngine(ModelEngine[Sequence[CoreOutput]]):
     def load(self) -> Load:
         """Add the use of the KV cache and the compilations of this run."""
         kv_use = None if self._core is None else self._core.kv_use
-        compiled = None if self._compile_log is None else self._compile_log.counts()
+        # The log has the kernels of this machine's ranks only.
+        log = self._compile_log if self._flags.place.nnodes == 1 else None
+        compiled = None if log is None else log.counts()
         return super().load()._replace(kv_use=kv_use, compiled=compiled)
 
     async def close(self) -> None:
-        """Stop vLLM's processes, also during a load."""
+        """Tell the followers why the engine ends, and stop vLLM's processes, also during a load."""
         await super().close()
+        if self._followers is not None:
+            await self._followers.close(self._death or "its daemon has been stopped")
+        await self._stop_core()
+        await self._exits.aclose()
+
+    async def _stop_core(self) -> None:
         # Drop the reference: objects of a failed load print errors if they still exist at interpreter exit.
         loading, self._loading = self._loading, None
         if loading is None:
             return
-        await _interrupt(loading)
+        await interrupt_load(loading)
         if loading.done() and not loading.exception():
             # vLLM kills processes that have not stopped within the timeout.
             await asyncio.to_thread(loading.result().shutdown, CLOSE_TIMEOUT_S)
         # Reaps child processes: otherwise the engine core remains a zombie.
         multiprocessing.active_children()
-        if self._causes is not None:
-            self._causes.close()
-        if self._compile_log is not None:
-            self._compile_log.close()
-        if self._ipc_directory is not None:
-            self._ipc_directory.close()
+
+    async def _join_followers(self) -> FollowerLinks:
+        """Wait until every other node of this engine is ready to load."""
+        place = self._flags.place
+        links = follower_links(place, node_settings(self._flags.given))
+        followers = await self._exits.enter_async_context(links)
+        if place.nnodes > 1:
+            use_network(followers.own_address)
+        await followers.join()
+        return followers
+
+    async def _explained(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Await an answer of the engine core; its death may follow from the loss of a follower.
+
+        Raises:
+            FollowerLost: A follower is lost.
+            EngineDead: The engine core has stopped for another reason.
+        """
+        try:
+            return await work
+        except EngineDead as error:
+            if self._followers is not None:
+                await self._followers.raise_if_lost(error)
+            raise
 
     async def _send(self, request_id: str, prompt: TokenIds, budget: int) -> None:
         assert self._core is not None
         assert self._params is not None
         params = copy.copy(self._params)
         params.max_tokens = budget
-        await self._core.add(request_id, prompt.tolist(), params)
+        await self._explained(self._core.add(request_id, prompt.tolist(), params))
 
     async def _abort(self, request_ids: list[str]) -> None:
         assert self._core is not None
-        await self._core.abort(request_ids)
+        await self._explained(self._core.abort(request_ids))
+
+    async def _abort_all(self, request_ids: list[str]) -> None:
+        """Abort requests and wait for an answer: an engine core whose ranks hang reads no message."""
+        await self._abort(request_ids)
+        assert self._core is not None
+        await self._explained(self._core.answer())
 
     async def _receive(self) -> Sequence[CoreOutput]:
         assert self._core is not None
-        return await self._core.step()
+        return await self._explained(self._core.step())
 
     def _to_step(self, output: Sequence[CoreOutput], produced_ns: int) -> Step | None:
         return to_step(self._requests, output, produced_ns)
@@ -146,10 +192,15 @@ class VllmEngine(ModelEngine[Sequence[CoreOutput]]):
         """Detect the engine's death, also while no step is awaited."""
         while not llm.errored:  # noqa: ASYNC110 - vLLM has no event to wait for
             await asyncio.sleep(WATCH_INTERVAL_S)
-        raise EngineDead(STOPPED)
+        stopped = EngineDead(STOPPED)
+        if self._followers is not None:
+            await self._followers.raise_if_lost(stopped)
+        raise stopped
 
     def _reason(self, error: BaseException) -> str:
         """Describe an error; the cause of a stopped engine core is the first exception it logged."""
+        if isinstance(error, FollowerLost):
+            return str(error)
         if not isinstance(error, EngineDead):
             return with_type(error)
         cause = self._causes.first() if self._causes else None
@@ -175,7 +226,7 @@ class VllmEngine(ModelEngine[Sequence[CoreOutput]]):
 
     def _num_compiled(self) -> int:
         """Count the kernels compiled since `open`; 0 if the engine does not report them."""
-        compiled = self.load().compiled
+        compiled = None if self._compile_log is None else self._compile_log.counts()
         return 0 if compiled is None else compiled.num
 
 
@@ -196,15 +247,3 @@ def sampling_params(spec: pb.RunSpec, stop_token_ids: Sequence[int]) -> "Samplin
         # Each request gets a shallow copy; vLLM's deep copy costs more than the rest of a submit.
         skip_clone=True,
     )
-
-
-async def _interrupt(loading: "asyncio.Future[AsyncLLM]") -> None:
-    """Kill the processes that a loading engine has started, so that its thread returns."""
-    from vllm.utils.system_utils import kill_process_tree
-
-    deadline_s = time.monotonic() + CLOSE_TIMEOUT_S
-    while not loading.done() and time.monotonic() < deadline_s:
-        for child in multiprocessing.active_children():
-            assert child.pid is not None
-            kill_process_tree(child.pid)
-        await asyncio.wait({loading}, timeout=0.2)

@@ -28,6 +28,7 @@ from sglang.srt.managers.io_struct import (
     sock_recv,
     sock_send,
 )
+from sglang.srt.model_loader import loader
 from sglang.srt.server_args import PortArgs, ServerArgs
 from sglang.srt.utils.network import get_zmq_socket
 
@@ -72,6 +73,8 @@ class Scheduler:
         self.knobs = json.loads(server_args.json_model_override_args)
         if self.knobs.get("fail_to_load"):
             raise RuntimeError("out of memory")
+        if server_args.load_format == "dummy" and not self.knobs.get("load_in_another_way"):
+            loader.load_dummy()
         context: zmq.Context[Any] = zmq.Context()
         self.inputs = get_zmq_socket(context, zmq.PULL, port_args.scheduler_input_ipc_name, False)
         self.outputs = get_zmq_socket(context, zmq.PUSH, port_args.tokenizer_ipc_name, False)

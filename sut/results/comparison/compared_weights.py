@@ -1,0 +1,43 @@
+"""Compares which weights the engines of the sides had: trained ones, or how random ones were made."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from common.text import printable
+from sut.results.comparison.compared_runs import MAX_TEXT_LEN, ComparedRun, Side
+from sut.results.submission.recorded_runs import as_mappings, entry
+
+NOT_RANDOM = "no random weights"
+ENGINES_OWN = "the engine's own random weights"
+
+
+def weights_notes(sides: Sequence[Side]) -> list[str]:
+    """Return a note if the weights of the runs differ in more than their values; else none."""
+    kinds = [sorted({kind for run in side.runs for kind in _kinds(run)}) for side in sides]
+    if len({kind for found in kinds for kind in found}) < 2:
+        return []
+    listed = "; ".join(
+        f"{side.name} has {', '.join(found)}" for side, found in zip(sides, kinds, strict=True)
+    )
+    return [
+        f"The weights are not of one kind: {listed}. The figures must not be compared: the weights decide "
+        "how many experts a step reads."
+    ]
+
+
+def _kinds(run: ComparedRun) -> set[str]:
+    """Return the kinds of weights of all workers."""
+    workers = as_mappings(entry(run.record, "summary", "workers"))
+    infos = [info for worker in workers for info in as_mappings(worker.get("stream_infos"))]
+    return {_kind(entry(info, "engine_facts", "random_weights")) for info in infos}
+
+
+def _kind(fact: object) -> str:
+    if not isinstance(fact, str):
+        return NOT_RANDOM
+    try:
+        made = json.loads(fact)
+    except ValueError:
+        made = None
+    method = made.get("method") if isinstance(made, Mapping) else None
+    return f"random weights {printable(method, MAX_TEXT_LEN)}" if isinstance(method, str) else ENGINES_OWN
