@@ -4,8 +4,10 @@ A signal that the process inherited as ignored stays ignored: SIGHUP under nohup
 background of a shell script.
 """
 
+import asyncio
 import signal
 import time
+from collections.abc import Callable
 from types import FrameType
 
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
@@ -28,6 +30,21 @@ class Interrupted(BaseException):
 def handled_signals() -> tuple[signal.Signals, ...]:
     """Return SIGNALS without those that this process inherited as ignored."""
     return tuple(signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN)
+
+
+def stop_at_signals(stop: Callable[[], None], is_stopping: Callable[[], bool]) -> None:
+    """Call `stop` on the running event loop at each signal.
+
+    SIGHUP only starts a stop: when a terminal is closed, the shell and the kernel may each send it.
+    """
+
+    def hang_up() -> None:
+        if not is_stopping():
+            stop()
+
+    loop = asyncio.get_running_loop()
+    for signum in handled_signals():
+        loop.add_signal_handler(signum, hang_up if signum is signal.SIGHUP else stop)
 
 
 class Interrupts:

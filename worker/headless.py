@@ -2,10 +2,9 @@
 
 import asyncio
 import logging
-import signal
 from typing import Protocol
 
-from common.signals import handled_signals
+from common.signals import stop_at_signals
 from worker.config import BadInput, WorkerConfig
 from worker.engine_protocol import EngineDead
 from worker.machine.sd_notify import READY, STOPPING, notify
@@ -56,9 +55,7 @@ class HeadlessServer:
             BadInput: The head or the engine refuses the configuration.
             EngineDead: The head has ended, or this part has failed.
         """
-        loop = asyncio.get_running_loop()
-        for signum in handled_signals():
-            loop.add_signal_handler(signum, self._hang_up if signum is signal.SIGHUP else self.stop)
+        stop_at_signals(self.stop, lambda: self._is_stopping)
         try:
             await self._run_part()
         except ValueError as error:
@@ -71,11 +68,6 @@ class HeadlessServer:
         """Stop when the head has stopped, at the latest after the drain timeout; a second call: at once."""
         self._is_stopping = True
         self._stop.set()
-
-    def _hang_up(self) -> None:
-        """Stop because the terminal was closed; the shell and the kernel may each send a signal."""
-        if not self._is_stopping:
-            self.stop()
 
     async def _run_part(self) -> None:
         logger.info("loading")

@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import signal
 from collections.abc import Coroutine
 
 from grpc_health.v1 import health, health_pb2
 
 from common.metrics import Readings
-from common.signals import handled_signals
+from common.signals import stop_at_signals
 from protos.columns import SERVICE
 from worker.auth import AuthInterceptor
 from worker.config import BadInput, WorkerConfig
@@ -68,11 +67,9 @@ class Server:
             BadInput: The address cannot be bound, or the engine refuses its configuration.
             EngineDead: The engine died.
         """
-        loop = asyncio.get_running_loop()
-        for signum in handled_signals():
-            loop.add_signal_handler(signum, self._hang_up if signum is signal.SIGHUP else self.stop)
+        stop_at_signals(self.stop, lambda: self._is_stopping)
         if is_replica():
-            loop.add_signal_handler(NODE_GONE, self._stop_without_drain)
+            asyncio.get_running_loop().add_signal_handler(NODE_GONE, self._stop_without_drain)
         with self._gpus:
             await self.serve()
 
@@ -80,11 +77,6 @@ class Server:
         """Drain and stop; a second call stops without waiting for the drain."""
         self._is_stopping = True
         self._stop.set()
-
-    def _hang_up(self) -> None:
-        """Drain and stop because the terminal was closed; the shell and the kernel may each send a signal."""
-        if not self._is_stopping:
-            self.stop()
 
     def _stop_without_drain(self) -> None:
         self._drain_timeout_s = 0.0

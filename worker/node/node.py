@@ -15,7 +15,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2
 
 from common.metrics import Readings
-from common.signals import handled_signals
+from common.signals import stop_at_signals
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import PROTOCOL_VERSION, SERVICE
@@ -84,9 +84,7 @@ class Node:
             BadInput: The port is in use, or every replica refuses its flags.
             EngineDead: Every replica has FAILED.
         """
-        loop = asyncio.get_running_loop()
-        for signum in handled_signals():
-            loop.add_signal_handler(signum, self._hang_up if signum is signal.SIGHUP else self._stop)
+        stop_at_signals(self._stop, self._stopping.is_set)
         await self._set_health()
         async with (
             listening(self._config, self._auth, _NodeServicer(self), self._health),
@@ -138,11 +136,6 @@ class Node:
             replica.stop(signal.SIGTERM)
         self._stopping.set()
         self._changed.set()
-
-    def _hang_up(self) -> None:
-        """Drain because the terminal was closed; the shell and the kernel may each send a signal."""
-        if not self._stopping.is_set():
-            self._stop()
 
     async def _keep_replicas(self) -> None:
         """Run all replicas until they have ended; kills them if they do not end in time after a signal."""
