@@ -38,7 +38,8 @@ class LogGrowth:
         """
         self._log_dir = log_dir
         self._timeout_s = timeout_s
-        self._timer = IdleTimer(SIGNAL_POLL_S)
+        self._since_growth = IdleTimer(SIGNAL_POLL_S)
+        self._since_answer = IdleTimer(SIGNAL_POLL_S)
         self._ended = threading.Event()
         self._found = self._last = LogSizes(0, ())
 
@@ -61,15 +62,23 @@ class LogGrowth:
 
         Thread: main; does not block.
         """
-        found = self._found
-        answers = found.num_looks > self._last.num_looks
-        if not idle or found.sizes != self._last.sizes or (answers and not complete):
-            self._timer.mark_active()
+        found, last = self._found, self._last
         self._last = found
-        self._timer.tick()
-        if self._timer.idle_s < self._timeout_s:
+        answered = found.num_looks > last.num_looks
+        if not idle or answered:
+            self._since_answer.mark_active()
+        if not idle or not complete or found.sizes != last.sizes:
+            self._since_growth.mark_active()
+        self._since_answer.tick()
+        if answered:
+            # Without an answer nobody knows whether the logs grow.
+            self._since_growth.tick()
+        if self._since_answer.idle_s >= self._timeout_s:
+            what = "the file system does not answer"
+        elif self._since_growth.idle_s >= self._timeout_s:
+            what = "the logs do not grow"
+        else:
             return None
-        what = "the logs do not grow" if complete and answers else "the file system does not answer"
         return f"{self._log_dir}: {what} for {self._timeout_s:g} s after the last completion"
 
     def _look_repeatedly(self) -> None:
