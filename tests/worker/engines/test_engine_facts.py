@@ -172,8 +172,10 @@ def test_places_and_logs_are_no_difference(argv: str, checkpoint: Path, usual: p
     )
 
 
-def test_the_nodes_of_one_engine_need_the_same_flags(checkpoint: Path, tmp_path: Path) -> None:
-    """Rank and place of the model may differ between nodes; whatever shapes the engine may not."""
+def test_the_nodes_of_one_engine_need_the_same_flags(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank and place of the model may differ between nodes; flags and variables that shape it may not."""
     shutil.copytree(checkpoint, tmp_path / "copy")
 
     def settings(model: Path, *argv: str) -> dict[str, str]:
@@ -185,6 +187,9 @@ def test_the_nodes_of_one_engine_need_the_same_flags(checkpoint: Path, tmp_path:
     assert head == settings(tmp_path / "copy", "--node-rank", "1", "--master-addr", "10.0.0.1")
     other = settings(checkpoint, "--node-rank", "1", "--max-num-seqs", "3")
     assert {("max_num_seqs", "3")} == set(other.items()) - set(head.items())
+    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    other = settings(checkpoint, "--node-rank", "1")
+    assert {("VLLM_USE_FLASHINFER_SAMPLER", '"0"')} == set(other.items()) - set(head.items())
 
 
 def test_another_checkpoint_of_the_same_shape_is_refused(
