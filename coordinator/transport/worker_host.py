@@ -27,6 +27,8 @@ class Accelerators:
     memory_bytes: int
     max_sm_clock_mhz: int | None
     num_devices: int
+    ecc: bool | None = None
+    """Whether errors in their memory are corrected; None: not reported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,7 @@ class WorkerHost:
                 _clean(device.driver_version),
                 device.memory_bytes,
                 device.max_sm_clock_mhz if device.HasField("max_sm_clock_mhz") else None,
+                device.ecc if device.HasField("ecc") else None,
             )
             for device in host.accelerators[:MAX_ENTRIES]
         )
@@ -69,7 +72,10 @@ class WorkerHost:
             num_cores=host.num_cores,
             num_usable_cores=host.num_usable_cores,
             memory_bytes=host.memory_bytes if host.HasField("memory_bytes") else None,
-            accelerators=tuple(Accelerators(*device, num) for device, num in devices.items()),
+            accelerators=tuple(
+                Accelerators(name, driver, memory, clock, num, ecc)
+                for (name, driver, memory, clock, ecc), num in devices.items()
+            ),
             hardware={
                 _clean(name): _clean(text) for name, text in sorted(host.hardware.items())[:MAX_ENTRIES]
             },

@@ -8,7 +8,15 @@ from sut import log_files
 from sut.benchmark import ROUNDS, Seeds
 from sut.results.logs import AccuracyLog, DetailLog, read_accuracy, read_detail
 from sut.results.submission.grading_faults import grading_faults
-from sut.results.submission.recorded_runs import Division, Fault, RecordedRun, RunKind, as_list, entry
+from sut.results.submission.recorded_runs import (
+    Division,
+    Fault,
+    RecordedRun,
+    RunKind,
+    as_list,
+    as_mappings,
+    entry,
+)
 from sut.results.submission.setting_faults import setting_faults
 from sut.results.verdict import Outcome
 
@@ -69,10 +77,23 @@ def _record_faults(run: RecordedRun, division: Division) -> list[Fault]:
         found.append(fault("run.json does not have the engine hash of every worker"))
     if not run.text("round"):
         found.append(fault("LoadGen's seeds are those of no known round", is_rule=True))
+    found += [fault(text, is_rule=True) for text in _ecc_faults(run)]
     # The open division may differ in model, data type and sampling.
     if division is not Division.OPEN:
         found += [fault(f"deviation: {text}", is_rule=True) for text in run.texts("verdict", "deviations")]
     return found
+
+
+def _ecc_faults(run: RecordedRun) -> list[str]:
+    """Name the machines whose accelerators do not correct errors in their memory.
+
+    Source: inference_rules.adoc, ECC: it must be enabled for all performance and accuracy runs.
+    """
+    return [
+        f"ECC is off on {host.get('hostname')}"
+        for host in run.worker_hosts
+        if any(device.get("ecc") is False for device in as_mappings(host.get("accelerators")))
+    ]
 
 
 def _name_faults(run: RecordedRun) -> list[Fault]:

@@ -51,7 +51,7 @@ def test_equal_accelerators_are_counted() -> None:
     """Seven equal devices and one with another driver are two groups; cores, memory, versions are kept."""
     newer = pb.Accelerator(name="H200", driver_version="580", memory_bytes=141 * GIB, max_sm_clock_mhz=1980)
     devices = [newer] * 7
-    devices.append(pb.Accelerator(name="H200", driver_version="575", memory_bytes=141 * GIB))
+    devices.append(pb.Accelerator(name="H200", driver_version="575", memory_bytes=141 * GIB, ecc=False))
     host = pb.HostInfo(
         hostname="node1",
         commit="a" * 40,
@@ -75,7 +75,7 @@ def test_equal_accelerators_are_counted() -> None:
         hardware={"processor_model": "EPYC"},
         accelerators=(
             Accelerators("H200", "580", 141 * GIB, 1980, 7),
-            Accelerators("H200", "575", 141 * GIB, None, 1),
+            Accelerators("H200", "575", 141 * GIB, None, 1, ecc=False),
         ),
     ) == ask(answering(host.SerializeToString()))
 

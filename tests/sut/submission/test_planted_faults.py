@@ -45,6 +45,20 @@ def test_a_planted_fault_is_named_alone(results: Path, name: str) -> None:
     assert found.startswith(line)
 
 
+def test_memory_without_ecc_is_named(results: Path) -> None:
+    """The rules require ECC; accelerators that do not tell are no fault, nor are those that have it."""
+    devices = [{"name": "H200", "ecc": True}, {"name": "H200", "ecc": None}, {"name": "H200", "ecc": False}]
+    for shown in (devices[:2], devices):
+        found = planted_faults(results, record(PERFORMANCE, functools.partial(set_devices, devices=shown)))
+        named = [line for line in found if "ECC" in line]
+        assert ([] if shown is not devices else [f"{PERFORMANCE}: ECC is off on n1"]) == named
+
+
+def set_devices(found: Any, devices: list[dict[str, object]]) -> None:
+    """Give the machine of a run's worker a name and accelerators."""
+    found["summary"]["workers"][0]["hosts"][-1] |= {"hostname": "n1", "accelerators": devices}
+
+
 def test_real_runs_have_no_other_faults_than_those_of_a_rehearsal(made_runs: Path) -> None:
     """Engine, counts and durations are all that separates the runs from a submission."""
     runs = find_runs([made_runs])
