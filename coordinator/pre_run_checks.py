@@ -130,7 +130,12 @@ def compose_setup(
         audit_config=audit_config,
         engines=tuple(
             EngineReport(
-                address, info.engine, info.engine_args, tuple(info.stop_token_ids), info.execution_facts
+                address,
+                info.engine,
+                info.engine_args,
+                tuple(info.stop_token_ids),
+                info.execution_facts,
+                info.engine_facts,
             )
             for address, info in workers
         ),

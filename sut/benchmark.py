@@ -121,6 +121,8 @@ class Benchmark:
     """Folder of its results in a submission."""
     repository: str
     """Model on Hugging Face."""
+    sizes: dict[str, int]
+    """Sizes of the model, by the keys of its config.json."""
     standard: LatencyLimits
     """Limits of Server; Offline uses the same model name and has no limits."""
     interactive: LatencyLimits
@@ -209,6 +211,14 @@ class Round:
 GPT_OSS_120B = Benchmark(
     name="gpt-oss-120b",  # checker
     repository="openai/gpt-oss-120b",  # README
+    # config.json of openai/gpt-oss-120b
+    sizes={
+        "num_hidden_layers": 36,
+        "hidden_size": 2880,
+        "intermediate_size": 2880,
+        "num_local_experts": 128,
+        "num_experts_per_tok": 4,
+    },
     standard=LatencyLimits(
         "gpt-oss-120b",  # mlperf.conf
         ttft_ns=Figure(3_000_000_000, "mlperf.conf and the submission checker"),

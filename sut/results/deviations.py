@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sut.benchmark import BENCHMARK, ComplianceTest, Seeds, find_round, unknown_round
 from sut.results.logs import DetailLog
-from sut.results.model_arguments import model_deviations, simulation_deviations
+from sut.results.model_arguments import model_deviations, simulation_deviations, size_deviations
 from sut.results.speculation import enabling_args, speculation_deviations
 from sut.settings import GenerationConfig, Mode, Scenario
 
@@ -34,6 +34,8 @@ class EngineReport(NamedTuple):
     """Token ids that end an answer."""
     execution: Mapping[str, str] = MappingProxyType({})
     """How the engine executes, by name, set environment variables among it; values as JSON."""
+    facts: Mapping[str, str] = MappingProxyType({})
+    """What decides the engine's answers, by name; values as JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,6 +262,7 @@ def _model_texts(engine: EngineReport) -> list[str]:
     stop_ids, official = sorted(engine.stop_ids), sorted(stop.token_id for stop in BENCHMARK.stop_ids)
     if stop_ids != official:
         found.append(f"stop ids are {_listed(stop_ids)}, not {_listed(official)}")
+    found += size_deviations(engine.facts)
     found += [*model_deviations(engine.name, engine.args), *simulation_deviations(engine.execution)]
     if "kv_transfer_config" in engine.args:
         found.append("kv_transfer_config is set: a KV connector may reuse the KV cache across queries")

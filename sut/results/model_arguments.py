@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 
 from common.text import printable
+from sut.benchmark import BENCHMARK
 
 _MAX_VALUE_LEN = 80
 # Load formats with which an engine reads the files that its worker hashes. Others, and those of plugins, may
@@ -75,6 +76,27 @@ def model_deviations(engine: str, args: Mapping[str, str]) -> list[str]:
         shown = printable(", ".join(other), _MAX_VALUE_LEN)
         found.append(f"model_loader_extra_config has {shown}: other files than the hashed ones may be loaded")
     return found
+
+
+def size_deviations(facts: Mapping[str, str]) -> list[str]:
+    """Compare the sizes in the checkpoint's config.json with those of the benchmark's model.
+
+    Args:
+        facts: What decides the engine's answers; values as JSON. A worker that does not report them is older.
+    """
+    try:
+        sizes = json.loads(facts.get("model_sizes", "null"))
+    except (ValueError, RecursionError):
+        sizes = {}
+    if sizes is None:
+        return []
+    told = sizes if isinstance(sizes, dict) else {}
+    other = [
+        f"{name} {printable(str(told.get(name)), _MAX_VALUE_LEN)}, not {size}"
+        for name, size in BENCHMARK.sizes.items()
+        if told.get(name) != size
+    ]
+    return [f"the model is not {BENCHMARK.repository}: {', '.join(other)}"] if other else []
 
 
 def _other_keys(text: str) -> list[str]:

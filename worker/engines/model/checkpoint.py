@@ -13,6 +13,10 @@ from common.host_facts import nearest
 # owner/name or a bare name, as Hugging Face accepts them; excludes paths that begin or end with a slash.
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
+_SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_local_experts", "num_experts_per_tok")
+MODEL_SIZES = "model_sizes"
+"""Fact with the result of read_sizes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelLimits:
@@ -102,6 +106,16 @@ def check_download(model: str, cache_dir: str | None = None) -> None:
     existing = nearest(cache)
     if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
         raise FlagError("--model", f"{model} must be downloaded, and its cache {cache} cannot be written")
+
+
+def read_sizes(checkpoint: Path) -> dict[str, int]:
+    """Read the sizes that tell one model from another of its kind, as far as config.json has them.
+
+    Raises:
+        FlagError: config.json is missing or is not JSON.
+    """
+    config = _read_config(checkpoint)
+    return {name: config[name] for name in _SIZES if type(config.get(name)) is int}
 
 
 def read_limits(checkpoint: Path) -> ModelLimits:

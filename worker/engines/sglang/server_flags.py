@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from common.flags import FlagError, Parser
 from worker.engine_protocol import EngineInfo
 from worker.engines.model.checkpoint import (
+    MODEL_SIZES,
     ModelLimits,
     check_download,
     find_checkpoint,
     find_weights,
     read_limits,
+    read_sizes,
     stop_token_ids,
 )
 from worker.engines.model.fact_encoding import encode, installed_version
@@ -247,6 +249,7 @@ def describe(
     added = set(args.get_model_config().hf_eos_token_id or ()) - set(stop_ids)
     if added:
         raise FlagError("--model", f"SGLang also stops at {sorted(added)}, which {checkpoint} does not name")
+    sizes = {MODEL_SIZES: encode(read_sizes(checkpoint))}
     return EngineInfo(
         engine="sglang",
         engine_version=installed_version("sglang") or __version__,
@@ -258,7 +261,7 @@ def describe(
         tensor_parallel_size=args.tp_size,
         stop_token_ids=stop_ids,
         engine_args=_reported_args(flags),
-        engine_facts=engine_facts(flags.changed, args) | model.facts,
+        engine_facts=engine_facts(flags.changed, args) | model.facts | sizes,
         execution_facts=execution_facts(flags.changed, args, load.max_running_requests),
         weights_sha256=read_weights_sha256(flags.find_weights() or checkpoint, flags.load_format),
     )

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING
 from common.flags import FlagError, Parser, UnknownFlagsError
 from worker.engine_protocol import EngineDead, EngineInfo
 from worker.engines.model.checkpoint import (
+    MODEL_SIZES,
     ModelLimits,
     Source,
     check_download,
     find_checkpoint,
     find_weights,
     read_limits,
+    read_sizes,
     stop_token_ids,
 )
+from worker.engines.model.fact_encoding import encode
 from worker.engines.model.model_hash import ModelHash, hash_model
 from worker.engines.model.weights_sha256 import read_weights_sha256
 from worker.engines.vllm.causes import one_line
@@ -274,6 +277,7 @@ def describe(flags: EngineFlags, config: "VllmConfig", model: ModelHash) -> Engi
     num_engines = (
         parallel.data_parallel_size_local if parallel.local_engines_only else parallel.data_parallel_size
     )
+    sizes = {MODEL_SIZES: encode(read_sizes(checkpoint))}
     return EngineInfo(
         engine="vllm",
         engine_version=vllm_version(),
@@ -285,7 +289,7 @@ def describe(flags: EngineFlags, config: "VllmConfig", model: ModelHash) -> Engi
         tensor_parallel_size=parallel.tensor_parallel_size,
         stop_token_ids=flags.read_stop_token_ids(checkpoint),
         engine_args=effective_args(flags.engine_args, config),
-        engine_facts=engine_facts(flags.given, config) | model.facts,
+        engine_facts=engine_facts(flags.given, config) | model.facts | sizes,
         execution_facts=execution_facts(flags.given, config),
         weights_sha256=read_weights_sha256(flags.find_weights() or checkpoint, flags.load_format),
     )
