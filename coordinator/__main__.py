@@ -15,19 +15,11 @@ from coordinator.config import RunConfig, parse
 from coordinator.doctor import command
 from coordinator.run import run
 
-SWITCH_INTERVAL_S = 0.0005
-"""How long another thread may keep the interpreter from the event loop; Python's default is 5 ms.
-
-The live view, the metrics and the timeline take a few milliseconds of each second on their own threads. A
-frame that arrives meanwhile may wait for one interval; the 99th percentile of TTFT would contain these waits.
-"""
-
 
 def main(argv: list[str]) -> int:
     """Run LoadGen once, or the doctor, and return the exit code."""
     open_standard_streams()
     raise_open_file_limit()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with BackgroundStderr(sys.stderr):
         logging.basicConfig(
             level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
