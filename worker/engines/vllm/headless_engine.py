@@ -103,8 +103,7 @@ class HeadlessEngine:
             asyncio.get_running_loop().remove_reader(process.sentinel)
         loading, self._loading = self._loading, None
         if loading is not None:
-            # vLLM kills ranks that have not stopped within its own limits.
-            await stop_processes(loading, lambda executor: executor.shutdown())  # type: ignore[no-untyped-call]
+            await stop_processes(loading, _stop_ranks)
         self._exits.close()
 
     def _note_rank_end(self, process: BaseProcess) -> None:
@@ -144,6 +143,11 @@ def _build_executor(flags: EngineFlags) -> "MultiprocExecutor":
     except Exception as error:
         # vLLM raises a plain Exception for a rank that has failed.
         raise EngineDead(one_line(error)) from error
+
+
+def _stop_ranks(executor: "MultiprocExecutor") -> None:
+    """End the ranks; vLLM kills those that have not stopped within its own limits."""
+    executor.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _describe_end(process: BaseProcess) -> str:
