@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "sut.results.comparison": {
         *("sut.settings", "sut.results.verdict", "sut.results.submission.recorded_runs"),
-        *("sut.results.report.markup", "sut.results.report.page_style"),
+        *("sut.results.report.markup", "sut.results.report.page_frame"),
     },
     "tokenfleet.plan": {"tokenfleet.child"},
     "tokenfleet.network": {"tokenfleet.engine_program"},
