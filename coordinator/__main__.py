@@ -4,13 +4,12 @@ Exit codes: 0 VALID or NOT_GRADED, 1 failed, 2 bad input, 3 complete but INVALID
 130 SIGINT, 131 SIGQUIT, 143 SIGTERM.
 """
 
-import logging
 import sys
 
 from common.config_file import PRINT_FLAG, name_source, to_table, to_toml, unset_flags
 from common.open_files import raise_open_file_limit
 from common.signals import Interrupted
-from common.standard_streams import BackgroundStderr, leave, open_standard_streams
+from common.standard_streams import BackgroundStderr, leave, log_to_stderr, open_standard_streams
 from coordinator.config import RunConfig, parse
 from coordinator.doctor import command
 from coordinator.run import run
@@ -21,9 +20,7 @@ def main(argv: list[str]) -> int:
     open_standard_streams()
     raise_open_file_limit()
     with BackgroundStderr(sys.stderr):
-        logging.basicConfig(
-            level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        log_to_stderr()
         return _execute(argv)
 
 

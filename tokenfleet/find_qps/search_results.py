@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from common.bounded_file import open_regular, parse_json, read_bounded
 from common.text import printable
-from sut.results.timing.requests_file import REQUESTS_NAME
+from sut.log_files import RECORD, REQUESTS
 from sut.results.verdict import Outcome
 from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
 from tokenfleet.find_qps.rate_search import RatePoint, RunLengthKind
@@ -54,8 +54,8 @@ class FinishedRun(NamedTuple):
     def read(cls, run_dir: Path) -> "FinishedRun | None":
         """Read a run's directory; None if it holds no run that has ended by itself."""
         try:
-            record: Any = parse_json(read_bounded(run_dir / "run.json", MAX_RECORD_BYTES))
-            with open_regular(run_dir / REQUESTS_NAME) as file:
+            record: Any = parse_json(read_bounded(run_dir / RECORD, MAX_RECORD_BYTES))
+            with open_regular(run_dir / REQUESTS) as file:
                 found = cls(record, pq.read_table(file))
             return found if found.is_complete or found.is_lost else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):

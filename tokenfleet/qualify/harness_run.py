@@ -14,9 +14,10 @@ from common.bounded_file import parse_json, read_bounded
 from common.child_process import child_command, child_environment
 from common.flags import FlagError
 from common.text import printable
-from sut.log_files import ACCURACY, find_log
+from sut.log_files import ACCURACY, RECORD, find_log
 from sut.results.accuracy.log_entries import AnswerLog, LogError
 from tokenfleet.child import ChildProcess
+from tokenfleet.log_tail import last_line
 
 OUTPUT_FLAG = "--output-dir"
 POLL_S = 0.1
@@ -67,7 +68,7 @@ def run_harness(directory: Path, data: Path, argv: Sequence[str]) -> HarnessRun:
 def _failure(code: int, run_dir: Path, log: Path) -> str:
     if code == 0:
         return ""
-    reason = _recorded_reason(run_dir / "run.json") or _last_line(log)
+    reason = _recorded_reason(run_dir / RECORD) or last_line(log)
     cause = "is INVALID" if code in COMPLETE else f"ended with {_ending(code)}"
     return printable(f"the run {cause}: {reason} ({log})", MAX_LINE_LEN)
 
@@ -79,11 +80,6 @@ def _recorded_reason(path: Path) -> str:
     record = parse_json(read_bounded(path, MAX_RECORD_BYTES))
     verdict = record.get("verdict") if isinstance(record, dict) else None
     return str(verdict.get("reason")) if isinstance(verdict, dict) else ""
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "no output")
 
 
 def _ending(code: int) -> str:
