@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 
 RECORD = "run.json"
+MAX_RECORD_BYTES = 1 << 28
+"""A larger run.json is not read; each loss, continuation and overdue query is an entry of it."""
 REQUESTS = "requests.parquet"
 TIMELINE = "timeline.parquet"
 SUMMARY = "mlperf_log_summary.txt"

@@ -7,14 +7,13 @@ from typing import Any
 
 from common.bounded_file import parse_json, read_bounded
 from common.text import printable
-from sut.log_files import RECORD
+from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.results.loadgen_figures import TOKEN_RATES
 from sut.results.submission.recorded_runs import RunKind
 from sut.results.verdict import COMPLETE, Outcome
 from sut.settings import Scenario
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity, decisive_conf
 
-MAX_RECORD_BYTES = 1 << 28
 MAX_TEXT_LEN = 300
 ASIDE = "superseded"
 """Directory of runs that do not count any more."""

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from common.bounded_file import open_regular, parse_json, read_bounded
 from common.text import printable
-from sut.log_files import RECORD, REQUESTS
+from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS
 from sut.results.verdict import Outcome
 from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
 from tokenfleet.find_qps.rate_search import RatePoint, RunLengthKind
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
 
-MAX_RECORD_BYTES = 1 << 28
 MAX_TEXT_LEN = 300
 # What LoadGen decides a run by is what is searched; a short run draws its samples, and so not each of them.
 _JUDGED = {

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from common.bounded_file import parse_json, read_bounded
 from common.child_process import child_command, child_environment
 from coordinator.doctor.capacity import CoordinatorCosts, frame_us
-from sut.log_files import RECORD
+from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.settings import Scenario
 from tokenfleet.child import ChildProcess
 from tokenfleet.log_tail import last_line
@@ -37,7 +37,6 @@ PROMPT_LEN = 1_500
 NUM_SAMPLES = 256
 RUN_TIMEOUT_S = 120.0
 POLL_S = 0.05
-MAX_RECORD_BYTES = 1 << 26
 COMPLETE = (0, 3)
 """Exit codes of a run that is complete; LoadGen calls so short a run INVALID."""
 # Rows of the two frames between which a token is timed.

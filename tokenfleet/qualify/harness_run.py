@@ -14,14 +14,13 @@ from common.bounded_file import parse_json, read_bounded
 from common.child_process import child_command, child_environment
 from common.flags import FlagError
 from common.text import printable
-from sut.log_files import ACCURACY, RECORD, find_log
+from sut.log_files import ACCURACY, MAX_RECORD_BYTES, RECORD, find_log
 from sut.results.accuracy.log_entries import AnswerLog, LogError
 from tokenfleet.child import ChildProcess
 from tokenfleet.log_tail import last_line
 
 OUTPUT_FLAG = "--output-dir"
 POLL_S = 0.1
-MAX_RECORD_BYTES = 1 << 30
 MAX_LINE_LEN = 400
 COMPLETE = (0, 3)
 """Exit codes of a run whose answers are complete: VALID or NOT_GRADED, INVALID."""

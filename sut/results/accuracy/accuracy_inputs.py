@@ -10,7 +10,7 @@ from typing import NamedTuple
 from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
 from sut.benchmark import BENCHMARK
-from sut.log_files import ACCURACY_REPORT, ACCURACY_TEXT, GRADING_LOG, RECORD
+from sut.log_files import ACCURACY_REPORT, ACCURACY_TEXT, GRADING_LOG, MAX_RECORD_BYTES, RECORD
 from sut.results.accuracy.config import AccuracyConfig
 from sut.results.accuracy.data_sets import Family
 from sut.results.accuracy.detokenizer import Detokenizer, TokenizerError
@@ -20,8 +20,6 @@ from sut.results.accuracy.reference_data import ReferenceData, ReferenceDataErro
 from sut.results.accuracy.scoring import AccuracyScorer, Judge, no_judge
 from sut.results.code_grading.grader import grade_programs
 from sut.results.code_grading.program import GradingOptions, ProgramLimits
-
-_MAX_RECORD_BYTES = 1 << 30
 
 
 class RunFacts(NamedTuple):
@@ -115,7 +113,7 @@ def _read_facts(path: Path) -> RunFacts:
     """Read the record of the run; a log without one may come from elsewhere."""
     record: object = None
     with suppress(OSError, ValueError):
-        record = parse_json(read_bounded(path, _MAX_RECORD_BYTES))
+        record = parse_json(read_bounded(path, MAX_RECORD_BYTES))
     dataset, generation = (
         (record.get("dataset"), record.get("generation")) if isinstance(record, dict) else (None, None)
     )

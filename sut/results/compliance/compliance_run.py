@@ -13,6 +13,7 @@ from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.log_files import (
     ACCURACY,
     COMPLIANCE_REPORT,
+    MAX_RECORD_BYTES,
     RECORD,
     REJECTED_PREFIX,
     VERIFIED_ACCURACY,
@@ -29,7 +30,6 @@ from sut.results.compliance.verification_text import accuracy_text, output_lengt
 from sut.results.verdict import COMPLETE, Outcome
 
 RUN_FLAG = "RUN_DIR"
-_MAX_RECORD_BYTES = 1 << 28
 # Complete runs: LoadGen has written all of its logs.
 _MAX_REASON_LEN = 500
 
@@ -77,7 +77,7 @@ class ComplianceRun(NamedTuple):
 def _read_record(directory: Path) -> Mapping[str, object]:
     path = directory / RECORD
     try:
-        record = parse_json(read_bounded(path, _MAX_RECORD_BYTES))
+        record = parse_json(read_bounded(path, MAX_RECORD_BYTES))
     except OSError as error:
         raise FlagError(RUN_FLAG, f"{RECORD} cannot be read: {error.strerror}", directory) from error
     except ValueError as error:

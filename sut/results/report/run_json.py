@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Self
 
 from common.bounded_file import parse_json, read_bounded
-from sut.log_files import RECORD
+from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.results.report.markup import Number
 from sut.results.verdict import Outcome
 
 TTFT_LIMIT = "result_first_token_99.00_percentile_latency_ns"
 TPOT_LIMIT = "result_time_per_output_token_99.00_percentile_ns"
 """LoadGen's figures whose bounds are the latency limits of a run."""
-MAX_BYTES = 128 << 20
-"""Bound of the file; a run of 72 workers has about 2 MB."""
 MAX_ENTRIES = 1000
 """Entries of a list that are read: a loss, a pause or a worker each."""
 
@@ -34,7 +32,7 @@ class RunJson:
         """
         path = run_dir / RECORD
         try:
-            content = parse_json(read_bounded(path, MAX_BYTES))
+            content = parse_json(read_bounded(path, MAX_RECORD_BYTES))
         except OSError as error:
             raise ValueError(f"{run_dir}: not the directory of a run: {RECORD}: {error.strerror}") from error
         except ValueError as error:
