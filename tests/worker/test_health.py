@@ -22,7 +22,7 @@ from tests import fleet
 
 BUF = os.environ.get("BUF") or shutil.which("buf")
 needs_buf = pytest.mark.skipif(BUF is None, reason="no buf on PATH or in $BUF (npm package @bufbuild/buf)")
-WAIT_S = 20.0
+WAIT_S = 60.0
 LIFE = ["NOT_SERVING", "SERVING", "NOT_SERVING"]
 NOT_FOUND_EXIT = 40  # buf's exit code is 8 times gRPC's status code; NOT_FOUND is 5
 FAILED_PRECONDITION_EXIT = 72
@@ -69,7 +69,7 @@ def held(address: str) -> Iterator[None]:
 def state_of(address: str) -> str:
     """Ask GetInfo for the worker's state."""
     with grpc.insecure_channel(address) as channel:
-        info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=5, wait_for_ready=True)
+        info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=60, wait_for_ready=True)
     return pb.WorkerState.Name(info.state)
 
 
@@ -143,8 +143,8 @@ def test_serving_worker_says_what_it_is_and_does(worker: fleet.WorkerProcess) ->
     """GetInfo and GetLoad answer a second client while a run is open."""
     with grpc.insecure_channel(worker.address) as channel, held(worker.address):
         stub = rpc.WorkerStub(channel)
-        info = stub.GetInfo(pb.GetInfoRequest(), timeout=5)
-        load = stub.GetLoad(pb.GetLoadRequest(), timeout=5)
+        info = stub.GetInfo(pb.GetInfoRequest(), timeout=60)
+        load = stub.GetLoad(pb.GetLoadRequest(), timeout=60)
     assert ("counting", worker.process.pid, pb.WORKER_STATE_READY) == (info.engine, info.pid, info.state)
     assert pb.WorkerLoad(run_id="holder") == load
 

@@ -77,7 +77,7 @@ def test_worker_at_localhost_is_reached_at_both_addresses() -> None:
     async def steps(port: int) -> None:
         server = Server(WorkerConfig(host="localhost", port=port), CountingEngine(CountingConfig()))
         ended = asyncio.ensure_future(server.serve())
-        await asyncio.wait_for(server.serving.wait(), 15.0)
+        await asyncio.wait_for(server.serving.wait(), 60)
         for address in ("127.0.0.1", "::1"):
             _, writer = await asyncio.open_connection(address, port)
             writer.close()

@@ -35,7 +35,7 @@ def read_once(
                 break
             thread.join(0.01)
     if thread is not None:
-        thread.join(10)
+        thread.join(60)
     return sampler.latest()
 
 

@@ -34,7 +34,7 @@ def test_no_child_outlives_a_killed_parent(tmp_path: Path) -> None:
     pid, alive = (tmp_path / "log").read_text().split()
     assert "True" == alive
     parent.kill()
-    parent.wait(10)
+    parent.wait(60)
     wait_until(lambda: gone(int(pid)), tmp_path / "log")
 
 
@@ -44,5 +44,5 @@ def test_child_whose_parent_is_already_dead_is_told(tmp_path: Path) -> None:
     pid, alive = (tmp_path / "log").read_text().split()
     assert "False" == alive
     parent.kill()
-    parent.wait(10)
+    parent.wait(60)
     wait_until(lambda: gone(int(pid)), tmp_path / "log")
