@@ -107,7 +107,7 @@ def test_the_process_ends_with_a_killed_coordinator() -> None:
     program = (
         "import sys, time\n"
         "from tests.coordinator.recording.test_metrics_feed import MetricsFeed, config\n"
-        "with MetricsFeed(config(int(sys.argv[1]))): print('fed', flush=True); time.sleep(60)"
+        "with MetricsFeed(config(int(sys.argv[1]))): print('fed', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(port)], cwd=fleet.ROOT, stdout=subprocess.PIPE, text=True

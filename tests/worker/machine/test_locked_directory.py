@@ -21,7 +21,7 @@ tempfile.tempdir = sys.argv[1]
 directory = LockedDirectory()
 (directory.path / "socket").touch()
 print(directory.path, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 

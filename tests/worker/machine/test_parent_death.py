@@ -11,12 +11,12 @@ CHILD = """
 import os, sys, time
 from worker.machine.parent_death import end_with_parent
 print(os.getpid(), end_with_parent(int(sys.argv[1])), flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 PARENT = f"""
 import os, subprocess, sys, time
 subprocess.Popen([sys.executable, "-c", {CHILD!r}, sys.argv[1] if sys.argv[1:] else str(os.getpid())])
-time.sleep(60)
+time.sleep(600)
 """
 
 

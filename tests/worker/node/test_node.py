@@ -140,7 +140,7 @@ def test_no_replica_that_still_begins_outlives_a_killed_node_under_nohup(
         "    def linger():\n"
         "        follow()\n"
         "        print('lingers', os.getpid(), flush=True)\n"
-        "        time.sleep(60)\n"
+        "        time.sleep(600)\n"
         "    worker.machine.parent_death.end_with_node = linger\n"
     )
     monkeypatch.setattr(fleet, "VLLM_CPU_ENV", os.environ | {"PYTHONPATH": f"{tmp_path}:{fleet.ROOT}"})
