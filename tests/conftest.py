@@ -1,6 +1,9 @@
 """Fixtures of several rooms."""
 
+import os
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +34,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Any other process would spend 13 s of CPU on importing vLLM, and 20 s on the reference answers.
     """
     items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
+
+
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """A directory in memory, where there is such a file system: a busy disk may not answer for seconds."""
+    shared = Path("/dev/shm")
+    is_usable = shared.is_dir() and os.access(shared, os.W_OK)
+    with tempfile.TemporaryDirectory(dir=shared if is_usable else None) as name:
+        yield Path(name)
 
 
 @pytest.fixture(scope="session")

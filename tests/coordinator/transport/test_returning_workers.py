@@ -17,7 +17,7 @@ from protos.columns import PROTOCOL_VERSION
 from tests.coordinator.scheduling.links import FakeLink
 from tests.faults.crew import Member
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 OPENING = pb.Open(
     protocol_version=PROTOCOL_VERSION,
     run_id="run",

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import random
 import re
 import resource
 import shutil
@@ -16,7 +15,6 @@ import pytest
 from protos.columns import SERVICE
 from tests import fleet
 from tests.worker.node.nodes import DYING, WAIT_S, info_of, node_of, states_of, wait_until
-from worker.node.ports import steady_port
 
 # The product's own node with pauses of a hundredth.
 FAST_NODE = """
@@ -54,7 +52,7 @@ sys.exit(__main__.main(sys.argv[1:]))
 
 def test_a_replica_that_cannot_load_is_given_up_and_the_other_goes_on(tmp_path: Path) -> None:
     """A foreign socket holds the second replica's port: its words are shown, the node is degraded."""
-    port = steady_port(random.Random(), 3)
+    port = fleet.free_port(3)
     with socket.socket() as foreign:
         foreign.bind(("127.0.0.1", port + 2))
         foreign.listen()
