@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from sut.benchmark import BENCHMARK, ComplianceTest, Seeds, find_round, unknown_round
 from sut.results.logs import DetailLog
+from sut.results.model_arguments import model_deviations
 from sut.results.speculation import enabling_args, speculation_deviations
 from sut.settings import GenerationConfig, Mode, Scenario
 
@@ -247,13 +248,12 @@ def _engine_texts(engine: EngineReport, scenario: Scenario) -> list[str]:
 
 
 def _model_texts(engine: EngineReport) -> list[str]:
-    """List what a scripted engine does not have: the benchmark's stop ids, weights and a prefix cache."""
+    """List what a scripted engine does not have: the benchmark's stop ids, a model and a prefix cache."""
     found = []
     stop_ids, official = sorted(engine.stop_ids), sorted(stop.token_id for stop in BENCHMARK.stop_ids)
     if stop_ids != official:
         found.append(f"stop ids are {_listed(stop_ids)}, not {_listed(official)}")
-    if engine.args.get("load_format") == '"dummy"':
-        found.append("load_format is dummy: the weights are random")
+    found += model_deviations(engine.name, engine.args)
     if "kv_transfer_config" in engine.args:
         found.append("kv_transfer_config is set: a KV connector may reuse the KV cache across queries")
     name, off = _PREFIX_CACHING_OFF[engine.name]
