@@ -290,13 +290,16 @@ def _run(plan: Plan, processes: Processes, directory: Path, *, is_watched: bool)
     stolen_share = stolen.share()
     _, detail = read_run("the coordinator", ended, log, directory / "out" / "server" / "performance")
     begin_s, end_s = loadgen_window_s(detail)
+    scrapes, drawn_kib = (0, 0) if scraper is None else (scraper.num, drawn.stat().st_size >> 10)
+    if is_watched and not (scrapes and drawn_kib):
+        raise RuntimeError(f"a watched run had {scrapes} scrapes and {drawn_kib} KiB drawn: see {log}")
     ttft_ms = {mark: float(str(detail.values[key])) / 1e6 for mark, key in TTFT_KEYS.items()}
     return Figures(
         us_per_query=1e6 * ended.curve.between(begin_s, end_s) / _num_queries(detail.values),
         ttft_p50_ms=ttft_ms["p50"],
         ttft_p99_ms=ttft_ms["p99"],
-        scrapes=0 if scraper is None else scraper.num,
-        drawn_kib=drawn.stat().st_size >> 10 if is_watched else 0,
+        scrapes=scrapes,
+        drawn_kib=drawn_kib,
         stolen_share=stolen_share,
     )
 

@@ -278,6 +278,77 @@ def test_random_weights_are_named() -> None:
     ] == lines(setup_of(OFFLINE, engines=engines, random_weights=True))
 
 
+MODEL = "the model is not that of the checkpoint alone"
+FILES = "the weights may be others than those of the hashed files"
+LOADER = "other files than the hashed ones may be loaded"
+
+
+@pytest.mark.parametrize(
+    ("engine", "args", "text"),
+    [
+        ("vllm", {"hf_overrides": '{"num_experts_per_tok": 1}'}, f"hf_overrides is set: {MODEL}"),
+        ("vllm", {"logits_processors": '["a.b:C"]'}, f"logits_processors is set: {MODEL}"),
+        ("vllm", {"worker_extension_cls": '"a.B"'}, f"worker_extension_cls is set: {MODEL}"),
+        ("vllm", {"load_format": '"ipc_cache"'}, f"load_format is ipc_cache: {FILES}"),
+        ("vllm", {"load_format": '"TENSORIZER"'}, f"load_format is tensorizer: {FILES}"),
+        (
+            "vllm",
+            {"load_format": '"sharded_state"', "model_loader_extra_config": '{"pattern": "../b/*"}'},
+            f"model_loader_extra_config has pattern: {LOADER}",
+        ),
+        (
+            "vllm",
+            {"model_loader_extra_config": '{"enable_weights_track": false, "num_threads": 4}'},
+            f"model_loader_extra_config has enable_weights_track: {LOADER}",
+        ),
+        ("sglang", {"json_model_override_args": '"{}"'}, f"json_model_override_args is set: {MODEL}"),
+        ("sglang", {"load_format": '"remote_instance"'}, f"load_format is remote_instance: {FILES}"),
+        (
+            "sglang",
+            {"model_loader_extra_config": '"[]"'},
+            f"model_loader_extra_config has no object: {LOADER}",
+        ),
+    ],
+)
+def test_a_model_that_is_not_the_hashed_checkpoint_is_named(
+    engine: str, args: dict[str, str], text: str
+) -> None:
+    """A changed model, weights of other files and code in the engine make a run no submission run."""
+    off = {"enable_prefix_caching": "false", "disable_radix_cache": "true"}
+    engines = (EngineReport("a:1", engine, off | args, STOP_IDS),)
+    assert [f"{text}: 1 of 1 workers, first a:1"] == lines(setup_of(OFFLINE, engines=engines))
+
+
+@pytest.mark.parametrize("scenario", list(Scenario))
+@pytest.mark.parametrize(
+    "variable",
+    ["SGLANG_SIMULATE_ACC_LEN", "SGLANG_SIMULATE_UNIFORM_EXPERTS", "VLLM_MOE_ROUTING_SIMULATION_STRATEGY"],
+)
+def test_a_simulated_part_of_the_model_is_named(scenario: Scenario, variable: str) -> None:
+    """Variables that draw experts or accept draft tokens without a comparison deviate; switched off, not."""
+    engine = "sglang" if variable.startswith("SGLANG") else "vllm"
+    off = {"enable_prefix_caching": "false", "disable_radix_cache": "true"}
+    execution = {variable: '"2.5"', "SGLANG_SIMULATE_ACC_METHOD": '""', "VLLM_MOE_SKIP_PADDING": '"1"'}
+    engines = (EngineReport("a:1", engine, off, STOP_IDS, execution),)
+    assert [f"{variable} is set: the engine simulates a part of the model: 1 of 1 workers, first a:1"] == (
+        lines(setup_of(scenario, engines=engines))
+    )
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"load_format": '"fastsafetensors"'},
+        {"model_loader_extra_config": '{"enable_multithread_load": true, "enable_weights_track": true}'},
+        {"quantization": '"mxfp4"', "kv_cache_dtype": '"fp8"', "seed": "1", "trust_remote_code": "true"},
+    ],
+)
+def test_how_a_checkpoint_is_read_is_no_deviation(args: dict[str, str]) -> None:
+    """Another reader of the same files, and data types that the rules allow, change no verdict."""
+    engines = (EngineReport("a:1", "vllm", {"enable_prefix_caching": "false"} | args, STOP_IDS),)
+    assert [] == lines(setup_of(OFFLINE, engines=engines))
+
+
 def test_what_a_grader_does_not_find_is_named() -> None:
     """Missing columns deviate in an accuracy run and TEST07, in no other run."""
     bare = {"column_names": ("tok_input", "dataset")}

@@ -31,7 +31,7 @@ def health_server() -> Iterator[tuple[health.HealthServicer, str]]:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield servicer, f"127.0.0.1:{port}"
-    server.stop(grace=None).wait(timeout=10)
+    server.stop(grace=None).wait(timeout=60)
 
 
 def run_probe(address: str, *words: str, **changed: str) -> tuple[int, str]:
@@ -51,7 +51,7 @@ def run_call(address: str, *words: str, **changed: str) -> tuple[int, str, str]:
         env=env | changed,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     return done.returncode, done.stdout, done.stderr
 

@@ -8,8 +8,11 @@ from sut.results.comparison.compared_runs import ComparedRun, Side
 from sut.results.submission.recorded_runs import as_list, as_mappings, entry
 
 MAX_VALUE_LEN = 120
+"""Characters of a value that are shown; whole values are compared."""
 MAX_VALUES = 4
 """Different values of one side that are shown."""
+# Equal characters that are shown before the first one that differs.
+_CONTEXT_LEN = 16
 # Parts of run.json that describe what was run.
 _PARTS = ("config", "generation", "dataset", "versions", "round", "spec_hash", "host")
 # Entries that name the run itself, or what a machine did at that moment.
@@ -29,14 +32,32 @@ def find_differences(sides: Sequence[Side]) -> list[Difference]:
     """Return the entries that are not equal in all runs of all sides, ordered by name."""
     by_side = [[_flat(run) for run in side.runs] for side in sides]
     names = sorted({name for runs in by_side for run in runs for name in run})
-    found = [Difference(name, tuple(_joined(name, runs) for runs in by_side)) for name in names]
-    return [one for one in found if len(set(one.values)) > 1]
+    found = []
+    for name in names:
+        values = [frozenset(run.get(name, "-") for run in runs) for runs in by_side]
+        if len(set(values)) > 1:
+            found.append(Difference(printable(name, MAX_VALUE_LEN), tuple(_shown(values))))
+    return found
 
 
-def _joined(name: str, runs: Sequence[Mapping[str, str]]) -> str:
-    values = sorted({run.get(name, "-") for run in runs})
-    more = len(values) - MAX_VALUES
-    return " | ".join(values[:MAX_VALUES]) + (f" and {more} more" if more > 0 else "")
+def _shown(values_by_side: Sequence[frozenset[str]]) -> list[str]:
+    """Shorten each side's values so that they show where they differ."""
+    common = frozenset.intersection(*values_by_side)
+    texts = []
+    for values in values_by_side:
+        ordered = sorted(values, key=lambda value: (value in common, value))
+        more = len(ordered) - MAX_VALUES
+        texts.append(" | ".join(ordered[:MAX_VALUES]) + (f" and {more} more" if more > 0 else ""))
+    num_equal = _num_equal(texts)
+    start = num_equal - _CONTEXT_LEN if num_equal > 2 * _CONTEXT_LEN else 0
+    dots = "..." if start else ""
+    return [dots + printable(text[start:], MAX_VALUE_LEN) for text in texts]
+
+
+def _num_equal(texts: Sequence[str]) -> int:
+    """Return how many characters at the beginning of all texts are equal."""
+    columns = enumerate(zip(*texts, strict=False))
+    return next((k for k, column in columns if len(set(column)) > 1), min(map(len, texts)))
 
 
 def _flat(run: ComparedRun) -> dict[str, str]:
@@ -58,11 +79,9 @@ def _selected(host: Mapping[str, object]) -> Mapping[str, object]:
 
 def _values_of_all(name: str, documents: Sequence[Mapping[str, object]]) -> dict[str, str]:
     """Join the values of several workers, each once."""
-    values: dict[str, set[str]] = {}
-    for document in documents:
-        for key, text in _entries(name, document):
-            values.setdefault(key, set()).add(text)
-    return {key: ", ".join(sorted(texts)[:MAX_VALUES]) for key, texts in values.items()}
+    found = [dict(_entries(name, document)) for document in documents]
+    keys = {key for values in found for key in values}
+    return {key: ", ".join(sorted({values.get(key, "-") for values in found})) for key in keys}
 
 
 def _entries(name: str, document: object) -> Iterator[tuple[str, str]]:
@@ -72,4 +91,4 @@ def _entries(name: str, document: object) -> Iterator[tuple[str, str]]:
             if key not in _NOT_COMPARED:
                 yield from _entries(f"{name}.{key}", value)
     else:
-        yield printable(name, MAX_VALUE_LEN), printable(str(document), MAX_VALUE_LEN)
+        yield name, str(document)

@@ -143,13 +143,20 @@ def _facts_of(runs: list[RecordedRun]) -> dict[str, str]:
     hosts = _hosts_by_name(run.worker_hosts)
     if not hosts:
         return {}
-    found = {"number_of_nodes": str(len(hosts)), **_accelerators(hosts)}
+    found = _accelerators(hosts)
+    if not _is_over_nodes(run):
+        found["number_of_nodes"] = str(len(hosts))
     memory = [entry(host[0], "memory_bytes") for host in hosts.values()]
     sizes = sorted(size for size in memory if isinstance(size, int) and 0 < size < _MAX_MEMORY_BYTES)
     if sizes:
         found["host_memory_capacity"] = ", ".join(dict.fromkeys(f"{size / _GIB:.0f} GiB" for size in sizes))
     first = next(iter(hosts.values()))[0]
     return found | _hardware(first) | _software(run, first)
+
+
+def _is_over_nodes(run: RecordedRun) -> bool:
+    """Whether an engine runs on more machines than its worker's, which are not in the record."""
+    return any(entry(info, "engine_args", "nnodes") not in (None, "1") for info in run.engine_infos)
 
 
 def _hardware(host: Mapping[str, object]) -> dict[str, str]:

@@ -95,6 +95,57 @@ def workers_with(*facts: dict[str, str]) -> dict[str, object]:
     return {"workers": [{"stream_infos": [{"engine_facts": fact}]} for fact in facts]}
 
 
+def gpus(num: int) -> dict[str, object]:
+    """Return the host of a worker as run.json keeps it."""
+    facts = {"driver_version": "570.133.20", "memory_bytes": 150_754_820_096, "max_sm_clock_mhz": 1980}
+    return {"hostname": "n", "accelerators": [{"name": "NVIDIA H200", **facts, "num_devices": num}]}
+
+
+LONG = "[" + "1, " * 60
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shown"),
+    [
+        ([{"hosts": [gpus(8)]}], [{"hosts": [gpus(4)]}], ("'num_devices': 8}", "'num_devices': 4}")),
+        (
+            [{"stream_infos": [{"fact": f"{LONG}8]"}]}],
+            [{"stream_infos": [{"fact": f"{LONG}9]"}]}],
+            ("1, 8]", "1, 9]"),
+        ),
+        (
+            [{"stream_infos": [{"fact": f"v{k}"}]} for k in range(6)],
+            [{"stream_infos": [{"fact": f"v{k}"}]} for k in (0, 1, 2, 3, 4, 7)],
+            ("v5", "v7"),
+        ),
+        (
+            [{"stream_infos": [{"fact": "x", "own": "1"}]}, {"stream_infos": [{"fact": "x"}]}],
+            [{"stream_infos": [{"fact": "x", "own": "1"}]}, {"stream_infos": [{"fact": "x", "own": "1"}]}],
+            ("-, 1", "1"),
+        ),
+    ],
+)
+def test_a_difference_behind_equal_beginnings_is_listed(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    one: list[object],
+    other: list[object],
+    shown: tuple[str, str],
+) -> None:
+    """Long values, many workers and a fact of some workers only: what differs is found, and can be seen."""
+    summaries = [{"answer_tokens": {"count": 1, "mean": 1.0}, "workers": found} for found in (one, other)]
+    a, b = (
+        write_repeats(tmp_path / name, [60.0, 61.0], k, summary=summary)
+        for k, (name, summary) in enumerate(zip("ab", summaries, strict=True))
+    )
+    assert main([str(a), str(b)]) == 0
+    total, line = capsys.readouterr().out.splitlines()[-2:]
+    assert "1 difference of configuration:" in total
+    of_a, of_b = line.partition(": A ")[2].split("; B ")
+    assert (shown[0] in of_a, shown[1] in of_b) == (True, True)
+    assert of_a != of_b
+
+
 @pytest.mark.parametrize(
     ("facts", "listed"),
     [

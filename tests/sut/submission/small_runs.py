@@ -181,7 +181,7 @@ def make_repository(directory: Path) -> Path:
 def git(directory: Path, *words: str) -> str:
     """Run git in a directory and return its output."""
     command = ["git", "-C", str(directory), *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def head_of(repository: Path) -> str:
@@ -223,7 +223,7 @@ def set_commit(run_dir: Path, commit: str) -> None:
     change_record(run_dir, change)
 
 
-def set_info(run_dir: Path, key: str, value: str) -> None:
+def set_info(run_dir: Path, key: str, value: object) -> None:
     """Let every worker of a run have said something else."""
 
     def change(record: Any) -> None:

@@ -90,6 +90,17 @@ def test_nodes_with_unequal_accelerators_are_asked_for() -> None:
     assert "accelerators_per_node" in found.missing
 
 
+def test_the_nodes_of_an_engine_over_several_machines_are_asked_for() -> None:
+    """The record names the head's machine alone: the others are not counted as if they did not exist."""
+    run = run_on(host("a", 8))
+    for info in run.engine_infos:
+        info["engine_args"] = {"nnodes": "2"}  # type: ignore[index]  # the test's own dictionary
+    found = describe_system([run], GIVEN, {}, Division.CLOSED)
+    assert ("number_of_nodes" in found.missing, found.values["accelerators_per_node"]) == (True, "8")
+    told = describe_system([run], GIVEN | {"number_of_nodes": "2"}, {}, Division.CLOSED)
+    assert ("2", ()) == (told.values["number_of_nodes"], told.conflicts)
+
+
 def test_a_given_value_precedes_a_captured_one_and_both_the_runs() -> None:
     """--set, then mlperf-sysinfo, then the runs; other captured fields are kept."""
     captured = {"cooling": "air", "operating_system": "ubuntu 24.04", "system_size": "8x H200"}

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from common.flags import FlagError
 from coordinator.transport.agreement import FleetError, check_same_engine, execution_differences
 from protos import worker_pb2 as pb
+from sut.results.model_arguments import model_deviations
 from sut.synthetic import write_checkpoint
 from tests.worker.engines.greedy import environment_kept
 from worker.engines.model.fact_encoding import MAX_VALUE_LEN, encode
@@ -171,8 +172,10 @@ def test_places_and_logs_are_no_difference(argv: str, checkpoint: Path, usual: p
     )
 
 
-def test_the_nodes_of_one_engine_need_the_same_flags(checkpoint: Path, tmp_path: Path) -> None:
-    """Rank and place of the model may differ between nodes; whatever shapes the engine may not."""
+def test_the_nodes_of_one_engine_need_the_same_flags(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank and place of the model may differ between nodes; flags and variables that shape it may not."""
     shutil.copytree(checkpoint, tmp_path / "copy")
 
     def settings(model: Path, *argv: str) -> dict[str, str]:
@@ -184,6 +187,9 @@ def test_the_nodes_of_one_engine_need_the_same_flags(checkpoint: Path, tmp_path:
     assert head == settings(tmp_path / "copy", "--node-rank", "1", "--master-addr", "10.0.0.1")
     other = settings(checkpoint, "--node-rank", "1", "--max-num-seqs", "3")
     assert {("max_num_seqs", "3")} == set(other.items()) - set(head.items())
+    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    other = settings(checkpoint, "--node-rank", "1")
+    assert {("VLLM_USE_FLASHINFER_SAMPLER", '"0"')} == set(other.items()) - set(head.items())
 
 
 def test_another_checkpoint_of_the_same_shape_is_refused(
@@ -226,6 +232,23 @@ def test_random_weights_that_are_cut_into_other_parts_are_refused(checkpoint: Pa
     assert refusal(whole, halves).startswith("--workers: random_weights differs: a:1 has ")
     experts = told_by(checkpoint, *flags, "--enable-expert-parallel", "--data-parallel-size", "2")
     assert refusal(whole, experts).startswith("--workers: random_weights differs: a:1 has ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        (["--hf-overrides", '{"num_experts_per_tok": 1}'], "hf_overrides"),
+        (["--logits-processors", "a.b:C"], "logits_processors"),
+        (["--model-loader-extra-config", '{"enable_weights_track": false}'], "model_loader_extra_config"),
+    ],
+)
+def test_a_changed_model_is_no_submission_run(
+    argv: list[str], name: str, checkpoint: Path, usual: pb.WorkerInfo
+) -> None:
+    """What a worker reports of its arguments shows that its model is not that of the checkpoint."""
+    assert [] == model_deviations("vllm", usual.engine_args)
+    (line,) = model_deviations("vllm", told_by(checkpoint, *argv).engine_args)
+    assert line.startswith(f"{name} ")
 
 
 def test_facts_are_bounded(checkpoint: Path) -> None:

@@ -80,6 +80,8 @@ _PER_NODE = _names(
     log_config_file
     """
 )
+# Packages of kernels and of model configurations, which the nodes of one engine must have in equal versions.
+_NODE_PACKAGES = ("torch", "transformers", "triton", "flashinfer-python")
 # Keys of a model's configuration that depend on its place or on the installed transformers.
 _CONFIG_NOISE = ("_name_or_path", "transformers_version", "auto_map")
 # Parts of a speculative configuration that repeat the target model's or hold objects.
@@ -93,6 +95,7 @@ _QUIET_VARIABLES = (
     "STATS",
     "PORT",
     "HOST",
+    "LOOPBACK",
     "PATH",
     "ROOT",
     "CACHE",
@@ -227,9 +230,13 @@ def node_settings(given: Mapping[str, str]) -> dict[str, str]:
         given: Result of given_args.
     """
     found = {name: value for name, value in given.items() if name not in _PER_NODE}
-    versions = {package: encode(installed_version(package)) for package in ("torch", "transformers")}
-    own = {"vllm_version": encode(vllm_version()), "device": encode(_device())}
-    return bounded(found | versions | own)
+    versions = {package: encode(installed_version(package)) for package in _NODE_PACKAGES}
+    own = {
+        "vllm_version": encode(vllm_version()),
+        "device": encode(_device()),
+        "plugins": encode(loaded_plugins()),
+    }
+    return bounded(found | versions | own | _variables())
 
 
 def _parts(config: "VllmConfig") -> dict[str, object]:

@@ -214,7 +214,6 @@ def _difference(theirs: Mapping[str, str], ours: Mapping[str, str]) -> str | Non
     for name in sorted({*theirs, *ours}):
         there, here = theirs.get(name, "default"), ours.get(name, "default")
         if there != here:
-            return (
-                f"{name} is {there} on this node and {here} on the head: start all nodes with the same flags"
-            )
+            what = "flags, variables and packages"
+            return f"{name} is {there} on this node and {here} on the head: start all nodes with equal {what}"
     return None
