@@ -136,7 +136,9 @@ def compose_setup(
         generation=generation,
         audit_config=audit_config,
         engines=tuple(
-            EngineReport(address, info.engine, info.engine_args, tuple(info.stop_token_ids))
+            EngineReport(
+                address, info.engine, info.engine_args, tuple(info.stop_token_ids), info.execution_facts
+            )
             for address, info in workers
         ),
         seeds=seeds,

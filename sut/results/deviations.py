@@ -7,11 +7,12 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import NamedTuple
 
 from sut.benchmark import BENCHMARK, ComplianceTest, Seeds, find_round, unknown_round
 from sut.results.logs import DetailLog
-from sut.results.model_arguments import model_deviations
+from sut.results.model_arguments import model_deviations, simulation_deviations
 from sut.results.speculation import enabling_args, speculation_deviations
 from sut.settings import GenerationConfig, Mode, Scenario
 
@@ -31,6 +32,8 @@ class EngineReport(NamedTuple):
     """Effective engine arguments, values as JSON."""
     stop_ids: tuple[int, ...]
     """Token ids that end an answer."""
+    execution: Mapping[str, str] = MappingProxyType({})
+    """How the engine executes, by name, set environment variables among it; values as JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +256,7 @@ def _model_texts(engine: EngineReport) -> list[str]:
     stop_ids, official = sorted(engine.stop_ids), sorted(stop.token_id for stop in BENCHMARK.stop_ids)
     if stop_ids != official:
         found.append(f"stop ids are {_listed(stop_ids)}, not {_listed(official)}")
-    found += model_deviations(engine.name, engine.args)
+    found += [*model_deviations(engine.name, engine.args), *simulation_deviations(engine.execution)]
     if "kv_transfer_config" in engine.args:
         found.append("kv_transfer_config is set: a KV connector may reuse the KV cache across queries")
     name, off = _PREFIX_CACHING_OFF[engine.name]

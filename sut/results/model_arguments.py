@@ -1,6 +1,11 @@
-"""Arguments with which an engine may serve another model than the one whose files its worker has hashed."""
+"""Arguments and variables with which an engine is another model than the one that its worker has hashed.
+
+Source of the variables: vLLM 0.25.1 and 0.32.0, envs.py (the experts of a token are drawn); SGLang 0.5.15,
+srt/environ.py (experts are drawn, or draft tokens accepted without a comparison).
+"""
 
 import json
+import re
 from collections.abc import Mapping
 
 from common.text import printable
@@ -31,6 +36,22 @@ _REPLACING = {
         *("lora_paths", "kt_weight_path", "enable_hisparse"),
     ),
 }
+# For benchmarks of an engine alone; the rates are those of no trained model.
+_SIMULATING = re.compile(r"(VLLM|SGLANG)_\w*SIMULAT\w*")
+_OFF = ("", "0", "-1", "false")
+
+
+def simulation_deviations(execution: Mapping[str, str]) -> list[str]:
+    """List the environment variables that make an engine simulate its model.
+
+    Args:
+        execution: How the engine executes, set variables among it; values as JSON.
+    """
+    return [
+        f"{name} is set: the engine simulates a part of the model"
+        for name, value in sorted(execution.items())
+        if _SIMULATING.fullmatch(name) and value.strip('"').lower() not in _OFF
+    ]
 
 
 def model_deviations(engine: str, args: Mapping[str, str]) -> list[str]:

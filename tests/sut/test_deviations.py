@@ -319,6 +319,22 @@ def test_a_model_that_is_not_the_hashed_checkpoint_is_named(
     assert [f"{text}: 1 of 1 workers, first a:1"] == lines(setup_of(OFFLINE, engines=engines))
 
 
+@pytest.mark.parametrize("scenario", list(Scenario))
+@pytest.mark.parametrize(
+    "variable",
+    ["SGLANG_SIMULATE_ACC_LEN", "SGLANG_SIMULATE_UNIFORM_EXPERTS", "VLLM_MOE_ROUTING_SIMULATION_STRATEGY"],
+)
+def test_a_simulated_part_of_the_model_is_named(scenario: Scenario, variable: str) -> None:
+    """Variables that draw experts or accept draft tokens without a comparison deviate; switched off, not."""
+    engine = "sglang" if variable.startswith("SGLANG") else "vllm"
+    off = {"enable_prefix_caching": "false", "disable_radix_cache": "true"}
+    execution = {variable: '"2.5"', "SGLANG_SIMULATE_ACC_METHOD": '""', "VLLM_MOE_SKIP_PADDING": '"1"'}
+    engines = (EngineReport("a:1", engine, off, STOP_IDS, execution),)
+    assert [f"{variable} is set: the engine simulates a part of the model: 1 of 1 workers, first a:1"] == (
+        lines(setup_of(scenario, engines=engines))
+    )
+
+
 @pytest.mark.parametrize(
     "args",
     [

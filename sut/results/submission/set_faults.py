@@ -1,7 +1,8 @@
 """Faults of all runs together: what is missing, and what must be equal and is not."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from itertools import combinations
 
 from sut.results.submission.grading_faults import tokenizers_of
@@ -24,6 +25,8 @@ _REQUIRED_KINDS = {
     Division.CLOSED: tuple(RunKind),
     Division.NETWORK: tuple(RunKind),
 }
+# Beside the backends, versions and environment variables.
+_KERNEL_FACTS = ("device", "kernel_config", "ir_op_priority", "enable_expert_parallel", "ep_size")
 _TIMED = (RunKind.PERFORMANCE, RunKind.TEST09)
 
 
@@ -56,14 +59,39 @@ def _missing(runs: Runs, division: Division) -> list[Fault]:
 
 
 def _unequal_within_scenarios(runs: Runs) -> list[Fault]:
-    """Require one engine configuration and one sampling within each scenario."""
+    """Require one engine configuration, the same kernels and one sampling within each scenario."""
     found = []
     for scenario, by_kind in runs.items():
         own = list(by_kind.values())
         timed = [run for run in own if run.kind is not RunKind.ACCURACY]
         found += _unequal(f"{scenario}", "engine hash", own, _from_infos("engine_hash"))
         found += _unequal(f"{scenario}", "sampling", timed, lambda run: [_canonical(run.value("generation"))])
+        for name in sorted({name for run in own for facts in _execution_facts(run) for name in facts}):
+            if _chooses_kernels(name):
+                found += _unequal(f"{scenario}", name, own, partial(_execution_values, name=name))
     return found
+
+
+def _execution_facts(run: RecordedRun) -> list[Mapping[str, object]]:
+    """Return how each engine of a run executes, by name."""
+    told = [info.get("execution_facts") for info in run.engine_infos]
+    return [facts if isinstance(facts, Mapping) else {} for facts in told]
+
+
+def _chooses_kernels(name: str) -> bool:
+    """Whether a fact decides by which kernels, and so in which data types, an engine computes.
+
+    With other kernels the score of the accuracy run is not that of the answers that were timed. Batch limits
+    and the like may differ: they change the order in which numbers are added.
+    """
+    is_variable = name.startswith(("VLLM_", "SGLANG_"))
+    return is_variable or name in _KERNEL_FACTS or name.endswith(("_backend", "_version"))
+
+
+def _execution_values(run: RecordedRun, name: str) -> list[str]:
+    """Join the values that a fact has at the engines of a run, as one text; none without engines."""
+    values = sorted({str(facts.get(name, "the default")) for facts in _execution_facts(run)})
+    return [", ".join(values)] if values else []
 
 
 def _unequal_over_all(runs: Runs) -> list[Fault]:

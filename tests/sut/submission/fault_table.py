@@ -218,6 +218,10 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         info("server/accuracy", "engine_hash", "f" * 64),
         "server: the engine hash differs: ",
     ),
+    "other kernels in a scenario": (
+        info("server/accuracy", "execution_facts", {"moe_backend": '"marlin"', "max_num_seqs": "8"}),
+        'server: the moe_backend differs: the default in server/performance, "marlin" in server/accuracy',
+    ),
     "another code revision": (
         lambda results: set_commit(results / "server/accuracy", "e" * 40),
         "all runs: the code revision differs: ",

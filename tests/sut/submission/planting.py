@@ -52,7 +52,7 @@ def entries(run: str, change: Callable[[list[str]], list[str]]) -> Plant:
     return lambda results: set_entries(results / run, change)
 
 
-def info(run: str, key: str, value: str) -> Plant:
+def info(run: str, key: str, value: object) -> Plant:
     """Plant what the workers said of themselves."""
     return lambda results: set_info(results / run, key, value)
 

@@ -223,7 +223,7 @@ def set_commit(run_dir: Path, commit: str) -> None:
     change_record(run_dir, change)
 
 
-def set_info(run_dir: Path, key: str, value: str) -> None:
+def set_info(run_dir: Path, key: str, value: object) -> None:
     """Let every worker of a run have said something else."""
 
     def change(record: Any) -> None:
