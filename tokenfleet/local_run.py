@@ -47,6 +47,10 @@ LOSS_TIMEOUT_S = 15.0
 BAD_INPUT = 2
 # Checks whether an engine with a model is installed.
 _CHECKS_OF_ENGINES = {"vllm": check_installed, "sglang": check_sglang_installed}
+_OTHER_FLAGS = (
+    "The flags of `tokenfleet run` follow; this command sets --workers itself. Flags that neither has are "
+    "passed to the worker and its engine."
+)
 # Flags that this program sets itself.
 OWN_ADDRESSES = ("--workers", "--host", "--port")
 
@@ -68,7 +72,7 @@ def parse(argv: list[str]) -> LocalConfig:
     Raises:
         ValueError: Names flag or file, value and bound.
     """
-    parser = Parser(allow_abbrev=False, add_help=False)
+    parser = Parser(allow_abbrev=False, add_help=False, epilog=_OTHER_FLAGS)
     file, table = config_file.read(argv, "worker")
     backend = os.environ.get("MLPERF_BACKEND") or str(table.get("engine", "vllm"))
     model = str(table.get("model", BENCHMARK.repository))
