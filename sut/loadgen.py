@@ -36,6 +36,8 @@ _GENERATED = {
 }
 # Keys of the detail log, with the attributes of lg.TestSettings whose values they show.
 _LOGGED_SETTINGS = {
+    "effective_performance_issue_unique": "performance_issue_unique",
+    "requested_server_coalesce_queries": "server_coalesce_queries",
     "effective_performance_sample_count": "performance_sample_count_override",
     "effective_accuracy_sample_count": "accuracy_sample_count_override",
     "requested_use_token_latencies": "use_token_latencies",

@@ -113,7 +113,12 @@ class WorkerRow:
 
 def acceptance_length(streams: Iterable[StreamCounts]) -> float | None:
     """Return the tokens per row of the streams to engines with speculative decoding; see Summary."""
-    own = [stream for stream in streams if enabling_args(stream.info.engine_args)]
+    # A Network SUT has no engine steps: it sends an answer in two parts.
+    own = [
+        stream
+        for stream in streams
+        if enabling_args(stream.info.engine_args) and "num_workers" not in stream.info.execution_facts
+    ]
     num_rows = sum(stream.decode_rows for stream in own)
     return sum(stream.decode_tokens for stream in own) / num_rows if num_rows else None
 

@@ -115,6 +115,8 @@ _LOGGING_REQUIREMENTS = (Requirement("effective_accuracy_log_sampling_target", 1
 def deviations(detail: DetailLog, setup: Setup) -> list[str]:
     """List the deviations of a completed run; `deviations_before_run` lists what is known before it."""
     found = _violations(_common_requirements(setup), detail.values)
+    if any(key.startswith("result_inferred_") for key in detail.values):
+        found.append("infer_token_latencies is set: LoadGen's summary has rates that were not measured")
     if setup.audit_config is not None and not detail.logs_every_answer:
         found.append("the audit.config does not make LoadGen log every answer")
     return [*found, *_violations(_performance_requirements(setup), detail.values), *_setup_deviations(setup)]
@@ -165,12 +167,14 @@ def _performance_requirements(setup: Setup) -> list[Requirement]:
         return required
     if setup.audit_config is None:
         required.append(Requirement("effective_min_duration_ms", BENCHMARK.min_duration_ms, is_minimum=True))
+        required.append(Requirement("effective_performance_issue_unique", False))
     if setup.scenario is Scenario.OFFLINE:
         count = setup.performance_sample_count
         return [*required, Requirement("effective_samples_per_query", count, is_minimum=True)]
     limits = setup.scenario.limits
     return [
         *required,
+        Requirement("requested_server_coalesce_queries", False),
         Requirement("requested_server_ttft_latency", limits.ttft_ns.value, unit=" ns"),
         Requirement("requested_server_tpot_latency", limits.tpot_ns.value, unit=" ns"),
     ]

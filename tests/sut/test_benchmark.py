@@ -28,6 +28,8 @@ def test_the_table_holds_what_loadgen_embeds(scenario: Scenario, ttft_ns: int, t
         "effective_accuracy_log_sampling_target": 0,
         "effective_target_qps": 1.0,
         "effective_min_sample_count": 100,
+        "effective_performance_issue_unique": False,
+        "requested_server_coalesce_queries": False,
     }
     assert logged == default | {
         "effective_performance_sample_count": 6396,

@@ -25,6 +25,8 @@ SUBMISSION: dict[str, object] = {
     "effective_sample_concatenate_permutation": True,
     "effective_target_latency_percentile": 0.99,
     "effective_min_duration_ms": 600_000,
+    "effective_performance_issue_unique": False,
+    "requested_server_coalesce_queries": False,
     "effective_samples_per_query": 6396,
     "requested_server_ttft_latency": 3_000_000_000,
     "requested_server_tpot_latency": 80_000_000,
@@ -61,6 +63,9 @@ def test_a_submissions_settings_have_no_deviations(
         (INTERACTIVE, PERFORMANCE, "effective_target_latency_percentile", 0.98),
         (OFFLINE, PERFORMANCE, "effective_min_duration_ms", 599_999),
         (INTERACTIVE, PERFORMANCE, "effective_min_duration_ms", 1000),
+        (OFFLINE, PERFORMANCE, "effective_performance_issue_unique", True),
+        (SERVER, PERFORMANCE, "effective_performance_issue_unique", True),
+        (SERVER, PERFORMANCE, "requested_server_coalesce_queries", True),
         (OFFLINE, PERFORMANCE, "effective_samples_per_query", 6395),
         (SERVER, PERFORMANCE, "requested_server_ttft_latency", 3_000_000_001),
         (SERVER, PERFORMANCE, "requested_server_tpot_latency", 15_000_000),
@@ -77,6 +82,12 @@ def test_a_deviation_is_named_with_its_value(scenario: Scenario, mode: Mode, key
     left = {k: v for k, v in values.items() if k != key}
     (found,) = deviations(DetailLog(left, []), setup)
     assert found.startswith(f"{key} is None")
+
+
+def test_rates_that_were_not_measured_are_named() -> None:
+    """infer_token_latencies of a user.conf puts a rate into LoadGen's summary that follows from a factor."""
+    (line,) = lines(setup_of(OFFLINE), result_inferred_tokens_per_second=1e9)
+    assert line.startswith("infer_token_latencies is set: ")
 
 
 def lines(setup: Setup, **values: object) -> list[str]:

@@ -71,8 +71,9 @@ def test_settings_read_before_a_run_are_those_that_loadgen_logs(
     run_loadgen(CONF, scenario, mode, tmp_path)
     values = read_detail(find_log(tmp_path, DETAIL)).values
     known = LoadGenSettings.read(CONF, None, scenario).logged
-    # Offline has no latency limits.
-    server_only = {"requested_server_ttft_latency", "requested_server_tpot_latency"}
+    # Offline has no latency limits, and one query.
+    server_keys = ("ttft_latency", "tpot_latency", "coalesce_queries")
+    server_only = {f"requested_server_{key}" for key in server_keys}
     assert known.keys() - values.keys() == (server_only if scenario is Scenario.OFFLINE else set())
     assert {key: known[key] for key in known if key in values} == {
         key: value for key, value in values.items() if key in known

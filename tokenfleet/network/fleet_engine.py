@@ -15,7 +15,7 @@ from typing import NamedTuple
 from coordinator.scheduling.event_loop import opening_of
 from coordinator.scheduling.scheduler import Scheduler, Task
 from coordinator.transport.access import Access
-from coordinator.transport.agreement import FleetError
+from coordinator.transport.agreement import ABSENT, FleetError
 from coordinator.transport.fleet import Fleet, OpenFleet, Patience
 from coordinator.transport.stream import BEAT_INTERVAL_S, WorkerLost
 from protos import worker_pb2 as pb
@@ -24,12 +24,15 @@ from sut.settings import Scenario
 from tokenfleet.network.answer_steps import AnswerSteps
 from tokenfleet.network.incoming_prompts import IncomingPrompts
 from worker.engine_protocol import EngineInfo, Load, RunFailed, Step
+from worker.engines.model.fact_encoding import bounded
 
 logger = logging.getLogger(__name__)
 
 MAX_NUM_SEQS = 1 << 20
 """Requests that a Network SUT takes at once: LoadGen's node holds none back."""
 NODES_TIMEOUT_S = 10.0
+NUM_WORKERS = "num_workers"
+"""Fact by which a submission knows a Network SUT: the machines behind it are not in the record."""
 
 
 class FleetSettings(NamedTuple):
@@ -73,7 +76,7 @@ class FleetEngine:
             stop_token_ids=tuple(info.stop_token_ids),
             engine_args=dict(info.engine_args),
             engine_facts=dict(info.engine_facts),
-            execution_facts={**info.execution_facts, "num_workers": str(len(fleet.links))},
+            execution_facts=facts_of_all([link.info for link in fleet.links]),
             weights_sha256=info.weights_sha256,
         )
 
@@ -128,6 +131,16 @@ class FleetEngine:
     def _current(self) -> "_FleetRun":
         assert self._run is not None, "no run is open"
         return self._run
+
+
+def facts_of_all(infos: Sequence[pb.WorkerInfo]) -> dict[str, str]:
+    """Return how the engines of the workers execute; different values are listed beside each other."""
+    names = sorted({name for info in infos for name in info.execution_facts})
+    found = {
+        name: " | ".join(dict.fromkeys(info.execution_facts.get(name, ABSENT) for info in infos))
+        for name in names
+    }
+    return bounded(found) | {NUM_WORKERS: str(len(infos))}
 
 
 async def _ready_fleet(settings: FleetSettings) -> Fleet:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
+from sut.results.comparison.compared_checks import checks_notes
 from sut.results.comparison.compared_figures import ComparedFigure, error_rates, shown_figures
 from sut.results.comparison.compared_runs import ComparedRun, Side
 from sut.results.comparison.compared_weights import weights_notes
@@ -72,7 +73,7 @@ def compare(sides: Sequence[Side]) -> Comparison:
         rows=tuple(rows),
         claims=tuple(_claim(row, side) for row in ordered for side in row.sides[1:]),
         differences=tuple(find_differences(sides)),
-        notes=(*weights_notes(sides), *_notes(sides, ordered)),
+        notes=(*weights_notes(sides), *checks_notes(sides), *_notes(sides, ordered)),
     )
 
 

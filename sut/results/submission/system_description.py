@@ -143,6 +143,9 @@ def _facts_of(runs: list[RecordedRun]) -> dict[str, str]:
     hosts = _hosts_by_name(run.worker_hosts)
     if not hosts:
         return {}
+    first = next(iter(hosts.values()))[0]
+    if _is_behind_network(run):
+        return _software(run, first)
     found = _accelerators(hosts)
     if not _is_over_nodes(run):
         found["number_of_nodes"] = str(len(hosts))
@@ -150,8 +153,12 @@ def _facts_of(runs: list[RecordedRun]) -> dict[str, str]:
     sizes = sorted(size for size in memory if isinstance(size, int) and 0 < size < _MAX_MEMORY_BYTES)
     if sizes:
         found["host_memory_capacity"] = ", ".join(dict.fromkeys(f"{size / _GIB:.0f} GiB" for size in sizes))
-    first = next(iter(hosts.values()))[0]
     return found | _hardware(first) | _software(run, first)
+
+
+def _is_behind_network(run: RecordedRun) -> bool:
+    """Whether the record has the machine of a Network SUT, and none of those behind it."""
+    return any(entry(info, "execution_facts", "num_workers") is not None for info in run.engine_infos)
 
 
 def _is_over_nodes(run: RecordedRun) -> bool:

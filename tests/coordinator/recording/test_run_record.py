@@ -33,3 +33,10 @@ def test_the_acceptance_length_is_of_the_engines_that_speculate() -> None:
     assert acceptance_length([counts_of(0, 0, **drafting)]) is None
     some = [counts_of(10, 30, **drafting), plain, counts_of(25, 60, speculative_algorithm='"EAGLE3"')]
     assert 90 / 35 == acceptance_length(some)
+
+
+def test_a_network_sut_has_no_acceptance_length() -> None:
+    """It sends the first token and then the rest of an answer: no tokens of an engine step."""
+    rest = counts_of(1, 1277, speculative_config='{"method": "eagle3"}')
+    rest.info.execution_facts["num_workers"] = "2"
+    assert acceptance_length([rest]) is None

@@ -95,6 +95,22 @@ def workers_with(*facts: dict[str, str]) -> dict[str, object]:
     return {"workers": [{"stream_infos": [{"engine_facts": fact}]} for fact in facts]}
 
 
+def test_what_a_check_saw_in_some_runs_only_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A lost worker in one run may be the difference; a warning of every run is none."""
+    always = {"name": "equal_execution", "passed": True, "warning": True}
+    lost = {"name": "continuation", "passed": True, "warning": True}
+    fine = {"name": "continuation", "passed": True, "warning": False}
+    for name, k, check in (("a", 0, fine), ("b", 1, fine), ("b", 3, lost)):
+        verdict = {"outcome": "VALID", "checks": [always, check]}
+        write_run(tmp_path / name / str(k), server_record(f"{name}{k}", k, 50.0, verdict=verdict))
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    output = capsys.readouterr().out
+    assert "The check continuation failed or warned in 0 of 1 runs of A, 1 of 2 runs of B." in output
+    assert "equal_execution" not in output
+
+
 def gpus(num: int) -> dict[str, object]:
     """Return the host of a worker as run.json keeps it."""
     facts = {"driver_version": "570.133.20", "memory_bytes": 150_754_820_096, "max_sm_clock_mhz": 1980}

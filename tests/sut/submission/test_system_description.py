@@ -101,6 +101,17 @@ def test_the_nodes_of_an_engine_over_several_machines_are_asked_for() -> None:
     assert ("2", ()) == (told.values["number_of_nodes"], told.conflicts)
 
 
+def test_the_machines_behind_a_network_sut_are_asked_for() -> None:
+    """The record has the machine of the Network SUT alone: its accelerators are not those of the system."""
+    run = run_on(host("front", 0))
+    for info in run.engine_infos:
+        info["execution_facts"] = {"num_workers": "2"}  # type: ignore[index]  # the test's own dictionary
+    found = describe_system([run], GIVEN, {}, Division.NETWORK)
+    told = ("number_of_nodes", "accelerators_per_node", "accelerator_model_name", "host_memory_capacity")
+    assert {*told} <= {*found.missing}
+    assert "vLLM 0.32.0" == found.values["framework"]
+
+
 def test_a_given_value_precedes_a_captured_one_and_both_the_runs() -> None:
     """--set, then mlperf-sysinfo, then the runs; other captured fields are kept."""
     captured = {"cooling": "air", "operating_system": "ubuntu 24.04", "system_size": "8x H200"}

@@ -25,6 +25,7 @@ from protos import worker_pb2_grpc as rpc
 from protos.columns import FrameError, TokenColumns
 from tests import fleet
 from tests.forked import end_of
+from tokenfleet.network.fleet_engine import facts_of_all
 from tokenfleet.network.sut_program import main
 
 NUM_PROMPTS = 60
@@ -60,6 +61,16 @@ def network_sut(directory: Path, *flags: str, num_workers: int = 2) -> Iterator[
             yield NetworkSut(front, workers)
         finally:
             front.stop()
+
+
+def test_a_fact_of_any_worker_behind_the_sut_is_told() -> None:
+    """What one worker of two has set stands beside the other's: LoadGen's node sees no worker but the SUT."""
+    facts = {"device": '"cpu"', "SGLANG_SIMULATE_ACC_LEN": '"3"'}
+    infos = [pb.WorkerInfo(execution_facts={"device": '"cpu"'}), pb.WorkerInfo(execution_facts=facts)]
+    simulated = 'the default | "3"'
+    assert {"device": '"cpu"', "SGLANG_SIMULATE_ACC_LEN": simulated, "num_workers": "2"} == facts_of_all(
+        infos
+    )
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common.flags import FlagError
 from tests.worker.engines.safetensors_files import Shapes, gpt_oss_120b, write_byte, write_sparse
 from worker.engines.model import model_hash as model_hash_module
 from worker.engines.model.model_hash import ModelHash, Stopped, hash_model
@@ -47,6 +48,28 @@ def folder(tmp_path: Path) -> Path:
     for name, shapes in SHARDS.items():
         write_sparse(found / name, shapes)
     return found
+
+
+def write_index(folder: Path, **more: str) -> None:
+    """Write the index of the shards, with more tensors by name."""
+    listed = {name: shard for shard, shapes in SHARDS.items() for name in shapes}
+    index = json.dumps({"metadata": {"total_size": 1}, "weight_map": listed | more})
+    (folder / "model.safetensors.index.json").write_text(index)
+
+
+def test_a_checkpoint_that_lacks_tensors_of_its_index_is_refused(folder: Path) -> None:
+    """An engine that leaves quantized weights out never serves them: a shard or a tensor is missing."""
+    write_index(folder)
+    (folder / "consolidated.safetensors.index.json").write_text('{"weight_map": {"a": "consolidated.1"}}')
+    assert hash_of(folder).weight_headers
+    write_index(folder, head=SECOND)
+    with pytest.raises(FlagError, match=f"lacks 1 of 8 tensors that model.* lists, first head in {SECOND}"):
+        hash_of(folder)
+    write_index(folder)
+    (folder / SECOND).unlink()
+    with pytest.raises(FlagError, match=f"lacks 4 of 7 tensors that model.* lists, first empty in {SECOND}"):
+        hash_of(folder)
+    assert hash_of(folder, "dummy").weight_headers == ""
 
 
 def swap_shards(folder: Path) -> None:
@@ -99,7 +122,7 @@ def byte(name: str, index: int) -> Callable[[Path], None]:
             {"config_files"},
         ),
         (lambda folder: (folder / "generation_config.json").unlink(), {"config_files"}),
-        (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), {"config_files"}),
+        (write_index, {"config_files"}),
         (lambda folder: (folder / "modeling_gpt.py").write_text("x = 1"), {"config_files"}),
     ],
 )

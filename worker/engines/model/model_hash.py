@@ -12,7 +12,8 @@ from pathlib import Path
 
 from common.bounded_file import read_bounded
 from common.flags import FlagError
-from worker.engines.model.weight_files import Extent, OpenFiles, find_weight_files, read_extents
+from worker.engines.model.weight_files import SAFETENSORS, Extent, OpenFiles, find_weight_files, read_extents
+from worker.engines.model.weight_index import MAX_INDEX_BYTES, check_index
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +34,8 @@ _CONFIG_PATTERNS = (
     "*.py",
 )
 
-
-# An index has about 100 bytes for each tensor.
-MAX_CONFIG_BYTES = 64 << 20
+# The largest of them is an index.
+MAX_CONFIG_BYTES = MAX_INDEX_BYTES
 
 
 class Stopped(Exception):
@@ -90,6 +90,8 @@ def hash_model(checkpoint: Path, weights: Path, load_format: str, stop: threadin
     if load_format == DUMMY:
         return ModelHash(config_files=config_files, weight_headers="", weight_content="")
     extents = [item for path in find_weight_files(weights, load_format) for item in read_extents(path)]
+    if all(item.path.suffix == SAFETENSORS for item in extents):
+        check_index(weights, ((item.path, item.name) for item in extents))
     headers = _sha256([[item.path.name, item.name, item.description] for item in extents])
     content = _hash_content(extents, stop)
     logger.info("hashed %d tensors of %s in %.1f s", len(extents), weights, time.monotonic() - begun_s)
