@@ -1,4 +1,4 @@
-"""Replaces the files of one report together: the last one is there only if the others are."""
+"""Replaces files: each whole or not at all, and of one report the last only if the others are there."""
 
 import contextlib
 import fcntl
@@ -33,6 +33,17 @@ def replace_files(directory: Path, texts: Mapping[str, str | None]) -> None:
         finally:
             for partial in partials.values():
                 partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield another path; the file written there gets its name if the block ends without an error."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -42,6 +42,13 @@ def open_standard_streams() -> None:
         sys.stderr = open(2, "w", encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
 
 
+def log_to_stderr() -> None:
+    """Log to the present stderr; each line begins with time, level and module."""
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
 @contextlib.contextmanager
 def stdout_to_stderr() -> Iterator[None]:
     """Send whatever is written to stdout inside a `with` block to stderr, also by libraries in C."""

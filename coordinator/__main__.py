@@ -4,34 +4,23 @@ Exit codes: 0 VALID or NOT_GRADED, 1 failed, 2 bad input, 3 complete but INVALID
 130 SIGINT, 131 SIGQUIT, 143 SIGTERM.
 """
 
-import logging
 import sys
 
 from common.config_file import PRINT_FLAG, name_source, to_table, to_toml, unset_flags
 from common.open_files import raise_open_file_limit
 from common.signals import Interrupted
-from common.standard_streams import BackgroundStderr, leave, open_standard_streams
+from common.standard_streams import BackgroundStderr, leave, log_to_stderr, open_standard_streams
 from coordinator.config import RunConfig, parse
 from coordinator.doctor import command
 from coordinator.run import run
-
-SWITCH_INTERVAL_S = 0.0005
-"""How long another thread may keep the interpreter from the event loop; Python's default is 5 ms.
-
-The live view, the metrics and the timeline take a few milliseconds of each second on their own threads. A
-frame that arrives meanwhile may wait for one interval; the 99th percentile of TTFT would contain these waits.
-"""
 
 
 def main(argv: list[str]) -> int:
     """Run LoadGen once, or the doctor, and return the exit code."""
     open_standard_streams()
     raise_open_file_limit()
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     with BackgroundStderr(sys.stderr):
-        logging.basicConfig(
-            level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
+        log_to_stderr()
         return _execute(argv)
 
 

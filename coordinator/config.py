@@ -12,7 +12,7 @@ from typing import Annotated
 from common import config_file
 from common.config_file import ConfigFile, join_lists
 from common.exposure import refuse_exposed
-from common.flags import Flag, FlagError, Parser, add_flags, build
+from common.flags import Flag, FlagError, Parser, UnknownFlagsError, add_flags, build
 from common.tls import WorkerAccessFlags
 from coordinator.reference_flags import refuse_reference_flags
 from sut.benchmark import BENCHMARK, ComplianceTest
@@ -316,7 +316,13 @@ def parse(argv: list[str]) -> RunConfig:
         ValueError: Names flag, value and bound.
     """
     file, full_argv = expand(argv)
-    return to_config(build_parser().parse_args(full_argv), file)
+    try:
+        return to_config(build_parser().parse_args(full_argv), file)
+    except UnknownFlagsError as error:
+        if error.words[0] in set(Scenario):
+            reason = f"a run has one, and {error.words[0]} is another; `tokenfleet local` takes several"
+            raise FlagError("--scenario", reason) from error
+        raise
 
 
 def expand(argv: list[str]) -> tuple[ConfigFile | None, list[str]]:

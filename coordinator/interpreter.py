@@ -3,7 +3,9 @@
 import gc
 import sys
 
-# LoadGen's issue thread waits at most about this long for the interpreter lock; the wait counts in TTFT.
+# How long one thread may keep the interpreter from another; Python's default is 5 ms. LoadGen's issue thread
+# and the event loop wait for each other, and for the live view and the metrics, which take a few milliseconds
+# of each second. These waits count in TTFT.
 SWITCH_INTERVAL_S = 0.0005
 # Containers allocated and not freed before the next collection: about ten megabytes. Frames and requests
 # leave none; with Python's default of 700 the pings of 64 workers alone start a collection each second.

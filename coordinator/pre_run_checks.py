@@ -17,6 +17,11 @@ from sut.user_conf import planned_qps
 
 logger = logging.getLogger(__name__)
 
+_NO_RATE = (
+    "planned rate: LoadGen's default of 1 query/s; Offline is INVALID if it ends before min_duration: "
+    "give the fleet's samples/s in --target-qps or --user-conf"
+)
+
 
 class DataFacts(NamedTuple):
     """Facts of the data set that decide whether a run may be submitted."""
@@ -74,6 +79,8 @@ def announce(config: RunConfig, inputs: Inputs) -> None:
             logger.warning("%s, %s", flag, text)
     if planned := planned_qps(inputs.confs.user, config.scenario, config.target_qps):
         logger.info("planned rate: %g queries/s (%s)", *planned)
+    elif config.mode is Mode.PERFORMANCE and not inputs.confs.audits:
+        logger.warning(_NO_RATE)
     settings = LoadGenSettings.read(inputs.user_conf, inputs.audit_conf, config.scenario)
     setup = build_setup(config, inputs, (), settings.seeds)
     _warn(deviations_before_run(settings.logged, setup))

@@ -1,4 +1,4 @@
-"""LoadGen's log files: named as rejected until the verdict accepts them.
+"""Files in a run's directory; LoadGen's logs are named as rejected until the verdict accepts them.
 
 The submission checker reads `mlperf_log_*`, whatever the verdict is. LoadGen therefore writes
 `rejected_mlperf_log_*`, so that a process that is killed at any time leaves no log under an accepted name.
@@ -8,6 +8,11 @@ import hashlib
 import os
 from pathlib import Path
 
+RECORD = "run.json"
+MAX_RECORD_BYTES = 1 << 28
+"""A larger run.json is not read; each loss, continuation and overdue query is an entry of it."""
+REQUESTS = "requests.parquet"
+TIMELINE = "timeline.parquet"
 SUMMARY = "mlperf_log_summary.txt"
 DETAIL = "mlperf_log_detail.txt"
 ACCURACY = "mlperf_log_accuracy.json"

@@ -1,6 +1,9 @@
 """Fixtures of several rooms."""
 
+import os
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,17 +15,35 @@ from common.signals import SIGNALS
 if TYPE_CHECKING:
     from tests.worker.engines.greedy import Reference
 
+# A file system in memory, if there is one.
+SHARED_MEMORY = Path("/dev/shm")
+# All tests together write half of it.
+TESTS_BYTES = 1 << 30
+
 # No timed checks: an example that a busy machine takes long for is no failure.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:
-    """Give child processes the default reaction to signals, also if this process was started by nohup."""
+    """Give child processes the default reaction to signals, also if this process was started by nohup.
+
+    And let pytest create temporary directories in memory: a busy disk may not answer for seconds.
+    """
+    if free_memory_bytes() >= 4 * TESTS_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(SHARED_MEMORY))
     for signum in SIGNALS:
         if signal.getsignal(signum) is signal.SIG_IGN:
             # exec resets a handler to the default, and leaves an ignored signal ignored.
             signal.signal(signum, lambda *_: None)
+
+
+def free_memory_bytes() -> int:
+    """Return how much the file system in memory holds, or 0 if tests cannot run programs from it."""
+    if not SHARED_MEMORY.is_dir() or not os.access(SHARED_MEMORY, os.W_OK):
+        return 0
+    found = os.statvfs(SHARED_MEMORY)
+    return 0 if found.f_flag & os.ST_NOEXEC else found.f_bavail * found.f_frsize
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,6 +52,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Any other process would spend 13 s of CPU on importing vLLM, and 20 s on the reference answers.
     """
     items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
+
+
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """A directory in memory, also where that has little room: a busy disk may not answer for seconds."""
+    is_usable = SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK)
+    with tempfile.TemporaryDirectory(dir=SHARED_MEMORY if is_usable else None) as name:
+        yield Path(name)
 
 
 @pytest.fixture(scope="session")

@@ -37,16 +37,24 @@ FAST_CONF = """\
 """
 # A worker that does not listen yet is tried again ten times a second, and not after gRPC's own second.
 EAGER = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
+# Ports of a block belong to one process of pytest-xdist; a fourth of all blocks to each of four.
+PORT_BLOCK, NUM_PORT_SHARES = 100, 4
 # A KV cache of 1 GiB is plenty for tests, and the CPU build's own default is a share of the machine.
 VLLM_CPU_ENV = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
-def free_port() -> int:
-    """Find a free port; another process may take it at any time."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+def free_port(num: int = 1) -> int:
+    """Find free consecutive ports, and return the first one.
+
+    Until the caller binds them, neither a connection nor another process of these tests takes them: they
+    are outside the range of ephemeral ports, and each process of pytest-xdist has blocks of its own.
+    """
+    own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    blocks = {own % NUM_PORT_SHARES}
+    while True:
+        port = steady_port(random.Random(), num)
+        if {last // PORT_BLOCK % NUM_PORT_SHARES for last in (port, port + num - 1)} == blocks:
+            return port
 
 
 def is_free(port: int) -> bool:
@@ -65,7 +73,7 @@ class WorkerProcess:
     address: str
     log: Path
 
-    def stop(self, timeout_s: float = 20.0) -> int:
+    def stop(self, timeout_s: float = 60.0) -> int:
         """Send SIGTERM and, after the timeout, SIGKILL to the process group; returns the exit code."""
         if self.process.poll() is None:
             self.process.terminate()
@@ -122,12 +130,12 @@ def holds_nothing(load: pb.WorkerLoad) -> bool:
     return bare == pb.WorkerLoad()
 
 
-def health(address: str, service: str = "") -> str:
+def health(address: str, service: str = "", timeout_s: float = 60.0) -> str:
     """Call grpc.health.v1 once: SERVING, NOT_SERVING, or the name of the status code."""
     with grpc.insecure_channel(address, options=EAGER) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(service=service), timeout=2, wait_for_ready=True
+                health_pb2.HealthCheckRequest(service=service), timeout=timeout_s, wait_for_ready=True
             )
         except grpc.RpcError as error:
             code: str = error.code().name
@@ -136,11 +144,11 @@ def health(address: str, service: str = "") -> str:
         return status
 
 
-def wait_serving(worker: WorkerProcess, timeout_s: float = 20.0) -> None:
+def wait_serving(worker: WorkerProcess, timeout_s: float = 60.0) -> None:
     """Wait until a worker is SERVING; its end or the deadline fails the test with its log."""
     deadline_s = time.monotonic() + timeout_s
     # All of it: a node answers for itself while any of its replicas serves.
-    while health(worker.address, SERVICE) != "SERVING":
+    while health(worker.address, SERVICE, timeout_s=2) != "SERVING":
         ended = worker.process.poll() is not None
         if ended or time.monotonic() > deadline_s:
             raise AssertionError(f"worker not SERVING:\n{worker.log.read_text()[-4000:]}")
@@ -149,7 +157,7 @@ def wait_serving(worker: WorkerProcess, timeout_s: float = 20.0) -> None:
 
 @contextlib.contextmanager
 def workers(
-    directory: Path, num: int, *flags: str, engine: str = "counting", timeout_s: float = 20.0
+    directory: Path, num: int, *flags: str, engine: str = "counting", timeout_s: float = 60.0
 ) -> Iterator[list[WorkerProcess]]:
     """Run workers for a block."""
     started = [start_worker(directory / f"worker{i}.log", *flags, engine=engine) for i in range(num)]
@@ -165,10 +173,10 @@ def workers(
 
 @contextlib.contextmanager
 def node(
-    directory: Path, num: int, *flags: str, engine: str = "counting", timeout_s: float = 20.0
+    directory: Path, num: int, *flags: str, engine: str = "counting", timeout_s: float = 60.0
 ) -> Iterator[WorkerProcess]:
     """Run a node for a block; its replicas listen on the ports after its own."""
-    port = steady_port(random.Random(), num + 1)
+    port = free_port(num + 1)
     words = ("--replicas", str(num), *flags)
     started = start_worker(directory / "node.log", *words, engine=engine, address=f"127.0.0.1:{port}")
     try:
@@ -196,7 +204,7 @@ def coordinator_command(
 
 
 def coordinate(
-    fleet: Sequence[WorkerProcess], input_file: Path, output_dir: Path, *flags: str, timeout_s: float = 60.0
+    fleet: Sequence[WorkerProcess], input_file: Path, output_dir: Path, *flags: str, timeout_s: float = 120.0
 ) -> subprocess.CompletedProcess[str]:
     """Run a coordinator to its end, in a process forked from one that has done the imports."""
     argv = coordinator_flags(fleet, input_file, output_dir, *flags)

@@ -66,9 +66,9 @@ class ForkedProcess:
         assert self._process.pid is not None
         self.pid = self._process.pid
         # Until then the signals to its group reach nobody.
-        deadline_s = time.monotonic() + 10
+        deadline_s = time.monotonic() + 60
         while not self._leads() and self.poll() is None:
-            assert time.monotonic() < deadline_s, f"process {self.pid} leads no session after 10 s"
+            assert time.monotonic() < deadline_s, f"process {self.pid} leads no session after 60 s"
             time.sleep(0.001)
 
     def _leads(self) -> bool:
@@ -130,7 +130,7 @@ class Ended(NamedTuple):
     stderr: str
 
 
-def end_of(main: Main, argv: Sequence[str], directory: Path, timeout_s: float = 30.0) -> Ended:
+def end_of(main: Main, argv: Sequence[str], directory: Path, timeout_s: float = 120.0) -> Ended:
     """Run a main as its module does; the test fails if it does not end in time.
 
     Args:
@@ -151,7 +151,7 @@ def end_of(main: Main, argv: Sequence[str], directory: Path, timeout_s: float = 
 
 
 def completed(
-    main: Main, argv: Sequence[str], timeout_s: float = 60.0, **variables: str
+    main: Main, argv: Sequence[str], timeout_s: float = 120.0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a main as `end_of` does, with further environment variables."""
     with tempfile.TemporaryDirectory() as directory, mock.patch.dict(os.environ, variables):

@@ -21,7 +21,7 @@ BUDGET = 16
 
 
 @contextlib.contextmanager
-def worker_of(file: Path, port: int, *flags: str, timeout_s: float = 20.0) -> Iterator[fleet.WorkerProcess]:
+def worker_of(file: Path, port: int, *flags: str, timeout_s: float = 60.0) -> Iterator[fleet.WorkerProcess]:
     """Run a worker of a file for the length of a block."""
     log = file.with_name(f"worker{port}.log")
     with log.open("wb") as out:
@@ -109,7 +109,7 @@ def test_vllm_runs_with_preset_file_and_flags(tmp_path: Path, checkpoint: Path) 
         worker_of(path, port, *flags, timeout_s=240.0) as worker,
         grpc.insecure_channel(worker.address) as channel,
     ):
-        info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=10)
+        info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=60)
     args = {name: json.loads(value) for name, value in info.engine_args.items()}
     assert (8, 128) == (info.max_num_seqs, info.max_model_len)
     assert (True, "latency") == (args["enforce_eager"], args["preset"])

@@ -36,18 +36,23 @@ MAY_IMPORT = {
     "sut.results": {"sut.settings", "sut.benchmark", "sut.log_files"},
     "sut.results.accuracy": {"sut.benchmark", "sut.log_files", "sut.results.code_grading"},
     "sut.results.code_grading": set(),
-    "sut.results.timing": {"sut.results.loadgen_figures", "sut.results.logs", "sut.settings"},
+    "sut.results.timing": {
+        *("sut.log_files", "sut.settings", "sut.results.loadgen_figures", "sut.results.logs"),
+    },
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "sut.results.comparison": {
-        *("sut.settings", "sut.results.verdict", "sut.results.submission.recorded_runs"),
-        *("sut.results.report.markup", "sut.results.report.page_style"),
+        *("sut.settings", "sut.log_files", "sut.results.verdict"),
+        "sut.results.submission.recorded_runs",
+        *("sut.results.report.markup", "sut.results.report.page_frame"),
     },
-    "tokenfleet.plan": {"tokenfleet.child"},
+    "tokenfleet.plan": {"tokenfleet.child", "tokenfleet.log_tail"},
     "tokenfleet.network": {"tokenfleet.engine_program"},
     "sut.results.report": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
-    "sut.results.compliance": {"sut.benchmark", "sut.log_files", "sut.results.accuracy"},
+    "sut.results.compliance": {
+        *("sut.benchmark", "sut.log_files", "sut.results.accuracy", "sut.results.verdict"),
+    },
     "tokenfleet.spans": set(),
-    "tokenfleet.qualify": {"tokenfleet.child", "tokenfleet.engine_program"},
+    "tokenfleet.qualify": {"tokenfleet.child", "tokenfleet.engine_program", "tokenfleet.log_tail"},
     "worker.machine": set(),
     "worker.node": {
         *("worker.auth", "worker.config", "worker.engine_protocol", "worker.listener", "worker.machine"),
@@ -61,8 +66,12 @@ MAY_IMPORT = {
         }
         for name in ("sglang", "vllm")
     },
-    "tokenfleet.campaign": {"tokenfleet.child", "tokenfleet.left_runs"},
-    "tokenfleet.find_qps": {"tokenfleet.child", "tokenfleet.left_runs"},
+    "tokenfleet.campaign": {
+        *("tokenfleet.child", "tokenfleet.left_runs", "tokenfleet.log_tail", "tokenfleet.resumable_program"),
+    },
+    "tokenfleet.find_qps": {
+        *("tokenfleet.child", "tokenfleet.left_runs", "tokenfleet.log_tail", "tokenfleet.resumable_program"),
+    },
 }
 
 

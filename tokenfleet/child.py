@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from common.signals import SIGNALS
+from common.signals import SIGNALS, Interrupted
 
 # A worker drains for at most 30 s and then stops its engine.
 STOP_TIMEOUT_S = 60.0
@@ -59,6 +59,10 @@ class ChildProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """End the process by the signal that has interrupted the block, then by SIGTERM, then by SIGKILL."""
+        if isinstance(error, Interrupted):
+            self.send_signal(error.signum)
+            self.wait(STOP_TIMEOUT_S)
         self.send_signal(signal.SIGTERM)
         self.wait(STOP_TIMEOUT_S)
         with contextlib.suppress(ProcessLookupError):

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.text import print_table, printable
+from sut.log_files import RECORD
+from sut.results.loadgen_figures import TOKEN_RATES
 
 MAX_TEXT_LEN = 40
 MAX_PATH_LEN = 4096
-RATES = ("result_tokens_per_second", "result_completed_tokens_per_second")
-"""Keys of the rate in `loadgen` of run.json: Offline, Server."""
 UNKNOWN = "-"
 
 
@@ -25,7 +25,7 @@ class EndedRun(NamedTuple):
 
     def has_begun(self) -> bool:
         """Return whether run.json is of this run, not of an earlier one in the same directory."""
-        record = self.run_dir / "run.json"
+        record = self.run_dir / RECORD
         return record.exists() and record.stat().st_mtime >= self.started_s
 
 
@@ -44,7 +44,7 @@ def format_runs(runs: list[EndedRun]) -> str:
 def _cells_of(run: EndedRun) -> tuple[str, ...]:
     record = _read(run)
     figures = record.get("loadgen", {})
-    rate = next((f"{figures[key]:,.2f}" for key in RATES if key in figures), UNKNOWN)
+    rate = next((f"{figures[key]:,.2f}" for key in TOKEN_RATES if key in figures), UNKNOWN)
     missing = "unreadable" if run.has_begun() else "not begun"
     outcome = record.get("verdict", {}).get("outcome", missing)
     place = str(run.run_dir.absolute()) if record else UNKNOWN
@@ -56,7 +56,7 @@ def _read(run: EndedRun) -> dict[str, Any]:
     try:
         if not run.has_begun():
             return {}
-        found: dict[str, Any] = json.loads((run.run_dir / "run.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((run.run_dir / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found

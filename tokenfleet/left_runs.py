@@ -1,19 +1,14 @@
-"""Runs that an earlier start of a program has left behind: waits for their ends and finds the last line."""
+"""Runs that an earlier start of a program has left behind: waits for their ends."""
 
 import fcntl
-import os
 import re
 import shutil
 import time
 from pathlib import Path
 
-from common.text import printable
-
 # A coordinator that was told to stop ends within its own bounds, which are shorter.
 END_TIMEOUT_S = 180.0
 POLL_S = 0.2
-MAX_LINE_LEN = 300
-_LOG_TAIL_BYTES = 1 << 16
 
 
 def wait_ended(run_dir: Path, timeout_s: float = END_TIMEOUT_S) -> None:
@@ -51,16 +46,3 @@ def _is_locked(run_dir: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return False
-
-
-def last_line(log: Path) -> str:
-    """Return the last line of a log."""
-    return (last_lines(log, 1) or ["no output"])[-1]
-
-
-def last_lines(log: Path, max_lines: int) -> list[str]:
-    """Return the last lines of a log."""
-    with log.open("rb") as file:
-        file.seek(max(os.fstat(file.fileno()).st_size - _LOG_TAIL_BYTES, 0))
-        lines = file.read().decode(errors="replace").strip().splitlines()
-    return [printable(line, MAX_LINE_LEN) for line in lines[-max_lines:]]

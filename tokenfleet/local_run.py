@@ -30,8 +30,9 @@ from coordinator.inputs import Inputs
 from sut.benchmark import BENCHMARK
 from sut.settings import Scenario
 from tokenfleet import closing_table
-from tokenfleet.child import STOP_TIMEOUT_S, ChildProcess
+from tokenfleet.child import ChildProcess
 from tokenfleet.closing_table import EndedRun
+from tokenfleet.log_tail import last_line
 from worker.config import WorkerConfig
 from worker.engines.model.checkpoint import find_checkpoint
 from worker.engines.sglang.scheduler_link import check_sglang_installed
@@ -46,6 +47,10 @@ LOSS_TIMEOUT_S = 15.0
 BAD_INPUT = 2
 # Checks whether an engine with a model is installed.
 _CHECKS_OF_ENGINES = {"vllm": check_installed, "sglang": check_sglang_installed}
+_OTHER_FLAGS = (
+    "The flags of `tokenfleet run` follow; this command sets --workers itself. Flags that neither has are "
+    "passed to the worker and its engine."
+)
 # Flags that this program sets itself.
 OWN_ADDRESSES = ("--workers", "--host", "--port")
 
@@ -67,7 +72,7 @@ def parse(argv: list[str]) -> LocalConfig:
     Raises:
         ValueError: Names flag or file, value and bound.
     """
-    parser = Parser(allow_abbrev=False, add_help=False)
+    parser = Parser(allow_abbrev=False, add_help=False, epilog=_OTHER_FLAGS)
     file, table = config_file.read(argv, "worker")
     backend = os.environ.get("MLPERF_BACKEND") or str(table.get("engine", "vllm"))
     model = str(table.get("model", BENCHMARK.repository))
@@ -177,8 +182,7 @@ class LocalWorker:
     def exit_reason(self) -> str:
         """Return the reason that the worker reported, else the last line of its log."""
         self._notify_socket.receive()
-        lines = self.log.read_text(errors="replace").strip().splitlines()
-        return self._notify_socket.status or (lines or ["no output"])[-1]
+        return self._notify_socket.status or last_line(self.log)
 
 
 def _create_log(log: Path) -> BinaryIO:
@@ -194,18 +198,13 @@ def coordinate(run: RunConfig, run_dir: Path, worker: LocalWorker) -> EndedRun:
     ended = EndedRun(run.scenario, run_dir, 0, time.time())
     command = child_command("coordinator", to_argv(run))
     with ChildProcess(command, child_environment(os.environ)) as coordinator:
-        try:
-            while (code := coordinator.poll()) is None:
-                if worker.poll() is not None:
-                    # Once its run has begun, the coordinator reports the loss of the worker itself.
-                    coordinator_s = run.no_worker_timeout_s + LOSS_TIMEOUT_S if ended.has_begun() else 0.0
-                    return ended._replace(code=_report_worker_end(worker, coordinator, coordinator_s))
-                time.sleep(POLL_S)
-            return ended._replace(code=code)
-        except Interrupted as interruption:
-            coordinator.send_signal(interruption.signum)
-            coordinator.wait(STOP_TIMEOUT_S)
-            raise
+        while (code := coordinator.poll()) is None:
+            if worker.poll() is not None:
+                # Once its run has begun, the coordinator reports the loss of the worker itself.
+                coordinator_s = run.no_worker_timeout_s + LOSS_TIMEOUT_S if ended.has_begun() else 0.0
+                return ended._replace(code=_report_worker_end(worker, coordinator, coordinator_s))
+            time.sleep(POLL_S)
+        return ended._replace(code=code)
 
 
 def _report_worker_end(worker: LocalWorker, coordinator: ChildProcess, timeout_s: float) -> int:

@@ -13,7 +13,7 @@ from typing import NoReturn
 from common.config_file import PRINT_FLAG, name_source
 from common.flags import FlagError
 from common.open_files import raise_open_file_limit
-from common.standard_streams import open_standard_streams, stdout_to_stderr
+from common.standard_streams import log_to_stderr, open_standard_streams, stdout_to_stderr
 from worker.auth import AuthInterceptor
 from worker.config import BadInput, EngineKind, WorkerConfig, parse
 from worker.engine_protocol import Engine, EngineDead
@@ -78,9 +78,7 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
 def main(argv: list[str]) -> int:
     """Run the worker and return its exit code."""
     open_standard_streams()
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    log_to_stderr()
     try:
         if PRINT_FLAG in argv:
             with stdout_to_stderr():

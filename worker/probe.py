@@ -171,7 +171,7 @@ def ask(door: Door, service: str, flag: str) -> Answer:
             code, details = error.code(), error.details() or ""
     why = None
     if code is grpc.StatusCode.NOT_FOUND and service:
-        why = f"has no health service {printable(service, MAX_DETAIL_LEN)!r}"
+        why = f"has no health service {printable(service, MAX_DETAIL_LEN)!r} (an address is HOST:PORT)"
     if code is grpc.StatusCode.UNAVAILABLE:
         why = asyncio.run(diagnose(door.address, door.client_tls))
     return Answer(1, why or f"{code.name}: {printable(details, MAX_DETAIL_LEN)}")

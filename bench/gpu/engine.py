@@ -21,7 +21,7 @@ from common.flags import Parser
 from sut import dataset
 from sut.dataset import Dataset
 from worker.engines.vllm.compile_log import CompileLog
-from worker.engines.vllm.worker_extension import EXTENSION, LOADS, check_loads
+from worker.engines.vllm.worker_extension import check_loads, check_loads_async
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -149,8 +149,7 @@ def _serve_bare(engine_args: "AsyncEngineArgs", data: Dataset, params_of: "Param
     values = {name: value for name, value in vars(engine_args).items() if name != "enable_log_requests"}
     with ending_with_worker():
         llm = LLM(**values)
-    if llm.llm_engine.vllm_config.parallel_config.worker_extension_cls == EXTENSION:
-        check_loads(llm.collective_rpc(LOADS))
+    check_loads(llm)
     prompts = [TokensPrompt(prompt_token_ids=data.prompt(row).tolist()) for row in range(data.num_samples)]
     params = [params_of(budget) for budget in budgets_of(data).tolist()]
     times = RequestTimes(llm.llm_engine.engine_core)
@@ -179,8 +178,7 @@ async def _serve_async(
     answers, num_compiled = ends
     with ending_with_worker():
         llm = AsyncLLM.from_engine_args(engine_args)
-    if llm.vllm_config.parallel_config.worker_extension_cls == EXTENSION:
-        check_loads(await llm.collective_rpc(LOADS))
+    await check_loads_async(llm)
     prompts = [data.prompt(row).tolist() for row in range(data.num_samples)]
     budgets = budgets_of(data).tolist()
     # vLLM's server does this after its start: a full collection over vLLM's imports takes 0.4 s.

@@ -47,7 +47,7 @@ def diagnose_files(
     rows, skipped = [settings_row, *_diagnose_confs(run, known)], []
     planned = planned_qps(known.user, run.scenario, run.target_qps)
     if planned is None:
-        skipped.append("planned rate: neither --target-qps nor --user-conf gives it")
+        skipped.append("planned rate: neither --target-qps nor --user-conf gives it: LoadGen takes 1/s")
     elif num_workers:
         rows += diagnose_rate(Plan(*planned, num_workers, frame_us()))
     facts = DataFacts.official(run.mode, known.compliance_test)

@@ -30,6 +30,8 @@ from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import CHANNEL_OPTIONS
 
+VISIT_TIMEOUT_S = 20.0
+"""For programs that have no flag for it."""
 NUM_ROUND_TRIPS = 5
 ROUND_TRIPS_TIMEOUT_S = 2.0
 # No protocol version has this number: a worker that accepts the run token then refuses the version.

@@ -5,22 +5,20 @@ import math
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import NamedTuple, Self, TextIO
+from typing import Self, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.recording.answer_lengths import AnswerLengths, RunLoad
 from coordinator.recording.issue_lateness import IssueLateness
+from coordinator.recording.recent_rate import RATE_WINDOW_S, RecentRate
 from coordinator.recording.run_record import percentile
 from coordinator.scheduling.event_loop import ActiveRun
 
 LINE_INTERVAL_S = 10.0
-RATE_WINDOW_S = 10.0
-"""Rates are means over this time: an engine step may take a second."""
 READ_INTERVAL_S = 0.5
 
 
@@ -63,13 +61,6 @@ class ExpectedSamples:
                 self._found = self._read()
 
 
-class Sample(NamedTuple):
-    """Counts of a run at one moment."""
-
-    at_s: float
-    num_tokens: int
-
-
 class Progress:
     """Prints a line every 10 s.
 
@@ -100,7 +91,7 @@ class Progress:
         self._now_s = now_s
         self._start_s = now_s()
         self._next_s = self._start_s + LINE_INTERVAL_S
-        self._samples = deque([Sample(self._start_s, 0)])
+        self._tokens = RecentRate(self._start_s)
 
     def tick(self) -> None:
         """Print if a line is due; called at least once a second.
@@ -108,7 +99,7 @@ class Progress:
         Thread: main.
         """
         now_s = self._now_s()
-        self._take_sample(now_s)
+        self._tokens.add(now_s, self._run.scheduler.table.num_tokens)
         if now_s < self._next_s:
             return
         self._next_s = now_s + LINE_INTERVAL_S
@@ -131,7 +122,7 @@ class Progress:
             num_unissued=max((self._count_expected() or 0) - scheduler.num_issued, 0),
             num_waiting=max(scheduler.num_issued - num_done - num_running, 0),
             num_running=num_running,
-            tokens_per_s=self._tokens_per_s(),
+            tokens_per_s=self._tokens.per_s,
             issued_per_s=scheduler.num_issued / max(now_s - self._start_s, 1e-9),
         )
         lengths = AnswerLengths(done["num_tokens"], running["num_tokens"], table.max_new_tokens)
@@ -147,16 +138,6 @@ class Progress:
             f"workers {len(fleet.live)}/{len(fleet.links)}",
         )
         return f"[{now_s - self._start_s:6.0f} s] {', '.join(parts)}"
-
-    def _take_sample(self, now_s: float) -> None:
-        """Keep the counts of the last RATE_WINDOW_S, and one set that is older."""
-        self._samples.append(Sample(now_s, self._run.scheduler.table.num_tokens))
-        while self._samples[1].at_s <= now_s - RATE_WINDOW_S:
-            self._samples.popleft()
-
-    def _tokens_per_s(self) -> float:
-        first, last = self._samples[0], self._samples[-1]
-        return (last.num_tokens - first.num_tokens) / max(last.at_s - first.at_s, 1e-9)
 
     def _of_expected(self) -> str:
         expected = self._count_expected()

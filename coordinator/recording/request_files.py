@@ -13,17 +13,16 @@ from coordinator.recording.file_thread import FileThread
 from coordinator.recording.finished_requests import collect_requests
 from coordinator.recording.run_dir import RunDir
 from coordinator.recording.run_record import RunRecord
-from coordinator.recording.timeline import TIMELINE_NAME, Timeline
+from coordinator.recording.timeline import Timeline
 from coordinator.scheduling.event_loop import ActiveRun
 from sut.loadgen import LoadGenSettings
-from sut.log_files import TRACE, find_log
+from sut.log_files import REQUESTS, TIMELINE, TRACE, find_log
 from sut.results.loadgen_figures import LoadGenSpread
 from sut.results.timing.decomposition import RunDecomposition
 from sut.results.timing.loadgen_schedule import Schedule, Seeded, add_seeded_schedule, add_traced_schedule
 from sut.results.timing.request_records import RequestRecords
 from sut.results.timing.requests_file import (
     JSONL_NAME,
-    REQUESTS_NAME,
     SUMMARY_NAME,
     write_jsonl,
     write_requests,
@@ -58,9 +57,7 @@ class RequestFiles:
             self.run_dir.write(timed)
         except Exception as error:
             # The verdict does not depend on these files.
-            logger.warning(
-                "%s and %s were not written: %r", REQUESTS_NAME, TIMELINE_NAME, error, exc_info=True
-            )
+            logger.warning("%s and %s were not written: %r", REQUESTS, TIMELINE, error, exc_info=True)
             return record
         return timed
 
@@ -85,11 +82,11 @@ class RequestFiles:
             "addresses": [link.address for link in self.active_run.fleet.links],
         }
         directory = self.run_dir.path
-        self.timeline.write(directory / TIMELINE_NAME, metadata, self.active_run.scheduler.first_issued_ns)
-        write_requests(directory / REQUESTS_NAME, records, metadata)
+        self.timeline.write(directory / TIMELINE, metadata, self.active_run.scheduler.first_issued_ns)
+        write_requests(directory / REQUESTS, records, metadata)
         write_summary(directory / SUMMARY_NAME, records)
         if self.config.requests_jsonl:
-            write_jsonl(directory / JSONL_NAME, directory / REQUESTS_NAME)
+            write_jsonl(directory / JSONL_NAME, directory / REQUESTS)
         return found
 
     def _add_schedule(

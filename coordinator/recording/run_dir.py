@@ -17,10 +17,9 @@ from common.flags import FlagError
 from coordinator.recording.arrow_files import PARTIAL_NAME, STREAM_NAME, StreamFile, temporary_path
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.run_record import RunRecord
-from coordinator.recording.timeline import TIMELINE_NAME
 from coordinator.scheduling.network_audit import AUDIT_NAME
 from sut import log_files
-from sut.log_files import REJECTED_PREFIX
+from sut.log_files import RECORD, REJECTED_PREFIX
 from sut.results.timing.requests_file import NAMES
 
 logger = logging.getLogger(__name__)
@@ -34,15 +33,14 @@ RESERVED_NAME = ".reserved"
 RESERVED_BYTES = 1024 * 1024
 _CONF = "user.conf"
 _AUDIT_CONF = "audit.config"
-_RECORD = "run.json"
 _WRITTEN_NAMES = frozenset(
     [_CONF, _AUDIT_CONF, RESERVED_NAME, AUDIT_NAME]
-    + [_RECORD, temporary_path(Path(_RECORD)).name]
+    + [RECORD, temporary_path(Path(RECORD)).name]
     + [STREAM_NAME, PARTIAL_NAME, temporary_path(Path(PARTIAL_NAME)).name]
     + [
         f"{name}{suffix}"
         for suffix in ("", ".partial")
-        for name in (*log_files.EVALUATION_NAMES, log_files.REPORT, TIMELINE_NAME, *NAMES)
+        for name in (*log_files.EVALUATION_NAMES, log_files.REPORT, log_files.TIMELINE, *NAMES)
     ]
     + [f"{prefix}{name}" for prefix in ("", REJECTED_PREFIX) for name in log_files.NAMES]
 )
@@ -95,8 +93,8 @@ def _check_own(path: Path) -> None:
     for entry in found:
         if entry.name not in _WRITTEN_NAMES or entry.is_symlink() or not entry.is_file():
             raise FlagError("--output-dir", f"{reason}: it holds {entry.name!r}")
-    if found and not _starts_a_record(path / _RECORD):
-        raise FlagError("--output-dir", f"{reason}: it holds no {_RECORD} of a run")
+    if found and not _starts_a_record(path / RECORD):
+        raise FlagError("--output-dir", f"{reason}: it holds no {RECORD} of a run")
 
 
 def _starts_a_record(path: Path) -> bool:
@@ -225,7 +223,7 @@ class RunDir:
 
     def _begin(self, record: RunRecord) -> None:
         check_free(self.path, overwrite=self._overwrite)
-        record.write(self._hidden / _RECORD)
+        record.write(self._hidden / RECORD)
         if self.path.exists():
             os.rename(self.path, self._replaced)
         try:
@@ -243,10 +241,10 @@ class RunDir:
 
     def _write(self, record: RunRecord) -> None:
         try:
-            record.write(self.path / _RECORD)
+            record.write(self.path / RECORD)
         except OSError:
             release(self.path)
-            record.write(self.path / _RECORD)
+            record.write(self.path / RECORD)
 
     def _remove(self) -> None:
         if self._begun:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +13,11 @@ from coordinator.recording import run_metrics as m
 from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.jitter import JitterMeter
 from coordinator.recording.latency_buckets import LatencyBuckets
+from coordinator.recording.recent_rate import RATE_WINDOW_S, RecentRate
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.transport.engine_reading import UNKNOWN, EngineReading
 from sut.settings import Scenario
 
-WINDOW_S = 10.0
-"""Rates and the lateness of issue are those of this time."""
 _PAGE_BYTES = 4096
 
 
@@ -44,7 +43,7 @@ class RunReadings:
         self._num_read = 0
         """Finished requests in the histograms."""
         self._ttft, self._tpot = LatencyBuckets(m.TTFT_BOUNDS_S), LatencyBuckets(m.TPOT_BOUNDS_S)
-        self._token_counts = deque([(time.monotonic(), 0)])
+        self._tokens = RecentRate(time.monotonic())
         self._fixed = _fixed(run_id, config)
 
     def read(self) -> Readings:
@@ -69,6 +68,7 @@ class RunReadings:
         table = scheduler.table
         num_done, num_running = table.num_done, table.num_running
         expected = self._sources.count_expected()
+        self._tokens.add(time.monotonic(), table.num_tokens)
         return {
             m.ISSUED: scheduler.num_issued,
             m.COMPLETED: num_done,
@@ -76,8 +76,8 @@ class RunReadings:
             m.IN_FLIGHT: num_running,
             m.BACKLOG: max(scheduler.num_issued - num_done - num_running, 0),
             m.TOKENS: table.num_tokens,
-            m.TOKENS_PER_S: self._tokens_per_s(table.num_tokens),
-            m.LATENESS: self._sources.lateness.worst_ns(WINDOW_S) / 1e9,
+            m.TOKENS_PER_S: self._tokens.per_s,
+            m.LATENESS: self._sources.lateness.worst_ns(RATE_WINDOW_S) / 1e9,
             m.LOSSES: len(scheduler.failover.losses),
             m.CONTINUED: len(scheduler.failover.done),
             m.CPU: time.process_time(),
@@ -94,14 +94,6 @@ class RunReadings:
         self._ttft.add(with_first["first_ns"] - with_first["issued_ns"])
         several = with_first[with_first["num_tokens"] > 1]
         self._tpot.add((several["done_ns"] - several["first_ns"]) // (several["num_tokens"] - 1))
-
-    def _tokens_per_s(self, num_tokens: int) -> float:
-        now_s, counts = time.monotonic(), self._token_counts
-        counts.append((now_s, num_tokens))
-        while len(counts) > 2 and counts[1][0] <= now_s - WINDOW_S:
-            counts.popleft()
-        (then_s, then_tokens), _ = counts[0], counts[-1]
-        return (num_tokens - then_tokens) / max(now_s - then_s, 1e-9)
 
     def _workers(self) -> Readings:
         run = self._sources.run

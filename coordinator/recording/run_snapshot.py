@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from coordinator.recording.answer_lengths import AnswerLengths, RunLoad
 from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.latency_histogram import LatencyHistogram
+from coordinator.recording.recent_rate import RATE_WINDOW_S
 from coordinator.recording.timeline import INTERVAL_NS, Timeline
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.scheduling.failover import Loss
@@ -19,8 +20,6 @@ from coordinator.transport.worker_link import WorkerLink
 from sut.early_stopping import allowed_over_latency
 from sut.settings import Mode, Scenario
 
-RATE_WINDOW_S = 10.0
-"""Rates are means over this time."""
 MAX_QUIET_S = 120
 """Longest time since the last frame that is told apart."""
 MAX_LOSSES = 5

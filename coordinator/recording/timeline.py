@@ -16,7 +16,6 @@ from coordinator.transport.engine_reading import NO_READING, UNKNOWN
 from coordinator.transport.worker_link import WorkerLink
 from sut.results.timing.requests_file import write_parquet
 
-TIMELINE_NAME = "timeline.parquet"
 INTERVAL_NS = 1_000_000_000
 MAX_ROWS = 1 << 20
 """Beyond it, every second sample is dropped: 4 hours of 72 workers, 80 MB."""

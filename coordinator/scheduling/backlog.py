@@ -28,8 +28,8 @@ class Backlog:
     """FIFO queue of requests; every method runs on the event loop's thread."""
 
     def __init__(self) -> None:
-        self.queries: deque[IssuedRequests] = deque()
-        """Other classes only check whether it is empty."""
+        self.waiting: deque[IssuedRequests] = deque()
+        """Issued queries; other classes only check whether there are any, at a lower cost than by `len`."""
         self._num_requests = 0
 
     def __len__(self) -> int:
@@ -41,17 +41,17 @@ class Backlog:
         num = len(loadgen_ids)
         ids, indices = np.array(loadgen_ids, np.uint64), np.array(samples, np.int64)
         numbers = np.arange(first, first + num)
-        self.queries.append(IssuedRequests(ids, indices, np.full(num, issued_ns), numbers))
+        self.waiting.append(IssuedRequests(ids, indices, np.full(num, issued_ns), numbers))
         self._num_requests += num
 
     def take(self, num: int) -> IssuedRequests:
         """Remove the next `num` requests, or all if there are fewer."""
         none = np.zeros(0, np.int64)
         parts = [IssuedRequests(np.zeros(0, np.uint64), none, none, none)]
-        while num and self.queries:
-            query = self.queries.popleft()
+        while num and self.waiting:
+            query = self.waiting.popleft()
             if len(query.samples) > num:
-                self.queries.appendleft(query.rows(slice(num, None)))
+                self.waiting.appendleft(query.rows(slice(num, None)))
                 query = query.rows(slice(num))
             parts.append(query)
             num -= len(query.samples)

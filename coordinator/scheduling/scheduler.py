@@ -239,13 +239,13 @@ class Scheduler:
             first = self.num_issued
             self.first_issued_ns = self.first_issued_ns or issued_ns
             self.num_issued += len(loadgen_ids)
-            waiting = self.failover.waiting or self.backlog.queries
+            waiting = self.failover.waiting or self.backlog.waiting
             if self._is_server and self._ready and not waiting and not self._failed:
                 for query, (loadgen_id, sample) in enumerate(zip(loadgen_ids, samples, strict=True), first):
                     self._push_one((loadgen_id, sample, issued_ns, query))
             else:
                 self.backlog.add(loadgen_ids, samples, issued_ns, first)
-        if self.backlog.queries:
+        if self.backlog.waiting:
             self.dispatch()
 
     def _push_one(self, issued: tuple[int, int, int, int]) -> None:

@@ -39,6 +39,8 @@ _SERVER_BOUNDS = {
     "result_first_token_99.00_percentile_latency_ns": ("requested_server_ttft_latency", "limit"),
     "result_time_per_output_token_99.00_percentile_ns": ("requested_server_tpot_latency", "limit"),
 }
+TOKEN_RATES = ("result_tokens_per_second", "result_completed_tokens_per_second")
+"""Keys of the tokens/s of Offline and Server."""
 _OFFLINE_HEADLINE = ("result_validity", "result_tokens_per_second", "result_samples_per_second")
 _SERVER_HEADLINE = ("result_validity", "result_completed_tokens_per_second", *_SERVER_BOUNDS)
 

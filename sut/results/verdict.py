@@ -30,6 +30,10 @@ class Outcome(StrEnum):
         return self in (Outcome.VALID, Outcome.NOT_GRADED)
 
 
+COMPLETE = (Outcome.VALID, Outcome.NOT_GRADED, Outcome.INVALID)
+"""Outcomes of a run whose test has ended, whatever the checks say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The outcome of a run and its reasons."""

@@ -28,7 +28,7 @@ def runs(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def wait_until(claim: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def wait_until(claim: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Wait until a condition is true; fail the test at the deadline."""
     deadline_s = time.monotonic() + timeout_s
     while not claim():
@@ -48,11 +48,11 @@ def check_takes_all_along(module_argv: list[str], num: int, tmpdir: Path, signum
         wait_until(lambda: len(children(process.pid)) == num)
         started = children(process.pid)
         process.send_signal(signum)
-        assert (130 if signum == signal.SIGINT else -signum) == process.wait(30)
+        assert (130 if signum == signal.SIGINT else -signum) == process.wait(60)
         wait_until(lambda: not any(map(runs, started)))
     finally:
         process.kill()
-        process.wait(30)
+        process.wait(60)
 
 
 def run_bench(module_argv: list[str], timeout_s: float = 120) -> subprocess.CompletedProcess[str]:

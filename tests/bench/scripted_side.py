@@ -14,16 +14,16 @@ from pathlib import Path
 def main(actions: list[str]) -> None:
     """Answer a round for each action."""
     if actions[:1] == ["load"]:
-        time.sleep(60)
+        time.sleep(600)
     core = start_core() if "core" in actions else None
     say({"engine_s": time.time(), "config": {}})
     for action in actions:
         nums = json.loads(Path(sys.stdin.readline().strip()).read_text())
         if action == "hang":
-            time.sleep(60)
+            time.sleep(600)
         if action == "core" and core is not None:
             core.kill()
-            time.sleep(60)
+            time.sleep(600)
         if action == "die":
             sys.exit("the engine is dead")
         nums[0] -= action == "short"
@@ -37,7 +37,7 @@ def main(actions: list[str]) -> None:
 def start_core() -> subprocess.Popen[bytes]:
     """Start a process under the title of vLLM's engine core."""
     title = "open('/proc/self/comm', 'w').write('VLLM::EngineCore')"
-    code = f"import time; {title}; print(flush=True); time.sleep(60)"
+    code = f"import time; {title}; print(flush=True); time.sleep(600)"
     core = subprocess.Popen([sys.executable, "-S", "-c", code], stdout=subprocess.PIPE)
     assert core.stdout is not None
     core.stdout.readline()

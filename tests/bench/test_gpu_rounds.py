@@ -115,10 +115,10 @@ def test_a_round_of_unequal_work_is_in_no_ratio(command: Command, capsys: pytest
 def test_a_round_that_times_out_ends_its_side(command: Command) -> None:
     """A round of bare hangs: its process is ended before ours is loaded, and bare is not loaded again."""
     Scripted.actions["1-bare"] = ["hang"]
-    assert 1 == command.run("--round-timeout-s", "0.3", "--turns", "1")
+    assert 1 == command.run("--round-timeout-s", "2", "--turns", "1")
     record = command.record
     assert ["ours"] == [one["side"] for one in record["rounds"]]
-    assert "no answer within 0.3 s" in record["failures"][0]
+    assert "no answer within 2 s" in record["failures"][0]
 
 
 def test_a_round_without_engine_core_ends_its_side(command: Command) -> None:
@@ -183,7 +183,7 @@ def test_a_process_that_is_late_is_ended(tmp_path: Path) -> None:
     with Processes() as processes:
         before = set(children(os.getpid()))
         with pytest.raises(RuntimeError, match="not done after"):
-            processes.run(["timeit", "-n1", "import time; time.sleep(60)"], tmp_path / "log", 0.2)
+            processes.run(["timeit", "-n1", "import time; time.sleep(600)"], tmp_path / "log", 0.2)
         assert set(children(os.getpid())) <= before
 
 
@@ -191,9 +191,9 @@ def test_cpu_time_of_ended_processes_is_counted() -> None:
     """A child computes for 0.2 s and ends between two readings."""
     before = read_tree_cpu(os.getpid())
     spin = "import time\nwhile time.process_time() < 0.2: pass"
-    subprocess.run([sys.executable, "-S", "-c", spin], check=True, timeout=30)
+    subprocess.run([sys.executable, "-S", "-c", spin], check=True, timeout=60)
     after = read_tree_cpu(os.getpid())
-    assert 0.19 <= after.below_s - before.below_s < 1.0
+    assert 0.19 <= after.below_s - before.below_s < 5.0
 
 
 def test_a_gpu_that_is_in_use_is_refused(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_a_gpu_that_is_in_use_is_refused(tmp_path: Path) -> None:
     log = tmp_path / "watch.log"
     log.write_text("gpu 9.0 0 0 70 600 345\ngpu 9.0 1 0 70 5000 345\n")
     watch = subprocess.Popen(["true"])
-    watch.wait(30)
+    watch.wait(60)
     assert {0: 600.0} == wait_free(watch, log, [0], "--gpus")
     with pytest.raises(RuntimeError, match="GPU 1 is in use: 5000 MiB"):
         wait_free(watch, log, [0, 1], "--gpus")

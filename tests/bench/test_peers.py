@@ -174,7 +174,7 @@ def test_no_message_is_lost_where_a_queue_is_full() -> None:
         sender = Sender(receiver.bind_anywhere())
         for number in range(num):
             sender.send(number.to_bytes(4, "big"))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await sender.room()
             await complete.wait()
         sender.close()

@@ -1,6 +1,5 @@
 """Many simulated workers in one process serve a run like workers in separate processes."""
 
-import random
 import signal
 import socket
 import subprocess
@@ -16,7 +15,6 @@ from tests import fleet
 from tests.bench.outliving import run_bench, wait_until
 from tests.forked import end_of
 from tests.test_one_request import check_tokens
-from worker.node.ports import steady_port
 
 COSTS = "--prefill-tokens-per-s 1e5 --step-base-ms 1 --step-per-seq-us 20"
 
@@ -24,7 +22,7 @@ COSTS = "--prefill-tokens-per-s 1e5 --step-base-ms 1 --step-per-seq-us 20"
 @contextmanager
 def simulated_fleet(directory: Path, num: int) -> Iterator[tuple[subprocess.Popen[bytes], list[str]]]:
     """Run a fleet inside the block, which begins once the fleet prints `ready`."""
-    base, log = steady_port(random.Random(), num), directory / "fleet.log"
+    base, log = fleet.free_port(num), directory / "fleet.log"
     command = ["bench.fleet.simulated", "--workers", str(num), "--port-base", str(base), *COSTS.split()]
     with log.open("wb") as out:
         process = subprocess.Popen([sys.executable, "-m", *command], cwd=fleet.ROOT, stdout=out, stderr=out)
@@ -34,7 +32,7 @@ def simulated_fleet(directory: Path, num: int) -> Iterator[tuple[subprocess.Pope
         yield process, [f"127.0.0.1:{base + index}" for index in range(num)]
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)
 
 
 def test_each_worker_of_the_fleet_serves(tmp_path: Path) -> None:
@@ -52,7 +50,7 @@ def test_each_worker_of_the_fleet_serves(tmp_path: Path) -> None:
         )
         assert 0 == done.returncode, done.stderr
         process.send_signal(signal.SIGTERM)
-        assert 0 == process.wait(20)
+        assert 0 == process.wait(60)
     run_dir = tmp_path / "out" / "offline" / "accuracy"
     assert list(range(70)) == sorted(check_tokens(run_dir, prompts, 32, server=False))
     answering = fleet.run_json(run_dir)["summary"]["workers"]
@@ -83,7 +81,7 @@ def test_bad_flags_are_named(tmp_path: Path, flags: str, says: str) -> None:
 
 def test_a_taken_port_is_named() -> None:
     """If one port of the fleet is taken, no worker keeps running, and the last line names the port."""
-    base = steady_port(random.Random(), 2)
+    base = fleet.free_port(2)
     with socket.create_server(("127.0.0.1", base + 1)):
         done = run_bench(["bench.fleet.simulated", "--workers", "2", "--port-base", str(base)])
     assert (2, "") == (done.returncode, done.stdout)

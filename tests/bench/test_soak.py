@@ -148,7 +148,7 @@ def test_descriptors_of_a_process_are_counted(tmp_path: Path) -> None:
     assert during is not None
     assert before.fds + 1 == during.fds
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait(30)
+    ended.wait(60)
     assert read_usage(ended.pid) is None
 
 

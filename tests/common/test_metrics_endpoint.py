@@ -18,7 +18,7 @@ from tests.fleet import free_port
 
 TEXT = "# HELP apples_total Apples.\n# TYPE apples_total counter\napples_total 3.0\n"
 OPEN_TEXT = "# HELP apples Apples.\n# TYPE apples counter\napples_total 3.0\n# EOF\n"
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 @contextlib.contextmanager

@@ -13,8 +13,8 @@ from tests import fleet, secure
 from tests.certificates import Authority
 
 # Far longer than any case may take: a door that stays shut is told at once.
-READY_TIMEOUT_S = "60"
-END_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = "600"
+END_TIMEOUT_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -147,5 +147,5 @@ def test_expired_certificate_is_told(files: Path, tmp_path: Path) -> None:
     try:
         done = coordinate(f"127.0.0.1:{port}", files, tmp_path / "out", f"--tls-ca {ours.path}")
     finally:
-        server.stop(grace=None).wait(timeout=10)
+        server.stop(grace=None).wait(timeout=60)
     check_refused(done, tmp_path / "out", f"127.0.0.1:{port}", "not accepted", "certificate has expired")

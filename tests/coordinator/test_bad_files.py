@@ -15,7 +15,7 @@ from tests.forked import end_of
 FLAGS = ["--config", "--generation-config", "--tls-ca", "--run-token-file"]
 # An address space in which a file without end cannot be read.
 MAX_ADDRESS_SPACE_BYTES = 8 << 30
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 def bounded_main(argv: list[str]) -> int:

@@ -24,8 +24,9 @@ from tests.forked import ForkedProcess, Main
 # Each answer takes 3,000 steps of 20 ms: no run of this file ends by itself.
 PROMPTS = [[3000, 7, 1000 * i] for i in range(40)]
 FAIL = ("--on-worker-loss", "fail")
-BUSY_TIMEOUT_S = 20.0
-END_TIMEOUT_S = 10.0
+# They catch a run that hangs; a busy machine may need seconds for what takes a fraction of one.
+BUSY_TIMEOUT_S = 60.0
+END_TIMEOUT_S = 60.0
 COORDINATOR = (sys.executable, "-m", "coordinator")
 
 
@@ -80,7 +81,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[fleet.WorkerP
 def load_of(worker: fleet.WorkerProcess) -> pb.WorkerLoad:
     """Ask a worker what it is doing."""
     with grpc.insecure_channel(worker.address) as channel:
-        return rpc.WorkerStub(channel).GetLoad(pb.GetLoadRequest(), timeout=5)
+        return rpc.WorkerStub(channel).GetLoad(pb.GetLoadRequest(), timeout=60)
 
 
 def wait_busy(started: list[fleet.WorkerProcess], run: Started, num_tokens: int = 1) -> None:
@@ -240,7 +241,7 @@ def test_stalled_worker_ends_the_run(tmp_path: Path) -> None:
     """A worker that answers pings but brings no token is lost after --stall-timeout-s."""
     with fleet.workers(tmp_path, 1, "--step-ms", "600000") as started:
         with coordinator(started, tmp_path, PROMPTS, "--stall-timeout-s", "1", *FAIL) as run:
-            code, log = run.end(BUSY_TIMEOUT_S)
+            code, log = run.end()
         assert (1, False) == (code, "Traceback" in log), log
         check_no_result(
             tmp_path / "out" / "offline" / "performance", "FAILED", started[0].address, "no token for 1 s"
@@ -304,7 +305,7 @@ def test_a_run_that_has_lost_its_percentile_ends_as_failed(
     conf.write_text(f"{fleet.FAST_CONF}gpt-oss-120b.Server.ttft_latency = 1\n")
     flags = ("--scenario", "server", "--max-over-latency", "3", "--user-conf", str(conf))
     with coordinator(two, tmp_path, PROMPTS, *flags) as run:
-        code, log = run.end(30)
+        code, log = run.end()
     assert (1, True) == (code, "over 1 ms TTFT, more than --max-over-latency 3" in log), log
     run_dir = run.run_dir / "server" / "performance"
     record = fleet.run_json(run_dir)

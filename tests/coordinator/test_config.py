@@ -206,6 +206,7 @@ def test_a_bad_address_is_named(workers: str, named: str) -> None:
         ([*NEEDED, "--acc"], "--acc"),  # no abbreviations: --acc may mean another flag one day
         ([*NEEDED, "--max-samples"], "--max-samples"),
         ([*NEEDED, "stray"], "stray"),
+        ([*NEEDED, "--scenario", "offline", "server"], "--scenario: a run has one, and server is another"),
     ],
 )
 def test_a_missing_or_unknown_flag_is_named(argv: list[str], named: str) -> None:

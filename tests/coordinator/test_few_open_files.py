@@ -13,7 +13,7 @@ from coordinator.transport.access import Access
 from tests import fleet
 
 # Long enough to tell a refusal at once from one after --ready-timeout-s.
-READY_TIMEOUT_S, REFUSAL_S = 60, 20
+READY_TIMEOUT_S, REFUSAL_S = 600, 120
 # 64 of the coordinator's own and 3 for each of 2 workers.
 NEEDED = 70
 

@@ -8,13 +8,17 @@ from tests import fleet
 from tests.coordinator.test_broken_runs import BUSY_TIMEOUT_S, FAIL, PROMPTS, Started, wait_busy
 from tests.forked import main_of
 
-# Its outputs take 4 s to be kept.
+# Its outputs are kept only after the signal: a file says that it was sent.
 SLOW_TO_LEAVE = """
-import sys, time
+import os, sys, time
 from coordinator.__main__ import main
 from coordinator.recording.outputs import Outputs
 salvage = Outputs.salvage
-Outputs.salvage = lambda *args: (time.sleep(4), salvage(*args))[1]
+def salvage_after_signal(*args):
+    while not os.path.exists({sent!r}):
+        time.sleep(0.01)
+    return salvage(*args)
+Outputs.salvage = salvage_after_signal
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -25,7 +29,8 @@ def test_a_signal_while_a_failed_run_ends_cuts_nothing_off(tmp_path: Path) -> No
         data = fleet.write_prompts(tmp_path / "data.parquet", PROMPTS)
         words = ["--max-new-tokens", "3000", *FAIL]
         argv = fleet.coordinator_flags(started, data, tmp_path / "out", *words)
-        run = Started(argv, tmp_path, main_of(SLOW_TO_LEAVE))
+        sent = tmp_path / "sent"
+        run = Started(argv, tmp_path, main_of(SLOW_TO_LEAVE.format(sent=str(sent))))
         try:
             wait_busy(started, run)
             started[1].process.kill()
@@ -34,7 +39,8 @@ def test_a_signal_while_a_failed_run_ends_cuts_nothing_off(tmp_path: Path) -> No
                 assert time.monotonic() < deadline_s, run.log.read_text()
                 time.sleep(0.05)
             run.process.send_signal(signal.SIGINT)
-            code, log = run.end(20.0)
+            sent.touch()
+            code, log = run.end()
         finally:
             run.process.kill()
     assert (1, False) == (code, "Traceback" in log), log

@@ -140,6 +140,13 @@ def test_the_first_lines_of_a_run_come_before_its_workers(tmp_path: Path) -> Non
     assert ["the data set has 2 rows, not 6396", REFERENCE[1]] == deviations[2:]
 
 
+def test_a_run_without_a_rate_says_what_loadgen_takes(tmp_path: Path) -> None:
+    """Offline without target_qps gets LoadGen's 1 query/s, which a fleet exceeds: said before the run."""
+    found = refused_run(tmp_path, "--scenario", "offline")
+    assert found[0].startswith("planned rate: LoadGen's default of 1 query/s; Offline is INVALID if it ends")
+    assert not [line for line in refused_run(tmp_path, "--accuracy", "--ungraded") if "planned rate" in line]
+
+
 def test_the_doctor_judges_the_files_without_a_data_set(tmp_path: Path) -> None:
     """Without --input-file and with no worker that answers: the reference's files are no submission's."""
     done = doctor(["127.0.0.1:9"], *reference_flags(tmp_path), "--timeout-s", "1")

@@ -91,7 +91,7 @@ def test_a_report_that_takes_too_long_is_ended(
     monkeypatch.setattr(report_process, "_MODULE", "tests.coordinator.endless")
     began_s = time.monotonic()
     report_process.write_report(tmp_path, 0.2)
-    assert time.monotonic() - began_s < 30
+    assert time.monotonic() - began_s < 120
     assert "no report.html: not written within 0.2 s; " in caplog.messages[0]
 
 

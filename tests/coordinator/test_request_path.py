@@ -10,8 +10,9 @@ from tests import fleet
 
 MAX_FILES = 10
 MAX_CALLS = 60
-# Runs a coordinator with every thread but main's profiled; writes, for each query, the files of the functions
-# that were called from LoadGen's call to the return of its completion. Resumed coroutines count as calls.
+MIN_QUERIES = 5
+# Runs a coordinator with every thread but main's profiled; writes, for each query, the functions that were
+# called since the completion before its own: file and name. Resumed coroutines count as calls.
 COUNT_CALLS = """
 import json, os, sys, threading
 from coordinator.__main__ import main
@@ -20,22 +21,24 @@ calls, queries = [], []
 def profile(frame, event, _):
     code = frame.f_code
     if event == "call" and code.co_filename.startswith(rooms):
-        if code.co_name == "issue_queries":
-            calls.clear()
-        calls.append(os.path.relpath(code.co_filename))
+        calls.append((os.path.relpath(code.co_filename), code.co_name))
     elif event == "return" and code.co_name == "query_samples_complete":
         queries.append(list(calls))
+        calls.clear()
 threading.setprofile(profile)
 code = main(sys.argv[2:])
 open(sys.argv[1], "w").write(json.dumps(queries))
 sys.exit(code)
 """
-# One query at a time: an answer takes about 3 steps of 10 ms.
+# Mostly one query at a time: an answer takes 3 steps of 10 ms, and more on a busy machine.
 CONF = "*.Server.min_duration = 1500\n*.Server.min_query_count = 40\n*.Server.target_qps = 10\n"
 
 
 def test_a_server_query_takes_few_files_and_calls(tmp_path: Path) -> None:
-    """At most 10 files and 60 calls over coordinator, sut, protos and common, in the median query."""
+    """At most 10 files and 60 calls over coordinator, sut, protos and common, in the median query.
+
+    Of the queries that were alone and had two frames; others share their frames, or took one.
+    """
     data = fleet.write_prompts(tmp_path / "data.parquet", [[3, 7, 1000 * i] for i in range(30)])
     conf = fleet.write_conf(tmp_path / "user.conf", CONF)
     with fleet.workers(tmp_path, 2, "--step-ms", "10", "--prefill-ms", "0") as started:
@@ -51,10 +54,15 @@ def test_a_server_query_takes_few_files_and_calls(tmp_path: Path) -> None:
             check=False,
         )
     assert done.returncode in (0, 3), done.stderr
-    queries = json.loads((tmp_path / "queries.json").read_text())
-    record = fleet.run_json(tmp_path / "out" / "server" / "performance")
-    # Two queries that arrive within one step share its frames.
-    num_frames = sum(worker["frames"] for worker in record["summary"]["workers"])
-    assert 1.9 * len(queries) < num_frames <= 2 * len(queries)
-    assert statistics.median(len(set(calls)) for calls in queries) <= MAX_FILES
+    queries = [path for path in map(own_path, json.loads((tmp_path / "queries.json").read_text())) if path]
+    assert len(queries) >= MIN_QUERIES
+    assert statistics.median(len(set(path)) for path in queries) <= MAX_FILES
     assert statistics.median(map(len, queries)) <= MAX_CALLS
+
+
+def own_path(calls: list[tuple[str, str]]) -> list[str]:
+    """Return the files of the calls since a query's issue; none if it was not alone in two frames."""
+    names = [name for _, name in calls]
+    if (names.count("issue_queries"), names.count("deliver")) != (1, 2):
+        return []
+    return [file for file, _ in calls[names.index("issue_queries") :]]

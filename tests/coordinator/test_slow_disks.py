@@ -25,7 +25,7 @@ from tests.forked import main_of
 SHORT_PROMPTS = [[3, 7, i] for i in range(10)]
 # A coordinator with a fault: the received answers are flushed each second, and the file system is as told.
 WITH_FAULT = """
-import sys, time
+import os, sys, time
 import coordinator.run, coordinator.scheduling.event_loop
 from common import standard_streams
 from common.standard_streams import leave
@@ -36,6 +36,14 @@ coordinator.scheduling.event_loop.BEATS_PER_FLUSH = 1
 
 def slow(function, delay_s):
     return lambda *args: (time.sleep(delay_s), function(*args))[1]
+
+def held(function, mark):
+    def wait_for_end_of_mark(*args):
+        open(mark, "w").close()
+        while os.path.exists(mark):
+            time.sleep(0.01)
+        return function(*args)
+    return wait_for_end_of_mark
 
 {fault}
 leave(main(sys.argv[1:]))
@@ -60,7 +68,7 @@ def start(worker: fleet.WorkerProcess, directory: Path, fault: str, *flags: str)
 def finish(run: Started) -> tuple[int, str]:
     """Wait for the end of a coordinator, which may take the imports' time and that of a slow disk."""
     try:
-        return run.end(60.0)
+        return run.end()
     finally:
         run.process.kill()
 
@@ -97,17 +105,15 @@ def test_an_output_directory_that_does_not_answer_is_bad_input(
 def test_a_signal_while_the_output_directory_is_slow_leaves_nothing(
     worker: fleet.WorkerProcess, tmp_path: Path
 ) -> None:
-    """Ctrl-C within a stall of 2 s: exit code 130, one line, no directory and no hidden one."""
+    """Ctrl-C within a stall: exit code 130, one line, no directory and no hidden one."""
     mark = tmp_path / "making"
-    fault = (
-        f"make = slow(RunDir._make, 2); RunDir._make = lambda self: (open({str(mark)!r}, 'w'), make(self))[1]"
-    )
-    run = start(worker, tmp_path, fault)
+    run = start(worker, tmp_path, f"RunDir._make = held(RunDir._make, {str(mark)!r})")
     deadline_s = time.monotonic() + BUSY_TIMEOUT_S
     while not mark.exists():
         assert time.monotonic() < deadline_s, run.log.read_text()
         time.sleep(0.01)
     run.process.send_signal(signal.SIGINT)
+    mark.unlink()
     code, log = finish(run)
     assert (130, "coordinator: interrupted by SIGINT") == (code, log.splitlines()[-1]), log
     assert not (tmp_path / "out").exists()
@@ -122,11 +128,11 @@ def test_a_log_that_cannot_be_read_does_not_hold_up_a_run(
     assert (0, False) == (code, "Traceback" in log), log
 
 
-def test_logs_that_do_not_answer_fail_the_run(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
+def test_logs_that_do_not_answer_fail_the_run(worker: fleet.WorkerProcess, memory_path: Path) -> None:
     """A verdict that cannot be read in time is no verdict: exit code 1, and the reason names the bound."""
     fault = f"coordinator.run.verdict.judge = slow(None, {HANG})"
-    code, log = finish(start(worker, tmp_path, fault, "--log-stall-timeout-s", "1"))
-    assert (1, True) == (code, "no answer within 1 s" in log), log
+    code, log = finish(start(worker, memory_path, fault, "--log-stall-timeout-s", "2"))
+    assert (1, True) == (code, "no answer within 2 s" in log), log
 
 
 # LoadGen's accuracy log leads to a pipe that holds 4 KiB and that nobody reads: its writes hang.
@@ -152,10 +158,10 @@ def start_with_stuck_log(worker: fleet.WorkerProcess, directory: Path, *flags: s
     return Started(argv, directory, main_of(WITH_FAULT.format(fault=PIPE_LOG)))
 
 
-def test_log_that_stops_growing_ends_the_run(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
+def test_log_that_stops_growing_ends_the_run(worker: fleet.WorkerProcess, memory_path: Path) -> None:
     """LoadGen's write hangs: exit code 1 with the bound, the answers are kept, and the worker is free."""
-    code, log = finish(start_with_stuck_log(worker, tmp_path, "--log-stall-timeout-s", "2"))
-    directory = tmp_path / "out" / "offline" / "accuracy"
+    code, log = finish(start_with_stuck_log(worker, memory_path, "--log-stall-timeout-s", "2"))
+    directory = memory_path / "out" / "offline" / "accuracy"
     reason = f"{directory}: the logs do not grow for 2 s after the last completion (--log-stall-timeout-s)"
     assert (1, False) == (code, "Traceback" in log), log
     verdict = fleet.run_json(directory)["verdict"]
@@ -165,7 +171,7 @@ def test_log_that_stops_growing_ends_the_run(worker: fleet.WorkerProcess, tmp_pa
 
 
 def test_signal_ends_a_run_whose_log_is_stuck(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
-    """SIGTERM while LoadGen's write hangs: exit code 143 within 10 s, and the worker is free."""
+    """SIGTERM while LoadGen's write hangs: exit code 143 before that is a stall, and the worker is free."""
     run = start_with_stuck_log(worker, tmp_path)
     try:
         wait_busy([worker], run)
@@ -202,7 +208,7 @@ def test_output_that_nobody_reads_stops_no_run(worker: fleet.WorkerProcess, tmp_
     try:
         process = subprocess.Popen(command, cwd=fleet.ROOT, stdout=writer, stderr=writer)
         try:
-            assert 0 == process.wait(60.0)
+            assert 0 == process.wait(120.0)
         finally:
             process.kill()
     finally:
@@ -234,7 +240,7 @@ def test_refused_workers_leave_an_earlier_run_alone(tmp_path: Path) -> None:
             code, log = finish(Started(argv, tmp_path / "second"))
         finally:
             holder.process.kill()
-            holder.process.wait(10.0)
+            holder.process.wait(60)
     # What makes it no submission run is said first.
     lines = [line for line in log.splitlines() if " WARNING coordinator.pre_run_checks: " not in line]
     assert (2, 1) == (code, len(lines)), log

@@ -97,7 +97,7 @@ def test_the_worker_reads_its_flags(variant: Variant) -> None:
     config, model, engine_flags = parse_worker(container["args"])
 
     assert ("0.0.0.0", "openai/gpt-oss-120b") == (config.host, model)
-    assert "--tensor-parallel-size=8" == engine_flags[-1]
+    assert "--tensor-parallel-size=1" == engine_flags[-1]
     assert config.insecure == (config.tls_ca is None)
     assert 60 == manifests.pod(variant(), "StatefulSet")["terminationGracePeriodSeconds"]
     # 10 s stay for the engine.
@@ -120,7 +120,7 @@ def test_the_gpus_asked_for_are_those_used(variant: Variant) -> None:
     container = manifests.container(variant(), "StatefulSet")
     flags = dict(re.findall(r"--(replicas|tensor-parallel-size)=(\d+)", " ".join(container["args"])))
 
-    assert {"replicas": "1", "tensor-parallel-size": "8"} == flags
+    assert {"replicas": "8", "tensor-parallel-size": "1"} == flags
     assert {"nvidia.com/gpu": 8} == container["resources"]["limits"]
 
 

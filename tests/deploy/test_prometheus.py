@@ -54,14 +54,14 @@ def prometheus(directory: Path, targets: dict[str, list[int]]) -> Iterator[str]:
             yield address
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 def ask(address: str, query: str) -> list[Any]:
     """Ask Prometheus for the current value of a query of the dashboard; empty while it does not answer."""
     words = urllib.parse.urlencode({"query": query.replace("$__rate_interval", f"{4 * SCRAPE_S}s")})
     try:
-        with urllib.request.urlopen(f"http://{address}/api/v1/query?{words}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{address}/api/v1/query?{words}", timeout=60) as answer:
             result: list[Any] = json.load(answer)["data"]["result"]
             return result
     except (ConnectionError, urllib.error.URLError):

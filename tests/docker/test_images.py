@@ -54,6 +54,14 @@ def fits(requirement: Requirement, pins: dict[str, list[str]]) -> bool:
 
 
 @pytest.mark.parametrize("image", IMAGES)
+def test_packages_are_installed_with_bytecode(image: str) -> None:
+    """The user of the container cannot write it, and uv writes none unless it is told to."""
+    before, install, _ = read_dockerfile(image).partition("uv pip install")
+    assert install
+    assert re.search(r"^ENV .*\bUV_COMPILE_BYTECODE=1\b", before, re.MULTILINE)
+
+
+@pytest.mark.parametrize("image", IMAGES)
 def test_image_holds_every_package(image: str) -> None:
     """Each package that pyproject.toml installs is copied into the image, from a folder that exists."""
     rooms = {package.split(".")[0] for package in read_project()["tool"]["setuptools"]["packages"]}

@@ -55,7 +55,7 @@ class Member:
         now_ns = time.monotonic_ns()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.worker.process.pid, signal.SIGKILL)
-        self.worker.process.wait(10)
+        self.worker.process.wait(60)
         return now_ns
 
     def freeze(self) -> int:
@@ -106,7 +106,7 @@ def load_of(address: str) -> pb.WorkerLoad | None:
 def replicas_of(address: str) -> dict[str, pb.Replica]:
     """List the addresses of a node's replicas, in order."""
     with grpc.insecure_channel(address, options=OWN_CONNECTION) as channel:
-        info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=5, wait_for_ready=True)
+        info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=60, wait_for_ready=True)
     host = address.rpartition(":")[0]
     return {f"{host}:{replica.port}": replica for replica in info.replicas}
 
@@ -159,7 +159,7 @@ def addresses_of(members: Sequence[Member]) -> list[str]:
     return [member.address for member in members]
 
 
-def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 20.0) -> None:
+def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
     """Poll until something is true; the deadline fails the test."""
     deadline_s = time.monotonic() + timeout_s
     while not true():
@@ -168,7 +168,7 @@ def wait_until(true: Callable[[], bool], what: str, timeout_s: float = 20.0) -> 
         time.sleep(POLL_S)
 
 
-def check_free(members: Sequence[Member], timeout_s: float = 20.0) -> None:
+def check_free(members: Sequence[Member], timeout_s: float = 60.0) -> None:
     """Check that workers are SERVING, without a run and without a request, or soon will be."""
     for member in members:
         wait_until(lambda m=member: m.idle, f"{member.address} free", timeout_s)  # type: ignore[misc]

@@ -131,7 +131,7 @@ def started(
         yield run
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 def check_answers(run: Run) -> None:

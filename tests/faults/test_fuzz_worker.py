@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 SPEC = pb.RunSpec(temperature=1.0, top_p=1.0, top_k=-1, max_new_tokens=64, seed=5)
 OPEN = pb.ToWorker(open=pb.Open(protocol_version=PROTOCOL_VERSION, run_id="fuzz", spec=SPEC))
-STEP_TIMEOUT_S = 20.0
+STEP_TIMEOUT_S = 60.0
 MAX_FRAMES_PER_STREAM = 50
 # A stream that a message ends must say whose fault it was; UNKNOWN and INTERNAL would be the worker's.
 REFUSALS = {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION"}

@@ -110,11 +110,11 @@ def garbage_beside(honest: Member, worker_ns: int) -> Iterator[tuple[str, Garbag
     thread.start()
     serving = Garbler(info, garbage.play).serving()
     try:
-        yield asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result(10), garbage
+        yield asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result(60), garbage
     finally:
-        asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result(10)
+        asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result(60)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)
         loop.close()
 
 

@@ -16,7 +16,7 @@ from tests.faults.moments import in_decode, seats
 from tests.faults.table import Table
 
 STEP = ("--step-ms", "5", "--max-num-seqs")
-# What issue 3 allows an interrupted run.
+# An interrupted user waits at most this long.
 INTERRUPT_TIMEOUT_S = 10.0
 
 

@@ -48,7 +48,9 @@ BUDGET = 12
 SPEC = pb.RunSpec(temperature=0.0, top_p=1.0, top_k=-1, max_new_tokens=BUDGET)
 # Answers of 4 to 11 tokens that end with the stop id, and some of 12 that end with the budget.
 PROMPTS = [[4 + i % 10, 7, 1000 * (i + 1)] for i in range(16)]
-END_TIMEOUT_S = 20.0
+END_TIMEOUT_S = 60.0
+# A timeout that expires in a test. A process that stands still for a while adds at most 0.2 s to it.
+SHORT_S = 0.8
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
@@ -105,6 +107,8 @@ class Lie:
     pong: Callable[[pb.Pong], pb.Pong | None] = same
     status: tuple[grpc.StatusCode, str] | None = None
     """Ends the stream with it after the first submit."""
+    patience_s: float = 30.0
+    """Each timeout of the run; short for a lie that lets one expire."""
 
 
 class Worker:
@@ -256,7 +260,8 @@ async def run_beside_honest(lie: Lie, *, breaks_first: bool = False) -> Outcome:
     honest, liar = Worker("honest", Lie()), Worker("liar", lie, breaks_first)
     async with asyncio.timeout(END_TIMEOUT_S), honest.serving() as first, liar.serving() as second:
         outcome = Outcome()
-        fleet_ = Fleet((first, second), Access(), Patience(Limits(0.6, 0.6), END_TIMEOUT_S, True))
+        patience = Patience(Limits(lie.patience_s, lie.patience_s), END_TIMEOUT_S, True)
+        fleet_ = Fleet((first, second), Access(), patience)
         try:
             await fleet_.wait_ready(END_TIMEOUT_S)
             await _run(fleet_, outcome, liar, breaks_first)

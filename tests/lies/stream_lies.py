@@ -8,7 +8,7 @@ import numpy as np
 
 from protos import worker_pb2 as pb
 from protos.columns import TokenTimes, digest_of, pack_tokens, unpack_tokens
-from tests.lies.lying_worker import BUDGET, LENGTH, STOP, STOP_ID, VOCAB_SIZE, Lie, Row, Step, pack
+from tests.lies.lying_worker import BUDGET, LENGTH, SHORT_S, STOP, STOP_ID, VOCAB_SIZE, Lie, Row, Step, pack
 from tests.lies.worker_lies import ESCAPE
 
 
@@ -89,7 +89,10 @@ STREAM_LIES: dict[str, tuple[Lie, str]] = {
         BEHIND,
     ),
     "tokens behind a stop id, in the next frame": (Lie(steps=behind), BEHIND),
-    "a stop id without an end": (Lie(steps=last(lambda r: Row(r.name, [STOP_ID]))), "no token for"),
+    "a stop id without an end": (
+        Lie(steps=last(lambda r: Row(r.name, [STOP_ID])), patience_s=SHORT_S),
+        "no token for",
+    ),
     "a stop id as first token, without an end": (
         Lie(steps=first_row(lambda r: Row(r.name, [STOP_ID]))),
         "begins with a stop id",
@@ -164,8 +167,11 @@ STREAM_LIES: dict[str, tuple[Lie, str]] = {
         Lie(frames=lambda f: [pb.FromWorker(opened=pb.Opened(run_id="lies")).SerializeToString(), *f]),
         "unexpected message: opened",
     ),
-    "no token": (Lie(steps=lambda _: []), "no token for"),
-    "no message": (Lie(steps=lambda _: [], pong=lambda _: None), "(silent|no token) for"),
+    "no token": (Lie(steps=lambda _: [], patience_s=SHORT_S), "no token for"),
+    "no message": (
+        Lie(steps=lambda _: [], pong=lambda _: None, patience_s=SHORT_S),
+        "(silent|no token) for",
+    ),
     "a pong to no ping": (Lie(pong=lambda p: pb.Pong(nonce=p.nonce + 99, worker_ns=9)), "without a ping"),
     "a clock beyond 2^63": (Lie(pong=lambda p: pb.Pong(nonce=p.nonce, worker_ns=2**64 - 1)), "worker_ns"),
     "a status with terminal escapes": (

@@ -1,17 +1,17 @@
 """A table of lies, each told beside an honest worker: lost, refused, INVALID or harmless."""
 
 import asyncio
+import contextlib
 import logging
 import math
 import re
 from collections.abc import Iterator
+from unittest import mock
 
 import numpy as np
 import pytest
 
-import coordinator.transport.fleet
-import coordinator.transport.stream
-import coordinator.transport.worker_link
+from coordinator.transport import fleet, stream, worker_link
 from coordinator.transport.engine_reading import NO_READING
 from protos import worker_pb2 as pb
 from protos.columns import MAX_NS
@@ -21,6 +21,7 @@ from sut.results.timing.decomposition import RunDecomposition
 from sut.results.timing.request_records import BEGIN_MARKS, END_MARKS
 from tests.lies.lying_worker import (
     PROMPTS,
+    SHORT_S,
     STOP,
     STOP_ID,
     Lie,
@@ -36,13 +37,9 @@ from tests.lies.worker_lies import ESCAPE, INFO_LIES, OPEN_LIES, fields
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Shorten every interval, and silence gRPC's log of messages that do not parse."""
-    monkeypatch.setattr(coordinator.transport.stream, "STATUS_TIMEOUT_S", 0.05)
-    monkeypatch.setattr(coordinator.transport.stream, "BEAT_INTERVAL_S", 0.1)
-    monkeypatch.setattr(coordinator.transport.fleet, "BEAT_INTERVAL_S", 0.1)
-    monkeypatch.setattr(coordinator.transport.stream, "CALL_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(coordinator.transport.worker_link, "CALL_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(coordinator.transport.fleet, "CALL_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(coordinator.transport.fleet, "PROBE_INTERVAL_S", 0.02)
+    monkeypatch.setattr(stream, "BEAT_INTERVAL_S", 0.1)
+    monkeypatch.setattr(fleet, "BEAT_INTERVAL_S", 0.1)
+    monkeypatch.setattr(fleet, "PROBE_INTERVAL_S", 0.02)
     for name in ("grpc._common", "grpc._cython.cygrpc"):
         monkeypatch.setattr(logging.getLogger(name), "disabled", True)
     yield
@@ -50,7 +47,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def play(lie: Lie, *, breaks_first: bool = False) -> Outcome:
     """Run beside an honest worker."""
-    return asyncio.run(run_beside_honest(lie, breaks_first=breaks_first))
+    with contextlib.ExitStack() as stack:
+        for module in (stream, worker_link, fleet):
+            stack.enter_context(mock.patch.object(module, "CALL_TIMEOUT_S", lie.patience_s))
+        return asyncio.run(run_beside_honest(lie, breaks_first=breaks_first))
 
 
 def check_exact(outcome: Outcome) -> None:
@@ -116,13 +116,20 @@ def test_a_lie_on_the_stream_loses_the_worker(lie: Lie, reason: str) -> None:
     assert re.search(reason, outcome.losses[0]), outcome.losses
 
 
+def counting(produced: int) -> Lie:
+    """Tell this number of produced tokens, which the coordinator then waits for."""
+    return Lie(
+        pong=lambda p: pb.Pong(nonce=p.nonce, worker_ns=9, produced_tokens=produced), patience_s=SHORT_S
+    )
+
+
 @pytest.mark.parametrize(
     ("lie", "failed"),
     [
-        (Lie(pong=lambda p: pb.Pong(nonce=p.nonce, worker_ns=9, produced_tokens=10**6)), ["tokens"]),
-        (Lie(pong=lambda p: pb.Pong(nonce=p.nonce, worker_ns=9, produced_tokens=2**64 - 1)), ["tokens"]),
-        (Lie(pong=lambda p: pb.Pong(nonce=p.nonce, worker_ns=9)), ["tokens"]),
-        (Lie(pong=lambda _: None), ["tokens"]),
+        (counting(10**6), ["tokens"]),
+        (counting(2**64 - 1), ["tokens"]),
+        (counting(0), ["tokens"]),
+        (Lie(pong=lambda _: None, patience_s=SHORT_S), ["tokens"]),
         (Lie(steps=lambda s: [[], [], [Row(r.name, [], STOP) for r in s[2]]]), ["loadgen_errors"]),
         (Lie(steps=lambda s: [[], [], [Row(r.name, [STOP_ID], STOP) for r in s[2]]]), ["loadgen_errors"]),
     ],

@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2
 from coordinator.transport.worker_answers import MAX_ANSWER_BYTES
 from protos import worker_pb2 as pb
 from protos.hashes import engine_hash
-from tests.lies.lying_worker import VOCAB_SIZE, Lie, pack
+from tests.lies.lying_worker import SHORT_S, VOCAB_SIZE, Lie, pack
 
 ESCAPE = "\x1b[31m\x07\r\n"
 
@@ -141,7 +141,7 @@ OPEN_LIES: dict[str, tuple[Lie, str]] = {
     ),
     "tokens instead of opened": (Lie(opened=lambda _: pack([], 0)), "answers open with tokens"),
     "opened that does not parse": (Lie(opened=lambda _: b"\xff\xff"), ""),
-    "no answer to open": (Lie(opened=lambda _: None), "no answer within"),
+    "no answer to open": (Lie(opened=lambda _: None, patience_s=SHORT_S), "no answer within"),
 }
 
 

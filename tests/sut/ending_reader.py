@@ -12,10 +12,10 @@ if how == "speaks":
 if how == "stays":
     sys.stderr.close()
     os.close(2)
-    time.sleep(60)
+    time.sleep(600)
 if how == "hangs":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    time.sleep(60)
+    time.sleep(600)
 if how.startswith("SIG"):
     os.kill(os.getpid(), signal.Signals[how])
 sys.exit(how)

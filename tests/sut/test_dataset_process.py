@@ -72,7 +72,7 @@ def test_whatever_the_process_does_is_one_line(
     with pytest.raises(UnreadableError) as caught:
         read_in_process(Path(how), None, timeout_s=1 if how in ("hangs", "stays") else 60)
     assert str(caught.value) == reason
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 120
 
 
 def test_nine_bytes_of_pickle_take_no_gigabytes(tmp_path: Path) -> None:

@@ -61,10 +61,10 @@ def test_a_program_is_read(message: str) -> None:
     "unit", ["ANSWER ", "FINAL\n", " ", "1", "**a", "<|channel|>final<", r"\boxed{ ", "```"]
 )
 def test_a_long_repetition_takes_linear_time(unit: str) -> None:
-    """128 KiB of one piece, as long as the longest answer, are read within a second in both ways."""
+    """128 KiB of one piece, as long as the longest answer, take 0.2 s in both ways, and not minutes."""
     text = f"<|channel|>final<|message|>Answer{unit * (131_072 // len(unit))} x"
     start_s = time.process_time()
     for family in Family:
         extract(family, text)
         read_leniently(family, last_final_message(text))
-    assert time.process_time() - start_s < 1.0
+    assert time.process_time() - start_s < 10.0

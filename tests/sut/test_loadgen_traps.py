@@ -38,7 +38,7 @@ def run_child(child: Callable[[Path], None], directory: Path, cwd: Path = fleet.
         env=os.environ | {"PYTHONPATH": str(fleet.ROOT)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert (0, "end\n") == (done.returncode, done.stdout), done.stderr
@@ -73,9 +73,9 @@ class Drive:
         """Run to the end; this thread reports."""
         thread = threading.Thread(target=self._start_test, args=(directory,), daemon=True)
         thread.start()
-        for ids, _ in iter(lambda: self.issued.get(timeout=20), None):
+        for ids, _ in iter(lambda: self.issued.get(timeout=60), None):
             self.answer(ids)
-        thread.join(timeout=20)
+        thread.join(timeout=60)
         return read_detail(find_log(directory, DETAIL))
 
     def answer(self, ids: list[int]) -> None:
@@ -135,7 +135,7 @@ def child_submit_raises(directory: Path) -> None:
     arguments = (10, sut.issue_queries, directory, None)
     threading.Thread(target=drive.test.run, args=arguments, daemon=True).start()
     # 660 = 1.1 * 600 s * 1 query/s, LoadGen's Offline query.
-    assert (660, 660) == errors.get(timeout=20).args
+    assert (660, 660) == errors.get(timeout=60).args
     end_child()
 
 

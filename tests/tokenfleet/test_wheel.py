@@ -1,7 +1,6 @@
 """The wheel: every program runs in a directory whose files have the names of this project's packages."""
 
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from protos import worker_pb2 as pb
 from tests import fleet
 from tests.worker.node.nodes import info_of
 from worker.engines.model.preset import preset_names
-from worker.node.ports import steady_port
 
 FOREIGN = "raise SystemExit('a module of the current directory was imported')\n"
 # The longest answer, 40 tokens, lasts 200 ms: longer than the 100 ms that the user.conf asks for.
@@ -122,7 +120,7 @@ class Programs:
 
     def worker(self, log: Path, engine: str, *flags: str) -> fleet.WorkerProcess:
         """Start a worker and wait until it serves."""
-        address = f"127.0.0.1:{steady_port(random.Random(), 3)}"
+        address = f"127.0.0.1:{fleet.free_port(3)}"
         started = fleet.start_worker(
             log,
             *flags,

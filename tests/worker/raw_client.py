@@ -174,18 +174,18 @@ def walk(
     ready: bool = True,
     coordinator_timeout_s: float = 60,
 ) -> None:
-    """Run test steps against a new worker, within 20 s."""
+    """Run test steps against a new worker, within 60 s."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(20), serving(engine, ready, coordinator_timeout_s) as worker:
+        async with asyncio.timeout(60), serving(engine, ready, coordinator_timeout_s) as worker:
             await steps(worker)
 
     asyncio.run(bounded())
 
 
 async def open_when_free(worker: Worker, run_id: str) -> Stream:
-    """Open a run as soon as the worker is free again, within 10 s."""
-    async with asyncio.timeout(10):
+    """Open a run as soon as the worker is free again, within 60 s."""
+    async with asyncio.timeout(60):
         while True:
             load = await worker.stub.GetLoad(pb.GetLoadRequest())
             if not load.run_id:

@@ -6,7 +6,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -26,7 +26,7 @@ from worker.config import WorkerConfig
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
 from worker.server import SERVING, Server
 
-WAIT_S = 15.0
+WAIT_S = 60.0
 # HTTP/2's preface and an empty SETTINGS frame (RFC 9113, sections 3.4 and 6.5); no acknowledgement follows.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 ASK = health_pb2.HealthCheckRequest()
@@ -52,17 +52,15 @@ async def serving(port: int, auth: AuthInterceptor | None = None) -> AsyncIterat
     await asyncio.wait_for(ended, WAIT_S)
 
 
-@contextlib.contextmanager
-def flood(port: int, num: int, first_bytes: bytes = b"") -> Iterator[list[socket.socket]]:
-    """Open connections that send a few bytes and then nothing."""
-    with contextlib.ExitStack() as stack:
-        socks = []
+class Flood(contextlib.ExitStack):
+    """Connections that send a few bytes and then nothing, open up to the end of a block."""
+
+    def begin(self, port: int, num: int, first_bytes: bytes) -> None:
+        """Open further connections."""
         for _ in range(num):
-            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), WAIT_S))
+            sock = self.enter_context(socket.create_connection(("127.0.0.1", port), WAIT_S))
             with contextlib.suppress(ConnectionError):
                 sock.sendall(first_bytes)
-            socks.append(sock)
-        yield socks
 
 
 def open_channel(port: int, files: Path | None = None) -> grpc.aio.Channel:
@@ -77,10 +75,20 @@ def open_channel(port: int, files: Path | None = None) -> grpc.aio.Channel:
 async def check(channel: grpc.aio.Channel) -> str:
     """Call Check once; returns the health or the status code."""
     try:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(ASK, timeout=2.0)
+        answer = await health_pb2_grpc.HealthStub(channel).Check(ASK, timeout=WAIT_S)
     except grpc.aio.AioRpcError as error:
         return error.code().name
     return health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+
+
+async def lock_out(flood: Flood, port: int, first_bytes: bytes, files: Path | None) -> None:
+    """Open three times the limit of connections, again if a busy machine took longer than a handshake may."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            flood.begin(port, 60, first_bytes)
+            async with open_channel(port, files) as late:
+                if await check(late) == "UNAVAILABLE":
+                    return
 
 
 async def wait_admitted(port: int, files: Path | None = None) -> None:
@@ -115,9 +123,8 @@ def test_idle_connections_are_closed_and_calls_are_kept(
             watch = health_pb2_grpc.HealthStub(watching).Watch(ASK)
             assert (await watch.read()).status == SERVING
             await asyncio.wait_for(idle.channel_ready(), WAIT_S)
-            with flood(port, 60, first_bytes):
-                async with open_channel(port, ca) as late:
-                    assert "UNAVAILABLE" == await check(late)
+            with Flood() as flood:
+                await lock_out(flood, port, first_bytes, ca)
                 assert "SERVING" == await check(idle)
                 await wait_admitted(port, ca)
                 # Longer than a handshake may take, and without any call.
@@ -157,8 +164,11 @@ def test_one_connection_cannot_hold_every_call(monkeypatch: pytest.MonkeyPatch) 
         async with serving(port), open_channel(port) as greedy, open_channel(port) as other:
             watches = [health_pb2_grpc.HealthStub(greedy).Watch(ASK) for _ in range(30)]
             first = [asyncio.ensure_future(watch.read()) for watch in watches]
-            done, waiting = await asyncio.wait(first, timeout=1.0)
-            assert (10, 20) == (len(done), len(waiting))
+            waiting = set(first)
+            async with asyncio.timeout(WAIT_S):
+                while len(waiting) > 20:
+                    _, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            assert set() == (await asyncio.wait(waiting, timeout=1.0))[0]
             assert "SERVING" == await check(other)
             for watch in watches:
                 watch.cancel()
@@ -231,14 +241,15 @@ def num_open_files(pid: int) -> int:
 @pytest.mark.long
 @pytest.mark.parametrize("first_bytes", [b"", PREFACE], ids=["silent", "half-open-http2"])
 def test_1500_idle_connections_at_1024_open_files(tmp_path: Path, first_bytes: bytes) -> None:
-    """The worker keeps its channels, opens files meanwhile, and admits new connections within 15 s."""
+    """The worker keeps its channels, opens files meanwhile, and admits new connections within WAIT_S."""
     worker = fleet.start_worker(tmp_path / "log", program=limited(1024))
     port = int(worker.address.rpartition(":")[2])
 
     async def steps() -> None:
         async with open_channel(port) as held:
             assert "SERVING" == await check(held)
-            with flood(port, 1500, first_bytes):
+            with Flood() as flood:
+                flood.begin(port, 1500, first_bytes)
                 host = await rpc.WorkerStub(held).GetHost(pb.GetHostRequest(), timeout=WAIT_S)
                 assert "grpcio" in host.package_versions
                 assert num_open_files(worker.process.pid) < 600

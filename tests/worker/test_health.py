@@ -6,7 +6,6 @@ import queue
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +18,30 @@ from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import PROTOCOL_VERSION, SERVICE
 from tests import fleet
+from tests.forked import main_of
+from tests.worker.node.nodes import wait_until
 
 BUF = os.environ.get("BUF") or shutil.which("buf")
 needs_buf = pytest.mark.skipif(BUF is None, reason="no buf on PATH or in $BUF (npm package @bufbuild/buf)")
-WAIT_S = 20.0
+WAIT_S = 60.0
 LIFE = ["NOT_SERVING", "SERVING", "NOT_SERVING"]
 NOT_FOUND_EXIT = 40  # buf's exit code is 8 times gRPC's status code; NOT_FOUND is 5
 FAILED_PRECONDITION_EXIT = 72
+
+
+# A worker that loads until a file is there.
+LOADING = """
+import asyncio, os, sys
+from worker.__main__ import main
+from worker.engines.scripted.counting import CountingEngine
+start = CountingEngine.start
+async def start_when_allowed(self):
+    while not os.path.exists({allowed!r}):
+        await asyncio.sleep(0.01)
+    return await start(self)
+CountingEngine.start = start_when_allowed
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +53,10 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[fleet.WorkerPro
 
 @pytest.fixture
 def loading(tmp_path: Path) -> Iterator[fleet.WorkerProcess]:
-    """Start a worker that listens, and loads for another 1.8 s."""
-    started = fleet.start_worker(tmp_path / "worker.log", "--load-ms", "1800")
-    deadline_s = time.monotonic() + WAIT_S
-    while "listening" not in started.log.read_text():
-        assert time.monotonic() < deadline_s, started.log.read_text()
-        time.sleep(0.02)
+    """Start a worker that listens, and loads until `live`."""
+    program = main_of(LOADING.format(allowed=str(tmp_path / "allowed")))
+    started = fleet.start_worker(tmp_path / "worker.log", program=program)
+    wait_until(lambda: "listening" in started.log.read_text(), started.log)
     yield started
     started.stop()
 
@@ -69,7 +83,7 @@ def held(address: str) -> Iterator[None]:
 def state_of(address: str) -> str:
     """Ask GetInfo for the worker's state."""
     with grpc.insecure_channel(address) as channel:
-        info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=5, wait_for_ready=True)
+        info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=60, wait_for_ready=True)
     return pb.WorkerState.Name(info.state)
 
 
@@ -83,20 +97,13 @@ def watch(address: str, service: str, seen: list[str]) -> None:
                 seen.append(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))  # noqa: PERF401
 
 
-def wait_for(started: fleet.WorkerProcess, status: str) -> None:
-    """Wait until the worker's health is `status`."""
-    deadline_s = time.monotonic() + WAIT_S
-    while status != fleet.health(started.address):
-        assert time.monotonic() < deadline_s, started.log.read_text()
-        time.sleep(0.02)
-
-
 def live(started: fleet.WorkerProcess) -> None:
     """Take a loading worker through serving and draining a run to its end."""
-    wait_for(started, "SERVING")
+    started.log.with_name("allowed").touch()
+    wait_until(lambda: fleet.health(started.address) == "SERVING", started.log)
     with held(started.address):
         started.process.terminate()
-        wait_for(started, "NOT_SERVING")
+        wait_until(lambda: fleet.health(started.address) == "NOT_SERVING", started.log)
         assert "NOT_SERVING" == fleet.health(started.address, SERVICE)
         assert "WORKER_STATE_DRAINING" == state_of(started.address)
         with pytest.raises(grpc.RpcError, match="worker is WORKER_STATE_DRAINING"), held(started.address):
@@ -133,6 +140,7 @@ def test_health_follows_the_life_of_a_worker(loading: fleet.WorkerProcess) -> No
     assert "NOT_SERVING" == fleet.health(loading.address)
     assert "NOT_SERVING" == fleet.health(loading.address, SERVICE)
     assert "WORKER_STATE_LOADING" == state_of(loading.address)
+    wait_until(lambda: all(seen.values()), loading.log)
     live(loading)
     for watcher in watchers:
         watcher.join(WAIT_S)
@@ -143,8 +151,8 @@ def test_serving_worker_says_what_it_is_and_does(worker: fleet.WorkerProcess) ->
     """GetInfo and GetLoad answer a second client while a run is open."""
     with grpc.insecure_channel(worker.address) as channel, held(worker.address):
         stub = rpc.WorkerStub(channel)
-        info = stub.GetInfo(pb.GetInfoRequest(), timeout=5)
-        load = stub.GetLoad(pb.GetLoadRequest(), timeout=5)
+        info = stub.GetInfo(pb.GetInfoRequest(), timeout=60)
+        load = stub.GetLoad(pb.GetLoadRequest(), timeout=60)
     assert ("counting", worker.process.pid, pb.WORKER_STATE_READY) == (info.engine, info.pid, info.state)
     assert pb.WorkerLoad(run_id="holder") == load
 
@@ -190,16 +198,18 @@ def test_buf_calls_every_unary_method(worker: fleet.WorkerProcess) -> None:
 
 
 @needs_buf
-def test_buf_watches_the_life_of_a_worker(loading: fleet.WorkerProcess) -> None:
+def test_buf_watches_the_life_of_a_worker(loading: fleet.WorkerProcess, tmp_path: Path) -> None:
     """`buf curl` on Health/Watch prints NOT_SERVING, SERVING, NOT_SERVING, and ends with the worker."""
     command = buf_command(loading, "/grpc.health.v1.Health/Watch", "--data", json.dumps({"service": SERVICE}))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher:
+    printed = tmp_path / "printed"
+    with printed.open("wb") as output, subprocess.Popen(command, stdout=output) as watcher:
         try:
             assert {"status": "NOT_SERVING"} == ask(loading, "grpc.health.v1.Health/Check", service=SERVICE)
             assert "WORKER_STATE_LOADING" == ask(loading, f"{SERVICE}/GetInfo")["state"]
+            wait_until(lambda: "status" in printed.read_text(), loading.log)
             live(loading)
-            printed, _ = watcher.communicate(timeout=WAIT_S)
+            watcher.wait(WAIT_S)
         finally:
             watcher.kill()
-    statuses = [line.split('"')[3] for line in printed.splitlines() if "status" in line]
+    statuses = [line.split('"')[3] for line in printed.read_text().splitlines() if "status" in line]
     assert LIFE == statuses

@@ -35,7 +35,7 @@ async def watch_with_keepalive(interval_ms: int) -> grpc.aio.AioRpcError:
 def test_a_client_that_pings_too_often_is_disconnected() -> None:
     """The third ping at intervals of 1 s ends the connection; the product's own interval is longer."""
     started_s = time.monotonic()
-    error = asyncio.run(asyncio.wait_for(watch_with_keepalive(1_000), 30))
+    error = asyncio.run(asyncio.wait_for(watch_with_keepalive(1_000), 60))
     assert (grpc.StatusCode.UNAVAILABLE, "Too many pings") == (error.code(), error.details())
     assert 2 < time.monotonic() - started_s
     options = dict(CHANNEL_OPTIONS)

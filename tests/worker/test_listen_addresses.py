@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from common.flags import FlagError
+from tests import fleet
 from tests.worker.asks import run
 from tests.worker.test_bad_flags import has_ipv6
 from worker import listen_addresses as module
@@ -77,16 +78,14 @@ def test_worker_at_localhost_is_reached_at_both_addresses() -> None:
     async def steps(port: int) -> None:
         server = Server(WorkerConfig(host="localhost", port=port), CountingEngine(CountingConfig()))
         ended = asyncio.ensure_future(server.serve())
-        await asyncio.wait_for(server.serving.wait(), 15.0)
+        await asyncio.wait_for(server.serving.wait(), 60)
         for address in ("127.0.0.1", "::1"):
             _, writer = await asyncio.open_connection(address, port)
             writer.close()
         server.stop()
         await ended
 
-    with occupied("127.0.0.1") as port:
-        pass
-    run(steps(port))
+    run(steps(fleet.free_port()))
 
 
 def test_address_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +94,7 @@ def test_address_of_another_machine_is_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(
         FlagError, match=r"^--host: node1 is 192\.0\.2\.7, which is not an address of this machine$"
     ):
-        listen_addresses("node1", 50051)
+        listen_addresses("node1", fleet.free_port())
 
 
 def test_name_that_is_unknown_is_refused() -> None:
@@ -125,8 +124,7 @@ def test_protocol_that_is_disabled_is_left_out(monkeypatch: pytest.MonkeyPatch) 
         real(sock, address)
 
     monkeypatch.setattr(module.socket.socket, "bind", bind)
-    with occupied("127.0.0.1") as port:
-        pass
+    port = fleet.free_port()
     assert [f"127.0.0.1:{port}"] == listen_addresses("localhost", port)
     with pytest.raises(FlagError, match=r"^--host: ::1 is not an address of this machine$"):
         listen_addresses("::1", port)

@@ -14,12 +14,12 @@ from worker.config import BadInput, EngineKind, WorkerConfig
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
 from worker.server import Server
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def scrape(port: int) -> dict[str, float]:
     """Read every series by its name with labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     return {name: float(value) for name, value in (li.rsplit(" ", 1) for li in lines if li[0] != "#")}
 

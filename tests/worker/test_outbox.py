@@ -19,8 +19,8 @@ _T = TypeVar("_T")
 
 
 def run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine to its end within 20 s."""
-    return asyncio.run(asyncio.wait_for(work, 20))
+    """Run a coroutine to its end, within a bound."""
+    return asyncio.run(asyncio.wait_for(work, 120))
 
 
 def columns(

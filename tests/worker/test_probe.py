@@ -31,7 +31,7 @@ def health_server() -> Iterator[tuple[health.HealthServicer, str]]:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield servicer, f"127.0.0.1:{port}"
-    server.stop(grace=None).wait(timeout=10)
+    server.stop(grace=None).wait(timeout=60)
 
 
 def run_probe(address: str, *words: str, **changed: str) -> tuple[int, str]:
@@ -51,7 +51,7 @@ def run_call(address: str, *words: str, **changed: str) -> tuple[int, str, str]:
         env=env | changed,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -88,7 +88,8 @@ def test_the_probe_asks_for_a_service(health_server: tuple[health.HealthServicer
     servicer.set("tokenfleet.v1.Worker", health_pb2.HealthCheckResponse.NOT_SERVING)
     assert (0, "") == run_probe(address)
     assert (1, f"probe: {address}: NOT_SERVING\n") == run_probe(address, "tokenfleet.v1.Worker")
-    assert (1, f"probe: {address}: has no health service 'nobody'\n") == run_probe(address, "nobody")
+    reason = "has no health service 'nobody' (an address is HOST:PORT)"
+    assert (1, f"probe: {address}: {reason}\n") == run_probe(address, "nobody")
     assert (2, f"probe: a b: {AT_MOST}\n") == run_probe(address, "a", "b")
 
 

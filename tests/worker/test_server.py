@@ -28,9 +28,9 @@ DRAINING = ("FAILED_PRECONDITION", "worker is WORKER_STATE_DRAINING")
 
 
 async def wait_for(channel: grpc.aio.Channel, state: pb.WorkerState) -> None:
-    """Ask GetInfo until the worker is in a state, at most 20 s."""
+    """Ask GetInfo until the worker is in a state, at most 60 s."""
     stub: Any = rpc.WorkerStub(channel)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             info = await stub.GetInfo(pb.GetInfoRequest(), wait_for_ready=True)
             if info.state == state:
@@ -49,10 +49,10 @@ async def run_once(channel: grpc.aio.Channel) -> None:
 
 
 def walk(worker: fleet.WorkerProcess, steps: Callable[[grpc.aio.Channel], Coroutine[Any, Any, None]]) -> None:
-    """Run test steps over a channel to a worker's process, within 30 s, and stop the process."""
+    """Run test steps over a channel to a worker's process, within 60 s, and stop the process."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(30), connected(worker.address) as channel:
+        async with asyncio.timeout(60), connected(worker.address) as channel:
             await steps(channel)
 
     try:
@@ -84,7 +84,7 @@ def test_a_signal_lets_the_run_finish(tmp_path: Path, signum: signal.Signals) ->
         assert stream.answers == {1: [*range(8, 107), STOP_TOKEN_ID], 2: [21, 22, STOP_TOKEN_ID]}
         assert worker.process.poll() is None
         await stream.end()
-        assert await asyncio.to_thread(worker.process.wait, 20) == 0
+        assert await asyncio.to_thread(worker.process.wait, 60) == 0
 
     walk(worker, steps)
 
@@ -108,7 +108,7 @@ def test_a_drain_has_an_end(tmp_path: Path, flags: list[str], second_signal: boo
             worker.process.send_signal(signal.SIGINT)
         status, _ = await stream.refusal()
         assert status in ("UNAVAILABLE", "CANCELLED")
-        assert await asyncio.to_thread(worker.process.wait, 20) == 0
+        assert await asyncio.to_thread(worker.process.wait, 60) == 0
 
     walk(worker, steps)
 
@@ -122,7 +122,7 @@ def test_a_loading_worker_says_so_and_can_be_stopped(tmp_path: Path) -> None:
         assert await asyncio.to_thread(fleet.health, worker.address) == "NOT_SERVING"
         assert await refusal_of(channel) == ("FAILED_PRECONDITION", "worker is WORKER_STATE_LOADING")
         worker.process.terminate()
-        assert await asyncio.to_thread(worker.process.wait, 20) == 0
+        assert await asyncio.to_thread(worker.process.wait, 60) == 0
 
     walk(worker, steps)
 
@@ -135,7 +135,7 @@ def test_a_taken_port_is_bad_input(tmp_path: Path) -> None:
     async def steps(channel: grpc.aio.Channel) -> None:
         await wait_for(channel, pb.WORKER_STATE_LOADING)
         second = fleet.start_worker(tmp_path / "second", "--port", port)
-        assert await asyncio.to_thread(second.process.wait, 20) == 2
+        assert await asyncio.to_thread(second.process.wait, 60) == 2
         lines = (tmp_path / "second").read_text().splitlines()
         assert lines[-1] == f"worker: --port: cannot listen on {first.address}, is it in use?"
 
@@ -150,7 +150,7 @@ def test_an_engine_that_dies_takes_the_worker_with_it(draining: bool) -> None:
 
     async def steps() -> None:
         running = asyncio.ensure_future(Server(config, DyingEngine()).run())
-        async with asyncio.timeout(20), connected(f"127.0.0.1:{port}") as channel:
+        async with asyncio.timeout(60), connected(f"127.0.0.1:{port}") as channel:
             await wait_for(channel, pb.WORKER_STATE_READY)
             stream = Stream(channel)
             await stream.open()
@@ -173,10 +173,10 @@ def test_a_worker_says_last_why_its_engine_died(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(fleet, "VLLM_CPU_ENV", os.environ | environment)
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as listening:
         listening.bind(str(tmp_path / "notify"))
-        listening.settimeout(20)
+        listening.settimeout(60)
         worker = fleet.start_worker(tmp_path / "log", program=fleet.WORKER)
         try:
-            assert 1 == worker.process.wait(20)
+            assert 1 == worker.process.wait(60)
         finally:
             worker.stop()
         told = [listening.recv(1000) for _ in range(3)]
@@ -216,7 +216,7 @@ def test_an_engine_that_dies_between_runs_takes_the_worker_with_it(num_runs: int
         running = asyncio.ensure_future(
             Server(WorkerConfig(engine=EngineKind.COUNTING, port=port), engine).run()
         )
-        async with asyncio.timeout(20), connected(f"127.0.0.1:{port}") as channel:
+        async with asyncio.timeout(60), connected(f"127.0.0.1:{port}") as channel:
             await wait_for(channel, pb.WORKER_STATE_READY)
             for _ in range(num_runs):
                 await run_once(channel)

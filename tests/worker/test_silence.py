@@ -45,7 +45,7 @@ async def pinging(stream: Stream, interval_s: float = 0.05) -> AsyncIterator[Non
     finally:
         # Not cancelled: gRPC takes no message after a write that was given up.
         stop.set()
-        await asyncio.wait({task}, timeout=10)
+        await asyncio.wait({task}, timeout=60)
         # The stream may have ended under it.
         await asyncio.gather(task, return_exceptions=True)
 
@@ -102,7 +102,7 @@ def test_a_worker_that_was_stopped_does_not_blame_its_coordinator(tmp_path: Path
     """A worker suspended for longer than the timeout continues its run with exact tokens."""
 
     async def steps(address: str, pid: int) -> None:
-        async with asyncio.timeout(30), connected(address) as channel:
+        async with asyncio.timeout(60), connected(address) as channel:
             stream = Stream(channel)
             await stream.open()
             await stream.submit({1: [400, 7]})

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Annotated
 
 from common.flags import Flag, Flags, Parser, add_flags, build
-from common.open_files import raise_open_file_limit
 from common.report_files import replace_files
-from common.signals import Interrupted, Interrupts
 from common.source_commit import read_commit
 from coordinator.transport.access import Access
 from tokenfleet.campaign.campaign_state import CampaignDir, CampaignState
-from tokenfleet.campaign.execution import BAD_INPUT, FAILED, Campaign, CampaignStopped
+from tokenfleet.campaign.execution import Campaign
 from tokenfleet.campaign.group_workers import GroupWorkers, LocalWorkers, NodeWorkers, WorkerTimeouts
 from tokenfleet.campaign.phase_table import Phase, PhaseTable
 from tokenfleet.campaign.plan_file import CampaignPlan, NodeFlags, read_plan
@@ -31,6 +29,7 @@ from tokenfleet.campaign.planned_runs import (
     rehearsal_conf_text,
 )
 from tokenfleet.campaign.preflight import check_files
+from tokenfleet.resumable_program import BAD_INPUT, run_resumable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,24 +53,7 @@ class CampaignConfig(Flags):
 
 def main(argv: list[str]) -> int:
     """Carry out a plan and return the exit code."""
-    raise_open_file_limit()
-    # Later signals are ignored: the clean-up after the first is bounded.
-    Interrupts(ignores_later=True)
-    try:
-        return _execute(argv)
-    except ValueError as error:
-        return _report(str(error), BAD_INPUT)
-    except CampaignStopped as error:
-        return _report(str(error), error.code)
-    except (OSError, TimeoutError) as error:
-        return _report(str(error), FAILED)
-    except Interrupted as interruption:
-        return _report(f"interrupted by {interruption}", interruption.exit_code)
-
-
-def _report(text: str, code: int) -> int:
-    sys.stderr.write(f"campaign: {text}\n")
-    return code
+    return run_resumable("campaign", _execute, argv)
 
 
 def _execute(argv: list[str]) -> int:

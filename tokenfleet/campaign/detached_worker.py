@@ -10,13 +10,12 @@ import time
 from pathlib import Path
 
 from common.child_process import child_command, child_environment
-from common.text import printable
 from tokenfleet.campaign.campaign_state import LocalProcess
+from tokenfleet.log_tail import last_line
 from worker.node.ports import steady_port
 
 # A worker drains for at most 30 s and then stops its engine.
 STOP_TIMEOUT_S = 60.0
-MAX_LINE_LEN = 300
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -99,8 +98,7 @@ class DetachedWorker:
 
     def last_line(self) -> str:
         """Return the last line of its log."""
-        lines = self._log.read_text(errors="replace").strip().splitlines()
-        return printable((lines or ["no output"])[-1], MAX_LINE_LEN)
+        return last_line(self._log)
 
     def stop(self) -> None:
         """Stop it: SIGTERM, after a bound SIGKILL to its process group."""

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.child_process import child_command, child_environment
-from common.signals import Interrupted
 from common.source_commit import read_commit
 from coordinator.doctor.visits import Visit
 from sut.results.verdict import Outcome
@@ -29,21 +28,14 @@ from tokenfleet.campaign.tree_command import (
     prepare_scratch,
     tree_argv,
 )
-from tokenfleet.child import STOP_TIMEOUT_S, ChildProcess
-from tokenfleet.left_runs import last_line, last_lines, wait_ended
+from tokenfleet.child import ChildProcess
+from tokenfleet.left_runs import wait_ended
+from tokenfleet.log_tail import last_line, last_lines
+from tokenfleet.resumable_program import BAD_INPUT, FAILED, ProgramStopped
 
 POLL_S = 0.2
-FAILED, BAD_INPUT, INVALID = 1, 2, 3
+INVALID = 3
 MAX_TREE_LINES = 30
-
-
-class CampaignStopped(Exception):
-    """The campaign cannot continue; runs that are done are kept for the next start."""
-
-    def __init__(self, reason: str, code: int) -> None:
-        """Compose the line and the exit code."""
-        super().__init__(reason)
-        self.code = code
 
 
 class Campaign:
@@ -82,7 +74,7 @@ class Campaign:
         In a rehearsal also 3 if a run is INVALID, and 1 if the official checker refuses the tree.
 
         Raises:
-            CampaignStopped: A run failed too often, is INVALID, or cannot be submitted.
+            ProgramStopped: A run failed too often, is INVALID, or cannot be submitted.
             Interrupted: A signal arrived; the run in progress has been told to stop.
         """
         try:
@@ -164,7 +156,7 @@ class Campaign:
         if refused := refuse_workers(self._plan, due, visits):
             for line in refused[1:]:
                 self._table.say(f"cannot be submitted: {line}")
-            raise CampaignStopped(f"cannot be submitted: {refused[0]}", BAD_INPUT)
+            raise ProgramStopped(f"cannot be submitted: {refused[0]}", BAD_INPUT)
         for run in due:
             self._run(run, visits)
             if self._plan.campaign.grading is GradingTime.BETWEEN_RUNS:
@@ -174,7 +166,7 @@ class Campaign:
         """Run anew what other engines did in this group's scenarios; refuse other weights.
 
         Raises:
-            CampaignStopped: Runs of another group have other weights.
+            ProgramStopped: Runs of another group have other weights.
         """
         infos = [visit.info for visit in visits if not visit.info.replicas]
         hashes = frozenset(info.engine_hash for info in infos)
@@ -183,7 +175,7 @@ class Campaign:
             if run.group is group and result.engine_hashes != hashes:
                 self._run_anew(run, "the workers have another engine hash")
             elif result.model_hashes != models:
-                raise CampaignStopped(
+                raise ProgramStopped(
                     f"the workers of group {group.name} have other weights than those of {run.name}",
                     BAD_INPUT,
                 )
@@ -192,7 +184,7 @@ class Campaign:
         """Load the workers of a group, several times if need be.
 
         Raises:
-            CampaignStopped: They do not serve.
+            ProgramStopped: They do not serve.
         """
         due = [run for run in self._due() if run.group is group]
         if due:
@@ -211,13 +203,13 @@ class Campaign:
                 if due:
                     self._table.change(due[0].name, PhaseState.WAITING)
                 return visits
-        raise CampaignStopped(f"group {group.name}: {reason}", FAILED)
+        raise ProgramStopped(f"group {group.name}: {reason}", FAILED)
 
     def _run(self, run: PlannedRun, visits: list[Visit]) -> None:
         """Run once, and again after a failure.
 
         Raises:
-            CampaignStopped: It failed too often, or is complete and does not count.
+            ProgramStopped: It failed too often, or is complete and does not count.
         """
         for attempt in range(1, self._plan.campaign.max_attempts + 1):
             if attempt > 1:
@@ -229,13 +221,13 @@ class Campaign:
                 return
             self._table.change(run.name, PhaseState.FAILED, reason)
             self._table.say(f"{run.name}, attempt {attempt}: {reason}")
-        raise CampaignStopped(f"{run.name}: failed {attempt} times, last: {reason}", FAILED)
+        raise ProgramStopped(f"{run.name}: failed {attempt} times, last: {reason}", FAILED)
 
     def _attempt(self, run: PlannedRun, attempt: int, visits: Sequence[Visit]) -> str | None:
         """Run once; returns why it failed, None if it counts.
 
         Raises:
-            CampaignStopped: Another attempt would end the same way.
+            ProgramStopped: Another attempt would end the same way.
         """
         heads = run.group.addresses or (visits[0].address,)
         self._table.change(run.name, PhaseState.RUNNING, f"attempt {attempt}" if attempt > 1 else "")
@@ -247,14 +239,14 @@ class Campaign:
             reason = f"exit code {code}: {last_line(log)}" if result is None else result.reason
             self._state.note_run(run.name, state=PhaseState.FAILED, reason=reason)
             if code == BAD_INPUT and not self._workers.have_ended:
-                raise CampaignStopped(f"{run.name}: {reason}", BAD_INPUT)
+                raise ProgramStopped(f"{run.name}: {reason}", BAD_INPUT)
             return reason
         why = self._rerun_reason(run, result)
         if why is not None:
             why += rate_advice(run, result, self._plan.scenarios[run.scenario].target_qps)
             self._state.note_run(run.name, state=PhaseState.FAILED, reason=why)
             self._table.change(run.name, PhaseState.FAILED, why, result.wall_s)
-            raise CampaignStopped(f"{run.name}: {why}", INVALID)
+            raise ProgramStopped(f"{run.name}: {why}", INVALID)
         self._results[run] = result
         self._state.note_flags(run.name, run.group.worker_flags)
         self._state.note_run(
@@ -267,7 +259,7 @@ class Campaign:
         """Grade a run that has not been graded.
 
         Raises:
-            CampaignStopped: The answers did not pass, or could not be graded.
+            ProgramStopped: The answers did not pass, or could not be graded.
         """
         argv = grading_argv(self._plan, run)
         if argv is None:
@@ -279,25 +271,25 @@ class Campaign:
             code = self._execute(argv, log)
             if read_grade(run) is None:
                 self._table.change(run.name, PhaseState.FAILED, "not graded", took_s)
-                raise CampaignStopped(
+                raise ProgramStopped(
                     f"{run.name}: not graded, exit code {code}: {last_line(log)} ({log})", FAILED
                 )
         score = describe_grade(run)
         self._state.note_run(run.name, score=score)
         if read_grade(run) is False:
             self._table.change(run.name, PhaseState.FAILED, f"did not pass: {score}", took_s)
-            raise CampaignStopped(f"{run.name}: the answers did not pass: {score}", INVALID)
+            raise ProgramStopped(f"{run.name}: the answers did not pass: {score}", INVALID)
         self._table.change(run.name, PhaseState.DONE, score, took_s)
 
     def _check_mixed(self) -> None:
         for run, reason in mixed(self._results):
-            raise CampaignStopped(f"{run.name}: {reason}", FAILED)
+            raise ProgramStopped(f"{run.name}: {reason}", FAILED)
 
     def _lay_out(self) -> int:
         """Lay out the tree; returns 0, or 1 if the official checker refuses that of a rehearsal.
 
         Raises:
-            CampaignStopped: It was refused; the reasons are shown and in the log.
+            ProgramStopped: It was refused; the reasons are shown and in the log.
         """
         if self._plan.submission is None:
             return 0
@@ -312,7 +304,7 @@ class Campaign:
                 self._table.say(line)
         if code and (self._plan.is_strict or not has_tree(self._plan)):
             drop_scratch(self._plan)
-            raise CampaignStopped(f"no tree, exit code {code}: {log}", code)
+            raise ProgramStopped(f"no tree, exit code {code}: {log}", code)
         move_tree(self._plan)
         self._table.say(f"tree: {self._plan.submission.tree.absolute()}")
         return code
@@ -328,15 +320,10 @@ class Campaign:
             log.open("ab") as output,
             ChildProcess(command, environment, output, inherited_fds=fds) as child,
         ):
-            try:
-                while (code := child.poll()) is None:
-                    self._workers.tend()
-                    self._table.tick()
-                    time.sleep(POLL_S)
-            except Interrupted as interruption:
-                child.send_signal(interruption.signum)
-                child.wait(STOP_TIMEOUT_S)
-                raise
+            while (code := child.poll()) is None:
+                self._workers.tend()
+                self._table.tick()
+                time.sleep(POLL_S)
         return code
 
 

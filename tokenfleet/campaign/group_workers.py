@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2
 from common.child_process import child_environment
 from common.source_commit import read_commit
 from common.text import printable
-from coordinator.doctor.visits import Visit, visit_all
+from coordinator.doctor.visits import VISIT_TIMEOUT_S, Visit, visit_all
 from coordinator.transport.access import Access
 from protos import worker_pb2 as pb
 from tokenfleet.campaign.campaign_state import LOG_FOLDER, CampaignState
@@ -24,7 +24,6 @@ from tokenfleet.child import ChildProcess
 POLL_S = 1.0
 RESTART_PAUSE_S = 10.0
 """Shortest time between two starts of a worker that ends during a run."""
-VISIT_TIMEOUT_S = 20.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 

@@ -7,16 +7,16 @@ from typing import Any
 
 from common.bounded_file import parse_json, read_bounded
 from common.text import printable
+from sut.log_files import MAX_RECORD_BYTES, RECORD
+from sut.results.loadgen_figures import TOKEN_RATES
 from sut.results.submission.recorded_runs import RunKind
-from sut.results.verdict import Outcome
+from sut.results.verdict import COMPLETE, Outcome
 from sut.settings import Scenario
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity, decisive_conf
 
-MAX_RECORD_BYTES = 1 << 28
 MAX_TEXT_LEN = 300
 ASIDE = "superseded"
 """Directory of runs that do not count any more."""
-_RATES = ("result_tokens_per_second", "result_completed_tokens_per_second")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +47,13 @@ class RunResult:
     @property
     def is_complete(self) -> bool:
         """Whether LoadGen's test ended, whatever the checks say."""
-        return self.is_accepted or self.outcome == Outcome.INVALID
+        return self.outcome in COMPLETE
 
 
 def read_result(run_dir: Path, scenario: Scenario, kind: RunKind) -> RunResult | None:
     """Read a run's directory; None if it holds no record that a run has written."""
     try:
-        record = parse_json(read_bounded(run_dir / "run.json", MAX_RECORD_BYTES))
+        record = parse_json(read_bounded(run_dir / RECORD, MAX_RECORD_BYTES))
         return _to_result(run_dir, record, scenario, kind)  # type: ignore[arg-type]  # KeyError if it differs
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -85,7 +85,7 @@ def _to_result(run_dir: Path, record: Mapping[str, Any], scenario: Scenario, kin
         ),
         spec_hash=str(record["spec_hash"]),
         wall_s=float(record["wall_s"]),
-        tokens_per_s=next((float(figures[key]) for key in _RATES if key in figures), None),
+        tokens_per_s=next((float(figures[key]) for key in TOKEN_RATES if key in figures), None),
         samples_per_s=float(rate) if (rate := figures.get("result_samples_per_second")) else None,
     )
 

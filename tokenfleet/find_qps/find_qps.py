@@ -15,11 +15,9 @@ from typing import TypeVar
 
 from common.child_process import child_command, child_environment
 from common.flags import FlagError
-from common.open_files import raise_open_file_limit
-from common.signals import Interrupted, Interrupts
 from sut.early_stopping import min_passing_queries
 from sut.settings import Scenario
-from tokenfleet.child import STOP_TIMEOUT_S, ChildProcess
+from tokenfleet.child import ChildProcess
 from tokenfleet.find_qps.config import parse
 from tokenfleet.find_qps.rate_search import RatePoint, RateSearch, RunLengthKind, SearchStep, StepKind
 from tokenfleet.find_qps.sample_count_search import next_offline_step
@@ -32,43 +30,19 @@ from tokenfleet.find_qps.search_results import (
     read_rate_point,
 )
 from tokenfleet.find_qps.search_state import SearchDir, SearchState
-from tokenfleet.left_runs import last_line, wait_ended
+from tokenfleet.left_runs import wait_ended
+from tokenfleet.log_tail import last_line
+from tokenfleet.resumable_program import BAD_INPUT, FAILED, ProgramStopped, run_resumable
 
 POLL_S = 0.2
-FAILED, BAD_INPUT, NOT_FOUND = 1, 2, 3
+NOT_FOUND = 3
 DEFAULT_OFFLINE_QPS = 1.0
 _Point = TypeVar("_Point")
 
 
-class SearchStoppedError(Exception):
-    """The search cannot continue; finished runs are kept for the next start."""
-
-    def __init__(self, reason: str, code: int) -> None:
-        """Compose the line and the exit code."""
-        super().__init__(reason)
-        self.code = code
-
-
 def main(argv: list[str]) -> int:
     """Search and return the exit code."""
-    raise_open_file_limit()
-    # Later signals are ignored: the clean-up after the first is bounded.
-    Interrupts(ignores_later=True)
-    try:
-        return _execute(argv)
-    except ValueError as error:
-        return _report(str(error), BAD_INPUT)
-    except SearchStoppedError as error:
-        return _report(str(error), error.code)
-    except (OSError, TimeoutError) as error:
-        return _report(str(error), FAILED)
-    except Interrupted as interruption:
-        return _report(f"interrupted by {interruption}", interruption.exit_code)
-
-
-def _report(text: str, code: int) -> int:
-    sys.stderr.write(f"find-qps: {text}\n")
-    return code
+    return run_resumable("find-qps", _execute, argv)
 
 
 def _say(text: str) -> None:
@@ -119,7 +93,7 @@ class SearchRuns:
         """Return the next run's result, from its directory if it has finished, else after running it.
 
         Raises:
-            SearchStoppedError: It failed, or no rate would make it VALID.
+            ProgramStopped: It failed, or no rate would make it VALID.
         """
         known = self._state.runs
         number = self._num_read + 1
@@ -131,13 +105,13 @@ class SearchRuns:
                 self._run(run, is_known)
                 point = read_point(self._plan, run)
         except RefusedRunError as error:
-            raise SearchStoppedError(f"{run} is INVALID: {error}", NOT_FOUND) from error
+            raise ProgramStopped(f"{run} is INVALID: {error}", NOT_FOUND) from error
         except DisturbedRunError as error:
             reason = f"{run} says nothing of its rate: {error}; start again to repeat it"
-            raise SearchStoppedError(reason, FAILED) from error
+            raise ProgramStopped(reason, FAILED) from error
         if point is None:
             log = self._plan.log(run)
-            raise SearchStoppedError(f"{run} failed: {last_line(log)} ({log})", FAILED)
+            raise ProgramStopped(f"{run} failed: {last_line(log)} ({log})", FAILED)
         self._num_read = number
         return run, point
 
@@ -154,7 +128,7 @@ class SearchRuns:
         """Run a coordinator to its end.
 
         Raises:
-            SearchStoppedError: The run refused its flags, files or workers.
+            ProgramStopped: The run refused its flags, files or workers.
         """
         if is_known:
             # What a killed start has left: it never looked like a result.
@@ -165,15 +139,10 @@ class SearchRuns:
         log.unlink(missing_ok=True)
         command = child_command("tokenfleet", ["run", *self._plan.argv(run)])
         with log.open("ab") as output, ChildProcess(command, child_environment(os.environ), output) as child:
-            try:
-                while (code := child.poll()) is None:
-                    time.sleep(POLL_S)
-            except Interrupted as interruption:
-                child.send_signal(interruption.signum)
-                child.wait(STOP_TIMEOUT_S)
-                raise
+            while (code := child.poll()) is None:
+                time.sleep(POLL_S)
         if code == BAD_INPUT:
-            raise SearchStoppedError(f"{run}: {last_line(log)}", BAD_INPUT)
+            raise ProgramStopped(f"{run}: {last_line(log)}", BAD_INPUT)
 
     def end(self, **facts: object) -> None:
         """Record how the search ended."""
@@ -199,7 +168,7 @@ def _search_rate(plan: SearchPlan, runs: SearchRuns) -> int:
         return _propose(plan, confirmed[step.target_qps], step.target_qps)
     if step.kind is StepKind.TOO_HIGH:
         raise FlagError("--min-qps", f"{step.target_qps:g} queries/s is not VALID: search below it")
-    raise SearchStoppedError(
+    raise ProgramStopped(
         f"no run of full length was VALID after {len(points)} runs, the lowest at {step.target_qps:g} "
         f"queries/s: raise --max-runs and start again",
         NOT_FOUND,
@@ -233,7 +202,7 @@ def _search_offline(plan: SearchPlan, runs: SearchRuns) -> int:
     runs.end(outcome=step.kind, target_qps=step.target_qps)
     if step.kind is StepKind.FOUND and last is not None:
         return _propose(plan, last, step.target_qps)
-    raise SearchStoppedError(f"no run was VALID after {len(points)} runs", NOT_FOUND)
+    raise ProgramStopped(f"no run was VALID after {len(points)} runs", NOT_FOUND)
 
 
 def _sweep(plan: SearchPlan, runs: SearchRuns) -> int:

@@ -4,7 +4,6 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.report_files import replace_files
+from common.report_files import replace_files, whole_file
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
 from tokenfleet.find_qps.search_results import FinishedRun, full_length_ratio_of
 
@@ -87,15 +86,9 @@ def write_sweep(plan: SearchPlan, rows: Sequence[SweepRow]) -> None:
     writer.writerows([SweepRow._fields, *rows])
     replace_files(plan.directory, {CSV_NAME: text.getvalue()})
     replace_files(plan.directory, {PLOT_NAME: _draw(plan, rows)})
-    _write_parquet(plan.directory / PARQUET_NAME, rows)
-
-
-def _write_parquet(path: Path, rows: Sequence[SweepRow]) -> None:
-    partial = path.with_suffix(".partial")
     # An open file: pyarrow parses a path with a colon as a URI.
-    with partial.open("wb") as file:
+    with whole_file(plan.directory / PARQUET_NAME) as partial, partial.open("wb") as file:
         pq.write_table(pa.Table.from_pylist([row._asdict() for row in rows]), file)
-    partial.replace(path)
 
 
 def _draw(plan: SearchPlan, rows: Sequence[SweepRow]) -> str:

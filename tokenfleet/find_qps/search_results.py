@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from common.bounded_file import open_regular, parse_json, read_bounded
 from common.text import printable
-from sut.results.timing.requests_file import REQUESTS_NAME
+from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS
 from sut.results.verdict import Outcome
 from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
 from tokenfleet.find_qps.rate_search import RatePoint, RunLengthKind
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
 
-MAX_RECORD_BYTES = 1 << 28
 MAX_TEXT_LEN = 300
 # What LoadGen decides a run by is what is searched; a short run draws its samples, and so not each of them.
 _JUDGED = {
@@ -54,8 +53,8 @@ class FinishedRun(NamedTuple):
     def read(cls, run_dir: Path) -> "FinishedRun | None":
         """Read a run's directory; None if it holds no run that has ended by itself."""
         try:
-            record: Any = parse_json(read_bounded(run_dir / "run.json", MAX_RECORD_BYTES))
-            with open_regular(run_dir / REQUESTS_NAME) as file:
+            record: Any = parse_json(read_bounded(run_dir / RECORD, MAX_RECORD_BYTES))
+            with open_regular(run_dir / REQUESTS) as file:
                 found = cls(record, pq.read_table(file))
             return found if found.is_complete or found.is_lost else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):

@@ -105,10 +105,10 @@ def format_plan(config: PlanConfig, costs: CoordinatorCosts, carried: CarriedLoa
             f"{load.frames_per_s:,.0f} frames/s: {carried.cores:.2f} core, "
             f"{carried.share:.0%} of what it carries"
         )
-    lines.append(
-        f"   carries              {carried.max_queries_per_s:,.0f} requests/s, "
-        f"{carried.max_tokens_per_s:,.0f} tokens/s with {workers}"
-    )
+    rates = f"{carried.max_queries_per_s:,.0f} requests/s, {carried.max_tokens_per_s:,.0f} tokens/s"
+    if not carried.max_queries_per_s:
+        rates = f"no request: the workers' frames alone take more than {WARN_CORES:g} core"
+    lines.append(f"   carries              {rates} with {workers}")
     at = f"at {load.queries_per_s:g} requests/s" if config.target_qps is not None else "without requests"
     lines.append(f"                        {carried.max_workers:,} workers {at}")
     lines.append(

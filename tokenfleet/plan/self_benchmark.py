@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from common.bounded_file import parse_json, read_bounded
 from common.child_process import child_command, child_environment
-from common.text import printable
 from coordinator.doctor.capacity import CoordinatorCosts, frame_us
+from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.settings import Scenario
 from tokenfleet.child import ChildProcess
+from tokenfleet.log_tail import last_line
 from worker.node.ports import steady_port
 
 NUM_WORKERS = 2
@@ -36,7 +37,6 @@ PROMPT_LEN = 1_500
 NUM_SAMPLES = 256
 RUN_TIMEOUT_S = 120.0
 POLL_S = 0.05
-MAX_RECORD_BYTES = 1 << 26
 COMPLETE = (0, 3)
 """Exit codes of a run that is complete; LoadGen calls so short a run INVALID."""
 # Rows of the two frames between which a token is timed.
@@ -160,10 +160,9 @@ def _measure(run: ShortRun, addresses: Sequence[str], directory: Path) -> ShortR
         with ChildProcess(command, child_environment(os.environ), output) as child:
             code = _wait(child)
     if code not in COMPLETE:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"]
         ending = f"no end within {RUN_TIMEOUT_S:g} s" if code is None else f"exit code {code}"
-        raise BenchmarkFailed(f"the run of {run.name} failed: {ending}: {printable(lines[-1], 300)}")
-    return _read_figures(output_dir / run.scenario / "performance" / "run.json")
+        raise BenchmarkFailed(f"the run of {run.name} failed: {ending}: {last_line(log)}")
+    return _read_figures(output_dir / run.scenario / "performance" / RECORD)
 
 
 def _wait(child: ChildProcess) -> int | None:

@@ -8,7 +8,6 @@ difference is an error. What follows a first difference continues another text a
 
 import itertools
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import NamedTuple
 
 from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
+from common.report_files import replace_files
 
 REFERENCE_FLAG = "--reference"
 REFERENCE_FORMAT = 1
@@ -50,9 +50,7 @@ class GreedyReference:
         Raises:
             OSError: It cannot be written.
         """
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(json.dumps(asdict(self)) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        replace_files(path.parent, {path.name: json.dumps(asdict(self)) + "\n"})
 
 
 def read_greedy_reference(path: Path) -> GreedyReference:

@@ -14,13 +14,13 @@ from common.bounded_file import parse_json, read_bounded
 from common.child_process import child_command, child_environment
 from common.flags import FlagError
 from common.text import printable
-from sut.log_files import ACCURACY, find_log
+from sut.log_files import ACCURACY, MAX_RECORD_BYTES, RECORD, find_log
 from sut.results.accuracy.log_entries import AnswerLog, LogError
 from tokenfleet.child import ChildProcess
+from tokenfleet.log_tail import last_line
 
 OUTPUT_FLAG = "--output-dir"
 POLL_S = 0.1
-MAX_RECORD_BYTES = 1 << 30
 MAX_LINE_LEN = 400
 COMPLETE = (0, 3)
 """Exit codes of a run whose answers are complete: VALID or NOT_GRADED, INVALID."""
@@ -67,7 +67,7 @@ def run_harness(directory: Path, data: Path, argv: Sequence[str]) -> HarnessRun:
 def _failure(code: int, run_dir: Path, log: Path) -> str:
     if code == 0:
         return ""
-    reason = _recorded_reason(run_dir / "run.json") or _last_line(log)
+    reason = _recorded_reason(run_dir / RECORD) or last_line(log)
     cause = "is INVALID" if code in COMPLETE else f"ended with {_ending(code)}"
     return printable(f"the run {cause}: {reason} ({log})", MAX_LINE_LEN)
 
@@ -79,11 +79,6 @@ def _recorded_reason(path: Path) -> str:
     record = parse_json(read_bounded(path, MAX_RECORD_BYTES))
     verdict = record.get("verdict") if isinstance(record, dict) else None
     return str(verdict.get("reason")) if isinstance(verdict, dict) else ""
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    return next((line for line in reversed(lines) if line.strip()), "no output")
 
 
 def _ending(code: int) -> str:

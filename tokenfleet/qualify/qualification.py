@@ -1,13 +1,13 @@
 """The result of a qualification: a table of checks for people, and the same as JSON."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from common.report_files import replace_files
 from common.text import printable
 
 RESULT_NAME = "qualify.json"
@@ -65,6 +65,5 @@ def write_result(path: Path, results: Sequence[CheckResult], measured: Mapping[s
         OSError: The file cannot be written.
     """
     rows = [result._asdict() for result in results]
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"format": FORMAT, "checks": rows, **measured}) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    content = {"format": FORMAT, "checks": rows, **measured}
+    replace_files(path.parent, {path.name: json.dumps(content) + "\n"})

@@ -6,12 +6,10 @@ from typing import NamedTuple
 
 from google.protobuf.json_format import MessageToDict
 
-from coordinator.doctor.visits import Visit, visit_all
+from coordinator.doctor.visits import VISIT_TIMEOUT_S, Visit, visit_all
 from coordinator.transport.access import Access
 from protos import worker_pb2 as pb
 from tokenfleet.qualify.qualification import Assessment, CheckResult
-
-VISIT_TIMEOUT_S = 20.0
 
 
 class ReadyWorkers(NamedTuple):

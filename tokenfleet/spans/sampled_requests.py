@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from common.bounded_file import open_regular
-from sut.results.timing.requests_file import COLUMNS, REQUESTS_NAME
+from sut.log_files import REQUESTS
+from sut.results.timing.requests_file import COLUMNS
 
 PARTS = (
     ("scheduled_ns", "issued_ns", "lateness"),
@@ -42,7 +43,7 @@ def read_sample(run_dir: Path, num: int, num_slowest: int) -> list[dict[str, obj
     Raises:
         ValueError: The directory has no such file, or it is not one.
     """
-    path = run_dir / REQUESTS_NAME
+    path = run_dir / REQUESTS
     try:
         # An open file: pyarrow parses a path with a colon as a URI.
         with open_regular(path) as file:

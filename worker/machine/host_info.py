@@ -8,10 +8,10 @@ import time
 from concurrent.futures import Future
 from pathlib import Path
 
-from common.hardware import read_hardware
 from common.host_facts import read_disk_space, read_host_facts
 from common.source_commit import read_commit
 from protos import worker_pb2 as pb
+from worker.machine.hardware import read_hardware
 from worker.machine.nvml import add_accelerators
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
 from sut.benchmark import BENCHMARK
-from sut.log_files import ACCURACY_REPORT, ACCURACY_TEXT, GRADING_LOG
+from sut.log_files import ACCURACY_REPORT, ACCURACY_TEXT, GRADING_LOG, MAX_RECORD_BYTES, RECORD
 from sut.results.accuracy.config import AccuracyConfig
 from sut.results.accuracy.data_sets import Family
 from sut.results.accuracy.detokenizer import Detokenizer, TokenizerError
@@ -20,9 +20,6 @@ from sut.results.accuracy.reference_data import ReferenceData, ReferenceDataErro
 from sut.results.accuracy.scoring import AccuracyScorer, Judge, no_judge
 from sut.results.code_grading.grader import grade_programs
 from sut.results.code_grading.program import GradingOptions, ProgramLimits
-
-_RECORD = "run.json"
-_MAX_RECORD_BYTES = 1 << 30
 
 
 class RunFacts(NamedTuple):
@@ -39,11 +36,11 @@ def read_inputs(config: AccuracyConfig) -> AccuracyScorer:
         FlagError: Names flag, file and reason.
     """
     check_free(config)
-    facts = _read_facts(config.mlperf_log.parent / _RECORD)
+    facts = _read_facts(config.mlperf_log.parent / RECORD)
     with _named("--reference-data", config.reference_data):
         reference = read_reference(config.reference_data, config.max_samples)
     if facts.dataset_sha256 not in (None, reference.sha256):
-        reason = f"is not the data of the run: {_RECORD} beside the log names another SHA-256"
+        reason = f"is not the data of the run: {RECORD} beside the log names another SHA-256"
         raise FlagError("--reference-data", reason, config.reference_data)
     judge = _judge(config, reference)
     with _named("--tokenizer", config.tokenizer):
@@ -116,7 +113,7 @@ def _read_facts(path: Path) -> RunFacts:
     """Read the record of the run; a log without one may come from elsewhere."""
     record: object = None
     with suppress(OSError, ValueError):
-        record = parse_json(read_bounded(path, _MAX_RECORD_BYTES))
+        record = parse_json(read_bounded(path, MAX_RECORD_BYTES))
     dataset, generation = (
         (record.get("dataset"), record.get("generation")) if isinstance(record, dict) else (None, None)
     )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.flags import FlagError
+from common.report_files import whole_file
 from common.standard_streams import open_standard_streams
 from common.text import printable
 from sut.results.code_grading.program import GradingError
@@ -36,19 +37,14 @@ def convert(release: Sequence[Path], output: Path, *, overwrite: bool) -> tuple[
     """
     if output.exists() and not overwrite:
         raise FlagError("--output", "exists; --overwrite replaces it", output)
-    partial = output.with_name(f"{output.name}.partial")
-    try:
+    with whole_file(output) as partial:
         with partial.open("w", encoding="ascii") as file:
             for path in release:
                 for entry in read_release(path):
                     file.write(json.dumps(entry) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        counts = _check(partial)
-        os.replace(partial, output)
-    finally:
-        partial.unlink(missing_ok=True)
-    return counts
+        return _check(partial)
 
 
 def _check(path: Path) -> tuple[int, int]:

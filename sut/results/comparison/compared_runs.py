@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 from common.flags import FlagError
 from common.text import printable
+from sut.log_files import RECORD
 from sut.results.comparison.request_rates import read_rate_before_tail
-from sut.results.submission.recorded_runs import RECORD, entry, read_object
-from sut.results.verdict import Outcome
+from sut.results.submission.recorded_runs import entry, read_object
+from sut.results.verdict import COMPLETE
 from sut.settings import Scenario
 
 SIDE_ARGUMENT = "RUNS"
 MAX_DEPTH = 4
 """Levels of directories below a side's in which run.json is searched."""
 MAX_RUNS = 1_000
-COMPLETE = (Outcome.VALID, Outcome.NOT_GRADED, Outcome.INVALID)
 MAX_TEXT_LEN = 100
 
 

@@ -8,9 +8,7 @@ from sut.results.comparison.comparison_text import (
     table_cells,
 )
 from sut.results.report.markup import Column, Html, element, joined, note, table
-from sut.results.report.page_style import page_style
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+from sut.results.report.page_frame import compose_document
 
 
 def format_page(comparison: Comparison) -> str:
@@ -22,18 +20,7 @@ def format_page(comparison: Comparison) -> str:
         element("section", element("h2", "Figures"), *_figures(comparison), id="figures"),
         element("section", element("h2", "Configuration"), *_differences(comparison), id="configuration"),
     ]
-    head = joined(
-        [
-            Html('<meta charset="utf-8">'),
-            Html(f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'),
-            Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-            Html('<meta name="color-scheme" content="light dark">'),
-            element("title", f"tokenfleet report: {title}"),
-            Html(f"<style>{page_style()}</style>"),
-        ]
-    )
-    root = '<!DOCTYPE html>\n<html lang="en" data-theme="auto">'
-    return f"{root}\n<head>\n{head}\n</head>\n<body>\n{element('main', *sections)}\n</body>\n</html>\n"
+    return compose_document(title, element("main", *sections))
 
 
 def _sides(comparison: Comparison) -> Html:

@@ -29,7 +29,8 @@ def describe_side(side: Side) -> str:
     """Return directory, number of runs and outcomes of a side."""
     outcomes = Counter(run.text("verdict", "outcome") for run in side.runs)
     counts = ", ".join(f"{num} {outcome}" for outcome, num in sorted(outcomes.items()))
-    return f"{side.path}: {len(side.runs)} runs, {counts}"
+    num = len(side.runs)
+    return f"{side.path}: {num} run{'' if num == 1 else 's'}, {counts}"
 
 
 def describe_values(values: Sequence[float]) -> str:

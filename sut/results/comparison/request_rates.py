@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from common.bounded_file import open_regular
 from common.flags import FlagError
+from sut.log_files import REQUESTS
 
-REQUESTS_FILE = "requests.parquet"
 _COLUMNS = ("answer_tokens", "first_arrival_ns", "done_arrival_ns")
 Ints = NDArray[np.int64]
 
@@ -25,7 +25,7 @@ def read_rate_before_tail(run_dir: Path) -> float | None:
     Raises:
         FlagError: The file cannot be read.
     """
-    path = run_dir / REQUESTS_FILE
+    path = run_dir / REQUESTS
     if not path.exists():
         return None
     # Takes 0.2 s to import.

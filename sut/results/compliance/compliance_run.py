@@ -13,6 +13,8 @@ from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.log_files import (
     ACCURACY,
     COMPLIANCE_REPORT,
+    MAX_RECORD_BYTES,
+    RECORD,
     REJECTED_PREFIX,
     VERIFIED_ACCURACY,
     VERIFIED_LENGTH,
@@ -25,12 +27,10 @@ from sut.results.accuracy.log_entries import AnswerLog, LogError
 from sut.results.compliance.compliance_verdict import ComplianceVerdict, LengthFigures, bounds_of, decide
 from sut.results.compliance.config import ComplianceConfig
 from sut.results.compliance.verification_text import accuracy_text, output_length_text
+from sut.results.verdict import COMPLETE, Outcome
 
 RUN_FLAG = "RUN_DIR"
-_RECORD = "run.json"
-_MAX_RECORD_BYTES = 1 << 28
 # Complete runs: LoadGen has written all of its logs.
-_COMPLETE = ("VALID", "NOT_GRADED", "INVALID")
 _MAX_REASON_LEN = 500
 
 
@@ -59,7 +59,7 @@ class ComplianceRun(NamedTuple):
         verdict = record.get("verdict")
         found = verdict if isinstance(verdict, Mapping) else {}
         outcome, reason = (printable(str(found.get(key)), _MAX_REASON_LEN) for key in ("outcome", "reason"))
-        if outcome not in _COMPLETE:
+        if outcome not in COMPLETE:
             raise FlagError(RUN_FLAG, f"the run is {outcome}: {reason}", directory)
         return cls(BENCHMARK.compliance_test_named(name), directory, outcome, reason)
 
@@ -71,19 +71,19 @@ class ComplianceRun(NamedTuple):
     @property
     def faults(self) -> list[str]:
         """What keeps the run from passing, whatever its answers are."""
-        return [f"the run is {self.outcome}: {self.reason}"] if self.outcome == "INVALID" else []
+        return [f"the run is {self.outcome}: {self.reason}"] if self.outcome == Outcome.INVALID else []
 
 
 def _read_record(directory: Path) -> Mapping[str, object]:
-    path = directory / _RECORD
+    path = directory / RECORD
     try:
-        record = parse_json(read_bounded(path, _MAX_RECORD_BYTES))
+        record = parse_json(read_bounded(path, MAX_RECORD_BYTES))
     except OSError as error:
-        raise FlagError(RUN_FLAG, f"{_RECORD} cannot be read: {error.strerror}", directory) from error
+        raise FlagError(RUN_FLAG, f"{RECORD} cannot be read: {error.strerror}", directory) from error
     except ValueError as error:
-        raise FlagError(RUN_FLAG, f"{_RECORD} is not JSON: {error}", directory) from error
+        raise FlagError(RUN_FLAG, f"{RECORD} is not JSON: {error}", directory) from error
     if not isinstance(record, Mapping):
-        raise FlagError(RUN_FLAG, f"{_RECORD} is no record of a run", directory)
+        raise FlagError(RUN_FLAG, f"{RECORD} is no record of a run", directory)
     return record
 
 

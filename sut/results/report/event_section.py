@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from sut.log_files import RECORD
 from sut.results.report.charts import Colour, EventChart, Span
 from sut.results.report.markup import (
     COUNT,
@@ -16,11 +17,9 @@ from sut.results.report.markup import (
     number,
     table,
 )
-from sut.results.report.run_json import NAME, RunJson
+from sut.results.report.run_json import RunJson
 
 MAX_ROWS = 100
-MAX_SPANS = 1000
-"""Events that are drawn of each kind."""
 _LOSSES = ("summary", "losses")
 _CONTINUATIONS = ("summary", "continuations")
 
@@ -61,7 +60,7 @@ def _spans(record: RunJson, path: tuple[str, ...], kind: str) -> Iterator[Span]:
 def _since_first_query(record: RunJson, *path: str | int) -> Number:
     """Return the time of an event since the first query; run.json has it by the monotonic clock."""
     at, origin = record.number(*path, "at_ns"), record.number("origin_ns")
-    source = f"{at.source} - {NAME}#/origin_ns"
+    source = f"{at.source} - {RECORD}#/origin_ns"
     if isinstance(at.value, int) and isinstance(origin.value, int) and is_number(at.value):
         return Number(at.value - origin.value, source)
     return Number(None, source)
@@ -92,7 +91,7 @@ def _losses(record: RunJson) -> Iterator[Html]:
     yield table([*columns, Column("reason", True)], rows)
     if num > MAX_ROWS:
         yield note(f"{num - MAX_ROWS:,} more are in run.json.")
-    moved = Number(record.num_entries(*_CONTINUATIONS), f"{NAME}#/summary/continuations length")
+    moved = Number(record.num_entries(*_CONTINUATIONS), f"{RECORD}#/summary/continuations length")
     yield note("Requests that continued on another worker: ", number(moved, COUNT), " times.")
 
 
@@ -119,7 +118,7 @@ def _pauses(record: RunJson) -> Iterator[Html]:
     yield element("h3", "Longest pauses of the coordinator")
     columns = [Column("kind", True), Column("at s"), Column("ms")]
     yield table(columns, [list(_pause_cells(record, index)) for index, _ in longest])
-    num = Number(record.num_entries("pauses"), f"{NAME}#/pauses length")
+    num = Number(record.num_entries("pauses"), f"{RECORD}#/pauses length")
     yield note("Pauses listed in run.json: ", number(num, COUNT), ".")
 
 

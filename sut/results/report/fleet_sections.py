@@ -20,8 +20,6 @@ from sut.results.report.run_json import MAX_ENTRIES, RunJson
 from sut.results.report.tail import Tail
 from sut.settings import Scenario
 
-MAX_EVENT_ROWS = 100
-
 
 def worker_section(record: RunJson, requests: RunColumns | None, figures: Html) -> Html:
     """Show the table of workers and the tail of the run."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from sut.log_files import RECORD
 from sut.results.report.markup import (
     BYTES_AS_GIB,
     COUNT,
@@ -23,7 +24,7 @@ from sut.results.report.markup import (
     number,
     table,
 )
-from sut.results.report.run_json import MAX_ENTRIES, NAME, RunJson
+from sut.results.report.run_json import MAX_ENTRIES, RunJson
 
 MAX_TEXT_CELL = 2000
 MAX_SHOWN = 4
@@ -264,4 +265,4 @@ def _host_cells(host: object) -> tuple[str, ...]:
 def _host_numbers(record: RunJson, hostname: str, paths: list[tuple[str | int, ...]]) -> Iterator[Html]:
     yield number(record.number(*paths[0], "num_cores"), COUNT)
     yield number(record.number(*paths[0], "memory_bytes"), BYTES_AS_GIB)
-    yield number(Number(len(paths), f"{NAME}#processes/{hostname}"), COUNT)
+    yield number(Number(len(paths), f"{RECORD}#processes/{hostname}"), COUNT)

@@ -1,7 +1,5 @@
 """Composes the page: one file, with its styles, its script and its charts, that loads nothing."""
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,7 +11,7 @@ from sut.results.report.fleet_sections import worker_section
 from sut.results.report.latency_sections import part_section, percentile_section
 from sut.results.report.markup import Html, element, joined, note, script_data
 from sut.results.report.outcome_sections import configuration_section, verdict_section
-from sut.results.report.page_style import page_file, page_style
+from sut.results.report.page_frame import compose_document, page_file
 from sut.results.report.run_charts import RunCharts
 from sut.results.report.run_columns import RunColumns
 from sut.results.report.run_json import RunJson
@@ -51,31 +49,11 @@ class Content(NamedTuple):
 
 def compose(content: Content) -> str:
     """Return the page."""
-    style, script = page_style(), page_file("page.js")
+    script = page_file("page.js")
     record = content.record
     title = f"{record.text('scenario')} {record.text('mode')}: {record.text('verdict', 'outcome')}"
-    head = joined(
-        [
-            Html('<meta charset="utf-8">'),
-            Html(f'<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">'),
-            Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-            Html('<meta name="color-scheme" content="light dark">'),
-            element("title", f"tokenfleet report: {title}"),
-            Html(f"<style>{style}</style>"),
-        ]
-    )
     body = joined([_top(record), element("main", *_sections(content)), _bottom(), *_scripts(content, script)])
-    root = '<!DOCTYPE html>\n<html lang="en" data-theme="auto">'
-    return f"{root}\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n"
-
-
-def _policy(script: str) -> str:
-    """Let the page load nothing and run no script but its own."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        "default-src 'none'; style-src 'unsafe-inline'; "
-        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    )
+    return compose_document(title, body, script)
 
 
 def _top(record: RunJson) -> Html:

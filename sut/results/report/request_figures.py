@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sut.log_files import REQUESTS
 from sut.results.report.markup import Number
-from sut.results.report.run_columns import REQUESTS_NAME, Ints, RunColumns
+from sut.results.report.run_columns import Ints, RunColumns
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 
@@ -20,7 +21,7 @@ class Quantity(NamedTuple):
 
     def figure(self, mark: str) -> Number:
         """Return one figure of the distribution: count, mean, min, p50 to p99.9, max."""
-        return Number(_figure(self.values, mark), f"{REQUESTS_NAME}#{self.name}/{mark}")
+        return Number(_figure(self.values, mark), f"{REQUESTS}#{self.name}/{mark}")
 
 
 def _figure(values: Ints, mark: str) -> float | int | None:

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from common.arrow_buffers import to_numpy
 from common.bounded_file import open_regular
 from common.text import printable
+from sut.log_files import REQUESTS, TIMELINE
 
-REQUESTS_NAME = "requests.parquet"
-TIMELINE_NAME = "timeline.parquet"
 MAX_ROWS = 5_000_000
 """A run of ten hours at 100 queries/s has 3,600,000; the columns of so many need 0.5 GiB."""
 UNKNOWN = np.iinfo(np.int64).min
@@ -68,7 +67,7 @@ def read_requests(run_dir: Path) -> RunColumns:
     Raises:
         MissingFileError: It is missing or no such file.
     """
-    return _read(run_dir / REQUESTS_NAME, REQUEST_COLUMNS, ())
+    return _read(run_dir / REQUESTS, REQUEST_COLUMNS, ())
 
 
 def read_timeline(run_dir: Path) -> RunColumns:
@@ -77,7 +76,7 @@ def read_timeline(run_dir: Path) -> RunColumns:
     Raises:
         MissingFileError: It is missing or no such file.
     """
-    return _read(run_dir / TIMELINE_NAME, TIMELINE_INTS, TIMELINE_FLOATS)
+    return _read(run_dir / TIMELINE, TIMELINE_INTS, TIMELINE_FLOATS)
 
 
 def _read(path: Path, ints: Sequence[str], floats: Sequence[str]) -> RunColumns:

@@ -5,15 +5,13 @@ from pathlib import Path
 from typing import Self
 
 from common.bounded_file import parse_json, read_bounded
+from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.results.report.markup import Number
 from sut.results.verdict import Outcome
 
-NAME = "run.json"
 TTFT_LIMIT = "result_first_token_99.00_percentile_latency_ns"
 TPOT_LIMIT = "result_time_per_output_token_99.00_percentile_ns"
 """LoadGen's figures whose bounds are the latency limits of a run."""
-MAX_BYTES = 128 << 20
-"""Bound of the file; a run of 72 workers has about 2 MB."""
 MAX_ENTRIES = 1000
 """Entries of a list that are read: a loss, a pause or a worker each."""
 
@@ -32,11 +30,11 @@ class RunJson:
         Raises:
             ValueError: Names the directory: it is no run's, or the run has not ended.
         """
-        path = run_dir / NAME
+        path = run_dir / RECORD
         try:
-            content = parse_json(read_bounded(path, MAX_BYTES))
+            content = parse_json(read_bounded(path, MAX_RECORD_BYTES))
         except OSError as error:
-            raise ValueError(f"{run_dir}: not the directory of a run: {NAME}: {error.strerror}") from error
+            raise ValueError(f"{run_dir}: not the directory of a run: {RECORD}: {error.strerror}") from error
         except ValueError as error:
             raise ValueError(f"{path}: is no JSON text: {error}") from error
         if not isinstance(content, dict) or "run_id" not in content or "verdict" not in content:
@@ -60,7 +58,7 @@ class RunJson:
 
     def number(self, *path: str | int) -> Number:
         """Return the value at a path with its place."""
-        return Number(self.get(*path), f"{NAME}#/" + "/".join(map(str, path)))
+        return Number(self.get(*path), f"{RECORD}#/" + "/".join(map(str, path)))
 
     def text(self, *path: str | int) -> str:
         """Return the text at a path; empty if there is none."""

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sut.log_files import REQUESTS
 from sut.results.report.markup import Number
-from sut.results.report.run_columns import REQUESTS_NAME, UNKNOWN, Ints, RunColumns
+from sut.results.report.run_columns import UNKNOWN, Ints, RunColumns
 
 
 class Tail(NamedTuple):
@@ -58,4 +59,4 @@ class Tail(NamedTuple):
 
     @staticmethod
     def _figure(name: str, value: float | int | None) -> Number:
-        return Number(value, f"{REQUESTS_NAME}#tail/{name}")
+        return Number(value, f"{REQUESTS}#tail/{name}")

@@ -7,13 +7,17 @@ from pathlib import Path
 
 from common.bounded_file import parse_json, read_bounded
 from sut.benchmark import BENCHMARK, MeanBounds
+from sut.log_files import (
+    ACCURACY_REPORT,
+    ACCURACY_TEXT,
+    COMPLIANCE_REPORT,
+    VERIFIED_ACCURACY,
+    VERIFIED_LENGTH,
+)
 from sut.results.logs import AccuracyLog
 from sut.results.submission.recorded_runs import Division, Fault, RecordedRun, RunKind, as_list, entry
 
-ACCURACY_TEXT = "accuracy.txt"
-ACCURACY_REPORT = "accuracy.json"
-COMPLIANCE_REPORT = "compliance.json"
-VERIFY_FILES = {RunKind.TEST07: "verify_accuracy.txt", RunKind.TEST09: "verify_output_len.txt"}
+VERIFY_FILES = {RunKind.TEST07: VERIFIED_ACCURACY, RunKind.TEST09: VERIFIED_LENGTH}
 """File of each compliance test in which the official checker looks for TEST PASS."""
 # Source: tools/submission/submission_checker/constants.py; the pattern admits exactly one space.
 _SCORE = re.compile(r".*'exact_match':\s([\d.]+)")

@@ -10,12 +10,10 @@ from typing import NamedTuple
 from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
 from sut.benchmark import BENCHMARK, ComplianceTest
+from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.settings import Scenario
 
 RESULTS_FLAG = "--results"
-RECORD = "run.json"
-# Each loss, continuation and overdue query is an entry of run.json.
-MAX_RECORD_BYTES = 256 * 1024 * 1024
 
 
 class Division(StrEnum):

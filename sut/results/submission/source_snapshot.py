@@ -30,7 +30,8 @@ def check_source(repository: Path, commits: list[str], given: str | None) -> str
     """
     known = list(dict.fromkeys(commit or given or "" for commit in commits))
     if not all(known) or not known:
-        raise FlagError(COMMIT_FLAG, "missing: a run from an installed package or a container has no commit")
+        reason = "a run from an installed package or a container has no commit; pip install -e . keeps it"
+        raise FlagError(COMMIT_FLAG, f"missing: {reason}")
     if len(known) > 1:
         raise FlagError(SOURCE_FLAG, f"the runs have several commits: {', '.join(known)}")
     commit = known[0]

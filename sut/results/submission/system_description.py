@@ -49,7 +49,7 @@ _NOT_DETECTED = ("Not detected", "Insert ")
 _COUNTS = ("number_of_nodes", "accelerators_per_node")
 _MAX_MEMORY_BYTES = 1 << 63
 _GIB = 2**30
-# Fields, by names of common/hardware.py.
+# Fields, by names of worker/machine/hardware.py.
 _HARDWARE = {
     "host_processor_model_name": "processor_model",
     "host_processors_per_node": "processor_sockets",

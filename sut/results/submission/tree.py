@@ -16,7 +16,7 @@ from pathlib import Path
 from common.flags import FlagError
 from sut import log_files
 from sut.benchmark import BENCHMARK
-from sut.results.submission.grading_faults import ACCURACY_TEXT, VERIFY_FILES
+from sut.results.submission.grading_faults import VERIFY_FILES
 from sut.results.submission.recorded_runs import RESULTS_FLAG, Division, RecordedRun, RunKind, Runs
 from sut.results.submission.scenario_documents import scenario_readme
 from sut.results.submission.source_snapshot import write_snapshot
@@ -155,8 +155,8 @@ class _Layout:
         accuracy = runs[RunKind.ACCURACY]
         _copy_logs(accuracy, folder / "accuracy")
         log_sha256 = _copy_accuracy_log(accuracy, folder / "accuracy", kept / "accuracy")
-        score = (accuracy.directory / ACCURACY_TEXT).read_text(encoding="utf-8").rstrip("\n")
-        (folder / "accuracy" / ACCURACY_TEXT).write_text(f"{score}\n\nhash={log_sha256}\n")
+        score = (accuracy.directory / log_files.ACCURACY_TEXT).read_text(encoding="utf-8").rstrip("\n")
+        (folder / "accuracy" / log_files.ACCURACY_TEXT).write_text(f"{score}\n\nhash={log_sha256}\n")
         for kind, verify_name in VERIFY_FILES.items():
             if kind in runs:
                 _write_test(runs[kind], verify_name, folder / kind, kept / kind)
@@ -167,7 +167,7 @@ def _write_test(run: RecordedRun, verify_name: str, folder: Path, kept: Path) ->
     _copy_logs(run, folder / "performance" / "run_1")
     shutil.copyfile(run.directory / verify_name, folder / verify_name)
     log_sha256 = _copy_accuracy_log(run, folder / "accuracy", kept / "accuracy")
-    (folder / "accuracy" / ACCURACY_TEXT).write_text(f"hash={log_sha256}\n")
+    (folder / "accuracy" / log_files.ACCURACY_TEXT).write_text(f"hash={log_sha256}\n")
 
 
 def _copy_logs(run: RecordedRun, folder: Path) -> None:

@@ -3,9 +3,7 @@
 import csv
 import io
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +12,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from common.arrow_buffers import to_arrow, to_texts
+from common.report_files import whole_file
+from sut.log_files import REQUESTS
 from sut.results.timing.clock_offsets import UNKNOWN_NS
 from sut.results.timing.decomposition import PERCENTILES, ttft_parts
 from sut.results.timing.request_records import TIME_COLUMNS, RequestRecords, is_known
 
-REQUESTS_NAME = "requests.parquet"
 JSONL_NAME = "requests.jsonl"
 SUMMARY_NAME = "requests_summary.csv"
-NAMES = (REQUESTS_NAME, JSONL_NAME, SUMMARY_NAME)
+NAMES = (REQUESTS, JSONL_NAME, SUMMARY_NAME)
 FORMAT = 1
 METADATA_KEY = b"tokenfleet"
 REASONS = ("unspecified", "stop", "length")
@@ -43,17 +42,6 @@ COLUMNS = (
     "clock_error_ns",
 )
 _Column = NDArray[np.int64]
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """Yield another path; the file written there gets its name if the block ends without an error."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def to_table(records: RequestRecords) -> pa.Table:
@@ -94,7 +82,7 @@ def write_parquet(
     """
     facts = json.dumps({"format": FORMAT, **metadata}).encode()
     # An open file: pyarrow parses a path with a colon as a URI.
-    with _whole(path) as partial, partial.open("wb") as file:
+    with whole_file(path) as partial, partial.open("wb") as file:
         pq.write_table(
             table.replace_schema_metadata({METADATA_KEY: facts}),
             file,
@@ -111,7 +99,7 @@ def write_jsonl(path: Path, requests: Path) -> None:
         OSError: A file cannot be read or written.
     """
     with (
-        _whole(path) as partial,
+        whole_file(path) as partial,
         requests.open("rb") as source,
         partial.open("w", encoding="utf-8") as file,
     ):
@@ -131,7 +119,7 @@ def write_summary(path: Path, records: RequestRecords) -> None:
     writer.writerow(["metric", "unit", "count", "mean", "min", *names, "max"])
     for (name, unit), values in _quantities(records).items():
         writer.writerow([name, unit, len(values), *_spread(values)])
-    with _whole(path) as partial:
+    with whole_file(path) as partial:
         partial.write_text(text.getvalue(), encoding="utf-8")
 
 

@@ -69,11 +69,11 @@ def telling(teller: Teller) -> Iterator[str]:
     try:
         yield address
     finally:
-        server.stop(grace=0).wait(timeout=10)
+        server.stop(grace=0).wait(timeout=60)
 
 
 def told_by(address: str) -> tuple[pb.WorkerInfo, pb.HostInfo]:
     """Ask a real worker what it says of itself."""
     with grpc.insecure_channel(address) as channel:
         stub = rpc.WorkerStub(channel)
-        return stub.GetInfo(pb.GetInfoRequest(), timeout=5), stub.GetHost(pb.GetHostRequest(), timeout=10)
+        return stub.GetInfo(pb.GetInfoRequest(), timeout=60), stub.GetHost(pb.GetHostRequest(), timeout=60)

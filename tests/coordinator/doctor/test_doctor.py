@@ -118,7 +118,7 @@ def test_dead_worker_fails(two: list[fleet.WorkerProcess], tmp_path: Path) -> No
     dead = fleet.start_worker(tmp_path / "dead.log")
     fleet.wait_serving(dead)
     dead.process.kill()
-    dead.process.wait(10)
+    dead.process.wait(60)
     done = doctor([two[0].address, dead.address])
     start = "start the worker on that machine, or correct the port in --workers"
     assert {"reachable": (f"{dead.address}: connection refused", start)} == failures(done)

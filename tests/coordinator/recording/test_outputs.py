@@ -36,7 +36,7 @@ def refuse(reason: str) -> None:
 
 def wait_until(happened: Callable[[], bool]) -> None:
     """Wait up to 20 s."""
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 60
     while not happened():
         assert time.monotonic() < deadline_s
         time.sleep(0.01)

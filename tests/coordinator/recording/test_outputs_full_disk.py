@@ -29,11 +29,11 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "disk"
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tokenfleet-test", str(path)]
-    if subprocess.run(mount, timeout=20, check=False).returncode:
+    if subprocess.run(mount, timeout=60, check=False).returncode:
         pytest.skip("this root may not mount")
     yield path
     # Lazy: a file may still be open.
-    subprocess.run(["umount", "-l", str(path)], timeout=20, check=True)
+    subprocess.run(["umount", "-l", str(path)], timeout=60, check=True)
 
 
 def fill(kept: Outputs, failed: Callable[[], bool]) -> int:
@@ -154,7 +154,7 @@ def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
     def hang(*_: object) -> None:
         hanging.set()
-        over.wait(20)
+        over.wait(60)
 
     monkeypatch.setattr(StreamFile, "write", hang)
     yield hanging
@@ -162,7 +162,7 @@ def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     # A writer that is left would write through the next test's hanging disk.
     for thread in set(threading.enumerate()) - before:
         if thread.name == "outputs":
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive()
 
 
@@ -171,7 +171,7 @@ def test_a_hung_disk_holds_up_neither_keep_nor_the_exit(tmp_path: Path, hung: th
     kept = new_outputs(tmp_path, refuse)
     kept.keep(*columns([3]))
     kept.flush()
-    assert hung.wait(20)
+    assert hung.wait(60)
     kept.keep(*columns([4, 5]))
     line = kept.salvage(*columns([6]), ["partial"], 0.2)
     assert line == (
@@ -188,7 +188,7 @@ def test_a_hung_disk_does_not_hold_up_a_good_end(
     kept = new_outputs(tmp_path, refuse)
     kept.keep(*columns([3]))
     kept.flush()
-    assert hung.wait(20)
+    assert hung.wait(60)
     kept.discard()
     assert kept._thread.is_alive()
 

@@ -88,6 +88,6 @@ def test_a_run_that_was_killed_can_be_overwritten(tmp_path: Path) -> None:
         first = start(worker.address, tmp_path, "first")
         wait_busy([worker], first)
         first.process.send_signal(signal.SIGKILL)
-        first.process.wait(10.0)
+        first.process.wait(60)
         second = start(worker.address, tmp_path, "second", "--overwrite")
         assert 0 == second.end(60.0)[0], second.log.read_text()

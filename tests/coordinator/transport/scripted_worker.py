@@ -17,7 +17,7 @@ from protos.columns import CHANNEL_OPTIONS, PromptColumns, TokenColumns, pack_to
 
 Deliver = Callable[[TokenColumns], None]
 PATIENT = Limits(silence_s=30, stall_s=30)
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 
 class Scene:

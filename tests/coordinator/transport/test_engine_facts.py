@@ -24,7 +24,7 @@ from protos.columns import CHANNEL_OPTIONS, PROTOCOL_VERSION, SERVICE
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
 from worker.servicer import WorkerServicer
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 OPENING = pb.Open(
     protocol_version=PROTOCOL_VERSION,
     run_id="run",

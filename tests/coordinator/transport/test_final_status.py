@@ -103,4 +103,4 @@ def test_frames_without_tokens_are_no_progress(monkeypatch: pytest.MonkeyPatch) 
             await scene.bring()
         await scene.call.abort(grpc.StatusCode.DATA_LOSS, "was never found out")
 
-    assert "1 requests, no token for 0.2 s" == loss_of(script, Limits(1.0, 0.2), prompts(3)).reason
+    assert "1 requests, no token for 0.2 s" == loss_of(script, Limits(30, 0.2), prompts(3)).reason

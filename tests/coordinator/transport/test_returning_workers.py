@@ -17,7 +17,7 @@ from protos.columns import PROTOCOL_VERSION
 from tests.coordinator.scheduling.links import FakeLink
 from tests.faults.crew import Member
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 OPENING = pb.Open(
     protocol_version=PROTOCOL_VERSION,
     run_id="run",
@@ -94,7 +94,7 @@ def test_a_worker_lost_while_it_is_asked_for_its_counts_is_a_loss_and_stays_away
     async def settle() -> list[WorkerLink]:
         receiver = CountingReceiver()
         addresses = tuple(member.address for member in members)
-        fleet = Fleet(addresses, Access(), Patience(Limits(1.5, 60), WAIT_S, True))
+        fleet = Fleet(addresses, Access(), Patience(Limits(3, 60), WAIT_S, True))
         await fleet.wait_ready(WAIT_S)
         run = await fleet.open(OPENING, receiver)
         receiver.admitted.clear()

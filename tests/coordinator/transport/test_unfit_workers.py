@@ -62,7 +62,7 @@ def check_idle(worker: fleet.WorkerProcess) -> None:
     """Check that a worker serves and that no run holds it."""
     assert "SERVING" == fleet.health(worker.address)
     with grpc.insecure_channel(worker.address) as channel:
-        load = rpc.WorkerStub(channel).GetLoad(pb.GetLoadRequest(), timeout=5)
+        load = rpc.WorkerStub(channel).GetLoad(pb.GetLoadRequest(), timeout=60)
     assert fleet.holds_nothing(load), load
 
 
@@ -115,7 +115,7 @@ def test_worker_held_by_another_run_is_named_with_that_run(data: Path, two: Flee
     outgoing: queue.SimpleQueue[pb.ToWorker | None] = queue.SimpleQueue()
     outgoing.put(pb.ToWorker(open=opening))
     with grpc.insecure_channel(two.usual.address) as channel:
-        incoming = rpc.WorkerStub(channel).Generate(iter(outgoing.get, None), timeout=30)
+        incoming = rpc.WorkerStub(channel).Generate(iter(outgoing.get, None), timeout=60)
         try:
             assert next(incoming).HasField("opened")
             done = fleet.coordinate([two.usual], data, tmp_path / "out", "--max-new-tokens", "8")
@@ -155,7 +155,7 @@ def test_worker_of_another_protocol_is_named_with_both_versions(data: Path, tmp_
     try:
         done = fleet.coordinate([], data, tmp_path / "out", "--workers", address)
     finally:
-        server.stop(grace=0).wait(timeout=10)
+        server.stop(grace=0).wait(timeout=60)
     check_refused(done, tmp_path / "out", "--workers", address, "99", f"{PROTOCOL_VERSION}")
 
 

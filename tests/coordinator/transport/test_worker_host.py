@@ -35,7 +35,7 @@ def ask(answer: Answer) -> WorkerHost:
         finally:
             await server.stop(None)
 
-    return asyncio.run(asyncio.wait_for(serve(), 20))
+    return asyncio.run(asyncio.wait_for(serve(), 60))
 
 
 def answering(message: bytes) -> Answer:

@@ -30,7 +30,7 @@ TESTS = question("sum", None, ("1 2", "3\n"), ("4 5", "9")) + question("add", "a
 RIGHT = "print(sum(map(int, input().split())))"
 PROGRAMS = [("sum", RIGHT), ("sum", "print(3)"), ("add", "def add(a, b): return a + b")]
 EXPECTED = ["passed", "failed", "passed"]
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 def log_lines(folder: Path) -> list[bytes]:
@@ -231,11 +231,14 @@ STOPPED = """
 import sys
 from pathlib import Path
 from sut.results.code_grading import runner_connection
-from tests.sut.code_grading.graded import question, verdicts
+from dataclasses import replace
+from sut.results.code_grading.program import GradingOptions
+from tests.sut.code_grading.graded import LIMITS, question, verdicts
+options = GradingOptions(1, limits=replace(LIMITS, test_timeout_s=3.0))
 runner_connection._STEP_S, runner_connection._SHORTEST_STOP_S = 0.1, 0.5
 sleeping = "import time\\ntime.sleep(1)\\nprint(input())"
 print("ready", flush=True)
-print(*verdicts(Path(sys.argv[1]), [("echo", sleeping)], question("echo", None, ("1", "1"))))
+print(*verdicts(Path(sys.argv[1]), [("echo", sleeping)], question("echo", None, ("1", "1")), options))
 """
 
 
@@ -249,7 +252,7 @@ def test_time_during_which_the_grader_is_stopped_makes_no_program_wrong(tmp_path
         everything = [process.pid, *descendants(process.pid)]
         for pid in everything:
             os.kill(pid, signal.SIGSTOP)
-        time.sleep(2.5)
+        time.sleep(4)
         for pid in everything:
             # The grader, which goes on first, may have ended a program by now.
             with contextlib.suppress(ProcessLookupError):

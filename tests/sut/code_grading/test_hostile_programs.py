@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sut.results.code_grading.program import GradingOptions
-from tests.sut.code_grading.graded import LIMITS, question, verdicts
+from tests.sut.code_grading.graded import LIMITS, SHORT_LIMITS, question, verdicts
 
 # Two tests, so that a program which spoils the first cannot be helped by the end of the process.
 ECHO = question("echo", None, ("7\n", "7\n"), ("8\n", "8\n"))
@@ -24,11 +24,14 @@ class List(UserList):
     def __hash__(self): return 1
 """
 # Of each program: source and the outcome that follows from the rules. `failed` is the program's own doing,
-# `ungraded` a limit of ours.
-PROGRAMS = {
+# `ungraded` a limit of ours. Those that are late use up their time.
+LATE = {
     "loops": ("while True: pass", "failed"),
     "sleeps": ("import time\ntime.sleep(100)", "failed"),
     "prints forever, up to its own timeout": ("while True: print('x' * 1000)", "failed"),
+    "stops itself": ("import signal\nsignal.raise_signal(signal.SIGSTOP)", "failed"),
+}
+PROGRAMS = {
     "prints more than the limit": ("print('x' * (2 << 20))", "ungraded"),
     "prints wide characters past the limit": ("print('\\U0001f600' * (1 << 19))", "ungraded"),
     "eats memory": ("kept = []\nwhile True: kept.append(bytearray(1 << 20))", "ungraded"),
@@ -78,7 +81,6 @@ PROGRAMS = {
         "import signal\nsignal.raise_signal(signal.SIGXCPU)",
         "failed",
     ),
-    "stops itself": ("import signal\nsignal.raise_signal(signal.SIGSTOP)", "failed"),
     "takes memory in files without a name": ("import os\nos.memfd_create('x')\nprint(input())", "failed"),
     "takes memory in shared segments": (
         "import ctypes\nprint(input() if ctypes.CDLL(None).shmget(0, 4096, 0o1600) >= 0 else 0)",
@@ -130,18 +132,19 @@ def test_hostile_programs_get_the_verdicts_that_the_rules_give(
 ) -> None:
     """A program's own doing is wrong, a limit of the sandbox is ungraded, and what changes nothing passes."""
     monkeypatch.setenv("SECRET_OF_THE_HOST", "7")
-    given = dict(zip(PROGRAMS, verdicts(tmp_path, programs_on("echo"), ECHO), strict=True))
-    expected = {name: outcome for name, (_, outcome) in PROGRAMS.items()}
+    given = {}
+    for programs, limits in ((LATE, SHORT_LIMITS), (PROGRAMS, LIMITS)):
+        folder = tmp_path / f"{limits.test_timeout_s}"
+        folder.mkdir()
+        answers = [("echo", source) for source, _ in programs.values()]
+        found = verdicts(folder, answers, ECHO, GradingOptions(4, limits=limits))
+        given.update(zip(programs, found, strict=True))
+    expected = {name: outcome for name, (_, outcome) in (LATE | PROGRAMS).items()}
     assert expected == {name: verdict.outcome.value for name, verdict in given.items()}
     assert all(verdict.reason.isprintable() for verdict in given.values())
     assert [name for name, outcome in expected.items() if outcome == "passed"] == [
         name for name, verdict in given.items() if not verdict.reason
     ]
-
-
-def programs_on(question_id: str) -> list[tuple[str, str]]:
-    """All programs, as answers to one question."""
-    return [(question_id, source) for source, _ in PROGRAMS.values()]
 
 
 @pytest.fixture
@@ -202,10 +205,13 @@ def test_limits_and_the_process_filter_hold_without_a_sandbox(tmp_path: Path) ->
             "import io\nio.open('/etc/passwd')\nprint(input())",
             "kept = bytearray(1 << 40)",
             "import posix\nposix.fork()",
-            "while True: pass",
             "import signal\nsignal.raise_signal(signal.SIGKILL)",
         )
     ]
     options = GradingOptions(4, sandboxed=False, limits=LIMITS)
     given = verdicts(tmp_path, programs, ECHO, options)
-    assert ["passed", "ungraded", "failed", "failed", "failed"] == [verdict.outcome for verdict in given]
+    assert ["passed", "ungraded", "failed", "failed"] == [verdict.outcome for verdict in given]
+    (tmp_path / "late").mkdir()
+    short = GradingOptions(1, sandboxed=False, limits=SHORT_LIMITS)
+    (late,) = verdicts(tmp_path / "late", [("echo", "while True: pass")], ECHO, short)
+    assert late.outcome == "failed"

@@ -138,7 +138,7 @@ class StartedCampaign:
     def kill(self) -> None:
         """Send SIGKILL."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def end(self, timeout_s: float = 120.0) -> int:
         """Wait for the exit code."""

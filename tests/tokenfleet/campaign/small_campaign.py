@@ -184,7 +184,7 @@ class SmallCampaign:
         for port in self._replica_ports():
             if _load(port):
                 with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-                    return int(rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=5).pid)
+                    return int(rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=60).pid)
         raise AssertionError("no replica has requests")
 
     def answers(self, tree: Path) -> dict[str, dict[int, list[int]]]:
@@ -240,7 +240,7 @@ class Process(NamedTuple):
     def stop(self) -> None:
         """Send SIGSTOP and wait until it has an effect; the end of the process fails the test."""
         os.kill(self.pid, signal.SIGSTOP)
-        deadline_s = time.monotonic() + 10
+        deadline_s = time.monotonic() + 60
         while (state := _state(self.pid)) != "T":
             assert state not in ("", "Z", "X"), f"process {self.pid} ended before it was stopped"
             assert time.monotonic() < deadline_s
@@ -281,5 +281,5 @@ def _state(pid: int) -> str:
 
 def _load(port: int) -> int:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, contextlib.suppress(grpc.RpcError):
-        return int(rpc.WorkerStub(channel).GetLoad(pb.GetLoadRequest(), timeout=5).running)
+        return int(rpc.WorkerStub(channel).GetLoad(pb.GetLoadRequest(), timeout=60).running)
     return 0

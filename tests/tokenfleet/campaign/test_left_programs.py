@@ -20,7 +20,7 @@ from tokenfleet.campaign.campaign_state import CampaignDir
 from tokenfleet.child import ChildProcess
 directory = CampaignDir(Path("out"))
 lock = directory.wait_children()
-stubborn = "import time; from signal import *; signal(SIGTERM, SIG_IGN); print(flush=True); time.sleep(60)"
+stubborn = "import time; from signal import *; signal(SIGTERM, SIG_IGN); print(flush=True); time.sleep(600)"
 with open("child.log", "wb") as output:
     child = ChildProcess([sys.executable, "-c", stubborn], os.environ, output, inherited_fds=[lock])
     while not os.path.getsize("child.log"):
@@ -38,7 +38,7 @@ def test_a_campaign_waits_for_the_programs_of_a_killed_one(tmp_path: Path) -> No
         env=child_environment(os.environ) | {"PYTHONPATH": str(fleet.ROOT)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert -9 == parent.returncode, parent.stderr
@@ -49,6 +49,6 @@ def test_a_campaign_waits_for_the_programs_of_a_killed_one(tmp_path: Path) -> No
         ):
             directory.wait_children(0.1)
         os.kill(child, 9)
-        assert directory.wait_children(10.0) > 0
+        assert directory.wait_children(60.0) > 0
         with (tmp_path / "out" / CHILDREN_LOCK_NAME).open() as file, pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,7 +13,7 @@ from tokenfleet.campaign.group_workers import LocalWorkers, WorkerTimeouts
 from tokenfleet.campaign.plan_file import CampaignPlan
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def workers_of(directory: Path, left: LocalProcess) -> tuple[LocalWorkers, CampaignState]:

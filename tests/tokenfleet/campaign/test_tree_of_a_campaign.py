@@ -7,11 +7,12 @@ import pytest
 
 from tests.tokenfleet.campaign.plans import STRICT, write_plan
 from tokenfleet.campaign.campaign_state import CampaignState
-from tokenfleet.campaign.execution import Campaign, CampaignStopped
+from tokenfleet.campaign.execution import Campaign
 from tokenfleet.campaign.group_workers import GroupWorkers
 from tokenfleet.campaign.phase_table import PhaseTable
 from tokenfleet.campaign.plan_file import NodeFlags, read_plan
 from tokenfleet.campaign.tree_command import TREE
+from tokenfleet.resumable_program import ProgramStopped
 
 REHEARSAL = ("[submission]", "[rehearsal]\nmin-duration-s = 10\n\n[submission]")
 LINES = ["tokenfleet submission: missing: --set cooling=...", "SUMMARY: submission has errors"]
@@ -55,7 +56,7 @@ def test_a_refused_tree_is_none_and_its_reasons_are_shown(
     code: int,
 ) -> None:
     """Nothing is in the tree's place, and an empty scratch directory is removed."""
-    with pytest.raises(CampaignStopped, match=f"no tree, exit code {code}: out/logs/submission.log"):
+    with pytest.raises(ProgramStopped, match=f"no tree, exit code {code}: out/logs/submission.log"):
         lay_out(tmp_path, monkeypatch, code, *edits, makes_tree=False)
     assert LINES == capsys.readouterr().out.splitlines()
     assert {"out", "plan.toml"} == {path.name for path in tmp_path.iterdir()}

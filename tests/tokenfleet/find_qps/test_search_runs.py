@@ -98,7 +98,7 @@ def kill_in(directory: Path, address: str, kind: str, *flags: str) -> None:
         time.sleep(2)
     finally:
         search.kill()
-        search.wait(10)
+        search.wait(60)
 
 
 def test_a_search_that_is_killed_in_each_phase_repeats_no_finished_run(tmp_path: Path, address: str) -> None:

@@ -72,6 +72,13 @@ def test_the_table_names_the_limits() -> None:
     assert "carries              2,920 requests/s, 2,920,000 tokens/s with 10 workers" in text
 
 
+def test_the_table_says_why_nothing_is_carried() -> None:
+    """0.01 + 20 us x 50 x 1,000 frames = 1.01 core at rest is above 0.75."""
+    config = PlanConfig(num_workers=1_000, target_qps=1.0, answer_len=1_000.0)
+    text = format_plan(config, COSTS, carried_load(COSTS, config.load))
+    assert "carries              no request: the workers' frames alone take more than 0.75 core" in text
+
+
 @pytest.mark.parametrize(
     "argv, reason",
     [

@@ -36,7 +36,7 @@ def files(worker: fleet.WorkerProcess, tmp_path_factory: pytest.TempPathFactory)
     """Write a reference, accuracy data of GPQA with the answer A, a tokenizer and a table."""
     directory = tmp_path_factory.mktemp("files")
     with grpc.insecure_channel(worker.address) as channel:
-        info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=10)
+        info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=60)
     engine = MessageToDict(info, preserving_proto_field_name=True)
     counting_reference(engine).write(directory / "greedy.json")
     prompts = [[2, 1000 + row, LETTER_A] for row in range(NUM_RIGHT + NUM_WRONG)]

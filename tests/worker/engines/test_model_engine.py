@@ -17,8 +17,10 @@ Row = tuple[str, list[int], int | None]
 class RecordingEngine(ModelEngine[Sequence[Row]]):
     """Each `busy` is awaited before a request or an abort counts as sent."""
 
-    def __init__(self, busy: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)) -> None:
-        super().__init__(reset_timeout_s=0.05)
+    def __init__(
+        self, busy: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0), reset_timeout_s: float = 60.0
+    ) -> None:
+        super().__init__(reset_timeout_s)
         self.sent: list[str] = []
         self.outputs: asyncio.Queue[Sequence[Row]] = asyncio.Queue()
         self._busy = busy
@@ -127,7 +129,7 @@ def test_an_engine_that_does_not_abort_in_time_is_dead() -> None:
     """`reset` returns; `step` then tells the reason. The engine of the test has 0.05 s."""
 
     async def walk() -> None:
-        engine = RecordingEngine(asyncio.Event().wait)
+        engine = RecordingEngine(asyncio.Event().wait, reset_timeout_s=0.05)
         submit(engine, {1: Ask([4])})
         await turns(3)
         await engine.reset()

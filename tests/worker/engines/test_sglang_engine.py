@@ -179,7 +179,7 @@ def test_a_killed_process_ends_the_engine(
         assert reason == str(raised.value)
         await bounded(engine.reset())
         await bounded(engine.close())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not all(map(has_ended, processes)):  # noqa: ASYNC110 - the kernel ends them
                 await asyncio.sleep(0.01)
 

@@ -16,7 +16,7 @@ from tests import fleet
 from tests.worker.asks import run
 from worker.machine.host_info import HostInspector, hugging_face_cache
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 def ask(address: str) -> pb.HostInfo:

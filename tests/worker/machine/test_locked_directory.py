@@ -21,7 +21,7 @@ tempfile.tempdir = sys.argv[1]
 directory = LockedDirectory()
 (directory.path / "socket").touch()
 print(directory.path, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -49,7 +49,7 @@ def test_directory_of_a_killed_process_is_removed_at_the_next_start(
         assert [path] == list(place.iterdir())
     finally:
         holder.kill()
-        holder.communicate(timeout=10)
+        holder.communicate(timeout=60)
     assert [path] == list(place.iterdir())
     monkeypatch.setenv("TMPDIR", str(place))
     assert 2 == end_of(main, ["--port", "0"], tmp_path).code

@@ -11,12 +11,12 @@ CHILD = """
 import os, sys, time
 from worker.machine.parent_death import end_with_parent
 print(os.getpid(), end_with_parent(int(sys.argv[1])), flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 PARENT = f"""
 import os, subprocess, sys, time
 subprocess.Popen([sys.executable, "-c", {CHILD!r}, sys.argv[1] if sys.argv[1:] else str(os.getpid())])
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -34,7 +34,7 @@ def test_no_child_outlives_a_killed_parent(tmp_path: Path) -> None:
     pid, alive = (tmp_path / "log").read_text().split()
     assert "True" == alive
     parent.kill()
-    parent.wait(10)
+    parent.wait(60)
     wait_until(lambda: gone(int(pid)), tmp_path / "log")
 
 
@@ -44,5 +44,5 @@ def test_child_whose_parent_is_already_dead_is_told(tmp_path: Path) -> None:
     pid, alive = (tmp_path / "log").read_text().split()
     assert "False" == alive
     parent.kill()
-    parent.wait(10)
+    parent.wait(60)
     wait_until(lambda: gone(int(pid)), tmp_path / "log")

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +12,8 @@ import grpc
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from tests import fleet
-from worker.node.ports import steady_port
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 # A sitecustomize: every engine dies at its first step, idle.
 DYING = """
 from worker.engines.scripted import counting
@@ -30,7 +28,7 @@ def info_of(address: str) -> pb.WorkerInfo:
     """Ask GetInfo."""
     with grpc.insecure_channel(address) as channel:
         info: pb.WorkerInfo = rpc.WorkerStub(channel).GetInfo(
-            pb.GetInfoRequest(), timeout=5, wait_for_ready=True
+            pb.GetInfoRequest(), timeout=60, wait_for_ready=True
         )
     return info
 
@@ -62,7 +60,7 @@ def gone(pid: int) -> bool:
 @contextlib.contextmanager
 def node_of(program: str, directory: Path) -> Iterator[fleet.WorkerProcess]:
     """Run a node of two replicas by another program for the length of a block."""
-    address = f"127.0.0.1:{steady_port(random.Random(), 3)}"
+    address = f"127.0.0.1:{fleet.free_port(3)}"
     node = fleet.start_worker(
         directory / "log", "--replicas", "2", address=address, program=(sys.executable, "-c", program)
     )

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import re
 import signal
 import socket
@@ -19,7 +18,6 @@ from protos import worker_pb2_grpc as rpc
 from protos.columns import SERVICE
 from tests import fleet
 from tests.worker.node.nodes import WAIT_S, gone, info_of, states_of, wait_until
-from worker.node.ports import steady_port
 
 
 def replica_address(node: fleet.WorkerProcess, index: int) -> str:
@@ -71,8 +69,8 @@ def test_a_run_is_refused_by_the_node_itself(lasting_node: fleet.WorkerProcess) 
     with grpc.insecure_channel(f"{host}:{port}") as channel:
         stub = rpc.WorkerStub(channel)
         for call in (
-            lambda: stub.GetLoad(pb.GetLoadRequest(), timeout=5),
-            lambda: list(stub.Generate(iter([pb.ToWorker()]), timeout=5)),
+            lambda: stub.GetLoad(pb.GetLoadRequest(), timeout=60),
+            lambda: list(stub.Generate(iter([pb.ToWorker()]), timeout=60)),
         ):
             with pytest.raises(grpc.RpcError) as caught:
                 call()
@@ -126,7 +124,7 @@ def test_no_replica_outlives_a_killed_node(node: fleet.WorkerProcess) -> None:
     """Kill -9 of the node alone: the kernel tells its replicas, and they end without a drain."""
     pids = [replica.pid for replica in info_of(node.address).replicas]
     node.process.kill()
-    node.process.wait(10)
+    node.process.wait(60)
     wait_until(lambda: all(map(gone, pids)), node.log)
 
 
@@ -142,11 +140,11 @@ def test_no_replica_that_still_begins_outlives_a_killed_node_under_nohup(
         "    def linger():\n"
         "        follow()\n"
         "        print('lingers', os.getpid(), flush=True)\n"
-        "        time.sleep(60)\n"
+        "        time.sleep(600)\n"
         "    worker.machine.parent_death.end_with_node = linger\n"
     )
     monkeypatch.setattr(fleet, "VLLM_CPU_ENV", os.environ | {"PYTHONPATH": f"{tmp_path}:{fleet.ROOT}"})
-    address = f"127.0.0.1:{steady_port(random.Random(), 3)}"
+    address = f"127.0.0.1:{fleet.free_port(3)}"
     program = ("nohup", sys.executable, "-m", "worker")
     node = fleet.start_worker(tmp_path / "log", "--replicas", "2", address=address, program=program)
     try:
@@ -154,7 +152,7 @@ def test_no_replica_that_still_begins_outlives_a_killed_node_under_nohup(
         pids = [int(pid) for pid in re.findall("lingers ([0-9]+)", node.log.read_text())]
     finally:
         node.process.kill()
-        node.process.wait(10)
+        node.process.wait(60)
     wait_until(lambda: all(map(gone, pids)), node.log)
 
 
@@ -201,7 +199,7 @@ def test_bad_nodes_are_one_line(flags: str, says: str) -> None:
 
 def test_flags_that_no_replica_can_serve_end_the_node(tmp_path: Path) -> None:
     """Each replica ends with 2: so does the node, with the line of the first."""
-    port = steady_port(random.Random(), 3)
+    port = fleet.free_port(3)
     node = fleet.start_worker(
         tmp_path / "log", "--replicas", "2", "--step-ms", "-1", address=f"127.0.0.1:{port}"
     )

@@ -1,8 +1,8 @@
 """A node's replicas that fail: which are started again, which are given up, and what is said of them."""
 
+import contextlib
 import itertools
 import os
-import random
 import re
 import resource
 import shutil
@@ -16,7 +16,6 @@ import pytest
 from protos.columns import SERVICE
 from tests import fleet
 from tests.worker.node.nodes import DYING, WAIT_S, info_of, node_of, states_of, wait_until
-from worker.node.ports import steady_port
 
 # The product's own node with pauses of a hundredth.
 FAST_NODE = """
@@ -54,7 +53,7 @@ sys.exit(__main__.main(sys.argv[1:]))
 
 def test_a_replica_that_cannot_load_is_given_up_and_the_other_goes_on(tmp_path: Path) -> None:
     """A foreign socket holds the second replica's port: its words are shown, the node is degraded."""
-    port = steady_port(random.Random(), 3)
+    port = fleet.free_port(3)
     with socket.socket() as foreign:
         foreign.bind(("127.0.0.1", port + 2))
         foreign.listen()
@@ -113,20 +112,22 @@ def test_flags_that_have_served_once_are_not_bad(tmp_path: Path) -> None:
     """A port taken for a moment after a kill: the replica ends with 2, is tried again and serves."""
     with node_of(PATIENT_NODE, tmp_path) as node, socket.socket() as foreign:
         fleet.wait_serving(node)
-        replica = info_of(node.address).replicas[1]
+        port = info_of(node.address).replicas[1].port
         foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        os.kill(replica.pid, signal.SIGKILL)
-        wait_until(lambda: binds(foreign, replica.port), node.log)
+        wait_until(lambda: kills_and_binds(node, foreign, port), node.log)
         foreign.listen()
-        taken = f"--port: cannot listen on 127.0.0.1:{replica.port}, is it in use?"
+        taken = f"--port: cannot listen on 127.0.0.1:{port}, is it in use?"
         # By two processes, so the first of them was not the last.
         wait_until(lambda: node.log.read_text().count(f"exit code 2: {taken}; restarting") >= 2, node.log)
         foreign.close()
         wait_until(lambda: states_of(node.address) == ["READY"] * 3, node.log)
 
 
-def binds(sock: socket.socket, port: int) -> bool:
-    """Take a port that another process may still hold."""
+def kills_and_binds(node: fleet.WorkerProcess, sock: socket.socket, port: int) -> bool:
+    """Kill the second replica and take its port, unless the next process was faster."""
+    if pid := info_of(node.address).replicas[1].pid:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     try:
         sock.bind(("127.0.0.1", port))
     except OSError:

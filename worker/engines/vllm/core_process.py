@@ -9,10 +9,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from worker.engines.vllm import compile_monitor
 from worker.machine.parent_death import end_with_parent
+
+_Engine = TypeVar("_Engine")
 
 KILL_TIMEOUT_S = 15.0
 # vLLM's functions while ours replace them; a forked process inherits them.
@@ -36,7 +38,21 @@ def ranks_ending_with_worker() -> AbstractContextManager[None]:
     return _replaced(WorkerProc, "worker_main", run_headless_rank)
 
 
-async def interrupt_load(loading: "asyncio.Future[Any]") -> None:
+async def stop_processes(loading: "asyncio.Future[_Engine]", shut_down: Callable[[_Engine], None]) -> None:
+    """End vLLM's processes, also during a load.
+
+    Args:
+        loading: Result of the thread that starts them.
+        shut_down: Ends those of a loaded engine; blocks, in a thread, and is bounded.
+    """
+    await _interrupt_load(loading)
+    if loading.done() and not loading.exception():
+        await asyncio.to_thread(shut_down, loading.result())
+    # Reaps child processes: otherwise they remain zombies.
+    multiprocessing.active_children()
+
+
+async def _interrupt_load(loading: "asyncio.Future[Any]") -> None:
     """Kill the processes that a loading engine has started, so that its thread returns."""
     from vllm.utils.system_utils import kill_process_tree
 

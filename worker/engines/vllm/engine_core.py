@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from common.flags import FlagError
 from worker.engine_protocol import EngineDead
 from worker.engines.model.interface_check import check_names
-from worker.engines.vllm.worker_extension import EXTENSION, LOADS, check_loads
+from worker.engines.vllm.worker_extension import check_loads_async
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -102,8 +102,7 @@ class CoreClient:
             async with asyncio.timeout(PREPARE_TIMEOUT_S):
                 with _translated():
                     self._tasks = await self._llm.get_supported_tasks()
-                    if self._llm.vllm_config.parallel_config.worker_extension_cls == EXTENSION:
-                        check_loads(await self._llm.collective_rpc(LOADS))
+                    await check_loads_async(self._llm)
         except TimeoutError as error:
             raise EngineDead(STOPPED) from error
 

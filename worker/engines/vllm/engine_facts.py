@@ -95,6 +95,7 @@ _QUIET_VARIABLES = (
     "STATS",
     "PORT",
     "HOST",
+    "LOOPBACK",
     "PATH",
     "ROOT",
     "CACHE",

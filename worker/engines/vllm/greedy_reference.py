@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from common.standard_streams import stdout_to_stderr
 from worker.engine_protocol import EngineDead, EngineInfo
-from worker.engines.model.model_hash import DUMMY
 from worker.engines.vllm.causes import one_line
 from worker.engines.vllm.core_process import ending_with_worker
 from worker.engines.vllm.engine_args import EngineFlags, describe
-from worker.engines.vllm.worker_extension import LOADS, check_loads
+from worker.engines.vllm.worker_extension import check_loads
 
 if TYPE_CHECKING:
     from vllm import LLM, CompletionOutput
@@ -47,8 +46,7 @@ def generate_greedily(
     model = flags.hash_model(threading.Event())
     with stdout_to_stderr():
         llm = _load(flags)
-        if flags.load_format == DUMMY:
-            check_loads(llm.collective_rpc(LOADS))
+        check_loads(llm)
         engine = describe(flags, llm.llm_engine.vllm_config, model)
         return engine, _answers(llm, engine.stop_token_ids, prompts, max_new_tokens)
 

@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-import multiprocessing
+from contextlib import ExitStack, closing
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
 
 from worker.engine_protocol import EngineDead
 from worker.engines.model.hash_task import HashTask
 from worker.engines.vllm.causes import CauseLog, one_line, with_type
-from worker.engines.vllm.core_process import interrupt_load, ranks_ending_with_worker
+from worker.engines.vllm.core_process import ranks_ending_with_worker, stop_processes
 from worker.engines.vllm.engine_args import EngineFlags, create_config
 from worker.engines.vllm.engine_facts import node_settings
 from worker.engines.vllm.head_link import HeadLink, join_head
@@ -33,8 +33,9 @@ class HeadlessEngine:
         self._hashing: HashTask | None = None
         self._sending: asyncio.Task[None] | None = None
         self._loading: asyncio.Future[MultiprocExecutor] | None = None
-        self._causes: CauseLog | None = None
-        self._ipc_directory: IpcDirectory | None = None
+        self._ranks: list[BaseProcess] = []
+        """Processes of the loaded ranks; the event loop notices their end."""
+        self._exits = ExitStack()
         self._ended = asyncio.Event()
         self._end: ValueError | str = "its daemon has been stopped"
         """Why this node ends: the reason, or the error of a model that cannot be hashed."""
@@ -46,8 +47,8 @@ class HeadlessEngine:
             ValueError: vLLM or the head refuses the flags.
             EngineDead: The head does not answer or is lost, or a rank failed.
         """
-        self._causes = CauseLog(is_local=True)
-        self._ipc_directory = IpcDirectory(is_local=True)
+        causes = self._exits.enter_context(closing(CauseLog(is_local=True)))
+        self._exits.enter_context(closing(IpcDirectory(is_local=True)))
         self._head = await join_head(self._place, node_settings(self._flags.given))
         use_network(self._head.own_address)
         self._loading = asyncio.get_running_loop().run_in_executor(None, _build_executor, self._flags)
@@ -66,11 +67,12 @@ class HeadlessEngine:
             self._end = str(error)
             raise
         except EngineDead as error:
-            self._end = self._causes.first() or str(error)
+            self._end = causes.first() or str(error)
             raise EngineDead(self._end) from error
-        self._causes.clear()
-        for handle in executor.workers:
-            asyncio.get_running_loop().add_reader(handle.proc.sentinel, self._note_rank_end, handle.proc)
+        causes.clear()
+        self._ranks = [handle.proc for handle in executor.workers]
+        for process in self._ranks:
+            asyncio.get_running_loop().add_reader(process.sentinel, self._note_rank_end, process)
 
     async def wait_end(self) -> str:
         """Wait until the head or a rank of this node has ended; return the reason.
@@ -97,25 +99,12 @@ class HeadlessEngine:
                 task.cancel()
         if self._head is not None:
             await self._head.close(str(self._end))
-        await self._stop_ranks()
-        if self._causes is not None:
-            self._causes.close()
-        if self._ipc_directory is not None:
-            self._ipc_directory.close()
-
-    async def _stop_ranks(self) -> None:
+        for process in self._ranks:
+            asyncio.get_running_loop().remove_reader(process.sentinel)
         loading, self._loading = self._loading, None
-        if loading is None:
-            return
-        await interrupt_load(loading)
-        if loading.done() and not loading.exception():
-            executor = loading.result()
-            for handle in executor.workers:
-                asyncio.get_running_loop().remove_reader(handle.proc.sentinel)
-            # vLLM kills ranks that have not stopped within its own limits.
-            await asyncio.to_thread(executor.shutdown)
-        # Reaps child processes.
-        multiprocessing.active_children()
+        if loading is not None:
+            await stop_processes(loading, _stop_ranks)
+        self._exits.close()
 
     def _note_rank_end(self, process: BaseProcess) -> None:
         asyncio.get_running_loop().remove_reader(process.sentinel)
@@ -154,6 +143,11 @@ def _build_executor(flags: EngineFlags) -> "MultiprocExecutor":
     except Exception as error:
         # vLLM raises a plain Exception for a rank that has failed.
         raise EngineDead(one_line(error)) from error
+
+
+def _stop_ranks(executor: "MultiprocExecutor") -> None:
+    """End the ranks; vLLM kills those that have not stopped within its own limits."""
+    executor.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _describe_end(process: BaseProcess) -> str:

@@ -1,13 +1,12 @@
 """The vLLM engine: implements the Engine protocol over vLLM's engine core."""
 
 import asyncio
-import contextlib
 import copy
 import gc
 import logging
-import multiprocessing
 import time
 from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +18,7 @@ from worker.engines.model.model_engine import ModelEngine
 from worker.engines.model.warm_up_batches import WARM_UP_TOKENS, warm_up_batches
 from worker.engines.vllm.causes import CauseLog, one_line, with_type
 from worker.engines.vllm.compile_log import CompileLog
-from worker.engines.vllm.core_process import interrupt_load
+from worker.engines.vllm.core_process import stop_processes
 from worker.engines.vllm.engine_args import EngineFlags, build_engine, describe, parse_engine_flags
 from worker.engines.vllm.engine_core import STOPPED, CoreClient
 from worker.engines.vllm.engine_facts import node_settings
@@ -58,7 +57,7 @@ class VllmEngine(ModelEngine[Sequence[CoreOutput]]):
         self._causes: CauseLog | None = None
         self._compile_log: CompileLog | None = None
         self._followers: FollowerLinks | None = None
-        self._exits = contextlib.AsyncExitStack()
+        self._exits = AsyncExitStack()
 
     async def start(self) -> EngineInfo:
         """Load the model in a thread, so that the event loop is not blocked, and warm up.
@@ -67,11 +66,10 @@ class VllmEngine(ModelEngine[Sequence[CoreOutput]]):
             ValueError: vLLM refuses the configuration.
             EngineDead: The engine failed while starting.
         """
-        self._causes = causes = CauseLog(is_local=self._flags.is_local)
-        self._compile_log = CompileLog()
-        directory = IpcDirectory(is_local=self._flags.is_local)
-        for what in (causes, self._compile_log, directory):
-            self._exits.callback(what.close)
+        is_local = self._flags.is_local
+        self._causes = causes = self._exits.enter_context(closing(CauseLog(is_local)))
+        self._compile_log = self._exits.enter_context(closing(CompileLog()))
+        self._exits.enter_context(closing(IpcDirectory(is_local)))
         self._followers = followers = await self._join_followers()
         self._loading = asyncio.get_running_loop().run_in_executor(None, build_engine, self._flags)
         downloaded = None if self._flags.is_downloaded else self._loading
@@ -125,20 +123,12 @@ class VllmEngine(ModelEngine[Sequence[CoreOutput]]):
         await super().close()
         if self._followers is not None:
             await self._followers.close(self._death or "its daemon has been stopped")
-        await self._stop_core()
-        await self._exits.aclose()
-
-    async def _stop_core(self) -> None:
         # Drop the reference: objects of a failed load print errors if they still exist at interpreter exit.
         loading, self._loading = self._loading, None
-        if loading is None:
-            return
-        await interrupt_load(loading)
-        if loading.done() and not loading.exception():
+        if loading is not None:
             # vLLM kills processes that have not stopped within the timeout.
-            await asyncio.to_thread(loading.result().shutdown, CLOSE_TIMEOUT_S)
-        # Reaps child processes: otherwise the engine core remains a zombie.
-        multiprocessing.active_children()
+            await stop_processes(loading, lambda llm: llm.shutdown(CLOSE_TIMEOUT_S))
+        await self._exits.aclose()
 
     async def _join_followers(self) -> FollowerLinks:
         """Wait until every other node of this engine is ready to load."""

@@ -15,6 +15,9 @@ from worker.engines.model.random_weights import describe_spread, spread
 
 if TYPE_CHECKING:
     import torch
+    from vllm import LLM
+    from vllm.config import VllmConfig
+    from vllm.v1.engine.async_llm import AsyncLLM
 
 # vLLM's processes show the logs of vLLM's own loggers only.
 logger = logging.getLogger("vllm.even_experts")
@@ -40,7 +43,7 @@ class EvenExperts:
 EXTENSION = f"{__name__}.{EvenExperts.__name__}"
 """Value of the flag."""
 LOADS = EvenExperts.even_experts_loads.__name__
-"""Method for vLLM's collective_rpc, whose result check_loads takes."""
+"""Method for vLLM's collective_rpc."""
 
 
 def choose_extension(load_format: str, given: str) -> str:
@@ -56,12 +59,32 @@ def choose_extension(load_format: str, given: str) -> str:
     return EXTENSION
 
 
-def check_loads(loads_of_ranks: Sequence[Sequence[object]]) -> None:
-    """Check that each rank has loaded its random weights by the changed loader.
+def check_loads(llm: "LLM") -> None:
+    """Check that each rank of an engine with random weights has loaded them by the changed loader.
 
     Raises:
         EngineDead: A rank has not: its rates would be those of few experts.
     """
+    if _has_extension(llm.llm_engine.vllm_config):
+        _check_ranks(llm.collective_rpc(LOADS))
+
+
+async def check_loads_async(llm: "AsyncLLM") -> None:
+    """Do the same over vLLM's asynchronous interface.
+
+    Raises:
+        EngineDead: A rank has not.
+        EngineDeadError: vLLM's; the engine core has stopped.
+    """
+    if _has_extension(llm.vllm_config):
+        _check_ranks(await llm.collective_rpc(LOADS))
+
+
+def _has_extension(config: "VllmConfig") -> bool:
+    return config.parallel_config.worker_extension_cls == EXTENSION
+
+
+def _check_ranks(loads_of_ranks: Sequence[Sequence[object]]) -> None:
     if not loads_of_ranks or not all(loads_of_ranks):
         raise EngineDead("random weights were not loaded by vLLM's DummyModelLoader: few experts are in use")
 

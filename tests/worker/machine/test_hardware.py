@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from common.hardware import read_hardware
+from worker.machine.hardware import read_hardware
 
 
 def write(root: Path, **files: str) -> None:

@@ -1,0 +1,49 @@
+"""Runs a program that makes several runs, and maps its errors to one line and an exit code.
+
+Such a program continues when it is started again: finished runs are kept.
+"""
+
+import sys
+from collections.abc import Callable
+
+from common.open_files import raise_open_file_limit
+from common.signals import Interrupted, Interrupts
+
+FAILED, BAD_INPUT = 1, 2
+
+
+class ProgramStopped(Exception):
+    """The program cannot continue; finished runs are kept for the next start."""
+
+    def __init__(self, reason: str, code: int) -> None:
+        """Compose the line and the exit code."""
+        super().__init__(reason)
+        self.code = code
+
+
+def run_resumable(name: str, program: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Run a program; returns its exit code and reports an error on stderr.
+
+    Args:
+        name: Program in messages, as the user types it.
+        program: Takes its arguments; raises ValueError for bad input.
+        argv: Its arguments.
+    """
+    raise_open_file_limit()
+    # Later signals are ignored: the clean-up after the first is bounded.
+    Interrupts(ignores_later=True)
+    try:
+        return program(argv)
+    except ValueError as error:
+        return _report(name, str(error), BAD_INPUT)
+    except ProgramStopped as error:
+        return _report(name, str(error), error.code)
+    except (OSError, TimeoutError) as error:
+        return _report(name, str(error), FAILED)
+    except Interrupted as interruption:
+        return _report(name, f"interrupted by {interruption}", interruption.exit_code)
+
+
+def _report(name: str, text: str, code: int) -> int:
+    sys.stderr.write(f"{name}: {text}\n")
+    return code
