@@ -5,10 +5,15 @@ import enum
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 
 from worker.engines.model.redaction import redact
 
+_QUIET_WORDS = (
+    *("LOG", "LOGGING", "LOGO", "STATS", "PORT", "HOST", "PATH", "ROOT", "TIMEOUT", "DIR", "KVCACHE", "BIND"),
+    *("KEY", "SECRET", "PASSWORD", "PASSWD"),
+)
 MAX_VALUE_LEN = 400
 """Longer values are replaced by their hash."""
 
@@ -21,6 +26,22 @@ def encode(value: object) -> str:
 def encode_public(name: str, value: object) -> str:
     """Return an argument's value as `encode` does, without secrets."""
     return encode(redact(name, json.loads(encode(value))))
+
+
+def reported_variables(names: Iterable[str]) -> dict[str, str]:
+    """Return the set variables among these names that can change what an engine computes, without secrets."""
+    found = {name: os.environ[name] for name in sorted(names) if name in os.environ and not _is_quiet(name)}
+    return {
+        name: encode(value) if value.isdecimal() else encode_public(name, value)
+        for name, value in found.items()
+    }
+
+
+def _is_quiet(name: str) -> bool:
+    """Whether a variable places, limits or logs something, by the words of its name, or is a credential."""
+    ends = ("_CACHE", "_RUN_ID", "_TOKEN", "_TOKENS")
+    is_place = name.endswith(ends) and not name.endswith("_KV_CACHE")
+    return is_place or any(word in _QUIET_WORDS for word in name.split("_"))
 
 
 def _plain(value: object) -> object:

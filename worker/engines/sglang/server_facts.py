@@ -9,7 +9,12 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from worker.engines.model.fact_encoding import bounded, encode, encode_public, installed_version
+from worker.engines.model.fact_encoding import (
+    bounded,
+    encode_public,
+    installed_version,
+    reported_variables,
+)
 from worker.engines.model.model_hash import DUMMY
 from worker.engines.model.random_weights import EVEN_EXPERTS
 
@@ -89,9 +94,6 @@ NEITHER = _names(
     """
 )
 _PLUGIN_GROUPS = ("sglang.srt.platforms", "sglang.srt.plugins")
-# Variables that place, limit or log, and do not change what is computed.
-_QUIET_VARIABLES = ("LOG", "PORT", "HOST", "PATH", "ROOT", "CACHE", "TIMEOUT", "DIR", "RUN_ID")
-_CREDENTIALS = ("KEY", "TOKEN", "SECRET", "PASSW")
 
 
 def engine_facts(changed: Mapping[str, object], args: "ServerArgs") -> dict[str, str]:
@@ -163,9 +165,4 @@ def installed_plugins() -> list[str]:
 
 def _variables() -> dict[str, str]:
     """Return the set variables of SGLang that can change what it computes."""
-    quiet = _QUIET_VARIABLES + _CREDENTIALS
-    return {
-        name: encode(value)
-        for name, value in os.environ.items()
-        if name.startswith("SGLANG_") and not any(word in name for word in quiet)
-    }
+    return reported_variables(name for name in os.environ if name.startswith("SGLANG_"))

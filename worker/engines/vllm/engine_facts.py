@@ -8,13 +8,19 @@ import dataclasses
 import functools
 import importlib.metadata
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.engines.model.checkpoint import Source
-from worker.engines.model.fact_encoding import bounded, encode, encode_public, installed_version, sha256_of
+from worker.engines.model.fact_encoding import (
+    bounded,
+    encode,
+    encode_public,
+    installed_version,
+    reported_variables,
+    sha256_of,
+)
 from worker.engines.model.model_hash import DUMMY
 from worker.engines.model.random_weights import EVEN_EXPERTS
 from worker.engines.model.redaction import redact
@@ -89,24 +95,6 @@ _SPECULATIVE_NOISE = ("target_", "draft_model_config", "draft_parallel_config", 
 _SELECTED_GROUP = "vllm.general_plugins"
 """Group of which vLLM loads only the plugins in VLLM_PLUGINS, if that is set."""
 _PLUGIN_GROUPS = ("vllm.logits_processors", _SELECTED_GROUP)
-# Variables that place, limit or log, and do not change what is computed.
-_QUIET_VARIABLES = (
-    "LOG",
-    "STATS",
-    "PORT",
-    "HOST",
-    "LOOPBACK",
-    "PATH",
-    "ROOT",
-    "CACHE",
-    "TIMEOUT",
-    "DIR",
-    "KEY",
-    "TOKEN",
-    "SECRET",
-    "PASSW",
-    "BIND",
-)
 
 
 @functools.cache
@@ -319,10 +307,4 @@ def _variables() -> dict[str, str]:
     """Return the set variables that vLLM knows and that can change what it computes."""
     from vllm.envs import environment_variables
 
-    return {
-        name: encode_public(name, os.environ[name])
-        for name in environment_variables
-        if name.startswith("VLLM_")
-        and name in os.environ
-        and not any(word in name for word in _QUIET_VARIABLES)
-    }
+    return reported_variables(name for name in environment_variables if name.startswith("VLLM_"))
