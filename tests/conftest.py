@@ -1,5 +1,6 @@
 """Fixtures of several rooms."""
 
+import logging
 import os
 import signal
 import tempfile
@@ -30,12 +31,19 @@ def pytest_configure() -> None:
 
     And let pytest create temporary directories in memory: a busy disk may not answer for seconds.
     """
+    logging.getLogger("asyncio").addFilter(is_no_remainder_of_grpc)
     if free_memory_bytes() >= 4 * TESTS_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(SHARED_MEMORY))
     for signum in SIGNALS:
         if signal.getsignal(signum) is signal.SIG_IGN:
             # exec resets a handler to the default, and leaves an ignored signal ignored.
             signal.signal(signum, lambda *_: None)
+
+
+def is_no_remainder_of_grpc(record: logging.LogRecord) -> bool:
+    """Whether an error of asyncio is not gRPC's about the closed event loop of an earlier test."""
+    error = record.exc_info[1] if record.exc_info else None
+    return "PollerCompletionQueue" not in record.getMessage() or str(error) != "Event loop is closed"
 
 
 def free_memory_bytes() -> int:

@@ -204,7 +204,7 @@ def coordinator_command(
 
 
 def coordinate(
-    fleet: Sequence[WorkerProcess], input_file: Path, output_dir: Path, *flags: str, timeout_s: float = 120.0
+    fleet: Sequence[WorkerProcess], input_file: Path, output_dir: Path, *flags: str, timeout_s: float = 240.0
 ) -> subprocess.CompletedProcess[str]:
     """Run a coordinator to its end, in a process forked from one that has done the imports."""
     argv = coordinator_flags(fleet, input_file, output_dir, *flags)

@@ -130,7 +130,7 @@ class Ended(NamedTuple):
     stderr: str
 
 
-def end_of(main: Main, argv: Sequence[str], directory: Path, timeout_s: float = 120.0) -> Ended:
+def end_of(main: Main, argv: Sequence[str], directory: Path, timeout_s: float = 240.0) -> Ended:
     """Run a main as its module does; the test fails if it does not end in time.
 
     Args:
@@ -151,7 +151,7 @@ def end_of(main: Main, argv: Sequence[str], directory: Path, timeout_s: float = 
 
 
 def completed(
-    main: Main, argv: Sequence[str], timeout_s: float = 120.0, **variables: str
+    main: Main, argv: Sequence[str], timeout_s: float = 240.0, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a main as `end_of` does, with further environment variables."""
     with tempfile.TemporaryDirectory() as directory, mock.patch.dict(os.environ, variables):

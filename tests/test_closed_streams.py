@@ -29,7 +29,7 @@ assert inherited == [True] * 3
 def run(argv: Sequence[str]) -> int:
     """Run a program with all three standard streams closed; returns its exit code."""
     command = ["sh", "-c", CLOSE_AND_RUN, "sh", sys.executable, *argv]
-    return subprocess.run(command, cwd=fleet.ROOT, timeout=60, check=False).returncode
+    return subprocess.run(command, cwd=fleet.ROOT, timeout=240, check=False).returncode
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_stubs_are_fresh(tmp_path: Path) -> None:
         [sys.executable, "-m", "grpc_tools.protoc", "-I.", *outputs, "protos/worker.proto"],
         cwd=ROOT,
         env=os.environ | {"PATH": path},
-        timeout=60,
+        timeout=240,
         check=True,
     )
     fresh = {path.name: path.read_text() for path in (tmp_path / "protos").iterdir()}

@@ -80,7 +80,7 @@ def test_one_file_starts_workers_and_coordinator(tmp_path: Path) -> None:
             cwd=fleet.ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
     assert 0 == done.returncode, done.stderr
@@ -124,7 +124,7 @@ def run_mlperf(*flags: str) -> subprocess.CompletedProcess[str]:
         env={name: value for name, value in os.environ.items() if name != "MLPERF_BACKEND"},
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=240,
         check=False,
     )
 

@@ -209,7 +209,7 @@ def test_a_process_starts_without_what_it_does_not_need(module: str, absent: lis
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr
@@ -222,7 +222,7 @@ def test_the_blocker_blocks() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 1

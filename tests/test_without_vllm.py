@@ -31,7 +31,7 @@ def run(directory: Path, *argv: str) -> tuple[int, str, str]:
         env=os.environ | {"PYTHONPATH": str(directory)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr

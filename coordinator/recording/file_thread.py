@@ -37,6 +37,8 @@ class FileThread:
     def call(self, work: Callable[[], _T], timeout_s: float) -> _T:
         """Run one call and wait for it; signals are handled meanwhile.
 
+        Time during which this process is suspended does not count: the call cannot return then.
+
         Raises:
             TimeoutError: It did not return in time, or an earlier call has not returned in its time.
             Exception: What the call raised.
@@ -44,9 +46,11 @@ class FileThread:
         Thread: main.
         """
         future = self._start(work)
-        deadline_s = time.monotonic() + timeout_s
-        while not wait([future], min(SIGNAL_POLL_S, timeout_s)).done:
-            if time.monotonic() >= deadline_s:
+        step_s = min(SIGNAL_POLL_S, timeout_s)
+        timer = IdleTimer(step_s)
+        while not wait([future], step_s).done:
+            timer.tick()
+            if timer.idle_s >= timeout_s:
                 self._hung = True
                 raise TimeoutError(f"no answer within {timeout_s:g} s")
         return future.result()

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from common.idle_timer import IdleTimer
 from common.signals import SIGNAL_POLL_S
 from coordinator.config import OverduePolicy
 from coordinator.scheduling.overdue import Overdue, OverdueDetector
@@ -124,15 +124,18 @@ class EventLoop:
     def call(self, work: Coroutine[Any, Any, _T], timeout_s: float | None = None) -> _T:
         """Run a coroutine on the loop and wait for it.
 
+        Time during which this process is suspended does not count: the loop cannot run it then.
+
         Raises:
             TimeoutError: It does not return in time.
 
         Thread: main; blocks.
         """
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        deadline_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        timer = IdleTimer(SIGNAL_POLL_S)
         while not wait([future], SIGNAL_POLL_S).done:
-            if time.monotonic() > deadline_s:
+            timer.tick()
+            if timeout_s is not None and timer.idle_s > timeout_s:
                 raise TimeoutError
         return future.result()
 

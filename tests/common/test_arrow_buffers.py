@@ -47,5 +47,5 @@ def test_texts_become_an_arrow_array() -> None:
 def test_outputs_are_written_without_pandas(tmp_path: Path) -> None:
     """A run that stores answers, and one that ends early, never import pandas: other threads would wait."""
     command = [sys.executable, "-c", WRITE_OUTPUTS, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.stdout == "{'complete': 1, 'waiting': 1} False\n", done.stderr

@@ -245,7 +245,7 @@ def _check_doctor(argv: list[str], line: str, directory: Path) -> None:
 def test_missing_flags_are_named() -> None:
     """Without flags the two that every run needs are named, in one line."""
     command = [sys.executable, "-m", "coordinator"]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=240, check=False)
     (line,) = done.stderr.splitlines()
     assert (2, "", True) == (done.returncode, done.stdout, line.startswith("coordinator: "))
     assert "--input-file" in line

@@ -53,7 +53,12 @@ def test_a_soft_limit_is_raised_at_the_start() -> None:
         "assert 2 == main(['no-command']); print(resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", check], cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", check],
+        cwd=fleet.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert "(4096, 4096)\n" == done.stdout, done.stderr
 

@@ -70,7 +70,7 @@ def known(worker: fleet.WorkerProcess) -> list[str]:
 def test_deviations_are_logged_before_the_run(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
     """What flags, files, workers and LoadGen's release decide is logged first, and is in run.json again."""
     command = [sys.executable, "-c", OTHER_ROUND, *run_flags(worker, tmp_path)]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode in (0, 3), done.stderr
     expected = known(worker)
     expected.insert(2, SEEDS)

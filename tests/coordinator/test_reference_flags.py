@@ -37,7 +37,7 @@ def test_every_program_with_the_flags_of_a_run_answers(program: str) -> None:
         "x",
     ]
     command += ["--backend", "counting"] if program == "local" else ["--workers", "a:1"]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert (2, "") == (done.returncode, done.stdout)
     (line,) = done.stderr.splitlines()
     assert f"--mlperf-conf: is a flag of the MLPerf reference: {INSTEAD['--mlperf-conf']}" in line

@@ -208,7 +208,7 @@ def test_output_that_nobody_reads_stops_no_run(worker: fleet.WorkerProcess, tmp_
     try:
         process = subprocess.Popen(command, cwd=fleet.ROOT, stdout=writer, stderr=writer)
         try:
-            assert 0 == process.wait(120.0)
+            assert 0 == process.wait(240)
         finally:
             process.kill()
     finally:

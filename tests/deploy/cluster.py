@@ -121,7 +121,7 @@ class Cluster:
     def ask(self, *command: str) -> str:
         """Run one of Slurm's commands and give its output; an error is an empty answer."""
         done = subprocess.run(
-            command, env=self.env, capture_output=True, text=True, timeout=60, check=False, cwd=fleet.ROOT
+            command, env=self.env, capture_output=True, text=True, timeout=240, check=False, cwd=fleet.ROOT
         )
         return done.stdout if done.returncode == 0 else ""
 
@@ -144,7 +144,7 @@ class Cluster:
             cwd=fleet.ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert (0, "") == (done.returncode, done.stderr)

@@ -65,7 +65,7 @@ def test_kustomize_makes_the_same_of_the_tls_component(tmp_path: Path) -> None:
     }
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(site))
     done = subprocess.run(
-        ["kubectl", "kustomize", tmp_path], capture_output=True, text=True, timeout=60, check=True
+        ["kubectl", "kustomize", tmp_path], capture_output=True, text=True, timeout=240, check=True
     )
     expected = manifests.with_tls()
     for kind in (*KINDS, "Pod"):

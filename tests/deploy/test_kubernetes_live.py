@@ -64,7 +64,7 @@ def test_tls_probes_pass_only_with_their_variables(tmp_path: Path) -> None:
                     [sys.executable, "-m", "tokenfleet", *command],
                     env=os.environ | given,
                     cwd=fleet.ROOT,
-                    timeout=60,
+                    timeout=240,
                     check=False,
                 ).returncode
                 for given in (

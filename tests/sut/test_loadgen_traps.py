@@ -38,7 +38,7 @@ def run_child(child: Callable[[Path], None], directory: Path, cwd: Path = fleet.
         env=os.environ | {"PYTHONPATH": str(fleet.ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert (0, "end\n") == (done.returncode, done.stdout), done.stderr

@@ -179,9 +179,9 @@ def test_the_module_runs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sut.synthetic"]
     argv = ["dataset", "--output", str(tmp_path / "set.parquet"), "--num-samples", "3"]
     done = subprocess.run(
-        [*command, *argv], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [*command, *argv], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
     )
     assert (done.returncode, done.stdout) == (0, f"wrote {tmp_path / 'set.parquet'}\n")
     assert dataset.load(tmp_path / "set.parquet").num_samples == 3
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 2

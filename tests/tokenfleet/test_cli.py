@@ -24,7 +24,7 @@ def run(*argv: str, cwd: Path = fleet.ROOT) -> tuple[int, str, str]:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
@@ -85,7 +85,7 @@ def test_usage_names_the_subcommand(tmp_path: Path, argv: list[str], usage: str)
 def test_usage_names_the_module(module: str, usage: str) -> None:
     """The usage line of a program that was started as a module says so."""
     command = [sys.executable, "-m", module, "--help"]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert (0, "") == (done.returncode, done.stderr)
     assert done.stdout.startswith(usage), done.stdout
 
@@ -119,7 +119,7 @@ def test_a_subcommand_imports_its_own_program_only(name: str, imported: list[str
         cwd=fleet.ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert imported == done.stderr.split()

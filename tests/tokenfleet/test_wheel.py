@@ -49,7 +49,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"--wheel-dir={directory}",
         ".",
     ]
-    subprocess.run(build, cwd=source, check=True, timeout=120)
+    subprocess.run(build, cwd=source, check=True, timeout=240)
     (built,) = directory.glob("*.whl")
     return built
 
@@ -58,10 +58,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install the wheel into a fresh environment that sees the dependencies."""
     environment = tmp_path_factory.mktemp("environment") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True, timeout=240)
     python = environment / "bin" / "python"
     install = [*PIP, f"--python={python}", "install", "--no-deps", "--no-index", str(wheel)]
-    subprocess.run(install, cwd=environment, check=True, timeout=60)
+    subprocess.run(install, cwd=environment, check=True, timeout=240)
     (packages,) = environment.glob("lib/python*/site-packages")
     dependencies = [path for path in sys.path if path.endswith("site-packages")]
     (packages / "dependencies.pth").write_text("\n".join(dependencies) + "\n")
@@ -113,7 +113,7 @@ class Programs:
             env=fleet.VLLM_CPU_ENV,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert 0 == done.returncode, done.stderr
@@ -141,7 +141,7 @@ class Programs:
 def programs(command: Path, foreign: Path) -> Programs:
     """Prepare the installed command, and check that the foreign modules are in its way."""
     python = [str(command.parent / "python"), "-m", "worker"]
-    done = subprocess.run(python, cwd=foreign, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(python, cwd=foreign, capture_output=True, text=True, timeout=240, check=False)
     assert (1, "a module of the current directory was imported\n") == (done.returncode, done.stderr)
     return Programs(command, foreign)
 

@@ -114,7 +114,7 @@ def test_port_in_use_is_named(tmp_path: Path, host: str, shown: str) -> None:
             cwd=fleet.ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert "SERVING" == fleet.health(first.address)

@@ -106,7 +106,7 @@ def test_a_whole_flag_takes_the_place_of_a_presets_fields(
 def print_config(*argv: str) -> str:
     """Let a real worker print its configuration."""
     command = [sys.executable, "-m", "worker", *argv, "--print-config"]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert 0 == done.returncode, done.stderr
     return done.stdout
 

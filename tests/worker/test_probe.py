@@ -51,7 +51,7 @@ def run_call(address: str, *words: str, **changed: str) -> tuple[int, str, str]:
         env=env | changed,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     return done.returncode, done.stdout, done.stderr
 

@@ -169,7 +169,7 @@ def test_a_stopped_process_is_a_pause_and_no_step() -> None:
         os.kill(process.pid, signal.SIGSTOP)
         time.sleep(0.5)
         os.kill(process.pid, signal.SIGCONT)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=240)
     finally:
         process.kill()
         process.wait()

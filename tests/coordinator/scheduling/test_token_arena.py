@@ -61,7 +61,7 @@ def test_growth_without_memory_keeps_what_is_there(check: str) -> None:
         [sys.executable, "-c", f"from {__name__} import {check}; {check}()"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert 0 == done.returncode, done.stderr

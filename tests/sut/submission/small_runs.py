@@ -181,7 +181,7 @@ def make_repository(directory: Path) -> Path:
 def git(directory: Path, *words: str) -> str:
     """Run git in a directory and return its output."""
     command = ["git", "-C", str(directory), *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
 
 
 def head_of(repository: Path) -> str:

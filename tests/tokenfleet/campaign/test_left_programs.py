@@ -38,7 +38,7 @@ def test_a_campaign_waits_for_the_programs_of_a_killed_one(tmp_path: Path) -> No
         env=child_environment(os.environ) | {"PYTHONPATH": str(fleet.ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert -9 == parent.returncode, parent.stderr

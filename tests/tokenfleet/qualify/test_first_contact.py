@@ -56,7 +56,7 @@ def qualify(worker: fleet.WorkerProcess, directory: Path, output: Path, *flags: 
     """Run the command to its end."""
     directory.mkdir(exist_ok=True)
     argv = ["--workers", worker.address, "--output-dir", str(output), *flags]
-    return end_of(main, argv, directory, 60)
+    return end_of(main, argv, directory)
 
 
 def checks_of(output: Path) -> dict[str, tuple[str, str]]:

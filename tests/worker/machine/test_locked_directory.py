@@ -49,7 +49,7 @@ def test_directory_of_a_killed_process_is_removed_at_the_next_start(
         assert [path] == list(place.iterdir())
     finally:
         holder.kill()
-        holder.communicate(timeout=60)
+        holder.communicate(timeout=240)
     assert [path] == list(place.iterdir())
     monkeypatch.setenv("TMPDIR", str(place))
     assert 2 == end_of(main, ["--port", "0"], tmp_path).code

@@ -187,7 +187,7 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
     process = subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     yield process
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
 
 
 def test_family_is_all_that_descends(child: subprocess.Popen[bytes]) -> None:

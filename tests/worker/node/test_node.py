@@ -166,7 +166,7 @@ def test_a_temporary_directory_without_sockets_is_bad_input(tmp_path: Path) -> N
         env=os.environ | {"TMPDIR": str(directory)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     line = f"worker: TMPDIR: {directory}: no socket for replicas can be created there: AF_UNIX path too long"
@@ -190,7 +190,7 @@ def test_a_temporary_directory_without_sockets_is_bad_input(tmp_path: Path) -> N
 def test_bad_nodes_are_one_line(flags: str, says: str) -> None:
     """Exit 2 and one line on stderr, before anything starts."""
     command = [sys.executable, "-m", "worker", "--engine", "counting", *flags.split()]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=240, check=False)
     lines = done.stderr.strip().splitlines()
     assert 1 == len(lines), done.stderr
     (line,) = lines
