@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
 from coordinator.recording.live_view import LiveView
+from coordinator.recording.metrics_feed import MetricsFeed
 from coordinator.recording.outputs import Outputs
 from coordinator.recording.run_snapshot import RunPhase
 from coordinator.run_end import RunEnd
@@ -20,7 +21,9 @@ from sut.sut import Reports
 
 
 @contextlib.contextmanager
-def ready_workers(config: RunConfig, inputs: Inputs, end: RunEnd, view: LiveView) -> Iterator[EventLoop]:
+def ready_workers(
+    config: RunConfig, inputs: Inputs, end: RunEnd, view: LiveView, metrics: MetricsFeed
+) -> Iterator[EventLoop]:
     """Connect to the workers, wait until they are ready and check the prompts against their limits.
 
     Raises:
@@ -34,6 +37,7 @@ def ready_workers(config: RunConfig, inputs: Inputs, end: RunEnd, view: LiveView
     with EventLoop(config.workers, inputs.access, patience, end.fail) as event_loop:
         view.watch(event_loop.fleet)
         event_loop.wait_ready(config.ready_timeout_s)
+        metrics.enter(RunPhase.OPENING)
         view.show(RunPhase.OPENING)
         info = event_loop.links[0].info
         inputs.dataset.check(

@@ -81,7 +81,7 @@ def run(config: RunConfig) -> int:
         LiveView(title, view_terminal(is_wanted=config.live_view)) as view,
     ):
         with (
-            ready_workers(config, inputs, end, view) as event_loop,
+            ready_workers(config, inputs, end, view, metrics) as event_loop,
             RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
             Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
             opened_run(config, inputs, event_loop, reports, outputs, run_id) as active_run,
