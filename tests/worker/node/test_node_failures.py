@@ -170,19 +170,21 @@ def test_a_replica_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None
 
 
 def test_a_cleaned_temporary_directory_does_not_matter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, memory_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All that a node keeps there is removed, and a replica killed: it serves again."""
-    (tmp_path / "short").mkdir()
-    monkeypatch.setattr(fleet, "VLLM_CPU_ENV", os.environ | {"TMPDIR": str(tmp_path / "short")})
+    # The path of a socket has at most 107 bytes, and pytest's directories may use up most of them.
+    directory = memory_path / "tmp"
+    directory.mkdir()
+    monkeypatch.setattr(fleet, "VLLM_CPU_ENV", os.environ | {"TMPDIR": str(directory)})
     with node_of(PATIENT_NODE, tmp_path) as node:
         fleet.wait_serving(node)
-        shutil.rmtree(tmp_path / "short")
+        shutil.rmtree(directory)
         os.kill(info_of(node.address).replicas[0].pid, signal.SIGKILL)
-        says = f"replica 0: cannot be started: [Errno 2] No such file or directory: '{tmp_path}/short/"
+        says = f"replica 0: cannot be started: [Errno 2] No such file or directory: '{directory}/"
         wait_until(lambda: says in node.log.read_text(), node.log)
         assert ["DEGRADED", "READY"] == states_of(node.address)[::2]
-        (tmp_path / "short").mkdir()
+        directory.mkdir()
         wait_until(lambda: states_of(node.address) == ["READY"] * 3, node.log)
         assert 0 == node.stop()
 
