@@ -97,7 +97,10 @@ class Figures(NamedTuple):
     drawn_kib: int
     """What the live view has written to the terminal."""
     stolen_share: float = 0.0
-    """Of the cores' time, taken by the host of this virtual machine while the coordinator ran."""
+    """Of the cores' time, taken by the host of this virtual machine while the coordinator ran.
+
+    Files from before this figure was recorded do not have it; their pairs count.
+    """
 
     @property
     def is_undisturbed(self) -> bool:

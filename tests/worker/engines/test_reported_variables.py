@@ -20,6 +20,7 @@ from worker.engines.model.fact_encoding import reported_variables
         ("VLLM_CPU_KVCACHE_SPACE", "4", None),
         ("VLLM_CPU_OMP_THREADS_BIND", "0-3", None),
         ("VLLM_HOST_IP", "10.0.0.1", None),
+        ("VLLM_LOOPBACK_IP", "127.0.0.2", None),
         ("VLLM_LOGGING_LEVEL", "DEBUG", None),
         ("VLLM_API_KEY", "7", None),
         ("SGLANG_API_TOKEN", "7", None),

@@ -12,7 +12,7 @@ from worker.engines.model.redaction import redact
 
 _QUIET_WORDS = (
     *("LOG", "LOGGING", "LOGO", "STATS", "PORT", "HOST", "PATH", "ROOT", "TIMEOUT", "DIR", "KVCACHE", "BIND"),
-    *("KEY", "SECRET", "PASSWORD", "PASSWD"),
+    *("LOOPBACK", "KEY", "SECRET", "PASSWORD", "PASSWD"),
 )
 MAX_VALUE_LEN = 400
 """Longer values are replaced by their hash."""
