@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from common.atomic_files import replace_files
 from common.flags import Flag, Flags, Parser, add_flags, build
-from common.report_files import replace_files
 from common.source_commit import read_commit
 from coordinator.transport.access import Access
 from tokenfleet.campaign.campaign_state import CampaignDir, CampaignState
