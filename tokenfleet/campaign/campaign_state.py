@@ -134,9 +134,9 @@ class CampaignDir:
             self._children_lock: IO[str] = (path / CHILDREN_LOCK_NAME).open("a")
             is_free = _lock(self._lock)
         except OSError as error:
-            raise FlagError("output-dir", f"{path}: {error.strerror}") from error
+            raise FlagError("--output-dir", f"{path}: {error.strerror}") from error
         if not is_free:
-            raise FlagError("output-dir", f"{path} belongs to a campaign that has not ended")
+            raise FlagError("--output-dir", f"{path} belongs to a campaign that has not ended")
         self._is_kept = (path / STATE_NAME).exists()
 
     def wait_children(self, timeout_s: float = CHILDREN_TIMEOUT_S) -> int:
