@@ -146,7 +146,7 @@ def _check_model(kind: EngineKind, model: str | None) -> str:
         FlagError: One of them is not so.
     """
     if model is None:
-        raise FlagError("--model", f"missing; --engine {kind} needs a checkpoint")
+        raise FlagError("--model", f"missing; the engine {kind} needs a checkpoint")
     if model != os.fsencode(model).decode(errors="replace"):
         # GetInfo sends the name, and protobuf takes only UTF-8.
         raise FlagError("--model", f"{model!a} is not UTF-8")
@@ -161,7 +161,7 @@ def _check_model(kind: EngineKind, model: str | None) -> str:
 def _refusal(error: ValueError | ImportError) -> ValueError:
     """Return the error to report; an ImportError comes from importing an installed engine."""
     if isinstance(error, ImportError):
-        return FlagError("--engine", f"cannot be imported: {type(error).__name__}: {error}")
+        return ValueError(f"the engine cannot be imported: {type(error).__name__}: {error}")
     return error
 
 

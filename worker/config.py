@@ -176,7 +176,7 @@ class WorkerConfig(Flags):
 
     def _check_together(self) -> None:
         if self.preset is not None and self.engine != (engine := preset_engine(self.preset)):
-            reason = f"{self.preset} is a set of {_PROJECTS[engine]}'s flags, but --engine is {self.engine}"
+            reason = f"{self.preset} is a set of {_PROJECTS[engine]}'s flags, but the engine is {self.engine}"
             raise FlagError("--preset", reason)
         if self.replicas > 1 and self.port + self.replicas > 65535:
             reason = f"{self.port} leaves no ports up to 65535 for {self.replicas} replicas"

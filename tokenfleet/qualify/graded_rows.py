@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from common.flags import FlagError
+from common.flags import FlagError, naming_flags
 from sut import dataset
 from sut.benchmark import BENCHMARK
 from sut.results.accuracy.accuracy_inputs import read_inputs
@@ -88,7 +88,8 @@ def sample_rows(files: GradingFiles, num_rows: int) -> SampledRows:
     Raises:
         FlagError: The accuracy data cannot be used.
     """
-    data = dataset.load(files.accuracy_file)
+    with naming_flags({dataset.FLAG: ACCURACY_FLAG}):
+        data = dataset.load(files.accuracy_file)
     try:
         reference = read_reference(files.accuracy_file)
     except ReferenceDataError as error:

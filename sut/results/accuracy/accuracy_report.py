@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from common.report_files import replace_files
+from common.atomic_files import replace_files
 from sut.log_files import ACCURACY_REPORT, ACCURACY_TEXT
 from sut.results.accuracy.answer_reading import AnswerReading, GradedRow
 from sut.results.accuracy.score import Score, exact_match_line

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from common.atomic_files import replace_files
 from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
-from common.report_files import replace_files
 from common.text import printable
 from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.log_files import (

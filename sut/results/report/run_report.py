@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from common.report_files import replace_files
+from common.atomic_files import replace_files
 from sut.results.report.chart_drawing import draw
 from sut.results.report.page import Content, compose
 from sut.results.report.run_charts import RunCharts

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from common.arrow_buffers import to_arrow, to_texts
-from common.report_files import whole_file
+from common.atomic_files import whole_file
 from sut.log_files import REQUESTS
 from sut.results.timing.clock_offsets import UNKNOWN_NS
 from sut.results.timing.decomposition import PERCENTILES, ttft_parts

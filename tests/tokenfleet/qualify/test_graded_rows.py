@@ -84,6 +84,12 @@ def test_data_of_which_nothing_can_be_graded_is_refused(
     assert str(refused.value).startswith(line.format(data=data))
 
 
+def test_data_that_cannot_be_read_is_named_by_the_flag_of_the_command(tmp_path: Path) -> None:
+    """The line names --accuracy-file, not the flag of a run."""
+    with pytest.raises(FlagError, match=f"^--accuracy-file {tmp_path}/no: cannot be read: No such file"):
+        sample_rows(GradingFiles(tmp_path / "no", tmp_path, None), 100)
+
+
 def test_a_score_far_below_the_target_fails() -> None:
     """60 of 100 right: the interval of 95 % ends below 82.2987 %."""
     rows = graded(aime25=[True] * 3 + [False] * 2, gpqa_diamond=[True] * 9 + [False] * 6)
