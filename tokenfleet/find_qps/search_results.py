@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from common.bounded_file import open_regular, parse_json, read_bounded
 from common.text import printable
 from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS
+from sut.results.timing.requests_file import check_owner
 from sut.results.verdict import Outcome
 from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
 from tokenfleet.find_qps.rate_search import RatePoint, RunLengthKind
@@ -51,14 +52,22 @@ class FinishedRun(NamedTuple):
 
     @classmethod
     def read(cls, run_dir: Path) -> "FinishedRun | None":
-        """Read a run's directory; None if it holds no run that has ended by itself."""
+        """Read a run's directory; None if it holds no run that has ended by itself.
+
+        Raises:
+            ForeignFileError: It holds files of two runs.
+        """
         try:
             record: Any = parse_json(read_bounded(run_dir / RECORD, MAX_RECORD_BYTES))
             with open_regular(run_dir / REQUESTS) as file:
                 found = cls(record, pq.read_table(file))
-            return found if found.is_complete or found.is_lost else None
+            if not (found.is_complete or found.is_lost):
+                return None
+            run_id = record["run_id"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
             return None
+        check_owner(run_dir / REQUESTS, found.requests.schema, run_id)
+        return found
 
     @property
     def outcome(self) -> str:

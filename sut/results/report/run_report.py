@@ -15,13 +15,13 @@ def write_report(run_dir: Path, page: Path, plots: Path | None) -> None:
     """Write the page, and the plots as SVG and PNG if a directory is given.
 
     Raises:
-        ValueError: The directory holds no run that has ended.
+        ValueError: The directory holds no run that has ended, or files of two runs.
         OSError: A file cannot be written.
     """
     record = RunJson.read(run_dir)
     missing: list[str] = []
-    requests = _read(read_requests, run_dir, missing)
-    timeline = _read(read_timeline, run_dir, missing)
+    requests = _read(read_requests, run_dir, record, missing)
+    timeline = _read(read_timeline, run_dir, record, missing)
     charts = RunCharts.of(record, requests, timeline)
     drawings = {chart.name: draw(chart, png=plots is not None) for chart in charts.all}
     content = Content(record, requests, missing, charts, drawings)
@@ -33,9 +33,11 @@ def write_report(run_dir: Path, page: Path, plots: Path | None) -> None:
     replace_files(page.parent, {page.name: compose(content)})
 
 
-def _read(read: Callable[[Path], RunColumns], run_dir: Path, missing: list[str]) -> RunColumns | None:
+def _read(
+    read: Callable[[Path, str], RunColumns], run_dir: Path, record: RunJson, missing: list[str]
+) -> RunColumns | None:
     try:
-        return read(run_dir)
+        return read(run_dir, record.text("run_id"))
     except MissingFileError as error:
         missing.append(str(error))
         return None
