@@ -1,7 +1,7 @@
 """Reads what a run of a search left in its directory."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from sut.results.timing.requests_file import check_owner
 from sut.results.verdict import Outcome
 from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
 from tokenfleet.find_qps.rate_search import RatePoint, RunLengthKind
+from tokenfleet.find_qps.search_conditions import SearchConditions
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
 
 MAX_TEXT_LEN = 300
@@ -42,6 +43,35 @@ class DisturbedRunError(Exception):
     """A run lost a worker: its latencies are not those of the rate, and it has to be run again."""
 
 
+def read_ended_record(run_dir: Path) -> dict[str, Any] | None:
+    """Read the run.json of a run that has ended by itself; None if there is none."""
+    try:
+        record: Any = parse_json(read_bounded(run_dir / RECORD, MAX_RECORD_BYTES))
+        has_ended = bool(record["run_id"]) and (is_complete(record) or is_lost(record))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if has_ended else None
+
+
+def is_complete(record: Mapping[str, Any]) -> bool:
+    """Return whether LoadGen's test ended."""
+    return record["verdict"]["outcome"] in (Outcome.VALID, Outcome.INVALID)
+
+
+def is_lost(record: Mapping[str, Any]) -> bool:
+    """Return whether the run was ended because too many queries were over a limit."""
+    over = record["over_latency"]
+    if record["verdict"]["outcome"] != Outcome.FAILED or over is None or over["bound"] is None:
+        return False
+    return bool(max(over["num_ttft"], over["num_tpot"]) > over["bound"])
+
+
+def read_conditions(run_dir: Path) -> SearchConditions | None:
+    """Read under which conditions a run was made; None if it has not ended by itself."""
+    record = read_ended_record(run_dir)
+    return None if record is None else SearchConditions.of_record(record)
+
+
 class FinishedRun(NamedTuple):
     """A run of the search that has ended by itself: complete, or lost."""
 
@@ -57,17 +87,16 @@ class FinishedRun(NamedTuple):
         Raises:
             ForeignFileError: It holds files of two runs.
         """
-        try:
-            record: Any = parse_json(read_bounded(run_dir / RECORD, MAX_RECORD_BYTES))
-            with open_regular(run_dir / REQUESTS) as file:
-                found = cls(record, pq.read_table(file))
-            if not (found.is_complete or found.is_lost):
-                return None
-            run_id = record["run_id"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
+        record = read_ended_record(run_dir)
+        if record is None:
             return None
-        check_owner(run_dir / REQUESTS, found.requests.schema, run_id)
-        return found
+        try:
+            with open_regular(run_dir / REQUESTS) as file:
+                requests = pq.read_table(file)
+        except (OSError, pa.ArrowException):
+            return None
+        check_owner(run_dir / REQUESTS, requests.schema, record["run_id"])
+        return cls(record, requests)
 
     @property
     def outcome(self) -> str:
@@ -77,15 +106,12 @@ class FinishedRun(NamedTuple):
     @property
     def is_complete(self) -> bool:
         """Whether LoadGen's test ended."""
-        return self.outcome in (Outcome.VALID, Outcome.INVALID)
+        return is_complete(self.record)
 
     @property
     def is_lost(self) -> bool:
         """Whether the run was ended because too many queries were over a limit."""
-        over = self.record["over_latency"]
-        if self.outcome != Outcome.FAILED or over is None or over["bound"] is None:
-            return False
-        return bool(max(over["num_ttft"], over["num_tpot"]) > over["bound"])
+        return is_lost(self.record)
 
     def check(self, judged: Collection[str]) -> None:
         """Require that nothing but the named checks speaks against a complete run.

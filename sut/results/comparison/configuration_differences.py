@@ -68,9 +68,9 @@ def _flat(run: ComparedRun) -> dict[str, str]:
     workers = as_mappings(entry(run.record, "summary", "workers"))
     found |= run.settings
     found["workers"] = str(len(workers))
-    found |= _values_of_all("worker", [as_mappings(worker.get("stream_infos")) for worker in workers])
+    found |= values_of_workers("worker", [as_mappings(worker.get("stream_infos")) for worker in workers])
     hosts = [[_selected(host) for host in as_mappings(worker.get("hosts"))] for worker in workers]
-    return found | _values_of_all("worker host", hosts)
+    return found | values_of_workers("worker host", hosts)
 
 
 def _selected(host: Mapping[str, object]) -> Mapping[str, object]:
@@ -78,7 +78,7 @@ def _selected(host: Mapping[str, object]) -> Mapping[str, object]:
     return parts | {"accelerators": as_list(host.get("accelerators"))}
 
 
-def _values_of_all(name: str, documents: Sequence[Sequence[Mapping[str, object]]]) -> dict[str, str]:
+def values_of_workers(name: str, documents: Sequence[Sequence[Mapping[str, object]]]) -> dict[str, str]:
     """Join the values of several workers: how many workers have each, if they have not one.
 
     Args:
