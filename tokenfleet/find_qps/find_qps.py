@@ -211,7 +211,12 @@ def _search_rate(plan: SearchPlan, runs: SearchRuns) -> int:
         _say(f"{run}: {_describe(plan, point)}")
     runs.end(outcome=step.kind, target_qps=step.target_qps)
     if step.kind is StepKind.FOUND:
-        return _propose(plan, confirmed[step.target_qps], step.target_qps)
+        code = _propose(plan, confirmed[step.target_qps], step.target_qps)
+        if (untried := search.untried_qps(points)) is not None:
+            _say(f"a higher rate may be VALID: no run was left to try {untried:g} queries/s (--max-runs)")
+        elif step.target_qps == search.max_qps:
+            _say(f"a higher rate may be VALID: --max-qps {search.max_qps:g} ended the search")
+        return code
     if step.kind is StepKind.TOO_HIGH:
         raise FlagError("--min-qps", f"{step.target_qps:g} queries/s is not VALID: search below it")
     raise ProgramStopped(
