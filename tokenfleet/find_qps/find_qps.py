@@ -31,6 +31,7 @@ from tokenfleet.find_qps.search_results import (
     read_conditions,
     read_offline_point,
     read_rate_point,
+    read_remarks,
 )
 from tokenfleet.find_qps.search_state import SearchDir, SearchState
 from tokenfleet.left_runs import wait_ended
@@ -282,4 +283,6 @@ def _propose(plan: SearchPlan, run: PlannedSearchRun, target_qps: float) -> int:
     _say(f"{target_qps:g} queries/s is VALID: {run_dir}")
     _say(f"user.conf: {key}.target_qps = {target_qps!r}")
     _say(f"all lines of that run: {run_dir / 'user.conf'}")
+    for remark in read_remarks(run_dir):
+        _say(f"note: {remark}")
     return 0

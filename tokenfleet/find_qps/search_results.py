@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from common.bounded_file import open_regular, parse_json, read_bounded
 from common.text import printable
 from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS
+from sut.results.submission.recorded_runs import as_list, entry
 from sut.results.timing.requests_file import check_owner
 from sut.results.verdict import Outcome
 from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
@@ -70,6 +71,20 @@ def read_conditions(run_dir: Path) -> SearchConditions | None:
     """Read under which conditions a run was made; None if it has not ended by itself."""
     record = read_ended_record(run_dir)
     return None if record is None else SearchConditions.of_record(record)
+
+
+def read_remarks(run_dir: Path) -> list[str]:
+    """List the warnings of a VALID run's checks, and why it is no submission run."""
+    record = read_ended_record(run_dir) or {}
+    checks, deviations = (as_list(entry(record, "verdict", key)) for key in ("checks", "deviations"))
+    found = [
+        f"{entry(check, 'name')}: {entry(check, 'seen')}"
+        for check in checks
+        if entry(check, "warning") is True
+    ]
+    if deviations:
+        found.append(f"no submission run for {len(deviations)} reasons, first: {deviations[0]}")
+    return [printable(text, MAX_TEXT_LEN) for text in found]
 
 
 class FinishedRun(NamedTuple):
