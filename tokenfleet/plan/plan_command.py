@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.report_files import replace_files
 from common.signals import Interrupted, Interrupts
 from common.standard_streams import open_standard_streams
 from common.text import print_table
@@ -145,7 +146,7 @@ def _write(path: Path, config: PlanConfig, measured: MeasuredHost, carried: Carr
         "runs": {name: run._asdict() for name, run in measured.runs.items()},
     }
     try:
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        replace_files(path.parent, {path.name: json.dumps(document, indent=1) + "\n"})
     except OSError as error:
         raise FlagError("--json", str(error.strerror or error), path) from error
 

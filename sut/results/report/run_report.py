@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from common.report_files import replace_files
+from common.report_files import replace_files, whole_file
 from sut.results.report.chart_drawing import draw
 from sut.results.report.page import Content, compose
 from sut.results.report.run_charts import RunCharts
@@ -28,8 +28,9 @@ def write_report(run_dir: Path, page: Path, plots: Path | None) -> None:
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
         for name, drawing in drawings.items():
-            (plots / f"{name}.svg").write_text(drawing.svg, encoding="utf-8")
-            (plots / f"{name}.png").write_bytes(drawing.png)
+            replace_files(plots, {f"{name}.svg": drawing.svg})
+            with whole_file(plots / f"{name}.png") as partial:
+                partial.write_bytes(drawing.png)
     replace_files(page.parent, {page.name: compose(content)})
 
 
