@@ -27,7 +27,7 @@ class Difference(NamedTuple):
 
     name: str
     values: tuple[str, ...]
-    """One per side; different values of its runs are joined."""
+    """One per side; different values of its runs are joined, with the number of runs that have each."""
 
 
 def find_differences(sides: Sequence[Side]) -> list[Difference]:
@@ -36,20 +36,21 @@ def find_differences(sides: Sequence[Side]) -> list[Difference]:
     names = sorted({name for runs in by_side for run in runs for name in run})
     found = []
     for name in names:
-        values = [frozenset(run.get(name, _MISSING) for run in runs) for runs in by_side]
-        if len(set(values)) > 1:
+        values = [Counter(run.get(name, _MISSING) for run in runs) for runs in by_side]
+        if len(set().union(*values)) > 1:
             found.append(Difference(printable(name, MAX_VALUE_LEN), tuple(_shown(values))))
     return found
 
 
-def _shown(values_by_side: Sequence[frozenset[str]]) -> list[str]:
-    """Shorten each side's values so that they show where they differ."""
-    common = frozenset.intersection(*values_by_side)
+def _shown(values_by_side: Sequence[Counter[str]]) -> list[str]:
+    """Shorten each side's values so that they show where they differ; runs that differ are counted."""
+    common = set(values_by_side[0]).intersection(*values_by_side[1:])
     texts = []
     for values in values_by_side:
         ordered = sorted(values, key=lambda value: (value in common, value))
         more = len(ordered) - MAX_VALUES
-        texts.append(" | ".join(ordered[:MAX_VALUES]) + (f" and {more} more" if more > 0 else ""))
+        parts = [f"{values[value]} x {value}" if len(values) > 1 else value for value in ordered[:MAX_VALUES]]
+        texts.append(" | ".join(parts) + (f" and {more} more" if more > 0 else ""))
     num_equal = _num_equal(texts)
     start = num_equal - _CONTEXT_LEN if num_equal > 2 * _CONTEXT_LEN else 0
     dots = "..." if start else ""

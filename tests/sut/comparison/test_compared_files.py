@@ -99,3 +99,15 @@ def test_the_scores_of_accuracy_runs_are_compared(tmp_path: Path, capsys: pytest
     assert ["accuracy", "score,", "%", "84", "42", "0.5000"] == row.split()
     assert main([str(a), str(scored_run(tmp_path / "c", 85.0, "b2"))]) == 2
     assert "c/accuracy.json: is the score of another accuracy log" in capsys.readouterr().err
+
+
+def test_sides_with_the_same_mixture_of_runs_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs at one rate and one at the other are not one and two."""
+    for side, rates in (("a", (20, 20, 60)), ("b", (20, 60, 60))):
+        for k, rate in enumerate(rates):
+            directory = tmp_path / side / str(k)
+            write_run(directory, server_record(f"{side}{k}", k, 50.0, config={"target_qps": rate}))
+    output = output_of(capsys, tmp_path / "a", tmp_path / "b")
+    assert "config.target_qps: A 2 x 20 | 1 x 60; B 1 x 20 | 2 x 60" in output
