@@ -79,6 +79,7 @@ def compare(sides: Sequence[Side]) -> Comparison:
         notes=(
             *weights_notes(sides),
             *_schedule_notes(sides),
+            *_missing_notes(sides),
             *checks_notes(sides),
             *_notes(sides, ordered),
         ),
@@ -143,6 +144,21 @@ def _schedule_notes(sides: Sequence[Side]) -> list[str]:
         f"LoadGen's schedules had different rates, in queries/s: {listed}. tokens/s and samples/s follow the "
         "schedule, and latencies grow with it: these differences are not those of the engines alone."
     ]
+
+
+def _missing_notes(sides: Sequence[Side]) -> list[str]:
+    """Return a note for each figure that is left out because only some runs have it."""
+    notes = []
+    for figure in shown_figures():
+        counts = [sum(figure.read(run) is not None for run in side.runs) for side in sides]
+        nums = [len(side.runs) for side in sides]
+        if any(counts) and counts != nums:
+            listed = ", ".join(
+                f"{count} of {num} runs of {side.name}"
+                for count, num, side in zip(counts, nums, sides, strict=True)
+            )
+            notes.append(f"{figure.name} is left out: only {listed} have it.")
+    return notes
 
 
 def _notes(sides: Sequence[Side], tested: Sequence[FigureRow]) -> list[str]:

@@ -111,3 +111,17 @@ def test_sides_with_the_same_mixture_of_runs_differ(
             write_run(directory, server_record(f"{side}{k}", k, 50.0, config={"target_qps": rate}))
     output = output_of(capsys, tmp_path / "a", tmp_path / "b")
     assert "config.target_qps: A 2 x 20 | 1 x 60; B 1 x 20 | 2 x 60" in output
+
+
+def test_a_figure_that_some_runs_do_not_have_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LoadGen gave one run of B no rate: tokens/s is left out and named; what no run has is not."""
+    for k in range(2):
+        write_run(tmp_path / "a" / str(k), server_record(f"a{k}", 2 * k, 50.0))
+        changes = {} if k else {"loadgen": {"result_completed_samples_per_sec": 20.5}}
+        write_run(tmp_path / "b" / str(k), server_record(f"b{k}", 2 * k + 1, 50.0, **changes))
+    output = output_of(capsys, tmp_path / "a", tmp_path / "b")
+    assert "tokens/s is left out: only 2 of 2 runs of A, 1 of 2 runs of B have it." in output
+    assert "accuracy score" not in output
+    assert "before the tail is left out" not in output
