@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from common.cpu_quota import read_cpu_quota
+from common.control_groups import read_cpu_quota
 from common.flags import Flag, Flags, add_flags, build
 from common.host_facts import nearest, read_disk_space, read_host_facts
 from common.signals import Interrupted, Interrupts, handled_signals

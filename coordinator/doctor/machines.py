@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from common.cpu_quota import CpuQuota
+from common.control_groups import CpuQuota
 from coordinator.doctor.findings import Check, Finding, Level, Row, differing
 from coordinator.doctor.visits import Clock, Visit
 from coordinator.transport.fleet import needed_open_files

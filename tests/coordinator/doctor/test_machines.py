@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.cpu_quota import CpuQuota
+from common.control_groups import CpuQuota
 from coordinator.doctor.accelerators import diagnose_accelerators
 from coordinator.doctor.findings import Level, Row
 from coordinator.doctor.machines import diagnose_hosts, diagnose_own

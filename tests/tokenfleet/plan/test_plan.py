@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from common.cpu_quota import CpuQuota
+from common.control_groups import CpuQuota
 from coordinator.doctor.capacity import CoordinatorCosts, CoordinatorLoad
 from sut.settings import Scenario
 from tests.forked import end_of
