@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from common.text import printable
 from sut.results.comparison.compared_runs import ComparedRun, Side
-from sut.results.submission.recorded_runs import as_list, as_mappings, entry
+from sut.results.submission.recorded_runs import as_list, as_mappings, entry, machines_of
 
 MAX_VALUE_LEN = 120
 """Characters of a value that are shown; whole values are compared."""
@@ -66,7 +66,8 @@ def _flat(run: ComparedRun) -> dict[str, str]:
     workers = as_mappings(entry(run.record, "summary", "workers"))
     found["workers"] = str(len(workers))
     infos = [info for worker in workers for info in as_mappings(worker.get("stream_infos"))]
-    hosts = [host for worker in workers for host in as_mappings(worker.get("hosts"))]
+    answers = [host for worker in workers for host in as_mappings(worker.get("hosts"))]
+    hosts = [machine for host in answers for machine in machines_of(host)]
     found |= _values_of_all("worker", infos)
     found |= _values_of_all("worker host", [_selected(host) for host in hosts])
     return found
