@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from common.text import printable
 from sut.results.comparison.compared_runs import ComparedRun, Side
-from sut.results.submission.recorded_runs import as_list, as_mappings, entry
+from sut.results.submission.recorded_runs import as_list, as_mappings, entry, machines_of
 
 MAX_VALUE_LEN = 120
 """Characters of a value that are shown; whole values are compared."""
@@ -70,8 +70,13 @@ def _flat(run: ComparedRun) -> dict[str, str]:
     found |= run.settings
     found["workers"] = str(len(workers))
     found |= values_of_workers("worker", [as_mappings(worker.get("stream_infos")) for worker in workers])
-    hosts = [[_selected(host) for host in as_mappings(worker.get("hosts"))] for worker in workers]
+    hosts = [[_selected(machine) for machine in _machines(worker)] for worker in workers]
     return found | values_of_workers("worker host", hosts)
+
+
+def _machines(worker: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """List the machines of a worker's engine, in every answer that it gave."""
+    return [machine for host in as_mappings(worker.get("hosts")) for machine in machines_of(host)]
 
 
 def _selected(host: Mapping[str, object]) -> Mapping[str, object]:

@@ -145,7 +145,7 @@ def _machines_of(run: RecordedRun) -> list[str]:
     """Describe cores and accelerators of the machines in one text; none if a worker did not answer."""
     hosts = run.worker_hosts
     facts = sorted(_canonical([host.get("num_cores"), host.get("accelerators")]) for host in hosts)
-    return [", ".join(facts)] if len(hosts) == len(run.workers) else []
+    return [", ".join(facts)] if len(run.host_answers) == len(run.workers) else []
 
 
 def _from_infos(key: str) -> Callable[[RecordedRun], list[str]]:

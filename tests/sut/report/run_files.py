@@ -164,7 +164,14 @@ def worker_row(index: int, **info: object) -> dict[str, Any]:
         "round_trip_ns": 150_000,
         "clock_offset_ns": 0,
         "info": facts | info,
-        "hosts": [{"hostname": facts["hostname"], "accelerators": [gpu], "python_version": "3.11.7"}],
+        "hosts": [
+            {
+                "hostname": facts["hostname"],
+                "accelerators": [gpu],
+                "python_version": "3.11.7",
+                "engine_hosts": [{"hostname": f"other{index}", "num_cores": 96}],
+            }
+        ],
     }
 
 
