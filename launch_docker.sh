@@ -79,14 +79,14 @@ list_devices() {
   printf 'device=%s' "$2"
 }
 
-backend="${MLPERF_BACKEND:-vllm}"
+backend="${MLPERF_BACKEND:-vllm}" backend_source=MLPERF_BACKEND
 image="" gpu_count="" gpu_devices="" model_cache_dir="" data_dir="" extra_mounts="" DRY_RUN=0
 while (($#)); do
   case "$1" in
     --backend | --image-name | --gpu-count | --gpu-devices | --model-cache-dir | --data-dir | --extra-mounts)
       [[ -n "${2:-}" && "$2" != -* ]] || die "$1 needs a value"
       case "$1" in
-        --backend) backend="$2" ;;
+        --backend) backend="$2" backend_source="$1" ;;
         --image-name) image="$2" ;;
         --gpu-count) gpu_count="$2" ;;
         --gpu-devices) gpu_devices="$2" ;;
@@ -114,7 +114,7 @@ if ((!$#)); then
 fi
 export DRY_RUN
 
-require_backend "$backend"
+require_backend "$backend_source" "$backend"
 if [[ "$backend" == counting && -n "$gpu_count$gpu_devices" ]]; then
   die "${gpu_count:+--gpu-count}${gpu_devices:+--gpu-devices}: the backend $backend uses no GPU"
 fi

@@ -32,7 +32,7 @@ while (($#)); do
 done
 
 backend="${MLPERF_BACKEND:-vllm}"
-require_backend "$backend"
+require_backend MLPERF_BACKEND "$backend"
 venv="$root/.venv_$backend"
 case "$backend" in
   vllm) "$root/docker/setup_scripts/setup_vllm.sh" "$rebuild" ;;

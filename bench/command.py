@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.processes import ROOT, SIGNALS
+from common.atomic_files import replace_files
 from common.flags import FlagError
 
 GIT_TIMEOUT_S = 10.0
@@ -117,24 +118,9 @@ def write_record(path: Path | None, record: dict[str, object]) -> None:
         text = json.dumps(record, indent=1)
         text = _LIST_OF_NUMBERS.sub(lambda found: " ".join(found.group().split()), text)
         try:
-            replace_file(path, text + "\n")
+            replace_files(path.parent, {path.name: text + "\n"})
         except OSError as error:
             raise OutputNotWritten(f"--output: {path} is not written: {error.strerror}") from error
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Write a file; a reader sees the old or the new content, and a full disk leaves the old one.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def describe_machine() -> dict[str, str]:

@@ -10,11 +10,12 @@ TypeError.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -38,7 +39,31 @@ class FlagError(ValueError):
         super().__init__(f"{flag}: {reason}" if value is None else f"{flag} {value}: {reason}")
         self.flag = flag
         self.reason = reason
+        self.value = value
         self.names = frozenset(names or (flag,))
+
+    @property
+    def value_and_reason(self) -> str:
+        """The line without the flag."""
+        return self.reason if self.value is None else f"{self.value}: {self.reason}"
+
+
+@contextlib.contextmanager
+def naming_flags(own: Mapping[str, str]) -> Iterator[None]:
+    """Name a program's own flags in the refusals of a `with` block.
+
+    Args:
+        own: The program's flags by the names that the code in the block has for them, with dashes.
+
+    Raises:
+        FlagError: That of the block, with the name of the program's flag.
+    """
+    try:
+        yield
+    except FlagError as error:
+        if error.flag not in own:
+            raise
+        raise FlagError(own[error.flag], error.reason, error.value) from error
 
 
 class UnknownFlagsError(ValueError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from common.bounded_file import read_bounded
-from common.flags import Flag, FlagError, Flags
+from common.flags import Flag, FlagError, Flags, naming_flags
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,12 @@ class SecurityFiles(NamedTuple):
     """PEM: private key of that certificate, not encrypted."""
     run_token_file: Path | None = None
     """One line: the secret that coordinator and workers share."""
+    flag_prefix: str = "--"
+    """What the names of the flags begin with."""
+
+    def flag(self, name: str) -> str:
+        """Return a flag's name as the user types it."""
+        return f"{self.flag_prefix}{name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,25 +83,27 @@ def read_credentials(files: SecurityFiles, purpose: ssl.Purpose) -> Credentials:
     """
     if (files.tls_cert is None) != (files.tls_key is None):
         given, missing = ("cert", "key") if files.tls_key is None else ("key", "cert")
-        raise FlagError(f"--tls-{given}", f"needs --tls-{missing} too")
+        raise FlagError(files.flag(f"tls-{given}"), f"needs {files.flag(f'tls-{missing}')} too")
     credentials = Credentials(
-        ca=_read("--tls-ca", files.tls_ca),
-        cert=_read("--tls-cert", files.tls_cert),
-        key=_read("--tls-key", files.tls_key),
-        bearer=None if files.run_token_file is None else f"Bearer {_read_token(files.run_token_file)}",
+        ca=_read(files.flag("tls-ca"), files.tls_ca),
+        cert=_read(files.flag("tls-cert"), files.tls_cert),
+        key=_read(files.flag("tls-key"), files.tls_key),
+        bearer=_read_bearer(files),
     )
     if files.tls_ca is not None:
-        load_ca(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "--tls-ca", files.tls_ca)
+        load_ca(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), files.flag("tls-ca"), files.tls_ca)
     if files.tls_cert is not None and files.tls_key is not None:
-        _check_handshake(files.tls_cert, files.tls_key, purpose)
+        with naming_flags({f"--{name}": files.flag(name) for name in ("tls-cert", "tls-key")}):
+            _check_handshake(files.tls_cert, files.tls_key, purpose)
     return credentials
 
 
 def warn_of_readers(files: SecurityFiles) -> None:
     """Log a warning for each secret that every user of this machine can read."""
-    for flag, path in (("--tls-key", files.tls_key), ("--run-token-file", files.run_token_file)):
+    for name, path in (("tls-key", files.tls_key), ("run-token-file", files.run_token_file)):
         if path is not None and path.exists() and (mode := path.stat().st_mode) & stat.S_IROTH:
             shown = f"{stat.S_IMODE(mode):04o}"
+            flag = files.flag(name)
             logger.warning("%s: every user can read %s (mode %s): chmod 600 %s", flag, path, shown, path)
 
 
@@ -158,15 +166,17 @@ def _check_kind(key: Path) -> None:
         )
 
 
-def _read_token(path: Path) -> str:
-    text = (_read("--run-token-file", path) or b"").decode("ascii", "replace").strip()
+def _read_bearer(files: SecurityFiles) -> str | None:
+    flag, path = files.flag("run-token-file"), files.run_token_file
+    if path is None:
+        return None
+    text = (_read(flag, path) or b"").decode("ascii", "replace").strip()
     if not MIN_TOKEN_LEN <= len(text) <= MAX_TOKEN_LEN:
-        raise FlagError(
-            "--run-token-file", f"{path} holds {len(text)} characters, not {MIN_TOKEN_LEN} to {MAX_TOKEN_LEN}"
-        )
+        reason = f"{path} holds {len(text)} characters, not {MIN_TOKEN_LEN} to {MAX_TOKEN_LEN}"
+        raise FlagError(flag, reason)
     if not re.fullmatch("[!-~]+", text):
-        raise FlagError("--run-token-file", f"{path} is not one line of printable ASCII without spaces")
-    return text
+        raise FlagError(flag, f"{path} is not one line of printable ASCII without spaces")
+    return f"Bearer {text}"
 
 
 def _check_handshake(cert: Path, key: Path, purpose: ssl.Purpose) -> None:

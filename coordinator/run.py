@@ -29,7 +29,7 @@ from coordinator.recording.log_growth import LogGrowth
 from coordinator.recording.metrics_feed import MetricsFeed
 from coordinator.recording.outputs import Outputs
 from coordinator.recording.progress import ExpectedSamples, Progress
-from coordinator.recording.recorder import Recorder, RunTimes
+from coordinator.recording.recorder import RecordedInputs, Recorder, RunTimes
 from coordinator.recording.request_files import RequestFiles
 from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
@@ -86,7 +86,8 @@ def run(config: RunConfig) -> int:
             Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
             opened_run(config, inputs, event_loop, reports, outputs, run_id) as active_run,
         ):
-            recorder = Recorder(run_id, config, inputs, test.settings, active_run)
+            recorded = RecordedInputs(inputs.run_dir, inputs.dataset, inputs.generation)
+            recorder = Recorder(run_id, config, recorded, test.settings, active_run)
             request_files = RequestFiles(
                 config, run_id, run_dir, files, test.settings, active_run, recorder.timeline
             )

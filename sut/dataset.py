@@ -20,7 +20,7 @@ from sut.dataset_file import FACTS
 from sut.dataset_process import read_in_process
 from sut.prompt_columns import UnreadableError, check_ids
 
-_FLAG = "--input-file"
+FLAG = "--input-file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,7 +85,7 @@ class Dataset:
         prompt_len = int(self.prompt_lens[row])
         if prompt_len + max_new_tokens > max_model_len:
             raise FlagError(
-                _FLAG,
+                FLAG,
                 f"row {row}: {prompt_len} prompt tokens and --max-new-tokens {max_new_tokens} exceed "
                 f"max_model_len {max_model_len} together",
                 self.path,
@@ -125,4 +125,4 @@ def _refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except UnreadableError as error:
-        raise FlagError(_FLAG, str(error), path) from error
+        raise FlagError(FLAG, str(error), path) from error

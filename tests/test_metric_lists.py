@@ -2,17 +2,26 @@
 
 import json
 import re
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.metrics import MetricKind
+import pytest
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import CollectorRegistry
+
+from common.metrics import Metric, MetricKind, Series
+from common.metrics_endpoint import families
 from tests.metric_lists import LISTS, PAGE, filled
 from worker.worker_metrics import WORKER_METRICS
 
 DASHBOARD = Path(__file__).resolve().parent.parent / "deploy" / "metrics" / "grafana.json"
 METRICS = [metric for metrics in LISTS.values() for metric in metrics]
 NAME = re.compile(r"\btokenfleet_\w+")
+PROMTOOL = shutil.which("promtool")
 
 
 def queries(panel: Any = None) -> Iterator[tuple[str, str]]:
@@ -40,6 +49,37 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
     assert {m.exposed_name for m in METRICS if m.kind is MetricKind.COUNTER} == {
         name for name in names if name.endswith("_total")
     }
+
+
+class _Ones(CollectorRegistry):
+    """One series of each metric: every label is "a", every number 1."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        super().__init__()
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Family]:
+        values = {m.name: (1.0,) * (len(m.bounds) + 2) if m.bounds else 1.0 for m in self._metrics}
+        readings = {m.name: [Series(("a",) * len(m.labels), values[m.name])] for m in self._metrics}
+        yield from families(self._metrics, readings)
+
+
+def promtool_findings(text: bytes) -> tuple[int, bytes]:
+    """Have promtool check the text of a scrape; returns its exit code and what it says."""
+    command = [str(PROMTOOL), "check", "metrics"]
+    checked = subprocess.run(
+        command, input=text, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False
+    )
+    return checked.returncode, checked.stdout
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="Debian's package prometheus is not installed")
+@pytest.mark.parametrize("program", LISTS)
+def test_promtool_has_nothing_to_say_of_the_metrics(program: str) -> None:
+    """`promtool check metrics` finds no fault with the text of any declared metric."""
+    text = generate_latest(_Ones(LISTS[program]))
+    assert all(f" {metric.exposed_name}".encode() in text for metric in LISTS[program])
+    assert (0, b"") == promtool_findings(text)
 
 
 def test_a_worker_s_metrics_tell_the_replica() -> None:

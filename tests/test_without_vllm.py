@@ -18,8 +18,8 @@ def hide(cls, name, path=None, target=None):
 PathFinder.find_spec = classmethod(hide)
 """
 NOT_INSTALLED = (
-    "--engine vllm: vLLM is not installed: pip install '.[gpu]' or ./setup.sh; "
-    "--engine counting works without it"
+    "engine vllm: vLLM is not installed: pip install '.[gpu]' or ./setup.sh; "
+    "the engine counting works without it"
 )
 
 
@@ -73,7 +73,7 @@ def test_vllm_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     for folder in (package.parent, package):
         (folder / "__init__.py").write_text("")
     (package / "arg_utils.py").write_text("import no_such_part_of_vllm\n")
-    line = "--engine: cannot be imported: ModuleNotFoundError: No module named 'no_such_part_of_vllm'"
+    line = "the engine cannot be imported: ModuleNotFoundError: No module named 'no_such_part_of_vllm'"
 
     expected = (2, "", f"worker: {line}\n")
     assert expected == run(tmp_path, *["-m", "worker", "--preset", "latency", "--print-config"])

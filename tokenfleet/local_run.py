@@ -22,16 +22,18 @@ from typing import BinaryIO, Self
 
 from common import config_file
 from common.child_process import child_command, child_environment
+from common.config_file import ConfigFile
 from common.flags import FlagError, Parser, one_of
 from common.signals import Interrupted, Interrupts
 from common.standard_streams import open_standard_streams
 from coordinator.config import RunConfig, build_parser, expand, to_argv, to_config
 from coordinator.inputs import Inputs
 from sut.benchmark import BENCHMARK
+from sut.log_files import RECORD
 from sut.settings import Scenario
 from tokenfleet import closing_table
 from tokenfleet.child import ChildProcess
-from tokenfleet.closing_table import EndedRun
+from tokenfleet.closing_table import EndedRun, FileVersion
 from tokenfleet.log_tail import last_line
 from worker.config import WorkerConfig
 from worker.engines.model.checkpoint import find_checkpoint
@@ -47,6 +49,8 @@ LOSS_TIMEOUT_S = 15.0
 BAD_INPUT = 2
 # Checks whether an engine with a model is installed.
 _CHECKS_OF_ENGINES = {"vllm": check_installed, "sglang": check_sglang_installed}
+_BACKENDS = (*_CHECKS_OF_ENGINES, "counting", "replay")
+_BACKEND_VARIABLE = "MLPERF_BACKEND"
 _OTHER_FLAGS = (
     "The flags of `tokenfleet run` follow; this command sets --workers itself. Flags that neither has are "
     "passed to the worker and its engine."
@@ -72,21 +76,16 @@ def parse(argv: list[str]) -> LocalConfig:
     Raises:
         ValueError: Names flag or file, value and bound.
     """
-    parser = Parser(allow_abbrev=False, add_help=False, epilog=_OTHER_FLAGS)
     file, table = config_file.read(argv, "worker")
-    backend = os.environ.get("MLPERF_BACKEND") or str(table.get("engine", "vllm"))
-    model = str(table.get("model", BENCHMARK.repository))
-    parser.add_argument("--backend", default=backend, help="vllm, sglang, counting or replay")
-    parser.add_argument("--model", default=model, help="checkpoint directory, or a cached Hugging Face name")
-    parser.add_argument("--replicas", type=int, default=table.get("replicas", 1), help="number of engines")
-    parser.add_argument("--scenario", nargs="+", type=one_of(Scenario), help="scenarios, in this order")
-    for flag in OWN_ADDRESSES:
-        parser.add_argument(flag, help=argparse.SUPPRESS)
+    parser = _build_own_parser(table)
     if {"-h", "--help"} & set(argv):
         parser.print_help()
         build_parser().parse_args(["--help"])
     own, rest = parser.parse_known_args(argv)
-    _check(own)
+    _refuse_addresses(own)
+    backend = _choose_backend(own.backend, file, table)
+    if backend in _CHECKS_OF_ENGINES:
+        _check_model(backend, own.model)
     # Check the worker's bounds before searching for free ports.
     WorkerConfig(replicas=own.replicas)
     port = steady_port(random.Random(), 1 if own.replicas == 1 else own.replicas + 1)
@@ -100,24 +99,58 @@ def parse(argv: list[str]) -> LocalConfig:
     run = to_config(values, file)
     runs = [dataclasses.replace(run, scenario=chosen) for chosen in own.scenario or [run.scenario]]
     run_dirs = [Inputs.read(run).run_dir for run in runs]
-    fixed = ["--engine", own.backend, "--host", "127.0.0.1", "--replicas", str(own.replicas)]
-    fixed += ["--model", own.model] if own.backend in _CHECKS_OF_ENGINES else []
+    fixed = ["--engine", backend, "--host", "127.0.0.1", "--replicas", str(own.replicas)]
+    fixed += ["--model", own.model] if backend in _CHECKS_OF_ENGINES else []
     worker_argv = [*fixed, "--port", str(port), *engine_argv]
     return LocalConfig(worker_argv=worker_argv, runs=runs, run_dirs=run_dirs)
 
 
-def _check(own: argparse.Namespace) -> None:
+def _build_own_parser(table: config_file.Table) -> Parser:
+    """Build the parser of this program's own flags, with the defaults of a file's table [worker]."""
+    parser = Parser(allow_abbrev=False, add_help=False, epilog=_OTHER_FLAGS)
+    model = str(table.get("model", BENCHMARK.repository))
+    parser.add_argument("--backend", help=f"vllm (default), sglang, counting or replay; ${_BACKEND_VARIABLE}")
+    parser.add_argument("--model", default=model, help="checkpoint directory, or a cached Hugging Face name")
+    parser.add_argument("--replicas", type=int, default=table.get("replicas", 1), help="number of engines")
+    parser.add_argument("--scenario", nargs="+", type=one_of(Scenario), help="scenarios, in this order")
+    for flag in OWN_ADDRESSES:
+        parser.add_argument(flag, help=argparse.SUPPRESS)
+    return parser
+
+
+def _choose_backend(given: str | None, file: ConfigFile | None, table: config_file.Table) -> str:
+    """Return the backend: that of the flag, the variable or the file, in this order.
+
+    Raises:
+        FlagError: It is unknown; the line names where it comes from.
+    """
+    sources: dict[str, object] = {
+        "--backend": given,
+        _BACKEND_VARIABLE: os.environ.get(_BACKEND_VARIABLE) or None,
+        f"--config: {file and file.path}: [worker] engine": table.get("engine"),
+    }
+    named = ((source, name) for source, name in sources.items() if name is not None)
+    source, backend = next(named, ("", "vllm"))
+    if backend not in _BACKENDS:
+        raise FlagError(source, f"{backend!r} is neither vllm nor sglang nor counting nor replay")
+    return str(backend)
+
+
+def _refuse_addresses(own: argparse.Namespace) -> None:
     for flag in OWN_ADDRESSES:
         if (value := getattr(own, flag.removeprefix("--"))) is not None:
             reason = (
                 f"{value}: this command starts its own local workers; use `tokenfleet run` with other workers"
             )
             raise FlagError(flag, reason)
-    backend, model = own.backend, own.model
-    if backend not in (*_CHECKS_OF_ENGINES, "counting", "replay"):
-        raise FlagError("--backend", f"{backend!r} is neither vllm nor sglang nor counting nor replay")
-    if backend not in _CHECKS_OF_ENGINES:
-        return
+
+
+def _check_model(backend: str, model: str) -> None:
+    """Check that an engine with a model is installed, and that the model is on this machine.
+
+    Raises:
+        FlagError: One of them is not so.
+    """
     _CHECKS_OF_ENGINES[backend]()
     if find_checkpoint(model) is None:
         reason = (
@@ -195,7 +228,7 @@ def _create_log(log: Path) -> BinaryIO:
 
 def coordinate(run: RunConfig, run_dir: Path, worker: LocalWorker) -> EndedRun:
     """Run one coordinator until it or its worker exits."""
-    ended = EndedRun(run.scenario, run_dir, 0, time.time())
+    ended = EndedRun(run.scenario, run_dir, 0, FileVersion.of(run_dir / RECORD))
     command = child_command("coordinator", to_argv(run))
     with ChildProcess(command, child_environment(os.environ)) as coordinator:
         while (code := coordinator.poll()) is None:

@@ -45,7 +45,8 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
             # A node warns once for its replicas.
             warn_of_readers(files)
         if credentials.ca is not None and credentials.cert is None:
-            raise FlagError("--tls-ca", "client certificates need TLS: --tls-cert and --tls-key are missing")
+            pair = f"{files.flag('tls-cert')} and {files.flag('tls-key')}"
+            raise FlagError(files.flag("tls-ca"), f"client certificates need TLS: {pair} are missing")
         return cls(credentials)
 
     def add_port(self, server: grpc.aio.Server, address: str) -> int:

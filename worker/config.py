@@ -104,6 +104,25 @@ class WorkerConfig(Flags):
             metavar="MS",
         ),
     ] = 20.0
+    prefill_group_tokens: Annotated[
+        int,
+        Flag(
+            "give prompts to the engine in groups of up to this many tokens, so that fewer steps have "
+            "prefill; 0: each prompt at once",
+            ge=0,
+            le=1 << 20,
+            metavar="TOKENS",
+        ),
+    ] = 0
+    prefill_hold_ms: Annotated[
+        float,
+        Flag(
+            "longest delay of an incomplete group while the engine has a free slot, in ms",
+            ge=0,
+            le=10_000,
+            metavar="MS",
+        ),
+    ] = 1000.0
     drain_timeout_s: Annotated[
         float,
         Flag(
@@ -157,7 +176,7 @@ class WorkerConfig(Flags):
 
     def _check_together(self) -> None:
         if self.preset is not None and self.engine != (engine := preset_engine(self.preset)):
-            reason = f"{self.preset} is a set of {_PROJECTS[engine]}'s flags, but --engine is {self.engine}"
+            reason = f"{self.preset} is a set of {_PROJECTS[engine]}'s flags, but the engine is {self.engine}"
             raise FlagError("--preset", reason)
         if self.replicas > 1 and self.port + self.replicas > 65535:
             reason = f"{self.port} leaves no ports up to 65535 for {self.replicas} replicas"

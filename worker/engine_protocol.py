@@ -69,7 +69,7 @@ class Load(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
-    """Properties of a started engine; fields as in pb.WorkerInfo."""
+    """Properties of a started engine; fields as in pb.WorkerInfo, except the last one."""
 
     engine: str
     engine_version: str
@@ -84,6 +84,8 @@ class EngineInfo:
     engine_facts: dict[str, str] = field(default_factory=dict)
     execution_facts: dict[str, str] = field(default_factory=dict)
     weights_sha256: str = ""
+    other_hosts: tuple[pb.HostInfo, ...] = ()
+    """Machines of the engine's other nodes, by node rank."""
 
 
 class Engine(Protocol):

@@ -94,6 +94,7 @@ class WorkerServicer(rpc.WorkerServicer):
             coordinator_timeout_s=coordinator_timeout_s,
         )
         self._host = HostInspector()
+        self._other_hosts: tuple[pb.HostInfo, ...] = ()
         self._session: Session | None = None
         self._ended_counts = SessionCounts()
         """Sum over the sessions that have ended."""
@@ -162,6 +163,7 @@ class WorkerServicer(rpc.WorkerServicer):
             )
         )
         self._description.MergeFrom(pb.WorkerInfo(engine_hash=engine_hash(self._description)))
+        self._other_hosts = info.other_hosts
         self._state = pb.WORKER_STATE_READY
         self._start_idle_watcher()
 
@@ -211,6 +213,7 @@ class WorkerServicer(rpc.WorkerServicer):
     async def GetHost(self, request: pb.GetHostRequest, context: Context) -> pb.HostInfo:
         """Describe the machine this worker runs on, in every state."""
         host = await self._host.read()
+        host.engine_hosts.extend(self._other_hosts)
         if self._ask_nodes is not None:
             host.nodes.extend(await self._ask_nodes())
         return host

@@ -61,7 +61,7 @@ def describe(left: Leftover) -> dict[str, str]:
         "kills": f"{len(left.kills)}, {len(summary['losses'])} losses, {found.num_unexplained} unexplained",
         "time to detect": _spread_ms(found.detect_ms),
         "taken back": f"{found.num_back} times, {found.num_late} kills too late for a return before the end",
-        "continuations": f"{len(summary['continuations'])} requests continued on another worker",
+        "continuations": f"{len(summary['continuations'])} times a request continued on another worker",
         "tokens kept": str(sum(loss["kept_tokens"] for loss in summary["losses"])),
         "tokens resent": str(sum(loss["resent_tokens"] for loss in summary["losses"])),
     }

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from common.arrow_buffers import to_arrow, to_texts
+from common.atomic_files import whole_file
 
 STREAM_NAME = "outputs.arrows"
 PARTIAL_NAME = "partial_outputs.parquet"
@@ -129,11 +130,6 @@ def read_stream(path: Path) -> Iterator[pa.RecordBatch]:
                 raise
 
 
-def temporary_path(path: Path) -> Path:
-    """Return the path under which a file is written before it replaces the one at `path`."""
-    return path.with_suffix(".partial")
-
-
 def write_partial(
     path: Path, stream: Path, rest: Sequence[pa.RecordBatch], deadline_ns: int
 ) -> dict[str, int]:
@@ -152,12 +148,11 @@ def write_partial(
         OSError: A file cannot be read or written, e.g. the disk is full.
         DeadlinePassed: The file was not complete by the deadline.
     """
-    temporary = temporary_path(path)
     counts: Counter[str] = Counter()
-    try:
+    with whole_file(path) as partial:
         # An open file: pyarrow parses a path with a colon as a URI.
         with (
-            temporary.open("wb") as file,
+            partial.open("wb") as file,
             pq.ParquetWriter(file, PARTIAL_SCHEMA, use_dictionary=False, compression="zstd") as writer,
         ):
             for table in _row_groups(_all_batches(stream, rest)):
@@ -167,9 +162,6 @@ def write_partial(
                 counts.update(table["state"].to_pylist())
         if time.monotonic_ns() > deadline_ns:
             raise DeadlinePassed
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return counts
 
 

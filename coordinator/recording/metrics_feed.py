@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from common.child_process import child_command, child_environment
-from common.flags import FlagError
 from common.metrics import Readings, Series, to_message
 from common.metrics_port import bind_metrics_port
 from common.shared_readings import SharedReadings
@@ -120,10 +119,6 @@ def _tls_argv(config: RunConfig) -> list[str]:
     Raises:
         FlagError: Names flag, file and error.
     """
-    files = SecurityFiles(None, config.metrics_tls_cert, config.metrics_tls_key)
-    try:
-        read_credentials(files, ssl.Purpose.SERVER_AUTH)
-    except FlagError as error:
-        own = f"--metrics-{error.flag.removeprefix('--')}"
-        raise FlagError(own, error.reason.replace("--tls-", "--metrics-tls-")) from error
+    files = SecurityFiles(None, config.metrics_tls_cert, config.metrics_tls_key, flag_prefix="--metrics-")
+    read_credentials(files, ssl.Purpose.SERVER_AUTH)
     return [str(path) for path in (config.metrics_tls_cert, config.metrics_tls_key) if path is not None]

@@ -7,11 +7,12 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 from common.flags import changed_flags
 from coordinator.config import RunConfig
-from coordinator.inputs import Inputs
 from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.jitter import MIN_PAUSE_NS, PauseList
 from coordinator.recording.over_latency import OverLatency, OverLatencyCounter
@@ -20,10 +21,11 @@ from coordinator.recording.timeline import Timeline
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.transport.worker_host import WorkerHost
 from sut.benchmark import find_round
+from sut.dataset import Dataset
 from sut.loadgen import LoadGenSettings
 from sut.results.loadgen_figures import LoadGenFigures
 from sut.results.verdict import Verdict
-from sut.settings import Scenario
+from sut.settings import GenerationConfig, Scenario
 
 
 class RunTimes:
@@ -59,11 +61,25 @@ class RunTimes:
         self.test_cpu_s = time.process_time() - self._test_began_cpu_s
 
 
+class RecordedInputs(NamedTuple):
+    """What the record has of the run's files."""
+
+    run_dir: Path
+    """Directory of the run's own files."""
+    dataset: Dataset
+    generation: GenerationConfig
+
+
 class Recorder:
     """Joins what is fixed for a run with what the event loop has counted."""
 
     def __init__(
-        self, run_id: str, config: RunConfig, inputs: Inputs, settings: LoadGenSettings, active_run: ActiveRun
+        self,
+        run_id: str,
+        config: RunConfig,
+        inputs: RecordedInputs,
+        settings: LoadGenSettings,
+        active_run: ActiveRun,
     ) -> None:
         """Take what is fixed.
 

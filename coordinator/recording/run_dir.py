@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
+from common.atomic_files import partial_path
 from common.flags import FlagError
-from coordinator.recording.arrow_files import PARTIAL_NAME, STREAM_NAME, StreamFile, temporary_path
+from coordinator.recording.arrow_files import PARTIAL_NAME, STREAM_NAME, StreamFile
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.run_record import RunRecord
 from coordinator.scheduling.network_audit import AUDIT_NAME
@@ -33,15 +34,14 @@ RESERVED_NAME = ".reserved"
 RESERVED_BYTES = 1024 * 1024
 _CONF = "user.conf"
 _AUDIT_CONF = "audit.config"
+# Files that are written under another name first.
+_ATOMIC_NAMES = (
+    *(RECORD, PARTIAL_NAME, log_files.REPORT, log_files.TIMELINE),
+    *(*log_files.EVALUATION_NAMES, *NAMES),
+)
 _WRITTEN_NAMES = frozenset(
-    [_CONF, _AUDIT_CONF, RESERVED_NAME, AUDIT_NAME]
-    + [RECORD, temporary_path(Path(RECORD)).name]
-    + [STREAM_NAME, PARTIAL_NAME, temporary_path(Path(PARTIAL_NAME)).name]
-    + [
-        f"{name}{suffix}"
-        for suffix in ("", ".partial")
-        for name in (*log_files.EVALUATION_NAMES, log_files.REPORT, log_files.TIMELINE, *NAMES)
-    ]
+    [_CONF, _AUDIT_CONF, RESERVED_NAME, AUDIT_NAME, STREAM_NAME]
+    + [name for whole in _ATOMIC_NAMES for name in (whole, partial_path(Path(whole)).name)]
     + [f"{prefix}{name}" for prefix in ("", REJECTED_PREFIX) for name in log_files.NAMES]
 )
 """Every file that a run writes to its directory."""

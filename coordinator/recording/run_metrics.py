@@ -3,7 +3,7 @@
 from common.metrics import Metric, MetricKind
 
 COUNTER, GAUGE, HISTOGRAM = MetricKind.COUNTER, MetricKind.GAUGE, MetricKind.HISTOGRAM
-QUANTILES = (0.5, 0.9, 0.99, 0.999)
+PERCENTILES = (50, 90, 99, 99.9)
 TTFT_BOUNDS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0, 10.0, 30.0, 100.0)
 """The limits of Interactive (2 s) and Server (3 s) are among them."""
 TPOT_BOUNDS_S = (0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1.0)
@@ -30,17 +30,17 @@ TPOT = _run(
     "Time per output token after the first, of the complete requests.",
     bounds=TPOT_BOUNDS_S,
 )
-TTFT_QUANTILE = _run(
-    "ttft_quantile_seconds",
+TTFT_PERCENTILES = _run(
+    "ttft_percentile_seconds",
     GAUGE,
     "Percentiles so far of the time from issue to the first token, over the complete requests.",
-    "quantile",
+    "percentile",
 )
-TPOT_QUANTILE = _run(
-    "tpot_quantile_seconds",
+TPOT_PERCENTILES = _run(
+    "tpot_percentile_seconds",
     GAUGE,
     "Percentiles so far of the time per output token after the first, over the complete requests.",
-    "quantile",
+    "percentile",
 )
 TTFT_LIMIT = _run("ttft_limit_seconds", GAUGE, "LoadGen's limit of TTFT at the 99th percentile.")
 TPOT_LIMIT = _run("tpot_limit_seconds", GAUGE, "LoadGen's limit of TPOT at the 99th percentile.")
@@ -75,6 +75,6 @@ OF_WORKERS = (
 )
 RUN_METRICS = (
     *(INFO, PHASE, ISSUED, COMPLETED, EXPECTED, IN_FLIGHT, BACKLOG, TOKENS, TOKENS_PER_S, TTFT, TPOT),
-    *(TTFT_QUANTILE, TPOT_QUANTILE, TTFT_LIMIT, TPOT_LIMIT, LATENESS, LOSSES, CONTINUED, LONG_PAUSES),
+    *(TTFT_PERCENTILES, TPOT_PERCENTILES, TTFT_LIMIT, TPOT_LIMIT, LATENESS, LOSSES, CONTINUED, LONG_PAUSES),
     *(WORST_PAUSE, CPU, MEMORY, LIVE_WORKERS, WORKERS, *OF_WORKERS),
 )

@@ -56,8 +56,8 @@ class RunReadings:
             **{metric.name: [Series((), value)] for metric, value in self._counts().items()},
             m.TTFT.name: [Series((), self._ttft.buckets)],
             m.TPOT.name: [Series((), self._tpot.buckets)],
-            m.TTFT_QUANTILE.name: _quantiles(self._ttft),
-            m.TPOT_QUANTILE.name: _quantiles(self._tpot),
+            m.TTFT_PERCENTILES.name: _percentiles(self._ttft),
+            m.TPOT_PERCENTILES.name: _percentiles(self._tpot),
             m.LONG_PAUSES.name: [Series((name,), float(found.num_long)) for name, found in causes.items()],
             m.WORST_PAUSE.name: [Series((name,), found.worst_ns / 1e9) for name, found in causes.items()],
             **self._workers(),
@@ -135,6 +135,7 @@ def _fixed(run_id: str, config: RunConfig) -> Readings:
     return readings
 
 
-def _quantiles(histogram: LatencyBuckets) -> list[Series]:
-    values = histogram.quantiles_s(m.QUANTILES)
-    return [Series((str(fraction),), value) for fraction, value in zip(m.QUANTILES, values, strict=False)]
+def _percentiles(histogram: LatencyBuckets) -> list[Series]:
+    """Return a series for each percentile; none without observations."""
+    values = histogram.quantiles_s([percentile / 100 for percentile in m.PERCENTILES])
+    return [Series((str(name),), value) for name, value in zip(m.PERCENTILES, values, strict=False)]

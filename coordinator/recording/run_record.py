@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from google.protobuf.json_format import MessageToDict
 from numpy.typing import NDArray
 
+from common.atomic_files import whole_file
 from coordinator.recording.over_latency import OverLatency
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.scheduling.worker_load import WorkerLoad
@@ -255,6 +255,5 @@ class RunRecord:
     def write(self, path: Path) -> None:
         """Write run.json whole or not at all."""
         text = json.dumps(dataclasses.asdict(self), indent=1, default=str) + "\n"
-        partial = path.with_suffix(".partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        with whole_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")

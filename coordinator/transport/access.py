@@ -42,11 +42,12 @@ class Access:
         warn_of_readers(files)
         if files.tls_ca is None:
             if credentials.cert is not None:
-                raise FlagError("--tls-cert", "needs --tls-ca too: a certificate is only used over TLS")
+                reason = f"needs {files.flag('tls-ca')} too: a certificate is only used over TLS"
+                raise FlagError(files.flag("tls-cert"), reason)
             return cls(credentials)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.set_alpn_protocols(["h2"])
-        load_ca(context, "--tls-ca", files.tls_ca)
+        load_ca(context, files.flag("tls-ca"), files.tls_ca)
         if files.tls_cert is not None and files.tls_key is not None:
             load_pair(context, files.tls_cert, files.tls_key)
         return cls(credentials, context)

@@ -49,10 +49,18 @@ class WorkerHost:
     """Processors, caches, disks, network cards, operating system, by name; of workers only."""
     not_told: tuple[str, ...] = ()
     """Why something is missing."""
+    engine_hosts: tuple["WorkerHost", ...] = ()
+    """Machines of the other nodes of an engine over several, by node rank."""
 
     @classmethod
-    def of(cls, host: pb.HostInfo) -> "WorkerHost":
-        """Select and clean the facts of another process."""
+    def of(cls, host: pb.HostInfo, *, is_other: bool = False) -> "WorkerHost":
+        """Select and clean the facts of another process.
+
+        Args:
+            host: The answer to GetHost, or a part of it.
+            is_other: It is one of `engine_hosts`, which has none itself.
+        """
+        others = host.engine_hosts[:MAX_ENTRIES]
         devices = Counter(
             (
                 _clean(device.name),
@@ -80,6 +88,7 @@ class WorkerHost:
                 _clean(name): _clean(text) for name, text in sorted(host.hardware.items())[:MAX_ENTRIES]
             },
             not_told=_clean_all(host.not_told[:MAX_ENTRIES]),
+            engine_hosts=() if is_other else tuple(cls.of(other, is_other=True) for other in others),
         )
 
     @classmethod

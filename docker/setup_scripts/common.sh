@@ -7,11 +7,11 @@ die() {
   exit 2
 }
 
-# require_backend NAME: end with an error if the backend is unknown.
+# require_backend SOURCE NAME: end with an error if the backend is unknown; SOURCE is the flag or variable.
 require_backend() {
-  case "$1" in
+  case "$2" in
     vllm | sglang | counting) ;;
-    *) die "backend '$1' is unknown: MLPERF_BACKEND must be vllm, sglang or counting" ;;
+    *) die "$1 '$2' is unknown: it must be vllm, sglang or counting" ;;
   esac
 }
 

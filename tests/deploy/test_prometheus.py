@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from tests import fleet
-from tests.test_metric_lists import queries
+from tests.test_metric_lists import promtool_findings, queries
 
 PROMETHEUS = shutil.which("prometheus")
 SCRAPE_S = 1
@@ -68,6 +68,13 @@ def ask(address: str, query: str) -> list[Any]:
         return []
 
 
+def scraped(port: int) -> bytes:
+    """Scrape a port of this machine once."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+        text: bytes = answer.read()
+        return text
+
+
 def all_answered(address: str, running: "subprocess.Popen[bytes]") -> dict[str, list[Any]]:
     """Ask every query until it returns data, while the run goes on, then each once more."""
     answers: dict[str, list[Any]] = {query: [] for _, query in queries()}
@@ -85,7 +92,10 @@ def all_answered(address: str, running: "subprocess.Popen[bytes]") -> dict[str, 
 @pytest.mark.long
 @pytest.mark.skipif(PROMETHEUS is None, reason="Debian's package prometheus is not installed")
 def test_every_query_of_the_dashboard_returns_data(tmp_path: Path) -> None:
-    """During a Server run over two workers each query of each panel has a value; all targets are up."""
+    """During a Server run over two workers each query of each panel has a value; all targets are up.
+
+    `promtool check metrics` finds no fault with what they serve.
+    """
     data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(200))
     conf = fleet.write_conf(tmp_path / "user.conf", CONF)
     ports = [fleet.free_port() for _ in range(3)]
@@ -110,12 +120,14 @@ def test_every_query_of_the_dashboard_returns_data(tmp_path: Path) -> None:
         ):
             answers = all_answered(address, run)
             up = ask(address, "up")
+            findings = [promtool_findings(scraped(port)) for port in ports]
             run.terminate()
             run.wait(20)
     finally:
         for worker in started:
             worker.stop()
     assert ["1", "1", "1"] == [series["value"][1] for series in up]
+    assert [(0, b"")] * 3 == findings
     values = {query: [series["value"][1] for series in answer] for query, answer in answers.items()}
     assert ["612", "612"] == values["tokenfleet_gpu_power_watts"]
     assert ["1224"] == values["sum(tokenfleet_gpu_power_watts)"]

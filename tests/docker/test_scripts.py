@@ -39,8 +39,16 @@ def test_scripts_are_shellcheck_clean() -> None:
 def test_unknown_backend_is_refused(workspace: Workspace, script: str) -> None:
     """A backend that no script knows ends with status 2 and one line that names it."""
     result = workspace.run(script, MLPERF_BACKEND="triton")
-    line = "error: backend 'triton' is unknown: MLPERF_BACKEND must be vllm, sglang or counting\n"
+    line = "error: MLPERF_BACKEND 'triton' is unknown: it must be vllm, sglang or counting\n"
 
+    assert (result.returncode, result.stdout, result.stderr) == (2, "", line)
+
+
+def test_an_unknown_backend_is_named_by_the_flag_that_was_typed(workspace: Workspace) -> None:
+    """The line names --backend, not the variable, although that is set, too."""
+    result = workspace.run("launch_docker.sh", "--backend", "triton", MLPERF_BACKEND="vllm")
+
+    line = "error: --backend 'triton' is unknown: it must be vllm, sglang or counting\n"
     assert (result.returncode, result.stdout, result.stderr) == (2, "", line)
 
 

@@ -103,7 +103,10 @@ def test_an_engine_over_two_hosts_answers_as_one(
                 budget=ANSWER_LEN,
                 answers=reference.walk,
             ) as run:
-                runs.check_valid(run, 200)
+                found = runs.check_valid(run, 200)
+                (worker,) = found["summary"]["workers"]
+                (machine,) = worker["hosts"]
+                assert 1 == len(machine["engine_hosts"]) and machine["engine_hosts"][0]["num_cores"] > 0
         left = both.processes()
         both.head.worker.process.send_signal(signal.SIGTERM)
         ends = [member.worker.process.wait(END_TIMEOUT_S) for member in both.members]

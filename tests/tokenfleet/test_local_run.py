@@ -154,7 +154,7 @@ def test_a_run_survives_all_replicas_but_not_the_node(
     ("flags", "named"),
     [
         (["--backend", "triton"], ["--backend", "triton"]),
-        (["--backend", "sglang"], ["--engine sglang", "not installed"]),
+        (["--backend", "sglang"], ["engine sglang: SGLang is not installed"]),
         (["--backend", "counting", "--scenario", "multistream"], ["--scenario", "multistream"]),
         (["--backend", "counting", "--replicas", "0"], ["--replicas", "0"]),
         (["--backend", "counting", "--replicas", "65"], ["--replicas", "65"]),
@@ -177,6 +177,25 @@ def test_bad_input_is_one_line(tmp_path: Path, flags: list[str], named: list[str
     assert 1 == len(errors.strip().splitlines()), errors
     assert all(word in errors for word in named), errors
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "variable", "source"),
+    [
+        (["--backend", "a"], "b", "--backend: 'a'"),
+        ([], "b", "MLPERF_BACKEND: 'b'"),
+        ([], "", "--config: {d}/flags.toml: [worker] engine: 'c'"),
+    ],
+)
+def test_an_unknown_backend_is_named_by_where_it_comes_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], variable: str, source: str
+) -> None:
+    """Nobody is told of a flag that he has not typed: the line names flag, variable or key of the file."""
+    (tmp_path / "flags.toml").write_text('[worker]\nengine = "c"\n')
+    monkeypatch.setenv("MLPERF_BACKEND", variable)
+    code, _, errors = end_of(main, [*flags, "--config", str(tmp_path / "flags.toml")], tmp_path)
+    line = f"{source.format(d=tmp_path)} is neither vllm nor sglang nor counting nor replay\n"
+    assert (2, line) == (code, errors.partition(": ")[2])
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_a_directory_that_cannot_be_written_is_named(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", str(folder / SUMS_FILE))
 
-    monkeypatch.setattr("worker.engines.model.weights_sha256.os.replace", full)
+    monkeypatch.setattr("common.atomic_files.os.replace", full)
     assert 2 == checkpoint_hash.main(["--model", str(folder)])
     assert (
         f"checkpoint-hash: --model: {folder / SUMS_FILE}: No space left on device\n"

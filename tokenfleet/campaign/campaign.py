@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from common.atomic_files import replace_files
 from common.flags import Flag, Flags, Parser, add_flags, build
-from common.report_files import replace_files
 from common.source_commit import read_commit
 from coordinator.transport.access import Access
 from tokenfleet.campaign.campaign_state import CampaignDir, CampaignState
 from tokenfleet.campaign.execution import Campaign
 from tokenfleet.campaign.group_workers import GroupWorkers, LocalWorkers, NodeWorkers, WorkerTimeouts
 from tokenfleet.campaign.phase_table import Phase, PhaseTable
+from tokenfleet.campaign.plan_entries import OUTPUT_DIR, naming_entries
 from tokenfleet.campaign.plan_file import CampaignPlan, NodeFlags, read_plan
 from tokenfleet.campaign.planned_runs import (
     PlannedRun,
@@ -65,7 +66,9 @@ def _execute(argv: list[str]) -> int:
     values = parser.parse_args(argv)
     config = build(CampaignConfig, values)
     plan = read_plan(values.plan, NodeFlags(config.workers, config.run_token_file))
-    with CampaignDir(plan.campaign.output_dir) as directory:
+    with naming_entries(plan, OUTPUT_DIR):
+        directory = CampaignDir(plan.campaign.output_dir)
+    with directory:
         _write_rehearsal_confs(plan)
         runs = plan_runs(plan)
         identities, refused = check_files(plan, runs)

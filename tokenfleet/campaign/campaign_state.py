@@ -16,9 +16,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from common.atomic_files import replace_files
 from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
-from common.report_files import replace_files
 from tokenfleet.campaign.plan_file import CampaignPlan
 
 STATE_NAME = "campaign.json"
@@ -134,9 +134,9 @@ class CampaignDir:
             self._children_lock: IO[str] = (path / CHILDREN_LOCK_NAME).open("a")
             is_free = _lock(self._lock)
         except OSError as error:
-            raise FlagError("output-dir", f"{path}: {error.strerror}") from error
+            raise FlagError("--output-dir", f"{path}: {error.strerror}") from error
         if not is_free:
-            raise FlagError("output-dir", f"{path} belongs to a campaign that has not ended")
+            raise FlagError("--output-dir", f"{path} belongs to a campaign that has not ended")
         self._is_kept = (path / STATE_NAME).exists()
 
     def wait_children(self, timeout_s: float = CHILDREN_TIMEOUT_S) -> int:

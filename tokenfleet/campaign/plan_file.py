@@ -57,6 +57,8 @@ class CampaignPlan:
     system: Mapping[str, str]
     """Fields of the system description that no program can know."""
     rehearsal: RehearsalSettings | None
+    command_line: "NodeFlags"
+    """Flags that took precedence over the plan."""
 
     @property
     def is_strict(self) -> bool:
@@ -116,6 +118,7 @@ def read_plan(path: Path, given: NodeFlags) -> CampaignPlan:
         submission=submission,
         system=reader.fields("system"),
         rehearsal=rehearsal,
+        command_line=given,
     )
 
 

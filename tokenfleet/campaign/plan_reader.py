@@ -106,7 +106,7 @@ class PlanReader:
         try:
             return settings(**values)
         except FlagError as error:
-            raise self.error(f"[{name}] {error.flag.removeprefix('--')}", error.reason) from error
+            raise self.error(f"[{name}] {error.flag.removeprefix('--')}", error.value_and_reason) from error
 
     def _value(self, entry: str, flag: Declared, value: object) -> object:
         if (mismatch := type_mismatch(value, flag.kind)) is not None:

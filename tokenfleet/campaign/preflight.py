@@ -20,6 +20,7 @@ from sut.loadgen import LoadGenSettings
 from sut.results.deviations import deviations_before_run
 from sut.results.submission.recorded_runs import RunKind
 from sut.settings import Scenario
+from tokenfleet.campaign.plan_entries import entries_of_run, naming_entries
 from tokenfleet.campaign.plan_file import CampaignPlan
 from tokenfleet.campaign.plan_groups import Group
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
@@ -53,9 +54,10 @@ def check_files(plan: CampaignPlan, runs: Iterable[PlannedRun]) -> CheckedFiles:
     found = [line for group in plan.groups for line in _worker_flag_deviations(plan, group)]
     identities = {}
     for run in runs:
-        inputs = run.read_inputs()
-        identities[run] = RunIdentity.of(run, inputs)
-        found += [f"{run.name}: {text}" for text in _deviations(run, inputs)]
+        with naming_entries(plan, entries_of_run(plan, run.scenario, run.kind)):
+            inputs = run.read_inputs()
+            identities[run] = RunIdentity.of(run, inputs)
+            found += [f"{run.name}: {text}" for text in _deviations(run, inputs)]
     refused = list(dict.fromkeys(found)) if plan.is_strict else []
     if not refused:
         check_code(plan, read_commit())

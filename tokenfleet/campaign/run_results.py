@@ -9,7 +9,7 @@ from common.bounded_file import parse_json, read_bounded
 from common.text import printable
 from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.results.loadgen_figures import TOKEN_RATES
-from sut.results.submission.recorded_runs import RunKind
+from sut.results.submission.recorded_runs import RunKind, machines_of
 from sut.results.verdict import COMPLETE, Outcome
 from sut.settings import Scenario
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity, decisive_conf
@@ -62,7 +62,8 @@ def read_result(run_dir: Path, scenario: Scenario, kind: RunKind) -> RunResult |
 def _to_result(run_dir: Path, record: Mapping[str, Any], scenario: Scenario, kind: RunKind) -> RunResult:
     verdict, workers = record["verdict"], (record["summary"] or {}).get("workers", [])
     infos = [info for worker in workers for info in worker["stream_infos"]]
-    hosts = [host for worker in workers for host in worker["hosts"]]
+    answers = [host for worker in workers for host in worker["hosts"]]
+    hosts = [machine for host in answers for machine in machines_of(host)]
     audit = run_dir / "audit.config"
     conf = read_bounded(run_dir / "user.conf").decode()
     identity = RunIdentity(

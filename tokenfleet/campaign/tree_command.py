@@ -9,13 +9,13 @@ import os
 import shutil
 from pathlib import Path
 
-from common.flags import FlagError
 from sut.results.submission.official_checker import check_clone
 from sut.results.submission.source_snapshot import DIRTY_SUFFIX, check_source
 from sut.results.submission.submission_flags import SubmissionFlags, parse
 from sut.results.submission.system_description import FIELDS_OF_RUNS, read_sysinfo, required_fields
 from sut.results.submission.tree import check_apart, check_free
 from sut.settings import Scenario
+from tokenfleet.campaign.plan_entries import SUBMISSION, naming_entries
 from tokenfleet.campaign.plan_file import CampaignPlan
 
 TREE = "tree"
@@ -108,18 +108,19 @@ def check_submission(plan: CampaignPlan) -> None:
     """Check what the tree needs beside the runs.
 
     Raises:
-        FlagError: Names the flag or the entry of the plan: a tree that exists, an unknown or missing field.
+        PlanError: Names the entry of the plan: a tree that exists, an unknown or missing field.
     """
     if plan.submission is None:
         return
-    flags = parse(_flags(plan, plan.submission.tree))
-    check_apart(flags.output, flags.originals, flags.results)
-    _check_no_other_scenario(plan)
-    if not is_half_moved(plan):
-        check_free(flags.output, flags.originals)
-    if flags.official_checker is not None:
-        check_clone(flags.official_checker)
-    missing = _missing_fields(flags)
+    with naming_entries(plan, SUBMISSION):
+        flags = parse(_flags(plan, plan.submission.tree))
+        check_apart(flags.output, flags.originals, flags.results)
+        _check_no_other_scenario(plan)
+        if not is_half_moved(plan):
+            check_free(flags.output, flags.originals)
+        if flags.official_checker is not None:
+            check_clone(flags.official_checker)
+        missing = _missing_fields(flags)
     if missing and not flags.draft:
         raise plan.error(f"[system] {missing[0]}", f"missing; all that are missing: {', '.join(missing)}")
     if plan.submission.calibration is None and not flags.draft:
@@ -151,10 +152,8 @@ def check_code(plan: CampaignPlan, commit: str) -> None:
     flags = parse(_flags(plan, plan.submission.tree))
     if commit.endswith(DIRTY_SUFFIX):
         raise plan.error("[submission] source", f"differs from its commit {commit}: commit the changes")
-    try:
+    with naming_entries(plan, SUBMISSION):
         check_source(flags.source, [commit], flags.commit)
-    except FlagError as error:
-        raise plan.error(f"[submission] {error.flag.removeprefix('--')}", error.reason) from error
 
 
 def _missing_fields(flags: SubmissionFlags) -> list[str]:

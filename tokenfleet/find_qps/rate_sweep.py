@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.report_files import replace_files, whole_file
+from common.atomic_files import replace_files, whole_file
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
 from tokenfleet.find_qps.search_results import FinishedRun, full_length_ratio_of
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from common.report_files import replace_files
+from common.atomic_files import replace_files
 from coordinator.config import RunConfig, to_argv
 from coordinator.inputs import Inputs
 from sut.loadgen import LoadGenSettings

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from common.atomic_files import replace_files
 from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
-from common.report_files import replace_files
 from tokenfleet.find_qps.rate_search import RunLengthKind
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
 

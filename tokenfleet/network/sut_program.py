@@ -79,6 +79,8 @@ class NetworkSutConfig(WorkerAccessFlags):
     def _check_together(self) -> None:
         if not self.insecure and self.listen_tls_cert is None:
             refuse_exposed(self.host, "--listen-tls-cert and --listen-tls-key")
+        if self.insecure and any((self.listen_tls_cert, self.listen_tls_key, self.listen_tls_ca)):
+            raise FlagError("--insecure", "means plaintext, but a --listen-tls flag is given")
 
     @property
     def server(self) -> WorkerConfig:
@@ -136,19 +138,6 @@ def _serve(argv: list[str]) -> None:
     parser = Parser(allow_abbrev=False, description="Serve a fleet of workers to LoadGen's node.")
     add_flags(parser, NetworkSutConfig)
     config = build(NetworkSutConfig, parser.parse_args(argv))
-    auth = _read_own_credentials(config.server)
+    auth = AuthInterceptor.from_files(config.server.security_files._replace(flag_prefix="--listen-"))
     engine = config.engine()
     asyncio.run(Server(config.server, engine, auth, engine.ask_nodes).run())
-
-
-def _read_own_credentials(server: WorkerConfig) -> AuthInterceptor:
-    """Read the files of the SUT's own port.
-
-    Raises:
-        FlagError: Names the flag as this program has it, the file and the error.
-    """
-    try:
-        return AuthInterceptor.from_files(server.security_files)
-    except FlagError as error:
-        own = f"--listen-{error.flag.removeprefix('--')}"
-        raise FlagError(own, str(error).removeprefix(error.flag).strip(": ")) from error

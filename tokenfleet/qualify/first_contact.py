@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from common.flags import Flag, FlagError, Parser, add_flags, build
+from common.flags import Flag, FlagError, Parser, add_flags, build, declared
 from common.signals import Interrupted, Interrupts
 from common.text import print_table
 from common.tls import WorkerAccessFlags
@@ -83,8 +83,8 @@ class QualifyConfig(WorkerAccessFlags):
     @property
     def run_argv(self) -> list[str]:
         """The coordinator's flags for workers and credentials."""
-        files = self.security_files._asdict()
-        flags = [f"--{name.replace('_', '-')}={path}" for name, path in files.items() if path is not None]
+        files = {flag.option: getattr(self, flag.field) for flag in declared(WorkerAccessFlags)}
+        flags = [f"{option}={path}" for option, path in files.items() if path is not None]
         random_weights = ["--random-weights"] if self.random_weights else []
         return [f"--workers={','.join(self.workers)}", *flags, *random_weights]
 
@@ -216,6 +216,7 @@ def _measure(
         graded_rows=[] if graded is None else graded.rows,
         accuracy_sha256="" if inputs.sample is None else inputs.sample.source_sha256,
         right=[] if graded is None else graded.right,
+        graded_with={} if graded is None else graded.graded_with,
     )
     if inputs.baseline is not None:
         results += compare_with_baseline(inputs.baseline, measured)

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from common.atomic_files import replace_files
 from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
-from common.report_files import replace_files
 
 REFERENCE_FLAG = "--reference"
 REFERENCE_FORMAT = 1

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from common.report_files import replace_files
+from common.atomic_files import replace_files
 from common.text import printable
 
 RESULT_NAME = "qualify.json"

@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.command import replace_file
 from bench.gpu.race.race_file import FLAG, Configuration
+from common.atomic_files import replace_files
 from common.flags import FlagError
 
 FILE = "journal.json"
@@ -94,7 +94,7 @@ class Journal:
             "next": self.next(configurations, finals),
             "runs": self.runs,
         }
-        replace_file(self._path, json.dumps(document, indent=1) + "\n")
+        replace_files(self._path.parent, {self._path.name: json.dumps(document, indent=1) + "\n"})
 
 
 def gpu_models(machine: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from common.report_files import replace_files
+from common.atomic_files import replace_files
 from sut.log_files import ACCURACY_REPORT, ACCURACY_TEXT
 from sut.results.accuracy.answer_reading import AnswerReading, GradedRow
 from sut.results.accuracy.score import Score, exact_match_line
@@ -27,6 +27,8 @@ class AccuracyReport:
     reference_sha256: str
     tokenizer_sha256: str
     uses_harmony: bool
+    lcb_tests_sha256: str | None
+    """Of the file of tests by which programs were graded."""
 
     @property
     def score(self) -> Score:
@@ -73,6 +75,7 @@ class AccuracyReport:
             "reference_sha256": self.reference_sha256,
             "python_version": platform.python_version(),
             "tokenizer_sha256": self.tokenizer_sha256,
+            "lcb_tests_sha256": self.lcb_tests_sha256,
         }
         return json.dumps(content, indent=1) + "\n"
 

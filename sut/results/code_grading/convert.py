@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.atomic_files import whole_file
 from common.flags import FlagError
-from common.report_files import whole_file
 from common.standard_streams import open_standard_streams
 from common.text import printable
 from sut.results.code_grading.program import GradingError

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from common.atomic_files import replace_files
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
-from common.report_files import replace_files
 from common.standard_streams import open_standard_streams
 from common.text import print_table
 from sut.results.comparison.compared_runs import SIDE_ARGUMENT, read_sides

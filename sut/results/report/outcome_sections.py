@@ -236,10 +236,13 @@ def _hosts(record: RunJson) -> Html:
 
 
 def _worker_hosts(record: RunJson) -> Iterator[tuple[str, tuple[str | int, ...]]]:
-    """List the place of each worker's machine, at the opening of its last stream."""
+    """List the places of each worker's machines, at the opening of its last stream."""
     for index, _ in record.entries("summary", "workers"):
         num_streams = record.num_entries("summary", "workers", index, "hosts")
-        yield "worker", ("summary", "workers", index, "hosts", max(num_streams - 1, 0))
+        latest = ("summary", "workers", index, "hosts", max(num_streams - 1, 0))
+        yield "worker", latest
+        for other in range(record.num_entries(*latest, "engine_hosts")):
+            yield "engine's other node", (*latest, "engine_hosts", other)
 
 
 def _host_cells(host: object) -> tuple[str, ...]:

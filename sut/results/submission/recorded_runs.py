@@ -110,13 +110,23 @@ class RecordedRun:
         return [info for worker in self.workers for info in as_mappings(worker.get("stream_infos"))]
 
     @property
-    def worker_hosts(self) -> list[Mapping[str, object]]:
-        """The machine of each worker by its latest answer to GetHost, without workers that never answered."""
+    def host_answers(self) -> list[Mapping[str, object]]:
+        """The latest answer of each worker to GetHost, without workers that never answered."""
         answers = [
             [host for host in as_mappings(worker.get("hosts")) if host.get("hostname")]
             for worker in self.workers
         ]
         return [hosts[-1] for hosts in answers if hosts]
+
+    @property
+    def worker_hosts(self) -> list[Mapping[str, object]]:
+        """The machines of the workers that answered, with those of the other nodes of their engines."""
+        return [machine for host in self.host_answers for machine in machines_of(host)]
+
+
+def machines_of(host: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """List the machine of a worker and those of the other nodes of its engine."""
+    return [host, *as_mappings(host.get("engine_hosts"))]
 
 
 Runs = Mapping[Scenario, Mapping[RunKind, RecordedRun]]

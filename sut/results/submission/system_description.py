@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.flags import FlagError
-from sut.results.submission.recorded_runs import Division, RecordedRun, as_mappings, entry, read_object
+from sut.results.submission.recorded_runs import (
+    Division,
+    RecordedRun,
+    as_mappings,
+    entry,
+    machines_of,
+    read_object,
+)
 
 SYSINFO_FLAG = "--sysinfo"
 
@@ -147,7 +154,9 @@ def _facts_of(runs: list[RecordedRun]) -> dict[str, str]:
     if _is_behind_network(run):
         return _software(run, first)
     found = _accelerators(hosts)
-    if not _is_over_nodes(run):
+    if _has_shared_host_names(run):
+        found.pop("accelerators_per_node", None)
+    elif not _lacks_nodes(run):
         found["number_of_nodes"] = str(len(hosts))
     memory = [entry(host[0], "memory_bytes") for host in hosts.values()]
     sizes = sorted(size for size in memory if isinstance(size, int) and 0 < size < _MAX_MEMORY_BYTES)
@@ -161,9 +170,21 @@ def _is_behind_network(run: RecordedRun) -> bool:
     return any(entry(info, "execution_facts", "num_workers") is not None for info in run.engine_infos)
 
 
-def _is_over_nodes(run: RecordedRun) -> bool:
-    """Whether an engine runs on more machines than its worker's, which are not in the record."""
-    return any(entry(info, "engine_args", "nnodes") not in (None, "1") for info in run.engine_infos)
+def _has_shared_host_names(run: RecordedRun) -> bool:
+    """Whether workers at several hosts told one host name, as machines from one image do: nodes unknown."""
+    places: dict[str, set[str]] = {}
+    for worker in run.workers:
+        place = str(worker.get("address")).rpartition(":")[0]
+        for host in as_mappings(worker.get("hosts"))[-1:]:
+            places.setdefault(str(host.get("hostname")), set()).add(place)
+    return any(len(found) > 1 for found in places.values())
+
+
+def _lacks_nodes(run: RecordedRun) -> bool:
+    """Whether an engine ran on more machines than the record has, as records had before `engine_hosts`."""
+    needed = [str(entry(info, "engine_args", "nnodes") or 1) for info in run.engine_infos]
+    least = min(len(machines_of(host)) for host in run.host_answers)
+    return any(int(nnodes) > least for nnodes in needed if nnodes.isdecimal())
 
 
 def _hardware(host: Mapping[str, object]) -> dict[str, str]:

@@ -80,6 +80,14 @@ def test_equal_accelerators_are_counted() -> None:
     ) == ask(answering(host.SerializeToString()))
 
 
+def test_the_machines_of_an_engine_over_several_nodes_are_kept() -> None:
+    """Those of the other nodes follow in their order; they have no other nodes themselves."""
+    second = pb.HostInfo(hostname="node2", engine_hosts=[pb.HostInfo(hostname="no node")])
+    host = pb.HostInfo(hostname="node1", engine_hosts=[second, pb.HostInfo(hostname="node3")])
+    others = (WorkerHost(hostname="node2"), WorkerHost(hostname="node3"))
+    assert WorkerHost(hostname="node1", engine_hosts=others) == ask(answering(host.SerializeToString()))
+
+
 def test_text_is_cleaned_and_bounded() -> None:
     """Terminal escapes become `?`; long names are cut, and of many entries 64 are kept."""
     host = pb.HostInfo(

@@ -78,6 +78,16 @@ def test_real_runs_have_no_other_faults_than_those_of_a_rehearsal(made_runs: Pat
     }
 
 
+def test_ecc_is_required_on_every_node_of_an_engine(results: Path) -> None:
+    """A machine that serves no port is named as the head's is."""
+
+    def plant(found: Any) -> None:
+        other = {"hostname": "n2", "accelerators": [{"name": "H200", "num_devices": 8, "ecc": False}]}
+        found["summary"]["workers"][0]["hosts"][-1]["engine_hosts"] = [other]
+
+    assert f"{PERFORMANCE}: ECC is off on n2" in planted_faults(results, record(PERFORMANCE, plant))
+
+
 def test_a_worker_that_did_not_answer_gethost_is_no_other_machine(results: Path) -> None:
     """Machines are compared as far as they are known."""
 

@@ -48,7 +48,10 @@ def host(name: str, num_devices: int) -> dict[str, Any]:
 def run_on(*hosts: dict[str, Any]) -> RecordedRun:
     """Make the record of a run with a worker on each of the machines."""
     info = {"engine": "vllm", "engine_version": "0.32.0"}
-    workers = [{"hosts": [one], "stream_infos": [info]} for one in hosts]
+    workers = [
+        {"address": f"{one['hostname']}:{50051 + k}", "hosts": [one], "stream_infos": [info]}
+        for k, one in enumerate(hosts)
+    ]
     record = {"summary": {"workers": workers}, "versions": {"mlcommons_loadgen": "6.0.17"}}
     return RecordedRun(Path("runs"), Scenario.OFFLINE, RunKind.PERFORMANCE, record)
 
@@ -90,11 +93,35 @@ def test_nodes_with_unequal_accelerators_are_asked_for() -> None:
     assert "accelerators_per_node" in found.missing
 
 
-def test_the_nodes_of_an_engine_over_several_machines_are_asked_for() -> None:
-    """The record names the head's machine alone: the others are not counted as if they did not exist."""
-    run = run_on(host("a", 8))
+def test_machines_with_one_host_name_are_asked_for() -> None:
+    """Two machines from one image are not one node of sixteen accelerators."""
+    run = run_on(host("localhost", 8), host("localhost", 8))
+    for worker, address in zip(run.workers, ("10.0.0.1:50051", "10.0.0.2:50051"), strict=True):
+        worker["address"] = address  # type: ignore[index]  # the test's own dictionary
+    found = describe_system([run], GIVEN, {}, Division.CLOSED)
+    assert {"number_of_nodes", "accelerators_per_node"} <= set(found.missing)
+
+
+def set_nnodes(run: RecordedRun, nnodes: str) -> None:
+    """Record the number of nodes of each engine."""
     for info in run.engine_infos:
-        info["engine_args"] = {"nnodes": "2"}  # type: ignore[index]  # the test's own dictionary
+        info["engine_args"] = {"nnodes": nnodes}  # type: ignore[index]  # the test's own dictionary
+
+
+def test_the_nodes_of_an_engine_over_several_machines_are_counted() -> None:
+    """The record has the machines of all nodes: two nodes of eight, the second with less memory."""
+    second = host("b", 8) | {"memory_bytes": 1024 * GIB}
+    run = run_on(host("a", 8) | {"engine_hosts": [second]})
+    set_nnodes(run, "2")
+    found = describe_system([run], GIVEN, {}, Division.CLOSED)
+    names = ("number_of_nodes", "accelerators_per_node", "host_memory_capacity")
+    assert ["2", "8", "1024 GiB, 2048 GiB"] == [found.values[name] for name in names]
+
+
+def test_nodes_that_the_record_lacks_are_asked_for() -> None:
+    """A record may name the head's machine alone: the others are not counted as if they did not exist."""
+    run = run_on(host("a", 8))
+    set_nnodes(run, "2")
     found = describe_system([run], GIVEN, {}, Division.CLOSED)
     assert ("number_of_nodes" in found.missing, found.values["accelerators_per_node"]) == (True, "8")
     told = describe_system([run], GIVEN | {"number_of_nodes": "2"}, {}, Division.CLOSED)

@@ -96,7 +96,33 @@ def test_what_the_end_of_the_campaign_needs_is_asked_for_at_its_start(
 def test_a_tree_that_exists_is_refused(directory: Path) -> None:
     """The tree of another campaign is never changed."""
     (directory / "tree").mkdir()
-    assert ["campaign: --output tree: exists; a tree is never changed"] == refusal(directory, DRAFT)
+    assert ["[submission] tree: tree: exists; a tree is never changed"] == refusal(directory, DRAFT)
+
+
+@pytest.mark.parametrize(
+    ("edit", "line"),
+    [
+        (
+            ('accuracy = "acc.parquet"', 'accuracy = "no.parquet"'),
+            "[data] accuracy: no.parquet: cannot be read: No such",
+        ),
+        (("target-qps = 12", 'user-conf = "no"\ntarget-qps = 12'), "[offline] user-conf: no: cannot be read"),
+        (
+            ("[nodes]", '[coordinator]\nrun-token-file = "no"\n[nodes]'),
+            "[coordinator] run-token-file: no: ",
+        ),
+        (('system = "one"', 'system = "a b"'), "[submission] system: 'a b' is no folder name"),
+        (("[submission]", '[system]\nno = "1"\n[submission]'), "[system]: 'no' is "),
+        (
+            ('output-dir = "out"', 'output-dir = "/proc/out"'),
+            "[campaign] output-dir: /proc/out: No such",
+        ),
+    ],
+)
+def test_a_refusal_names_the_entry_of_the_plan(directory: Path, edit: tuple[str, str], line: str) -> None:
+    """Nobody is told of a flag that the campaign has made of an entry of his plan."""
+    (found,) = refusal(directory, DRAFT, edit)
+    assert found.startswith(line)
 
 
 def test_runs_of_a_scenario_that_the_plan_lost_are_refused(directory: Path) -> None:
@@ -110,7 +136,7 @@ def test_runs_of_a_scenario_that_the_plan_lost_are_refused(directory: Path) -> N
 def test_deviations_of_the_files_are_refused(directory: Path) -> None:
     """A data set of another size is named, and nothing is run."""
     lines = refusal(directory, DRAFT)
-    compliance = "campaign: --input-file gpqa.parquet: 40 rows are not the data set of TEST07, which has 990"
+    compliance = "[data] compliance: gpqa.parquet: 40 rows are not the data set of TEST07, which has 990"
     assert [compliance] == lines
 
 
@@ -119,7 +145,7 @@ def test_deviations_of_the_files_are_refused(directory: Path) -> None:
     [
         ("", "commit: missing: a run from an installed package or a container has no commit"),
         ("a" * 40 + "-dirty", f"source: differs from its commit {'a' * 40}-dirty: commit the changes"),
-        ("a" * 40, f"source: git cat-file {'a' * 40}^{{commit}}: fatal: "),
+        ("a" * 40, f"source: {fleet.ROOT}: git cat-file {'a' * 40}^{{commit}}: fatal: "),
     ],
 )
 def test_code_whose_source_no_tree_can_hold_is_refused(directory: Path, commit: str, line: str) -> None:

@@ -255,7 +255,12 @@ def test_flags_that_would_route_or_repeat_are_refused(flags: list[str], line: st
 @pytest.mark.parametrize(
     "flags, line",
     [
-        (["--listen-tls-cert=x"], "--listen-tls-cert"),
+        (["--listen-tls-cert=x"], "--listen-tls-cert: needs --listen-tls-key too"),
+        (
+            ["--insecure", "--listen-tls-ca=x"],
+            "--insecure: means plaintext, but a --listen-tls flag is given",
+        ),
+        (["--listen-tls-ca=x"], "--listen-tls-ca: x: No such file"),
         (["--listen-run-token-file=x"], "--listen-run-token-file: x"),
         (["--tls-ca=x"], "--tls-ca: x"),
         (

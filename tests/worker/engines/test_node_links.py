@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from common.flags import FlagError
+from protos import worker_pb2 as pb
 from tests import fleet
 from worker.engine_protocol import EngineDead
 from worker.engines.vllm.follower_links import FollowerLinks, FollowerLost, follower_links
@@ -20,6 +22,11 @@ from worker.engines.vllm.node_link import LinkTimes
 TIMES = LinkTimes(join_s=0.3, reply_s=0.3, beat_s=0.05, silence_s=0.3)
 PATIENT = TIMES._replace(join_s=10, reply_s=10, silence_s=10)
 SETTINGS = {"nnodes": "3", "tensor_parallel_size": "4"}
+NO_HOST = pb.HostInfo()
+# A follower's first message with a machine that cannot be decoded: base64 of a truncated HostInfo.
+NO_HOST_INFO = (
+    b'{"kind": "hello", "node_rank": 1, "settings": %b, "host": "Cg=="}\n' % json.dumps(SETTINGS).encode()
+)
 
 
 class Head(NamedTuple):
@@ -31,7 +38,9 @@ class Head(NamedTuple):
 
     async def join(self, node_rank: int = 1) -> HeadLink:
         """Join as a follower with the head's settings."""
-        link = await join_head(place(node_rank, self.port), SETTINGS, PATIENT)
+        link = await join_head(
+            place(node_rank, self.port), SETTINGS, pb.HostInfo(hostname=f"node{node_rank}"), PATIENT
+        )
         self.exits.push_async_callback(link.close, "the test is over")
         return link
 
@@ -72,15 +81,16 @@ async def said_by(port: int, line: bytes) -> bytes:
 
 
 def test_an_engine_is_whole_when_all_its_nodes_have_joined_with_one_model() -> None:
-    """The head waits for both followers, and for the hashes of their models."""
+    """The head waits for both followers and the hashes of their models; it knows their machines by rank."""
 
     async def steps() -> None:
         async with head() as whole:
             joining = asyncio.ensure_future(whole.links.join())
-            first = await whole.join(1)
-            assert (await asyncio.wait({joining}, timeout=0.1))[1], "one of two is not all"
             second = await whole.join(2)
+            assert (await asyncio.wait({joining}, timeout=0.1))[1], "one of two is not all"
+            first = await whole.join(1)
             await joining
+            assert ["node1", "node2"] == [host.hostname for host in whole.links.hosts]
             watching = [asyncio.ensure_future(link.wait_lost()) for link in (first, second)]
             for link in (first, second):
                 link.send_model_hash("abc")
@@ -125,7 +135,7 @@ def test_a_follower_with_other_flags_is_told_which(
     async def steps() -> None:
         async with head() as whole:
             with pytest.raises(FlagError, match=f"^--node-rank: the head at .* refuses this node: {says}"):
-                await join_head(place(node_rank, whole.port, nnodes=4), settings, PATIENT)
+                await join_head(place(node_rank, whole.port, nnodes=4), settings, NO_HOST, PATIENT)
             await whole.join(1)
             await whole.join(2)
             await whole.links.join()
@@ -148,7 +158,7 @@ def test_a_rank_joins_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"GET / HTTP/1.1\r\n", b"{}\n", b"[1]\n", b'{"kind": "hello"}\n', b"\xff\n"]
+    "line", [b"GET / HTTP/1.1\r\n", b"{}\n", b"[1]\n", b'{"kind": "hello"}\n', b"\xff\n", NO_HOST_INFO]
 )
 def test_what_is_no_follower_has_no_effect(line: bytes) -> None:
     """Other programs that reach the port are closed; the followers join as before."""
@@ -227,7 +237,7 @@ def test_a_silent_head_is_lost_after_the_limit() -> None:
         server = await asyncio.start_server(say_welcome, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         async with server:
-            link = await join_head(place(1, port), {}, TIMES)
+            link = await join_head(place(1, port), {}, NO_HOST, TIMES)
             assert f"the head at 127.0.0.1:{port}: silent for 0.3 s" == await link.wait_lost()
             await link.close("done")
 
@@ -256,8 +266,8 @@ def test_a_head_may_start_later_than_its_followers() -> None:
         port = fleet.free_port()
         follower = place(1, port, nnodes=2)
         with pytest.raises(EngineDead, match=f"^no head at 127.0.0.1:{port} within 0.3 s: "):
-            await join_head(follower, {}, TIMES)
-        joining = asyncio.ensure_future(join_head(follower, {}, PATIENT))
+            await join_head(follower, {}, NO_HOST, TIMES)
+        joining = asyncio.ensure_future(join_head(follower, {}, NO_HOST, PATIENT))
         await asyncio.wait({joining}, timeout=0.1)
         async with follower_links(place(0, port, nnodes=2), {}, PATIENT) as links:
             link = await joining

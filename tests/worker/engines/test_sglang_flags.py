@@ -107,7 +107,7 @@ def test_a_bad_flag_is_one_line(model: Path, flags: list[str], says: str) -> Non
         (
             [],
             [],
-            "--engine: SGLang needs an accelerator, but none is visible: see nvidia-smi, "
+            "engine sglang: SGLang needs an accelerator, but none is visible: see nvidia-smi, "
             "CUDA_VISIBLE_DEVICES",
         ),
     ],
@@ -162,7 +162,7 @@ def test_presets_hold_sglangs_flags_and_say_where_they_come_from(name: str) -> N
     assert tomllib.loads(text)["worker"].items() <= table.items()
     assert [] == [word for word in ("# Source: ", "# Measured: ") if word not in text]
     with pytest.raises(
-        ValueError, match=f"^--preset: {name} is a set of SGLang's flags, but --engine is vllm$"
+        ValueError, match=f"^--preset: {name} is a set of SGLang's flags, but the engine is vllm$"
     ):
         parse_worker_flags(["--preset", name])
 
@@ -174,7 +174,8 @@ def test_an_interface_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.delattr(io_struct, "AbortReq")
     says = (
-        "--engine: sglang 0.5.15 has no sglang.srt.managers.io_struct:AbortReq: this worker was written for "
+        "engine sglang: sglang 0.5.15 has no sglang.srt.managers.io_struct:AbortReq: "
+        "this worker was written for "
     )
     with pytest.raises(ValueError, match=f"^{re.escape(says)}0.5.15$"):
         check_sglang_interface()

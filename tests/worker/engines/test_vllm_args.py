@@ -207,7 +207,7 @@ def test_vllm_whose_inside_has_changed_is_refused(checkpoint: Path, monkeypatch:
 
     monkeypatch.delattr(InputProcessor, "process_inputs")
     with pytest.raises(
-        ValueError, match=r"^--engine: vllm [\d.]+\S* has no vllm\.v1\.\S+process_inputs: "
+        ValueError, match=r"^engine vllm: vllm [\d.]+\S* has no vllm\.v1\.\S+process_inputs: "
     ) as caught:
         parse_engine_flags([], str(checkpoint))
     assert "\n" not in str(caught.value)

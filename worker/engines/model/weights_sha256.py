@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common.atomic_files import replace_files
 from common.bounded_file import read_bounded
 from common.flags import FlagError
 from worker.engines.model.weight_files import find_weight_files
@@ -78,20 +78,11 @@ def write_sums(weights: Path, load_format: str) -> dict[str, FileSum]:
     try:
         with ThreadPoolExecutor(NUM_THREADS, "weights-sha256") as pool:
             sums = {path.name: item for path, item in zip(paths, pool.map(_sum, paths), strict=True)}
-        _store(weights, {"files": {name: asdict(item) for name, item in sums.items()}})
+        content = {"files": {name: asdict(item) for name, item in sums.items()}}
+        replace_files(weights, {SUMS_FILE: json.dumps(content, indent=1) + "\n"})
     except OSError as error:
         raise FlagError("--model", f"{error.filename or weights}: {error.strerror}") from error
     return sums
-
-
-def _store(weights: Path, content: dict[str, object]) -> None:
-    """Write the file whole or not at all."""
-    partial = weights / f".{SUMS_FILE}.{os.getpid()}"
-    try:
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, weights / SUMS_FILE)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _sum(path: Path) -> FileSum:

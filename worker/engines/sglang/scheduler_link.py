@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from common.flags import FlagError
 from protos import worker_pb2 as pb
 from protos.columns import TokenIds
 from worker.engine_protocol import EngineDead
-from worker.engines.model.interface_check import check_names
+from worker.engines.model.interface_check import EngineUnavailable, check_names
 from worker.engines.sglang.scheduler_output import SchedulerOutput
 
 if TYPE_CHECKING:
@@ -64,13 +63,13 @@ def check_sglang_installed() -> None:
     """Check that SGLang is installed, without importing it.
 
     Raises:
-        FlagError: SGLang is missing; the message says how to install it.
+        EngineUnavailable: SGLang is missing; the message says how to install it.
     """
     if importlib.util.find_spec("sglang") is None:
-        raise FlagError(
-            "--engine sglang",
+        raise EngineUnavailable(
+            "sglang",
             "SGLang is not installed: pip install '.[sglang]' or MLPERF_BACKEND=sglang ./setup.sh; "
-            "--engine counting works without it",
+            "the engine counting works without it",
         )
 
 
@@ -78,9 +77,9 @@ def check_sglang_interface() -> None:
     """Check that this SGLang has every internal interface that the link and the launcher use.
 
     Raises:
-        FlagError: Names the interface that is missing.
+        EngineUnavailable: Names the interface that is missing.
     """
-    check_names(_USED, _unsupported)
+    check_names("sglang", _USED, _unsupported)
 
 
 def _unsupported(reason: str) -> str:

@@ -24,6 +24,7 @@ from worker.engines.model.checkpoint import (
 )
 from worker.engines.model.fact_encoding import encode, installed_version
 from worker.engines.model.gpu_fit import MemoryShare, check_gpu_memory, default_tensor_parallel_size
+from worker.engines.model.interface_check import EngineUnavailable
 from worker.engines.model.model_hash import DUMMY, ModelHash, hash_model
 from worker.engines.model.redaction import redact
 from worker.engines.model.weights_sha256 import read_weights_sha256
@@ -200,7 +201,7 @@ def _sizes(args: argparse.Namespace, limits: ModelLimits) -> dict[str, int]:
     num_accelerators = 0 if args.device == "cpu" else len(visible_devices())
     if not num_accelerators and args.device != "cpu":
         reason = "SGLang needs an accelerator, but none is visible: see nvidia-smi, CUDA_VISIBLE_DEVICES"
-        raise FlagError("--engine", reason)
+        raise EngineUnavailable("sglang", reason)
     context_length, tp_size = args.context_length, args.tp_size
     if context_length is None:
         context_length = min(CONTEXT_LENGTH, limits.max_position_embeddings)

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from common.flags import FlagError
 from worker.engine_protocol import EngineDead
-from worker.engines.model.interface_check import check_names
+from worker.engines.model.interface_check import EngineUnavailable, check_names
 from worker.engines.vllm.worker_extension import check_loads_async
 
 if TYPE_CHECKING:
@@ -52,12 +51,12 @@ def check_installed() -> None:
     """Check that vLLM is installed, without importing it.
 
     Raises:
-        FlagError: vLLM is missing; the message says how to install it.
+        EngineUnavailable: vLLM is missing; the message says how to install it.
     """
     if importlib.util.find_spec("vllm") is None:
-        raise FlagError(
-            "--engine vllm",
-            "vLLM is not installed: pip install '.[gpu]' or ./setup.sh; --engine counting works without it",
+        raise EngineUnavailable(
+            "vllm",
+            "vLLM is not installed: pip install '.[gpu]' or ./setup.sh; the engine counting works without it",
         )
 
 
@@ -65,9 +64,9 @@ def check_interface() -> None:
     """Check that this vLLM has every internal interface that the client uses.
 
     Raises:
-        FlagError: Names the interface that is missing.
+        EngineUnavailable: Names the interface that is missing.
     """
-    check_names(_USED, _unsupported)
+    check_names("vllm", _USED, _unsupported)
 
 
 class CoreClient:

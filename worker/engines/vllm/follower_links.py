@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeVar
 
 from common.flags import FlagError
+from protos import worker_pb2 as pb
 from worker.engine_protocol import EngineDead
 from worker.engines.vllm.multi_node import NodePlace
 from worker.engines.vllm.node_link import MAX_LINE_BYTES, Kind, LinkLost, LinkTimes, Message, NodeLink
@@ -41,10 +42,16 @@ class FollowerLinks:
         self.own_address = own_address
         self._place, self._settings, self._times = place, settings, times
         self._links: dict[int, NodeLink] = {}
+        self._hosts: dict[int, pb.HostInfo] = {}
         self._hashes: dict[int, str] = {}
         self._changed = asyncio.Event()
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done when a follower is lost, with the reason; only the first loss counts."""
+
+    @property
+    def hosts(self) -> tuple[pb.HostInfo, ...]:
+        """Machines of the followers that have joined, by node rank."""
+        return tuple(host for _, host in sorted(self._hosts.items()))
 
     async def join(self) -> None:
         """Wait until all followers have joined.
@@ -113,7 +120,8 @@ class FollowerLinks:
         try:
             async with asyncio.timeout(self._times.reply_s):
                 hello = await link.receive()
-        except (LinkLost, TimeoutError) as error:
+            host = hello.host_info
+        except (LinkLost, TimeoutError, ValueError) as error:
             logger.warning("connection from %s is no follower's: %s", link.peer_address, error)
             await link.close()
             return
@@ -121,6 +129,7 @@ class FollowerLinks:
             logger.warning("node rank %s at %s refused: %s", hello.node_rank, link.peer_address, refusal.text)
             await link.close(refusal)
             return
+        self._hosts[hello.node_rank] = host
         await self._serve(link, hello.node_rank)
 
     async def _serve(self, link: NodeLink, rank: int) -> None:

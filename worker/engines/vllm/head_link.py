@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 
 from common.flags import FlagError
+from protos import worker_pb2 as pb
 from worker.engine_protocol import EngineDead
 from worker.engines.vllm.multi_node import NodePlace
 from worker.engines.vllm.node_link import MAX_LINE_BYTES, Kind, LinkLost, LinkTimes, Message, NodeLink
@@ -36,9 +37,15 @@ class HeadLink:
 
 
 async def join_head(
-    place: NodePlace, settings: Mapping[str, str], times: LinkTimes | None = None
+    place: NodePlace, settings: Mapping[str, str], host: pb.HostInfo, times: LinkTimes | None = None
 ) -> HeadLink:
     """Connect to the head, as soon as it listens, and join its engine.
+
+    Args:
+        place: This node's place.
+        settings: node_settings of this node.
+        host: This machine, for the record of a run.
+        times: Time limits.
 
     Raises:
         FlagError: The head refuses this node's flags.
@@ -47,7 +54,7 @@ async def join_head(
     times = times or LinkTimes()
     reader, writer = await _connect(place, times)
     link = NodeLink(reader, writer, times)
-    link.send(Message(Kind.HELLO, place.node_rank, dict(settings)))
+    link.send(Message.hello(place.node_rank, settings, host))
     try:
         async with asyncio.timeout(times.reply_s):
             reply = await link.receive()

@@ -15,6 +15,7 @@ from worker.engines.vllm.engine_facts import node_settings
 from worker.engines.vllm.head_link import HeadLink, join_head
 from worker.engines.vllm.ipc_directory import IpcDirectory
 from worker.engines.vllm.multi_node import use_network
+from worker.machine.host_info import HostInspector
 
 if TYPE_CHECKING:
     from vllm.v1.executor.multiproc_executor import MultiprocExecutor
@@ -49,7 +50,8 @@ class HeadlessEngine:
         """
         causes = self._exits.enter_context(closing(CauseLog(is_local=True)))
         self._exits.enter_context(closing(IpcDirectory(is_local=True)))
-        self._head = await join_head(self._place, node_settings(self._flags.given))
+        host = await HostInspector().read()
+        self._head = await join_head(self._place, node_settings(self._flags.given), host)
         use_network(self._head.own_address)
         self._loading = asyncio.get_running_loop().run_in_executor(None, _build_executor, self._flags)
         self._watching = asyncio.create_task(self._head.wait_lost())

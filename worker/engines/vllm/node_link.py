@@ -7,14 +7,18 @@ ranks, this one has neither encryption nor authentication.
 """
 
 import asyncio
+import base64
 import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from common.idle_timer import IdleTimer
 from common.text import printable
+from protos import worker_pb2 as pb
 
 MAX_LINE_BYTES = 1 << 20
 MAX_TEXT_LEN = 1000
@@ -25,7 +29,7 @@ class Kind(StrEnum):
     """What a message of the link means."""
 
     HELLO = "hello"
-    """First message of a follower: its rank and its settings."""
+    """First message of a follower: its rank, its settings and its machine."""
     WELCOME = "welcome"
     """First message of the head: the follower may load its ranks."""
     REFUSED = "refused"
@@ -50,6 +54,26 @@ class Message(NamedTuple):
     """Reason or hash."""
     is_bad_input: bool = False
     """Of REFUSED: whether the follower's flags are at fault."""
+    host: str = ""
+    """Of a HELLO: the follower's machine, an encoded HostInfo in base64."""
+
+    @classmethod
+    def hello(cls, node_rank: int, settings: Mapping[str, str], host: pb.HostInfo) -> "Message":
+        """Compose a follower's first message."""
+        encoded = base64.b64encode(host.SerializeToString()).decode()
+        return cls(Kind.HELLO, node_rank, dict(settings), host=encoded)
+
+    @property
+    def host_info(self) -> pb.HostInfo:
+        """The follower's machine.
+
+        Raises:
+            ValueError: `host` is not an encoded HostInfo.
+        """
+        try:
+            return pb.HostInfo.FromString(base64.b64decode(self.host))
+        except DecodeError as error:
+            raise ValueError(str(error)) from error
 
 
 class LinkTimes(NamedTuple):
@@ -153,7 +177,8 @@ def _read(line: bytes) -> Message:
         message = Message(**json.loads(line))
         settings = None if message.settings is None else dict(message.settings)
         kind, text = Kind(message.kind), printable(str(message.text), MAX_TEXT_LEN)
-        return Message(kind, int(message.node_rank), settings, text, bool(message.is_bad_input))
+        rank, is_bad_input = int(message.node_rank), bool(message.is_bad_input)
+        return Message(kind, rank, settings, text, is_bad_input, str(message.host))
     except (ValueError, TypeError) as error:
         raise LinkLost("sends no message of this protocol") from error
 

@@ -10,6 +10,7 @@ import numpy as np
 from common.flags import FlagError
 from worker.engines.model.checkpoint import ModelLimits
 from worker.engines.model.gpu_fit import MemoryShare, check_gpu_memory, default_tensor_parallel_size
+from worker.engines.model.interface_check import EngineUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ def check_accelerators() -> None:
     """Check that the devices that this build of vLLM needs are visible.
 
     Raises:
-        FlagError: vLLM is built for accelerators and none is visible.
+        EngineUnavailable: vLLM is built for accelerators and none is visible.
     """
     from vllm.platforms import current_platform
 
@@ -26,8 +27,8 @@ def check_accelerators() -> None:
     if current_platform.is_unspecified() or not (
         current_platform.is_cpu() or current_platform.device_count()
     ):
-        raise FlagError(
-            "--engine",
+        raise EngineUnavailable(
+            "vllm",
             "this vLLM is built for accelerators, but none is visible: see nvidia-smi, "
             "CUDA_VISIBLE_DEVICES, a container's --gpus",
         )

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack, closing
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -85,7 +86,7 @@ class VllmEngine(ModelEngine[Sequence[CoreOutput]]):
         for work in (self._watch(llm), self._read(), followers.raise_loss()):
             self._run(work)
         model = await hashing.result()
-        engine_info = describe(self._flags, llm.vllm_config, model)
+        engine_info = replace(describe(self._flags, llm.vllm_config, model), other_hosts=followers.hosts)
         await followers.check_model(model.model_hash)
         self._stop_token_ids = engine_info.stop_token_ids
         await self._warm_up(engine_info, llm.vllm_config)

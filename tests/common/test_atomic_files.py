@@ -1,4 +1,4 @@
-"""Files of a report are replaced together, and the last one stands for all."""
+"""Files are replaced together, and the last one stands for all."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.report_files import replace_files
+from common.atomic_files import replace_files
 
 OLD = {"text": "old text", "report": "old report"}
 

@@ -1,4 +1,4 @@
-"""Replaces files: each whole or not at all, and of one report the last only if the others are there."""
+"""Replaces files: each whole or not at all, and of several the last only if the others are there."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ def replace_files(directory: Path, texts: Mapping[str, str | None]) -> None:
     Raises:
         OSError: A file cannot be written; it is named.
     """
-    partials = {name: directory / f"{name}.partial" for name, text in texts.items() if text is not None}
+    partials = {name: partial_path(directory / name) for name, text in texts.items() if text is not None}
     with _locked(directory):
         try:
             for name, partial in partials.items():
@@ -35,10 +35,15 @@ def replace_files(directory: Path, texts: Mapping[str, str | None]) -> None:
                 partial.unlink(missing_ok=True)
 
 
+def partial_path(path: Path) -> Path:
+    """Return the path under which a file is written before it gets its name."""
+    return path.with_name(f"{path.name}.partial")
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield another path; the file written there gets its name if the block ends without an error."""
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_path(path)
     try:
         yield partial
         os.replace(partial, path)
