@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
+from common.control_groups import read_memory_left
 from common.environment import relevant_variables
 from common.text import printable
 
@@ -60,7 +61,7 @@ def read_host_facts() -> HostFacts:
         hard_open_files=hard % 2**64,
         environment=relevant_variables(os.environ),
         memory_bytes=memory.get("MemTotal"),
-        available_memory_bytes=memory.get("MemAvailable"),
+        available_memory_bytes=_available_bytes(memory),
         not_told=[] if memory else ["memory: no /proc/meminfo"],
     )
 
@@ -91,6 +92,12 @@ def _package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _available_bytes(memory: dict[str, int]) -> int | None:
+    """Return the memory that is available to the process, of the machine or within a container's limit."""
+    known = [found for found in (memory.get("MemAvailable"), read_memory_left()) if found is not None]
+    return min(known, default=None)
 
 
 def _memory_bytes() -> dict[str, int]:

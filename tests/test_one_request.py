@@ -91,6 +91,24 @@ def test_every_answer_of_a_performance_run_is_exact(
     assert [] == [check for check in checks.values() if not check["passed"]]
 
 
+def test_prompts_in_groups_change_no_token(tmp_path: Path) -> None:
+    """Groups of two prompts over 64 slots, Offline and Server: each token is exact; run.json has the flag."""
+    prompts = fleet.counting_prompts(200)
+    data = fleet.write_prompts(tmp_path / "data.parquet", prompts)
+    conf = fleet.write_conf(tmp_path / "user.conf")
+    groups = ("--prefill-group-tokens", "7", "--prefill-hold-ms", "20")
+    with fleet.workers(tmp_path, 2, "--step-ms", "1", "--max-num-seqs", "64", *groups) as started:
+        for scenario in ("offline", "server"):
+            flags = ["--scenario", scenario, "--user-conf", str(conf), "--max-new-tokens", "32"]
+            done = fleet.coordinate(started, data, tmp_path / "out", *flags, "--accuracy")
+            assert 0 == done.returncode, done.stderr
+            run_dir = tmp_path / "out" / scenario / "accuracy"
+            logged = check_tokens(run_dir, prompts, 32, server=scenario == "server")
+            assert list(range(200)) == sorted(logged)
+            for worker in fleet.run_json(run_dir)["summary"]["workers"]:
+                assert "7" == worker["info"]["engine_args"]["prefill_group_tokens"]
+
+
 def test_chunked_prefill_changes_no_token(tmp_path: Path) -> None:
     """With chunked prefill and unequal prompts every token is exact; run.json names the engine."""
     prompts = fleet.counting_prompts(70)

@@ -33,7 +33,7 @@ MAY_IMPORT = {
         *("coordinator.scheduling.request_table", "coordinator.scheduling.request_columns"),
         "coordinator.pre_run_checks",
     },
-    "sut.results": {"sut.settings", "sut.benchmark", "sut.log_files"},
+    "sut.results": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.loadgen_conf"},
     "sut.results.accuracy": {"sut.benchmark", "sut.log_files", "sut.results.code_grading"},
     "sut.results.code_grading": set(),
     "sut.results.timing": {
@@ -41,8 +41,8 @@ MAY_IMPORT = {
     },
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "sut.results.comparison": {
-        *("sut.settings", "sut.log_files", "sut.results.verdict"),
-        "sut.results.submission.recorded_runs",
+        *("sut.settings", "sut.loadgen_conf", "sut.log_files", "sut.results.verdict"),
+        *("sut.results.submission.recorded_runs", "sut.results.timing.requests_file"),
         *("sut.results.report.markup", "sut.results.report.page_frame"),
     },
     "tokenfleet.plan": {"tokenfleet.child", "tokenfleet.log_tail"},

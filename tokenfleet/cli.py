@@ -102,9 +102,10 @@ def _qualify(argv: list[str]) -> int:
 
 
 def _find_qps(argv: list[str]) -> int:
+    from common.standard_streams import leave
     from tokenfleet.find_qps.find_qps import main
 
-    return main(argv)
+    leave(main(argv))
 
 
 def _network_sut(argv: list[str]) -> int:

@@ -13,6 +13,22 @@ MAX_PATH_LEN = 4096
 UNKNOWN = "-"
 
 
+class FileVersion(NamedTuple):
+    """Tells a file from the one that replaces it, whatever the system clock does."""
+
+    inode: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "FileVersion | None":
+        """Describe a file; None if there is none."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return cls(found.st_ino, found.st_mtime_ns)
+
+
 class EndedRun(NamedTuple):
     """One run of the call."""
 
@@ -20,13 +36,13 @@ class EndedRun(NamedTuple):
     run_dir: Path
     code: int
     """Exit code of its coordinator."""
-    started_s: float
-    """When its coordinator was started, by the system clock."""
+    earlier: FileVersion | None
+    """The run.json that was there before its coordinator was started."""
 
     def has_begun(self) -> bool:
         """Return whether run.json is of this run, not of an earlier one in the same directory."""
-        record = self.run_dir / RECORD
-        return record.exists() and record.stat().st_mtime >= self.started_s
+        found = FileVersion.of(self.run_dir / RECORD)
+        return found is not None and found != self.earlier
 
 
 def show(runs: list[EndedRun]) -> None:

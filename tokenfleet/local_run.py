@@ -29,10 +29,11 @@ from common.standard_streams import open_standard_streams
 from coordinator.config import RunConfig, build_parser, expand, to_argv, to_config
 from coordinator.inputs import Inputs
 from sut.benchmark import BENCHMARK
+from sut.log_files import RECORD
 from sut.settings import Scenario
 from tokenfleet import closing_table
 from tokenfleet.child import ChildProcess
-from tokenfleet.closing_table import EndedRun
+from tokenfleet.closing_table import EndedRun, FileVersion
 from tokenfleet.log_tail import last_line
 from worker.config import WorkerConfig
 from worker.engines.model.checkpoint import find_checkpoint
@@ -227,7 +228,7 @@ def _create_log(log: Path) -> BinaryIO:
 
 def coordinate(run: RunConfig, run_dir: Path, worker: LocalWorker) -> EndedRun:
     """Run one coordinator until it or its worker exits."""
-    ended = EndedRun(run.scenario, run_dir, 0, time.time())
+    ended = EndedRun(run.scenario, run_dir, 0, FileVersion.of(run_dir / RECORD))
     command = child_command("coordinator", to_argv(run))
     with ChildProcess(command, child_environment(os.environ)) as coordinator:
         while (code := coordinator.poll()) is None:

@@ -27,6 +27,7 @@ from worker.machine.locked_directory import remove_abandoned
 from worker.machine.parent_death import end_with_node
 from worker.machine.sd_notify import check_notify_socket, notify_exit_reason
 from worker.node.node import Node, divide
+from worker.prefill_groups import PrefillGroups
 from worker.print_config import resolved
 from worker.server import Server
 
@@ -42,13 +43,20 @@ def make_server(
         ValueError: An unknown flag, a bad value, or a file that cannot be used.
     """
     if config.engine is not EngineKind.VLLM:
-        return Server(config, make_engine(config.engine, model, argv), auth)
+        return Server(config, _grouped(config, make_engine(config.engine, model, argv)), auth)
     from worker.engines.vllm import headless_engine, vllm_engine
 
     flags = vllm_engine.parse_engine_flags(argv, _check_model(config.engine, model))
     if not flags.place.is_head:
         return HeadlessServer(config, headless_engine.HeadlessEngine(flags))
-    return Server(config, vllm_engine.VllmEngine(flags), auth)
+    return Server(config, _grouped(config, vllm_engine.VllmEngine(flags)), auth)
+
+
+def _grouped(config: WorkerConfig, engine: Engine) -> Engine:
+    """Return the engine, with prompts in groups if the flags ask for them."""
+    if not config.prefill_group_tokens:
+        return engine
+    return PrefillGroups(engine, config.prefill_group_tokens, config.prefill_hold_ms / 1e3)
 
 
 def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:

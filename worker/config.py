@@ -104,6 +104,25 @@ class WorkerConfig(Flags):
             metavar="MS",
         ),
     ] = 20.0
+    prefill_group_tokens: Annotated[
+        int,
+        Flag(
+            "give prompts to the engine in groups of up to this many tokens, so that fewer steps have "
+            "prefill; 0: each prompt at once",
+            ge=0,
+            le=1 << 20,
+            metavar="TOKENS",
+        ),
+    ] = 0
+    prefill_hold_ms: Annotated[
+        float,
+        Flag(
+            "longest delay of an incomplete group while the engine has a free slot, in ms",
+            ge=0,
+            le=10_000,
+            metavar="MS",
+        ),
+    ] = 1000.0
     drain_timeout_s: Annotated[
         float,
         Flag(

@@ -1,6 +1,6 @@
 """bench.gpu climb: the highest rate for which LoadGen is VALID, in Server or Interactive, on one GPU."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite
 
@@ -24,34 +24,45 @@ PERCENTILE = 0.99
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Climb(Lengths):
-    """Ascending rates for the product; the climb ends at the first rate that is not VALID."""
+    """Ascending rates for the product: up to the first that is not VALID, or down to the first that is."""
 
     scenario: str = "server"
     """Scenario: server or interactive."""
     rates: str = "4,6,8"
     """Queries/s."""
+    begin_at: float = 0.0
+    """Rate to begin at; 0: the first one."""
     seconds: float = 130.0
     """Time over which requests arrive."""
+    queries: int = 0
+    """Queries at each rate, in place of --seconds; 0: --seconds."""
     warm_rounds: int = 1
     round_timeout_s: float = 600.0
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""
         Lengths.__post_init__(self)
-        check_at_least(self, warm_rounds=0)
+        check_at_least(self, warm_rounds=0, queries=0)
         check_above(self, "round_timeout_s", "seconds")
-        lowest = ascending("--rates", self.rates)[0]
+        rates = ascending("--rates", self.rates)
+        if self.begin_at and self.begin_at not in rates:
+            raise FlagError("--begin-at", f"{self.begin_at:g} is not one of {self.rates}")
         least = min_passing_queries(0, PERCENTILE)
-        if (num := num_arrivals(lowest, self.seconds)) < least:
-            reason = f"{num} queries at {lowest:g}/s are fewer than {least}: LoadGen would call none VALID"
-            raise FlagError("--seconds", reason)
+        if (num := num_arrivals(rates[0], self.seconds_at(rates[0]))) < least:
+            reason = f"{num} queries at {rates[0]:g}/s are fewer than {least}: LoadGen would call none VALID"
+            raise FlagError("--queries" if self.queries else "--seconds", reason)
         if self.scenario not in (Scenario.SERVER, Scenario.INTERACTIVE):
             raise FlagError("--scenario", f"{self.scenario!r} is neither server nor interactive")
+
+    def seconds_at(self, target_qps: float) -> float:
+        """Return the time over which requests arrive at a rate."""
+        return self.queries / target_qps if self.queries else self.seconds
 
     @property
     def num_rows(self) -> int:
         """Return the rows of the data set: one per request of the largest plan."""
-        return max(self.requests, ceil(ascending("--rates", self.rates)[-1] * self.seconds))
+        highest_qps = ascending("--rates", self.rates)[-1]
+        return max(self.requests, self.queries or ceil(highest_qps * self.seconds))
 
 
 def ascending(name: str, text: str) -> list[float]:
@@ -95,7 +106,7 @@ def show_climb(plan: Climb, place: Place, keep: Keep) -> Found:
     rounds = Rounds(place, keep)
     try:
         rounds.visit(OURS, [offline(plan.requests)] * plan.warm_rounds, [])
-        climb(rounds, place, ascending("--rates", plan.rates), plan.seconds, Scenario(plan.scenario))
+        climb(rounds, place, plan)
         rounds.release()
     finally:
         place.clock.say("\n".join([*_climb_lines(rounds.found), *start_lines(rounds.found)]))
@@ -110,23 +121,46 @@ def _climb_lines(found: Found) -> list[str]:
     return [*lines, "", *([highest(found)] if "valid_qps" in found.more else [])]
 
 
-def climb(
-    rounds: Rounds, place: Place, rates: Sequence[float], seconds: float, scenario: Scenario = Scenario.SERVER
-) -> None:
-    """Run the product at rising rates until one is not VALID; store the highest VALID rate."""
+def climb(rounds: Rounds, place: Place, plan: Climb) -> None:
+    """Run the product at one rate after another; store the highest VALID rate and the lowest other one."""
     found = rounds.found
-    found.more |= {"valid_qps": None, "not_valid_qps": None, "valid_seconds": seconds}
-    for target_qps in rates:
-        name = f"{scenario}-{target_qps:.2f}"
-        arrivals = draw(place, target_qps, seconds, name)._replace(scenario=scenario)
-        rounds.visit(OURS, [], [(arrivals, 0)])
+    found.more |= {"valid_qps": None, "not_valid_qps": None, "valid_seconds": plan.seconds}
+    rates = ascending("--rates", plan.rates)
+    is_valid: dict[float, bool] = {}
+    target_qps: float | None = plan.begin_at or rates[0]
+    while target_qps is not None:
+        name = f"{plan.scenario}-{target_qps:.2f}"
+        arrivals = draw(place, target_qps, plan.seconds_at(target_qps), name)
+        rounds.visit(OURS, [], [(arrivals._replace(scenario=Scenario(plan.scenario)), 0)])
         tried = found.part(name).counted(OURS)
         if not tried:
             return
-        if tried[0].verdict != VALID:
-            found.more["not_valid_qps"] = target_qps
-            return
-        found.more["valid_qps"] = target_qps
+        is_valid[target_qps] = tried[0].verdict == VALID
+        _note(found, plan, is_valid)
+        target_qps = next_rate(rates, is_valid)
+
+
+def _note(found: Found, plan: Climb, is_valid: Mapping[float, bool]) -> None:
+    valid = max((rate for rate, passed in is_valid.items() if passed), default=None)
+    others = [rate for rate, passed in is_valid.items() if not passed]
+    found.more |= {"valid_qps": valid, "not_valid_qps": min(others, default=None)}
+    if valid is not None:
+        found.more["valid_seconds"] = plan.seconds_at(valid)
+
+
+def next_rate(rates: Sequence[float], is_valid: Mapping[float, bool]) -> float | None:
+    """Return the rate to run next, or None if the highest VALID one is known.
+
+    Args:
+        rates: Ascending.
+        is_valid: Whether LoadGen called a rate VALID, for each rate that was run; at least one.
+    """
+    tried = [rates.index(rate) for rate in is_valid]
+    if is_valid[rates[max(tried)]]:
+        return next(iter(rates[max(tried) + 1 :]), None)
+    if any(is_valid.values()):
+        return None
+    return next(iter(rates[: min(tried)][::-1]), None)
 
 
 def draw(place: Place, target_qps: float, seconds: float, name: str) -> Plan:

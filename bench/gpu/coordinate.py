@@ -47,6 +47,7 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
     is_offline = plan.scenario is Scenario.OFFLINE
     ttft_ms, tpot_ms = ({}, {}) if is_offline else spreads_of(detail)
     verdict = record["verdict"]
+    rate = read_rate_before_tail(run_dir, record["run_id"]) if is_offline else None
     return Answered(
         begin_s=begin_s,
         end_s=end_s,
@@ -56,7 +57,7 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
         verdict=f"{verdict['outcome']} {verdict['reason']}".strip(),
         ttft_ms=ttft_ms,
         tpot_ms=tpot_ms,
-        tokens_per_s_before_tail=(read_rate_before_tail(run_dir) or None) if is_offline else None,
+        tokens_per_s_before_tail=rate or None,
         compiled_kernels=_num_compiled(workers),
     )
 

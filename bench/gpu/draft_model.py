@@ -10,7 +10,9 @@ Figures with it are a proxy for those of the real head, and must be labelled as 
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bench.command import new_directory, say
 from common.flags import FlagError, Parser
@@ -57,15 +59,51 @@ _CONFIG: dict[str, object] = {
     "eagle_config": {"use_aux_hidden_state": True, "eagle_aux_hidden_state_layer_ids": [1, 17, 32]},
 }
 
+# Values that another target's draft has in common with its target.
+_SHARED = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
 
-def write_draft(output: Path) -> None:
+
+def write_draft(output: Path, target: Mapping[str, Any] | None = None) -> None:
     """Write the configuration into a directory.
+
+    Args:
+        output: Directory.
+        target: Configuration of another target model, whose width, heads and vocabulary the draft gets; None:
+            gpt-oss-120b.
 
     Raises:
         OSError: The directory cannot be written.
     """
     output.mkdir(exist_ok=True)
-    (output / "config.json").write_text(json.dumps(_CONFIG, indent=2) + "\n", encoding="utf-8")
+    config = _CONFIG if target is None else _CONFIG | draft_shape(target)
+    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def draft_shape(target: Mapping[str, Any]) -> dict[str, object]:
+    """Return what a draft's configuration takes from the target's; its width ratio is that of the head."""
+    num_layers, hidden_size = int(target["num_hidden_layers"]), int(target["hidden_size"])
+    shape = {name: target[name] for name in _SHARED}
+    # The layers behind the first, in the middle and before the last, as near as a small model has them.
+    layers = sorted({min(1, num_layers - 1), num_layers // 2, max(num_layers - 4, 0)})
+    return shape | {
+        "draft_vocab_size": target["vocab_size"],
+        "intermediate_size": 6 * hidden_size,
+        "eagle_config": {"use_aux_hidden_state": True, "eagle_aux_hidden_state_layer_ids": layers},
+    }
+
+
+def read_target(checkpoint: Path) -> Mapping[str, Any]:
+    """Read a target model's configuration.
+
+    Raises:
+        FlagError: The directory has none, or it lacks a value that a draft needs.
+    """
+    try:
+        config: dict[str, Any] = json.loads((checkpoint / "config.json").read_bytes())
+        draft_shape(config)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FlagError("--target", f"is not a checkpoint directory: {error!r}", checkpoint) from error
+    return config
 
 
 def speculative_flags(draft: Path, acceptance_length: float = ACCEPTANCE_LENGTH) -> list[str]:
@@ -87,13 +125,19 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--acceptance-length", type=float, default=ACCEPTANCE_LENGTH, help=f"default: {ACCEPTANCE_LENGTH}"
     )
+    parser.add_argument(
+        "--target",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="model directory; default: gpt-oss-120b",
+    )
     try:
         args = parser.parse_args(argv)
         if not 1 <= args.acceptance_length <= NUM_STEPS + 1:
             reason = f"{args.acceptance_length} is not within 1 .. {NUM_STEPS + 1}"
             raise FlagError("--acceptance-length", reason)
         directory = new_directory("DIR", args.directory.absolute())
-        write_draft(directory)
+        write_draft(directory, None if args.target is None else read_target(args.target))
     except ValueError as error:
         say(f"bench.gpu.draft_model: {error}")
         return 2

@@ -17,10 +17,11 @@ from common.flags import FlagError
 
 OFFLINE_SIDES = ("bare", "ours", "async", "serve")
 SERVER_SIDES = ("async", "ours", "serve")
+GROUPED_SIDES = ("grouped",)
 # SGLang needs an environment of its own: its sides are not measured beside vLLM's in one command.
 SGLANG_OFFLINE_SIDES = ("sglang-bare", "sglang")
 SGLANG_SERVER_SIDES = ("sglang",)
-WARMED_UP = ("ours", "sglang")
+WARMED_UP = ("ours", "grouped", "sglang")
 """Sides that warm up before they accept requests."""
 _ENGINE_LOG = re.compile(r"\d+-(sglang-bare|\w+)\.log")
 
@@ -49,7 +50,7 @@ class Offline(Lengths):
         check_at_least(self, rounds=1, warm_rounds=0)
         check_above(self, "round_timeout_s")
         self._check_order()
-        self._check_sides(OFFLINE_SIDES + SGLANG_OFFLINE_SIDES)
+        self._check_sides(OFFLINE_SIDES + GROUPED_SIDES + SGLANG_OFFLINE_SIDES)
 
     def _check_order(self) -> None:
         if self.turns not in (1, 2):
@@ -90,7 +91,7 @@ class Server(Offline):
         check_at_least(self, rounds=1, warm_rounds=0)
         check_above(self, "round_timeout_s", "target_qps", "seconds")
         self._check_order()
-        self._check_sides(SERVER_SIDES + SGLANG_SERVER_SIDES)
+        self._check_sides(SERVER_SIDES + GROUPED_SIDES + SGLANG_SERVER_SIDES)
 
     @property
     def num_rows(self) -> int:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from bench.gpu.answers import Answered, Pipe, answered
 from bench.gpu.coordinate import SPARE_S, Setting, coordinate
 from bench.gpu.http_client import MODEL
-from bench.gpu.load import Plan
+from bench.gpu.load import Plan, last_value
 from bench.processes import SERVING_WORDS, argv_of, free_port, read_cpu_s, tail
 from bench.startup.__main__ import serves_http
 from worker.machine.nvml import process_tree
@@ -269,6 +269,17 @@ class Ours(Side):
         return coordinate(self.setting, self._port, plan, f"{self.label}-{number}")
 
 
+class Grouped(Ours):
+    """The product with prompts in groups of the tokens that a step has beside the rows that decode."""
+
+    name = "grouped"
+
+    def _argv(self) -> list[str]:
+        flags = self.setting.flags
+        room = int(last_value(flags, "max-num-batched-tokens")) - int(last_value(flags, "max-num-seqs"))
+        return [*super()._argv(), "--prefill-group-tokens", str(max(room, 1))]
+
+
 class Sglang(Ours):
     """The product with SGLang as its engine."""
 
@@ -292,5 +303,5 @@ class SglangBare(InProcess):
 
 
 SIDES: dict[str, type[Side]] = {
-    side.name: side for side in (Bare, Ours, InProcessAsync, Serve, Sglang, SglangBare)
+    side.name: side for side in (Bare, Ours, Grouped, InProcessAsync, Serve, Sglang, SglangBare)
 }

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bench.command import check_output, describe_machine, run_command, say, write_record
 from common.child_process import child_command, child_environment
 from common.flags import FlagError
+from sut.results.timing.requests_file import write_parquet
 
 MAX_S, MAX_RSS_GIB, MAX_PAGE_BYTES = 60.0, 1.0, 1_500_000
 """Goals."""
+_RUN_ID = "server-performance-0"
 _MS = 1_000_000
 _SECOND = 1000 * _MS
 
@@ -81,7 +82,7 @@ def _write_run(run_dir: Path, num: int, num_workers: int, num_s: int) -> None:
         {"address": f"worker-{index}:50051", "requests": num // num_workers} for index in range(num_workers)
     ]
     record = {
-        "run_id": "server-performance-0",
+        "run_id": _RUN_ID,
         "scenario": "server",
         "mode": "performance",
         "verdict": verdict,
@@ -89,8 +90,9 @@ def _write_run(run_dir: Path, num: int, num_workers: int, num_s: int) -> None:
     (run_dir / "run.json").write_text(
         json.dumps(record | {"summary": {"workers": workers}}), encoding="utf-8"
     )
-    pq.write_table(pa.table(_requests(num, num_workers, num_s)), run_dir / "requests.parquet")
-    pq.write_table(pa.table(_timeline(num_workers, num_s)), run_dir / "timeline.parquet")
+    owner = {"run_id": _RUN_ID}
+    write_parquet(run_dir / "requests.parquet", pa.table(_requests(num, num_workers, num_s)), owner)
+    write_parquet(run_dir / "timeline.parquet", pa.table(_timeline(num_workers, num_s)), owner)
 
 
 def _requests(

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from common.control_groups import CpuQuota
 from coordinator.doctor.findings import Check, Finding, Level, Row, differing
 from coordinator.doctor.visits import Clock, Visit
 from coordinator.transport.fleet import needed_open_files
@@ -23,6 +24,8 @@ MIN_WORKER_DISK_GIB = 5
 FAIL_OUTPUT_DISK_GIB, WARN_OUTPUT_DISK_GIB = 1, 20
 # 67,536 requests in flight, each of 10,240 tokens, took 2.92 GiB (bench/results, burst).
 MIN_OWN_MEMORY_GIB = 4
+# LoadGen's thread and the event loop's run at the same time.
+MIN_QUOTA_CORES = 2
 MIN_WORKER_MEMORY_GIB = 2
 # A machine should be idle before a run.
 MAX_LOAD_PER_CORE = 0.5
@@ -87,13 +90,16 @@ def diagnose_hosts(visits: Sequence[Visit]) -> list[Row]:
     return rows + _common("machines", hosts, MIN_WORKER_MEMORY_GIB)
 
 
-def diagnose_own(host: pb.HostInfo, num_workers: int, output_is_writable: bool) -> list[Row]:
+def diagnose_own(
+    host: pb.HostInfo, num_workers: int, output_is_writable: bool, quota: CpuQuota | None
+) -> list[Row]:
     """Check the coordinator's machine.
 
     Args:
         host: With the disk of the output directory.
         num_workers: Workers of the run.
         output_is_writable: Whether a run can create its directory.
+        quota: CPU quota of this process; None: it has none.
     """
     hosts = {"": host}
     needed = needed_open_files(num_workers)
@@ -103,7 +109,17 @@ def diagnose_own(host: pb.HostInfo, num_workers: int, output_is_writable: bool) 
     )
     (disk,) = host.disks
     rows += _output_directory(disk, output_is_writable)
-    return rows + _common("coordinator", hosts, MIN_OWN_MEMORY_GIB)
+    return [*rows, *_cpu_quota(quota), *_common("coordinator", hosts, MIN_OWN_MEMORY_GIB)]
+
+
+def _cpu_quota(quota: CpuQuota | None) -> list[Row]:
+    findings = []
+    if quota is not None and quota.cores < MIN_QUOTA_CORES:
+        seen = f"{quota.cores:g} cores: after that the kernel stops the coordinator until the next 0.1 s"
+        advice = f"raise the CPU limit of the container to {MIN_QUOTA_CORES:g} cores or more"
+        findings.append(Finding("", Level.WARN, seen, advice))
+    fine = "none" if quota is None else f"{quota.cores:g} cores"
+    return Check("coordinator", "CPU quota").rows(findings, fine)
 
 
 def _output_directory(disk: pb.Disk, is_writable: bool) -> list[Row]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.gpu.draft_model import main, speculative_flags, write_draft
+from bench.gpu.draft_model import draft_shape, main, speculative_flags, write_draft
 from bench.gpu.model import write_full_size
 
 
@@ -17,6 +17,27 @@ def test_the_command_prints_the_flag(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert speculative_flags(Path(argv[0]), 2.5) == shlex.split(capsys.readouterr().out)
     assert 2 == main(argv)
     assert "draft is not an empty directory" in capsys.readouterr().out
+
+
+def test_a_draft_has_the_width_of_another_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Width, heads and vocabulary are the target's; gpt-oss-120b's give the head's own shape."""
+    tiny = {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    tiny |= {"head_dim": 64, "vocab_size": 4096}
+    (tmp_path / "config.json").write_text(json.dumps(tiny))
+    assert 0 == main([str(tmp_path / "draft"), "--target", str(tmp_path)])
+    draft = json.loads((tmp_path / "draft" / "config.json").read_text())
+    assert (128, 768, 4096, 4096) == tuple(
+        draft[name] for name in ("hidden_size", "intermediate_size", "vocab_size", "draft_vocab_size")
+    )
+    assert [0, 1] == draft["eagle_config"]["eagle_aux_hidden_state_layer_ids"]
+    write_full_size(tmp_path / "full")
+    write_draft(tmp_path / "own")
+    full, own = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("full", "own"))
+    assert draft_shape(full) | {"eagle_config": 0} == {name: own[name] for name in draft_shape(full)} | {
+        "eagle_config": 0
+    }
+    assert 2 == main([str(tmp_path / "new"), "--target", str(tmp_path / "none")])
+    assert "--target" in capsys.readouterr().out
 
 
 @pytest.mark.vllm

@@ -16,6 +16,7 @@ from bench.fleet.schedule import scheduled_ns
 from bench.gpu.__main__ import main, token_problems
 from bench.gpu.answers import answered
 from bench.gpu.budgeted import BudgetedRules, budgeted
+from bench.gpu.climb import Climb, next_rate
 from bench.gpu.coordinate import Setting, coordinate, coordinator_argv
 from bench.gpu.engine import RequestTimes
 from bench.gpu.figures import differences, ratios, read_config
@@ -167,6 +168,37 @@ def test_all_sides_have_the_random_weights_of_the_worker(flags: str, is_dummy: b
     assert (wanted.split() if is_dummy else []) == extension_flags(flags.split())
 
 
+@pytest.mark.parametrize(
+    ("begin_at", "limit", "expected"),
+    [
+        (3, 9, [3, 4, 5]),
+        (3, 4, [3, 4, 5]),
+        (3, 3, [3, 4]),
+        (3, 2, [3, 2]),
+        (3, 1, [3, 2, 1]),
+        (3, 0, [3, 2, 1]),
+    ],
+)
+def test_a_climb_goes_up_from_a_valid_rate_and_down_from_another(
+    begin_at: float, limit: float, expected: list[float]
+) -> None:
+    """Of the rates 1 to 5 those up to a limit are VALID: the climb ends beside it, and runs no rate twice."""
+    rates, is_valid = [1.0, 2.0, 3.0, 4.0, 5.0], {}
+    rate: float | None = begin_at
+    while rate is not None:
+        is_valid[rate] = rate <= limit
+        rate = next_rate(rates, is_valid)
+    assert expected == list(is_valid)
+
+
+def test_a_climb_has_the_same_queries_at_each_rate() -> None:
+    """600 queries take 600 s at 1/s and 300 s at 2/s, and the data set has 600 rows."""
+    plan = Climb(rates="1,2", queries=600, requests=64)
+    assert (600.0, 300.0) == (plan.seconds_at(1.0), plan.seconds_at(2.0))
+    assert 600 == plan.num_rows
+    assert 130.0 == Climb(rates="4").seconds_at(4.0)
+
+
 def test_each_request_gets_the_budget_that_its_prompt_names() -> None:
     """First tokens 5 and 9, with 0 and 4 tokens received, at most 8 in total: budgets 5 and 5 remain."""
     columns = PromptColumns(
@@ -246,6 +278,8 @@ def test_a_model_has_the_asked_stop_id_or_none(checkpoint: Path, tmp_path: Path)
         (["climb", "--gpus", "0", "--rates", "4,4"], "--rates: '4,4'"),
         (["climb", "--gpus", "0", "--rates", "4,inf"], "--rates: '4,inf'"),
         (["climb", "--gpus", "0", "--rates", "3.4", "--seconds", "130"], "--seconds: 442 queries at 3.4/s"),
+        (["climb", "--gpus", "0", "--rates", "4", "--queries", "458"], "--queries: 458 queries at 4/s"),
+        (["climb", "--gpus", "0", "--rates", "4,6", "--begin-at", "5"], "--begin-at: 5 is not one of 4,6"),
         (["offline"], "--model: required without --gpus"),
         (["offline", "--gpus", "0", "--deadline-s", "nan"], "--deadline-s: nan"),
         (["offline", "--gpus", "0", "--turns", "3"], "--turns: 3"),

@@ -1,5 +1,6 @@
 """Bad input of `tokenfleet accuracy`: one line that names flag, file and entry; nothing is written."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -181,3 +182,22 @@ def test_a_rejected_log_and_a_part_leave_no_file_for_the_checker(tmp_path: Path)
     assert main([*flags, f"--mlperf-log={rejected}", "--max-samples=2"]) == 0
     assert not (tmp_path / "accuracy.txt").exists()
     assert json.loads((tmp_path / "accuracy.json").read_text())["num_samples"] == 2
+
+
+def test_a_log_that_was_changed_after_its_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """run.json beside the log has its SHA-256: another log gets no score, the run's own one does."""
+    flags = write_case(tmp_path, ROWS)
+    log_path = tmp_path / "mlperf_log_accuracy.json"
+    hashes = {"mlperf_log_accuracy.json": hashlib.sha256(log_path.read_bytes()).hexdigest()}
+    (tmp_path / "run.json").write_text(json.dumps({"run_id": "r", "files_sha256": hashes}))
+    own = log_path.read_text()
+    log_path.write_text(own.replace('"seq_id" : 0', '"seq_id" : 7'))
+    assert 2 == main(flags)
+    line = capsys.readouterr().err
+    assert "--mlperf-log" in line
+    assert "is not the log of the run: run.json beside it names another SHA-256" in line
+    assert not (tmp_path / "accuracy.json").exists()
+    log_path.write_text(own)
+    assert 0 == main(flags)

@@ -170,3 +170,18 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, capsys: pytest
     assert judge(run_dir) == 2
     assert "the run is FAILED: no worker" in capsys.readouterr().err
     assert {path.name for path in run_dir.iterdir()} == {"run.json", log.name}
+
+
+def test_a_log_that_was_changed_after_its_run_decides_no_test(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """run.json has the SHA-256 of the log: one line, exit code 2, and no verdict is written."""
+    run_dir = tmp_path / "TEST09"
+    run_dir.mkdir()
+    (run_dir / "mlperf_log_accuracy.json").write_text(f"[\n{accuracy_line(0, '01000000' * 1278, 1278)}\n]\n")
+    record = {"verdict": {"outcome": "VALID"}, "files_sha256": {"mlperf_log_accuracy.json": "0" * 64}}
+    (run_dir / "run.json").write_text(json.dumps(record))
+    assert 2 == main([str(run_dir)])
+    line = capsys.readouterr().err
+    assert "mlperf_log_accuracy.json is not the log of the run: run.json names another SHA-256" in line
+    assert not (run_dir / "compliance.json").exists()

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from sut.results.timing.requests_file import COLUMNS
+from sut.results.timing.requests_file import COLUMNS, write_parquet
 from tokenfleet.spans.sampled_requests import Part, choose_rows, parts
 from tokenfleet.spans.spans_command import main
 
@@ -59,7 +58,7 @@ def write_run(directory: Path, num: int) -> Path:
     """Write a run's directory."""
     rows = [row(query) for query in range(num)]
     table = pa.table({name: [one[name] for one in rows] for name in COLUMNS})
-    pq.write_table(table, directory / "requests.parquet")
+    write_parquet(directory / "requests.parquet", table, {"run_id": "server-1"})
     record = {
         "run_id": "server-1",
         "scenario": "server",

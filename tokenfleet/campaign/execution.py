@@ -117,7 +117,7 @@ class Campaign:
             if result is None:
                 continue
             reason = self._rerun_reason(run, result)
-            if reason is None and self._is_graded(run) and read_grade(run) is False:
+            if reason is None and self._is_graded(run) and read_grade(self._plan, run) is False:
                 reason = "its answers did not pass"
             if reason is None:
                 self._results[run] = result
@@ -265,18 +265,18 @@ class Campaign:
         if argv is None:
             return
         took_s = self._results[run].wall_s
-        if read_grade(run) is None:
+        if read_grade(self._plan, run) is None:
             self._table.change(run.name, PhaseState.GRADING)
             log = self._log(f"{run.name} grading")
             code = self._execute(argv, log)
-            if read_grade(run) is None:
+            if read_grade(self._plan, run) is None:
                 self._table.change(run.name, PhaseState.FAILED, "not graded", took_s)
                 raise ProgramStopped(
                     f"{run.name}: not graded, exit code {code}: {last_line(log)} ({log})", FAILED
                 )
         score = describe_grade(run)
         self._state.note_run(run.name, score=score)
-        if read_grade(run) is False:
+        if read_grade(self._plan, run) is False:
             self._table.change(run.name, PhaseState.FAILED, f"did not pass: {score}", took_s)
             raise ProgramStopped(f"{run.name}: the answers did not pass: {score}", INVALID)
         self._table.change(run.name, PhaseState.DONE, score, took_s)

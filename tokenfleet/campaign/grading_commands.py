@@ -1,17 +1,18 @@
 """The programs that grade a run, and what they left in its directory."""
 
-import hashlib
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from common.bounded_file import parse_json, read_bounded
-from sut.log_files import ACCURACY, find_log
+from sut.log_files import ACCURACY, ACCURACY_REPORT, COMPLIANCE_REPORT, file_sha256, find_log
 from sut.results.submission.recorded_runs import RunKind
 from tokenfleet.campaign.plan_file import CampaignPlan
 from tokenfleet.campaign.planned_runs import PlannedRun, input_file
 
 MAX_REPORT_BYTES = 1 << 26
+TOKENIZER_NAME = "tokenizer.json"
 
 
 def grading_argv(plan: CampaignPlan, run: PlannedRun) -> list[str] | None:
@@ -26,13 +27,39 @@ def grading_argv(plan: CampaignPlan, run: PlannedRun) -> list[str] | None:
     return ["compliance", str(run.run_dir), *(data if run.kind is RunKind.TEST07 else [])]
 
 
-def read_grade(run: PlannedRun) -> bool | None:
-    """Return whether the run's answers passed; None if they have not been graded, or another log was."""
+def read_grade(plan: CampaignPlan, run: PlannedRun) -> bool | None:
+    """Return whether the run's answers passed; None if they have not been graded as the plan says.
+
+    That is, if another log was graded, or with another tokenizer or file of tests than those of the plan.
+    """
     report = _read_report(run)
-    if report.get("log_sha256") != _sha256(find_log(run.run_dir, ACCURACY)):
+    if report.get("log_sha256") != file_sha256(find_log(run.run_dir, ACCURACY)):
+        return None
+    if run.kind.is_graded and _has_other_files(plan, _read_object(run.run_dir / ACCURACY_REPORT)):
         return None
     passed = report.get("passed")
     return passed if isinstance(passed, bool) else None
+
+
+def _has_other_files(plan: CampaignPlan, score: Mapping[str, Any]) -> bool:
+    """Return whether a score was made with other files than those of the plan; older ones do not tell."""
+    tokenizer = plan.data.tokenizer / TOKENIZER_NAME
+    files = {"tokenizer_sha256": tokenizer, "lcb_tests_sha256": plan.data.lcb_tests}
+    return any(
+        isinstance(known := score.get(key), str) and path is not None and known != _hash(path)
+        for key, path in files.items()
+    )
+
+
+def _hash(path: Path) -> str:
+    found = path.stat()
+    return _hash_once(path.absolute(), found.st_mtime_ns, found.st_size)
+
+
+@functools.cache
+def _hash_once(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001 - a changed file is hashed anew
+    """Hash a file once in a campaign; a file of tests has some GB."""
+    return file_sha256(path)
 
 
 def describe_grade(run: PlannedRun) -> str:
@@ -46,14 +73,13 @@ def describe_grade(run: PlannedRun) -> str:
 
 def _read_report(run: PlannedRun) -> Mapping[str, Any]:
     """Read what graded the run; empty if nothing did."""
-    name = "accuracy.json" if run.kind is RunKind.ACCURACY else "compliance.json"
+    name = ACCURACY_REPORT if run.kind is RunKind.ACCURACY else COMPLIANCE_REPORT
+    return _read_object(run.run_dir / name)
+
+
+def _read_object(path: Path) -> Mapping[str, Any]:
     try:
-        found = parse_json(read_bounded(run.run_dir / name, MAX_REPORT_BYTES))
+        found = parse_json(read_bounded(path, MAX_REPORT_BYTES))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

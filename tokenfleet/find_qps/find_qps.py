@@ -15,19 +15,23 @@ from typing import TypeVar
 
 from common.child_process import child_command, child_environment
 from common.flags import FlagError
+from coordinator.transport.access import Access
 from sut.early_stopping import min_passing_queries
 from sut.settings import Scenario
 from tokenfleet.child import ChildProcess
 from tokenfleet.find_qps.config import parse
 from tokenfleet.find_qps.rate_search import RatePoint, RateSearch, RunLengthKind, SearchStep, StepKind
 from tokenfleet.find_qps.sample_count_search import next_offline_step
+from tokenfleet.find_qps.search_conditions import SearchConditions, visit_now
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
 from tokenfleet.find_qps.search_results import (
     DisturbedRunError,
     OfflinePoint,
     RefusedRunError,
+    read_conditions,
     read_offline_point,
     read_rate_point,
+    read_remarks,
 )
 from tokenfleet.find_qps.search_state import SearchDir, SearchState
 from tokenfleet.left_runs import wait_ended
@@ -56,6 +60,7 @@ def _execute(argv: list[str]) -> int:
         _check_length(plan)
     with SearchDir(plan.directory):
         runs = SearchRuns(plan, SearchState(plan))
+        runs.check_present_conditions()
         plan.write_confs()
         if plan.config.sweep:
             return _sweep(plan, runs)
@@ -86,6 +91,46 @@ class SearchRuns:
         self._plan = plan
         self._state = state
         self._num_read = 0
+        self._first: tuple[PlannedSearchRun, SearchConditions] | None = None
+
+    def check_present_conditions(self) -> None:
+        """Require that the code and the workers are those of the runs that earlier starts have made.
+
+        Workers that are not ready yet are not compared: the next run waits for them, and is compared.
+
+        Raises:
+            FlagError: Names what differs.
+        """
+        ended = (run for run in self._state.runs if read_conditions(self._plan.run_dir(run)) is not None)
+        first = next(ended, None)
+        if first is None:
+            return
+        now = visit_now(self._plan.run.workers, Access.read(self._plan.run.security_files))
+        if now is not None:
+            self._check_conditions(first, read_conditions(self._plan.run_dir(first)))
+            self._check_conditions(None, now)
+
+    def _check_conditions(self, run: PlannedSearchRun | None, conditions: SearchConditions | None) -> None:
+        """Compare a run with the first one.
+
+        Args:
+            run: None stands for the next one.
+            conditions: Those of the run; None: it has no record.
+
+        Raises:
+            FlagError: Names what differs.
+        """
+        if conditions is None:
+            return
+        if self._first is None:
+            assert run is not None
+            self._first = run, conditions
+            return
+        first, known = self._first
+        if difference := known.first_difference(conditions):
+            reason = f"{run or 'the next run'} has {difference} as in {first}"
+            advice = "remove the directory to search anew, or give another --output-dir"
+            raise FlagError("--output-dir", f"{reason}; {advice}", self._plan.directory)
 
     def read(
         self, step: SearchStep, read_point: Callable[[SearchPlan, PlannedSearchRun], _Point | None]
@@ -94,6 +139,7 @@ class SearchRuns:
 
         Raises:
             ProgramStopped: It failed, or no rate would make it VALID.
+            FlagError: It is of another fleet than the first run, or of other code.
         """
         known = self._state.runs
         number = self._num_read + 1
@@ -112,6 +158,7 @@ class SearchRuns:
         if point is None:
             log = self._plan.log(run)
             raise ProgramStopped(f"{run} failed: {last_line(log)} ({log})", FAILED)
+        self._check_conditions(run, read_conditions(self._plan.run_dir(run)))
         self._num_read = number
         return run, point
 
@@ -165,7 +212,12 @@ def _search_rate(plan: SearchPlan, runs: SearchRuns) -> int:
         _say(f"{run}: {_describe(plan, point)}")
     runs.end(outcome=step.kind, target_qps=step.target_qps)
     if step.kind is StepKind.FOUND:
-        return _propose(plan, confirmed[step.target_qps], step.target_qps)
+        code = _propose(plan, confirmed[step.target_qps], step.target_qps)
+        if (untried := search.untried_qps(points)) is not None:
+            _say(f"a higher rate may be VALID: no run was left to try {untried:g} queries/s (--max-runs)")
+        elif step.target_qps == search.max_qps:
+            _say(f"a higher rate may be VALID: --max-qps {search.max_qps:g} ended the search")
+        return code
     if step.kind is StepKind.TOO_HIGH:
         raise FlagError("--min-qps", f"{step.target_qps:g} queries/s is not VALID: search below it")
     raise ProgramStopped(
@@ -231,4 +283,6 @@ def _propose(plan: SearchPlan, run: PlannedSearchRun, target_qps: float) -> int:
     _say(f"{target_qps:g} queries/s is VALID: {run_dir}")
     _say(f"user.conf: {key}.target_qps = {target_qps!r}")
     _say(f"all lines of that run: {run_dir / 'user.conf'}")
+    for remark in read_remarks(run_dir):
+        _say(f"note: {remark}")
     return 0

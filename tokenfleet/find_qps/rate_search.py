@@ -96,6 +96,11 @@ class RateSearch(NamedTuple):
             return self._first_full(bracket)
         return SearchStep(StepKind.SHORT, self._next_short(bracket))
 
+    def untried_qps(self, points: Sequence[RatePoint]) -> float | None:
+        """Return the rate that a further run would try after one was found; None: it is at the limit."""
+        step = self._replace(max_runs=len(points) + 1).next_step(points)
+        return step.target_qps if step.kind is StepKind.FULL else None
+
     def _is_narrow(self, bracket: "Bracket") -> bool:
         if bracket.above is None:
             return bracket.below is not None and bracket.below.target_qps == self.max_qps

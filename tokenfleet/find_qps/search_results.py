@@ -1,7 +1,7 @@
 """Reads what a run of a search left in its directory."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from common.bounded_file import open_regular, parse_json, read_bounded
 from common.text import printable
 from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS
+from sut.results.submission.recorded_runs import as_list, entry
+from sut.results.timing.requests_file import check_owner
 from sut.results.verdict import Outcome
 from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
 from tokenfleet.find_qps.rate_search import RatePoint, RunLengthKind
+from tokenfleet.find_qps.search_conditions import SearchConditions
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
 
 MAX_TEXT_LEN = 300
@@ -41,6 +44,49 @@ class DisturbedRunError(Exception):
     """A run lost a worker: its latencies are not those of the rate, and it has to be run again."""
 
 
+def read_ended_record(run_dir: Path) -> dict[str, Any] | None:
+    """Read the run.json of a run that has ended by itself; None if there is none."""
+    try:
+        record: Any = parse_json(read_bounded(run_dir / RECORD, MAX_RECORD_BYTES))
+        has_ended = bool(record["run_id"]) and (is_complete(record) or is_lost(record))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if has_ended else None
+
+
+def is_complete(record: Mapping[str, Any]) -> bool:
+    """Return whether LoadGen's test ended."""
+    return record["verdict"]["outcome"] in (Outcome.VALID, Outcome.INVALID)
+
+
+def is_lost(record: Mapping[str, Any]) -> bool:
+    """Return whether the run was ended because too many queries were over a limit."""
+    over = record["over_latency"]
+    if record["verdict"]["outcome"] != Outcome.FAILED or over is None or over["bound"] is None:
+        return False
+    return bool(max(over["num_ttft"], over["num_tpot"]) > over["bound"])
+
+
+def read_conditions(run_dir: Path) -> SearchConditions | None:
+    """Read under which conditions a run was made; None if it has not ended by itself."""
+    record = read_ended_record(run_dir)
+    return None if record is None else SearchConditions.of_record(record)
+
+
+def read_remarks(run_dir: Path) -> list[str]:
+    """List the warnings of a VALID run's checks, and why it is no submission run."""
+    record = read_ended_record(run_dir) or {}
+    checks, deviations = (as_list(entry(record, "verdict", key)) for key in ("checks", "deviations"))
+    found = [
+        f"{entry(check, 'name')}: {entry(check, 'seen')}"
+        for check in checks
+        if entry(check, "warning") is True
+    ]
+    if deviations:
+        found.append(f"no submission run for {len(deviations)} reasons, first: {deviations[0]}")
+    return [printable(text, MAX_TEXT_LEN) for text in found]
+
+
 class FinishedRun(NamedTuple):
     """A run of the search that has ended by itself: complete, or lost."""
 
@@ -51,14 +97,21 @@ class FinishedRun(NamedTuple):
 
     @classmethod
     def read(cls, run_dir: Path) -> "FinishedRun | None":
-        """Read a run's directory; None if it holds no run that has ended by itself."""
-        try:
-            record: Any = parse_json(read_bounded(run_dir / RECORD, MAX_RECORD_BYTES))
-            with open_regular(run_dir / REQUESTS) as file:
-                found = cls(record, pq.read_table(file))
-            return found if found.is_complete or found.is_lost else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
+        """Read a run's directory; None if it holds no run that has ended by itself.
+
+        Raises:
+            ForeignFileError: It holds files of two runs.
+        """
+        record = read_ended_record(run_dir)
+        if record is None:
             return None
+        try:
+            with open_regular(run_dir / REQUESTS) as file:
+                requests = pq.read_table(file)
+        except (OSError, pa.ArrowException):
+            return None
+        check_owner(run_dir / REQUESTS, requests.schema, record["run_id"])
+        return cls(record, requests)
 
     @property
     def outcome(self) -> str:
@@ -68,15 +121,12 @@ class FinishedRun(NamedTuple):
     @property
     def is_complete(self) -> bool:
         """Whether LoadGen's test ended."""
-        return self.outcome in (Outcome.VALID, Outcome.INVALID)
+        return is_complete(self.record)
 
     @property
     def is_lost(self) -> bool:
         """Whether the run was ended because too many queries were over a limit."""
-        over = self.record["over_latency"]
-        if self.outcome != Outcome.FAILED or over is None or over["bound"] is None:
-            return False
-        return bool(max(over["num_ttft"], over["num_tpot"]) > over["bound"])
+        return is_lost(self.record)
 
     def check(self, judged: Collection[str]) -> None:
         """Require that nothing but the named checks speaks against a complete run.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from common.atomic_files import replace_files
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
 from common.signals import Interrupted, Interrupts
 from common.standard_streams import open_standard_streams
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> int:
         config = parse(argv)
         _say("measuring this host with four short runs")
         measured = measure_host()
-        carried = carried_load(measured.costs(config.scenario), config.load)
+        carried = carried_load(measured.costs(config.scenario), config.load, measured.quota_cores)
         if config.json is not None:
             _write(config.json, config, measured, carried)
     except ValueError as error:
@@ -107,14 +108,17 @@ def format_plan(config: PlanConfig, costs: CoordinatorCosts, carried: CarriedLoa
         )
     rates = f"{carried.max_queries_per_s:,.0f} requests/s, {carried.max_tokens_per_s:,.0f} tokens/s"
     if not carried.max_queries_per_s:
-        rates = f"no request: the workers' frames alone take more than {WARN_CORES:g} core"
+        rates = f"no request: the workers' frames alone take more than {carried.limit_cores:g} core"
     lines.append(f"   carries              {rates} with {workers}")
     at = f"at {load.queries_per_s:g} requests/s" if config.target_qps is not None else "without requests"
     lines.append(f"                        {carried.max_workers:,} workers {at}")
     lines.append(
-        f"   A coordinator carries {WARN_CORES:g} core; above that its latency grows. The costs are known to"
+        f"   A coordinator carries {carried.limit_cores:g} core; above that its latency grows. The costs are "
+        "known to"
     )
     lines.append("   about 20 %, without TLS; they were measured beside two workers on this host.")
+    if carried.limit_cores < WARN_CORES:
+        lines.append("   The limit is that of a CPU quota of less than one core (a container's CPU limit).")
     if config.step_ms is None:
         lines.append("   The number of frames is an upper bound: with --step-ms it is at most one per step.")
     return "\n".join(lines)
@@ -138,10 +142,11 @@ def _write(path: Path, config: PlanConfig, measured: MeasuredHost, carried: Carr
         "costs": measured.costs(config.scenario)._asdict(),
         "published_costs": PUBLISHED._asdict(),
         "carried": carried._asdict(),
+        "cpu_quota_cores": measured.quota_cores,
         "runs": {name: run._asdict() for name, run in measured.runs.items()},
     }
     try:
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        replace_files(path.parent, {path.name: json.dumps(document, indent=1) + "\n"})
     except OSError as error:
         raise FlagError("--json", str(error.strerror or error), path) from error
 

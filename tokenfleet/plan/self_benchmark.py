@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from common.bounded_file import parse_json, read_bounded
 from common.child_process import child_command, child_environment
+from common.control_groups import CpuQuota, read_cpu_quota
 from coordinator.doctor.capacity import CoordinatorCosts, frame_us
 from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.settings import Scenario
@@ -41,6 +42,10 @@ COMPLETE = (0, 3)
 """Exit codes of a run that is complete; LoadGen calls so short a run INVALID."""
 # Rows of the two frames between which a token is timed.
 FEW_ROWS, MANY_ROWS = 64, 1_024
+# A cost that is a smaller share of its run's CPU time is within the error of the costs that explain the rest.
+MIN_OWN_SHARE = 0.05
+# A few periods are used up while programs start.
+MAX_THROTTLED_SHARE = 0.05
 
 
 class BenchmarkFailed(RuntimeError):
@@ -85,6 +90,8 @@ class MeasuredHost(NamedTuple):
     offline: CoordinatorCosts
     """The same, but with the cost of a sample of an Offline query."""
     runs: dict[str, ShortRunFigures]
+    quota_cores: float | None = None
+    """CPU quota of this process's control group; None: it has none."""
 
     def costs(self, scenario: Scenario) -> CoordinatorCosts:
         """Return the costs in a scenario."""
@@ -97,12 +104,34 @@ def measure_host() -> MeasuredHost:
     Raises:
         BenchmarkFailed: A worker or a run failed.
     """
+    before = read_cpu_quota()
     token_s = max(frame_us(MANY_ROWS) - frame_us(FEW_ROWS), 0.0) / (MANY_ROWS - FEW_ROWS) / 1e6
     with tempfile.TemporaryDirectory(prefix="tokenfleet-plan-") as name:
         directory = Path(name)
         with _workers(directory) as addresses:
             runs = {run.name: _measure(run, addresses, directory) for run in (IDLE, FRAMES, SERVER, OFFLINE)}
-    return derive_costs(runs, token_s)
+    after = read_cpu_quota()
+    check_throttling(before, after)
+    return derive_costs(runs, token_s)._replace(quota_cores=after.cores if after else None)
+
+
+def check_throttling(before: CpuQuota | None, after: CpuQuota | None) -> None:
+    """Require that a CPU quota did not stop the runs: queries that pile up cost less each.
+
+    Raises:
+        BenchmarkFailed: Names the quota.
+    """
+    if before is None or after is None:
+        return
+    num, num_throttled = (
+        after.num_periods - before.num_periods,
+        after.num_throttled - before.num_throttled,
+    )
+    if num_throttled > MAX_THROTTLED_SHARE * num:
+        raise BenchmarkFailed(
+            f"the kernel stopped the runs in {num_throttled} of {num} periods of 0.1 s, because of a CPU "
+            f"quota of {after.cores:g} cores: the costs are not those of this host; raise the quota"
+        )
 
 
 def derive_costs(runs: dict[str, ShortRunFigures], token_s: float) -> MeasuredHost:
@@ -111,18 +140,26 @@ def derive_costs(runs: dict[str, ShortRunFigures], token_s: float) -> MeasuredHo
     Args:
         runs: Figures of IDLE, FRAMES, SERVER and OFFLINE by name.
         token_s: CPU time of a token.
+
+    Raises:
+        BenchmarkFailed: A run took hardly more CPU time than the others explain.
     """
     idle = runs[IDLE.name].cpu_s / runs[IDLE.name].seconds
 
-    def rest_s(run: ShortRunFigures, frame_s: float) -> float:
-        known_s = idle * run.seconds + frame_s * run.frames + token_s * run.tokens
-        return max(run.cpu_s - known_s, 0.0)
+    def rest_s(name: str, frame_s: float) -> float:
+        run = runs[name]
+        own_s = run.cpu_s - idle * run.seconds - frame_s * run.frames - token_s * run.tokens
+        if own_s < MIN_OWN_SHARE * run.cpu_s:
+            raise BenchmarkFailed(
+                f"the costs cannot be told apart: the run of {name} took {run.cpu_s:.3f} s of CPU, of which "
+                f"other runs explain {run.cpu_s - own_s:.3f} s; end what else uses the cores, measure again"
+            )
+        return own_s
 
-    frames = runs[FRAMES.name]
-    frame_s = rest_s(frames, 0.0) / frames.frames
+    frame_s = rest_s(FRAMES.name, 0.0) / runs[FRAMES.name].frames
     server, offline = (
-        CoordinatorCosts(idle, frame_s, token_s, rest_s(run, frame_s) / run.queries)
-        for run in (runs[SERVER.name], runs[OFFLINE.name])
+        CoordinatorCosts(idle, frame_s, token_s, rest_s(run.name, frame_s) / runs[run.name].queries)
+        for run in (SERVER, OFFLINE)
     )
     return MeasuredHost(server, offline, runs)
 

@@ -28,6 +28,8 @@ class Measured(NamedTuple):
     """Hash of the file of these rows."""
     right: list[bool | None]
     """Official verdicts on these rows; None: not graded."""
+    graded_with: Mapping[str, object] = {}
+    """What decides these verdicts beside the engine, by name; empty in older results."""
 
 
 def read_baseline(directory: Path) -> Measured:
@@ -54,8 +56,8 @@ def _checked(measured: Measured) -> Measured:
     Raises:
         ValueError: Names the entry.
     """
-    if not isinstance(measured.engine, Mapping):
-        raise ValueError("engine is not an object")
+    if not isinstance(measured.engine, Mapping) or not isinstance(measured.graded_with, Mapping):
+        raise ValueError("engine or graded_with is not an object")
     for name in ("prompts", "answers"):
         rows = getattr(measured, name)
         if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
@@ -71,7 +73,8 @@ def compare_with_baseline(baseline: Measured, measured: Measured) -> Iterator[Ch
     Raises:
         FlagError: They have neither the same prompts nor the same rows.
     """
-    changes = engine_differences(baseline.engine, measured.engine)
+    execution = (found.engine.get("execution_facts") for found in (baseline, measured))
+    changes = [*engine_differences(baseline.engine, measured.engine), *_differences(*execution)]
     has_answers = bool(baseline.answers and measured.answers) and baseline.prompts == measured.prompts
     has_grades = bool(baseline.right and measured.right) and _draw(baseline) == _draw(measured)
     if not has_answers and not has_grades:
@@ -79,7 +82,19 @@ def compare_with_baseline(baseline: Measured, measured: Measured) -> Iterator[Ch
     if has_answers:
         yield check_greedy_baseline(baseline.answers, measured.answers, changes)
     if has_grades:
+        if baseline.graded_with:
+            changes += _differences(baseline.graded_with, measured.graded_with)
         yield check_graded_baseline(baseline.right, measured.right, changes)
+
+
+def _differences(first: object, second: object) -> list[str]:
+    """List the entries that differ: name, first and second value."""
+    before, after = (found if isinstance(found, Mapping) else {} for found in (first, second))
+    return [
+        f"{name} {before.get(name, 'none')} -> {after.get(name, 'none')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
 
 
 def _draw(measured: Measured) -> tuple[str, list[int], int]:

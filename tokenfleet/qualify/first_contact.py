@@ -216,6 +216,7 @@ def _measure(
         graded_rows=[] if graded is None else graded.rows,
         accuracy_sha256="" if inputs.sample is None else inputs.sample.source_sha256,
         right=[] if graded is None else graded.right,
+        graded_with={} if graded is None else graded.graded_with,
     )
     if inputs.baseline is not None:
         results += compare_with_baseline(inputs.baseline, measured)

@@ -66,6 +66,8 @@ class GradedRows(NamedTuple):
     """None: not graded."""
     ungraded_reason: str
     """Why the first row without a verdict has none; empty if every row has one."""
+    graded_with: Mapping[str, object] = {}
+    """Longest answer, tokenizer and tests, by name."""
 
 
 def score_weights() -> dict[str, float]:
@@ -156,7 +158,8 @@ def grade_rows(directory: Path, sample: SampledRows, files: GradingFiles, argv: 
         lcb_tests=files.lcb_tests,
         allow_ungraded=True,
     )
-    report = read_inputs(config).score()
+    scorer = read_inputs(config)
+    report = scorer.score()
     graded = sorted(report.rows, key=lambda row: row.row)
     return GradedRows(
         run=run,
@@ -164,6 +167,11 @@ def grade_rows(directory: Path, sample: SampledRows, files: GradingFiles, argv: 
         data_sets=[row.data_set for row in graded],
         right=[row.official.is_right for row in graded],
         ungraded_reason=next((row.official.reason for row in graded if row.official.is_right is None), ""),
+        graded_with={
+            "max_new_tokens": scorer.max_new_tokens,
+            "tokenizer_sha256": report.tokenizer_sha256,
+            "lcb_tests_sha256": report.lcb_tests_sha256,
+        },
     )
 
 
@@ -176,15 +184,27 @@ def check_score(graded: GradedRows) -> CheckResult:
     each = "; ".join(f"{name} {one.num_correct} of {one.num_graded}" for name, one in strata.items())
     if ungraded := graded.right.count(None):
         each += f"; {ungraded} rows are not graded: {graded.ungraded_reason}"
+    if graded.run.failure:
+        return CheckResult(SCORE_CHECK, Assessment.FAIL, f"{graded.run.failure}; {each}")
     if missing := [name for name in weights if name not in strata]:
         seen = "; ".join([each, *_intervals(strata), f"without {', '.join(missing)}"])
         return CheckResult(SCORE_CHECK, Assessment.UNKNOWN, seen, _GRADE_ALL)
     score, target = project_score(list(strata.values())), BENCHMARK.accuracy_target_percent
     interval = f"{CONFIDENCE:.0%} interval {score.low:.1%} to {score.high:.1%}"
     seen = f"{score.estimate:.1%}, {interval}, target {target} %; {each}"
-    if score.high * 100 < target:
+    return _compare_with_target(graded, strata, seen)
+
+
+def _compare_with_target(graded: GradedRows, strata: Mapping[str, Stratum], seen: str) -> CheckResult:
+    """Decide by the interval; ungraded rows are wrong in the official score, and may all be right."""
+    lowest, highest = (
+        project_score([_with_ungraded(graded, name, one, is_right) for name, one in strata.items()])
+        for is_right in (False, True)
+    )
+    target = BENCHMARK.accuracy_target_percent
+    if highest.high * 100 < target:
         return CheckResult(SCORE_CHECK, Assessment.FAIL, seen, _COMPARE)
-    reached = score.low * 100 >= target
+    reached = lowest.low * 100 >= target
     return CheckResult(SCORE_CHECK, Assessment.PASS if reached else Assessment.UNKNOWN, seen)
 
 
@@ -200,6 +220,16 @@ def _stratum(graded: GradedRows, name: str, weight: float) -> Stratum | None:
         if data_set == name and right is not None
     ]
     return Stratum(weight, sum(own), len(own)) if own else None
+
+
+def _with_ungraded(graded: GradedRows, name: str, stratum: Stratum, is_right: bool) -> Stratum:
+    """Count a data set's ungraded rows as right or as wrong."""
+    num = sum(
+        right is None and data_set == name
+        for data_set, right in zip(graded.data_sets, graded.right, strict=True)
+    )
+    correct = stratum.num_correct + (num if is_right else 0)
+    return stratum._replace(num_correct=correct, num_graded=stratum.num_graded + num)
 
 
 def check_graded_baseline(
@@ -221,4 +251,5 @@ def check_graded_baseline(
     )
     if chance < SIGNIFICANT:
         return CheckResult("graded rows, effect", Assessment.FAIL, seen, "the changed setting costs accuracy")
-    return CheckResult("graded rows, effect", Assessment.UNKNOWN if lost else Assessment.PASS, seen)
+    shows_none = pairs and not lost
+    return CheckResult("graded rows, effect", Assessment.PASS if shows_none else Assessment.UNKNOWN, seen)

@@ -130,6 +130,13 @@ def first_differences(
     return found
 
 
+def equal_share(answers: Sequence[Sequence[int]], differences: Iterable[FirstDifference]) -> float:
+    """Return the share of the answers' tokens that come before a first difference."""
+    num_tokens = sum(map(len, answers))
+    num_after = sum(len(answers[found.prompt]) - found.position for found in differences)
+    return 1 - num_after / num_tokens if num_tokens else 1.0
+
+
 def errors_among(reference: GreedyReference, differences: Iterable[FirstDifference]) -> list[FirstDifference]:
     """Return the differences from the reference that are no near ties."""
     return [found for found in differences if not _is_near_tie(reference, found)]

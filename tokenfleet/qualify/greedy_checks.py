@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenfleet.qualify.greedy_answers import GreedyReference, errors_among, first_differences
+from tokenfleet.qualify.greedy_answers import (
+    GreedyReference,
+    equal_share,
+    errors_among,
+    first_differences,
+)
 from tokenfleet.qualify.harness_run import HarnessRun, read_answers, run_harness, write_prompts
 from tokenfleet.qualify.qualification import Assessment, CheckResult
 
@@ -135,6 +140,7 @@ def check_greedy_baseline(
     positions = sorted(found.position for found in differences)
     seen = (
         f"{changed}{len(answers) - len(differences)} of {len(answers)} equal, the others differ first at "
-        f"token {positions[0]} to {positions[-1]}, median {statistics.median(positions):g}"
+        f"token {positions[0]} to {positions[-1]}, median {statistics.median(positions):g}; "
+        f"{equal_share(baseline, differences):.1%} of the tokens come before a first difference"
     )
     return CheckResult(check, Assessment.UNKNOWN, seen, "the graded rows tell whether the answers are worse")

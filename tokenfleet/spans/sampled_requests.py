@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from common.bounded_file import open_regular
 from sut.log_files import REQUESTS
-from sut.results.timing.requests_file import COLUMNS
+from sut.results.timing.requests_file import COLUMNS, check_owner
 
 PARTS = (
     ("scheduled_ns", "issued_ns", "lateness"),
@@ -37,11 +37,17 @@ class Part(NamedTuple):
     end_ns: int
 
 
-def read_sample(run_dir: Path, num: int, num_slowest: int) -> list[dict[str, object]]:
+def read_sample(run_dir: Path, run_id: str, num: int, num_slowest: int) -> list[dict[str, object]]:
     """Read rows of requests.parquet: evenly spaced ones in order of issue, and those with the largest TTFT.
 
+    Args:
+        run_dir: The run's directory.
+        run_id: That of its run.json.
+        num: Number of evenly spaced rows.
+        num_slowest: Number of further rows, those with the largest TTFT.
+
     Raises:
-        ValueError: The directory has no such file, or it is not one.
+        ValueError: The directory has no such file, or it is not one, or of another run.
     """
     path = run_dir / REQUESTS
     try:
@@ -52,6 +58,7 @@ def read_sample(run_dir: Path, num: int, num_slowest: int) -> list[dict[str, obj
         raise ValueError(f"{path}: {error.strerror or error}") from error
     except pa.ArrowException as error:
         raise ValueError(f"{path}: is no parquet file: {error}") from error
+    check_owner(path, table.schema, run_id)
     if missing := set(COLUMNS) - set(table.column_names):
         raise ValueError(f"{path}: has no column {min(missing)}")
     first_ns, issued_ns = (table[name].to_numpy() for name in ("first_arrival_ns", "issued_ns"))

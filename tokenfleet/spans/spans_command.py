@@ -57,7 +57,7 @@ def _export(argv: list[str]) -> int:
     values = parser.parse_args(argv)
     config = build(SpansConfig, values)
     record = RunJson.read(values.run_dir)
-    rows = read_sample(values.run_dir, config.sample, config.slowest)
+    rows = read_sample(values.run_dir, record.text("run_id"), config.sample, config.slowest)
     try:
         from tokenfleet.spans.span_export import build_spans, send_spans, write_spans
     except ImportError as error:

@@ -10,7 +10,15 @@ from typing import NamedTuple
 from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
 from sut.benchmark import BENCHMARK
-from sut.log_files import ACCURACY_REPORT, ACCURACY_TEXT, GRADING_LOG, MAX_RECORD_BYTES, RECORD
+from sut.log_files import (
+    ACCURACY,
+    ACCURACY_REPORT,
+    ACCURACY_TEXT,
+    GRADING_LOG,
+    MAX_RECORD_BYTES,
+    RECORD,
+    file_sha256,
+)
 from sut.results.accuracy.config import AccuracyConfig
 from sut.results.accuracy.data_sets import Family
 from sut.results.accuracy.detokenizer import Detokenizer, TokenizerError
@@ -26,6 +34,7 @@ class RunFacts(NamedTuple):
     """Facts from the run.json beside the log; None if that file does not exist."""
 
     dataset_sha256: str | None
+    log_sha256: str | None
     max_new_tokens: int | None
 
 
@@ -57,10 +66,22 @@ def read_inputs(config: AccuracyConfig) -> AccuracyScorer:
         max_new_tokens=budget,
         judge=judge,
         final_message=final_message,
+        lcb_tests_sha256=None if judge is no_judge else _hash_tests(config),
     )
     with _named("--mlperf-log", config.mlperf_log):
         scorer.check()
+    if facts.log_sha256 not in (None, scorer.log.sha256):
+        reason = f"is not the log of the run: {RECORD} beside it names another SHA-256"
+        raise FlagError("--mlperf-log", reason, config.mlperf_log)
     return scorer
+
+
+def _hash_tests(config: AccuracyConfig) -> str:
+    assert config.lcb_tests is not None
+    try:
+        return file_sha256(config.lcb_tests)
+    except OSError as error:
+        raise FlagError("--lcb-tests", str(error.strerror), config.lcb_tests) from error
 
 
 def check_free(config: AccuracyConfig) -> None:
@@ -114,12 +135,16 @@ def _read_facts(path: Path) -> RunFacts:
     record: object = None
     with suppress(OSError, ValueError):
         record = parse_json(read_bounded(path, MAX_RECORD_BYTES))
-    dataset, generation = (
-        (record.get("dataset"), record.get("generation")) if isinstance(record, dict) else (None, None)
-    )
-    sha256 = dataset.get("sha256") if isinstance(dataset, dict) else None
-    budget = generation.get("max_new_tokens") if isinstance(generation, dict) else None
+    dataset = _entry(record, "dataset", "sha256")
+    log = _entry(record, "files_sha256", ACCURACY)
+    budget = _entry(record, "generation", "max_new_tokens")
     return RunFacts(
-        sha256 if isinstance(sha256, str) else None,
+        dataset if isinstance(dataset, str) else None,
+        log if isinstance(log, str) else None,
         budget if isinstance(budget, int) and budget > 0 else None,
     )
+
+
+def _entry(record: object, part: str, key: str) -> object:
+    found = record.get(part) if isinstance(record, dict) else None
+    return found.get(key) if isinstance(found, dict) else None

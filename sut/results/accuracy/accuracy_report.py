@@ -27,6 +27,8 @@ class AccuracyReport:
     reference_sha256: str
     tokenizer_sha256: str
     uses_harmony: bool
+    lcb_tests_sha256: str | None
+    """Of the file of tests by which programs were graded."""
 
     @property
     def score(self) -> Score:
@@ -73,6 +75,7 @@ class AccuracyReport:
             "reference_sha256": self.reference_sha256,
             "python_version": platform.python_version(),
             "tokenizer_sha256": self.tokenizer_sha256,
+            "lcb_tests_sha256": self.lcb_tests_sha256,
         }
         return json.dumps(content, indent=1) + "\n"
 

@@ -40,6 +40,8 @@ class AccuracyScorer:
     judge: Judge = no_judge
     final_message: FinalMessage | None = field(default=None)
     """Parser of openai-harmony, if it is at hand."""
+    lcb_tests_sha256: str | None = None
+    """Of the file of tests; None without one."""
 
     def check(self) -> None:
         """Require a whole log with exactly one entry for each row of the reference data.
@@ -77,6 +79,7 @@ class AccuracyScorer:
             reference_sha256=self.reference.sha256,
             tokenizer_sha256=self.detokenizer.sha256,
             uses_harmony=self.final_message is not None,
+            lcb_tests_sha256=self.lcb_tests_sha256,
         )
 
 

@@ -39,6 +39,15 @@ def _samples_per_s(run: ComparedRun) -> float | None:
     return offline or run.number("loadgen", "result_completed_samples_per_sec")
 
 
+def _answer_len(run: ComparedRun) -> float | None:
+    return run.number("summary", "answer_tokens", "mean")
+
+
+def _score(run: ComparedRun) -> float | None:
+    # The ratio of a score of 0 is not defined.
+    return run.score_percent or None
+
+
 def _cpu_s_per_million_tokens(run: ComparedRun) -> float | None:
     """Return the CPU time of the coordinator's process during LoadGen's test, per million answer tokens."""
     cpu_s = run.number("test_cpu_s")
@@ -66,6 +75,8 @@ BEFORE_TAIL = ComparedFigure(
 )
 SAMPLES_PER_S = ComparedFigure("samples/s", "samples/s", _samples_per_s, "faster", "slower")
 CPU = ComparedFigure("coordinator CPU", "s per million tokens", _cpu_s_per_million_tokens, "higher", "lower")
+ANSWER_LEN = ComparedFigure("answer length mean", "tokens", _answer_len, "longer", "shorter")
+SCORE = ComparedFigure("accuracy score", "%", _score, "higher", "lower")
 
 
 # Figures of which a difference may be claimed, with their shares of the error rate. In Offline, LoadGen's
@@ -93,4 +104,4 @@ def error_rates(scenario: str, error_rate: float) -> dict[str, float]:
 def shown_figures() -> list[ComparedFigure]:
     """Return all figures in the order of the table."""
     latencies = [_latency(key, mark) for key in LATENCIES for mark in ("mean", *PERCENTILES)]
-    return [TOKENS_PER_S, BEFORE_TAIL, SAMPLES_PER_S, *latencies, CPU]
+    return [TOKENS_PER_S, BEFORE_TAIL, SAMPLES_PER_S, *latencies, ANSWER_LEN, SCORE, CPU]

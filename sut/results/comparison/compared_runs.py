@@ -1,7 +1,7 @@
 """Finds the runs of each side of a comparison and checks that they can be compared."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +9,7 @@ from typing import NamedTuple
 from common.flags import FlagError
 from common.text import printable
 from sut.log_files import RECORD
+from sut.results.comparison.compared_files import read_score, read_settings
 from sut.results.comparison.request_rates import read_rate_before_tail
 from sut.results.submission.recorded_runs import entry, read_object
 from sut.results.verdict import COMPLETE
@@ -29,6 +30,10 @@ class ComparedRun:
     record: Mapping[str, object]
     tokens_per_s_before_tail: float | None = None
     """Offline: see request_rates; None if the run has no requests.parquet."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings of LoadGen that the run's confs gave it, by file and key."""
+    score_percent: float | None = None
+    """Score of the run's answers; None if they have none."""
 
     def text(self, *keys: str) -> str:
         """Return a text of run.json, printable; empty if it is missing."""
@@ -100,16 +105,26 @@ def _find_records(path: Path) -> list[Path]:
 
 
 def _read_run(place: Path) -> ComparedRun:
-    record = read_object(place, SIDE_ARGUMENT)
+    directory, record = place.parent, read_object(place, SIDE_ARGUMENT)
+    _check_record(ComparedRun(directory, record), place)
     # In other scenarios the rate is that of the schedule.
-    rate = read_rate_before_tail(place.parent) if record.get("scenario") == Scenario.OFFLINE else None
-    run = ComparedRun(place.parent, record, rate)
+    is_offline = record.get("scenario") == Scenario.OFFLINE
+    rate = read_rate_before_tail(directory, record["run_id"]) if is_offline else None
+    settings = read_settings(directory, record, SIDE_ARGUMENT)
+    return ComparedRun(directory, record, rate, settings, read_score(directory, record, SIDE_ARGUMENT))
+
+
+def _check_record(run: ComparedRun, place: Path) -> None:
+    """Require the run.json of a complete run.
+
+    Raises:
+        FlagError: It is anything else.
+    """
     outcome = run.text("verdict", "outcome")
     if run.text("scenario") not in list(Scenario) or not run.text("run_id") or not run.text("mode"):
         raise FlagError(SIDE_ARGUMENT, "is no run.json of tokenfleet", place)
     if outcome not in COMPLETE:
         raise FlagError(SIDE_ARGUMENT, f"the run is not complete: {outcome or 'no verdict'}", place)
-    return run
 
 
 def _order(run: ComparedRun) -> tuple[float, str]:

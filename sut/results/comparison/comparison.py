@@ -14,6 +14,9 @@ from sut.results.comparison.ratio_interval import RatioInterval, RepeatedFigure,
 ERROR_RATE = 0.05
 """Largest probability with which a comparison claims any difference that does not exist."""
 
+_TARGET_QPS = ("loadgen_bounds", "result_completed_samples_per_sec", "value")
+"""Place in run.json of the rate of a schedule; Offline has none."""
+
 
 class ComparedSide(NamedTuple):
     """One side's values of a figure, and its ratio to the baseline."""
@@ -73,7 +76,13 @@ def compare(sides: Sequence[Side]) -> Comparison:
         rows=tuple(rows),
         claims=tuple(_claim(row, side) for row in ordered for side in row.sides[1:]),
         differences=tuple(find_differences(sides)),
-        notes=(*weights_notes(sides), *checks_notes(sides), *_notes(sides, ordered)),
+        notes=(
+            *weights_notes(sides),
+            *_schedule_notes(sides),
+            *_missing_notes(sides),
+            *checks_notes(sides),
+            *_notes(sides, ordered),
+        ),
     )
 
 
@@ -117,6 +126,39 @@ def _claim(row: FigureRow, compared: ComparedSide) -> Claim:
     what = "more than noise" if interval.excludes_one else "not more than noise"
     text = f"{compared.side} is {size} {word} than {baseline} in {name}: {what}"
     return Claim(compared.side, name, interval.excludes_one, text)
+
+
+def _schedule_notes(sides: Sequence[Side]) -> list[str]:
+    """Return a note if LoadGen's schedules had different rates; else none."""
+    rates = [
+        sorted({rate for run in side.runs if (rate := run.number(*_TARGET_QPS)) is not None})
+        for side in sides
+    ]
+    if len({rate for found in rates for rate in found}) < 2:
+        return []
+    listed = "; ".join(
+        f"{side.name} had {', '.join(f'{rate:g}' for rate in found) or 'none'}"
+        for side, found in zip(sides, rates, strict=True)
+    )
+    return [
+        f"LoadGen's schedules had different rates, in queries/s: {listed}. tokens/s and samples/s follow the "
+        "schedule, and latencies grow with it: these differences are not those of the engines alone."
+    ]
+
+
+def _missing_notes(sides: Sequence[Side]) -> list[str]:
+    """Return a note for each figure that is left out because only some runs have it."""
+    notes = []
+    for figure in shown_figures():
+        counts = [sum(figure.read(run) is not None for run in side.runs) for side in sides]
+        nums = [len(side.runs) for side in sides]
+        if any(counts) and counts != nums:
+            listed = ", ".join(
+                f"{count} of {num} runs of {side.name}"
+                for count, num, side in zip(counts, nums, sides, strict=True)
+            )
+            notes.append(f"{figure.name} is left out: only {listed} have it.")
+    return notes
 
 
 def _notes(sides: Sequence[Side], tested: Sequence[FigureRow]) -> list[str]:

@@ -1,6 +1,7 @@
 """Lists in which parts of the configuration the sides of a comparison differ."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from common.text import printable
@@ -17,6 +18,7 @@ _CONTEXT_LEN = 16
 _PARTS = ("config", "generation", "dataset", "versions", "round", "spec_hash", "host")
 # Entries that name the run itself, or what a machine did at that moment.
 _NOT_COMPARED = ("output_dir", "not_told", "instance_id", "pid", "state", "path", "port")
+_MISSING = "-"
 _HOST_PARTS = ("hostname", "commit", "python_version", "num_cores", "num_usable_cores", "memory_bytes")
 
 
@@ -25,7 +27,7 @@ class Difference(NamedTuple):
 
     name: str
     values: tuple[str, ...]
-    """One per side; different values of its runs are joined."""
+    """One per side; different values of its runs are joined, with the number of runs that have each."""
 
 
 def find_differences(sides: Sequence[Side]) -> list[Difference]:
@@ -34,20 +36,21 @@ def find_differences(sides: Sequence[Side]) -> list[Difference]:
     names = sorted({name for runs in by_side for run in runs for name in run})
     found = []
     for name in names:
-        values = [frozenset(run.get(name, "-") for run in runs) for runs in by_side]
-        if len(set(values)) > 1:
+        values = [Counter(run.get(name, _MISSING) for run in runs) for runs in by_side]
+        if len(set().union(*values)) > 1:
             found.append(Difference(printable(name, MAX_VALUE_LEN), tuple(_shown(values))))
     return found
 
 
-def _shown(values_by_side: Sequence[frozenset[str]]) -> list[str]:
-    """Shorten each side's values so that they show where they differ."""
-    common = frozenset.intersection(*values_by_side)
+def _shown(values_by_side: Sequence[Counter[str]]) -> list[str]:
+    """Shorten each side's values so that they show where they differ; runs that differ are counted."""
+    common = set(values_by_side[0]).intersection(*values_by_side[1:])
     texts = []
     for values in values_by_side:
         ordered = sorted(values, key=lambda value: (value in common, value))
         more = len(ordered) - MAX_VALUES
-        texts.append(" | ".join(ordered[:MAX_VALUES]) + (f" and {more} more" if more > 0 else ""))
+        parts = [f"{values[value]} x {value}" if len(values) > 1 else value for value in ordered[:MAX_VALUES]]
+        texts.append(" | ".join(parts) + (f" and {more} more" if more > 0 else ""))
     num_equal = _num_equal(texts)
     start = num_equal - _CONTEXT_LEN if num_equal > 2 * _CONTEXT_LEN else 0
     dots = "..." if start else ""
@@ -61,16 +64,19 @@ def _num_equal(texts: Sequence[str]) -> int:
 
 
 def _flat(run: ComparedRun) -> dict[str, str]:
-    """Return what was run as texts by name; the workers as the set of their values."""
+    """Return what was run as texts by name; the workers as their values with the number of each."""
     found = {name: text for part in _PARTS for name, text in _entries(part, entry(run.record, part))}
     workers = as_mappings(entry(run.record, "summary", "workers"))
+    found |= run.settings
     found["workers"] = str(len(workers))
-    infos = [info for worker in workers for info in as_mappings(worker.get("stream_infos"))]
-    answers = [host for worker in workers for host in as_mappings(worker.get("hosts"))]
-    hosts = [machine for host in answers for machine in machines_of(host)]
-    found |= _values_of_all("worker", infos)
-    found |= _values_of_all("worker host", [_selected(host) for host in hosts])
-    return found
+    found |= values_of_workers("worker", [as_mappings(worker.get("stream_infos")) for worker in workers])
+    hosts = [[_selected(machine) for machine in _machines(worker)] for worker in workers]
+    return found | values_of_workers("worker host", hosts)
+
+
+def _machines(worker: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """List the machines of a worker's engine, in every answer that it gave."""
+    return [machine for host in as_mappings(worker.get("hosts")) for machine in machines_of(host)]
 
 
 def _selected(host: Mapping[str, object]) -> Mapping[str, object]:
@@ -78,11 +84,25 @@ def _selected(host: Mapping[str, object]) -> Mapping[str, object]:
     return parts | {"accelerators": as_list(host.get("accelerators"))}
 
 
-def _values_of_all(name: str, documents: Sequence[Mapping[str, object]]) -> dict[str, str]:
-    """Join the values of several workers, each once."""
-    found = [dict(_entries(name, document)) for document in documents]
-    keys = {key for values in found for key in values}
-    return {key: ", ".join(sorted({values.get(key, "-") for values in found})) for key in keys}
+def values_of_workers(name: str, documents: Sequence[Sequence[Mapping[str, object]]]) -> dict[str, str]:
+    """Join the values of several workers: how many workers have each, if they have not one.
+
+    Args:
+        name: Of the documents.
+        documents: Those of each worker, one for each of its streams.
+    """
+    by_worker = [[dict(_entries(name, document)) for document in own] for own in documents if own]
+    keys = {key for own in by_worker for values in own for key in values}
+    return {
+        key: _counted(", ".join(sorted({values.get(key, _MISSING) for values in own})) for own in by_worker)
+        for key in keys
+    }
+
+
+def _counted(values: Iterable[str]) -> str:
+    """Join values, each once, with the number of workers that have it; one that all have as it is."""
+    counts = sorted(Counter(values).items())
+    return counts[0][0] if len(counts) == 1 else ", ".join(f"{num} x {value}" for value, num in counts)
 
 
 def _entries(name: str, document: object) -> Iterator[tuple[str, str]]:

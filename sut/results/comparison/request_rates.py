@@ -13,17 +13,21 @@ _COLUMNS = ("answer_tokens", "first_arrival_ns", "done_arrival_ns")
 Ints = NDArray[np.int64]
 
 
-def read_rate_before_tail(run_dir: Path) -> float | None:
+def read_rate_before_tail(run_dir: Path, run_id: object) -> float | None:
     """Return the tokens per second until the last request got its first token.
 
     In Offline all slots are full until then. At the end of a run slots are empty, for a time that depends on
     the lengths of the last answers: that is noise in LoadGen's rate.
 
+    Args:
+        run_dir: The run's directory.
+        run_id: That of its run.json.
+
     Returns:
         None if the run has no requests.parquet, or no such time.
 
     Raises:
-        FlagError: The file cannot be read.
+        FlagError: The file cannot be read, or is of another run.
     """
     path = run_dir / REQUESTS
     if not path.exists():
@@ -32,10 +36,15 @@ def read_rate_before_tail(run_dir: Path) -> float | None:
     from pyarrow import ArrowException
     from pyarrow import parquet as pq
 
+    from sut.results.timing.requests_file import ForeignFileError, check_owner
+
     try:
         with open_regular(path) as file:
             table = pq.read_table(file, columns=list(_COLUMNS))
+        check_owner(path, table.schema, run_id)
         columns = [table.column(name).to_numpy().astype(np.int64) for name in _COLUMNS]
+    except ForeignFileError as error:
+        raise FlagError("RUNS", str(error)) from error
     except (ArrowException, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise FlagError("RUNS", f"cannot be read: {reason}", path) from error

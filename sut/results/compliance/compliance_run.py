@@ -41,6 +41,8 @@ class ComplianceRun(NamedTuple):
     directory: Path
     outcome: str
     reason: str
+    log_sha256: object
+    """Of the accuracy log by run.json; None if it does not tell."""
 
     @classmethod
     def read(cls, directory: Path) -> "ComplianceRun":
@@ -61,7 +63,9 @@ class ComplianceRun(NamedTuple):
         outcome, reason = (printable(str(found.get(key)), _MAX_REASON_LEN) for key in ("outcome", "reason"))
         if outcome not in COMPLETE:
             raise FlagError(RUN_FLAG, f"the run is {outcome}: {reason}", directory)
-        return cls(BENCHMARK.compliance_test_named(name), directory, outcome, reason)
+        hashes = record.get("files_sha256")
+        log_sha256 = hashes.get(ACCURACY) if isinstance(hashes, Mapping) else None
+        return cls(BENCHMARK.compliance_test_named(name), directory, outcome, reason, log_sha256)
 
     @property
     def log(self) -> Path:
@@ -99,6 +103,9 @@ def decide_run(directory: Path, config: ComplianceConfig) -> ComplianceVerdict:
         figures = LengthFigures.of(log)
     except LogError as error:
         raise FlagError(RUN_FLAG, f"{run.log.name} {error}", run.directory) from error
+    if run.log_sha256 not in (None, log.sha256):
+        reason = f"{run.log.name} is not the log of the run: {RECORD} names another SHA-256"
+        raise FlagError(RUN_FLAG, reason, run.directory)
     report = None
     if run.test.mean_answer_len is None:
         scoring = _scoring_config(config, run)

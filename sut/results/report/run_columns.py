@@ -13,6 +13,7 @@ from common.arrow_buffers import to_numpy
 from common.bounded_file import open_regular
 from common.text import printable
 from sut.log_files import REQUESTS, TIMELINE
+from sut.results.timing.requests_file import check_owner
 
 MAX_ROWS = 5_000_000
 """A run of ten hours at 100 queries/s has 3,600,000; the columns of so many need 0.5 GiB."""
@@ -61,27 +62,30 @@ class RunColumns(NamedTuple):
         return self.ints[later][rows] - self.ints[earlier][rows]
 
 
-def read_requests(run_dir: Path) -> RunColumns:
-    """Read requests.parquet.
+def read_requests(run_dir: Path, run_id: str) -> RunColumns:
+    """Read requests.parquet of the run with this id.
 
     Raises:
         MissingFileError: It is missing or no such file.
+        ForeignFileError: It is of another run.
     """
-    return _read(run_dir / REQUESTS, REQUEST_COLUMNS, ())
+    return _read(run_dir / REQUESTS, run_id, REQUEST_COLUMNS, ())
 
 
-def read_timeline(run_dir: Path) -> RunColumns:
-    """Read timeline.parquet.
+def read_timeline(run_dir: Path, run_id: str) -> RunColumns:
+    """Read timeline.parquet of the run with this id.
 
     Raises:
         MissingFileError: It is missing or no such file.
+        ForeignFileError: It is of another run.
     """
-    return _read(run_dir / TIMELINE, TIMELINE_INTS, TIMELINE_FLOATS)
+    return _read(run_dir / TIMELINE, run_id, TIMELINE_INTS, TIMELINE_FLOATS)
 
 
-def _read(path: Path, ints: Sequence[str], floats: Sequence[str]) -> RunColumns:
+def _read(path: Path, run_id: str, ints: Sequence[str], floats: Sequence[str]) -> RunColumns:
     try:
         with open_regular(path) as source, pq.ParquetFile(source) as file:
+            check_owner(path, file.schema_arrow, run_id)
             return _columns(file, ints, floats)
     except FileNotFoundError as error:
         raise MissingFileError(f"The run has no {path.name}.") from error

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from common.atomic_files import replace_files
+from common.atomic_files import replace_files, whole_file
 from sut.results.report.chart_drawing import draw
 from sut.results.report.page import Content, compose
 from sut.results.report.run_charts import RunCharts
@@ -15,27 +15,30 @@ def write_report(run_dir: Path, page: Path, plots: Path | None) -> None:
     """Write the page, and the plots as SVG and PNG if a directory is given.
 
     Raises:
-        ValueError: The directory holds no run that has ended.
+        ValueError: The directory holds no run that has ended, or files of two runs.
         OSError: A file cannot be written.
     """
     record = RunJson.read(run_dir)
     missing: list[str] = []
-    requests = _read(read_requests, run_dir, missing)
-    timeline = _read(read_timeline, run_dir, missing)
+    requests = _read(read_requests, run_dir, record, missing)
+    timeline = _read(read_timeline, run_dir, record, missing)
     charts = RunCharts.of(record, requests, timeline)
     drawings = {chart.name: draw(chart, png=plots is not None) for chart in charts.all}
     content = Content(record, requests, missing, charts, drawings)
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
         for name, drawing in drawings.items():
-            (plots / f"{name}.svg").write_text(drawing.svg, encoding="utf-8")
-            (plots / f"{name}.png").write_bytes(drawing.png)
+            replace_files(plots, {f"{name}.svg": drawing.svg})
+            with whole_file(plots / f"{name}.png") as partial:
+                partial.write_bytes(drawing.png)
     replace_files(page.parent, {page.name: compose(content)})
 
 
-def _read(read: Callable[[Path], RunColumns], run_dir: Path, missing: list[str]) -> RunColumns | None:
+def _read(
+    read: Callable[[Path, str], RunColumns], run_dir: Path, record: RunJson, missing: list[str]
+) -> RunColumns | None:
     try:
-        return read(run_dir)
+        return read(run_dir, record.text("run_id"))
     except MissingFileError as error:
         missing.append(str(error))
         return None

@@ -44,6 +44,13 @@ def tokenizers_of(run: RecordedRun) -> list[str]:
     return [] if isinstance(report, str) else [str(report.get("tokenizer_sha256"))]
 
 
+def lcb_tests_of(run: RecordedRun) -> list[str]:
+    """List the hash of the file of tests by which a run's programs were graded; none if it is not known."""
+    report = _read_report(run.directory / ACCURACY_REPORT) if run.kind is RunKind.ACCURACY else ""
+    found = None if isinstance(report, str) else report.get("lcb_tests_sha256")
+    return [found] if isinstance(found, str) else []
+
+
 def _score_faults(run: RecordedRun, log_sha256: str, division: Division) -> list[Fault]:
     """Require a score of this log, of every row, above the target, with the same text for the checker."""
     fault = functools.partial(Fault, run.name)

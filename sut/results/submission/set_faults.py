@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import combinations
 
-from sut.results.submission.grading_faults import tokenizers_of
+from sut.results.submission.grading_faults import lcb_tests_of, tokenizers_of
 from sut.results.submission.log_comparison import log_comparison_faults
 from sut.results.submission.recorded_runs import (
     Division,
@@ -108,6 +108,7 @@ def _unequal_over_all(runs: Runs) -> list[Fault]:
     }
     found = [fault for name, read in rules.items() for fault in _unequal("all runs", name, every, read)]
     found += _unequal("graded runs", "tokenizer", every, tokenizers_of)
+    found += _unequal("graded runs", "SHA-256 of the tests of programs", every, lcb_tests_of)
     accuracy = [run for run in every if run.kind is RunKind.ACCURACY]
     return found + _unequal(
         "accuracy runs", "sampling", accuracy, lambda run: [_canonical(run.value("generation"))]

@@ -154,7 +154,9 @@ def _facts_of(runs: list[RecordedRun]) -> dict[str, str]:
     if _is_behind_network(run):
         return _software(run, first)
     found = _accelerators(hosts)
-    if not _lacks_nodes(run):
+    if _has_shared_host_names(run):
+        found.pop("accelerators_per_node", None)
+    elif not _lacks_nodes(run):
         found["number_of_nodes"] = str(len(hosts))
     memory = [entry(host[0], "memory_bytes") for host in hosts.values()]
     sizes = sorted(size for size in memory if isinstance(size, int) and 0 < size < _MAX_MEMORY_BYTES)
@@ -166,6 +168,16 @@ def _facts_of(runs: list[RecordedRun]) -> dict[str, str]:
 def _is_behind_network(run: RecordedRun) -> bool:
     """Whether the record has the machine of a Network SUT, and none of those behind it."""
     return any(entry(info, "execution_facts", "num_workers") is not None for info in run.engine_infos)
+
+
+def _has_shared_host_names(run: RecordedRun) -> bool:
+    """Whether workers at several hosts told one host name, as machines from one image do: nodes unknown."""
+    places: dict[str, set[str]] = {}
+    for worker in run.workers:
+        place = str(worker.get("address")).rpartition(":")[0]
+        for host in as_mappings(worker.get("hosts"))[-1:]:
+            places.setdefault(str(host.get("hostname")), set()).add(place)
+    return any(len(found) > 1 for found in places.values())
 
 
 def _lacks_nodes(run: RecordedRun) -> bool:

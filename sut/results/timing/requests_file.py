@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from common.arrow_buffers import to_arrow, to_texts
 from common.atomic_files import whole_file
-from sut.log_files import REQUESTS
+from common.bounded_file import parse_json
+from common.text import printable
+from sut.log_files import RECORD, REQUESTS
 from sut.results.timing.clock_offsets import UNKNOWN_NS
 from sut.results.timing.decomposition import PERCENTILES, ttft_parts
 from sut.results.timing.request_records import TIME_COLUMNS, RequestRecords, is_known
@@ -27,6 +29,7 @@ REASONS = ("unspecified", "stop", "length")
 """Names of the values of FinishReason, in order."""
 _ROW_GROUP_ROWS = 1 << 17
 _JSONL_ROWS = 4096
+_MAX_ID_LEN = 100
 _INT32 = ("sample", "worker", "stream", "prompt_tokens", "answer_tokens", "losses")
 COLUMNS = (
     "query",
@@ -42,6 +45,31 @@ COLUMNS = (
     "clock_error_ns",
 )
 _Column = NDArray[np.int64]
+
+
+class ForeignFileError(ValueError):
+    """A file that lies beside a run.json is not of that run; one line."""
+
+
+def check_owner(path: Path, schema: pa.Schema, run_id: object) -> None:
+    """Require a file that the run of a run.json has written.
+
+    Args:
+        path: The file, written by `write_parquet`.
+        schema: Its schema.
+        run_id: That of the run.json beside it.
+
+    Raises:
+        ForeignFileError: Another run or another program has written it.
+    """
+    try:
+        facts = parse_json((schema.metadata or {})[METADATA_KEY])
+        owner = facts["run_id"]  # type: ignore[index]  # TypeError if it is no object
+    except (KeyError, TypeError, ValueError) as error:
+        raise ForeignFileError(f"{path}: names no run: another program has written it") from error
+    if owner != run_id:
+        names = " and ".join(printable(str(name), _MAX_ID_LEN) for name in (owner, run_id))
+        raise ForeignFileError(f"{path} and the {RECORD} beside it are of two runs, {names}")
 
 
 def to_table(records: RequestRecords) -> pa.Table:

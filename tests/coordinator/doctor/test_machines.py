@@ -2,6 +2,7 @@
 
 import pytest
 
+from common.control_groups import CpuQuota
 from coordinator.doctor.accelerators import diagnose_accelerators
 from coordinator.doctor.findings import Level, Row
 from coordinator.doctor.machines import diagnose_hosts, diagnose_own
@@ -172,11 +173,24 @@ def test_variable_that_is_off_costs_nothing(name: str) -> None:
     assert {} == troubles(diagnose_hosts([visit("a:1", environment={name: "0"})]))
 
 
-def own(free_gib: float = 100, writable: bool = True, num_workers: int = 2, **changed: object) -> list[Row]:
+def own(
+    free_gib: float = 100,
+    writable: bool = True,
+    num_workers: int = 2,
+    quota: CpuQuota | None = None,
+    **changed: object,
+) -> list[Row]:
     """Judge a coordinator's machine."""
     host = pb.HostInfo(**(GOOD_HOST | changed))  # type: ignore[arg-type]
     host.disks.add(purpose="output directory", path="/out", free_bytes=int(free_gib * GIB))
-    return diagnose_own(host, num_workers, writable)
+    return diagnose_own(host, num_workers, writable, quota)
+
+
+def test_coordinator_is_not_to_be_stopped_by_a_cpu_quota() -> None:
+    """Less than the two cores of LoadGen's and the event loop's threads is a warning."""
+    assert {} == troubles(own(quota=CpuQuota(4.0, 0, 0)))
+    ((level, seen),) = troubles(own(quota=CpuQuota(0.5, 0, 0))).values()
+    assert (Level.WARN, True) == (level, seen.startswith("0.5 cores: after that the kernel stops"))
 
 
 def test_coordinator_needs_files_and_disk() -> None:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from sut.results.comparison.compare_command import main
 from sut.results.comparison.compared_figures import error_rates
 from sut.results.comparison.request_rates import rate_before_tail, read_rate_before_tail
+from sut.results.timing.requests_file import write_parquet
 from tests.sut.comparison.run_files import server_record, write_repeats, write_run
 
 # Five repeats in turns; B takes 3 % longer per token, the runs of a side scatter by 0.1 %.
@@ -274,8 +274,8 @@ def test_the_rate_before_the_tail(tmp_path: Path) -> None:
         "first_arrival_ns": np.array([500, 1000, 2000], np.int64) * 1_000_000,
         "done_arrival_ns": np.array([1500, 3000, 4000], np.int64) * 1_000_000,
     }
-    assert read_rate_before_tail(tmp_path) is None
-    pq.write_table(pa.table(columns), tmp_path / "requests.parquet")
-    assert read_rate_before_tail(tmp_path) == pytest.approx(100.0)
+    assert read_rate_before_tail(tmp_path, "r") is None
+    write_parquet(tmp_path / "requests.parquet", pa.table(columns), {"run_id": "r"})
+    assert read_rate_before_tail(tmp_path, "r") == pytest.approx(100.0)
     nothing = np.zeros(0, np.int64)
     assert rate_before_tail(nothing, nothing, nothing) is None

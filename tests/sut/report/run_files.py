@@ -48,9 +48,14 @@ def request_rows(num: int, num_workers: int = 2) -> dict[str, Any]:
 
 def write_requests(run_dir: Path, columns: dict[str, Any]) -> None:
     """Write requests.parquet."""
-    facts = {"format": 1, "scenario": "server", "mode": "performance", "run_id": "server-performance-1"}
+    write_table(run_dir / "requests.parquet", columns)
+
+
+def write_table(path: Path, columns: dict[str, Any], run_id: str = "server-performance-1") -> None:
+    """Write a parquet file as a run does."""
+    facts = {"format": 1, "scenario": "server", "mode": "performance", "run_id": run_id}
     table = pa.table(columns).replace_schema_metadata({b"tokenfleet": json.dumps(facts).encode()})
-    pq.write_table(table, run_dir / "requests.parquet")
+    pq.write_table(table, path)
 
 
 def timeline_rows(num_s: int, num_workers: int = 2, *, gpus: bool = True) -> dict[str, Any]:
@@ -86,7 +91,7 @@ def timeline_rows(num_s: int, num_workers: int = 2, *, gpus: bool = True) -> dic
 
 def write_timeline(run_dir: Path, columns: dict[str, Any]) -> None:
     """Write timeline.parquet."""
-    pq.write_table(pa.table(columns), run_dir / "timeline.parquet")
+    write_table(run_dir / "timeline.parquet", columns)
 
 
 def spread(values: Any) -> dict[str, Any]:

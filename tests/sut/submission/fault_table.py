@@ -157,6 +157,11 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         report("server/TEST07/accuracy.json", tokenizer_sha256="3" * 64),
         f"graded runs: the tokenizer differs: {'2' * 64} in offline/accuracy, {'3' * 64} in server/TEST07",
     ),
+    "a score by other tests of programs": (
+        report("server/accuracy/accuracy.json", lcb_tests_sha256="5" * 64),
+        "graded runs: the SHA-256 of the tests of programs differs: "
+        f"{'4' * 64} in offline/accuracy, {'5' * 64} in server/accuracy",
+    ),
     "a score that its counts do not give": (
         lambda results: (
             change_report(results / "offline/accuracy/accuracy.json", score_percent=90.0),

@@ -48,7 +48,10 @@ def host(name: str, num_devices: int) -> dict[str, Any]:
 def run_on(*hosts: dict[str, Any]) -> RecordedRun:
     """Make the record of a run with a worker on each of the machines."""
     info = {"engine": "vllm", "engine_version": "0.32.0"}
-    workers = [{"hosts": [one], "stream_infos": [info]} for one in hosts]
+    workers = [
+        {"address": f"{one['hostname']}:{50051 + k}", "hosts": [one], "stream_infos": [info]}
+        for k, one in enumerate(hosts)
+    ]
     record = {"summary": {"workers": workers}, "versions": {"mlcommons_loadgen": "6.0.17"}}
     return RecordedRun(Path("runs"), Scenario.OFFLINE, RunKind.PERFORMANCE, record)
 
@@ -88,6 +91,15 @@ def test_nodes_with_unequal_accelerators_are_asked_for() -> None:
     """No number is invented where the nodes differ."""
     found = describe_system([run_on(host("a", 4), host("b", 8))], GIVEN, {}, Division.CLOSED)
     assert "accelerators_per_node" in found.missing
+
+
+def test_machines_with_one_host_name_are_asked_for() -> None:
+    """Two machines from one image are not one node of sixteen accelerators."""
+    run = run_on(host("localhost", 8), host("localhost", 8))
+    for worker, address in zip(run.workers, ("10.0.0.1:50051", "10.0.0.2:50051"), strict=True):
+        worker["address"] = address  # type: ignore[index]  # the test's own dictionary
+    found = describe_system([run], GIVEN, {}, Division.CLOSED)
+    assert {"number_of_nodes", "accelerators_per_node"} <= set(found.missing)
 
 
 def set_nnodes(run: RecordedRun, nnodes: str) -> None:

@@ -76,3 +76,19 @@ def test_the_next_rate_depends_on_the_runs_alone() -> None:
     _, points = searched(search, smooth, 1.1)
     for num, point in enumerate(points):
         assert (point.kind, point.target_qps) == search.next_step(points[:num])
+
+
+def test_a_result_tells_whether_a_higher_rate_may_be_valid() -> None:
+    """A search that closed in on the limit has no rate left; one that ran out of runs names its next one."""
+    search = RateSearch(15.0, 60.0, 8)
+    _, points = searched(search, smooth)
+    assert search.untried_qps(points) is None
+    # Two runs of full length: at 15, where the ratio is 0.25, and on the line of slope 1 from there at 60.
+    short_search = RateSearch(15.0, 60.0, 2)
+    step, points = searched(short_search, smooth)
+    assert (StepKind.FOUND, 2) == (step.kind, len(points))
+    untried = short_search.untried_qps(points)
+    assert untried is not None
+    assert step.target_qps < untried < 60
+    highest = RateSearch(10.0, 20.0, 8)
+    assert highest.untried_qps(searched(highest, smooth)[1]) is None

@@ -1,11 +1,13 @@
 """What a search takes from a run: its rate, another reason to be INVALID, or nothing."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from tokenfleet.find_qps.search_results import DisturbedRunError, FinishedRun, RefusedRunError
+from tokenfleet.find_qps.search_results import DisturbedRunError, FinishedRun, RefusedRunError, read_remarks
 
 TTFT = "result_first_token_99.00_percentile_latency_ns"
 LOSS = {"address": "node2:50051", "reason": "silent for 10 s"}
@@ -38,3 +40,15 @@ def test_a_run_that_lost_a_worker_says_nothing_of_the_rate() -> None:
             run(outcome, losses=(LOSS,)).check(["loadgen_result"])
         run(outcome).check(["loadgen_result"])
     run("VALID", losses=(LOSS,)).check([])
+
+
+def test_the_notes_of_a_result_are_the_warnings_of_its_run(tmp_path: Path) -> None:
+    """A rate that was found with a worker lost, or with prefix caching, is told with that."""
+    passed = {"name": "tokens", "passed": True, "seen": "equal", "warning": False}
+    lost = {"name": "continuation", "passed": True, "seen": "1 workers lost", "warning": True}
+    verdict = {"outcome": "VALID", "checks": [passed, lost], "deviations": ["prefix caching is on", "x"]}
+    (tmp_path / "run.json").write_text(json.dumps({"run_id": "r", "verdict": verdict}))
+    assert [
+        "continuation: 1 workers lost",
+        "no submission run for 2 reasons, first: prefix caching is on",
+    ] == read_remarks(tmp_path)

@@ -5,13 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from common.control_groups import CpuQuota
 from coordinator.doctor.capacity import CoordinatorCosts, CoordinatorLoad
 from sut.settings import Scenario
 from tests.forked import end_of
 from tokenfleet.cli import main
 from tokenfleet.plan.carried_load import carried_load
 from tokenfleet.plan.plan_command import PlanConfig, format_plan
-from tokenfleet.plan.self_benchmark import ShortRunFigures, derive_costs
+from tokenfleet.plan.self_benchmark import (
+    BenchmarkFailed,
+    ShortRunFigures,
+    check_throttling,
+    derive_costs,
+)
 
 # 20 us a frame, 10 us for 1,000 tokens, 200 us a query, 1 % of a core at rest.
 COSTS = CoordinatorCosts(idle=0.01, frame=20e-6, token=10e-9, query=200e-6)
@@ -61,6 +67,44 @@ def test_the_costs_are_derived_from_the_runs() -> None:
     assert measured.costs(Scenario.SERVER) == pytest.approx(COSTS)
     assert measured.costs(Scenario.INTERACTIVE) == pytest.approx(COSTS)
     assert measured.costs(Scenario.OFFLINE) == pytest.approx(COSTS._replace(query=50e-6))
+
+
+def test_costs_that_cannot_be_told_apart_are_refused() -> None:
+    """A busy host makes frames seem to cost more than the queries' run took: no cost of a query follows."""
+    runs = {
+        "idle": ShortRunFigures(cpu_s=0.04, seconds=4.0, queries=8, frames=16, tokens=16),
+        # 0.1001 less 0.04 at rest, 0.0001 of tokens: 60 us a frame.
+        "frames": ShortRunFigures(cpu_s=0.1001, seconds=4.0, queries=16, frames=1_000, tokens=10_000),
+        # 2,000 x 60 us, 0.03 at rest and 0.00002 of tokens explain 0.15002 of 0.157 s: 4.4 % is left.
+        "queries": ShortRunFigures(cpu_s=0.157, seconds=3.0, queries=1_000, frames=2_000, tokens=2_000),
+        "samples": ShortRunFigures(cpu_s=0.06022, seconds=1.0, queries=1_000, frames=10, tokens=2_000),
+    }
+    with pytest.raises(BenchmarkFailed, match=r"run of queries took 0[.]157 s of CPU, of which .* 0[.]150 s"):
+        derive_costs(runs, token_s=10e-9)
+
+
+def test_a_benchmark_that_a_quota_has_stopped_is_refused() -> None:
+    """Stopped in 94 % of the periods, as under a quota of 0.3 core; in 2 % while programs start it stands."""
+    none, some = CpuQuota(0.3, 100, 50), CpuQuota(0.3, 200, 52)
+    check_throttling(none, some)
+    check_throttling(None, None)
+    with pytest.raises(
+        BenchmarkFailed, match=r"in 94 of 100 periods of 0[.]1 s, because of a CPU quota of 0[.]3"
+    ):
+        check_throttling(none, CpuQuota(0.3, 200, 144))
+
+
+def test_a_quota_below_one_core_lowers_the_limit() -> None:
+    """Of 0.5 core a coordinator carries 0.375; more than one core is not used."""
+    load = CoordinatorLoad(1_000, 10, 1_000)
+    # 0.02 at rest and 250 us a query, as above: 0.355 / 250 us.
+    carried = carried_load(COSTS, load, quota_cores=0.5)
+    assert carried.max_queries_per_s == pytest.approx(1_420)
+    assert carried.share == pytest.approx(0.27 / 0.375)
+    text = format_plan(PlanConfig(num_workers=10), COSTS, carried)
+    assert "A coordinator carries 0.375 core" in text
+    assert "The limit is that of a CPU quota of less than one core" in text
+    assert carried_load(COSTS, load, quota_cores=4.0) == carried_load(COSTS, load)
 
 
 def test_the_table_names_the_limits() -> None:

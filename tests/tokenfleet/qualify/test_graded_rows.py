@@ -129,9 +129,31 @@ def test_all_answers_right_pass() -> None:
     assert Assessment.PASS is check_score(rows).assessment
 
 
+def test_rows_without_a_verdict_may_be_wrong() -> None:
+    """All graded answers are right, 60 programs have no verdict: the official score may miss the target."""
+    rows = graded(aime25=[True] * 5, gpqa_diamond=[True] * 15, livecodebench_v6=[True] * 90)
+    assert Assessment.PASS is check_score(rows).assessment
+    ungraded = rows._replace(data_sets=[*rows.data_sets, *[CODE] * 60], right=[*rows.right, *[None] * 60])
+    assert Assessment.UNKNOWN is check_score(ungraded).assessment
+    wrong = ungraded._replace(right=[not right if right else None for right in ungraded.right])
+    assert Assessment.FAIL is check_score(wrong).assessment
+
+
+def test_an_invalid_run_projects_no_score() -> None:
+    """All answers of a run are right, and a check of its verdict failed."""
+    rows = graded(aime25=[True] * 5, gpqa_diamond=[True] * 15, livecodebench_v6=[True] * 80)
+    invalid = HarnessRun(Path("run"), "the run is INVALID: tokens: 1 lost", is_complete=True)
+    result = check_score(rows._replace(run=invalid))
+    assert (Assessment.FAIL, True) == (
+        result.assessment,
+        result.seen.startswith("the run is INVALID: tokens"),
+    )
+
+
 @pytest.mark.parametrize(
     "before, after, assessment",
     [
+        ([None, None], [True, None], Assessment.UNKNOWN),
         ([True] * 5 + [None], [False] * 5 + [True], Assessment.FAIL),
         ([True] * 5 + [False], [False] * 4 + [True] * 2, Assessment.UNKNOWN),
         ([True, False], [True, True], Assessment.PASS),

@@ -76,6 +76,52 @@ def test_a_model_without_routers_keeps_its_values() -> None:
     assert {7} == {number for value in found.values() for number in value.flatten().tolist()}
 
 
+def head_parameters() -> dict[str, Any]:
+    """Make the parameters of an EAGLE3 head's input and MLP, with the tiny values of a dummy loader."""
+    torch = pytest.importorskip("torch")
+    shapes = {
+        "model.fc.weight": (HIDDEN, 3 * HIDDEN),
+        "model.layers.36.mlp.gate_up_proj.weight": (12 * HIDDEN, HIDDEN),
+        "model.layers.36.mlp.down_proj.weight": (HIDDEN, 6 * HIDDEN),
+        "model.norm.weight": (HIDDEN,),
+        "lm_head.weight": (4096, HIDDEN),
+    }
+    generator = torch.Generator().manual_seed(2)
+    return {
+        name: torch.nn.Parameter(2e-3 * torch.rand(shape, generator=generator) - 1e-3, requires_grad=False)
+        for name, shape in shapes.items()
+    }
+
+
+def drafted(found: dict[str, Any], num_steps: int) -> list[Any]:
+    """Return the draft tokens of each step, (32,); attention adds little and is left out."""
+    torch = pytest.importorskip("torch")
+    fc, gate_up, down, norm, head = found.values()
+    hidden = torch.randn(32, 3 * HIDDEN, generator=torch.Generator().manual_seed(3)) @ fc.T
+    tokens = []
+    for _ in range(num_steps):
+        gate, up = (torch.nn.functional.rms_norm(hidden, (HIDDEN,), norm) @ gate_up.T).chunk(2, dim=-1)
+        hidden = hidden + (torch.nn.functional.silu(gate) * up) @ down.T
+        tokens.append((torch.nn.functional.rms_norm(hidden, (HIDDEN,), norm) @ head.T).argmax(dim=-1))
+    return tokens
+
+
+def test_the_draft_tokens_of_a_step_differ() -> None:
+    """3 steps of an EAGLE3 head draft 3 tokens for each of 32 requests; with the loader's values one each.
+
+    A sixth of the pairs may be equal: with the model's vocabulary, 50 times as large, fewer are.
+    """
+    found = head_parameters()
+    first, second, third = drafted(found, 3)
+    assert (first == second).all() and (second == third).all()
+    counts = spread(found)
+    assert {"head matrix": 3, "head MLP": 1, "norm": 1} == counts
+    first, second, third = drafted(found, 3)
+    num_equal = sum(int(equal.sum()) for equal in (first == second, second == third, first == third))
+    assert num_equal <= 16
+    assert len({*first.tolist(), *second.tolist(), *third.tolist()}) >= 80
+
+
 def test_random_weights_and_no_others_need_the_extension() -> None:
     """Another extension is kept with a checkpoint's weights and refused with random ones."""
     assert ["", "a.B", EXTENSION, EXTENSION] == [

@@ -12,6 +12,7 @@ from tests.worker.engines.engine_contract import EngineContract, Served
 from worker.engine_protocol import Engine
 from worker.engines.scripted import counting, replay, simulated
 from worker.engines.scripted.answers_file import read_answers
+from worker.prefill_groups import PrefillGroups
 
 END = 200_002
 # The first token is the length of the answer, which counts upward from the last one.
@@ -31,6 +32,12 @@ def simulated_engine(_: Path) -> Engine:
     return simulated.SimulatedEngine(simulated.parse_engine_flags(flags.split()))
 
 
+def engine_with_groups(_: Path) -> Engine:
+    """Make the counting engine, with prompts in groups of two."""
+    engine = counting.CountingEngine(counting.CountingConfig(step_ms=0.1, max_num_seqs=64))
+    return PrefillGroups(engine, group_tokens=4, hold_s=0.002)
+
+
 def replay_engine(directory: Path) -> Engine:
     """Make the replaying engine with the same answers in its file."""
     path = directory / "answers.parquet"
@@ -47,7 +54,7 @@ def runner() -> Iterator[asyncio.Runner]:
         yield loop_runner
 
 
-@pytest.fixture(scope="module", params=[counting_engine, simulated_engine, replay_engine])
+@pytest.fixture(scope="module", params=[counting_engine, simulated_engine, replay_engine, engine_with_groups])
 def served(
     request: pytest.FixtureRequest, runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory
 ) -> Served:
@@ -59,4 +66,4 @@ def served(
 
 
 class TestScriptedEngines(EngineContract):
-    """Each of the three."""
+    """Each of the three, and one behind groups of prompts."""

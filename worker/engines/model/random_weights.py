@@ -17,6 +17,9 @@ _FIRST_SEED = 1000
 # Scales are exponents with bias 127: 2^-8 to 2^-6, with which the weights have a magnitude of about 0.02.
 _SCALES = range(119, 122)
 _BYTES = range(256)
+# Input matrix of an EAGLE3 head: it combines hidden states of the target model.
+_HEAD_INPUT = "fc.weight"
+_DRAFT_MLP_GAIN = 100.0
 
 
 def spread(parameters: "Mapping[str, torch.nn.Parameter]") -> dict[str, int]:
@@ -25,19 +28,25 @@ def spread(parameters: "Mapping[str, torch.nn.Parameter]") -> dict[str, int]:
     Norms become 1, embeddings N(0, 1), routers N(0, 1 / hidden size) with a bias of 0, MXFP4 tensors random
     bytes; all others keep the loader's values.
 
+    In an EAGLE3 head norms become 1 and matrices N(0, 1 / input size), the last one of the MLP 100 times as
+    large. With the loader's values its layer would add almost nothing to its input: all draft tokens of a
+    step would be equal, and the target model would use fewer experts to verify them.
+
     Args:
         parameters: By name, before the engine packs them for its kernels.
 
     Returns:
-        How many parameters have each role; empty for a model without routers, which is not changed.
+        How many parameters have each role; empty for a model that is neither, which is not changed.
     """
-    if not any(map(_is_router, parameters)):
+    is_head = any(name.endswith(_HEAD_INPUT) for name in parameters)
+    if not is_head and not any(map(_is_router, parameters)):
         return {}
     import torch
 
+    role_of = _head_role if is_head else _role
     counts: dict[str, int] = {}
     for number, (name, parameter) in enumerate(parameters.items()):
-        role = _role(name, is_packed=parameter.dtype == torch.uint8, num_dims=parameter.dim())
+        role = role_of(name, is_packed=parameter.dtype == torch.uint8, num_dims=parameter.dim())
         # Equal on each rank, so that all ranks have the same router.
         generator = torch.Generator(device=parameter.device)
         generator.manual_seed(_FIRST_SEED + number)
@@ -50,6 +59,8 @@ def describe_spread(counts: Mapping[str, int]) -> str:
     """Return the log line for the result of `spread`."""
     if not counts:
         return "random weights: the model has no router, and keeps the values of the dummy loader"
+    if "head matrix" in counts:
+        return f"random weights of a draft model whose tokens differ: {counts}"
     return f"random weights that use all experts: {counts}"
 
 
@@ -67,13 +78,22 @@ def _role(name: str, *, is_packed: bool, num_dims: int) -> str:
     return "embedding" if "embed" in name and num_dims == 2 else "other"
 
 
+def _head_role(name: str, *, is_packed: bool, num_dims: int) -> str:
+    role = _role(name, is_packed=is_packed, num_dims=num_dims)
+    if role == "other" and num_dims == 2:
+        return "head MLP" if "down_proj" in name else "head matrix"
+    return role
+
+
 def _fill(data: "torch.Tensor", role: str, generator: "torch.Generator") -> None:
     match role:
         case "packed" | "scales":
             values = _BYTES if role == "packed" else _SCALES
             data.random_(values.start, values.stop, generator=generator)
-        case "router":
+        case "router" | "head matrix":
             data.normal_(0, data.shape[-1] ** -0.5, generator=generator)
+        case "head MLP":
+            data.normal_(0, _DRAFT_MLP_GAIN * data.shape[-1] ** -0.5, generator=generator)
         case "router bias":
             data.zero_()
         case "norm":

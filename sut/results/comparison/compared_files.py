@@ -1,0 +1,78 @@
+"""Reads what the files beside a run.json say of a compared run, and requires that they are of that run."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from common.bounded_file import read_bounded
+from common.flags import FlagError
+from sut.loadgen_conf import AUDIT_FLAG, MAX_CONF_BYTES, USER_FLAG, parse_conf
+from sut.log_files import ACCURACY, ACCURACY_REPORT
+from sut.results.submission.recorded_runs import entry, read_object
+from sut.settings import Scenario
+
+_CONFS = {"user.conf": USER_FLAG, "audit.config": AUDIT_FLAG}
+
+
+def read_settings(directory: Path, record: Mapping[str, object], argument: str) -> dict[str, str]:
+    """Return the settings of LoadGen that the confs of a run gave it, by file and key.
+
+    A conf that is missing counts by the SHA-256 that run.json has of it.
+
+    Args:
+        directory: The run's.
+        record: Its run.json, with a known scenario.
+        argument: Names the runs in an error.
+
+    Raises:
+        FlagError: A conf cannot be read, or is not that of the run.
+    """
+    scenario = Scenario(str(record["scenario"]))
+    found: dict[str, str] = {}
+    for name, flag in _CONFS.items():
+        path, recorded = directory / name, entry(record, "files_sha256", name)
+        if path.exists():
+            text = _read_own(path, recorded, argument)
+            try:
+                lines = parse_conf(flag, text).applied(scenario)
+            except ValueError as error:
+                raise FlagError(argument, str(error), path) from error
+            found |= {f"{name}.{key}": line.value for key, line in lines.items()}
+        elif isinstance(recorded, str):
+            found[f"{name}, SHA-256"] = recorded
+    return found
+
+
+def _read_own(path: Path, recorded: object, argument: str) -> str:
+    """Read a conf; run.json of an older version does not have its hash.
+
+    Raises:
+        FlagError: It cannot be read, or is not that of the run.
+    """
+    try:
+        content = read_bounded(path, MAX_CONF_BYTES)
+        text = content.decode("utf-8")
+    except OSError as error:
+        raise FlagError(argument, str(error.strerror or error), path) from error
+    except UnicodeDecodeError as error:
+        raise FlagError(argument, f"is not UTF-8 text: {error}", path) from error
+    if recorded not in (None, hashlib.sha256(content).hexdigest()):
+        raise FlagError(argument, "is not the file of the run: its SHA-256 differs from run.json", path)
+    return text
+
+
+def read_score(directory: Path, record: Mapping[str, object], argument: str) -> float | None:
+    """Return the score of the run's answers in percent; None if they have none.
+
+    Raises:
+        FlagError: accuracy.json cannot be read, or is the score of another log.
+    """
+    path = directory / ACCURACY_REPORT
+    if not path.exists():
+        return None
+    report = read_object(path, argument)
+    recorded = entry(record, "files_sha256", ACCURACY)
+    if recorded not in (None, report.get("log_sha256")):
+        raise FlagError(argument, "is the score of another accuracy log than that of the run", path)
+    score = report.get("score_percent")
+    return float(score) if isinstance(score, int | float) and not isinstance(score, bool) else None

@@ -1,0 +1,45 @@
+"""Files of two runs in one directory: refused by every command that reads both."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from sut.results.comparison.compare_command import main as compare
+from sut.results.report.__main__ import main as report
+from sut.results.timing.requests_file import ForeignFileError, write_parquet
+from tokenfleet.find_qps.search_results import FinishedRun
+from tokenfleet.spans.spans_command import main as spans
+
+
+def run_of_two(directory: Path, scenario: str, metadata: dict[str, object]) -> Path:
+    """Write a complete run whose requests.parquet was written with other metadata."""
+    verdict = {"outcome": "VALID", "checks": []}
+    record = {"run_id": "mine", "scenario": scenario, "mode": "performance", "verdict": verdict}
+    directory.mkdir()
+    (directory / "run.json").write_text(json.dumps(record))
+    columns = {name: np.arange(1, 3) for name in ("answer_tokens", "first_arrival_ns", "done_arrival_ns")}
+    write_parquet(directory / "requests.parquet", pa.table(columns), metadata)
+    return directory
+
+
+def test_a_file_of_another_run_is_used_by_no_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Report, comparison, spans and find-qps refuse the requests of another run in one line with both ids."""
+    foreign = run_of_two(tmp_path / "foreign", "offline", {"run_id": "other"})
+    rewritten = run_of_two(tmp_path / "rewritten", "offline", {})
+    calls = (
+        (report, [str(foreign)]),
+        (compare, [str(foreign), str(rewritten)]),
+        (spans, [str(foreign), "--output", str(tmp_path / "spans.json")]),
+    )
+    for main, argv in calls:
+        assert 2 == main(argv)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "foreign/requests.parquet and the run.json beside it are of two runs, other and mine" in line
+    with pytest.raises(ForeignFileError, match="names no run: another program has written it"):
+        FinishedRun.read(rewritten)
+    assert not list(tmp_path.rglob("*.html"))

@@ -1,0 +1,101 @@
+"""The conditions of the runs of a search: all have to measure one fleet, with one version of the code."""
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from google.protobuf.json_format import MessageToDict
+
+from common.text import printable
+from coordinator.doctor.visits import VISIT_TIMEOUT_S, Visit, visit_all
+from coordinator.transport.access import Access
+from coordinator.transport.worker_host import WorkerHost
+from protos import worker_pb2 as pb
+from sut.results.comparison.configuration_differences import values_of_workers
+from sut.results.submission.recorded_runs import as_mappings, entry
+
+MAX_VALUE_LEN = 60
+_ENGINE, _HOST = "worker", "worker host"
+_ENGINE_FACTS = ("engine", "engine_version", "engine_hash", "execution_facts")
+_HOST_FACTS = ("commit", "num_usable_cores", "accelerators")
+_Document = Mapping[str, object]
+
+
+class SearchConditions(NamedTuple):
+    """What decides the rates of a run beside its own rate, as texts by name."""
+
+    values: Mapping[str, str]
+
+    @classmethod
+    def of_record(cls, record: _Document) -> "SearchConditions":
+        """Take the conditions from a run's run.json."""
+        workers = as_mappings(entry(record, "summary", "workers"))
+        infos = [as_mappings(worker.get("stream_infos")) for worker in workers]
+        hosts = [as_mappings(worker.get("hosts")) for worker in workers]
+        host, versions = entry(record, "host"), entry(record, "versions")
+        found = _describe(host if isinstance(host, Mapping) else {}, infos, hosts)
+        loadgen = entry(versions, "mlcommons_loadgen")
+        return cls(found | {"LoadGen version": str(loadgen), "run hash": str(entry(record, "spec_hash"))})
+
+    @classmethod
+    def of_now(cls, visits: Sequence[Visit]) -> "SearchConditions | None":
+        """Take the conditions of a run that would begin now; None if a worker is not ready."""
+        workers = [visit for visit in visits if visit.trouble is not None or not visit.info.replicas]
+        if any(visit.trouble or visit.info.state != pb.WORKER_STATE_READY for visit in workers):
+            return None
+        infos = [[MessageToDict(visit.info, preserving_proto_field_name=True)] for visit in workers]
+        hosts = [
+            [dataclasses.asdict(WorkerHost.of(visit.host))] if visit.host is not None else []
+            for visit in workers
+        ]
+        return cls(_describe(dataclasses.asdict(WorkerHost.of_this_process()), infos, hosts))
+
+    def first_difference(self, other: "SearchConditions") -> str | None:
+        """Name what differs, with the value of `other` first; None if nothing is known to differ.
+
+        A fact of the engine that only one has differs; anything else that only one has is not known.
+        """
+        for name in sorted(self.values.keys() | other.values.keys()):
+            mine, its = (found.get(name) for found in (self.values, other.values))
+            is_known = None not in (mine, its) or name.startswith(f"{_ENGINE}.")
+            if mine != its and is_known:
+                shown = (printable(str(value or "none"), MAX_VALUE_LEN) for value in (its, mine))
+                return f"another {name}: {', not '.join(shown)}"
+        return None
+
+
+def visit_now(addresses: tuple[str, ...], access: Access) -> SearchConditions | None:
+    """Ask the workers of a search for their present conditions; None if one is not ready."""
+    return SearchConditions.of_now(asyncio.run(visit_all(addresses, access, VISIT_TIMEOUT_S)))
+
+
+def _describe(
+    host: _Document, infos: Sequence[Sequence[_Document]], hosts: Sequence[Sequence[_Document]]
+) -> dict[str, str]:
+    """Describe the coordinator's host and the workers.
+
+    Args:
+        host: Of the coordinator.
+        infos: Each worker's descriptions of itself.
+        hosts: Each worker's machine; without a host name it did not answer.
+    """
+    found = {f"{name} of the coordinator": str(host.get(name)) for name in ("commit", "num_usable_cores")}
+    found |= {"number of workers": str(len(infos))}
+    engines = [
+        [{name: info[name] for name in _ENGINE_FACTS if name in info} for info in own] for own in infos
+    ]
+    found |= values_of_workers(_ENGINE, engines)
+    if all(own and all(one.get("hostname") for one in own) for own in hosts):
+        machines = [[{name: _plain(one.get(name)) for name in _HOST_FACTS} for one in own] for own in hosts]
+        found |= values_of_workers(_HOST, machines)
+    return found
+
+
+def _selected(info: _Document) -> _Document:
+    return {name: info[name] for name in _ENGINE_FACTS if name in info}
+
+
+def _plain(value: object) -> object:
+    """Return a value of a dataclass as run.json has it."""
+    return list(value) if isinstance(value, tuple) else value
