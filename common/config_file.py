@@ -230,19 +230,21 @@ def to_toml(side: str, table: Table, unset: Mapping[str, str] | None = None) -> 
     return f"{header}{comments}{tomli_w.dumps({side: table}).removeprefix(header)}"
 
 
-def name_source(error: Exception, argv: list[str], side: str) -> str:
+def name_source(error: Exception, argv: list[str], *sides: str) -> str:
     """Return an error as one line, which names the file if the faulty flag comes from the file.
 
     Args:
         error: Exception raised for the command line.
         argv: The command line; flags given there do not come from the file.
-        side: Name of the file's table, one of TABLES.
+        sides: Names of the file's tables whose flags the program has, of TABLES.
     """
     try:
-        file, table = read(argv, side)
+        parts = [read(argv, side) for side in sides]
     except FlagError:
         # The error is about the file itself.
         return str(error)
+    file = parts[0][0]
+    table = {name: value for _, part in parts for name, value in part.items()}
     if file is not None and isinstance(error, FlagError) and _is_given(error.names, table, argv):
         return f"{file.path}: {error}"
     if file is not None and isinstance(error, UnknownFlagsError):

@@ -264,7 +264,7 @@ def main(argv: list[str]) -> int:
         closing_table.show(ended)
         return next((run.code for run in ended if run.code), 0)
     except ValueError as error:
-        _print_error(config_file.name_source(error, argv, "coordinator"))
+        _print_error(config_file.name_source(error, argv, *config_file.TABLES))
         return BAD_INPUT
     except Interrupted as interruption:
         _print_error(f"interrupted by {interruption}")

@@ -16,8 +16,9 @@ _Devices = Sequence[pb.Accelerator]
 
 
 def diagnose_accelerators(visits: Sequence[Visit]) -> list[Row]:
-    """Check the accelerators of all workers; no rows if no worker reports any."""
-    devices = {v.address: list(v.host.accelerators) for v in visits if v.host is not None}
+    """Check the accelerators of all machines; no rows if no worker reports any."""
+    machines = {place: host for visit in visits for place, host in visit.machines.items()}
+    devices = {place: list(host.accelerators) for place, host in machines.items()}
     if not any(devices.values()):
         return []
     rows: list[Row] = []

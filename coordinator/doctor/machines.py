@@ -80,7 +80,7 @@ def diagnose_hosts(visits: Sequence[Visit]) -> list[Row]:
     if not hosts:
         return rows
     rows += _clocks({visit.address: visit.clock for visit in visits if visit.clock is not None})
-    rows += _versions(hosts)
+    rows += _versions({place: host for visit in visits for place, host in visit.machines.items()})
     needed = {v.address: VLLM_OPEN_FILES if v.info.engine == "vllm" else MIN_OPEN_FILES for v in visits}
     least = min(host.soft_open_files for host in hosts.values())
     rows += Check("machines", "open files").rows(

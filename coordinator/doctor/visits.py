@@ -72,6 +72,17 @@ class Visit:
     token_refusal: str = ""
     """Why a run would be refused for its run token; empty if it would not."""
 
+    @property
+    def machines(self) -> dict[str, pb.HostInfo]:
+        """The worker's machine by its address, then those of its engine's other nodes, as they joined."""
+        if self.host is None:
+            return {}
+        others = enumerate(self.host.engine_hosts, 1)
+        return {
+            self.address: self.host,
+            **{f"{self.address} node rank {rank}": host for rank, host in others},
+        }
+
 
 async def visit_all(addresses: tuple[str, ...], access: Access, timeout_s: float) -> list[Visit]:
     """Visit every address, and for a node every replica that the node has not given up.

@@ -30,7 +30,7 @@ NO_WORKER = -1
 GENERATION_BITS = 32
 _GENERATION_MASK = SLOT_MASK << GENERATION_BITS
 _GENERATION, _WORKER = np.uint64(_GENERATION_MASK), np.uint64(SLOT_MASK)
-_NEXT_GENERATION = np.uint64(1 << GENERATION_BITS)
+_ONE_GENERATION = 1 << GENERATION_BITS
 
 
 class FinishedRequests:
@@ -252,7 +252,7 @@ class RequestTable:
             )
             self._finished.add(row)
             self._answers.add(sample, self._arena.tokens(slot, num_tokens))
-            self._holders[slot] = ((holder & _GENERATION_MASK) + (1 << 32) & _GENERATION_MASK) | SLOT_MASK
+            self._holders[slot] = (holder + _ONE_GENERATION & _GENERATION_MASK) | SLOT_MASK
         self._free += slots
 
     def take_answers(self) -> tuple[NDArray[np.int64], TokenCounts, TokenIds]:
@@ -298,7 +298,7 @@ class RequestTable:
         stalled = self._num_tokens[slots] == self._given_tokens[slots]
         self._stalled_losses[slots] = (self._stalled_losses[slots] + 1) * stalled
         self._prefill_lens[slots] = 0
-        self._holders[slots] = (self._holders[slots] | _WORKER) + _NEXT_GENERATION
+        self._holders[slots] = (self._holders[slots] | _WORKER) + np.uint64(_ONE_GENERATION)
 
     def reassign(self, slots: Slots, worker: int, now_ns: int) -> RequestNames:
         """Assign requests without a worker to another one; returns their new names, (R,)."""

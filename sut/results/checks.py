@@ -21,6 +21,8 @@ DEGENERATE_BOUND = 0.01
 A degenerate answer is wrong, and the checker requires 99 % of the reference's accuracy: a model as good as
 the reference misses that if more than 1 % of its answers are degenerate.
 """
+MAX_NAMED_ANSWERS = 20
+"""Short answers that the verdict names; the others are counted."""
 # LoadGen prints six digits, so the relative error of a figure is at most half a unit of the sixth digit,
 # 5e-6 for 1.00000. The error of a quotient of two is at most (1 + 5e-6) / (1 - 5e-6) - 1 = 1.000005e-5.
 _QUOTIENT_ERROR = 1.00001e-5
@@ -49,16 +51,6 @@ class VerdictCheck:
         if not self.passed:
             return "FAIL"
         return "warn" if self.warning else "ok  "
-
-
-def accuracy_score(score_percent: float, target_percent: float) -> VerdictCheck:
-    """Compare the score of the answers with the smallest score of a submission."""
-    seen = f"score {score_percent:.4f}, at least {target_percent:g} needed"
-    return VerdictCheck("accuracy", score_percent >= target_percent, seen)
-
-
-MAX_NAMED_ANSWERS = 20
-"""Short answers that the verdict names; the others are counted."""
 
 
 class ShortAnswer(NamedTuple):
@@ -296,6 +288,12 @@ def output_length(accuracy: AccuracyLog, bounds: MeanBounds) -> VerdictCheck:
         bounds.low <= mean <= bounds.high,
         f"mean answer {mean:.2f} tokens of {bounds.low} to {bounds.high}",
     )
+
+
+def accuracy_score(score_percent: float, target_percent: float) -> VerdictCheck:
+    """Compare the score of the answers with the smallest score of a submission."""
+    seen = f"score {score_percent:.4f}, at least {target_percent:g} needed"
+    return VerdictCheck("accuracy", score_percent >= target_percent, seen)
 
 
 def degenerate_answers(counts: Counts, setup: Setup) -> VerdictCheck:

@@ -49,6 +49,7 @@ def test_the_script_is_shellcheck_clean() -> None:
         ),
         ([], {"TOKENFLEET_PYTHON": "absent/python"}, "TOKENFLEET_PYTHON: 'absent/python' is not a program"),
         ([], {"TOKENFLEET_TLS_DIR": "absent"}, "TOKENFLEET_TLS_DIR: 'absent/ca.pem' cannot be read"),
+        ([], {"TOKENFLEET_TLS_DIR": "../ca"}, "TOKENFLEET_TLS_DIR: '../ca/coordinator.pem' cannot be read"),
         ([], {"SLURM_GPUS": "16"}, "--gpus: 16 for the whole job; use --gpus-per-node"),
     ],
 )
@@ -56,18 +57,22 @@ def test_bad_input_is_refused_in_one_line(
     tmp_path: Path, arguments: list[str], settings: dict[str, str], line: str
 ) -> None:
     """A bad flag or setting ends the job with 2 and one line that names it; nothing is written."""
+    directory = tmp_path / "job"
+    directory.mkdir()
+    (tmp_path / "ca").mkdir()
+    (tmp_path / "ca" / "ca.pem").touch()
     env = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "1", "TOKENFLEET_PYTHON": sys.executable}
     done = subprocess.run(
         ["bash", SCRIPT, *arguments],
         check=False,
-        cwd=tmp_path,
+        cwd=directory,
         env=env | settings,
         capture_output=True,
         text=True,
         timeout=240,
     )
     assert (2, "", f"tokenfleet: {line}\n") == (done.returncode, done.stdout, done.stderr)
-    assert [] == list(tmp_path.iterdir())
+    assert [] == list(directory.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,14 @@ def test_bad_input_is_one_line(tmp_path: Path, flags: list[str], named: list[str
     assert not (tmp_path / "out").exists()
 
 
+def test_a_bad_value_of_the_file_is_named_with_the_file(tmp_path: Path) -> None:
+    """Also a key of the table [worker], whose flag nobody has typed."""
+    (tmp_path / "flags.toml").write_text('[worker]\nengine = "counting"\nreplicas = 65\n')
+    code, _, errors = end_of(main, ["--config", str(tmp_path / "flags.toml")], tmp_path)
+    line = f"{tmp_path}/flags.toml: --replicas: 65 is not in 1..64\n"
+    assert (2, line) == (code, errors.partition(": ")[2])
+
+
 @pytest.mark.parametrize(
     ("flags", "variable", "source"),
     [

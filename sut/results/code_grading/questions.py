@@ -97,7 +97,7 @@ def _index(path: Path) -> dict[str, tuple[int, int]]:
     """Map each question to offset and length of its line."""
     places: dict[str, tuple[int, int]] = {}
     offset = 0
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         question_id = _question_id(line)
         if question_id is None:
             raise QuestionFileError(f"line {number} is no question: {printable(repr(line[:40]), 60)}")
@@ -110,7 +110,12 @@ def _index(path: Path) -> dict[str, tuple[int, int]]:
     return places
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Read a file line by line, with their ends.
+
+    Raises:
+        QuestionFileError: A line is longer than MAX_LINE_BYTES.
+    """
     with path.open("rb") as file:
         while line := file.readline(MAX_LINE_BYTES + 1):
             if len(line) > MAX_LINE_BYTES:

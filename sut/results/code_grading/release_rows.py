@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sut.results.code_grading.program import GradingError
-from sut.results.code_grading.questions import MAX_LINE_BYTES
+from sut.results.code_grading.program import GradingError, QuestionFileError
+from sut.results.code_grading.questions import MAX_LINE_BYTES, read_lines
 
 _COLUMNS = ("question_id", "public_test_cases", "private_test_cases", "metadata")
 _PARQUET_BATCH_ROWS = 4
@@ -51,18 +51,12 @@ def read_release(path: Path) -> Iterator[dict[str, Any]]:
         raise GradingError(f"{path}: {error.strerror or 'is no parquet file'}") from error
     except pa.ArrowInvalid as error:
         raise GradingError(f"{path}: is no parquet file") from error
+    except QuestionFileError as error:
+        raise GradingError(f"{path}: {error}") from error
 
 
 def _raw_rows(path: Path) -> Iterator[bytes | dict[str, Any]]:
-    return _parquet_rows(path) if path.suffix == ".parquet" else _json_lines(path)
-
-
-def _json_lines(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            if len(line) > MAX_LINE_BYTES:
-                raise GradingError(f"{path}: a line is longer than {MAX_LINE_BYTES} bytes")
-            yield line
+    return _parquet_rows(path) if path.suffix == ".parquet" else read_lines(path)
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:

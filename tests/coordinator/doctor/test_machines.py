@@ -236,6 +236,17 @@ def test_what_is_wrong_with_a_device_is_named(
     assert {check: (level, f"b:2: {seen}")} == troubles(rows)
 
 
+def test_the_other_nodes_of_an_engine_are_checked() -> None:
+    """A machine that serves no port is named by the address of its head and its node rank."""
+    head, other = visit("a:1"), visit("b:2", {"ecc": False}, python_version="3.11.7").host
+    assert head.host is not None
+    assert other is not None
+    head.host.engine_hosts.append(other)
+    ecc = {"ECC": (Level.WARN, "a:1 node rank 1: off where a:1 has on")}
+    python = {"versions": (Level.WARN, "a:1 node rank 1: Python 3.11.7 where a:1 has 3.12.3")}
+    assert (ecc, python) == (troubles(diagnose_accelerators([head])), troubles(diagnose_hosts([head])))
+
+
 def test_fewer_devices_are_a_warning() -> None:
     """A worker that tells of two where others have one is named; without any device there is no row."""
     two, none = visit("b:2"), visit("c:3")

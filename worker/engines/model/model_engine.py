@@ -1,6 +1,7 @@
 """Base of the engines that load a model: vLLM and SGLang."""
 
 import asyncio
+import gc
 import time
 from collections import deque
 from collections.abc import Coroutine
@@ -21,6 +22,15 @@ WARM_UP_TIMEOUT_S = 600.0
 
 _Output = TypeVar("_Output")
 _T = TypeVar("_T")
+
+
+def freeze_heap() -> None:
+    """Exclude what an engine has created while it loaded from Python's garbage collections.
+
+    A full collection over the objects that importing vLLM or SGLang creates blocks the event loop for 0.4 s.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class ModelEngine(Generic[_Output]):

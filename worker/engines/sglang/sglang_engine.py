@@ -1,7 +1,6 @@
 """The SGLang engine: implements the Engine protocol over SGLang's scheduler."""
 
 import asyncio
-import gc
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ from protos import worker_pb2 as pb
 from protos.columns import TokenIds
 from worker.engine_protocol import EngineDead, EngineInfo, Load, Step
 from worker.engines.model.hash_task import HashTask
-from worker.engines.model.model_engine import ModelEngine
+from worker.engines.model.model_engine import ModelEngine, freeze_heap
 from worker.engines.model.warm_up_batches import WARM_UP_TOKENS, warm_up_batches
 from worker.engines.sglang.scheduler_link import SchedulerLink, port_args_in, sampling_params
 from worker.engines.sglang.scheduler_output import SchedulerOutput, to_step
@@ -69,9 +68,7 @@ class SglangEngine(ModelEngine[SchedulerOutput]):
         self._stop_token_ids, self._vocab_size = engine_info.stop_token_ids, engine_info.vocab_size
         await self._warm_up(engine_info)
         self._run(self._poll_load(link))
-        # A full collection over the objects that importing SGLang creates blocks the event loop.
-        gc.collect()
-        gc.freeze()
+        freeze_heap()
         return engine_info
 
     def open(self, spec: pb.RunSpec) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import copy
-import gc
 import logging
 import time
 from collections.abc import Coroutine, Sequence
@@ -15,7 +14,7 @@ from protos import worker_pb2 as pb
 from protos.columns import TokenIds
 from worker.engine_protocol import EngineDead, EngineInfo, Load, Step
 from worker.engines.model.hash_task import HashTask
-from worker.engines.model.model_engine import ModelEngine
+from worker.engines.model.model_engine import ModelEngine, freeze_heap
 from worker.engines.model.warm_up_batches import WARM_UP_TOKENS, warm_up_batches
 from worker.engines.vllm.causes import CauseLog, one_line, with_type
 from worker.engines.vllm.compile_log import CompileLog
@@ -91,9 +90,7 @@ class VllmEngine(ModelEngine[Sequence[CoreOutput]]):
         self._stop_token_ids = engine_info.stop_token_ids
         await self._warm_up(engine_info, llm.vllm_config)
         causes.clear()
-        # A full collection over the objects that importing vLLM creates blocks the event loop for 0.4 s.
-        gc.collect()
-        gc.freeze()
+        freeze_heap()
         return engine_info
 
     def open(self, spec: pb.RunSpec) -> None:
