@@ -10,6 +10,7 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -213,7 +214,7 @@ def generated_samples(output_dir: Path) -> int | None:
     return math.prod(int(factor[1]) for factor in factors if factor) if all(factors) else None
 
 
-def first_token_complete(ids: list[int], addresses: list[int], counts: list[int]) -> None:
+def first_token_complete(ids: list[int], addresses: list[int], counts: list[int]) -> int:
     """Report first tokens: LoadGen stops the requests' TTFT clocks at the time of this call.
 
     Args:
@@ -221,16 +222,21 @@ def first_token_complete(ids: list[int], addresses: list[int], counts: list[int]
         addresses: Memory address of each first token, an int32; LoadGen copies it before it returns.
         counts: 1, or 0 for an answer without tokens.
 
+    Returns:
+        When LoadGen was called, in ns of the monotonic clock; its own stamp follows within microseconds.
+
     Thread: the same as query_samples_complete, because LoadGen keeps no order across threads.
     """
     responses = [
         lg.QuerySampleResponse(id_, address, TOKEN_BYTES * count, count)
         for id_, address, count in zip(ids, addresses, counts, strict=True)
     ]
+    called_ns = time.monotonic_ns()
     lg.FirstTokenComplete(responses)
+    return called_ns
 
 
-def query_samples_complete(ids: list[int], addresses: list[int], counts: list[int]) -> None:
+def query_samples_complete(ids: list[int], addresses: list[int], counts: list[int]) -> int:
     """Report completions: LoadGen stops the requests' latency clocks at the time of this call.
 
     Args:
@@ -239,13 +245,18 @@ def query_samples_complete(ids: list[int], addresses: list[int], counts: list[in
         counts: Number of all tokens of each request, including the first, because LoadGen computes
             TPOT = (latency - TTFT) / (n_tokens - 1) (loadgen/logging.cc).
 
+    Returns:
+        When LoadGen was called, in ns of the monotonic clock.
+
     Thread: the same as first_token_complete.
     """
     responses = [
         lg.QuerySampleResponse(id_, address, TOKEN_BYTES * count, count)
         for id_, address, count in zip(ids, addresses, counts, strict=True)
     ]
+    called_ns = time.monotonic_ns()
     lg.QuerySamplesComplete(responses)
+    return called_ns
 
 
 def _apply_conf(settings: lg.TestSettings, conf: str, scenario: Scenario, kind: int) -> None:

@@ -46,26 +46,32 @@ class Reports:
         self._thread: int | None = None
         self._closed = False
 
-    def first_tokens(self, loadgen_ids: list[int], addresses: list[int]) -> None:
+    def first_tokens(self, loadgen_ids: list[int], addresses: list[int]) -> int:
         """Report the first token of requests, once per request.
 
         Args:
             loadgen_ids: LoadGen's ids.
             addresses: Memory address of each first token.
 
+        Returns:
+            When LoadGen was called, in ns of the monotonic clock.
+
         Thread: event loop; does not block.
         """
         if self._closed or threading.get_ident() != self._thread:
             self._check_thread()
-        loadgen.first_token_complete(loadgen_ids, addresses, [1] * len(loadgen_ids))
+        return loadgen.first_token_complete(loadgen_ids, addresses, [1] * len(loadgen_ids))
 
-    def complete(self, loadgen_ids: list[int], addresses: list[int], counts: list[int]) -> None:
+    def complete(self, loadgen_ids: list[int], addresses: list[int], counts: list[int]) -> int:
         """Report completed requests with all their tokens.
 
         Args:
             loadgen_ids: LoadGen's ids.
             addresses: Memory address of each request's tokens.
             counts: Number of tokens of each request, including the first; LoadGen treats 0 and 1 as errors.
+
+        Returns:
+            When LoadGen was called with the completions, in ns of the monotonic clock.
 
         Thread: event loop; does not block.
         """
@@ -77,7 +83,7 @@ class Reports:
             loadgen.first_token_complete(
                 [loadgen_ids[row] for row in empty], [addresses[row] for row in empty], [0] * len(empty)
             )
-        loadgen.query_samples_complete(loadgen_ids, addresses, counts)
+        return loadgen.query_samples_complete(loadgen_ids, addresses, counts)
 
     def close(self) -> None:
         """Refuse further reports: StartTest has returned, and LoadGen's ids are dangling pointers."""

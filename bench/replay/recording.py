@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 from unittest import mock
@@ -49,11 +50,13 @@ class SilentReports:
     def __init__(self, is_server: bool) -> None:
         self.reports_first_tokens = is_server
 
-    def first_tokens(self, *_: Any) -> None:
-        """Drop first tokens."""
+    def first_tokens(self, *_: Any) -> int:
+        """Drop first tokens; returns the time of the call."""
+        return time.monotonic_ns()
 
-    def complete(self, *_: Any) -> None:
-        """Drop completions."""
+    def complete(self, *_: Any) -> int:
+        """Drop completions; returns the time of the call."""
+        return time.monotonic_ns()
 
 
 class SubmittedPrompts:

@@ -47,7 +47,7 @@ class Untimed:
     def reported(self, columns: TokenColumns, arrival_ns: int, reported: Reported) -> None:
         """Record the delay of a frame."""
         del arrival_ns
-        self._delays_ns.append((reported.ended_ns or reported.begun_ns) - columns.produced_ns)
+        self._delays_ns.append((reported.done_call[1] or reported.first_call[1]) - columns.produced_ns)
 
 
 def without_times(number: int, raw: bytes) -> bytes:

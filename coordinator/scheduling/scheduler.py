@@ -23,7 +23,7 @@ from coordinator.scheduling.prompt_source import PromptSource
 from coordinator.scheduling.request_columns import NewRequests, Slots, TokenCounts
 from coordinator.scheduling.request_table import RequestTable
 from coordinator.scheduling.throughput import relative_speeds
-from coordinator.scheduling.worker_load import Reported, WorkerLoad
+from coordinator.scheduling.worker_load import NO_CALL, CallTimes, Reported, WorkerLoad
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import AnswerRules, PromptColumns, TokenColumns, TokenIds
@@ -156,17 +156,17 @@ class Scheduler:
         begun, ended = arrivals.first_slots, arrivals.finished_slots
         if not begun and not ended:
             return
-        begun_ns = ended_ns = 0
+        first_call = done_call = NO_CALL
         if begun and self._reports.reports_first_tokens:
             first = self.table.reportable(begun)
-            self._reports.first_tokens(first.loadgen_ids, first.addresses)
-            begun_ns = time.monotonic_ns()
+            called_ns = self._reports.first_tokens(first.loadgen_ids, first.addresses)
+            first_call = called_ns, time.monotonic_ns()
         if ended:
-            ended_ns = self._finish(ended, arrivals.finish_reasons, now_ns)
+            done_call = self._finish(ended, arrivals.finish_reasons, now_ns)
             load.finished(len(ended))
             if not self._is_server or self.failover.waiting:
                 self._refill(load)
-        load.reported(columns, now_ns, Reported(begun, arrivals.queries, begun_ns, ended_ns))
+        load.reported(columns, now_ns, Reported(begun, arrivals.queries, first_call, done_call))
 
     def beat(self, now_ns: int) -> None:
         """Measure every worker and divide the backlog again; called once per BEAT_INTERVAL_S."""
@@ -356,15 +356,11 @@ class Scheduler:
                 f"token (--max-worker-losses), the last {load.address}: {reason}"
             )
 
-    def _finish(self, slots: list[int], reasons: list[int], now_ns: int) -> int:
-        """Report complete requests to LoadGen and move them to the finished records.
-
-        Returns:
-            When LoadGen's call had returned.
-        """
-        self._reports.complete(*self.table.reportable(slots))
-        reported_ns = time.monotonic_ns()
+    def _finish(self, slots: list[int], reasons: list[int], now_ns: int) -> CallTimes:
+        """Report complete requests to LoadGen and move them to the finished records."""
+        called_ns = self._reports.complete(*self.table.reportable(slots))
+        returned_ns = time.monotonic_ns()
         self.table.finish(slots, reasons, now_ns)
         if self.table.num_untaken >= MAX_UNTAKEN:
             self.keep_answers()
-        return reported_ns
+        return called_ns, returned_ns

@@ -14,9 +14,12 @@ from coordinator.transport.stream import Stream, StreamCounts
 from coordinator.transport.worker_link import WorkerLink
 from protos.columns import SLOT_MASK, PromptColumns, RequestNames, TokenColumns, TokenTimes
 
-NUM_BEGIN_COLUMNS, NUM_END_COLUMNS = 7, 4
+NUM_BEGIN_COLUMNS, NUM_END_COLUMNS = 8, 5
 # An array takes packed bytes at half the cost of a tuple.
 _BEGIN, _END = struct.Struct(f"={NUM_BEGIN_COLUMNS}q"), struct.Struct(f"={NUM_END_COLUMNS}q")
+CallTimes = tuple[int, int]
+"""When LoadGen was called and when its call had returned: its own stamp lies between."""
+NO_CALL = 0, 0
 
 
 class RequestTimes(NamedTuple):
@@ -30,12 +33,12 @@ class RequestTimes(NamedTuple):
     delays_ns: "array[int]"
     """Per frame with a first token or completion: end of report (our clock) minus production (worker's)."""
     begins: "array[int]"
-    """Rows of NUM_BEGIN_COLUMNS numbers, one per request whose answer began here: query, arrival, report of
-    the first token (our clock), then sending of its frame, receipt of the request, admission and first token
-    (worker's clock)."""
+    """Rows of NUM_BEGIN_COLUMNS numbers, one per request whose answer began here: query, arrival, call of
+    LoadGen and its return (our clock), then sending of its frame, receipt of the request, admission and first
+    token (worker's clock)."""
     ends: "array[int]"
-    """Rows of NUM_END_COLUMNS numbers, one per request that ended here: query, report (our clock), then
-    sending of its last frame and last token (worker's clock)."""
+    """Rows of NUM_END_COLUMNS numbers, one per request that ended here: query, call of LoadGen and its
+    return (our clock), then sending of its last frame and last token (worker's clock)."""
 
 
 class Reported(NamedTuple):
@@ -45,10 +48,10 @@ class Reported(NamedTuple):
     """Slots of the requests whose first token arrived."""
     queries: list[int]
     """Numbers in the order of issue, of these requests and then of those that finished."""
-    begun_ns: int
-    """When LoadGen's call for them had returned; 0: there is none in this scenario."""
-    ended_ns: int
-    """When LoadGen's call for the finished requests had returned."""
+    first_call: CallTimes
+    """Of LoadGen for their first tokens; NO_CALL: there is none in this scenario."""
+    done_call: CallTimes
+    """Of LoadGen for the finished requests."""
 
 
 _NO_TIMES = TokenTimes(0, [], [], [], [], [])
@@ -135,28 +138,28 @@ class WorkerLoad:
 
     def reported(self, columns: TokenColumns, arrival_ns: int, reported: Reported) -> None:
         """Record the times of a frame that was reported to LoadGen; costs nothing for other frames."""
-        begun, queries, begun_ns, ended_ns = reported
+        begun, queries, first_call, done_call = reported
         _, delays_ns, begins, ends = self.request_times[-1]
-        delays_ns.append((ended_ns or begun_ns or arrival_ns) - columns.produced_ns)
+        delays_ns.append((done_call[1] or first_call[1] or arrival_ns) - columns.produced_ns)
         sent_ns, rows, received_ns, admitted_ns, first_ns, last_ns = columns.times or _NO_TIMES
         if begun:
-            ours = (arrival_ns, begun_ns, sent_ns)
+            ours = (arrival_ns, *first_call, sent_ns)
             if len(begun) == len(rows) == 1 and columns.requests.item(rows[0]) & SLOT_MASK == begun[0]:
                 told = (received_ns[0], admitted_ns[0], first_ns[0])
                 begins.frombytes(_BEGIN.pack(queries[0], *ours, *told))
             else:
                 self._add_begins(columns, reported, ours)
-        if ended_ns:
+        if done_call[0]:
             for query, last in zip(queries[len(begun) :], last_ns or repeat(0), strict=False):
-                ends.frombytes(_END.pack(query, ended_ns, sent_ns, last))
+                ends.frombytes(_END.pack(query, *done_call, sent_ns, last))
 
-    def _add_begins(self, columns: TokenColumns, reported: Reported, ours: tuple[int, int, int]) -> None:
+    def _add_begins(self, columns: TokenColumns, reported: Reported, ours: tuple[int, ...]) -> None:
         """Record any number of begins.
 
         Args:
             columns: The frame.
             reported: What was reported of it.
-            ours: When it arrived, was reported and was sent.
+            ours: When it arrived, LoadGen was called and returned, and it was sent.
         """
         times = columns.times or _NO_TIMES
         told = zip(times.received_ns, times.admitted_ns, times.first_ns, strict=True)

@@ -111,8 +111,8 @@ def test_growth_after_the_warm_up_fails() -> None:
 
 
 def test_records_of_queries_are_no_leak() -> None:
-    """256,000 queries, 0.75 of them after the warm-up, keep 279 bytes each: 52,312 KiB of growth."""
-    for grown_kib, verdict in ((52_312 + 10_000, []), (52_312 + 10_500, ["memory"])):
+    """256,000 queries, 0.75 of them after the warm-up, keep 295 bytes each: 55,312 KiB of growth."""
+    for grown_kib, verdict in ((55_312 + 10_000, []), (55_312 + 10_500, ["memory"])):
         rss = [100_000] * 10 + [100_000 + grown_kib] * 10
         left = leftover(rss, [20] * 20, [loss()], num=1_000)
         assert verdict == [name for name in failed(left) if name == "memory"]

@@ -27,8 +27,8 @@ NUM = 200
 def run(lateness_ns: int) -> RequestRecords:
     """Make a run whose first query was due at BEGIN and whose query n was issued late by n us or less.
 
-    Each first token comes 20 ms after the issue and each end 40 ms after it; LoadGen's calls return 30 us
-    after the arrival.
+    Each first token comes 20 ms after the issue and each end 40 ms after it; LoadGen is called 15 us after
+    the arrival, for 10 us.
     """
     due_ns = (BEGIN + due_times(SEEDED, NUM)).tolist()
     issued_ns = [due + min(query * US, lateness_ns) for query, due in enumerate(due_ns)]
@@ -38,9 +38,9 @@ def run(lateness_ns: int) -> RequestRecords:
     ]
     begins, ends = [], []
     for query, at in enumerate(issued_ns):
-        begins.append((query, at + 20 * MS, at + 20 * MS + 30 * US, at + 20 * MS, at, at, at + 20 * MS))
-        ends.append((query, at + 40 * MS + 30 * US, at + 40 * MS, at + 40 * MS))
-    return build_records(done(*rows), [stream(begins, ends)], ORIGIN)
+        begins.append((query, at + 20 * MS, at + 20 * MS + 15 * US, at + 20 * MS, at, at, at + 20 * MS))
+        ends.append((query, at + 40 * MS + 15 * US, at + 40 * MS, at + 40 * MS))
+    return build_records(done(*rows), [stream(begins, ends, call_ns=10 * US)], ORIGIN)
 
 
 def spread_of(values: np.ndarray) -> LoadGenSpread:
@@ -62,11 +62,11 @@ def loadgens(records: RequestRecords, late_ns: int = 20 * US) -> dict[str, LoadG
 
 @pytest.mark.parametrize("lateness_ns", [0, 150 * US, MS])
 def test_the_seed_and_loadgens_figures_give_the_schedule(lateness_ns: int) -> None:
-    """The begin is known to half of 30 us, the time of LoadGen's calls; every query is due when it was."""
+    """The begin is known to half of 10 us, the time of LoadGen's calls; every query is due when it was."""
     records = run(lateness_ns)
     found = add_seeded_schedule(records, SEEDED, loadgens(records))
     assert found is not None
-    assert (found.source, found.error_ns <= 16 * US) == ("seed", True)
+    assert (found.source, found.error_ns <= 6 * US) == ("seed", True)
     off_ns = records.columns["scheduled_ns"] - BEGIN - due_times(SEEDED, NUM)
     assert np.abs(off_ns).max() <= found.error_ns
 
@@ -94,12 +94,12 @@ def test_offline_queries_are_due_together() -> None:
         {"query": q, "issued_ns": 5 * MS, "sent_ns": 6 * MS, "first_ns": 7 * MS, "done_ns": (8 + q) * MS}
         for q in range(num)
     ]
-    ends = [(q, (8 + q) * MS + 30 * US, (8 + q) * MS, (8 + q) * MS) for q in range(num)]
-    records = build_records(done(*rows), [stream([], ends)], ORIGIN)
+    ends = [(q, (8 + q) * MS + 15 * US, (8 + q) * MS, (8 + q) * MS) for q in range(num)]
+    records = build_records(done(*rows), [stream([], ends, call_ns=10 * US)], ORIGIN)
     latency_ns = records.columns["done_arrival_ns"] + 20 * US - 2 * MS
     found = add_seeded_schedule(records, Seeded(1, 0.0), {"latency_ns": spread_of(latency_ns)})
     assert found is not None
-    assert np.abs(records.columns["scheduled_ns"] - 2 * MS).max() <= found.error_ns <= 16 * US
+    assert np.abs(records.columns["scheduled_ns"] - 2 * MS).max() <= found.error_ns <= 6 * US
 
 
 SAMPLE = (
@@ -126,7 +126,7 @@ def test_the_trace_gives_the_schedule(tmp_path: Path) -> None:
     found = add_traced_schedule(records, path)
     assert found is not None
     assert found.source == "trace"
-    assert found.error_ns <= 16 * US
+    assert found.error_ns <= 6 * US
     off_ns = columns["scheduled_ns"] - BEGIN - due_times(SEEDED, NUM)
     assert np.abs(off_ns).max() <= found.error_ns
 

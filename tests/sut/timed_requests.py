@@ -23,17 +23,22 @@ def done(*rows: dict[str, int]) -> np.ndarray:
     return found
 
 
-def stream(begins: list[Begin], ends: list[End], pings: list[list[int]] | None = None) -> StreamTimes:
+def stream(
+    begins: list[Begin], ends: list[End], pings: list[list[int]] | None = None, call_ns: int = 0
+) -> StreamTimes:
     """Make a stream.
 
     Args:
         begins: query, arrival, report; frame, received, admitted, first token, all since ORIGIN on our clock.
         ends: query, report; frame, last token, likewise.
         pings: As ClockOffsets takes them; None: one that tells the difference exactly.
+        call_ns: How long each call of LoadGen takes.
     """
     own = np.array([[ORIGIN, ORIGIN, ORIGIN + AHEAD, ORIGIN + AHEAD, ORIGIN + AHEAD, ORIGIN + AHEAD]])
     begun = np.array(begins, np.int64).reshape(-1, 7)
     begun[:, 1:] += own
     ended = np.array(ends, np.int64).reshape(-1, 4)
     ended[:, 1:] += [[ORIGIN, ORIGIN + AHEAD, ORIGIN + AHEAD]]
+    begun = np.insert(begun, 3, begun[:, 2] + call_ns, axis=1)
+    ended = np.insert(ended, 2, ended[:, 1] + call_ns, axis=1)
     return StreamTimes(0, 3, np.array(PING if pings is None else pings, np.int64), begun, ended)

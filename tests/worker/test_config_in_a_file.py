@@ -203,6 +203,19 @@ def test_presets_hold_vllms_flags_and_say_where_they_come_from(name: str) -> Non
     assert [] == [word for word in ("# Source: ", "# Measured: ") if word not in path.read_text()]
 
 
+def test_the_preset_for_offline_has_the_flags_of_the_measured_run() -> None:
+    """Every flag of the preset has the value that the worker of the long Offline run reported."""
+    run = fleet.ROOT / "bench" / "results" / "2026-11-30-h200-offline" / "ours-3600" / "run.json"
+    (worker,) = json.loads(run.read_text())["summary"]["workers"]
+    info = worker["stream_infos"][0]
+    reported = {
+        name: json.loads(value) for name, value in (info["execution_facts"] | info["engine_args"]).items()
+    }
+    flags = {name.replace("-", "_"): value for name, value in preset.read_preset("h200_tp1_offline").items()}
+    assert flags == {name: reported[name] for name in flags}
+    assert 7 == len(flags)
+
+
 def test_the_seeds_tunings_are_there() -> None:
     """The two presets are the tuning advice of docs/seed.md, without prefix caching."""
     assert THROUGHPUT == parse(["--preset", "throughput"])[2]

@@ -38,14 +38,21 @@ class AnswerSteps(Reports):
         self._cancelled: set[int] = set()
         self._wake = asyncio.Event()
 
-    def first_tokens(self, loadgen_ids: list[int], addresses: list[int]) -> None:
-        """Send the first token of requests."""
+    def first_tokens(self, loadgen_ids: list[int], addresses: list[int]) -> int:
+        """Send the first token of requests; returns the time of the call."""
+        called_ns = time.monotonic_ns()
         for name, address in zip(loadgen_ids, addresses, strict=True):
             self._put(name, _tokens_at(address, 1), None)
             self._begun.add(name)
+        return called_ns
 
-    def complete(self, loadgen_ids: list[int], addresses: list[int], counts: list[int]) -> None:
-        """Send the tokens of complete requests that were not sent before, and their end."""
+    def complete(self, loadgen_ids: list[int], addresses: list[int], counts: list[int]) -> int:
+        """Send the tokens of complete requests that were not sent before, and their end.
+
+        Returns:
+            The time of the call.
+        """
+        called_ns = time.monotonic_ns()
         for name, address, count in zip(loadgen_ids, addresses, counts, strict=True):
             tokens = _tokens_at(address, count)
             stopped = count == 0 or int(tokens[-1]) in self._stop_ids
@@ -53,6 +60,7 @@ class AnswerSteps(Reports):
             self._put(name, tokens[1:] if name in self._begun else tokens, reason)
             self._begun.discard(name)
             self._on_complete(name)
+        return called_ns
 
     def cancel(self, names: Collection[int]) -> None:
         """Send nothing more of requests."""

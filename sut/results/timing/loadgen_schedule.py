@@ -2,8 +2,8 @@
 
 LoadGen counts latencies from the scheduled times but logs them only in its trace. Without a trace the times
 between queries follow from the seed and the target rate; when the first query was due follows from LoadGen's
-own latencies: its stamps lie between the arrival of a frame and the return of its call, and so do the order
-statistics of both. If no begin of the schedule satisfies all of LoadGen's figures, the schedule is unknown.
+own latencies: its stamps lie between its call and the return of it, and so do the order statistics of both.
+If no begin of the schedule satisfies all of LoadGen's figures, the schedule is unknown.
 
 The schedule is never computed before the end of a run: a system under test must not know its lulls
 (inference_rules.adoc).
@@ -99,8 +99,8 @@ def add_seeded_schedule(
     due_ns = due_times(seeded, num)
     begin = _Interval(-np.inf, float((columns["issued_ns"] - due_ns).min()))
     for name, first, last in (
-        ("latency_ns", "done_arrival_ns", "done_reported_ns"),
-        ("ttft_ns", "first_arrival_ns", "first_reported_ns"),
+        ("latency_ns", "done_reported_ns", "done_returned_ns"),
+        ("ttft_ns", "first_reported_ns", "first_returned_ns"),
     ):
         known = is_known(columns[first]).all() and is_known(columns[last]).all()
         if name in loadgens and known:
@@ -126,13 +126,13 @@ def add_traced_schedule(records: RequestRecords, trace: Path) -> Schedule | None
     if not len(rows):
         return None
     _, due_ns, delay_ns, latency_ns = traced.T
-    reported_ns = columns["done_reported_ns"][rows]
-    told = is_known(reported_ns)
+    returned_ns = columns["done_returned_ns"][rows]
+    told = is_known(returned_ns)
     stamps = (due_ns + latency_ns)[told]
     begin = _Interval(-np.inf, float((columns["issued_ns"][rows] - due_ns - delay_ns).min()))
     begin = begin.also(
-        float((columns["done_arrival_ns"][rows][told] - stamps).max(initial=-MAX_ERROR_NS)),
-        float((reported_ns[told] - stamps).min(initial=MAX_ERROR_NS)),
+        float((columns["done_reported_ns"][rows][told] - stamps).max(initial=-MAX_ERROR_NS)),
+        float((returned_ns[told] - stamps).min(initial=MAX_ERROR_NS)),
     )
     all_due_ns = np.full(records.num_rows, UNKNOWN_NS)
     all_due_ns[rows] = due_ns

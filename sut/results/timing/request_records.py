@@ -21,16 +21,20 @@ class StreamTimes(NamedTuple):
     pings: Times
     """(P, 3) sent (ours), answered (worker's), received (ours)."""
     begins: Times
-    """(B, 7) query, first arrival, first report (ours), frame, received, admitted, first token (worker's)."""
+    """(B, 8) query, first arrival, call of LoadGen, its return (ours), frame, received, admitted, first token
+    (worker's)."""
     ends: Times
-    """(E, 4) query, report (ours), frame, last token (worker's)."""
+    """(E, 5) query, call of LoadGen, its return (ours), frame, last token (worker's)."""
 
 
 class RequestRecords(NamedTuple):
     """R finished requests in the order of issue; unknown times are UNKNOWN_NS."""
 
     columns: dict[str, Column]
-    """By name, (R,); see docs/requests.md. Times are in ns since the first query of the run was issued."""
+    """By name, (R,); see docs/requests.md. Times are in ns since the first query of the run was issued.
+
+    RETURNED_COLUMNS are there too; no file has them.
+    """
     num_contradicting: int
     """Requests whose worker's times contradict the coordinator's; they count as unknown."""
 
@@ -68,6 +72,8 @@ TIME_COLUMNS = (
     "done_reported_ns",
 )
 """In the order in which a request reaches them."""
+RETURNED_COLUMNS = ("first_returned_ns", "done_returned_ns")
+"""When LoadGen's call had returned: its own stamp lies between `first_reported_ns` and this."""
 
 
 def build_records(done: NDArray[np.void], streams: Sequence[StreamTimes], origin_ns: int) -> RequestRecords:
@@ -82,7 +88,7 @@ def build_records(done: NDArray[np.void], streams: Sequence[StreamTimes], origin
     columns = {name: done[field].astype(np.int64) for field, name in DONE_COLUMNS.items()}
     first_ns = columns["first_arrival_ns"]
     first_ns[first_ns == 0] = UNKNOWN_NS
-    for name in (*TIME_COLUMNS, "clock_error_ns"):
+    for name in (*TIME_COLUMNS, *RETURNED_COLUMNS, "clock_error_ns"):
         columns.setdefault(name, np.full(len(done), UNKNOWN_NS))
     columns["stream"] = np.full(len(done), -1)
     end_error_ns = np.full(len(done), UNKNOWN_NS)
@@ -92,7 +98,7 @@ def build_records(done: NDArray[np.void], streams: Sequence[StreamTimes], origin
         _add_ends(columns, stream, offsets, end_error_ns)
     contradicting = _settle_begins(columns) | _settle_ends(columns, end_error_ns)
     columns["clock_error_ns"] = np.maximum(columns["clock_error_ns"], end_error_ns)
-    for name in TIME_COLUMNS:
+    for name in (*TIME_COLUMNS, *RETURNED_COLUMNS):
         columns[name] = np.where(columns[name] == UNKNOWN_NS, UNKNOWN_NS, columns[name] - origin_ns)
     return RequestRecords(columns, int(np.count_nonzero(contradicting)))
 
@@ -117,9 +123,9 @@ def _add_begins(columns: dict[str, Column], begins: Times, offsets: ClockOffsets
     # An answer that was cut to nothing at the loss of a worker began a second time; the last time counts.
     last = columns["first_arrival_ns"][rows] == begins[:, 1]
     rows, begins = rows[last], begins[last]
-    reported_ns = begins[:, 2]
-    columns["first_reported_ns"][rows] = np.where(reported_ns > 0, reported_ns, UNKNOWN_NS)
-    for name, place in zip(BEGIN_MARKS, (4, 5, 6, 3), strict=True):
+    for name, place in (("first_reported_ns", 2), ("first_returned_ns", 3)):
+        columns[name][rows] = np.where(begins[:, place] > 0, begins[:, place], UNKNOWN_NS)
+    for name, place in zip(BEGIN_MARKS, (5, 6, 7, 4), strict=True):
         columns[name][rows], errors = offsets.to_ours(begins[:, place])
         columns["clock_error_ns"][rows] = np.maximum(columns["clock_error_ns"][rows], errors)
 
@@ -131,7 +137,8 @@ def _add_ends(
     ends = stream.ends[found]
     columns["stream"][rows] = stream.stream
     columns["done_reported_ns"][rows] = ends[:, 1]
-    for name, place in zip(END_MARKS, (3, 2), strict=True):
+    columns["done_returned_ns"][rows] = ends[:, 2]
+    for name, place in zip(END_MARKS, (4, 3), strict=True):
         columns[name][rows], errors = offsets.to_ours(ends[:, place])
         errors_ns[rows] = np.maximum(errors_ns[rows], errors)
 

@@ -17,19 +17,21 @@ def timed(columns: TokenColumns, *times: Any) -> TokenColumns:
 
 def begins(fleet: Fleet, worker: int, stream: int = 0) -> list[list[int]]:
     """List what is kept of begins without the coordinator's own times: query, frame, and three more."""
-    rows = np.array(fleet.loads[worker].request_times[stream].begins, np.int64).reshape(-1, 7)
+    rows = np.array(fleet.loads[worker].request_times[stream].begins, np.int64).reshape(-1, 8)
     assert (rows[:, 1] > 0).all()
     # Only Server reports first tokens.
     assert ((rows[:, 2] >= rows[:, 1]) == fleet.reports.reports_first_tokens).all()
-    found: list[list[int]] = rows[:, [0, 3, 4, 5, 6]].tolist()
+    assert (rows[:, 3] >= rows[:, 2]).all()
+    found: list[list[int]] = rows[:, [0, 4, 5, 6, 7]].tolist()
     return found
 
 
 def ends(fleet: Fleet, worker: int, stream: int = 0) -> list[list[int]]:
     """List what is kept of ends without the coordinator's own time: query, frame, last token."""
-    rows = np.array(fleet.loads[worker].request_times[stream].ends, np.int64).reshape(-1, 4)
+    rows = np.array(fleet.loads[worker].request_times[stream].ends, np.int64).reshape(-1, 5)
     assert (rows[:, 1] > 0).all()
-    found: list[list[int]] = rows[:, [0, 2, 3]].tolist()
+    assert (rows[:, 2] >= rows[:, 1]).all()
+    found: list[list[int]] = rows[:, [0, 3, 4]].tolist()
     return found
 
 
