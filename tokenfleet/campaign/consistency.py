@@ -10,6 +10,7 @@ from tokenfleet.campaign.run_results import RunResult
 
 Results = Mapping[PlannedRun, RunResult]
 MAX_HASH_LEN = 16
+MAX_KERNEL_LEN = 100
 
 
 def rerun_reason(
@@ -47,8 +48,8 @@ def rate_advice(run: PlannedRun, result: RunResult, target_qps: float) -> str:
 def mixed(results: Results) -> list[tuple[PlannedRun, str]]:
     """List the runs that may not stand together with the first one, and why.
 
-    Engine hashes must be equal within a scenario. Run hashes must be equal where sampling and budget are.
-    Weights and code must be equal over all runs.
+    Engine hashes and kernels must be equal within a scenario. Run hashes must be equal where sampling and
+    budget are. Weights and code must be equal over all runs.
     """
     found = []
     first_of: dict[object, RunResult] = {}
@@ -65,7 +66,19 @@ def mixed(results: Results) -> list[tuple[PlannedRun, str]]:
             if len(values) > 1 or values != known:
                 found.append((run, f"{name} {_listed(values)}, not {_listed(known)} as in {first.run_id}"))
                 break
+        else:
+            first = first_of.setdefault(("kernels", run.scenario), result)
+            if difference := kernel_difference(first.kernels, result.kernels):
+                found.append((run, f"{difference} as in {first.run_id}"))
     return found
+
+
+def kernel_difference(known: frozenset[str], other: frozenset[str]) -> str | None:
+    """Name what chooses other kernels, the other's value first; None if nothing does."""
+    texts = [", ".join(sorted(facts)) or "no choice" for facts in (other - known, known - other)]
+    if known == other:
+        return None
+    return "kernels of {}, not {}".format(*(text[:MAX_KERNEL_LEN] for text in texts))
 
 
 def _values_of(name: str, result: RunResult) -> frozenset[str]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from common.child_process import child_command, child_environment
 from common.source_commit import read_commit
 from coordinator.doctor.visits import Visit
+from sut.results.submission.set_faults import kernel_choices
 from sut.results.verdict import Outcome
 from tokenfleet.campaign.campaign_state import LOG_FOLDER, CampaignState
-from tokenfleet.campaign.consistency import mixed, rate_advice, rerun_reason
+from tokenfleet.campaign.consistency import kernel_difference, mixed, rate_advice, rerun_reason
 from tokenfleet.campaign.grading_commands import describe_grade, grading_argv, read_grade
 from tokenfleet.campaign.group_workers import GroupWorkers, WorkersError
 from tokenfleet.campaign.phase_table import PhaseState, PhaseTable
@@ -171,9 +172,12 @@ class Campaign:
         infos = [visit.info for visit in visits if not visit.info.replicas]
         hashes = frozenset(info.engine_hash for info in infos)
         models = frozenset(info.model_hash for info in infos)
+        kernels = kernel_choices(info.execution_facts for info in infos)
         for run, result in list(self._results.items()):
             if run.group is group and result.engine_hashes != hashes:
                 self._run_anew(run, "the workers have another engine hash")
+            elif run.group is group and (difference := kernel_difference(result.kernels, kernels)):
+                self._run_anew(run, f"the workers have {difference}")
             elif result.model_hashes != models:
                 raise ProgramStopped(
                     f"the workers of group {group.name} have other weights than those of {run.name}",

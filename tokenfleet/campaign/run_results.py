@@ -10,6 +10,7 @@ from common.text import printable
 from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.results.loadgen_figures import TOKEN_RATES
 from sut.results.submission.recorded_runs import RunKind, machines_of
+from sut.results.submission.set_faults import kernel_choices
 from sut.results.verdict import COMPLETE, Outcome
 from sut.settings import Scenario
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity, decisive_conf
@@ -31,6 +32,8 @@ class RunResult:
     engine_hashes: frozenset[str]
     """Of every stream of every worker."""
     model_hashes: frozenset[str]
+    kernels: frozenset[str]
+    """What chooses the kernels of the engines: see kernel_choices."""
     commits: frozenset[str]
     """Of the source trees of coordinator and workers; an installed package has the empty text."""
     spec_hash: str
@@ -81,6 +84,7 @@ def _to_result(run_dir: Path, record: Mapping[str, Any], scenario: Scenario, kin
         identity=identity,
         engine_hashes=frozenset(str(info["engine_hash"]) for info in infos),
         model_hashes=frozenset(str(info["model_hash"]) for info in infos),
+        kernels=kernel_choices(info.get("execution_facts", {}) for info in infos),
         commits=frozenset(
             [str(record["versions"].get("commit", "")), *(str(host["commit"]) for host in hosts)]
         ),

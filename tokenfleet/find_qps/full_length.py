@@ -66,8 +66,11 @@ def full_length_ratio(served: ServedQueries, num_full: int, num_allowed: int) ->
     Args:
         served: The queries of the short run; those of a run of full length stand for themselves.
         num_full: Queries of the run of full length.
-        num_allowed: Queries of it that may be over a limit; at least 0.
+        num_allowed: Queries of it that may be over a limit; below 0: LoadGen calls no run of so few queries
+            VALID, and the ratio is infinite.
     """
+    if num_allowed < 0:
+        return math.inf
     weights = _weights(served, num_full)
     return max(
         _exceeded_by(ratios, weights, num_allowed) for ratios in (served.ttft_ratio, served.tpot_ratio)

@@ -201,7 +201,7 @@ def full_length_ratio_of(plan: SearchPlan, run: PlannedSearchRun, found: Finishe
     """
     found.check(_JUDGED[run.kind])
     num_full, num_allowed = plan.full.num_queries(run.target_qps), plan.full.allowed(run.target_qps)
-    return full_length_ratio(_served(plan, found), num_full, max(num_allowed, 0))
+    return full_length_ratio(_served(plan, found), num_full, num_allowed)
 
 
 def _served(plan: SearchPlan, found: FinishedRun) -> ServedQueries:

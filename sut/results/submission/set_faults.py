@@ -27,6 +27,8 @@ _REQUIRED_KINDS = {
 }
 # Beside the backends, versions and environment variables.
 _KERNEL_FACTS = ("device", "kernel_config", "ir_op_priority", "enable_expert_parallel", "ep_size")
+DEFAULT_KERNELS = "the default"
+"""Stands for a fact that an engine does not have."""
 _TIMED = (RunKind.PERFORMANCE, RunKind.TEST09)
 
 
@@ -78,6 +80,20 @@ def _execution_facts(run: RecordedRun) -> list[Mapping[str, object]]:
     return [facts if isinstance(facts, Mapping) else {} for facts in told]
 
 
+def kernel_choices(engines: Iterable[Mapping[str, object]]) -> frozenset[str]:
+    """List the facts by which engines choose their kernels, as `name: values`.
+
+    Args:
+        engines: How each engine executes, by name.
+    """
+    told = list(engines)
+    names = {name for facts in told for name in facts if _chooses_kernels(name)}
+    return frozenset(
+        f"{name}: {', '.join(sorted({str(facts.get(name, DEFAULT_KERNELS)) for facts in told}))}"
+        for name in names
+    )
+
+
 def _chooses_kernels(name: str) -> bool:
     """Whether a fact decides by which kernels, and so in which data types, an engine computes.
 
@@ -90,7 +106,7 @@ def _chooses_kernels(name: str) -> bool:
 
 def _execution_values(run: RecordedRun, name: str) -> list[str]:
     """Join the values that a fact has at the engines of a run, as one text; none without engines."""
-    values = sorted({str(facts.get(name, "the default")) for facts in _execution_facts(run)})
+    values = sorted({str(facts.get(name, DEFAULT_KERNELS)) for facts in _execution_facts(run)})
     return [", ".join(values)] if values else []
 
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from sut.results.submission.recorded_runs import RunKind
+from sut.results.submission.set_faults import kernel_choices
 from sut.settings import Scenario
-from tokenfleet.campaign.consistency import mixed, rate_advice, rerun_reason
+from tokenfleet.campaign.consistency import kernel_difference, mixed, rate_advice, rerun_reason
 from tokenfleet.campaign.plan_groups import Group
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
 from tokenfleet.campaign.run_results import RunResult
@@ -23,6 +24,7 @@ FACTS: Mapping[str, Any] = {
     "identity": IDENTITY,
     "engine_hashes": frozenset(["e1"]),
     "model_hashes": frozenset(["m1"]),
+    "kernels": frozenset(["device: H200", "moe_backend: auto"]),
     "commits": frozenset(["c1", ""]),
     "spec_hash": "s1",
     "wall_s": 600.0,
@@ -76,6 +78,9 @@ OFFLINE_ACCURACY = run(Scenario.OFFLINE, RunKind.ACCURACY)
 SERVER = run(Scenario.SERVER, RunKind.PERFORMANCE)
 
 
+NO_KERNELS = "kernels of no choice, not device: H200, moe_backend: auto"
+
+
 @pytest.mark.parametrize(
     ("other", "facts", "reason"),
     [
@@ -90,12 +95,19 @@ SERVER = run(Scenario.SERVER, RunKind.PERFORMANCE)
         # Accuracy has its own budget, and another scenario its own engine flags.
         (OFFLINE_ACCURACY, {"identity": ACCURACY, "spec_hash": "s2"}, None),
         (SERVER, {"engine_hashes": frozenset(["e2"]), "spec_hash": "s2"}, None),
+        (
+            OFFLINE_TEST,
+            {"kernels": frozenset(["device: H200", "moe_backend: marlin"])},
+            "kernels of moe_backend: marlin, not moe_backend: auto",
+        ),
+        (OFFLINE_ACCURACY, {"identity": ACCURACY, "kernels": frozenset()}, NO_KERNELS),
+        (SERVER, {"kernels": frozenset()}, None),
         (SERVER, {"model_hashes": frozenset(["m2"])}, "model hash m2, not m1"),
         (SERVER, {"commits": frozenset(["c2"])}, "code revision c2, not c1"),
     ],
 )
 def test_runs_are_never_mixed(other: PlannedRun, facts: dict[str, object], reason: str | None) -> None:
-    """Engine hash within a scenario, run hash by sampling, weights and code over all runs."""
+    """Engine hash and kernels within a scenario, run hash by sampling, weights and code over all runs."""
     expected = [] if reason is None else [(other, f"{reason} as in first")]
     assert expected == mixed({OFFLINE: result(), other: result(run_id="second", **facts)})
 
@@ -122,3 +134,14 @@ def test_the_rate_of_an_offline_run_that_was_too_short_is_named(
     """The measured rate is what the plan needs; no other run is too short for its rate."""
     found = rate_advice(which, result(outcome=outcome), target_qps)
     assert (bool(advice), True) == (bool(found), advice in found)
+
+
+def test_what_chooses_kernels_is_compared_over_the_engines_of_a_run() -> None:
+    """Backends and variables of the engine count, batch limits do not; an engine that differs is seen."""
+    triton = {"moe_backend": "triton", "max_num_seqs": "512", "VLLM_USE_X": "1"}
+    other = {"moe_backend": "triton", "max_num_seqs": "64"}
+    known = kernel_choices([triton, triton])
+    assert known == kernel_choices([triton | {"max_num_seqs": "64"}])
+    expected = "kernels of VLLM_USE_X: 1, the default, not VLLM_USE_X: 1"
+    assert expected == kernel_difference(known, kernel_choices([triton, other]))
+    assert kernel_difference(known, known) is None

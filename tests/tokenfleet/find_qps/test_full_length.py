@@ -1,5 +1,7 @@
 """What a short run says about a full one: computed by hand for queries with known latencies."""
 
+import math
+
 import numpy as np
 
 from tokenfleet.find_qps.full_length import RunLength, ServedQueries, full_length_ratio
@@ -28,6 +30,13 @@ def test_a_run_of_full_length_stands_for_itself() -> None:
     assert 3.0 == full_length_ratio(served(ratios), 100, 0)
     assert 0.1 == full_length_ratio(served(ratios), 100, 5)
     assert 2.0 == full_length_ratio(served([0.1] * 97 + [2.0] * 3), 100, 2)
+
+
+def test_a_run_of_too_few_queries_is_never_valid() -> None:
+    """LoadGen's early stopping calls none of 458 queries VALID, however fast they are, and 459 if all are."""
+    few, enough = (RunLength(1.0, num, 1, 0.99) for num in (458, 459))
+    assert math.inf == full_length_ratio(served([0.1] * 458), 458, few.allowed(1.0))
+    assert 0.1 == full_length_ratio(served([0.1] * 459), 459, enough.allowed(1.0))
 
 
 def test_the_longer_of_ttft_and_tpot_decides() -> None:
