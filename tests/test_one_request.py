@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -91,42 +91,40 @@ def test_every_answer_of_a_performance_run_is_exact(
     assert [] == [check for check in checks.values() if not check["passed"]]
 
 
+def exact_runs(
+    started: list[fleet.WorkerProcess], prompts: list[list[int]], directory: Path
+) -> Iterator[list[dict[str, Any]]]:
+    """Make an accuracy run of Offline and one of Server, and check each token; yields each run's workers."""
+    data = fleet.write_prompts(directory / "data.parquet", prompts)
+    conf = fleet.write_conf(directory / "user.conf")
+    for scenario in ("offline", "server"):
+        flags = ["--scenario", scenario, "--user-conf", str(conf), "--max-new-tokens", "32"]
+        done = fleet.coordinate(started, data, directory / "out", *flags, "--accuracy")
+        assert 0 == done.returncode, done.stderr
+        run_dir = directory / "out" / scenario / "accuracy"
+        logged = check_tokens(run_dir, prompts, 32, server=scenario == "server")
+        assert list(range(len(prompts))) == sorted(logged)
+        yield [worker["info"] for worker in fleet.run_json(run_dir)["summary"]["workers"]]
+
+
 def test_prompts_in_groups_change_no_token(tmp_path: Path) -> None:
     """Groups of two prompts over 64 slots, Offline and Server: each token is exact; run.json has the flag."""
     prompts = fleet.counting_prompts(200)
-    data = fleet.write_prompts(tmp_path / "data.parquet", prompts)
-    conf = fleet.write_conf(tmp_path / "user.conf")
     groups = ("--prefill-group-tokens", "7", "--prefill-hold-ms", "20")
     with fleet.workers(tmp_path, 2, "--step-ms", "1", "--max-num-seqs", "64", *groups) as started:
-        for scenario in ("offline", "server"):
-            flags = ["--scenario", scenario, "--user-conf", str(conf), "--max-new-tokens", "32"]
-            done = fleet.coordinate(started, data, tmp_path / "out", *flags, "--accuracy")
-            assert 0 == done.returncode, done.stderr
-            run_dir = tmp_path / "out" / scenario / "accuracy"
-            logged = check_tokens(run_dir, prompts, 32, server=scenario == "server")
-            assert list(range(200)) == sorted(logged)
-            for worker in fleet.run_json(run_dir)["summary"]["workers"]:
-                assert "7" == worker["info"]["engine_args"]["prefill_group_tokens"]
+        for answering in exact_runs(started, prompts, tmp_path):
+            assert ["7"] * 2 == [info["engine_args"]["prefill_group_tokens"] for info in answering]
 
 
 def test_chunked_prefill_changes_no_token(tmp_path: Path) -> None:
     """With chunked prefill and unequal prompts every token is exact; run.json names the engine."""
     prompts = fleet.counting_prompts(70)
     prompts = [[prompt[0], *[9] * (i % 50), *prompt[1:]] for i, prompt in enumerate(prompts)]
-    data = fleet.write_prompts(tmp_path / "data.parquet", prompts)
-    conf = fleet.write_conf(tmp_path / "user.conf")
     costs = ("--prefill-tokens-per-s", "1e5", "--step-base-ms", "1", "--step-per-seq-us", "20")
     limits = ("--max-num-seqs", "8", "--max-num-batched-tokens", "32")
     with fleet.workers(tmp_path, 2, *costs, *limits, engine="simulated") as started:
-        for scenario in ("offline", "server"):
-            flags = ["--scenario", scenario, "--user-conf", str(conf), "--max-new-tokens", "32"]
-            done = fleet.coordinate(started, data, tmp_path / "out", *flags, "--accuracy")
-            assert 0 == done.returncode, done.stderr
-            run_dir = tmp_path / "out" / scenario / "accuracy"
-            logged = check_tokens(run_dir, prompts, 32, server=scenario == "server")
-            assert list(range(70)) == sorted(logged)
-            answering = fleet.run_json(run_dir)["summary"]["workers"]
-            assert ["simulated"] * 2 == [worker["info"]["engine"] for worker in answering]
+        for answering in exact_runs(started, prompts, tmp_path):
+            assert ["simulated"] * 2 == [info["engine"] for info in answering]
 
 
 def test_answers_of_both_reasons_are_counted(tmp_path: Path) -> None:
