@@ -5,6 +5,7 @@ have the prefill of one or two prompts, and each such step pays a fixed cost: an
 rows (bench/results/2026-11-30-h200-offline/profile-steps.txt: with 960 rows 15 of 95 ms).
 """
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from worker.engine_protocol import Engine, EngineInfo, Load, Step
 
 MIN_SLOTS_PER_PROMPT = 32
 """The slots that wait for a group are at most 1/32 of all, half of that on average."""
+SILENT_S = 0.1
+"""A hold ends this late, at the latest, with an engine that has requests and returns no step."""
 
 
 class PromptGroup(NamedTuple):
@@ -37,8 +40,8 @@ class PrefillGroups:
     into it and there is a slot for each of its prompts; earlier if the engine is idle, or after `hold_s` with
     a free slot.
 
-    Prompts go only within a call of `submit`, `cancel` or `step`, so that a failure to submit has a caller:
-    an engine that is not idle has steps, and with each step a hold may end.
+    Prompts go only within a call of `submit`, `cancel` or `step`, so that a failure to submit has a caller.
+    A hold ends in `step`, also while the engine is silent: it may have forgotten its only request.
     """
 
     def __init__(self, engine: Engine, group_tokens: int, hold_s: float) -> None:
@@ -47,7 +50,7 @@ class PrefillGroups:
         Args:
             engine: Engine to give the prompts to.
             group_tokens: Most prompt tokens of a group of several prompts.
-            hold_s: A step after this time with a free slot ends the wait of an incomplete group.
+            hold_s: The first step after this time with a free slot ends the wait of an incomplete group.
         """
         self._engine = engine
         self._group_tokens = group_tokens
@@ -92,7 +95,14 @@ class PrefillGroups:
 
     async def step(self) -> Step:
         """Wait for the new tokens of the next step; the slots that it frees admit the next group."""
-        step = await self._engine.step()
+        stepping = asyncio.ensure_future(self._engine.step())
+        try:
+            while not (await asyncio.wait({stepping}, timeout=SILENT_S))[0]:
+                self._submit_groups()
+        finally:
+            stepping.cancel()
+            await asyncio.wait({stepping})
+        step = stepping.result()
         self._inside.difference_update(step.columns.requests[step.columns.finished_rows].tolist())
         self._submit_groups()
         return step

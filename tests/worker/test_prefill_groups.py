@@ -270,6 +270,20 @@ def test_a_failure_to_submit_held_prompts_reaches_the_caller_of_step() -> None:
     run(work)
 
 
+def test_a_silent_engine_ends_a_hold_too() -> None:
+    """The engine returns no step, as if it had forgotten its requests: the free slot is used all the same."""
+
+    async def work(grouped: Grouped) -> None:
+        await grouped.end(0)
+        grouped.ask(100, 1)
+        stepping = asyncio.ensure_future(grouped.groups.step())
+        done, _ = await asyncio.wait({stepping}, timeout=3 * prefill_groups.SILENT_S)
+        assert (grouped.engine.groups, done) == ([[100]], set())
+        stepping.cancel()
+
+    run(work, hold_s=0.01)
+
+
 def test_an_idle_engine_waits_for_no_group() -> None:
     """When the last request has ended, what is held goes at once."""
 
