@@ -117,7 +117,7 @@ class WorkerConfig(Flags):
     prefill_hold_ms: Annotated[
         float,
         Flag(
-            "longest delay of an incomplete group while the engine has a free slot, in ms",
+            "a step after this time with a free slot ends the wait of an incomplete group, in ms",
             ge=0,
             le=10_000,
             metavar="MS",

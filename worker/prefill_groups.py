@@ -6,10 +6,11 @@ rows (bench/results/2026-11-30-h200-offline/profile-steps.txt: with 960 rows 15 
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,16 @@ from worker.engine_protocol import Engine, EngineInfo, Load, Step
 
 MIN_SLOTS_PER_PROMPT = 32
 """The slots that wait for a group are at most 1/32 of all, half of that on average."""
+SILENT_S = 0.1
+"""A hold ends this late, at the latest, with an engine that has requests and returns no step."""
+
+
+class PromptGroup(NamedTuple):
+    """The next prompts for the engine."""
+
+    num_prompts: int
+    is_complete: bool
+    """No further prompt fits into it."""
 
 
 class PrefillGroups:
@@ -28,6 +39,9 @@ class PrefillGroups:
     most one for MIN_SLOTS_PER_PROMPT of the engine's slots. It goes to the engine once no further prompt fits
     into it and there is a slot for each of its prompts; earlier if the engine is idle, or after `hold_s` with
     a free slot.
+
+    Prompts go only within a call of `submit`, `cancel` or `step`, so that a failure to submit has a caller.
+    A hold ends in `step`, also while the engine is silent: it may have forgotten its only request.
     """
 
     def __init__(self, engine: Engine, group_tokens: int, hold_s: float) -> None:
@@ -36,22 +50,26 @@ class PrefillGroups:
         Args:
             engine: Engine to give the prompts to.
             group_tokens: Most prompt tokens of a group of several prompts.
-            hold_s: Longest time that prompts wait while the engine has a free slot.
+            hold_s: The first step after this time with a free slot ends the wait of an incomplete group.
         """
         self._engine = engine
         self._group_tokens = group_tokens
         self._hold_s = hold_s
         self._max_num_seqs = 0
+        self._most_prompts = 1
+        """Of one group."""
         self._held: deque[PromptColumns] = deque()
         """One request each."""
         self._inside: set[int] = set()
         """Names of the requests in the engine."""
-        self._hold: asyncio.TimerHandle | None = None
+        self._hold_end_s: float | None = None
+        """When the next group goes to any free slot, time.monotonic(); None: no slot is free."""
 
     async def start(self) -> EngineInfo:
         """Start the engine; its arguments name the groups too."""
         info = await self._engine.start()
         self._max_num_seqs = info.max_num_seqs
+        self._most_prompts = max(info.max_num_seqs // MIN_SLOTS_PER_PROMPT, 1)
         own = {
             "prefill_group_tokens": str(self._group_tokens),
             "prefill_hold_ms": str(round(self._hold_s * 1e3, 3)),
@@ -77,11 +95,16 @@ class PrefillGroups:
 
     async def step(self) -> Step:
         """Wait for the new tokens of the next step; the slots that it frees admit the next group."""
-        step = await self._engine.step()
-        finished = step.columns.finished_rows
-        if len(finished):
-            self._inside.difference_update(step.columns.requests[finished].tolist())
-            self._submit_groups()
+        stepping = asyncio.ensure_future(self._engine.step())
+        try:
+            while not (await asyncio.wait({stepping}, timeout=SILENT_S))[0]:
+                self._submit_groups()
+        finally:
+            stepping.cancel()
+            await asyncio.wait({stepping})
+        step = stepping.result()
+        self._inside.difference_update(step.columns.requests[step.columns.finished_rows].tolist())
+        self._submit_groups()
         return step
 
     def load(self) -> Load:
@@ -91,14 +114,13 @@ class PrefillGroups:
 
     async def reset(self) -> None:
         """Drop all requests."""
-        self._end_hold()
+        self._hold_end_s = None
         self._held.clear()
         self._inside.clear()
         await self._engine.reset()
 
     async def close(self) -> None:
         """Stop the engine."""
-        self._end_hold()
         await self._engine.close()
 
     @property
@@ -107,48 +129,41 @@ class PrefillGroups:
         return max(self._max_num_seqs - len(self._inside), 0)
 
     def _submit_groups(self) -> None:
-        """Give the engine every group that may go now; start or end the hold of the next one."""
-        while num := self._num_ready():
-            self._submit(num)
-        if not self._held or not self._num_free:
-            self._end_hold()
-        elif self._hold is None:
-            self._hold = asyncio.get_running_loop().call_later(self._hold_s, self._submit_held)
+        """Give the engine every group that may go now."""
+        while self._held and self._num_free:
+            group = self._next_group()
+            if not self._may_go(group):
+                return
+            self._submit(min(group.num_prompts, self._num_free))
+        self._hold_end_s = None
 
-    def _num_ready(self) -> int:
-        """Return the number of prompts of the next group if it may go now, else 0."""
-        num = self._next_group()
-        is_complete = num < len(self._held) and num <= self._num_free
-        return min(num, self._num_free) if is_complete or not self._inside else 0
-
-    def _next_group(self) -> int:
-        """Return the number of prompts of the next group."""
+    def _next_group(self) -> PromptGroup:
+        """Return the next group; there is a prompt."""
         num = num_tokens = 0
-        for one in islice(self._held, max(self._max_num_seqs // MIN_SLOTS_PER_PROMPT, 1)):
+        for one in self._held:
             num_tokens += len(one.prompt_tokens)
             if num and num_tokens > self._group_tokens:
-                break
+                return PromptGroup(num, is_complete=True)
             num += 1
-        return num
+            if num == self._most_prompts or num_tokens >= self._group_tokens:
+                return PromptGroup(num, is_complete=True)
+        return PromptGroup(num, is_complete=False)
 
-    def _submit_held(self) -> None:
-        """Give the engine what it has slots for: the hold has lasted long enough."""
-        self._hold = None
-        self._submit(min(self._next_group(), self._num_free))
-        self._submit_groups()
+    def _may_go(self, group: PromptGroup) -> bool:
+        """Whether a group goes now, as far as there are slots; begins its hold if there is none yet."""
+        if not self._inside or (group.is_complete and group.num_prompts <= self._num_free):
+            return True
+        now_s = time.monotonic()
+        if self._hold_end_s is None:
+            self._hold_end_s = now_s + self._hold_s
+        return now_s >= self._hold_end_s
 
     def _submit(self, num: int) -> None:
-        self._end_hold()
-        prompts = _join(list(islice(self._held, num)))
-        for _ in range(num):
-            self._held.popleft()
+        """Give the engine the next prompts; those after them have a hold of their own."""
+        self._hold_end_s = None
+        prompts = _join([self._held.popleft() for _ in range(num)])
         self._inside.update(prompts.requests.tolist())
         self._engine.submit(prompts)
-
-    def _end_hold(self) -> None:
-        if self._hold is not None:
-            self._hold.cancel()
-            self._hold = None
 
 
 def _split(prompts: PromptColumns) -> Iterator[PromptColumns]:

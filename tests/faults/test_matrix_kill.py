@@ -57,6 +57,30 @@ def test_killed_in_decode(tmp_path: Path, table: Table, mode: str) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("mode", runs.MODES)
+def test_killed_while_it_holds_prompts(tmp_path: Path, table: Table, mode: str) -> None:
+    """Prompts that wait on the killed worker for their group are answered by the other, each once."""
+    groups = ("--prefill-group-tokens", "100", "--prefill-hold-ms", "500")
+    with crew(tmp_path, 2, *STEP, "64", *groups) as members:
+        with runs.started(tmp_path, mode, addresses_of(members), runs.make_prompts(180)) as run:
+            wait_until(lambda: members[0].used and holds_prompts(members[0]), "prompts held")
+            injected_ns = members[0].kill()
+            found = runs.check_valid(run)
+        table.add("kill -9 while it holds prompts", run, 0, injected_ns)
+        [loss] = found["summary"]["losses"]
+        continued = found["summary"]["continuations"]
+        assert loss["requests"] == len(continued) > 0
+        assert 0 in {one["kept_tokens"] for one in continued}
+        check_free(members[1:])
+
+
+def holds_prompts(member: Member) -> bool:
+    """Whether a worker has requests that do not run."""
+    load = member.load()
+    return load is not None and load.waiting > 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mode", runs.MODES)
 def test_killed_at_the_last_sample(tmp_path: Path, table: Table, mode: str) -> None:
     """When the worker of the run's last request is killed, the other one finishes the answer."""
     with crew(tmp_path, 2, "--step-ms", "10", "--max-num-seqs", seats(mode)) as members:
