@@ -222,7 +222,7 @@ def _search_rate(plan: SearchPlan, runs: SearchRuns) -> int:
         raise FlagError("--min-qps", f"{step.target_qps:g} queries/s is not VALID: search below it")
     raise ProgramStopped(
         f"no run of full length was VALID after {len(points)} runs, the lowest at {step.target_qps:g} "
-        f"queries/s: raise --max-runs and start again",
+        f"queries/s: search again with more --max-runs and another --output-dir",
         NOT_FOUND,
     )
 
