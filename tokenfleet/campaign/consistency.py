@@ -30,7 +30,7 @@ def rerun_reason(
     if changed := result.identity.differences(identity):
         return f"{', '.join(changed)} of the plan changed"
     if others := result.commits - {"", commit}:
-        return f"code revision {_listed(others)}, here {commit[:MAX_HASH_LEN] or 'unknown'}"
+        return f"code revision {_listed(others)}, here {_shortened(commit) or 'unknown'}"
     if is_strict and result.deviations:
         return result.deviations[0]
     return None
@@ -91,4 +91,10 @@ def _values_of(name: str, result: RunResult) -> frozenset[str]:
 
 
 def _listed(values: frozenset[str] | set[str]) -> str:
-    return " and ".join(sorted(value[:MAX_HASH_LEN] for value in values)) or "unknown"
+    return " and ".join(sorted(map(_shortened, values))) or "unknown"
+
+
+def _shortened(value: str) -> str:
+    """Shorten a hash; `-dirty` behind that of a commit stays."""
+    digits, mark, state = value.partition("-")
+    return f"{digits[:MAX_HASH_LEN]}{mark}{state}"

@@ -53,6 +53,10 @@ def run(scenario: Scenario, kind: RunKind) -> PlannedRun:
         ({"outcome": "FAILED", "reason": "no worker"}, "FAILED: no worker"),
         ({"identity": ACCURACY}, "data set, sampling of the plan changed"),
         ({"commits": frozenset(["c2"])}, "code revision c2, here c1"),
+        (
+            {"commits": frozenset(["0123456789abcdef01-dirty"])},
+            "code revision 0123456789abcdef-dirty, here c1",
+        ),
         ({"deviations": ("engine is counting",)}, "engine is counting"),
     ],
 )
