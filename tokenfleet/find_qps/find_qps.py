@@ -101,13 +101,13 @@ class SearchRuns:
         Raises:
             FlagError: Names what differs.
         """
-        ended = (run for run in self._state.runs if read_conditions(self._plan.run_dir(run)) is not None)
-        first = next(ended, None)
+        earlier = ((run, read_conditions(self._plan.run_dir(run))) for run in self._state.runs)
+        first = next(((run, found) for run, found in earlier if found is not None), None)
         if first is None:
             return
         now = visit_now(self._plan.run.workers, Access.read(self._plan.run.security_files))
         if now is not None:
-            self._check_conditions(first, read_conditions(self._plan.run_dir(first)))
+            self._check_conditions(*first)
             self._check_conditions(None, now)
 
     def _check_conditions(self, run: PlannedSearchRun | None, conditions: SearchConditions | None) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
 from tokenfleet.qualify.graded_rows import check_graded_baseline
-from tokenfleet.qualify.greedy_checks import check_greedy_baseline, engine_differences
+from tokenfleet.qualify.greedy_checks import check_greedy_baseline, engine_differences, entry_differences
 from tokenfleet.qualify.qualification import FORMAT, RESULT_NAME, CheckResult
 
 BASELINE_FLAG = "--baseline"
@@ -74,7 +74,7 @@ def compare_with_baseline(baseline: Measured, measured: Measured) -> Iterator[Ch
         FlagError: They have neither the same prompts nor the same rows.
     """
     execution = (found.engine.get("execution_facts") for found in (baseline, measured))
-    changes = [*engine_differences(baseline.engine, measured.engine), *_differences(*execution)]
+    changes = [*engine_differences(baseline.engine, measured.engine), *entry_differences(*execution)]
     has_answers = bool(baseline.answers and measured.answers) and baseline.prompts == measured.prompts
     has_grades = bool(baseline.right and measured.right) and _draw(baseline) == _draw(measured)
     if not has_answers and not has_grades:
@@ -83,18 +83,8 @@ def compare_with_baseline(baseline: Measured, measured: Measured) -> Iterator[Ch
         yield check_greedy_baseline(baseline.answers, measured.answers, changes)
     if has_grades:
         if baseline.graded_with:
-            changes += _differences(baseline.graded_with, measured.graded_with)
+            changes += entry_differences(baseline.graded_with, measured.graded_with)
         yield check_graded_baseline(baseline.right, measured.right, changes)
-
-
-def _differences(first: object, second: object) -> list[str]:
-    """List the entries that differ: name, first and second value."""
-    before, after = (found if isinstance(found, Mapping) else {} for found in (first, second))
-    return [
-        f"{name} {before.get(name, 'none')} -> {after.get(name, 'none')}"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    ]
 
 
 def _draw(measured: Measured) -> tuple[str, list[int], int]:

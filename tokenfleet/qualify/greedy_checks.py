@@ -104,12 +104,16 @@ def check_reference_engine(
 
 def engine_differences(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
     """List what decides an answer and differs between two engines: name, first and second value."""
-    first, second = _facts_of(one), _facts_of(other)
-    names = sorted(first.keys() | second.keys())
+    return entry_differences(_facts_of(one), _facts_of(other))
+
+
+def entry_differences(first: object, second: object) -> list[str]:
+    """List the entries of two JSON objects that differ: name, first and second value."""
+    before, after = (found if isinstance(found, Mapping) else {} for found in (first, second))
     return [
-        f"{name} {first.get(name, 'none')} -> {second.get(name, 'none')}"
-        for name in names
-        if first.get(name) != second.get(name)
+        f"{name} {before.get(name, 'none')} -> {after.get(name, 'none')}"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
     ]
 
 
