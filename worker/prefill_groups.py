@@ -8,7 +8,7 @@ rows (bench/results/2026-11-30-h200-offline/profile-steps.txt: with 960 rows 15 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -30,6 +30,25 @@ class PromptGroup(NamedTuple):
     num_prompts: int
     is_complete: bool
     """No further prompt fits into it."""
+
+
+def next_group(prompt_lens: Iterable[int], group_tokens: int, most_prompts: int) -> PromptGroup:
+    """Return the next group of the prompts that wait, in their order.
+
+    Args:
+        prompt_lens: Tokens of each prompt that waits.
+        group_tokens: Most prompt tokens of a group of several prompts.
+        most_prompts: Of one group, at least 1.
+    """
+    num = num_tokens = 0
+    for prompt_len in prompt_lens:
+        num_tokens += prompt_len
+        if num and num_tokens > group_tokens:
+            return PromptGroup(num, is_complete=True)
+        num += 1
+        if num == most_prompts or num_tokens >= group_tokens:
+            return PromptGroup(num, is_complete=True)
+    return PromptGroup(num, is_complete=False)
 
 
 class PrefillGroups:
@@ -131,23 +150,12 @@ class PrefillGroups:
     def _submit_groups(self) -> None:
         """Give the engine every group that may go now."""
         while self._held and self._num_free:
-            group = self._next_group()
+            prompt_lens = (len(one.prompt_tokens) for one in self._held)
+            group = next_group(prompt_lens, self._group_tokens, self._most_prompts)
             if not self._may_go(group):
                 return
             self._submit(min(group.num_prompts, self._num_free))
         self._hold_end_s = None
-
-    def _next_group(self) -> PromptGroup:
-        """Return the next group; there is a prompt."""
-        num = num_tokens = 0
-        for one in self._held:
-            num_tokens += len(one.prompt_tokens)
-            if num and num_tokens > self._group_tokens:
-                return PromptGroup(num, is_complete=True)
-            num += 1
-            if num == self._most_prompts or num_tokens >= self._group_tokens:
-                return PromptGroup(num, is_complete=True)
-        return PromptGroup(num, is_complete=False)
 
     def _may_go(self, group: PromptGroup) -> bool:
         """Whether a group goes now, as far as there are slots; begins its hold if there is none yet."""

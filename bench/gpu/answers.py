@@ -40,6 +40,8 @@ class Answered(NamedTuple):
     """Until the last request got its first token, as in `tokenfleet report compare`; None: not known."""
     compiled_kernels: int | None
     """Kernels that the engine compiled in the round, of those that vLLM's monitor sees; None: not known."""
+    request_ttft_ms: list[float]
+    """Of each request in the order of arrival, from its scheduled time; empty in Offline, or if not known."""
 
 
 def _no_check() -> None:
@@ -113,6 +115,7 @@ def answered(answer: dict[str, Any], plan: Plan, client_cpu_s: float) -> Answere
     rows = np.array(answer["rows"], np.int64).reshape(-1, 4)
     due, first, done, tokens = rows.T
     spreads: list[dict[str, float]] = [{}, {}]
+    request_ttft_ms: list[float] = []
     if plan.scenario is not Scenario.OFFLINE:
         several = tokens > 1
         tpot_ns = (done - first)[several] // (tokens[several] - 1)
@@ -120,6 +123,7 @@ def answered(answer: dict[str, Any], plan: Plan, client_cpu_s: float) -> Answere
             {name: percentile(values, fraction) / 1e6 for name, fraction in FRACTIONS.items()}
             for values in (first - due, tpot_ns)
         ]
+        request_ttft_ms = ((first - due) / 1e6).tolist()
     has_tail = plan.scenario is Scenario.OFFLINE and answer.get("is_timed", True)
     ttft_ms, tpot_ms = spreads
     return Answered(
@@ -133,4 +137,5 @@ def answered(answer: dict[str, Any], plan: Plan, client_cpu_s: float) -> Answere
         tpot_ms=tpot_ms,
         tokens_per_s_before_tail=(rate_before_tail(tokens, first, done) or None) if has_tail else None,
         compiled_kernels=answer.get("compiled_kernels"),
+        request_ttft_ms=request_ttft_ms,
     )

@@ -10,7 +10,7 @@ from bench.gpu.load import Plan, Work
 from bench.gpu.loadgen import spreads_of, user_conf_of
 from bench.processes import Processes, argv_of
 from bench.runs import loadgen_window_s, read_run
-from sut.results.comparison.request_rates import read_rate_before_tail
+from sut.results.comparison.request_rates import read_columns, read_rate_before_tail
 from sut.settings import Scenario
 
 # Time beyond the end of the round for a client and its answer, and for the start of the interpreter.
@@ -59,7 +59,18 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
         tpot_ms=tpot_ms,
         tokens_per_s_before_tail=rate or None,
         compiled_kernels=_num_compiled(workers),
+        request_ttft_ms=[] if is_offline else _request_ttft_ms(run_dir, record["run_id"]),
     )
+
+
+def _request_ttft_ms(run_dir: Path, run_id: str) -> list[float]:
+    """Return each request's TTFT in the order of issue; empty if LoadGen's schedule is not known."""
+    columns = read_columns(run_dir, run_id, ("query", "scheduled_ns", "first_reported_ns"))
+    if columns is None:
+        return []
+    query, scheduled_ns, first_ns = columns
+    ttft_ms: list[float] = ((first_ns - scheduled_ns)[query.argsort()] / 1e6).tolist()
+    return ttft_ms
 
 
 def _num_compiled(workers: Sequence[Mapping[str, Any]]) -> int | None:

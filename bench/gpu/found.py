@@ -41,6 +41,8 @@ class Round:
     """Until the last request got its first token; None: not known."""
     compiled_kernels: int | None = None
     """Compiled by the engine in the round, of those that vLLM's monitor sees; None: not known."""
+    request_ttft_ms: list[float] = field(default_factory=list)
+    """Of each request in the order of arrival, from its scheduled time; empty in Offline, or if not known."""
     is_unequal: bool = False
     """The round did other work than the other rounds of its plan: excluded from all medians and ratios."""
 

@@ -144,6 +144,7 @@ class Rounds:
             tpot_ms=answered.tpot_ms,
             tokens_per_s_before_tail=answered.tokens_per_s_before_tail,
             compiled_kernels=answered.compiled_kernels,
+            request_ttft_ms=answered.request_ttft_ms,
             is_unequal=answered.requests != len(plan.samples)
             or (work.is_exact and answered.tokens != num_tokens),
         )

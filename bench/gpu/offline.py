@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from bench.command import check_above, check_at_least
@@ -208,7 +208,21 @@ def latency_lines(found: Found, names: list[str]) -> list[str]:
             numbers = "".join(f"{cell:>10.2f}" for cell in cells)
             left_out = "  unequal work: left out" if one.is_unequal else ""
             lines.append(f"{one.number:>5} {one.side:<7}{numbers}  {one.verdict}{left_out}")
-    return lines + [_against(found, side, names[0], mark) for side in names[1:] for mark in marks]
+    lines += [_against(found, side, names[0], mark) for side in names[1:] for mark in marks]
+    return lines + [line for side in names[1:] for line in _request_lines(found, side, names[0])]
+
+
+def _request_lines(found: Found, side: str, reference: str) -> Iterator[str]:
+    """Compare the TTFT of each request with that of the same request on the other side."""
+    beside = {one.number: one.request_ttft_ms for one in found.counted(reference)}
+    for one in found.counted(side):
+        ours, others = one.request_ttft_ms, beside.get(one.number, [])
+        if ours and len(ours) == len(others):
+            more_ms = [mine - other for mine, other in zip(ours, others, strict=True)]
+            yield (
+                f"{side} against {reference}, round {one.number}, TTFT of each of {len(more_ms)} requests: "
+                f"median {median(more_ms):+.2f} ms, mean {fmean(more_ms):+.2f} ms"
+            )
 
 
 def _against(found: Found, side: str, reference: str, mark: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +35,7 @@ from bench.gpu.load import (
 )
 from bench.gpu.loadgen import draw_arrivals, draw_offline
 from bench.gpu.model import write_full_size
+from bench.gpu.offline import latency_lines
 from bench.gpu.replay import Row
 from bench.gpu.unstopped_worker import stop_ids_or_none
 from bench.gpu.watch import use_between
@@ -101,8 +103,23 @@ def test_latencies_count_from_when_a_request_was_due() -> None:
     rows = [[10_000_000, 30_000_000, 70_000_000, 5]]
     found = answered({"begin_s": 1.0, "end_s": 2.0, "rows": rows}, plan, client_cpu_s=0.5)
     assert {"p50": 20.0, "p90": 20.0, "p99": 20.0} == found.ttft_ms
+    assert [20.0] == found.request_ttft_ms
     assert {"p50": 10.0, "p90": 10.0, "p99": 10.0} == found.tpot_ms
     assert (1, 5) == (found.requests, found.tokens)
+
+
+def test_ttft_is_compared_request_by_request() -> None:
+    """12, 20 and 37 ms against 10, 20 and 30 of the same requests: 2, 0 and 7 ms more."""
+    spread = {"p50": 20.0, "p90": 20.0, "p99": 20.0}
+    of_a, of_b = (
+        replace(round_of(side, 0, 100, 1.0), ttft_ms=spread, tpot_ms=spread, request_ttft_ms=ttft_ms)
+        for side, ttft_ms in (("async", [10.0, 20.0, 30.0]), ("ours", [12.0, 20.0, 37.0]))
+    )
+    line = latency_lines(Found(rounds=[of_a, of_b]), ["async", "ours"])[-1]
+    assert line.endswith("TTFT of each of 3 requests: median +2.00 ms, mean +3.00 ms")
+    # Without LoadGen's schedule the times of one side are not known.
+    unknown = latency_lines(Found(rounds=[of_a, replace(of_b, request_ttft_ms=[])]), ["async", "ours"])
+    assert "of each of" not in unknown[-1]
 
 
 def test_tokens_before_the_tail_end_at_the_last_first_token() -> None:
@@ -343,6 +360,15 @@ def test_arrivals_are_those_of_loadgens_server_run(counting: SimpleNamespace) ->
     # Raises unless LoadGen's calls match these times.
     assert 60 == len(found.issue_delays_ns(seed, 200.0))
     assert scheduled_ns(seed, 200.0, 60).tolist() == plan.due_ns.tolist()
+
+
+def test_the_ttft_of_each_request_is_the_one_that_loadgen_counts(counting: SimpleNamespace) -> None:
+    """Of 60 requests in a Server run, the median is LoadGen's."""
+    setting = counting.setting
+    plan = draw_arrivals(setting.processes, SMALL.requests, 200.0, setting.directory)
+    found = coordinate(setting, counting.port, plan, "b")
+    assert 60 == len(found.request_ttft_ms)
+    assert found.ttft_ms["p50"] == pytest.approx(np.percentile(found.request_ttft_ms, 50), abs=1.0)
 
 
 @pytest.mark.vllm

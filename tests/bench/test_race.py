@@ -217,6 +217,10 @@ def test_runs_of_another_gpu_or_vllm_do_not_share_a_journal(tmp_path: Path) -> N
         (ENTRY.replace("[8, 4]", "[4, 8]"), "rows [4, 8] ascend"),
         (ENTRY.replace("[8, 4]", "[0]"), "rows [0]"),
         (ENTRY + "slots = 3\n", "slots is not one of"),
+        (
+            ENTRY + "prefill-group-tokens = [7]\n",
+            "prefill-group-tokens [7] is not a number from 0 for each of 2",
+        ),
     ],
 )
 def test_a_bad_race_file_is_named_in_one_line(
@@ -258,7 +262,7 @@ def test_an_engine_is_in_steady_state_over_real_vllm(tmp_path: Path, checkpoint:
     race_file.write_text(
         '[flags]\ndtype = "float32"\nkv-cache-memory-bytes = 268435456\nenforce-eager = true\n'
         '[[configuration]]\nname = "wrong"\nrows = [16]\nflags = { no-such-flag = 1 }\n'
-        '[[configuration]]\nname = "right"\nrows = [16, 8]\n'
+        '[[configuration]]\nname = "right"\nrows = [16, 8, 8]\nprefill-group-tokens = [0, 0, 40]\n'
     )
     argv = ["bench.gpu", "race", "--journal", str(tmp_path), "--configs", str(race_file)]
     argv += ["--model", str(checkpoint), "--mean-prompt-len", "60", "--max-prompt-len", "300"]
@@ -270,9 +274,12 @@ def test_an_engine_is_in_steady_state_over_real_vllm(tmp_path: Path, checkpoint:
     assert "no-such-flag" in wrong["failure"]
     assert [] == journal["next"]
     assert right["failure"] is None
-    window, smaller = right["windows"]
+    window, smaller, grouped = right["windows"]
     assert 15 <= window["rows_mean"] <= 16
     assert 7 <= smaller["rows_mean"] <= 8
+    # Of 8 rows a group has one prompt: it waits for no other.
+    assert 7 <= grouped["rows_mean"] <= 8
+    assert [0, 0, 40] == [one["prefill_group_tokens"] for one in right["windows"]]
     assert window["context_len_mean"] == pytest.approx(window["expected_context_len"], rel=0.25)
     assert window["prompt_tokens_per_output_token"] == pytest.approx(60 / 50, rel=0.25)
     # Each request of the window has a prompt of its own.

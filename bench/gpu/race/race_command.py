@@ -198,6 +198,7 @@ class Race:
             argv=configuration.argv(plan.max_model_len),
             rows=configuration.rows,
             window_s=self._windows_s(configuration),
+            prefill_group_tokens=configuration.prefill_group_tokens,
             settle_s=plan.settle_s,
             requests_per_prefix=plan.requests_per_prefix,
             lengths=plan.lengths,

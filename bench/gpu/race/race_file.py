@@ -8,6 +8,7 @@
     rows = [1024, 640]              # requests that run at a time, one window each
     flags = { kv-cache-dtype = "fp8" }
     environment = { VLLM_X = "1" }
+    prefill-group-tokens = [0, 7040]  # prompts in groups of so many tokens, for each window; default: none
 
 A configuration's flags take precedence over the common ones.
 """
@@ -25,7 +26,8 @@ from common.flags import FlagError
 FLAG = "--configs"
 MAX_ROWS = 1 << 16
 _NAME = re.compile(r"[\w.-]{1,60}")
-_KEYS = {"name", "rows", "flags", "environment"}
+_GROUPS = "prefill-group-tokens"
+_KEYS = {"name", "rows", "flags", "environment", _GROUPS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,8 @@ class Configuration:
     flags: Table
     """vLLM's flags, with the common ones."""
     environment: dict[str, str]
+    prefill_group_tokens: list[int]
+    """Prompt tokens of a group in each window; 0: each request follows the one that ended at once."""
 
     def argv(self, max_model_len: int) -> list[str]:
         """Return vLLM's command line, with the flags that the race needs unless the file sets them."""
@@ -50,7 +54,8 @@ class Configuration:
 
     def definition(self) -> dict[str, Any]:
         """Return what makes runs of one name comparable."""
-        return {"rows": self.rows, "flags": self.flags, "environment": self.environment}
+        groups = {_GROUPS: self.prefill_group_tokens} if any(self.prefill_group_tokens) else {}
+        return {"rows": self.rows, "flags": self.flags, "environment": self.environment, **groups}
 
 
 def read_race_file(path: Path) -> list[Configuration]:
@@ -110,8 +115,17 @@ def _read_entry(path: Path, entry: dict[str, Any], common: Table) -> Configurati
         raise FlagError(FLAG, f"{name}: rows {rows} ascend; requests are only removed", path)
     if not isinstance(flags, dict) or not isinstance(environment, dict):
         raise FlagError(FLAG, f"{name}: flags and environment must be tables", path)
-    texts = {str(key): str(value) for key, value in environment.items()}
-    return Configuration(name=name, rows=rows, flags=common | flags, environment=texts)
+    groups = entry.get(_GROUPS, [0] * len(rows))
+    if not _is_list_of(groups, int) or len(groups) != len(rows) or min(groups) < 0:
+        reason = f"{name}: {_GROUPS} {groups} is not a number from 0 for each of {len(rows)} windows"
+        raise FlagError(FLAG, reason, path)
+    return Configuration(
+        name=name,
+        rows=rows,
+        flags=common | flags,
+        environment={str(key): str(value) for key, value in environment.items()},
+        prefill_group_tokens=groups,
+    )
 
 
 def _is_list_of(value: object, kind: type) -> bool:

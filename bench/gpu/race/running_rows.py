@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from bench.gpu.race.steady_load import SteadyLoad, share_prefixes
 from bench.gpu.race.step_log import StepLog, StepRecord
 from sut.benchmark import BENCHMARK
 from worker.engines.vllm.engine_core import CoreClient
+from worker.prefill_groups import MIN_SLOTS_PER_PROMPT, PromptGroup, next_group
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -40,6 +42,10 @@ class RunningRows:
         """Prompt and produced tokens of each request, by vLLM id; a request without a token has 0."""
         self._prompt_lens: dict[str, int] = {}
         self._is_replacing = False
+        self._group_tokens = 0
+        self._most_prompts = 1
+        self._held: deque[tuple[int, int]] = deque()
+        """Prompt and answer length of the requests that wait for their group."""
         self._start_s: dict[str, float] = {}
 
     async def start(self, num_rows: int, requests_per_prefix: int) -> None:
@@ -90,6 +96,14 @@ class RunningRows:
             for request_id in ids:
                 self._forget(request_id)
 
+    def group_prompts(self, group_tokens: int) -> None:
+        """Let requests that follow others wait until they have this many prompt tokens together; 0: no wait.
+
+        The groups are those of the worker's --prefill-group-tokens with a hold that never ends.
+        """
+        self._group_tokens = group_tokens
+        self._most_prompts = max(len(self._context_lens) // MIN_SLOTS_PER_PROMPT, 1)
+
     async def run_for(self, seconds: float) -> None:
         """Receive steps for this time."""
         end_s = time.monotonic() + seconds
@@ -129,9 +143,15 @@ class RunningRows:
         for request_id in ended:
             self._forget(request_id)
         if self._is_replacing:
-            for _ in ended:
-                prompt_len, budget = next(self._following)
-                await self._send(self._draw(prompt_len), budget)
+            self._held += [next(self._following) for _ in ended]
+            while (group := self._next_group()).is_complete:
+                for _ in range(group.num_prompts):
+                    prompt_len, budget = self._held.popleft()
+                    await self._send(self._draw(prompt_len), budget)
+
+    def _next_group(self) -> PromptGroup:
+        prompt_lens = (prompt_len for prompt_len, _ in self._held)
+        return next_group(prompt_lens, self._group_tokens, self._most_prompts)
 
     def _record(self, at_ns: int, outputs: "list[EngineCoreOutput]", begun: "list[EngineCoreOutput]") -> None:
         cached = sum(output.prefill_stats.num_cached_tokens for output in begun if output.prefill_stats)

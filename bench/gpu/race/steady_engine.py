@@ -50,6 +50,8 @@ class SteadySpec(NamedTuple):
     """Length of each window."""
     settle_s: float
     """Time between a change of the rows and the window."""
+    prefill_group_tokens: list[int]
+    """Prompt tokens of a group of requests in each window; 0: no groups."""
     requests_per_prefix: int
     lengths: RaceLengths
     recording: RecordingSpec | None = None
@@ -128,10 +130,13 @@ class _Windows:
         gc.freeze()
         await rows.start(spec.rows[0], spec.requests_per_prefix)
         self._say({"part": "running", "engine": self._engine, **rows.start_figures()})
-        for num_rows, window_s in zip(spec.rows, spec.window_s, strict=True):
+        windows = zip(spec.rows, spec.window_s, spec.prefill_group_tokens, strict=True)
+        for num_rows, window_s, group_tokens in windows:
             await rows.reduce(num_rows)
+            rows.group_prompts(group_tokens)
             await rows.run_for(spec.settle_s)
-            self._say({"part": "window", "figures": await self._window(rows, num_rows, window_s)})
+            figures = await self._window(rows, num_rows, window_s)
+            self._say({"part": "window", "figures": figures | {"prefill_group_tokens": group_tokens}})
             if spec.recording is not None:
                 recorded = await record_steps(self._llm, rows, spec.recording)
                 self._say({"part": RECORDED, "rows": num_rows, **recorded})

@@ -1,5 +1,6 @@
 """Rates of a run from its requests.parquet."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,19 @@ def read_rate_before_tail(run_dir: Path, run_id: object) -> float | None:
     Raises:
         FlagError: The file cannot be read, or is of another run.
     """
+    columns = read_columns(run_dir, run_id, _COLUMNS)
+    return None if columns is None else rate_before_tail(*columns)
+
+
+def read_columns(run_dir: Path, run_id: object, names: Sequence[str]) -> list[Ints] | None:
+    """Read columns of a run's requests.parquet, (N,) each.
+
+    Returns:
+        None if the run has no such file, or if a value is not known.
+
+    Raises:
+        FlagError: The file cannot be read, or is of another run.
+    """
     path = run_dir / REQUESTS
     if not path.exists():
         return None
@@ -40,15 +54,17 @@ def read_rate_before_tail(run_dir: Path, run_id: object) -> float | None:
 
     try:
         with open_regular(path) as file:
-            table = pq.read_table(file, columns=list(_COLUMNS))
+            table = pq.read_table(file, columns=list(names))
         check_owner(path, table.schema, run_id)
-        columns = [table.column(name).to_numpy().astype(np.int64) for name in _COLUMNS]
+        columns = [table.column(name) for name in names]
+        if any(column.null_count for column in columns):
+            return None
+        return [column.to_numpy().astype(np.int64) for column in columns]
     except ForeignFileError as error:
         raise FlagError("RUNS", str(error)) from error
     except (ArrowException, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise FlagError("RUNS", f"cannot be read: {reason}", path) from error
-    return rate_before_tail(*columns)
 
 
 def rate_before_tail(num_tokens: Ints, first_ns: Ints, done_ns: Ints) -> float | None:

@@ -277,5 +277,8 @@ def test_the_rate_before_the_tail(tmp_path: Path) -> None:
     assert read_rate_before_tail(tmp_path, "r") is None
     write_parquet(tmp_path / "requests.parquet", pa.table(columns), {"run_id": "r"})
     assert read_rate_before_tail(tmp_path, "r") == pytest.approx(100.0)
+    columns["done_arrival_ns"] = pa.array([1, None, 3], pa.int64())
+    write_parquet(tmp_path / "requests.parquet", pa.table(columns), {"run_id": "r"})
+    assert read_rate_before_tail(tmp_path, "r") is None
     nothing = np.zeros(0, np.int64)
     assert rate_before_tail(nothing, nothing, nothing) is None
