@@ -240,10 +240,10 @@ def test_the_example_is_taken_by_both_ends() -> None:
     assert ("node1:50051", "node2:50051") == coordinator_config.parse(["--config", example]).workers
     with environment_kept():
         table = tomllib.loads(show(["--config", example]))["worker"]
-    assert ("h200_tp1_server", 8, 576, "marlin") == tuple(
+    assert ("h200_tp1_server", 8, 576, "triton") == tuple(
         table[name] for name in ("preset", "replicas", "max-num-seqs", "moe-backend")
     )
-    assert 576 == max(table["cudagraph-capture-sizes"])
+    assert 8192 == max(table["cudagraph-capture-sizes"])
 
 
 BAD = {
