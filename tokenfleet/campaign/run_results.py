@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.bounded_file import parse_json, read_bounded
+from common.bounded_file import read_bounded
+from common.json_document import parse_json
 from common.text import printable
 from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.results.loadgen_figures import TOKEN_RATES

@@ -7,19 +7,18 @@ from typing import NamedTuple
 
 from google.protobuf.json_format import MessageToDict
 
+from common.json_document import JsonObject, as_mapping, as_mappings, entry
 from common.text import printable
 from coordinator.doctor.visits import VISIT_TIMEOUT_S, Visit, visit_all
 from coordinator.transport.access import Access
 from coordinator.transport.worker_host import WorkerHost
 from protos import worker_pb2 as pb
 from sut.results.comparison.configuration_differences import values_of_workers
-from sut.results.submission.recorded_runs import as_mappings, entry
 
 MAX_VALUE_LEN = 60
 _ENGINE, _HOST = "worker", "worker host"
 _ENGINE_FACTS = ("engine", "engine_version", "engine_hash", "execution_facts")
 _HOST_FACTS = ("commit", "num_usable_cores", "accelerators")
-_Document = Mapping[str, object]
 
 
 class SearchConditions(NamedTuple):
@@ -28,14 +27,13 @@ class SearchConditions(NamedTuple):
     values: Mapping[str, str]
 
     @classmethod
-    def of_record(cls, record: _Document) -> "SearchConditions":
+    def of_record(cls, record: JsonObject) -> "SearchConditions":
         """Take the conditions from a run's run.json."""
         workers = as_mappings(entry(record, "summary", "workers"))
         infos = [as_mappings(worker.get("stream_infos")) for worker in workers]
         hosts = [as_mappings(worker.get("hosts")) for worker in workers]
-        host, versions = entry(record, "host"), entry(record, "versions")
-        found = _describe(host if isinstance(host, Mapping) else {}, infos, hosts)
-        loadgen = entry(versions, "mlcommons_loadgen")
+        found = _describe(as_mapping(record.get("host")), infos, hosts)
+        loadgen = entry(record, "versions", "mlcommons_loadgen")
         return cls(found | {"LoadGen version": str(loadgen), "run hash": str(entry(record, "spec_hash"))})
 
     @classmethod
@@ -71,7 +69,7 @@ def visit_now(addresses: tuple[str, ...], access: Access) -> SearchConditions | 
 
 
 def _describe(
-    host: _Document, infos: Sequence[Sequence[_Document]], hosts: Sequence[Sequence[_Document]]
+    host: JsonObject, infos: Sequence[Sequence[JsonObject]], hosts: Sequence[Sequence[JsonObject]]
 ) -> dict[str, str]:
     """Describe the coordinator's host and the workers.
 
@@ -92,7 +90,7 @@ def _describe(
     return found
 
 
-def _selected(info: _Document) -> _Document:
+def _selected(info: JsonObject) -> JsonObject:
     return {name: info[name] for name in _ENGINE_FACTS if name in info}
 
 

@@ -1,11 +1,10 @@
 """Compares which weights the engines of the sides had: trained ones, or how random ones were made."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from common.json_document import as_mappings, as_text, entry, value_or_text
 from common.text import printable
 from sut.results.comparison.compared_runs import MAX_TEXT_LEN, ComparedRun, Side
-from sut.results.submission.recorded_runs import as_mappings, entry
 
 NOT_RANDOM = "no random weights"
 ENGINES_OWN = "the engine's own random weights"
@@ -35,9 +34,5 @@ def _kinds(run: ComparedRun) -> set[str]:
 def _kind(fact: object) -> str:
     if not isinstance(fact, str):
         return NOT_RANDOM
-    try:
-        made = json.loads(fact)
-    except ValueError:
-        made = None
-    method = made.get("method") if isinstance(made, Mapping) else None
-    return f"random weights {printable(method, MAX_TEXT_LEN)}" if isinstance(method, str) else ENGINES_OWN
+    method = as_text(entry(value_or_text(fact), "method"))
+    return f"random weights {printable(method, MAX_TEXT_LEN)}" if method else ENGINES_OWN

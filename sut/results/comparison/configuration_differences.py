@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from common.json_document import as_list, as_mappings, entry
 from common.text import printable
 from sut.results.comparison.compared_runs import ComparedRun, Side
-from sut.results.submission.recorded_runs import as_list, as_mappings, entry, machines_of
+from sut.results.submission.recorded_runs import machines_of
 
 MAX_VALUE_LEN = 120
 """Characters of a value that are shown; whole values are compared."""

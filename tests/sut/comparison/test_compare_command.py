@@ -170,6 +170,10 @@ def test_a_difference_behind_equal_beginnings_is_listed(
             "A has the engine's own random weights; B has random weights even-experts.",
         ),
         (
+            ({"random_weights": "[" * 100_000}, {}),
+            "A has the engine's own random weights; B has no random weights.",
+        ),
+        (
             ({}, {"random_weights": '{"method": "even-experts"}'}),
             "A has no random weights; B has random weights even-experts.",
         ),

@@ -177,6 +177,10 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         report("offline/accuracy/accuracy.json", score_percent=None, ungraded=[{"row": 3}]),
         "offline/accuracy: accuracy.json has no score: 1 answers are ungraded",
     ),
+    "a score that no float can hold": (
+        report("offline/accuracy/accuracy.json", score_percent=10**400, ungraded=[]),
+        "offline/accuracy: accuracy.json has no score: 0 answers are ungraded",
+    ),
     "another score in the checker's file": (
         text("offline/accuracy/accuracy.txt", "'exact_match': 99.000\n"),
         "offline/accuracy: accuracy.txt has the score 99.000, accuracy.json has 83.500",
