@@ -2,18 +2,20 @@
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from google.protobuf.json_format import MessageToDict
 
-from common.json_document import JsonObject, as_mapping, as_mappings, entry
+from common.json_document import JsonObject, as_mapping, entry, parse_object
 from common.text import printable
 from coordinator.doctor.visits import VISIT_TIMEOUT_S, Visit, visit_all
 from coordinator.transport.access import Access
 from coordinator.transport.worker_host import WorkerHost
 from protos import worker_pb2 as pb
 from sut.results.comparison.configuration_differences import values_of_workers
+from sut.results.recorded_workers import infos_of, machines_of, machines_of_worker, workers_of
 
 MAX_VALUE_LEN = 60
 _ENGINE, _HOST = "worker", "worker host"
@@ -29,9 +31,9 @@ class SearchConditions(NamedTuple):
     @classmethod
     def of_record(cls, record: JsonObject) -> "SearchConditions":
         """Take the conditions from a run's run.json."""
-        workers = as_mappings(entry(record, "summary", "workers"))
-        infos = [as_mappings(worker.get("stream_infos")) for worker in workers]
-        hosts = [as_mappings(worker.get("hosts")) for worker in workers]
+        workers = workers_of(record)
+        infos = [infos_of(worker) for worker in workers]
+        hosts = [machines_of_worker(worker) for worker in workers]
         found = _describe(as_mapping(record.get("host")), infos, hosts)
         loadgen = entry(record, "versions", "mlcommons_loadgen")
         return cls(found | {"LoadGen version": str(loadgen), "run hash": str(entry(record, "spec_hash"))})
@@ -44,10 +46,10 @@ class SearchConditions(NamedTuple):
             return None
         infos = [[MessageToDict(visit.info, preserving_proto_field_name=True)] for visit in workers]
         hosts = [
-            [dataclasses.asdict(WorkerHost.of(visit.host))] if visit.host is not None else []
+            machines_of(_as_recorded(WorkerHost.of(visit.host))) if visit.host is not None else []
             for visit in workers
         ]
-        return cls(_describe(dataclasses.asdict(WorkerHost.of_this_process()), infos, hosts))
+        return cls(_describe(_as_recorded(WorkerHost.of_this_process()), infos, hosts))
 
     def first_difference(self, other: "SearchConditions") -> str | None:
         """Name what differs, with the value of `other` first; None if nothing is known to differ.
@@ -76,16 +78,13 @@ def _describe(
     Args:
         host: Of the coordinator.
         infos: Each worker's descriptions of itself.
-        hosts: Each worker's machine; without a host name it did not answer.
+        hosts: The machines of each worker's engine; without a host name it did not answer.
     """
     found = {f"{name} of the coordinator": str(host.get(name)) for name in ("commit", "num_usable_cores")}
     found |= {"number of workers": str(len(infos))}
-    engines = [
-        [{name: info[name] for name in _ENGINE_FACTS if name in info} for info in own] for own in infos
-    ]
-    found |= values_of_workers(_ENGINE, engines)
+    found |= values_of_workers(_ENGINE, [[_selected(info) for info in own] for own in infos])
     if all(own and all(one.get("hostname") for one in own) for own in hosts):
-        machines = [[{name: _plain(one.get(name)) for name in _HOST_FACTS} for one in own] for own in hosts]
+        machines = [[{name: one.get(name) for name in _HOST_FACTS} for one in own] for own in hosts]
         found |= values_of_workers(_HOST, machines)
     return found
 
@@ -94,6 +93,6 @@ def _selected(info: JsonObject) -> JsonObject:
     return {name: info[name] for name in _ENGINE_FACTS if name in info}
 
 
-def _plain(value: object) -> object:
-    """Return a value of a dataclass as run.json has it."""
-    return list(value) if isinstance(value, tuple) else value
+def _as_recorded(host: WorkerHost) -> JsonObject:
+    """Return a machine as run.json has it."""
+    return parse_object(json.dumps(dataclasses.asdict(host)))

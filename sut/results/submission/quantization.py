@@ -9,8 +9,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from common.json_document import JsonObject, as_mapping, as_mappings, entry, value_or_text
+from common.json_document import JsonObject, as_mapping, value_or_text
 from common.text import printable
+from sut.results.recorded_workers import infos_of, workers_of
 
 MAX_CELL_LEN = 600
 MAX_CALIBRATION_LEN = 100_000
@@ -86,8 +87,7 @@ def quantization_page(system: str, records: Mapping[str, JsonObject], calibratio
 
 def _engines(record: JsonObject) -> Iterator[JsonObject]:
     """List the description of every engine of a run: one for each stream to a worker."""
-    for worker in as_mappings(entry(record, "summary", "workers")):
-        yield from as_mappings(worker.get("stream_infos"))
+    return (info for worker in workers_of(record) for info in infos_of(worker))
 
 
 def _missing_facts(engines: Mapping[str, tuple[JsonObject, ...]]) -> Iterator[str]:

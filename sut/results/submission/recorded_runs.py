@@ -10,6 +10,7 @@ from common.flags import FlagError
 from common.json_document import JsonObject, as_list, as_mappings, as_number, as_text, entry, read_object
 from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.log_files import MAX_RECORD_BYTES, RECORD
+from sut.results.recorded_workers import infos_of, machines_of, workers_of
 from sut.settings import Scenario
 
 RESULTS_FLAG = "--results"
@@ -97,12 +98,12 @@ class RecordedRun:
     @property
     def workers(self) -> list[JsonObject]:
         """The rows of the workers."""
-        return as_mappings(self.value("summary", "workers"))
+        return workers_of(self.record)
 
     @property
     def engine_infos(self) -> list[JsonObject]:
         """What the workers said of themselves on each stream."""
-        return [info for worker in self.workers for info in as_mappings(worker.get("stream_infos"))]
+        return [info for worker in self.workers for info in infos_of(worker)]
 
     @property
     def host_answers(self) -> list[JsonObject]:
@@ -117,11 +118,6 @@ class RecordedRun:
     def worker_hosts(self) -> list[JsonObject]:
         """The machines of the workers that answered, with those of the other nodes of their engines."""
         return [machine for host in self.host_answers for machine in machines_of(host)]
-
-
-def machines_of(host: JsonObject) -> list[JsonObject]:
-    """List the machine of a worker and those of the other nodes of its engine."""
-    return [host, *as_mappings(host.get("engine_hosts"))]
 
 
 Runs = Mapping[Scenario, Mapping[RunKind, RecordedRun]]

@@ -8,7 +8,8 @@ from pathlib import Path
 from common.flags import FlagError
 from common.json_document import as_mapping, as_mappings, entry, read_object
 from sut.log_files import MAX_RECORD_BYTES
-from sut.results.submission.recorded_runs import Division, RecordedRun, machines_of
+from sut.results.recorded_workers import machines_of
+from sut.results.submission.recorded_runs import Division, RecordedRun
 
 SYSINFO_FLAG = "--sysinfo"
 
