@@ -4,17 +4,16 @@ Exit codes: 0 stopped, 1 all engines have died, 2 bad input, 130 interrupted bef
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import sys
-from typing import NoReturn
 
 from common.config_file import PRINT_FLAG, name_source
 from common.flags import FlagError
 from common.open_files import raise_open_file_limit
 from common.standard_streams import (
     BackgroundStderr,
+    leave,
     log_to_stderr,
     open_standard_streams,
     stdout_to_stderr,
@@ -197,20 +196,6 @@ def show(argv: list[str]) -> str:
         return resolved(argv)
     except (ValueError, ImportError) as error:
         raise BadInput(_refusal(error)) from error
-
-
-def leave(code: int) -> NoReturn:
-    """Exit the process; after a failure without interpreter shutdown, so that the log ends with the reason.
-
-    Libraries that vLLM loads print leak reports during shutdown. All child processes have already ended.
-    """
-    if code == 0:
-        sys.exit()
-    for stream in (sys.stdout, sys.stderr):
-        # The terminal may be closed.
-        with contextlib.suppress(OSError):
-            stream.flush()
-    os._exit(code)
 
 
 if __name__ == "__main__":
