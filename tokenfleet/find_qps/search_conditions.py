@@ -20,7 +20,8 @@ from sut.results.recorded_workers import infos_of, machines_of, machines_of_work
 MAX_VALUE_LEN = 60
 _ENGINE, _HOST = "worker", "worker host"
 _ENGINE_FACTS = ("engine", "engine_version", "engine_hash", "execution_facts")
-_HOST_FACTS = ("commit", "num_usable_cores", "accelerators")
+_OWN_HOST_FACTS = ("commit", "num_usable_cores", "cpu_quota_cores")
+_HOST_FACTS = (*_OWN_HOST_FACTS, "accelerators")
 
 
 class SearchConditions(NamedTuple):
@@ -80,7 +81,7 @@ def _describe(
         infos: Each worker's descriptions of itself.
         hosts: The machines of each worker's engine; without a host name it did not answer.
     """
-    found = {f"{name} of the coordinator": str(host.get(name)) for name in ("commit", "num_usable_cores")}
+    found = {f"{name} of the coordinator": str(host.get(name)) for name in _OWN_HOST_FACTS}
     found |= {"number of workers": str(len(infos))}
     found |= values_of_workers(_ENGINE, [[_selected(info) for info in own] for own in infos])
     if all(own and all(one.get("hostname") for one in own) for own in hosts):

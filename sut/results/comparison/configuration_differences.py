@@ -20,7 +20,10 @@ _PARTS = ("config", "generation", "dataset", "versions", "round", "spec_hash", "
 # Entries that name the run itself, or what a machine did at that moment.
 _NOT_COMPARED = ("output_dir", "not_told", "instance_id", "pid", "state", "path", "port")
 _MISSING = "-"
-_HOST_PARTS = ("hostname", "commit", "python_version", "num_cores", "num_usable_cores", "memory_bytes")
+_HOST_PARTS = (
+    *("hostname", "commit", "python_version", "num_cores", "num_usable_cores", "cpu_quota_cores"),
+    "memory_bytes",
+)
 
 
 class Difference(NamedTuple):
