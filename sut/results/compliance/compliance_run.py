@@ -29,7 +29,6 @@ from sut.results.compliance.verification_text import accuracy_text, output_lengt
 from sut.results.verdict import COMPLETE, Outcome
 
 RUN_FLAG = "RUN_DIR"
-# Complete runs: LoadGen has written all of its logs.
 _MAX_REASON_LEN = 500
 
 
