@@ -42,7 +42,9 @@ def read_rate_before_tail(run_dir: Path, run_id: object) -> float | None:
         with open_regular(path) as file:
             table = pq.read_table(file, columns=list(_COLUMNS))
         check_owner(path, table.schema, run_id)
-        columns = [table.column(name).to_numpy().astype(np.int64) for name in _COLUMNS]
+        # An answer without tokens has no time of its first one.
+        known = table.drop_null()
+        columns = [known.column(name).to_numpy().astype(np.int64) for name in _COLUMNS]
     except ForeignFileError as error:
         raise FlagError("RUNS", str(error)) from error
     except (ArrowException, OSError, ValueError, KeyError) as error:
