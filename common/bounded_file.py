@@ -1,7 +1,6 @@
-"""Reads files that a user names: regular files only; text up to a size, JSON up to Python's nesting limit."""
+"""Reads files that a user names: regular files only, and text up to a size."""
 
 import errno
-import json
 import os
 import stat
 from pathlib import Path
@@ -42,16 +41,3 @@ def read_bounded(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
     if len(content) > max_bytes:
         raise OSError(errno.EFBIG, f"is longer than {max_bytes:,} bytes", str(path))
     return content
-
-
-def parse_json(content: bytes) -> object:
-    """Parse JSON.
-
-    Raises:
-        ValueError: It is not JSON, or nested too deeply.
-    """
-    try:
-        parsed: object = json.loads(content)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    return parsed

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
-from common.control_groups import read_memory_left
+from common.control_groups import read_cpu_quota, read_memory_left
 from common.environment import relevant_variables
 from common.text import printable
 
@@ -32,6 +32,8 @@ class HostFacts(NamedTuple):
     environment: dict[str, str]
     memory_bytes: int | None
     available_memory_bytes: int | None
+    cpu_quota_cores: float | None
+    """CPU limit of a container; None: there is none."""
     not_told: list[str]
     """One line for each fact that could not be read."""
 
@@ -48,7 +50,7 @@ class DiskSpace(NamedTuple):
 def read_host_facts() -> HostFacts:
     """Read the facts that need neither a disk nor a driver; never blocks."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    memory = _memory_bytes()
+    memory, quota = _memory_bytes(), read_cpu_quota()
     return HostFacts(
         hostname=socket.gethostname(),
         python_version=platform.python_version(),
@@ -62,6 +64,7 @@ def read_host_facts() -> HostFacts:
         environment=relevant_variables(os.environ),
         memory_bytes=memory.get("MemTotal"),
         available_memory_bytes=_available_bytes(memory),
+        cpu_quota_cores=None if quota is None else quota.cores,
         not_told=[] if memory else ["memory: no /proc/meminfo"],
     )
 

@@ -4,11 +4,11 @@ The process that measures and the process that answers a scrape may be two: read
 """
 
 import json
-import math
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from common.json_document import is_number, parse_object
 from common.text import printable
 
 MAX_LABEL_LEN = 200
@@ -64,9 +64,7 @@ def from_message(message: bytes, metrics: Sequence[Metric]) -> Readings:
     Raises:
         ValueError: It is not a message of readings.
     """
-    content = json.loads(message)
-    if not isinstance(content, dict):
-        raise ValueError("not a message of readings")
+    content = parse_object(message)
     found = {metric.name: _clean(metric, content.get(metric.name)) for metric in metrics}
     return {name: readings for name, readings in found.items() if readings}
 
@@ -82,12 +80,8 @@ def _read_row(metric: Metric, row: Any) -> tuple[tuple[str, ...], float | tuple[
         return None
     labels = tuple(printable(str(label), MAX_LABEL_LEN) for label in row[0])
     numbers = row[1] if isinstance(row[1], list) else [row[1]]
-    if len(labels) != len(metric.labels) or not all(map(_is_number, numbers)):
+    if len(labels) != len(metric.labels) or not all(map(is_number, numbers)):
         return None
     if metric.kind is not MetricKind.HISTOGRAM:
         return (labels, float(numbers[0])) if len(numbers) == 1 else None
     return (labels, tuple(map(float, numbers))) if len(numbers) == len(metric.bounds) + 2 else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -69,6 +69,7 @@ def leave(code: int) -> NoReturn:
 
     A daemon thread of gRPC or LoadGen that calls into Python during the shutdown is ended by an exception
     that C++ does not expect; the process then aborts with "terminate called without an active exception".
+    Libraries that vLLM loads print reports of leaks during the shutdown. All child processes have ended.
     """
     if isinstance(sys.stderr, BackgroundStderr):
         sys.stderr.drain(DRAIN_TIMEOUT_S)

@@ -293,7 +293,7 @@ class GetHostRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class HostInfo(_message.Message):
-    __slots__ = ("hostname", "received_ns", "answered_ns", "wall_ns", "python_version", "package_versions", "num_cores", "num_usable_cores", "load_average", "memory_bytes", "available_memory_bytes", "soft_open_files", "hard_open_files", "disks", "accelerators", "environment", "not_told", "commit", "hardware", "nodes", "engine_hosts")
+    __slots__ = ("hostname", "received_ns", "answered_ns", "wall_ns", "python_version", "package_versions", "num_cores", "num_usable_cores", "load_average", "memory_bytes", "available_memory_bytes", "soft_open_files", "hard_open_files", "disks", "accelerators", "environment", "not_told", "commit", "hardware", "nodes", "engine_hosts", "cpu_quota_cores")
     class PackageVersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -336,6 +336,7 @@ class HostInfo(_message.Message):
     HARDWARE_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
     ENGINE_HOSTS_FIELD_NUMBER: _ClassVar[int]
+    CPU_QUOTA_CORES_FIELD_NUMBER: _ClassVar[int]
     hostname: str
     received_ns: int
     answered_ns: int
@@ -357,7 +358,8 @@ class HostInfo(_message.Message):
     hardware: _containers.ScalarMap[str, str]
     nodes: _containers.RepeatedScalarFieldContainer[str]
     engine_hosts: _containers.RepeatedCompositeFieldContainer[HostInfo]
-    def __init__(self, hostname: _Optional[str] = ..., received_ns: _Optional[int] = ..., answered_ns: _Optional[int] = ..., wall_ns: _Optional[int] = ..., python_version: _Optional[str] = ..., package_versions: _Optional[_Mapping[str, str]] = ..., num_cores: _Optional[int] = ..., num_usable_cores: _Optional[int] = ..., load_average: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., available_memory_bytes: _Optional[int] = ..., soft_open_files: _Optional[int] = ..., hard_open_files: _Optional[int] = ..., disks: _Optional[_Iterable[_Union[Disk, _Mapping]]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., environment: _Optional[_Mapping[str, str]] = ..., not_told: _Optional[_Iterable[str]] = ..., commit: _Optional[str] = ..., hardware: _Optional[_Mapping[str, str]] = ..., nodes: _Optional[_Iterable[str]] = ..., engine_hosts: _Optional[_Iterable[_Union[HostInfo, _Mapping]]] = ...) -> None: ...
+    cpu_quota_cores: float
+    def __init__(self, hostname: _Optional[str] = ..., received_ns: _Optional[int] = ..., answered_ns: _Optional[int] = ..., wall_ns: _Optional[int] = ..., python_version: _Optional[str] = ..., package_versions: _Optional[_Mapping[str, str]] = ..., num_cores: _Optional[int] = ..., num_usable_cores: _Optional[int] = ..., load_average: _Optional[float] = ..., memory_bytes: _Optional[int] = ..., available_memory_bytes: _Optional[int] = ..., soft_open_files: _Optional[int] = ..., hard_open_files: _Optional[int] = ..., disks: _Optional[_Iterable[_Union[Disk, _Mapping]]] = ..., accelerators: _Optional[_Iterable[_Union[Accelerator, _Mapping]]] = ..., environment: _Optional[_Mapping[str, str]] = ..., not_told: _Optional[_Iterable[str]] = ..., commit: _Optional[str] = ..., hardware: _Optional[_Mapping[str, str]] = ..., nodes: _Optional[_Iterable[str]] = ..., engine_hosts: _Optional[_Iterable[_Union[HostInfo, _Mapping]]] = ..., cpu_quota_cores: _Optional[float] = ...) -> None: ...
 
 class Disk(_message.Message):
     __slots__ = ("purpose", "path", "free_bytes")

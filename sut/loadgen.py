@@ -25,6 +25,11 @@ from sut.settings import Mode, Scenario
 
 Issue = Callable[[list[int], list[int]], None]
 """Receives LoadGen's response ids (pointers) and sample indices of one query, in order."""
+CallTimes = tuple[int, int]
+"""When LoadGen was called and when its call had returned, in ns of the monotonic clock.
+
+LoadGen's own stamp lies between.
+"""
 AskName = Callable[[], str]
 """Returns the name of a Network SUT after a round trip to each of its nodes; must not raise."""
 
@@ -214,16 +219,13 @@ def generated_samples(output_dir: Path) -> int | None:
     return math.prod(int(factor[1]) for factor in factors if factor) if all(factors) else None
 
 
-def first_token_complete(ids: list[int], addresses: list[int], counts: list[int]) -> int:
+def first_token_complete(ids: list[int], addresses: list[int], counts: list[int]) -> CallTimes:
     """Report first tokens: LoadGen stops the requests' TTFT clocks at the time of this call.
 
     Args:
         ids: LoadGen's ids, each at most once per test.
         addresses: Memory address of each first token, an int32; LoadGen copies it before it returns.
         counts: 1, or 0 for an answer without tokens.
-
-    Returns:
-        When LoadGen was called, in ns of the monotonic clock; its own stamp follows within microseconds.
 
     Thread: the same as query_samples_complete, because LoadGen keeps no order across threads.
     """
@@ -233,10 +235,10 @@ def first_token_complete(ids: list[int], addresses: list[int], counts: list[int]
     ]
     called_ns = time.monotonic_ns()
     lg.FirstTokenComplete(responses)
-    return called_ns
+    return called_ns, time.monotonic_ns()
 
 
-def query_samples_complete(ids: list[int], addresses: list[int], counts: list[int]) -> int:
+def query_samples_complete(ids: list[int], addresses: list[int], counts: list[int]) -> CallTimes:
     """Report completions: LoadGen stops the requests' latency clocks at the time of this call.
 
     Args:
@@ -244,9 +246,6 @@ def query_samples_complete(ids: list[int], addresses: list[int], counts: list[in
         addresses: Memory address of each request's tokens, int32; LoadGen copies them before it returns.
         counts: Number of all tokens of each request, including the first, because LoadGen computes
             TPOT = (latency - TTFT) / (n_tokens - 1) (loadgen/logging.cc).
-
-    Returns:
-        When LoadGen was called, in ns of the monotonic clock.
 
     Thread: the same as first_token_complete.
     """
@@ -256,7 +255,7 @@ def query_samples_complete(ids: list[int], addresses: list[int], counts: list[in
     ]
     called_ns = time.monotonic_ns()
     lg.QuerySamplesComplete(responses)
-    return called_ns
+    return called_ns, time.monotonic_ns()
 
 
 def _apply_conf(settings: lg.TestSettings, conf: str, scenario: Scenario, kind: int) -> None:

@@ -4,8 +4,8 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
 
-from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
+from common.json_document import read_object
 from sut.benchmark import BENCHMARK, Figure, LatencyLimits
 
 
@@ -137,14 +137,7 @@ def load_generation_config(path: Path | None, mode: Mode, max_new_tokens: int | 
 
 
 def _read_generation_json(path: Path) -> dict[str, object]:
-    try:
-        loaded = parse_json(read_bounded(path))
-    except OSError as error:
-        raise FlagError("--generation-config", str(error.strerror or error), path) from error
-    except ValueError as error:
-        raise FlagError("--generation-config", f"is not JSON: {error}", path) from error
-    if not isinstance(loaded, dict):
-        raise FlagError("--generation-config", f"holds a {type(loaded).__name__}, not an object", path)
+    loaded = read_object(path, "--generation-config")
     values = {key: value for key, value in loaded.items() if not key.startswith("_")}
     known = {f.name for f in fields(GenerationConfig)}
     # The reference's file also has keys for streaming and detokenizing, which do not apply to token ids.

@@ -46,15 +46,12 @@ class Reports:
         self._thread: int | None = None
         self._closed = False
 
-    def first_tokens(self, loadgen_ids: list[int], addresses: list[int]) -> int:
+    def first_tokens(self, loadgen_ids: list[int], addresses: list[int]) -> loadgen.CallTimes:
         """Report the first token of requests, once per request.
 
         Args:
             loadgen_ids: LoadGen's ids.
             addresses: Memory address of each first token.
-
-        Returns:
-            When LoadGen was called, in ns of the monotonic clock.
 
         Thread: event loop; does not block.
         """
@@ -62,16 +59,13 @@ class Reports:
             self._check_thread()
         return loadgen.first_token_complete(loadgen_ids, addresses, [1] * len(loadgen_ids))
 
-    def complete(self, loadgen_ids: list[int], addresses: list[int], counts: list[int]) -> int:
+    def complete(self, loadgen_ids: list[int], addresses: list[int], counts: list[int]) -> loadgen.CallTimes:
         """Report completed requests with all their tokens.
 
         Args:
             loadgen_ids: LoadGen's ids.
             addresses: Memory address of each request's tokens.
             counts: Number of tokens of each request, including the first; LoadGen treats 0 and 1 as errors.
-
-        Returns:
-            When LoadGen was called with the completions, in ns of the monotonic clock.
 
         Thread: event loop; does not block.
         """

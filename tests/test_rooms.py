@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "sut.results.submission": {"sut.settings", "sut.benchmark", "sut.log_files", "sut.results"},
     "sut.results.comparison": {
         *("sut.settings", "sut.loadgen_conf", "sut.log_files", "sut.results.verdict"),
-        *("sut.results.submission.recorded_runs", "sut.results.timing.requests_file"),
+        *("sut.results.recorded_workers", "sut.results.timing.requests_file"),
         *("sut.results.report.markup", "sut.results.report.page_frame"),
     },
     "tokenfleet.plan": {"tokenfleet.child", "tokenfleet.log_tail"},

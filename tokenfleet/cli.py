@@ -22,28 +22,28 @@ class Subcommand(NamedTuple):
     run: Callable[[list[str]], int]
     """Runs the program with arguments and returns its exit code."""
     summary: str
+    leaves: bool = False
+    """Whether the process ends without interpreter shutdown, because of threads or libraries in it."""
 
 
 def _worker(argv: list[str]) -> int:
-    from worker.__main__ import leave, main
+    from worker.__main__ import main
 
-    leave(main(argv))
+    return main(argv)
 
 
 def _run(argv: list[str]) -> int:
-    from common.standard_streams import leave
     from coordinator.__main__ import main
 
-    leave(main(argv))
+    return main(argv)
 
 
 def _doctor(argv: list[str]) -> int:
-    from common.standard_streams import leave
     from coordinator.__main__ import main
 
     # The coordinator's usage line adds "doctor".
     sys.argv[0] = "tokenfleet"
-    leave(main(["doctor", *argv]))
+    return main(["doctor", *argv])
 
 
 def _probe(argv: list[str]) -> int:
@@ -83,10 +83,9 @@ def _local(argv: list[str]) -> int:
 
 
 def _campaign(argv: list[str]) -> int:
-    from common.standard_streams import leave
     from tokenfleet.campaign.campaign import main
 
-    leave(main(argv))
+    return main(argv)
 
 
 def _synthetic(argv: list[str]) -> int:
@@ -102,10 +101,9 @@ def _qualify(argv: list[str]) -> int:
 
 
 def _find_qps(argv: list[str]) -> int:
-    from common.standard_streams import leave
     from tokenfleet.find_qps.find_qps import main
 
-    leave(main(argv))
+    return main(argv)
 
 
 def _network_sut(argv: list[str]) -> int:
@@ -139,22 +137,26 @@ def _plan(argv: list[str]) -> int:
 
 
 SUBCOMMANDS = {
-    "worker": Subcommand(_worker, "serve the model on this node, with one replica or several"),
-    "run": Subcommand(_run, "run LoadGen against workers once (the coordinator)"),
-    "doctor": Subcommand(_doctor, "check workers, files and this machine before a run"),
-    "probe": Subcommand(_probe, "query a worker's health once"),
+    "worker": Subcommand(_worker, "serve the model on this node, with one replica or several", leaves=True),
+    "run": Subcommand(_run, "run LoadGen against workers once (the coordinator)", leaves=True),
+    "doctor": Subcommand(_doctor, "check workers, files and this machine before a run", leaves=True),
+    "probe": Subcommand(_probe, "query a worker's health once", leaves=True),
     "checkpoint-hash": Subcommand(_checkpoint_hash, "hash a checkpoint's weights completely, once"),
     "local": Subcommand(_local, "start workers on this machine, run LoadGen against them, stop them"),
     "accuracy": Subcommand(_accuracy, "score an accuracy log as the official evaluator does"),
     "compliance": Subcommand(_compliance, "decide TEST07 or TEST09 of a run that exists"),
     "submission": Subcommand(_submission, "check the runs of a submission and lay out its tree"),
-    "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says"),
-    "qualify": Subcommand(_qualify, "check weights, data, tokens and projected score of a new system"),
+    "campaign": Subcommand(_campaign, "carry out all runs of a submission, as a plan says", leaves=True),
+    "qualify": Subcommand(
+        _qualify, "check weights, data, tokens and projected score of a new system", leaves=True
+    ),
     "report": Subcommand(_report, "write the report of a run, or compare repeated runs (report compare)"),
     "spans": Subcommand(_spans, "export requests of a run as OpenTelemetry spans"),
-    "find-qps": Subcommand(_find_qps, "find the highest target_qps that LoadGen calls VALID"),
+    "find-qps": Subcommand(_find_qps, "find the highest target_qps that LoadGen calls VALID", leaves=True),
     "plan": Subcommand(_plan, "measure this host and tell what its coordinator can carry"),
-    "network-sut": Subcommand(_network_sut, "serve a fleet of workers to LoadGen's node (Network division)"),
+    "network-sut": Subcommand(
+        _network_sut, "serve a fleet of workers to LoadGen's node (Network division)", leaves=True
+    ),
     "synthetic": Subcommand(_synthetic, "write synthetic data, answers or a tiny checkpoint"),
 }
 
@@ -163,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the subcommand that the command line names and return its exit code."""
     # A module of the current directory could still be taken for one of ours.
     _search_current_directory_last()
-    from common.standard_streams import open_standard_streams
+    from common.standard_streams import leave, open_standard_streams
 
     open_standard_streams()
     name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
@@ -179,11 +181,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Program name in the usage line.
     sys.argv = [f"tokenfleet {name}", *rest]
     try:
-        return SUBCOMMANDS[name].run(rest)
+        code = SUBCOMMANDS[name].run(rest)
     except KeyboardInterrupt:
         # Interrupted while the program's modules were being imported.
         sys.stderr.write("tokenfleet: interrupted\n")
         return 130
+    if SUBCOMMANDS[name].leaves:
+        leave(code)
+    return code
 
 
 def _search_current_directory_last() -> None:

@@ -1,11 +1,12 @@
 """The table after several runs of one call: outcome, rate and directory of each."""
 
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from common.bounded_file import read_bounded
+from common.json_document import JsonObject, as_number, entry, parse_object
 from common.text import print_table, printable
-from sut.log_files import RECORD
+from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.results.loadgen_figures import TOKEN_RATES
 
 MAX_TEXT_LEN = 40
@@ -59,23 +60,21 @@ def format_runs(runs: list[EndedRun]) -> str:
 
 def _cells_of(run: EndedRun) -> tuple[str, ...]:
     record = _read(run)
-    figures = record.get("loadgen", {})
-    rate = next((f"{figures[key]:,.2f}" for key in TOKEN_RATES if key in figures), UNKNOWN)
-    missing = "unreadable" if run.has_begun() else "not begun"
-    outcome = record.get("verdict", {}).get("outcome", missing)
+    rates = (as_number(entry(record, "loadgen", key)) for key in TOKEN_RATES)
+    rate = next((f"{rate:,.2f}" for rate in rates if rate is not None), UNKNOWN)
+    outcome = entry(record, "verdict", "outcome") or ("unreadable" if run.has_begun() else "not begun")
     place = str(run.run_dir.absolute()) if record else UNKNOWN
     return run.scenario, str(record.get("mode", UNKNOWN)), str(outcome), rate, str(run.code), place
 
 
-def _read(run: EndedRun) -> dict[str, Any]:
+def _read(run: EndedRun) -> JsonObject:
     """Read run.json; empty if the run has not begun, or if its record cannot be read."""
     try:
         if not run.has_begun():
             return {}
-        found: dict[str, Any] = json.loads((run.run_dir / RECORD).read_text(encoding="utf-8"))
+        return parse_object(read_bounded(run.run_dir / RECORD, MAX_RECORD_BYTES))
     except (OSError, ValueError):
         return {}
-    return found
 
 
 def _line(cells: tuple[str, ...]) -> str:

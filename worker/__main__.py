@@ -4,16 +4,20 @@ Exit codes: 0 stopped, 1 all engines have died, 2 bad input, 130 interrupted bef
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import sys
-from typing import NoReturn
 
 from common.config_file import PRINT_FLAG, name_source
 from common.flags import FlagError
 from common.open_files import raise_open_file_limit
-from common.standard_streams import log_to_stderr, open_standard_streams, stdout_to_stderr
+from common.standard_streams import (
+    BackgroundStderr,
+    leave,
+    log_to_stderr,
+    open_standard_streams,
+    stdout_to_stderr,
+)
 from worker.auth import AuthInterceptor
 from worker.config import BadInput, EngineKind, WorkerConfig, parse
 from worker.engine_protocol import Engine, EngineDead
@@ -86,7 +90,12 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
 def main(argv: list[str]) -> int:
     """Run the worker and return its exit code."""
     open_standard_streams()
-    log_to_stderr()
+    with BackgroundStderr(sys.stderr):
+        log_to_stderr()
+        return _execute(argv)
+
+
+def _execute(argv: list[str]) -> int:
     try:
         if PRINT_FLAG in argv:
             with stdout_to_stderr():
@@ -187,20 +196,6 @@ def show(argv: list[str]) -> str:
         return resolved(argv)
     except (ValueError, ImportError) as error:
         raise BadInput(_refusal(error)) from error
-
-
-def leave(code: int) -> NoReturn:
-    """Exit the process; after a failure without interpreter shutdown, so that the log ends with the reason.
-
-    Libraries that vLLM loads print leak reports during shutdown. All child processes have already ended.
-    """
-    if code == 0:
-        sys.exit()
-    for stream in (sys.stdout, sys.stderr):
-        # The terminal may be closed.
-        with contextlib.suppress(OSError):
-            stream.flush()
-    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import numpy as np
 import xxhash
 
 from coordinator.scheduling.event_loop import ActiveRun, EventLoop
-from sut.loadgen import TOKEN_BYTES
+from sut.loadgen import TOKEN_BYTES, CallTimes
 from sut.sut import SUT, Reports
 
 Function = Callable[..., Any]
@@ -72,9 +72,14 @@ class Notes:
         self.issuing_ns += time.thread_time_ns() - noting_ns
 
     def complete(
-        self, complete: Function, reports: Reports, ids: list[int], addresses: list[int], counts: list[int]
-    ) -> None:
-        """Record answers at the addresses that LoadGen gets.
+        self,
+        complete: Callable[..., CallTimes],
+        reports: Reports,
+        ids: list[int],
+        addresses: list[int],
+        counts: list[int],
+    ) -> CallTimes:
+        """Record answers at the addresses that LoadGen gets; returns what `complete` returns.
 
         Thread: dispatcher.
         """
@@ -84,7 +89,7 @@ class Notes:
             self.answers.extend((id_, count, xxhash.xxh3_64_intdigest(answer)))
             self._answer_address = address
         self.completing_ns += time.thread_time_ns() - noting_ns
-        complete(reports, ids, addresses, counts)
+        return complete(reports, ids, addresses, counts)
 
     def start(self, run: ActiveRun) -> None:
         """Start the sampling thread; it runs until LoadGen's test has ended."""

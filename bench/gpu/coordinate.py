@@ -59,14 +59,14 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
         tpot_ms=tpot_ms,
         tokens_per_s_before_tail=rate or None,
         compiled_kernels=_num_compiled(workers),
-        request_ttft_ms=[] if is_offline else _request_ttft_ms(run_dir, record["run_id"]),
+        request_ttft_ms=[] if is_offline else _request_ttft_ms(run_dir, record["run_id"], len(plan.samples)),
     )
 
 
-def _request_ttft_ms(run_dir: Path, run_id: str) -> list[float]:
-    """Return each request's TTFT in the order of issue; empty if LoadGen's schedule is not known."""
+def _request_ttft_ms(run_dir: Path, run_id: str, num_requests: int) -> list[float]:
+    """Return each request's TTFT in the order of issue; empty if it is not known of all."""
     columns = read_columns(run_dir, run_id, ("query", "scheduled_ns", "first_reported_ns"))
-    if columns is None:
+    if columns is None or len(columns[0]) < num_requests:
         return []
     query, scheduled_ns, first_ns = columns
     ttft_ms: list[float] = ((first_ns - scheduled_ns)[query.argsort()] / 1e6).tolist()

@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+from common.standard_streams import leave
 from worker.engines.model import checkpoint
 
 MODEL_FILES = ("config.json", "generation_config.json")
@@ -35,7 +36,7 @@ def main(argv: list[str]) -> None:
     """Run the worker and end the process with its exit code."""
     accept_no_stop_ids()
     worker = importlib.import_module("worker.__main__")
-    worker.leave(worker.main(argv))
+    leave(worker.main(argv))
 
 
 if __name__ == "__main__":

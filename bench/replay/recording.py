@@ -50,13 +50,13 @@ class SilentReports:
     def __init__(self, is_server: bool) -> None:
         self.reports_first_tokens = is_server
 
-    def first_tokens(self, *_: Any) -> int:
-        """Drop first tokens; returns the time of the call."""
-        return time.monotonic_ns()
+    def first_tokens(self, *_: Any) -> tuple[int, int]:
+        """Drop first tokens; returns the times of the call."""
+        return time.monotonic_ns(), time.monotonic_ns()
 
-    def complete(self, *_: Any) -> int:
-        """Drop completions; returns the time of the call."""
-        return time.monotonic_ns()
+    def complete(self, *_: Any) -> tuple[int, int]:
+        """Drop completions; returns the times of the call."""
+        return time.monotonic_ns(), time.monotonic_ns()
 
 
 class SubmittedPrompts:

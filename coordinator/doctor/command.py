@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from common.control_groups import read_cpu_quota
 from common.flags import Flag, Flags, add_flags, build
 from common.host_facts import nearest, read_disk_space, read_host_facts
 from common.signals import Interrupted, Interrupts, handled_signals
@@ -139,7 +138,7 @@ def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:
         rows += [*diagnose_hosts(workers), *diagnose_accelerators(workers)]
     if not order.inputs_only:
         host, writable = _look_here(order.run.output_dir)
-        rows += diagnose_own(host, num_workers, writable, read_cpu_quota())
+        rows += diagnose_own(host, num_workers, writable)
     files, skipped = diagnose_files(order.run, order.generation, workers, num_workers)
     rows += files
     if order.inputs_only:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from common.control_groups import CpuQuota
 from coordinator.doctor.findings import Check, Finding, Level, Row, differing
 from coordinator.doctor.visits import Clock, Visit
 from coordinator.transport.fleet import needed_open_files
@@ -80,26 +79,26 @@ def diagnose_hosts(visits: Sequence[Visit]) -> list[Row]:
     if not hosts:
         return rows
     rows += _clocks({visit.address: visit.clock for visit in visits if visit.clock is not None})
-    rows += _versions({place: host for visit in visits for place, host in visit.machines.items()})
+    machines = {place: host for visit in visits for place, host in visit.machines.items()}
+    rows += _versions(machines)
     needed = {v.address: VLLM_OPEN_FILES if v.info.engine == "vllm" else MIN_OPEN_FILES for v in visits}
     least = min(host.soft_open_files for host in hosts.values())
     rows += Check("machines", "open files").rows(
         _few_open_files(hosts, needed, Level.WARN), f"soft limit at least {least:,}"
     )
     rows += _disks(hosts)
+    given = {place: host.num_usable_cores for place, host in machines.items()}
+    rows += _cpu_quota("machines", machines, given)
     return rows + _common("machines", hosts, MIN_WORKER_MEMORY_GIB)
 
 
-def diagnose_own(
-    host: pb.HostInfo, num_workers: int, output_is_writable: bool, quota: CpuQuota | None
-) -> list[Row]:
+def diagnose_own(host: pb.HostInfo, num_workers: int, output_is_writable: bool) -> list[Row]:
     """Check the coordinator's machine.
 
     Args:
         host: With the disk of the output directory.
         num_workers: Workers of the run.
         output_is_writable: Whether a run can create its directory.
-        quota: CPU quota of this process; None: it has none.
     """
     hosts = {"": host}
     needed = needed_open_files(num_workers)
@@ -109,17 +108,26 @@ def diagnose_own(
     )
     (disk,) = host.disks
     rows += _output_directory(disk, output_is_writable)
-    return [*rows, *_cpu_quota(quota), *_common("coordinator", hosts, MIN_OWN_MEMORY_GIB)]
+    rows += _cpu_quota("coordinator", hosts, {"": MIN_QUOTA_CORES})
+    return [*rows, *_common("coordinator", hosts, MIN_OWN_MEMORY_GIB)]
 
 
-def _cpu_quota(quota: CpuQuota | None) -> list[Row]:
-    findings = []
-    if quota is not None and quota.cores < MIN_QUOTA_CORES:
-        seen = f"{quota.cores:g} cores: after that the kernel stops the coordinator until the next 0.1 s"
-        advice = f"raise the CPU limit of the container to {MIN_QUOTA_CORES:g} cores or more"
-        findings.append(Finding("", Level.WARN, seen, advice))
-    fine = "none" if quota is None else f"{quota.cores:g} cores"
-    return Check("coordinator", "CPU quota").rows(findings, fine)
+def _cpu_quota(group: str, hosts: Mapping[str, pb.HostInfo], needed: Mapping[str, int]) -> list[Row]:
+    """Check that a container's CPU limit allows as many cores as the process needs."""
+    quotas = {
+        place: host.cpu_quota_cores for place, host in hosts.items() if host.HasField("cpu_quota_cores")
+    }
+    findings = [
+        Finding(
+            place,
+            Level.WARN,
+            f"{cores:g} cores, below {needed[place]}: who has used them up is stopped until the next 0.1 s",
+            f"raise the CPU limit of the container to {needed[place]} cores or more",
+        )
+        for place, cores in quotas.items()
+        if cores < needed[place]
+    ]
+    return Check(group, "CPU quota").rows(findings, f"{min(quotas.values()):g} cores" if quotas else "none")
 
 
 def _output_directory(disk: pb.Disk, is_writable: bool) -> list[Row]:

@@ -23,10 +23,11 @@ from coordinator.scheduling.prompt_source import PromptSource
 from coordinator.scheduling.request_columns import NewRequests, Slots, TokenCounts
 from coordinator.scheduling.request_table import RequestTable
 from coordinator.scheduling.throughput import relative_speeds
-from coordinator.scheduling.worker_load import NO_CALL, CallTimes, Reported, WorkerLoad
+from coordinator.scheduling.worker_load import NO_CALL, Reported, WorkerLoad
 from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from protos.columns import AnswerRules, PromptColumns, TokenColumns, TokenIds
+from sut.loadgen import CallTimes
 from sut.sut import Reports
 
 logger = logging.getLogger(__name__)
@@ -159,8 +160,7 @@ class Scheduler:
         first_call = done_call = NO_CALL
         if begun and self._reports.reports_first_tokens:
             first = self.table.reportable(begun)
-            called_ns = self._reports.first_tokens(first.loadgen_ids, first.addresses)
-            first_call = called_ns, time.monotonic_ns()
+            first_call = self._reports.first_tokens(first.loadgen_ids, first.addresses)
         if ended:
             done_call = self._finish(ended, arrivals.finish_reasons, now_ns)
             load.finished(len(ended))
@@ -358,9 +358,8 @@ class Scheduler:
 
     def _finish(self, slots: list[int], reasons: list[int], now_ns: int) -> CallTimes:
         """Report complete requests to LoadGen and move them to the finished records."""
-        called_ns = self._reports.complete(*self.table.reportable(slots))
-        returned_ns = time.monotonic_ns()
+        call_times = self._reports.complete(*self.table.reportable(slots))
         self.table.finish(slots, reasons, now_ns)
         if self.table.num_untaken >= MAX_UNTAKEN:
             self.keep_answers()
-        return called_ns, returned_ns
+        return call_times

@@ -13,12 +13,11 @@ from coordinator.scheduling.throughput import Reading, Throughput, measure, pref
 from coordinator.transport.stream import Stream, StreamCounts
 from coordinator.transport.worker_link import WorkerLink
 from protos.columns import SLOT_MASK, PromptColumns, RequestNames, TokenColumns, TokenTimes
+from sut.loadgen import CallTimes
 
 NUM_BEGIN_COLUMNS, NUM_END_COLUMNS = 8, 5
 # An array takes packed bytes at half the cost of a tuple.
 _BEGIN, _END = struct.Struct(f"={NUM_BEGIN_COLUMNS}q"), struct.Struct(f"={NUM_END_COLUMNS}q")
-CallTimes = tuple[int, int]
-"""When LoadGen was called and when its call had returned: its own stamp lies between."""
 NO_CALL = 0, 0
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from common.host_facts import read_host_facts
+from common.json_document import as_number
 from common.source_commit import read_commit
 from common.text import printable
 from coordinator.transport.worker_answers import AnswerError, ask_host, details_of
@@ -42,6 +43,8 @@ class WorkerHost:
     package_versions: dict[str, str] = field(default_factory=dict)
     num_cores: int = 0
     num_usable_cores: int = 0
+    cpu_quota_cores: float | None = None
+    """CPU limit of a container; None: it has none, or the worker is older."""
     memory_bytes: int | None = None
     accelerators: tuple[Accelerators, ...] = ()
     """Those that the process may use."""
@@ -79,6 +82,8 @@ class WorkerHost:
             package_versions={_clean(name): _clean(version) for name, version in packages},
             num_cores=host.num_cores,
             num_usable_cores=host.num_usable_cores,
+            # NaN and 0, which no quota is.
+            cpu_quota_cores=as_number(host.cpu_quota_cores) or None,
             memory_bytes=host.memory_bytes if host.HasField("memory_bytes") else None,
             accelerators=tuple(
                 Accelerators(name, driver, memory, clock, num, ecc)

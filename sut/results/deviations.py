@@ -13,11 +13,15 @@ from typing import NamedTuple
 from sut.benchmark import BENCHMARK, ComplianceTest, Seeds, find_round, unknown_round
 from sut.results.logs import DetailLog
 from sut.results.model_arguments import model_deviations, simulation_deviations, size_deviations
+from sut.results.required_settings import (
+    LoggedSettings,
+    Requirement,
+    required_settings,
+    sample_count,
+    violations,
+)
 from sut.results.speculation import enabling_args, speculation_deviations
 from sut.settings import GenerationConfig, Mode, Scenario
-
-LoggedSettings = Mapping[str, object]
-"""LoadGen's settings, by key of its detail log."""
 
 # Engines that serve a model, and the argument that keeps each from caching prompts across queries.
 _PREFIX_CACHING_OFF = {"vllm": ("enable_prefix_caching", "false"), "sglang": ("disable_radix_cache", "true")}
@@ -81,33 +85,13 @@ class Setup:
     @property
     def official_rows(self) -> int:
         """Rows of the data set that a submission must use."""
-        return BENCHMARK.accuracy_sample_count if self.accuracy else self.performance_sample_count
+        return BENCHMARK.accuracy_sample_count if self.accuracy else sample_count(self.compliance_test)
 
     @property
-    def performance_sample_count(self) -> int:
-        """LoadGen's performance sample count in a submission; accuracy runs set it without using it."""
-        test = self.compliance_test
-        return BENCHMARK.performance_sample_count if test is None else test.num_samples
-
-
-class Requirement(NamedTuple):
-    """Value of a LoadGen setting that a submission requires."""
-
-    key: str
-    value: object
-    is_minimum: bool = False
-    """Larger values also pass."""
-    unit: str = ""
-
-    def violation(self, settings: LoggedSettings) -> list[str]:
-        """Return the violation as a list of one line; empty if the setting passes."""
-        value = settings.get(self.key)
-        if self.is_minimum and isinstance(value, int) and isinstance(self.value, int):
-            passed = value >= self.value
-        else:
-            passed = value == self.value
-        relation = "below" if self.is_minimum else "not"
-        return [] if passed else [f"{self.key} is {value}{self.unit}, {relation} {self.value}"]
+    def requirements(self) -> list[Requirement]:
+        """LoadGen's settings in a submission; an audit.config sets some of them."""
+        is_audited = self.audit_config is not None
+        return required_settings(self.scenario, self.mode, self.compliance_test, is_audited=is_audited)
 
 
 # Unknown settings count as the required ones; this one makes LoadGen log every answer.
@@ -116,12 +100,12 @@ _LOGGING_REQUIREMENTS = (Requirement("effective_accuracy_log_sampling_target", 1
 
 def deviations(detail: DetailLog, setup: Setup) -> list[str]:
     """List the deviations of a completed run; `deviations_before_run` lists what is known before it."""
-    found = _violations(_common_requirements(setup), detail.values)
+    found = violations(setup.requirements, detail.values)
     if any(key.startswith("result_inferred_") for key in detail.values):
         found.append("infer_token_latencies is set: LoadGen's summary has rates that were not measured")
     if setup.audit_config is not None and not detail.logs_every_answer:
         found.append("the audit.config does not make LoadGen log every answer")
-    return [*found, *_violations(_performance_requirements(setup), detail.values), *_setup_deviations(setup)]
+    return [*found, *_setup_deviations(setup)]
 
 
 def deviations_before_run(settings: LoggedSettings, setup: Setup) -> list[str]:
@@ -131,55 +115,12 @@ def deviations_before_run(settings: LoggedSettings, setup: Setup) -> list[str]:
         settings: LoadGen's settings that are known so far, by key of the detail log.
         setup: Flags, files and workers.
     """
-    requirements = [*_common_requirements(setup), *_performance_requirements(setup)]
     unknown = {
         requirement.key: requirement.value
-        for requirement in (*requirements, *_LOGGING_REQUIREMENTS)
+        for requirement in (*setup.requirements, *_LOGGING_REQUIREMENTS)
         if requirement.key not in settings
     }
     return deviations(DetailLog(unknown | dict(settings), []), setup)
-
-
-def _violations(requirements: Iterable[Requirement], settings: LoggedSettings) -> list[str]:
-    return [line for requirement in requirements for line in requirement.violation(settings)]
-
-
-def _common_requirements(setup: Setup) -> list[Requirement]:
-    """List the settings that a submission fixes; an audit.config disables one of them."""
-    required = [
-        Requirement("effective_performance_sample_count", setup.performance_sample_count),
-        Requirement("requested_use_token_latencies", True),
-    ]
-    if setup.accuracy:
-        return [
-            *required,
-            Requirement("effective_accuracy_sample_count", BENCHMARK.accuracy_sample_count),
-        ]
-    if setup.audit_config is None:
-        required.append(Requirement("effective_sample_concatenate_permutation", True))
-    if setup.scenario is not Scenario.OFFLINE:
-        required.append(Requirement("effective_target_latency_percentile", BENCHMARK.latency_percentile))
-    return required
-
-
-def _performance_requirements(setup: Setup) -> list[Requirement]:
-    """List the required duration, sample count and latency limits of a performance run."""
-    required: list[Requirement] = []
-    if setup.accuracy:
-        return required
-    if setup.audit_config is None:
-        required.append(Requirement("effective_min_duration_ms", BENCHMARK.min_duration_ms, is_minimum=True))
-        required.append(Requirement("effective_performance_issue_unique", False))
-    if setup.scenario is Scenario.OFFLINE:
-        count = setup.performance_sample_count
-        return [*required, Requirement("effective_samples_per_query", count, is_minimum=True)]
-    limits = setup.scenario.limits
-    return [
-        *required,
-        Requirement("requested_server_coalesce_queries", False),
-        Requirement("requested_server_ttft_latency", limits.ttft_ns.value, unit=" ns"),
-        Requirement("requested_server_tpot_latency", limits.tpot_ns.value, unit=" ns"),
-    ]
 
 
 def _setup_deviations(setup: Setup) -> list[str]:
@@ -215,7 +156,7 @@ def _audit_deviations(setup: Setup) -> list[str]:
     if setup.audit_config is None or setup.compliance_test is None:
         return []
     official = setup.compliance_test.thresholds
-    return _violations(itertools.starmap(Requirement, official.items()), setup.audit_config)
+    return violations(itertools.starmap(Requirement, official.items()), setup.audit_config)
 
 
 def _sampling_deviations(setup: Setup) -> list[str]:
@@ -226,7 +167,7 @@ def _sampling_deviations(setup: Setup) -> list[str]:
         "top_p": BENCHMARK.top_p,
         "top_k": BENCHMARK.top_k,
     }
-    return _violations(itertools.starmap(Requirement, official.items()), asdict(setup.generation))
+    return violations(itertools.starmap(Requirement, official.items()), asdict(setup.generation))
 
 
 def engine_deviations(setup: Setup) -> list[str]:

@@ -1,11 +1,12 @@
 """Read LoadGen's log files after a run."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+
+from common.json_document import parse_json
 
 _MARK = ":::MLLOG "
 # The longest official answer has 32,768 tokens of 8 characters: 256 KiB.
@@ -67,7 +68,7 @@ def read_detail(path: Path) -> DetailLog:
     with path.open(encoding="utf-8") as file:
         for line in _lines(file):
             if line.startswith(_MARK):
-                entry = _object(_NO_NUMBER.sub("null", line[len(_MARK) :]))
+                entry: Any = parse_json(_NO_NUMBER.sub("null", line[len(_MARK) :]))
                 values[entry["key"]] = entry["value"]
                 if entry["metadata"]["is_error"]:
                     errors.append(f"{entry['key']}: {entry['value']}")
@@ -87,7 +88,7 @@ def read_accuracy(path: Path) -> AccuracyLog:
         for line in _lines(file):
             text = line.strip().rstrip(",")
             if text.startswith("{"):
-                sample, token_count, data = _answer(_object(text))
+                sample, token_count, data = _answer(parse_json(text))
                 entries[sample] += 1
                 num_tokens += token_count
                 num_bytes += len(data) // 2
@@ -99,13 +100,6 @@ def _lines(file: IO[str]) -> Iterator[str]:
         if len(line) > _MAX_LINE_CHARS:
             raise ValueError(f"a line is longer than {_MAX_LINE_CHARS:,} characters")
         yield line
-
-
-def _object(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("a line is nested too deeply") from error
 
 
 def _answer(entry: Any) -> tuple[int, int, str]:

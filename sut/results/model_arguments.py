@@ -4,10 +4,10 @@ Source of the variables: vLLM 0.25.1 and 0.32.0, envs.py (the experts of a token
 srt/environ.py (experts are drawn, or draft tokens accepted without a comparison).
 """
 
-import json
 import re
 from collections.abc import Mapping
 
+from common.json_document import as_mapping, parse_json
 from common.text import printable
 from sut.benchmark import BENCHMARK
 
@@ -85,12 +85,12 @@ def size_deviations(facts: Mapping[str, str]) -> list[str]:
         facts: What decides the engine's answers; values as JSON. A worker that does not report them is older.
     """
     try:
-        sizes = json.loads(facts.get("model_sizes", "null"))
-    except (ValueError, RecursionError):
+        sizes = parse_json(facts.get("model_sizes", "null"))
+    except ValueError:
         sizes = {}
     if sizes is None:
         return []
-    told = sizes if isinstance(sizes, dict) else {}
+    told = as_mapping(sizes)
     other = [
         f"{name} {printable(str(told.get(name)), _MAX_VALUE_LEN)}, not {size}"
         for name, size in BENCHMARK.sizes.items()
@@ -102,10 +102,10 @@ def size_deviations(facts: Mapping[str, str]) -> list[str]:
 def _other_keys(text: str) -> list[str]:
     """List the keys of a loader's configuration that do more than change its speed; or name its kind."""
     try:
-        config = json.loads(text)
+        config = parse_json(text)
         # SGLang's value is JSON in a string.
-        config = json.loads(config) if isinstance(config, str) else config
-    except (ValueError, RecursionError):
+        config = parse_json(config) if isinstance(config, str) else config
+    except ValueError:
         return ["no JSON"]
     if not isinstance(config, dict):
         return ["no object"]

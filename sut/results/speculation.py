@@ -4,11 +4,11 @@ Source: inference_rules.adoc, appendix "Speculative Decoding": only for Interact
 algorithm, head and configuration, the head's weights and precision unchanged, acceptance not manipulated.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from common.json_document import value_or_text
 from common.text import printable
 from sut.benchmark import BENCHMARK
 
@@ -99,22 +99,14 @@ def speculation_deviations(args: Mapping[str, str]) -> list[str]:
 
 
 def _vllm_values(args: Mapping[str, str]) -> dict[str, object]:
-    config = _value(args.get("speculative_config", "{}"))
+    config = value_or_text(args.get("speculative_config", "{}"))
     values = dict(config) if isinstance(config, dict) else {"speculative_config": config}
-    values |= {part: _value(args[name]) for name, part in _VLLM_PARTS.items() if name in args}
+    values |= {part: value_or_text(args[name]) for name, part in _VLLM_PARTS.items() if name in args}
     return {str(name): value for name, value in values.items() if value is not None}
 
 
 def _sglang_values(args: Mapping[str, str]) -> dict[str, object]:
-    return {name: _value(text) for name, text in args.items() if name.startswith("speculative_")}
-
-
-def _value(text: str) -> object:
-    """Parse a value as the engine's worker sent it; text that is no JSON stays text."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+    return {name: value_or_text(text) for name, text in args.items() if name.startswith("speculative_")}
 
 
 def _is_equal(value: object, required: str | int) -> bool:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from common import host_facts
+from common.control_groups import CpuQuota
 from common.host_facts import nearest, read_disk_space, read_host_facts
 
 
@@ -29,6 +31,15 @@ def test_no_limit_is_the_largest_number(monkeypatch: pytest.MonkeyPatch) -> None
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     monkeypatch.setattr(resource, "getrlimit", lambda _: unlimited)
     assert 2**64 - 1 == read_host_facts().soft_open_files
+
+
+def test_the_cpu_limit_of_a_container_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2.5 cores of a container; a process without a limit tells none."""
+    found = []
+    for quota in (CpuQuota(2.5, 0, 0), None):
+        monkeypatch.setattr(host_facts, "read_cpu_quota", lambda quota=quota: quota)
+        found.append(read_host_facts().cpu_quota_cores)
+    assert [2.5, None] == found
 
 
 def test_disk_of_what_is_not_there_is_that_of_its_folder(tmp_path: Path) -> None:

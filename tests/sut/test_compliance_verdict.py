@@ -153,7 +153,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, capsys: pytest
     (tmp_path / "TEST09").mkdir()
     cases = [
         ([str(tmp_path)], "is not named TEST07 or TEST09"),
-        ([str(tmp_path / "TEST09")], "run.json cannot be read: No such file"),
+        ([str(tmp_path / "TEST09")], "TEST09/run.json: No such file"),
         ([str(run_dir)], "--reference-data: is missing; TEST07"),
         ([str(run_dir), f"--reference-data={tmp_path / 'data.parquet'}"], "--tokenizer: is missing; TEST07"),
     ]

@@ -90,13 +90,51 @@ def test_usage_names_the_module(module: str, usage: str) -> None:
     assert done.stdout.startswith(usage), done.stdout
 
 
+# Registers what an interpreter shutdown would run.
+WITH_EXIT_FUNCTION = """
+import atexit, sys
+from tokenfleet.cli import main
+atexit.register(print, "shutdown", flush=True)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["worker", "--print-config", "--engine", "counting"], 0),
+        (["worker", "--engine", "counting", "--port", "0"], 2),
+        (["run", "--port", "0"], 2),
+        (["doctor", "--port", "0"], 2),
+        (["probe", "127.0.0.1:1", "--timeout-s", "0"], 2),
+        (["qualify", "--workers", "127.0.0.1:1", "--num-graded", "0"], 2),
+        (["find-qps", "--port", "0"], 2),
+        (["campaign", "/none"], 2),
+        (["network-sut", "--workers", "127.0.0.1:1", "--port", "0"], 2),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else str(value),
+)
+def test_a_program_with_threads_of_libraries_ends_without_shutdown(argv: list[str], code: int) -> None:
+    """Threads of gRPC and LoadGen can abort the process in it, and libraries of vLLM print reports."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITH_EXIT_FUNCTION, *argv],
+        cwd=fleet.ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert code == done.returncode, done.stderr
+    assert "shutdown" not in done.stdout
+
+
 # Prints the rooms of the product, and the packages of one side only, that a subcommand has imported.
 IMPORTED = """
 import sys
-from tokenfleet.cli import main
+from tokenfleet.cli import SUBCOMMANDS
 packages = ("worker", "coordinator", "sut", "protos", "mlperf_loadgen", "vllm", "torch", "pandas")
 try:
-    main(sys.argv[1:])
+    SUBCOMMANDS[sys.argv[1]].run(sys.argv[2:])
 finally:
     print(*[name for name in packages if name in sys.modules], file=sys.stderr)
 """

@@ -45,7 +45,7 @@ def test_a_run_without_a_record_claims_nothing(tmp_path: Path) -> None:
     runs = [
         ended(tmp_path, "offline", 2, None),
         ended(tmp_path, "server", 2, None, earlier=valid),
-        ended(tmp_path, "interactive", 1, "{"),
+        ended(tmp_path, "interactive", 1, "[]"),
     ]
     rows = [row.split() for row in format_runs(runs).splitlines()[2:]]
     assert [

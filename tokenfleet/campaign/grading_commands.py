@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.bounded_file import parse_json, read_bounded
+from common.bounded_file import read_bounded
+from common.json_document import as_number, parse_object
 from sut.log_files import ACCURACY, ACCURACY_REPORT, COMPLIANCE_REPORT, file_sha256, find_log
 from sut.results.submission.recorded_runs import RunKind
 from tokenfleet.campaign.plan_file import CampaignPlan
@@ -65,8 +66,8 @@ def _hash_once(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001 - a
 def describe_grade(run: PlannedRun) -> str:
     """Return the score, or the mean length of TEST09's answers, for the table."""
     report = _read_report(run)
-    value = report.get("score_percent", report.get("value"))
-    if not isinstance(value, int | float):
+    value = as_number(report.get("score_percent", report.get("value")))
+    if value is None:
         return ""
     return f"mean answer {value:,.1f} tokens" if run.kind is RunKind.TEST09 else f"score {value:.3f}"
 
@@ -79,7 +80,6 @@ def _read_report(run: PlannedRun) -> Mapping[str, Any]:
 
 def _read_object(path: Path) -> Mapping[str, Any]:
     try:
-        found = parse_json(read_bounded(path, MAX_REPORT_BYTES))
+        return parse_object(read_bounded(path, MAX_REPORT_BYTES))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.bounded_file import parse_json, read_bounded
+from common.bounded_file import read_bounded
+from common.json_document import parse_json
 from common.text import printable
 from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.results.loadgen_figures import TOKEN_RATES
-from sut.results.submission.recorded_runs import RunKind, machines_of
+from sut.results.recorded_workers import machines_of_worker
+from sut.results.submission.recorded_runs import RunKind
 from sut.results.submission.set_faults import kernel_choices
 from sut.results.verdict import COMPLETE, Outcome
 from sut.settings import Scenario
@@ -65,8 +67,7 @@ def read_result(run_dir: Path, scenario: Scenario, kind: RunKind) -> RunResult |
 def _to_result(run_dir: Path, record: Mapping[str, Any], scenario: Scenario, kind: RunKind) -> RunResult:
     verdict, workers = record["verdict"], (record["summary"] or {}).get("workers", [])
     infos = [info for worker in workers for info in worker["stream_infos"]]
-    answers = [host for worker in workers for host in worker["hosts"]]
-    hosts = [machine for host in answers for machine in machines_of(host)]
+    hosts = [machine for worker in workers for machine in machines_of_worker(worker)]
     audit = run_dir / "audit.config"
     conf = read_bounded(run_dir / "user.conf").decode()
     identity = RunIdentity(

@@ -2,24 +2,26 @@
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from google.protobuf.json_format import MessageToDict
 
+from common.json_document import JsonObject, as_mapping, entry, parse_object
 from common.text import printable
 from coordinator.doctor.visits import VISIT_TIMEOUT_S, Visit, visit_all
 from coordinator.transport.access import Access
 from coordinator.transport.worker_host import WorkerHost
 from protos import worker_pb2 as pb
 from sut.results.comparison.configuration_differences import values_of_workers
-from sut.results.submission.recorded_runs import as_mappings, entry
+from sut.results.recorded_workers import infos_of, machines_of, machines_of_worker, workers_of
 
 MAX_VALUE_LEN = 60
 _ENGINE, _HOST = "worker", "worker host"
 _ENGINE_FACTS = ("engine", "engine_version", "engine_hash", "execution_facts")
-_HOST_FACTS = ("commit", "num_usable_cores", "accelerators")
-_Document = Mapping[str, object]
+_OWN_HOST_FACTS = ("commit", "num_usable_cores", "cpu_quota_cores")
+_HOST_FACTS = (*_OWN_HOST_FACTS, "accelerators")
 
 
 class SearchConditions(NamedTuple):
@@ -28,14 +30,13 @@ class SearchConditions(NamedTuple):
     values: Mapping[str, str]
 
     @classmethod
-    def of_record(cls, record: _Document) -> "SearchConditions":
+    def of_record(cls, record: JsonObject) -> "SearchConditions":
         """Take the conditions from a run's run.json."""
-        workers = as_mappings(entry(record, "summary", "workers"))
-        infos = [as_mappings(worker.get("stream_infos")) for worker in workers]
-        hosts = [as_mappings(worker.get("hosts")) for worker in workers]
-        host, versions = entry(record, "host"), entry(record, "versions")
-        found = _describe(host if isinstance(host, Mapping) else {}, infos, hosts)
-        loadgen = entry(versions, "mlcommons_loadgen")
+        workers = workers_of(record)
+        infos = [infos_of(worker) for worker in workers]
+        hosts = [machines_of_worker(worker) for worker in workers]
+        found = _describe(as_mapping(record.get("host")), infos, hosts)
+        loadgen = entry(record, "versions", "mlcommons_loadgen")
         return cls(found | {"LoadGen version": str(loadgen), "run hash": str(entry(record, "spec_hash"))})
 
     @classmethod
@@ -46,10 +47,10 @@ class SearchConditions(NamedTuple):
             return None
         infos = [[MessageToDict(visit.info, preserving_proto_field_name=True)] for visit in workers]
         hosts = [
-            [dataclasses.asdict(WorkerHost.of(visit.host))] if visit.host is not None else []
+            machines_of(_as_recorded(WorkerHost.of(visit.host))) if visit.host is not None else []
             for visit in workers
         ]
-        return cls(_describe(dataclasses.asdict(WorkerHost.of_this_process()), infos, hosts))
+        return cls(_describe(_as_recorded(WorkerHost.of_this_process()), infos, hosts))
 
     def first_difference(self, other: "SearchConditions") -> str | None:
         """Name what differs, with the value of `other` first; None if nothing is known to differ.
@@ -71,31 +72,28 @@ def visit_now(addresses: tuple[str, ...], access: Access) -> SearchConditions | 
 
 
 def _describe(
-    host: _Document, infos: Sequence[Sequence[_Document]], hosts: Sequence[Sequence[_Document]]
+    host: JsonObject, infos: Sequence[Sequence[JsonObject]], hosts: Sequence[Sequence[JsonObject]]
 ) -> dict[str, str]:
     """Describe the coordinator's host and the workers.
 
     Args:
         host: Of the coordinator.
         infos: Each worker's descriptions of itself.
-        hosts: Each worker's machine; without a host name it did not answer.
+        hosts: The machines of each worker's engine; without a host name it did not answer.
     """
-    found = {f"{name} of the coordinator": str(host.get(name)) for name in ("commit", "num_usable_cores")}
+    found = {f"{name} of the coordinator": str(host.get(name)) for name in _OWN_HOST_FACTS}
     found |= {"number of workers": str(len(infos))}
-    engines = [
-        [{name: info[name] for name in _ENGINE_FACTS if name in info} for info in own] for own in infos
-    ]
-    found |= values_of_workers(_ENGINE, engines)
+    found |= values_of_workers(_ENGINE, [[_selected(info) for info in own] for own in infos])
     if all(own and all(one.get("hostname") for one in own) for own in hosts):
-        machines = [[{name: _plain(one.get(name)) for name in _HOST_FACTS} for one in own] for own in hosts]
+        machines = [[{name: one.get(name) for name in _HOST_FACTS} for one in own] for own in hosts]
         found |= values_of_workers(_HOST, machines)
     return found
 
 
-def _selected(info: _Document) -> _Document:
+def _selected(info: JsonObject) -> JsonObject:
     return {name: info[name] for name in _ENGINE_FACTS if name in info}
 
 
-def _plain(value: object) -> object:
-    """Return a value of a dataclass as run.json has it."""
-    return list(value) if isinstance(value, tuple) else value
+def _as_recorded(host: WorkerHost) -> JsonObject:
+    """Return a machine as run.json has it."""
+    return parse_object(json.dumps(dataclasses.asdict(host)))

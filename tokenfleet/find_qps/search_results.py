@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from common.bounded_file import open_regular, parse_json, read_bounded
+from common.bounded_file import open_regular, read_bounded
+from common.json_document import as_list, entry, parse_json
 from common.text import printable
 from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS
-from sut.results.submission.recorded_runs import as_list, entry
 from sut.results.timing.requests_file import check_owner
 from sut.results.verdict import Outcome
 from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio

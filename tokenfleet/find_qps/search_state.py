@@ -8,8 +8,9 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from common.atomic_files import replace_files
-from common.bounded_file import parse_json, read_bounded
+from common.bounded_file import read_bounded
 from common.flags import FlagError
+from common.json_document import parse_json
 from tokenfleet.find_qps.rate_search import RunLengthKind
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from protos import worker_pb2 as pb
 from protos.columns import TokenColumns
+from sut.loadgen import CallTimes
 from sut.settings import Scenario
 from sut.sut import Reports
 from worker.engine_protocol import Step, step_times
@@ -38,19 +39,19 @@ class AnswerSteps(Reports):
         self._cancelled: set[int] = set()
         self._wake = asyncio.Event()
 
-    def first_tokens(self, loadgen_ids: list[int], addresses: list[int]) -> int:
-        """Send the first token of requests; returns the time of the call."""
+    def first_tokens(self, loadgen_ids: list[int], addresses: list[int]) -> CallTimes:
+        """Send the first token of requests; returns the times of this call."""
         called_ns = time.monotonic_ns()
         for name, address in zip(loadgen_ids, addresses, strict=True):
             self._put(name, _tokens_at(address, 1), None)
             self._begun.add(name)
-        return called_ns
+        return called_ns, time.monotonic_ns()
 
-    def complete(self, loadgen_ids: list[int], addresses: list[int], counts: list[int]) -> int:
+    def complete(self, loadgen_ids: list[int], addresses: list[int], counts: list[int]) -> CallTimes:
         """Send the tokens of complete requests that were not sent before, and their end.
 
         Returns:
-            The time of the call.
+            The times of this call.
         """
         called_ns = time.monotonic_ns()
         for name, address, count in zip(loadgen_ids, addresses, counts, strict=True):
@@ -60,7 +61,7 @@ class AnswerSteps(Reports):
             self._put(name, tokens[1:] if name in self._begun else tokens, reason)
             self._begun.discard(name)
             self._on_complete(name)
-        return called_ns
+        return called_ns, time.monotonic_ns()
 
     def cancel(self, names: Collection[int]) -> None:
         """Send nothing more of requests."""

@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from common.bounded_file import parse_json, read_bounded
+from common.bounded_file import read_bounded
 from common.child_process import child_command, child_environment
 from common.control_groups import CpuQuota, read_cpu_quota
+from common.json_document import parse_json
 from coordinator.doctor.capacity import CoordinatorCosts, frame_us
 from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.settings import Scenario

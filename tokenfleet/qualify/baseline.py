@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from common.bounded_file import parse_json, read_bounded
+from common.bounded_file import read_bounded
 from common.flags import FlagError
+from common.json_document import parse_json
 from tokenfleet.qualify.graded_rows import check_graded_baseline
 from tokenfleet.qualify.greedy_checks import check_greedy_baseline, engine_differences, entry_differences
 from tokenfleet.qualify.qualification import FORMAT, RESULT_NAME, CheckResult

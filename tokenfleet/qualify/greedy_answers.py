@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.atomic_files import replace_files
-from common.bounded_file import parse_json, read_bounded
+from common.bounded_file import read_bounded
 from common.flags import FlagError
+from common.json_document import is_number, parse_json
 
 REFERENCE_FLAG = "--reference"
 REFERENCE_FORMAT = 1
@@ -79,7 +80,7 @@ def _check_content(reference: GreedyReference) -> None:
     """
     if reference.format != REFERENCE_FORMAT:
         raise ValueError(f"format is {reference.format!r}, not {REFERENCE_FORMAT}")
-    if not isinstance(reference.engine, dict) or not _is_number(reference.max_new_tokens):
+    if not isinstance(reference.engine, dict) or not is_number(reference.max_new_tokens):
         raise ValueError("engine or max_new_tokens is of another type")
     columns = ("prompts", "answers", "runner_ups", "margins")
     for name in columns:
@@ -93,11 +94,7 @@ def _check_content(reference: GreedyReference) -> None:
 
 
 def _is_table(rows: object) -> bool:
-    return isinstance(rows, list) and all(isinstance(row, list) and all(map(_is_number, row)) for row in rows)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(rows, list) and all(isinstance(row, list) and all(map(is_number, row)) for row in rows)
 
 
 class FirstDifference(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from common.json_document import as_mapping
 from tokenfleet.qualify.greedy_answers import (
     GreedyReference,
     equal_share,
@@ -109,7 +110,7 @@ def engine_differences(one: Mapping[str, object], other: Mapping[str, object]) -
 
 def entry_differences(first: object, second: object) -> list[str]:
     """List the entries of two JSON objects that differ: name, first and second value."""
-    before, after = (found if isinstance(found, Mapping) else {} for found in (first, second))
+    before, after = as_mapping(first), as_mapping(second)
     return [
         f"{name} {before.get(name, 'none')} -> {after.get(name, 'none')}"
         for name in sorted(before.keys() | after.keys())
@@ -118,9 +119,8 @@ def entry_differences(first: object, second: object) -> list[str]:
 
 
 def _facts_of(engine: Mapping[str, object]) -> dict[str, object]:
-    facts = engine.get("engine_facts")
     own = {name: engine.get(name) or "" for name in _IDENTITY}
-    return own | (dict(facts) if isinstance(facts, Mapping) else {})
+    return own | dict(as_mapping(engine.get("engine_facts")))
 
 
 def check_greedy_baseline(

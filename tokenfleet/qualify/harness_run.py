@@ -10,9 +10,10 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.bounded_file import parse_json, read_bounded
+from common.bounded_file import read_bounded
 from common.child_process import child_command, child_environment
 from common.flags import FlagError
+from common.json_document import as_text, entry, parse_json
 from common.text import printable
 from sut.log_files import ACCURACY, MAX_RECORD_BYTES, RECORD, find_log
 from sut.results.accuracy.log_entries import AnswerLog, LogError
@@ -76,9 +77,7 @@ def _recorded_reason(path: Path) -> str:
     """Return the reason in run.json; empty if the run has written none."""
     if not path.exists():
         return ""
-    record = parse_json(read_bounded(path, MAX_RECORD_BYTES))
-    verdict = record.get("verdict") if isinstance(record, dict) else None
-    return str(verdict.get("reason")) if isinstance(verdict, dict) else ""
+    return as_text(entry(parse_json(read_bounded(path, MAX_RECORD_BYTES)), "verdict", "reason"))
 
 
 def _ending(code: int) -> str:

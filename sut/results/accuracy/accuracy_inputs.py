@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from common.bounded_file import parse_json, read_bounded
+from common.bounded_file import read_bounded
 from common.flags import FlagError
+from common.json_document import entry, parse_json
 from sut.benchmark import BENCHMARK
 from sut.log_files import (
     ACCURACY,
@@ -135,16 +136,11 @@ def _read_facts(path: Path) -> RunFacts:
     record: object = None
     with suppress(OSError, ValueError):
         record = parse_json(read_bounded(path, MAX_RECORD_BYTES))
-    dataset = _entry(record, "dataset", "sha256")
-    log = _entry(record, "files_sha256", ACCURACY)
-    budget = _entry(record, "generation", "max_new_tokens")
+    dataset = entry(record, "dataset", "sha256")
+    log = entry(record, "files_sha256", ACCURACY)
+    budget = entry(record, "generation", "max_new_tokens")
     return RunFacts(
         dataset if isinstance(dataset, str) else None,
         log if isinstance(log, str) else None,
         budget if isinstance(budget, int) and budget > 0 else None,
     )
-
-
-def _entry(record: object, part: str, key: str) -> object:
-    found = record.get(part) if isinstance(record, dict) else None
-    return found.get(key) if isinstance(found, dict) else None

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from common.bounded_file import parse_json, read_bounded
+from common.bounded_file import read_bounded
+from common.json_document import entry, parse_json
 from sut.benchmark import BENCHMARK
 
 _FILE = "tokenizer.json"
@@ -72,5 +73,5 @@ def _check_config(path: Path) -> None:
         config = parse_json(_read(path))
     except ValueError as error:
         raise TokenizerError(f"{path.name} is not JSON: {error}") from error
-    if isinstance(config, dict) and config.get("clean_up_tokenization_spaces"):
+    if entry(config, "clean_up_tokenization_spaces"):
         raise TokenizerError(f"{path.name} sets clean_up_tokenization_spaces; gpt-oss-120b's does not")

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from common.json_document import as_mappings, entry
 from common.text import printable
 from sut.results.comparison.compared_runs import MAX_TEXT_LEN, ComparedRun, Side
-from sut.results.submission.recorded_runs import as_mappings, entry
 
 
 def checks_notes(sides: Sequence[Side]) -> list[str]:

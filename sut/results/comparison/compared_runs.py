@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.flags import FlagError
+from common.json_document import as_number, as_text, entry, read_object
 from common.text import printable
-from sut.log_files import RECORD
+from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.results.comparison.compared_files import read_score, read_settings
 from sut.results.comparison.request_rates import read_rate_before_tail
-from sut.results.submission.recorded_runs import entry, read_object
 from sut.results.verdict import COMPLETE
 from sut.settings import Scenario
 
@@ -37,15 +37,12 @@ class ComparedRun:
 
     def text(self, *keys: str) -> str:
         """Return a text of run.json, printable; empty if it is missing."""
-        found = entry(self.record, *keys)
-        return printable(found, MAX_TEXT_LEN) if isinstance(found, str) else ""
+        return printable(as_text(entry(self.record, *keys)), MAX_TEXT_LEN)
 
     def number(self, *keys: str) -> float | None:
         """Return a number of run.json above 0; None if there is none."""
-        found = entry(self.record, *keys)
-        if not isinstance(found, int | float) or isinstance(found, bool):
-            return None
-        return float(found) if 0 < found < 1e300 else None
+        found = as_number(entry(self.record, *keys))
+        return found if found is not None and 0 < found < 1e300 else None
 
     @property
     def start_s(self) -> float | None:
@@ -105,7 +102,7 @@ def _find_records(path: Path) -> list[Path]:
 
 
 def _read_run(place: Path) -> ComparedRun:
-    directory, record = place.parent, read_object(place, SIDE_ARGUMENT)
+    directory, record = place.parent, read_object(place, SIDE_ARGUMENT, MAX_RECORD_BYTES)
     _check_record(ComparedRun(directory, record), place)
     # In other scenarios the rate is that of the schedule.
     is_offline = record.get("scenario") == Scenario.OFFLINE

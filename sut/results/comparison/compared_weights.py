@@ -1,11 +1,11 @@
 """Compares which weights the engines of the sides had: trained ones, or how random ones were made."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
+from common.json_document import as_text, entry, value_or_text
 from common.text import printable
 from sut.results.comparison.compared_runs import MAX_TEXT_LEN, ComparedRun, Side
-from sut.results.submission.recorded_runs import as_mappings, entry
+from sut.results.recorded_workers import infos_of, workers_of
 
 NOT_RANDOM = "no random weights"
 ENGINES_OWN = "the engine's own random weights"
@@ -27,17 +27,12 @@ def weights_notes(sides: Sequence[Side]) -> list[str]:
 
 def _kinds(run: ComparedRun) -> set[str]:
     """Return the kinds of weights of all workers."""
-    workers = as_mappings(entry(run.record, "summary", "workers"))
-    infos = [info for worker in workers for info in as_mappings(worker.get("stream_infos"))]
+    infos = [info for worker in workers_of(run.record) for info in infos_of(worker)]
     return {_kind(entry(info, "engine_facts", "random_weights")) for info in infos}
 
 
 def _kind(fact: object) -> str:
     if not isinstance(fact, str):
         return NOT_RANDOM
-    try:
-        made = json.loads(fact)
-    except ValueError:
-        made = None
-    method = made.get("method") if isinstance(made, Mapping) else None
-    return f"random weights {printable(method, MAX_TEXT_LEN)}" if isinstance(method, str) else ENGINES_OWN
+    method = as_text(entry(value_or_text(fact), "method"))
+    return f"random weights {printable(method, MAX_TEXT_LEN)}" if method else ENGINES_OWN

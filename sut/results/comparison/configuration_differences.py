@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from common.json_document import as_list, entry
 from common.text import printable
 from sut.results.comparison.compared_runs import ComparedRun, Side
-from sut.results.submission.recorded_runs import as_list, as_mappings, entry, machines_of
+from sut.results.recorded_workers import infos_of, machines_of_worker, workers_of
 
 MAX_VALUE_LEN = 120
 """Characters of a value that are shown; whole values are compared."""
@@ -19,7 +20,10 @@ _PARTS = ("config", "generation", "dataset", "versions", "round", "spec_hash", "
 # Entries that name the run itself, or what a machine did at that moment.
 _NOT_COMPARED = ("output_dir", "not_told", "instance_id", "pid", "state", "path", "port")
 _MISSING = "-"
-_HOST_PARTS = ("hostname", "commit", "python_version", "num_cores", "num_usable_cores", "memory_bytes")
+_HOST_PARTS = (
+    *("hostname", "commit", "python_version", "num_cores", "num_usable_cores", "cpu_quota_cores"),
+    "memory_bytes",
+)
 
 
 class Difference(NamedTuple):
@@ -66,17 +70,12 @@ def _num_equal(texts: Sequence[str]) -> int:
 def _flat(run: ComparedRun) -> dict[str, str]:
     """Return what was run as texts by name; the workers as their values with the number of each."""
     found = {name: text for part in _PARTS for name, text in _entries(part, entry(run.record, part))}
-    workers = as_mappings(entry(run.record, "summary", "workers"))
+    workers = workers_of(run.record)
     found |= run.settings
     found["workers"] = str(len(workers))
-    found |= values_of_workers("worker", [as_mappings(worker.get("stream_infos")) for worker in workers])
-    hosts = [[_selected(machine) for machine in _machines(worker)] for worker in workers]
+    found |= values_of_workers("worker", [infos_of(worker) for worker in workers])
+    hosts = [[_selected(machine) for machine in machines_of_worker(worker)] for worker in workers]
     return found | values_of_workers("worker host", hosts)
-
-
-def _machines(worker: Mapping[str, object]) -> list[Mapping[str, object]]:
-    """List the machines of a worker's engine, in every answer that it gave."""
-    return [machine for host in as_mappings(worker.get("hosts")) for machine in machines_of(host)]
 
 
 def _selected(host: Mapping[str, object]) -> Mapping[str, object]:

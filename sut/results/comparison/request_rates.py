@@ -35,10 +35,12 @@ def read_rate_before_tail(run_dir: Path, run_id: object) -> float | None:
 
 
 def read_columns(run_dir: Path, run_id: object, names: Sequence[str]) -> list[Ints] | None:
-    """Read columns of a run's requests.parquet, (N,) each.
+    """Read columns of a run's requests.parquet, (N,) each, of the N requests of which all of them are known.
+
+    An answer without tokens has no time of its first one.
 
     Returns:
-        None if the run has no such file, or if a value is not known.
+        None if the run has no such file.
 
     Raises:
         FlagError: The file cannot be read, or is of another run.
@@ -56,10 +58,8 @@ def read_columns(run_dir: Path, run_id: object, names: Sequence[str]) -> list[In
         with open_regular(path) as file:
             table = pq.read_table(file, columns=list(names))
         check_owner(path, table.schema, run_id)
-        columns = [table.column(name) for name in names]
-        if any(column.null_count for column in columns):
-            return None
-        return [column.to_numpy().astype(np.int64) for column in columns]
+        known = table.drop_null()
+        return [known.column(name).to_numpy().astype(np.int64) for name in names]
     except ForeignFileError as error:
         raise FlagError("RUNS", str(error)) from error
     except (ArrowException, OSError, ValueError, KeyError) as error:

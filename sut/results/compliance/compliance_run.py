@@ -1,13 +1,12 @@
 """Read a run of a compliance test, decide the test, and write the verdict into the run's directory."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from common.atomic_files import replace_files
-from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
+from common.json_document import entry, read_object
 from common.text import printable
 from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.log_files import (
@@ -30,7 +29,6 @@ from sut.results.compliance.verification_text import accuracy_text, output_lengt
 from sut.results.verdict import COMPLETE, Outcome
 
 RUN_FLAG = "RUN_DIR"
-# Complete runs: LoadGen has written all of its logs.
 _MAX_REASON_LEN = 500
 
 
@@ -57,14 +55,13 @@ class ComplianceRun(NamedTuple):
             raise FlagError(
                 RUN_FLAG, f"is not named {' or '.join(names)}, as the run of a test is", directory
             )
-        record = _read_record(directory)
-        verdict = record.get("verdict")
-        found = verdict if isinstance(verdict, Mapping) else {}
-        outcome, reason = (printable(str(found.get(key)), _MAX_REASON_LEN) for key in ("outcome", "reason"))
+        record = read_object(directory / RECORD, RUN_FLAG, MAX_RECORD_BYTES)
+        outcome, reason = (
+            printable(str(entry(record, "verdict", key)), _MAX_REASON_LEN) for key in ("outcome", "reason")
+        )
         if outcome not in COMPLETE:
             raise FlagError(RUN_FLAG, f"the run is {outcome}: {reason}", directory)
-        hashes = record.get("files_sha256")
-        log_sha256 = hashes.get(ACCURACY) if isinstance(hashes, Mapping) else None
+        log_sha256 = entry(record, "files_sha256", ACCURACY)
         return cls(BENCHMARK.compliance_test_named(name), directory, outcome, reason, log_sha256)
 
     @property
@@ -76,19 +73,6 @@ class ComplianceRun(NamedTuple):
     def faults(self) -> list[str]:
         """What keeps the run from passing, whatever its answers are."""
         return [f"the run is {self.outcome}: {self.reason}"] if self.outcome == Outcome.INVALID else []
-
-
-def _read_record(directory: Path) -> Mapping[str, object]:
-    path = directory / RECORD
-    try:
-        record = parse_json(read_bounded(path, MAX_RECORD_BYTES))
-    except OSError as error:
-        raise FlagError(RUN_FLAG, f"{RECORD} cannot be read: {error.strerror}", directory) from error
-    except ValueError as error:
-        raise FlagError(RUN_FLAG, f"{RECORD} is not JSON: {error}", directory) from error
-    if not isinstance(record, Mapping):
-        raise FlagError(RUN_FLAG, f"{RECORD} is no record of a run", directory)
-    return record
 
 
 def decide_run(directory: Path, config: ComplianceConfig) -> ComplianceVerdict:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from common.json_document import is_number
 from sut.log_files import RECORD
 from sut.results.report.charts import Colour, EventChart, Span
 from sut.results.report.markup import (
@@ -12,7 +13,6 @@ from sut.results.report.markup import (
     Html,
     Number,
     element,
-    is_number,
     note,
     number,
     table,
@@ -44,7 +44,7 @@ def event_chart(record: RunJson, end_s: float) -> Iterator[EventChart]:
 def _pause_spans(record: RunJson) -> Iterator[Span]:
     for _, pause in record.entries("pauses"):
         began, duration = pause.get("began_ns"), pause.get("duration_ns")
-        if isinstance(began, int) and isinstance(duration, int):
+        if is_number(began) and is_number(duration):
             kind = str(pause.get("kind"))[:20]
             yield Span(f"pause: {kind}", began / 1e9, duration / 1e9, Colour.ORANGE)
 
@@ -53,7 +53,7 @@ def _spans(record: RunJson, path: tuple[str, ...], kind: str) -> Iterator[Span]:
     colour = Colour.RED if kind == "loss" else Colour.BLUE
     for index, _ in record.entries(*path):
         at_ns = _since_first_query(record, *path, index)
-        if isinstance(at_ns.value, int):
+        if is_number(at_ns.value):
             yield Span(kind, at_ns.value / 1e9, 0.0, colour)
 
 
@@ -61,7 +61,7 @@ def _since_first_query(record: RunJson, *path: str | int) -> Number:
     """Return the time of an event since the first query; run.json has it by the monotonic clock."""
     at, origin = record.number(*path, "at_ns"), record.number("origin_ns")
     source = f"{at.source} - {RECORD}#/origin_ns"
-    if isinstance(at.value, int) and isinstance(origin.value, int) and is_number(at.value):
+    if is_number(at.value) and is_number(origin.value):
         return Number(at.value - origin.value, source)
     return Number(None, source)
 

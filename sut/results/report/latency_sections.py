@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.json_document import is_number
 from sut.results.report.charts import StackedBars
 from sut.results.report.markup import (
     COUNT,
@@ -14,7 +15,6 @@ from sut.results.report.markup import (
     Number,
     Unit,
     element,
-    is_number,
     note,
     number,
     table,
@@ -83,9 +83,7 @@ def _cells(record: RunJson, row: _Row) -> Iterator[Html]:
 
 
 def _exceeds(value: object, limit: object) -> bool:
-    if not isinstance(value, int | float) or not isinstance(limit, int | float):
-        return False
-    return value > limit
+    return is_number(value) and is_number(limit) and value > limit
 
 
 _QUANTITIES = {"ttft_ns": "TTFT", "tpot_ns": "TPOT", "latency_ns": "Latency"}
@@ -147,7 +145,7 @@ def _engine_sentences(record: RunJson) -> Iterator[Html]:
         labels = record.names(*path, "parts_ns")
         own = [label for label in labels if _ENGINE_PARTS.issuperset(label.split(" + "))]
         found = [record.number(*path, "parts_ns", label) for label in own]
-        values = [part.value for part in found if isinstance(part.value, int | float)]
+        values = [part.value for part in found if is_number(part.value)]
         if found and len(values) == len(found):
             engine = Number(sum(values), " + ".join(part.source for part in found))
             yield element(

@@ -2,18 +2,15 @@
 
 import html
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from common.json_document import is_number
 from common.text import printable
 
 MAX_TEXT_LEN = 300
 MAX_NOTE_LEN = 2000
 NOT_KNOWN = "\N{EN DASH}"
-
-
-_MAX = sys.float_info.max
 
 
 class Html(str):
@@ -73,12 +70,6 @@ def _attributes(attributes: Mapping[str, object]) -> str:
     )
 
 
-def is_number(value: object) -> bool:
-    """Return whether a value of a file is a finite number."""
-    # The comparison also excludes NaN, and integers that no float can hold.
-    return isinstance(value, int | float) and not isinstance(value, bool) and -_MAX <= value <= _MAX
-
-
 def shown(value: float, unit: Unit) -> str:
     """Format a value; one that is rounded to 0 has no sign."""
     text = f"{value / unit.divisor:,.{unit.decimals}f}"
@@ -95,7 +86,7 @@ def number(found: Number, unit: Unit, *, with_suffix: bool = False, trims: bool 
         trims: Whether decimals are left out if all are 0, as in a limit.
     """
     value = found.value
-    if not isinstance(value, int | float) or not is_number(value):
+    if not is_number(value):
         return element("span", NOT_KNOWN, class_="missing", title="not known")
     suffix = f" {unit.suffix}" if with_suffix and unit.suffix else ""
     digits = shown(value, unit)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from common.json_document import JsonObject, as_list, as_mapping, as_mappings, is_number
 from sut.log_files import RECORD
 from sut.results.report.markup import (
     BYTES_AS_GIB,
@@ -18,7 +19,6 @@ from sut.results.report.markup import (
     element,
     escaped,
     folded,
-    is_number,
     joined,
     note,
     number,
@@ -81,15 +81,13 @@ def _reasons(record: RunJson) -> Iterator[Html]:
 
 def _deviations(record: RunJson) -> Iterator[Html]:
     """List why the run is no submission run."""
-    found = record.get("verdict", "deviations")
-    texts = found[:100] if isinstance(found, list) else []
-    if texts:
+    if texts := as_list(record.get("verdict", "deviations"))[:100]:
         lines = joined(element("li", escaped(text, MAX_TEXT_CELL)) for text in texts)
         title = f"No submission run: {len(texts)} deviation{'s' * (len(texts) > 1)}"
         yield folded(title, element("ul", lines, class_="deviations"))
 
 
-def _seen(check: dict[str, object]) -> Html:
+def _seen(check: JsonObject) -> Html:
     return escaped(check.get("seen", ""), MAX_TEXT_CELL)
 
 
@@ -171,8 +169,7 @@ def _engines(record: RunJson) -> list[str]:
     """List the engines of the workers, each once."""
     found: dict[str, None] = {}
     for _, row in record.entries("summary", "workers"):
-        info = row.get("info")
-        if isinstance(info, dict):
+        if info := as_mapping(row.get("info")):
             engine = f"{info.get('engine', '')} {info.get('engine_version', '')}".strip()
             model = f"model {info['model']}" if info.get("model") else ""
             found[", ".join(word for word in (engine, model) if word)] = None
@@ -218,9 +215,9 @@ def _versions(record: RunJson) -> list[tuple[str, object]]:
     ]
 
 
-def _infos(record: RunJson) -> Iterator[dict[str, object]]:
+def _infos(record: RunJson) -> Iterator[JsonObject]:
     for _, row in record.entries("summary", "workers"):
-        if isinstance(info := row.get("info"), dict):
+        if info := as_mapping(row.get("info")):
             yield info
 
 
@@ -247,11 +244,8 @@ def _worker_hosts(record: RunJson) -> Iterator[tuple[str, tuple[str | int, ...]]
 
 def _host_cells(host: object) -> tuple[str, ...]:
     """Return what names a machine as texts: host name, processor, accelerators, driver, system, versions."""
-    facts = host if isinstance(host, dict) else {}
-    accelerators = facts.get("accelerators")
-    devices = [one for one in accelerators if isinstance(one, dict)] if isinstance(accelerators, list) else []
-    hardware = facts.get("hardware")
-    named = hardware if isinstance(hardware, dict) else {}
+    facts = as_mapping(host)
+    devices, named = as_mappings(facts.get("accelerators")), as_mapping(facts.get("hardware"))
     names = ", ".join(f"{one.get('num_devices')} x {one.get('name')}" for one in devices)
     drivers = ", ".join(sorted({str(one.get("driver_version")) for one in devices}))
     found = (

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.json_document import is_number
 from sut.results.report.charts import Chart, Colour, Histogram, Line, Mark, TimeChart
 from sut.results.report.event_section import event_chart
 from sut.results.report.latency_sections import part_chart
-from sut.results.report.markup import NS_AS_MS, is_number
+from sut.results.report.markup import NS_AS_MS
 from sut.results.report.request_figures import (
     Quantity,
     latency_ns,
@@ -43,7 +44,7 @@ _READING_INTERVAL_NS = 1_500_000_000
 def limit_marks(record: RunJson, figure: str) -> list[Mark]:
     """Return LoadGen's limit of a p99 in ms as a mark; none in a run without limits."""
     value = record.get("loadgen_bounds", figure, "value")
-    if not isinstance(value, int | float) or not is_number(value):
+    if not is_number(value):
         return []
     return [Mark(f"limit {value / NS_AS_MS.divisor:,g} ms", value / NS_AS_MS.divisor, Colour.RED)]
 
@@ -107,7 +108,7 @@ def _queries_per_bin(num: int) -> float:
 def _target(record: RunJson) -> list[Mark]:
     for figure in TARGET_RATES:
         value = record.get("loadgen_bounds", figure, "value")
-        if isinstance(value, int | float) and is_number(value):
+        if is_number(value):
             return [Mark(f"target {value:,g}", float(value), Colour.RED)]
     return []
 

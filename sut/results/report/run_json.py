@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
-from common.bounded_file import parse_json, read_bounded
+from common.bounded_file import read_bounded
+from common.json_document import JsonObject, as_list, as_mapping, entry, parse_object
 from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.results.report.markup import Number
 from sut.results.verdict import Outcome
@@ -32,12 +33,12 @@ class RunJson:
         """
         path = run_dir / RECORD
         try:
-            content = parse_json(read_bounded(path, MAX_RECORD_BYTES))
+            content = parse_object(read_bounded(path, MAX_RECORD_BYTES))
         except OSError as error:
             raise ValueError(f"{run_dir}: not the directory of a run: {RECORD}: {error.strerror}") from error
         except ValueError as error:
-            raise ValueError(f"{path}: is no JSON text: {error}") from error
-        if not isinstance(content, dict) or "run_id" not in content or "verdict" not in content:
+            raise ValueError(f"{path}: {error}") from error
+        if "run_id" not in content or "verdict" not in content:
             raise ValueError(f"{path}: was not written by a run: it has no run_id or no verdict")
         record = cls(content)
         if record.get("verdict", "outcome") == Outcome.UNFINISHED:
@@ -46,15 +47,7 @@ class RunJson:
 
     def get(self, *path: str | int) -> object:
         """Return the value at a path; None if there is none."""
-        value: object = self._content
-        for key in path:
-            if isinstance(value, dict):
-                value = value.get(key)
-            elif isinstance(value, list) and isinstance(key, int) and -len(value) <= key < len(value):
-                value = value[key]
-            else:
-                return None
-        return value
+        return entry(self._content, *path)
 
     def number(self, *path: str | int) -> Number:
         """Return the value at a path with its place."""
@@ -67,17 +60,14 @@ class RunJson:
 
     def names(self, *path: str | int) -> list[str]:
         """List the keys of the object at a path."""
-        value = self.get(*path)
-        return [str(key) for key in value][:MAX_ENTRIES] if isinstance(value, dict) else []
+        return [str(key) for key in as_mapping(self.get(*path))][:MAX_ENTRIES]
 
-    def entries(self, *path: str | int) -> Iterator[tuple[int, dict[str, object]]]:
+    def entries(self, *path: str | int) -> Iterator[tuple[int, JsonObject]]:
         """List the objects of the list at a path with their index, at most MAX_ENTRIES."""
-        value = self.get(*path)
-        for index, entry in enumerate(value[:MAX_ENTRIES] if isinstance(value, list) else []):
-            if isinstance(entry, dict):
-                yield index, entry
+        for index, part in enumerate(as_list(self.get(*path))[:MAX_ENTRIES]):
+            if isinstance(part, Mapping):
+                yield index, part
 
     def num_entries(self, *path: str | int) -> int:
         """Return the length of the list at a path; 0 if there is none."""
-        value = self.get(*path)
-        return len(value) if isinstance(value, list) else 0
+        return len(as_list(self.get(*path)))

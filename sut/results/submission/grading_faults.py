@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.bounded_file import parse_json, read_bounded
+from common.bounded_file import read_bounded
+from common.json_document import as_list, as_mapping, as_number, entry, parse_object
 from sut.benchmark import BENCHMARK, MeanBounds
 from sut.log_files import (
     ACCURACY_REPORT,
@@ -15,7 +16,7 @@ from sut.log_files import (
     VERIFIED_LENGTH,
 )
 from sut.results.logs import AccuracyLog
-from sut.results.submission.recorded_runs import Division, Fault, RecordedRun, RunKind, as_list, entry
+from sut.results.submission.recorded_runs import Division, Fault, RecordedRun, RunKind
 
 VERIFY_FILES = {RunKind.TEST07: VERIFIED_ACCURACY, RunKind.TEST09: VERIFIED_LENGTH}
 """File of each compliance test in which the official checker looks for TEST PASS."""
@@ -62,21 +63,20 @@ def _score_faults(run: RecordedRun, log_sha256: str, division: Division) -> list
         found.append(fault(f"{ACCURACY_REPORT} is the score of another accuracy log"))
     if report.get("reference_sha256") != run.text("dataset", "sha256"):
         found.append(fault(f"{ACCURACY_REPORT} was graded by another data set than that of the run"))
-    score = report.get("score_percent")
-    if not isinstance(score, int | float):
+    score = as_number(report.get("score_percent"))
+    if score is None:
         num_ungraded = len(as_list(report.get("ungraded")))
         return [*found, fault(f"{ACCURACY_REPORT} has no score: {num_ungraded} answers are ungraded")]
     target = BENCHMARK.accuracy_target_percent
     if run.kind is RunKind.ACCURACY and division is not Division.OPEN and score < target:
         found.append(fault(f"the score {score:.3f} is below {target}"))
-    found += [fault(text) for text in _count_faults(report, float(score), run.num_answers)]
-    return [*found, *_score_text_faults(run, float(score))]
+    found += [fault(text) for text in _count_faults(report, score, run.num_answers)]
+    return [*found, *_score_text_faults(run, score)]
 
 
 def _count_faults(report: Mapping[str, object], score: float, num_answers: int) -> list[str]:
     """Compare the score with the counts that it follows from, and these with the data set."""
-    per_data_set = report.get("per_dataset")
-    counts = per_data_set if isinstance(per_data_set, Mapping) else {}
+    counts = as_mapping(report.get("per_dataset"))
     correct, largest, num_rows = 0.0, 0.0, 0
     for name, found in counts.items():
         right, total = entry(found, "correct"), entry(found, "total")
@@ -130,17 +130,17 @@ def _value_faults(run: RecordedRun, report: Mapping[str, object], accuracy: Accu
     test, value = run.kind.compliance_test, str(report.get("value"))
     assert test is not None
     if test.mean_answer_len is not None:
-        own: object = accuracy.num_bytes / 4 / max(accuracy.entries.total(), 1)
+        own: float | None = accuracy.num_bytes / 4 / max(accuracy.entries.total(), 1)
         bounds, step = test.mean_answer_len, _MEAN_STEP
     else:
         scored = _read_report(run.directory / ACCURACY_REPORT)
-        own = None if isinstance(scored, str) else scored.get("score_percent")
+        own = None if isinstance(scored, str) else as_number(scored.get("score_percent"))
         low = min(float(threshold) for threshold in test.thresholds.values())
         bounds, step = MeanBounds(low, 100.0), _SCORE_STEP
-    if not isinstance(own, int | float):
+    if own is None:
         return []
     found = []
-    if not _is_close(value, float(own), step):
+    if not _is_close(value, own, step):
         found.append(fault(f"{COMPLIANCE_REPORT} has the value {value}, this run has {own:.3f}"))
     if not bounds.low <= own <= bounds.high:
         found.append(fault(f"the value {own:.3f} is not within {bounds.low} to {bounds.high}"))
@@ -165,9 +165,8 @@ def _read_text(path: Path) -> str | None:
 def _read_report(path: Path) -> Mapping[str, object] | str:
     """Read a JSON object, or return why it cannot be read."""
     try:
-        found = parse_json(read_bounded(path, _MAX_REPORT_BYTES))
+        return parse_object(read_bounded(path, _MAX_REPORT_BYTES))
     except OSError as error:
         return f"{path} {'is missing' if isinstance(error, FileNotFoundError) else error.strerror}"
     except ValueError as error:
-        return f"{path} is not JSON: {error}"
-    return found if isinstance(found, Mapping) else f"{path} holds no object"
+        return f"{path} {error}"

@@ -9,11 +9,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from common.json_document import JsonObject, as_mapping, value_or_text
 from common.text import printable
+from sut.results.recorded_workers import infos_of, workers_of
 
 MAX_CELL_LEN = 600
 MAX_CALIBRATION_LEN = 100_000
-_Json = Mapping[str, object]
 
 
 class _ReportedType(NamedTuple):
@@ -51,7 +52,7 @@ class QuantizationError(ValueError):
         self.missing = missing
 
 
-def quantization_page(system: str, records: Mapping[str, _Json], calibration: str) -> str:
+def quantization_page(system: str, records: Mapping[str, JsonObject], calibration: str) -> str:
     """Compose the page as Markdown.
 
     Args:
@@ -84,18 +85,17 @@ def quantization_page(system: str, records: Mapping[str, _Json], calibration: st
     return "\n".join(lines)
 
 
-def _engines(record: _Json) -> Iterator[_Json]:
+def _engines(record: JsonObject) -> Iterator[JsonObject]:
     """List the description of every engine of a run: one for each stream to a worker."""
-    for worker in _objects(_part(record, "summary").get("workers")):
-        yield from _objects(worker.get("stream_infos"))
+    return (info for worker in workers_of(record) for info in infos_of(worker))
 
 
-def _missing_facts(engines: Mapping[str, tuple[_Json, ...]]) -> Iterator[str]:
+def _missing_facts(engines: Mapping[str, tuple[JsonObject, ...]]) -> Iterator[str]:
     for scenario, found in engines.items():
         if not found:
             yield f"run.json of {scenario}: no worker describes its engine"
         for kind in _REPORTED_TYPES if any(map(has_weights, found)) else ():
-            if kind.required and any(kind.fact not in _part(one, "engine_facts") for one in found):
+            if kind.required and any(kind.fact not in as_mapping(one.get("engine_facts")) for one in found):
                 yield f"run.json of {scenario}: an engine does not report {kind.fact}"
 
 
@@ -106,7 +106,7 @@ def _calibration_faults(calibration: str) -> Iterator[str]:
         yield f"calibration: {len(calibration)} characters, at most {MAX_CALIBRATION_LEN}"
 
 
-def _column(engines: tuple[_Json, ...]) -> dict[str, str]:
+def _column(engines: tuple[JsonObject, ...]) -> dict[str, str]:
     """Describe the engines of one scenario, by row of the table."""
     found: dict[str, dict[str, None]] = {}
     for engine in engines:
@@ -116,7 +116,7 @@ def _column(engines: tuple[_Json, ...]) -> dict[str, str]:
     return {label: " / ".join(texts) for label, texts in found.items()}
 
 
-def _cells(engine: _Json) -> Iterator[tuple[str, str]]:
+def _cells(engine: JsonObject) -> Iterator[tuple[str, str]]:
     yield "engine", _cell(f"{engine.get('engine')} {engine.get('engine_version', '')}".strip())
     yield "model", _cell(engine.get("model"))
     yield "hash of the model's files", _cell(engine.get("model_hash"))
@@ -125,7 +125,7 @@ def _cells(engine: _Json) -> Iterator[tuple[str, str]]:
         return
     if engine.get("weights_sha256"):
         yield "SHA-256 of all weight files", _cell(engine["weights_sha256"])
-    facts, execution = _part(engine, "engine_facts"), _part(engine, "execution_facts")
+    facts, execution = (as_mapping(engine.get(name)) for name in ("engine_facts", "execution_facts"))
     for kind in _REPORTED_TYPES:
         if kind.fact in facts:
             yield kind.label, _described(kind.fact, _value(facts, kind.fact))
@@ -144,34 +144,22 @@ def _described(fact: str, value: object) -> str:
     return _cell(value)
 
 
-def _expert_activations(facts: _Json, execution: _Json) -> str:
+def _expert_activations(facts: JsonObject, execution: JsonObject) -> str:
     """Return the data type of the activations in the experts' matrix products, as far as it was reported."""
     if _value(facts, "quantization") is None or _value(execution, "moe_backend") in _WEIGHT_ONLY_BACKENDS:
         return _cell(_value(facts, "dtype"))
     return "not reported: vLLM chooses it with the kernels"
 
 
-def has_weights(engine: _Json) -> bool:
+def has_weights(engine: JsonObject) -> bool:
     """Return whether an engine has weights; scripted engines have no data types."""
     return engine.get("engine") in ("vllm", "sglang")
 
 
-def _value(facts: _Json, name: str) -> object:
+def _value(facts: JsonObject, name: str) -> object:
     """Decode a fact: a value as JSON."""
     text = facts.get(name)
-    try:
-        return json.loads(text) if isinstance(text, str) else text
-    except ValueError:
-        return text
-
-
-def _part(record: _Json, name: str) -> _Json:
-    part = record.get(name)
-    return part if isinstance(part, Mapping) else {}
-
-
-def _objects(values: object) -> Iterator[_Json]:
-    yield from (value for value in (values if isinstance(values, list) else ()) if isinstance(value, Mapping))
+    return value_or_text(text) if isinstance(text, str) else text
 
 
 def _cell(value: object) -> str:

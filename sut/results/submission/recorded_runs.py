@@ -1,16 +1,16 @@
 """Find the directories of finished runs and read their run.json."""
 
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
+from common.json_document import JsonObject, as_list, as_mappings, as_number, as_text, entry, read_object
 from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.log_files import MAX_RECORD_BYTES, RECORD
+from sut.results.recorded_workers import infos_of, machines_of, workers_of
 from sut.settings import Scenario
 
 RESULTS_FLAG = "--results"
@@ -65,7 +65,7 @@ class RecordedRun:
     """By the directory's name; the record may differ."""
     kind: RunKind
     """By the directory's name; the record may differ."""
-    record: Mapping[str, object]
+    record: JsonObject
 
     @property
     def name(self) -> str:
@@ -78,8 +78,7 @@ class RecordedRun:
 
     def text(self, *keys: str) -> str:
         """Return a text of run.json; empty if it is missing or no text."""
-        found = self.value(*keys)
-        return found if isinstance(found, str) else ""
+        return as_text(self.value(*keys))
 
     def texts(self, *keys: str) -> list[str]:
         """Return a list of texts of run.json; empty if it is missing."""
@@ -87,10 +86,7 @@ class RecordedRun:
 
     def number(self, *keys: str) -> float | None:
         """Return a number of run.json; None if it is missing, or no finite number."""
-        found = self.value(*keys)
-        if not isinstance(found, int | float) or isinstance(found, bool):
-            return None
-        return float(found) if abs(found) <= sys.float_info.max else None
+        return as_number(self.value(*keys))
 
     @property
     def num_answers(self) -> int:
@@ -100,17 +96,17 @@ class RecordedRun:
         return min(num_samples, BENCHMARK.accuracy_sample_count) if is_accuracy else num_samples
 
     @property
-    def workers(self) -> list[Mapping[str, object]]:
+    def workers(self) -> list[JsonObject]:
         """The rows of the workers."""
-        return as_mappings(self.value("summary", "workers"))
+        return workers_of(self.record)
 
     @property
-    def engine_infos(self) -> list[Mapping[str, object]]:
+    def engine_infos(self) -> list[JsonObject]:
         """What the workers said of themselves on each stream."""
-        return [info for worker in self.workers for info in as_mappings(worker.get("stream_infos"))]
+        return [info for worker in self.workers for info in infos_of(worker)]
 
     @property
-    def host_answers(self) -> list[Mapping[str, object]]:
+    def host_answers(self) -> list[JsonObject]:
         """The latest answer of each worker to GetHost, without workers that never answered."""
         answers = [
             [host for host in as_mappings(worker.get("hosts")) if host.get("hostname")]
@@ -119,35 +115,13 @@ class RecordedRun:
         return [hosts[-1] for hosts in answers if hosts]
 
     @property
-    def worker_hosts(self) -> list[Mapping[str, object]]:
+    def worker_hosts(self) -> list[JsonObject]:
         """The machines of the workers that answered, with those of the other nodes of their engines."""
         return [machine for host in self.host_answers for machine in machines_of(host)]
 
 
-def machines_of(host: Mapping[str, object]) -> list[Mapping[str, object]]:
-    """List the machine of a worker and those of the other nodes of its engine."""
-    return [host, *as_mappings(host.get("engine_hosts"))]
-
-
 Runs = Mapping[Scenario, Mapping[RunKind, RecordedRun]]
 """The runs of a submission."""
-
-
-def entry(document: object, *keys: str) -> object:
-    """Return an entry of nested JSON objects; None if it is missing."""
-    for key in keys:
-        document = document.get(key) if isinstance(document, Mapping) else None
-    return document
-
-
-def as_list(document: object) -> list[object]:
-    """Return a JSON list; empty if it is anything else."""
-    return document if isinstance(document, list) else []
-
-
-def as_mappings(document: object) -> list[Mapping[str, object]]:
-    """Return the JSON objects of a list."""
-    return [part for part in as_list(document) if isinstance(part, Mapping)]
 
 
 def all_runs(runs: Runs) -> list[RecordedRun]:
@@ -181,28 +155,11 @@ def find_runs(results: Iterable[Path]) -> Runs:
 
 
 def _read_runs(results: Path) -> list[RecordedRun]:
-    places = [(scenario, kind) for scenario in Scenario for kind in RunKind]
+    places = [(results / scenario / kind, scenario, kind) for scenario in Scenario for kind in RunKind]
     return [
         RecordedRun(
-            results / scenario / kind, scenario, kind, read_object(results / scenario / kind / RECORD)
+            directory, scenario, kind, read_object(directory / RECORD, RESULTS_FLAG, MAX_RECORD_BYTES)
         )
-        for scenario, kind in places
-        if (results / scenario / kind / RECORD).exists()
+        for directory, scenario, kind in places
+        if (directory / RECORD).exists()
     ]
-
-
-def read_object(path: Path, flag: str = RESULTS_FLAG) -> Mapping[str, object]:
-    """Read a JSON file that holds one object.
-
-    Raises:
-        FlagError: It cannot be read, or holds anything else.
-    """
-    try:
-        document = parse_json(read_bounded(path, MAX_RECORD_BYTES))
-    except OSError as error:
-        raise FlagError(flag, str(error.strerror or error), path) from error
-    except ValueError as error:
-        raise FlagError(flag, f"is not JSON: {error}", path) from error
-    if not isinstance(document, Mapping):
-        raise FlagError(flag, f"holds a {type(document).__name__}, not an object", path)
-    return document

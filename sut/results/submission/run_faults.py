@@ -4,19 +4,12 @@ import functools
 from datetime import UTC, datetime
 
 from common.bounded_file import read_bounded
+from common.json_document import as_list, as_mapping, as_mappings, entry
 from sut import log_files
 from sut.benchmark import ROUNDS, Seeds
 from sut.results.logs import AccuracyLog, DetailLog, read_accuracy, read_detail
 from sut.results.submission.grading_faults import grading_faults
-from sut.results.submission.recorded_runs import (
-    Division,
-    Fault,
-    RecordedRun,
-    RunKind,
-    as_list,
-    as_mappings,
-    entry,
-)
+from sut.results.submission.recorded_runs import Division, Fault, RecordedRun, RunKind
 from sut.results.submission.setting_faults import setting_faults
 from sut.results.verdict import Outcome
 
@@ -111,8 +104,8 @@ def _name_faults(run: RecordedRun) -> list[Fault]:
 def _hash_faults(run: RecordedRun, hashes: dict[str, str]) -> list[Fault]:
     """Compare logs and confs with what the run has recorded of them."""
     fault = functools.partial(Fault, run.name)
-    recorded = run.value("files_sha256")
-    if not isinstance(recorded, dict) or not recorded:
+    recorded = as_mapping(run.value("files_sha256"))
+    if not recorded:
         return [
             fault("run.json has no SHA-256 of the logs: the run did not end, or is of an older tokenfleet")
         ]
@@ -159,10 +152,9 @@ def _has_no_errors(run: RecordedRun) -> bool:
 
 def _figure_faults(run: RecordedRun, detail: DetailLog) -> list[Fault]:
     """Compare LoadGen's figures and seeds with those that run.json has from the log."""
-    recorded = run.value("loadgen")
     found = [
         f"{key} {detail.values.get(key)}, run.json has {value}"
-        for key, value in (recorded.items() if isinstance(recorded, dict) else ())
+        for key, value in as_mapping(run.value("loadgen")).items()
         if key != "result_validity" and detail.values.get(key) != value
     ]
     logged = [detail.values.get(f"effective_{name}_rng_seed") for name in Seeds._fields]

@@ -5,10 +5,11 @@ import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from common.json_document import as_mapping, as_text, entry, value_or_text
 from common.text import printable
 from sut.log_files import ACCURACY
 from sut.results.submission.quantization import has_weights
-from sut.results.submission.recorded_runs import RecordedRun, RunKind, entry
+from sut.results.submission.recorded_runs import RecordedRun, RunKind
 
 MAX_TEXT_LEN = 4096
 # Source: tools/submission/submission_checker/constants.py of v6.1.
@@ -49,25 +50,16 @@ def _weight_type(info: Mapping[str, object]) -> str:
     if info and not has_weights(info):
         return "none"
     for name in ("quantization", "dtype"):
-        text = entry(info, "engine_facts", name)
-        value = _decoded(text) if isinstance(text, str) else None
+        value = value_or_text(as_text(entry(info, "engine_facts", name)))
         if value:
             return str(value)
     return ""
 
 
-def _decoded(text: str) -> object:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
 def run_command(run: RecordedRun) -> str:
     """Compose the command of a run from its resolved flags."""
-    config = run.value("config")
     words = ["tokenfleet", "run"]
-    for field, value in (config if isinstance(config, Mapping) else {}).items():
+    for field, value in as_mapping(run.value("config")).items():
         # A configuration file's flags are among the resolved ones.
         if field != "config_file":
             words += _flag(f"--{str(field).replace('_', '-')}", value)
@@ -93,11 +85,10 @@ def _worker_words(info: Mapping[str, object]) -> list[str]:
     words = ["tokenfleet", "worker", "--engine", str(info.get("engine"))]
     if has_weights(info):
         words += ["--model", str(info.get("model"))]
-    reported = info.get("engine_args")
     # The arguments arrive as a map, in another order from each worker.
-    for name, text in sorted((reported if isinstance(reported, Mapping) else {}).items()):
+    for name, text in sorted(as_mapping(info.get("engine_args")).items()):
         if name not in _ENGINE_FLAGS:
-            words += _engine_flag(f"--{name.replace('_', '-')}", _decoded(str(text)))
+            words += _engine_flag(f"--{name.replace('_', '-')}", value_or_text(str(text)))
     return words
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import combinations
 
+from common.json_document import as_mapping
 from sut.results.submission.grading_faults import lcb_tests_of, tokenizers_of
 from sut.results.submission.log_comparison import log_comparison_faults
 from sut.results.submission.recorded_runs import (
@@ -76,8 +77,7 @@ def _unequal_within_scenarios(runs: Runs) -> list[Fault]:
 
 def _execution_facts(run: RecordedRun) -> list[Mapping[str, object]]:
     """Return how each engine of a run executes, by name."""
-    told = [info.get("execution_facts") for info in run.engine_infos]
-    return [facts if isinstance(facts, Mapping) else {} for facts in told]
+    return [as_mapping(info.get("execution_facts")) for info in run.engine_infos]
 
 
 def kernel_choices(engines: Iterable[Mapping[str, object]]) -> frozenset[str]:

@@ -6,14 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.flags import FlagError
-from sut.results.submission.recorded_runs import (
-    Division,
-    RecordedRun,
-    as_mappings,
-    entry,
-    machines_of,
-    read_object,
-)
+from common.json_document import as_mapping, as_mappings, entry, read_object
+from sut.log_files import MAX_RECORD_BYTES
+from sut.results.recorded_workers import machines_of
+from sut.results.submission.recorded_runs import Division, RecordedRun
 
 SYSINFO_FLAG = "--sysinfo"
 
@@ -238,8 +234,7 @@ def _accelerators(hosts: Mapping[str, list[Mapping[str, object]]]) -> dict[str, 
 
 def _software(run: RecordedRun, first: Mapping[str, object]) -> dict[str, str]:
     """Name framework and software by the versions of the first machine; all runs have the same."""
-    packages = entry(first, "package_versions")
-    versions = packages if isinstance(packages, Mapping) else {}
+    versions = as_mapping(first.get("package_versions"))
     drivers = {str(part.get("driver_version")) for part in as_mappings(first.get("accelerators"))}
     stack = [f"Linux {entry(first, 'hardware', 'kernel')}", f"Python {first.get('python_version')}"]
     stack += [f"driver {version}" for version in sorted(drivers)]
@@ -261,7 +256,7 @@ def read_sysinfo(path: Path) -> dict[str, str]:
     Raises:
         FlagError: It cannot be read, is the output of another profile, or does not describe all nodes.
     """
-    document = read_object(path, SYSINFO_FLAG)
+    document = read_object(path, SYSINFO_FLAG, MAX_RECORD_BYTES)
     shape, complete = (entry(document, "mlperf_sysinfo", key) for key in ("shape", "complete"))
     if shape not in (None, "flat"):
         raise FlagError(

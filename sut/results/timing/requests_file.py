@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from common.arrow_buffers import to_arrow, to_texts
 from common.atomic_files import whole_file
-from common.bounded_file import parse_json
+from common.json_document import parse_json
 from common.text import printable
 from sut.log_files import RECORD, REQUESTS
 from sut.results.timing.clock_offsets import UNKNOWN_NS

@@ -2,7 +2,6 @@
 
 import pytest
 
-from common.control_groups import CpuQuota
 from coordinator.doctor.accelerators import diagnose_accelerators
 from coordinator.doctor.findings import Level, Row
 from coordinator.doctor.machines import diagnose_hosts, diagnose_own
@@ -177,20 +176,31 @@ def own(
     free_gib: float = 100,
     writable: bool = True,
     num_workers: int = 2,
-    quota: CpuQuota | None = None,
     **changed: object,
 ) -> list[Row]:
     """Judge a coordinator's machine."""
     host = pb.HostInfo(**(GOOD_HOST | changed))  # type: ignore[arg-type]
     host.disks.add(purpose="output directory", path="/out", free_bytes=int(free_gib * GIB))
-    return diagnose_own(host, num_workers, writable, quota)
+    return diagnose_own(host, num_workers, writable)
 
 
 def test_coordinator_is_not_to_be_stopped_by_a_cpu_quota() -> None:
     """Less than the two cores of LoadGen's and the event loop's threads is a warning."""
-    assert {} == troubles(own(quota=CpuQuota(4.0, 0, 0)))
-    ((level, seen),) = troubles(own(quota=CpuQuota(0.5, 0, 0))).values()
-    assert (Level.WARN, True) == (level, seen.startswith("0.5 cores: after that the kernel stops"))
+    assert {} == troubles(own(cpu_quota_cores=2.0))
+    line = "0.5 cores, below 2: who has used them up is stopped until the next 0.1 s"
+    assert {"CPU quota": (Level.WARN, line)} == troubles(own(cpu_quota_cores=0.5))
+
+
+def test_a_worker_is_not_to_be_stopped_by_a_cpu_quota() -> None:
+    """Its quota allows all cores that it may use, also on the other nodes of its engine."""
+    assert {} == troubles(diagnose_hosts([visit("a:1"), visit("b:2", cpu_quota_cores=64.0)]))
+    head = visit("a:1", cpu_quota_cores=64.0)
+    assert head.host is not None
+    other = pb.HostInfo(**(GOOD_HOST | {"cpu_quota_cores": 48.5}))  # type: ignore[arg-type]
+    head.host.engine_hosts.append(other)
+    line = "48.5 cores, below 64: who has used them up is stopped until the next 0.1 s"
+    ((level, seen),) = troubles(diagnose_hosts([head])).values()
+    assert (Level.WARN, f"a:1 node rank 1: {line}") == (level, seen)
 
 
 def test_coordinator_needs_files_and_disk() -> None:

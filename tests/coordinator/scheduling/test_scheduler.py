@@ -31,18 +31,18 @@ class RecordedReports:
         self.answers: list[tuple[int, list[int]]] = []
         """LoadGen's id and all tokens."""
 
-    def first_tokens(self, ids: list[int], addresses: list[int]) -> int:
+    def first_tokens(self, ids: list[int], addresses: list[int]) -> tuple[int, int]:
         """Take first tokens."""
         called_ns = time.monotonic_ns()
         self.firsts += [(id_, self.read(at, 1)[0]) for id_, at in zip(ids, addresses, strict=True)]
-        return called_ns
+        return called_ns, time.monotonic_ns()
 
-    def complete(self, ids: list[int], addresses: list[int], counts: list[int]) -> int:
+    def complete(self, ids: list[int], addresses: list[int], counts: list[int]) -> tuple[int, int]:
         """Take finished answers."""
         called_ns = time.monotonic_ns()
         rows = zip(ids, addresses, counts, strict=True)
         self.answers += [(id_, self.read(at, count)) for id_, at, count in rows]
-        return called_ns
+        return called_ns, time.monotonic_ns()
 
     def read(self, address: int, count: int) -> list[int]:
         """Read tokens."""

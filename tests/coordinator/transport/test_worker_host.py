@@ -80,6 +80,14 @@ def test_equal_accelerators_are_counted() -> None:
     ) == ask(answering(host.SerializeToString()))
 
 
+@pytest.mark.parametrize(
+    "told, kept", [(None, None), (2.5, 2.5), (0.0, None), (float("nan"), None), (float("inf"), None)]
+)
+def test_a_cpu_quota_is_a_number_above_0(told: float | None, kept: float | None) -> None:
+    """A worker in a container with a CPU limit; no limit, and numbers that no limit is, are not known."""
+    assert kept == ask(answering(pb.HostInfo(cpu_quota_cores=told).SerializeToString())).cpu_quota_cores
+
+
 def test_the_machines_of_an_engine_over_several_nodes_are_kept() -> None:
     """Those of the other nodes follow in their order; they have no other nodes themselves."""
     second = pb.HostInfo(hostname="node2", engine_hosts=[pb.HostInfo(hostname="no node")])

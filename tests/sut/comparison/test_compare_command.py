@@ -170,6 +170,10 @@ def test_a_difference_behind_equal_beginnings_is_listed(
             "A has the engine's own random weights; B has random weights even-experts.",
         ),
         (
+            ({"random_weights": "[" * 100_000}, {}),
+            "A has the engine's own random weights; B has no random weights.",
+        ),
+        (
             ({}, {"random_weights": '{"method": "even-experts"}'}),
             "A has no random weights; B has random weights even-experts.",
         ),
@@ -277,8 +281,11 @@ def test_the_rate_before_the_tail(tmp_path: Path) -> None:
     assert read_rate_before_tail(tmp_path, "r") is None
     write_parquet(tmp_path / "requests.parquet", pa.table(columns), {"run_id": "r"})
     assert read_rate_before_tail(tmp_path, "r") == pytest.approx(100.0)
-    columns["done_arrival_ns"] = pa.array([1, None, 3], pa.int64())
+    # An answer without tokens never began.
+    columns["answer_tokens"] = np.array([100, 200, 50, 0], np.int32)
+    columns["first_arrival_ns"] = pa.array([500_000_000, 1_000_000_000, 2_000_000_000, None], pa.int64())
+    columns["done_arrival_ns"] = np.array([1500, 3000, 4000, 9000], np.int64) * 1_000_000
     write_parquet(tmp_path / "requests.parquet", pa.table(columns), {"run_id": "r"})
-    assert read_rate_before_tail(tmp_path, "r") is None
+    assert read_rate_before_tail(tmp_path, "r") == pytest.approx(100.0)
     nothing = np.zeros(0, np.int64)
     assert rate_before_tail(nothing, nothing, nothing) is None

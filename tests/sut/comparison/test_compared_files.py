@@ -80,7 +80,7 @@ def test_one_worker_that_differs_is_counted(tmp_path: Path, capsys: pytest.Captu
     assert expected in output_of(capsys, *runs)
 
 
-def scored_run(directory: Path, score: float, log_sha256: str = "a1") -> Path:
+def scored_run(directory: Path, score: object, log_sha256: str = "a1") -> Path:
     """Write an accuracy run that was graded."""
     hashes = {"mlperf_log_accuracy.json": "a1"}
     record: dict[str, Any] = server_record(
@@ -99,6 +99,14 @@ def test_the_scores_of_accuracy_runs_are_compared(tmp_path: Path, capsys: pytest
     assert ["accuracy", "score,", "%", "84", "42", "0.5000"] == row.split()
     assert main([str(a), str(scored_run(tmp_path / "c", 85.0, "b2"))]) == 2
     assert "c/accuracy.json: is the score of another accuracy log" in capsys.readouterr().err
+
+
+def test_a_score_that_is_no_number_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An integer that no float can hold, NaN and a text are no scores."""
+    first = scored_run(tmp_path / "a", 84.0)
+    for k, score in enumerate((10**400, float("nan"), "84")):
+        output = output_of(capsys, first, scored_run(tmp_path / str(k), score))
+        assert "accuracy score is left out: only 1 of 1 runs of A, 0 of 1 runs of B have it." in output
 
 
 def test_sides_with_the_same_mixture_of_runs_differ(

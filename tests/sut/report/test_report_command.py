@@ -30,10 +30,19 @@ def test_a_foreign_directory_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     """No run.json, one of another program, or no JSON: one line, and nothing is written."""
     line = refusal(capsys, str(tmp_path))
     assert f"report: {tmp_path}: not the directory of a run: run.json: No such file or directory" == line
-    for text, reason in (("{}", "was not written by a run"), ("[1]", "was not written"), ("{", "is no JSON")):
+    for text, reason in (("{}", "was not written by a run"), ("[1]", "holds a list"), ("{", "is not JSON")):
         (tmp_path / "run.json").write_text(text)
         assert reason in refusal(capsys, str(tmp_path))
     assert ["run.json"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_times_that_no_float_holds_are_not_drawn(small_run: Path) -> None:
+    """A pause or a loss with such a time, in a run.json that was edited, does not keep the report away."""
+    huge = 10**400
+    pause = {"kind": "gc", "began_ns": huge, "duration_ns": huge}
+    content = run_files.run_json() | {"origin_ns": huge, "pauses": [pause]}
+    (small_run / "run.json").write_text(json.dumps(content))
+    assert 0 == main([str(small_run)])
 
 
 def test_a_run_that_has_not_ended_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

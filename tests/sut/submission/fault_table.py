@@ -177,6 +177,10 @@ FAULTS: dict[str, tuple[Plant, str]] = {
         report("offline/accuracy/accuracy.json", score_percent=None, ungraded=[{"row": 3}]),
         "offline/accuracy: accuracy.json has no score: 1 answers are ungraded",
     ),
+    "a score that no float can hold": (
+        report("offline/accuracy/accuracy.json", score_percent=10**400, ungraded=[]),
+        "offline/accuracy: accuracy.json has no score: 0 answers are ungraded",
+    ),
     "another score in the checker's file": (
         text("offline/accuracy/accuracy.txt", "'exact_match': 99.000\n"),
         "offline/accuracy: accuracy.txt has the score 99.000, accuracy.json has 83.500",
@@ -256,11 +260,19 @@ FAULTS: dict[str, tuple[Plant, str]] = {
     ),
     "too few samples in an Offline query": (
         logged(PERFORMANCE, effective_samples_per_query=660),
-        f"{PERFORMANCE}: the detail log has effective_samples_per_query 660, not 6396 or more",
+        f"{PERFORMANCE}: in the detail log effective_samples_per_query is 660, below 6396",
+    ),
+    "queries in groups": (
+        logged("server/performance", requested_server_coalesce_queries=True),
+        "server/performance: in the detail log requested_server_coalesce_queries is True, not False",
+    ),
+    "each sample once": (
+        logged(PERFORMANCE, effective_performance_issue_unique=True),
+        f"{PERFORMANCE}: in the detail log effective_performance_issue_unique is True, not False",
     ),
     "too few accuracy samples": (
         logged("server/accuracy", effective_accuracy_sample_count=4394),
-        "server/accuracy: the detail log has effective_accuracy_sample_count 4394, not 4395",
+        "server/accuracy: in the detail log effective_accuracy_sample_count is 4394, not 4395",
     ),
     "a deviation": (
         record(PERFORMANCE, lambda found: found["verdict"]["deviations"].append("prefix caching is on")),

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,9 @@ def record(*visits: Visit) -> dict[str, Any]:
     ]
     host = dataclasses.asdict(WorkerHost.of_this_process())
     versions = {"mlcommons_loadgen": "6.0.17"}
-    return {"host": host, "versions": versions, "spec_hash": "s", "summary": {"workers": workers}}
+    content = {"host": host, "versions": versions, "spec_hash": "s", "summary": {"workers": workers}}
+    written: dict[str, Any] = json.loads(json.dumps(content))
+    return written
 
 
 def difference(first: dict[str, Any], other: SearchConditions | None) -> str | None:
@@ -85,6 +88,27 @@ def test_other_code_and_another_machine_are_named() -> None:
     assert seen.startswith("another worker host.accelerators: [{'name': 'H100'")
     host |= {"hostname": "", "accelerators": []}
     assert difference(first, SearchConditions.of_record(other)) is None
+
+
+def test_the_machines_of_an_engine_over_several_nodes_are_compared() -> None:
+    """The head's machine is the same, that of the other node has another GPU or another commit."""
+
+    def over_two_nodes(name: str, commit: str) -> Visit:
+        head = visit()
+        assert head.host is not None
+        device = pb.Accelerator(name=name, driver_version="580", memory_bytes=1 << 37)
+        other = pb.HostInfo(hostname="node2", commit=commit, num_usable_cores=16, accelerators=[device])
+        head.host.engine_hosts.append(other)
+        return head
+
+    first = record(over_two_nodes("H200", "c0ffee"))
+    assert difference(first, SearchConditions.of_now([over_two_nodes("H200", "c0ffee")])) is None
+    for changed, name in (
+        (over_two_nodes("H100", "c0ffee"), "accelerators"),
+        (over_two_nodes("H200", "beef"), "commit"),
+    ):
+        for other in (SearchConditions.of_record(record(changed)), SearchConditions.of_now([changed])):
+            assert (difference(first, other) or "").startswith(f"another worker host.{name}: ")
 
 
 def test_workers_that_are_not_ready_are_not_compared() -> None:

@@ -143,7 +143,7 @@ def test_given_flags_win(checkpoint: Path) -> None:
             "--compilation-config/-cc: foo Unexpected keyword argument$",
         ),
         (["--compilation-config.mode"], "--compilation-config.mode: expected a value"),
-        (["--generation-config", "/none"], "cannot read /none/generation_config.json"),
+        (["--generation-config", "/none"], "--model /none/generation_config.json: No such file"),
         (["--node-rank", "1"], "^--node-rank: 1 is not in 0..0: --nnodes is 1$"),
         (["--nnodes", "2", "-r", "2", "-tp", "2"], "^--node-rank: 2 is not in 0..1: --nnodes is 2$"),
         (["--nnodes", "2", "-tp", "3"], "^--nnodes: 2 does not divide the 3 ranks of the engine$"),

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
 from common.host_facts import nearest
+from common.json_document import read_object
 
 # owner/name or a bare name, as Hugging Face accepts them; excludes paths that begin or end with a slash.
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -145,7 +145,7 @@ def stop_token_ids(checkpoint: Path, generation_config_path: Path | None = None)
     """
     own = checkpoint / "generation_config.json"
     path = generation_config_path or own
-    generation_config = _read_json(path) if path != own or own.exists() else {}
+    generation_config = read_object(path, "--model") if path != own or own.exists() else {}
     config = _read_config(checkpoint)
     vocab_size = _size(config, "vocab_size", checkpoint)
     ids = {
@@ -162,19 +162,7 @@ def stop_token_ids(checkpoint: Path, generation_config_path: Path | None = None)
 
 
 def _read_config(checkpoint: Path) -> dict[str, Any]:
-    return _read_json(checkpoint / "config.json")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = parse_json(read_bounded(path))
-    except OSError as error:
-        raise FlagError("--model", f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise FlagError("--model", f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise FlagError("--model", f"{path} holds no JSON object")
-    return content
+    return read_object(checkpoint / "config.json", "--model")
 
 
 def _size(config: dict[str, Any], name: str, checkpoint: Path) -> int:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from common.bounded_file import parse_json, read_bounded
 from common.flags import FlagError
+from common.json_document import read_object
 
 # An index has about 100 bytes for each tensor.
 MAX_INDEX_BYTES = 64 << 20
@@ -42,13 +42,7 @@ def _read_index(path: Path) -> set[tuple[str, str]]:
     Raises:
         FlagError: It cannot be read, or is none.
     """
-    try:
-        content = parse_json(read_bounded(path, MAX_INDEX_BYTES))
-    except OSError as error:
-        raise FlagError("--model", f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise FlagError("--model", f"{path} is not JSON: {error}") from error
-    weights = content.get("weight_map") if isinstance(content, dict) else None
+    weights = read_object(path, "--model", MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(weights, dict):
-        raise FlagError("--model", f"{path} has no weight_map")
+        raise FlagError("--model", "has no weight_map", path)
     return {(str(file), str(name)) for name, file in weights.items()}
