@@ -1,7 +1,8 @@
 """Faults of all runs together: what is missing, and what must be equal and is not."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 
@@ -14,6 +15,7 @@ from sut.results.submission.recorded_runs import (
     RunKind,
     Runs,
     all_runs,
+    as_mappings,
 )
 from sut.results.submission.run_faults import times_of_test
 from sut.settings import Scenario
@@ -158,10 +160,25 @@ def commits_of(run: RecordedRun) -> list[str]:
 
 
 def _machines_of(run: RecordedRun) -> list[str]:
-    """Describe cores and accelerators of the machines in one text; none if a worker did not answer."""
-    hosts = run.worker_hosts
-    facts = sorted(_canonical([host.get("num_cores"), host.get("accelerators")]) for host in hosts)
-    return [", ".join(facts)] if len(run.host_answers) == len(run.workers) else []
+    """Describe the machines in one text; none if a worker did not answer.
+
+    The workers of a machine are taken together: each has a part of its accelerators, which is another one if
+    the workers of another scenario are divided in another way.
+    """
+    if len(run.host_answers) < len(run.workers):
+        return []
+    return [", ".join(sorted(_machine_text(hosts) for hosts in run.hosts_by_name.values()))]
+
+
+def _machine_text(hosts: Sequence[Mapping[str, object]]) -> str:
+    """Describe cores and accelerators of one machine by what each of its workers said."""
+    cores = sorted({str(host.get("num_cores")) for host in hosts})
+    devices = Counter[str]()
+    for device in (part for host in hosts for part in as_mappings(host.get("accelerators"))):
+        kind = {name: value for name, value in device.items() if name != "num_devices"}
+        num = device.get("num_devices")
+        devices[_canonical(kind)] += num if isinstance(num, int) else 0
+    return f"{'/'.join(cores)} cores{''.join(f', {num} x {kind}' for kind, num in sorted(devices.items()))}"
 
 
 def _from_infos(key: str) -> Callable[[RecordedRun], list[str]]:
