@@ -279,3 +279,21 @@ def test_the_rate_before_the_tail(tmp_path: Path) -> None:
     assert read_rate_before_tail(tmp_path, "r") == pytest.approx(100.0)
     nothing = np.zeros(0, np.int64)
     assert rate_before_tail(nothing, nothing, nothing) is None
+
+
+def test_runs_of_one_query_have_no_rate_before_the_tail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The only request is the last one: no token comes before it begins, and no ratio is computed."""
+    columns = {
+        "answer_tokens": np.array([16], np.int32),
+        "first_arrival_ns": np.array([9_000_000], np.int64),
+        "done_arrival_ns": np.array([25_000_000], np.int64),
+    }
+    for name in ("a/0", "a/1", "b/0", "b/1"):
+        run_dir = write_run(tmp_path / name, server_record(name, 0, 50.0, scenario="offline"))
+        write_parquet(run_dir / "requests.parquet", pa.table(columns), {"run_id": name})
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    captured = capsys.readouterr()
+    assert "before the tail" not in captured.out
+    assert (captured.err, "nan" in captured.out) == ("", False)
