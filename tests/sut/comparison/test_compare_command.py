@@ -297,3 +297,17 @@ def test_runs_of_one_query_have_no_rate_before_the_tail(
     captured = capsys.readouterr()
     assert "before the tail" not in captured.out
     assert (captured.err, "nan" in captured.out) == ("", False)
+
+
+def test_a_directory_whose_name_holds_commands_of_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Table and page show the name without them, and the page without its markup."""
+    place = tmp_path / "\x1b[31m<i>"
+    paths = [str(write_run(place / name, server_record(name, 0, 50.0))) for name in "ab"]
+    assert main([*paths, "--html", str(tmp_path / "c.html")]) == 0
+    shown, page = capsys.readouterr().out, (tmp_path / "c.html").read_text()
+    assert "/?[31m<i>/a: 1 run, 1 VALID" in shown
+    assert (False, False, False) == ("\x1b" in shown, "\x1b" in page, "<i>" in page)
+    assert main([*paths, str(place / "c")]) == 2
+    assert "\x1b" not in capsys.readouterr().err
