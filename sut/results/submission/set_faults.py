@@ -122,7 +122,7 @@ def _unequal_over_all(runs: Runs) -> list[Fault]:
         "engine version": _from_infos("engine_version"),
         "LoadGen version": lambda run: [run.text("versions", "mlcommons_loadgen")],
         "code revision": commits_of,
-        "set of machines": _machines_of,
+        "set of machines": machines_of,
     }
     found = [fault for name, read in rules.items() for fault in _unequal("all runs", name, every, read)]
     found += _unequal("graded runs", "tokenizer", every, tokenizers_of)
@@ -159,13 +159,14 @@ def commits_of(run: RecordedRun) -> list[str]:
     return list(dict.fromkeys([run.text("versions", "commit"), *workers]))
 
 
-def _machines_of(run: RecordedRun) -> list[str]:
-    """Describe the machines in one text; none if a worker did not answer.
+def machines_of(run: RecordedRun) -> list[str]:
+    """Describe the machines of a run in one text; none if a worker did not answer or could not tell all.
 
     The workers of a machine are taken together: each has a part of its accelerators, which is another one if
     the workers of another scenario are divided in another way.
     """
-    if len(run.host_answers) < len(run.workers):
+    is_unknown = any(host.get("not_told") and not host.get("accelerators") for host in run.worker_hosts)
+    if is_unknown or not run.workers or len(run.host_answers) < len(run.workers):
         return []
     return [", ".join(sorted(_machine_text(hosts) for hosts in run.hosts_by_name.values()))]
 
