@@ -42,11 +42,21 @@ def partial_path(path: Path) -> Path:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield another path; the file written there gets its name if the block ends without an error."""
+    """Yield another path; the file written there gets its name if the block ends without an error.
+
+    Raises:
+        OSError: The block's; one without a name, as that of a full disk, gets the file's.
+    """
     partial = partial_path(path)
     try:
+        # A killed process's file, or a link or a FIFO under its name, is not written to.
+        partial.unlink(missing_ok=True)
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -20,6 +20,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
+from common.text import one_line
+
 _Choice = TypeVar("_Choice", bound=str)
 _Flags = TypeVar("_Flags", bound="Flags")
 
@@ -36,7 +38,7 @@ class FlagError(ValueError):
             value: The flag's value, usually a path; None: the reason contains it.
             names: All names of the flag, with dashes; default `flag` alone.
         """
-        super().__init__(f"{flag}: {reason}" if value is None else f"{flag} {value}: {reason}")
+        super().__init__(one_line(f"{flag}: {reason}" if value is None else f"{flag} {value}: {reason}"))
         self.flag = flag
         self.reason = reason
         self.value = value
@@ -45,7 +47,7 @@ class FlagError(ValueError):
     @property
     def value_and_reason(self) -> str:
         """The line without the flag."""
-        return self.reason if self.value is None else f"{self.value}: {self.reason}"
+        return one_line(self.reason if self.value is None else f"{self.value}: {self.reason}")
 
 
 @contextlib.contextmanager
@@ -71,7 +73,7 @@ class UnknownFlagsError(ValueError):
 
     def __init__(self, words: Sequence[str]) -> None:
         """Compose the line."""
-        super().__init__(f"unrecognized arguments: {' '.join(words)}")
+        super().__init__(one_line(f"unrecognized arguments: {' '.join(words)}"))
         self.words = tuple(words)
 
 

@@ -26,6 +26,7 @@ from common.config_file import ConfigFile
 from common.flags import FlagError, Parser, one_of
 from common.signals import Interrupted, Interrupts
 from common.standard_streams import open_standard_streams
+from common.text import one_line
 from coordinator.config import RunConfig, build_parser, expand, to_argv, to_config
 from coordinator.inputs import Inputs
 from sut.benchmark import BENCHMARK
@@ -273,7 +274,7 @@ def main(argv: list[str]) -> int:
 
 def _print_error(text: str) -> None:
     # Program name: run_mlperf.py, or the name set by the `tokenfleet` command.
-    sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {text}\n")
+    sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {one_line(text)}\n")
 
 
 if __name__ == "__main__":

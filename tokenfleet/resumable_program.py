@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from common.open_files import raise_open_file_limit
 from common.signals import Interrupted, Interrupts
+from common.text import one_line
 
 FAILED, BAD_INPUT = 1, 2
 
@@ -45,5 +46,5 @@ def run_resumable(name: str, program: Callable[[list[str]], int], argv: list[str
 
 
 def _report(name: str, text: str, code: int) -> int:
-    sys.stderr.write(f"{name}: {text}\n")
+    sys.stderr.write(f"{name}: {one_line(text)}\n")
     return code

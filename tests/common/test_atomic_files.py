@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from common.atomic_files import replace_files
+from common.atomic_files import partial_path, replace_files, whole_file
+from tests.full_disk import files_of_at_most
 
 OLD = {"text": "old text", "report": "old report"}
 
@@ -84,3 +85,23 @@ def test_two_writers_of_one_file_leave_one_whole_text(directory: Path) -> None:
             list(pool.map(lambda text: replace_files(directory, {"report": text}), texts))
             assert (directory / "report").read_text() in texts
     assert ["report", "text"] == sorted(path.name for path in directory.iterdir())
+
+
+def test_a_file_that_does_not_fit_is_named_and_absent(tmp_path: Path) -> None:
+    """A full disk names no file: whole_file does, and leaves no part of it."""
+    path = tmp_path / "plot.png"
+    named = pytest.raises(OSError, match=rf"File too large: '{path}'")
+    with named, files_of_at_most(100), whole_file(path) as partial:
+        partial.write_bytes(bytes(101))
+    assert [] == [*tmp_path.iterdir()]
+
+
+def test_what_has_the_name_of_the_partial_file_is_not_written_to(tmp_path: Path) -> None:
+    """A file that a link names stays as it was; a FIFO stops nobody."""
+    other, path = tmp_path / "other", tmp_path / "spans.jsonl"
+    other.write_text("mine")
+    for make in (lambda link: link.symlink_to(other), os.mkfifo):
+        make(partial_path(path))
+        with whole_file(path) as partial, partial.open("w") as file:
+            file.write("ours")
+        assert (("mine", "ours"), False) == ((other.read_text(), path.read_text()), partial.exists())

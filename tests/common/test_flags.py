@@ -121,3 +121,11 @@ def test_help_has_the_default_and_the_placeholder() -> None:
     assert "--poll-interval-s S time between two polls, in seconds; default 1.5" in shown
     assert "--num-polls N polls in all; default no limit" in shown
     assert "--hosts A[,B...] where to poll" in shown
+
+
+def test_a_refusal_is_one_line_whatever_a_name_holds() -> None:
+    """A line end and a terminal's commands in a path or a word are replaced, also in the part behind it."""
+    error = FlagError("--log", "is not a directory", Path("a\x1b[31m\nb"))
+    assert str(error) == "--log a?[31m?b: is not a directory"
+    assert error.value_and_reason == "a?[31m?b: is not a directory"
+    assert str(UnknownFlagsError(["--a\n", "b"])) == "unrecognized arguments: --a? b"

@@ -45,10 +45,24 @@ print(num)
 
 
 def run_loadgen(
-    conf: str, scenario: Scenario, mode: Mode, directory: Path, audit_config: Path | None = None
+    conf: str,
+    scenario: Scenario,
+    mode: Mode,
+    directory: Path,
+    audit_config: Path | None = None,
+    **variables: str,
 ) -> int:
-    """Run LoadGen in a child process with answers of 3 tokens; returns how many samples it issued."""
+    """Run LoadGen in a child process with answers of 3 tokens; returns how many samples it issued.
+
+    Args:
+        conf: Text of the user.conf.
+        scenario: The scenario.
+        mode: The mode.
+        directory: For LoadGen's logs.
+        audit_config: The audit.config, if there is one.
+        variables: Environment variables of the process.
+    """
     argv = [conf, scenario, mode, str(directory), str(audit_config or "")]
-    done = completed(main_of(RUN), argv)
+    done = completed(main_of(RUN), argv, **variables)
     assert 0 == done.returncode, done.stderr
     return int(done.stdout)

@@ -137,6 +137,19 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         file("run.json", b'{"dataset": {"sha256": "00"}}'),
         DATA + "is not the data of the run: run.json beside the log names another SHA-256",
     ),
+    "a damaged record of the run": (
+        file("run.json", b'{"dataset": {"sha256": "00"'),
+        LOG + "run.json beside it is not JSON: ",
+    ),
+    "a record that is a list": (file("run.json", b"[]"), LOG + "run.json beside it is no record of a run"),
+    "a record that is a directory": (
+        lambda directory: (directory / "run.json").mkdir(),
+        LOG + "run.json beside it cannot be read: Is a directory",
+    ),
+    "a hash that is no text": (
+        file("run.json", b'{"dataset": {"sha256": 0}}'),
+        DATA + "is not the data of the run: run.json beside the log names another SHA-256",
+    ),
     "an earlier report": (
         file("accuracy.txt", b""),
         "--output-dir {d}/accuracy.txt: exists; --overwrite replaces it",

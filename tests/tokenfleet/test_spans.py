@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 
 from sut.results.timing.requests_file import COLUMNS, write_parquet
+from tests.full_disk import files_of_at_most
 from tokenfleet.spans.sampled_requests import Part, choose_rows, parts
 from tokenfleet.spans.spans_command import main
 
@@ -122,6 +123,20 @@ def test_the_file_has_a_trace_for_each_request(tmp_path: Path) -> None:
         )
     )
     assert all(int(span["traceId"], 16) and len(span["spanId"]) == 16 for span in spans)
+
+
+def test_spans_that_do_not_fit_on_the_disk_leave_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line names the file; the next call with the same flags is not refused for a part of it."""
+    run_dir, out = write_run(tmp_path, 2), tmp_path / "spans.jsonl"
+    before = {*tmp_path.iterdir()}
+    with files_of_at_most(100):
+        assert 2 == main([str(run_dir), "--output", str(out)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"File too large: '{out}'" in line
+    assert before == {*tmp_path.iterdir()}
+    assert 0 == main([str(run_dir), "--output", str(out)])
 
 
 def test_an_endpoint_gets_all_spans(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Which runs may stand together: equal engines within a scenario, equal weights and code over all."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from sut.loadgen import OFFLINE_SLACK
 from sut.results.submission.recorded_runs import RunKind
@@ -13,15 +14,23 @@ MAX_HASH_LEN = 16
 MAX_KERNEL_LEN = 100
 
 
+class CodeVersions(NamedTuple):
+    """Of this program."""
+
+    commit: str
+    """Of its source tree; empty for an installed package."""
+    loadgen: str
+
+
 def rerun_reason(
-    result: RunResult, identity: RunIdentity, commit: str, *, is_strict: bool, takes_invalid: bool
+    result: RunResult, identity: RunIdentity, present: CodeVersions, *, is_strict: bool, takes_invalid: bool
 ) -> str | None:
     """Return why a run that exists does not count; None if it does.
 
     Args:
         result: What the run left.
         identity: What the plan would run now.
-        commit: Of this source tree.
+        present: The code that would run now.
         is_strict: Whether a deviation from a submission counts.
         takes_invalid: Whether INVALID runs count, as in a rehearsal.
     """
@@ -29,8 +38,10 @@ def rerun_reason(
         return f"{result.outcome}: {result.reason}" if result.reason else result.outcome
     if changed := result.identity.differences(identity):
         return f"{', '.join(changed)} of the plan changed"
-    if others := result.commits - {"", commit}:
-        return f"code revision {_listed(others)}, here {_shortened(commit) or 'unknown'}"
+    if others := result.commits - {"", present.commit}:
+        return f"code revision {_listed(others)}, here {_shortened(present.commit) or 'unknown'}"
+    if result.loadgen_version != present.loadgen:
+        return f"LoadGen {result.loadgen_version[:MAX_HASH_LEN]}, here {present.loadgen}"
     if is_strict and result.deviations:
         return result.deviations[0]
     return None

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from common.child_process import child_command, child_environment
@@ -11,7 +12,13 @@ from coordinator.doctor.visits import Visit
 from sut.results.submission.set_faults import kernel_choices
 from sut.results.verdict import Outcome
 from tokenfleet.campaign.campaign_state import LOG_FOLDER, CampaignState
-from tokenfleet.campaign.consistency import kernel_difference, mixed, rate_advice, rerun_reason
+from tokenfleet.campaign.consistency import (
+    CodeVersions,
+    kernel_difference,
+    mixed,
+    rate_advice,
+    rerun_reason,
+)
 from tokenfleet.campaign.grading_commands import describe_grade, grading_argv, read_grade
 from tokenfleet.campaign.group_workers import GroupWorkers, WorkersError
 from tokenfleet.campaign.phase_table import PhaseState, PhaseTable
@@ -21,6 +28,7 @@ from tokenfleet.campaign.plan_settings import GradingTime
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
 from tokenfleet.campaign.preflight import refuse_workers
 from tokenfleet.campaign.run_results import RunResult, read_result, set_aside
+from tokenfleet.campaign.shared_facts import shared_difference, shared_facts_of_workers
 from tokenfleet.campaign.tree_command import (
     drop_scratch,
     has_tree,
@@ -136,7 +144,7 @@ class Campaign:
         return rerun_reason(
             result,
             self._identities[run],
-            read_commit(),
+            CodeVersions(read_commit(), version("mlcommons_loadgen")),
             is_strict=self._plan.is_strict,
             takes_invalid=self._plan.submission is None,
         )
@@ -164,15 +172,16 @@ class Campaign:
                 self._grade(run)
 
     def _drop_foreign(self, group: Group, visits: Sequence[Visit]) -> None:
-        """Run anew what other engines did in this group's scenarios; refuse other weights.
+        """Run anew what other engines did in this group's scenarios; refuse what no tree could hold.
 
         Raises:
-            ProgramStopped: Runs of another group have other weights.
+            ProgramStopped: Runs that count have other weights, another engine or other machines.
         """
         infos = [visit.info for visit in visits if not visit.info.replicas]
         hashes = frozenset(info.engine_hash for info in infos)
         models = frozenset(info.model_hash for info in infos)
         kernels = kernel_choices(info.execution_facts for info in infos)
+        shared = shared_facts_of_workers(visits)
         for run, result in list(self._results.items()):
             if run.group is group and result.engine_hashes != hashes:
                 self._run_anew(run, "the workers have another engine hash")
@@ -183,6 +192,9 @@ class Campaign:
                     f"the workers of group {group.name} have other weights than those of {run.name}",
                     BAD_INPUT,
                 )
+            elif difference := shared_difference(result.shared, shared):
+                reason = f"the workers of group {group.name} have {difference} as in {run.name}"
+                raise ProgramStopped(f"{reason}: move {run.run_dir} away to run it anew", BAD_INPUT)
 
     def _load(self, group: Group) -> list[Visit]:
         """Load the workers of a group, several times if need be.

@@ -11,11 +11,12 @@ from common.text import printable
 from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.results.loadgen_figures import TOKEN_RATES
 from sut.results.recorded_workers import machines_of_worker
-from sut.results.submission.recorded_runs import RunKind
+from sut.results.submission.recorded_runs import RecordedRun, RunKind
 from sut.results.submission.set_faults import kernel_choices
 from sut.results.verdict import COMPLETE, Outcome
 from sut.settings import Scenario
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity, decisive_conf
+from tokenfleet.campaign.shared_facts import shared_facts
 
 MAX_TEXT_LEN = 300
 ASIDE = "superseded"
@@ -36,6 +37,9 @@ class RunResult:
     model_hashes: frozenset[str]
     kernels: frozenset[str]
     """What chooses the kernels of the engines: see kernel_choices."""
+    shared: Mapping[str, str]
+    """See shared_facts."""
+    loadgen_version: str
     commits: frozenset[str]
     """Of the source trees of coordinator and workers; an installed package has the empty text."""
     spec_hash: str
@@ -86,6 +90,8 @@ def _to_result(run_dir: Path, record: Mapping[str, Any], scenario: Scenario, kin
         engine_hashes=frozenset(str(info["engine_hash"]) for info in infos),
         model_hashes=frozenset(str(info["model_hash"]) for info in infos),
         kernels=kernel_choices(info.get("execution_facts", {}) for info in infos),
+        shared=shared_facts(RecordedRun(run_dir, scenario, kind, record)),
+        loadgen_version=str(record["versions"]["mlcommons_loadgen"]),
         commits=frozenset(
             [str(record["versions"].get("commit", "")), *(str(host["commit"]) for host in hosts)]
         ),

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import set_span_in_context
 
+from common.atomic_files import whole_file
 from tokenfleet.spans.sampled_requests import parts
 
 BATCH = 512
@@ -72,12 +73,12 @@ def _attributes(row: dict[str, object], addresses: Sequence[str]) -> dict[str, s
 
 
 def write_spans(path: Path, spans: Sequence[ReadableSpan]) -> None:
-    """Write spans as lines of OTLP/JSON, as a collector's file exporter does.
+    """Write spans as lines of OTLP/JSON, as a collector's file exporter does; whole or not at all.
 
     Raises:
-        OSError: The file exists or cannot be written.
+        OSError: The file cannot be written.
     """
-    with path.open("x", encoding="utf-8") as file:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         for batch in _batches(spans):
             content = MessageToDict(encode_spans(batch))
             for resource in content["resourceSpans"]:

@@ -1,7 +1,7 @@
 """Read the input files of one evaluation; each error names its flag."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,10 +32,10 @@ from sut.results.code_grading.program import GradingOptions, ProgramLimits
 
 
 class RunFacts(NamedTuple):
-    """Facts from the run.json beside the log; None if that file does not exist."""
+    """Facts from the run.json beside the log; None if it does not exist or does not tell."""
 
-    dataset_sha256: str | None
-    log_sha256: str | None
+    dataset_sha256: object
+    log_sha256: object
     max_new_tokens: int | None
 
 
@@ -46,7 +46,7 @@ def read_inputs(config: AccuracyConfig) -> AccuracyScorer:
         FlagError: Names flag, file and reason.
     """
     check_free(config)
-    facts = _read_facts(config.mlperf_log.parent / RECORD)
+    facts = _read_facts(config.mlperf_log)
     with _named("--reference-data", config.reference_data):
         reference = read_reference(config.reference_data, config.max_samples)
     if facts.dataset_sha256 not in (None, reference.sha256):
@@ -131,16 +131,26 @@ def _named(flag: str, path: Path | None) -> Iterator[None]:
         raise FlagError(flag, str(error), path) from error
 
 
-def _read_facts(path: Path) -> RunFacts:
-    """Read the record of the run; a log without one may come from elsewhere."""
-    record: object = None
-    with suppress(OSError, ValueError):
-        record = parse_json(read_bounded(path, MAX_RECORD_BYTES))
-    dataset = entry(record, "dataset", "sha256")
-    log = entry(record, "files_sha256", ACCURACY)
+def _read_facts(log: Path) -> RunFacts:
+    """Read the record of the run beside a log; a log without one may come from elsewhere.
+
+    Raises:
+        FlagError: There is one that cannot be read: the log could then be another than that of the run.
+    """
+    reason = f"{RECORD} beside it"
+    try:
+        record = parse_json(read_bounded(log.parent / RECORD, MAX_RECORD_BYTES))
+    except FileNotFoundError:
+        return RunFacts(None, None, None)
+    except OSError as error:
+        raise FlagError("--mlperf-log", f"{reason} cannot be read: {error.strerror}", log) from error
+    except ValueError as error:
+        raise FlagError("--mlperf-log", f"{reason} is not JSON: {error}", log) from error
+    if not isinstance(record, dict):
+        raise FlagError("--mlperf-log", f"{reason} is no record of a run", log)
     budget = entry(record, "generation", "max_new_tokens")
     return RunFacts(
-        dataset if isinstance(dataset, str) else None,
-        log if isinstance(log, str) else None,
+        entry(record, "dataset", "sha256"),
+        entry(record, "files_sha256", ACCURACY),
         budget if isinstance(budget, int) and budget > 0 else None,
     )

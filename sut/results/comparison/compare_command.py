@@ -3,13 +3,14 @@
 Exit codes: 0 compared, 2 bad input.
 """
 
+import contextlib
 import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from common.atomic_files import replace_files
+from common.atomic_files import whole_file
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
 from common.standard_streams import open_standard_streams
 from common.text import print_table
@@ -84,22 +85,23 @@ def _check_new(flag: str, path: Path | None) -> None:
 
 
 def _write(comparison: Comparison, config: CompareConfig) -> None:
-    """Write the files, each whole or not at all.
+    """Write the files, all of them whole or none.
 
     Raises:
         FlagError: A file cannot be written.
     """
+    texts: list[tuple[str, Path, str]] = []
     if config.json is not None:
-        _replace("--json", config.json, json.dumps(as_json(comparison), indent=1) + "\n")
+        texts.append(("--json", config.json, json.dumps(as_json(comparison), indent=1) + "\n"))
     if config.html is not None:
-        _replace("--html", config.html, format_page(comparison))
-
-
-def _replace(flag: str, path: Path, text: str) -> None:
-    try:
-        replace_files(path.parent, {path.name: text})
-    except OSError as error:
-        raise FlagError(flag, str(error.strerror or error), path) from error
+        texts.append(("--html", config.html, format_page(comparison)))
+    # Each gets its name when all have been written.
+    with contextlib.ExitStack() as files:
+        for flag, path, text in texts:
+            try:
+                files.enter_context(whole_file(path)).write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise FlagError(flag, str(error.strerror or error), path) from error
 
 
 if __name__ == "__main__":

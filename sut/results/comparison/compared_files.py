@@ -3,14 +3,18 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from common.bounded_file import read_bounded
 from common.flags import FlagError
-from common.json_document import as_number, entry, read_object
+from common.json_document import as_list, as_number, entry, read_object
 from sut.loadgen_conf import AUDIT_FLAG, MAX_CONF_BYTES, USER_FLAG, parse_conf
 from sut.log_files import ACCURACY, ACCURACY_REPORT, MAX_RECORD_BYTES
 from sut.settings import Scenario
 
+MAX_PERCENT = 100.0
+_GRADING_CONDITIONS = ("reference_sha256", "tokenizer_sha256", "lcb_tests_sha256", "python_version")
 _CONFS = {"user.conf": USER_FLAG, "audit.config": AUDIT_FLAG}
 
 
@@ -61,17 +65,40 @@ def _read_own(path: Path, recorded: object, argument: str) -> str:
     return text
 
 
-def read_score(directory: Path, record: Mapping[str, object], argument: str) -> float | None:
-    """Return the score of the run's answers in percent; None if they have none.
+class Grading(NamedTuple):
+    """How the answers of a run were graded."""
+
+    score_percent: float | None = None
+    """None if they have no score."""
+    conditions: Mapping[str, str] = MappingProxyType({})
+    """What a score depends on beside the answers, by its place in accuracy.json."""
+
+
+def read_grading(directory: Path, record: Mapping[str, object], argument: str) -> Grading:
+    """Read the score of a run's answers.
 
     Raises:
-        FlagError: accuracy.json cannot be read, or is the score of another log.
+        FlagError: accuracy.json cannot be read, is the score of another log, or has an impossible score.
     """
     path = directory / ACCURACY_REPORT
     if not path.exists():
-        return None
+        return Grading()
     report = read_object(path, argument, MAX_RECORD_BYTES)
     recorded = entry(record, "files_sha256", ACCURACY)
     if recorded not in (None, report.get("log_sha256")):
         raise FlagError(argument, "is the score of another accuracy log than that of the run", path)
-    return as_number(report.get("score_percent"))
+    conditions = {name: str(report[name]) for name in _GRADING_CONDITIONS if name in report}
+    conditions["num_ungraded"] = str(len(as_list(report.get("ungraded"))))
+    return Grading(
+        _score(path, report.get("score_percent"), argument),
+        {f"{ACCURACY_REPORT}.{name}": value for name, value in conditions.items()},
+    )
+
+
+def _score(path: Path, score: object, argument: str) -> float | None:
+    if score is None:
+        return None
+    percent = as_number(score)
+    if percent is None or not 0 <= percent <= MAX_PERCENT:
+        raise FlagError(argument, f"score_percent is {str(score)[:40]}, not 0 to {MAX_PERCENT:g}", path)
+    return percent

@@ -10,7 +10,7 @@ from common.flags import FlagError
 from common.json_document import as_number, as_text, entry, read_object
 from common.text import printable
 from sut.log_files import MAX_RECORD_BYTES, RECORD
-from sut.results.comparison.compared_files import read_score, read_settings
+from sut.results.comparison.compared_files import read_grading, read_settings
 from sut.results.comparison.request_rates import read_rate_before_tail
 from sut.results.verdict import COMPLETE
 from sut.settings import Scenario
@@ -31,7 +31,7 @@ class ComparedRun:
     tokens_per_s_before_tail: float | None = None
     """Offline: see request_rates; None if the run has no requests.parquet."""
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Settings of LoadGen that the run's confs gave it, by file and key."""
+    """Settings of LoadGen that the run's confs gave it, and what its score depends on, by file and key."""
     score_percent: float | None = None
     """Score of the run's answers; None if they have none."""
 
@@ -108,7 +108,8 @@ def _read_run(place: Path) -> ComparedRun:
     is_offline = record.get("scenario") == Scenario.OFFLINE
     rate = read_rate_before_tail(directory, record["run_id"]) if is_offline else None
     settings = read_settings(directory, record, SIDE_ARGUMENT)
-    return ComparedRun(directory, record, rate, settings, read_score(directory, record, SIDE_ARGUMENT))
+    grading = read_grading(directory, record, SIDE_ARGUMENT)
+    return ComparedRun(directory, record, rate, {**settings, **grading.conditions}, grading.score_percent)
 
 
 def _check_record(run: ComparedRun, place: Path) -> None:

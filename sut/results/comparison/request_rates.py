@@ -68,7 +68,7 @@ def read_columns(run_dir: Path, run_id: object, names: Sequence[str]) -> list[In
 
 
 def rate_before_tail(num_tokens: Ints, first_ns: Ints, done_ns: Ints) -> float | None:
-    """Return the tokens per second until the last request got its first token.
+    """Return the tokens per second until the last request got its first token; None if none came before.
 
     Args:
         num_tokens: Length of each answer, (N,).
@@ -79,4 +79,6 @@ def rate_before_tail(num_tokens: Ints, first_ns: Ints, done_ns: Ints) -> float |
         return None
     durations = np.maximum(done_ns - first_ns, 1)
     done = np.clip((end_ns - first_ns) / durations, 0.0, 1.0)
-    return float((num_tokens * done).sum()) / end_ns * 1e9
+    tokens_per_s = float((num_tokens * done).sum()) / end_ns * 1e9
+    # No token comes before the last request begins if all begin together, as a single one does.
+    return tokens_per_s if tokens_per_s > 0 else None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.flags import FlagError
 from common.standard_streams import open_standard_streams
-from common.text import print_table
+from common.text import one_line, print_table
 from sut.log_files import REPORT
 from sut.results.report.config import ReportConfig, parse
 from sut.results.report.run_report import write_report
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
         _check_free(page, config)
         write_report(run_dir, page, config.plots)
     except (ValueError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
+        print(f"report: {one_line(str(error))}", file=sys.stderr)
         return BAD_INPUT
     print_table(str(page))
     return WRITTEN

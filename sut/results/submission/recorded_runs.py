@@ -119,6 +119,15 @@ class RecordedRun:
         """The machines of the workers that answered, with those of the other nodes of their engines."""
         return [machine for host in self.host_answers for machine in machines_of(host)]
 
+    @property
+    def hosts_by_name(self) -> dict[str, list[Mapping[str, object]]]:
+        """The workers' machines by host name: several workers may share one, each with its accelerators."""
+        found: dict[str, list[Mapping[str, object]]] = {}
+        for host in self.worker_hosts:
+            if host.get("hostname"):
+                found.setdefault(str(host["hostname"]), []).append(host)
+        return found
+
 
 Runs = Mapping[Scenario, Mapping[RunKind, RecordedRun]]
 """The runs of a submission."""

@@ -17,6 +17,8 @@ from sut.results.verdict import Outcome
 MAX_CLOCK_DIFFERENCE_S = 30.0
 _LOGS = (log_files.SUMMARY, log_files.DETAIL, log_files.ACCURACY)
 _CONFS = ("user.conf", "audit.config")
+# Time zones differ from UTC by quarters of an hour, from 12 hours behind it to 14 hours before it.
+_ZONE_STEP_S, _MIN_ZONE_S, _MAX_ZONE_S = 900, -12 * 3600, 14 * 3600
 _NO_ERRORS = "No errors encountered during test."
 _POWER_TIME = "%m-%d-%Y %H:%M:%S.%f"
 
@@ -175,7 +177,12 @@ def _clock_faults(run: RecordedRun, detail: DetailLog) -> list[Fault]:
             datetime.strptime(str(detail.values.get(key)), _POWER_TIME).replace(tzinfo=UTC)
             for key in ("power_begin", "power_end")
         )
-        far = [time for time in (stamp, begin) if abs(time.timestamp() - times[0]) > MAX_CLOCK_DIFFERENCE_S]
+        local_s = _zone_s(stamp.timestamp() - times[0])
+        far = [
+            time
+            for time, zone_s in ((stamp, local_s), (begin, 0))
+            if abs(time.timestamp() - zone_s - times[0]) > MAX_CLOCK_DIFFERENCE_S
+        ]
     except (ValueError, OverflowError) as error:
         return [fault(f"the times of run.json or of the detail log cannot be read: {error}")]
     found = []
@@ -185,6 +192,16 @@ def _clock_faults(run: RecordedRun, detail: DetailLog) -> list[Fault]:
     if not 0 <= logged_s <= wall_s + MAX_CLOCK_DIFFERENCE_S:
         found.append(fault(f"the detail log spans {logged_s:.1f} s, the run lasted {wall_s:.1f} s"))
     return found
+
+
+def _zone_s(difference_s: float) -> int:
+    """Return the time zone's offset from UTC that is nearest to a difference, 0 if there is no such zone.
+
+    LoadGen writes test_datetime in local time, with UTC's letter behind it (loadgen/utils.cc,
+    CurrentDateTimeISO8601). power_begin and power_end are in UTC.
+    """
+    zone_s = round(difference_s / _ZONE_STEP_S) * _ZONE_STEP_S
+    return zone_s if _MIN_ZONE_S <= zone_s <= _MAX_ZONE_S else 0
 
 
 def times_of_test(run: RecordedRun) -> tuple[float, float]:

@@ -1,11 +1,12 @@
 """Faults of all runs together: what is missing, and what must be equal and is not."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 
-from common.json_document import as_mapping
+from common.json_document import as_mapping, as_mappings
 from sut.results.submission.grading_faults import lcb_tests_of, tokenizers_of
 from sut.results.submission.log_comparison import log_comparison_faults
 from sut.results.submission.recorded_runs import (
@@ -120,7 +121,7 @@ def _unequal_over_all(runs: Runs) -> list[Fault]:
         "engine version": _from_infos("engine_version"),
         "LoadGen version": lambda run: [run.text("versions", "mlcommons_loadgen")],
         "code revision": commits_of,
-        "set of machines": _machines_of,
+        "set of machines": machines_of,
     }
     found = [fault for name, read in rules.items() for fault in _unequal("all runs", name, every, read)]
     found += _unequal("graded runs", "tokenizer", every, tokenizers_of)
@@ -157,11 +158,27 @@ def commits_of(run: RecordedRun) -> list[str]:
     return list(dict.fromkeys([run.text("versions", "commit"), *workers]))
 
 
-def _machines_of(run: RecordedRun) -> list[str]:
-    """Describe cores and accelerators of the machines in one text; none if a worker did not answer."""
-    hosts = run.worker_hosts
-    facts = sorted(_canonical([host.get("num_cores"), host.get("accelerators")]) for host in hosts)
-    return [", ".join(facts)] if len(run.host_answers) == len(run.workers) else []
+def machines_of(run: RecordedRun) -> list[str]:
+    """Describe the machines of a run in one text; none if a worker did not answer or could not tell all.
+
+    The workers of a machine are taken together: each has a part of its accelerators, which is another one if
+    the workers of another scenario are divided in another way.
+    """
+    is_unknown = any(host.get("not_told") and not host.get("accelerators") for host in run.worker_hosts)
+    if is_unknown or not run.workers or len(run.host_answers) < len(run.workers):
+        return []
+    return [", ".join(sorted(_machine_text(hosts) for hosts in run.hosts_by_name.values()))]
+
+
+def _machine_text(hosts: Sequence[Mapping[str, object]]) -> str:
+    """Describe cores and accelerators of one machine by what each of its workers said."""
+    cores = sorted({str(host.get("num_cores")) for host in hosts})
+    devices = Counter[str]()
+    for device in (part for host in hosts for part in as_mappings(host.get("accelerators"))):
+        kind = {name: value for name, value in device.items() if name != "num_devices"}
+        num = device.get("num_devices")
+        devices[_canonical(kind)] += num if isinstance(num, int) else 0
+    return f"{'/'.join(cores)} cores{''.join(f', {num} x {kind}' for kind, num in sorted(devices.items()))}"
 
 
 def _from_infos(key: str) -> Callable[[RecordedRun], list[str]]:

@@ -11,6 +11,7 @@ from sut.results.comparison.compare_command import main
 from sut.results.comparison.compared_figures import error_rates
 from sut.results.comparison.request_rates import rate_before_tail, read_rate_before_tail
 from sut.results.timing.requests_file import write_parquet
+from tests.full_disk import files_of_at_most
 from tests.sut.comparison.run_files import server_record, write_repeats, write_run
 
 # Five repeats in turns; B takes 3 % longer per token, the runs of a side scatter by 0.1 %.
@@ -289,3 +290,55 @@ def test_the_rate_before_the_tail(tmp_path: Path) -> None:
     assert read_rate_before_tail(tmp_path, "r") == pytest.approx(100.0)
     nothing = np.zeros(0, np.int64)
     assert rate_before_tail(nothing, nothing, nothing) is None
+
+
+def test_runs_of_one_query_have_no_rate_before_the_tail(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The only request is the last one: no token comes before it begins, and no ratio is computed."""
+    columns = {
+        "answer_tokens": np.array([16], np.int32),
+        "first_arrival_ns": np.array([9_000_000], np.int64),
+        "done_arrival_ns": np.array([25_000_000], np.int64),
+    }
+    for name in ("a/0", "a/1", "b/0", "b/1"):
+        run_dir = write_run(tmp_path / name, server_record(name, 0, 50.0, scenario="offline"))
+        write_parquet(run_dir / "requests.parquet", pa.table(columns), {"run_id": name})
+    assert main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    captured = capsys.readouterr()
+    assert "before the tail" not in captured.out
+    assert (captured.err, "nan" in captured.out) == ("", False)
+
+
+def test_a_directory_whose_name_holds_commands_of_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Table and page show the name without them, and the page without its markup."""
+    place = tmp_path / "\x1b[31m<i>"
+    paths = [str(write_run(place / name, server_record(name, 0, 50.0))) for name in "ab"]
+    assert main([*paths, "--html", str(tmp_path / "c.html")]) == 0
+    shown, page = capsys.readouterr().out, (tmp_path / "c.html").read_text()
+    assert "/?[31m<i>/a: 1 run, 1 VALID" in shown
+    assert (False, False, False) == ("\x1b" in shown, "\x1b" in page, "<i>" in page)
+    assert main([*paths, str(place / "c")]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_disk_that_holds_only_the_first_file_gets_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The JSON file would fit, the page does not: one line names the page, and both are missing."""
+    runs = [str(write_run(tmp_path / name, server_record(name, 0, 50.0))) for name in "ab"]
+    argv = [*runs, "--json", str(tmp_path / "c.json"), "--html", str(tmp_path / "c.html")]
+    assert main(argv) == 0
+    small, large = ((tmp_path / name).stat().st_size for name in ("c.json", "c.html"))
+    assert small < large
+    for name in ("c.json", "c.html"):
+        (tmp_path / name).unlink()
+    capsys.readouterr()
+    before = {*tmp_path.iterdir()}
+    with files_of_at_most(small):
+        assert main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"report compare: --html {tmp_path / 'c.html'}: File too large"
+    assert before == {*tmp_path.iterdir()}

@@ -80,14 +80,14 @@ def test_one_worker_that_differs_is_counted(tmp_path: Path, capsys: pytest.Captu
     assert expected in output_of(capsys, *runs)
 
 
-def scored_run(directory: Path, score: object, log_sha256: str = "a1") -> Path:
+def scored_run(directory: Path, score: object, log_sha256: str = "a1", **conditions: object) -> Path:
     """Write an accuracy run that was graded."""
     hashes = {"mlperf_log_accuracy.json": "a1"}
     record: dict[str, Any] = server_record(
         directory.name, 0, 50.0, mode="accuracy", scenario="offline", files_sha256=hashes
     )
     write_run(directory, record)
-    report = {"score_percent": score, "log_sha256": log_sha256}
+    report = {"score_percent": score, "log_sha256": log_sha256, **conditions}
     (directory / "accuracy.json").write_text(json.dumps(report))
     return directory
 
@@ -101,12 +101,27 @@ def test_the_scores_of_accuracy_runs_are_compared(tmp_path: Path, capsys: pytest
     assert "c/accuracy.json: is the score of another accuracy log" in capsys.readouterr().err
 
 
-def test_a_score_that_is_no_number_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An integer that no float can hold, NaN and a text are no scores."""
-    first = scored_run(tmp_path / "a", 84.0)
-    for k, score in enumerate((10**400, float("nan"), "84")):
-        output = output_of(capsys, first, scored_run(tmp_path / str(k), score))
-        assert "accuracy score is left out: only 1 of 1 runs of A, 0 of 1 runs of B have it." in output
+@pytest.mark.parametrize("score", [-5, 100.5, 10**30, float("nan"), float("inf"), True, "84"])
+def test_an_impossible_score_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], score: object
+) -> None:
+    """A foreign accuracy.json: one line that names the score and its bounds, exit code 2."""
+    runs = [scored_run(tmp_path / "a", 84.0), scored_run(tmp_path / "b", score)]
+    assert main([str(path) for path in runs]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"b/accuracy.json: score_percent is {score}, not 0 to 100")
+
+
+def test_scores_that_were_graded_in_other_ways_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other tests of programs, and a row that could not be graded and so counts as wrong, are told."""
+    a = scored_run(tmp_path / "a", 84.0, lcb_tests_sha256="1f", python_version="3.11.7", ungraded=[])
+    other = {"lcb_tests_sha256": "2e", "python_version": "3.11.7", "ungraded": [{"sample_index": 3}]}
+    output = output_of(capsys, a, scored_run(tmp_path / "b", 83.0, **other))
+    assert "accuracy.json.lcb_tests_sha256: A 1f; B 2e\n" in output
+    assert "accuracy.json.num_ungraded: A 0; B 1\n" in output
+    assert "python_version" not in output
 
 
 def test_sides_with_the_same_mixture_of_runs_differ(

@@ -1,7 +1,9 @@
 """Each fault that is planted in the runs of a submission is named, in one line, and alone."""
 
+import copy
 import functools
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,25 @@ def test_memory_without_ecc_is_named(results: Path) -> None:
         found = planted_faults(results, record(PERFORMANCE, functools.partial(set_devices, devices=shown)))
         named = [line for line in found if "ECC" in line]
         assert ([] if shown is not devices else [f"{PERFORMANCE}: ECC is off on n1"]) == named
+
+
+def test_a_machine_may_be_divided_in_another_way_between_workers(results: Path) -> None:
+    """Eight workers with one accelerator each or four with two are one machine; with seven it is another."""
+    for run in all_runs(find_runs([results])):
+        change_record(run.directory, functools.partial(divide, counts=[1] * 8))
+    two, seven = (functools.partial(divide, counts=counts) for counts in ([2] * 4, [1] * 7))
+    assert [] == planted_faults(results, record("server/TEST09", two))
+    (found,) = planted_faults(results, record("server/TEST09", seven))
+    assert found.startswith("all runs: the set of machines differs: ")
+
+
+def divide(found: Any, counts: Sequence[int]) -> None:
+    """Let as many workers of one machine as there are counts have served a run, with so many accelerators."""
+    summary = found["summary"]
+    summary["workers"] = [copy.deepcopy(summary["workers"][0]) for _ in counts]
+    for worker, num in zip(summary["workers"], counts, strict=True):
+        device = {"name": "H200", "memory_bytes": 1 << 37, "ecc": True, "num_devices": num}
+        worker["hosts"][-1] |= {"hostname": "n1", "accelerators": [device]}
 
 
 def set_devices(found: Any, devices: list[dict[str, object]]) -> None:

@@ -88,6 +88,28 @@ def test_runs_of_another_engine_than_the_plan_has_now_do_not_count(directory: Pa
     assert set(ids.values()) & set(run_ids(out).values()) == set()
 
 
+def test_workers_on_other_machines_than_runs_that_count_stop_the_campaign(directory: Path) -> None:
+    """No tree could hold both: nothing is run, and the run that counts stays."""
+    out = directory / "out"
+    plan = write_rehearsal(directory)
+    first = StartedCampaign(plan)
+    assert 0 == first.end(), first.text()
+    ids = run_ids(out)
+    (out / "offline" / "accuracy" / "run.json").unlink()
+    record = out / "offline" / "performance" / "run.json"
+    content = json.loads(record.read_text())
+    host = content["summary"]["workers"][0]["hosts"][-1]
+    num_cores, host["num_cores"] = host["num_cores"], 999
+    record.write_text(json.dumps(content))
+
+    again = StartedCampaign(plan)
+    assert 2 == again.end(), again.text()
+    machines = f"another set of machines: {num_cores} cores, not 999 cores as in offline performance"
+    line = f"campaign: the workers of group all have {machines}: move out/offline/performance away to run it"
+    assert line in again.text()
+    assert {"offline performance": ids["offline performance"]} == run_ids(out)
+
+
 def test_a_killed_campaign_continues(directory: Path) -> None:
     """SIGKILL in each phase: the worker stays loaded, what counts is kept, everything is done in the end."""
     out = directory / "out"

@@ -9,12 +9,13 @@ import pytest
 from sut.results.submission.recorded_runs import RunKind
 from sut.results.submission.set_faults import kernel_choices
 from sut.settings import Scenario
-from tokenfleet.campaign.consistency import kernel_difference, mixed, rate_advice, rerun_reason
+from tokenfleet.campaign.consistency import CodeVersions, kernel_difference, mixed, rate_advice, rerun_reason
 from tokenfleet.campaign.plan_groups import Group
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
 from tokenfleet.campaign.run_results import RunResult
 
 IDENTITY = RunIdentity("data", {"max_new_tokens": 10_240}, "conf", None)
+PRESENT = CodeVersions("c1", "6.0.17")
 ACCURACY = RunIdentity("other data", {"max_new_tokens": 32_768}, "conf", None)
 FACTS: Mapping[str, Any] = {
     "run_id": "first",
@@ -25,6 +26,8 @@ FACTS: Mapping[str, Any] = {
     "engine_hashes": frozenset(["e1"]),
     "model_hashes": frozenset(["m1"]),
     "kernels": frozenset(["device: H200", "moe_backend: auto"]),
+    "shared": {"engine": "vllm 0.25.1"},
+    "loadgen_version": "6.0.17",
     "commits": frozenset(["c1", ""]),
     "spec_hash": "s1",
     "wall_s": 600.0,
@@ -57,6 +60,7 @@ def run(scenario: Scenario, kind: RunKind) -> PlannedRun:
             {"commits": frozenset(["0123456789abcdef01-dirty"])},
             "code revision 0123456789abcdef-dirty, here c1",
         ),
+        ({"loadgen_version": "6.0.16"}, "LoadGen 6.0.16, here 6.0.17"),
         ({"deviations": ("engine is counting",)}, "engine is counting"),
     ],
 )
@@ -64,7 +68,7 @@ def test_only_an_accepted_run_of_the_same_plan_and_code_counts(
     facts: dict[str, object], reason: str | None
 ) -> None:
     """Anything else is run anew, with the reason."""
-    found = rerun_reason(result(**facts), IDENTITY, "c1", is_strict=True, takes_invalid=False)
+    found = rerun_reason(result(**facts), IDENTITY, PRESENT, is_strict=True, takes_invalid=False)
     assert reason == found
 
 
@@ -72,7 +76,7 @@ def test_a_rehearsal_keeps_deviations_and_invalid_runs() -> None:
     """Short runs are INVALID by LoadGen's rules; a run without an end never counts."""
     for outcome, counts in (("INVALID", True), ("FAILED", False), ("UNFINISHED", False)):
         deviating = result(outcome=outcome, deviations=("engine is counting",))
-        reason = rerun_reason(deviating, IDENTITY, "c1", is_strict=False, takes_invalid=True)
+        reason = rerun_reason(deviating, IDENTITY, PRESENT, is_strict=False, takes_invalid=True)
         assert counts == (reason is None)
 
 
