@@ -172,6 +172,22 @@ def workers(
 
 
 @contextlib.contextmanager
+def full_pipe() -> Iterator[int]:
+    """Yield the write end of a pipe that nobody reads and that takes no more output."""
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * 4096)
+        os.set_blocking(writer, True)
+        yield writer
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+@contextlib.contextmanager
 def node(
     directory: Path, num: int, *flags: str, engine: str = "counting", timeout_s: float = 60.0
 ) -> Iterator[WorkerProcess]:

@@ -13,7 +13,12 @@ from typing import NoReturn
 from common.config_file import PRINT_FLAG, name_source
 from common.flags import FlagError
 from common.open_files import raise_open_file_limit
-from common.standard_streams import log_to_stderr, open_standard_streams, stdout_to_stderr
+from common.standard_streams import (
+    BackgroundStderr,
+    log_to_stderr,
+    open_standard_streams,
+    stdout_to_stderr,
+)
 from worker.auth import AuthInterceptor
 from worker.config import BadInput, EngineKind, WorkerConfig, parse
 from worker.engine_protocol import Engine, EngineDead
@@ -86,7 +91,12 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
 def main(argv: list[str]) -> int:
     """Run the worker and return its exit code."""
     open_standard_streams()
-    log_to_stderr()
+    with BackgroundStderr(sys.stderr):
+        log_to_stderr()
+        return _execute(argv)
+
+
+def _execute(argv: list[str]) -> int:
     try:
         if PRINT_FLAG in argv:
             with stdout_to_stderr():

@@ -1,7 +1,5 @@
 """A slow or hanging file system of the output directory: waits are bounded, nothing is half-written."""
 
-import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -199,21 +197,12 @@ def test_output_that_nobody_reads_stops_no_run(worker: fleet.WorkerProcess, tmp_
     words = ["--accuracy", "--ungraded", "--max-new-tokens", "8"]
     argv = fleet.coordinator_flags([worker], data, tmp_path / "out", *words)
     command = [sys.executable, "-c", WITH_FAULT.format(fault=IMPATIENT), *argv]
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"x" * 4096)
-    os.set_blocking(writer, True)
-    try:
-        process = subprocess.Popen(command, cwd=fleet.ROOT, stdout=writer, stderr=writer)
+    with fleet.full_pipe() as output:
+        process = subprocess.Popen(command, cwd=fleet.ROOT, stdout=output, stderr=output)
         try:
             assert 0 == process.wait(240)
         finally:
             process.kill()
-    finally:
-        os.close(reader)
-        os.close(writer)
     assert "NOT_GRADED" == fleet.run_json(tmp_path / "out" / "offline" / "accuracy")["verdict"]["outcome"]
 
 

@@ -78,6 +78,30 @@ def test_a_closed_terminal_drains(flags: list[str]) -> None:
         process.wait(60)
 
 
+@pytest.mark.parametrize("flags", [[], ["--replicas", "2"]], ids=["worker", "node"])
+def test_output_that_nobody_reads_stops_no_worker(tmp_path: Path, flags: list[str]) -> None:
+    """Stdout and stderr are a full pipe whose reader is stopped: it serves runs and drains, exit code 0."""
+    port = fleet.free_port(3)
+    command = [*fleet.WORKER, "--engine", "counting", "--port", str(port), *flags]
+    with fleet.full_pipe() as output:
+        process = subprocess.Popen(
+            command, cwd=fleet.ROOT, stdout=output, stderr=output, start_new_session=True
+        )
+        worker = fleet.WorkerProcess(process, f"127.0.0.1:{port + 1 if flags else port}", tmp_path / "log")
+
+        async def steps(channel: grpc.aio.Channel) -> None:
+            await wait_for(channel, pb.WORKER_STATE_READY)
+            await run_once(channel)
+            process.terminate()
+            assert 0 == await asyncio.to_thread(process.wait, 60)
+
+        try:
+            walk(worker, steps)
+        finally:
+            process.kill()
+            process.wait(60)
+
+
 @pytest.mark.parametrize(
     ("program", "signals"),
     [

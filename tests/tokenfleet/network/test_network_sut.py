@@ -80,6 +80,29 @@ def sut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NetworkSut]:
         yield started
 
 
+def test_output_that_nobody_reads_stops_no_sut(tmp_path: Path) -> None:
+    """Stdout and stderr are a full pipe whose reader is stopped: it serves a run and stops, exit code 0."""
+    with fleet.workers(tmp_path, 1) as workers, fleet.full_pipe() as output:
+        port = fleet.free_port()
+        words = ["network-sut", "--workers", workers[0].address, "--port", str(port)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tokenfleet", *words], cwd=fleet.ROOT, stdout=output, stderr=output
+        )
+        front = fleet.WorkerProcess(process, f"127.0.0.1:{port}", tmp_path / "log")
+        try:
+            deadline_s = time.monotonic() + 60
+            while fleet.health(front.address, timeout_s=2) != "SERVING" and time.monotonic() < deadline_s:
+                time.sleep(0.05)
+            done = run(front, tmp_path, "offline")
+            assert 0 == done.returncode, done.stderr
+            process.terminate()
+            assert 0 == process.wait(60)
+        finally:
+            process.kill()
+            process.wait(60)
+    check_answers(tmp_path / "out" / "offline" / "accuracy")
+
+
 def run(
     address: fleet.WorkerProcess, directory: Path, scenario: str, *flags: str
 ) -> "subprocess.CompletedProcess[str]":
