@@ -12,6 +12,7 @@
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -31,7 +32,7 @@ from worker.engine_protocol import Engine, EngineDead, EngineInfo, RunFailed
 from worker.machine.gpu_sampler import GpuSampler
 from worker.machine.host_info import HostInspector
 from worker.outbox import Outbox
-from worker.session import CoordinatorGone, Session, SessionCounts
+from worker.session import END_TIMEOUT_S, CoordinatorGone, Session, SessionCounts
 
 logger = logging.getLogger(__name__)
 
@@ -185,11 +186,16 @@ class WorkerServicer(rpc.WorkerServicer):
         """Enter state DRAINING: the current run continues, new runs are refused."""
         self._state = pb.WORKER_STATE_DRAINING
 
-    def close(self) -> None:
-        """Stop watching the engine; called when the gRPC server has stopped, before the engine is closed."""
+    async def close(self) -> None:
+        """Stop watching the engine and wait until it is emptied, bounded, so that it can be closed.
+
+        Called when the gRPC server has stopped: it waits for no call that it has cancelled.
+        """
         self._is_closed = True
         if self._idle_watcher is not None:
             self._idle_watcher.cancel()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), END_TIMEOUT_S + RESET_TIMEOUT_S)
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.WorkerInfo:
         """Describe this worker, in every state."""

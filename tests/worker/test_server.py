@@ -113,6 +113,43 @@ def test_a_drain_has_an_end(tmp_path: Path, flags: list[str], second_signal: boo
     walk(worker, steps)
 
 
+class SlowlyEmptiedEngine(CountingEngine):
+    """Takes half a second to drop its requests, as vLLM may; notes what it has done."""
+
+    def __init__(self) -> None:
+        super().__init__(CountingConfig())
+        self.deeds: list[str] = []
+
+    async def reset(self) -> None:
+        """Drop all requests."""
+        await asyncio.sleep(0.5)
+        self.deeds.append("emptied")
+
+    async def close(self) -> None:
+        """Note it."""
+        self.deeds.append("closed")
+
+
+def test_an_engine_is_emptied_before_it_is_closed() -> None:
+    """A run that outlasts its drain ends as any other: the engine is not stopped while it aborts requests."""
+    port, engine = fleet.free_port(), SlowlyEmptiedEngine()
+    server = Server(WorkerConfig(engine=EngineKind.COUNTING, port=port, drain_timeout_s=0), engine)
+
+    async def steps() -> None:
+        running = asyncio.ensure_future(server.serve())
+        async with asyncio.timeout(60), connected(f"127.0.0.1:{port}") as channel:
+            await wait_for(channel, pb.WORKER_STATE_READY)
+            stream = Stream(channel)
+            await stream.open()
+            await stream.submit({1: LONG}, budget=10_000)
+            await stream.take()
+            server.stop()
+            await running
+
+    asyncio.run(steps())
+    assert ["emptied", "closed"] == engine.deeds
+
+
 def test_a_loading_worker_says_so_and_can_be_stopped(tmp_path: Path) -> None:
     """While the engine loads, health is NOT_SERVING, runs are refused, and SIGTERM ends with exit code 0."""
     worker = fleet.start_worker(tmp_path / "log", "--load-ms", "600000")
