@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 OPEN_TIMEOUT_S = 10.0
 # Longer than an engine's own limit: the vLLM engine takes up to 10 s to abort its requests.
 RESET_TIMEOUT_S = 20.0
+# A run whose coordinator is gone may still be leaving the engine; coordinators wait 5 s for `opened`.
+LEAVING_TIMEOUT_S = 4.0
 # The status is queued after frames that the peer has not read. The worker is already free by then.
 ABORT_TIMEOUT_S = 5.0
 # gRPC may refuse metadata of 8 KB or more, and encodes each non-ASCII byte as three.
@@ -229,7 +231,10 @@ class WorkerServicer(rpc.WorkerServicer):
     ) -> None:
         """Serve one run."""
         try:
-            session = self._begin(await self._first(request_iterator))
+            first = await self._first(request_iterator)
+            if self._teardown is not None:
+                await asyncio.wait({self._teardown}, timeout=LEAVING_TIMEOUT_S)
+            session = self._begin(first)
         except tuple(_STATUS) as error:
             await self._abort(context, error)
             return

@@ -17,7 +17,7 @@ from protos import worker_pb2_grpc as rpc
 from tests import fleet
 from tests.worker.node.nodes import DYING
 from tests.worker.raw_client import STOP_TOKEN_ID, Stream, connected, refusal_of
-from tests.worker.test_session import DyingEngine
+from tests.worker.test_session import DyingEngine, SlowlyEmptiedEngine
 from worker.config import EngineKind, WorkerConfig
 from worker.engine_protocol import EngineDead, Step
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
@@ -111,23 +111,6 @@ def test_a_drain_has_an_end(tmp_path: Path, flags: list[str], second_signal: boo
         assert await asyncio.to_thread(worker.process.wait, 60) == 0
 
     walk(worker, steps)
-
-
-class SlowlyEmptiedEngine(CountingEngine):
-    """Takes half a second to drop its requests, as vLLM may; notes what it has done."""
-
-    def __init__(self) -> None:
-        super().__init__(CountingConfig())
-        self.deeds: list[str] = []
-
-    async def reset(self) -> None:
-        """Drop all requests."""
-        await asyncio.sleep(0.5)
-        self.deeds.append("emptied")
-
-    async def close(self) -> None:
-        """Note it."""
-        self.deeds.append("closed")
 
 
 def test_an_engine_is_emptied_before_it_is_closed() -> None:
