@@ -147,7 +147,7 @@ class BackgroundStderr(io.TextIOBase):
         with self._changed:
             if self._num_chars + len(text) > MAX_WAITING_CHARS:
                 self._num_dropped += 1
-            else:
+            elif text:
                 self._waiting.append(text)
                 self._num_chars += len(text)
                 self._changed.notify_all()

@@ -136,8 +136,9 @@ class RunConfig(WorkerAccessFlags):
     worker_timeout_s: Annotated[
         float,
         Flag(
-            "a worker that sends nothing, not even a reply to a ping, for this long is lost, in seconds",
-            gt=0,
+            "a worker that sends nothing, not even a reply to a ping, for this long is lost, in seconds; "
+            "workers are pinged after one silent second",
+            ge=2,
             metavar="S",
         ),
     ] = 10.0

@@ -94,7 +94,7 @@ class Server:
         await self._set_health(NOT_SERVING)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._engine.close)
-            stack.callback(self._servicer.close)
+            stack.push_async_callback(self._servicer.close)
             # Listens before the engine loads, so that health checks are answered during the load.
             await stack.enter_async_context(listening(self._config, self._auth, self._servicer, self._health))
             stack.push_async_callback(self._announce_stop)

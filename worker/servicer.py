@@ -12,6 +12,7 @@
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -31,13 +32,15 @@ from worker.engine_protocol import Engine, EngineDead, EngineInfo, RunFailed
 from worker.machine.gpu_sampler import GpuSampler
 from worker.machine.host_info import HostInspector
 from worker.outbox import Outbox
-from worker.session import CoordinatorGone, Session, SessionCounts
+from worker.session import END_TIMEOUT_S, CoordinatorGone, Session, SessionCounts
 
 logger = logging.getLogger(__name__)
 
 OPEN_TIMEOUT_S = 10.0
 # Longer than an engine's own limit: the vLLM engine takes up to 10 s to abort its requests.
 RESET_TIMEOUT_S = 20.0
+# A run whose coordinator is gone may still be leaving the engine; coordinators wait 5 s for `opened`.
+LEAVING_TIMEOUT_S = 4.0
 # The status is queued after frames that the peer has not read. The worker is already free by then.
 ABORT_TIMEOUT_S = 5.0
 # gRPC may refuse metadata of 8 KB or more, and encodes each non-ASCII byte as three.
@@ -185,11 +188,16 @@ class WorkerServicer(rpc.WorkerServicer):
         """Enter state DRAINING: the current run continues, new runs are refused."""
         self._state = pb.WORKER_STATE_DRAINING
 
-    def close(self) -> None:
-        """Stop watching the engine; called when the gRPC server has stopped, before the engine is closed."""
+    async def close(self) -> None:
+        """Stop watching the engine and wait until it is emptied, bounded, so that it can be closed.
+
+        Called when the gRPC server has stopped: it waits for no call that it has cancelled.
+        """
         self._is_closed = True
         if self._idle_watcher is not None:
             self._idle_watcher.cancel()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), END_TIMEOUT_S + RESET_TIMEOUT_S)
 
     async def GetInfo(self, request: pb.GetInfoRequest, context: Context) -> pb.WorkerInfo:
         """Describe this worker, in every state."""
@@ -223,7 +231,10 @@ class WorkerServicer(rpc.WorkerServicer):
     ) -> None:
         """Serve one run."""
         try:
-            session = self._begin(await self._first(request_iterator))
+            first = await self._first(request_iterator)
+            if self._teardown is not None:
+                await asyncio.wait({self._teardown}, timeout=LEAVING_TIMEOUT_S)
+            session = self._begin(first)
         except tuple(_STATUS) as error:
             await self._abort(context, error)
             return

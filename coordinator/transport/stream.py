@@ -16,7 +16,7 @@ from common.text import printable
 from coordinator.transport.compiled_kernels import KernelCompilations
 from coordinator.transport.engine_reading import NO_READING, EngineReading
 from coordinator.transport.final_status import FinalStatus
-from coordinator.transport.worker_answers import AnswerError, check_info, clean
+from coordinator.transport.worker_answers import AnswerError, check_info, check_serving, clean
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import (
@@ -150,6 +150,7 @@ class Stream:
         try:
             clean(first.opened)
             check_info(first.opened.info)
+            check_serving(first.opened.info)
         except AnswerError as error:
             raise WorkerLost(self._address, f"answers open with {error}") from error
         if first.opened.run_id != opening.run_id:

@@ -62,7 +62,7 @@ class WorkerLink:
         self.index = index
         self.address = address
         self.info = pb.WorkerInfo()
-        """Latest answer to GetInfo."""
+        """The worker as it described itself last: in an answer to GetInfo, or when it opened a stream."""
         self.stream_counts: list[StreamCounts] = []
         """One per stream opened to this address, oldest first."""
         self.hosts: list[WorkerHost] = []
@@ -151,6 +151,8 @@ class WorkerLink:
             stream.cancel()
             raise
         self._stream = stream
+        # Another process may have taken the address since the probe.
+        self.info = stream.counts.info
         self.stream_counts.append(stream.counts)
         self.hosts.append(host)
 

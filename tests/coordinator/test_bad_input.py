@@ -80,7 +80,7 @@ BAD = [
     Bad("rate of 0", "--target-qps 0", "--target-qps|0.0|above 0"),
     Bad("rate of nan", "--target-qps nan", "--target-qps|nan|above 0"),
     Bad("rate of inf", "--target-qps inf", "--target-qps|inf|finite"),
-    Bad("silence of 0", "--worker-timeout-s 0", "--worker-timeout-s|0.0|above 0"),
+    Bad("less than a ping", "--worker-timeout-s 1.9", "--worker-timeout-s|1.9|below 2"),
     Bad("stall of nan", "--stall-timeout-s nan", "--stall-timeout-s|nan|above 0"),
     Bad("patience below 0", "--ready-timeout-s -1", "--ready-timeout-s|-1.0|above 0"),
     Bad("no workers", "--workers=", "--workers|''|host:port"),

@@ -129,7 +129,7 @@ def test_a_written_command_line_reads_back(made: RunConfig) -> None:
         ("--ready-timeout-s", "0"),
         ("--ready-timeout-s", "nan"),
         ("--worker-timeout-s", "-1"),
-        ("--worker-timeout-s", "0"),
+        ("--worker-timeout-s", "1.9"),
         ("--stall-timeout-s", "0"),
         ("--stall-timeout-s", "soon"),
         ("--no-worker-timeout-s", "0"),

@@ -54,8 +54,11 @@ def together(values: dict[str, typing.Any]) -> RunConfig:
     return RunConfig(**values)
 
 
-PORT = {"metrics_port": st.none() | st.integers(1, 65535)}
-CONFIGS = st.fixed_dictionaries({name: OF_TYPE[TYPES[name]] for name in FLAGS} | PORT).map(together)
+BOUNDED = {
+    "metrics_port": st.none() | st.integers(1, 65535),
+    "worker_timeout_s": st.floats(2, allow_infinity=False),
+}
+CONFIGS = st.fixed_dictionaries({name: OF_TYPE[TYPES[name]] for name in FLAGS} | BOUNDED).map(together)
 
 
 def write(folder: Path, text: str) -> Path:

@@ -16,7 +16,7 @@ from tests.faults.proxy import Proxy, proxied
 MAX_WORKERS = 5
 FLAGS = ("--step-ms", "5", "--max-num-seqs", "32")
 KINDS = ("kill and restart", "kill", "short stop", "long stop", "reset", "hole one way", "hole")
-WORKER_TIMEOUT_S = 1.5
+WORKER_TIMEOUT_S = 2
 
 
 @dataclass(frozen=True)

@@ -115,15 +115,15 @@ def test_stopped_for_longer_than_the_limit(tmp_path: Path, table: Table, mode: s
     # Offline 120 answers of 160 tokens: 8 s for the worker that is left, which has the other back in 4.
     prompts = runs.make_prompts(120)
     with crew(tmp_path, 2, *STEP, seats(mode, 12)) as members:
-        flags = ("--worker-timeout-s", "1.5")
+        flags = ("--worker-timeout-s", "2")
         with runs.started(tmp_path, mode, addresses_of(members), prompts, *flags, server_s=10) as run:
             injected_ns = in_decode(members).freeze()
-            wait_until(lambda: run.says(f"{members[0].address} lost: silent for 1.5 s"), "lost")
+            wait_until(lambda: run.says(f"{members[0].address} lost: silent for 2 s"), "lost")
             members[0].thaw()
             wait_until(lambda: run.says(f"{members[0].address} is back"), "back")
             wait_until(lambda: members[0].used, "used again")
             found = runs.check_valid(run)
-        table.add("SIGSTOP beyond the limit of 1.5 s, then SIGCONT", run, 0, injected_ns)
+        table.add("SIGSTOP beyond the limit of 2 s, then SIGCONT", run, 0, injected_ns)
         [loss] = found["summary"]["losses"]
         assert members[0].address == loss["address"]
         assert [2, 1] == [worker["streams"] for worker in found["summary"]["workers"]]

@@ -52,18 +52,18 @@ def test_cut_healed_after_the_limit(
 ) -> None:
     """A cut beyond the limit loses the worker; once restored, it is used again or free for the next run."""
     with crew(tmp_path, 2, "--step-ms", "5", "--max-num-seqs", seats(mode, 8), hosts=two) as members:
-        flags = ("--worker-timeout-s", "1.5")
+        flags = ("--worker-timeout-s", "2")
         prompts = runs.make_prompts(140)
         with runs.started(tmp_path, mode, addresses_of(members), prompts, *flags, server_s=9) as run:
             in_decode(members)
             injected_ns = time.monotonic_ns()
             two[0].cut(**DIRECTIONS[direction])
-            wait_until(lambda: run.says(f"{members[0].address} lost: silent for 1.5 s"), "lost")
+            wait_until(lambda: run.says(f"{members[0].address} lost: silent for 2 s"), "lost")
             two[0].heal()
             found = runs.check_valid(run)
         streams = found["summary"]["workers"][0]["streams"]
         back = "taken back" if streams > 1 else "not back in time"
-        table.add(f"cut {direction}, limit 1.5 s, {back}", run, 0, injected_ns)
+        table.add(f"cut {direction}, limit 2 s, {back}", run, 0, injected_ns)
         [loss] = found["summary"]["losses"]
         assert members[0].address == loss["address"]
         check_free(members, 40)

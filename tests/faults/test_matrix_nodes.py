@@ -41,7 +41,7 @@ def test_a_fleet_of_nodes_outlives_a_replica_and_a_host(tmp_path: Path, table: T
     with hosts(4) as made, crew(tmp_path, 4, *flags, hosts=made) as members:
         addresses = addresses_of(members)
         (_, _), (victim, replica) = replicas_of(addresses[0]).items()
-        limits = ("--worker-timeout-s", "1.5")
+        limits = ("--worker-timeout-s", "2")
         with runs.started(tmp_path, mode, addresses, runs.make_prompts(190), *limits, server_s=12) as run:
             wait_until(lambda: run.says("on 8 workers"), "begun")
             wait_until(lambda: produces(victim), "tokens")

@@ -58,7 +58,7 @@ def test_slow_reader(tmp_path: Path, table: Table, mode: str) -> None:
 @pytest.mark.parametrize("late", [False, True])
 def test_swallowed_for_a_while(tmp_path: Path, table: Table, mode: str, late: bool) -> None:
     """A silent connection loses its worker only beyond the limit."""
-    limit_s = "1.5" if late else "6"
+    limit_s = "2" if late else "6"
     prompts = runs.make_prompts(140)
     with (
         crew(tmp_path, 2, *STEP, seats(mode, 8)) as members,
@@ -73,7 +73,7 @@ def test_swallowed_for_a_while(tmp_path: Path, table: Table, mode: str, late: bo
         injected_ns = time.monotonic_ns()
         proxies[0].swallow()
         if late:
-            wait_until(lambda: run.says(f"{proxies[0].address} lost: silent for 1.5 s"), "lost")
+            wait_until(lambda: run.says(f"{proxies[0].address} lost: silent for 2 s"), "lost")
         else:
             time.sleep(1.5)
         proxies[0].heal()

@@ -139,6 +139,10 @@ OPEN_LIES: dict[str, tuple[Lie, str]] = {
         Lie(opened=opened(lambda o: fields(max_model_len=16)(o.info))),
         "max_model_len differs",
     ),
+    "opened without a slot": (
+        Lie(opened=opened(lambda o: edit(lambda info: info.ClearField("max_num_seqs"))(o.info))),
+        "max_num_seqs is 0",
+    ),
     "tokens instead of opened": (Lie(opened=lambda _: pack([], 0)), "answers open with tokens"),
     "opened that does not parse": (Lie(opened=lambda _: b"\xff\xff"), ""),
     "no answer to open": (Lie(opened=lambda _: None, patience_s=SHORT_S), "no answer within"),

@@ -165,7 +165,7 @@ async def serving(
             yield Worker(servicer, engine, address, channel)
     finally:
         await server.stop(grace=None)
-        servicer.close()
+        await servicer.close()
 
 
 def walk(

@@ -17,7 +17,7 @@ from protos import worker_pb2_grpc as rpc
 from tests import fleet
 from tests.worker.node.nodes import DYING
 from tests.worker.raw_client import STOP_TOKEN_ID, Stream, connected, refusal_of
-from tests.worker.test_session import DyingEngine
+from tests.worker.test_session import DyingEngine, SlowlyEmptiedEngine
 from worker.config import EngineKind, WorkerConfig
 from worker.engine_protocol import EngineDead, Step
 from worker.engines.scripted.counting import CountingConfig, CountingEngine
@@ -111,6 +111,26 @@ def test_a_drain_has_an_end(tmp_path: Path, flags: list[str], second_signal: boo
         assert await asyncio.to_thread(worker.process.wait, 60) == 0
 
     walk(worker, steps)
+
+
+def test_an_engine_is_emptied_before_it_is_closed() -> None:
+    """A run that outlasts its drain ends as any other: the engine is not stopped while it aborts requests."""
+    port, engine = fleet.free_port(), SlowlyEmptiedEngine()
+    server = Server(WorkerConfig(engine=EngineKind.COUNTING, port=port, drain_timeout_s=0), engine)
+
+    async def steps() -> None:
+        running = asyncio.ensure_future(server.serve())
+        async with asyncio.timeout(60), connected(f"127.0.0.1:{port}") as channel:
+            await wait_for(channel, pb.WORKER_STATE_READY)
+            stream = Stream(channel)
+            await stream.open()
+            await stream.submit({1: LONG}, budget=10_000)
+            await stream.take()
+            server.stop()
+            await running
+
+    asyncio.run(steps())
+    assert ["emptied", "closed"] == engine.deeds
 
 
 def test_a_loading_worker_says_so_and_can_be_stopped(tmp_path: Path) -> None:

@@ -288,6 +288,44 @@ def test_closing_the_channel_frees_the_worker() -> None:
     walk(steps)
 
 
+class SlowlyEmptiedEngine(CountingEngine):
+    """Takes half a second to drop its requests, as vLLM may; notes what it has done."""
+
+    def __init__(self) -> None:
+        super().__init__(CountingConfig(step_ms=0.2, max_model_len=MAX_MODEL_LEN))
+        self.emptying = asyncio.Event()
+        self.deeds: list[str] = []
+
+    async def reset(self) -> None:
+        """Drop all requests."""
+        self.emptying.set()
+        await asyncio.sleep(0.5)
+        await super().reset()
+        self.deeds.append("emptied")
+
+    async def close(self) -> None:
+        """Note it."""
+        self.deeds.append("closed")
+
+
+def test_a_run_waits_for_the_one_before_it_to_leave_the_engine() -> None:
+    """The coordinator is gone, its requests are being dropped: the next run is opened, not refused."""
+
+    async def steps(worker: Worker) -> None:
+        stream = worker.stream()
+        await stream.open("gone")
+        await stream.submit(dict.fromkeys(range(20), LONG), budget=10_000)
+        await stream.take()
+        stream.call.cancel()
+        assert isinstance(worker.engine, SlowlyEmptiedEngine)
+        await worker.engine.emptying.wait()
+        following = worker.stream()
+        await following.open("next")
+        await assert_empty(following)
+
+    walk(steps, SlowlyEmptiedEngine())
+
+
 class DyingEngine(CountingEngine):
     """Dies in its third step."""
 

@@ -62,7 +62,13 @@ class NetworkSutConfig(WorkerAccessFlags):
         float, Flag("longest wait until every worker is SERVING, in seconds", gt=0, metavar="S")
     ] = 900.0
     worker_timeout_s: Annotated[
-        float, Flag("a worker that sends nothing for this long is lost, in seconds", gt=0, metavar="S")
+        float,
+        Flag(
+            "a worker that sends nothing for this long is lost, in seconds; workers are pinged after one "
+            "silent second",
+            ge=2,
+            metavar="S",
+        ),
     ] = 10.0
     stall_timeout_s: Annotated[
         float,

@@ -85,7 +85,7 @@ class Host:
         """End it, and every stream."""
         if self._server is not None and self._servicer is not None:
             await self._server.stop(grace=None)
-            self._servicer.close()
+            await self._servicer.close()
 
 
 @contextlib.asynccontextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.recording.run_counts import is_silent
+from coordinator.scheduling.worker_load import WorkerLoad
 from coordinator.transport.access import Access
 from coordinator.transport.fleet import PROBE_INTERVAL_S, Fleet, Patience
 from coordinator.transport.stream import BEAT_INTERVAL_S, Limits
@@ -16,6 +17,7 @@ from protos import worker_pb2 as pb
 from protos.columns import PROTOCOL_VERSION
 from tests.coordinator.scheduling.links import FakeLink
 from tests.faults.crew import Member
+from tests.fleet import wait_serving
 
 WAIT_S = 60.0
 OPENING = pb.Open(
@@ -128,6 +130,29 @@ def test_a_worker_lost_while_it_is_asked_for_its_counts_is_a_loss_and_stays_away
         for member in members:
             member.kill()
     assert [False] * 3 == [is_silent(link) for link in links]
+
+
+def test_a_worker_restarted_before_its_stream_opens_is_known_as_it_is(tmp_path: Path) -> None:
+    """It was SERVING with 8 slots and opens the stream as another process with 4: these count."""
+    member = Member(tmp_path / "log", ("--engine", "counting", "--max-num-seqs", "8"))
+
+    async def restart_before_open() -> list[int]:
+        fleet = Fleet((member.address,), Access(), Patience(Limits(5, 60), WAIT_S, True))
+        await fleet.wait_ready(WAIT_S)
+        await asyncio.to_thread(member.restart, "--max-num-seqs", "4")
+        await asyncio.to_thread(wait_serving, member.worker)
+        before = fleet.links[0].info.max_num_seqs
+        streams = await fleet.open(OPENING, CountingReceiver())
+        load = WorkerLoad(fleet.links[0])
+        load.begin_stream()
+        await streams.halt()
+        await fleet.close()
+        return [before, load.max_num_seqs]
+
+    try:
+        assert [8, 4] == asyncio.run(restart_before_open())
+    finally:
+        member.kill()
 
 
 def test_who_was_asked_and_does_not_say_is_silent() -> None:

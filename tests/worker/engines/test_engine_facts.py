@@ -51,7 +51,7 @@ def told_by(folder: Path, *argv: str) -> pb.WorkerInfo:
         try:
             return await servicer.GetInfo(pb.GetInfoRequest(), None)  # type: ignore[arg-type]  # unused
         finally:
-            servicer.close()
+            await servicer.close()
 
     return asyncio.run(ask())
 
