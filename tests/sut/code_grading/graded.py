@@ -11,8 +11,10 @@ from sut.results.code_grading.program import GradingOptions, Program, ProgramLim
 LIMITS = ProgramLimits(
     test_timeout_s=60.0, memory_bytes=768 << 20, output_bytes=1 << 20, disk_bytes=16 << 20, num_threads=64
 )
-"""Small limits, so that reaching them takes little time, but for the time: a busy machine needs some. The import
-of pandas with pyarrow 26 takes 370 MB of address space."""
+"""Small limits, so that reaching them takes little time, but for the time: a busy machine needs some.
+
+The import of pandas with pyarrow 26 takes 370 MB of address space.
+"""
 SHORT_LIMITS = replace(LIMITS, test_timeout_s=2.0)
 """For programs that use up their time; one test on stdin ends after 7 s at the latest."""
 
