@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from common.json_document import is_number, parse_object
+from common.json_document import as_list, is_number, parse_object
 from common.text import printable
 
 MAX_LABEL_LEN = 200
@@ -70,7 +70,7 @@ def from_message(message: bytes, metrics: Sequence[Metric]) -> Readings:
 
 
 def _clean(metric: Metric, content: Any) -> list[Series]:
-    rows = content[:MAX_SERIES] if isinstance(content, list) else []
+    rows = as_list(content)[:MAX_SERIES]
     return [Series(*row) for row in (_read_row(metric, row) for row in rows) if row is not None]
 
 

@@ -24,6 +24,8 @@ ACCURACY_TEXT = "accuracy.txt"
 ACCURACY_REPORT = "accuracy.json"
 GRADING_LOG = "grading.jsonl"
 COMPLIANCE_REPORT = "compliance.json"
+MAX_REPORT_BYTES = 1 << 26
+"""A larger report of scoring or of a compliance test is not read; each misread answer is an entry of it."""
 REPORT = "report.html"
 """Page of the run, which `tokenfleet report` writes too."""
 VERIFIED_ACCURACY = "verify_accuracy.txt"

@@ -45,8 +45,9 @@ def test_a_series_that_is_not_declared_so_is_left_out(content: object) -> None:
 
 
 def test_a_value_that_is_not_finite_is_left_out() -> None:
-    """NaN and infinity give no series; the others of the metric stay."""
-    message = b'{"apples": [[["oak"], NaN], [["elm"], Infinity], [["ash"], 2]]}'
+    """NaN, infinity and what no float holds give no series; the others of the metric stay."""
+    rows = f'[["oak"], NaN], [["elm"], Infinity], [["fir"], {10**400}], [["ash"], 2]'
+    message = f'{{"apples": [{rows}]}}'.encode()
     assert {"apples": [Series(("ash",), 2.0)]} == from_message(message, METRICS)
 
 

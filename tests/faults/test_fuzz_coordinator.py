@@ -41,6 +41,7 @@ INFO = pb.WorkerInfo(
     protocol_version=PROTOCOL_VERSION,
     instance_id="garbler",
     max_num_seqs=64,
+    max_model_len=4096,
     vocab_size=VOCAB_SIZE,
     stop_token_ids=[STOP_ID],
 )

@@ -7,12 +7,18 @@ from typing import Any
 
 from common.bounded_file import read_bounded
 from common.json_document import as_number, parse_object
-from sut.log_files import ACCURACY, ACCURACY_REPORT, COMPLIANCE_REPORT, file_sha256, find_log
+from sut.log_files import (
+    ACCURACY,
+    ACCURACY_REPORT,
+    COMPLIANCE_REPORT,
+    MAX_REPORT_BYTES,
+    file_sha256,
+    find_log,
+)
 from sut.results.submission.recorded_runs import RunKind
 from tokenfleet.campaign.plan_file import CampaignPlan
 from tokenfleet.campaign.planned_runs import PlannedRun, input_file
 
-MAX_REPORT_BYTES = 1 << 26
 TOKENIZER_NAME = "tokenizer.json"
 
 

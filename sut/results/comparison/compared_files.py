@@ -10,7 +10,7 @@ from common.bounded_file import read_bounded
 from common.flags import FlagError
 from common.json_document import as_list, as_number, entry, read_object
 from sut.loadgen_conf import AUDIT_FLAG, MAX_CONF_BYTES, USER_FLAG, parse_conf
-from sut.log_files import ACCURACY, ACCURACY_REPORT, MAX_RECORD_BYTES
+from sut.log_files import ACCURACY, ACCURACY_REPORT, MAX_REPORT_BYTES
 from sut.settings import Scenario
 
 MAX_PERCENT = 100.0
@@ -83,7 +83,7 @@ def read_grading(directory: Path, record: Mapping[str, object], argument: str) -
     path = directory / ACCURACY_REPORT
     if not path.exists():
         return Grading()
-    report = read_object(path, argument, MAX_RECORD_BYTES)
+    report = read_object(path, argument, MAX_REPORT_BYTES)
     recorded = entry(record, "files_sha256", ACCURACY)
     if recorded not in (None, report.get("log_sha256")):
         raise FlagError(argument, "is the score of another accuracy log than that of the run", path)

@@ -12,6 +12,7 @@ from sut.log_files import (
     ACCURACY_REPORT,
     ACCURACY_TEXT,
     COMPLIANCE_REPORT,
+    MAX_REPORT_BYTES,
     VERIFIED_ACCURACY,
     VERIFIED_LENGTH,
 )
@@ -26,7 +27,6 @@ _PASS = "TEST PASS"
 # A score is printed with three digits behind the point.
 _SCORE_STEP = 0.0006
 _MEAN_STEP = 0.01
-_MAX_REPORT_BYTES = 64 * 1024 * 1024
 
 
 def grading_faults(
@@ -157,7 +157,7 @@ def _is_close(text: str, value: float, step: float) -> bool:
 def _read_text(path: Path) -> str | None:
     """Read a text file; None if it is missing or cannot be read."""
     try:
-        return read_bounded(path, _MAX_REPORT_BYTES).decode(errors="replace")
+        return read_bounded(path, MAX_REPORT_BYTES).decode(errors="replace")
     except OSError:
         return None
 
@@ -165,7 +165,7 @@ def _read_text(path: Path) -> str | None:
 def _read_report(path: Path) -> Mapping[str, object] | str:
     """Read a JSON object, or return why it cannot be read."""
     try:
-        return parse_object(read_bounded(path, _MAX_REPORT_BYTES))
+        return parse_object(read_bounded(path, MAX_REPORT_BYTES))
     except OSError as error:
         return f"{path} {'is missing' if isinstance(error, FileNotFoundError) else error.strerror}"
     except ValueError as error:

@@ -103,6 +103,21 @@ def test_a_file_of_this_machine_configures_no_log_of_another(
         causes.close()
 
 
+@pytest.mark.parametrize("stream", ["ext://sys.stderr", "ext://sys.stdout"])
+def test_vllms_processes_log_where_the_variable_says(stream: str) -> None:
+    """Also if it was set after this process had imported vLLM, which reads it then."""
+    import vllm.logger
+
+    assert vllm.logger.DEFAULT_LOGGING_CONFIG
+    os.environ["VLLM_LOGGING_STREAM"] = stream
+    causes = CauseLog(is_local=True)
+    try:
+        config = json.loads(Path(os.environ[VARIABLE]).read_text())
+        assert stream == config["handlers"]["vllm"]["stream"]
+    finally:
+        causes.close()
+
+
 def test_vllm_adds_no_stop_id_to_those_that_the_worker_reports() -> None:
     """A tokenizer or a generation config of --hf-config-path may have other ids; no answer ends there.
 

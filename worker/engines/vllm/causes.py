@@ -68,9 +68,12 @@ class CauseLog:
             self._install()
 
     def _install(self) -> None:
+        from vllm import envs
         from vllm.logger import DEFAULT_LOGGING_CONFIG
 
         config = copy.deepcopy(DEFAULT_LOGGING_CONFIG)
+        # vLLM has read the variable when it was imported, perhaps before the worker set it.
+        config["handlers"]["vllm"]["stream"] = envs.VLLM_LOGGING_STREAM
         name = f"{__name__}.{CauseHandler.__name__}"
         config["handlers"]["causes"] = {"class": name, "path": str(self._path)}
         config["loggers"]["vllm"]["handlers"].append("causes")
