@@ -133,6 +133,8 @@ class RunConfig(WorkerAccessFlags):
     ready_timeout_s: Annotated[
         float, Flag("longest wait at start-up until every worker is SERVING, in seconds", gt=0, metavar="S")
     ] = 900.0
+    # The limits of at least 2 s are counted once a second, in whole seconds: a worker that does well may
+    # already seem silent, stalled or gone for one second, and for two after this process was suspended.
     worker_timeout_s: Annotated[
         float,
         Flag(
@@ -146,7 +148,7 @@ class RunConfig(WorkerAccessFlags):
         float,
         Flag(
             "a worker with requests that sends no token for this long is lost, in seconds",
-            gt=0,
+            ge=2,
             metavar="S",
         ),
     ] = 120.0
@@ -158,7 +160,7 @@ class RunConfig(WorkerAccessFlags):
         ),
     ] = LossPolicy.CONTINUE
     no_worker_timeout_s: Annotated[
-        float, Flag("the run fails if there is no worker for this long, in seconds", gt=0, metavar="S")
+        float, Flag("the run fails if there is no worker for this long, in seconds", ge=2, metavar="S")
     ] = 60.0
     max_worker_losses: Annotated[
         int,

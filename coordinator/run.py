@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import NoReturn
 
 from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
@@ -245,13 +245,15 @@ class Execution:
     def _start_test(self) -> None:
         """Thread: LoadGen's."""
         sut = SUT(self.active_run.scheduler.issue, self.end.fail_issue)
+        # LoadGen asks again after a performance test, when the SUT may have lost a worker.
+        ask_name = cache(self._ask_name)
         try:
             self.test.run(
                 self.inputs.dataset.num_samples,
                 sut.issue_queries,
                 self.run_dir.path,
                 self.run_dir.audit_config,
-                self._ask_name if self.config.network_sut else None,
+                ask_name if self.config.network_sut else None,
                 trace=self.config.loadgen_trace,
             )
         except Exception as error:

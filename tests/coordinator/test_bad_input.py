@@ -81,7 +81,7 @@ BAD = [
     Bad("rate of nan", "--target-qps nan", "--target-qps|nan|above 0"),
     Bad("rate of inf", "--target-qps inf", "--target-qps|inf|finite"),
     Bad("less than a ping", "--worker-timeout-s 1.9", "--worker-timeout-s|1.9|below 2"),
-    Bad("stall of nan", "--stall-timeout-s nan", "--stall-timeout-s|nan|above 0"),
+    Bad("stall of nan", "--stall-timeout-s nan", "--stall-timeout-s|nan|below 2"),
     Bad("patience below 0", "--ready-timeout-s -1", "--ready-timeout-s|-1.0|above 0"),
     Bad("no workers", "--workers=", "--workers|''|host:port"),
     Bad("no port", "--workers 127.0.0.1", "--workers|'127.0.0.1'|host:port"),

@@ -240,11 +240,11 @@ def test_silent_worker_ends_the_run(tmp_path: Path) -> None:
 def test_stalled_worker_ends_the_run(tmp_path: Path) -> None:
     """A worker that answers pings but brings no token is lost after --stall-timeout-s."""
     with fleet.workers(tmp_path, 1, "--step-ms", "600000") as started:
-        with coordinator(started, tmp_path, PROMPTS, "--stall-timeout-s", "1", *FAIL) as run:
+        with coordinator(started, tmp_path, PROMPTS, "--stall-timeout-s", "2", *FAIL) as run:
             code, log = run.end()
         assert (1, False) == (code, "Traceback" in log), log
         check_no_result(
-            tmp_path / "out" / "offline" / "performance", "FAILED", started[0].address, "no token for 1 s"
+            tmp_path / "out" / "offline" / "performance", "FAILED", started[0].address, "no token for 2 s"
         )
         check_freed(started[0])
 

@@ -105,7 +105,7 @@ def test_every_flag_is_read() -> None:
     [
         EVERY_VALUE,
         config(),
-        config(target_qps=1e-07, stall_timeout_s=0.1 + 0.2),
+        config(target_qps=1e-07, stall_timeout_s=2.1 + 0.2),
         config(on_overdue_query=OverduePolicy.CONTINUE, query_timeout_s=1e300, max_worker_losses=1),
     ],
 )
@@ -130,9 +130,9 @@ def test_a_written_command_line_reads_back(made: RunConfig) -> None:
         ("--ready-timeout-s", "nan"),
         ("--worker-timeout-s", "-1"),
         ("--worker-timeout-s", "1.9"),
-        ("--stall-timeout-s", "0"),
+        ("--stall-timeout-s", "1.9"),
         ("--stall-timeout-s", "soon"),
-        ("--no-worker-timeout-s", "0"),
+        ("--no-worker-timeout-s", "1.9"),
         ("--no-worker-timeout-s", "inf"),
         ("--query-timeout-s", "0"),
         ("--query-timeout-s", "-0.5"),

@@ -56,8 +56,11 @@ def together(values: dict[str, typing.Any]) -> RunConfig:
 
 BOUNDED = {
     "metrics_port": st.none() | st.integers(1, 65535),
-    "worker_timeout_s": st.floats(2, allow_infinity=False),
 }
+# They are counted once a second.
+BOUNDED |= dict.fromkeys(
+    ("worker_timeout_s", "stall_timeout_s", "no_worker_timeout_s"), st.floats(2, allow_infinity=False)
+)
 CONFIGS = st.fixed_dictionaries({name: OF_TYPE[TYPES[name]] for name in FLAGS} | BOUNDED).map(together)
 
 

@@ -51,7 +51,7 @@ def test_worker_that_never_becomes_ready_again(tmp_path: Path, table: Table, mod
 def test_all_workers_lost(tmp_path: Path, table: Table, mode: str) -> None:
     """Without a worker for --no-worker-timeout-s: exit code 1, each is named, received tokens are kept."""
     with crew(tmp_path, 2, *STEP, seats(mode)) as members:
-        flags = ("--no-worker-timeout-s", "1.5")
+        flags = ("--no-worker-timeout-s", "2")
         with runs.started(tmp_path, mode, addresses_of(members), runs.make_prompts(), *flags) as run:
             injected_ns = in_decode(members).kill()
             members[1].kill()

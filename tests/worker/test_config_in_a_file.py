@@ -297,12 +297,12 @@ BAD = {
 
 @pytest.mark.parametrize(("text", "says"), BAD.values(), ids=[name.replace(" ", "-") for name in BAD])
 def test_a_bad_line_is_named_with_its_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, says: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], text: str, says: str
 ) -> None:
     """A key or value that cannot be had is one line with file and key, exit code 2; nothing starts."""
     path = write(tmp_path, f"[worker]\n{text}\n")
     assert 2 == main(["--config", str(path)])
-    output, error = capsys.readouterr()
+    output, error = capfd.readouterr()
     assert ("", 1) == (output, len(error.splitlines())), error
     assert [] == [word for word in ("worker: ", str(path), *says.split("|")) if word not in error], error
 
@@ -317,12 +317,12 @@ def test_flags_of_configuration_take_no_abbreviation(flag: str) -> None:
 @pytest.mark.vllm
 @pytest.mark.filterwarnings("ignore")
 def test_a_flag_that_vllm_does_not_know_is_named_with_its_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The file's unknown flags and bad values are refused by vLLM's own parser, with file and flag."""
     for line, says in [("max-num-sqs = 3", "--max-num-sqs=3"), ("dtype = 'float33'", "--dtype|'float33'")]:
         path = write(tmp_path, f"[worker]\n{line}\n")
         with environment_kept():
             assert 2 == main(["--config", str(path), "--print-config"])
-        error = capsys.readouterr().err.splitlines()[-1]
+        error = capfd.readouterr().err.splitlines()[-1]
         assert [] == [word for word in (f"worker: {path}: ", *says.split("|")) if word not in error], error

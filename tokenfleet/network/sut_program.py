@@ -73,11 +73,11 @@ class NetworkSutConfig(WorkerAccessFlags):
     stall_timeout_s: Annotated[
         float,
         Flag(
-            "a worker with requests that sends no token for this long is lost, in seconds", gt=0, metavar="S"
+            "a worker with requests that sends no token for this long is lost, in seconds", ge=2, metavar="S"
         ),
     ] = 120.0
     no_worker_timeout_s: Annotated[
-        float, Flag("a run fails if there is no worker for this long, in seconds", gt=0, metavar="S")
+        float, Flag("a run fails if there is no worker for this long, in seconds", ge=2, metavar="S")
     ] = 60.0
     max_worker_losses: Annotated[
         int, Flag("a run fails if one request has lost its worker this many times without a new token", ge=1)

@@ -24,6 +24,7 @@ from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import FrameError, TokenColumns
 from tests import fleet
+from tests.faults import runs
 from tests.forked import end_of
 from tokenfleet.network.fleet_engine import facts_of_all
 from tokenfleet.network.sut_program import main
@@ -186,6 +187,15 @@ def test_a_worker_that_dies_is_the_suts_matter(tmp_path: Path) -> None:
     check_answers(run_dir)
     assert 60 == sum(row["direction"] == "sent" for row in audit_of(run_dir))
     assert [] == fleet.run_json(run_dir)["summary"]["losses"]
+
+
+def test_a_worker_that_is_gone_at_the_end_fails_no_performance_run(tmp_path: Path) -> None:
+    """LoadGen asks for the SUT's name again after the test; it is the one that every worker was asked for."""
+    (tmp_path / "run").mkdir()
+    with network_sut(tmp_path, "--step-ms", "5") as started:
+        words = (tmp_path / "run", "offline", [started.front.address], runs.make_prompts(), "--network-sut")
+        with runs.started(*words) as running, killed_when_busy(started.workers[0], started.workers[0]):
+            runs.check_valid(running)
 
 
 @pytest.mark.long
