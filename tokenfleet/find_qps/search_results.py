@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from common.bounded_file import open_regular, parse_json, read_bounded
 from common.text import printable
-from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS
+from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS, file_sha256
 from sut.results.submission.recorded_runs import as_list, entry
-from sut.results.timing.requests_file import check_owner
+from sut.results.timing.requests_file import ForeignFileError, check_owner
 from sut.results.verdict import Outcome
 from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
 from tokenfleet.find_qps.rate_search import RatePoint, RunLengthKind
@@ -23,6 +23,7 @@ from tokenfleet.find_qps.search_conditions import SearchConditions
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
 
 MAX_TEXT_LEN = 300
+USER_CONF = "user.conf"
 # What LoadGen decides a run by is what is searched; a short run draws its samples, and so not each of them.
 _JUDGED = {
     RunLengthKind.FULL: frozenset(["loadgen_result"]),
@@ -113,6 +114,25 @@ class FinishedRun(NamedTuple):
         check_owner(run_dir / REQUESTS, requests.schema, record["run_id"])
         return cls(record, requests)
 
+    def check_planned(self, plan: SearchPlan, run: PlannedSearchRun) -> None:
+        """Require the run that the search has planned, with the user.conf that LoadGen read.
+
+        Raises:
+            ForeignFileError: Names what differs.
+        """
+        run_dir = plan.run_dir(run)
+        conf = run_dir / USER_CONF
+        planned = {
+            "target_qps": (entry(self.record, "config", "target_qps"), run.target_qps),
+            "data set": (entry(self.record, "dataset", "sha256"), plan.dataset_sha256),
+            f"SHA-256 of {conf}": (file_sha256(conf), entry(self.record, "files_sha256", USER_CONF)),
+        }
+        for name, (found, expected) in planned.items():
+            # A run that was ended early has no hashes.
+            if expected is not None and found != expected:
+                shown = printable(f"{found}, not {expected}", MAX_TEXT_LEN)
+                raise ForeignFileError(f"{run_dir} is not {run} of the search: its {name} is {shown}")
+
     @property
     def outcome(self) -> str:
         """The verdict's outcome."""
@@ -171,6 +191,18 @@ class FinishedRun(NamedTuple):
         return np.asarray(values.to_numpy(), np.int64)
 
 
+def read_finished(plan: SearchPlan, run: PlannedSearchRun) -> FinishedRun | None:
+    """Read a run of a search; None if it has to be run again.
+
+    Raises:
+        ForeignFileError: The directory holds another run, or files of two.
+    """
+    found = FinishedRun.read(plan.run_dir(run))
+    if found is not None:
+        found.check_planned(plan, run)
+    return found
+
+
 def read_rate_point(plan: SearchPlan, run: PlannedSearchRun) -> RatePoint | None:
     """Read a run of a search for a rate; None if it has to be run again.
 
@@ -178,7 +210,7 @@ def read_rate_point(plan: SearchPlan, run: PlannedSearchRun) -> RatePoint | None
         RefusedRunError: It is INVALID for another reason than the rate.
         DisturbedRunError: It lost a worker.
     """
-    found = FinishedRun.read(plan.run_dir(run))
+    found = read_finished(plan, run)
     if found is None:
         return None
     ratio = full_length_ratio_of(plan, run, found)
@@ -236,7 +268,7 @@ def read_offline_point(plan: SearchPlan, run: PlannedSearchRun) -> OfflinePoint 
     Raises:
         RefusedRunError: It is INVALID for another reason than its duration.
     """
-    found = FinishedRun.read(plan.run_dir(run))
+    found = read_finished(plan, run)
     if found is None:
         return None
     found.check(_JUDGED[RunLengthKind.FULL])
