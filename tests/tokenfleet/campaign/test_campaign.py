@@ -110,6 +110,25 @@ def test_workers_on_other_machines_than_runs_that_count_stop_the_campaign(direct
     assert {"offline performance": ids["offline performance"]} == run_ids(out)
 
 
+def test_a_run_whose_logs_changed_does_not_count(directory: Path) -> None:
+    """One log is cut short and one is lost: no tree could hold these runs, and both are run anew at once."""
+    out = directory / "out"
+    plan = write_rehearsal(directory)
+    first = StartedCampaign(plan)
+    assert 0 == first.end(), first.text()
+    ids = run_ids(out)
+    detail = out / "offline" / "performance" / "mlperf_log_detail.txt"
+    detail.write_bytes(detail.read_bytes()[:-1])
+    (out / "offline" / "accuracy" / "mlperf_log_accuracy.json").unlink()
+
+    again = StartedCampaign(plan)
+    assert 0 == again.end(), again.text()
+    reason = "is not the file of the run any more"
+    assert f"offline performance is run anew: mlperf_log_detail.txt {reason}" in again.text()
+    assert f"offline accuracy is run anew: mlperf_log_accuracy.json {reason}" in again.text()
+    assert set(ids.values()) & set(run_ids(out).values()) == set()
+
+
 def test_a_killed_campaign_continues(directory: Path) -> None:
     """SIGKILL in each phase: the worker stays loaded, what counts is kept, everything is done in the end."""
     out = directory / "out"
