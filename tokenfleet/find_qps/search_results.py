@@ -15,7 +15,7 @@ from common.bounded_file import open_regular, parse_json, read_bounded
 from common.text import printable
 from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS, file_sha256
 from sut.results.submission.recorded_runs import as_list, entry
-from sut.results.timing.requests_file import ForeignFileError, check_owner
+from sut.results.timing.requests_file import ForeignFileError, check_integers, check_owner
 from sut.results.verdict import Outcome
 from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
 from tokenfleet.find_qps.rate_search import RatePoint, RunLengthKind
@@ -186,8 +186,13 @@ class FinishedRun(NamedTuple):
             self.check(())
 
     def column(self, *names: str) -> NDArray[np.int64]:
-        """Return a column of requests.parquet; where it is null, the next of these names."""
+        """Return a column of requests.parquet; where it is null, the next of these names.
+
+        Raises:
+            ForeignFileError: It is not of integers, or null in each of these columns.
+        """
         values = pc.coalesce(*(self.requests.column(name) for name in names))
+        check_integers(Path(REQUESTS), pa.table({names[-1]: values}), names[-1:])
         return np.asarray(values.to_numpy(), np.int64)
 
 

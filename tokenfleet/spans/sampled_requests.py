@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from common.bounded_file import open_regular
 from sut.log_files import REQUESTS
-from sut.results.timing.requests_file import COLUMNS, check_owner
+from sut.results.timing.requests_file import COLUMNS, check_integers, check_owner
 
 PARTS = (
     ("scheduled_ns", "issued_ns", "lateness"),
@@ -26,6 +26,8 @@ PARTS = (
     ("done_arrival_ns", "done_reported_ns", "report of the answer"),
 )
 """Begin, end and name of each part of a request, in order; a time that is not known joins its two parts."""
+# What is known of every request that has finished.
+_ALWAYS_KNOWN = ("query", "worker", "issued_ns", "first_arrival_ns", "done_arrival_ns")
 
 
 class Part(NamedTuple):
@@ -61,6 +63,7 @@ def read_sample(run_dir: Path, run_id: str, num: int, num_slowest: int) -> list[
     check_owner(path, table.schema, run_id)
     if missing := set(COLUMNS) - set(table.column_names):
         raise ValueError(f"{path}: has no column {min(missing)}")
+    check_integers(path, table, _ALWAYS_KNOWN)
     first_ns, issued_ns = (table[name].to_numpy() for name in ("first_arrival_ns", "issued_ns"))
     rows = table.take(pa.array(choose_rows(first_ns - issued_ns, num, num_slowest)))
     sampled: list[dict[str, object]] = rows.to_pylist()

@@ -36,12 +36,13 @@ def read_rate_before_tail(run_dir: Path, run_id: object) -> float | None:
     from pyarrow import ArrowException
     from pyarrow import parquet as pq
 
-    from sut.results.timing.requests_file import ForeignFileError, check_owner
+    from sut.results.timing.requests_file import ForeignFileError, check_integers, check_owner
 
     try:
         with open_regular(path) as file:
             table = pq.read_table(file, columns=list(_COLUMNS))
         check_owner(path, table.schema, run_id)
+        check_integers(path, table, _COLUMNS)
         columns = [table.column(name).to_numpy().astype(np.int64) for name in _COLUMNS]
     except ForeignFileError as error:
         raise FlagError("RUNS", str(error)) from error
