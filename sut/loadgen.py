@@ -271,7 +271,7 @@ def _apply_audit(settings: lg.TestSettings, conf: str, scenario: Scenario) -> No
 
 def _read_conf(settings: lg.TestSettings, conf: str, names: tuple[str, str, int]) -> int:
     """Let LoadGen read a conf for a model, a scenario and a kind of conf; returns its error code or 0."""
-    with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
+    with tempfile.NamedTemporaryFile("w", suffix=".conf", encoding="utf-8") as file:
         file.write(conf)
         file.flush()
         return int(settings.FromConfig(file.name, *names))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.text import one_line
 from worker.engines.model.checkpoint import Source, find_checkpoint, find_weights
 from worker.engines.model.weights_sha256 import weights_sha256, write_sums
 
@@ -37,8 +38,8 @@ def main(argv: list[str]) -> int:
         if weights is None:
             raise FlagError("--model", f"{config.model} is neither a directory nor in the Hugging Face cache")
         sums = write_sums(weights, config.load_format)
-    except ValueError as error:
-        sys.stderr.write(f"checkpoint-hash: {error}\n")
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"checkpoint-hash: {one_line(str(error))}\n")
         return 2
     lines = [f"{item.sha256}  {name}" for name, item in sorted(sums.items())]
     sys.stdout.write("\n".join([*lines, f"{weights_sha256(sums)}  all weight files of {weights}", ""]))

@@ -9,8 +9,9 @@ import pytest
 
 from sut.results.comparison.compare_command import main as compare
 from sut.results.report.__main__ import main as report
-from sut.results.timing.requests_file import ForeignFileError, write_parquet
+from sut.results.timing.requests_file import COLUMNS, ForeignFileError, write_parquet
 from tokenfleet.find_qps.search_results import FinishedRun
+from tokenfleet.spans.sampled_requests import read_sample
 from tokenfleet.spans.spans_command import main as spans
 
 
@@ -43,3 +44,42 @@ def test_a_file_of_another_run_is_used_by_no_command(
     with pytest.raises(ForeignFileError, match="names no run: another program has written it"):
         FinishedRun.read(rewritten)
     assert not list(tmp_path.rglob("*.html"))
+
+
+@pytest.mark.parametrize("values", [pa.array(["1", "2"]), pa.array([1.5, float("nan")])])
+def test_columns_that_no_run_writes_are_used_by_no_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], values: pa.Array
+) -> None:
+    """Texts and fractions where a run has integers: one line that names the column, and no figure."""
+    mine = {"run_id": "mine"}
+    runs = [run_of_two(tmp_path / name, "offline", mine) for name in ("damaged", "whole")]
+    requests = runs[0] / "requests.parquet"
+    columns = dict.fromkeys(COLUMNS, pa.array([1, 2])) | {"first_arrival_ns": values}
+    write_parquet(requests, pa.table(columns), mine)
+    line = f"{requests}: the column first_arrival_ns is not of integers without nulls"
+    for main, argv in (
+        (compare, [str(run) for run in runs]),
+        (spans, [str(runs[0]), "--output", str(tmp_path / "spans.json")]),
+    ):
+        assert 2 == main(argv)
+        assert line in capsys.readouterr().err
+    found = FinishedRun.read(runs[0])
+    assert found is not None
+    with pytest.raises(ForeignFileError, match="the column first_arrival_ns is not of integers"):
+        found.column("first_arrival_ns")
+
+
+def test_a_request_without_a_first_token_is_no_foreign_file(tmp_path: Path) -> None:
+    """An answer without tokens: spans take the request, and its time to the first token ends with it."""
+    run = run_of_two(tmp_path / "run", "offline", {"run_id": "mine"})
+    columns = dict.fromkeys(COLUMNS, pa.array([1, 2])) | {"first_arrival_ns": pa.array([1, None], pa.int64())}
+    write_parquet(run / "requests.parquet", pa.table(columns), {"run_id": "mine"})
+    assert [1, 2] == [row["query"] for row in read_sample(run, "mine", num=2, num_slowest=1)]
+    found = FinishedRun.read(run)
+    assert found is not None
+    assert [1, 2] == found.column("first_arrival_ns", "done_arrival_ns").tolist()
+    # Every request has ended.
+    columns["done_arrival_ns"] = pa.array([1, None], pa.int64())
+    write_parquet(run / "requests.parquet", pa.table(columns), {"run_id": "mine"})
+    with pytest.raises(ForeignFileError, match="the column done_arrival_ns is not of integers without nulls"):
+        read_sample(run, "mine", num=2, num_slowest=1)

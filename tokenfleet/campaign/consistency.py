@@ -36,14 +36,23 @@ def rerun_reason(
     """
     if not result.is_accepted and not (takes_invalid and result.is_complete):
         return f"{result.outcome}: {result.reason}" if result.reason else result.outcome
+    if result.changed_files:
+        return f"{result.changed_files[0]} is not the file of the run any more"
     if changed := result.identity.differences(identity):
         return f"{', '.join(changed)} of the plan changed"
+    if difference := _code_difference(result, present):
+        return difference
+    if is_strict and result.deviations:
+        return result.deviations[0]
+    return None
+
+
+def _code_difference(result: RunResult, present: CodeVersions) -> str | None:
+    """Name the code that another version of ran."""
     if others := result.commits - {"", present.commit}:
         return f"code revision {_listed(others)}, here {_shortened(present.commit) or 'unknown'}"
     if result.loadgen_version != present.loadgen:
         return f"LoadGen {result.loadgen_version[:MAX_HASH_LEN]}, here {present.loadgen}"
-    if is_strict and result.deviations:
-        return result.deviations[0]
     return None
 
 

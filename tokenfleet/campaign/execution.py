@@ -181,7 +181,8 @@ class Campaign:
         hashes = frozenset(info.engine_hash for info in infos)
         models = frozenset(info.model_hash for info in infos)
         kernels = kernel_choices(info.execution_facts for info in infos)
-        shared = shared_facts_of_workers(visits)
+        # Without a tree, groups may run on other machines.
+        shared = {} if self._plan.submission is None else shared_facts_of_workers(visits)
         for run, result in list(self._results.items()):
             if run.group is group and result.engine_hashes != hashes:
                 self._run_anew(run, "the workers have another engine hash")

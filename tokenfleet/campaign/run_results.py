@@ -8,7 +8,7 @@ from typing import Any
 from common.bounded_file import read_bounded
 from common.json_document import parse_json
 from common.text import printable
-from sut.log_files import MAX_RECORD_BYTES, RECORD
+from sut.log_files import MAX_RECORD_BYTES, RECORD, hash_files
 from sut.results.loadgen_figures import TOKEN_RATES
 from sut.results.recorded_workers import machines_of_worker
 from sut.results.submission.recorded_runs import RecordedRun, RunKind
@@ -19,6 +19,7 @@ from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity, decisive_c
 from tokenfleet.campaign.shared_facts import shared_facts
 
 MAX_TEXT_LEN = 300
+USER_CONF, AUDIT_CONFIG = "user.conf", "audit.config"
 ASIDE = "superseded"
 """Directory of runs that do not count any more."""
 
@@ -31,6 +32,8 @@ class RunResult:
     outcome: str
     reason: str
     deviations: tuple[str, ...]
+    changed_files: tuple[str, ...]
+    """Logs and confs that are not those of the run, by SHA-256, or are missing."""
     identity: RunIdentity
     engine_hashes: frozenset[str]
     """Of every stream of every worker."""
@@ -72,20 +75,22 @@ def _to_result(run_dir: Path, record: Mapping[str, Any], scenario: Scenario, kin
     verdict, workers = record["verdict"], (record["summary"] or {}).get("workers", [])
     infos = [info for worker in workers for info in worker["stream_infos"]]
     hosts = [machine for worker in workers for machine in machines_of_worker(worker)]
-    audit = run_dir / "audit.config"
-    conf = read_bounded(run_dir / "user.conf").decode()
+    audit = run_dir / AUDIT_CONFIG
+    conf = read_bounded(run_dir / USER_CONF).decode()
     identity = RunIdentity(
         str(record["dataset"]["sha256"]),
         dict(record["generation"]),
         decisive_conf(scenario, kind, conf),
         read_bounded(audit).decode() if audit.exists() else None,
     )
+    recorded, hashes = record["files_sha256"], hash_files(run_dir, (USER_CONF, AUDIT_CONFIG))
     figures = record["loadgen"]
     return RunResult(
         run_id=printable(str(record["run_id"]), MAX_TEXT_LEN),
         outcome=printable(str(verdict["outcome"]), MAX_TEXT_LEN),
         reason=printable(str(verdict["reason"]), MAX_TEXT_LEN),
         deviations=tuple(printable(str(text), MAX_TEXT_LEN) for text in verdict["deviations"]),
+        changed_files=tuple(name for name in recorded if hashes.get(name) != recorded[name]),
         identity=identity,
         engine_hashes=frozenset(str(info["engine_hash"]) for info in infos),
         model_hashes=frozenset(str(info["model_hash"]) for info in infos),

@@ -26,6 +26,7 @@ def shared_facts_of_workers(visits: Iterable[Visit]) -> dict[str, str]:
     """Describe what a run over these workers would have."""
     workers = [
         {
+            "address": visit.address,
             "stream_infos": [{"engine": visit.info.engine, "engine_version": visit.info.engine_version}],
             "hosts": [] if visit.host is None else [dataclasses.asdict(WorkerHost.of(visit.host))],
         }

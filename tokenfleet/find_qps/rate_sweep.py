@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from common.atomic_files import replace_files, whole_file
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
-from tokenfleet.find_qps.search_results import FinishedRun, full_length_ratio_of
+from tokenfleet.find_qps.search_results import full_length_ratio_of, read_finished
 
 CSV_NAME, PARQUET_NAME, PLOT_NAME = "sweep.csv", "sweep.parquet", "sweep.svg"
 _CURVE, _LIMIT = "#2a66a8", "#b4281e"
@@ -49,7 +49,7 @@ def read_sweep_row(plan: SearchPlan, run: PlannedSearchRun) -> SweepRow | None:
     Raises:
         RefusedRunError: It is INVALID for a reason that is not of its length.
     """
-    found = FinishedRun.read(plan.run_dir(run))
+    found = read_finished(plan, run)
     if found is None:
         return None
     figures, latencies = found.record["loadgen"], found.record["loadgen_latencies"]

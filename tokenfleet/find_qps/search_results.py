@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from common.bounded_file import open_regular, read_bounded
 from common.json_document import as_list, entry, parse_json
 from common.text import printable
-from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS
-from sut.results.timing.requests_file import check_owner
+from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS, file_sha256
+from sut.results.timing.requests_file import ForeignFileError, check_integers, check_owner
 from sut.results.verdict import Outcome
 from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
 from tokenfleet.find_qps.rate_search import RatePoint, RunLengthKind
@@ -23,6 +23,7 @@ from tokenfleet.find_qps.search_conditions import SearchConditions
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
 
 MAX_TEXT_LEN = 300
+USER_CONF = "user.conf"
 # What LoadGen decides a run by is what is searched; a short run draws its samples, and so not each of them.
 _JUDGED = {
     RunLengthKind.FULL: frozenset(["loadgen_result"]),
@@ -113,6 +114,25 @@ class FinishedRun(NamedTuple):
         check_owner(run_dir / REQUESTS, requests.schema, record["run_id"])
         return cls(record, requests)
 
+    def check_planned(self, plan: SearchPlan, run: PlannedSearchRun) -> None:
+        """Require the run that the search has planned, with the user.conf that LoadGen read.
+
+        Raises:
+            ForeignFileError: Names what differs.
+        """
+        run_dir = plan.run_dir(run)
+        conf = run_dir / USER_CONF
+        planned = {
+            "target_qps": (entry(self.record, "config", "target_qps"), run.target_qps),
+            "data set": (entry(self.record, "dataset", "sha256"), plan.dataset_sha256),
+            f"SHA-256 of {conf}": (file_sha256(conf), entry(self.record, "files_sha256", USER_CONF)),
+        }
+        for name, (found, expected) in planned.items():
+            # A run that was ended early has no hashes.
+            if expected is not None and found != expected:
+                shown = printable(f"{found}, not {expected}", MAX_TEXT_LEN)
+                raise ForeignFileError(f"{run_dir} is not {run} of the search: its {name} is {shown}")
+
     @property
     def outcome(self) -> str:
         """The verdict's outcome."""
@@ -166,9 +186,26 @@ class FinishedRun(NamedTuple):
             self.check(())
 
     def column(self, *names: str) -> NDArray[np.int64]:
-        """Return a column of requests.parquet; where it is null, the next of these names."""
+        """Return a column of requests.parquet; where it is null, the next of these names.
+
+        Raises:
+            ForeignFileError: It is not of integers, or null in each of these columns.
+        """
         values = pc.coalesce(*(self.requests.column(name) for name in names))
+        check_integers(Path(REQUESTS), pa.table({names[-1]: values}), names[-1:])
         return np.asarray(values.to_numpy(), np.int64)
+
+
+def read_finished(plan: SearchPlan, run: PlannedSearchRun) -> FinishedRun | None:
+    """Read a run of a search; None if it has to be run again.
+
+    Raises:
+        ForeignFileError: The directory holds another run, or files of two.
+    """
+    found = FinishedRun.read(plan.run_dir(run))
+    if found is not None:
+        found.check_planned(plan, run)
+    return found
 
 
 def read_rate_point(plan: SearchPlan, run: PlannedSearchRun) -> RatePoint | None:
@@ -178,7 +215,7 @@ def read_rate_point(plan: SearchPlan, run: PlannedSearchRun) -> RatePoint | None
         RefusedRunError: It is INVALID for another reason than the rate.
         DisturbedRunError: It lost a worker.
     """
-    found = FinishedRun.read(plan.run_dir(run))
+    found = read_finished(plan, run)
     if found is None:
         return None
     ratio = full_length_ratio_of(plan, run, found)
@@ -206,7 +243,8 @@ def full_length_ratio_of(plan: SearchPlan, run: PlannedSearchRun, found: Finishe
 
 def _served(plan: SearchPlan, found: FinishedRun) -> ServedQueries:
     issued_ns = found.column("scheduled_ns", "issued_ns")
-    first_ns = found.column("first_reported_ns", "first_arrival_ns")
+    # An answer without tokens has no first one.
+    first_ns = found.column("first_reported_ns", "first_arrival_ns", "done_arrival_ns")
     done_ns = found.column("done_reported_ns", "done_arrival_ns")
     num_rest = found.column("answer_tokens") - 1
     tpot_ns = np.where(num_rest > 0, (done_ns - first_ns) / np.maximum(num_rest, 1), 0)
@@ -236,7 +274,7 @@ def read_offline_point(plan: SearchPlan, run: PlannedSearchRun) -> OfflinePoint 
     Raises:
         RefusedRunError: It is INVALID for another reason than its duration.
     """
-    found = FinishedRun.read(plan.run_dir(run))
+    found = read_finished(plan, run)
     if found is None:
         return None
     found.check(_JUDGED[RunLengthKind.FULL])

@@ -14,7 +14,7 @@ from common.atomic_files import replace_files
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
 from common.signals import Interrupted, Interrupts
 from common.standard_streams import open_standard_streams
-from common.text import print_table
+from common.text import one_line, print_table
 from coordinator.doctor.capacity import PUBLISHED, WARN_CORES, CoordinatorCosts, CoordinatorLoad
 from sut.benchmark import BENCHMARK
 from sut.settings import Scenario
@@ -81,8 +81,8 @@ def main(argv: list[str]) -> int:
         carried = carried_load(measured.costs(config.scenario), config.load, measured.quota_cores)
         if config.json is not None:
             _write(config.json, config, measured, carried)
-    except ValueError as error:
-        return _say(str(error), BAD_INPUT)
+    except (ValueError, OSError) as error:
+        return _say(one_line(str(error)), BAD_INPUT)
     except BenchmarkFailed as error:
         return _say(str(error), FAILED)
     except Interrupted as interruption:

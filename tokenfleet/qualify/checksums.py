@@ -80,6 +80,8 @@ def _read_sums(path: Path, text: str) -> ExpectedSums:
             raise FlagError(EXPECTED_FLAG, f"line {number} is not a SHA-256, two spaces and a name", path)
         sha, name = found[1].lower(), found[2]
         if name.startswith(_ALL_WEIGHTS):
+            if weights not in ("", sha):
+                raise FlagError(EXPECTED_FLAG, "has two different hashes of all weight files", path)
             weights = sha
         else:
             _add(path, files, name, sha)

@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from common.bounded_file import open_regular
 from sut.log_files import REQUESTS
-from sut.results.timing.requests_file import COLUMNS, check_owner
+from sut.results.timing.requests_file import COLUMNS, check_integers, check_owner
 
 PARTS = (
     ("scheduled_ns", "issued_ns", "lateness"),
@@ -26,6 +27,9 @@ PARTS = (
     ("done_arrival_ns", "done_reported_ns", "report of the answer"),
 )
 """Begin, end and name of each part of a request, in order; a time that is not known joins its two parts."""
+# What is known of every request that has finished.
+_ALWAYS_KNOWN = ("query", "worker", "issued_ns", "done_arrival_ns")
+_FIRST = "first_arrival_ns"
 
 
 class Part(NamedTuple):
@@ -61,8 +65,11 @@ def read_sample(run_dir: Path, run_id: str, num: int, num_slowest: int) -> list[
     check_owner(path, table.schema, run_id)
     if missing := set(COLUMNS) - set(table.column_names):
         raise ValueError(f"{path}: has no column {min(missing)}")
-    first_ns, issued_ns = (table[name].to_numpy() for name in ("first_arrival_ns", "issued_ns"))
-    rows = table.take(pa.array(choose_rows(first_ns - issued_ns, num, num_slowest)))
+    check_integers(path, table, _ALWAYS_KNOWN)
+    check_integers(path, table.select([_FIRST]).drop_null(), [_FIRST])
+    # An answer without tokens has no first one.
+    ttft_ns = pc.fill_null(pc.subtract(table[_FIRST], table["issued_ns"]), 0).to_numpy()
+    rows = table.take(pa.array(choose_rows(ttft_ns, num, num_slowest)))
     sampled: list[dict[str, object]] = rows.to_pylist()
     return sampled
 

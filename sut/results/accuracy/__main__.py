@@ -10,7 +10,7 @@ import sys
 from common.flags import FlagError
 from common.signals import Interrupted, Interrupts
 from common.standard_streams import open_standard_streams
-from common.text import print_table
+from common.text import one_line, print_table
 from sut.log_files import REJECTED_PREFIX
 from sut.results.accuracy.accuracy_inputs import read_inputs
 from sut.results.accuracy.accuracy_report import write_report
@@ -29,8 +29,8 @@ def main(argv: list[str]) -> int:
     Interrupts()
     try:
         return _score(parse(argv))
-    except ValueError as error:
-        print(f"accuracy: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"accuracy: {one_line(str(error))}", file=sys.stderr)
         return BAD_INPUT
     except Interrupted as interruption:
         print(f"accuracy: interrupted by {interruption}", file=sys.stderr)

@@ -13,7 +13,7 @@ from typing import Annotated
 from common.atomic_files import whole_file
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
 from common.standard_streams import open_standard_streams
-from common.text import print_table
+from common.text import one_line, print_table
 from sut.results.comparison.compared_runs import SIDE_ARGUMENT, read_sides
 from sut.results.comparison.comparison import Comparison, compare
 from sut.results.comparison.comparison_page import format_page
@@ -39,8 +39,8 @@ def main(argv: list[str]) -> int:
         paths, config = parse(argv)
         comparison = compare(read_sides(paths))
         _write(comparison, config)
-    except ValueError as error:
-        sys.stderr.write(f"report compare: {error}\n")
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"report compare: {one_line(str(error))}\n")
         return BAD_INPUT
     print_table(format_text(comparison))
     return COMPARED

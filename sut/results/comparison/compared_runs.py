@@ -1,5 +1,6 @@
 """Finds the runs of each side of a comparison and checks that they can be compared."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -96,9 +97,24 @@ def _read_runs(path: Path) -> list[ComparedRun]:
 
 
 def _find_records(path: Path) -> list[Path]:
+    """Find each run.json; a directory that cannot be read may hold runs of this side.
+
+    Raises:
+        OSError: Names a directory that cannot be read.
+    """
     if (path / RECORD).exists():
         return [path / RECORD]
-    return [found for depth in range(1, MAX_DEPTH + 1) for found in sorted(path.glob("*/" * depth + RECORD))]
+    found = []
+    for place, names, files in os.walk(path, onerror=_refuse, followlinks=True):
+        found += [Path(place, RECORD)] if RECORD in files else []
+        # Also ends a walk in a circle of links.
+        if len(Path(place).relative_to(path).parts) == MAX_DEPTH:
+            names.clear()
+    return found
+
+
+def _refuse(error: OSError) -> None:
+    raise error
 
 
 def _read_run(place: Path) -> ComparedRun:

@@ -1,9 +1,11 @@
 """Compares the figures of the sides and states which differences are more than noise."""
 
+import json
 from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
+from common.json_document import entry
 from sut.results.comparison.compared_checks import checks_notes
 from sut.results.comparison.compared_figures import ComparedFigure, error_rates, shown_figures
 from sut.results.comparison.compared_runs import ComparedRun, Side
@@ -14,6 +16,8 @@ from sut.results.comparison.ratio_interval import RatioInterval, RepeatedFigure,
 ERROR_RATE = 0.05
 """Largest probability with which a comparison claims any difference that does not exist."""
 
+_WORK = ("dataset.sha256", "generation")
+"""Places in run.json of what was answered, and how."""
 _TARGET_QPS = ("loadgen_bounds", "result_completed_samples_per_sec", "value")
 """Place in run.json of the rate of a schedule; Offline has none."""
 
@@ -78,6 +82,7 @@ def compare(sides: Sequence[Side]) -> Comparison:
         differences=tuple(find_differences(sides)),
         notes=(
             *weights_notes(sides),
+            *_work_notes(sides),
             *_schedule_notes(sides),
             *_missing_notes(sides),
             *checks_notes(sides),
@@ -126,6 +131,22 @@ def _claim(row: FigureRow, compared: ComparedSide) -> Claim:
     what = "more than noise" if interval.excludes_one else "not more than noise"
     text = f"{compared.side} is {size} {word} than {baseline} in {name}: {what}"
     return Claim(compared.side, name, interval.excludes_one, text)
+
+
+def _work_notes(sides: Sequence[Side]) -> list[str]:
+    """Return a note if the runs had other prompts, sampling or budgets; else none."""
+    runs = [run for side in sides for run in side.runs]
+    names = [
+        name
+        for name in _WORK
+        if len({json.dumps(entry(run.record, *name.split(".")), sort_keys=True) for run in runs}) > 1
+    ]
+    if not names:
+        return []
+    return [
+        f"The runs are not of the same work: {' and '.join(names)} differ. The figures follow the prompts "
+        "and the lengths of the answers: their differences are not those of the engines alone."
+    ]
 
 
 def _schedule_notes(sides: Sequence[Side]) -> list[str]:

@@ -52,13 +52,14 @@ def read_columns(run_dir: Path, run_id: object, names: Sequence[str]) -> list[In
     from pyarrow import ArrowException
     from pyarrow import parquet as pq
 
-    from sut.results.timing.requests_file import ForeignFileError, check_owner
+    from sut.results.timing.requests_file import ForeignFileError, check_integers, check_owner
 
     try:
         with open_regular(path) as file:
             table = pq.read_table(file, columns=list(names))
         check_owner(path, table.schema, run_id)
         known = table.drop_null()
+        check_integers(path, known, names)
         return [known.column(name).to_numpy().astype(np.int64) for name in names]
     except ForeignFileError as error:
         raise FlagError("RUNS", str(error)) from error

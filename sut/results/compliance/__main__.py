@@ -7,7 +7,7 @@ import logging
 import sys
 
 from common.standard_streams import open_standard_streams
-from common.text import print_table
+from common.text import one_line, print_table
 from sut.results.compliance.compliance_run import decide_run
 from sut.results.compliance.compliance_verdict import ComplianceVerdict
 from sut.results.compliance.config import parse
@@ -22,8 +22,8 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
         verdict = decide_run(*parse(argv))
-    except ValueError as error:
-        print(f"compliance: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"compliance: {one_line(str(error))}", file=sys.stderr)
         return BAD_INPUT
     print_table(_table(verdict))
     return PASSED if verdict.passed else NOT_PASSED

@@ -108,11 +108,7 @@ class RecordedRun:
     @property
     def host_answers(self) -> list[JsonObject]:
         """The latest answer of each worker to GetHost, without workers that never answered."""
-        answers = [
-            [host for host in as_mappings(worker.get("hosts")) if host.get("hostname")]
-            for worker in self.workers
-        ]
-        return [hosts[-1] for hosts in answers if hosts]
+        return [host for worker in self.workers for host in _latest_host(worker)]
 
     @property
     def worker_hosts(self) -> list[JsonObject]:
@@ -120,13 +116,22 @@ class RecordedRun:
         return [machine for host in self.host_answers for machine in machines_of(host)]
 
     @property
-    def hosts_by_name(self) -> dict[str, list[Mapping[str, object]]]:
-        """The workers' machines by host name: several workers may share one, each with its accelerators."""
-        found: dict[str, list[Mapping[str, object]]] = {}
-        for host in self.worker_hosts:
-            if host.get("hostname"):
-                found.setdefault(str(host["hostname"]), []).append(host)
-        return found
+    def machines(self) -> list[list[Mapping[str, object]]]:
+        """What the workers said of each machine: several may share one, each with its accelerators.
+
+        Machines from one image can have one host name: the workers' addresses tell them apart.
+        """
+        found: dict[tuple[str, object], list[Mapping[str, object]]] = {}
+        for worker in self.workers:
+            place = str(worker.get("address")).rpartition(":")[0]
+            for machine in (part for host in _latest_host(worker) for part in machines_of(host)):
+                found.setdefault((place, machine.get("hostname")), []).append(machine)
+        return list(found.values())
+
+
+def _latest_host(worker: Mapping[str, object]) -> list[Mapping[str, object]]:
+    """Return the latest answer of a worker to GetHost as a list of one; empty if it never answered."""
+    return [host for host in as_mappings(worker.get("hosts")) if host.get("hostname")][-1:]
 
 
 Runs = Mapping[Scenario, Mapping[RunKind, RecordedRun]]

@@ -167,7 +167,7 @@ def machines_of(run: RecordedRun) -> list[str]:
     is_unknown = any(host.get("not_told") and not host.get("accelerators") for host in run.worker_hosts)
     if is_unknown or not run.workers or len(run.host_answers) < len(run.workers):
         return []
-    return [", ".join(sorted(_machine_text(hosts) for hosts in run.hosts_by_name.values()))]
+    return [", ".join(sorted(_machine_text(hosts) for hosts in run.machines))]
 
 
 def _machine_text(hosts: Sequence[Mapping[str, object]]) -> str:

@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         lay_out(prepared.submission, flags.output, flags.originals)
         _tell("draft: empty", prepared.missing)
         return _show(flags, prepared.submission)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"tokenfleet submission: {printable(str(error), _MAX_LINE_LEN)}\n")
         return BAD_INPUT
 

@@ -143,7 +143,7 @@ def _value_faults(chosen: Mapping[str, str]) -> list[str]:
 def _facts_of(runs: list[RecordedRun]) -> dict[str, str]:
     """Describe the workers' machines by what GetHost said in the run with the most answers."""
     run = max(runs, key=lambda found: len(found.worker_hosts))
-    hosts = run.hosts_by_name
+    hosts = _hosts_by_name(run.worker_hosts)
     if not hosts:
         return {}
     first = next(iter(hosts.values()))[0]
@@ -194,6 +194,15 @@ def _hardware(host: Mapping[str, object]) -> dict[str, str]:
     max_mhz = entry(host, "hardware", "processor_max_mhz")
     if isinstance(max_mhz, str):
         found["host_processor_frequency"] = f"{max_mhz} MHz"
+    return found
+
+
+def _hosts_by_name(hosts: Iterable[Mapping[str, object]]) -> dict[str, list[Mapping[str, object]]]:
+    """Group the workers' machines by host name: several workers may share one."""
+    found: dict[str, list[Mapping[str, object]]] = {}
+    for host in hosts:
+        if host.get("hostname"):
+            found.setdefault(str(host["hostname"]), []).append(host)
     return found
 
 

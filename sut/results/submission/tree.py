@@ -138,7 +138,7 @@ class _Layout:
         for name in ("systems", "documentation"):
             (self.folder / name).mkdir(parents=True)
         _write_json(self.folder / "systems" / f"{submission.system}.json", submission.description)
-        (self.folder / "documentation" / "calibration.md").write_text(submission.calibration_page)
+        _write_text(self.folder / "documentation" / "calibration.md", submission.calibration_page)
         write_snapshot(submission.source, submission.commit, self.folder / "src")
         for scenario, runs in submission.runs.items():
             self._write_scenario(scenario, runs)
@@ -149,14 +149,14 @@ class _Layout:
         folder, kept = self.folder / place, self.originals / place
         folder.mkdir(parents=True)
         _write_json(folder / "measurements.json", self.submission.measurements[scenario])
-        (folder / "README.md").write_text(scenario_readme(name, runs, self.submission.notes))
+        _write_text(folder / "README.md", scenario_readme(name, runs, self.submission.notes))
         shutil.copyfile(runs[RunKind.PERFORMANCE].directory / USER_CONF, folder / USER_CONF)
         _copy_logs(runs[RunKind.PERFORMANCE], folder / "performance" / "run_1")
         accuracy = runs[RunKind.ACCURACY]
         _copy_logs(accuracy, folder / "accuracy")
         log_sha256 = _copy_accuracy_log(accuracy, folder / "accuracy", kept / "accuracy")
         score = (accuracy.directory / log_files.ACCURACY_TEXT).read_text(encoding="utf-8").rstrip("\n")
-        (folder / "accuracy" / log_files.ACCURACY_TEXT).write_text(f"{score}\n\nhash={log_sha256}\n")
+        _write_text(folder / "accuracy" / log_files.ACCURACY_TEXT, f"{score}\n\nhash={log_sha256}\n")
         for kind, verify_name in VERIFY_FILES.items():
             if kind in runs:
                 _write_test(runs[kind], verify_name, folder / kind, kept / kind)
@@ -167,7 +167,7 @@ def _write_test(run: RecordedRun, verify_name: str, folder: Path, kept: Path) ->
     _copy_logs(run, folder / "performance" / "run_1")
     shutil.copyfile(run.directory / verify_name, folder / verify_name)
     log_sha256 = _copy_accuracy_log(run, folder / "accuracy", kept / "accuracy")
-    (folder / "accuracy" / log_files.ACCURACY_TEXT).write_text(f"hash={log_sha256}\n")
+    _write_text(folder / "accuracy" / log_files.ACCURACY_TEXT, f"hash={log_sha256}\n")
 
 
 def _copy_logs(run: RecordedRun, folder: Path) -> None:
@@ -187,4 +187,9 @@ def _copy_accuracy_log(run: RecordedRun, folder: Path, kept: Path) -> str:
 
 
 def _write_json(path: Path, values: Mapping[str, str]) -> None:
-    path.write_text(json.dumps(dict(values), indent=2) + "\n", encoding="utf-8")
+    _write_text(path, json.dumps(dict(values), indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write UTF-8 in every locale."""
+    path.write_text(text, encoding="utf-8")

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,25 @@ def check_owner(path: Path, schema: pa.Schema, run_id: object) -> None:
     if owner != run_id:
         names = " and ".join(printable(str(name), _MAX_ID_LEN) for name in (owner, run_id))
         raise ForeignFileError(f"{path} and the {RECORD} beside it are of two runs, {names}")
+
+
+def check_integers(path: Path, table: pa.Table, names: Iterable[str]) -> None:
+    """Require columns of integers without nulls, as a run writes them.
+
+    Args:
+        path: The file of the table.
+        table: Its rows.
+        names: Of the columns.
+
+    Raises:
+        ForeignFileError: Names the column: another program has written the file.
+    """
+    for name in names:
+        if name not in table.column_names:
+            raise ForeignFileError(f"{path}: has no column {name}")
+        column = table.column(name)
+        if not pa.types.is_integer(column.type) or column.null_count:
+            raise ForeignFileError(f"{path}: the column {name} is not of integers without nulls")
 
 
 def to_table(records: RequestRecords) -> pa.Table:

@@ -43,6 +43,31 @@ def test_equal_sides_are_not_more_than_noise(tmp_path: Path, capsys: pytest.Capt
     assert ": more than noise" not in output
 
 
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"dataset": {"sha256": "b0", "path": "b.parquet"}}, "dataset.sha256"),
+        ({"generation": {"max_new_tokens": 16}}, "generation"),
+        ({"dataset": {"sha256": "a0", "path": "b.parquet"}}, None),
+    ],
+)
+def test_runs_of_other_work_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], names: str | None
+) -> None:
+    """Other prompts or a smaller budget make other figures; the same prompts in another place do not."""
+    work: dict[str, object] = {"dataset": {"sha256": "a0"}, "generation": {"max_new_tokens": 10240}}
+    paths = [
+        str(write_run(tmp_path / name, server_record(name, 0, 50.0, **own)))
+        for name, own in (("a", work), ("b", work | changes))
+    ]
+    assert main(paths) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    if names is None:
+        assert "not of the same work" not in output
+    else:
+        assert f"The runs are not of the same work: {names} differ." in output
+
+
 def test_one_run_a_side_claims_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One run a side: the ratio is shown, no difference is claimed, and the output says why."""
     runs = [

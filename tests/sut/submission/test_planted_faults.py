@@ -66,11 +66,27 @@ def test_a_machine_may_be_divided_in_another_way_between_workers(results: Path) 
     assert found.startswith("all runs: the set of machines differs: ")
 
 
-def divide(found: Any, counts: Sequence[int]) -> None:
-    """Let as many workers of one machine as there are counts have served a run, with so many accelerators."""
+def test_machines_of_one_host_name_are_counted_by_their_addresses(results: Path) -> None:
+    """Two machines from one image with four accelerators each are not one machine with eight."""
+    for run in all_runs(find_runs([results])):
+        change_record(run.directory, functools.partial(divide, counts=[4, 4], places=("n1", "n2")))
+    one = functools.partial(divide, counts=[4, 4], places=("n3", "n3"))
+    (found,) = planted_faults(results, record("server/TEST09", one))
+    assert found.startswith("all runs: the set of machines differs: ")
+
+
+def divide(found: Any, counts: Sequence[int], places: Sequence[str] = ()) -> None:
+    """Let as many workers as there are counts have served a run, with so many accelerators.
+
+    Args:
+        found: Content of run.json.
+        counts: Accelerators of each worker.
+        places: Host in the address of each worker, by default one; their machines have one host name.
+    """
     summary = found["summary"]
     summary["workers"] = [copy.deepcopy(summary["workers"][0]) for _ in counts]
-    for worker, num in zip(summary["workers"], counts, strict=True):
+    for worker, num, place in zip(summary["workers"], counts, places or ["n1"] * len(counts), strict=True):
+        worker["address"] = f"{place}:50052"
         device = {"name": "H200", "memory_bytes": 1 << 37, "ecc": True, "num_devices": num}
         worker["hosts"][-1] |= {"hostname": "n1", "accelerators": [device]}
 

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests import fleet
-from tests.tokenfleet.campaign.plans import StartedCampaign, run_ids, stop_local_worker, write_rehearsal
+from tests.tokenfleet.campaign.plans import (
+    StartedCampaign,
+    change_num_cores,
+    run_ids,
+    stop_local_worker,
+    write_rehearsal,
+)
 from tests.tokenfleet.test_local_run import wait_gone
 
 pytestmark = pytest.mark.long
@@ -88,26 +94,37 @@ def test_runs_of_another_engine_than_the_plan_has_now_do_not_count(directory: Pa
     assert set(ids.values()) & set(run_ids(out).values()) == set()
 
 
-def test_workers_on_other_machines_than_runs_that_count_stop_the_campaign(directory: Path) -> None:
-    """No tree could hold both: nothing is run, and the run that counts stays."""
+def test_without_a_tree_runs_may_have_had_other_machines(directory: Path) -> None:
+    """A rehearsal of two groups on unlike nodes: the run that counts stays, and the other one is run."""
     out = directory / "out"
     plan = write_rehearsal(directory)
     first = StartedCampaign(plan)
     assert 0 == first.end(), first.text()
     ids = run_ids(out)
     (out / "offline" / "accuracy" / "run.json").unlink()
-    record = out / "offline" / "performance" / "run.json"
-    content = json.loads(record.read_text())
-    host = content["summary"]["workers"][0]["hosts"][-1]
-    num_cores, host["num_cores"] = host["num_cores"], 999
-    record.write_text(json.dumps(content))
+    change_num_cores(out / "offline" / "performance" / "run.json")
+    again = StartedCampaign(plan)
+    assert 0 == again.end(), again.text()
+    assert ids["offline performance"] == run_ids(out)["offline performance"]
+
+
+def test_a_run_whose_logs_changed_does_not_count(directory: Path) -> None:
+    """One log is cut short and one is lost: no tree could hold these runs, and both are run anew at once."""
+    out = directory / "out"
+    plan = write_rehearsal(directory)
+    first = StartedCampaign(plan)
+    assert 0 == first.end(), first.text()
+    ids = run_ids(out)
+    detail = out / "offline" / "performance" / "mlperf_log_detail.txt"
+    detail.write_bytes(detail.read_bytes()[:-1])
+    (out / "offline" / "accuracy" / "mlperf_log_accuracy.json").unlink()
 
     again = StartedCampaign(plan)
-    assert 2 == again.end(), again.text()
-    machines = f"another set of machines: {num_cores} cores, not 999 cores as in offline performance"
-    line = f"campaign: the workers of group all have {machines}: move out/offline/performance away to run it"
-    assert line in again.text()
-    assert {"offline performance": ids["offline performance"]} == run_ids(out)
+    assert 0 == again.end(), again.text()
+    reason = "is not the file of the run any more"
+    assert f"offline performance is run anew: mlperf_log_detail.txt {reason}" in again.text()
+    assert f"offline accuracy is run anew: mlperf_log_accuracy.json {reason}" in again.text()
+    assert set(ids.values()) & set(run_ids(out).values()) == set()
 
 
 def test_a_killed_campaign_continues(directory: Path) -> None:

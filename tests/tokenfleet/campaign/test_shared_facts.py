@@ -27,7 +27,7 @@ def run_on(num_devices: int) -> RecordedRun:
     device = {**H200, "driver_version": "", "num_devices": num_devices}
     host = {"hostname": "a", "num_cores": 192, "accelerators": [device]}
     infos = [{"engine": "vllm", "engine_version": "0.25.1"}]
-    record = {"summary": {"workers": [{"stream_infos": infos, "hosts": [host]}]}}
+    record = {"summary": {"workers": [{"address": "a:50052", "stream_infos": infos, "hosts": [host]}]}}
     return RecordedRun(Path("a"), Scenario.OFFLINE, RunKind.PERFORMANCE, record)
 
 

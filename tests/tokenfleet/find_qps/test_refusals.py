@@ -1,16 +1,21 @@
 """What `tokenfleet find-qps` refuses, in one line with flag, value and bound, and what its runs have."""
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from common.flags import FlagError
+from sut.results.timing.requests_file import ForeignFileError, write_parquet
 from tests import fleet
 from tokenfleet.find_qps.config import parse
 from tokenfleet.find_qps.find_qps import main
 from tokenfleet.find_qps.rate_search import RunLengthKind
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
+from tokenfleet.find_qps.search_results import read_finished
 from tokenfleet.find_qps.search_state import STATE_NAME, SearchDir, SearchState
 
 RUN = ["--workers", "127.0.0.1:1", "--input-file", "data.parquet", "--scenario", "server"]
@@ -115,3 +120,37 @@ def test_each_run_has_its_length_and_its_bound(plan: SearchPlan) -> None:
     argv = plan.argv(full)
     assert {"--target-qps=100.0", "--max-over-latency=150"} <= set(argv)
     assert f"--user-conf={plan.directory / 'full.conf'}" in argv
+
+
+@pytest.mark.parametrize(
+    ("changes", "conf", "line"),
+    [
+        ({}, "read by LoadGen", None),
+        ({"config": {"target_qps": 99.0}}, "read by LoadGen", "its target_qps is 99.0, not 100.0"),
+        ({"dataset": {"sha256": "00"}}, "read by LoadGen", "its data set is 00, not "),
+        ({}, "edited", "its SHA-256 of "),
+    ],
+)
+def test_a_directory_of_another_run_than_the_planned_one_is_refused(
+    plan: SearchPlan, changes: dict[str, object], conf: str, line: str | None
+) -> None:
+    """A run at another rate or over other data says nothing of this one; edited lines are not proposed."""
+    run = PlannedSearchRun(3, RunLengthKind.FULL, 100.0)
+    run_dir = plan.run_dir(run)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    record = {
+        "run_id": "mine",
+        "verdict": {"outcome": "VALID", "checks": []},
+        "config": {"target_qps": 100.0},
+        "dataset": {"sha256": plan.dataset_sha256},
+        "files_sha256": {"user.conf": hashlib.sha256(b"read by LoadGen").hexdigest()},
+    }
+    (run_dir / "run.json").write_text(json.dumps(record | changes))
+    (run_dir / "user.conf").write_text(conf)
+    write_parquet(run_dir / "requests.parquet", pa.table({"query": [0]}), {"run_id": "mine"})
+    if line is None:
+        assert read_finished(plan, run) is not None
+        return
+    with pytest.raises(ForeignFileError) as refusal:
+        read_finished(plan, run)
+    assert f"{run_dir} is not run 3 (full, 100 queries/s) of the search: {line}" in str(refusal.value)

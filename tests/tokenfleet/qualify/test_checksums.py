@@ -46,6 +46,11 @@ def test_the_last_line_of_checkpoint_hash_is_the_hash_of_the_weights(tmp_path: P
     [
         ("x.txt", "abc  file\n", "line 1 is not a SHA-256, two spaces and a name"),
         ("x.txt", f"{SHA}  a\n{OTHER}  b/a\n", "a has two different hashes"),
+        (
+            "x.txt",
+            f"{SHA}  all weight files of /models/a\n{OTHER}  all weight files of /models/b\n",
+            "has two different hashes of all weight files",
+        ),
         ("x.toml", "[files", "is not TOML: "),
         ("x.toml", "file = 1", "unknown key 'file'"),
         ("x.toml", "files = 1", "files is not a table of hashes by file name"),
