@@ -12,7 +12,7 @@ import zmq
 
 from protos import worker_pb2 as pb
 from tests.worker.asks import Ask, submit
-from tests.worker.engines.engine_contract import EngineContract, Served
+from tests.worker.engines.engine_contract import EngineContract, Served, reason_of_death
 from tests.worker.engines.greedy import GREEDY, Answer, answers_of, bounded, children, finished
 from worker.engine_protocol import EngineDead
 from worker.engines.sglang.sglang_engine import SglangEngine, parse_server_flags
@@ -179,13 +179,7 @@ def test_a_killed_process_ends_the_engine(
         engine = make(model)
         await bounded(engine.start())
         processes = sglang_processes()[-3:]
-        processes[index].kill()
-        await asyncio.sleep(0)
-        with pytest.raises(EngineDead) as raised:
-            await bounded(engine.step())
-        assert reason == str(raised.value)
-        await bounded(engine.reset())
-        await bounded(engine.close())
+        assert reason == await reason_of_death(engine, processes[index].kill)
         async with asyncio.timeout(60):
             while not all(map(has_ended, processes)):  # noqa: ASYNC110 - the kernel ends them
                 await asyncio.sleep(0.01)

@@ -89,7 +89,8 @@ class SglangEngine(ModelEngine[SchedulerOutput]):
         """Stop SGLang's processes, also during a load."""
         await super().close()
         if self._processes is not None:
-            await self._processes.close()
+            processes, self._processes = self._processes, None
+            await processes.close()
         if self._link is not None:
             self._link.close()
         if self._directory is not None:
