@@ -1,6 +1,6 @@
 """SglangEngine over the real SGLang: the contract of an engine, on a tiny checkpoint of random weights.
 
-    TOKENFLEET_SGLANG_FLAGS="--dtype bfloat16" pytest -m gpu tests/worker/engines/test_sglang_real.py
+    pytest -m gpu tests/worker/engines/test_sglang_real.py
 
 TOKENFLEET_SGLANG_MODEL is a checkpoint in place of the tiny gpt-oss, TOKENFLEET_SGLANG_FLAGS are further
 flags of SGLang.
@@ -57,8 +57,13 @@ def walking(model: Path, copy: Path) -> Path:
 
     Greedy answers then do not depend on how the numbers of a step are rounded, in which the other requests of
     the step have a part, and yet all kernels run.
+
+    SGLang's gpt-oss takes the type of some weights from the checkpoint and of others from --dtype, and its
+    attention kernels have no float32: so the checkpoint names bfloat16.
     """
     shutil.copytree(model, copy)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"torch_dtype": "bfloat16"}))
     weights = load_file(copy / "model.safetensors")
     embedded = weights["model.embed_tokens.weight"]
     embedded /= np.linalg.norm(embedded, axis=1, keepdims=True)
