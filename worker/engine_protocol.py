@@ -134,5 +134,8 @@ class Engine(Protocol):
         ...
 
     async def close(self) -> None:
-        """Stop the engine and all processes it started; also called when `start` failed or was not called."""
+        """Stop the engine and all processes it started.
+
+        Also called when `start` failed or was not called, and again after a `close`.
+        """
         ...

@@ -104,9 +104,8 @@ def _show(asked: Asked, machine: dict[str, str], clock: Clock, processes: Proces
     flags = engine_flags(given, asked.plan.max_model_len, num_gpus=len(asked.gpus))
     flags += extension_flags(flags)
     say(f"{'vLLM flags':<14}{' '.join(flags)}")
-    of_sglang = sglang_flags(
-        getattr(asked.plan, "sglang", ""), asked.plan.max_model_len, is_dummy=asked.model is None
-    )
+    of_sglang = _sglang_flags(asked)
+    say(f"{'SGLang flags':<14}{' '.join(of_sglang) or 'not measured'}")
     timeout_s = asked.plan.round_timeout_s
     setting = Setting(processes, work, flags, directory, timeout_s, of_sglang)
     watch_log = directory / "watch.log"
@@ -115,7 +114,7 @@ def _show(asked: Asked, machine: dict[str, str], clock: Clock, processes: Proces
         watch = processes.start(["bench.gpu.watch"], watch_log)
         wait_free(watch, watch_log, asked.gpus, "--gpus")
     place = Place(setting, asked.gpus, watch_log, clock)
-    record = Record(asked, machine, flags, place)
+    record = Record(asked, machine, place)
     found = asked.show.show(asked.plan, place, record.keep)
     record.end(found)
     problems = [*found.failures, *(f"not run: {what}" for what in found.not_run)]
@@ -124,12 +123,20 @@ def _show(asked: Asked, machine: dict[str, str], clock: Clock, processes: Proces
     return 1 if problems else 0
 
 
+def _sglang_flags(asked: Asked) -> list[str]:
+    """Return the flags of SGLang's sides; empty if none is measured."""
+    if not isinstance(asked.plan, Offline) or "sglang" not in asked.plan.sides:
+        return []
+    max_model_len, is_dummy = asked.plan.max_model_len, asked.model is None
+    return sglang_flags(asked.plan.sglang, max_model_len, len(asked.gpus), is_dummy=is_dummy)
+
+
 class Record:
     """The --output file, written after each round."""
 
-    def __init__(self, asked: Asked, machine: dict[str, str], flags: list[str], place: Place) -> None:
+    def __init__(self, asked: Asked, machine: dict[str, str], place: Place) -> None:
         """Take the parts that do not change."""
-        self._asked, self._machine, self._flags, self._place = asked, machine, flags, place
+        self._asked, self._machine, self._place = asked, machine, place
 
     def keep(self, found: Found) -> None:
         """Write all figures so far; a failure, for example a full disk, does not end the measurement."""
@@ -147,7 +154,7 @@ class Record:
         self._write(found, is_complete=True)
 
     def _write(self, found: Found, *, is_complete: bool) -> None:
-        record = _record(self._asked, self._machine, self._flags, found)
+        record = _record(self._asked, self._machine, self._place.setting, found)
         record |= {"is_complete": is_complete, "engines": engines_say(self._place)}
         write_record(self._asked.output, record)
 
@@ -166,14 +173,15 @@ def token_problems(found: Found, *, exact: bool) -> list[str]:
     return problems
 
 
-def _record(asked: Asked, machine: dict[str, str], flags: list[str], found: Found) -> dict[str, object]:
+def _record(asked: Asked, machine: dict[str, str], setting: Setting, found: Found) -> dict[str, object]:
     return {
         "ended_utc": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine,
         "plan": dataclasses.asdict(asked.plan),
         "model": str(asked.model or "gpt-oss-120b, random weights"),
         "gpus": list(asked.gpus),
-        "vllm_flags": flags,
+        "vllm_flags": list(setting.flags),
+        "sglang_flags": list(setting.sglang_flags),
         "rounds": [one.to_json() for one in found.rounds],
         "starts": found.starts,
         **found.more,

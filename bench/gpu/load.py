@@ -24,6 +24,10 @@ from worker.engines.vllm import worker_extension
 
 MAX_ROWS = 1 << 20
 """Rows of a data set of sut.synthetic."""
+# Sizes of an engine on GPUs, equal for vLLM and SGLang.
+NUM_SLOTS = 512
+STEP_TOKENS = 8192
+MEMORY_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,12 +203,12 @@ def engine_flags(given: Sequence[str], max_model_len: int, *, num_gpus: int) -> 
     on_gpu = num_gpus > 0
     valued: dict[str, object] = {
         "--max-model-len": max_model_len,
-        "--max-num-seqs": 512 if on_gpu else 16,
-        "--max-num-batched-tokens": 8192 if on_gpu else 2048,
+        "--max-num-seqs": NUM_SLOTS if on_gpu else 16,
+        "--max-num-batched-tokens": STEP_TOKENS if on_gpu else 2048,
         "--tensor-parallel-size": max(num_gpus, 1),
     }
     valued |= (
-        {"--gpu-memory-utilization": 0.9}
+        {"--gpu-memory-utilization": MEMORY_SHARE}
         if on_gpu
         else {"--dtype": "float32", "--kv-cache-memory-bytes": 1 << 28}
     )
@@ -237,16 +241,26 @@ def extension_flags(flags: Sequence[str]) -> list[str]:
     return [worker_extension.FLAG, worker_extension.EXTENSION] if is_dummy else []
 
 
-def sglang_flags(given: str, max_model_len: int, *, is_dummy: bool) -> list[str]:
+def sglang_flags(given: str, max_model_len: int, num_gpus: int, *, is_dummy: bool) -> list[str]:
     """Return the flags of SGLang's sides; given ones win.
 
     Args:
         given: Flags in one word.
         max_model_len: Longest prompt and answer; SGLang keeps 6 tokens of its context for itself.
+        num_gpus: GPUs of the engine, as in engine_flags.
         is_dummy: Random weights.
     """
-    load = ["--load-format", "dummy"] if is_dummy else []
-    return ["--context-length", str(max_model_len + 8), "--tp-size", "1", *load, *shlex.split(given)]
+    valued: dict[str, object] = {"--context-length": max_model_len + 8, "--tp-size": max(num_gpus, 1)}
+    if num_gpus:
+        valued |= {
+            "--max-running-requests": NUM_SLOTS,
+            "--cuda-graph-max-bs-decode": NUM_SLOTS,
+            "--chunked-prefill-size": STEP_TOKENS,
+            "--mem-fraction-static": MEMORY_SHARE,
+        }
+    if is_dummy:
+        valued["--load-format"] = DUMMY
+    return [*(part for name, value in valued.items() for part in (name, str(value))), *shlex.split(given)]
 
 
 def last_value(flags: Sequence[str], name: str) -> str:

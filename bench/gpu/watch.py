@@ -115,14 +115,14 @@ def use_between(log: Path, index: int, begin_s: float, end_s: float) -> Use | No
 
 
 def describe_gpus() -> dict[str, str]:
-    """Describe the GPUs and the versions of torch, triton and vLLM."""
+    """Describe the GPUs and the versions of torch, triton and the engines."""
     query = ["nvidia-smi", "--query-gpu=index,name,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=True)
         gpus = "; ".join(done.stdout.splitlines())
     except (OSError, subprocess.SubprocessError) as error:
         gpus = f"unknown: {error}"
-    versions = {name: installed(name) for name in ("torch", "triton", "vllm")}
+    versions = {name: installed(name) for name in ("torch", "triton", "vllm", "sglang", "sglang-kernel")}
     return {"GPUs": gpus, **versions}
 
 

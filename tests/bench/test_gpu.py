@@ -28,6 +28,7 @@ from bench.gpu.load import (
     arriving,
     engine_flags,
     extension_flags,
+    last_value,
     offline,
     prepare,
     set_stop_id,
@@ -163,10 +164,23 @@ def test_flags_of_all_sides_are_written_out_unless_given() -> None:
 
 def test_flags_of_sglangs_sides_come_after_the_defaults() -> None:
     """SGLang takes the last value of a flag; its context has room for the tokens that it keeps."""
-    flags = sglang_flags("--tp-size 2 --dtype 'float32'", 4096, is_dummy=True)
+    flags = sglang_flags("--tp-size 2 --dtype 'float32'", 4096, 0, is_dummy=True)
     assert ["--context-length", "4104", "--tp-size", "1", "--load-format", "dummy"] == flags[:6]
     assert ["--tp-size", "2", "--dtype", "float32"] == flags[6:]
-    assert "dummy" not in sglang_flags("", 4096, is_dummy=False)
+    assert "dummy" not in sglang_flags("", 4096, 0, is_dummy=False)
+
+
+def test_sglangs_sides_have_the_sizes_of_the_others() -> None:
+    """On GPUs slots, tokens of a step, memory and number of GPUs are the same by default."""
+    ours, other = engine_flags([], 4096, num_gpus=2), sglang_flags("", 4096, 2, is_dummy=False)
+    for vllm, sglang, value in (
+        ("--max-num-seqs", "--max-running-requests", "512"),
+        ("--max-num-seqs", "--cuda-graph-max-bs-decode", "512"),
+        ("--max-num-batched-tokens", "--chunked-prefill-size", "8192"),
+        ("--gpu-memory-utilization", "--mem-fraction-static", "0.9"),
+        ("--tensor-parallel-size", "--tp-size", "2"),
+    ):
+        assert value == last_value(ours, vllm) == last_value(other, sglang), sglang
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""A new node with GPUs: `pytest -m gpu` says within minutes whether worker, coordinator and vLLM work on it.
+"""A new node with GPUs: `pytest -m gpu` says in minutes whether worker, coordinator and engine work on it.
 
-TOKENFLEET_GPU_MODEL names a checkpoint directory; without it gpt-oss-120b is loaded with random weights.
-TOKENFLEET_GPU_FLAGS are vLLM's flags; without them few CUDA graphs are captured, for a quick start.
+TOKENFLEET_GPU_ENGINE is vllm, the default, or sglang. TOKENFLEET_GPU_MODEL names a checkpoint directory;
+without it gpt-oss-120b is loaded with random weights. TOKENFLEET_GPU_FLAGS are the engine's flags; without
+them few CUDA graphs are captured, for a quick start.
 """
 
 import os
@@ -20,7 +21,16 @@ from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from sut.settings import Scenario
 from sut.synthetic import DatasetSpec, write_dataset
-from tests.fleet import WorkerProcess, coordinate, health, run_json, start_worker, wait_serving, write_conf
+from tests.fleet import (
+    WORKER,
+    WorkerProcess,
+    coordinate,
+    health,
+    run_json,
+    start_worker,
+    wait_serving,
+    write_conf,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -29,10 +39,13 @@ RUN_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 90.0
 NUM_SAMPLES = 64
 MAX_NEW_TOKENS = 64
-DUMMY_FLAGS = (
-    "--load-format dummy --max-num-seqs 64 --max-num-batched-tokens 8192 --max-model-len 4096 "
-    "--cudagraph-capture-sizes 1 2 4 8 16 32 64"
-)
+ENGINE = os.environ.get("TOKENFLEET_GPU_ENGINE", "vllm")
+DUMMY_FLAGS = {
+    "vllm": "--load-format dummy --max-num-seqs 64 --max-num-batched-tokens 8192 --max-model-len 4096 "
+    "--cudagraph-capture-sizes 1 2 4 8 16 32 64",
+    "sglang": "--load-format dummy --max-running-requests 64 --chunked-prefill-size 8192 "
+    "--context-length 4104 --cuda-graph-bs-decode 1 2 4 8 16 32 64 --cuda-graph-backend-prefill disabled",
+}
 CONF = """\
 *.Offline.min_duration = 1
 *.Offline.target_qps = 1
@@ -69,10 +82,10 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     directory = tmp_path_factory.mktemp("gpu")
     model, flags = os.environ.get("TOKENFLEET_GPU_MODEL"), os.environ.get("TOKENFLEET_GPU_FLAGS", "")
     if model is None:
-        model, flags = str(directory / "gpt-oss-120b"), f"{DUMMY_FLAGS} {flags}"
+        model, flags = str(directory / "gpt-oss-120b"), f"{DUMMY_FLAGS[ENGINE]} {flags}"
         write_full_size(Path(model))
     log = directory / "worker.log"
-    worker = start_worker(log, "--model", model, *shlex.split(flags), engine="vllm")
+    worker = start_worker(log, "--model", model, *shlex.split(flags), engine=ENGINE, program=WORKER)
     try:
         wait_serving(worker, LOAD_TIMEOUT_S)
         yield Node(worker, before)

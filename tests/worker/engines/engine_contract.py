@@ -1,9 +1,11 @@
 """What every engine must do, as a class of tests.
 
-The file of a subclass has two fixtures: `runner`, one event loop for all its tests, and `served`.
+The file of a subclass has two fixtures: `runner`, one event loop for all its tests, and `served`. That of an
+engine with processes kills each of them, with `reason_of_death`.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from protos import worker_pb2 as pb
 from tests.worker.asks import Ask, rows_of, submit
 from tests.worker.engines.greedy import GREEDY, Answer, answers_of, bounded, finished
-from worker.engine_protocol import Engine, EngineInfo
+from worker.engine_protocol import Engine, EngineDead, EngineInfo
 
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 
@@ -25,6 +27,20 @@ class Served(NamedTuple):
     """A prompt, and its answer of 4 to 10 tokens with the stop id."""
     long: tuple[list[int], list[int]]
     """A prompt, and the first 12 tokens of its answer, which has at least 400."""
+
+
+async def reason_of_death(engine: Engine, kill: Callable[[], None]) -> str:
+    """Kill a process of an idle engine; return the reason that `step` gives.
+
+    `reset` and `close` still end, also a second `close`.
+    """
+    kill()
+    with pytest.raises(EngineDead) as raised:
+        await bounded(engine.step())
+    await bounded(engine.reset())
+    await bounded(engine.close())
+    await bounded(engine.close())
+    return str(raised.value)
 
 
 class EngineContract:

@@ -12,7 +12,7 @@ import zmq
 
 from protos import worker_pb2 as pb
 from tests.worker.asks import Ask, submit
-from tests.worker.engines.engine_contract import EngineContract, Served
+from tests.worker.engines.engine_contract import EngineContract, Served, reason_of_death
 from tests.worker.engines.greedy import GREEDY, Answer, answers_of, bounded, children, finished
 from worker.engine_protocol import EngineDead
 from worker.engines.sglang.sglang_engine import SglangEngine, parse_server_flags
@@ -98,6 +98,13 @@ class TestSglangEngine(EngineContract):
         with pytest.raises(ValueError, match=r"^temperature must be .* got -1\.0\.$"):
             served.engine.open(pb.RunSpec(temperature=-1.0, top_p=1.0, top_k=-1, max_new_tokens=8))
 
+    def test_a_seed_that_sglang_would_not_use_is_refused(self, served: Served, model: Path) -> None:
+        """SGLang uses a request's seed only in its deterministic mode, and says nothing otherwise."""
+        seeded = pb.RunSpec(temperature=1.0, top_p=1.0, top_k=-1, max_new_tokens=8, seed=1)
+        with pytest.raises(ValueError, match=r"^seed: .* only with --enable-deterministic-inference$"):
+            served.engine.open(seeded)
+        make(model, "--enable-deterministic-inference").open(seeded)
+
     def test_the_kv_cache_is_polled(self, runner: asyncio.Runner, served: Served) -> None:
         """The load has the use of the KV cache, which SGLang's scheduler is asked for once a second."""
         engine = served.engine
@@ -122,11 +129,11 @@ class TestSglangEngine(EngineContract):
     def test_a_step_may_have_several_tokens_of_a_request(
         self, runner: asyncio.Runner, served: Served
     ) -> None:
-        """With three tokens per step, which the stand-in takes from the seed, answers end as they should."""
+        """With three tokens per step, which the stand-in takes from top_k, answers end as they should."""
         engine = served.engine
 
         async def walk() -> dict[int, Answer]:
-            engine.open(pb.RunSpec(temperature=1.0, top_p=1.0, top_k=-1, max_new_tokens=99, seed=3))
+            engine.open(pb.RunSpec(temperature=1.0, top_p=1.0, top_k=3, max_new_tokens=99))
             submit(engine, {1: Ask([9, 20], 7), 2: Ask([7, 4]), 3: Ask([7, 20])})
             answers = await bounded(answers_of(engine, finished(1, 2, 3)))
             await bounded(engine.reset())
@@ -172,13 +179,7 @@ def test_a_killed_process_ends_the_engine(
         engine = make(model)
         await bounded(engine.start())
         processes = sglang_processes()[-3:]
-        processes[index].kill()
-        await asyncio.sleep(0)
-        with pytest.raises(EngineDead) as raised:
-            await bounded(engine.step())
-        assert reason == str(raised.value)
-        await bounded(engine.reset())
-        await bounded(engine.close())
+        assert reason == await reason_of_death(engine, processes[index].kill)
         async with asyncio.timeout(60):
             while not all(map(has_ended, processes)):  # noqa: ASYNC110 - the kernel ends them
                 await asyncio.sleep(0.01)

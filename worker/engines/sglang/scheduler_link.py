@@ -40,6 +40,7 @@ _USED = (
     "sglang.srt.server_args:ServerArgs.add_cli_args",
     "sglang.srt.server_args:ServerArgs.from_cli_args",
     "sglang.srt.server_args:ServerArgs.check_server_args",
+    "sglang.srt.server_args:ServerArgs.enable_deterministic_inference",
     "sglang.srt.server_args:PortArgs.init_new",
     "sglang.srt.sampling.sampling_params:SamplingParams.normalize",
     "sglang.srt.sampling.sampling_params:SamplingParams.verify",

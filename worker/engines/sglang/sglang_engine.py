@@ -75,8 +75,10 @@ class SglangEngine(ModelEngine[SchedulerOutput]):
         """Set the sampling parameters of the next run.
 
         Raises:
-            ValueError: SGLang refuses the parameters.
+            ValueError: SGLang refuses the parameters, or would not use the seed.
         """
+        if spec.HasField("seed") and not self._flags.server_args.enable_deterministic_inference:
+            raise ValueError("seed: SGLang uses it only with --enable-deterministic-inference")
         self._params = sampling_params(spec, self._stop_token_ids, self._vocab_size)
 
     def load(self) -> Load:
@@ -87,7 +89,8 @@ class SglangEngine(ModelEngine[SchedulerOutput]):
         """Stop SGLang's processes, also during a load."""
         await super().close()
         if self._processes is not None:
-            await self._processes.close()
+            processes, self._processes = self._processes, None
+            await processes.close()
         if self._link is not None:
             self._link.close()
         if self._directory is not None:

@@ -48,6 +48,7 @@ class ServerArgs:
     speculative_draft_model_path: str | None = None
     speculative_draft_model_revision: str | None = None
     disaggregation_mode: str = "null"
+    enable_deterministic_inference: bool = False
 
     def __post_init__(self) -> None:
         """Resolve the flags."""

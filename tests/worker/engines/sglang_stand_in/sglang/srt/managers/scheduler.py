@@ -1,8 +1,8 @@
 """A scheduler over a model that counts down: after token n comes n - 1, and after 1 the stop id.
 
 As SGLang's does, it compares the length of an answer first and the stop ids then, sends the stop id with the
-other tokens, aborts by the beginning of an id, and lets an aborted request run one more step. The sampling
-seed is the number of tokens of a request in a step.
+other tokens, aborts by the beginning of an id, and lets an aborted request run one more step. A top_k up to 8
+is the number of tokens of a request in a step.
 """
 
 import contextlib
@@ -122,7 +122,8 @@ class Scheduler:
         budget = message.sampling_params.max_new_tokens
         stop_ids = (message.sampling_params.stop_token_ids or set()) | {self.stop_id}
         assert budget is not None
-        tokens_per_step = message.sampling_params.sampling_seed or 1
+        top_k = message.sampling_params.top_k
+        tokens_per_step = top_k if 1 <= top_k <= 8 else 1
         self.waiting.append(Request(message.rid, tokens, budget, stop_ids, len(tokens), tokens_per_step))
 
     def abort(self, message: AbortReq) -> None:
