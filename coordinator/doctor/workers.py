@@ -45,7 +45,7 @@ def diagnose_fleet(visits: Sequence[Visit], model_hash: str | None) -> list[Row]
     if loaded:
         for name in EQUAL_FIELDS:
             rows += _equal(name, loaded)
-        rows += [*_engine_facts(loaded), *_execution_facts(loaded), *_engine_args(loaded)]
+        rows += [*_weights(loaded), *_engine_facts(loaded), *_execution_facts(loaded), *_engine_args(loaded)]
     if loaded and model_hash is not None:
         rows += _model_is(model_hash, loaded)
     return rows
@@ -149,6 +149,13 @@ def _distinct(workers: Sequence[Visit]) -> list[Row]:
 def _equal(name: str, workers: Sequence[Visit]) -> list[Row]:
     values = {visit.address: str(getattr(visit.info, name)) for visit in workers}
     return Check("agreement", name).rows(*differing(values, Level.FAIL, _EQUAL_ADVICE))
+
+
+def _weights(workers: Sequence[Visit]) -> list[Row]:
+    """Compare the hashes of the complete weight files; no row if no worker has one."""
+    values = {visit.address: visit.info.weights_sha256 for visit in workers if visit.info.weights_sha256}
+    advice = "copy the weights again, and run `tokenfleet checkpoint-hash` there"
+    return Check("agreement", "weights").rows(*differing(values, Level.FAIL, advice)) if values else []
 
 
 def _engine_facts(workers: Sequence[Visit]) -> list[Row]:

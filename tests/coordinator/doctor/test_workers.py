@@ -96,6 +96,14 @@ def test_what_decides_answers_must_be_equal() -> None:
     } == troubles([odd, visit("b:2"), visit("c:3")])
 
 
+def test_hashes_of_the_complete_weights_must_be_equal_where_they_are_known() -> None:
+    """As for a run: a worker without a hash is not compared, another hash fails."""
+    whole = visit("a:1", weights_sha256="abc")
+    assert {} == troubles([whole, visit("b:2")])
+    found = troubles([whole, visit("b:2"), visit("c:3", weights_sha256="abd")])
+    assert {"weights": (Level.FAIL, "c:3: abd where a:1 has abc")} == found
+
+
 def test_unequal_engine_flags_are_a_warning() -> None:
     """Unequal nodes may serve one run, and a run goes by the flags that they have."""
     odd = visit("b:2", engine_args={"max_num_seqs": "512", "seed": "1"})
