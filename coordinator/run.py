@@ -167,7 +167,7 @@ class Execution:
         record = self.recorder.record(unfinished, self.times, LoadGenFigures())
         self.run_dir.begin(record)
         num_workers = len(self.event_loop.links)
-        logger.info("run %s on %d workers, specification %s", record.run_id, num_workers, record.spec_hash)
+        logger.info("run %s on %d workers, run hash %s", record.run_id, num_workers, record.spec_hash)
         warn_of_engines(self._setup())
 
     def _complete(self) -> RunRecord | None:

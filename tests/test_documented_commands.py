@@ -123,6 +123,11 @@ def test_the_usage_line_begins_with_the_command(help_texts: dict[str, str]) -> N
     assert [] == [name for name, text in asked.items() if not text.startswith(f"usage: tokenfleet {name} ")]
 
 
+def test_each_program_says_what_it_does(help_texts: dict[str, str]) -> None:
+    """A sentence precedes the list of flags of --help."""
+    assert [] == [name for name, text in help_texts.items() if text.split("\n\n")[1].startswith("options:")]
+
+
 def test_each_flag_of_a_program_has_a_help_text(help_texts: dict[str, str]) -> None:
     """A flag of --help is followed by what it means, in its line or in the next one."""
     bad = []

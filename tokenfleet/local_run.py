@@ -108,7 +108,8 @@ def parse(argv: list[str]) -> LocalConfig:
 
 def _build_own_parser(table: config_file.Table) -> Parser:
     """Build the parser of this program's own flags, with the defaults of a file's table [worker]."""
-    parser = Parser(allow_abbrev=False, add_help=False, epilog=_OTHER_FLAGS)
+    description = "Start workers on this machine, run LoadGen against them, and stop them."
+    parser = Parser(allow_abbrev=False, add_help=False, description=description, epilog=_OTHER_FLAGS)
     model = str(table.get("model", BENCHMARK.repository))
     parser.add_argument("--backend", help=f"vllm (default), sglang, counting or replay; ${_BACKEND_VARIABLE}")
     parser.add_argument("--model", default=model, help="checkpoint directory, or a cached Hugging Face name")

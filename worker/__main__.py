@@ -139,7 +139,7 @@ def make_service(argv: list[str]) -> Server | Node | HeadlessServer:
         if config.cores:
             _bind_to_cores(parse_cores(config.cores))
         if config.replicas > 1:
-            if config.engine in (EngineKind.VLLM, EngineKind.SGLANG):
+            if config.engine.has_model:
                 find_checkpoint(_check_model(config.engine, model))
             check_notify_socket()
             return Node(config, auth, divide(config, engine_argv), argv)

@@ -28,7 +28,8 @@ class CheckpointHashConfig(Flags):
 
 def main(argv: list[str]) -> int:
     """Run the program and return its exit code."""
-    parser = Parser(allow_abbrev=False)
+    description = "Hash a checkpoint's weights completely and store the hashes beside them."
+    parser = Parser(allow_abbrev=False, description=description)
     add_flags(parser, CheckpointHashConfig)
     try:
         config = build(CheckpointHashConfig, parser.parse_args(argv))

@@ -57,6 +57,11 @@ class EngineKind(StrEnum):
     SIMULATED = "simulated"
     REPLAY = "replay"
 
+    @property
+    def has_model(self) -> bool:
+        """Whether the engine loads a checkpoint, and runs on accelerators where there are any."""
+        return self in (EngineKind.VLLM, EngineKind.SGLANG)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig(Flags):

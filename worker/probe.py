@@ -5,7 +5,7 @@ If $WORKER_TLS_CA names a file, the probe uses TLS, with the client certificate 
 $WORKER_TLS_KEY, if set.
 
 Without a flag the probe asks for the health of SERVICE, a name in gRPC's health protocol. On a node, the
-probe without SERVICE succeeds if any replica serves; with tokenfleet.v1.Worker, if all do.
+probe without SERVICE succeeds if any replica serves; with tokenfleet.v1.Worker, if all do. It prints SERVING.
 
   --info  print the answer to GetInfo as JSON: engine, model, limits, state, replicas of a node
   --load  print the answer to GetLoad as JSON: the run and its requests
@@ -65,7 +65,7 @@ class Arguments(NamedTuple):
     flag: str
 
 
-class Door(NamedTuple):
+class Target(NamedTuple):
     """How to reach the worker."""
 
     address: str
@@ -83,7 +83,7 @@ class Door(NamedTuple):
         return grpc.secure_channel(self.address, credentials, options=OPTIONS)
 
 
-def read_door(address: str, env: Mapping[str, str]) -> Door:
+def read_target(address: str, env: Mapping[str, str]) -> Target:
     """Read the files that the environment variables name.
 
     Raises:
@@ -95,7 +95,7 @@ def read_door(address: str, env: Mapping[str, str]) -> Door:
     if ca is None and cert is not None:
         raise ValueError(f"{CERT}: needs {CA} too: a certificate is only used over TLS")
     context = None if ca is None else _make_context(env)
-    return Door(address, ca, cert, key, ClientTls(context, cert is not None, CA, CERT, KEY))
+    return Target(address, ca, cert, key, ClientTls(context, cert is not None, CA, CERT, KEY))
 
 
 def _make_context(env: Mapping[str, str]) -> ssl.SSLContext:
@@ -135,7 +135,7 @@ def check_health(channel: grpc.Channel, service: str) -> Answer:
     answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=HEALTH_TIMEOUT_S)
     kinds = health_pb2.HealthCheckResponse.ServingStatus
     if answer.status == kinds.Value("SERVING"):
-        return Answer(0, "")
+        return Answer(0, "SERVING")
     return Answer(1, kinds.Name(answer.status) if answer.status in kinds.values() else str(answer.status))
 
 
@@ -158,9 +158,9 @@ _CALLS: dict[str, Callable[[rpc.WorkerStub], Message]] = {
 }
 
 
-def ask(door: Door, service: str, flag: str) -> Answer:
+def ask(target: Target, service: str, flag: str) -> Answer:
     """Make the one call that the arguments select."""
-    with door.open_channel() as channel:
+    with target.open_channel() as channel:
         try:
             if not flag:
                 return check_health(channel, service)
@@ -173,7 +173,7 @@ def ask(door: Door, service: str, flag: str) -> Answer:
     if code is grpc.StatusCode.NOT_FOUND and service:
         why = f"has no health service {printable(service, MAX_DETAIL_LEN)!r} (an address is HOST:PORT)"
     if code is grpc.StatusCode.UNAVAILABLE:
-        why = asyncio.run(diagnose(door.address, door.client_tls))
+        why = asyncio.run(diagnose(target.address, target.client_tls))
     return Answer(1, why or f"{code.name}: {printable(details, MAX_DETAIL_LEN)}")
 
 
@@ -185,15 +185,16 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
         return 0
     try:
         address, service, flag = _read_arguments(argv)
-        door = read_door(address or env.get("WORKER_ADDRESS") or DEFAULT_ADDRESS, env)
+        target = read_target(address or env.get("WORKER_ADDRESS") or DEFAULT_ADDRESS, env)
     except ValueError as error:
         sys.stderr.write(f"probe: {error}\n")
         return 2
-    answer = ask(door, service, flag)
+    answer = ask(target, service, flag)
     if answer.exit_code:
-        sys.stderr.write(f"probe: {door.address}: {answer.text}\n")
+        sys.stderr.write(f"probe: {target.address}: {answer.text}\n")
         return answer.exit_code
-    return 1 if answer.text and print_table(answer.text) else 0
+    # The answer to a health check is the exit code, whatever stdout takes.
+    return 1 if print_table(answer.text) and flag else 0
 
 
 def _read_arguments(argv: list[str]) -> Arguments:

@@ -110,7 +110,7 @@ class Notes:
         """Record what the coordinator holds now. Only this function reads the product's counters."""
         table, backlog = run.scheduler.table, run.scheduler.backlog
         self.samples.extend(
-            (time.monotonic_ns(), table.num_tokens, table.num_running, len(backlog), read_rss_bytes())
+            (time.monotonic_ns(), table.num_tokens, table.num_in_flight, len(backlog), read_rss_bytes())
         )
 
     def reach(self, stage: str) -> None:

@@ -10,6 +10,7 @@ from coordinator.doctor.visits import Visit
 from coordinator.transport.agreement import EQUAL_FIELDS
 from protos import worker_pb2 as pb
 from protos.columns import PROTOCOL_VERSION
+from protos.hashes import engine_hash
 
 # A LAN takes less than 1 ms; each query's first token is delayed by one round trip.
 MAX_ROUND_TRIP_MS = 10.0
@@ -45,6 +46,7 @@ def diagnose_fleet(visits: Sequence[Visit], model_hash: str | None) -> list[Row]
     if loaded:
         for name in EQUAL_FIELDS:
             rows += _equal(name, loaded)
+        rows += [*_weights(loaded), *_engine_hash(loaded)]
         rows += [*_engine_facts(loaded), *_execution_facts(loaded), *_engine_args(loaded)]
     if loaded and model_hash is not None:
         rows += _model_is(model_hash, loaded)
@@ -149,6 +151,28 @@ def _distinct(workers: Sequence[Visit]) -> list[Row]:
 def _equal(name: str, workers: Sequence[Visit]) -> list[Row]:
     values = {visit.address: str(getattr(visit.info, name)) for visit in workers}
     return Check("agreement", name).rows(*differing(values, Level.FAIL, _EQUAL_ADVICE))
+
+
+def _weights(workers: Sequence[Visit]) -> list[Row]:
+    """Compare the hashes of the complete weight files; no row if no worker has one."""
+    values = {visit.address: visit.info.weights_sha256 for visit in workers if visit.info.weights_sha256}
+    advice = "copy the weights again, and run `tokenfleet checkpoint-hash` there"
+    return Check("agreement", "weights").rows(*differing(values, Level.FAIL, advice)) if values else []
+
+
+def _engine_hash(workers: Sequence[Visit]) -> list[Row]:
+    """Check that each worker's hash is that of what it reports, as a run does."""
+    findings = [
+        Finding(
+            visit.address,
+            Level.FAIL,
+            f"{visit.info.engine_hash}, but what it reports has the hash {expected}",
+            "install the same version of tokenfleet on both machines, and restart the worker",
+        )
+        for visit in workers
+        if visit.info.engine_hash != (expected := engine_hash(visit.info))
+    ]
+    return Check("agreement", "engine hash").rows(findings, "each is that of what the worker reports")
 
 
 def _engine_facts(workers: Sequence[Visit]) -> list[Row]:

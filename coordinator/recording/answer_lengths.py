@@ -25,7 +25,8 @@ class RunLoad(NamedTuple):
     """Requests that LoadGen will still issue."""
     num_waiting: int
     """Requests issued and not sent to a worker."""
-    num_running: int
+    num_in_flight: int
+    """Requests that have a slot: at workers, or moving to another one."""
     tokens_per_s: float
     issued_per_s: float
 
@@ -85,7 +86,7 @@ class AnswerLengths:
             num_new * self.mean / load.tokens_per_s,
             load.num_unissued / load.issued_per_s if load.num_unissued else 0.0,
         )
-        num_at_once = max(load.num_running, 1)
+        num_at_once = max(load.num_in_flight, 1)
         request_tokens_per_s = load.tokens_per_s / num_at_once
         running_s = self._longest_rest(self._num_running) / request_tokens_per_s
         if not num_new:

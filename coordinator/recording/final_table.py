@@ -152,8 +152,9 @@ def _loss_lines(summary: Summary) -> Iterator[str]:
 def _check_lines(verdict: Verdict, *, verbose: bool) -> Iterator[str]:
     """Format the checks; those that pass without a warning are counted in one line unless `verbose`."""
     passed = [check for check in verdict.checks if check.passed and not check.warning]
-    for check in verdict.checks:
-        if verbose or check not in passed:
-            yield f"   {check.mark} {check.name:<15} {check.seen}"
+    shown = [check for check in verdict.checks if verbose or check not in passed]
+    width = max((len(check.name) for check in shown), default=0)
+    for check in shown:
+        yield f"   {check.mark} {check.name:<{width}} {check.seen}"
     if passed and not verbose:
         yield f"   ok   {len(passed)} of {len(verdict.checks)} checks passed (--verbose lists them)"

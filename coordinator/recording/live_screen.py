@@ -87,7 +87,7 @@ def _title(snapshot: Snapshot) -> Text:
 def _run_lines(run: LiveFigures) -> Iterator[Text]:
     yield _bar(run)
     yield Text(
-        f"{_rate(run.tokens_per_s)} tokens/s  in flight {run.num_running:,}  waiting {run.num_waiting:,}"
+        f"{_rate(run.tokens_per_s)} tokens/s  in flight {run.num_in_flight:,}  waiting {run.num_waiting:,}"
     )
     has_limits = any(latency.limit_ns is not None for latency in run.latencies)
     limits = f"{'limit':>10}  over limit (early stopping)" if has_limits else ""

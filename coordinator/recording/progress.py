@@ -115,13 +115,13 @@ class Progress:
         """Compose the plain line."""
         scheduler, fleet = self._run.scheduler, self._run.fleet
         table, now_s = scheduler.table, self._now_s()
-        done, num_done, num_running = table.done, table.num_done, table.num_running
+        done, num_done, num_in_flight = table.done, table.num_done, table.num_in_flight
         running = table.rows(table.held()[0])
         ttft_ns = np.concatenate([_ttft_ns(done), _ttft_ns(running)])
         load = RunLoad(
             num_unissued=max((self._count_expected() or 0) - scheduler.num_issued, 0),
-            num_waiting=max(scheduler.num_issued - num_done - num_running, 0),
-            num_running=num_running,
+            num_waiting=max(scheduler.num_issued - num_done - num_in_flight, 0),
+            num_in_flight=num_in_flight,
             tokens_per_s=self._tokens.per_s,
             issued_per_s=scheduler.num_issued / max(now_s - self._start_s, 1e-9),
         )
@@ -129,7 +129,7 @@ class Progress:
         parts = (
             f"done {num_done}{self._of_expected()}",
             f"ETA {self._eta(lengths, load)}",
-            f"in flight {num_running}",
+            f"in flight {num_in_flight}",
             f"waiting {load.num_waiting}",
             f"{load.tokens_per_s:,.0f} tokens/s",
             f"first tokens {len(ttft_ns)}",

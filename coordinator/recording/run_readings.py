@@ -66,20 +66,20 @@ class RunReadings:
     def _counts(self) -> dict[Metric, float]:
         scheduler, fleet = self._sources.run.scheduler, self._sources.run.fleet
         table = scheduler.table
-        num_done, num_running = table.num_done, table.num_running
+        num_done, num_in_flight = table.num_done, table.num_in_flight
         expected = self._sources.count_expected()
         self._tokens.add(time.monotonic(), table.num_tokens)
         return {
             m.ISSUED: scheduler.num_issued,
             m.COMPLETED: num_done,
             **({} if expected is None else {m.EXPECTED: expected}),
-            m.IN_FLIGHT: num_running,
-            m.BACKLOG: max(scheduler.num_issued - num_done - num_running, 0),
+            m.IN_FLIGHT: num_in_flight,
+            m.BACKLOG: max(scheduler.num_issued - num_done - num_in_flight, 0),
             m.TOKENS: table.num_tokens,
             m.TOKENS_PER_S: self._tokens.per_s,
             m.LATENESS: self._sources.lateness.worst_ns(RATE_WINDOW_S) / 1e9,
             m.LOSSES: len(scheduler.failover.losses),
-            m.CONTINUED: len(scheduler.failover.done),
+            m.CONTINUED: len(scheduler.failover.continuations),
             m.CPU: time.process_time(),
             m.MEMORY: int(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE_BYTES,
             m.LIVE_WORKERS: len(fleet.live),

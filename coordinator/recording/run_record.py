@@ -190,7 +190,7 @@ class Summary:
                 for link, load in zip(run.fleet.links, run.scheduler.loads, strict=True)
             ],
             losses=[loss._asdict() for loss in run.scheduler.failover.losses],
-            continuations=[moved._asdict() for moved in run.scheduler.failover.done],
+            continuations=[moved._asdict() for moved in run.scheduler.failover.continuations],
             overdue=[query._asdict() for query in run.overdue],
         )
 

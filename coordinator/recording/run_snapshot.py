@@ -75,7 +75,7 @@ class LiveFigures(NamedTuple):
     elapsed_s: float
     num_done: int
     num_expected: int | None
-    num_running: int
+    num_in_flight: int
     num_waiting: int
     tokens_per_s: float
     """NaN: not known yet."""
@@ -164,14 +164,14 @@ class RunFollower:
         if now_s >= self._next_s:
             self._compute(now_s, float(np.nan_to_num(rate)))
         table, losses = scheduler.table, scheduler.failover.losses
-        num_done, num_running = table.num_done, table.num_running
+        num_done, num_in_flight = table.num_done, table.num_in_flight
         passed_s = now_s - self._computed_s
         return LiveFigures(
             elapsed_s=now_s - self._start_s,
             num_done=num_done,
             num_expected=self._followed.count_expected(),
-            num_running=num_running,
-            num_waiting=max(scheduler.num_issued - num_done - num_running, 0),
+            num_in_flight=num_in_flight,
+            num_waiting=max(scheduler.num_issued - num_done - num_in_flight, 0),
             tokens_per_s=float(rate),
             remaining_s=None if self._remaining_s is None else max(self._remaining_s - passed_s, 0.0),
             latencies=self._latencies,
@@ -262,7 +262,7 @@ class RunFollower:
         load = RunLoad(
             num_unissued=max(num_expected - scheduler.num_issued, 0),
             num_waiting=max(scheduler.num_issued - len(done) - len(running), 0),
-            num_running=len(running),
+            num_in_flight=len(running),
             tokens_per_s=tokens_per_s,
             issued_per_s=scheduler.num_issued / max(now_s - self._start_s, 1e-9),
         )

@@ -71,7 +71,7 @@ class Failover:
         self.waiting: deque[WaitingRequest] = deque()
         """Requests without a worker; only this class changes it."""
         self.losses: list[Loss] = []
-        self.done: list[Continuation] = []
+        self.continuations: list[Continuation] = []
 
     def __len__(self) -> int:
         """Return the number of requests that wait for a worker."""
@@ -117,7 +117,7 @@ class Failover:
         self.waiting.extendleft(reversed(passed))
         slots = np.array([request.slot for request in taken], np.int64)
         rows = self._table.rows(slots)
-        self.done += [
+        self.continuations += [
             Continuation(
                 sample=int(row["sample"]),
                 losses=int(row["losses"]),

@@ -124,7 +124,7 @@ class RequestTable:
         return len(self._answers)
 
     @property
-    def num_running(self) -> int:
+    def num_in_flight(self) -> int:
         """Number of requests in flight."""
         return self._num_slots - len(self._free)
 

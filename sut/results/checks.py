@@ -312,9 +312,9 @@ def degenerate_answers(counts: Counts, setup: Setup) -> VerdictCheck:
 
 
 def configuration(counts: Counts) -> VerdictCheck:
-    """Require the same specification hash on all streams of the run."""
+    """Require the same run hash on all streams of the run."""
     kinds = sorted(set(counts.spec_hashes))
-    seen = f"{len(counts.spec_hashes)} streams, specification {', '.join(kind[:12] for kind in kinds) or '-'}"
+    seen = f"{len(counts.spec_hashes)} streams, run hash {', '.join(kind[:12] for kind in kinds) or '-'}"
     return VerdictCheck("configuration", len(kinds) == 1, seen)
 
 

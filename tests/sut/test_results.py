@@ -146,7 +146,7 @@ FAILURES: dict[str, tuple[Mode, dict[str, Any], str, str]] = {
         ACCURACY,
         {"counts": {"spec_hashes": ("a" * 64, "b" * 64, "a" * 64)}},
         "configuration",
-        f"3 streams, specification {'a' * 12}, {'b' * 12}",
+        f"3 streams, run hash {'a' * 12}, {'b' * 12}",
     ),
     "no stream": (PERFORMANCE, {"counts": {"spec_hashes": ()}}, "configuration", "0 streams"),
     "sample never issued": (PERFORMANCE, {"counts": {"num_distinct": 2}}, "coverage", "2 of 3 samples"),

@@ -18,6 +18,7 @@ from worker import probe
 from worker.config import WorkerConfig
 
 AT_MOST = "at most one address, and one service or flag"
+SERVING = 0, "SERVING\n"
 VARIABLES = ("WORKER_ADDRESS", "WORKER_TLS_CA")
 PAIR_FILES = [("CERT", "pem"), ("KEY", "key")]
 
@@ -35,10 +36,10 @@ def health_server() -> Iterator[tuple[health.HealthServicer, str]]:
 
 
 def run_probe(address: str, *words: str, **changed: str) -> tuple[int, str]:
-    """Probe an address; returns the exit code and stderr."""
+    """Probe an address; returns the exit code and what is printed: to stdout with 0, else to stderr."""
     code, stdout, stderr = run_call(address, *words, **changed)
-    assert "" == stdout
-    return code, stderr
+    assert "" == (stdout if code else stderr)
+    return code, stderr if code else stdout
 
 
 def run_call(address: str, *words: str, **changed: str) -> tuple[int, str, str]:
@@ -72,10 +73,10 @@ def variables(files: Path) -> dict[str, str]:
 
 
 def test_the_probe_follows_the_serving_status(health_server: tuple[health.HealthServicer, str]) -> None:
-    """The exit code is 0 while the overall gRPC health is SERVING, else 1 with the status in one line."""
+    """While the overall gRPC health is SERVING the exit code is 0, else 1; the status is printed."""
     servicer, address = health_server
     servicer.set("", health_pb2.HealthCheckResponse.SERVING)
-    assert (0, "") == run_probe(address)
+    assert SERVING == run_probe(address)
 
     servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
     assert (1, f"probe: {address}: NOT_SERVING\n") == run_probe(address)
@@ -86,7 +87,7 @@ def test_the_probe_asks_for_a_service(health_server: tuple[health.HealthServicer
     servicer, address = health_server
     servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     servicer.set("tokenfleet.v1.Worker", health_pb2.HealthCheckResponse.NOT_SERVING)
-    assert (0, "") == run_probe(address)
+    assert SERVING == run_probe(address)
     assert (1, f"probe: {address}: NOT_SERVING\n") == run_probe(address, "tokenfleet.v1.Worker")
     reason = "has no health service 'nobody' (an address is HOST:PORT)"
     assert (1, f"probe: {address}: {reason}\n") == run_probe(address, "nobody")
@@ -98,7 +99,7 @@ def test_the_probe_takes_an_address(health_server: tuple[health.HealthServicer, 
     servicer, address = health_server
     servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     servicer.set("tokenfleet.v1.Worker", health_pb2.HealthCheckResponse.NOT_SERVING)
-    assert (0, "") == run_probe("127.0.0.1:9", address)
+    assert SERVING == run_probe("127.0.0.1:9", address)
     line = f"probe: {address}: NOT_SERVING\n"
     assert (1, line) == run_probe("127.0.0.1:9", address, "tokenfleet.v1.Worker")
     assert (2, f"probe: a:1 b:2: {AT_MOST}\n") == run_probe(address, "a:1", "b:2")
@@ -132,9 +133,9 @@ def test_the_probe_goes_over_tls(doors: tuple[Path, dict[str, WorkerProcess]]) -
     required = "the worker requires a client certificate: WORKER_TLS_CERT and WORKER_TLS_KEY are missing"
     assert [
         (1, f"probe: {tls}: the worker speaks TLS: WORKER_TLS_CA is missing\n"),
-        (0, ""),
+        SERVING,
         (1, f"probe: {mutual}: {required}\n"),
-        (0, ""),
+        SERVING,
         (1, f"probe: {mutual}: the worker refuses our client certificate (WORKER_TLS_CERT)\n"),
     ] == ended
 
@@ -155,6 +156,23 @@ def test_the_probe_prints_answers_as_grpcurl_does(doors: tuple[Path, dict[str, W
     # No run and no request: every field has its default.
     assert {} == printed["--load"]
     assert str(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) == printed["--host"]["memoryBytes"]
+
+
+@pytest.mark.parametrize(("words", "code"), [((), 0), (("--info",), 1)])
+def test_a_health_check_does_not_fail_because_nothing_can_be_printed(
+    doors: tuple[Path, dict[str, WorkerProcess]], words: tuple[str, ...], code: int
+) -> None:
+    """With a full disk as stdout the probe of a worker that serves ends with 0; a lost answer with 1."""
+    files, started = doors
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "worker.probe", started["mutual"].address, *words],
+            check=False,
+            env=os.environ | variables(files),
+            stdout=full,
+            timeout=240,
+        )
+    assert code == done.returncode
 
 
 def test_call_that_fails_is_one_line(health_server: tuple[health.HealthServicer, str]) -> None:

@@ -184,6 +184,7 @@ class SearchRuns:
             self._state.begin(run)
         log = self._plan.log(run)
         log.unlink(missing_ok=True)
+        sys.stderr.write(f"{run} begins: {log}\n")
         command = child_command("tokenfleet", ["run", *self._plan.argv(run)])
         with log.open("ab") as output, ChildProcess(command, child_environment(os.environ), output) as child:
             while (code := child.poll()) is None:

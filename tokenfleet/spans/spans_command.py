@@ -1,6 +1,6 @@
 """`tokenfleet spans RUN_DIR`: a sample of a run's requests as OpenTelemetry spans, after the run.
 
-Exit codes: 0 done, 1 the endpoint has not taken them, 2 bad input or a file that cannot be written.
+Exit codes: 0 done, 1 the endpoint has not accepted them, 2 bad input or a file that cannot be written.
 """
 
 import sys
@@ -15,7 +15,7 @@ from common.text import print_table
 from sut.results.report.run_json import RunJson
 from tokenfleet.spans.sampled_requests import read_sample
 
-DONE, NOT_TAKEN, BAD_INPUT = 0, 1, 2
+DONE, NOT_ACCEPTED, BAD_INPUT = 0, 1, 2
 """Exit codes."""
 
 
@@ -29,7 +29,9 @@ class SpansConfig(Flags):
         Flag("OTLP/HTTP endpoint, for example http://localhost:4318/v1/traces", metavar="URL"),
     ] = None
     sample: Annotated[int, Flag("number of requests, evenly spaced in order of issue", ge=1)] = 1000
-    slowest: Annotated[int, Flag("number of further requests, those with the largest TTFT", ge=0)] = 20
+    slowest: Annotated[
+        int, Flag("number of requests with the largest TTFT that are exported in any case", ge=0)
+    ] = 20
 
     def _check_together(self) -> None:
         if (self.output is None) == (self.endpoint is None):
@@ -67,8 +69,9 @@ def _export(argv: list[str]) -> int:
     addresses = [str(worker.get("address", "")) for _, worker in record.entries("summary", "workers")]
     spans = build_spans(rows, run, addresses, _origin_ns(record))
     if config.endpoint is not None and not send_spans(config.endpoint, spans):
-        print(f"spans: --endpoint {config.endpoint}: has not taken them", file=sys.stderr)  # noqa: T201
-        return NOT_TAKEN
+        reason = f"did not accept the spans of {len(rows)} requests"
+        print(f"spans: --endpoint {config.endpoint}: {reason}", file=sys.stderr)  # noqa: T201
+        return NOT_ACCEPTED
     if config.output is not None:
         write_spans(config.output, spans)
     print_table(f"{len(rows)} requests, {len(spans)} spans: {config.output or config.endpoint}")

@@ -20,7 +20,7 @@ from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import PROTOCOL_VERSION, SERVICE
 from worker.auth import AuthInterceptor
-from worker.config import BadInput, EngineKind, WorkerConfig
+from worker.config import BadInput, WorkerConfig
 from worker.engine_protocol import EngineDead
 from worker.listener import listening
 from worker.machine.gpus import visible_devices
@@ -47,7 +47,7 @@ def divide(config: WorkerConfig, engine_argv: list[str]) -> list[Share]:
         ValueError: The machine is too small, or its accelerators cannot be listed.
     """
     cores = sorted(os.sched_getaffinity(0))
-    if config.engine is not EngineKind.VLLM:
+    if not config.engine.has_model:
         return [Share((), part) for part in split(cores, config.replicas)]
     return place(config.replicas, read_size(engine_argv), visible_devices(), cores)
 

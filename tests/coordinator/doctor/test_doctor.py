@@ -13,6 +13,7 @@ import pytest
 
 from coordinator.__main__ import main
 from protos import worker_pb2 as pb
+from protos.hashes import engine_hash
 from tests import fleet, secure
 from tests.coordinator.doctor.teller import Teller, telling, told_by
 from tests.forked import completed, end_of
@@ -55,6 +56,7 @@ def copy_of(info: pb.WorkerInfo, **changed: object) -> pb.WorkerInfo:
     copy.CopyFrom(info)
     for name, value in ({"instance_id": "another"} | changed).items():
         setattr(copy, name, value)
+    copy.engine_hash = engine_hash(copy)
     return copy
 
 

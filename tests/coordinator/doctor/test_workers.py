@@ -7,6 +7,7 @@ from coordinator.doctor.findings import Level, Row
 from coordinator.doctor.visits import Trouble, Visit
 from coordinator.doctor.workers import diagnose_fleet
 from protos import worker_pb2 as pb
+from protos.hashes import engine_hash
 
 READY = pb.WORKER_STATE_READY
 MS = 1_000_000
@@ -24,6 +25,7 @@ def visit(address: str, **changed: object) -> Visit:
         "engine_args": {"max_num_seqs": "1024"},
     }
     info = pb.WorkerInfo(**(values | changed))  # type: ignore[arg-type]
+    info.engine_hash = info.engine_hash or engine_hash(info)
     return Visit(
         address,
         health=health_pb2.HealthCheckResponse.SERVING,
@@ -94,6 +96,21 @@ def test_what_decides_answers_must_be_equal() -> None:
         "model_hash": (Level.FAIL, "a:1: abd where b:2, c:3 has abc"),
         "engine_version": (Level.FAIL, "a:1: 0.33.0 where b:2, c:3 has 0.32.0"),
     } == troubles([odd, visit("b:2"), visit("c:3")])
+
+
+def test_hashes_of_the_complete_weights_must_be_equal_where_they_are_known() -> None:
+    """As for a run: a worker without a hash is not compared, another hash fails."""
+    whole = visit("a:1", weights_sha256="abc")
+    assert {} == troubles([whole, visit("b:2")])
+    found = troubles([whole, visit("b:2"), visit("c:3", weights_sha256="abd")])
+    assert {"weights": (Level.FAIL, "c:3: abd where a:1 has abc")} == found
+
+
+def test_a_hash_that_is_not_that_of_what_a_worker_reports_fails() -> None:
+    """A worker whose version computes the engine hash in another way is named, as a run would name it."""
+    odd = visit("b:2", engine_hash="0" * 64)
+    expected = f"b:2: {'0' * 64}, but what it reports has the hash {engine_hash(odd.info)}"
+    assert {"engine hash": (Level.FAIL, expected)} == troubles([visit("a:1"), odd])
 
 
 def test_unequal_engine_flags_are_a_warning() -> None:

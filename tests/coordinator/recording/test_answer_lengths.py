@@ -95,7 +95,7 @@ def simulate(offline: bool, lens: NDArray[np.float64], slots: int, rate: float, 
             load = RunLoad(
                 num_unissued=len(lens) - num_issued,
                 num_waiting=num_issued - int(started.sum()),
-                num_running=int(running.sum()),
+                num_in_flight=int(running.sum()),
                 tokens_per_s=(totals[-1] - totals[-10]) / 9,
                 issued_per_s=num_issued / now_s,
             )

@@ -92,13 +92,22 @@ def test_a_figure_stands_with_its_bound() -> None:
 def test_passing_checks_are_one_line() -> None:
     """A failed check and a warning have their lines; the two others are counted, and listed if verbose."""
     text = format_record(record_of())
-    assert "FAIL loadgen_result  INVALID (TTFT" in text
-    assert "warn pauses          worst 200 ms" in text
+    assert "FAIL loadgen_result INVALID (TTFT" in text
+    assert "warn pauses         worst 200 ms" in text
     assert "2 of 4 checks passed (--verbose lists them)" in text
     assert "2 issued" not in text
     text = format_record(record_of(verbose=True))
-    assert "ok   completion      2 issued, 2 complete" in text
+    assert "ok   completion     2 issued, 2 complete" in text
     assert "checks passed" not in text
+
+
+def test_checks_with_long_names_are_aligned() -> None:
+    """What each check has seen begins in one column, behind the longest name of those that are shown."""
+    checks = (VerdictCheck("tokens", False, "SEEN"), VerdictCheck("degenerate_answers", False, "SEEN"))
+    lines = format_record(record_of(verdict=Verdict(Outcome.INVALID, "", checks))).splitlines()
+    assert ["   FAIL tokens             SEEN", "   FAIL degenerate_answers SEEN"] == [
+        line for line in lines if "SEEN" in line
+    ]
 
 
 def test_the_acceptance_length_is_a_line() -> None:

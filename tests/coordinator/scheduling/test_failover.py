@@ -133,7 +133,7 @@ def test_a_loss_and_its_continuations_are_on_record() -> None:
         Loss("worker-0:1", 70, "it broke", 3, 3, 6 + 3),
         Loss("worker-1:1", 90, "it too", 2, 1, 3 + 1),
     ]
-    assert moving.failover.done == [
+    assert moving.failover.continuations == [
         Continuation(0, 1, 2, "worker-0:1", "worker-1:1", 80),
         Continuation(1, 1, 1, "worker-0:1", "worker-1:1", 80),
         Continuation(2, 1, 0, "worker-0:1", "worker-1:1", 80),

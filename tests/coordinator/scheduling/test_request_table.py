@@ -105,7 +105,7 @@ def test_growth_keeps_tokens_names_and_generations() -> None:
     table.add_tokens(0, frame([(name, list(range(500)))]), 1)
     others, other_names = assign(table, 1, *range(2, 17))
     assert len({slot, *others}) == 16
-    assert table.num_running == 16
+    assert table.num_in_flight == 16
     table.add_tokens(1, frame([(n, [n, n + 1]) for n in other_names]), 2)
     table.add_tokens(0, frame([(name, list(range(500, 1000)))], {0: LENGTH}), 3)
     assert list(range(1000)) == tokens_of(table, slot)
@@ -120,7 +120,7 @@ def test_a_slot_is_reused_under_another_name() -> None:
     (slot,), (name,) = assign(table, 0, 7)
     table.add_tokens(0, frame([(name, [1, 2, 3, 4])], {0: LENGTH}), 1)
     finish(table, slot)
-    assert table.num_running == 0
+    assert table.num_in_flight == 0
     (again,), (new_name,) = assign(table, 1, 8)
     assert (slot, name + GENERATION) == (again, new_name)
     arrivals = table.add_tokens(1, frame([(new_name, [9])], ones=True), 2)
@@ -184,7 +184,7 @@ def test_a_bad_frame_leaves_nothing_behind(
         table.add_tokens(0, bad(names), 99)
     assert before == [tokens_of(table, slot) for slot in slots]
     assert sum(map(len, before)) == table.num_tokens
-    assert (table.num_running, table.num_done) == (4, 1)
+    assert (table.num_in_flight, table.num_done) == (4, 1)
     table.add_tokens(1, frame([(name_other, [7])], ones=True), 13)
     assert tokens_of(table, slot_other) == [7]
 
@@ -218,7 +218,7 @@ def test_a_frame_without_rows_is_nothing() -> None:
     assign(table, 0, 1)
     assert as_lists(table.add_tokens(0, frame([], ones=True), 1)) == [[], [], []]
     assert as_lists(table.add_tokens(0, frame([]), 1)) == [[], [], []]
-    assert (table.num_tokens, table.num_running) == (0, 1)
+    assert (table.num_tokens, table.num_in_flight) == (0, 1)
 
 
 def test_the_record_of_a_finished_request_is_whole() -> None:
@@ -282,7 +282,7 @@ def test_the_record_grows_beyond_the_slots() -> None:
         finish(table, slot, LENGTH, number)
     assert list(range(100)) == table.done["sample"].tolist()
     assert table.done["num_tokens"].tolist() == [1] * 100
-    assert (table.num_done, table.num_running) == (100, 0)
+    assert (table.num_done, table.num_in_flight) == (100, 0)
     assert NO_WORKER not in table.done["worker"]
 
 

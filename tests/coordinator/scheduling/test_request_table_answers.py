@@ -18,7 +18,7 @@ def test_an_answer_stands_until_it_is_taken() -> None:
     assert (2, 2, 0, []) == (
         table.num_untaken,
         table.num_done,
-        table.num_running,
+        table.num_in_flight,
         table.in_flight().tolist(),
     )
     (c,), (name_c,) = assign(table, 1, 9)

@@ -252,7 +252,7 @@ class TableLife(RuleBasedStateMachine):
         """The record holds exactly what has finished, in order; the rest is running."""
         names = ["sample", "worker", "reason", "losses", "num_tokens"]
         assert self.done == self.table.done[names].tolist()
-        assert (len(self.flying), len(self.done)) == (self.table.num_running, self.table.num_done)
+        assert (len(self.flying), len(self.done)) == (self.table.num_in_flight, self.table.num_done)
         assert len(self.untaken) == self.table.num_untaken
 
 

@@ -267,7 +267,7 @@ def test_a_request_whose_budget_is_used_up_completes_with_its_worker(server: boo
     assert [] == fleet.reports.answers
     fleet.lose(0)
     assert [(1000, [1, 2, 3, 4, 5, 6])] == fleet.reports.answers
-    assert ([], 0, 0) == (fleet.failures, len(fleet.scheduler.failover), fleet.table.num_running)
+    assert ([], 0, 0) == (fleet.failures, len(fleet.scheduler.failover), fleet.table.num_in_flight)
     assert [(0, LENGTH, 1, 6)] == fleet.table.done[["sample", "reason", "losses", "num_tokens"]].tolist()
     fleet.scheduler.keep_answers()
     assert [([0], [6], [1, 2, 3, 4, 5, 6])] == fleet.kept

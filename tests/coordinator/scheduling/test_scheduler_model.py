@@ -99,7 +99,7 @@ def test_every_answer_arrives_whole_and_once(
         workers.do("back", link.index)
     for _ in range(NUM_SAMPLES):
         drain(fleet)
-    assert (0, 0) == (fleet.table.num_running, len(fleet.scheduler.backlog))
+    assert (0, 0) == (fleet.table.num_in_flight, len(fleet.scheduler.backlog))
     samples = range(workers.num_issued)
     assert [(1000 + sample, answer(sample)) for sample in samples] == sorted(fleet.reports.answers)
     firsts = [(1000 + sample, answer(sample)[0]) for sample in samples]

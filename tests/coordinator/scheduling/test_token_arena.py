@@ -49,7 +49,7 @@ def check_table_stays_whole() -> None:
         table.assign_one((99, 99, 0, 99), 0, 1, 0)
     with pytest.raises(MemoryError):
         table.assign(requests, 0)
-    assert (NUM_ROWS, list(range(NUM_ROWS))) == (table.num_running, sorted(table.in_flight().tolist()))
+    assert (NUM_ROWS, list(range(NUM_ROWS))) == (table.num_in_flight, sorted(table.in_flight().tolist()))
     assert names.tolist() == table.names(names.astype(np.int64) % 2**32).tolist()
     assert columns.tolist() == table.rows(names.astype(np.int64) % 2**32)["sample"].tolist()
 

@@ -61,6 +61,11 @@ def end(directory: Path, address: str, *flags: str, timeout_s: float = 8 * RUN_T
     return done.returncode, done.stdout + done.stderr
 
 
+def results(output: str) -> list[str]:
+    """Return the lines of a search's output without the announcements of its runs."""
+    return [line for line in output.splitlines() if " begins: " not in line]
+
+
 def records(directory: Path) -> dict[str, Any]:
     """Read the run.json of each run of a search, by the run's number."""
     paths = (directory / "out" / "find-qps" / "server" / "runs").glob("*/server/performance/run.json")
@@ -125,16 +130,22 @@ def test_a_search_that_is_killed_in_each_phase_repeats_no_finished_run(tmp_path:
     logs = (tmp_path / "out").rglob("mlperf_log_*")
     assert {path.parts[-4] for path in logs if path.name in NAMES} == valid
 
-    assert (0, output) == end(tmp_path, address, *flags)
+    # Nothing runs any more: no run is announced.
+    assert (0, "\n".join([*results(output), ""])) == end(tmp_path, address, *flags)
     assert ids == finished_ids(tmp_path)
     code, output = end(tmp_path, address, *flags, "--max-runs", "9")
     assert (2, True) == (code, "holds a search with another --max-runs" in output)
 
 
 def test_a_lower_bound_that_is_not_valid_is_one_clear_line(tmp_path: Path, address: str) -> None:
-    """Twice what the engine carries: exit code 2 after one run, which does not look like a result."""
+    """Twice what the engine carries: exit code 2 after one run, which does not look like a result.
+
+    The run's log is named when the run begins: the search may take half an hour.
+    """
     code, output = end(tmp_path, address, "--min-qps", "150")
     assert (2, True) == (code, "find-qps: --min-qps: 150 queries/s is not VALID: search below it" in output)
+    log = tmp_path / "out" / "find-qps" / "server" / "logs" / "run-1.log"
+    assert f"run 1 (short, 150 queries/s) begins: {log}" in output.splitlines()
     (record,) = records(tmp_path).values()
     assert "FAILED" == record["verdict"]["outcome"]
     assert [] == list((tmp_path / "out").rglob("mlperf_log_*"))

@@ -2,8 +2,10 @@
 
 import pytest
 
+from worker.config import EngineKind, WorkerConfig
 from worker.machine.cores import format_cores, parse_cores
 from worker.machine.gpus import Device
+from worker.node import node
 from worker.node.placement import Share, Size, place, read_size, split
 
 # Two NUMA nodes of 8 cores, four accelerators near each.
@@ -17,6 +19,17 @@ def test_eight_replicas_of_one_get_an_accelerator_and_a_part_of_its_numa_node() 
     shares = place(8, Size(1, 1), EIGHT, ALL_CORES)
     assert [(str(index),) for index in range(8)] == [share.devices for share in shares]
     assert [(2 * index, 2 * index + 1) for index in range(8)] == [share.cores for share in shares]
+
+
+@pytest.mark.parametrize("engine", list(EngineKind))
+def test_each_engine_with_a_model_gets_accelerators(
+    monkeypatch: pytest.MonkeyPatch, engine: EngineKind
+) -> None:
+    """R=2 on two accelerators: vLLM and SGLang get one each, so that no replica uses all; the others none."""
+    monkeypatch.setattr(node, "visible_devices", lambda: [Device("0", ()), Device("1", ())])
+    shares = node.divide(WorkerConfig(engine=engine, replicas=2), [])
+    expected = [("0",), ("1",)] if engine in ("vllm", "sglang") else [(), ()]
+    assert expected == [share.devices for share in shares]
 
 
 def test_two_replicas_of_four_stay_within_a_numa_node() -> None:
