@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,44 +9,33 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pyarrow import parquet
 
-from bench.fleet.notes import RunNotes
-from bench.fleet.schedule import scheduled_ns
 from bench.gpu.__main__ import main, token_problems
 from bench.gpu.answers import answered
 from bench.gpu.budgeted import BudgetedRules, budgeted
 from bench.gpu.climb import Climb, next_rate
-from bench.gpu.coordinate import Setting, coordinate, coordinator_argv
 from bench.gpu.engine import RequestTimes
 from bench.gpu.figures import differences, ratios, read_config
 from bench.gpu.found import Found, Round
 from bench.gpu.load import (
-    Lengths,
-    Work,
     arriving,
     engine_flags,
     extension_flags,
     last_value,
     offline,
-    prepare,
     set_stop_id,
     sglang_flags,
 )
-from bench.gpu.loadgen import draw_arrivals, draw_offline
 from bench.gpu.model import write_full_size
 from bench.gpu.offline import latency_lines
 from bench.gpu.replay import Row
 from bench.gpu.unstopped_worker import stop_ids_or_none
 from bench.gpu.watch import use_between
-from bench.processes import Processes, free_port, wait_listening
 from common.flags import FlagError
 from protos import worker_pb2 as pb
 from protos.columns import FrameError, PromptColumns
 from tests.bench.outliving import run_bench
 from worker.engines.model.checkpoint import read_limits, stop_token_ids
-
-SMALL = Lengths(requests=60, mean_prompt_len=6, max_prompt_len=12, mean_answer_len=5, max_answer_len=12)
 
 
 def round_of(side: str, number: int, tokens: int, seconds: float, *, warm_up: bool = False) -> Round:
@@ -330,59 +318,6 @@ def test_a_bad_flag_is_named_in_one_line(
     """The command exits with code 2, and the last line names flag and value."""
     assert 2 == main(flags)
     assert named in capsys.readouterr().out.splitlines()[-1]
-
-
-@pytest.fixture
-def counting(tmp_path: Path, checkpoint: Path) -> Iterator[SimpleNamespace]:
-    """Prepare a setting with a counting worker, whose answers have the length that the first token names."""
-    work: Work = prepare(checkpoint, SMALL, tmp_path)
-    with Processes() as processes:
-        port, log = free_port(), tmp_path / "worker.log"
-        worker = processes.start(["worker", "--engine", "counting", "--port", str(port)], log)
-        wait_listening(worker, port, log, 30.0)
-        setting = Setting(processes, work, [], tmp_path, 60.0)
-        yield SimpleNamespace(setting=setting, port=port)
-
-
-def test_offline_asks_for_each_sample_once(counting: SimpleNamespace) -> None:
-    """LoadGen's Offline run has the requests and tokens of the plan of the other sides, in its order."""
-    setting = counting.setting
-    plan = draw_offline(setting.processes, SMALL.requests, setting.directory)
-    assert [*range(60)] == sorted(plan.samples.tolist()) != plan.samples.tolist()
-    found = coordinate(counting.setting, counting.port, plan, "a")
-    table = parquet.read_table(setting.directory / "a" / "offline" / "performance" / "requests.parquet")
-    queries, samples = (table.column(name).to_numpy() for name in ("query", "sample"))
-    assert plan.samples.tolist() == samples[queries.argsort()].tolist()
-    expected = int(counting.setting.work.budgets.sum())
-    assert (60, expected) == (found.requests, found.tokens)
-    assert expected == counting.setting.work.num_tokens(plan)
-    assert "VALID" == found.verdict
-
-
-def test_arrivals_are_those_of_loadgens_server_run(counting: SimpleNamespace) -> None:
-    """A real run issues the samples in the drawn order at the computed times."""
-    setting = counting.setting
-    plan = draw_arrivals(setting.processes, SMALL.requests, 200.0, setting.directory)
-    samples = plan.samples.tolist()
-    assert [*range(60)] == sorted(samples)
-    argv, log = coordinator_argv(setting, counting.port, plan, "b")
-    notes = setting.directory / "notes.npz"
-    setting.processes.run(["bench.fleet.noted", str(notes), *argv[1:]], log, 60.0)
-    found = RunNotes.read(notes)
-    assert samples == found.issued_samples.tolist()
-    seed = json.loads((setting.directory / "server-dry.json").read_text())["seed"]
-    # Raises unless LoadGen's calls match these times.
-    assert 60 == len(found.issue_delays_ns(seed, 200.0))
-    assert scheduled_ns(seed, 200.0, 60).tolist() == plan.due_ns.tolist()
-
-
-def test_the_ttft_of_each_request_is_the_one_that_loadgen_counts(counting: SimpleNamespace) -> None:
-    """Of 60 requests in a Server run, the median is LoadGen's."""
-    setting = counting.setting
-    plan = draw_arrivals(setting.processes, SMALL.requests, 200.0, setting.directory)
-    found = coordinate(setting, counting.port, plan, "b")
-    assert 60 == len(found.request_ttft_ms)
-    assert found.ttft_ms["p50"] == pytest.approx(np.percentile(found.request_ttft_ms, 50), abs=1.0)
 
 
 @pytest.mark.vllm
