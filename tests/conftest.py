@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +61,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     Any other process would spend 13 s of CPU on importing vLLM, and 20 s on the reference answers.
     """
     items.sort(key=lambda item: item.get_closest_marker("vllm") is None)
+
+
+@pytest.fixture(autouse=True)
+def process_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`tokenfleet ...` changes its process and what child processes inherit; undo that after each test."""
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    # A variable that is absent now will be absent again.
+    monkeypatch.setenv("PYTHONSAFEPATH", os.environ.get("PYTHONSAFEPATH", ""))
+    if not os.environ["PYTHONSAFEPATH"]:
+        monkeypatch.delenv("PYTHONSAFEPATH")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import sys
 import threading
 from pathlib import Path
 
@@ -15,14 +14,6 @@ from worker.engines.model.weights_sha256 import SUMS_FILE, read_weights_sha256
 
 SHARDS = {"model-1.safetensors": b"first shard", "model-2.safetensors": b"second shard"}
 TIME_NS = 1_700_000_000_123_456_789
-
-
-@pytest.fixture(autouse=True)
-def process_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command changes its process and what child processes inherit; undo that after each test."""
-    monkeypatch.setattr(sys, "argv", list(sys.argv))
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setenv("PYTHONSAFEPATH", "1")
 
 
 @pytest.fixture
