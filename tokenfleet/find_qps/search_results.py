@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from common.bounded_file import open_regular, read_bounded
 from common.json_document import as_list, entry, parse_json
 from common.text import printable
-from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS, file_sha256
+from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS, USER_CONF, file_sha256
 from sut.results.timing.requests_file import ForeignFileError, check_integers, check_owner
 from sut.results.verdict import Outcome
 from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
@@ -23,7 +23,6 @@ from tokenfleet.find_qps.search_conditions import SearchConditions
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
 
 MAX_TEXT_LEN = 300
-USER_CONF = "user.conf"
 # What LoadGen decides a run by is what is searched; a short run draws its samples, and so not each of them.
 _JUDGED = {
     RunLengthKind.FULL: frozenset(["loadgen_result"]),
