@@ -20,6 +20,9 @@ TRACE = "mlperf_log_trace.json"
 """Empty without --loadgen-trace."""
 NAMES = (SUMMARY, DETAIL, ACCURACY, TRACE)
 """Names that the submission checker and the scripts of accuracy and compliance read, and the trace."""
+USER_CONF = "user.conf"
+AUDIT_CONFIG = "audit.config"
+"""Absent in a run without --audit-config and --compliance."""
 ACCURACY_TEXT = "accuracy.txt"
 ACCURACY_REPORT = "accuracy.json"
 GRADING_LOG = "grading.jsonl"
@@ -46,18 +49,14 @@ def find_log(log_dir: Path, name: str) -> Path:
     return accepted if accepted.exists() else log_dir / f"{REJECTED_PREFIX}{name}"
 
 
-def hash_files(run_dir: Path, conf_names: tuple[str, ...]) -> dict[str, str]:
+def hash_files(run_dir: Path) -> dict[str, str]:
     """Compute the SHA-256 in hex of a complete run's logs and confs, by their accepted names.
-
-    Args:
-        run_dir: Where LoadGen wrote its logs.
-        conf_names: Files beside them that LoadGen has read.
 
     Raises:
         OSError: A file cannot be read.
     """
     paths = {name: find_log(run_dir, name) for name in (SUMMARY, DETAIL, ACCURACY)}
-    paths |= {name: run_dir / name for name in conf_names}
+    paths |= {name: run_dir / name for name in (USER_CONF, AUDIT_CONFIG)}
     return {name: file_sha256(path) for name, path in paths.items() if path.is_file()}
 
 

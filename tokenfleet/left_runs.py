@@ -6,6 +6,8 @@ import shutil
 import time
 from pathlib import Path
 
+from sut.log_files import USER_CONF
+
 # A coordinator that was told to stop ends within its own bounds, which are shorter.
 END_TIMEOUT_S = 180.0
 POLL_S = 0.2
@@ -39,7 +41,7 @@ def _hidden_dirs(run_dir: Path) -> list[Path]:
 def _is_locked(run_dir: Path) -> bool:
     """Return whether a run holds its user.conf."""
     try:
-        with (run_dir / "user.conf").open("r+") as conf:
+        with (run_dir / USER_CONF).open("r+") as conf:
             fcntl.flock(conf, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -32,15 +32,13 @@ WRITE_TIMEOUT_S = 60.0
 REMOVE_TIMEOUT_S = 3.0
 RESERVED_NAME = ".reserved"
 RESERVED_BYTES = 1024 * 1024
-_CONF = "user.conf"
-_AUDIT_CONF = "audit.config"
 # Files that are written under another name first.
 _ATOMIC_NAMES = (
     *(RECORD, PARTIAL_NAME, log_files.REPORT, log_files.TIMELINE),
     *(*log_files.EVALUATION_NAMES, *NAMES),
 )
 _WRITTEN_NAMES = frozenset(
-    [_CONF, _AUDIT_CONF, RESERVED_NAME, AUDIT_NAME, STREAM_NAME]
+    [log_files.USER_CONF, log_files.AUDIT_CONFIG, RESERVED_NAME, AUDIT_NAME, STREAM_NAME]
     + [name for whole in _ATOMIC_NAMES for name in (whole, partial_path(Path(whole)).name)]
     + [f"{prefix}{name}" for prefix in ("", REJECTED_PREFIX) for name in log_files.NAMES]
 )
@@ -73,7 +71,10 @@ def check_free(path: Path, *, overwrite: bool) -> None:
         raise FlagError("--output-dir", f"{path} exists; --overwrite replaces it if a run wrote it")
     _check_own(path)
     # A run keeps its user.conf locked until it ends; a directory without that file belongs to no run.
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), (path / _CONF).open("r+") as conf:
+    with (
+        contextlib.suppress(FileNotFoundError, NotADirectoryError),
+        (path / log_files.USER_CONF).open("r+") as conf,
+    ):
         try:
             fcntl.flock(conf, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -122,7 +123,7 @@ class RunDir:
             overwrite: Whether `begin` may replace the directory of a run that has ended.
         """
         self.path = path
-        self.audit_config = None if confs.audit is None else path / _AUDIT_CONF
+        self.audit_config = None if confs.audit is None else path / log_files.AUDIT_CONFIG
         """The run's own copy: the given file may lie in the directory that --overwrite replaces."""
         self._confs = confs
         self._files = files
@@ -187,7 +188,7 @@ class RunDir:
 
         Thread: file thread.
         """
-        return log_files.hash_files(self.path, (_CONF, _AUDIT_CONF))
+        return log_files.hash_files(self.path)
 
     def release_space(self) -> None:
         """Delete the file that reserves space for run.json.
@@ -213,12 +214,12 @@ class RunDir:
         check_free(self.path, overwrite=self._overwrite)
         self._new_parents = [parent for parent in self.path.parents if not parent.exists()]
         self._hidden.mkdir(parents=True)
-        conf = self._lock.enter_context((self._hidden / _CONF).open("w", encoding="utf-8"))
+        conf = self._lock.enter_context((self._hidden / log_files.USER_CONF).open("w", encoding="utf-8"))
         fcntl.flock(conf, fcntl.LOCK_EX | fcntl.LOCK_NB)
         conf.write(self._confs.user)
         conf.flush()
         if self._confs.audit is not None:
-            (self._hidden / _AUDIT_CONF).write_text(self._confs.audit, encoding="utf-8")
+            (self._hidden / log_files.AUDIT_CONFIG).write_text(self._confs.audit, encoding="utf-8")
         reserve(self._hidden)
 
     def _begin(self, record: RunRecord) -> None:

@@ -13,6 +13,11 @@ def infos_of(worker: JsonObject) -> list[JsonObject]:
     return as_mappings(worker.get("stream_infos"))
 
 
+def engine_infos_of(record: JsonObject) -> list[JsonObject]:
+    """List these descriptions of all workers of a run.json."""
+    return [info for worker in workers_of(record) for info in infos_of(worker)]
+
+
 def machines_of(host: JsonObject) -> list[JsonObject]:
     """List the machine of a worker and those of the other nodes of its engine, from one answer."""
     return [host, *as_mappings(host.get("engine_hosts"))]

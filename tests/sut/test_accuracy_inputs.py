@@ -141,7 +141,10 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         file("run.json", b'{"dataset": {"sha256": "00"'),
         LOG + "run.json beside it is not JSON: ",
     ),
-    "a record that is a list": (file("run.json", b"[]"), LOG + "run.json beside it is no record of a run"),
+    "a record that is a list": (
+        file("run.json", b"[]"),
+        LOG + "run.json beside it holds a list, not an object",
+    ),
     "a record that is a directory": (
         lambda directory: (directory / "run.json").mkdir(),
         LOG + "run.json beside it cannot be read: Is a directory",

@@ -8,7 +8,7 @@ from typing import Any
 from common.bounded_file import read_bounded
 from common.json_document import parse_json
 from common.text import printable
-from sut.log_files import MAX_RECORD_BYTES, RECORD, hash_files
+from sut.log_files import AUDIT_CONFIG, MAX_RECORD_BYTES, RECORD, USER_CONF, hash_files
 from sut.results.loadgen_figures import TOKEN_RATES
 from sut.results.recorded_workers import machines_of_worker
 from sut.results.submission.recorded_runs import RecordedRun, RunKind
@@ -19,7 +19,6 @@ from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity, decisive_c
 from tokenfleet.campaign.shared_facts import shared_facts
 
 MAX_TEXT_LEN = 300
-USER_CONF, AUDIT_CONFIG = "user.conf", "audit.config"
 ASIDE = "superseded"
 """Directory of runs that do not count any more."""
 
@@ -83,7 +82,7 @@ def _to_result(run_dir: Path, record: Mapping[str, Any], scenario: Scenario, kin
         decisive_conf(scenario, kind, conf),
         read_bounded(audit).decode() if audit.exists() else None,
     )
-    recorded, hashes = record["files_sha256"], hash_files(run_dir, (USER_CONF, AUDIT_CONFIG))
+    recorded, hashes = record["files_sha256"], hash_files(run_dir)
     figures = record["loadgen"]
     return RunResult(
         run_id=printable(str(record["run_id"]), MAX_TEXT_LEN),

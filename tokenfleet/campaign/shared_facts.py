@@ -9,7 +9,7 @@ from common.text import printable
 from coordinator.doctor.visits import Visit
 from coordinator.transport.worker_host import WorkerHost
 from sut.results.submission.recorded_runs import RecordedRun, RunKind
-from sut.results.submission.set_faults import machines_of
+from sut.results.submission.set_faults import set_of_machines
 from sut.settings import Scenario
 
 MAX_FACT_LEN = 100
@@ -17,8 +17,7 @@ MAX_FACT_LEN = 100
 
 def shared_facts(run: RecordedRun) -> dict[str, str]:
     """Describe engine and machines of a run; what is not known is left out."""
-    engines = {f"{info.get('engine')} {info.get('engine_version')}" for info in run.engine_infos}
-    facts = {"engine": ", ".join(sorted(engines)), "set of machines": "".join(machines_of(run))}
+    facts = {"engine": ", ".join(run.engines), "set of machines": "".join(set_of_machines(run))}
     return {name: text for name, text in facts.items() if text}
 
 

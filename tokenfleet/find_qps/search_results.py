@@ -1,5 +1,6 @@
 """Reads what a run of a search left in its directory."""
 
+import hashlib
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from common.bounded_file import open_regular, read_bounded
 from common.json_document import as_list, entry, parse_json
 from common.text import printable
-from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS, file_sha256
+from sut.loadgen_conf import MAX_CONF_BYTES
+from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS, USER_CONF
 from sut.results.timing.requests_file import ForeignFileError, check_integers, check_owner
 from sut.results.verdict import Outcome
 from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
@@ -23,7 +25,6 @@ from tokenfleet.find_qps.search_conditions import SearchConditions
 from tokenfleet.find_qps.search_plan import PlannedSearchRun, SearchPlan
 
 MAX_TEXT_LEN = 300
-USER_CONF = "user.conf"
 # What LoadGen decides a run by is what is searched; a short run draws its samples, and so not each of them.
 _JUDGED = {
     RunLengthKind.FULL: frozenset(["loadgen_result"]),
@@ -114,18 +115,22 @@ class FinishedRun(NamedTuple):
         check_owner(run_dir / REQUESTS, requests.schema, record["run_id"])
         return cls(record, requests)
 
-    def check_planned(self, plan: SearchPlan, run: PlannedSearchRun) -> None:
+    def check_planned(self, plan: SearchPlan, run: PlannedSearchRun, conf_sha256: str) -> None:
         """Require the run that the search has planned, with the user.conf that LoadGen read.
+
+        Args:
+            plan: The search.
+            run: The planned run.
+            conf_sha256: Of the user.conf in the run's directory.
 
         Raises:
             ForeignFileError: Names what differs.
         """
         run_dir = plan.run_dir(run)
-        conf = run_dir / USER_CONF
         planned = {
             "target_qps": (entry(self.record, "config", "target_qps"), run.target_qps),
             "data set": (entry(self.record, "dataset", "sha256"), plan.dataset_sha256),
-            f"SHA-256 of {conf}": (file_sha256(conf), entry(self.record, "files_sha256", USER_CONF)),
+            f"SHA-256 of {USER_CONF}": (conf_sha256, entry(self.record, "files_sha256", USER_CONF)),
         }
         for name, (found, expected) in planned.items():
             # A run that was ended early has no hashes.
@@ -203,8 +208,13 @@ def read_finished(plan: SearchPlan, run: PlannedSearchRun) -> FinishedRun | None
         ForeignFileError: The directory holds another run, or files of two.
     """
     found = FinishedRun.read(plan.run_dir(run))
-    if found is not None:
-        found.check_planned(plan, run)
+    if found is None:
+        return None
+    try:
+        conf = read_bounded(plan.run_dir(run) / USER_CONF, MAX_CONF_BYTES)
+    except OSError:
+        return None
+    found.check_planned(plan, run, hashlib.sha256(conf).hexdigest())
     return found
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from common.bounded_file import read_bounded
 from common.flags import FlagError
-from common.json_document import entry, parse_json
+from common.json_document import entry, parse_object
 from sut.benchmark import BENCHMARK
 from sut.log_files import (
     ACCURACY,
@@ -137,17 +137,15 @@ def _read_facts(log: Path) -> RunFacts:
     Raises:
         FlagError: There is one that cannot be read: the log could then be another than that of the run.
     """
-    reason = f"{RECORD} beside it"
+    name = f"{RECORD} beside it"
     try:
-        record = parse_json(read_bounded(log.parent / RECORD, MAX_RECORD_BYTES))
+        record = parse_object(read_bounded(log.parent / RECORD, MAX_RECORD_BYTES))
     except FileNotFoundError:
         return RunFacts(None, None, None)
     except OSError as error:
-        raise FlagError("--mlperf-log", f"{reason} cannot be read: {error.strerror}", log) from error
+        raise FlagError("--mlperf-log", f"{name} cannot be read: {error.strerror}", log) from error
     except ValueError as error:
-        raise FlagError("--mlperf-log", f"{reason} is not JSON: {error}", log) from error
-    if not isinstance(record, dict):
-        raise FlagError("--mlperf-log", f"{reason} is no record of a run", log)
+        raise FlagError("--mlperf-log", f"{name} {error}", log) from error
     budget = entry(record, "generation", "max_new_tokens")
     return RunFacts(
         entry(record, "dataset", "sha256"),

@@ -10,12 +10,12 @@ from common.bounded_file import read_bounded
 from common.flags import FlagError
 from common.json_document import as_list, as_number, entry, read_object
 from sut.loadgen_conf import AUDIT_FLAG, MAX_CONF_BYTES, USER_FLAG, parse_conf
-from sut.log_files import ACCURACY, ACCURACY_REPORT, MAX_REPORT_BYTES
+from sut.log_files import ACCURACY, ACCURACY_REPORT, AUDIT_CONFIG, MAX_REPORT_BYTES, USER_CONF
 from sut.settings import Scenario
 
 MAX_PERCENT = 100.0
 _GRADING_CONDITIONS = ("reference_sha256", "tokenizer_sha256", "lcb_tests_sha256", "python_version")
-_CONFS = {"user.conf": USER_FLAG, "audit.config": AUDIT_FLAG}
+_CONFS = {USER_CONF: USER_FLAG, AUDIT_CONFIG: AUDIT_FLAG}
 
 
 def read_settings(directory: Path, record: Mapping[str, object], argument: str) -> dict[str, str]:

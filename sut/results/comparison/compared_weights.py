@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from common.json_document import as_text, entry, value_or_text
 from common.text import printable
 from sut.results.comparison.compared_runs import MAX_TEXT_LEN, ComparedRun, Side
-from sut.results.recorded_workers import infos_of, workers_of
+from sut.results.recorded_workers import engine_infos_of
 
 NOT_RANDOM = "no random weights"
 ENGINES_OWN = "the engine's own random weights"
@@ -27,7 +27,7 @@ def weights_notes(sides: Sequence[Side]) -> list[str]:
 
 def _kinds(run: ComparedRun) -> set[str]:
     """Return the kinds of weights of all workers."""
-    infos = [info for worker in workers_of(run.record) for info in infos_of(worker)]
+    infos = engine_infos_of(run.record)
     return {_kind(entry(info, "engine_facts", "random_weights")) for info in infos}
 
 

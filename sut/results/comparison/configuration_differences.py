@@ -105,10 +105,10 @@ def _counted(values: Iterable[str]) -> str:
 
 
 def _entries(name: str, document: object) -> Iterator[tuple[str, str]]:
-    """Yield the leaves of a JSON document by their dotted names."""
+    """Yield the leaves of a JSON document by their dotted names; null is a missing entry."""
     if isinstance(document, Mapping):
         for key, value in document.items():
             if key not in _NOT_COMPARED:
                 yield from _entries(f"{name}.{key}", value)
     else:
-        yield name, str(document)
+        yield name, _MISSING if document is None else str(document)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from common.json_document import JsonObject, as_mapping, value_or_text
 from common.text import printable
-from sut.results.recorded_workers import infos_of, workers_of
+from sut.results.recorded_workers import engine_infos_of
 
 MAX_CELL_LEN = 600
 MAX_CALIBRATION_LEN = 100_000
@@ -64,7 +64,7 @@ def quantization_page(system: str, records: Mapping[str, JsonObject], calibratio
         QuantizationError: A run has no description of an engine, or the description of the calibration is
             missing.
     """
-    engines = {scenario: tuple(_engines(record)) for scenario, record in records.items()}
+    engines = {scenario: tuple(engine_infos_of(record)) for scenario, record in records.items()}
     if missing := (*_missing_facts(engines), *_calibration_faults(calibration)):
         raise QuantizationError(missing)
     columns = {scenario: _column(found) for scenario, found in engines.items()}
@@ -83,11 +83,6 @@ def quantization_page(system: str, records: Mapping[str, JsonObject], calibratio
         "",
     ]
     return "\n".join(lines)
-
-
-def _engines(record: JsonObject) -> Iterator[JsonObject]:
-    """List the description of every engine of a run: one for each stream to a worker."""
-    return (info for worker in workers_of(record) for info in infos_of(worker))
 
 
 def _missing_facts(engines: Mapping[str, tuple[JsonObject, ...]]) -> Iterator[str]:

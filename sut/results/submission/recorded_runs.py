@@ -10,7 +10,7 @@ from common.flags import FlagError
 from common.json_document import JsonObject, as_list, as_mappings, as_number, as_text, entry, read_object
 from sut.benchmark import BENCHMARK, ComplianceTest
 from sut.log_files import MAX_RECORD_BYTES, RECORD
-from sut.results.recorded_workers import infos_of, machines_of, workers_of
+from sut.results.recorded_workers import engine_infos_of, machines_of, workers_of
 from sut.settings import Scenario
 
 RESULTS_FLAG = "--results"
@@ -103,7 +103,12 @@ class RecordedRun:
     @property
     def engine_infos(self) -> list[JsonObject]:
         """What the workers said of themselves on each stream."""
-        return [info for worker in self.workers for info in infos_of(worker)]
+        return engine_infos_of(self.record)
+
+    @property
+    def engines(self) -> list[str]:
+        """Names and versions of the engines, each once."""
+        return sorted({f"{info.get('engine')} {info.get('engine_version')}" for info in self.engine_infos})
 
     @property
     def host_answers(self) -> list[JsonObject]:
@@ -116,12 +121,12 @@ class RecordedRun:
         return [machine for host in self.host_answers for machine in machines_of(host)]
 
     @property
-    def machines(self) -> list[list[Mapping[str, object]]]:
+    def machines(self) -> list[list[JsonObject]]:
         """What the workers said of each machine: several may share one, each with its accelerators.
 
         Machines from one image can have one host name: the workers' addresses tell them apart.
         """
-        found: dict[tuple[str, object], list[Mapping[str, object]]] = {}
+        found: dict[tuple[str, object], list[JsonObject]] = {}
         for worker in self.workers:
             place = str(worker.get("address")).rpartition(":")[0]
             for machine in (part for host in _latest_host(worker) for part in machines_of(host)):
@@ -129,7 +134,7 @@ class RecordedRun:
         return list(found.values())
 
 
-def _latest_host(worker: Mapping[str, object]) -> list[Mapping[str, object]]:
+def _latest_host(worker: JsonObject) -> list[JsonObject]:
     """Return the latest answer of a worker to GetHost as a list of one; empty if it never answered."""
     return [host for host in as_mappings(worker.get("hosts")) if host.get("hostname")][-1:]
 

@@ -16,7 +16,6 @@ from sut.results.verdict import Outcome
 # The record's start has whole seconds, and the system clock may be set between two readings.
 MAX_CLOCK_DIFFERENCE_S = 30.0
 _LOGS = (log_files.SUMMARY, log_files.DETAIL, log_files.ACCURACY)
-_CONFS = ("user.conf", "audit.config")
 # Time zones differ from UTC by quarters of an hour, from 12 hours behind it to 14 hours before it.
 _ZONE_STEP_S, _MIN_ZONE_S, _MAX_ZONE_S = 900, -12 * 3600, 14 * 3600
 _NO_ERRORS = "No errors encountered during test."
@@ -32,7 +31,7 @@ def run_faults(run: RecordedRun, division: Division) -> list[Fault]:
     try:
         detail = read_detail(run.directory / log_files.DETAIL)
         accuracy = read_accuracy(run.directory / log_files.ACCURACY)
-        hashes = log_files.hash_files(run.directory, _CONFS)
+        hashes = log_files.hash_files(run.directory)
         errors = _error_faults(run, detail)
     except OSError as error:
         return [*known, fault(f"{error.filename}: {error.strerror or error}")]

@@ -121,7 +121,7 @@ def _unequal_over_all(runs: Runs) -> list[Fault]:
         "engine version": _from_infos("engine_version"),
         "LoadGen version": lambda run: [run.text("versions", "mlcommons_loadgen")],
         "code revision": commits_of,
-        "set of machines": machines_of,
+        "set of machines": set_of_machines,
     }
     found = [fault for name, read in rules.items() for fault in _unequal("all runs", name, every, read)]
     found += _unequal("graded runs", "tokenizer", every, tokenizers_of)
@@ -158,7 +158,7 @@ def commits_of(run: RecordedRun) -> list[str]:
     return list(dict.fromkeys([run.text("versions", "commit"), *workers]))
 
 
-def machines_of(run: RecordedRun) -> list[str]:
+def set_of_machines(run: RecordedRun) -> list[str]:
     """Describe the machines of a run in one text; none if a worker did not answer or could not tell all.
 
     The workers of a machine are taken together: each has a part of its accelerators, which is another one if

@@ -240,11 +240,10 @@ def _software(run: RecordedRun, first: Mapping[str, object]) -> dict[str, str]:
     stack += [f"driver {version}" for version in sorted(drivers)]
     stack += [f"{name} {versions[name]}" for name in ("torch", "grpcio", "tokenfleet") if name in versions]
     stack += [f"LoadGen {run.text('versions', 'mlcommons_loadgen')}"]
-    engines = {f"{info.get('engine')} {info.get('engine_version')}" for info in run.engine_infos}
-    (kind, *others) = {engine.partition(" ")[0] for engine in engines} or {""}
+    (kind, *others) = {engine.partition(" ")[0] for engine in run.engines} or {""}
     packages_of = {} if others else _ENGINE_PACKAGES.get(kind, {})
     frameworks = [f"{text} {versions[name]}" for name, text in packages_of.items() if name in versions]
-    framework = frameworks[:1] or sorted(engines)
+    framework = frameworks[:1] or run.engines
     return {"framework": ", ".join(framework), "other_software_stack": ", ".join(stack)}
 
 

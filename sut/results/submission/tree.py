@@ -24,7 +24,6 @@ from sut.results.submission.truncated_log import copy_and_truncate
 from sut.settings import Scenario
 
 OUTPUT_FLAG, ORIGINALS_FLAG = "--output", "--originals"
-USER_CONF = "user.conf"
 # As the checker spells them.
 SCENARIO_FOLDERS = {
     Scenario.OFFLINE: "Offline",
@@ -150,7 +149,9 @@ class _Layout:
         folder.mkdir(parents=True)
         _write_json(folder / "measurements.json", self.submission.measurements[scenario])
         _write_text(folder / "README.md", scenario_readme(name, runs, self.submission.notes))
-        shutil.copyfile(runs[RunKind.PERFORMANCE].directory / USER_CONF, folder / USER_CONF)
+        shutil.copyfile(
+            runs[RunKind.PERFORMANCE].directory / log_files.USER_CONF, folder / log_files.USER_CONF
+        )
         _copy_logs(runs[RunKind.PERFORMANCE], folder / "performance" / "run_1")
         accuracy = runs[RunKind.ACCURACY]
         _copy_logs(accuracy, folder / "accuracy")

@@ -116,6 +116,24 @@ def test_differences_of_configuration_are_listed(tmp_path: Path, capsys: pytest.
     assert "versions.tokenfleet: A 1; B 2" in output
 
 
+def test_an_entry_that_an_older_run_does_not_have_is_as_null(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new entry is a difference only where it has a value."""
+    older, newer, limited = (
+        str(write_run(tmp_path / name, server_record(name, 0, 50.0, host=host)))
+        for name, host in (
+            ("a", {}),
+            ("b", {"cpu_quota_cores": None}),
+            ("c", {"cpu_quota_cores": 4.0}),
+        )
+    )
+    assert main([older, newer]) == 0
+    assert "cpu_quota_cores" not in capsys.readouterr().out
+    assert main([newer, limited]) == 0
+    assert "host.cpu_quota_cores: A -; B 4.0" in capsys.readouterr().out
+
+
 def workers_with(*facts: dict[str, str]) -> dict[str, object]:
     """Make the part of run.json that has the facts of each worker's engine."""
     return {"workers": [{"stream_infos": [{"engine_facts": fact}]} for fact in facts]}

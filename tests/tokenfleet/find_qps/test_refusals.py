@@ -150,6 +150,9 @@ def test_a_directory_of_another_run_than_the_planned_one_is_refused(
     write_parquet(run_dir / "requests.parquet", pa.table({"query": [0]}), {"run_id": "mine"})
     if line is None:
         assert read_finished(plan, run) is not None
+        # As without any other of its files, the run has to be made again.
+        (run_dir / "user.conf").unlink()
+        assert read_finished(plan, run) is None
         return
     with pytest.raises(ForeignFileError) as refusal:
         read_finished(plan, run)

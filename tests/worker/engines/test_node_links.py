@@ -158,10 +158,15 @@ def test_a_rank_joins_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"GET / HTTP/1.1\r\n", b"{}\n", b"[1]\n", b'{"kind": "hello"}\n', b"\xff\n", NO_HOST_INFO]
+    "line",
+    [
+        *(b"GET / HTTP/1.1\r\n", b"{}\n", b"[1]\n", b'{"kind": "hello"}\n', b"\xff\n", NO_HOST_INFO),
+        pytest.param(b"[" * 100_000 + b"\n", id="nested too deeply"),
+        b'{"kind": "hello", "node_rank": 1e999}\n',
+    ],
 )
-def test_what_is_no_follower_has_no_effect(line: bytes) -> None:
-    """Other programs that reach the port are closed; the followers join as before."""
+def test_what_is_no_follower_has_no_effect(line: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Other programs that reach the port are closed with one line; the followers join as before."""
 
     async def steps() -> None:
         async with head() as whole:
@@ -173,6 +178,7 @@ def test_what_is_no_follower_has_no_effect(line: bytes) -> None:
             assert not whole.links.lost.done()
 
     bounded(steps)
+    assert [] == [record.message for record in caplog.records if record.exc_info]
 
 
 def test_the_loss_of_a_follower_has_its_own_reason() -> None:

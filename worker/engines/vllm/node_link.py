@@ -17,6 +17,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from common.idle_timer import IdleTimer
+from common.json_document import parse_object
 from common.text import printable
 from protos import worker_pb2 as pb
 
@@ -174,12 +175,12 @@ def _read(line: bytes) -> Message:
         LinkLost: It is no message.
     """
     try:
-        message = Message(**json.loads(line))
+        message = Message(**parse_object(line))  # type: ignore[arg-type]  # converted below
         settings = None if message.settings is None else dict(message.settings)
         kind, text = Kind(message.kind), printable(str(message.text), MAX_TEXT_LEN)
         rank, is_bad_input = int(message.node_rank), bool(message.is_bad_input)
         return Message(kind, rank, settings, text, is_bad_input, str(message.host))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise LinkLost("sends no message of this protocol") from error
 
 
