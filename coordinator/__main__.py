@@ -9,7 +9,7 @@ import sys
 from common.config_file import PRINT_FLAG, name_source, to_table, to_toml, unset_flags
 from common.open_files import raise_open_file_limit
 from common.signals import Interrupted
-from common.standard_streams import BackgroundStderr, leave, log_to_stderr, open_standard_streams
+from common.standard_streams import BackgroundStream, leave, log_to_stderr, open_standard_streams
 from coordinator.config import RunConfig, parse
 from coordinator.doctor import command
 from coordinator.run import run
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
     """Run LoadGen once, or the doctor, and return the exit code."""
     open_standard_streams()
     raise_open_file_limit()
-    with BackgroundStderr(sys.stderr):
+    with BackgroundStream("stderr"):
         log_to_stderr()
         return _execute(argv)
 

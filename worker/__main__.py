@@ -12,7 +12,7 @@ from common.config_file import PRINT_FLAG, name_source
 from common.flags import FlagError
 from common.open_files import raise_open_file_limit
 from common.standard_streams import (
-    BackgroundStderr,
+    BackgroundStream,
     leave,
     log_to_stderr,
     open_standard_streams,
@@ -90,7 +90,7 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
 def main(argv: list[str]) -> int:
     """Run the worker and return its exit code."""
     open_standard_streams()
-    with BackgroundStderr(sys.stderr):
+    with BackgroundStream("stderr"):
         log_to_stderr()
         return _execute(argv)
 
