@@ -117,7 +117,7 @@ class BackgroundStream(io.TextIOBase):
         """Take the stream of sys, which must have a file descriptor; nothing is replaced yet."""
         self._name = name
         self._original: TextIO = getattr(sys, name)
-        self._descriptor = self._original.fileno()
+        self._descriptor: int = self._original.fileno()
         self.failure: OSError | None = None
         """Why text could not be written, the first time; None as long as all could."""
         # Guards the attributes below. Never held while the thread writes.

@@ -13,6 +13,7 @@ from common.standard_streams import BackgroundStream, leave, log_to_stderr, open
 from coordinator.config import RunConfig, parse
 from coordinator.doctor import command
 from coordinator.run import run
+from coordinator.transport.stream import WorkerLost
 
 
 def main(argv: list[str]) -> int:
@@ -26,20 +27,13 @@ def main(argv: list[str]) -> int:
 
 def _execute(argv: list[str]) -> int:
     try:
-        if argv[:1] == ["doctor"]:
-            return command.main(argv[1:])
-        if argv and not argv[0].startswith("-"):
-            reason = "is not a command: the only command is doctor; a run takes flags only"
-            raise ValueError(f"{argv[0]!r} {reason}")
-        config = parse(argv)
-        if PRINT_FLAG in argv:
-            table = to_table(config)
-            print(to_toml("coordinator", table, unset_flags([RunConfig], table)), end="")
-            return 0
-        return run(config)
+        return _run_command(argv)
     except ValueError as error:
         print(f"coordinator: {name_source(error, argv, 'coordinator')}", file=sys.stderr)
         return 2
+    except WorkerLost as error:
+        print(f"coordinator: lost before the run began: {error}", file=sys.stderr)
+        return 1
     except Interrupted as interruption:
         print(f"coordinator: interrupted by {interruption}", file=sys.stderr)
         return interruption.exit_code
@@ -47,6 +41,20 @@ def _execute(argv: list[str]) -> int:
         # SIGINT before the program has installed its own handler.
         print("coordinator: interrupted", file=sys.stderr)
         return 130
+
+
+def _run_command(argv: list[str]) -> int:
+    if argv[:1] == ["doctor"]:
+        return command.main(argv[1:])
+    if argv and not argv[0].startswith("-"):
+        reason = "is not a command: the only command is doctor; a run takes flags only"
+        raise ValueError(f"{argv[0]!r} {reason}")
+    config = parse(argv)
+    if PRINT_FLAG in argv:
+        table = to_table(config)
+        print(to_toml("coordinator", table, unset_flags([RunConfig], table)), end="")
+        return 0
+    return run(config)
 
 
 if __name__ == "__main__":
