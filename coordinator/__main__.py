@@ -6,14 +6,18 @@ Exit codes: 0 VALID or NOT_GRADED, 1 failed, 2 bad input, 3 complete but INVALID
 
 import sys
 
-from common.config_file import PRINT_FLAG, name_source, to_table, to_toml, unset_flags
-from common.open_files import raise_open_file_limit
-from common.signals import Interrupted
-from common.standard_streams import BackgroundStream, leave, log_to_stderr, open_standard_streams
-from coordinator.config import RunConfig, parse
-from coordinator.doctor import command
-from coordinator.run import run
-from coordinator.transport.stream import WorkerLost
+try:
+    from common.config_file import PRINT_FLAG, name_source, to_table, to_toml, unset_flags
+    from common.open_files import raise_open_file_limit
+    from common.signals import Interrupted
+    from common.standard_streams import BackgroundStream, leave, log_to_stderr, open_standard_streams
+    from coordinator.config import RunConfig, parse
+    from coordinator.doctor import command
+    from coordinator.run import run
+    from coordinator.transport.stream import WorkerLost
+except KeyboardInterrupt:
+    sys.stderr.write("coordinator: interrupted\n")
+    sys.exit(130)
 
 
 def main(argv: list[str]) -> int:
