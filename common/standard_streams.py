@@ -5,15 +5,16 @@ import contextlib
 import io
 import logging
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import NoReturn, Self, TextIO, cast
+from typing import Literal, NoReturn, Self, TextIO, cast
 
 MAX_WAITING_CHARS = 1 << 20
-"""Text that waits for stderr; more is dropped."""
+"""Text that waits for a stream; more is dropped."""
 DRAIN_TIMEOUT_S = 5.0
 _RETRY_S = 0.05
 
@@ -71,7 +72,7 @@ def leave(code: int) -> NoReturn:
     that C++ does not expect; the process then aborts with "terminate called without an active exception".
     Libraries that vLLM loads print reports of leaks during the shutdown. All child processes have ended.
     """
-    if isinstance(sys.stderr, BackgroundStderr):
+    if isinstance(sys.stderr, BackgroundStream):
         sys.stderr.drain(DRAIN_TIMEOUT_S)
     failures: list[OSError] = []
     flushing = threading.Thread(target=_flush, args=(failures.append,), daemon=True)
@@ -89,28 +90,43 @@ def _flush(report: Callable[[OSError], None]) -> None:
             report(error)
 
 
-class BackgroundStderr(io.TextIOBase):
-    """Replaces sys.stderr, and that of the log, within a `with` block by a queue and a thread that writes.
+@contextlib.contextmanager
+def background_output() -> Iterator["BackgroundStream"]:
+    """Write stdout and stderr on threads within a `with` block; yields stdout.
+
+    If both lead to the same file or terminal they share a thread, which keeps the order of their lines.
+    """
+    with contextlib.ExitStack() as stack:
+        share = os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno())
+        stdout = stack.enter_context(BackgroundStream("stdout"))
+        if share:
+            stack.enter_context(contextlib.redirect_stderr(cast(TextIO, stdout)))
+        else:
+            stack.enter_context(BackgroundStream("stderr"))
+        yield stdout
+
+
+class BackgroundStream(io.TextIOBase):
+    """Replaces sys.stdout or sys.stderr, also in the log, by a queue and a thread within a `with` block.
 
     A disk or a terminal that takes no output then stops no thread of the program. Text beyond
     MAX_WAITING_CHARS is dropped, and counted.
     """
 
-    def __init__(self, original: TextIO) -> None:
-        """Take the stream; nothing is replaced yet.
-
-        Args:
-            original: Must have a file descriptor.
-        """
-        self._original = original
-        self._descriptor = original.fileno()
+    def __init__(self, name: Literal["stdout", "stderr"]) -> None:
+        """Take the stream of sys, which must have a file descriptor; nothing is replaced yet."""
+        self._name = name
+        self._original: TextIO = getattr(sys, name)
+        self._descriptor: int = self._original.fileno()
+        self.failure: OSError | None = None
+        """Why text could not be written, the first time; None as long as all could."""
         # Guards the attributes below. Never held while the thread writes.
         self._changed = threading.Condition()
         self._waiting: collections.deque[str] = collections.deque()
         self._num_chars = 0
         self._num_dropped = 0
         self._writing = self._closed = False
-        threading.Thread(target=self._write_waiting, name="stderr", daemon=True).start()
+        threading.Thread(target=self._write_waiting, name=name, daemon=True).start()
 
     def __enter__(self) -> Self:
         self._original.flush()
@@ -159,13 +175,15 @@ class BackgroundStderr(io.TextIOBase):
             return self._changed.wait_for(lambda: not self._waiting and not self._writing, timeout_s)
 
     def _replace(self, before: object, after: TextIO) -> None:
-        sys.stderr = after
+        setattr(sys, self._name, after)
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is before:
                 handler.setStream(after)
 
     def _write_waiting(self) -> None:
-        """Thread: stderr."""
+        """Thread: the stream's own."""
+        # While the main thread blocks signals, this one would take them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while text := self._take_waiting():
             self._write_out(text.encode("utf-8", "backslashreplace"))
 
@@ -177,7 +195,7 @@ class BackgroundStderr(io.TextIOBase):
             self._changed.wait_for(lambda: self._waiting or self._closed)
             text = "".join(self._waiting)
             if self._num_dropped:
-                text += f"({self._num_dropped} messages were dropped: stderr took no output)\n"
+                text += f"({self._num_dropped} messages were dropped: {self._name} took no output)\n"
             self._waiting.clear()
             self._num_chars = self._num_dropped = 0
             self._writing = True
@@ -190,5 +208,6 @@ class BackgroundStderr(io.TextIOBase):
                 content = content[os.write(self._descriptor, content) :]
             except BlockingIOError:
                 time.sleep(_RETRY_S)
-            except OSError:
+            except OSError as error:
+                self.failure = self.failure or error
                 return

@@ -56,6 +56,7 @@ def opened_run(
 
     Raises:
         ValueError: A worker refuses, or the workers differ.
+        WorkerLost: The connection to a worker breaks while its stream is opened.
     """
     task = Task(
         dataset=inputs.dataset,

@@ -62,6 +62,7 @@ def run(config: RunConfig) -> int:
 
     Raises:
         ValueError: Bad input: a flag, a file, or workers that cannot serve this run. Nothing is left behind.
+        WorkerLost: A worker was lost before the run had begun. Nothing is left behind.
         Interrupted: A signal arrived before the run had begun, and nothing is left behind; or while answers
             were being scored, and run.json says NOT_GRADED.
 

@@ -23,13 +23,15 @@ time.sleep(600)
     ("argv", "slow", "line"),
     [
         ("-m worker --preset latency --print-config", "vllm", "worker: interrupted"),
+        ("-m worker", "grpc", "worker: interrupted"),
+        ("-m coordinator", "grpc", "coordinator: interrupted"),
         (
             "run_mlperf.py --backend vllm --model a/b",
             "huggingface_hub",
             "run_mlperf.py: interrupted by SIGINT",
         ),
     ],
-    ids=["worker", "run_mlperf"],
+    ids=["vllm-of-worker", "worker", "coordinator", "run_mlperf"],
 )
 def test_an_interrupt_before_anything_runs_is_one_line(
     tmp_path: Path, argv: str, slow: str, line: str

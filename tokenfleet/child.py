@@ -50,7 +50,7 @@ class ChildProcess:
                 stderr=output,
                 start_new_session=True,
                 pass_fds=inherited_fds,
-                preexec_fn=functools.partial(_after_fork, mask),  # noqa: PLW1509 - only one thread here
+                preexec_fn=functools.partial(_after_fork, mask),  # noqa: PLW1509 - takes no lock
             )
 
     def __enter__(self) -> Self:

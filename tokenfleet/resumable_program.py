@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from common.open_files import raise_open_file_limit
 from common.signals import Interrupted, Interrupts
+from common.standard_streams import background_output
 from common.text import one_line
 
 FAILED, BAD_INPUT = 1, 2
@@ -25,6 +26,8 @@ class ProgramStopped(Exception):
 def run_resumable(name: str, program: Callable[[list[str]], int], argv: list[str]) -> int:
     """Run a program; returns its exit code and reports an error on stderr.
 
+    Output that nobody takes does not stop it. Output that could not be written makes exit code 0 a 1.
+
     Args:
         name: Program in messages, as the user types it.
         program: Takes its arguments; raises ValueError for bad input.
@@ -32,9 +35,21 @@ def run_resumable(name: str, program: Callable[[list[str]], int], argv: list[str
     """
     raise_open_file_limit()
     # Later signals are ignored: the clean-up after the first is bounded.
-    Interrupts(ignores_later=True)
+    interrupts = Interrupts(ignores_later=True)
+    with background_output() as stdout:
+        code = _run(name, program, argv, interrupts)
+    if stdout.failure is not None:
+        return code or _report(name, f"stdout: {stdout.failure}", FAILED)
+    return code
+
+
+def _run(name: str, program: Callable[[list[str]], int], argv: list[str], interrupts: Interrupts) -> int:
     try:
-        return program(argv)
+        try:
+            return program(argv)
+        finally:
+            # The program has ended: no later signal changes its exit code.
+            interrupts.hold()
     except ValueError as error:
         return _report(name, str(error), BAD_INPUT)
     except ProgramStopped as error:

@@ -8,32 +8,36 @@ import logging
 import os
 import sys
 
-from common.config_file import PRINT_FLAG, name_source
-from common.flags import FlagError
-from common.open_files import raise_open_file_limit
-from common.standard_streams import (
-    BackgroundStderr,
-    leave,
-    log_to_stderr,
-    open_standard_streams,
-    stdout_to_stderr,
-)
-from worker.auth import AuthInterceptor
-from worker.config import BadInput, EngineKind, WorkerConfig, parse
-from worker.engine_protocol import Engine, EngineDead
-from worker.engines.model.checkpoint import find_checkpoint
-from worker.engines.sglang.scheduler_link import check_sglang_installed
-from worker.engines.vllm.engine_core import check_installed
-from worker.engines.vllm.ipc_directory import check_ipc_directory
-from worker.headless import HeadlessServer
-from worker.machine.cores import Cores, format_cores, parse_cores
-from worker.machine.locked_directory import remove_abandoned
-from worker.machine.parent_death import end_with_node
-from worker.machine.sd_notify import check_notify_socket, notify_exit_reason
-from worker.node.node import Node, divide
-from worker.prefill_groups import PrefillGroups
-from worker.print_config import resolved
-from worker.server import Server
+try:
+    from common.config_file import PRINT_FLAG, name_source
+    from common.flags import FlagError
+    from common.open_files import raise_open_file_limit
+    from common.standard_streams import (
+        BackgroundStream,
+        leave,
+        log_to_stderr,
+        open_standard_streams,
+        stdout_to_stderr,
+    )
+    from worker.auth import AuthInterceptor
+    from worker.config import BadInput, EngineKind, WorkerConfig, parse
+    from worker.engine_protocol import Engine, EngineDead
+    from worker.engines.model.checkpoint import find_checkpoint
+    from worker.engines.sglang.scheduler_link import check_sglang_installed
+    from worker.engines.vllm.engine_core import check_installed
+    from worker.engines.vllm.ipc_directory import check_ipc_directory
+    from worker.headless import HeadlessServer
+    from worker.machine.cores import Cores, format_cores, parse_cores
+    from worker.machine.locked_directory import remove_abandoned
+    from worker.machine.parent_death import end_with_node
+    from worker.machine.sd_notify import check_notify_socket, notify_exit_reason
+    from worker.node.node import Node, divide
+    from worker.prefill_groups import PrefillGroups
+    from worker.print_config import resolved
+    from worker.server import Server
+except KeyboardInterrupt:
+    sys.stderr.write("worker: interrupted\n")
+    sys.exit(130)
 
 logger = logging.getLogger("worker")
 
@@ -90,7 +94,7 @@ def make_engine(kind: EngineKind, model: str | None, argv: list[str]) -> Engine:
 def main(argv: list[str]) -> int:
     """Run the worker and return its exit code."""
     open_standard_streams()
-    with BackgroundStderr(sys.stderr):
+    with BackgroundStream("stderr"):
         log_to_stderr()
         return _execute(argv)
 

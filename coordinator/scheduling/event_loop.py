@@ -116,6 +116,7 @@ class EventLoop:
 
         Raises:
             FleetError: A worker refuses, or workers return different hashes.
+            WorkerLost: The connection to a worker breaks.
 
         Thread: main; blocks.
         """

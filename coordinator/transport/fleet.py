@@ -19,7 +19,7 @@ from coordinator.transport.agreement import (
     check_agreement,
     execution_differences,
 )
-from coordinator.transport.stream import BEAT_INTERVAL_S, CALL_TIMEOUT_S, Limits, WorkerLost
+from coordinator.transport.stream import BEAT_INTERVAL_S, CALL_TIMEOUT_S, Limits, WorkerLost, WorkerRefused
 from coordinator.transport.worker_answers import MAX_DETAIL_LEN
 from coordinator.transport.worker_link import Probe, Readiness, WorkerLink
 from protos import worker_pb2 as pb
@@ -157,11 +157,12 @@ class Fleet:
 
         Raises:
             FleetError: A worker refuses, or would answer differently than the others.
+            WorkerLost: A stream breaks, or a worker does not answer in time.
         """
         agreement = Agreement(opening.spec, self.links[0].address, self.links[0].info)
         try:
             await asyncio.gather(*(link.open(opening, agreement.check_opened) for link in self.links))
-        except WorkerLost as error:
+        except WorkerRefused as error:
             raise FleetError(str(error)) from error
         for line in execution_differences([(link.address, link.stream.counts.info) for link in self.links]):
             logger.warning("workers may differ in %s", line)

@@ -40,6 +40,14 @@ PINGS_PER_TIMEOUT = 3
 """Number of pings within the worker's coordinator timeout."""
 STATUS_TIMEOUT_S = 1.0
 MAX_REASON_LEN = 300
+_REFUSALS = (
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
+"""Statuses of a worker, or of what listens in its place; gRPC gives none of them to a broken connection."""
 Deliver = Callable[[TokenColumns], None]
 Metadata = tuple[tuple[str, str], ...] | None
 Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.ToWorker, pb.FromWorker]"
@@ -52,6 +60,10 @@ class WorkerLost(RuntimeError):
         # The reason may contain any text that the worker sent.
         self.reason = printable(reason, MAX_REASON_LEN)
         super().__init__(f"worker {address}: {self.reason}")
+
+
+class WorkerRefused(WorkerLost):
+    """The worker does not take this run, or is no worker of this protocol: another try would end the same."""
 
 
 class Limits(NamedTuple):
@@ -135,7 +147,8 @@ class Stream:
         """Begin the run.
 
         Raises:
-            WorkerLost: The worker refuses, answers with another run id, or does not answer in time.
+            WorkerRefused: The worker refuses, or answers what no worker of this protocol answers.
+            WorkerLost: The stream breaks, or the worker does not answer in time.
         """
         try:
             async with asyncio.timeout(CALL_TIMEOUT_S):
@@ -143,18 +156,21 @@ class Stream:
                 first = await self._open_call.read()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError) as error:
             raise await self._lost(error) from error
-        if not isinstance(first, pb.FromWorker):
+        if first is grpc.aio.EOF:
             raise await self._lost(None)
+        if not isinstance(first, pb.FromWorker):
+            # gRPC returns another object if the bytes do not parse.
+            raise WorkerRefused(self._address, "answers open with no message of this protocol")
         if first.WhichOneof("message") != "opened":
-            raise WorkerLost(self._address, f"answers open with {first.WhichOneof('message')}")
+            raise WorkerRefused(self._address, f"answers open with {first.WhichOneof('message')}")
         try:
             clean(first.opened)
             check_info(first.opened.info)
             check_serving(first.opened.info)
         except AnswerError as error:
-            raise WorkerLost(self._address, f"answers open with {error}") from error
+            raise WorkerRefused(self._address, f"answers open with {error}") from error
         if first.opened.run_id != opening.run_id:
-            raise WorkerLost(self._address, f"answers for run {first.opened.run_id!r}")
+            raise WorkerRefused(self._address, f"answers for run {first.opened.run_id!r}")
         self.counts.spec_hash, self.counts.info = first.opened.spec_hash, first.opened.info
         beats = first.opened.info.coordinator_timeout_s / PINGS_PER_TIMEOUT / BEAT_INTERVAL_S
         self._beats_per_ping = int(min(max(beats, 1), MAX_BEATS_PER_PING))
@@ -363,5 +379,7 @@ class Stream:
         if end is None:
             return WorkerLost(self._address, "stream ended" if error is None else f"stream broke: {error}")
         code, details = end
-        is_ok = code is grpc.StatusCode.OK
-        return WorkerLost(self._address, "stream ended" if is_ok else f"{code.name}: {details}")
+        if code is grpc.StatusCode.OK:
+            return WorkerLost(self._address, "stream ended")
+        kind = WorkerRefused if code in _REFUSALS else WorkerLost
+        return kind(self._address, f"{code.name}: {details}")

@@ -140,7 +140,8 @@ class WorkerLink:
             check: Raises if the worker's answer is not acceptable; the stream is then cancelled.
 
         Raises:
-            WorkerLost: The worker refuses or does not answer in time.
+            WorkerRefused: The worker refuses.
+            WorkerLost: The stream breaks, or the worker does not answer in time.
         """
         # Before the stream, which must not wait for its first ping.
         host = await read_host(self._channel)

@@ -24,7 +24,7 @@ from coordinator.transport.access import Access
 from coordinator.transport.agreement import FleetError
 from coordinator.transport.engine_reading import EngineReading
 from coordinator.transport.fleet import Fleet, Patience
-from coordinator.transport.stream import Limits
+from coordinator.transport.stream import Limits, WorkerLost
 from protos import worker_pb2 as pb
 from protos.columns import (
     CHANNEL_OPTIONS,
@@ -265,7 +265,7 @@ async def run_beside_honest(lie: Lie, *, breaks_first: bool = False) -> Outcome:
         try:
             await fleet_.wait_ready(END_TIMEOUT_S)
             await _run(fleet_, outcome, liar, breaks_first)
-        except FleetError as error:
+        except (FleetError, WorkerLost) as error:
             outcome.refusal = str(error)
         finally:
             await fleet_.close()

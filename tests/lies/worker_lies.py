@@ -144,7 +144,7 @@ OPEN_LIES: dict[str, tuple[Lie, str]] = {
         "max_num_seqs is 0",
     ),
     "tokens instead of opened": (Lie(opened=lambda _: pack([], 0)), "answers open with tokens"),
-    "opened that does not parse": (Lie(opened=lambda _: b"\xff\xff"), ""),
+    "opened that does not parse": (Lie(opened=lambda _: b"\xff\xff"), "answers open with no message"),
     "no answer to open": (Lie(opened=lambda _: None, patience_s=SHORT_S), "no answer within"),
 }
 

@@ -214,7 +214,7 @@ class _FleetRun:
             return
         try:
             await self._carry(fleet)
-        except FleetError as error:
+        except (FleetError, WorkerLost) as error:
             self._fail(str(error))
         finally:
             await fleet.close()

@@ -10,7 +10,6 @@ one after another; a run that fails on the workers does not end it. Exit codes: 
 """
 
 import asyncio
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Annotated
 from common.exposure import refuse_exposed
 from common.flags import Flag, FlagError, Parser, add_flags, build
 from common.open_files import raise_open_file_limit
-from common.standard_streams import BackgroundStderr, log_to_stderr, open_standard_streams
+from common.standard_streams import BackgroundStream, log_to_stderr, open_standard_streams
 from common.tls import WorkerAccessFlags
 from coordinator.transport.access import Access
 from coordinator.transport.fleet import Patience
@@ -131,7 +130,7 @@ def main(argv: list[str]) -> int:
     """Serve until a signal arrives and return the exit code."""
     open_standard_streams()
     raise_open_file_limit()
-    with BackgroundStderr(sys.stderr):
+    with BackgroundStream("stderr"):
         log_to_stderr()
         return run_engine_program("network-sut", partial(_serve, argv))
 

@@ -91,13 +91,22 @@ def write_rehearsal(directory: Path, *edits: tuple[str, str]) -> Path:
 class StartedCampaign:
     """A `tokenfleet campaign` process, with a marker in the environment of all that it starts."""
 
-    def __init__(self, plan: Path, *flags: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Path,
+        *flags: str,
+        environment: Mapping[str, str] | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+    ) -> None:
         """Start it in the plan's directory; its output is appended to output.txt there.
 
         Args:
             plan: The plan.
             flags: Further flags.
             environment: Variables beside this process's own.
+            stdout: Descriptor that takes it instead.
+            stderr: The same.
         """
         self.output = plan.with_name("output.txt")
         self.output.touch()
@@ -111,8 +120,8 @@ class StartedCampaign:
                 | {"PYTHONPATH": str(fleet.ROOT), "TOKENFLEET_TEST": self.marker}
                 | (environment or {}),
                 stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
+                stdout=file if stdout is None else stdout,
+                stderr=file if stderr is None else stderr,
             )
 
     def text(self) -> str:

@@ -76,6 +76,30 @@ def test_a_campaign_repeats_only_what_does_not_count(directory: Path) -> None:
     assert names == sorted(path.name for path in (out / "superseded").iterdir())
 
 
+def test_output_that_nobody_reads_stops_no_campaign(directory: Path) -> None:
+    """Stdout and stderr are a full pipe whose reader is stopped: every run is made, exit code 0."""
+    with fleet.full_pipe() as output:
+        campaign = StartedCampaign(write_rehearsal(directory), stdout=output, stderr=output)
+        try:
+            assert 0 == campaign.end()
+        finally:
+            campaign.kill()
+    assert {"done"} == set(run_states(directory / "out").values())
+
+
+def test_output_that_cannot_be_written_is_told_at_the_end(directory: Path) -> None:
+    """Stdout is a closed pipe: every run is made, then one line on stderr and exit code 1."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        campaign = StartedCampaign(write_rehearsal(directory), stdout=writer)
+    finally:
+        os.close(writer)
+    assert 1 == campaign.end()
+    assert "campaign: stdout: [Errno 32] Broken pipe" == campaign.text().splitlines()[-1]
+    assert {"done"} == set(run_states(directory / "out").values())
+
+
 def test_runs_of_another_engine_than_the_plan_has_now_do_not_count(directory: Path) -> None:
     """Other worker flags are compared by the engine hash: another step time keeps runs, a seed does not."""
     out = directory / "out"

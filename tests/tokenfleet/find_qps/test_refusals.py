@@ -53,19 +53,19 @@ def search_argv(directory: Path, *flags: str, conf: str = fleet.FAST_CONF) -> li
 
 
 def test_runs_too_short_for_early_stopping_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """LoadGen calls no run of fewer than 459 queries VALID; nothing is written."""
     argv = search_argv(tmp_path, "--max-samples", "300", conf="*.Server.min_duration = 1000\n")
     assert 2 == main(argv)
-    line = capsys.readouterr().err
+    line = capfd.readouterr().err
     assert line.startswith("find-qps: --min-qps: a run of 300 queries at 100 queries/s is too short")
     assert "below 459 queries (early stopping)" in line
     assert not (tmp_path / "out").exists()
 
 
 def test_a_second_search_in_the_same_directory_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One line, exit code 2, and no file of the first one is changed."""
     argv = search_argv(tmp_path, conf="*.Server.min_duration = 30000\n")
@@ -75,7 +75,7 @@ def test_a_second_search_in_the_same_directory_is_refused(
         assert 2 == main(argv)
         assert before == sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     line = f"find-qps: --output-dir: {directory} belongs to a search that has not ended\n"
-    assert ("", line) == capsys.readouterr()
+    assert ("", line) == capfd.readouterr()
 
 
 @pytest.fixture(scope="module")
