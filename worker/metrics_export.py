@@ -11,11 +11,10 @@ from common.metrics import Readings, to_message
 from common.metrics_port import bind_metrics_port, server_context
 from common.shared_readings import SharedReadings
 from worker.config import BadInput, WorkerConfig
+from worker.machine.life_signs import SHARED_FD
 from worker.machine.parent_death import is_replica
 from worker.worker_metrics import WORKER_METRICS
 
-SHARED_FD = "TOKENFLEET_METRICS_FD"
-"""Set by a node for its replicas: descriptor of a replica's SharedReadings."""
 INTERVAL_S = 1.0
 Read = Callable[[], Readings]
 Publish = Callable[[Readings], None]

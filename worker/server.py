@@ -16,6 +16,7 @@ from worker.config import BadInput, WorkerConfig
 from worker.engine_protocol import Engine, EngineDead
 from worker.listener import listening
 from worker.machine.gpu_sampler import GpuSampler
+from worker.machine.life_signs import giving_life_signs
 from worker.machine.parent_death import NODE_GONE, is_replica
 from worker.machine.sd_notify import READY, STOPPING, notify
 from worker.metrics_export import exporting
@@ -99,6 +100,7 @@ class Server:
             await stack.enter_async_context(listening(self._config, self._auth, self._servicer, self._health))
             stack.push_async_callback(self._announce_stop)
             await stack.enter_async_context(exporting(self._config, self._read_metrics))
+            await stack.enter_async_context(giving_life_signs())
             if await self._load():
                 await self._serve_runs()
 

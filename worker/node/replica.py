@@ -1,4 +1,7 @@
-"""A replica of a node: keeps a worker process running, and stops restarting it after repeated crashes."""
+"""A replica of a node: keeps a worker process running, and stops restarting it after repeated crashes.
+
+A process that serves and gives no sign of life any more is killed, and so restarted as one that has ended.
+"""
 
 import asyncio
 import contextlib
@@ -8,10 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 
+from common.idle_timer import IdleTimer
 from common.metrics import Readings, Series
 from common.shared_readings import SharedReadings
 from protos import worker_pb2 as pb
 from worker.machine.cores import format_cores
+from worker.machine.life_signs import INTERVAL_S, last_life_sign
 from worker.machine.sd_notify import NotifySocket
 from worker.node.placement import Share
 from worker.node.replica_process import ProcessEnd, ReplicaProcess, run_process
@@ -25,6 +30,12 @@ MIN_UPTIME_S = 60.0
 """A process that served for this long does not count as a crash."""
 FIRST_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 30.0
+HANG_TIMEOUT_S = 60.0
+"""Longest time without a sign of life of a process that serves.
+
+Coordinators give such a worker up after 10 s by default, and take it back when it answers again. A restart
+loads the model again, so this is clearly longer.
+"""
 BAD_INPUT = 2
 
 
@@ -58,6 +69,8 @@ class Replica:
         self._num_starts = 0
         self._ready_since_s: float | None = None
         self._has_served = False
+        self._hung = ""
+        """Why the current process was killed; empty if it was not."""
         self._stopping = asyncio.Event()
         self._last_end: ProcessEnd | None = None
 
@@ -112,6 +125,7 @@ class Replica:
     async def _run_once(self) -> bool:
         """Start one process and wait until it ends; returns whether it served for MIN_UPTIME_S."""
         self._last_end = self._ready_since_s = None
+        self._hung = ""
         async with contextlib.AsyncExitStack() as stack:
             try:
                 shared = stack.enter_context(SharedReadings.create())
@@ -128,11 +142,31 @@ class Replica:
             if self._stopping.is_set():
                 # `stop` was called while the process was being started.
                 self.stop(signal.SIGTERM)
-            self._last_end = await process.wait()
+            watching = asyncio.ensure_future(self._kill_if_hung(process, shared))
+            try:
+                self._last_end = await process.wait()
+            finally:
+                watching.cancel()
         self._process = self._shared = None
-        self.reason = self._last_end.describe()
+        self.reason = self._hung + self._last_end.describe()
         served_s = 0.0 if self._ready_since_s is None else time.monotonic() - self._ready_since_s
-        return served_s >= MIN_UPTIME_S
+        return served_s >= MIN_UPTIME_S + (HANG_TIMEOUT_S if self._hung else 0.0)
+
+    async def _kill_if_hung(self, process: ReplicaProcess, shared: SharedReadings) -> None:
+        """Kill the process if it serves and gives no sign of life for HANG_TIMEOUT_S; not while it loads."""
+        silence, last = IdleTimer(INTERVAL_S), 0
+        while silence.idle_s <= HANG_TIMEOUT_S:
+            await asyncio.sleep(INTERVAL_S)
+            sign = last_life_sign(shared.fileno())
+            if sign != last or self.state != pb.WORKER_STATE_READY:
+                silence.mark_active()
+            last = sign
+            silence.tick()
+        self._hung = f"no sign of life for {HANG_TIMEOUT_S:g} s, "
+        # The kernel may hold a killed process.
+        self.reason = self._hung + "killed"
+        self._enter(pb.WORKER_STATE_STARTING)
+        process.close()
 
     def _on_notified(self, notify_socket: NotifySocket) -> None:
         if notify_socket.is_ready and self._ready_since_s is None:

@@ -14,9 +14,9 @@ from common.child_process import child_command, child_environment
 from common.shared_readings import SharedReadings
 from common.text import printable
 from worker.machine.gpus import VARIABLE
+from worker.machine.life_signs import SHARED_FD
 from worker.machine.parent_death import NODE_PID
 from worker.machine.sd_notify import NOTIFY_SOCKET, NotifySocket
-from worker.metrics_export import SHARED_FD
 
 MAX_LINE_BYTES = 1 << 16
 MAX_REASON_LEN = 300

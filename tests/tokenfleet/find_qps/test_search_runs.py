@@ -184,3 +184,19 @@ def test_a_sweep_writes_its_curve(tmp_path: Path, address: str) -> None:
     least_ms = (9.4, 11.4, 20)
     assert all(least < measured for least, measured in zip(least_ms, tpot_p99_ms, strict=True)), tpot_p99_ms
     assert "<svg" in (directory / "sweep.svg").read_text()
+
+
+def test_output_that_nobody_reads_stops_no_search(tmp_path: Path, address: str) -> None:
+    """Stdout and stderr are a full pipe whose reader is stopped: the sample count is found, exit code 0."""
+    fleet.write_prompts(tmp_path / "data.parquet", [[2, 7, 300 * i] for i in range(100)])
+    (tmp_path / "user.conf").write_text("*.Offline.min_duration = 500\n")
+    command = argv(tmp_path, address, "--scenario", "offline")
+    with fleet.full_pipe() as output:
+        search = subprocess.Popen(command, cwd=fleet.ROOT, stdout=output, stderr=output)
+        try:
+            assert 0 == search.wait(4 * RUN_TIMEOUT_S)
+        finally:
+            search.kill()
+            search.wait(60)
+    state = tmp_path / "out" / "find-qps" / "offline" / "find_qps.json"
+    assert "found" == json.loads(state.read_text())["end"]["outcome"]

@@ -49,6 +49,40 @@ stops = []
 asyncio.create_subprocess_exec = start_and_stop
 sys.exit(__main__.main(sys.argv[1:]))
 """
+# One that finds hung replicas sooner, and whose first process is stopped as soon as it has been started.
+HUNG_NODE = """
+import asyncio, signal, sys
+from worker import __main__
+from worker.node import replica
+replica.HANG_TIMEOUT_S = 10.0
+start = asyncio.create_subprocess_exec
+async def start_and_stop(*args, **kwargs):
+    process = await start(*args, **kwargs)
+    if not stopped:
+        stopped.append(process.send_signal(signal.SIGSTOP))
+    return process
+stopped = []
+asyncio.create_subprocess_exec = start_and_stop
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+
+
+def test_a_replica_that_hangs_is_killed_and_restarted_unless_it_loads(tmp_path: Path) -> None:
+    """Two stopped replicas: the one that had served is another process soon, the one that loads is left."""
+    with node_of(HUNG_NODE, tmp_path) as node:
+        wait_until(lambda: sorted(states_of(node.address)[1:]) == ["LOADING", "READY"], node.log)
+        hangs, loads = sorted(range(2), key=lambda index: states_of(node.address)[1 + index] != "READY")
+        hung, loading = (info_of(node.address).replicas[index].pid for index in (hangs, loads))
+        os.kill(hung, signal.SIGSTOP)
+        words = f"replica {hangs}: no sign of life for 10 s, ended by SIGKILL; restarting in 1 s"
+        wait_until(lambda: words in node.log.read_text(), node.log)
+        wait_until(lambda: states_of(node.address)[1 + hangs] == "READY", node.log)
+        assert hung != info_of(node.address).replicas[hangs].pid
+        assert loading == info_of(node.address).replicas[loads].pid
+        os.kill(loading, signal.SIGCONT)
+        wait_until(lambda: states_of(node.address) == ["READY"] * 3, node.log)
+        assert loading == info_of(node.address).replicas[loads].pid
+        assert 0 == node.stop()
 
 
 def test_a_replica_that_cannot_load_is_given_up_and_the_other_goes_on(tmp_path: Path) -> None:
