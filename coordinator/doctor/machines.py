@@ -121,7 +121,7 @@ def _cpu_quota(group: str, hosts: Mapping[str, pb.HostInfo], needed: Mapping[str
         Finding(
             place,
             Level.WARN,
-            f"{cores:g} cores, below {needed[place]}: who has used them up is stopped until the next 0.1 s",
+            f"{cores:g} cores, below {needed[place]}: a process that has used them waits for the next 0.1 s",
             f"raise the CPU limit of the container to {needed[place]} cores or more",
         )
         for place, cores in quotas.items()

@@ -187,7 +187,7 @@ def own(
 def test_coordinator_is_not_to_be_stopped_by_a_cpu_quota() -> None:
     """Less than the two cores of LoadGen's and the event loop's threads is a warning."""
     assert {} == troubles(own(cpu_quota_cores=2.0))
-    line = "0.5 cores, below 2: who has used them up is stopped until the next 0.1 s"
+    line = "0.5 cores, below 2: a process that has used them waits for the next 0.1 s"
     assert {"CPU quota": (Level.WARN, line)} == troubles(own(cpu_quota_cores=0.5))
 
 
@@ -198,7 +198,7 @@ def test_a_worker_is_not_to_be_stopped_by_a_cpu_quota() -> None:
     assert head.host is not None
     other = pb.HostInfo(**(GOOD_HOST | {"cpu_quota_cores": 48.5}))  # type: ignore[arg-type]
     head.host.engine_hosts.append(other)
-    line = "48.5 cores, below 64: who has used them up is stopped until the next 0.1 s"
+    line = "48.5 cores, below 64: a process that has used them waits for the next 0.1 s"
     ((level, seen),) = troubles(diagnose_hosts([head])).values()
     assert (Level.WARN, f"a:1 node rank 1: {line}") == (level, seen)
 
