@@ -3,7 +3,7 @@
 import argparse
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -240,11 +240,7 @@ class RunConfig(WorkerAccessFlags):
                 flag="--metrics-host",
                 insecure_flag="--metrics-insecure",
             )
-        for address in self.workers:
-            _check_address(address)
-            if self.workers.count(address) > 1:
-                reason = f"{address} is named {self.workers.count(address)} times"
-                raise FlagError("--workers", reason)
+        check_addresses(self.workers)
 
     def _check_max_over_latency(self) -> None:
         """Refuse --max-over-latency where LoadGen has no latency limits."""
@@ -295,6 +291,18 @@ def _check_utf8(flag: str, path: Path) -> None:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise FlagError(flag, f"{str(path)!a} is not UTF-8") from error
+
+
+def check_addresses(addresses: Sequence[str]) -> None:
+    """Check the addresses of workers.
+
+    Raises:
+        FlagError: One is not host:port, or is named twice.
+    """
+    for address in addresses:
+        _check_address(address)
+        if addresses.count(address) > 1:
+            raise FlagError("--workers", f"{address} is named {addresses.count(address)} times")
 
 
 def _check_address(address: str) -> None:

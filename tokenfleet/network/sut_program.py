@@ -20,6 +20,7 @@ from common.flags import Flag, FlagError, Parser, add_flags, build
 from common.open_files import raise_open_file_limit
 from common.standard_streams import BackgroundStream, log_to_stderr, open_standard_streams
 from common.tls import WorkerAccessFlags
+from coordinator.config import check_addresses
 from coordinator.transport.access import Access
 from coordinator.transport.fleet import Patience
 from coordinator.transport.stream import Limits
@@ -83,6 +84,7 @@ class NetworkSutConfig(WorkerAccessFlags):
     ] = 3
 
     def _check_together(self) -> None:
+        check_addresses(self.workers)
         if not self.insecure and self.listen_tls_cert is None:
             refuse_exposed(self.host, "--listen-tls-cert and --listen-tls-key")
         if self.insecure and any((self.listen_tls_cert, self.listen_tls_key, self.listen_tls_ca)):

@@ -16,6 +16,7 @@ from common.flags import Flag, FlagError, Parser, add_flags, build, declared
 from common.signals import Interrupted, Interrupts
 from common.text import print_table
 from common.tls import WorkerAccessFlags
+from coordinator.config import check_addresses
 from coordinator.transport.access import Access
 from sut.results.accuracy.detokenizer import Detokenizer, TokenizerError
 from tokenfleet.qualify import checksums, graded_rows, greedy_checks
@@ -74,6 +75,7 @@ class QualifyConfig(WorkerAccessFlags):
     random_weights: Annotated[bool, Flag("the model's weights are random: answers may be degenerate")] = False
 
     def _check_together(self) -> None:
+        check_addresses(self.workers)
         if (self.accuracy_file is None) != (self.tokenizer is None):
             given, missing = "--accuracy-file", "--tokenizer"
             if self.accuracy_file is None:

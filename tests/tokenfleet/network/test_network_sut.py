@@ -289,6 +289,7 @@ def test_flags_that_would_route_or_repeat_are_refused(flags: list[str], line: st
     "flags, line",
     [
         (["--listen-tls-cert=x"], "--listen-tls-cert: needs --listen-tls-key too"),
+        (["--workers=a"], "--workers: 'a' is not host:port with a port in 1..65535"),
         (
             ["--insecure", "--listen-tls-ca=x"],
             "--insecure: means plaintext, but a --listen-tls flag is given",
@@ -302,7 +303,7 @@ def test_flags_that_would_route_or_repeat_are_refused(flags: list[str], line: st
         ),
     ],
 )
-def test_bad_credentials_of_either_side_are_one_line(tmp_path: Path, flags: list[str], line: str) -> None:
+def test_bad_flags_are_one_line(tmp_path: Path, flags: list[str], line: str) -> None:
     """The line names the flag as it was given, exit code 2."""
     done = end_of(main, ["--workers=127.0.0.1:1", f"--port={fleet.free_port()}", *flags], tmp_path)
     last = done.stderr.splitlines()[-1]

@@ -142,6 +142,8 @@ def test_a_worker_that_is_not_there_fails_before_any_run(tmp_path: Path) -> None
         (["--accuracy-file={tmp}/x"], "--tokenizer: missing: --accuracy-file needs it"),
         (["--tokenizer={tmp}"], "--accuracy-file: missing: --tokenizer needs it"),
         (["--num-graded=19"], "--num-graded: 19 is below 20"),
+        (["--workers=a:b"], "--workers: 'a:b' is not host:port with a port in 1..65535"),
+        (["--workers=a:1,a:1"], "--workers: a:1 is named 2 times"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, flags: list[str], line: str) -> None:
