@@ -11,8 +11,14 @@ from sut.results.compliance.__main__ import main
 from tests import fleet
 
 pytestmark = pytest.mark.long
-# A busy machine keeps Interactive's TTFT limit of 2 s at this rate.
 RATE = "--target-qps=100"
+# Limits of LoadGen that a machine meets at any speed.
+CONF = """\
+gpt-oss-120b.Server.ttft_latency = 600000
+gpt-oss-120b.Server.tpot_latency = 600000
+gpt-oss-120b-interactive.Server.ttft_latency = 600000
+gpt-oss-120b-interactive.Server.tpot_latency = 600000
+"""
 FAST = ("--tokens-per-s", "inf", "--step-ms", "0", "--max-num-seqs", "2048")
 
 
@@ -39,7 +45,8 @@ def test_test09_passes_with_1278_tokens_and_fails_with_1000(
 ) -> None:
     """The run's verdict, the files that it leaves and the verdict of the command are the same."""
     mean, data, served = rehearsal
-    flags = ["--scenario", scenario, "--compliance", "TEST09", RATE]
+    conf = f"--user-conf={fleet.write_conf(tmp_path / 'user.conf', CONF)}"
+    flags = ["--scenario", scenario, "--compliance", "TEST09", RATE, conf]
     done = fleet.coordinate(served, data / "perf_eval_ref.parquet", tmp_path, *flags, timeout_s=240)
     run_dir, passes = tmp_path / scenario / "TEST09", mean == 1278
     assert fleet.run_json(run_dir)["verdict"]["outcome"] == ("VALID" if passes else "INVALID"), done.stderr
@@ -64,7 +71,8 @@ def test_test07_is_scored_over_its_990_samples(
     """LoadGen does not crash; 891 of 990 answers are right, which is 90 %."""
     _, data, served = rehearsal
     rows = data / "acc_eval_compliance_gpqa.parquet"
-    flags = ["--scenario", scenario, "--compliance", "TEST07", RATE]
+    conf = f"--user-conf={fleet.write_conf(tmp_path / 'user.conf', CONF)}"
+    flags = ["--scenario", scenario, "--compliance", "TEST07", RATE, conf]
     scoring = f"--tokenizer={data / 'tokenizer'}"
     done = fleet.coordinate(served, rows, tmp_path, *flags, scoring, timeout_s=240)
     run_dir = tmp_path / scenario / "TEST07"
