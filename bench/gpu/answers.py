@@ -135,7 +135,7 @@ def answered(answer: dict[str, Any], plan: Plan, client_cpu_s: float) -> Answere
         verdict="",
         ttft_ms=ttft_ms,
         tpot_ms=tpot_ms,
-        tokens_per_s_before_tail=(rate_before_tail(tokens, first, done) or None) if has_tail else None,
+        tokens_per_s_before_tail=rate_before_tail(tokens, first, done) if has_tail else None,
         compiled_kernels=answer.get("compiled_kernels"),
         request_ttft_ms=request_ttft_ms,
     )

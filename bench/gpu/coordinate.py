@@ -57,7 +57,7 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
         verdict=f"{verdict['outcome']} {verdict['reason']}".strip(),
         ttft_ms=ttft_ms,
         tpot_ms=tpot_ms,
-        tokens_per_s_before_tail=rate or None,
+        tokens_per_s_before_tail=rate,
         compiled_kernels=_num_compiled(workers),
         request_ttft_ms=[] if is_offline else _request_ttft_ms(run_dir, record["run_id"], len(plan.samples)),
     )
