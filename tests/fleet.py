@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ FAST_CONF = """\
 EAGER = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
 # Ports of a block belong to one process of pytest-xdist; a fourth of all blocks to each of four.
 PORT_BLOCK, NUM_PORT_SHARES = 100, 4
+# More than one test chooses before it binds, far fewer than a process has.
+_RECENT_PORTS: deque[int] = deque(maxlen=500)
 # A KV cache of 1 GiB is plenty for tests, and the CPU build's own default is a share of the machine.
 VLLM_CPU_ENV = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
 
@@ -47,13 +50,18 @@ def free_port(num: int = 1) -> int:
     """Find free consecutive ports, and return the first one.
 
     Until the caller binds them, neither a connection nor another process of these tests takes them: they
-    are outside the range of ephemeral ports, and each process of pytest-xdist has blocks of its own.
+    are outside the range of ephemeral ports, each process of pytest-xdist has blocks of its own, and none of
+    the last 500 is given again.
     """
     own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     blocks = {own % NUM_PORT_SHARES}
     while True:
         port = steady_port(random.Random(), num)
-        if {last // PORT_BLOCK % NUM_PORT_SHARES for last in (port, port + num - 1)} == blocks:
+        chosen = range(port, port + num)
+        if {each // PORT_BLOCK % NUM_PORT_SHARES for each in chosen} != blocks:
+            continue
+        if not set(chosen) & set(_RECENT_PORTS):
+            _RECENT_PORTS.extend(chosen)
             return port
 
 
