@@ -42,7 +42,7 @@ def table(found: Found, sides: Sequence[str]) -> str:
 
 
 HEAD = (
-    f"{'round':>5} {'side':<12}{'GPUs':<7}{'s':>8}{'requests':>10}{'tokens':>10}{'tokens/s':>10}"
+    f"{'round':>5} {'side':<13}{'GPUs':<7}{'s':>8}{'requests':>10}{'tokens':>10}{'tokens/s':>10}"
     f"{'before tail':>12}{'kernels':>8}{'GPU %':>7}{'W':>6}{'front s/Mtok':>14}{'client':>8}{'engine':>8}"
 )
 
@@ -57,7 +57,7 @@ def _row(number: str, side: str, rounds: list[Round]) -> str:
         return median(figure(one) for one in rounds)
 
     return (
-        f"{number} {side:<12}{' '.join(places):<7}{mid(lambda one: one.seconds):>8.2f}"
+        f"{number} {side:<13}{' '.join(places):<7}{mid(lambda one: one.seconds):>8.2f}"
         f"{mid(lambda one: one.requests):>10.0f}{mid(lambda one: one.tokens):>10.0f}"
         f"{mid(lambda one: one.tokens_per_s):>10.0f}"
         f"{_median_or_dash(one.tokens_per_s_before_tail for one in rounds):>12}"

@@ -20,10 +20,10 @@ SERVER_SIDES = ("async", "ours", "serve")
 GROUPED_SIDES = ("grouped",)
 # SGLang needs an environment of its own: its sides are not measured beside vLLM's in one command.
 SGLANG_OFFLINE_SIDES = ("sglang-bare", "sglang")
-SGLANG_SERVER_SIDES = ("sglang",)
+SGLANG_SERVER_SIDES = ("sglang-async", "sglang")
 WARMED_UP = ("ours", "grouped", "sglang")
 """Sides that warm up before they accept requests."""
-_ENGINE_LOG = re.compile(r"\d+-(sglang-bare|\w+)\.log")
+_ENGINE_LOG = re.compile(r"\d+-([a-z-]+)\.log")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,13 +201,13 @@ def latency_lines(found: Found, names: list[str]) -> list[str]:
     """Format each side's percentiles, and their differences from the first side's within a round."""
     marks = ("p50", "p90", "p99")
     heads = [f"{what} {mark}" for what in ("TTFT", "TPOT") for mark in marks]
-    lines = [f"{'round':>5} {'side':<7}" + "".join(f"{head:>10}" for head in heads) + "  ms"]
+    lines = [f"{'round':>5} {'side':<13}" + "".join(f"{head:>10}" for head in heads) + "  ms"]
     for one in found.rounds:
         if not one.warm_up:
             cells = [*one.ttft_ms.values(), *one.tpot_ms.values()]
             numbers = "".join(f"{cell:>10.2f}" for cell in cells)
             left_out = "  unequal work: left out" if one.is_unequal else ""
-            lines.append(f"{one.number:>5} {one.side:<7}{numbers}  {one.verdict}{left_out}")
+            lines.append(f"{one.number:>5} {one.side:<13}{numbers}  {one.verdict}{left_out}")
     lines += [_against(found, side, names[0], mark) for side in names[1:] for mark in marks]
     return lines + [line for side in names[1:] for line in _request_lines(found, side, names[0])]
 

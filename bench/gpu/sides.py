@@ -165,15 +165,20 @@ def _is_core(pid: int) -> bool:
 
 
 class InProcess(Side):
-    """LLM.generate or AsyncLLM in a process without a server."""
+    """The engine's own interface in a process without a server."""
 
     kind: str
+    module = "bench.gpu.engine"
     _piped = True
+
+    @property
+    def _flags(self) -> Sequence[str]:
+        return self.setting.flags
 
     def _argv(self) -> list[str]:
         work = self.setting.work
         own = argv_of({"--data": work.data, "--model": work.model, "--temperature": work.temperature})
-        return ["bench.gpu.engine", self.kind, *own, *self.setting.flags]
+        return [self.module, self.kind, *own, *self._flags]
 
     def _look(self) -> Start | None:
         self._pipe = getattr(self, "_pipe", None) or Pipe(self.process, self.log)
@@ -292,16 +297,22 @@ class Sglang(Ours):
 
 
 class SglangBare(InProcess):
-    """SGLang's own offline engine with all requests."""
+    """SGLang's own Engine.generate with all requests."""
 
-    name = kind = "sglang-bare"
+    name, kind = "sglang-bare", "bare"
+    module = "bench.gpu.sglang_engine"
 
-    def _argv(self) -> list[str]:
-        work = self.setting.work
-        own = argv_of({"--data": work.data, "--model": work.model, "--temperature": work.temperature})
-        return ["bench.gpu.sglang_bare", *own, *self.setting.sglang_flags]
+    @property
+    def _flags(self) -> Sequence[str]:
+        return self.setting.sglang_flags
+
+
+class SglangAsync(SglangBare):
+    """One task per request over SGLang's own Engine.async_generate."""
+
+    name, kind = "sglang-async", "async"
 
 
 SIDES: dict[str, type[Side]] = {
-    side.name: side for side in (Bare, Ours, Grouped, InProcessAsync, Serve, Sglang, SglangBare)
+    side.name: side for side in (Bare, Ours, Grouped, InProcessAsync, Serve, Sglang, SglangBare, SglangAsync)
 }
