@@ -50,7 +50,7 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
     argv, log = coordinator_argv(setting, port, plan, label)
     ended = setting.processes.run(argv, log, setting.round_timeout_s + SPARE_S)
     run_dir = setting.directory / label / plan.scenario / "performance"
-    if ended.exit_code == 1 and (known := read_ended_record(run_dir)) is not None and is_lost(known):
+    if ended.exit_code == 1 and (known := read_ended_record(run_dir)) and _is_given_up(known):
         raise GivenUpError(known)
     record, detail = read_run(label, ended, log, run_dir)
     if detail.errors:
@@ -74,6 +74,11 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
         compiled_kernels=_num_compiled(workers),
         request_ttft_ms=[] if is_offline else _request_ttft_ms(run_dir, record["run_id"], len(plan.samples)),
     )
+
+
+def _is_given_up(record: Mapping[str, Any]) -> bool:
+    """Return whether a run was ended for its rate, and not because its worker was lost."""
+    return is_lost(record) and not record["summary"]["losses"]
 
 
 def _request_ttft_ms(run_dir: Path, run_id: str, num_requests: int) -> list[float]:

@@ -4,11 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench.gpu.__main__ import main
+from bench.gpu.coordinate import GivenUpError, Setting, coordinate
+from bench.gpu.load import Plan, Work
 from bench.gpu.sides import SIDES, Ours
+from bench.processes import CpuCurve, Ended
 from sut.early_stopping import allowed_over_latency
+from sut.settings import Scenario
 
 # Each answer has at least two tokens, one per step of 20 ms: over Interactive's 15 ms.
 STEP_MS = "20"
@@ -75,3 +80,41 @@ def test_without_the_flag_a_rate_is_run_to_its_end(record: dict[str, Any]) -> No
     assert [] == record["given_up"]
     (only,) = record["rounds"]
     assert (460, "INVALID") == (only["requests"], only["verdict"].partition(" ")[0])
+
+
+class EndedCoordinator:
+    """In place of Processes: a coordinator that has counted an over-latency query and ends with 1."""
+
+    def __init__(self, run_dir: Path, losses: list[dict[str, str]]) -> None:
+        self._run_dir = run_dir
+        self._record = {
+            "run_id": "ended",
+            "verdict": {"outcome": "FAILED", "reason": "as told"},
+            "over_latency": {"num_ttft": 0, "num_tpot": 1, "bound": 0},
+            "summary": {"losses": losses},
+        }
+
+    def run(self, argv: list[str], log: Path, timeout_s: float) -> Ended:
+        """Write the record."""
+        assert ["--max-over-latency", "0"] == argv[argv.index("--max-over-latency") :][:2]
+        self._run_dir.mkdir(parents=True)
+        (self._run_dir / "run.json").write_text(json.dumps(self._record))
+        log.write_text(f"{timeout_s}")
+        return Ended(1, 0.0, CpuCurve([], []))
+
+
+@pytest.mark.parametrize(
+    ("losses", "error"),
+    [([], GivenUpError), ([{"address": "127.0.0.1:1", "reason": "engine died"}], RuntimeError)],
+    ids=["rate", "loss"],
+)
+def test_a_rate_at_which_the_worker_was_lost_is_a_failure(
+    tmp_path: Path, losses: list[dict[str, str]], error: type[Exception]
+) -> None:
+    """The latencies around a loss are not those of the rate."""
+    processes: Any = EndedCoordinator(tmp_path / "a" / "interactive" / "performance", losses)
+    work = Work(tmp_path, tmp_path, np.array([2]), 1.0, is_exact=True)
+    setting = Setting(processes, work, [], tmp_path, 60.0)
+    plan = Plan("a", Scenario.INTERACTIVE, np.array([0]), np.array([0]), 1.0, max_over_latency=0)
+    with pytest.raises(error, match="as told"):
+        coordinate(setting, 1, plan, "a")
