@@ -166,22 +166,29 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise ValueError("nested too deeply") from error
 
 
+def without_given(table: Table, argv: Collection[str]) -> Table:
+    """Return a table without the flags that a command line gives."""
+    given = _flags(argv)
+    return {
+        name: value
+        for name, value in table.items()
+        # vLLM would merge a field from the table (--flag.field) into the value of --flag on the command line.
+        if not {f"--{name}", f"--{name}".partition(".")[0]} & given
+        and not (isinstance(value, bool) and f"--no-{name}" in given)
+    }
+
+
 def to_argv(table: Table, argv: Collection[str] = ()) -> list[str]:
     """Convert a table to command-line flags, without the flags that `argv` gives."""
-    given = _flags(argv)
     flags = []
-    for name, value in table.items():
-        yes, no = f"--{name}", f"--no-{name}"
-        # vLLM would merge a field from the file (--flag.field) into the value of --flag on the command line.
-        if {yes, yes.partition(".")[0]} & given or (isinstance(value, bool) and no in given):
-            continue
+    for name, value in without_given(table, argv).items():
         if isinstance(value, bool):
-            flags.append(yes if value else no)
+            flags.append(f"--{name}" if value else f"--no-{name}")
         elif isinstance(value, list):
-            flags += [yes, *map(to_text, value)]
+            flags += [f"--{name}", *map(to_text, value)]
         else:
             # One argument, because the value may begin with a dash.
-            flags.append(f"{yes}={to_text(value)}")
+            flags.append(f"--{name}={to_text(value)}")
     return flags
 
 
@@ -217,17 +224,21 @@ def unset_flags(configs: Sequence[type[Flags]], table: Table) -> dict[str, str]:
     return {flag.name: flag.metavar for flag in flags if flag.name not in table}
 
 
-def to_toml(side: str, table: Table, unset: Mapping[str, str] | None = None) -> str:
+def to_toml(
+    side: str, table: Table, unset: Mapping[str, str] | None = None, comments: Sequence[str] = ()
+) -> str:
     """Render one side's table as TOML.
 
     Args:
         side: Name of the table.
         table: Flags and their values.
         unset: Flags without a value and the placeholders of their values, which become comments.
+        comments: Further comments, one line each.
     """
-    comments = "".join(f"# {name} = {placeholder}\n" for name, placeholder in (unset or {}).items())
+    lines = [*comments, *(f"{name} = {placeholder}" for name, placeholder in (unset or {}).items())]
     header = f"[{side}]\n"
-    return f"{header}{comments}{tomli_w.dumps({side: table}).removeprefix(header)}"
+    shown = "".join(f"# {line}\n" for line in lines)
+    return f"{header}{shown}{tomli_w.dumps({side: table}).removeprefix(header)}"
 
 
 def name_source(error: Exception, argv: list[str], *sides: str) -> str:
@@ -245,23 +256,38 @@ def name_source(error: Exception, argv: list[str], *sides: str) -> str:
         return str(error)
     file = parts[0][0]
     table = {name: value for _, part in parts for name, value in part.items()}
-    if file is not None and isinstance(error, FlagError) and _is_given(error.names, table, argv):
-        return f"{file.path}: {error}"
-    if file is not None and isinstance(error, UnknownFlagsError):
+    return (file and explain(error, str(file.path), table, argv)) or str(error)
+
+
+def explain(error: Exception, source: str, table: Table, argv: Collection[str]) -> str | None:
+    """Return an error as one line that begins with the source of the faulty flag.
+
+    Args:
+        error: Exception raised for a command line.
+        source: Name of the table.
+        table: Flags and their values.
+        argv: Words that take precedence over the table.
+
+    Returns:
+        None if the faulty flag does not come from the table.
+    """
+    if isinstance(error, FlagError) and _is_given(error.names, table, argv):
+        return f"{source}: {error}"
+    if isinstance(error, UnknownFlagsError):
         if _is_given(_flags(error.words), table, argv):
-            return f"{file.path}: {error}"
+            return f"{source}: {error}"
         if (name := _list_of(error.words, table, argv)) is not None:
-            return f"{file.path}: --{name}: {error}"
-    return str(error)
+            return f"{source}: --{name}: {error}"
+    return None
 
 
-def _is_given(names: Collection[str], table: Table, argv: list[str]) -> bool:
+def _is_given(names: Collection[str], table: Table, argv: Collection[str]) -> bool:
     """Return whether one of the flags comes from the table and not from the command line."""
     forms = [{f"--{name}", f"--no-{name}"} for name in table]
     return any(form & set(names) and not form & _flags(argv) for form in forms)
 
 
-def _list_of(words: Collection[str], table: Table, argv: list[str]) -> str | None:
+def _list_of(words: Collection[str], table: Table, argv: Collection[str]) -> str | None:
     """Return the flag whose list in the table holds all unrecognized words, or None.
 
     The list of a flag that takes one value leaves its other values unrecognized.

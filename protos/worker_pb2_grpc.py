@@ -65,12 +65,12 @@ class WorkerServicer:
 
     def Generate(self, request_iterator, context):
         """Serves a run over one bidirectional stream per coordinator and worker, from `open` until one side closes.
-        FAILED_PRECONDITION: another run uses the worker, the engine is not ready, or protocol versions differ.
+        FAILED_PRECONDITION: another run uses the worker, or protocol versions differ.
         INVALID_ARGUMENT: a malformed message or a run specification that this worker cannot serve.
         UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` does not match this worker's token.
         RESOURCE_EXHAUSTED: more requests in flight than a worker accepts.
         DEADLINE_EXCEEDED: no `open` in time, or the coordinator stopped sending or reading.
-        UNAVAILABLE: the engine died or the worker is stopping.
+        UNAVAILABLE: the engine is loading or has died, or the worker is stopping.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,12 +50,12 @@ class WorkerStub:
     def __new__(cls, channel: _aio.Channel) -> WorkerAsyncStub: ...
     Generate: _grpc.StreamStreamMultiCallable[_worker_pb2.ToWorker, _worker_pb2.FromWorker]
     """Serves a run over one bidirectional stream per coordinator and worker, from `open` until one side closes.
-    FAILED_PRECONDITION: another run uses the worker, the engine is not ready, or protocol versions differ.
+    FAILED_PRECONDITION: another run uses the worker, or protocol versions differ.
     INVALID_ARGUMENT: a malformed message or a run specification that this worker cannot serve.
     UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` does not match this worker's token.
     RESOURCE_EXHAUSTED: more requests in flight than a worker accepts.
     DEADLINE_EXCEEDED: no `open` in time, or the coordinator stopped sending or reading.
-    UNAVAILABLE: the engine died or the worker is stopping.
+    UNAVAILABLE: the engine is loading or has died, or the worker is stopping.
     """
     GetInfo: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetInfoRequest, _worker_pb2.WorkerInfo]
     """Describes this worker. Available in every state, including LOADING."""
@@ -73,12 +73,12 @@ class WorkerAsyncStub(WorkerStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.StreamStreamMultiCallable[_worker_pb2.ToWorker, _worker_pb2.FromWorker]  # type: ignore[assignment]
     """Serves a run over one bidirectional stream per coordinator and worker, from `open` until one side closes.
-    FAILED_PRECONDITION: another run uses the worker, the engine is not ready, or protocol versions differ.
+    FAILED_PRECONDITION: another run uses the worker, or protocol versions differ.
     INVALID_ARGUMENT: a malformed message or a run specification that this worker cannot serve.
     UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` does not match this worker's token.
     RESOURCE_EXHAUSTED: more requests in flight than a worker accepts.
     DEADLINE_EXCEEDED: no `open` in time, or the coordinator stopped sending or reading.
-    UNAVAILABLE: the engine died or the worker is stopping.
+    UNAVAILABLE: the engine is loading or has died, or the worker is stopping.
     """
     GetInfo: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetInfoRequest, _worker_pb2.WorkerInfo]  # type: ignore[assignment]
     """Describes this worker. Available in every state, including LOADING."""
@@ -99,12 +99,12 @@ class WorkerServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.FromWorker], _abc.AsyncIterator[_worker_pb2.FromWorker]]:
         """Serves a run over one bidirectional stream per coordinator and worker, from `open` until one side closes.
-        FAILED_PRECONDITION: another run uses the worker, the engine is not ready, or protocol versions differ.
+        FAILED_PRECONDITION: another run uses the worker, or protocol versions differ.
         INVALID_ARGUMENT: a malformed message or a run specification that this worker cannot serve.
         UNAUTHENTICATED: the metadata `authorization: Bearer <run token>` does not match this worker's token.
         RESOURCE_EXHAUSTED: more requests in flight than a worker accepts.
         DEADLINE_EXCEEDED: no `open` in time, or the coordinator stopped sending or reading.
-        UNAVAILABLE: the engine died or the worker is stopping.
+        UNAVAILABLE: the engine is loading or has died, or the worker is stopping.
         """
 
     @_abc_1.abstractmethod

@@ -9,7 +9,7 @@ import os
 import sys
 
 try:
-    from common.config_file import PRINT_FLAG, name_source
+    from common.config_file import PRINT_FLAG
     from common.flags import FlagError
     from common.open_files import raise_open_file_limit
     from common.standard_streams import (
@@ -20,7 +20,7 @@ try:
         stdout_to_stderr,
     )
     from worker.auth import AuthInterceptor
-    from worker.config import BadInput, EngineKind, WorkerConfig, parse
+    from worker.config import BadInput, EngineKind, WorkerConfig, name_source, parse
     from worker.engine_protocol import Engine, EngineDead
     from worker.engines.model.checkpoint import find_checkpoint
     from worker.engines.sglang.scheduler_link import check_sglang_installed
@@ -113,7 +113,7 @@ def _execute(argv: list[str]) -> int:
         remove_abandoned()
         asyncio.run(service.run())
     except BadInput as error:
-        reason = name_source(error.refusal, argv, "worker")
+        reason = name_source(error.refusal, argv)
         notify_exit_reason(reason)
         print(f"worker: {reason}", file=sys.stderr)
         return 2

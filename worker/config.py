@@ -7,12 +7,22 @@ import textwrap
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from common import config_file
-from common.config_file import ConfigFile
+from common.config_file import ConfigFile, Table
 from common.exposure import refuse_exposed
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, declared
+from common.flags import (
+    Flag,
+    FlagError,
+    Flags,
+    Parser,
+    add_flags,
+    build,
+    changed_flags,
+    declared,
+    names,
+)
 from common.tls import SecurityFiles
 from worker.engines.model.preset import preset_engine, preset_names, read_preset
 from worker.engines.scripted.cost_model import CostModel
@@ -30,8 +40,8 @@ _LONG_NAMES = {
     "-dc": "--diffusion-config",
     "-sc": "--speculative-config",
 }
-
-
+# The daemon's flags that a preset may set. The others belong to a deployment: addresses, files, timeouts.
+PRESET_FLAGS = ("frame-hold-ms", "prefill-group-tokens", "prefill-hold-ms")
 _PROJECTS = {"vllm": "vLLM", "sglang": "SGLang"}
 
 
@@ -174,7 +184,11 @@ class WorkerConfig(Flags):
     ] = 15.0
     preset: Annotated[
         str | None,
-        Flag("named set of engine flags; a file or the command line overrides it", choices=preset_names),
+        Flag(
+            f"named set of flags of the engine and of --{', --'.join(PRESET_FLAGS)}; a file or the command "
+            "line overrides it",
+            choices=preset_names,
+        ),
     ] = None
     config_file: ConfigFile | None = None
     """File of --config, the source of flags that the command line does not give."""
@@ -202,13 +216,21 @@ class WorkerConfig(Flags):
             refuse_exposed(self.metrics_host, "--tls-cert and --tls-key", flag="--metrics-host")
 
     @property
-    def origin(self) -> dict[str, str]:
-        """Sources of flags other than the command line: preset and file, as JSON."""
-        found = {
-            "preset": self.preset,
-            "config_file": self.config_file and dataclasses.asdict(self.config_file),
+    def reported(self) -> dict[str, str]:
+        """What a run records beside the engine's arguments, as JSON: PRESET_FLAGS, and where flags come from.
+
+        Flags with their default are left out.
+        """
+        found: dict[str, object] = {
+            name: getattr(self, name)
+            for name in changed_flags(self)
+            if name.replace("_", "-") in PRESET_FLAGS
         }
-        return {kind: json.dumps(value, default=str) for kind, value in found.items() if value}
+        if self.preset is not None:
+            found["preset"] = self.preset
+        if self.config_file is not None:
+            found["config_file"] = dataclasses.asdict(self.config_file)
+        return {name: json.dumps(value, default=str) for name, value in found.items()}
 
     @property
     def security_files(self) -> SecurityFiles:
@@ -264,21 +286,71 @@ def build_parser() -> Parser:
     return parser
 
 
+class UsedPreset(NamedTuple):
+    """A preset and the flags that a command line takes from it."""
+
+    name: str
+    own: Table
+    """The daemon's flags."""
+    engine: Table
+
+
+def used_preset(argv: list[str]) -> UsedPreset | None:
+    """Return the preset of a command line and its file; None without one.
+
+    Raises:
+        ValueError: A bad value of one of the daemon's own flags, a file that cannot be read, or a preset that
+            sets a flag of the daemon other than PRESET_FLAGS.
+    """
+    words = _with_file(argv)
+    preset: str | None = build_parser().parse_known_args(words)[0].preset
+    if preset is None:
+        return None
+    table = config_file.without_given(read_preset(preset), _with_long_names(words))
+    for name in table:
+        if name in (*names(WorkerConfig), *names(ModelConfig)) and name not in PRESET_FLAGS:
+            raise FlagError("--preset", f"{preset}: sets --{name}, which no preset may set")
+    own = {name: value for name, value in table.items() if name in PRESET_FLAGS}
+    return UsedPreset(preset, own, {name: value for name, value in table.items() if name not in own})
+
+
+def _with_file(argv: list[str]) -> list[str]:
+    """Put the flags of the file of --config before those of the command line, which override them."""
+    table = config_file.read(argv, "worker", [WorkerConfig, ModelConfig])[1]
+    return [*config_file.to_argv(table, _with_long_names(argv)), *argv]
+
+
+def _with_long_names(argv: list[str]) -> list[str]:
+    return [*argv, *filter(None, (_LONG_NAMES.get(word.partition("=")[0]) for word in argv))]
+
+
 def parse(argv: list[str]) -> tuple[WorkerConfig, str | None, list[str]]:
     """Split a command line into the daemon's configuration, the model and the engine's flags.
 
     Precedence, lowest first: preset, the file of --config, the command line.
 
     Raises:
-        ValueError: A bad value of one of the daemon's own flags, or a file that cannot be read.
+        ValueError: A bad value of one of the daemon's own flags, or a file or preset that cannot be used.
     """
     file, table = config_file.read(argv, "worker", [WorkerConfig, ModelConfig])
-    given = [*argv, *filter(None, (_LONG_NAMES.get(word.partition("=")[0]) for word in argv))]
-    own, engine_argv = build_parser().parse_known_args([*config_file.to_argv(table, given), *argv])
+    preset = used_preset(argv) or UsedPreset("", {}, {})
+    words = [*config_file.to_argv(preset.own), *_with_file(argv)]
+    own, rest = build_parser().parse_known_args(words)
     config = build(WorkerConfig, own, config_file=file)
     if file is not None:
         config_file.check_types(file, "worker", table, _SCRIPTED_FLAGS.get(config.engine, ()))
-    if config.preset is not None:
-        given += [f"--{name}" for name in table]
-        engine_argv = [*config_file.to_argv(read_preset(config.preset), given), *engine_argv]
-    return config, own.model, engine_argv
+    return config, own.model, [*config_file.to_argv(preset.engine), *rest]
+
+
+def name_source(error: Exception, argv: list[str]) -> str:
+    """Return an error as one line, which names the file or the preset if the faulty flag comes from it."""
+    try:
+        preset = used_preset(argv)
+    except ValueError:
+        # The error is about the preset itself, the file, or one of the daemon's flags.
+        preset = None
+    if preset is not None:
+        line = config_file.explain(error, f"--preset {preset.name}", preset.own | preset.engine, ())
+        if line is not None:
+            return line
+    return config_file.name_source(error, argv, "worker")

@@ -6,6 +6,7 @@ rows (bench/results/2026-11-30-h200-offline/profile-steps.txt: with 960 rows 15 
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,8 @@ import numpy as np
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
 from worker.engine_protocol import Engine, EngineInfo, Load, Step
+
+logger = logging.getLogger(__name__)
 
 MIN_SLOTS_PER_PROMPT = 32
 """The slots that wait for a group are at most 1/32 of all, half of that on average."""
@@ -49,6 +52,23 @@ def next_group(prompt_lens: Iterable[int], group_tokens: int, most_prompts: int)
         if num == most_prompts or num_tokens >= group_tokens:
             return PromptGroup(num, is_complete=True)
     return PromptGroup(num, is_complete=False)
+
+
+def group_trouble(group_tokens: int, info: EngineInfo) -> str | None:
+    """Explain why groups of this size do not make fewer steps with prefill; None if they do, or unknown."""
+    if info.max_num_seqs < 2 * MIN_SLOTS_PER_PROMPT:
+        return f"no effect: with {info.max_num_seqs} sequences each prompt is a group"
+    facts = info.execution_facts
+    # SGLang has no limit for a step's tokens: its chunks are without the rows that decode.
+    if {"max_num_batched_tokens", "max_num_seqs"} <= facts.keys():
+        # Of one engine; EngineInfo counts the sequences of all data parallel engines.
+        batched_tokens, num_seqs = int(facts["max_num_batched_tokens"]), int(facts["max_num_seqs"])
+        if group_tokens + num_seqs > batched_tokens:
+            return (
+                f"such a group takes several steps: a step has {batched_tokens} tokens "
+                f"(max_num_batched_tokens), of which {num_seqs} may decode (max_num_seqs)"
+            )
+    return None
 
 
 class PrefillGroups:
@@ -85,15 +105,17 @@ class PrefillGroups:
         """When the next group goes to any free slot, time.monotonic(); None: no slot is free."""
 
     async def start(self) -> EngineInfo:
-        """Start the engine; its arguments name the groups too."""
+        """Start the engine; its arguments and how it executes name the groups too."""
         info = await self._engine.start()
         self._max_num_seqs = info.max_num_seqs
         self._most_prompts = max(info.max_num_seqs // MIN_SLOTS_PER_PROMPT, 1)
+        if (trouble := group_trouble(self._group_tokens, info)) is not None:
+            logger.warning("--prefill-group-tokens %d: %s", self._group_tokens, trouble)
         own = {
             "prefill_group_tokens": str(self._group_tokens),
             "prefill_hold_ms": str(round(self._hold_s * 1e3, 3)),
         }
-        return replace(info, engine_args=info.engine_args | own)
+        return replace(info, engine_args=info.engine_args | own, execution_facts=info.execution_facts | own)
 
     def open(self, spec: pb.RunSpec) -> None:
         """Set the sampling parameters of the next run."""

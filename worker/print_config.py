@@ -5,7 +5,7 @@ import json
 
 from common.config_file import Table, to_table, to_text, to_toml, unset_flags
 from common.flags import Parser
-from worker.config import EngineKind, ModelConfig, WorkerConfig, parse
+from worker.config import EngineKind, ModelConfig, WorkerConfig, parse, used_preset
 from worker.engines.sglang.scheduler_link import check_sglang_installed
 from worker.engines.vllm.engine_core import check_installed
 
@@ -23,7 +23,14 @@ def resolved(argv: list[str]) -> str:
     own = to_table(config) | ({} if model is None else {"model": model})
     engine = given_flags(_check_engine_flags(config.engine, engine_argv), engine_argv)
     table = own | {name: value for name, value in engine.items() if name != _SECRET}
-    return to_toml("worker", table, unset_flags([WorkerConfig, ModelConfig], table))
+    return to_toml("worker", table, unset_flags([WorkerConfig, ModelConfig], table), _preset_comment(argv))
+
+
+def _preset_comment(argv: list[str]) -> list[str]:
+    """Name the flags that come from the preset; no line without any."""
+    preset = used_preset(argv)
+    flags = [] if preset is None else [*preset.own, *preset.engine]
+    return [f"from the preset: {', '.join(flags)}"] if flags else []
 
 
 def given_flags(parser: argparse.ArgumentParser, argv: list[str]) -> Table:

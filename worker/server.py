@@ -114,7 +114,7 @@ class Server:
             return False
         try:
             info = starting.result()
-            engine_args = info.engine_args | self._config.origin
+            engine_args = info.engine_args | self._config.reported
             self._servicer.admit_runs(dataclasses.replace(info, engine_args=engine_args))
         except ValueError as error:
             raise BadInput(error) from error

@@ -4,10 +4,10 @@
 |---|---|
 | run token missing, wrong, or not expected (auth.py) | UNAUTHENTICATED |
 | malformed or unexpected message, prompt out of bounds | INVALID_ARGUMENT |
-| another run uses the worker, worker not ready, other protocol version | FAILED_PRECONDITION |
+| another run uses the worker, other protocol version | FAILED_PRECONDITION |
 | more requests in flight than a worker accepts | RESOURCE_EXHAUSTED |
 | no `open` in time, or the coordinator stopped sending or reading | DEADLINE_EXCEEDED |
-| the engine died | UNAVAILABLE |
+| the worker loads or drains, the engine died | UNAVAILABLE |
 | a Network SUT's run failed on its workers | ABORTED |
 """
 
@@ -53,11 +53,16 @@ class RunRefused(Exception):
     """The run cannot begin on this worker; the message gives the reason."""
 
 
+class NotReady(Exception):
+    """The worker serves no run in its present state; it may later, or a process in its place."""
+
+
 _STATUS: dict[type[Exception], grpc.StatusCode] = {
     FrameError: grpc.StatusCode.INVALID_ARGUMENT,
     RunRefused: grpc.StatusCode.FAILED_PRECONDITION,
     LimitExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     CoordinatorGone: grpc.StatusCode.DEADLINE_EXCEEDED,
+    NotReady: grpc.StatusCode.UNAVAILABLE,
     EngineDead: grpc.StatusCode.UNAVAILABLE,
     RunFailed: grpc.StatusCode.ABORTED,
 }
@@ -281,7 +286,8 @@ class WorkerServicer(rpc.WorkerServicer):
 
         Raises:
             FrameError: The message is not a valid `open`.
-            RunRefused: This worker cannot serve a run now, or speaks another protocol version.
+            RunRefused: Another run uses this worker, or it speaks another protocol version.
+            NotReady: This worker is not ready.
         """
         if first.WhichOneof("message") != "open":
             raise FrameError("the first message must be open")
@@ -291,7 +297,7 @@ class WorkerServicer(rpc.WorkerServicer):
                 f"protocol version {opening.protocol_version}, this worker speaks {PROTOCOL_VERSION}"
             )
         if self._state != pb.WORKER_STATE_READY:
-            raise RunRefused(f"worker is {pb.WorkerState.Name(self._state)}")
+            raise NotReady(f"worker is {pb.WorkerState.Name(self._state)}")
         if self._session is not None:
             raise RunRefused(f"run {self._session.run_id} holds this worker")
         info = self._info()

@@ -183,6 +183,7 @@ def _record(asked: Asked, machine: dict[str, str], setting: Setting, found: Foun
         "vllm_flags": list(setting.flags),
         "sglang_flags": list(setting.sglang_flags),
         "rounds": [one.to_json() for one in found.rounds],
+        "given_up": [one.to_json() for one in found.given_up],
         "starts": found.starts,
         **found.more,
         "failures": found.failures,
@@ -207,8 +208,9 @@ def _parse(argv: list[str]) -> Asked:
         part = parts.add_parser(name, allow_abbrev=False, help=show.what, description=show.what)
         for field in dataclasses.fields(show.plan):  # type: ignore[arg-type]  # see Show.plan
             kind = type(field.default)
+            reads: dict[str, Any] = {"action": "store_true"} if kind is bool else {"type": kind}
             part.add_argument(
-                flag(field.name), type=kind, default=field.default, help=f"default: {field.default}"
+                flag(field.name), default=field.default, help=f"default: {field.default}", **reads
             )
         part.add_argument(
             "--model", type=Path, help="checkpoint directory; default: gpt-oss-120b, random weights"

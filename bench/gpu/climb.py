@@ -13,7 +13,7 @@ from bench.gpu.loadgen import draw_arrivals
 from bench.gpu.offline import Keep, latency_lines
 from bench.gpu.sides import Ours
 from common.flags import FlagError
-from sut.early_stopping import min_passing_queries
+from sut.early_stopping import allowed_over_latency, min_passing_queries
 from sut.settings import Scenario
 
 OURS = Ours.name
@@ -36,6 +36,8 @@ class Climb(Lengths):
     """Time over which requests arrive."""
     queries: int = 0
     """Queries at each rate, in place of --seconds; 0: --seconds."""
+    give_up: bool = False
+    """End the run of a rate once LoadGen cannot call it VALID any more, whatever its other queries do."""
     warm_rounds: int = 1
     round_timeout_s: float = 600.0
 
@@ -118,34 +120,42 @@ def _climb_lines(found: Found) -> list[str]:
     for name in dict.fromkeys(one.plan for one in found.rounds if not one.warm_up):
         part = found.part(name)
         lines += [f"\n{name}", table(part, [OURS]), *latency_lines(part, [OURS])]
+    lines += [f"\n{one.plan}\n{one.reason}" for one in found.given_up]
     return [*lines, "", *([highest(found)] if "valid_qps" in found.more else [])]
 
 
 def climb(rounds: Rounds, place: Place, plan: Climb) -> None:
     """Run the product at one rate after another; store the highest VALID rate and the lowest other one."""
     found = rounds.found
-    found.more |= {"valid_qps": None, "not_valid_qps": None, "valid_seconds": plan.seconds}
     rates = ascending("--rates", plan.rates)
+    first_qps = plan.begin_at or rates[0]
+    found.more |= {"valid_qps": None, "not_valid_qps": None, "valid_seconds": plan.seconds_at(first_qps)}
     is_valid: dict[float, bool] = {}
-    target_qps: float | None = plan.begin_at or rates[0]
+    target_qps: float | None = first_qps
     while target_qps is not None:
         name = f"{plan.scenario}-{target_qps:.2f}"
         arrivals = draw(place, target_qps, plan.seconds_at(target_qps), name)
-        rounds.visit(OURS, [], [(arrivals._replace(scenario=Scenario(plan.scenario)), 0)])
-        tried = found.part(name).counted(OURS)
-        if not tried:
+        rounds.visit(OURS, [], [(_as_run(plan, arrivals), 0)])
+        part = found.part(name)
+        tried = part.counted(OURS)
+        if not tried and not part.given_up:
             return
-        is_valid[target_qps] = tried[0].verdict == VALID
+        is_valid[target_qps] = bool(tried) and tried[0].verdict == VALID
         _note(found, plan, is_valid)
         target_qps = next_rate(rates, is_valid)
+
+
+def _as_run(plan: Climb, arrivals: Plan) -> Plan:
+    """Set the scenario, and the bound of the queries over a limit if lost rates are given up."""
+    most_over = allowed_over_latency(len(arrivals.samples), PERCENTILE) if plan.give_up else None
+    return arrivals._replace(scenario=Scenario(plan.scenario), max_over_latency=most_over)
 
 
 def _note(found: Found, plan: Climb, is_valid: Mapping[float, bool]) -> None:
     valid = max((rate for rate, passed in is_valid.items() if passed), default=None)
     others = [rate for rate, passed in is_valid.items() if not passed]
     found.more |= {"valid_qps": valid, "not_valid_qps": min(others, default=None)}
-    if valid is not None:
-        found.more["valid_seconds"] = plan.seconds_at(valid)
+    found.more["valid_seconds"] = plan.seconds_at(min(others) if valid is None else valid)
 
 
 def next_rate(rates: Sequence[float], is_valid: Mapping[float, bool]) -> float | None:

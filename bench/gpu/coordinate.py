@@ -12,6 +12,7 @@ from bench.processes import Processes, argv_of
 from bench.runs import loadgen_window_s, read_run
 from sut.results.comparison.request_rates import read_columns, read_rate_before_tail
 from sut.settings import Scenario
+from tokenfleet.find_qps.search_results import is_lost, read_ended_record
 
 # Time beyond the end of the round for a client and its answer, and for the start of the interpreter.
 SPARE_S = 30.0
@@ -30,15 +31,27 @@ class Setting(NamedTuple):
     sglang_flags: Sequence[str] = ()
 
 
+class GivenUpError(Exception):
+    """More queries of a run than a VALID one may have are over a latency limit, and it was ended."""
+
+    def __init__(self, record: Mapping[str, Any]) -> None:
+        """Take the content of run.json."""
+        super().__init__(record["verdict"]["reason"])
+        self.record = record
+
+
 def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
     """Run a coordinator over a worker or node of this machine, and read its results.
 
     Raises:
+        GivenUpError: The plan bounds the queries over a limit, and the run could not be VALID any more.
         RuntimeError: The coordinator failed.
     """
     argv, log = coordinator_argv(setting, port, plan, label)
     ended = setting.processes.run(argv, log, setting.round_timeout_s + SPARE_S)
     run_dir = setting.directory / label / plan.scenario / "performance"
+    if ended.exit_code == 1 and (known := read_ended_record(run_dir)) and _is_given_up(known):
+        raise GivenUpError(known)
     record, detail = read_run(label, ended, log, run_dir)
     if detail.errors:
         raise RuntimeError(f"{label}: LoadGen counts {len(detail.errors)} errors")
@@ -61,6 +74,11 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
         compiled_kernels=_num_compiled(workers),
         request_ttft_ms=[] if is_offline else _request_ttft_ms(run_dir, record["run_id"], len(plan.samples)),
     )
+
+
+def _is_given_up(record: Mapping[str, Any]) -> bool:
+    """Return whether a run was ended for its rate, and not because its worker was lost."""
+    return is_lost(record) and not record["summary"]["losses"]
 
 
 def _request_ttft_ms(run_dir: Path, run_id: str, num_requests: int) -> list[float]:
@@ -95,6 +113,8 @@ def coordinator_argv(setting: Setting, port: int, plan: Plan, label: str) -> tup
         "--output-dir": setting.directory / label,
         "--max-new-tokens": setting.work.longest_answer,
     }
+    if plan.max_over_latency is not None:
+        flags["--max-over-latency"] = plan.max_over_latency
     # The only worker does not come back, and a page per round costs seconds of the GPU's time.
     switches = ["--on-worker-loss", "fail", "--no-report"]
     return ["bench.gpu.budgeted", *argv_of(flags), *switches], setting.directory / f"{label}.log"

@@ -66,6 +66,47 @@ class Round:
         return asdict(self) | {"gpu": gpu, "tokens_per_s": self.tokens_per_s}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenUpRound:
+    """A round that was ended early: no complete LoadGen run, and none that could still have been VALID."""
+
+    plan: str
+    """Name of the plan."""
+    at_s: float
+    """Time since the start of the command."""
+    seconds: float
+    """From the start of LoadGen's test."""
+    planned_requests: int
+    requests: int
+    """Requests that ended."""
+    over_ttft: int
+    """Requests over the limit of TTFT, for certain."""
+    over_tpot: int
+    """Ended requests over the limit of TPOT, for certain."""
+    ttft_limit_ms: float
+    tpot_limit_ms: float
+    most_over: int
+    """Requests that may be over a limit in a VALID run of the planned ones, by LoadGen's early stopping."""
+
+    @property
+    def reason(self) -> str:
+        """Return why the run could not be VALID."""
+        counts = ((self.over_ttft, "TTFT", self.ttft_limit_ms), (self.over_tpot, "TPOT", self.tpot_limit_ms))
+        over = " and ".join(
+            f"{num} of {self.planned_requests} queries over {limit_ms:g} ms {name}"
+            for num, name, limit_ms in counts
+            if num > self.most_over
+        )
+        return (
+            f"no complete LoadGen run, given up after {self.seconds:.1f} s: not VALID with {over}, "
+            f"at most {self.most_over} may be"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields and the reason."""
+        return asdict(self) | {"reason": self.reason}
+
+
 class Clock:
     """Time since the start of the command, and the deadline after which no round begins."""
 
@@ -100,6 +141,7 @@ class Found:
     starts: list[dict[str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     not_run: list[str] = field(default_factory=list)
+    given_up: list[GivenUpRound] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)
     """Figures that only one part of the command has."""
 
@@ -109,4 +151,7 @@ class Found:
 
     def part(self, plan: str) -> "Found":
         """Return the rounds of one plan."""
-        return Found(rounds=[found for found in self.rounds if found.plan == plan])
+        return Found(
+            rounds=[found for found in self.rounds if found.plan == plan],
+            given_up=[found for found in self.given_up if found.plan == plan],
+        )

@@ -1,12 +1,12 @@
 """Rounds of bench.gpu: load, measure and stop one side after another."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from bench.gpu.coordinate import Setting
-from bench.gpu.found import Clock, Found, Round
+from bench.gpu.coordinate import GivenUpError, Setting
+from bench.gpu.found import Clock, Found, GivenUpRound, Round
 from bench.gpu.load import Plan
 from bench.gpu.sides import SIDES, Side
 from bench.gpu.watch import use_between
@@ -108,6 +108,9 @@ class Rounds:
             return
         try:
             found = self._round(side, plan, number)
+        except GivenUpError as error:
+            self._give_up(plan, error.record)
+            return
         except (RuntimeError, OSError, ValueError, KeyError) as error:
             # The last two: a file of the run is incomplete, for example because the disk is full.
             self._fail(side, error)
@@ -116,11 +119,31 @@ class Rounds:
         self._clock.say(f"{what} {_line(found)}")
         self._on_found(self.found)
 
+    def _give_up(self, plan: Plan, record: Mapping[str, Any]) -> None:
+        """List a round that was ended early; its engine stays loaded."""
+        over = record["over_latency"]
+        given_up = GivenUpRound(
+            plan=plan.name,
+            at_s=self._clock.now_s,
+            seconds=record["wall_s"],
+            planned_requests=len(plan.samples),
+            requests=sum(worker["requests"] for worker in record["summary"]["workers"]),
+            over_ttft=over["num_ttft"],
+            over_tpot=over["num_tpot"],
+            ttft_limit_ms=over["ttft_limit_ns"] / 1e6,
+            tpot_limit_ms=over["tpot_limit_ns"] / 1e6,
+            most_over=over["bound"],
+        )
+        self.found.given_up.append(given_up)
+        self._clock.say(f"{plan.name}: {given_up.reason}")
+        self._on_found(self.found)
+
     def _round(self, side: Side, plan: Plan, number: int) -> Round:
         work = self._setting.work
         side.check_runs()
         before = read_tree_cpu(side.process.pid)
-        answered = side.run(plan, len(self.found.rounds))
+        # Names the files of the round.
+        answered = side.run(plan, len(self.found.rounds) + len(self.found.given_up))
         side.check_runs()
         after = read_tree_cpu(side.process.pid)
         num_tokens = work.num_tokens(plan)

@@ -92,6 +92,8 @@ class Plan(NamedTuple):
     """(N,) arrival times after the first request; zeros in Offline."""
     target_qps: float
     """LoadGen's target_qps."""
+    max_over_latency: int | None = None
+    """Product only: the round is given up once more queries are over a latency limit; None: never."""
 
     @property
     def num_rows(self) -> int:

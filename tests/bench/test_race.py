@@ -13,6 +13,7 @@ from bench.gpu.__main__ import main
 from bench.gpu.race.journal import Finals, Journal, coming, standing
 from bench.gpu.race.race_command import RACE_FILE, RacePlan, journal_plan
 from bench.gpu.race.race_file import read_race_file
+from bench.gpu.race.race_table import HEAD, window_line
 from bench.gpu.race.steady_load import RaceLengths, SteadyLoad, share_prefixes
 from bench.gpu.race.step_log import (
     StepLog,
@@ -252,6 +253,16 @@ def test_a_journal_has_runs_of_one_plan_and_definition(
         (tmp_path / "journal.json").write_text(json.dumps({"plan": plan | changed, "runs": runs}))
         assert 2 == main(argv)
         assert named in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_each_line_has_the_size_of_its_windows_groups() -> None:
+    """Of the race of groups: none, groups of up to 7,040 tokens twice, none, and none with 640 rows."""
+    journal = json.loads((RESULTS / "2026-11-30-h200-prefill-groups" / "journal.json").read_text())
+    lines = [window_line(window).split() for window in journal["runs"][0]["windows"]]
+    titles = HEAD.split()[:3]
+    assert ["rows", "group", "tokens/s"] == titles
+    expected = [["1152", "0"], ["1152", "7040"], ["1152", "7040"], ["1152", "0"], ["640", "0"]]
+    assert expected == [line[:2] for line in lines]
 
 
 @pytest.mark.vllm

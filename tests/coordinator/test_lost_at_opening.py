@@ -23,9 +23,26 @@ sys.exit(__main__.main(sys.argv[1:]))
 """
 
 
-def end_of_run(directory: Path, fault: str) -> tuple[int, str]:
-    """Run against a worker with a fault; returns exit code and the last line."""
-    program = (sys.executable, "-c", AT_OPENING.format(fault=fault))
+# The worker begins to drain after the coordinator has found it SERVING.
+DRAINING_AT_OPENING = """
+import sys
+from worker import __main__
+from worker.servicer import WorkerServicer
+
+generate = WorkerServicer.Generate
+
+async def drain_and_generate(self, request_iterator, context):
+    self.drain()
+    await generate(self, request_iterator, context)
+
+WorkerServicer.Generate = drain_and_generate
+sys.exit(__main__.main(sys.argv[1:]))
+"""
+
+
+def end_of_run(directory: Path, source: str) -> tuple[int, str]:
+    """Run against a worker of this source; returns exit code and the last line."""
+    program = (sys.executable, "-c", source)
     worker = fleet.start_worker(directory / "log", program=program)
     try:
         fleet.wait_serving(worker)
@@ -50,7 +67,7 @@ def end_of_run(directory: Path, fault: str) -> tuple[int, str]:
 )
 def test_a_worker_lost_at_opening_is_a_failed_run(tmp_path: Path, fault: str, reason: str) -> None:
     """Exit code 1, one line with the worker and how it was lost, and no directory of a run."""
-    code, line = end_of_run(tmp_path, fault)
+    code, line = end_of_run(tmp_path, AT_OPENING.format(fault=fault))
     assert 1 == code, line
     assert line.startswith(f"coordinator: lost before the run began: worker WORKER: {reason}")
 
@@ -58,5 +75,13 @@ def test_a_worker_lost_at_opening_is_a_failed_run(tmp_path: Path, fault: str, re
 @pytest.mark.parametrize("status", ["FAILED_PRECONDITION", "INVALID_ARGUMENT", "UNAUTHENTICATED"])
 def test_a_worker_that_refuses_the_run_is_bad_input(tmp_path: Path, status: str) -> None:
     """Exit code 2: the same flags would be refused again."""
-    code, line = end_of_run(tmp_path, f"await context.abort(grpc.StatusCode.{status}, 'as told')")
+    fault = f"await context.abort(grpc.StatusCode.{status}, 'as told')"
+    code, line = end_of_run(tmp_path, AT_OPENING.format(fault=fault))
     assert (2, f"coordinator: --workers: worker WORKER: {status}: as told") == (code, line)
+
+
+def test_a_worker_that_drains_at_opening_is_a_lost_one(tmp_path: Path) -> None:
+    """Exit code 1: the same flags may do once it has been started again, for which a run waits."""
+    lost = "worker WORKER: UNAVAILABLE: worker is WORKER_STATE_DRAINING"
+    expected = (1, f"coordinator: lost before the run began: {lost}")
+    assert expected == end_of_run(tmp_path, DRAINING_AT_OPENING)

@@ -188,7 +188,9 @@ def test_vllms_flags_are_resolved_by_vllms_parser(tmp_path: Path) -> None:
     }
     assert expected == tomllib.loads(printed)["worker"]
     with environment_kept():
-        assert printed == show(["--config", str(write(tmp_path, printed))])
+        again = show(["--config", str(write(tmp_path, printed))])
+    assert "# from the preset: enable-chunked-prefill" == printed.splitlines()[1]
+    assert printed.splitlines()[2:] == again.splitlines()[1:]
 
 
 @pytest.mark.vllm
@@ -223,13 +225,12 @@ def test_the_seeds_tunings_are_there() -> None:
 
 
 def test_recorded_are_preset_and_file(tmp_path: Path) -> None:
-    """What a worker reports of its flags' origin is the preset's name, and path and hash of the file."""
+    """What a worker reports of its flags' sources is the preset's name, and path and hash of the file."""
     path = write(tmp_path, "[worker]\npreset = 'latency'\n")
-    origin = parse(["--config", str(path)])[0].origin
+    reported = parse(["--config", str(path)])[0].reported
     digest = hashlib.sha256(b"[worker]\npreset = 'latency'\n").hexdigest()
     expected = {"preset": "latency", "config_file": {"path": str(path), "sha256": digest}}
-    assert expected == {kind: json.loads(value) for kind, value in origin.items()}
-    assert {} == WorkerConfig().origin
+    assert expected == {name: json.loads(value) for name, value in reported.items()}
 
 
 @pytest.mark.vllm

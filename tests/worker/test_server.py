@@ -24,7 +24,7 @@ from worker.engines.scripted.counting import CountingConfig, CountingEngine
 from worker.server import Server
 
 LONG = [10_000, 7]
-DRAINING = ("FAILED_PRECONDITION", "worker is WORKER_STATE_DRAINING")
+DRAINING = ("UNAVAILABLE", "worker is WORKER_STATE_DRAINING")
 
 
 async def wait_for(channel: grpc.aio.Channel, state: pb.WorkerState) -> None:
@@ -140,7 +140,7 @@ def test_a_loading_worker_says_so_and_can_be_stopped(tmp_path: Path) -> None:
     async def steps(channel: grpc.aio.Channel) -> None:
         await wait_for(channel, pb.WORKER_STATE_LOADING)
         assert await asyncio.to_thread(fleet.health, worker.address) == "NOT_SERVING"
-        assert await refusal_of(channel) == ("FAILED_PRECONDITION", "worker is WORKER_STATE_LOADING")
+        assert await refusal_of(channel) == ("UNAVAILABLE", "worker is WORKER_STATE_LOADING")
         worker.process.terminate()
         assert await asyncio.to_thread(worker.process.wait, 60) == 0
 

@@ -82,11 +82,11 @@ def test_a_second_run_is_refused_and_the_first_goes_on() -> None:
 
 
 def test_a_worker_that_is_not_ready_refuses() -> None:
-    """While the worker loads, GetInfo reports LOADING; a run is refused with FAILED_PRECONDITION."""
+    """While the worker loads, GetInfo reports LOADING; a run is refused with UNAVAILABLE."""
 
     async def steps(worker: Worker) -> None:
         assert (await worker.stub.GetInfo(pb.GetInfoRequest())).state == pb.WORKER_STATE_LOADING
-        assert await refusal_of(worker.channel) == ("FAILED_PRECONDITION", "worker is WORKER_STATE_LOADING")
+        assert await refusal_of(worker.channel) == ("UNAVAILABLE", "worker is WORKER_STATE_LOADING")
 
     walk(steps, ready=False)
 

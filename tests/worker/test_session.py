@@ -354,7 +354,7 @@ def test_an_engine_that_dies_ends_the_run_and_refuses_the_next(words: str) -> No
         assert await stream.refusal() == ("UNAVAILABLE", f"engine died: {words[:993]}")
         assert worker.servicer.engine_death is not None
         assert (await worker.stub.GetInfo(pb.GetInfoRequest())).state == pb.WORKER_STATE_FAILED
-        expected = ("FAILED_PRECONDITION", "worker is WORKER_STATE_FAILED")
+        expected = ("UNAVAILABLE", "worker is WORKER_STATE_FAILED")
         assert await refusal_of(worker.channel) == expected
 
     walk(steps, DyingEngine(words))

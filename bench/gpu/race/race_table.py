@@ -6,8 +6,9 @@ from typing import Any
 from bench.gpu.race.journal import Run, standing
 
 HEAD = (
-    f"{'rows':>7}{'tokens/s':>10}{'steady':>8}{'prefill/s':>10}{'step p50':>10}{'p99':>7}{'max ms':>8}"
-    f"{'TPOT p99':>9}{'GPU %':>6}{'W':>5}{'MHz':>6}{'KV %':>6}{'unshared':>9}{'preempt':>8}{'kernels':>8}"
+    f"{'rows':>7}{'group':>6}{'tokens/s':>10}{'steady':>8}{'prefill/s':>10}{'step p50':>10}"
+    f"{'p99':>7}{'max ms':>8}{'TPOT p99':>9}{'GPU %':>6}{'W':>5}{'MHz':>6}"
+    f"{'KV %':>6}{'unshared':>9}{'preempt':>8}{'kernels':>8}"
 )
 
 
@@ -18,7 +19,8 @@ def window_line(window: dict[str, Any]) -> str:
     num_kernels = "-" if compiled is None else compiled["num"]
     step_ms = window["step_ms"]
     return (
-        f"{window['rows']:>7}{window['tokens_per_s']:>10.0f}{window['steady_tokens_per_s']:>8.0f}"
+        f"{window['rows']:>7}{window['prefill_group_tokens']:>6}"
+        f"{window['tokens_per_s']:>10.0f}{window['steady_tokens_per_s']:>8.0f}"
         f"{window['prompt_tokens_per_s']:>10.0f}{step_ms['p50']:>10.1f}{step_ms['p99']:>7.0f}"
         f"{step_ms['max']:>8.0f}{window['tpot_ms']['p99']:>9.1f}{use}"
         f"{'-' if kv_use is None else f'{100 * kv_use:.0f}':>6}{100 * window['kv_use_unshared']:>9.0f}"
