@@ -14,7 +14,8 @@ from bench.fleet.schedule import scheduled_ns
 from bench.gpu.coordinate import Setting, coordinate, coordinator_argv
 from bench.gpu.load import Lengths, Work, prepare
 from bench.gpu.loadgen import draw_arrivals, draw_offline
-from bench.processes import Processes, free_port, wait_listening
+from bench.processes import Processes, wait_listening
+from tests.fleet import free_port
 
 SMALL = Lengths(requests=60, mean_prompt_len=6, max_prompt_len=12, mean_answer_len=5, max_answer_len=12)
 
