@@ -230,14 +230,6 @@ def _waited_for_s(pid: int) -> float:
     return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
 def wait_listening(process: subprocess.Popen[bytes], port: int, log: Path, timeout_s: float) -> None:
     """Wait until a process listens on a port.
 

@@ -25,7 +25,7 @@ from protos import worker_pb2 as pb
 from protos.columns import SERVICE
 from tests.forked import ForkedProcess, Main, completed
 from worker.__main__ import main as worker_main
-from worker.node.ports import steady_port
+from worker.node.ports import FIRST_STEADY_PORT, are_free
 
 ROOT = Path(__file__).resolve().parent.parent
 STOP = 200_002
@@ -38,10 +38,11 @@ FAST_CONF = """\
 """
 # A worker that does not listen yet is tried again ten times a second, and not after gRPC's own second.
 EAGER = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 100)]
-# Ports of a block belong to one process of pytest-xdist; a fourth of all blocks to each of four.
-PORT_BLOCK, NUM_PORT_SHARES = 100, 4
-# More than one test chooses before it binds, far fewer than a process has.
-_RECENT_PORTS: deque[int] = deque(maxlen=500)
+# Below the ports that the product chooses itself.
+PORTS = range(1024, FIRST_STEADY_PORT)
+# More than one test chooses before it binds; each claim is an open file.
+NUM_CLAIMS = 100
+_CLAIMS: deque[int] = deque()
 # A KV cache of 1 GiB is plenty for tests, and the CPU build's own default is a share of the machine.
 VLLM_CPU_ENV = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
 
@@ -49,28 +50,23 @@ VLLM_CPU_ENV = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1"}
 def free_port(num: int = 1) -> int:
     """Find free consecutive ports, and return the first one.
 
-    Until the caller binds them, neither a connection nor another process of these tests takes them: they
-    are outside the range of ephemeral ports, each process of pytest-xdist has blocks of its own, and none of
-    the last 500 is given again.
+    Until the caller binds them, nothing takes them: no connection, because they are below the range of
+    ephemeral ports, no program of the product, and no test of this machine, because the name of a Unix
+    socket, which the kernel gives once, is held for each of the last 100.
     """
-    own = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    blocks = {own % NUM_PORT_SHARES}
-    while True:
-        port = steady_port(random.Random(), num)
-        chosen = range(port, port + num)
-        if {each // PORT_BLOCK % NUM_PORT_SHARES for each in chosen} != blocks:
-            continue
-        if not set(chosen) & set(_RECENT_PORTS):
-            _RECENT_PORTS.extend(chosen)
-            return port
-
-
-def is_free(port: int) -> bool:
-    """Whether a port is free now."""
-    with socket.socket() as sock, contextlib.suppress(OSError):
-        sock.bind(("127.0.0.1", port))
-        return True
-    return False
+    rng = random.Random()
+    for _ in range(1000):
+        port = rng.choice(PORTS[: len(PORTS) - num + 1])
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            claims = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(num)]
+            for index, claim in enumerate(claims):
+                claim.bind(f"\0tokenfleet test port {port + index}")
+            if are_free(port, num):
+                _CLAIMS.extend(claim.detach() for claim in claims)
+                while len(_CLAIMS) > NUM_CLAIMS:
+                    os.close(_CLAIMS.popleft())
+                return port
+    raise AssertionError(f"no {num} consecutive free ports in {PORTS.start}..{PORTS.stop - 1}")
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Sides of bench.gpu: load, run one round after another, stop."""
 
 import contextlib
+import random
 import re
 import subprocess
 import time
@@ -13,9 +14,10 @@ from bench.gpu.answers import Answered, Pipe, answered
 from bench.gpu.coordinate import SPARE_S, Setting, coordinate
 from bench.gpu.http_client import MODEL
 from bench.gpu.load import Plan, last_value
-from bench.processes import SERVING_WORDS, argv_of, free_port, read_cpu_s, tail
+from bench.processes import SERVING_WORDS, argv_of, read_cpu_s, tail
 from bench.startup.__main__ import serves_http
 from worker.machine.nvml import process_tree
+from worker.node.ports import steady_port
 
 STOP_TIMEOUT_S = 60.0
 POLL_S = 0.1
@@ -214,7 +216,7 @@ class Serve(Side):
     name = "serve"
 
     def _argv(self) -> list[str]:
-        self._port = free_port()
+        self._port = steady_port(random.Random())
         own = {"--port": self._port, "--model": self.setting.work.model, "--served-model-name": MODEL}
         return ["bench.gpu.http_server", *argv_of(own), *self.setting.flags]
 
@@ -257,7 +259,7 @@ class Ours(Side):
     name = "ours"
 
     def _argv(self) -> list[str]:
-        self._port = free_port()
+        self._port = steady_port(random.Random())
         own = {"--port": self._port, "--model": self.setting.work.model}
         return ["bench.gpu.unstopped_worker", *argv_of(own), *self.setting.flags]
 
@@ -291,7 +293,7 @@ class Sglang(Ours):
     name = "sglang"
 
     def _argv(self) -> list[str]:
-        self._port = free_port()
+        self._port = steady_port(random.Random())
         own = {"--engine": "sglang", "--port": self._port, "--model": self.setting.work.model}
         return ["bench.gpu.unstopped_worker", *argv_of(own), *self.setting.sglang_flags]
 

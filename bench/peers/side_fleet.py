@@ -1,5 +1,6 @@
 """One side of bench.peers: its workers, its coordinator runs, and the rounds of all sides."""
 
+import random
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -8,11 +9,12 @@ from typing import Any, NamedTuple
 
 from bench.command import say
 from bench.peers.burst_load import Answers, BurstLoad, Workload
-from bench.processes import Ended, Processes, argv_of, free_port, read_cpu_s, wait_listening
+from bench.processes import Ended, Processes, argv_of, read_cpu_s, wait_listening
 from bench.runs import loadgen_window_s, order_of, read_run
 from sut.log_files import ACCURACY, find_log
 from sut.results.logs import DetailLog
 from sut.settings import Scenario
+from worker.node.ports import steady_port
 
 START_TIMEOUT_S = 30.0
 
@@ -70,8 +72,9 @@ class SideFleet:
         self._workers: list[tuple[subprocess.Popen[bytes], int, Path]] = []
         # Each engine gets an equal share of the requests in flight; its steps take no time.
         flags = ["--step-ms", "0", "--max-num-seqs", str(-(-load.in_flight // load.workers))]
+        first = steady_port(random.Random(), load.workers)
         for index in range(load.workers):
-            port, log = free_port(), self._directory / f"worker{index}.log"
+            port, log = first + index, self._directory / f"worker{index}.log"
             process = processes.start([*side.serve, "--port", str(port), *flags], log)
             self._workers.append((process, port, log))
 

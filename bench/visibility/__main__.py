@@ -40,7 +40,6 @@ from bench.processes import (
     Checkout,
     Processes,
     argv_of,
-    free_port,
     split_cores,
     started_on,
     wait_says,
@@ -275,9 +274,10 @@ def _run(plan: Plan, processes: Processes, directory: Path, *, is_watched: bool)
     checkout = THIS_CHECKOUT if is_watched or plan.old is None else plan.old
     fleet_cores, coordinator_cores = split_cores()
     prompts = draw_prompts(640, 64, 20, 60)
-    log, drawn, metrics_port = directory / "coordinator.log", directory / "drawn.log", free_port()
+    log, drawn = directory / "coordinator.log", directory / "drawn.log"
+    metrics_port = steady_port(random.Random(), 1 + plan.workers)
     with started_on(fleet_cores):
-        addresses = _start_fleet(plan, processes, directory, checkout)
+        addresses = _start_fleet(plan, processes, directory, checkout, metrics_port + 1)
     argv = _coordinator_flags(plan, addresses, prompts, directory)
     watching: contextlib.AbstractContextManager[Scraper | None] = contextlib.nullcontext()
     if is_watched:
@@ -311,9 +311,8 @@ def _num_queries(values: dict[str, Any]) -> int:
     return int(values["generated_query_count"])
 
 
-def _start_fleet(plan: Plan, processes: Processes, directory: Path, checkout: Checkout) -> str:
-    """Start the workers; returns their addresses."""
-    port = steady_port(random.Random(), plan.workers)
+def _start_fleet(plan: Plan, processes: Processes, directory: Path, checkout: Checkout, port: int) -> str:
+    """Start the workers, the first at this port; returns their addresses."""
     flags = {
         "--workers": plan.workers,
         "--port-base": port,

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from bench.soak.soak_run import NUM_SAMPLES, Leftover, Sample, check_answers
 from bench.soak.verdict import judge, returns
 from sut.results.logs import DetailLog
 from tests.bench.outliving import accuracy_log, check_takes_all_along, run_bench
-from worker.node.ports import steady_port
 
 TINY = [
     "--workers",
@@ -150,9 +148,3 @@ def test_descriptors_of_a_process_are_counted(tmp_path: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait(60)
     assert read_usage(ended.pid) is None
-
-
-def test_a_workers_port_is_no_connections() -> None:
-    """A port that workers reuse lies below the range of ephemeral ports."""
-    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    assert 10_000 <= steady_port(random.Random(1)) < first

@@ -17,7 +17,7 @@ from protos.columns import (
 )
 from tests.protos.by_hand import submit_of, tokens_of
 
-FUZZ = settings(derandomize=True, max_examples=150)
+FUZZ = settings(max_examples=150)
 STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 UINT32_MAX = 0xFFFFFFFF
 

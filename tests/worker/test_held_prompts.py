@@ -14,8 +14,10 @@ from tests.worker.raw_client import Stream
 from tests.worker.test_server import walk
 
 STOP_TOKEN_ID = 200_002
+# The longest.
+HELD_S = 10
 # With 64 slots a group is at most two prompts.
-GROUPS = ("--max-num-seqs", "64", "--prefill-group-tokens", "100", "--prefill-hold-ms", "10000")
+GROUPS = ("--max-num-seqs", "64", "--prefill-group-tokens", "100", "--prefill-hold-ms", str(1000 * HELD_S))
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def test_a_drain_answers_what_is_held(worker: fleet.WorkerProcess) -> None:
         await stream.open("patient")
         await hold(stream, num_running_tokens=300)
         worker.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HELD_S - 1):
             await stream.take_until_ended(1, 2)
         assert stream.answers == {1: [*range(8, 307), STOP_TOKEN_ID], 2: [21, 22, STOP_TOKEN_ID]}
         await stream.end()
@@ -68,7 +70,7 @@ def test_the_next_run_gets_nothing_that_was_held(worker: fleet.WorkerProcess) ->
         load = (await stream.ping(1)).load
         assert (load.running, load.waiting) == (0, 0)
         await stream.submit({1: [2, 40], 2: [3, 50], 3: [1, 60]})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HELD_S - 1):
             await stream.take_until_ended(1, 2, 3)
         assert stream.answers == {1: [41, STOP_TOKEN_ID], 2: [51, 52, STOP_TOKEN_ID], 3: [STOP_TOKEN_ID]}
         await stream.end()

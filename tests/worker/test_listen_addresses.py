@@ -25,10 +25,10 @@ IPV4, IPV6 = socket.AF_INET, socket.AF_INET6
 
 @contextlib.contextmanager
 def occupied(address: str) -> Iterator[int]:
-    """Listen at a free port of one address, only for its own protocol."""
-    family = IPV6 if ":" in address else IPV4
-    with socket.create_server((address, 0), family=family) as sock:
-        yield sock.getsockname()[1]
+    """Listen at one address, only for its own protocol, at a port that is free at the others too."""
+    port = fleet.free_port()
+    with socket.create_server((address, port), family=IPV6 if ":" in address else IPV4):
+        yield port
 
 
 def resolving_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:

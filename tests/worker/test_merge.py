@@ -127,7 +127,7 @@ ANSWERS = st.lists(
 )
 
 
-@settings(derandomize=True, max_examples=150)
+@settings(max_examples=150)
 @given(ANSWERS, st.data())
 def test_any_steps_merge_to_the_answers(answers: list[tuple[list[int], int]], data: st.DataObject) -> None:
     """However answers are cut into steps, their merge gives back every answer and its reason."""

@@ -95,7 +95,7 @@ class RandomDeeds:
         assert self.running or len(given) == len(self.expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data(), st.sampled_from([1, 4, 64, 100]))
 def test_every_prompt_reaches_the_engine_once_and_in_order(data: st.DataObject, num_slots: int) -> None:
     """Any order of submits, cancels, ends, waits and resets; in the end nothing is held and all is whole."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from coordinator.scheduling.backlog import Backlog
 
 
-@settings(derandomize=True, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(st.integers(0, 5) | st.integers(-7, -1), max_size=30))
 def test_requests_go_out_as_they_came(steps: list[int]) -> None:
     """Queries of n requests, and takes of up to n of them: each once, in order, with its query's time."""

@@ -11,7 +11,7 @@ from coordinator.scheduling.worker_load import WorkerLoad, drop_rows
 from protos.columns import PromptColumns, TokenColumns, slots_of
 from tests.coordinator.scheduling.links import LENGTH, STOP, FakeLink, dataset, frame
 
-MODEL = settings(derandomize=True, max_examples=150)
+MODEL = settings(max_examples=150)
 lists = st.lists(st.integers(-(2**31), 2**31 - 1), max_size=5)
 rows_of = st.lists(
     st.tuples(st.integers(0, 2**64 - 1), lists, st.sampled_from([None, STOP, LENGTH])),

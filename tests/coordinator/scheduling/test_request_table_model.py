@@ -257,4 +257,4 @@ class TableLife(RuleBasedStateMachine):
 
 
 TestTableLife = TableLife.TestCase
-TestTableLife.settings = settings(derandomize=True, max_examples=150, stateful_step_count=40)
+TestTableLife.settings = settings(max_examples=150, stateful_step_count=40)

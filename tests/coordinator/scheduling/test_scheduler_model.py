@@ -79,7 +79,7 @@ class Workers:
 
 
 @pytest.mark.parametrize("server", [False, True])
-@settings(derandomize=True, max_examples=60)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(DEEDS), st.integers(0, 2)), min_size=20, max_size=60), st.data())
 def test_every_answer_arrives_whole_and_once(
     server: bool, deeds: list[tuple[str, int]], data: st.DataObject

@@ -14,7 +14,7 @@ from tokenfleet.campaign.campaign_state import CHILDREN_LOCK_NAME, CampaignDir
 
 # Starts a program as a campaign does, shows that, and is killed.
 PARENT = """\
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 from tokenfleet.campaign.campaign_state import CampaignDir
 from tokenfleet.child import ChildProcess
@@ -24,7 +24,7 @@ stubborn = "import time; from signal import *; signal(SIGTERM, SIG_IGN); print(f
 with open("child.log", "wb") as output:
     child = ChildProcess([sys.executable, "-c", stubborn], os.environ, output, inherited_fds=[lock])
     while not os.path.getsize("child.log"):
-        pass
+        time.sleep(0.01)
     print(child._popen.pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -6,6 +6,7 @@ Each engine is configured by vLLM itself, up to the load of its weights.
 import asyncio
 import importlib
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -31,8 +32,9 @@ pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's 
 
 
 @pytest.fixture(autouse=True)
-def environment() -> Iterator[None]:
-    """Restore the environment variables that parsing and vLLM change."""
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore the environment variables that parsing and vLLM change; each of two ranks has a CPU."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     with environment_kept():
         yield
 

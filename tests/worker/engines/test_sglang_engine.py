@@ -1,6 +1,7 @@
 """SglangEngine over a stand-in for SGLang: real processes and sockets, a model that counts down."""
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -148,9 +149,13 @@ class TestSglangEngine(EngineContract):
 
 def sglang_processes() -> list[psutil.Process]:
     """List launcher, scheduler and detokenizer."""
-    tree = psutil.Process().children(recursive=True)
-    spawned = [process for process in tree if "spawn_main" in " ".join(process.cmdline())]
-    return sorted(spawned, key=lambda process: process.create_time())
+    spawned = []
+    for process in psutil.Process().children(recursive=True):
+        # One may end while it is looked at.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(process.cmdline()):
+                spawned.append((process.create_time(), process.pid, process))
+    return [process for _, _, process in sorted(spawned)]
 
 
 def has_ended(process: psutil.Process) -> bool:
@@ -243,8 +248,9 @@ def test_a_load_can_be_interrupted(runner: asyncio.Runner, model: Path) -> None:
         before = len(sglang_processes())
         engine = make(model)
         starting = asyncio.ensure_future(engine.start())
-        while len(sglang_processes()) == before:  # noqa: ASYNC110 - nothing tells when one starts
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while len(sglang_processes()) == before:  # noqa: ASYNC110 - nothing tells when one starts
+                await asyncio.sleep(0.01)
         starting.cancel()
         await bounded(engine.close())
         assert before == len(sglang_processes())

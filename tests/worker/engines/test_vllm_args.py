@@ -117,8 +117,10 @@ def test_short_model_bounds_the_default_length(checkpoint: Path) -> None:
 
 @pytest.mark.vllm
 @vllm_import
-def test_given_flags_win(checkpoint: Path) -> None:
+def test_given_flags_win(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every flag of vLLM passes through in each of vLLM's spellings."""
+    # Each of two ranks needs a CPU.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     argv = ["--max_num_seqs", "3", "--max-model-len", "1k", "--moe-backend=marlin", "-tp", "2"]
     argv += ["--no-enforce-eager", "--compilation-config.mode", "0", "--gpu-memory-utilization", "0.5"]
     args = parse_engine_flags(argv, str(checkpoint)).engine_args
