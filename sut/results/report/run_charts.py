@@ -201,11 +201,12 @@ def _load_lines(gauges: _Gauges) -> Iterator[Line]:
             yield Line(f"{column}, all workers", band.total, colour)
 
 
-def tail_chart(requests: RunColumns) -> Iterator[TimeChart]:
+def tail_chart(record: RunJson, requests: RunColumns) -> Iterator[TimeChart]:
     """Make the chart of the workers that still had requests, from shortly before the first of them ended."""
-    ends_s = Tail.of(requests).ends_ns / 1e9
-    if len(ends_s) < 2:
+    tail = Tail.of(requests, record.num_entries("summary", "workers"))
+    if tail is None or len(tail.ends_ns) < 2:
         return
+    ends_s = tail.ends_ns / 1e9
     first, last = float(ends_s.min()), float(ends_s.max())
     begin = max(0.0, first - 0.2 * (last - first) - 0.01 * last)
     times_s = np.linspace(begin, last, MAX_BINS)
@@ -233,7 +234,7 @@ class RunCharts(NamedTuple):
         ends_s = [float(chart.times_s[-1]) for chart in series if isinstance(chart, TimeChart)]
         wall_s = record.get("wall_s")
         end_s = max([*ends_s, wall_s if isinstance(wall_s, float) and is_number(wall_s) else 0.0])
-        tail = [] if requests is None else tail_chart(requests)
+        tail = [] if requests is None else tail_chart(record, requests)
         return cls([*distributions], series, [*part_chart(record)], [*tail], [*event_chart(record, end_s)])
 
     @property
