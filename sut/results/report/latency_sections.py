@@ -58,7 +58,7 @@ def percentile_section(record: RunJson) -> Html:
     columns = [Column("ms", True), *map(Column, ("mean", "min", *_MARKS, "max", "p99 limit"))]
     text = (
         "LoadGen counts from the time at which its schedule wanted a query; our figures count from LoadGen's "
-        "call (issue). Issue lateness is that of a thread that is due ten times a second: it waits for the "
+        "call (issue). Issue lateness is that of a thread that is due every 97 ms: it waits for the "
         "same reasons as LoadGen's. Queued at the coordinator: until the query was sent. Engine "
         "output to LoadGen: from an engine step until its tokens are reported. Each percentile is the value "
         "of one query, sorted[int(count * fraction)]."
@@ -122,7 +122,8 @@ def part_section(record: RunJson, figures: Html) -> Html:
     parts = (
         "Engine queue, prefill and decode are the engine's time. Lateness: LoadGen's thread called late. "
         "Coordinator queue: until the query was sent to a worker. Network out and network back: on the way, "
-        "with the queues of the connection. Frame hold: in the worker, until the engine's token was sent. "
+        "with the queues of the connection; a coordinator without a free core takes late what has arrived. "
+        "Frame hold: in the worker, until the engine's token was sent. "
         "Report: until LoadGen had the answer."
     )
     text = (
