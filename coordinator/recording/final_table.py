@@ -128,9 +128,10 @@ def _worker_lines(summary: Summary) -> Iterator[str]:
         f"{'ping ms':>9}{'streams':>9}"
     )
     for row in summary.workers:
+        steps = "-" if row.engine_steps is None else row.engine_steps
         yield (
             f"   {row.address:<22}{row.requests:>10}{row.tokens:>12}{row.ended_ns / 1e9:>10.3f}"
-            f"{row.frames:>10}{row.engine_steps:>10}{row.round_trip_ns / 1e6:>9.3f}{row.streams:>9}"
+            f"{row.frames:>10}{steps:>10}{row.round_trip_ns / 1e6:>9.3f}{row.streams:>9}"
         )
 
 

@@ -67,7 +67,8 @@ class WorkerRow:
     """From sending the prompt to the end of the request, including time at workers that were lost."""
     tokens: int
     frames: int
-    engine_steps: int
+    engine_steps: int | None
+    """None: a stream ended before the worker had told the last count."""
     acceptance_length: float | None
     """As in Summary, of this worker."""
     streams: int
@@ -88,17 +89,19 @@ class WorkerRow:
     """The worker's machine at the opening of each stream, oldest first."""
 
     @classmethod
-    def of(cls, link: WorkerLink, load: WorkerLoad, done: NDArray[np.void]) -> "WorkerRow":
+    def of(
+        cls, link: WorkerLink, load: WorkerLoad, done: NDArray[np.void], first_issued_ns: int
+    ) -> "WorkerRow":
         """Describe one worker from the run's complete requests, in order of completion, dtype DONE."""
         own = done[done["worker"] == link.index]
         return cls(
             address=link.address,
             requests=len(own),
-            ended_ns=int(own["done_ns"][-1] - done["issued_ns"].min()) if len(own) else 0,
+            ended_ns=int(own["done_ns"][-1]) - first_issued_ns if len(own) else 0,
             service_ns=Spread.of(own["done_ns"] - own["sent_ns"]),
             tokens=sum(stream.num_tokens for stream in link.stream_counts),
             frames=sum(stream.num_frames for stream in link.stream_counts),
-            engine_steps=sum(stream.engine_steps for stream in link.stream_counts),
+            engine_steps=_total_steps(link.stream_counts),
             acceptance_length=acceptance_length(link.stream_counts),
             streams=len(link.stream_counts),
             dropped_tokens=load.num_dropped_tokens,
@@ -109,6 +112,12 @@ class WorkerRow:
             stream_infos=[_as_dict(info) for info in link.infos],
             hosts=list(link.hosts),
         )
+
+
+def _total_steps(streams: Iterable[StreamCounts]) -> int | None:
+    """Return the engine steps of a worker's streams; None unless each has told its final count."""
+    steps = [stream.engine_steps if stream.settled else None for stream in streams]
+    return None if None in steps else sum(filter(None, steps))
 
 
 def acceptance_length(streams: Iterable[StreamCounts]) -> float | None:
@@ -186,7 +195,7 @@ class Summary:
                 stream for link in run.fleet.links for stream in link.stream_counts
             ),
             workers=[
-                WorkerRow.of(link, load, done)
+                WorkerRow.of(link, load, done, run.scheduler.first_issued_ns)
                 for link, load in zip(run.fleet.links, run.scheduler.loads, strict=True)
             ],
             losses=[loss._asdict() for loss in run.scheduler.failover.losses],

@@ -62,7 +62,7 @@ def test_comments_and_keys_without_use_are_passed_over(tmp_path: Path) -> None:
 def test_do_sample_that_contradicts_the_temperature_is_refused(
     tmp_path: Path, values: dict[str, object], shown: str
 ) -> None:
-    """transformers decodes greedily without do_sample, vLLM at temperature 0; a file must mean one of them."""
+    """Without do_sample transformers decodes greedily, vLLM at temperature 0: a file means one of them."""
     path = write(tmp_path, values)
     with pytest.raises(ValueError) as caught:
         load_generation_config(path, ACCURACY, None)

@@ -2,8 +2,12 @@
 
 import numpy as np
 
-from coordinator.recording.run_record import Spread, acceptance_length
+from coordinator.recording.run_record import Spread, WorkerRow, acceptance_length
+from coordinator.scheduling.request_columns import DONE
+from coordinator.scheduling.worker_load import WorkerLoad
+from coordinator.transport.access import Access
 from coordinator.transport.stream import StreamCounts
+from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 
 
@@ -40,3 +44,26 @@ def test_a_network_sut_has_no_acceptance_length() -> None:
     rest = counts_of(1, 1277, speculative_config='{"method": "eagle3"}')
     rest.info.execution_facts["num_workers"] = "2"
     assert acceptance_length([rest]) is None
+
+
+def test_a_worker_ends_since_the_first_query_that_was_issued() -> None:
+    """Issued at 100 ns, the first query of a run that failed is not among the complete ones.
+
+    The only complete one, issued at 150, ended at 400: 300 after the first, as in requests.parquet.
+    """
+    link = WorkerLink(0, "a:1", Access())
+    link.stream_counts.append(StreamCounts())
+    done = np.zeros(1, DONE)
+    done["issued_ns"], done["done_ns"] = 150, 400
+    assert 300 == WorkerRow.of(link, WorkerLoad(link), done, first_issued_ns=100).ended_ns
+
+
+def test_steps_are_known_if_every_stream_has_told_its_last_count() -> None:
+    """7 and 5 steps are 12; a stream that was lost with 5 steps in its last pong may have had more."""
+    link = WorkerLink(0, "a:1", Access())
+    settled, lost = StreamCounts(engine_steps=7, settled=True), StreamCounts(engine_steps=5)
+    link.stream_counts += [settled, lost]
+    none = np.zeros(0, DONE)
+    assert WorkerRow.of(link, WorkerLoad(link), none, first_issued_ns=0).engine_steps is None
+    lost.settled = True
+    assert 12 == WorkerRow.of(link, WorkerLoad(link), none, first_issued_ns=0).engine_steps
