@@ -110,6 +110,8 @@ def _part_lines(found: RunDecomposition | None) -> Iterator[str]:
             clock = f"(clock +-{around.clock_error_ns / 1e6:.3f})"
             # The parts add up to the mean of these requests, not to the percentile.
             mean = f"mean {around.mean_ns / 1e6:.3f} of the {around.num_requests} nearest"
+            if around.num_continued:
+                mean += f", {around.num_continued} lost a worker"
             yield f"   {label} {mark} {around.value_ns / 1e6:.3f} ms, {mean} {clock}:"
             for first in range(0, len(parts), PARTS_PER_LINE):
                 yield f"      {', '.join(parts[first : first + PARTS_PER_LINE])}"

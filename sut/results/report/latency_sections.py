@@ -130,7 +130,8 @@ def part_section(record: RunJson, figures: Html) -> Html:
         "Each part is the mean over the requests whose rank is within 0.5 % of the percentile's; the parts "
         "add up to the mean of these requests. TPOT's parts after the engine are what the last token took "
         "longer than the first, per token, and may be negative. The clock error bounds how far time may "
-        "belong to the other direction of the network."
+        "belong to the other direction of the network. A request that lost a worker has the time at it in "
+        "network out, decode or engine."
     )
     split = element("div", figures, *tables, class_="split")
     notes = (_start_note(record), *_pull_note(record), note(parts), note(text))
@@ -200,6 +201,10 @@ def _part_table(record: RunJson, name: str) -> Iterator[Html]:
     ]
     for title, key in _SUMS.items():
         rows.append([element("b", title), *_part_cells(record, path, (), (key,), marks)])
+    counts = [record.number(*path, "percentiles", mark, "num_continued") for mark in marks]
+    if any(count.value for count in counts):
+        cells = [number(count, COUNT) for count in counts]
+        rows.append([element("b", "of these lost a worker, number"), Html(""), *cells])
     unknown = record.number(*path, "num_unknown")
     text = note(number(unknown, COUNT), " requests are left out, because a time of theirs is not known.")
     # Latencies have the most digits.

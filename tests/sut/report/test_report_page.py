@@ -101,6 +101,18 @@ def tail_figures(run_dir: Path, *, num_workers: int, losses: Sequence[object] = 
     return {number.source.partition("#")[2]: number.text for number in report(run_dir).numbers}
 
 
+def test_requests_that_lost_a_worker_are_counted_below_the_parts(tmp_path: Path) -> None:
+    """Without any there is no such row; with 2 of the p99's the number is shown with its place."""
+    run_files.write_run(tmp_path)
+    assert not any("num_continued" in number.source for number in report(tmp_path).numbers)
+    record = run_files.run_json()
+    p99 = record["decomposition"]["quantities"]["ttft_ns"]["percentiles"]["p99"]
+    p99["num_continued"] = 2
+    run_files.write_run(tmp_path, record)
+    found = {number.source: number.text for number in report(tmp_path, "--overwrite").numbers}
+    assert "2" == found["run.json#/decomposition/quantities/ttft_ns/percentiles/p99/num_continued"]
+
+
 def test_the_headline_is_loadgens(page: Page) -> None:
     """LoadGen's tokens/s, samples/s and both p99 stand on the page with limits and target."""
     shown = {
