@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from common.atomic_files import whole_file
 from coordinator.recording.over_latency import OverLatency
 from coordinator.scheduling.event_loop import ActiveRun
-from coordinator.scheduling.worker_load import WorkerLoad
+from coordinator.scheduling.worker_load import RequestTimes, WorkerLoad
 from coordinator.transport.compiled_kernels import KernelCompilations
 from coordinator.transport.stream import StreamCounts
 from coordinator.transport.worker_host import WorkerHost
@@ -21,7 +21,9 @@ from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from sut.results.loadgen_figures import Bound, LoadGenSpread
 from sut.results.speculation import enabling_args
+from sut.results.timing.clock_offsets import ClockOffsets
 from sut.results.timing.decomposition import RunDecomposition
+from sut.results.timing.request_records import is_known
 from sut.results.verdict import Verdict
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -114,6 +116,22 @@ class WorkerRow:
         )
 
 
+def report_delays_ns(times: RequestTimes) -> NDArray[np.int64]:
+    """Return how long each report of one stream took from the engine's output to the end, (N,).
+
+    Two machines' clocks may drift apart by more than a report takes: the offset is that of the moment. The
+    clocks of one machine are one clock, whose differences need no mapping.
+    """
+    # The event loop may be between its two appends.
+    delays_ns = np.array(times.delays_ns[:], np.int64)
+    reports_ns = np.array(times.reports_ns[: len(delays_ns)], np.int64)
+    if not times.counts.clock_offset_ns:
+        return delays_ns
+    pings = np.array(times.counts.pings[:], np.int64).reshape(-1, 3)
+    produced_ns, _ = ClockOffsets(pings).to_ours(reports_ns - delays_ns)
+    return (reports_ns - produced_ns)[is_known(produced_ns)]
+
+
 def _total_steps(streams: Iterable[StreamCounts]) -> int | None:
     """Return the engine steps of a worker's streams; None unless each has told its final count."""
     steps = [stream.engine_steps if stream.settled else None for stream in streams]
@@ -183,11 +201,7 @@ class Summary:
             issue_lateness_ns=Spread.of(issue_lateness_ns),
             report_delay_ns=Spread.of(
                 np.concatenate(
-                    [
-                        np.array(stream.delays_ns) + stream.counts.clock_offset_ns
-                        for load in run.scheduler.loads
-                        for stream in load.request_times
-                    ]
+                    [report_delays_ns(times) for load in run.scheduler.loads for times in load.request_times]
                 )
             ),
             answer_tokens=Spread.of(done["num_tokens"]),
