@@ -30,7 +30,7 @@ from sut.results.report.time_bins import (
     TimeBins,
     counter_rate,
     gauge,
-    in_flight,
+    num_unfinished,
     token_rate,
 )
 from sut.settings import Scenario
@@ -96,8 +96,10 @@ def request_charts(record: RunJson, requests: RunColumns) -> Iterator[TimeChart]
     if not_offline:
         yield from _ttft_over_time(record, requests, bins)
     fine = TimeBins.over(end_ns)
-    flight = Line("in flight", in_flight(fine, issued, ended).astype(np.float64), Colour.BLUE)
-    yield TimeChart("in_flight", "Queries in flight", "queries", fine.middles_s, [flight])
+    unfinished = Line("not complete", num_unfinished(fine, issued, ended).astype(np.float64), Colour.BLUE)
+    # Elsewhere `in flight` are those at workers alone.
+    title = "Queries issued and not complete"
+    yield TimeChart("unfinished", title, "queries", fine.middles_s, [unfinished])
 
 
 def _queries_per_bin(num: int) -> float:
