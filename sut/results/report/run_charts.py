@@ -189,7 +189,7 @@ def gauge_charts(timeline: RunColumns) -> Iterator[TimeChart]:
     yield from gauges.spread("kv_use", "KV cache in use", "%", Colour.PURPLE, 100.0)
     power = gauges.band("gpu_power_w")
     if power is not None:
-        total = Line("all GPUs", power.total, Colour.ORANGE)
+        total = Line("GPUs on the workers' machines", power.total, Colour.ORANGE)
         yield TimeChart("gpu_power_w", "GPU power", "W", gauges.bins.middles_s, [total])
     yield from gauges.spread("gpu_clock_mhz", "GPU clock", "MHz", Colour.TEAL)
     yield from gauges.spread("gpu_temperature_c", "GPU temperature", "degrees C", Colour.RED)
