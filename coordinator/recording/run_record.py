@@ -66,7 +66,7 @@ class WorkerRow:
     ended_ns: int
     """From LoadGen's first query to the end of this worker's last request; 0 without requests."""
     service_ns: Spread
-    """From sending the prompt to the end of the request, including time at workers that were lost."""
+    """From sending the prompt to the end, of the requests that lost no worker: others had time elsewhere."""
     tokens: int
     frames: int
     engine_steps: int | None
@@ -100,7 +100,7 @@ class WorkerRow:
             address=link.address,
             requests=len(own),
             ended_ns=int(own["done_ns"][-1]) - first_issued_ns if len(own) else 0,
-            service_ns=Spread.of(own["done_ns"] - own["sent_ns"]),
+            service_ns=Spread.of((own["done_ns"] - own["sent_ns"])[own["losses"] == 0]),
             tokens=sum(stream.num_tokens for stream in link.stream_counts),
             frames=sum(stream.num_frames for stream in link.stream_counts),
             engine_steps=_total_steps(link.stream_counts),

@@ -38,7 +38,8 @@ def worker_section(record: RunJson, requests: RunColumns | None, figures: Html) 
     parts.append(
         note(
             "Service: from sending a query to the worker to the end of its answer, with its time in the "
-            "engine's queue. Dropped tokens came after their query had moved to another worker."
+            "engine's queue, of the queries that lost no worker. Dropped tokens came after their query had "
+            "moved to another worker."
         )
     )
     if record.get("summary", "acceptance_length") is not None:

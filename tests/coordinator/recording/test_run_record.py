@@ -12,6 +12,8 @@ from coordinator.transport.stream import StreamCounts
 from protos import worker_pb2 as pb
 from tests.coordinator.scheduling.links import FakeLink
 
+MS, S = 10**6, 10**9
+
 
 def test_a_spread_has_both_ends() -> None:
     """Of 30, 10 and 20: lowest, mean and highest; the median is LoadGen's, sorted[int(3 * 0.5)]."""
@@ -60,6 +62,16 @@ def test_a_worker_ends_since_the_first_query_that_was_issued() -> None:
     assert 300 == WorkerRow.of(link, WorkerLoad(link), done, first_issued_ns=100).ended_ns
 
 
+def test_the_service_of_a_worker_is_that_of_its_own_requests() -> None:
+    """The second of two requests waited 9 s at a lost worker: the service is the first one's, 1 s."""
+    done = np.zeros(2, DONE)
+    done["sent_ns"], done["done_ns"], done["losses"] = 0, [1 * S, 10 * S], [0, 1]
+    link = FakeLink(0)
+    link.stream_counts.append(StreamCounts())
+    row = WorkerRow.of(link, WorkerLoad(link), done, first_issued_ns=0)
+    assert (2, 1, 1.0 * S) == (row.requests, row.service_ns.count, row.service_ns.mean)
+
+
 def test_steps_are_known_if_every_stream_has_told_its_last_count() -> None:
     """7 and 5 steps are 12; a stream that was lost with 5 steps in its last pong may have had more."""
     link = FakeLink(0)
@@ -69,9 +81,6 @@ def test_steps_are_known_if_every_stream_has_told_its_last_count() -> None:
     assert WorkerRow.of(link, WorkerLoad(link), none, first_issued_ns=0).engine_steps is None
     lost.settled = True
     assert 12 == WorkerRow.of(link, WorkerLoad(link), none, first_issued_ns=0).engine_steps
-
-
-MS, S = 10**6, 10**9
 
 
 def drifting_times(rate_ppm: int) -> RequestTimes:
