@@ -51,6 +51,7 @@ def read_host_facts() -> HostFacts:
     """Read the facts that need neither a disk nor a driver; never blocks."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     memory, quota = _memory_bytes(), read_cpu_quota()
+    available = _available_bytes(memory)
     return HostFacts(
         hostname=socket.gethostname(),
         python_version=platform.python_version(),
@@ -63,9 +64,9 @@ def read_host_facts() -> HostFacts:
         hard_open_files=hard % 2**64,
         environment=relevant_variables(os.environ),
         memory_bytes=memory.get("MemTotal"),
-        available_memory_bytes=_available_bytes(memory),
+        available_memory_bytes=available,
         cpu_quota_cores=None if quota is None else quota.cores,
-        not_told=[] if memory else ["memory: no /proc/meminfo"],
+        not_told=["memory: no MemAvailable in /proc/meminfo"] if available is None else [],
     )
 
 

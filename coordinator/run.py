@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import NoReturn
 
@@ -211,6 +211,8 @@ class Execution:
                 RunSources(self.active_run, expected.get, lateness, meter),
             )
             self.metrics.enter(RunPhase.TEST)
+            # Rates over time begin with no tokens: the next sample may come half a second into the test.
+            timeline.tick()
             self.times.begin_test()
             thread.start()
             while not self.end.wait(SIGNAL_POLL_S):
@@ -278,9 +280,8 @@ class Execution:
         """Check the complete run; LoadGen's logs are read on the file thread."""
         self.active_run.settle()
         setup = self._setup()
-        judge = partial(
-            verdict.judge, self.run_dir.path, setup, collect_counts(self.active_run), meter.telemetry()
-        )
+        telemetry = replace(meter.telemetry(), issue=self.recorder.issue_lateness.pauses)
+        judge = partial(verdict.judge, self.run_dir.path, setup, collect_counts(self.active_run), telemetry)
         judged, detail = self.files.call_while_active(judge, self.config.log_stall_timeout_s)
         hashes = self.files.call_while_active(self.run_dir.hash_files, self.config.log_stall_timeout_s)
         figures = LoadGenFigures.of(setup.scenario, detail)

@@ -372,7 +372,7 @@ class Disk(_message.Message):
     def __init__(self, purpose: _Optional[str] = ..., path: _Optional[str] = ..., free_bytes: _Optional[int] = ...) -> None: ...
 
 class Accelerator(_message.Message):
-    __slots__ = ("index", "uuid", "name", "driver_version", "memory_bytes", "used_memory_bytes", "own_memory_bytes", "ecc", "uncorrected_errors", "sm_clock_mhz", "max_sm_clock_mhz", "temperature_c", "clock_reasons")
+    __slots__ = ("index", "uuid", "name", "driver_version", "memory_bytes", "used_memory_bytes", "own_memory_bytes", "ecc", "uncorrected_errors", "sm_clock_mhz", "max_sm_clock_mhz", "temperature_c", "clock_reasons", "clock_reasons_known")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     UUID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -386,6 +386,7 @@ class Accelerator(_message.Message):
     MAX_SM_CLOCK_MHZ_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_C_FIELD_NUMBER: _ClassVar[int]
     CLOCK_REASONS_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_REASONS_KNOWN_FIELD_NUMBER: _ClassVar[int]
     index: int
     uuid: str
     name: str
@@ -399,4 +400,5 @@ class Accelerator(_message.Message):
     max_sm_clock_mhz: int
     temperature_c: int
     clock_reasons: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, index: _Optional[int] = ..., uuid: _Optional[str] = ..., name: _Optional[str] = ..., driver_version: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., used_memory_bytes: _Optional[int] = ..., own_memory_bytes: _Optional[int] = ..., ecc: _Optional[bool] = ..., uncorrected_errors: _Optional[int] = ..., sm_clock_mhz: _Optional[int] = ..., max_sm_clock_mhz: _Optional[int] = ..., temperature_c: _Optional[int] = ..., clock_reasons: _Optional[_Iterable[str]] = ...) -> None: ...
+    clock_reasons_known: bool
+    def __init__(self, index: _Optional[int] = ..., uuid: _Optional[str] = ..., name: _Optional[str] = ..., driver_version: _Optional[str] = ..., memory_bytes: _Optional[int] = ..., used_memory_bytes: _Optional[int] = ..., own_memory_bytes: _Optional[int] = ..., ecc: _Optional[bool] = ..., uncorrected_errors: _Optional[int] = ..., sm_clock_mhz: _Optional[int] = ..., max_sm_clock_mhz: _Optional[int] = ..., temperature_c: _Optional[int] = ..., clock_reasons: _Optional[_Iterable[str]] = ..., clock_reasons_known: _Optional[bool] = ...) -> None: ...

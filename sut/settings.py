@@ -147,4 +147,19 @@ def _read_generation_json(path: Path) -> dict[str, object]:
     if unknown:
         reason = f"unknown key {unknown[0]!r}; known keys: {sorted(known)}"
         raise FlagError("--generation-config", reason, path)
+    _check_do_sample(values, path)
     return {key: value for key, value in values.items() if key in known}
+
+
+def _check_do_sample(values: dict[str, object], path: Path) -> None:
+    """Refuse a do_sample that contradicts the temperature, which alone decides whether a run samples.
+
+    Raises:
+        FlagError: Names the file and both values.
+    """
+    do_sample, temperature = values.get("do_sample"), values.get("temperature", BENCHMARK.temperature)
+    if do_sample is not None and do_sample is not (temperature != 0):
+        reason = (
+            f"do_sample: {do_sample!r} contradicts temperature {temperature!r}: only temperature 0 is greedy"
+        )
+        raise FlagError("--generation-config", reason, path)

@@ -15,17 +15,22 @@ _ALARMING = frozenset({"HwSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown"
 _Devices = Sequence[pb.Accelerator]
 
 
-def diagnose_accelerators(visits: Sequence[Visit]) -> list[Row]:
-    """Check the accelerators of all machines; no rows if no worker reports any."""
+def diagnose_accelerators(visits: Sequence[Visit]) -> tuple[list[Row], list[str]]:
+    """Check the accelerators of all machines.
+
+    Returns:
+        The rows, none if no worker reports any accelerator, and the checks that were not made.
+    """
     machines = {place: host for visit in visits for place, host in visit.machines.items()}
     devices = {place: list(host.accelerators) for place, host in machines.items()}
     if not any(devices.values()):
-        return []
+        return [], ["accelerators: no worker reports any"]
     rows: list[Row] = []
     for name, read, advice in _EQUAL:
         values = {place: read(its) for place, its in devices.items()}
         rows += Check(GROUP, name).rows(*differing(values, Level.WARN, advice))
-    return [*rows, *_uncorrected(devices), *_slowed(devices), *_taken(devices)]
+    taken, skipped = _taken(devices)
+    return [*rows, *_uncorrected(devices), *_slowed(devices), *taken], skipped
 
 
 def _each(read: Callable[[pb.Accelerator], str]) -> Callable[[_Devices], str]:
@@ -66,6 +71,7 @@ def _uncorrected(devices: Mapping[str, _Devices]) -> list[Row]:
         for device in its
         if device.uncorrected_errors
     ]
+    findings += _unreported(devices, lambda device: device.HasField("uncorrected_errors"))
     return Check(GROUP, "memory errors").rows(findings, "none uncorrected since the drivers were loaded")
 
 
@@ -77,12 +83,27 @@ def _slowed(devices: Mapping[str, _Devices]) -> list[Row]:
         for device in its
         if (alarming := sorted(_ALARMING.intersection(device.clock_reasons)))
     ]
-    hottest = max(device.temperature_c for its in devices.values() for device in its)
-    return Check(GROUP, "clocks").rows(findings, f"no device is slowed down; highest temperature {hottest} C")
+    findings += _unreported(devices, lambda device: device.clock_reasons_known)
+    temperatures = [d.temperature_c for its in devices.values() for d in its if d.HasField("temperature_c")]
+    hottest = f"{max(temperatures)} C" if temperatures else "not reported"
+    return Check(GROUP, "clocks").rows(findings, f"no device is slowed down; highest temperature {hottest}")
 
 
-def _taken(devices: Mapping[str, _Devices]) -> list[Row]:
-    """Check memory that other processes hold, if the driver reports the worker's share."""
+def _unreported(
+    devices: Mapping[str, _Devices], is_reported: Callable[[pb.Accelerator], bool]
+) -> list[Finding]:
+    """Warn of each device whose driver does not report what a check needs."""
+    advice = "the driver does not tell: check the device by hand with nvidia-smi -q on that machine"
+    return [
+        Finding(place, Level.WARN, f"not reported by device {device.index}", advice)
+        for place, its in devices.items()
+        for device in its
+        if not is_reported(device)
+    ]
+
+
+def _taken(devices: Mapping[str, _Devices]) -> tuple[list[Row], list[str]]:
+    """Check memory that other processes hold, if the driver reports the worker's share of any device."""
     reported = [(p, d) for p, its in devices.items() for d in its if d.HasField("own_memory_bytes")]
     findings = []
     for place, device in reported:
@@ -97,8 +118,10 @@ def _taken(devices: Mapping[str, _Devices]) -> list[Row]:
                     "find the processes with nvidia-smi on that machine, and end them",
                 )
             )
+    if not reported:
+        return [], ["accelerators, held by others: no driver reports a worker's share, as in a container"]
     num_unreported = sum(map(len, devices.values())) - len(reported)
     fine = f"at most {MAX_OTHERS_GIB:g} GiB on {len(reported)} devices"
     if num_unreported:
         fine += f"; for {num_unreported} the driver does not report the worker's share"
-    return Check(GROUP, "held by others").rows(findings, fine)
+    return Check(GROUP, "held by others").rows(findings, fine), []

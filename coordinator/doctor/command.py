@@ -134,8 +134,9 @@ def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:
     workers = [visit for visit in visits if visit.trouble is None and not visit.info.replicas]
     num_workers = sum(not visit.info.replicas for visit in visits)
     rows = diagnose_fleet(visits, order.model_hash) if visits else []
+    accelerators, unchecked = diagnose_accelerators(workers)
     if workers:
-        rows += [*diagnose_hosts(workers), *diagnose_accelerators(workers)]
+        rows += [*diagnose_hosts(workers), *accelerators]
     if not order.inputs_only:
         host, writable = _look_here(order.run.output_dir)
         rows += diagnose_own(host, num_workers, writable)
@@ -143,8 +144,8 @@ def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:
     rows += files
     if order.inputs_only:
         skipped.append(f"workers and machines: {INPUTS_ONLY_FLAG} is given")
-    elif not any(visit.host is not None and visit.host.accelerators for visit in workers):
-        skipped.append("accelerators: no worker reports any")
+    else:
+        skipped += unchecked
     return rows, skipped
 
 

@@ -57,7 +57,10 @@ def diagnose_files(
         data_rows, data = _diagnose_data(run, readable=confs is not None)
         rows += data_rows
         if data is not None:
-            rows += _diagnose_fit(data, generation.max_new_tokens, workers)
+            fit_rows = _diagnose_fit(data, generation.max_new_tokens, workers)
+            rows += fit_rows
+            if not fit_rows:
+                skipped.append("data set, fits: no worker tells its vocabulary and max_model_len")
             facts = DataFacts.of(data)
     user_conf = compose_user_conf(
         known.user,

@@ -148,7 +148,12 @@ def _common(group: str, hosts: Mapping[str, pb.HostInfo], min_gib: float) -> lis
 
 
 def _memory(group: str, hosts: Mapping[str, pb.HostInfo], min_gib: float) -> list[Row]:
-    free = {p: h.available_memory_bytes / GIB for p, h in hosts.items() if h.HasField("memory_bytes")}
+    """Check the available memory; no row if nobody knows it, which the check `reported` says."""
+    free = {
+        p: h.available_memory_bytes / GIB for p, h in hosts.items() if h.HasField("available_memory_bytes")
+    }
+    if not free:
+        return []
     findings = [
         Finding(
             place,
@@ -159,8 +164,7 @@ def _memory(group: str, hosts: Mapping[str, pb.HostInfo], min_gib: float) -> lis
         for place, gib in free.items()
         if gib < min_gib
     ]
-    fine = f"at least {min(free.values()):,.1f} GiB available" if free else "not reported"
-    return Check(group, "memory").rows(findings, fine)
+    return Check(group, "memory").rows(findings, f"at least {min(free.values()):,.1f} GiB available")
 
 
 def _load(group: str, hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
@@ -267,6 +271,7 @@ def _few_open_files(
 
 
 def _disks(hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
+    """Check the free space; no row if nobody knows it, which the check `reported` says."""
     disks = [(place, disk, disk.free_bytes / GIB) for place, host in hosts.items() for disk in host.disks]
     findings = [
         Finding(
@@ -276,6 +281,4 @@ def _disks(hosts: Mapping[str, pb.HostInfo]) -> list[Row]:
         if gib < MIN_WORKER_DISK_GIB
     ]
     least = min((gib for *_, gib in disks), default=0.0)
-    return Check("machines", "disk").rows(
-        findings, f"at least {least:,.0f} GiB free" if disks else "not reported"
-    )
+    return Check("machines", "disk").rows(findings, f"at least {least:,.0f} GiB free") if disks else []

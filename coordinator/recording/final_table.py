@@ -110,6 +110,8 @@ def _part_lines(found: RunDecomposition | None) -> Iterator[str]:
             clock = f"(clock +-{around.clock_error_ns / 1e6:.3f})"
             # The parts add up to the mean of these requests, not to the percentile.
             mean = f"mean {around.mean_ns / 1e6:.3f} of the {around.num_requests} nearest"
+            if around.num_continued:
+                mean += f", {around.num_continued} lost a worker"
             yield f"   {label} {mark} {around.value_ns / 1e6:.3f} ms, {mean} {clock}:"
             for first in range(0, len(parts), PARTS_PER_LINE):
                 yield f"      {', '.join(parts[first : first + PARTS_PER_LINE])}"
@@ -128,9 +130,10 @@ def _worker_lines(summary: Summary) -> Iterator[str]:
         f"{'ping ms':>9}{'streams':>9}"
     )
     for row in summary.workers:
+        steps = "-" if row.engine_steps is None else row.engine_steps
         yield (
             f"   {row.address:<22}{row.requests:>10}{row.tokens:>12}{row.ended_ns / 1e9:>10.3f}"
-            f"{row.frames:>10}{row.engine_steps:>10}{row.round_trip_ns / 1e6:>9.3f}{row.streams:>9}"
+            f"{row.frames:>10}{steps:>10}{row.round_trip_ns / 1e6:>9.3f}{row.streams:>9}"
         )
 
 

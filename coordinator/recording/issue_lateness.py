@@ -15,7 +15,12 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-INTERVAL_NS = 100_000_000
+from coordinator.recording.jitter import PauseMeter
+from sut.results.telemetry import Pauses
+
+INTERVAL_NS = 97_000_000
+"""No divisor or multiple of the period of a CPU quota, 100 ms: the kernel stops a process in the same part of
+each period, which equally long intervals could miss for ever."""
 
 
 class Timer(NamedTuple):
@@ -30,13 +35,14 @@ class IssueLateness:
     """Measures within a `with` block.
 
     The due times are equally spaced and are not moved by a delay: a pause of one second makes 10 measurements
-    late.
+    late, and counts as one pause.
     """
 
     def __init__(self, timer: Timer | None = None) -> None:
         """Prepare; measuring begins with the `with` block."""
         self._timer = timer or Timer()
         self._late_ns = array("q")
+        self._meter = PauseMeter()
         self._began_ns = 0
         self._ended = threading.Event()
 
@@ -58,6 +64,14 @@ class IssueLateness:
         Thread: any.
         """
         return np.array(self._late_ns[:], np.int64)
+
+    @property
+    def pauses(self) -> Pauses:
+        """Figures of all pauses so far.
+
+        Thread: any.
+        """
+        return self._meter.pauses
 
     def late_periods(self, least_ns: int) -> list[tuple[int, int]]:
         """Return when the thread was late by at least this much: begin and duration, in order.
@@ -84,10 +98,14 @@ class IssueLateness:
         return max(self._late_ns[-max(int(seconds * 1e9 / INTERVAL_NS), 1) :], default=0)
 
     def _run(self) -> None:
-        due_ns = self._began_ns = self._timer.now_ns()
+        due_ns = ended_ns = self._began_ns = self._timer.now_ns()
         while not self._ended.is_set():
             due_ns += INTERVAL_NS
             left_ns = due_ns - self._timer.now_ns()
             if left_ns > 0:
                 self._timer.sleep(left_ns / 1e9)
-            self._late_ns.append(max(self._timer.now_ns() - due_ns, 0))
+            late_ns = max(self._timer.now_ns() - due_ns, 0)
+            self._late_ns.append(late_ns)
+            if due_ns >= ended_ns:
+                self._meter.add(late_ns)
+            ended_ns = max(ended_ns, due_ns + late_ns)

@@ -10,7 +10,8 @@ from functools import partial
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from sut.results.checks import PAUSE_BOUND_NS, ClockFigures, Pauses, Telemetry
+from coordinator.recording.core_meter import CoreMeter
+from sut.results.telemetry import PAUSE_BOUND_NS, ClockFigures, Pauses, Telemetry
 
 TICK_S = 1.0
 MAX_PAUSES = 1000
@@ -150,7 +151,7 @@ class ClockMonitor:
 
 
 class JitterMeter:
-    """Measures, within a `with` block: garbage collections, delays of the event loop, steps of the clock.
+    """Measures, within a `with` block: garbage collections, the event loop's delays and core, clock steps.
 
     A pause of the whole process delays the loop and is no clock step: all clocks advance alike. Up to one
     tick length of a pause is not measured: the next tick may not have been due when the pause began.
@@ -175,6 +176,7 @@ class JitterMeter:
         self._clock = ClockMonitor(clocks or Clocks())
         self._collections, self._delays = PauseMeter(), PauseMeter()
         self._list = pauses or PauseList()
+        self._cores = CoreMeter()
         self._collection_began_ns = 0
         self._tick_s = tick_s
         self._due_ns = 0
@@ -187,7 +189,7 @@ class JitterMeter:
         self._running = True
         self._clock.sample()
         gc.callbacks.append(self._on_collection)
-        self._loop.call_soon_threadsafe(self._schedule)
+        self._loop.call_soon_threadsafe(self._begin)
         return self
 
     def __exit__(
@@ -197,6 +199,7 @@ class JitterMeter:
         with self._lock:
             self._running = False
             gc.callbacks.remove(self._on_collection)
+            self._cores.end()
             if self._due_ns and time.monotonic_ns() > self._due_ns:
                 self._delay(time.monotonic_ns() - self._due_ns)
             self._clock.sample()
@@ -206,7 +209,17 @@ class JitterMeter:
 
         Thread: any.
         """
-        return Telemetry(gc=self._collections.pauses, loop=self._delays.pauses, clock=self._clock.figures)
+        return Telemetry(
+            gc=self._collections.pauses,
+            loop=self._delays.pauses,
+            cores=self._cores.figures,
+            clock=self._clock.figures,
+        )
+
+    def _begin(self) -> None:
+        """Thread: event loop."""
+        self._cores.begin()
+        self._schedule()
 
     def _schedule(self) -> None:
         """Thread: event loop."""

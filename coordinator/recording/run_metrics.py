@@ -67,7 +67,12 @@ WORKER_WAITING = _run("worker_waiting_requests", GAUGE, "Requests queued in the 
 WORKER_KV_USE = _run(
     "worker_kv_cache_usage_ratio", GAUGE, "Share of the engine's KV cache in use, 0 to 1.", "worker"
 )
-WORKER_POWER = _run("worker_gpu_power_watts", GAUGE, "Power of the worker's GPUs together.", "worker")
+WORKER_POWER = _run(
+    "worker_gpu_power_watts",
+    GAUGE,
+    "Power of the worker's GPUs together, without those on other nodes of its engine.",
+    "worker",
+)
 
 OF_WORKERS = (
     *(WORKER_LIVE, WORKER_OUTSTANDING, WORKER_TOKENS, WORKER_FRAMES, WORKER_LOSSES, WORKER_RUNNING),

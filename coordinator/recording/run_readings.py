@@ -50,7 +50,8 @@ class RunReadings:
         """Read every metric."""
         self._read_finished()
         pauses = self._sources.meter.telemetry()
-        causes = {"collection": pauses.gc, "event loop": pauses.loop}
+        issue = self._sources.lateness.pauses
+        causes = {"collection": pauses.gc, "event loop": pauses.loop, "issue": issue}
         return {
             **self._fixed,
             **{metric.name: [Series((), value)] for metric, value in self._counts().items()},

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from common.atomic_files import whole_file
 from coordinator.recording.over_latency import OverLatency
 from coordinator.scheduling.event_loop import ActiveRun
-from coordinator.scheduling.worker_load import WorkerLoad
+from coordinator.scheduling.worker_load import RequestTimes, WorkerLoad
 from coordinator.transport.compiled_kernels import KernelCompilations
 from coordinator.transport.stream import StreamCounts
 from coordinator.transport.worker_host import WorkerHost
@@ -21,7 +21,9 @@ from coordinator.transport.worker_link import WorkerLink
 from protos import worker_pb2 as pb
 from sut.results.loadgen_figures import Bound, LoadGenSpread
 from sut.results.speculation import enabling_args
+from sut.results.timing.clock_offsets import ClockOffsets
 from sut.results.timing.decomposition import RunDecomposition
+from sut.results.timing.request_records import is_known
 from sut.results.verdict import Verdict
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -64,10 +66,11 @@ class WorkerRow:
     ended_ns: int
     """From LoadGen's first query to the end of this worker's last request; 0 without requests."""
     service_ns: Spread
-    """From sending the prompt to the end of the request, including time at workers that were lost."""
+    """From sending the prompt to the end, of the requests that lost no worker: others had time elsewhere."""
     tokens: int
     frames: int
-    engine_steps: int
+    engine_steps: int | None
+    """None: a stream ended before the worker had told the last count."""
     acceptance_length: float | None
     """As in Summary, of this worker."""
     streams: int
@@ -88,17 +91,19 @@ class WorkerRow:
     """The worker's machine at the opening of each stream, oldest first."""
 
     @classmethod
-    def of(cls, link: WorkerLink, load: WorkerLoad, done: NDArray[np.void]) -> "WorkerRow":
+    def of(
+        cls, link: WorkerLink, load: WorkerLoad, done: NDArray[np.void], first_issued_ns: int
+    ) -> "WorkerRow":
         """Describe one worker from the run's complete requests, in order of completion, dtype DONE."""
         own = done[done["worker"] == link.index]
         return cls(
             address=link.address,
             requests=len(own),
-            ended_ns=int(own["done_ns"][-1] - done["issued_ns"].min()) if len(own) else 0,
-            service_ns=Spread.of(own["done_ns"] - own["sent_ns"]),
+            ended_ns=int(own["done_ns"][-1]) - first_issued_ns if len(own) else 0,
+            service_ns=Spread.of((own["done_ns"] - own["sent_ns"])[own["losses"] == 0]),
             tokens=sum(stream.num_tokens for stream in link.stream_counts),
             frames=sum(stream.num_frames for stream in link.stream_counts),
-            engine_steps=sum(stream.engine_steps for stream in link.stream_counts),
+            engine_steps=_total_steps(link.stream_counts),
             acceptance_length=acceptance_length(link.stream_counts),
             streams=len(link.stream_counts),
             dropped_tokens=load.num_dropped_tokens,
@@ -109,6 +114,28 @@ class WorkerRow:
             stream_infos=[_as_dict(info) for info in link.infos],
             hosts=list(link.hosts),
         )
+
+
+def report_delays_ns(times: RequestTimes) -> NDArray[np.int64]:
+    """Return how long each report of one stream took from the engine's output to the end, (N,).
+
+    Two machines' clocks may drift apart by more than a report takes: the offset is that of the moment. The
+    clocks of one machine are one clock, whose differences need no mapping.
+    """
+    # The event loop may be between its two appends.
+    delays_ns = np.array(times.delays_ns[:], np.int64)
+    reports_ns = np.array(times.reports_ns[: len(delays_ns)], np.int64)
+    if not times.counts.clock_offset_ns:
+        return delays_ns
+    pings = np.array(times.counts.pings[:], np.int64).reshape(-1, 3)
+    produced_ns, _ = ClockOffsets(pings).to_ours(reports_ns - delays_ns)
+    return (reports_ns - produced_ns)[is_known(produced_ns)]
+
+
+def _total_steps(streams: Iterable[StreamCounts]) -> int | None:
+    """Return the engine steps of a worker's streams; None unless each has told its final count."""
+    steps = [stream.engine_steps if stream.settled else None for stream in streams]
+    return None if None in steps else sum(filter(None, steps))
 
 
 def acceptance_length(streams: Iterable[StreamCounts]) -> float | None:
@@ -174,11 +201,7 @@ class Summary:
             issue_lateness_ns=Spread.of(issue_lateness_ns),
             report_delay_ns=Spread.of(
                 np.concatenate(
-                    [
-                        np.array(stream.delays_ns) + stream.counts.clock_offset_ns
-                        for load in run.scheduler.loads
-                        for stream in load.request_times
-                    ]
+                    [report_delays_ns(times) for load in run.scheduler.loads for times in load.request_times]
                 )
             ),
             answer_tokens=Spread.of(done["num_tokens"]),
@@ -186,7 +209,7 @@ class Summary:
                 stream for link in run.fleet.links for stream in link.stream_counts
             ),
             workers=[
-                WorkerRow.of(link, load, done)
+                WorkerRow.of(link, load, done, run.scheduler.first_issued_ns)
                 for link, load in zip(run.fleet.links, run.scheduler.loads, strict=True)
             ],
             losses=[loss._asdict() for loss in run.scheduler.failover.losses],

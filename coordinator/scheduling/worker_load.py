@@ -31,6 +31,8 @@ class RequestTimes(NamedTuple):
     """Counts of the same stream, including the offset between the two clocks."""
     delays_ns: "array[int]"
     """Per frame with a first token or completion: end of report (our clock) minus production (worker's)."""
+    reports_ns: "array[int]"
+    """Per delay: the end of the report (our clock)."""
     begins: "array[int]"
     """Rows of NUM_BEGIN_COLUMNS numbers, one per request whose answer began here: query, arrival, call of
     LoadGen and its return (our clock), then sending of its frame, receipt of the request, admission and first
@@ -76,7 +78,7 @@ class WorkerLoad:
         """Reset the load for a new stream, which may lead to a new process with another speed."""
         self._reset()
         stream = self._stream = self._link.stream
-        self.request_times.append(RequestTimes(stream.counts, array("q"), array("q"), array("q")))
+        self.request_times.append(RequestTimes(stream.counts, *(array("q") for _ in range(4))))
 
     def _reset(self) -> None:
         self.max_num_seqs = self._link.info.max_num_seqs
@@ -138,8 +140,10 @@ class WorkerLoad:
     def reported(self, columns: TokenColumns, arrival_ns: int, reported: Reported) -> None:
         """Record the times of a frame that was reported to LoadGen; costs nothing for other frames."""
         begun, queries, first_call, done_call = reported
-        _, delays_ns, begins, ends = self.request_times[-1]
-        delays_ns.append((done_call[1] or first_call[1] or arrival_ns) - columns.produced_ns)
+        _, delays_ns, reports_ns, begins, ends = self.request_times[-1]
+        report_ns = done_call[1] or first_call[1] or arrival_ns
+        reports_ns.append(report_ns)
+        delays_ns.append(report_ns - columns.produced_ns)
         sent_ns, rows, received_ns, admitted_ns, first_ns, last_ns = columns.times or _NO_TIMES
         if begun:
             ours = (arrival_ns, *first_call, sent_ns)

@@ -13,6 +13,7 @@ UNKNOWN = -1
 """Number of requests that is not known."""
 MAX_REQUESTS = 1 << 30
 MAX_GPUS = 64
+"""Of more than these there is no sum, and the means are those of the first ones."""
 MAX_POWER_W = 1e5
 MAX_CLOCK_MHZ = 1e5
 MAX_MEMORY_BYTES = float(1 << 50)
@@ -27,9 +28,9 @@ class EngineReading(NamedTuple):
     kv_use: float = math.nan
     """Share of the KV cache in use, 0 to 1."""
     gpu_power_w: float = math.nan
-    """Sum over the worker's GPUs, as is the memory."""
+    """Sum over the GPUs of the worker's machine, as is the memory; NaN unless each of them tells it."""
     gpu_clock_mhz: float = math.nan
-    """Mean over the worker's GPUs, as is the temperature."""
+    """Mean over those GPUs, as is the temperature."""
     gpu_memory_bytes: float = math.nan
     gpu_temperature_c: float = math.nan
 
@@ -46,9 +47,9 @@ class EngineReading(NamedTuple):
             running=load.running if load.running <= MAX_REQUESTS else UNKNOWN,
             waiting=load.waiting if load.waiting <= MAX_REQUESTS else UNKNOWN,
             kv_use=_mean(kv_uses),
-            gpu_power_w=_sum(powers),
+            gpu_power_w=_sum(powers, len(load.gpus)),
             gpu_clock_mhz=_mean(clocks),
-            gpu_memory_bytes=_sum(_known(memories, MAX_MEMORY_BYTES)),
+            gpu_memory_bytes=_sum(_known(memories, MAX_MEMORY_BYTES), len(load.gpus)),
             gpu_temperature_c=_mean(_known(degrees, MAX_TEMPERATURE_C)),
         )
 
@@ -61,8 +62,9 @@ def _known(values: Iterable[float], bound: float) -> list[float]:
     return [value for value in values if 0 <= value <= bound]
 
 
-def _sum(values: list[float]) -> float:
-    return sum(values) if values else math.nan
+def _sum(values: list[float], num: int) -> float:
+    """Add the values of `num` GPUs; a sum without one of them would pass for that of all."""
+    return sum(values) if num and len(values) == num else math.nan
 
 
 def _mean(values: list[float]) -> float:

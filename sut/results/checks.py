@@ -7,14 +7,9 @@ from sut.benchmark import MeanBounds
 from sut.results.compilations import WorkerCompilations, describe
 from sut.results.deviations import Setup
 from sut.results.logs import AccuracyLog, DetailLog
+from sut.results.telemetry import DRIFT_BOUND_PPM, PAUSE_BOUND_NS, STEP_BOUND_NS, Telemetry
 from sut.settings import Scenario
 
-PAUSE_BOUND_NS = 100_000_000
-"""Longer pauses of the coordinator are reported as a warning: they add to the requests' latency."""
-STEP_BOUND_NS = 5_000_000
-"""Larger steps of the system clock make a run INVALID."""
-DRIFT_BOUND_PPM = 500
-"""Maximum slew rate of the Linux clock (adjtimex, MAXFREQ)."""
 DEGENERATE_BOUND = 0.01
 """Largest share of degenerate answers in a graded run.
 
@@ -104,42 +99,6 @@ class Counts:
     """Of the workers whose engines tell."""
     execution_differences: tuple[str, ...]
     """One line for each property in which workers may differ, and do, over all streams of the run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pauses:
-    """Statistics of one kind of pause."""
-
-    num: int = 0
-    """Number of measurements."""
-    total_ns: int = 0
-    worst_ns: int = 0
-    num_long: int = 0
-    """Number above PAUSE_BOUND_NS."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClockFigures:
-    """The system clock, which LoadGen uses, compared with clocks that cannot be set."""
-
-    num_looks: int
-    elapsed_ns: int
-    """Time between the first and the last reading, by CLOCK_MONOTONIC."""
-    worst_step_ns: int
-    """Largest change against CLOCK_MONOTONIC between two readings, signed; slewing moves both clocks."""
-    drift_ns: int
-    """Change against CLOCK_MONOTONIC_RAW between the first and the last reading, signed; includes slewing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Telemetry:
-    """Pauses and clock of the coordinator's process during a run."""
-
-    gc: Pauses
-    """Garbage collections, in any thread."""
-    loop: Pauses
-    """Delays of a timer on the event loop."""
-    clock: ClockFigures
 
 
 def loadgen_result(detail: DetailLog) -> VerdictCheck:
@@ -348,15 +307,19 @@ def short_answers(counts: Counts) -> VerdictCheck:
 
 
 def pauses(telemetry: Telemetry) -> VerdictCheck:
-    """Report long pauses; never fails, because LoadGen's latencies include the pauses."""
+    """Report what kept the coordinator from running; never fails, because LoadGen's latencies include it."""
+    kinds = {"gc": telemetry.gc, "event loop": telemetry.loop, "issue": telemetry.issue}
     parts = [
         f"{name}: worst {found.worst_ns / 1e6:.1f} ms, {found.num_long} of {found.num} above "
         f"{PAUSE_BOUND_NS // 10**6} ms, {found.total_ns / 1e6:.1f} ms in all"
-        for name, found in (("gc", telemetry.gc), ("event loop", telemetry.loop))
+        for name, found in kinds.items()
     ]
-    return VerdictCheck(
-        "pauses", True, "; ".join(parts), warning=telemetry.gc.num_long + telemetry.loop.num_long > 0
-    )
+    is_short = False
+    if telemetry.cores is not None:
+        parts.append(str(telemetry.cores))
+        is_short = telemetry.cores.is_short
+    warns = is_short or any(found.num_long for found in kinds.values())
+    return VerdictCheck("pauses", True, "; ".join(parts), warning=warns)
 
 
 def clock(telemetry: Telemetry) -> VerdictCheck:

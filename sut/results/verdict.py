@@ -7,9 +7,10 @@ from pathlib import Path
 from sut.benchmark import BENCHMARK
 from sut.log_files import ACCURACY, DETAIL, find_log
 from sut.results import checks
-from sut.results.checks import Counts, Telemetry, VerdictCheck
+from sut.results.checks import Counts, VerdictCheck
 from sut.results.deviations import Setup, deviations
 from sut.results.logs import AccuracyLog, DetailLog, read_accuracy, read_detail
+from sut.results.telemetry import Telemetry
 
 
 class Outcome(StrEnum):

@@ -52,6 +52,10 @@ def test_killed_in_decode(tmp_path: Path, table: Table, mode: str) -> None:
         assert loss["kept_tokens"] == sum(one["kept_tokens"] for one in continued) > 0
         assert {members[1].address} == {one["to_worker"] for one in continued}
         assert [1, 1] == [worker["streams"] for worker in found["summary"]["workers"]]
+        # How many steps the killed engine took nobody knows.
+        killed, other = (worker["engine_steps"] for worker in found["summary"]["workers"])
+        assert killed is None
+        assert other > 0
         check_free(members[1:])
 
 

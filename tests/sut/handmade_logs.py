@@ -6,8 +6,9 @@ from typing import Any
 
 from sut.benchmark import BENCHMARK, V6_1
 from sut.loadgen_conf import AUDIT_FLAG, parse_conf
-from sut.results.checks import ClockFigures, Counts, Pauses, Telemetry
+from sut.results.checks import Counts
 from sut.results.deviations import EngineReport, Setup
+from sut.results.telemetry import ClockFigures, CoreFigures, Pauses, Telemetry
 from sut.results.verdict import Verdict, judge
 from sut.settings import GenerationConfig, Mode, Scenario
 
@@ -62,6 +63,8 @@ STEADY_CLOCK = ClockFigures(num_looks=11, elapsed_ns=10 * S, worst_step_ns=20_00
 STEADY = Telemetry(
     gc=Pauses(num=4, total_ns=8_000_000, worst_ns=5_000_000),
     loop=Pauses(num=100, total_ns=50_000_000, worst_ns=100_000_000),
+    issue=Pauses(num=103, total_ns=60_000_000, worst_ns=20_000_000),
+    cores=CoreFigures(elapsed_ns=10 * S, waited_ns=S // 2, num_periods=100, num_throttled=1),
     clock=STEADY_CLOCK,
 )
 

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 
 from sut.results.checks import (
     MAX_NAMED_ANSWERS,
-    ClockFigures,
     Counts,
-    Pauses,
     ShortAnswer,
     VerdictCheck,
     clock,
@@ -25,6 +23,7 @@ from sut.results.checks import (
     tokens,
 )
 from sut.results.logs import DetailLog
+from sut.results.telemetry import ClockFigures, CoreFigures, Pauses
 from sut.results.verdict import Outcome
 from sut.settings import Mode
 from tests.sut.handmade_logs import (
@@ -120,14 +119,17 @@ def test_a_continued_run_is_valid_and_says_so(tmp_path: Path) -> None:
     assert expected.mark == "warn"
 
 
-@pytest.mark.parametrize("part", ["gc", "loop"])
+@pytest.mark.parametrize("part", ["gc", "loop", "issue"])
 def test_a_long_pause_is_a_warning(tmp_path: Path, part: str) -> None:
-    """A pause above 100 ms, of either kind, is a warning with its length; 100 ms is not."""
+    """A pause above 100 ms, of any kind, is a warning with its length; 100 ms is not."""
     assert pauses(STEADY) == VerdictCheck(
         "pauses",
         True,
         "gc: worst 5.0 ms, 0 of 4 above 100 ms, 8.0 ms in all; "
-        "event loop: worst 100.0 ms, 0 of 100 above 100 ms, 50.0 ms in all",
+        "event loop: worst 100.0 ms, 0 of 100 above 100 ms, 50.0 ms in all; "
+        "issue: worst 20.0 ms, 0 of 103 above 100 ms, 60.0 ms in all; "
+        "the event loop waited 0.50 s for a core, 5.0% of the test; "
+        "a CPU quota stopped the coordinator in 1 of 100 periods",
     )
     long = Pauses(num=7, total_ns=250_000_000, worst_ns=123_400_000, num_long=2)
     verdict = verdict_of(tmp_path, PERFORMANCE, telemetry=dataclasses.replace(STEADY, **{part: long}))
@@ -135,6 +137,14 @@ def test_a_long_pause_is_a_warning(tmp_path: Path, part: str) -> None:
     (found,) = [check for check in verdict.checks if check.name == "pauses"]
     assert found.mark == "warn"
     assert "worst 123.4 ms, 2 of 7 above 100 ms, 250.0 ms in all" in found.seen
+
+
+@pytest.mark.parametrize(("waited_ms", "num_throttled"), [(501, 1), (500, 2)])
+def test_a_coordinator_without_a_core_is_a_warning(waited_ms: int, num_throttled: int) -> None:
+    """Of 10 s the event loop may wait 5 % for a core, and a quota may stop it in 1 % of its 100 periods."""
+    cores = CoreFigures(10 * S, waited_ms * 1_000_000, num_periods=100, num_throttled=num_throttled)
+    assert pauses(dataclasses.replace(STEADY, cores=cores)).warning
+    assert not pauses(dataclasses.replace(STEADY, cores=None)).warning
 
 
 def look(**changed: int) -> VerdictCheck:

@@ -127,6 +127,17 @@ def test_the_parts_of_a_percentile_are_those_of_the_requests_around_it(num: int)
     assert found.mean_ns == sum(found.parts_ns.values())
 
 
+def test_requests_that_lost_a_worker_are_counted_where_they_are_averaged() -> None:
+    """The requests 997 and 998 of 1000 are among the last 6, and not among the 11 around rank 900."""
+    records = many(1000)
+    records.columns["losses"][[997, 998]] = 1
+    # All TPOTs are equal and stay in the order of issue.
+    for quantity in take(records).values():
+        found = quantity.percentiles
+        assert 6 == found["p99.9"].num_requests
+        assert (2, 0) == (found["p99.9"].num_continued, found["p90"].num_continued)
+
+
 def test_the_window_ends_with_the_run() -> None:
     """P99.9 of 1000 is the last one: its window has the last 6 requests, whose mean is named beside it."""
     found = take(many(1000))["ttft_ns"].percentiles["p99.9"]

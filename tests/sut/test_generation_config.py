@@ -50,6 +50,33 @@ def test_comments_and_keys_without_use_are_passed_over(tmp_path: Path) -> None:
     assert load_generation_config(write(tmp_path, {}), PERFORMANCE, None) == GenerationConfig()
 
 
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ({"do_sample": False}, "do_sample: False contradicts temperature 1.0"),
+        ({"do_sample": False, "temperature": 0.7}, "do_sample: False contradicts temperature 0.7"),
+        ({"do_sample": True, "temperature": 0}, "do_sample: True contradicts temperature 0"),
+        ({"do_sample": "no", "temperature": 1}, "do_sample: 'no' contradicts temperature 1"),
+    ],
+)
+def test_do_sample_that_contradicts_the_temperature_is_refused(
+    tmp_path: Path, values: dict[str, object], shown: str
+) -> None:
+    """Without do_sample transformers decodes greedily, vLLM at temperature 0: a file means one of them."""
+    path = write(tmp_path, values)
+    with pytest.raises(ValueError) as caught:
+        load_generation_config(path, ACCURACY, None)
+    assert f"--generation-config {path}: {shown}: only temperature 0 is greedy" == str(caught.value)
+
+
+def test_do_sample_that_fits_the_temperature_changes_nothing(tmp_path: Path) -> None:
+    """The file of gpt-oss has do_sample true, and a greedy one false."""
+    sampled = {"do_sample": True, "eos_token_id": [200002, 199999, 200012], "transformers_version": "4.55"}
+    assert GenerationConfig() == load_generation_config(write(tmp_path, sampled), PERFORMANCE, None)
+    greedy = {"do_sample": False, "temperature": 0}
+    assert 0 == load_generation_config(write(tmp_path, greedy), PERFORMANCE, None).temperature
+
+
 @pytest.mark.parametrize("key", ["max_tokens", "Temperature", "temperature ", "min_p", "repetition_penalty"])
 def test_an_unknown_key_is_named(tmp_path: Path, key: str) -> None:
     """An unknown key, which would have no effect, is refused with the file, the key and the known keys."""

@@ -108,17 +108,21 @@ SAMPLE = (
 )
 
 
-def test_the_trace_gives_the_schedule(tmp_path: Path) -> None:
-    """Scheduled times of the trace, in us since its own origin, on our clock; other lines are skipped."""
+@pytest.mark.parametrize("origin_ns", [7 * US, 62 * MS, 600_000 * MS])
+def test_the_trace_gives_the_schedule(tmp_path: Path, origin_ns: int) -> None:
+    """Scheduled times of the trace, in us since its own origin, on our clock; other lines are skipped.
+
+    Its origin is before the first query by the time in which LoadGen asks for names and loads samples.
+    """
     path = tmp_path / "mlperf_log_trace.json"
     records = run(MS)
     columns = records.columns
-    due_ns = (due_times(SEEDED, NUM) + 7 * US).tolist()
+    due_ns = (due_times(SEEDED, NUM) + origin_ns).tolist()
     lines = ['{"traceEvents":[\n', '{"name":"LogDetail","args":{"key":""loadgen_version""}},\n']
     for query in reversed(range(NUM)):
         issued_ns, done_ns = int(columns["issued_ns"][query]), int(columns["done_arrival_ns"][query])
-        delay_ns = issued_ns - BEGIN - due_ns[query] + 7 * US
-        latency_ns = done_ns + 20 * US - BEGIN - due_ns[query] + 7 * US
+        delay_ns = issued_ns - BEGIN - due_ns[query] + origin_ns
+        latency_ns = done_ns + 20 * US - BEGIN - due_ns[query] + origin_ns
         lines.append(SAMPLE.format(query, due_ns[query] / US, delay_ns, latency_ns))
     path.write_text("".join(lines))
     traced = read_trace(path)

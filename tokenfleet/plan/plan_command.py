@@ -87,17 +87,17 @@ def main(argv: list[str]) -> int:
         return _say(str(error), FAILED)
     except Interrupted as interruption:
         return _say(f"interrupted by {interruption}", interruption.exit_code)
-    print_table(format_plan(config, measured.costs(config.scenario), carried))
+    print_table(format_plan(config, measured, carried))
     return MEASURED
 
 
-def format_plan(config: PlanConfig, costs: CoordinatorCosts, carried: CarriedLoad) -> str:
+def format_plan(config: PlanConfig, measured: MeasuredHost, carried: CarriedLoad) -> str:
     """Return the table."""
     load = config.load
     workers = f"{config.num_workers} workers"
     lines = [
         f"== plan, {config.scenario}, {workers}, answers of {config.answer_len:g} tokens ==",
-        f"   CPU of this host     {_costs(costs)}",
+        f"   CPU of this host     {_costs(measured.costs(config.scenario))}",
         f"   published CPU        {_costs(PUBLISHED)}",
     ]
     if config.target_qps is not None:
@@ -112,16 +112,25 @@ def format_plan(config: PlanConfig, costs: CoordinatorCosts, carried: CarriedLoa
     lines.append(f"   carries              {rates} with {workers}")
     at = f"at {load.queries_per_s:g} requests/s" if config.target_qps is not None else "without requests"
     lines.append(f"                        {carried.max_workers:,} workers {at}")
-    lines.append(
-        f"   A coordinator carries {carried.limit_cores:g} core; above that its latency grows. The costs are "
-        "known to"
-    )
-    lines.append("   about 20 %, without TLS; they were measured beside two workers on this host.")
+    lines += [
+        f"   A coordinator carries {carried.limit_cores:g} core; above that its latency grows.",
+        *_error(measured),
+    ]
     if carried.limit_cores < WARN_CORES:
         lines.append("   The limit is that of a CPU quota of less than one core (a container's CPU limit).")
     if config.step_ms is None:
         lines.append("   The number of frames is an upper bound: with --step-ms it is at most one per step.")
     return "\n".join(lines)
+
+
+def _error(measured: MeasuredHost) -> list[str]:
+    """Say how well the costs are known."""
+    if measured.is_busy:
+        return [
+            f"   Other processes used this host: {measured.load_per_core:.1f} on each core on average.",
+            "   The error of the costs is not known: measure again when the host is idle.",
+        ]
+    return ["   The costs are known to about 20 %, without TLS, beside two workers on this host."]
 
 
 def _costs(costs: CoordinatorCosts) -> str:
@@ -143,6 +152,7 @@ def _write(path: Path, config: PlanConfig, measured: MeasuredHost, carried: Carr
         "published_costs": PUBLISHED._asdict(),
         "carried": carried._asdict(),
         "cpu_quota_cores": measured.quota_cores,
+        "load_per_core": measured.load_per_core,
         "runs": {name: run._asdict() for name, run in measured.runs.items()},
     }
     try:

@@ -24,6 +24,7 @@ from common.child_process import child_command, child_environment
 from common.control_groups import CpuQuota, read_cpu_quota
 from common.json_document import parse_json
 from coordinator.doctor.capacity import CoordinatorCosts, frame_us
+from coordinator.doctor.machines import MAX_LOAD_PER_CORE
 from sut.log_files import MAX_RECORD_BYTES, RECORD
 from sut.settings import Scenario
 from tokenfleet.child import ChildProcess
@@ -93,6 +94,13 @@ class MeasuredHost(NamedTuple):
     runs: dict[str, ShortRunFigures]
     quota_cores: float | None = None
     """CPU quota of this process's control group; None: it has none."""
+    load_per_core: float = 0.0
+    """Processes on each core of the host, mean of the minute before the benchmark."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether other processes used the cores: CPU times grow then."""
+        return self.load_per_core > MAX_LOAD_PER_CORE
 
     def costs(self, scenario: Scenario) -> CoordinatorCosts:
         """Return the costs in a scenario."""
@@ -106,6 +114,7 @@ def measure_host() -> MeasuredHost:
         BenchmarkFailed: A worker or a run failed.
     """
     before = read_cpu_quota()
+    load_per_core = os.getloadavg()[0] / (os.cpu_count() or 1)
     token_s = max(frame_us(MANY_ROWS) - frame_us(FEW_ROWS), 0.0) / (MANY_ROWS - FEW_ROWS) / 1e6
     with tempfile.TemporaryDirectory(prefix="tokenfleet-plan-") as name:
         directory = Path(name)
@@ -113,7 +122,8 @@ def measure_host() -> MeasuredHost:
             runs = {run.name: _measure(run, addresses, directory) for run in (IDLE, FRAMES, SERVER, OFFLINE)}
     after = read_cpu_quota()
     check_throttling(before, after)
-    return derive_costs(runs, token_s)._replace(quota_cores=after.cores if after else None)
+    quota_cores = after.cores if after else None
+    return derive_costs(runs, token_s)._replace(quota_cores=quota_cores, load_per_core=load_per_core)
 
 
 def check_throttling(before: CpuQuota | None, after: CpuQuota | None) -> None:

@@ -71,6 +71,7 @@ class _Nvml:
         nvml = self._nvml
         handle = nvml.nvmlDeviceGetHandleByIndex(index)
         memory = nvml.nvmlDeviceGetMemoryInfo(handle, nvml.nvmlMemory_v2)
+        reasons = self._clock_reasons(handle)
         return pb.Accelerator(
             index=index,
             uuid=nvml.nvmlDeviceGetUUID(handle),
@@ -88,7 +89,8 @@ class _Nvml:
             sm_clock_mhz=self._ask(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
             max_sm_clock_mhz=self._ask(lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
             temperature_c=self._ask(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)),
-            clock_reasons=self._clock_reasons(handle),
+            clock_reasons=reasons,
+            clock_reasons_known=reasons is not None,
         )
 
     def _ask(self, read: Callable[[], _T]) -> _T | None:
@@ -104,8 +106,10 @@ class _Nvml:
         ours = [process.usedGpuMemory or 0 for process in processes if process.pid in self._own_pids]
         return sum(ours) if ours else None
 
-    def _clock_reasons(self, handle: object) -> list[str]:
-        bits = self._ask(lambda: self._nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)) or 0
+    def _clock_reasons(self, handle: object) -> list[str] | None:
+        bits = self._ask(lambda: self._nvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
+        if bits is None:
+            return None
         names = {
             name.removeprefix(_REASON): value
             for name, value in vars(self._nvml).items()

@@ -23,9 +23,8 @@ from sut.settings import Scenario
 
 def worker_section(record: RunJson, requests: RunColumns | None, figures: Html) -> Html:
     """Show the table of workers and the tail of the run."""
-    tail = Tail.of(requests) if requests is not None else None
-    if tail is not None and not len(tail.workers):
-        tail = None
+    num_workers = record.num_entries("summary", "workers")
+    tail = None if requests is None else Tail.of(requests, num_workers)
     rows = [list(_worker_cells(record, index, tail)) for index, _ in record.entries("summary", "workers")]
     if not rows:
         return element("section", element("h2", "Workers"), note("run.json lists no workers."))
@@ -39,14 +38,15 @@ def worker_section(record: RunJson, requests: RunColumns | None, figures: Html) 
     parts.append(
         note(
             "Service: from sending a query to the worker to the end of its answer, with its time in the "
-            "engine's queue. Dropped tokens came after their query had moved to another worker."
+            "engine's queue, of the queries that lost no worker. Dropped tokens came after their query had "
+            "moved to another worker."
         )
     )
     if record.get("summary", "acceptance_length") is not None:
         accepted = number(record.number("summary", "acceptance_length"), RATE)
         parts.append(element("p", "Speculative decoding: ", accepted, " tokens per request and engine step."))
-    if (num := record.num_entries("summary", "workers")) > MAX_ENTRIES:
-        parts.append(note(f"{num - MAX_ENTRIES:,} more workers are in run.json."))
+    if num_workers > MAX_ENTRIES:
+        parts.append(note(f"{num_workers - MAX_ENTRIES:,} more workers are in run.json."))
     return element("section", element("h2", "Workers and tail"), *parts, id="workers")
 
 
@@ -90,6 +90,12 @@ def _tail(record: RunJson, tail: Tail | None, figures: Html) -> Iterator[Html]:
 
 def _flat_finish(record: RunJson, tail: Tail) -> Html:
     """Tell what a flat finish would give where the run decides when its requests are sent."""
+    if record.num_entries("summary", "losses"):
+        return element(
+            "span",
+            "Requests were taken from a worker in this run: the time of a lost worker counts as idle, and "
+            "what a flat finish would have given is not known.",
+        )
     if record.text("scenario") != Scenario.OFFLINE:
         return element("span", "LoadGen's schedule decides when the last query of this scenario comes.")
     gain = number(tail.flat_gain, SHARE, with_suffix=True)

@@ -58,7 +58,7 @@ def percentile_section(record: RunJson) -> Html:
     columns = [Column("ms", True), *map(Column, ("mean", "min", *_MARKS, "max", "p99 limit"))]
     text = (
         "LoadGen counts from the time at which its schedule wanted a query; our figures count from LoadGen's "
-        "call (issue). Issue lateness is that of a thread that is due ten times a second: it waits for the "
+        "call (issue). Issue lateness is that of a thread that is due every 97 ms: it waits for the "
         "same reasons as LoadGen's. Queued at the coordinator: until the query was sent. Engine "
         "output to LoadGen: from an engine step until its tokens are reported. Each percentile is the value "
         "of one query, sorted[int(count * fraction)]."
@@ -122,14 +122,16 @@ def part_section(record: RunJson, figures: Html) -> Html:
     parts = (
         "Engine queue, prefill and decode are the engine's time. Lateness: LoadGen's thread called late. "
         "Coordinator queue: until the query was sent to a worker. Network out and network back: on the way, "
-        "with the queues of the connection. Frame hold: in the worker, until the engine's token was sent. "
+        "with the queues of the connection; a coordinator without a free core takes late what has arrived. "
+        "Frame hold: in the worker, until the engine's token was sent. "
         "Report: until LoadGen had the answer."
     )
     text = (
         "Each part is the mean over the requests whose rank is within 0.5 % of the percentile's; the parts "
         "add up to the mean of these requests. TPOT's parts after the engine are what the last token took "
         "longer than the first, per token, and may be negative. The clock error bounds how far time may "
-        "belong to the other direction of the network."
+        "belong to the other direction of the network. A request that lost a worker has the time at it in "
+        "network out, decode or engine."
     )
     split = element("div", figures, *tables, class_="split")
     notes = (_start_note(record), *_pull_note(record), note(parts), note(text))
@@ -199,6 +201,10 @@ def _part_table(record: RunJson, name: str) -> Iterator[Html]:
     ]
     for title, key in _SUMS.items():
         rows.append([element("b", title), *_part_cells(record, path, (), (key,), marks)])
+    counts = [record.number(*path, "percentiles", mark, "num_continued") for mark in marks]
+    if any(count.value for count in counts):
+        cells = [number(count, COUNT) for count in counts]
+        rows.append([element("b", "of these lost a worker, number"), Html(""), *cells])
     unknown = record.number(*path, "num_unknown")
     text = note(number(unknown, COUNT), " requests are left out, because a time of theirs is not known.")
     # Latencies have the most digits.

@@ -130,6 +130,7 @@ def configuration_section(record: RunJson) -> Html:
         ("Duration of the test", number(record.number("wall_s"), SECONDS, with_suffix=True)),
         ("Before the test", number(record.number("ready_s"), SECONDS, with_suffix=True)),
         ("Coordinator CPU time", number(record.number("coordinator_cpu_s"), SECONDS, with_suffix=True)),
+        ("Of it in the test", number(record.number("test_cpu_s"), SECONDS, with_suffix=True)),
         ("Round", record.text("round") or "seeds of no known round"),
         ("Data set", _dataset(record)),
         (

@@ -30,7 +30,7 @@ from sut.results.report.time_bins import (
     TimeBins,
     counter_rate,
     gauge,
-    in_flight,
+    num_unfinished,
     token_rate,
 )
 from sut.settings import Scenario
@@ -96,8 +96,10 @@ def request_charts(record: RunJson, requests: RunColumns) -> Iterator[TimeChart]
     if not_offline:
         yield from _ttft_over_time(record, requests, bins)
     fine = TimeBins.over(end_ns)
-    flight = Line("in flight", in_flight(fine, issued, ended).astype(np.float64), Colour.BLUE)
-    yield TimeChart("in_flight", "Queries in flight", "queries", fine.middles_s, [flight])
+    unfinished = Line("not complete", num_unfinished(fine, issued, ended).astype(np.float64), Colour.BLUE)
+    # Elsewhere `in flight` are those at workers alone.
+    title = "Queries issued and not complete"
+    yield TimeChart("unfinished", title, "queries", fine.middles_s, [unfinished])
 
 
 def _queries_per_bin(num: int) -> float:
@@ -187,7 +189,7 @@ def gauge_charts(timeline: RunColumns) -> Iterator[TimeChart]:
     yield from gauges.spread("kv_use", "KV cache in use", "%", Colour.PURPLE, 100.0)
     power = gauges.band("gpu_power_w")
     if power is not None:
-        total = Line("all GPUs", power.total, Colour.ORANGE)
+        total = Line("GPUs on the workers' machines", power.total, Colour.ORANGE)
         yield TimeChart("gpu_power_w", "GPU power", "W", gauges.bins.middles_s, [total])
     yield from gauges.spread("gpu_clock_mhz", "GPU clock", "MHz", Colour.TEAL)
     yield from gauges.spread("gpu_temperature_c", "GPU temperature", "degrees C", Colour.RED)
@@ -201,11 +203,12 @@ def _load_lines(gauges: _Gauges) -> Iterator[Line]:
             yield Line(f"{column}, all workers", band.total, colour)
 
 
-def tail_chart(requests: RunColumns) -> Iterator[TimeChart]:
+def tail_chart(record: RunJson, requests: RunColumns) -> Iterator[TimeChart]:
     """Make the chart of the workers that still had requests, from shortly before the first of them ended."""
-    ends_s = Tail.of(requests).ends_ns / 1e9
-    if len(ends_s) < 2:
+    tail = Tail.of(requests, record.num_entries("summary", "workers"))
+    if tail is None or len(tail.ends_ns) < 2:
         return
+    ends_s = tail.ends_ns / 1e9
     first, last = float(ends_s.min()), float(ends_s.max())
     begin = max(0.0, first - 0.2 * (last - first) - 0.01 * last)
     times_s = np.linspace(begin, last, MAX_BINS)
@@ -233,7 +236,7 @@ class RunCharts(NamedTuple):
         ends_s = [float(chart.times_s[-1]) for chart in series if isinstance(chart, TimeChart)]
         wall_s = record.get("wall_s")
         end_s = max([*ends_s, wall_s if isinstance(wall_s, float) and is_number(wall_s) else 0.0])
-        tail = [] if requests is None else tail_chart(requests)
+        tail = [] if requests is None else tail_chart(record, requests)
         return cls([*distributions], series, [*part_chart(record)], [*tail], [*event_chart(record, end_s)])
 
     @property

@@ -6,7 +6,7 @@ import numpy as np
 
 from sut.log_files import REQUESTS
 from sut.results.report.markup import Number
-from sut.results.report.run_columns import UNKNOWN, Ints, RunColumns
+from sut.results.report.run_columns import Ints, RunColumns
 
 
 class Tail(NamedTuple):
@@ -17,19 +17,25 @@ class Tail(NamedTuple):
     together with the same total work, they would have ended at the mean of their ends.
     """
 
-    workers: Ints
-    """(W,) indexes of the workers that finished requests."""
     ends_ns: Ints
-    """(W,) last completion of each worker since the first query."""
+    """(W,) last completion of each worker since the first query; 0 for a worker that finished no request."""
 
     @classmethod
-    def of(cls, requests: RunColumns) -> "Tail":
-        """Find the ends in requests.parquet."""
-        rows = requests.known("worker", "done_arrival_ns") & (requests.ints["worker"] >= 0)
-        workers, positions = np.unique(requests.ints["worker"][rows], return_inverse=True)
-        ends_ns = np.full(len(workers), UNKNOWN)
-        np.maximum.at(ends_ns, positions, requests.ints["done_arrival_ns"][rows])
-        return cls(workers, ends_ns)
+    def of(cls, requests: RunColumns, num_workers: int) -> "Tail | None":
+        """Find the ends in requests.parquet.
+
+        Args:
+            requests: Its columns.
+            num_workers: Workers of the run, by run.json.
+
+        Returns:
+            None if no worker finished a request after the first query was issued.
+        """
+        workers = requests.ints["worker"]
+        rows = requests.known("done_arrival_ns") & (workers >= 0) & (workers < num_workers)
+        ends_ns = np.zeros(num_workers, np.int64)
+        np.maximum.at(ends_ns, workers[rows], requests.ints["done_arrival_ns"][rows])
+        return cls(ends_ns) if ends_ns.any() else None
 
     @property
     def end_ns(self) -> Number:
@@ -53,10 +59,8 @@ class Tail(NamedTuple):
 
     def idle_ns(self, worker: int) -> Number:
         """Return how long a worker was idle at the end."""
-        own = self.ends_ns[self.workers == worker]
-        value = int(self.ends_ns.max()) - int(own[0]) if len(own) else None
-        return self._figure(f"{worker}/idle_ns", value)
+        return self._figure(f"{worker}/idle_ns", int(self.ends_ns.max() - self.ends_ns[worker]))
 
     @staticmethod
-    def _figure(name: str, value: float | int | None) -> Number:
+    def _figure(name: str, value: float | int) -> Number:
         return Number(value, f"{REQUESTS}#tail/{name}")

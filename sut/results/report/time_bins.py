@@ -1,4 +1,4 @@
-"""Bins of time, and series over them: rates, counts in flight, percentiles, gauges of the workers."""
+"""Bins of time, and series over them: rates, unfinished requests, percentiles, gauges of the workers."""
 
 from typing import NamedTuple
 
@@ -56,8 +56,8 @@ class TimeBins(NamedTuple):
         return np.array([percentile(part, fraction) if len(part) else np.nan for part in parts])
 
 
-def in_flight(bins: TimeBins, began_ns: Ints, ended_ns: Ints) -> Ints:
-    """Count the requests in flight at the end of each bin, (num,)."""
+def num_unfinished(bins: TimeBins, began_ns: Ints, ended_ns: Ints) -> Ints:
+    """Count the requests that have begun and not ended at the end of each bin, (num,)."""
     ends = bins.edges_ns[1:]
     began = np.searchsorted(np.sort(began_ns), ends, side="right")
     return began - np.searchsorted(np.sort(ended_ns), ends, side="right")

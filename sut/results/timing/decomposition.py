@@ -9,10 +9,14 @@ took longer for the last token than for the first.
 The parts of a percentile are means over the requests whose ranks are within WINDOW of the percentile's rank.
 The bound on the clocks' error concerns only how the rest is divided between the way to the worker and the way
 back: all times in between are differences of one clock.
+
+A request that has lost a worker has the time at it in the part between the marks that two workers told: in
+`network out` if it was lost before the first token, else in `decode`. Such requests are counted.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +68,8 @@ class PartsOfPercentile:
     """Mean over the requests around it; the sum of the parts."""
     num_requests: int
     """Number of requests around it."""
+    num_continued: int
+    """Those among them that have lost a worker: a part of theirs holds the time at the lost worker."""
     clock_error_ns: float
     """Mean bound on the error of the worker's clock."""
     parts_ns: dict[str, float]
@@ -128,7 +134,7 @@ def _decompose_chain(columns: Mapping[str, Column], names: Mapping[str, str]) ->
         return None
     parts, complete = _chain_parts(columns, names)
     kept = {part: times[complete] for part, times in parts.items()}
-    return _summarize(kept, columns["clock_error_ns"][complete], int(np.count_nonzero(has & ~complete)))
+    return _summarize(kept, columns, complete, int(np.count_nonzero(has & ~complete)))
 
 
 def _decompose_tpot(columns: Mapping[str, Column]) -> Decomposition | None:
@@ -145,7 +151,7 @@ def _decompose_tpot(columns: Mapping[str, Column]) -> Decomposition | None:
         between = columns[last][complete] - columns[first][complete]
         parts[name] = (between - before) / steps
         before = between
-    return _summarize(parts, columns["clock_error_ns"][complete], int(np.count_nonzero(has & ~complete)))
+    return _summarize(parts, columns, complete, int(np.count_nonzero(has & ~complete)))
 
 
 def _all_known(columns: Mapping[str, Column], marks: Sequence[str]) -> NDArray[np.bool_]:
@@ -178,25 +184,41 @@ def _chain_parts(
     return parts, complete
 
 
-def _summarize(parts: dict[str, NDArray[np.float64]], errors_ns: Column, num_unknown: int) -> Decomposition:
+def _summarize(
+    parts: dict[str, NDArray[np.float64]],
+    columns: Mapping[str, Column],
+    complete: NDArray[np.bool_],
+    num_unknown: int,
+) -> Decomposition:
+    """Describe the parts, (C,) each, of the requests that are complete, (R,)."""
     totals = np.sum(list(parts.values()), axis=0)
-    order = np.argsort(totals, kind="stable")
-    errors = np.where(errors_ns == UNKNOWN_NS, 0, errors_ns)
-    percentiles = {
-        f"p{q:g}": _around(order, totals, errors, parts, q / 100) for q in PERCENTILES if len(totals)
-    }
+    errors = columns["clock_error_ns"][complete]
+    taken = _TakenApart(
+        parts,
+        totals,
+        np.argsort(totals, kind="stable"),
+        np.where(errors == UNKNOWN_NS, 0, errors),
+        columns["losses"][complete] > 0,
+    )
+    percentiles = {f"p{q:g}": _around(taken, q / 100) for q in PERCENTILES if len(totals)}
     means = {name: float(times.mean()) for name, times in parts.items()} if len(totals) else {}
     return Decomposition(len(totals), num_unknown, means, percentiles)
 
 
-def _around(
-    order: Column,
-    totals: NDArray[np.float64],
-    errors: Column,
-    parts: dict[str, NDArray[np.float64]],
-    fraction: float,
-) -> PartsOfPercentile:
+class _TakenApart(NamedTuple):
+    """One quantity of C requests."""
+
+    parts: dict[str, NDArray[np.float64]]
+    totals: NDArray[np.float64]
+    order: Column
+    """Indices in the order of the totals."""
+    errors: Column
+    continued: NDArray[np.bool_]
+
+
+def _around(taken: _TakenApart, fraction: float) -> PartsOfPercentile:
     """Average the parts of the requests around a percentile."""
+    totals, order = taken.totals, taken.order
     num = len(order)
     rank = min(int(num * fraction), num - 1)
     reach = int(num * WINDOW)
@@ -205,6 +227,7 @@ def _around(
         value_ns=round(totals[order[rank]]),
         mean_ns=float(totals[rows].mean()),
         num_requests=len(rows),
-        clock_error_ns=float(errors[rows].mean()),
-        parts_ns={name: float(times[rows].mean()) for name, times in parts.items()},
+        num_continued=int(np.count_nonzero(taken.continued[rows])),
+        clock_error_ns=float(taken.errors[rows].mean()),
+        parts_ns={name: float(times[rows].mean()) for name, times in taken.parts.items()},
     )

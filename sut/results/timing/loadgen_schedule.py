@@ -128,11 +128,11 @@ def add_traced_schedule(records: RequestRecords, trace: Path) -> Schedule | None
     _, due_ns, delay_ns, latency_ns = traced.T
     returned_ns = columns["done_returned_ns"][rows]
     told = is_known(returned_ns)
-    stamps = (due_ns + latency_ns)[told]
+    stamps = (due_ns + latency_ns)[told].astype(np.float64)
     begin = _Interval(-np.inf, float((columns["issued_ns"][rows] - due_ns - delay_ns).min()))
     begin = begin.also(
-        float((columns["done_reported_ns"][rows][told] - stamps).max(initial=-MAX_ERROR_NS)),
-        float((returned_ns[told] - stamps).min(initial=MAX_ERROR_NS)),
+        float((columns["done_reported_ns"][rows][told] - stamps).max(initial=-np.inf)),
+        float((returned_ns[told] - stamps).min(initial=np.inf)),
     )
     all_due_ns = np.full(records.num_rows, UNKNOWN_NS)
     all_due_ns[rows] = due_ns

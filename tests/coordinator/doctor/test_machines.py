@@ -37,6 +37,7 @@ GOOD_DEVICE: dict[str, object] = {
     "max_sm_clock_mhz": 1_980,
     "temperature_c": 40,
     "clock_reasons": ["SwPowerCap"],
+    "clock_reasons_known": True,
 }
 
 
@@ -60,7 +61,8 @@ def test_good_machines_have_no_trouble() -> None:
     """Machines that differ only in what is their own give nothing but ok."""
     other = visit("b:2", environment={"GRPC_EXPERIMENTS": EXPERIMENTS, "CUDA_VISIBLE_DEVICES": "2,3"})
     assert {} == troubles(diagnose_hosts([visit("a:1"), other]))
-    assert {} == troubles(diagnose_accelerators([visit("a:1"), other]))
+    found = diagnose_accelerators([visit("a:1"), other])
+    assert ({}, []) == (troubles(found[0]), found[1])
 
 
 @pytest.mark.parametrize("ahead_ns", [0, 5_000_000_000, -5_000_000_000])
@@ -229,6 +231,8 @@ def test_coordinator_needs_files_and_disk() -> None:
         ({"ecc": False}, "ECC", Level.WARN, "off where a:1 has on"),
         ({"max_sm_clock_mhz": 1_755}, "top SM clock", Level.WARN, "1755 MHz where a:1 has 1980 MHz"),
         ({"uncorrected_errors": 2}, "memory errors", Level.FAIL, "2 on device 0"),
+        ({"uncorrected_errors": None}, "memory errors", Level.WARN, "not reported by device 0"),
+        ({"clock_reasons_known": False}, "clocks", Level.WARN, "not reported by device 0"),
         (
             {"clock_reasons": ["HwThermalSlowdown", "SwPowerCap"]},
             "clocks",
@@ -242,7 +246,7 @@ def test_what_is_wrong_with_a_device_is_named(
     device: dict[str, object], check: str, level: Level, seen: str
 ) -> None:
     """Devices that differ are a warning, lost bits a failure."""
-    rows = diagnose_accelerators([visit("a:1"), visit("b:2", device)])
+    rows, _ = diagnose_accelerators([visit("a:1"), visit("b:2", device)])
     assert {check: (level, f"b:2: {seen}")} == troubles(rows)
 
 
@@ -254,7 +258,7 @@ def test_the_other_nodes_of_an_engine_are_checked() -> None:
     head.host.engine_hosts.append(other)
     ecc = {"ECC": (Level.WARN, "a:1 node rank 1: off where a:1 has on")}
     python = {"versions": (Level.WARN, "a:1 node rank 1: Python 3.11.7 where a:1 has 3.12.3")}
-    assert (ecc, python) == (troubles(diagnose_accelerators([head])), troubles(diagnose_hosts([head])))
+    assert (ecc, python) == (troubles(diagnose_accelerators([head])[0]), troubles(diagnose_hosts([head])))
 
 
 def test_fewer_devices_are_a_warning() -> None:
@@ -263,18 +267,45 @@ def test_fewer_devices_are_a_warning() -> None:
     assert two.host is not None
     assert none.host is not None
     two.host.accelerators.add(**(GOOD_DEVICE | {"index": 1}))  # type: ignore[arg-type]
-    rows = troubles(diagnose_accelerators([visit("a:1"), two]))
+    rows = troubles(diagnose_accelerators([visit("a:1"), two])[0])
     assert {"number": (Level.WARN, "b:2: 2 where a:1 has 1")} == rows
     none.host.ClearField("accelerators")
-    assert [] == diagnose_accelerators([none])
-    assert "number" in troubles(diagnose_accelerators([visit("a:1"), visit("d:4"), none]))
+    assert ([], ["accelerators: no worker reports any"]) == diagnose_accelerators([none])
+    assert "number" in troubles(diagnose_accelerators([visit("a:1"), visit("d:4"), none])[0])
 
 
-def test_memory_of_nobody_known_is_no_trouble() -> None:
-    """Where the driver names no process of the worker's, as in a container, the row says so and is ok."""
+def test_memory_of_nobody_known_is_not_called_good() -> None:
+    """Where no driver names a process of the worker's, as in a container, there is no row but a line.
+
+    With one other device that is known, the row says of how many it is.
+    """
     unknown = visit("a:1")
     assert unknown.host is not None
     unknown.host.accelerators[0].ClearField("own_memory_bytes")
-    (row,) = [row for row in diagnose_accelerators([unknown]) if row.check == "held by others"]
-    assert Level.OK is row.level
-    assert row.seen.endswith("for 1 the driver does not report the worker's share")
+    rows, skipped = diagnose_accelerators([unknown])
+    assert "held by others" not in {row.check for row in rows}
+    assert ["accelerators, held by others: no driver reports a worker's share, as in a container"] == skipped
+    rows, skipped = diagnose_accelerators([unknown, visit("b:2")])
+    (row,) = [row for row in rows if row.check == "held by others"]
+    assert (Level.OK, []) == (row.level, skipped)
+    assert "at most 1 GiB on 1 devices; for 1 the driver does not report the worker's share" == row.seen
+
+
+def test_a_temperature_that_nobody_reports_is_no_0() -> None:
+    """A device without a sensor leaves the check without a temperature."""
+    (row,) = [
+        row
+        for row in diagnose_accelerators([visit("a:1", {"temperature_c": None})])[0]
+        if row.check == "clocks"
+    ]
+    assert "no device is slowed down; highest temperature not reported" == row.seen
+
+
+def test_what_no_machine_reports_is_not_called_good() -> None:
+    """Where memory and disks are not known there is no row of them; `reported` names what is missing."""
+    silent = visit("a:1", available_memory_bytes=None, not_told=["memory: no MemAvailable in /proc/meminfo"])
+    assert silent.host is not None
+    silent.host.ClearField("disks")
+    rows = diagnose_hosts([silent])
+    assert not {"memory", "disk"} & {row.check for row in rows}
+    assert {"reported": (Level.WARN, "a:1: memory: no MemAvailable in /proc/meminfo")} == troubles(rows)

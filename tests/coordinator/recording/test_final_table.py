@@ -127,7 +127,7 @@ def test_the_last_line_is_the_directory() -> None:
 
 def test_the_parts_of_a_percentile_stand_below_the_mean_that_they_add_up_to() -> None:
     """A p99 of 9 ms, of three requests with a mean of 8 ms: the parts 6 and 2 add up to the mean."""
-    around = PartsOfPercentile(9 * MS, 8.0 * MS, 3, 0.5 * MS, {"prefill": 6.0 * MS, "report": 2.0 * MS})
+    around = PartsOfPercentile(9 * MS, 8.0 * MS, 3, 0, 0.5 * MS, {"prefill": 6.0 * MS, "report": 2.0 * MS})
     found = Decomposition(2, 0, {}, {"p50": around, "p99": around})
     shown = format_record(record_of(decomposition=RunDecomposition("issued_ns", None, 0, {"ttft_ns": found})))
     lines = shown.splitlines()
@@ -135,10 +135,21 @@ def test_the_parts_of_a_percentile_stand_below_the_mean_that_they_add_up_to() ->
     assert "      prefill 6.000, report 2.000" == lines[above + 1]
 
 
+def test_requests_that_lost_a_worker_are_named_beside_the_parts() -> None:
+    """Two of the three requests around the p99 have the time at it in their way to the next one."""
+    around = PartsOfPercentile(9 * MS, 8.0 * MS, 3, 2, 0.5 * MS, {"network out": 8.0 * MS})
+    found = Decomposition(2, 0, {}, {"p50": around, "p99": around})
+    shown = format_record(record_of(decomposition=RunDecomposition("issued_ns", None, 0, {"ttft_ns": found})))
+    assert (
+        "   ttft p99 9.000 ms, mean 8.000 of the 3 nearest, 2 lost a worker (clock +-0.500):"
+        in shown.splitlines()
+    )
+
+
 def test_parts_of_hours_fit_110_columns() -> None:
     """All eight parts of a TTFT of eight times an hour."""
     parts = dict.fromkeys(TTFT_MARKS.values(), 3_600_000.0 * MS)
-    around = PartsOfPercentile(28_800_000 * MS, 28_800_000.0 * MS, 5_412, 0.5 * MS, parts)
+    around = PartsOfPercentile(28_800_000 * MS, 28_800_000.0 * MS, 5_412, 5_412, 0.5 * MS, parts)
     found = Decomposition(2, 0, {}, {"p50": around, "p99": around})
     shown = format_record(record_of(decomposition=RunDecomposition("issued_ns", None, 0, {"ttft_ns": found})))
     lines = [line for line in shown.splitlines() if "3600000.000" in line or "28800000.000" in line]

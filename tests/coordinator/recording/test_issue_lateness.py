@@ -3,6 +3,7 @@
 import threading
 
 from coordinator.recording.issue_lateness import INTERVAL_NS, IssueLateness, Timer
+from sut.results.telemetry import Pauses
 
 MS = 1_000_000
 
@@ -32,14 +33,15 @@ class PausedClock:
 
 
 def test_a_pause_makes_every_due_time_in_it_late() -> None:
-    """A pause of 220 ms at an interval of 100 ms: three due times are 220, 120 and 20 ms late, no others."""
+    """A pause of 220 ms at an interval of 97 ms: three due times are 220, 123 and 26 ms late, no others."""
     clock = PausedClock(pause_at=2, pause_ns=220 * MS, num_sleeps=5)
     with IssueLateness(Timer(lambda: clock.now_ns, clock.sleep)) as lateness:
         assert clock.stopped.wait(60)
-    assert [0, 0, 220 * MS, 120 * MS, 20 * MS, 0, 0] == lateness.measured_ns().tolist()
+    assert [0, 0, 220 * MS, 123 * MS, 26 * MS, 0, 0] == lateness.measured_ns().tolist()
     assert 220 * MS == lateness.worst_ns(10.0)
     # One pause: due at 7 ns + 3 intervals.
-    assert [(7 + 300 * MS, 220 * MS)] == lateness.late_periods(10 * MS)
+    assert [(7 + 291 * MS, 220 * MS)] == lateness.late_periods(10 * MS)
+    assert Pauses(num=5, total_ns=220 * MS, worst_ns=220 * MS, num_long=1) == lateness.pauses
     assert [] == lateness.late_periods(221 * MS)
     assert 0 == lateness.worst_ns(2 * INTERVAL_NS / 1e9)
     clock.release()

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 import pytest
 
 from coordinator.recording.jitter import ClockMonitor, Clocks, JitterMeter, PauseList
-from sut.results.checks import STEP_BOUND_NS, clock
+from sut.results.checks import clock
+from sut.results.telemetry import STEP_BOUND_NS
 from tests import fleet
 
 MS = 10**6

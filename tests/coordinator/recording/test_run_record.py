@@ -1,10 +1,18 @@
 """The record of a run: a spread says of a quantity what was seen of it; the acceptance length."""
 
-import numpy as np
+from array import array
 
-from coordinator.recording.run_record import Spread, acceptance_length
+import numpy as np
+import pytest
+
+from coordinator.recording.run_record import Spread, WorkerRow, acceptance_length, report_delays_ns
+from coordinator.scheduling.request_columns import DONE
+from coordinator.scheduling.worker_load import RequestTimes, WorkerLoad
 from coordinator.transport.stream import StreamCounts
 from protos import worker_pb2 as pb
+from tests.coordinator.scheduling.links import FakeLink
+
+MS, S = 10**6, 10**9
 
 
 def test_a_spread_has_both_ends() -> None:
@@ -40,3 +48,66 @@ def test_a_network_sut_has_no_acceptance_length() -> None:
     rest = counts_of(1, 1277, speculative_config='{"method": "eagle3"}')
     rest.info.execution_facts["num_workers"] = "2"
     assert acceptance_length([rest]) is None
+
+
+def test_a_worker_ends_since_the_first_query_that_was_issued() -> None:
+    """Issued at 100 ns, the first query of a run that failed is not among the complete ones.
+
+    The only complete one, issued at 150, ended at 400: 300 after the first, as in requests.parquet.
+    """
+    link = FakeLink(0)
+    link.stream_counts.append(StreamCounts())
+    done = np.zeros(1, DONE)
+    done["issued_ns"], done["done_ns"] = 150, 400
+    assert 300 == WorkerRow.of(link, WorkerLoad(link), done, first_issued_ns=100).ended_ns
+
+
+def test_the_service_of_a_worker_is_that_of_its_own_requests() -> None:
+    """The second of two requests waited 9 s at a lost worker: the service is the first one's, 1 s."""
+    done = np.zeros(2, DONE)
+    done["sent_ns"], done["done_ns"], done["losses"] = 0, [1 * S, 10 * S], [0, 1]
+    link = FakeLink(0)
+    link.stream_counts.append(StreamCounts())
+    row = WorkerRow.of(link, WorkerLoad(link), done, first_issued_ns=0)
+    assert (2, 1, 1.0 * S) == (row.requests, row.service_ns.count, row.service_ns.mean)
+
+
+def test_steps_are_known_if_every_stream_has_told_its_last_count() -> None:
+    """7 and 5 steps are 12; a stream that was lost with 5 steps in its last pong may have had more."""
+    link = FakeLink(0)
+    settled, lost = StreamCounts(engine_steps=7, settled=True), StreamCounts(engine_steps=5)
+    link.stream_counts += [settled, lost]
+    none = np.zeros(0, DONE)
+    assert WorkerRow.of(link, WorkerLoad(link), none, first_issued_ns=0).engine_steps is None
+    lost.settled = True
+    assert 12 == WorkerRow.of(link, WorkerLoad(link), none, first_issued_ns=0).engine_steps
+
+
+def drifting_times(rate_ppm: int) -> RequestTimes:
+    """Make ten minutes of reports, one a second, each 2 ms after the engine's output on another machine.
+
+    The worker's clock is 10 s ahead and gains `rate_ppm` us a second. A ping each second takes 1 ms.
+    """
+    ours = np.arange(1, 601) * S
+    workers = ours + 10 * S + ours * rate_ppm // 10**6
+    counts = StreamCounts(clock_offset_ns=10 * S)
+    counts.pings.extend(np.stack([ours - MS // 2, workers, ours + MS // 2], axis=1).ravel().tolist())
+    reports_ns = ours + 2 * MS
+    delays_ns = reports_ns - workers
+    return RequestTimes(
+        counts, array("q", delays_ns.tolist()), array("q", reports_ns.tolist()), array("q"), array("q")
+    )
+
+
+@pytest.mark.parametrize("rate_ppm", [0, 50, -50])
+def test_a_report_delay_does_not_drift_with_the_clocks(rate_ppm: int) -> None:
+    """After 600 s of 50 ppm the clocks differ by 30 ms more: every delay is 2 ms, to half a ping."""
+    found = report_delays_ns(drifting_times(rate_ppm))
+    assert 600 == len(found)
+    assert 1.5 * MS <= found.min() <= found.max() <= 2.5 * MS
+
+
+def test_report_delays_on_one_clock_are_differences() -> None:
+    """Without an offset beyond the pings' error, and without any ping, nothing is mapped."""
+    times = RequestTimes(StreamCounts(), array("q", [3, 5]), array("q", [103, 205]), array("q"), array("q"))
+    assert [3, 5] == report_delays_ns(times).tolist()

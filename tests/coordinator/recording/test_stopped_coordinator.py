@@ -231,12 +231,16 @@ def test_log_lines_and_table_are_not_glued_to_the_view(shown: Shown) -> None:
 
 
 def test_the_timeline_has_both_workers_and_the_coordinator(shown: Shown) -> None:
-    """One row per second, worker and coordinator; the last rows hold all tokens of the run."""
+    """One row per second, worker and coordinator, from none of the tokens to all of them.
+
+    The first sample is taken before the first query: rates over time would miss the tokens before it.
+    """
     table = pq.read_table(shown.run_dir / "timeline.parquet")
     rows = table.to_pylist()
     assert {-1, 0, 1} == {row["worker"] for row in rows}
     assert 3 * len({row["time_ns"] for row in rows}) == len(rows)
-    assert rows[0]["time_ns"] < LONG_NS
+    assert all((0, 0) == (row["tokens"], row["outstanding"]) for row in rows[:3])
+    assert -LONG_NS < rows[2]["time_ns"] < 0
     assert {"live", "test"} == {row["state"] for row in rows}
     facts = json.loads(table.schema.metadata[b"tokenfleet"])
     workers = shown.record["summary"]["workers"]
@@ -257,6 +261,16 @@ def test_the_pause_is_listed_with_its_time(shown: Shown) -> None:
     longest = max(pauses, key=lambda pause: pause["duration_ns"])
     assert 0.8 * STOPPED_S * 1e9 < longest["duration_ns"] < LONG_NS
     assert -LONG_NS < longest["began_ns"] < LONG_NS
+
+
+def test_the_verdict_warns_of_the_pause(shown: Shown) -> None:
+    """A pause shorter than the second between two ticks of the event loop is seen by the issue thread."""
+    (check,) = [check for check in shown.record["verdict"]["checks"] if check["name"] == "pauses"]
+    assert check["warning"]
+    (found,) = re.findall(r"; issue: worst ([\d.]+) ms, (\d+) of \d+ above 100 ms", check["seen"])
+    assert float(found[0]) > 800 * STOPPED_S
+    assert int(found[1]) >= 1
+    assert re.search(r"; the event loop waited [\d.]+ s for a core, ", check["seen"])
 
 
 def test_the_last_line_says_where_the_results_are(shown: Shown) -> None:

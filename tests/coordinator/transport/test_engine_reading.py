@@ -35,7 +35,13 @@ def test_an_impossible_value_is_unknown(kv_use: float) -> None:
     assert all(math.isnan(value) for value in reading[2:])
 
 
-def test_only_the_first_64_gpus_count() -> None:
-    """1,000 GPUs of 1 W are 64 W."""
-    load = pb.EngineLoad(gpus=[pb.GpuLoad(power_w=1)] * 1000)
-    assert 64.0 == EngineReading.of(load).gpu_power_w
+def test_a_sum_is_that_of_every_gpu() -> None:
+    """64 GPUs of 1 W are 64 W; of 65, or if one of them does not tell it, the sum is not known."""
+    told = [pb.GpuLoad(power_w=1, used_memory_bytes=2, sm_clock_mhz=3)] * 64
+    reading = EngineReading.of(pb.EngineLoad(gpus=told))
+    assert (64.0, 128.0) == (reading.gpu_power_w, reading.gpu_memory_bytes)
+    for gpus in ([*told, told[0]], [*told[:63], pb.GpuLoad(sm_clock_mhz=3)]):
+        reading = EngineReading.of(pb.EngineLoad(gpus=gpus))
+        assert math.isnan(reading.gpu_power_w)
+        assert math.isnan(reading.gpu_memory_bytes)
+        assert 3.0 == reading.gpu_clock_mhz

@@ -205,6 +205,7 @@ def run_json(num_workers: int = 2, **changes: object) -> dict[str, Any]:
         "ready_s": 1.5,
         "wall_s": 10.25,
         "coordinator_cpu_s": 0.75,
+        "test_cpu_s": 0.5,
         "config": {"scenario": "server", "workers": ["node0:50051"], "target_qps": 10.0, "user_conf": None},
         "changed_flags": ["scenario", "target_qps"],
         "generation": {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "max_new_tokens": 10240},

@@ -128,7 +128,7 @@ def test_plots_are_written_as_svg_and_png(tmp_path: Path) -> None:
     assert 0 == main([str(tmp_path), f"--plots={tmp_path / 'plots'}"])
     names = {path.name for path in (tmp_path / "plots").iterdir()}
     charts = ("ttft", "tpot", "latency", "answer_tokens", "prompt_tokens", "token_rate", "request_rate")
-    charts += ("ttft_over_time", "in_flight", "ttft_parts", "busy_workers", "events")
+    charts += ("ttft_over_time", "unfinished", "ttft_parts", "busy_workers", "events")
     assert {f"{chart}.{kind}" for chart in charts for kind in ("svg", "png")} == names
     assert (tmp_path / "plots" / "ttft.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "plots" / "ttft.svg").read_text()

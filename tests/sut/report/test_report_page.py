@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,14 +70,47 @@ def test_every_number_equals_its_source(page: Page, run_dir: Path) -> None:
 
 def test_the_tail_is_what_a_flat_finish_would_save(tmp_path: Path) -> None:
     """Workers that end at 100 s and at 90 s: 1 - 95 / 100 idle; a flat finish gives 100 / 95 - 1 more."""
-    (tmp_path / "run.json").write_text(json.dumps(run_files.run_json(scenario="offline")))
-    columns = run_files.request_rows(4)
-    columns["done_arrival_ns"] = np.array([80, 100, 90, 95]) * run_files.SECOND
-    run_files.write_requests(tmp_path, columns)
-    found = {number.source.partition("#")[2]: number.text for number in report(tmp_path).numbers}
+    found = tail_figures(tmp_path, num_workers=2)
     shares = (found["tail/idle_share"], found["tail/flat_gain"])
     assert ("100.000", "95.000", "5.00", "5.26") == (found["tail/end_ns"], found["tail/flat_end_ns"], *shares)
     assert ("10.000", "0.000") == (found["tail/0/idle_ns"], found["tail/1/idle_ns"])
+
+
+def test_a_worker_that_finished_nothing_was_idle_all_the_time(tmp_path: Path) -> None:
+    """With a third worker without requests the idle share is 1 - (100 + 90 + 0) / 300 = 36.67 %."""
+    found = tail_figures(tmp_path, num_workers=3)
+    assert ("36.67", "100.000") == (found["tail/idle_share"], found["tail/2/idle_ns"])
+
+
+def test_no_flat_finish_is_claimed_of_a_run_that_lost_a_worker(tmp_path: Path) -> None:
+    """The lost worker had no later end to share: its idle time is shown, the gain of a flat finish is not."""
+    losses = run_files.disturbances()["losses"]
+    found = tail_figures(tmp_path, num_workers=2, losses=losses)
+    assert "5.00" == found["tail/idle_share"]
+    assert "tail/flat_gain" not in found
+
+
+def tail_figures(run_dir: Path, *, num_workers: int, losses: Sequence[object] = ()) -> dict[str, str]:
+    """Report an Offline run whose workers 0 and 1 end at 90 s and at 100 s; returns its numbers by source."""
+    record = run_files.run_json(num_workers, scenario="offline")
+    record["summary"]["losses"] = losses
+    (run_dir / "run.json").write_text(json.dumps(record))
+    columns = run_files.request_rows(4)
+    columns["done_arrival_ns"] = np.array([80, 100, 90, 95]) * run_files.SECOND
+    run_files.write_requests(run_dir, columns)
+    return {number.source.partition("#")[2]: number.text for number in report(run_dir).numbers}
+
+
+def test_requests_that_lost_a_worker_are_counted_below_the_parts(tmp_path: Path) -> None:
+    """Without any there is no such row; with 2 of the p99's the number is shown with its place."""
+    run_files.write_run(tmp_path)
+    assert not any("num_continued" in number.source for number in report(tmp_path).numbers)
+    record = run_files.run_json()
+    p99 = record["decomposition"]["quantities"]["ttft_ns"]["percentiles"]["p99"]
+    p99["num_continued"] = 2
+    run_files.write_run(tmp_path, record)
+    found = {number.source: number.text for number in report(tmp_path, "--overwrite").numbers}
+    assert "2" == found["run.json#/decomposition/quantities/ttft_ns/percentiles/p99/num_continued"]
 
 
 def test_the_headline_is_loadgens(page: Page) -> None:

@@ -14,6 +14,7 @@ from tokenfleet.plan.carried_load import carried_load
 from tokenfleet.plan.plan_command import PlanConfig, format_plan
 from tokenfleet.plan.self_benchmark import (
     BenchmarkFailed,
+    MeasuredHost,
     ShortRunFigures,
     check_throttling,
     derive_costs,
@@ -21,6 +22,7 @@ from tokenfleet.plan.self_benchmark import (
 
 # 20 us a frame, 10 us for 1,000 tokens, 200 us a query, 1 % of a core at rest.
 COSTS = CoordinatorCosts(idle=0.01, frame=20e-6, token=10e-9, query=200e-6)
+HOST = MeasuredHost(COSTS, COSTS, {})
 
 
 def test_the_share_of_a_planned_load() -> None:
@@ -101,7 +103,7 @@ def test_a_quota_below_one_core_lowers_the_limit() -> None:
     carried = carried_load(COSTS, load, quota_cores=0.5)
     assert carried.max_queries_per_s == pytest.approx(1_420)
     assert carried.share == pytest.approx(0.27 / 0.375)
-    text = format_plan(PlanConfig(num_workers=10), COSTS, carried)
+    text = format_plan(PlanConfig(num_workers=10), HOST, carried)
     assert "A coordinator carries 0.375 core" in text
     assert "The limit is that of a CPU quota of less than one core" in text
     assert carried_load(COSTS, load, quota_cores=4.0) == carried_load(COSTS, load)
@@ -110,7 +112,7 @@ def test_a_quota_below_one_core_lowers_the_limit() -> None:
 def test_the_table_names_the_limits() -> None:
     """The table has the costs, the planned share and what is carried."""
     config = PlanConfig(num_workers=10, target_qps=1_000.0, answer_len=1_000.0)
-    text = format_plan(config, COSTS, carried_load(COSTS, CoordinatorLoad(1_000, 10, 1_000)))
+    text = format_plan(config, HOST, carried_load(COSTS, CoordinatorLoad(1_000, 10, 1_000)))
     assert "0.010 core at rest, 200 us a request, 20 us a frame, 10 us for 1,000 tokens" in text
     assert "1000 requests/s, 1,000,000 tokens/s, 2,500 frames/s: 0.27 core, 36% of what it carries" in text
     assert "carries              2,920 requests/s, 2,920,000 tokens/s with 10 workers" in text
@@ -119,8 +121,19 @@ def test_the_table_names_the_limits() -> None:
 def test_the_table_says_why_nothing_is_carried() -> None:
     """0.01 + 20 us x 50 x 1,000 frames = 1.01 core at rest is above 0.75."""
     config = PlanConfig(num_workers=1_000, target_qps=1.0, answer_len=1_000.0)
-    text = format_plan(config, COSTS, carried_load(COSTS, config.load))
+    text = format_plan(config, HOST, carried_load(COSTS, config.load))
     assert "carries              no request: the workers' frames alone take more than 0.75 core" in text
+
+
+def test_a_busy_host_is_no_measurement_to_20_percent() -> None:
+    """With 0.6 of other processes on each core the table does not claim an error; with 0.5 it does."""
+    config = PlanConfig(num_workers=10)
+    carried = carried_load(COSTS, config.load)
+    idle = format_plan(config, HOST._replace(load_per_core=0.5), carried)
+    busy = format_plan(config, HOST._replace(load_per_core=0.6), carried)
+    assert "The costs are known to about 20 %" in idle
+    assert "20 %" not in busy
+    assert "Other processes used this host: 0.6 on each core on average." in busy
 
 
 @pytest.mark.parametrize(

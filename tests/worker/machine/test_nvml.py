@@ -113,6 +113,7 @@ def test_every_column_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
         temperature_c=41,
         # All of the bits but the one for idleness.
         clock_reasons=["ApplicationsClocksSetting", "HwThermalSlowdown", "SwPowerCap"],
+        clock_reasons_known=True,
     )
     assert [expected] == list(host.accelerators)
     assert [] == list(host.not_told)
@@ -126,6 +127,7 @@ def test_what_a_device_does_not_have_is_absent(monkeypatch: pytest.MonkeyPatch) 
     for field in ("ecc", "uncorrected_errors", "sm_clock_mhz", "own_memory_bytes"):
         assert not device.HasField(field)
     assert (1_980, []) == (device.max_sm_clock_mhz, list(device.clock_reasons))
+    assert not device.clock_reasons_known
     assert [] == list(host.not_told)
 
 
