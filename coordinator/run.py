@@ -4,15 +4,16 @@ LoadGen cannot be aborted. Once its test has begun, a run that cannot continue e
 `Execution._leave`: LoadGen's summary is then empty, and run.json holds the reason.
 """
 
+import contextlib
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from common.standard_streams import leave
@@ -68,58 +69,76 @@ def run(config: RunConfig) -> int:
 
     Thread: main.
     """
-    interrupts, times, end = Interrupts(), RunTimes(), RunEnd()
+    interrupts, times = Interrupts(), RunTimes()
     inputs = Inputs.read(config)
     announce(config, inputs)
     test = LoadGenTest(inputs.user_conf, config.scenario, config.mode)
-    confs = LoadGenConfs(inputs.user_conf, inputs.audit_conf)
-    run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
-    reports = Reports(config.scenario)
     title = f"{config.scenario} {inputs.run_dir.name}"
     with (
         MetricsFeed(config) as metrics,
         FileThread() as files,
         LiveView(title, view_terminal(is_wanted=config.live_view)) as view,
     ):
-        with (
-            ready_workers(config, inputs, end, view, metrics) as event_loop,
-            RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
-            Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
-            opened_run(config, inputs, event_loop, reports, outputs, run_id) as active_run,
-        ):
-            recorded = RecordedInputs(inputs.run_dir, inputs.dataset, inputs.generation)
-            recorder = Recorder(run_id, config, recorded, test.settings, active_run)
-            request_files = RequestFiles(
-                config, run_id, run_dir, files, test.settings, active_run, recorder.timeline
-            )
-            execution = Execution(
-                config=config,
-                inputs=inputs,
-                times=times,
-                end=end,
-                interrupts=interrupts,
-                test=test,
-                reports=reports,
-                files=files,
-                run_dir=run_dir,
-                outputs=outputs,
-                event_loop=event_loop,
-                active_run=active_run,
-                view=view,
-                request_files=request_files,
-                recorder=recorder,
-                metrics=metrics,
-            )
+        services = RunServices(interrupts, metrics, files, view)
+        with accepted_run(config, inputs, test, times, services) as execution:
             record = execution.execute()
-        metrics.enter(RunPhase.GRADING)
-        # The workers are free: scoring may take hours.
-        view.show(RunPhase.GRADING)
-        record = request_files.store(record)
-        record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
+        record = execution.grade(record)
     final_table.show(record, final_table.SHOW_TIMEOUT_S)
     if config.report:
         report_run(inputs.run_dir, interrupts)
     return verdict.exit_code(record.verdict.outcome)
+
+
+class RunServices(NamedTuple):
+    """What serves a run from before its first worker until it is graded."""
+
+    interrupts: Interrupts
+    metrics: MetricsFeed
+    files: FileThread
+    view: LiveView
+
+
+@contextlib.contextmanager
+def accepted_run(
+    config: RunConfig, inputs: Inputs, test: LoadGenTest, times: RunTimes, services: RunServices
+) -> Iterator["Execution"]:
+    """Have the workers accept the run and make its directory; its streams end with the block.
+
+    Raises:
+        ValueError: The workers cannot serve this run, or its directory cannot be used.
+        WorkerLost: The connection to a worker breaks while its stream is opened.
+    """
+    end, reports = RunEnd(), Reports(config.scenario)
+    run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
+    confs = LoadGenConfs(inputs.user_conf, inputs.audit_conf)
+    recorded = RecordedInputs(inputs.run_dir, inputs.dataset, inputs.generation)
+    with (
+        ready_workers(config, inputs, end, services.view, services.metrics) as event_loop,
+        RunDir(inputs.run_dir, confs, services.files, overwrite=config.overwrite) as run_dir,
+        Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
+        opened_run(config, inputs, event_loop, reports, outputs, run_id) as active_run,
+    ):
+        recorder = Recorder(run_id, config, recorded, test.settings, active_run)
+        yield Execution(
+            config=config,
+            inputs=inputs,
+            times=times,
+            end=end,
+            interrupts=services.interrupts,
+            test=test,
+            reports=reports,
+            files=services.files,
+            run_dir=run_dir,
+            outputs=outputs,
+            event_loop=event_loop,
+            active_run=active_run,
+            view=services.view,
+            metrics=services.metrics,
+            recorder=recorder,
+            request_files=RequestFiles(
+                config, run_id, run_dir, services.files, test.settings, active_run, recorder.timeline
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +181,21 @@ class Execution:
         except Interrupted as interruption:
             self._leave(Outcome.INTERRUPTED, f"interrupted by {interruption}", interruption.exit_code)
         return record
+
+    def grade(self, record: RunRecord) -> RunRecord:
+        """Write the requests of the complete run and grade its answers; its workers are free.
+
+        Raises:
+            Interrupted: A signal arrived; run.json has the verdict before the grading.
+
+        Thread: main.
+        """
+        self.metrics.enter(RunPhase.GRADING)
+        # Scoring may take hours.
+        self.view.show(RunPhase.GRADING)
+        record = self.request_files.store(record)
+        test = self.inputs.confs.compliance_test
+        return RunGrading(self.config, test, self.run_dir, self.files, self.interrupts).grade(record)
 
     def _begin(self) -> None:
         unfinished = Verdict(Outcome.UNFINISHED, "the coordinator has not ended this run")
