@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from common.bounded_file import read_bounded
-from common.json_document import parse_json
 from common.text import printable
-from sut.log_files import AUDIT_CONFIG, MAX_RECORD_BYTES, RECORD, USER_CONF, hash_files
+from sut.log_files import AUDIT_CONFIG, USER_CONF, hash_files, read_record
 from sut.results.loadgen_figures import TOKEN_RATES
 from sut.results.recorded_workers import machines_of_worker
 from sut.results.submission.recorded_runs import RecordedRun, RunKind
@@ -64,8 +63,7 @@ class RunResult:
 def read_result(run_dir: Path, scenario: Scenario, kind: RunKind) -> RunResult | None:
     """Read a run's directory; None if it holds no record that a run has written."""
     try:
-        record = parse_json(read_bounded(run_dir / RECORD, MAX_RECORD_BYTES))
-        return _to_result(run_dir, record, scenario, kind)  # type: ignore[arg-type]  # KeyError if it differs
+        return _to_result(run_dir, read_record(run_dir), scenario, kind)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

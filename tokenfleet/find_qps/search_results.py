@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from common.bounded_file import read_bounded
-from common.json_document import as_list, entry, parse_json
+from common.json_document import as_list, entry
 from common.text import printable
 from sut.loadgen_conf import MAX_CONF_BYTES
-from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS, USER_CONF
+from sut.log_files import REQUESTS, USER_CONF, read_record
 from sut.results.timing.requests_file import ForeignFileError, check_integers, open_parquet
 from sut.results.verdict import Outcome
 from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
@@ -48,7 +48,7 @@ class DisturbedRunError(Exception):
 def read_ended_record(run_dir: Path) -> dict[str, Any] | None:
     """Read the run.json of a run that has ended by itself; None if there is none."""
     try:
-        record: Any = parse_json(read_bounded(run_dir / RECORD, MAX_RECORD_BYTES))
+        record: Any = read_record(run_dir)
         has_ended = bool(record["run_id"]) and (is_complete(record) or is_lost(record))
     except (OSError, ValueError, KeyError, TypeError):
         return None
