@@ -27,7 +27,7 @@ from tokenfleet.campaign.plan_groups import Group
 from tokenfleet.campaign.plan_settings import GradingTime
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
 from tokenfleet.campaign.preflight import refuse_workers
-from tokenfleet.campaign.run_results import RunResult, read_result, set_aside
+from tokenfleet.campaign.run_results import RunResult, changed_file, read_result, set_aside
 from tokenfleet.campaign.shared_facts import shared_difference, shared_facts_of_workers
 from tokenfleet.campaign.tree_command import (
     drop_scratch,
@@ -125,7 +125,7 @@ class Campaign:
             result = read_result(run.run_dir, run.scenario, run.kind)
             if result is None:
                 continue
-            reason = self._rerun_reason(run, result)
+            reason = self._rerun_reason(run, result) or changed_file(run.run_dir, result)
             if reason is None and self._is_graded(run) and read_grade(self._plan, run) is False:
                 reason = "its answers did not pass"
             if reason is None:
