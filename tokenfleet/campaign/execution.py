@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from common.child_process import child_command, child_environment
+from common.command_exit import BAD_INPUT, FAILED
 from common.source_commit import read_commit
 from coordinator.doctor.visits import Visit
 from sut.results.submission.set_faults import kernel_choices
@@ -40,7 +41,7 @@ from tokenfleet.campaign.tree_command import (
 from tokenfleet.child import ChildProcess
 from tokenfleet.left_runs import wait_ended
 from tokenfleet.log_tail import last_line, last_lines
-from tokenfleet.resumable_program import BAD_INPUT, FAILED, ProgramStopped
+from tokenfleet.resumable_program import ProgramStopped
 
 POLL_S = 0.2
 INVALID = 3

@@ -7,13 +7,13 @@ whose flags are not given is listed as unknown. Exit codes: 0 no check failed, 1
 128 plus the signal's number if interrupted.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from common.command_exit import run_command
 from common.flags import Flag, FlagError, Parser, add_flags, build, declared
-from common.signals import Interrupted, Interrupts
+from common.signals import Interrupts
 from common.text import print_table
 from common.tls import WorkerAccessFlags
 from coordinator.config import check_addresses
@@ -149,15 +149,7 @@ def main(argv: list[str]) -> int:
     """Qualify a system, or write a reference, and return the exit code."""
     if argv[:1] == ["reference"]:
         return run_reference(argv[1:])
-    Interrupts(ignores_later=True)
-    try:
-        return _qualify(argv)
-    except ValueError as error:
-        sys.stderr.write(f"qualify: {error}\n")
-        return 2
-    except Interrupted as interruption:
-        sys.stderr.write(f"qualify: interrupted by {interruption}\n")
-        return interruption.exit_code
+    return run_command("qualify", _qualify, argv)
 
 
 def _qualify(argv: list[str]) -> int:
@@ -167,6 +159,7 @@ def _qualify(argv: list[str]) -> int:
         ValueError: Bad input; names flag, file, value and bound.
         Interrupted: A signal arrived.
     """
+    Interrupts(ignores_later=True)
     parser = Parser(
         allow_abbrev=False,
         description="Check a new system: weights, data files, stop ids, greedy answers, projected score.",
