@@ -9,9 +9,6 @@ from sut.log_files import RECORD, read_record
 from sut.results.report.markup import Number
 from sut.results.verdict import Outcome
 
-TTFT_LIMIT = "result_first_token_99.00_percentile_latency_ns"
-TPOT_LIMIT = "result_time_per_output_token_99.00_percentile_ns"
-"""LoadGen's figures whose bounds are the latency limits of a run."""
 MAX_ENTRIES = 1000
 """Entries of a list that are read: a loss, a pause or a worker each."""
 
