@@ -13,14 +13,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from common.standard_streams import leave
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
 from coordinator.interpreter import quiet_interpreter
-from coordinator.opened_run import opened_run, ready_workers
+from coordinator.opened_run import RunServices, opened_run, ready_workers
 from coordinator.pre_run_checks import announce, build_setup, warn_of_engines
 from coordinator.recording import final_table
 from coordinator.recording.file_thread import FileThread
@@ -89,15 +89,6 @@ def run(config: RunConfig) -> int:
     return verdict.exit_code(record.verdict.outcome)
 
 
-class RunServices(NamedTuple):
-    """What serves a run from before its first worker until it is graded."""
-
-    interrupts: Interrupts
-    metrics: MetricsFeed
-    files: FileThread
-    view: LiveView
-
-
 @contextlib.contextmanager
 def accepted_run(
     config: RunConfig, inputs: Inputs, test: LoadGenTest, times: RunTimes, services: RunServices
@@ -113,7 +104,7 @@ def accepted_run(
     confs = LoadGenConfs(inputs.user_conf, inputs.audit_conf)
     recorded = RecordedInputs(inputs.run_dir, inputs.dataset, inputs.generation)
     with (
-        ready_workers(config, inputs, end, services.view, services.metrics) as event_loop,
+        ready_workers(config, inputs, end, services) as event_loop,
         RunDir(inputs.run_dir, confs, services.files, overwrite=config.overwrite) as run_dir,
         Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
         opened_run(config, inputs, event_loop, reports, outputs, run_id) as active_run,
@@ -124,16 +115,13 @@ def accepted_run(
             inputs=inputs,
             times=times,
             end=end,
-            interrupts=services.interrupts,
+            services=services,
             test=test,
             reports=reports,
-            files=services.files,
             run_dir=run_dir,
             outputs=outputs,
             event_loop=event_loop,
             active_run=active_run,
-            view=services.view,
-            metrics=services.metrics,
             recorder=recorder,
             request_files=RequestFiles(
                 config, run_id, run_dir, services.files, test.settings, active_run, recorder.timeline
@@ -149,18 +137,15 @@ class Execution:
     inputs: Inputs
     times: RunTimes
     end: RunEnd
-    interrupts: Interrupts
+    services: RunServices
     test: LoadGenTest
     reports: Reports
-    files: FileThread
     run_dir: RunDir
     outputs: Outputs
     event_loop: EventLoop
     active_run: ActiveRun
-    view: LiveView
     recorder: Recorder
     request_files: RequestFiles
-    metrics: MetricsFeed
 
     def execute(self) -> RunRecord:
         """Begin the run and drive it to its verdict.
@@ -190,12 +175,11 @@ class Execution:
 
         Thread: main.
         """
-        self.metrics.enter(RunPhase.GRADING)
         # Scoring may take hours.
-        self.view.show(RunPhase.GRADING)
+        self.services.enter(RunPhase.GRADING)
         record = self.request_files.store(record)
-        test = self.inputs.confs.compliance_test
-        return RunGrading(self.config, test, self.run_dir, self.files, self.interrupts).grade(record)
+        test, files = self.inputs.confs.compliance_test, self.services.files
+        return RunGrading(self.config, test, self.run_dir, files, self.services.interrupts).grade(record)
 
     def _begin(self) -> None:
         unfinished = Verdict(Outcome.UNFINISHED, "the coordinator has not ended this run")
@@ -214,7 +198,7 @@ class Execution:
                 return None
             record = self._judge(meter)
             # The verdict is known. A second signal still ends the process.
-            self.interrupts.hold()
+            self.services.interrupts.hold()
             if self.end.failure is None:
                 self._conclude(record)
         except TimeoutError as error:
@@ -238,27 +222,26 @@ class Execution:
         ):
             timeline, progress = self.recorder.timeline, Progress(self.active_run, expected.get, lateness)
             bounds = LatencyBounds.of(self.config.scenario, self.config.mode, self.test.settings.logged)
-            self.view.follow(FollowedRun(self.active_run, expected.get, lateness, timeline, bounds))
+            self.services.view.follow(FollowedRun(self.active_run, expected.get, lateness, timeline, bounds))
             readings = RunReadings(
                 self.recorder.run_id,
                 self.config,
                 RunSources(self.active_run, expected.get, lateness, meter),
             )
-            self.metrics.enter(RunPhase.TEST)
+            self.services.metrics.enter(RunPhase.TEST)
             self.times.begin_test()
             thread.start()
             while not self.end.wait(SIGNAL_POLL_S):
                 timeline.tick()
-                self.metrics.tick(readings.read)
-                if not self.view.is_on:
+                self.services.metrics.tick(readings.read)
+                if not self.services.view.is_on:
                     progress.tick()
                 self._check_logs(growth, expected.get())
                 self._check_latencies()
             self.times.end_test()
             timeline.sample(time.monotonic_ns())
-            self.metrics.tick(readings.read, last=True)
-            self.metrics.enter(RunPhase.LOGS)
-            self.view.show(RunPhase.LOGS)
+            self.services.metrics.tick(readings.read, last=True)
+            self.services.enter(RunPhase.LOGS)
         return meter
 
     def _check_logs(self, growth: LogGrowth, num_expected: int | None) -> None:
@@ -315,13 +298,12 @@ class Execution:
         judge = partial(
             verdict.judge, self.run_dir.path, setup, collect_counts(self.active_run), meter.telemetry()
         )
-        judged, detail = self.files.call_while_active(judge, self.config.log_stall_timeout_s)
-        hashes = self.files.call_while_active(self.run_dir.hash_files, self.config.log_stall_timeout_s)
+        files, limit_s = self.services.files, self.config.log_stall_timeout_s
+        judged, detail = files.call_while_active(judge, limit_s)
+        hashes = files.call_while_active(self.run_dir.hash_files, limit_s)
         figures = LoadGenFigures.of(setup.scenario, detail)
         if (audit := self.active_run.scheduler.audit) is not None:
-            self.files.call_while_active(
-                partial(audit.write, self.run_dir.path / AUDIT_NAME), self.config.log_stall_timeout_s
-            )
+            files.call_while_active(partial(audit.write, self.run_dir.path / AUDIT_NAME), limit_s)
         return self.recorder.record(judged, self.times, figures, hashes)
 
     def _setup(self) -> Setup:
@@ -332,7 +314,7 @@ class Execution:
         """Store the verdict of a complete run, then give LoadGen's logs their names if it accepts them."""
         self.run_dir.write(record)
         if record.verdict.outcome.accepted:
-            self.files.call(partial(log_files.accept, self.run_dir.path), WRITE_TIMEOUT_S)
+            self.services.files.call(partial(log_files.accept, self.run_dir.path), WRITE_TIMEOUT_S)
         self.run_dir.release_space()
 
     def _leave(self, outcome: Outcome, reason: str, code: int) -> NoReturn:
@@ -346,8 +328,8 @@ class Execution:
         timer.daemon = True
         timer.start()
         # The first signal asks for what already happens; a later one ends the process at once.
-        self.interrupts.hold()
-        self.view.close()
+        self.services.interrupts.hold()
+        self.services.view.close()
         logger.error("run %s: %s", outcome, reason)
         judged = Verdict(outcome, reason)
         # A worker that does not react takes as long as a disk.
@@ -359,7 +341,7 @@ class Execution:
             lambda: unfinished.append(self.active_run.abandon()),
             self.event_loop.close,
             partial(writing.join, limits.write_s),
-            partial(self.files.call, partial(log_files.reject, self.run_dir.path), limits.write_s),
+            partial(self.services.files.call, partial(log_files.reject, self.run_dir.path), limits.write_s),
             lambda: self._salvage(unfinished, limits.salvage_s),
             partial(self.request_files.rescue, limits.write_s),
             self.run_dir.release_space,
