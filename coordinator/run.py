@@ -31,7 +31,7 @@ from coordinator.recording.metrics_feed import MetricsFeed
 from coordinator.recording.outputs import Outputs
 from coordinator.recording.progress import ExpectedSamples, Progress
 from coordinator.recording.recorder import RecordedInputs, Recorder, RunTimes
-from coordinator.recording.request_files import RequestFiles
+from coordinator.recording.request_writer import RequestWriter
 from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
 from coordinator.recording.run_readings import RunReadings, RunSources
@@ -123,7 +123,7 @@ def accepted_run(
             event_loop=event_loop,
             active_run=active_run,
             recorder=recorder,
-            request_files=RequestFiles(
+            request_writer=RequestWriter(
                 config, run_id, run_dir, services.files, test.settings, active_run, recorder.timeline
             ),
         )
@@ -145,7 +145,7 @@ class Execution:
     event_loop: EventLoop
     active_run: ActiveRun
     recorder: Recorder
-    request_files: RequestFiles
+    request_writer: RequestWriter
 
     def execute(self) -> RunRecord:
         """Begin the run and drive it to its verdict.
@@ -177,7 +177,7 @@ class Execution:
         """
         # Scoring may take hours.
         self.services.enter(RunPhase.GRADING)
-        record = self.request_files.store(record)
+        record = self.request_writer.store(record)
         test, files = self.inputs.confs.compliance_test, self.services.files
         return RunGrading(self.config, test, self.run_dir, files, self.services.interrupts).grade(record)
 
@@ -343,7 +343,7 @@ class Execution:
             partial(writing.join, limits.write_s),
             partial(self.services.files.call, partial(log_files.reject, self.run_dir.path), limits.write_s),
             lambda: self._salvage(unfinished, limits.salvage_s),
-            partial(self.request_files.rescue, limits.write_s),
+            partial(self.request_writer.rescue, limits.write_s),
             self.run_dir.release_space,
             partial(self._show_unfinished, judged),
             partial(self._report, limits.report_s),
