@@ -16,7 +16,7 @@ from common.flags import Flag, FlagError, Parser, add_flags, build, declared
 from common.signals import Interrupts
 from common.text import print_table
 from common.tls import WorkerAccessFlags
-from coordinator.config import check_addresses
+from coordinator.config import WorkerAddresses, check_addresses
 from coordinator.transport.access import Access
 from sut.results.accuracy.detokenizer import Detokenizer, TokenizerError
 from tokenfleet.qualify import checksums, graded_rows, greedy_checks
@@ -41,10 +41,7 @@ from tokenfleet.qualify.worker_visits import ReadyWorkers, visit_workers
 class QualifyConfig(WorkerAccessFlags):
     """One qualification."""
 
-    workers: Annotated[
-        tuple[str, ...],
-        Flag("addresses of workers, or of nodes with several replicas", metavar="HOST:PORT[,HOST:PORT...]"),
-    ]
+    workers: WorkerAddresses
     output_dir: Annotated[
         Path, Flag("new or empty directory of the result and of its runs", metavar="DIR")
     ] = Path("qualify_results")
