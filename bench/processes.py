@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.signals import signals_held
 from worker.machine.nvml import process_tree
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,7 +78,7 @@ class Processes:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End every process group: SIGTERM, a bounded wait, SIGKILL."""
-        with _signals_held():
+        with signals_held():
             for process in self._running:
                 _signal_group(process, signal.SIGTERM)
             deadline_s = time.monotonic() + STOP_TIMEOUT_S
@@ -106,7 +107,7 @@ class Processes:
             checkout: Checkout whose module runs.
         """
         parent = os.getpid()
-        with log.open("wb") as out, _signals_held() as mask:
+        with log.open("wb") as out, signals_held() as mask:
             process = subprocess.Popen(
                 [checkout.python, "-m", *module_argv],
                 cwd=checkout.root,
@@ -250,19 +251,6 @@ def wait_listening(process: subprocess.Popen[bytes], port: int, log: Path, timeo
 def tail(log: Path) -> str:
     """Return the last lines of a log."""
     return log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL_CHARS:]
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[set[int]]:
-    """Block signals inside the block; yield the previous signal mask.
-
-    An exception raised by a signal handler inside fork's hooks would be lost, and a process with it.
-    """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield {int(signum) for signum in mask}
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _prepare(mask: set[int], parent: int) -> None:

@@ -5,9 +5,10 @@ background of a shell script.
 """
 
 import asyncio
+import contextlib
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
@@ -30,6 +31,16 @@ class Interrupted(BaseException):
 def handled_signals() -> tuple[signal.Signals, ...]:
     """Return SIGNALS without those that this process inherited as ignored."""
     return tuple(signum for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[set[int]]:
+    """Block SIGNALS inside a `with` block and yield the old mask: fork's hooks would lose the exception."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield {int(signum) for signum in mask}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def stop_at_signals(stop: Callable[[], None], is_stopping: Callable[[], bool]) -> None:

@@ -7,6 +7,7 @@ Exit codes: 0 VALID or NOT_GRADED, 1 failed, 2 bad input, 3 complete but INVALID
 import sys
 
 try:
+    from common.command_exit import BAD_INPUT, FAILED, INTERRUPTED, end_command
     from common.config_file import PRINT_FLAG, name_source, to_table, to_toml, unset_flags
     from common.open_files import raise_open_file_limit
     from common.signals import Interrupted
@@ -33,18 +34,14 @@ def _execute(argv: list[str]) -> int:
     try:
         return _run_command(argv)
     except ValueError as error:
-        print(f"coordinator: {name_source(error, argv, 'coordinator')}", file=sys.stderr)
-        return 2
+        return end_command("coordinator", name_source(error, argv, "coordinator"), BAD_INPUT)
     except WorkerLost as error:
-        print(f"coordinator: lost before the run began: {error}", file=sys.stderr)
-        return 1
+        return end_command("coordinator", f"lost before the run began: {error}", FAILED)
     except Interrupted as interruption:
-        print(f"coordinator: interrupted by {interruption}", file=sys.stderr)
-        return interruption.exit_code
+        return end_command("coordinator", f"interrupted by {interruption}", interruption.exit_code)
     except KeyboardInterrupt:
         # SIGINT before the program has installed its own handler.
-        print("coordinator: interrupted", file=sys.stderr)
-        return 130
+        return end_command("coordinator", "interrupted", INTERRUPTED)
 
 
 def _run_command(argv: list[str]) -> int:

@@ -34,6 +34,37 @@ class OverduePolicy(StrEnum):
     FAIL = "fail"
 
 
+# Flags of every program that sends requests to workers.
+WorkerAddresses = Annotated[
+    tuple[str, ...],
+    Flag("addresses of workers, or of nodes with several replicas", metavar="HOST:PORT[,HOST:PORT...]"),
+]
+ReadyTimeout = Annotated[
+    float, Flag("longest wait until every worker is SERVING, in seconds", gt=0, metavar="S")
+]
+# The limits of at least 2 s are counted once a second, in whole seconds: a worker that does well may already
+# seem silent, stalled or gone for one second, and for two after this process was suspended.
+WorkerTimeout = Annotated[
+    float,
+    Flag(
+        "a worker that sends nothing, not even a reply to a ping, for this long is lost, in seconds; "
+        "workers are pinged after one silent second",
+        ge=2,
+        metavar="S",
+    ),
+]
+StallTimeout = Annotated[
+    float,
+    Flag("a worker with requests that sends no token for this long is lost, in seconds", ge=2, metavar="S"),
+]
+NoWorkerTimeout = Annotated[
+    float, Flag("the run fails if there is no worker for this long, in seconds", ge=2, metavar="S")
+]
+MaxWorkerLosses = Annotated[
+    int, Flag("the run fails if one request has lost its worker this many times without a new token", ge=1)
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig(WorkerAccessFlags):
     """One run."""
@@ -44,10 +75,7 @@ class RunConfig(WorkerAccessFlags):
     ] = Scenario.OFFLINE
     accuracy: Annotated[bool, Flag("accuracy mode instead of performance")] = False
     input_file: Annotated[Path, Flag("parquet or pickle file with a column tok_input or input_tokens")]
-    workers: Annotated[
-        tuple[str, ...],
-        Flag("addresses of workers, or of nodes with several replicas", metavar="HOST:PORT[,HOST:PORT...]"),
-    ]
+    workers: WorkerAddresses
     output_dir: Annotated[
         Path,
         Flag("a run writes its files to <scenario>/<performance|accuracy|TESTnn>/ in it", metavar="DIR"),
@@ -130,28 +158,9 @@ class RunConfig(WorkerAccessFlags):
     random_weights: Annotated[
         bool, Flag("the model's weights are random: degenerate answers are a warning, never INVALID")
     ] = False
-    ready_timeout_s: Annotated[
-        float, Flag("longest wait at start-up until every worker is SERVING, in seconds", gt=0, metavar="S")
-    ] = 900.0
-    # The limits of at least 2 s are counted once a second, in whole seconds: a worker that does well may
-    # already seem silent, stalled or gone for one second, and for two after this process was suspended.
-    worker_timeout_s: Annotated[
-        float,
-        Flag(
-            "a worker that sends nothing, not even a reply to a ping, for this long is lost, in seconds; "
-            "workers are pinged after one silent second",
-            ge=2,
-            metavar="S",
-        ),
-    ] = 10.0
-    stall_timeout_s: Annotated[
-        float,
-        Flag(
-            "a worker with requests that sends no token for this long is lost, in seconds",
-            ge=2,
-            metavar="S",
-        ),
-    ] = 120.0
+    ready_timeout_s: ReadyTimeout = 900.0
+    worker_timeout_s: WorkerTimeout = 10.0
+    stall_timeout_s: StallTimeout = 120.0
     on_worker_loss: Annotated[
         LossPolicy,
         Flag(
@@ -159,13 +168,8 @@ class RunConfig(WorkerAccessFlags):
             "returns, fail ends the run"
         ),
     ] = LossPolicy.CONTINUE
-    no_worker_timeout_s: Annotated[
-        float, Flag("the run fails if there is no worker for this long, in seconds", ge=2, metavar="S")
-    ] = 60.0
-    max_worker_losses: Annotated[
-        int,
-        Flag("the run fails if one request has lost its worker this many times without a new token", ge=1),
-    ] = 3
+    no_worker_timeout_s: NoWorkerTimeout = 60.0
+    max_worker_losses: MaxWorkerLosses = 3
     query_timeout_s: Annotated[
         float,
         Flag(

@@ -3,9 +3,12 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
+from common.signals import Interrupts
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
+from coordinator.recording.file_thread import FileThread
 from coordinator.recording.live_view import LiveView
 from coordinator.recording.metrics_feed import MetricsFeed
 from coordinator.recording.outputs import Outputs
@@ -20,9 +23,23 @@ from protos import worker_pb2 as pb
 from sut.sut import Reports
 
 
+class RunServices(NamedTuple):
+    """What serves a run from before its first worker until it is graded."""
+
+    interrupts: Interrupts
+    metrics: MetricsFeed
+    files: FileThread
+    view: LiveView
+
+    def enter(self, phase: RunPhase) -> None:
+        """Show from now on, in the live view and the metrics, that the run is in a phase."""
+        self.metrics.enter(phase)
+        self.view.show(phase)
+
+
 @contextlib.contextmanager
 def ready_workers(
-    config: RunConfig, inputs: Inputs, end: RunEnd, view: LiveView, metrics: MetricsFeed
+    config: RunConfig, inputs: Inputs, end: RunEnd, services: RunServices
 ) -> Iterator[EventLoop]:
     """Connect to the workers, wait until they are ready and check the prompts against their limits.
 
@@ -35,10 +52,9 @@ def ready_workers(
         continues=config.continues_on_loss,
     )
     with EventLoop(config.workers, inputs.access, patience, end.fail) as event_loop:
-        view.watch(event_loop.fleet)
+        services.view.watch(event_loop.fleet)
         event_loop.wait_ready(config.ready_timeout_s)
-        metrics.enter(RunPhase.OPENING)
-        view.show(RunPhase.OPENING)
+        services.enter(RunPhase.OPENING)
         info = event_loop.links[0].info
         inputs.dataset.check(
             vocab_size=info.vocab_size,

@@ -4,12 +4,13 @@ LoadGen cannot be aborted. Once its test has begun, a run that cannot continue e
 `Execution._leave`: LoadGen's summary is then empty, and run.json holds the reason.
 """
 
+import contextlib
 import logging
 import os
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import NoReturn
@@ -19,7 +20,7 @@ from common.standard_streams import leave
 from coordinator.config import RunConfig
 from coordinator.inputs import Inputs
 from coordinator.interpreter import quiet_interpreter
-from coordinator.opened_run import opened_run, ready_workers
+from coordinator.opened_run import RunServices, opened_run, ready_workers
 from coordinator.pre_run_checks import announce, build_setup, warn_of_engines
 from coordinator.recording import final_table
 from coordinator.recording.file_thread import FileThread
@@ -30,7 +31,7 @@ from coordinator.recording.metrics_feed import MetricsFeed
 from coordinator.recording.outputs import Outputs
 from coordinator.recording.progress import ExpectedSamples, Progress
 from coordinator.recording.recorder import RecordedInputs, Recorder, RunTimes
-from coordinator.recording.request_files import RequestFiles
+from coordinator.recording.request_writer import RequestWriter
 from coordinator.recording.run_counts import collect_counts
 from coordinator.recording.run_dir import WRITE_TIMEOUT_S, LoadGenConfs, RunDir
 from coordinator.recording.run_readings import RunReadings, RunSources
@@ -68,58 +69,64 @@ def run(config: RunConfig) -> int:
 
     Thread: main.
     """
-    interrupts, times, end = Interrupts(), RunTimes(), RunEnd()
+    interrupts, times = Interrupts(), RunTimes()
     inputs = Inputs.read(config)
     announce(config, inputs)
     test = LoadGenTest(inputs.user_conf, config.scenario, config.mode)
-    confs = LoadGenConfs(inputs.user_conf, inputs.audit_conf)
-    run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
-    reports = Reports(config.scenario)
     title = f"{config.scenario} {inputs.run_dir.name}"
     with (
         MetricsFeed(config) as metrics,
         FileThread() as files,
         LiveView(title, view_terminal(is_wanted=config.live_view)) as view,
     ):
-        with (
-            ready_workers(config, inputs, end, view, metrics) as event_loop,
-            RunDir(inputs.run_dir, confs, files, overwrite=config.overwrite) as run_dir,
-            Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
-            opened_run(config, inputs, event_loop, reports, outputs, run_id) as active_run,
-        ):
-            recorded = RecordedInputs(inputs.run_dir, inputs.dataset, inputs.generation)
-            recorder = Recorder(run_id, config, recorded, test.settings, active_run)
-            request_files = RequestFiles(
-                config, run_id, run_dir, files, test.settings, active_run, recorder.timeline
-            )
-            execution = Execution(
-                config=config,
-                inputs=inputs,
-                times=times,
-                end=end,
-                interrupts=interrupts,
-                test=test,
-                reports=reports,
-                files=files,
-                run_dir=run_dir,
-                outputs=outputs,
-                event_loop=event_loop,
-                active_run=active_run,
-                view=view,
-                request_files=request_files,
-                recorder=recorder,
-                metrics=metrics,
-            )
+        services = RunServices(interrupts, metrics, files, view)
+        with accepted_run(config, inputs, test, times, services) as execution:
             record = execution.execute()
-        metrics.enter(RunPhase.GRADING)
-        # The workers are free: scoring may take hours.
-        view.show(RunPhase.GRADING)
-        record = request_files.store(record)
-        record = RunGrading(config, inputs.confs.compliance_test, run_dir, files, interrupts).grade(record)
+        record = execution.grade(record)
     final_table.show(record, final_table.SHOW_TIMEOUT_S)
     if config.report:
         report_run(inputs.run_dir, interrupts)
     return verdict.exit_code(record.verdict.outcome)
+
+
+@contextlib.contextmanager
+def accepted_run(
+    config: RunConfig, inputs: Inputs, test: LoadGenTest, times: RunTimes, services: RunServices
+) -> Iterator["Execution"]:
+    """Have the workers accept the run and make its directory; its streams end with the block.
+
+    Raises:
+        ValueError: The workers cannot serve this run, or its directory cannot be used.
+        WorkerLost: The connection to a worker breaks while its stream is opened.
+    """
+    end, reports = RunEnd(), Reports(config.scenario)
+    run_id = f"{config.scenario}-{config.mode}-{uuid.uuid4().hex[:8]}"
+    confs = LoadGenConfs(inputs.user_conf, inputs.audit_conf)
+    recorded = RecordedInputs(inputs.run_dir, inputs.dataset, inputs.generation)
+    with (
+        ready_workers(config, inputs, end, services) as event_loop,
+        RunDir(inputs.run_dir, confs, services.files, overwrite=config.overwrite) as run_dir,
+        Outputs(run_dir.create_stream(), run_dir.path, end.fail) as outputs,
+        opened_run(config, inputs, event_loop, reports, outputs, run_id) as active_run,
+    ):
+        recorder = Recorder(run_id, config, recorded, test.settings, active_run)
+        yield Execution(
+            config=config,
+            inputs=inputs,
+            times=times,
+            end=end,
+            services=services,
+            test=test,
+            reports=reports,
+            run_dir=run_dir,
+            outputs=outputs,
+            event_loop=event_loop,
+            active_run=active_run,
+            recorder=recorder,
+            request_writer=RequestWriter(
+                config, run_id, run_dir, services.files, test.settings, active_run, recorder.timeline
+            ),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,18 +137,15 @@ class Execution:
     inputs: Inputs
     times: RunTimes
     end: RunEnd
-    interrupts: Interrupts
+    services: RunServices
     test: LoadGenTest
     reports: Reports
-    files: FileThread
     run_dir: RunDir
     outputs: Outputs
     event_loop: EventLoop
     active_run: ActiveRun
-    view: LiveView
     recorder: Recorder
-    request_files: RequestFiles
-    metrics: MetricsFeed
+    request_writer: RequestWriter
 
     def execute(self) -> RunRecord:
         """Begin the run and drive it to its verdict.
@@ -163,6 +167,20 @@ class Execution:
             self._leave(Outcome.INTERRUPTED, f"interrupted by {interruption}", interruption.exit_code)
         return record
 
+    def grade(self, record: RunRecord) -> RunRecord:
+        """Write the requests of the complete run and grade its answers; its workers are free.
+
+        Raises:
+            Interrupted: A signal arrived; run.json has the verdict before the grading.
+
+        Thread: main.
+        """
+        # Scoring may take hours.
+        self.services.enter(RunPhase.GRADING)
+        record = self.request_writer.store(record)
+        test, files = self.inputs.confs.compliance_test, self.services.files
+        return RunGrading(self.config, test, self.run_dir, files, self.services.interrupts).grade(record)
+
     def _begin(self) -> None:
         unfinished = Verdict(Outcome.UNFINISHED, "the coordinator has not ended this run")
         record = self.recorder.record(unfinished, self.times, LoadGenFigures())
@@ -180,7 +198,7 @@ class Execution:
                 return None
             record = self._judge(meter)
             # The verdict is known. A second signal still ends the process.
-            self.interrupts.hold()
+            self.services.interrupts.hold()
             if self.end.failure is None:
                 self._conclude(record)
         except TimeoutError as error:
@@ -204,29 +222,28 @@ class Execution:
         ):
             timeline, progress = self.recorder.timeline, Progress(self.active_run, expected.get, lateness)
             bounds = LatencyBounds.of(self.config.scenario, self.config.mode, self.test.settings.logged)
-            self.view.follow(FollowedRun(self.active_run, expected.get, lateness, timeline, bounds))
+            self.services.view.follow(FollowedRun(self.active_run, expected.get, lateness, timeline, bounds))
             readings = RunReadings(
                 self.recorder.run_id,
                 self.config,
                 RunSources(self.active_run, expected.get, lateness, meter),
             )
-            self.metrics.enter(RunPhase.TEST)
+            self.services.metrics.enter(RunPhase.TEST)
             # Rates over time begin with no tokens: the next sample may come half a second into the test.
             timeline.tick()
             self.times.begin_test()
             thread.start()
             while not self.end.wait(SIGNAL_POLL_S):
                 timeline.tick()
-                self.metrics.tick(readings.read)
-                if not self.view.is_on:
+                self.services.metrics.tick(readings.read)
+                if not self.services.view.is_on:
                     progress.tick()
                 self._check_logs(growth, expected.get())
                 self._check_latencies()
             self.times.end_test()
             timeline.sample(time.monotonic_ns())
-            self.metrics.tick(readings.read, last=True)
-            self.metrics.enter(RunPhase.LOGS)
-            self.view.show(RunPhase.LOGS)
+            self.services.metrics.tick(readings.read, last=True)
+            self.services.enter(RunPhase.LOGS)
         return meter
 
     def _check_logs(self, growth: LogGrowth, num_expected: int | None) -> None:
@@ -282,13 +299,12 @@ class Execution:
         setup = self._setup()
         telemetry = replace(meter.telemetry(), issue=self.recorder.issue_lateness.pauses)
         judge = partial(verdict.judge, self.run_dir.path, setup, collect_counts(self.active_run), telemetry)
-        judged, detail = self.files.call_while_active(judge, self.config.log_stall_timeout_s)
-        hashes = self.files.call_while_active(self.run_dir.hash_files, self.config.log_stall_timeout_s)
+        files, limit_s = self.services.files, self.config.log_stall_timeout_s
+        judged, detail = files.call_while_active(judge, limit_s)
+        hashes = files.call_while_active(self.run_dir.hash_files, limit_s)
         figures = LoadGenFigures.of(setup.scenario, detail)
         if (audit := self.active_run.scheduler.audit) is not None:
-            self.files.call_while_active(
-                partial(audit.write, self.run_dir.path / AUDIT_NAME), self.config.log_stall_timeout_s
-            )
+            files.call_while_active(partial(audit.write, self.run_dir.path / AUDIT_NAME), limit_s)
         return self.recorder.record(judged, self.times, figures, hashes)
 
     def _setup(self) -> Setup:
@@ -299,7 +315,7 @@ class Execution:
         """Store the verdict of a complete run, then give LoadGen's logs their names if it accepts them."""
         self.run_dir.write(record)
         if record.verdict.outcome.accepted:
-            self.files.call(partial(log_files.accept, self.run_dir.path), WRITE_TIMEOUT_S)
+            self.services.files.call(partial(log_files.accept, self.run_dir.path), WRITE_TIMEOUT_S)
         self.run_dir.release_space()
 
     def _leave(self, outcome: Outcome, reason: str, code: int) -> NoReturn:
@@ -313,8 +329,8 @@ class Execution:
         timer.daemon = True
         timer.start()
         # The first signal asks for what already happens; a later one ends the process at once.
-        self.interrupts.hold()
-        self.view.close()
+        self.services.interrupts.hold()
+        self.services.view.close()
         logger.error("run %s: %s", outcome, reason)
         judged = Verdict(outcome, reason)
         # A worker that does not react takes as long as a disk.
@@ -326,9 +342,9 @@ class Execution:
             lambda: unfinished.append(self.active_run.abandon()),
             self.event_loop.close,
             partial(writing.join, limits.write_s),
-            partial(self.files.call, partial(log_files.reject, self.run_dir.path), limits.write_s),
+            partial(self.services.files.call, partial(log_files.reject, self.run_dir.path), limits.write_s),
             lambda: self._salvage(unfinished, limits.salvage_s),
-            partial(self.request_files.rescue, limits.write_s),
+            partial(self.request_writer.rescue, limits.write_s),
             self.run_dir.release_space,
             partial(self._show_unfinished, judged),
             partial(self._report, limits.report_s),

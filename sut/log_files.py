@@ -8,6 +8,9 @@ import hashlib
 import os
 from pathlib import Path
 
+from common.bounded_file import read_bounded
+from common.json_document import parse_object
+
 RECORD = "run.json"
 MAX_RECORD_BYTES = 1 << 28
 """A larger run.json is not read; each loss, continuation and overdue query is an entry of it."""
@@ -41,6 +44,16 @@ EVALUATION_NAMES = (
 REJECTED_PREFIX = "rejected_"
 LOADGEN_PREFIX = f"{REJECTED_PREFIX}mlperf_log_"
 """Prefix with which LoadGen creates its files."""
+
+
+def read_record(run_dir: Path) -> dict[str, object]:
+    """Read a run's run.json.
+
+    Raises:
+        OSError: It cannot be read; `strerror` is the reason.
+        ValueError: It holds no JSON object; the message continues one that begins with the file's name.
+    """
+    return parse_object(read_bounded(run_dir / RECORD, MAX_RECORD_BYTES))
 
 
 def find_log(log_dir: Path, name: str) -> Path:

@@ -34,8 +34,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
+from common.command_exit import BAD_INPUT
 from common.flags import Flag, FlagError, Flags, add_flags, build
 from common.standard_streams import open_standard_streams
+from common.text import print_table
 from sut.benchmark import BENCHMARK
 from sut.synthetic_answers import AnswersSpec, write_answers
 from sut.synthetic_benchmark import BenchmarkSpec, write_benchmark
@@ -236,12 +238,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _write(flags)
     except OSError as error:
-        sys.stderr.write(f"--output {flags.output}: {error.strerror or error}\n")
-        return 2
+        refused = FlagError("--output", str(error.strerror or error), flags.output)
+        sys.stderr.write(f"{refused}\n")
+        return BAD_INPUT
     except FlagError as error:
-        print(error, file=sys.stderr)  # noqa: T201  # the result
-        return 2
-    print(f"wrote {flags.output}")  # noqa: T201  # the result
+        sys.stderr.write(f"{error}\n")
+        return BAD_INPUT
+    print_table(f"wrote {flags.output}")
     return 0
 
 

@@ -53,7 +53,7 @@ BROAD_EXCEPTS = {
     "coordinator/recording/file_thread.py": 1,  # the top of its thread; the error is set on its future
     "coordinator/recording/live_view.py": 1,  # the top of its thread; the run goes on without it
     "coordinator/recording/outputs.py": 2,  # the tops of the writer's and the salvage thread
-    "coordinator/recording/request_files.py": 1,  # the verdict does not depend on these files
+    "coordinator/recording/request_writer.py": 1,  # the verdict does not depend on these files
     "coordinator/run.py": 3,  # the top of the run, LoadGen's thread, and each step of the fatal exit
     "coordinator/scheduling/event_loop.py": 1,  # the top of the periodic task
     "coordinator/transport/fleet.py": 2,  # the top of each worker's task, and a lost worker's answers

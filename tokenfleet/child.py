@@ -6,11 +6,11 @@ import functools
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from common.signals import SIGNALS, Interrupted
+from common.signals import Interrupted, signals_held
 
 # A worker drains for at most 30 s and then stops its engine.
 STOP_TIMEOUT_S = 60.0
@@ -41,7 +41,7 @@ class ChildProcess:
             output: File for stdout and stderr; None: this program's own.
             inherited_fds: Open files that the child keeps.
         """
-        with _signals_held() as mask:
+        with signals_held() as mask:
             self._popen = subprocess.Popen(
                 command,
                 env=environment,
@@ -82,16 +82,6 @@ class ChildProcess:
         """Wait until the process has ended, for at most `timeout_s`."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(timeout_s)
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[set[int]]:
-    """Block signals inside a `with` block and yield the old mask: fork's hooks would lose the exception."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield {int(signum) for signum in mask}
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _after_fork(mask: set[int]) -> None:

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from common.bounded_file import read_bounded
-from common.json_document import JsonObject, as_number, entry, parse_object
+from common.json_document import JsonObject, as_number, entry
 from common.text import print_table, printable
-from sut.log_files import MAX_RECORD_BYTES, RECORD
+from sut.log_files import RECORD, read_record
 from sut.results.loadgen_figures import TOKEN_RATES
 
 MAX_TEXT_LEN = 40
@@ -72,7 +71,7 @@ def _read(run: EndedRun) -> JsonObject:
     try:
         if not run.has_begun():
             return {}
-        return parse_object(read_bounded(run.run_dir / RECORD, MAX_RECORD_BYTES))
+        return read_record(run.run_dir)
     except (OSError, ValueError):
         return {}
 

@@ -1,13 +1,11 @@
 """Runs a program that uses an engine, and maps its errors to one line and an exit code."""
 
-import sys
 from collections.abc import Callable
 
+from common.command_exit import BAD_INPUT, FAILED, INTERRUPTED, end_command
 from common.signals import Interrupted
 from worker.config import BadInput
 from worker.engine_protocol import EngineDead
-
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def run_engine_program(name: str, program: Callable[[], None]) -> int:
@@ -20,16 +18,11 @@ def run_engine_program(name: str, program: Callable[[], None]) -> int:
     try:
         program()
     except EngineDead as error:
-        return _report(name, f"engine died: {error}", FAILED)
+        return end_command(name, f"engine died: {error}", FAILED)
     except (BadInput, ValueError) as error:
-        return _report(name, str(error), BAD_INPUT)
+        return end_command(name, error, BAD_INPUT)
     except KeyboardInterrupt:
-        return _report(name, "interrupted", INTERRUPTED)
+        return end_command(name, "interrupted", INTERRUPTED)
     except Interrupted as interruption:
-        return _report(name, f"interrupted by {interruption}", interruption.exit_code)
+        return end_command(name, f"interrupted by {interruption}", interruption.exit_code)
     return 0
-
-
-def _report(name: str, text: str, code: int) -> int:
-    sys.stderr.write(f"{name}: {text}\n")
-    return code

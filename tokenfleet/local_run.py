@@ -22,11 +22,11 @@ from typing import BinaryIO, Self
 
 from common import config_file
 from common.child_process import child_command, child_environment
+from common.command_exit import BAD_INPUT, FAILED, end_command
 from common.config_file import ConfigFile
 from common.flags import FlagError, Parser, one_of
 from common.signals import Interrupted, Interrupts
 from common.standard_streams import open_standard_streams
-from common.text import one_line
 from coordinator.config import RunConfig, build_parser, expand, to_argv, to_config
 from coordinator.inputs import Inputs
 from sut.benchmark import BENCHMARK
@@ -47,7 +47,6 @@ POLL_S = 0.1
 NO_WORKER_TIMEOUT_S = 5.0
 # Time beyond --no-worker-timeout-s for a coordinator to end its run after the worker has exited.
 LOSS_TIMEOUT_S = 15.0
-BAD_INPUT = 2
 # Checks whether an engine with a model is installed.
 _CHECKS_OF_ENGINES = {"vllm": check_installed, "sglang": check_sglang_installed}
 _BACKENDS = (*_CHECKS_OF_ENGINES, "counting", "replay")
@@ -246,8 +245,8 @@ def _report_worker_end(worker: LocalWorker, coordinator: ChildProcess, timeout_s
     """Wait up to `timeout_s` for the coordinator to exit, then report why the worker has exited."""
     coordinator.wait(timeout_s)
     code = worker.poll() or 1
-    _print_error(f"worker exited with {code}: {worker.exit_reason()} ({worker.log})")
-    return BAD_INPUT if code == BAD_INPUT else 1
+    reason = f"worker exited with {code}: {worker.exit_reason()} ({worker.log})"
+    return _end(reason, BAD_INPUT if code == BAD_INPUT else FAILED)
 
 
 def main(argv: list[str]) -> int:
@@ -266,16 +265,14 @@ def main(argv: list[str]) -> int:
         closing_table.show(ended)
         return next((run.code for run in ended if run.code), 0)
     except ValueError as error:
-        _print_error(config_file.name_source(error, argv, *config_file.TABLES))
-        return BAD_INPUT
+        return _end(config_file.name_source(error, argv, *config_file.TABLES), BAD_INPUT)
     except Interrupted as interruption:
-        _print_error(f"interrupted by {interruption}")
-        return interruption.exit_code
+        return _end(f"interrupted by {interruption}", interruption.exit_code)
 
 
-def _print_error(text: str) -> None:
+def _end(reason: str, code: int) -> int:
     # Program name: run_mlperf.py, or the name set by the `tokenfleet` command.
-    sys.stderr.write(f"{os.path.basename(sys.argv[0])}: {one_line(text)}\n")
+    return end_command(os.path.basename(sys.argv[0]), reason, code)
 
 
 if __name__ == "__main__":

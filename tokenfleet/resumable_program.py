@@ -3,15 +3,12 @@
 Such a program continues when it is started again: finished runs are kept.
 """
 
-import sys
 from collections.abc import Callable
 
+from common.command_exit import BAD_INPUT, FAILED, end_command
 from common.open_files import raise_open_file_limit
 from common.signals import Interrupted, Interrupts
 from common.standard_streams import background_output
-from common.text import one_line
-
-FAILED, BAD_INPUT = 1, 2
 
 
 class ProgramStopped(Exception):
@@ -39,7 +36,7 @@ def run_resumable(name: str, program: Callable[[list[str]], int], argv: list[str
     with background_output() as stdout:
         code = _run(name, program, argv, interrupts)
     if stdout.failure is not None:
-        return code or _report(name, f"stdout: {stdout.failure}", FAILED)
+        return code or end_command(name, f"stdout: {stdout.failure}", FAILED)
     return code
 
 
@@ -51,15 +48,10 @@ def _run(name: str, program: Callable[[list[str]], int], argv: list[str], interr
             # The program has ended: no later signal changes its exit code.
             interrupts.hold()
     except ValueError as error:
-        return _report(name, str(error), BAD_INPUT)
+        return end_command(name, error, BAD_INPUT)
     except ProgramStopped as error:
-        return _report(name, str(error), error.code)
+        return end_command(name, error, error.code)
     except (OSError, TimeoutError) as error:
-        return _report(name, str(error), FAILED)
+        return end_command(name, error, FAILED)
     except Interrupted as interruption:
-        return _report(name, f"interrupted by {interruption}", interruption.exit_code)
-
-
-def _report(name: str, text: str, code: int) -> int:
-    sys.stderr.write(f"{name}: {one_line(text)}\n")
-    return code
+        return end_command(name, f"interrupted by {interruption}", interruption.exit_code)

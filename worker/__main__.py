@@ -9,6 +9,7 @@ import os
 import sys
 
 try:
+    from common.command_exit import BAD_INPUT, FAILED, INTERRUPTED, end_command
     from common.config_file import PRINT_FLAG
     from common.flags import FlagError
     from common.open_files import raise_open_file_limit
@@ -115,16 +116,14 @@ def _execute(argv: list[str]) -> int:
     except BadInput as error:
         reason = name_source(error.refusal, argv)
         notify_exit_reason(reason)
-        print(f"worker: {reason}", file=sys.stderr)
-        return 2
+        return end_command("worker", reason, BAD_INPUT)
     except EngineDead as error:
         notify_exit_reason(f"engine died: {error}")
         logger.error("engine died: %s", error)
-        return 1
+        return FAILED
     except KeyboardInterrupt:
         # Interrupted before the worker serves; later SIGINT starts a drain.
-        print("worker: interrupted", file=sys.stderr)
-        return 130
+        return end_command("worker", "interrupted", INTERRUPTED)
     except Exception as error:
         notify_exit_reason(f"{type(error).__name__}: {error}")
         raise

@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated
 
+from common.command_exit import run_command
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
-from common.text import one_line
 from worker.engines.model.checkpoint import Source, find_checkpoint, find_weights
 from worker.engines.model.weights_sha256 import weights_sha256, write_sums
 
@@ -28,20 +28,20 @@ class CheckpointHashConfig(Flags):
 
 def main(argv: list[str]) -> int:
     """Run the program and return its exit code."""
+    return run_command("checkpoint-hash", _hash, argv)
+
+
+def _hash(argv: list[str]) -> int:
     description = "Hash a checkpoint's weights completely and store the hashes beside them."
     parser = Parser(allow_abbrev=False, description=description)
     add_flags(parser, CheckpointHashConfig)
-    try:
-        config = build(CheckpointHashConfig, parser.parse_args(argv))
-        source = Source(config.model, config.revision, config.download_dir)
-        find_checkpoint(*source)
-        weights = find_weights(*source)
-        if weights is None:
-            raise FlagError("--model", f"{config.model} is neither a directory nor in the Hugging Face cache")
-        sums = write_sums(weights, config.load_format)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"checkpoint-hash: {one_line(str(error))}\n")
-        return 2
+    config = build(CheckpointHashConfig, parser.parse_args(argv))
+    source = Source(config.model, config.revision, config.download_dir)
+    find_checkpoint(*source)
+    weights = find_weights(*source)
+    if weights is None:
+        raise FlagError("--model", f"{config.model} is neither a directory nor in the Hugging Face cache")
+    sums = write_sums(weights, config.load_format)
     lines = [f"{item.sha256}  {name}" for name, item in sorted(sums.items())]
     sys.stdout.write("\n".join([*lines, f"{weights_sha256(sums)}  all weight files of {weights}", ""]))
     return 0

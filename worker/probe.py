@@ -29,6 +29,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.bounded_file import read_bounded
+from common.command_exit import BAD_INPUT, end_command
 from common.connect_errors import ClientTls, diagnose
 from common.flags import FlagError
 from common.standard_streams import open_standard_streams
@@ -187,12 +188,10 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
         address, service, flag = _read_arguments(argv)
         target = read_target(address or env.get("WORKER_ADDRESS") or DEFAULT_ADDRESS, env)
     except ValueError as error:
-        sys.stderr.write(f"probe: {error}\n")
-        return 2
+        return end_command("probe", error, BAD_INPUT)
     answer = ask(target, service, flag)
     if answer.exit_code:
-        sys.stderr.write(f"probe: {target.address}: {answer.text}\n")
-        return answer.exit_code
+        return end_command("probe", f"{target.address}: {answer.text}", answer.exit_code)
     # The answer to a health check is the exit code, whatever stdout takes.
     return 1 if print_table(answer.text) and flag else 0
 

@@ -6,7 +6,6 @@ messages.
 """
 
 import asyncio
-import gc
 import json
 import logging
 import sys
@@ -19,7 +18,7 @@ from bench.peers.requests import RequestDriver
 from bench.peers.zmq_msgspec import MessageDriver
 from common.flags import FlagError
 from coordinator.config import RunConfig, parse
-from coordinator.interpreter import GC_THRESHOLD, SWITCH_INTERVAL_S
+from coordinator.interpreter import quiet_interpreter
 from sut import dataset
 from sut.dataset import Dataset
 from sut.loadgen import LoadGenTest
@@ -56,21 +55,13 @@ async def run(config: RunConfig, transport: str) -> None:
     run_dir.mkdir(parents=True)
     driver = DRIVERS[transport](config, data, config.max_new_tokens)
     await driver.connect()
-    _quiet_interpreter()
+    quiet_interpreter()
     await asyncio.to_thread(test.run, data.num_samples, driver.sut.issue_queries, run_dir, None)
     driver.reports.close()
     await driver.settle()
     await driver.close()
     record = {"summary": {"num_messages": driver.num_messages}}
     (run_dir / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-
-
-def _quiet_interpreter() -> None:
-    """Apply the product's interpreter settings: see coordinator.run."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 if __name__ == "__main__":

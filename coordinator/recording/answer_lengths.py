@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.scheduling.request_columns import TokenCounts
+from coordinator.scheduling.scheduler import Scheduler
 
 NUM_BINS = 512
 NUM_TAIL_POINTS = 32
@@ -110,6 +111,36 @@ class AnswerLengths:
             all_ended = float((nums * np.log1p(-np.minimum(longer, 1 - 1e-12))).sum())
             low, high = (low, middle) if all_ended >= math.log(0.5) else (middle, high)
         return high
+
+
+def estimate_remaining_s(
+    scheduler: Scheduler, num_expected: int | None, tokens_per_s: float, elapsed_s: float
+) -> float | None:
+    """Estimate the time until a run's last answer is complete; None if it is not known yet.
+
+    Args:
+        scheduler: The run's.
+        num_expected: Requests of the whole run; None: not known.
+        tokens_per_s: The fleet's rate.
+        elapsed_s: Time since the test began.
+
+    Thread: any.
+    """
+    table = scheduler.table
+    if num_expected is None:
+        return None
+    if table.num_done >= num_expected:
+        return 0.0
+    running, done = table.rows(table.held()[0]), table.done
+    load = RunLoad(
+        num_unissued=max(num_expected - scheduler.num_issued, 0),
+        num_waiting=scheduler.num_waiting,
+        num_in_flight=table.num_in_flight,
+        tokens_per_s=tokens_per_s,
+        issued_per_s=scheduler.num_issued / max(elapsed_s, 1e-9),
+    )
+    lengths = AnswerLengths(done["num_tokens"], running["num_tokens"], table.max_new_tokens)
+    return lengths.remaining_s(load)
 
 
 def _with_tail(

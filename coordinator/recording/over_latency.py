@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.scheduling.request_columns import ttft_ns
 from coordinator.scheduling.request_table import RequestTable
 
 # LoadGen takes its times when first token and completion are reported to it, at most about this long after
@@ -76,9 +77,8 @@ class OverLatencyCounter:
     def _count_done(self) -> None:
         done = self._table.done[self._num_seen :]
         self._num_seen += len(done)
-        begun = done[done["first_ns"] > 0]
-        self._num_ttft += self._num_over(begun["first_ns"] - begun["issued_ns"], self._ttft_limit_ns)
-        rest = begun[begun["num_tokens"] > 1]
+        self._num_ttft += self._num_over(ttft_ns(done), self._ttft_limit_ns)
+        rest = done[(done["first_ns"] > 0) & (done["num_tokens"] > 1)]
         decode_ns = rest["done_ns"] - rest["first_ns"] - REPORT_BOUND_NS
         self._num_tpot += self._num_over(decode_ns // (rest["num_tokens"] - 1), self._tpot_limit_ns)
 

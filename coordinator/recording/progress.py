@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import Self, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
-from coordinator.recording.answer_lengths import AnswerLengths, RunLoad
+from coordinator.recording.answer_lengths import estimate_remaining_s
 from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.recent_rate import RATE_WINDOW_S, RecentRate
 from coordinator.recording.run_record import percentile
 from coordinator.scheduling.event_loop import ActiveRun
+from coordinator.scheduling.request_columns import ttft_ns
 
 LINE_INTERVAL_S = 10.0
 READ_INTERVAL_S = 0.5
@@ -115,47 +115,21 @@ class Progress:
         """Compose the plain line."""
         scheduler, fleet = self._run.scheduler, self._run.fleet
         table, now_s = scheduler.table, self._now_s()
-        done, num_done, num_in_flight = table.done, table.num_done, table.num_in_flight
-        running = table.rows(table.held()[0])
-        ttft_ns = np.concatenate([_ttft_ns(done), _ttft_ns(running)])
-        load = RunLoad(
-            num_unissued=max((self._count_expected() or 0) - scheduler.num_issued, 0),
-            num_waiting=max(scheduler.num_issued - num_done - num_in_flight, 0),
-            num_in_flight=num_in_flight,
-            tokens_per_s=self._tokens.per_s,
-            issued_per_s=scheduler.num_issued / max(now_s - self._start_s, 1e-9),
-        )
-        lengths = AnswerLengths(done["num_tokens"], running["num_tokens"], table.max_new_tokens)
+        first_ns = np.concatenate([ttft_ns(table.done), ttft_ns(table.rows(table.held()[0]))])
+        expected, elapsed_s = self._count_expected(), now_s - self._start_s
+        left_s = estimate_remaining_s(scheduler, expected, self._tokens.per_s, elapsed_s)
         parts = (
-            f"done {num_done}{self._of_expected()}",
-            f"ETA {self._eta(lengths, load)}",
-            f"in flight {num_in_flight}",
-            f"waiting {load.num_waiting}",
-            f"{load.tokens_per_s:,.0f} tokens/s",
-            f"first tokens {len(ttft_ns)}",
-            f"TTFT p99 {_ms(percentile(ttft_ns, 0.99)) if len(ttft_ns) else '?'} from issue",
+            f"done {table.num_done}" + (f"/{expected}" if expected else ""),
+            "ETA " + ("?" if left_s is None else f"{math.ceil(left_s)} s"),
+            f"in flight {table.num_in_flight}",
+            f"waiting {scheduler.num_waiting}",
+            f"{self._tokens.per_s:,.0f} tokens/s",
+            f"first tokens {len(first_ns)}",
+            f"TTFT p99 {_ms(percentile(first_ns, 0.99)) if len(first_ns) else '?'} from issue",
             f"issue up to {_ms(self._lateness.worst_ns(RATE_WINDOW_S))} late",
             f"workers {len(fleet.live)}/{len(fleet.links)}",
         )
-        return f"[{now_s - self._start_s:6.0f} s] {', '.join(parts)}"
-
-    def _of_expected(self) -> str:
-        expected = self._count_expected()
-        return f"/{expected}" if expected else ""
-
-    def _eta(self, lengths: AnswerLengths, load: RunLoad) -> str:
-        """Format the remaining time; `?` while it is not known."""
-        expected = self._count_expected()
-        if expected is not None and self._run.scheduler.table.num_done >= expected:
-            return "0 s"
-        left_s = lengths.remaining_s(load) if expected else None
-        return "?" if left_s is None else f"{math.ceil(left_s)} s"
-
-
-def _ttft_ns(requests: NDArray[np.void]) -> NDArray[np.int64]:
-    """Return the time from issue to the first token of the requests that have one."""
-    found: NDArray[np.int64] = (requests["first_ns"] - requests["issued_ns"])[requests["first_ns"] > 0]
-    return found
+        return f"[{elapsed_s:6.0f} s] {', '.join(parts)}"
 
 
 def _ms(duration_ns: int) -> str:

@@ -15,6 +15,7 @@ from coordinator.recording.jitter import JitterMeter
 from coordinator.recording.latency_buckets import LatencyBuckets
 from coordinator.recording.recent_rate import RATE_WINDOW_S, RecentRate
 from coordinator.scheduling.event_loop import ActiveRun
+from coordinator.scheduling.request_columns import tpot_ns, ttft_ns
 from coordinator.transport.engine_reading import UNKNOWN, EngineReading
 from sut.settings import Scenario
 
@@ -67,15 +68,14 @@ class RunReadings:
     def _counts(self) -> dict[Metric, float]:
         scheduler, fleet = self._sources.run.scheduler, self._sources.run.fleet
         table = scheduler.table
-        num_done, num_in_flight = table.num_done, table.num_in_flight
         expected = self._sources.count_expected()
         self._tokens.add(time.monotonic(), table.num_tokens)
         return {
             m.ISSUED: scheduler.num_issued,
-            m.COMPLETED: num_done,
+            m.COMPLETED: table.num_done,
             **({} if expected is None else {m.EXPECTED: expected}),
-            m.IN_FLIGHT: num_in_flight,
-            m.BACKLOG: max(scheduler.num_issued - num_done - num_in_flight, 0),
+            m.IN_FLIGHT: table.num_in_flight,
+            m.BACKLOG: scheduler.num_waiting,
             m.TOKENS: table.num_tokens,
             m.TOKENS_PER_S: self._tokens.per_s,
             m.LATENESS: self._sources.lateness.worst_ns(RATE_WINDOW_S) / 1e9,
@@ -91,10 +91,8 @@ class RunReadings:
         """Count the requests that have finished since the last reading."""
         done = self._sources.run.scheduler.table.done[self._num_read :]
         self._num_read += len(done)
-        with_first = done[done["first_ns"] > 0]
-        self._ttft.add(with_first["first_ns"] - with_first["issued_ns"])
-        several = with_first[with_first["num_tokens"] > 1]
-        self._tpot.add((several["done_ns"] - several["first_ns"]) // (several["num_tokens"] - 1))
+        self._ttft.add(ttft_ns(done))
+        self._tpot.add(tpot_ns(done))
 
     def _workers(self) -> Readings:
         run = self._sources.run

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from common.atomic_files import whole_file
 from coordinator.recording.over_latency import OverLatency
 from coordinator.scheduling.event_loop import ActiveRun
+from coordinator.scheduling.request_columns import tpot_ns, ttft_ns
 from coordinator.scheduling.worker_load import RequestTimes, WorkerLoad
 from coordinator.transport.compiled_kernels import KernelCompilations
 from coordinator.transport.stream import StreamCounts
@@ -191,11 +192,9 @@ class Summary:
             issue_lateness_ns: Measurements of IssueLateness, (M,).
         """
         done = run.scheduler.table.done
-        some = done[done["first_ns"] > 0]
-        several = some[some["num_tokens"] > 1]
         return cls(
-            ttft_ns=Spread.of(some["first_ns"] - some["issued_ns"]),
-            tpot_ns=Spread.of((several["done_ns"] - several["first_ns"]) // (several["num_tokens"] - 1)),
+            ttft_ns=Spread.of(ttft_ns(done)),
+            tpot_ns=Spread.of(tpot_ns(done)),
             latency_ns=Spread.of(done["done_ns"] - done["issued_ns"]),
             queued_ns=Spread.of(done["sent_ns"] - done["issued_ns"]),
             issue_lateness_ns=Spread.of(issue_lateness_ns),

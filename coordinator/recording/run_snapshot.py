@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from coordinator.recording.answer_lengths import AnswerLengths, RunLoad
+from coordinator.recording.answer_lengths import estimate_remaining_s
 from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.latency_histogram import LatencyHistogram
 from coordinator.recording.recent_rate import RATE_WINDOW_S
 from coordinator.recording.timeline import INTERVAL_NS, Timeline
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.scheduling.failover import Loss
+from coordinator.scheduling.request_columns import tpot_ns, ttft_ns
+from coordinator.scheduling.request_table import RequestTable
 from coordinator.transport.worker_link import WorkerLink
 from sut.early_stopping import allowed_over_latency
 from sut.settings import Mode, Scenario
@@ -164,14 +166,13 @@ class RunFollower:
         if now_s >= self._next_s:
             self._compute(now_s, float(np.nan_to_num(rate)))
         table, losses = scheduler.table, scheduler.failover.losses
-        num_done, num_in_flight = table.num_done, table.num_in_flight
         passed_s = now_s - self._computed_s
         return LiveFigures(
             elapsed_s=now_s - self._start_s,
-            num_done=num_done,
+            num_done=table.num_done,
             num_expected=self._followed.count_expected(),
-            num_in_flight=num_in_flight,
-            num_waiting=max(scheduler.num_issued - num_done - num_in_flight, 0),
+            num_in_flight=table.num_in_flight,
+            num_waiting=scheduler.num_waiting,
             tokens_per_s=float(rate),
             remaining_s=None if self._remaining_s is None else max(self._remaining_s - passed_s, 0.0),
             latencies=self._latencies,
@@ -216,22 +217,20 @@ class RunFollower:
     def _compute(self, now_s: float, tokens_per_s: float) -> None:
         """Compute percentiles and remaining time, and when to do it again."""
         began_s = time.thread_time()
-        table = self._followed.run.scheduler.table
-        running = table.rows(table.held()[0])
-        done = table.done
-        self._latencies = self._read_latencies(done, running)
-        self._remaining_s = self._estimate_remaining_s(done, running, tokens_per_s, now_s)
+        scheduler, expected = self._followed.run.scheduler, self._followed.count_expected()
+        self._latencies = self._read_latencies(scheduler.table)
+        self._remaining_s = estimate_remaining_s(scheduler, expected, tokens_per_s, now_s - self._start_s)
         self._computed_s = now_s
         self._next_s = now_s + COSTS_PER_INTERVAL * (time.thread_time() - began_s)
 
-    def _read_latencies(self, done: NDArray[np.void], running: NDArray[np.void]) -> list[LatencyFigures]:
+    def _read_latencies(self, table: RequestTable) -> list[LatencyFigures]:
         """Add the requests finished since the last call; those in flight have a TTFT, too."""
-        new = done[self._num_read :]
-        self._num_read = len(done)
-        self._ttft.add(_ttft_ns(new))
-        several = new[(new["num_tokens"] > 1) & (new["first_ns"] > 0)]
-        self._tpot.add((several["done_ns"] - several["first_ns"]) // (several["num_tokens"] - 1))
-        ttft = self._ttft.with_more(_ttft_ns(running))
+        running = table.rows(table.held()[0])
+        new = table.done[self._num_read :]
+        self._num_read += len(new)
+        self._ttft.add(ttft_ns(new))
+        self._tpot.add(tpot_ns(new))
+        ttft = self._ttft.with_more(ttft_ns(running))
         return [self._describe("TTFT", ttft), self._describe("TPOT", self._tpot)]
 
     def _describe(self, name: str, histogram: LatencyHistogram) -> LatencyFigures:
@@ -250,25 +249,6 @@ class RunFollower:
             else None,
         )
 
-    def _estimate_remaining_s(
-        self, done: NDArray[np.void], running: NDArray[np.void], tokens_per_s: float, now_s: float
-    ) -> float | None:
-        num_expected = self._followed.count_expected()
-        if num_expected is None:
-            return None
-        if len(done) >= num_expected:
-            return 0.0
-        scheduler = self._followed.run.scheduler
-        load = RunLoad(
-            num_unissued=max(num_expected - scheduler.num_issued, 0),
-            num_waiting=max(scheduler.num_issued - len(done) - len(running), 0),
-            num_in_flight=len(running),
-            tokens_per_s=tokens_per_s,
-            issued_per_s=scheduler.num_issued / max(now_s - self._start_s, 1e-9),
-        )
-        lengths = AnswerLengths(done["num_tokens"], running["num_tokens"], scheduler.table.max_new_tokens)
-        return lengths.remaining_s(load)
-
 
 def waiting_workers(links: Iterable[WorkerLink]) -> list[WorkerFigures]:
     """Return the workers before the test, each with the result of its latest probe."""
@@ -278,12 +258,6 @@ def waiting_workers(links: Iterable[WorkerLink]) -> list[WorkerFigures]:
 @lru_cache(maxsize=1)
 def _num_allowed(num_queries: int, percentile: float) -> int:
     return allowed_over_latency(num_queries, percentile)
-
-
-def _ttft_ns(requests: NDArray[np.void]) -> NDArray[np.int64]:
-    """Return the time from issue to the first token of the requests that have one."""
-    found: NDArray[np.int64] = (requests["first_ns"] - requests["issued_ns"])[requests["first_ns"] > 0]
-    return found
 
 
 def _quiet_s(samples: NDArray[np.void]) -> list[float]:

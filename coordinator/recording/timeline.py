@@ -87,10 +87,8 @@ class Timeline:
         scheduler, links = self._run.scheduler, self._run.fleet.links
         rows = [_worker_row(now_ns, *pair) for pair in zip(links, scheduler.loads, strict=True)]
         table = scheduler.table
-        in_flight = table.num_in_flight
-        waiting = max(scheduler.num_issued - table.num_done - in_flight, 0)
         frames = sum(row[8] for row in rows)
-        counts = (in_flight, UNKNOWN, waiting, math.nan, table.num_tokens, frames)
+        counts = (table.num_in_flight, UNKNOWN, scheduler.num_waiting, math.nan, table.num_tokens, frames)
         unknown = (math.nan,) * 4
         rows.append((now_ns, COORDINATOR, _TEST, *counts, *unknown, time.process_time()))
         self._append(np.array(rows, TIMELINE_ROW))

@@ -10,7 +10,7 @@ Slots = NDArray[np.int64]
 TokenCounts = NDArray[np.int64]
 """(R,) number of tokens of each request."""
 TimesNs = NDArray[np.int64]
-"""(R,) nanoseconds of the coordinator's monotonic clock."""
+"""(R,) nanoseconds: times of the coordinator's monotonic clock, or differences of them."""
 
 ROW = np.dtype(
     [
@@ -55,6 +55,19 @@ DONE = np.dtype(
     ]
 )
 """The record of a finished request; fields as in ROW. reason: a value of pb.FinishReason."""
+
+
+def ttft_ns(requests: NDArray[np.void]) -> TimesNs:
+    """Return the time from issue to the first token of the requests that have one, of dtype ROW or DONE."""
+    found: TimesNs = (requests["first_ns"] - requests["issued_ns"])[requests["first_ns"] > 0]
+    return found
+
+
+def tpot_ns(done: NDArray[np.void]) -> TimesNs:
+    """Return the time per token after the first of the finished requests with several tokens, dtype DONE."""
+    several = done[(done["first_ns"] > 0) & (done["num_tokens"] > 1)]
+    found: TimesNs = (several["done_ns"] - several["first_ns"]) // (several["num_tokens"] - 1)
+    return found
 
 
 # An array over bytes is read-only.

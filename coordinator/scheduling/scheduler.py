@@ -117,6 +117,14 @@ class Scheduler:
         """Number of requests on each worker."""
         return [load.outstanding for load in self.loads]
 
+    @property
+    def num_waiting(self) -> int:
+        """Number of requests that LoadGen has issued and that have not been sent to a worker.
+
+        Thread: any; the counts may change while they are read, by a request or two.
+        """
+        return max(self.num_issued - self.table.num_done - self.table.num_in_flight, 0)
+
     def issue(self, loadgen_ids: list[int], samples: list[int]) -> None:
         """Queue one query and wake the event loop.
 

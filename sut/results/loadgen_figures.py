@@ -32,12 +32,15 @@ _KEYS = {
         "result_{}_percentile_latency_ns", *(f"result_{name}_latency_ns" for name in ("mean", "min", "max"))
     ),
 }
+TTFT_P99 = "result_first_token_99.00_percentile_latency_ns"
+TPOT_P99 = "result_time_per_output_token_99.00_percentile_ns"
+"""Keys of the percentiles that have a limit in Server and Interactive."""
 # Figures of the headline, with the key and the name of the setting that bounds each of them.
 _OFFLINE_BOUNDS = {"result_samples_per_second": ("effective_target_qps", "target_qps")}
 _SERVER_BOUNDS = {
     "result_completed_samples_per_sec": ("effective_target_qps", "target_qps"),
-    "result_first_token_99.00_percentile_latency_ns": ("requested_server_ttft_latency", "limit"),
-    "result_time_per_output_token_99.00_percentile_ns": ("requested_server_tpot_latency", "limit"),
+    TTFT_P99: ("requested_server_ttft_latency", "limit"),
+    TPOT_P99: ("requested_server_tpot_latency", "limit"),
 }
 TOKEN_RATES = ("result_tokens_per_second", "result_completed_tokens_per_second")
 """Keys of the tokens/s of Offline and Server."""

@@ -122,3 +122,7 @@ def _output_length(accuracy: AccuracyLog, setup: Setup) -> list[VerdictCheck]:
 def exit_code(outcome: Outcome) -> int:
     """Return the exit code of a run that was not interrupted."""
     return {Outcome.VALID: 0, Outcome.NOT_GRADED: 0, Outcome.FAILED: 1, Outcome.INVALID: 3}[outcome]
+
+
+COMPLETE_CODES = frozenset(map(exit_code, COMPLETE))
+"""Exit codes of a run whose test has ended, whatever the checks say."""

@@ -1,6 +1,7 @@
 """Files of two runs in one directory: refused by every command that reads both."""
 
 import json
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -83,3 +84,25 @@ def test_a_request_without_a_first_token_is_no_foreign_file(tmp_path: Path) -> N
     write_parquet(run / "requests.parquet", pa.table(columns), {"run_id": "mine"})
     with pytest.raises(ForeignFileError, match="the column done_arrival_ns is not of integers without nulls"):
         read_sample(run, "mine", num=2, num_slowest=1)
+
+
+def test_a_damaged_file_is_used_by_no_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No parquet file, or one with damaged rows: a line or a sentence on the page; find-qps runs anew."""
+    mine = {"run_id": "mine"}
+    runs = [run_of_two(tmp_path / name, "offline", mine) for name in ("damaged", "whole")]
+    requests = runs[0] / "requests.parquet"
+    content = requests.read_bytes()
+    reasons = {
+        b"PAR1": "Parquet file size is 4 bytes",
+        content[:4] + b"\xff" * 100 + content[104:]: "Couldn't deserialize thrift",
+    }
+    for number, (damaged, reason) in enumerate(reasons.items()):
+        requests.write_bytes(damaged)
+        page = tmp_path / f"{number}.html"
+        assert 0 == report([str(runs[0]), "--output", str(page)])
+        assert f"requests.parquet cannot be read: {reason}" in unescape(page.read_text())
+        assert 2 == compare([str(run) for run in runs])
+        assert f"RUNS {requests}: cannot be read: {reason}" in capsys.readouterr().err
+        assert 2 == spans([str(runs[0]), "--output", str(tmp_path / "spans.json")])
+        assert f"spans: {requests}: {reason}" in capsys.readouterr().err
+        assert FinishedRun.read(runs[0]) is None

@@ -10,7 +10,7 @@ import pytest
 
 from sut.results.comparison.compare_command import main as compare
 from tests.sut.comparison.run_files import server_record, write_run
-from tokenfleet.cli import main
+from tokenfleet.cli import SUBCOMMANDS, main
 
 # Longer than the name of a file may be, so that even looking for it is an error.
 TOO_LONG = "a" * 300
@@ -40,6 +40,30 @@ def test_a_path_that_cannot_be_looked_at_is_one_line(
     captured = capsys.readouterr()
     (line,) = captured.err.splitlines()
     assert ("", True, True) == (captured.out, TOO_LONG in line, "File name too long" in line)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["checkpoint-hash", "--model=no\nmodel"],
+        ["compliance", "no\nrun/TEST09"],
+        ["probe", "no\nhost:1", "two:2"],
+        ["report", "no\nrun"],
+        ["report", "compare", "no\nrun", "b"],
+        ["spans", "no\nrun", "--output=spans.json"],
+        ["submission", "--results=no\nrun", "--output=t", "--submitter=a", "--system=b"],
+        ["synthetic", "dataset", "--output=no\nfolder/file", "--num-samples=1"],
+    ],
+    ids=lambda argv: " ".join(argv[:2] if argv[1] == "compare" else argv[:1]),
+)
+def test_a_line_end_in_a_name_makes_no_second_line(
+    argv: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name may also hold a terminal's commands: what is unprintable is shown as `?`."""
+    monkeypatch.chdir(tmp_path)
+    assert 2 == SUBCOMMANDS[argv[0]].run(argv[1:])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no?" in line
 
 
 @pytest.fixture

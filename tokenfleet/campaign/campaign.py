@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 from common.atomic_files import replace_files
+from common.command_exit import BAD_INPUT
 from common.flags import Flag, Flags, Parser, add_flags, build
 from common.source_commit import read_commit
 from coordinator.transport.access import Access
@@ -30,7 +31,7 @@ from tokenfleet.campaign.planned_runs import (
     rehearsal_conf_text,
 )
 from tokenfleet.campaign.preflight import check_files
-from tokenfleet.resumable_program import BAD_INPUT, run_resumable
+from tokenfleet.resumable_program import run_resumable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,8 +36,6 @@ def rerun_reason(
     """
     if not result.is_accepted and not (takes_invalid and result.is_complete):
         return f"{result.outcome}: {result.reason}" if result.reason else result.outcome
-    if result.changed_files:
-        return f"{result.changed_files[0]} is not the file of the run any more"
     if changed := result.identity.differences(identity):
         return f"{', '.join(changed)} of the plan changed"
     if difference := _code_difference(result, present):

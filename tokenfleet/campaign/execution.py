@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from common.child_process import child_command, child_environment
+from common.command_exit import BAD_INPUT, FAILED
 from common.source_commit import read_commit
 from coordinator.doctor.visits import Visit
 from sut.results.submission.set_faults import kernel_choices
@@ -27,7 +28,7 @@ from tokenfleet.campaign.plan_groups import Group
 from tokenfleet.campaign.plan_settings import GradingTime
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
 from tokenfleet.campaign.preflight import refuse_workers
-from tokenfleet.campaign.run_results import RunResult, read_result, set_aside
+from tokenfleet.campaign.run_results import RunResult, changed_file, read_result, set_aside
 from tokenfleet.campaign.shared_facts import shared_difference, shared_facts_of_workers
 from tokenfleet.campaign.tree_command import (
     drop_scratch,
@@ -40,7 +41,7 @@ from tokenfleet.campaign.tree_command import (
 from tokenfleet.child import ChildProcess
 from tokenfleet.left_runs import wait_ended
 from tokenfleet.log_tail import last_line, last_lines
-from tokenfleet.resumable_program import BAD_INPUT, FAILED, ProgramStopped
+from tokenfleet.resumable_program import ProgramStopped
 
 POLL_S = 0.2
 INVALID = 3
@@ -125,7 +126,7 @@ class Campaign:
             result = read_result(run.run_dir, run.scenario, run.kind)
             if result is None:
                 continue
-            reason = self._rerun_reason(run, result)
+            reason = self._rerun_reason(run, result) or changed_file(run.run_dir, result)
             if reason is None and self._is_graded(run) and read_grade(self._plan, run) is False:
                 reason = "its answers did not pass"
             if reason is None:

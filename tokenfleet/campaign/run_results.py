@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from common.bounded_file import read_bounded
-from common.json_document import parse_json
 from common.text import printable
-from sut.log_files import AUDIT_CONFIG, MAX_RECORD_BYTES, RECORD, USER_CONF, hash_files
+from sut.log_files import AUDIT_CONFIG, USER_CONF, hash_files, read_record
 from sut.results.loadgen_figures import TOKEN_RATES
 from sut.results.recorded_workers import machines_of_worker
 from sut.results.submission.recorded_runs import RecordedRun, RunKind
@@ -31,8 +30,8 @@ class RunResult:
     outcome: str
     reason: str
     deviations: tuple[str, ...]
-    changed_files: tuple[str, ...]
-    """Logs and confs that are not those of the run, by SHA-256, or are missing."""
+    files_sha256: Mapping[str, str]
+    """Of the logs and confs, when the run ended."""
     identity: RunIdentity
     engine_hashes: frozenset[str]
     """Of every stream of every worker."""
@@ -64,8 +63,7 @@ class RunResult:
 def read_result(run_dir: Path, scenario: Scenario, kind: RunKind) -> RunResult | None:
     """Read a run's directory; None if it holds no record that a run has written."""
     try:
-        record = parse_json(read_bounded(run_dir / RECORD, MAX_RECORD_BYTES))
-        return _to_result(run_dir, record, scenario, kind)  # type: ignore[arg-type]  # KeyError if it differs
+        return _to_result(run_dir, read_record(run_dir), scenario, kind)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -82,14 +80,13 @@ def _to_result(run_dir: Path, record: Mapping[str, Any], scenario: Scenario, kin
         decisive_conf(scenario, kind, conf),
         read_bounded(audit).decode() if audit.exists() else None,
     )
-    recorded, hashes = record["files_sha256"], hash_files(run_dir)
     figures = record["loadgen"]
     return RunResult(
         run_id=printable(str(record["run_id"]), MAX_TEXT_LEN),
         outcome=printable(str(verdict["outcome"]), MAX_TEXT_LEN),
         reason=printable(str(verdict["reason"]), MAX_TEXT_LEN),
         deviations=tuple(printable(str(text), MAX_TEXT_LEN) for text in verdict["deviations"]),
-        changed_files=tuple(name for name in recorded if hashes.get(name) != recorded[name]),
+        files_sha256=dict(record["files_sha256"]),
         identity=identity,
         engine_hashes=frozenset(str(info["engine_hash"]) for info in infos),
         model_hashes=frozenset(str(info["model_hash"]) for info in infos),
@@ -104,6 +101,19 @@ def _to_result(run_dir: Path, record: Mapping[str, Any], scenario: Scenario, kin
         tokens_per_s=next((float(figures[key]) for key in TOKEN_RATES if key in figures), None),
         samples_per_s=float(rate) if (rate := figures.get("result_samples_per_second")) else None,
     )
+
+
+def changed_file(run_dir: Path, result: RunResult) -> str | None:
+    """Return which log or conf of an earlier start's run is not that of the run; None if all are.
+
+    A run that has just been made needs no such check: its logs may have hundreds of megabytes.
+    """
+    try:
+        hashes = hash_files(run_dir)
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    changed = (name for name, sha256 in result.files_sha256.items() if hashes.get(name) != sha256)
+    return next((f"{name} is not the file of the run any more" for name in changed), None)
 
 
 def set_aside(run: PlannedRun) -> Path | None:

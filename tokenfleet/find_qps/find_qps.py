@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from common.child_process import child_command, child_environment
+from common.command_exit import BAD_INPUT, FAILED
 from common.flags import FlagError
 from coordinator.transport.access import Access
 from sut.early_stopping import min_passing_queries
@@ -36,7 +37,7 @@ from tokenfleet.find_qps.search_results import (
 from tokenfleet.find_qps.search_state import SearchDir, SearchState
 from tokenfleet.left_runs import wait_ended
 from tokenfleet.log_tail import last_line
-from tokenfleet.resumable_program import BAD_INPUT, FAILED, ProgramStopped, run_resumable
+from tokenfleet.resumable_program import ProgramStopped, run_resumable
 
 POLL_S = 0.2
 NOT_FOUND = 3

@@ -9,15 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from common.bounded_file import open_regular, read_bounded
-from common.json_document import as_list, entry, parse_json
+from common.bounded_file import read_bounded
+from common.json_document import as_list, entry
 from common.text import printable
 from sut.loadgen_conf import MAX_CONF_BYTES
-from sut.log_files import MAX_RECORD_BYTES, RECORD, REQUESTS, USER_CONF
-from sut.results.timing.requests_file import ForeignFileError, check_integers, check_owner
+from sut.log_files import REQUESTS, USER_CONF, read_record
+from sut.results.timing.requests_file import ForeignFileError, check_integers, open_parquet
 from sut.results.verdict import Outcome
 from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
 from tokenfleet.find_qps.rate_search import RatePoint, RunLengthKind
@@ -49,7 +48,7 @@ class DisturbedRunError(Exception):
 def read_ended_record(run_dir: Path) -> dict[str, Any] | None:
     """Read the run.json of a run that has ended by itself; None if there is none."""
     try:
-        record: Any = parse_json(read_bounded(run_dir / RECORD, MAX_RECORD_BYTES))
+        record: Any = read_record(run_dir)
         has_ended = bool(record["run_id"]) and (is_complete(record) or is_lost(record))
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -108,12 +107,10 @@ class FinishedRun(NamedTuple):
         if record is None:
             return None
         try:
-            with open_regular(run_dir / REQUESTS) as file:
-                requests = pq.read_table(file)
-        except (OSError, pa.ArrowException):
+            with open_parquet(run_dir / REQUESTS, record["run_id"]) as file:
+                return cls(record, file.read())
+        except OSError:
             return None
-        check_owner(run_dir / REQUESTS, requests.schema, record["run_id"])
-        return cls(record, requests)
 
     def check_planned(self, plan: SearchPlan, run: PlannedSearchRun, conf_sha256: str) -> None:
         """Require the run that the search has planned, with the user.conf that LoadGen read.

@@ -20,7 +20,15 @@ from common.flags import Flag, FlagError, Parser, add_flags, build
 from common.open_files import raise_open_file_limit
 from common.standard_streams import BackgroundStream, log_to_stderr, open_standard_streams
 from common.tls import WorkerAccessFlags
-from coordinator.config import check_addresses
+from coordinator.config import (
+    MaxWorkerLosses,
+    NoWorkerTimeout,
+    ReadyTimeout,
+    StallTimeout,
+    WorkerAddresses,
+    WorkerTimeout,
+    check_addresses,
+)
 from coordinator.transport.access import Access
 from coordinator.transport.fleet import Patience
 from coordinator.transport.stream import Limits
@@ -36,10 +44,7 @@ from worker.server import Server
 class NetworkSutConfig(WorkerAccessFlags):
     """One Network SUT: flags for its workers as those of a run, flags of its own port begin with listen."""
 
-    workers: Annotated[
-        tuple[str, ...],
-        Flag("addresses of workers, or of nodes with several replicas", metavar="HOST:PORT[,HOST:PORT...]"),
-    ]
+    workers: WorkerAddresses
     scenario: Annotated[
         Scenario, Flag("scenario of the runs: offline fills the workers' windows in order of arrival")
     ] = Scenario.SERVER
@@ -58,30 +63,11 @@ class NetworkSutConfig(WorkerAccessFlags):
     listen_run_token_file: Annotated[
         Path | None, Flag("file with the run token that LoadGen's node must present")
     ] = None
-    ready_timeout_s: Annotated[
-        float, Flag("longest wait until every worker is SERVING, in seconds", gt=0, metavar="S")
-    ] = 900.0
-    worker_timeout_s: Annotated[
-        float,
-        Flag(
-            "a worker that sends nothing for this long is lost, in seconds; workers are pinged after one "
-            "silent second",
-            ge=2,
-            metavar="S",
-        ),
-    ] = 10.0
-    stall_timeout_s: Annotated[
-        float,
-        Flag(
-            "a worker with requests that sends no token for this long is lost, in seconds", ge=2, metavar="S"
-        ),
-    ] = 120.0
-    no_worker_timeout_s: Annotated[
-        float, Flag("a run fails if there is no worker for this long, in seconds", ge=2, metavar="S")
-    ] = 60.0
-    max_worker_losses: Annotated[
-        int, Flag("a run fails if one request has lost its worker this many times without a new token", ge=1)
-    ] = 3
+    ready_timeout_s: ReadyTimeout = 900.0
+    worker_timeout_s: WorkerTimeout = 10.0
+    stall_timeout_s: StallTimeout = 120.0
+    no_worker_timeout_s: NoWorkerTimeout = 60.0
+    max_worker_losses: MaxWorkerLosses = 3
 
     def _check_together(self) -> None:
         check_addresses(self.workers)

@@ -11,18 +11,15 @@ from pathlib import Path
 from typing import Annotated
 
 from common.atomic_files import replace_files
+from common.command_exit import FAILED, end_command, run_command
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
-from common.signals import Interrupted, Interrupts
-from common.standard_streams import open_standard_streams
-from common.text import one_line, print_table
+from common.signals import Interrupts
+from common.text import print_table
 from coordinator.doctor.capacity import PUBLISHED, WARN_CORES, CoordinatorCosts, CoordinatorLoad
 from sut.benchmark import BENCHMARK
 from sut.settings import Scenario
 from tokenfleet.plan.carried_load import CarriedLoad, carried_load
 from tokenfleet.plan.self_benchmark import BenchmarkFailed, MeasuredHost, measure_host
-
-MEASURED, FAILED, BAD_INPUT = 0, 1, 2
-"""Exit codes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,23 +69,22 @@ def parse(argv: list[str]) -> PlanConfig:
 
 def main(argv: list[str]) -> int:
     """Measure, print and write; return the exit code."""
-    open_standard_streams()
+    return run_command("plan", _plan, argv)
+
+
+def _plan(argv: list[str]) -> int:
     Interrupts(ignores_later=True)
+    config = parse(argv)
+    sys.stderr.write("plan: measuring this host with four short runs\n")
     try:
-        config = parse(argv)
-        _say("measuring this host with four short runs")
         measured = measure_host()
-        carried = carried_load(measured.costs(config.scenario), config.load, measured.quota_cores)
-        if config.json is not None:
-            _write(config.json, config, measured, carried)
-    except (ValueError, OSError) as error:
-        return _say(one_line(str(error)), BAD_INPUT)
     except BenchmarkFailed as error:
-        return _say(str(error), FAILED)
-    except Interrupted as interruption:
-        return _say(f"interrupted by {interruption}", interruption.exit_code)
+        return end_command("plan", error, FAILED)
+    carried = carried_load(measured.costs(config.scenario), config.load, measured.quota_cores)
+    if config.json is not None:
+        _write(config.json, config, measured, carried)
     print_table(format_plan(config, measured, carried))
-    return MEASURED
+    return 0
 
 
 def format_plan(config: PlanConfig, measured: MeasuredHost, carried: CarriedLoad) -> str:
@@ -159,8 +155,3 @@ def _write(path: Path, config: PlanConfig, measured: MeasuredHost, carried: Carr
         replace_files(path.parent, {path.name: json.dumps(document, indent=1) + "\n"})
     except OSError as error:
         raise FlagError("--json", str(error.strerror or error), path) from error
-
-
-def _say(text: str, code: int = MEASURED) -> int:
-    sys.stderr.write(f"plan: {text}\n")
-    return code

@@ -8,24 +8,23 @@ import os
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from common.bounded_file import read_bounded
 from common.child_process import child_command, child_environment
 from common.control_groups import CpuQuota, read_cpu_quota
-from common.json_document import parse_json
 from coordinator.doctor.capacity import CoordinatorCosts, frame_us
 from coordinator.doctor.machines import MAX_LOAD_PER_CORE
-from sut.log_files import MAX_RECORD_BYTES, RECORD
+from sut.log_files import read_record
+from sut.results.verdict import COMPLETE_CODES
 from sut.settings import Scenario
 from tokenfleet.child import ChildProcess
 from tokenfleet.log_tail import last_line
@@ -40,8 +39,6 @@ PROMPT_LEN = 1_500
 NUM_SAMPLES = 256
 RUN_TIMEOUT_S = 120.0
 POLL_S = 0.05
-COMPLETE = (0, 3)
-"""Exit codes of a run that is complete; LoadGen calls so short a run INVALID."""
 # Rows of the two frames between which a token is timed.
 FEW_ROWS, MANY_ROWS = 64, 1_024
 # A cost that is a smaller share of its run's CPU time is within the error of the costs that explain the rest.
@@ -207,10 +204,11 @@ def _measure(run: ShortRun, addresses: Sequence[str], directory: Path) -> ShortR
         command = child_command("coordinator", argv)
         with ChildProcess(command, child_environment(os.environ), output) as child:
             code = _wait(child)
-    if code not in COMPLETE:
+    # LoadGen calls so short a run INVALID.
+    if code not in COMPLETE_CODES:
         ending = f"no end within {RUN_TIMEOUT_S:g} s" if code is None else f"exit code {code}"
         raise BenchmarkFailed(f"the run of {run.name} failed: {ending}: {last_line(log)}")
-    return _read_figures(output_dir / run.scenario / "performance" / RECORD)
+    return _read_figures(read_record(output_dir / run.scenario / "performance"))
 
 
 def _wait(child: ChildProcess) -> int | None:
@@ -234,9 +232,7 @@ def _user_conf(run: ShortRun) -> str:
     return "".join(f"{prefix}.{key} = {value:g}\n" for key, value in values.items())
 
 
-def _read_figures(path: Path) -> ShortRunFigures:
-    record = parse_json(read_bounded(path, MAX_RECORD_BYTES))
-    assert isinstance(record, dict), path
+def _read_figures(record: Mapping[str, Any]) -> ShortRunFigures:
     summary = record["summary"]
     workers = summary["workers"]
     return ShortRunFigures(

@@ -7,16 +7,16 @@ whose flags are not given is listed as unknown. Exit codes: 0 no check failed, 1
 128 plus the signal's number if interrupted.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from common.command_exit import run_command
 from common.flags import Flag, FlagError, Parser, add_flags, build, declared
-from common.signals import Interrupted, Interrupts
+from common.signals import Interrupts
 from common.text import print_table
 from common.tls import WorkerAccessFlags
-from coordinator.config import check_addresses
+from coordinator.config import WorkerAddresses, check_addresses
 from coordinator.transport.access import Access
 from sut.results.accuracy.detokenizer import Detokenizer, TokenizerError
 from tokenfleet.qualify import checksums, graded_rows, greedy_checks
@@ -41,10 +41,7 @@ from tokenfleet.qualify.worker_visits import ReadyWorkers, visit_workers
 class QualifyConfig(WorkerAccessFlags):
     """One qualification."""
 
-    workers: Annotated[
-        tuple[str, ...],
-        Flag("addresses of workers, or of nodes with several replicas", metavar="HOST:PORT[,HOST:PORT...]"),
-    ]
+    workers: WorkerAddresses
     output_dir: Annotated[
         Path, Flag("new or empty directory of the result and of its runs", metavar="DIR")
     ] = Path("qualify_results")
@@ -149,15 +146,7 @@ def main(argv: list[str]) -> int:
     """Qualify a system, or write a reference, and return the exit code."""
     if argv[:1] == ["reference"]:
         return run_reference(argv[1:])
-    Interrupts(ignores_later=True)
-    try:
-        return _qualify(argv)
-    except ValueError as error:
-        sys.stderr.write(f"qualify: {error}\n")
-        return 2
-    except Interrupted as interruption:
-        sys.stderr.write(f"qualify: interrupted by {interruption}\n")
-        return interruption.exit_code
+    return run_command("qualify", _qualify, argv)
 
 
 def _qualify(argv: list[str]) -> int:
@@ -167,6 +156,7 @@ def _qualify(argv: list[str]) -> int:
         ValueError: Bad input; names flag, file, value and bound.
         Interrupted: A signal arrived.
     """
+    Interrupts(ignores_later=True)
     parser = Parser(
         allow_abbrev=False,
         description="Check a new system: weights, data files, stop ids, greedy answers, projected score.",

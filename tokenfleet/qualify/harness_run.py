@@ -10,21 +10,19 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.bounded_file import read_bounded
 from common.child_process import child_command, child_environment
 from common.flags import FlagError
-from common.json_document import as_text, entry, parse_json
+from common.json_document import as_text, entry
 from common.text import printable
-from sut.log_files import ACCURACY, MAX_RECORD_BYTES, RECORD, find_log
+from sut.log_files import ACCURACY, RECORD, find_log, read_record
 from sut.results.accuracy.log_entries import AnswerLog, LogError
+from sut.results.verdict import COMPLETE_CODES
 from tokenfleet.child import ChildProcess
 from tokenfleet.log_tail import last_line
 
 OUTPUT_FLAG = "--output-dir"
 POLL_S = 0.1
 MAX_LINE_LEN = 400
-COMPLETE = (0, 3)
-"""Exit codes of a run whose answers are complete: VALID or NOT_GRADED, INVALID."""
 
 
 class HarnessRun(NamedTuple):
@@ -62,22 +60,22 @@ def run_harness(directory: Path, data: Path, argv: Sequence[str]) -> HarnessRun:
             while (code := child.poll()) is None:
                 time.sleep(POLL_S)
     run_dir = directory / "offline" / "accuracy"
-    return HarnessRun(run_dir, _failure(code, run_dir, log), code in COMPLETE)
+    return HarnessRun(run_dir, _failure(code, run_dir, log), code in COMPLETE_CODES)
 
 
 def _failure(code: int, run_dir: Path, log: Path) -> str:
     if code == 0:
         return ""
-    reason = _recorded_reason(run_dir / RECORD) or last_line(log)
-    cause = "is INVALID" if code in COMPLETE else f"ended with {_ending(code)}"
+    reason = _recorded_reason(run_dir) or last_line(log)
+    cause = "is INVALID" if code in COMPLETE_CODES else f"ended with {_ending(code)}"
     return printable(f"the run {cause}: {reason} ({log})", MAX_LINE_LEN)
 
 
-def _recorded_reason(path: Path) -> str:
+def _recorded_reason(run_dir: Path) -> str:
     """Return the reason in run.json; empty if the run has written none."""
-    if not path.exists():
+    if not (run_dir / RECORD).exists():
         return ""
-    return as_text(entry(parse_json(read_bounded(path, MAX_RECORD_BYTES)), "verdict", "reason"))
+    return as_text(entry(read_record(run_dir), "verdict", "reason"))
 
 
 def _ending(code: int) -> str:

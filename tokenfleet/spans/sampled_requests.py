@@ -7,12 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from common.bounded_file import open_regular
 from sut.log_files import REQUESTS
-from sut.results.timing.requests_file import COLUMNS, check_integers, check_owner
+from sut.results.timing.requests_file import COLUMNS, check_integers, open_parquet
 
 PARTS = (
     ("scheduled_ns", "issued_ns", "lateness"),
@@ -55,14 +53,10 @@ def read_sample(run_dir: Path, run_id: str, num: int, num_slowest: int) -> list[
     """
     path = run_dir / REQUESTS
     try:
-        # An open file: pyarrow parses a path with a colon as a URI.
-        with open_regular(path) as file:
-            table = pq.read_table(file)
+        with open_parquet(path, run_id) as file:
+            table = file.read()
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from error
-    except pa.ArrowException as error:
-        raise ValueError(f"{path}: is no parquet file: {error}") from error
-    check_owner(path, table.schema, run_id)
     if missing := set(COLUMNS) - set(table.column_names):
         raise ValueError(f"{path}: has no column {min(missing)}")
     check_integers(path, table, _ALWAYS_KNOWN)

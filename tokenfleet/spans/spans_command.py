@@ -3,20 +3,19 @@
 Exit codes: 0 done, 1 the endpoint has not accepted them, 2 bad input or a file that cannot be written.
 """
 
-import sys
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
+from common.command_exit import end_command, run_command
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
-from common.standard_streams import open_standard_streams
 from common.text import print_table
 from sut.results.report.run_json import RunJson
 from tokenfleet.spans.sampled_requests import read_sample
 
-DONE, NOT_ACCEPTED, BAD_INPUT = 0, 1, 2
-"""Exit codes."""
+NOT_ACCEPTED = 1
+"""Exit code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +43,7 @@ class SpansConfig(Flags):
 
 def main(argv: list[str]) -> int:
     """Export the spans and return the exit code."""
-    open_standard_streams()
-    try:
-        return _export(argv)
-    except (ValueError, OSError) as error:
-        print(f"spans: {error}", file=sys.stderr)  # noqa: T201 - the one line of a refusal
-        return BAD_INPUT
+    return run_command("spans", _export, argv)
 
 
 def _export(argv: list[str]) -> int:
@@ -69,13 +63,12 @@ def _export(argv: list[str]) -> int:
     addresses = [str(worker.get("address", "")) for _, worker in record.entries("summary", "workers")]
     spans = build_spans(rows, run, addresses, _origin_ns(record))
     if config.endpoint is not None and not send_spans(config.endpoint, spans):
-        reason = f"did not accept the spans of {len(rows)} requests"
-        print(f"spans: --endpoint {config.endpoint}: {reason}", file=sys.stderr)  # noqa: T201
-        return NOT_ACCEPTED
+        reason = f"--endpoint {config.endpoint}: did not accept the spans of {len(rows)} requests"
+        return end_command("spans", reason, NOT_ACCEPTED)
     if config.output is not None:
         write_spans(config.output, spans)
     print_table(f"{len(rows)} requests, {len(spans)} spans: {config.output or config.endpoint}")
-    return DONE
+    return 0
 
 
 def _origin_ns(record: RunJson) -> int:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from common.command_exit import BAD_INPUT
 from common.idle_timer import IdleTimer
 from common.metrics import Readings, Series
 from common.shared_readings import SharedReadings
@@ -36,7 +37,6 @@ HANG_TIMEOUT_S = 60.0
 Coordinators give such a worker up after 10 s by default, and take it back when it answers again. A restart
 loads the model again, so this is clearly longer.
 """
-BAD_INPUT = 2
 
 
 class Replica:

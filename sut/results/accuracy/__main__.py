@@ -7,37 +7,30 @@ target; interrupted: 129 SIGHUP, 130 SIGINT, 131 SIGQUIT, 143 SIGTERM.
 import logging
 import sys
 
+from common.command_exit import end_command, run_command
 from common.flags import FlagError
-from common.signals import Interrupted, Interrupts
-from common.standard_streams import open_standard_streams
-from common.text import one_line, print_table
+from common.signals import Interrupts
+from common.text import print_table
 from sut.log_files import REJECTED_PREFIX
 from sut.results.accuracy.accuracy_inputs import read_inputs
 from sut.results.accuracy.accuracy_report import write_report
-from sut.results.accuracy.config import AccuracyConfig, parse
+from sut.results.accuracy.config import parse
 from sut.results.accuracy.log_entries import LogError
 from sut.results.code_grading.program import GradingLogError, QuestionFileError, SandboxUnavailableError
 
-PASSED, NOT_SCORED, BAD_INPUT, BELOW_TARGET = 0, 1, 2, 3
+PASSED, NOT_SCORED, BELOW_TARGET = 0, 1, 3
 """Exit codes."""
 
 
 def main(argv: list[str]) -> int:
     """Score one log and return the exit code."""
-    open_standard_streams()
+    return run_command("accuracy", _score, argv)
+
+
+def _score(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     Interrupts()
-    try:
-        return _score(parse(argv))
-    except (ValueError, OSError) as error:
-        print(f"accuracy: {one_line(str(error))}", file=sys.stderr)
-        return BAD_INPUT
-    except Interrupted as interruption:
-        print(f"accuracy: interrupted by {interruption}", file=sys.stderr)
-        return interruption.exit_code
-
-
-def _score(config: AccuracyConfig) -> int:
+    config = parse(argv)
     scorer = read_inputs(config)
     try:
         report = scorer.score()
@@ -64,8 +57,7 @@ def _score(config: AccuracyConfig) -> int:
         reason = (
             f"no score: {len(report.ungraded)} rows are not graded (--allow-ungraded counts them as wrong)"
         )
-        print(f"accuracy: {reason}", file=sys.stderr)
-        return NOT_SCORED
+        return end_command("accuracy", reason, NOT_SCORED)
     return PASSED if report.passed else BELOW_TARGET
 
 

@@ -7,18 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from common.bounded_file import read_bounded
 from common.flags import FlagError
-from common.json_document import entry, parse_object
+from common.json_document import entry
 from sut.benchmark import BENCHMARK
 from sut.log_files import (
     ACCURACY,
     ACCURACY_REPORT,
     ACCURACY_TEXT,
     GRADING_LOG,
-    MAX_RECORD_BYTES,
     RECORD,
     file_sha256,
+    read_record,
 )
 from sut.results.accuracy.config import AccuracyConfig
 from sut.results.accuracy.data_sets import Family
@@ -139,7 +138,7 @@ def _read_facts(log: Path) -> RunFacts:
     """
     name = f"{RECORD} beside it"
     try:
-        record = parse_object(read_bounded(log.parent / RECORD, MAX_RECORD_BYTES))
+        record = read_record(log.parent)
     except FileNotFoundError:
         return RunFacts(None, None, None)
     except OSError as error:

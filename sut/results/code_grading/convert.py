@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.atomic_files import whole_file
+from common.command_exit import BAD_INPUT
 from common.flags import FlagError
 from common.standard_streams import open_standard_streams
-from common.text import printable
+from common.text import one_line, print_table, printable
 from sut.results.code_grading.program import GradingError
 from sut.results.code_grading.questions import QuestionError, QuestionFile
 from sut.results.code_grading.release_rows import read_release
@@ -66,12 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         num_questions, num_tests = convert(flags.release, flags.output, overwrite=flags.overwrite)
     except OSError as error:
-        sys.stderr.write(f"--output {flags.output}: {error.strerror or error}\n")
-        return 2
+        refused = FlagError("--output", str(error.strerror or error), flags.output)
+        sys.stderr.write(f"{refused}\n")
+        return BAD_INPUT
     except (FlagError, GradingError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    print(f"wrote {flags.output}: {num_questions} questions, {num_tests} tests")  # noqa: T201  # the result
+        sys.stderr.write(f"{one_line(str(error))}\n")
+        return BAD_INPUT
+    print_table(f"wrote {flags.output}: {num_questions} questions, {num_tests} tests")
     return 0
 
 

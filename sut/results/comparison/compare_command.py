@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import Annotated
 
 from common.atomic_files import whole_file
+from common.command_exit import run_command
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
-from common.standard_streams import open_standard_streams
-from common.text import one_line, print_table
+from common.text import print_table
 from sut.results.comparison.compared_runs import SIDE_ARGUMENT, read_sides
 from sut.results.comparison.comparison import Comparison, compare
 from sut.results.comparison.comparison_page import format_page
 from sut.results.comparison.comparison_text import as_json, format_text
 
-COMPARED, BAD_INPUT = 0, 2
-"""Exit codes."""
 MAX_SIDES = 8
 
 
@@ -34,16 +32,15 @@ class CompareConfig(Flags):
 
 def main(argv: list[str]) -> int:
     """Compare and return the exit code."""
-    open_standard_streams()
-    try:
-        paths, config = parse(argv)
-        comparison = compare(read_sides(paths))
-        _write(comparison, config)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"report compare: {one_line(str(error))}\n")
-        return BAD_INPUT
+    return run_command("report compare", _compare, argv)
+
+
+def _compare(argv: list[str]) -> int:
+    paths, config = parse(argv)
+    comparison = compare(read_sides(paths))
+    _write(comparison, config)
     print_table(format_text(comparison))
-    return COMPARED
+    return 0
 
 
 def parse(argv: list[str]) -> tuple[list[Path], CompareConfig]:

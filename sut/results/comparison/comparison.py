@@ -1,25 +1,17 @@
 """Compares the figures of the sides and states which differences are more than noise."""
 
-import json
 from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
-from common.json_document import entry
-from sut.results.comparison.compared_checks import checks_notes
+from sut.results.comparison.comparability import comparability_notes
 from sut.results.comparison.compared_figures import ComparedFigure, error_rates, shown_figures
 from sut.results.comparison.compared_runs import ComparedRun, Side
-from sut.results.comparison.compared_weights import weights_notes
 from sut.results.comparison.configuration_differences import Difference, find_differences
 from sut.results.comparison.ratio_interval import RatioInterval, RepeatedFigure, ratio_interval
 
 ERROR_RATE = 0.05
 """Largest probability with which a comparison claims any difference that does not exist."""
-
-_WORK = ("dataset.sha256", "generation")
-"""Places in run.json of what was answered, and how."""
-_TARGET_QPS = ("loadgen_bounds", "result_completed_samples_per_sec", "value")
-"""Place in run.json of the rate of a schedule; Offline has none."""
 
 
 class ComparedSide(NamedTuple):
@@ -80,14 +72,7 @@ def compare(sides: Sequence[Side]) -> Comparison:
         rows=tuple(rows),
         claims=tuple(_claim(row, side) for row in ordered for side in row.sides[1:]),
         differences=tuple(find_differences(sides)),
-        notes=(
-            *weights_notes(sides),
-            *_work_notes(sides),
-            *_schedule_notes(sides),
-            *_missing_notes(sides),
-            *checks_notes(sides),
-            *_notes(sides, ordered),
-        ),
+        notes=(*comparability_notes(sides), *_claim_notes(sides, ordered)),
     )
 
 
@@ -133,56 +118,7 @@ def _claim(row: FigureRow, compared: ComparedSide) -> Claim:
     return Claim(compared.side, name, interval.excludes_one, text)
 
 
-def _work_notes(sides: Sequence[Side]) -> list[str]:
-    """Return a note if the runs had other prompts, sampling or budgets; else none."""
-    runs = [run for side in sides for run in side.runs]
-    names = [
-        name
-        for name in _WORK
-        if len({json.dumps(entry(run.record, *name.split(".")), sort_keys=True) for run in runs}) > 1
-    ]
-    if not names:
-        return []
-    return [
-        f"The runs are not of the same work: {' and '.join(names)} differ. The figures follow the prompts "
-        "and the lengths of the answers: their differences are not those of the engines alone."
-    ]
-
-
-def _schedule_notes(sides: Sequence[Side]) -> list[str]:
-    """Return a note if LoadGen's schedules had different rates; else none."""
-    rates = [
-        sorted({rate for run in side.runs if (rate := run.number(*_TARGET_QPS)) is not None})
-        for side in sides
-    ]
-    if len({rate for found in rates for rate in found}) < 2:
-        return []
-    listed = "; ".join(
-        f"{side.name} had {', '.join(f'{rate:g}' for rate in found) or 'none'}"
-        for side, found in zip(sides, rates, strict=True)
-    )
-    return [
-        f"LoadGen's schedules had different rates, in queries/s: {listed}. tokens/s and samples/s follow the "
-        "schedule, and latencies grow with it: these differences are not those of the engines alone."
-    ]
-
-
-def _missing_notes(sides: Sequence[Side]) -> list[str]:
-    """Return a note for each figure that is left out because only some runs have it."""
-    notes = []
-    for figure in shown_figures():
-        counts = [sum(figure.read(run) is not None for run in side.runs) for side in sides]
-        nums = [len(side.runs) for side in sides]
-        if any(counts) and counts != nums:
-            listed = ", ".join(
-                f"{count} of {num} runs of {side.name}"
-                for count, num, side in zip(counts, nums, sides, strict=True)
-            )
-            notes.append(f"{figure.name} is left out: only {listed} have it.")
-    return notes
-
-
-def _notes(sides: Sequence[Side], tested: Sequence[FigureRow]) -> list[str]:
+def _claim_notes(sides: Sequence[Side], tested: Sequence[FigureRow]) -> list[str]:
     """Explain the claims: the confidence, and what they cannot exclude."""
     if not tested:
         return ["no figure that is tested in this scenario is in the runs of all sides"]

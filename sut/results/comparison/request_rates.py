@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.bounded_file import open_regular
 from common.flags import FlagError
+from common.text import printable
 from sut.log_files import REQUESTS
 
 _COLUMNS = ("answer_tokens", "first_arrival_ns", "done_arrival_ns")
@@ -49,22 +49,17 @@ def read_columns(run_dir: Path, run_id: object, names: Sequence[str]) -> list[In
     if not path.exists():
         return None
     # Takes 0.2 s to import.
-    from pyarrow import ArrowException
-    from pyarrow import parquet as pq
-
-    from sut.results.timing.requests_file import ForeignFileError, check_integers, check_owner
+    from sut.results.timing.requests_file import ForeignFileError, check_integers, open_parquet
 
     try:
-        with open_regular(path) as file:
-            table = pq.read_table(file, columns=list(names))
-        check_owner(path, table.schema, run_id)
-        known = table.drop_null()
+        with open_parquet(path, run_id) as file:
+            known = file.read(names).drop_null()
         check_integers(path, known, names)
         return [known.column(name).to_numpy().astype(np.int64) for name in names]
     except ForeignFileError as error:
         raise FlagError("RUNS", str(error)) from error
-    except (ArrowException, OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except OSError as error:
+        reason = printable(str(error.strerror or error), 200)
         raise FlagError("RUNS", f"cannot be read: {reason}", path) from error
 
 

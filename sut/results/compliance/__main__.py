@@ -6,25 +6,24 @@ Exit codes: 0 passed, 2 bad input, 3 not passed.
 import logging
 import sys
 
-from common.standard_streams import open_standard_streams
-from common.text import one_line, print_table
+from common.command_exit import run_command
+from common.text import print_table
 from sut.results.compliance.compliance_run import decide_run
 from sut.results.compliance.compliance_verdict import ComplianceVerdict
 from sut.results.compliance.config import parse
 
-PASSED, BAD_INPUT, NOT_PASSED = 0, 2, 3
+PASSED, NOT_PASSED = 0, 3
 """Exit codes."""
 
 
 def main(argv: list[str]) -> int:
     """Decide one test and return the exit code."""
-    open_standard_streams()
+    return run_command("compliance", _decide, argv)
+
+
+def _decide(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    try:
-        verdict = decide_run(*parse(argv))
-    except (ValueError, OSError) as error:
-        print(f"compliance: {one_line(str(error))}", file=sys.stderr)
-        return BAD_INPUT
+    verdict = decide_run(*parse(argv))
     print_table(_table(verdict))
     return PASSED if verdict.passed else NOT_PASSED
 

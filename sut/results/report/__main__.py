@@ -6,31 +6,27 @@ Exit codes: 0 written, 2 bad input or a file that cannot be written.
 import sys
 from pathlib import Path
 
+from common.command_exit import run_command
 from common.flags import FlagError
-from common.standard_streams import open_standard_streams
-from common.text import one_line, print_table
+from common.text import print_table
 from sut.log_files import REPORT
 from sut.results.report.config import ReportConfig, parse
 from sut.results.report.run_report import write_report
 
-WRITTEN, BAD_INPUT = 0, 2
-"""Exit codes."""
-
 
 def main(argv: list[str]) -> int:
     """Write one report and return the exit code."""
-    open_standard_streams()
-    try:
-        run_dir, config = parse(argv)
-        page = config.output or run_dir / REPORT
-        _check_own(page, run_dir)
-        _check_free(page, config)
-        write_report(run_dir, page, config.plots)
-    except (ValueError, OSError) as error:
-        print(f"report: {one_line(str(error))}", file=sys.stderr)
-        return BAD_INPUT
+    return run_command("report", _report, argv)
+
+
+def _report(argv: list[str]) -> int:
+    run_dir, config = parse(argv)
+    page = config.output or run_dir / REPORT
+    _check_own(page, run_dir)
+    _check_free(page, config)
+    write_report(run_dir, page, config.plots)
     print_table(str(page))
-    return WRITTEN
+    return 0
 
 
 def _check_own(page: Path, run_dir: Path) -> None:

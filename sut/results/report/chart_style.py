@@ -32,7 +32,6 @@ _FONT = re.compile(r"(font: [^;\"]*?px) [^;\"]*")
 _PROLOG = re.compile(r"^.*?(?=<svg)", re.DOTALL)
 _STYLE_AND_METADATA = re.compile(r"\s*<(metadata|style)\b.*?</\1>", re.DOTALL)
 _GROUP_ID = re.compile(r"<g id=\"[^\"]*\"")
-_SIZE = re.compile(r"(<svg [^>]*?) height=\"[^\"]*\"| width=\"[^\"]*pt\"", re.DOTALL)
 
 
 def light(colour: Colour) -> str:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from common.json_document import JsonObject, as_list, as_mapping, as_mappings, is_number
 from sut.log_files import RECORD
+from sut.results.loadgen_figures import TPOT_P99, TTFT_P99
 from sut.results.report.markup import (
     BYTES_AS_GIB,
     COUNT,
@@ -44,8 +45,8 @@ _CARDS = {
     "result_tokens_per_second": _Card("Output tokens", COUNT, "tokens/s"),
     "result_completed_samples_per_sec": _Card("Completed samples", RATE, "samples/s"),
     "result_samples_per_second": _Card("Samples", RATE, "samples/s"),
-    "result_first_token_99.00_percentile_latency_ns": _Card("TTFT p99", NS_AS_MS, "ms"),
-    "result_time_per_output_token_99.00_percentile_ns": _Card("TPOT p99", NS_AS_MS, "ms"),
+    TTFT_P99: _Card("TTFT p99", NS_AS_MS, "ms"),
+    TPOT_P99: _Card("TPOT p99", NS_AS_MS, "ms"),
 }
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.json_document import is_number
+from sut.results.loadgen_figures import TPOT_P99, TTFT_P99
 from sut.results.report.charts import Chart, Colour, Histogram, Line, Mark, TimeChart
 from sut.results.report.event_section import event_chart
 from sut.results.report.latency_sections import part_chart
@@ -21,7 +22,7 @@ from sut.results.report.request_figures import (
     ttft_ns,
 )
 from sut.results.report.run_columns import Ints, RunColumns
-from sut.results.report.run_json import TPOT_LIMIT, TTFT_LIMIT, RunJson
+from sut.results.report.run_json import RunJson
 from sut.results.report.tail import Tail
 from sut.results.report.time_bins import (
     COORDINATOR,
@@ -51,13 +52,13 @@ def limit_marks(record: RunJson, figure: str) -> list[Mark]:
 
 def distribution_charts(record: RunJson, requests: RunColumns) -> Iterator[Histogram]:
     """Make the histograms of TTFT, TPOT, latency and lengths, as far as any request has them."""
-    limits = limit_marks(record, TTFT_LIMIT)
+    limits = limit_marks(record, TTFT_P99)
     if requests.has("scheduled_ns", "first_reported_ns"):
         yield from _times(
             "ttft_scheduled", "TTFT from schedule to report", scheduled_ttft_ns(requests), limits
         )
     yield from _times("ttft", "TTFT from issue", ttft_ns(requests), limits)
-    yield from _times("tpot", "TPOT", tpot_ns(requests), limit_marks(record, TPOT_LIMIT))
+    yield from _times("tpot", "TPOT", tpot_ns(requests), limit_marks(record, TPOT_P99))
     yield from _times("latency", "Latency from issue", latency_ns(requests), [])
     for column, title in (("answer_tokens", "Answer length"), ("prompt_tokens", "Prompt length")):
         found = lengths(requests, column)
@@ -125,7 +126,7 @@ def _ttft_over_time(record: RunJson, requests: RunColumns, bins: TimeBins) -> It
         Line(label, bins.percentiles(issued, ttft_us, share) / 1000, colour)
         for label, share, colour in (("p50", 0.5, Colour.GREEN), ("p99", 0.99, Colour.ORANGE))
     ]
-    marks = limit_marks(record, TTFT_LIMIT)
+    marks = limit_marks(record, TTFT_P99)
     title = "TTFT by time of issue"
     yield TimeChart("ttft_over_time", title, "ms", bins.middles_s, lines, marks, is_log=bool(marks))
 

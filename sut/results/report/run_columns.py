@@ -10,10 +10,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from common.arrow_buffers import to_numpy
-from common.bounded_file import open_regular
 from common.text import printable
 from sut.log_files import REQUESTS, TIMELINE
-from sut.results.timing.requests_file import check_owner
+from sut.results.timing.requests_file import open_parquet
 
 MAX_ROWS = 5_000_000
 """A run of ten hours at 100 queries/s has 3,600,000; the columns of so many need 0.5 GiB."""
@@ -84,13 +83,12 @@ def read_timeline(run_dir: Path, run_id: str) -> RunColumns:
 
 def _read(path: Path, run_id: str, ints: Sequence[str], floats: Sequence[str]) -> RunColumns:
     try:
-        with open_regular(path) as source, pq.ParquetFile(source) as file:
-            check_owner(path, file.schema_arrow, run_id)
+        with open_parquet(path, run_id) as file:
             return _columns(file, ints, floats)
     except FileNotFoundError as error:
         raise MissingFileError(f"The run has no {path.name}.") from error
-    except (OSError, pa.ArrowException) as error:
-        reason = printable(str(error), 200)
+    except OSError as error:
+        reason = printable(str(error.strerror or error), 200)
         raise MissingFileError(f"{path.name} cannot be read: {reason}") from error
 
 

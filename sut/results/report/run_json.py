@@ -4,15 +4,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
-from common.bounded_file import read_bounded
-from common.json_document import JsonObject, as_list, as_mapping, entry, parse_object
-from sut.log_files import MAX_RECORD_BYTES, RECORD
+from common.json_document import JsonObject, as_list, as_mapping, entry
+from sut.log_files import RECORD, read_record
 from sut.results.report.markup import Number
 from sut.results.verdict import Outcome
 
-TTFT_LIMIT = "result_first_token_99.00_percentile_latency_ns"
-TPOT_LIMIT = "result_time_per_output_token_99.00_percentile_ns"
-"""LoadGen's figures whose bounds are the latency limits of a run."""
 MAX_ENTRIES = 1000
 """Entries of a list that are read: a loss, a pause or a worker each."""
 
@@ -33,7 +29,7 @@ class RunJson:
         """
         path = run_dir / RECORD
         try:
-            content = parse_object(read_bounded(path, MAX_RECORD_BYTES))
+            content = read_record(run_dir)
         except OSError as error:
             raise ValueError(f"{run_dir}: not the directory of a run: {RECORD}: {error.strerror}") from error
         except ValueError as error:

@@ -1,5 +1,6 @@
 """Faults of one run in LoadGen's settings and figures, by its detail log."""
 
+from sut.results.loadgen_figures import TPOT_P99, TTFT_P99
 from sut.results.logs import DetailLog
 from sut.results.required_settings import required_settings, violations
 from sut.results.submission.recorded_runs import Division, Fault, RecordedRun, RunKind
@@ -33,8 +34,8 @@ def _latency_faults(run: RecordedRun, detail: DetailLog) -> list[Fault]:
         return []
     limits = run.scenario.limits
     bounds = {
-        "result_first_token_99.00_percentile_latency_ns": limits.ttft_ns.value,
-        "result_time_per_output_token_99.00_percentile_ns": limits.tpot_ns.value,
+        TTFT_P99: limits.ttft_ns.value,
+        TPOT_P99: limits.tpot_ns.value,
     }
     return [
         Fault(run.name, f"{key} is {value}, not below {bound} ns of {run.scenario}")

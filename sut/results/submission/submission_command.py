@@ -5,35 +5,34 @@ cannot be submitted: nothing is written.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from common.standard_streams import open_standard_streams
+from common.command_exit import BAD_INPUT, end_command, run_command
 from common.text import print_table, printable
 from sut.results.submission.official_checker import CheckerResult, run_checker
 from sut.results.submission.preparation import Preparation, prepare
 from sut.results.submission.submission_flags import SubmissionFlags, parse
 from sut.results.submission.tree import Submission, lay_out
 
-BAD_INPUT = 2
+NAME = "tokenfleet submission"
 REFUSED_BY_CHECKER = 1
 _MAX_LINE_LEN = 1000
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: list[str]) -> int:
     """Run the command and return the exit code."""
-    open_standard_streams()
-    try:
-        flags = parse(argv)
-        prepared = prepare(flags)
-        _tell("rehearsal: accepted", prepared.accepted)
-        if prepared.submission is None:
-            return _refuse(prepared)
-        lay_out(prepared.submission, flags.output, flags.originals)
-        _tell("draft: empty", prepared.missing)
-        return _show(flags, prepared.submission)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"tokenfleet submission: {printable(str(error), _MAX_LINE_LEN)}\n")
-        return BAD_INPUT
+    return run_command(NAME, _submit, argv)
+
+
+def _submit(argv: list[str]) -> int:
+    flags = parse(argv)
+    prepared = prepare(flags)
+    _tell("rehearsal: accepted", prepared.accepted)
+    if prepared.submission is None:
+        return _refuse(prepared)
+    lay_out(prepared.submission, flags.output, flags.originals)
+    _tell("draft: empty", prepared.missing)
+    return _show(flags, prepared.submission)
 
 
 def _refuse(prepared: Preparation) -> int:
@@ -41,13 +40,12 @@ def _refuse(prepared: Preparation) -> int:
     _tell("fault", prepared.faults)
     _tell("missing", prepared.missing)
     counts = f"{len(prepared.faults)} faults, {len(prepared.missing)} things missing"
-    sys.stderr.write(f"tokenfleet submission: nothing was written: {counts}\n")
-    return BAD_INPUT
+    return end_command(NAME, f"nothing was written: {counts}", BAD_INPUT)
 
 
 def _tell(label: str, lines: Iterable[object]) -> None:
     for line in lines:
-        sys.stderr.write(f"tokenfleet submission: {label}: {printable(str(line), _MAX_LINE_LEN)}\n")
+        sys.stderr.write(f"{NAME}: {label}: {printable(str(line), _MAX_LINE_LEN)}\n")
 
 
 def _show(flags: SubmissionFlags, submission: Submission) -> int:

@@ -1,9 +1,11 @@
 """Files of a run's requests: requests.parquet, the same as JSON lines, and a summary as CSV."""
 
+import contextlib
 import csv
+import errno
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from common.arrow_buffers import to_arrow, to_texts
 from common.atomic_files import whole_file
+from common.bounded_file import open_regular
 from common.json_document import parse_json
 from common.text import printable
 from sut.log_files import RECORD, REQUESTS
@@ -51,17 +54,28 @@ class ForeignFileError(ValueError):
     """A file that lies beside a run.json is not of that run; one line."""
 
 
-def check_owner(path: Path, schema: pa.Schema, run_id: object) -> None:
-    """Require a file that the run of a run.json has written.
+@contextlib.contextmanager
+def open_parquet(path: Path, run_id: object) -> Iterator[pq.ParquetFile]:
+    """Open a file that the run of a run.json has written, to read its columns in a `with` block.
 
     Args:
         path: The file, written by `write_parquet`.
-        schema: Its schema.
         run_id: That of the run.json beside it.
 
     Raises:
+        OSError: It cannot be read, or is no parquet file; also raised within the block.
         ForeignFileError: Another run or another program has written it.
     """
+    try:
+        # An open file: pyarrow parses a path with a colon as a URI.
+        with open_regular(path) as source, pq.ParquetFile(source) as file:
+            _check_owner(path, file.schema_arrow, run_id)
+            yield file
+    except pa.ArrowException as error:
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
+
+
+def _check_owner(path: Path, schema: pa.Schema, run_id: object) -> None:
     try:
         facts = parse_json((schema.metadata or {})[METADATA_KEY])
         owner = facts["run_id"]  # type: ignore[index]  # TypeError if it is no object

@@ -5,54 +5,36 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import numpy as np
 import pytest
 
 import coordinator.recording.progress
 from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.progress import Progress
-from coordinator.scheduling.request_columns import NewRequests
-from coordinator.scheduling.request_table import RequestTable
-from protos.columns import TokenColumns
+from tests.coordinator.recording.handmade_requests import HandmadeScheduler
 
 MS = 1_000_000
-STOP = 1
 
 
 class SimulatedRun:
-    """A request table that is filled by hand, a clock, and the progress over both."""
+    """Requests that are answered by hand, a clock, and the progress over both."""
 
     def __init__(self, num_issued: int, expected: int) -> None:
         """Issue requests that wait for a worker."""
         self.now_s = 100.0
         self.out = io.StringIO()
-        self.table = RequestTable(1000)
-        self.scheduler = SimpleNamespace(table=self.table, num_issued=num_issued)
+        self.scheduler = HandmadeScheduler(num_issued)
         fleet = SimpleNamespace(live=[0], links=[0, 1])
         run = cast(Any, SimpleNamespace(scheduler=self.scheduler, fleet=fleet))
         lateness = IssueLateness()
         self.progress = Progress(run, lambda: expected, lateness, self.out, lambda: self.now_s)
 
-    def send(self, num: int, issued_ns: int = 0) -> Any:
-        """Send requests to worker 0; returns their names."""
-        ids = np.arange(num, dtype=np.uint64)
-        samples = np.arange(num, dtype=np.int64)
-        lens = np.ones(num, np.int64)
-        return self.table.assign(NewRequests(ids, samples, lens, np.full(num, issued_ns), 0, samples), 0)
+    def send(self, num: int) -> Any:
+        """Send requests that were issued at 0; returns their names."""
+        return self.scheduler.send(num)
 
-    def receive(self, names: Any, count: int, at_ms: int, ends: bool = False) -> None:
+    def receive(self, names: Any, count: int, at_ms: int, *, ends: bool = False) -> None:
         """Receive a frame with that many tokens for each request."""
-        num = len(names)
-        columns = TokenColumns(
-            produced_ns=0,
-            requests=names,
-            counts=np.full(num, count, np.uint32),
-            tokens=np.zeros(num * count, np.int32),
-            finished_rows=np.arange(num if ends else 0, dtype=np.uint32),
-            finish_reasons=np.full(num if ends else 0, STOP, np.uint8),
-        )
-        arrivals = self.table.add_tokens(0, columns, at_ms * MS)
-        self.table.finish(arrivals.finished_slots, arrivals.finish_reasons, at_ms * MS)
+        self.scheduler.receive(names, count, at_ms * MS, ends=ends)
 
     def tick(self, at_s: float) -> list[str]:
         """Tick; returns the parts of all lines so far, the latest line's last."""

@@ -6,21 +6,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.run_snapshot import FollowedRun, LatencyBounds, RunFollower
 from coordinator.recording.timeline import Timeline
-from coordinator.scheduling.request_columns import NewRequests
-from coordinator.scheduling.request_table import RequestTable
 from coordinator.transport.engine_reading import EngineReading
-from protos.columns import TokenColumns
 from sut.settings import Mode, Scenario
+from tests.coordinator.recording.handmade_requests import HandmadeScheduler
 
 MS, S = 1_000_000, 1_000_000_000
-STOP = 1
 BOUNDS = LatencyBounds(ttft_ns=100 * MS, tpot_ns=10 * MS, percentile=0.99)
 
 
@@ -28,11 +24,10 @@ class HandmadeRun:
     """A run of two workers; the first one gets all requests."""
 
     def __init__(self, expected: int | None = 460, max_rows: int = 3_000) -> None:
-        self.table = RequestTable(1000)
         self.links = [self._link(0), self._link(1)]
-        self.loads = [SimpleNamespace(outstanding=0), SimpleNamespace(outstanding=0)]
-        failover = SimpleNamespace(losses=[])
-        self.scheduler = SimpleNamespace(table=self.table, loads=self.loads, num_issued=0, failover=failover)
+        self.loads: list[Any] = [SimpleNamespace(outstanding=0), SimpleNamespace(outstanding=0)]
+        self.scheduler = HandmadeScheduler()
+        self.scheduler.loads = self.loads
         fleet = SimpleNamespace(links=self.links, live=self.links)
         self.run = cast(Any, SimpleNamespace(scheduler=self.scheduler, fleet=fleet))
         self.timeline = Timeline(self.run, max_rows)
@@ -55,33 +50,11 @@ class HandmadeRun:
 
     def answer(self, num: int, *, ttft_ms: int, done_ms: int | None, num_tokens: int = 11) -> None:
         """Issue requests at 1 s; their first tokens come after `ttft_ms`, all others at `done_ms`."""
-        new = NewRequests(
-            np.arange(num, dtype=np.uint64),
-            np.arange(num, dtype=np.int64),
-            np.ones(num, np.int64),
-            np.full(num, S),
-            S,
-            np.arange(num, dtype=np.int64),
-        )
-        names = self.table.assign(new, 0)
+        names = self.scheduler.send(num, S)
         self.scheduler.num_issued += num
-        self._receive(names, 1, S + ttft_ms * MS, ends=False)
+        self.scheduler.receive(names, 1, S + ttft_ms * MS)
         if done_ms is not None:
-            self._receive(names, num_tokens - 1, S + done_ms * MS, ends=True)
-
-    def _receive(self, names: Any, count: int, at_ns: int, *, ends: bool) -> None:
-        num = len(names)
-        columns = TokenColumns(
-            produced_ns=0,
-            requests=names,
-            counts=np.full(num, count, np.uint32),
-            tokens=np.zeros(num * count, np.int32),
-            finished_rows=np.arange(num if ends else 0, dtype=np.uint32),
-            finish_reasons=np.full(num if ends else 0, STOP, np.uint8),
-        )
-        arrivals = self.table.add_tokens(0, columns, at_ns)
-        if ends:
-            self.table.finish(arrivals.finished_slots, arrivals.finish_reasons, at_ns)
+            self.scheduler.receive(names, num_tokens - 1, S + done_ms * MS, ends=True)
 
     def frame(self, worker: int, num_tokens: int) -> None:
         """Count a frame of a worker."""

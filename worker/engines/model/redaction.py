@@ -17,12 +17,13 @@ HASH_LEN = 16
 """Hexadecimal digits of SHA-256 that stand for the value of an unknown key."""
 
 
-def _names(text: str) -> frozenset[str]:
+def names_in(text: str) -> frozenset[str]:
+    """Return the names of a list that is written as text, separated by spaces."""
     return frozenset(text.split())
 
 
 # Arguments whose objects describe the model, its kernels or its batches.
-_DESCRIBING = _names(
+_DESCRIBING = names_in(
     """
     hf_overrides override_generation_config quantization_config rope_parameters speculative_config
     compilation_config attention_config kernel_config mamba_config ir_op_priority eplb_config pooler_config
@@ -31,7 +32,7 @@ _DESCRIBING = _names(
     """
 )
 # Keys of the other objects that hold no credential.
-_KNOWN_KEYS = _names(
+_KNOWN_KEYS = names_in(
     """
     kv_connector kv_connector_module_path kv_role kv_parallel_size kv_buffer_device kv_buffer_size
     kv_load_failure_policy enable_permute_local_kv ec_connector ec_connector_module_path ec_role
@@ -41,7 +42,7 @@ _KNOWN_KEYS = _names(
     """
 )
 # Addresses and ids that are different in every process.
-_PLACES = _names("engine_id kv_ip kv_port kv_rank ec_ip ec_port ec_rank")
+_PLACES = names_in("engine_id kv_ip kv_port kv_rank ec_ip ec_port ec_rank")
 _CREDENTIAL = re.compile(
     r"key|secret|token(?!iz)|passw|passphrase|pwd|credential|auth|cookie|signature|bearer"
 )

@@ -17,17 +17,14 @@ from worker.engines.model.fact_encoding import (
 )
 from worker.engines.model.model_hash import DUMMY
 from worker.engines.model.random_weights import EVEN_EXPERTS
+from worker.engines.model.redaction import names_in
 
 if TYPE_CHECKING:
     from sglang.srt.server_args import ServerArgs
 
 
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
 # Flags that change how the engine executes: speed, and the order in which numbers are added.
-EXECUTION = _names(
+EXECUTION = names_in(
     """
     mem_fraction_static max_running_requests max_queued_requests max_total_tokens chunked_prefill_size
     enable_dynamic_chunking max_prefill_tokens prefill_max_requests schedule_policy
@@ -64,7 +61,7 @@ EXECUTION = _names(
     """
 )
 # Flags that change neither: places, addresses, logs, the tokenizer, and what other facts contain.
-NEITHER = _names(
+NEITHER = names_in(
     """
     model_path served_model_name tokenizer_path tokenizer_mode tokenizer_backend tokenizer_worker_num
     detokenizer_worker_num skip_tokenizer_init revision download_dir context_length device base_gpu_id
@@ -136,7 +133,7 @@ def execution_facts(
         args: SGLang's flags, resolved.
         max_running_requests: Number of requests in a step at most, which SGLang computes from the memory.
     """
-    resolved = _names(
+    resolved = names_in(
         """
         tp_size pp_size ep_size page_size chunked_prefill_size max_prefill_tokens mem_fraction_static
         disable_overlap_schedule attention_backend decode_attention_backend prefill_attention_backend

@@ -23,19 +23,15 @@ from worker.engines.model.fact_encoding import (
 )
 from worker.engines.model.model_hash import DUMMY
 from worker.engines.model.random_weights import EVEN_EXPERTS
-from worker.engines.model.redaction import redact
+from worker.engines.model.redaction import names_in, redact
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.engine.arg_utils import AsyncEngineArgs
 
 
-def _names(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
 # Arguments that change how the engine executes: speed, and the order in which numbers are added.
-_EXECUTION = _names(
+_EXECUTION = names_in(
     """
     tensor_parallel_size pipeline_parallel_size prefill_context_parallel_size decode_context_parallel_size
     data_parallel_size data_parallel_size_local data_parallel_backend dcp_comm_backend dcp_q_replicate
@@ -56,7 +52,7 @@ _EXECUTION = _names(
     """
 )
 # Arguments that change neither: places, addresses, logs, and what other facts contain after vLLM resolved it.
-_NEITHER = _names(
+_NEITHER = names_in(
     """
     model served_model_name tokenizer tokenizer_mode tokenizer_revision hf_config_path
     hf_token revision download_dir generation_config max_model_len allowed_local_media_path
@@ -79,7 +75,7 @@ _NEITHER = _names(
     """
 )
 # Arguments that may differ between the nodes of one engine: places and logs.
-_PER_NODE = _names(
+_PER_NODE = names_in(
     """
     model served_model_name tokenizer hf_config_path hf_token download_dir generation_config node_rank
     master_addr numa_bind numa_bind_nodes numa_bind_cpus device_ids allowed_local_media_path logging_config

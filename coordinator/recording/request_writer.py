@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class RequestFiles:
-    """A run's data: requests.parquet, requests_summary.csv, requests.jsonl and timeline.parquet."""
+class RequestWriter:
+    """Writes requests.parquet, requests_summary.csv, requests.jsonl and timeline.parquet of a run."""
 
     config: RunConfig
     run_id: str
