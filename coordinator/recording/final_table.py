@@ -144,12 +144,14 @@ def _acceptance_lines(summary: Summary) -> Iterator[str]:
 
 def _loss_lines(summary: Summary) -> Iterator[str]:
     for loss in summary.losses[:MAX_LOSS_LINES]:
+        # The same width: the worker of a move went on.
+        verb = "move" if loss["is_move"] else "lost"
         yield (
-            "   lost {address:<17}{requests:>10} requests with {kept_tokens} tokens, "
-            "{resent_tokens} prefilled again: {reason}".format(**loss)
+            "   {verb} {address:<17}{requests:>10} requests with {kept_tokens} tokens, "
+            "{resent_tokens} prefilled again: {reason}".format(verb=verb, **loss)
         )
     if (more := len(summary.losses) - MAX_LOSS_LINES) > 0:
-        yield f"   and {more} more losses, see run.json"
+        yield f"   and {more} more, see run.json"
 
 
 def _check_lines(verdict: Verdict, *, verbose: bool) -> Iterator[str]:

@@ -1,11 +1,13 @@
 """The table at the end of a run: what stands beside what."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from coordinator.recording.final_table import format_record
 from coordinator.recording.run_record import RunRecord, Spread, Summary
+from coordinator.scheduling.failover import Loss
 from coordinator.transport.worker_host import WorkerHost
 from sut.results.checks import VerdictCheck
 from sut.results.loadgen_figures import Bound, LoadGenSpread
@@ -155,3 +157,15 @@ def test_parts_of_hours_fit_110_columns() -> None:
     lines = [line for line in shown.splitlines() if "3600000.000" in line or "28800000.000" in line]
     assert 2 * 3 == len(lines)
     assert max(map(len, lines)) <= 110
+
+
+def test_a_query_that_was_taken_from_a_live_worker_is_no_loss_of_it() -> None:
+    """Each loss and each move is a line; only that of a loss says that the worker was lost."""
+    lost = Loss("a:1", 0, "silent for 10 s", 3, 4, 5)
+    moved = Loss("b:2", 0, "overdue", 1, 2, 3, is_move=True)
+    record = record_of()
+    assert record.summary is not None
+    losses = [lost._asdict(), moved._asdict()]
+    words = rows_of(dataclasses.replace(record, summary=dataclasses.replace(record.summary, losses=losses)))
+    found = [row[:3] for row in words if row[1:2] in (["a:1"], ["b:2"])]
+    assert [["lost", "a:1", "3"], ["move", "b:2", "1"]] == found
