@@ -9,7 +9,7 @@ from common.text import print_table, printable
 from coordinator.recording.file_thread import FileThread
 from coordinator.recording.run_record import PERCENTILES, RunRecord, Spread, Summary
 from sut.results.loadgen_figures import Bound, LoadGenSpread
-from sut.results.timing.decomposition import RunDecomposition
+from sut.results.timing.decomposition import QueryLateness, RunDecomposition
 from sut.results.verdict import Verdict
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def format_record(record: RunRecord) -> str:
         lines.append(f"   reason: {verdict.reason}")
     lines += _figure_lines(record.loadgen, record.loadgen_bounds)
     if record.summary is not None:
-        lines += _latency_lines(record.summary, record.loadgen_latencies)
+        lines += _latency_lines(record.summary, record.loadgen_latencies, record.decomposition)
         lines += _part_lines(record.decomposition)
         lines += [*_worker_lines(record.summary), *_acceptance_lines(record.summary)]
         lines += _loss_lines(record.summary)
@@ -79,7 +79,9 @@ def _figure_lines(figures: dict[str, object], bounds: dict[str, Bound]) -> Itera
         yield f"   LoadGen {key:<48} {cell:>14}  {bound}".rstrip()
 
 
-def _latency_lines(summary: Summary, loadgens: dict[str, LoadGenSpread]) -> Iterator[str]:
+def _latency_lines(
+    summary: Summary, loadgens: dict[str, LoadGenSpread], found: RunDecomposition | None
+) -> Iterator[str]:
     """Format our figures, each with LoadGen's below it."""
     names = [f"p{q:g}" for q in PERCENTILES]
     yield f"   {'ms':<18}" + "".join(f"{name:>12}" for name in ("mean", *names, "max"))
@@ -89,9 +91,11 @@ def _latency_lines(summary: Summary, loadgens: dict[str, LoadGenSpread]) -> Iter
             yield _latency_line(labels.ours, ours)
         if name in loadgens:
             yield _latency_line(labels.loadgens, loadgens[name])
+        if name == "issue_lateness_ns" and found is not None and found.lateness_ns is not None:
+            yield _latency_line("late by schedule", found.lateness_ns)
 
 
-def _latency_line(label: str, spread: Spread | LoadGenSpread) -> str:
+def _latency_line(label: str, spread: Spread | LoadGenSpread | QueryLateness) -> str:
     marks = [spread.percentiles[f"p{q:g}"] for q in PERCENTILES]
     return f"   {label:<18}" + "".join(
         f"{value / 1e6:>12,.3f}" for value in (spread.mean, *marks, spread.maximum)
@@ -144,12 +148,14 @@ def _acceptance_lines(summary: Summary) -> Iterator[str]:
 
 def _loss_lines(summary: Summary) -> Iterator[str]:
     for loss in summary.losses[:MAX_LOSS_LINES]:
+        # The same width: the worker of a move went on.
+        verb = "move" if loss["is_move"] else "lost"
         yield (
-            "   lost {address:<17}{requests:>10} requests with {kept_tokens} tokens, "
-            "{resent_tokens} prefilled again: {reason}".format(**loss)
+            "   {verb} {address:<17}{requests:>10} requests with {kept_tokens} tokens, "
+            "{resent_tokens} prefilled again: {reason}".format(verb=verb, **loss)
         )
     if (more := len(summary.losses) - MAX_LOSS_LINES) > 0:
-        yield f"   and {more} more losses, see run.json"
+        yield f"   and {more} more, see run.json"
 
 
 def _check_lines(verdict: Verdict, *, verbose: bool) -> Iterator[str]:

@@ -126,7 +126,8 @@ def _latency_line(latency: LatencyFigures) -> Text:
 
 
 def _loss_line(loss: Loss) -> Text:
-    return Text(f"lost {loss.address}: {loss.requests:,} requests moved: {loss.reason}", style="red")
+    worker = loss.address if loss.is_move else f"lost {loss.address}"
+    return Text(f"{worker}: {loss.requests:,} requests moved: {loss.reason}", style="red")
 
 
 class _Column(NamedTuple):

@@ -28,7 +28,7 @@ def collect_counts(run: ActiveRun) -> Counts:
         lost_tokens=sum(stream.num_tokens for stream in streams if not stream.settled),
         dropped_tokens=sum(load.num_dropped_tokens for load in run.scheduler.loads),
         spec_hashes=tuple(stream.spec_hash for stream in streams),
-        num_losses=len(run.scheduler.failover.losses),
+        num_losses=run.scheduler.failover.num_losses,
         num_continued=int((done["losses"] > 0).sum()),
         num_repeated_answers=run.scheduler.degenerate.num_repeated,
         num_equal_answers=run.scheduler.degenerate.num_equal,

@@ -79,7 +79,7 @@ class RunReadings:
             m.TOKENS: table.num_tokens,
             m.TOKENS_PER_S: self._tokens.per_s,
             m.LATENESS: self._sources.lateness.worst_ns(RATE_WINDOW_S) / 1e9,
-            m.LOSSES: len(scheduler.failover.losses),
+            m.LOSSES: scheduler.failover.num_losses,
             m.CONTINUED: len(scheduler.failover.continuations),
             m.CPU: time.process_time(),
             m.MEMORY: int(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE_BYTES,
@@ -96,7 +96,7 @@ class RunReadings:
 
     def _workers(self) -> Readings:
         run = self._sources.run
-        losses = Counter(loss.address for loss in run.scheduler.failover.losses)
+        losses = Counter(loss.address for loss in run.scheduler.failover.losses if not loss.is_move)
         found: Readings = {metric.name: [] for metric in m.OF_WORKERS}
         for link, outstanding in zip(run.fleet.links, run.scheduler.outstanding, strict=True):
             labels = (link.address,)

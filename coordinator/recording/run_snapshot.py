@@ -86,8 +86,7 @@ class LiveFigures(NamedTuple):
     lateness_ns: int
     """Largest lateness of issue in the last RATE_WINDOW_S."""
     losses: list[Loss]
-    """The latest MAX_LOSSES, oldest first."""
-    num_losses: int
+    """The latest MAX_LOSSES, oldest first; moves among them."""
 
 
 class Snapshot(NamedTuple):
@@ -178,7 +177,6 @@ class RunFollower:
             latencies=self._latencies,
             lateness_ns=self._followed.lateness.worst_ns(RATE_WINDOW_S),
             losses=list(losses[-MAX_LOSSES:]),
-            num_losses=len(losses),
         )
 
     def workers(self) -> list[WorkerFigures]:

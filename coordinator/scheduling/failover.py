@@ -25,6 +25,8 @@ class Loss(NamedTuple):
     """Tokens already received for these requests; they are not generated again."""
     resent_tokens: int
     """Prompt and kept tokens that other workers must prefill."""
+    is_move: bool = False
+    """Whether the worker went on: only these requests were taken from it."""
 
 
 class Continuation(NamedTuple):
@@ -73,11 +75,18 @@ class Failover:
         self.losses: list[Loss] = []
         self.continuations: list[Continuation] = []
 
+    @property
+    def num_losses(self) -> int:
+        """How often a worker was lost."""
+        return sum(not loss.is_move for loss in self.losses)
+
     def __len__(self) -> int:
         """Return the number of requests that wait for a worker."""
         return len(self.waiting)
 
-    def take_from(self, worker: WorkerLoad, slots: Slots, reason: str, at_ns: int) -> Slots:
+    def take_from(
+        self, worker: WorkerLoad, slots: Slots, reason: str, at_ns: int, *, is_move: bool = False
+    ) -> Slots:
         """Remove requests from a worker and queue them for another one.
 
         A stop id or an id outside the vocabulary is dropped with all tokens behind it: the worker was wrong.
@@ -91,7 +100,9 @@ class Failover:
         complete = rows["num_tokens"] >= self._max_new_tokens
         kept_tokens = int(rows["num_tokens"].sum())
         resent_tokens = int((rows["prompt_len"] + rows["num_tokens"])[~complete].sum())
-        self.losses.append(Loss(worker.address, at_ns, reason, len(slots), kept_tokens, resent_tokens))
+        self.losses.append(
+            Loss(worker.address, at_ns, reason, len(slots), kept_tokens, resent_tokens, is_move)
+        )
         self._table.unassign(slots)
         left = slots[~complete]
         stalled_losses = self._table.rows(left)["stalled_losses"].tolist()

@@ -222,7 +222,7 @@ class Scheduler:
         """Move requests from a live worker to other workers."""
         load = self.loads[worker]
         load.take_back(self.table.names(slots), int(self.table.rows(slots)["prefill_len"].sum()))
-        self._fail_over(load, slots, reason)
+        self._fail_over(load, slots, reason, is_move=True)
         self.dispatch()
 
     def fail(self, reason: str) -> None:
@@ -347,10 +347,10 @@ class Scheduler:
         if len(prompts.requests):
             load.send(prompts, now_ns)
 
-    def _fail_over(self, load: WorkerLoad, slots: Slots, reason: str) -> None:
+    def _fail_over(self, load: WorkerLoad, slots: Slots, reason: str, *, is_move: bool = False) -> None:
         """Queue requests for other workers; fail the run if a request has lost its worker too often."""
         now_ns = time.monotonic_ns()
-        complete = self.failover.take_from(load, slots, reason, now_ns)
+        complete = self.failover.take_from(load, slots, reason, now_ns, is_move=is_move)
         if len(complete):
             self._finish(complete.tolist(), [pb.FINISH_REASON_LENGTH] * len(complete), now_ns)
         rows = self.table.rows(slots)

@@ -81,6 +81,10 @@ def test_forgotten_query_continued(tmp_path: Path, table: Table, mode: str) -> N
         assert {BAD} == {one["sample"] for one in found["summary"]["continuations"]}
         assert {FORGETS_AFTER} == {one["kept_tokens"] for one in found["summary"]["continuations"]}
         assert [1, 1] == [worker["streams"] for worker in found["summary"]["workers"]]
+        # A query was taken from its worker, which was not lost.
+        assert all(loss["is_move"] for loss in found["summary"]["losses"])
+        (check,) = [check for check in found["verdict"]["checks"] if check["name"] == "continuation"]
+        assert check["seen"].startswith("0 workers lost, ")
 
 
 @pytest.mark.parametrize("mode", runs.MODES)

@@ -43,6 +43,17 @@ def test_ttft_is_the_sum_of_its_parts() -> None:
     assert found.value_ns == 107
 
 
+def test_lateness_is_that_of_every_query_by_the_schedule() -> None:
+    """Of 1000 queries issued at 10, query q was due q before: late by 0 to 999, LoadGen's p99 is 990."""
+    records = many(1000)
+    assert RunDecomposition.of(records, None).lateness_ns is None
+    records.columns["scheduled_ns"][:] = 10 - np.arange(1000)
+    found = RunDecomposition.of(records, None).lateness_ns
+    assert found is not None
+    marks = {"p50": 500, "p90": 900, "p95": 950, "p99": 990, "p99.9": 999}
+    assert (0, 499.5, marks, 999) == (found.minimum, found.mean, found.percentiles, found.maximum)
+
+
 def test_latency_is_the_sum_of_its_parts() -> None:
     """The same up to the first token; then decode to 180, hold to 195, back to 200, report to 213."""
     found = take(one())["latency_ns"].percentiles["p50"]

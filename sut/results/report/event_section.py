@@ -51,10 +51,11 @@ def _pause_spans(record: RunJson) -> Iterator[Span]:
 
 def _spans(record: RunJson, path: tuple[str, ...], kind: str) -> Iterator[Span]:
     colour = Colour.RED if kind == "loss" else Colour.BLUE
-    for index, _ in record.entries(*path):
+    for index, event in record.entries(*path):
         at_ns = _since_first_query(record, *path, index)
         if is_number(at_ns.value):
-            yield Span(kind, at_ns.value / 1e9, 0.0, colour)
+            shown = "moved" if event.get("is_move") is True else kind
+            yield Span(shown, at_ns.value / 1e9, 0.0, colour)
 
 
 def _since_first_query(record: RunJson, *path: str | int) -> Number:
@@ -82,9 +83,10 @@ def _losses(record: RunJson) -> Iterator[Html]:
     if not num:
         yield note("No worker was lost.")
         return
-    yield element("h3", "Losses of workers")
+    yield element("h3", "Losses of workers, and requests taken from live ones")
     columns = [
         Column("worker", True),
+        Column("lost", True),
         *map(Column, ("at s", "requests", "kept tokens", "tokens prefilled again")),
     ]
     rows = [list(_loss_cells(record, index)) for index, _ in record.entries(*_LOSSES)][:MAX_ROWS]
@@ -97,6 +99,7 @@ def _losses(record: RunJson) -> Iterator[Html]:
 
 def _loss_cells(record: RunJson, index: int) -> Iterator[Html]:
     yield element("span", record.text(*_LOSSES, index, "address"))
+    yield element("span", "no" if record.get(*_LOSSES, index, "is_move") is True else "yes")
     yield number(_since_first_query(record, *_LOSSES, index), NS_AS_S)
     for name in ("requests", "kept_tokens", "resent_tokens"):
         yield number(record.number(*_LOSSES, index, name), COUNT)

@@ -1,11 +1,13 @@
 """The table at the end of a run: what stands beside what."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 
 from coordinator.recording.final_table import format_record
 from coordinator.recording.run_record import RunRecord, Spread, Summary
+from coordinator.scheduling.failover import Loss
 from coordinator.transport.worker_host import WorkerHost
 from sut.results.checks import VerdictCheck
 from sut.results.loadgen_figures import Bound, LoadGenSpread
@@ -13,6 +15,7 @@ from sut.results.timing.decomposition import (
     TTFT_MARKS,
     Decomposition,
     PartsOfPercentile,
+    QueryLateness,
     RunDecomposition,
 )
 from sut.results.verdict import Outcome, Verdict
@@ -129,7 +132,9 @@ def test_the_parts_of_a_percentile_stand_below_the_mean_that_they_add_up_to() ->
     """A p99 of 9 ms, of three requests with a mean of 8 ms: the parts 6 and 2 add up to the mean."""
     around = PartsOfPercentile(9 * MS, 8.0 * MS, 3, 0, 0.5 * MS, {"prefill": 6.0 * MS, "report": 2.0 * MS})
     found = Decomposition(2, 0, {}, {"p50": around, "p99": around})
-    shown = format_record(record_of(decomposition=RunDecomposition("issued_ns", None, 0, {"ttft_ns": found})))
+    shown = format_record(
+        record_of(decomposition=RunDecomposition("issued_ns", None, 0, None, {"ttft_ns": found}))
+    )
     lines = shown.splitlines()
     above = lines.index("   ttft p99 9.000 ms, mean 8.000 of the 3 nearest (clock +-0.500):")
     assert "      prefill 6.000, report 2.000" == lines[above + 1]
@@ -139,7 +144,9 @@ def test_requests_that_lost_a_worker_are_named_beside_the_parts() -> None:
     """Two of the three requests around the p99 have the time at it in their way to the next one."""
     around = PartsOfPercentile(9 * MS, 8.0 * MS, 3, 2, 0.5 * MS, {"network out": 8.0 * MS})
     found = Decomposition(2, 0, {}, {"p50": around, "p99": around})
-    shown = format_record(record_of(decomposition=RunDecomposition("issued_ns", None, 0, {"ttft_ns": found})))
+    shown = format_record(
+        record_of(decomposition=RunDecomposition("issued_ns", None, 0, None, {"ttft_ns": found}))
+    )
     assert (
         "   ttft p99 9.000 ms, mean 8.000 of the 3 nearest, 2 lost a worker (clock +-0.500):"
         in shown.splitlines()
@@ -151,7 +158,31 @@ def test_parts_of_hours_fit_110_columns() -> None:
     parts = dict.fromkeys(TTFT_MARKS.values(), 3_600_000.0 * MS)
     around = PartsOfPercentile(28_800_000 * MS, 28_800_000.0 * MS, 5_412, 5_412, 0.5 * MS, parts)
     found = Decomposition(2, 0, {}, {"p50": around, "p99": around})
-    shown = format_record(record_of(decomposition=RunDecomposition("issued_ns", None, 0, {"ttft_ns": found})))
+    shown = format_record(
+        record_of(decomposition=RunDecomposition("issued_ns", None, 0, None, {"ttft_ns": found}))
+    )
     lines = [line for line in shown.splitlines() if "3600000.000" in line or "28800000.000" in line]
     assert 2 * 3 == len(lines)
     assert max(map(len, lines)) <= 110
+
+
+def test_a_query_that_was_taken_from_a_live_worker_is_no_loss_of_it() -> None:
+    """Each loss and each move is a line; only that of a loss says that the worker was lost."""
+    lost = Loss("a:1", 0, "silent for 10 s", 3, 4, 5)
+    moved = Loss("b:2", 0, "overdue", 1, 2, 3, is_move=True)
+    record = record_of()
+    assert record.summary is not None
+    losses = [lost._asdict(), moved._asdict()]
+    words = rows_of(dataclasses.replace(record, summary=dataclasses.replace(record.summary, losses=losses)))
+    found = [row[:3] for row in words if row[1:2] in (["a:1"], ["b:2"])]
+    assert [["lost", "a:1", "3"], ["move", "b:2", "1"]] == found
+
+
+def test_loadgens_own_lateness_stands_below_that_of_the_thread() -> None:
+    """Known after the run if the schedule is: the thread may have been in time when LoadGen was not."""
+    marks = {"p50": MS, "p90": 2 * MS, "p95": 3 * MS, "p99": 4 * MS, "p99.9": 5 * MS}
+    found = RunDecomposition("scheduled_ns", None, 0, QueryLateness(1.5 * MS, 0, marks, 6 * MS), {})
+    rows = rows_of(record_of(decomposition=found))
+    (row,) = [number for number, row in enumerate(rows) if row[:3] == ["late", "by", "schedule"]]
+    assert ["1.500", "1.000", "2.000", "3.000", "4.000", "5.000", "6.000"] == rows[row][3:]
+    assert ["issue", "lateness"] == rows[row - 1][:2]

@@ -25,7 +25,6 @@ RUN = LiveFigures(
     ],
     lateness_ns=3 * MS,
     losses=[Loss("10.0.0.9:50051", 0, "silent for 10 s", 34, 5, 6)],
-    num_losses=1,
 )
 
 
@@ -85,6 +84,13 @@ def test_released_workers_are_not_shown_as_lost() -> None:
     """After the test no link to a worker is live; none of them was lost."""
     snapshot = Snapshot("server performance", RunPhase.GRADING, 3.0, fleet_of(2, num_lost=2), None)
     assert ["server performance  grading 3 s"] == [text.plain for text in compose(snapshot, 80, 23)]
+
+
+def test_a_worker_whose_query_was_moved_is_not_called_lost() -> None:
+    """The line of a move begins with the address alone."""
+    move = RUN.losses[0]._replace(reason="overdue", requests=1, is_move=True)
+    found = shown(fleet_of(2), 80, 23, RUN._replace(losses=[move]))
+    assert "10.0.0.9:50051: 1 requests moved: overdue" == found[-1]
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,14 @@ def test_the_pause_is_part_of_ttft_as_lateness(shown: Shown) -> None:
     assert off_ns[len(off_ns) // 2] < 1e6
     assert off_ns[-1] < 0.3 * STOPPED_S * 1e9
     decomposition = shown.record["decomposition"]
+    late_ns = [
+        issued - due
+        for issued, due in zip(
+            requests["issued_ns"].to_pylist(), requests["scheduled_ns"].to_pylist(), strict=True
+        )
+    ]
+    assert max(late_ns) == decomposition["lateness_ns"]["maximum"] > 0.8 * STOPPED_S * 1e9
+    assert sorted(late_ns)[NUM_QUERIES // 2] == decomposition["lateness_ns"]["percentiles"]["p50"]
     assert decomposition["schedule"]["source"] == "seed"
     assert decomposition["num_contradicting"] == 0
     p90 = decomposition["quantities"]["ttft_ns"]["percentiles"]["p90"]

@@ -141,6 +141,16 @@ def test_a_loss_and_its_continuations_are_on_record() -> None:
     ]
 
 
+def test_a_move_is_no_loss() -> None:
+    """A request that is taken from a worker that goes on is on record, and no worker was lost."""
+    moving = Moving()
+    moving.failover.take_from(moving.loads[0], moving.slots[:1], "overdue", 70, is_move=True)
+    assert [True] == [loss.is_move for loss in moving.failover.losses]
+    assert 0 == moving.failover.num_losses
+    moving.failover.take_from(moving.loads[0], moving.slots[1:], "it broke", 80)
+    assert 1 == moving.failover.num_losses
+
+
 def test_an_answer_of_the_whole_budget_is_complete() -> None:
     """Nothing may be asked for a request whose budget is used up: it is returned and does not wait."""
     moving = Moving()
