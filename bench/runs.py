@@ -10,6 +10,8 @@ from sut.log_files import DETAIL, find_log
 from sut.results.logs import DetailLog, read_detail
 
 RUN_JSON = "run.json"
+# The drivers of the peers in bench.peers judge nothing: each of their answers is compared.
+_NO_VERDICT: dict[str, Any] = {"checks": [], "reason": ""}
 
 
 def read_run(name: str, ended: Ended, log: Path, run_dir: Path) -> tuple[dict[str, Any], DetailLog]:
@@ -28,16 +30,18 @@ def read_run(name: str, ended: Ended, log: Path, run_dir: Path) -> tuple[dict[st
     if ended.exit_code not in (0, 3):
         raise RuntimeError(f"{name}: exit code {ended.exit_code}: {_reason(run_dir) or tail(log)}")
     record = json.loads((run_dir / RUN_JSON).read_text(encoding="utf-8"))
-    failed = {check["name"] for check in record["verdict"]["checks"] if not check["passed"]}
+    verdict = record.get("verdict", _NO_VERDICT)
+    failed = {check["name"] for check in verdict["checks"] if not check["passed"]}
     if failed - {"loadgen_result"}:
-        raise RuntimeError(f"{name}: the run was rejected: {record['verdict']['reason']}")
+        raise RuntimeError(f"{name}: the run was rejected: {verdict['reason']}")
     return record, read_detail(find_log(run_dir, DETAIL))
 
 
 def _reason(run_dir: Path) -> str:
     """Return why a run failed by its run.json; empty without one, or if it did not come to its end."""
     path = run_dir / RUN_JSON
-    reason: str = json.loads(path.read_text(encoding="utf-8"))["verdict"]["reason"] if path.exists() else ""
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    reason: str = record.get("verdict", _NO_VERDICT)["reason"]
     return reason
 
 

@@ -11,7 +11,8 @@ from bench.peers import streams
 from bench.peers.__main__ import judge, main
 from bench.peers.burst_load import BurstLoad, Workload
 from bench.peers.flat_sides import SIDES, FlatFigures
-from bench.peers.step_worker import StepOutbox
+from bench.peers.side_fleet import Round, Side, run_rounds
+from bench.peers.step_worker import step_outbox
 from bench.peers.zmq_sockets import MAX_QUEUED, Receiver, Sender
 from bench.workload import counting_answer
 from protos.columns import TokenColumns, unpack_tokens
@@ -63,6 +64,19 @@ def test_every_side_does_the_same_work_flat_out(tmp_path: Path) -> None:
     # At most 8 requests run in each of the 2 workers.
     assert record["tokens"] / 8 <= messages["frames-step"]
     assert 5 * 2 == len(record["goals"])
+
+
+def test_sides_of_both_kinds_make_a_round() -> None:
+    """A peer, whose driver gives no verdict, and the product with another outbox: each answer is compared."""
+    rounds: list[tuple[str, int, int]] = []
+
+    def take(_: int, side: Side, found: Round) -> None:
+        rounds.append((side.name, found.answers.requests, found.answers.tokens))
+
+    sides = tuple(side for side in SIDES if side.name in ("grpc-1", "frames-step"))
+    load = BurstLoad(in_flight=4, answer_tokens=4, prompt_tokens=2, requests=8)
+    num_tokens = run_rounds(sides, load, 1, take)
+    assert {("grpc-1", 8, num_tokens), ("frames-step", 8, num_tokens)} == set(rounds)
 
 
 def test_goals_are_judged_by_the_rounds() -> None:
@@ -122,7 +136,7 @@ def test_each_step_is_a_frame_of_its_own() -> None:
     """Three pending steps are sent as three frames, the oldest first."""
 
     async def frames() -> list[list[int]]:
-        outbox = StepOutbox(hold_ns=0)
+        outbox = step_outbox(hold_ns=0)
         requests, no_rows, no_reasons = (
             np.array([5], np.uint64),
             np.zeros(0, np.uint32),
