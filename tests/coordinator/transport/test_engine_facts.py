@@ -168,7 +168,7 @@ def test_a_worker_that_comes_back_with_another_argument_is_not_taken_back(
             # The refused process has no stream; the two others describe themselves, each in its own words.
             limits = [info.execution_facts["max_num_seqs"] for info in link.infos]
             assert ["256", "7"] == limits
-            row = WorkerRow.of(link, WorkerLoad(link), np.zeros(0, DONE))
+            row = WorkerRow.of(link, WorkerLoad(link), np.zeros(0, DONE), first_issued_ns=0)
             assert [256, 7] == [info["max_num_seqs"] for info in row.stream_infos]
             await run.halt()
             return run
