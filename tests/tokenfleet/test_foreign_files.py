@@ -70,6 +70,27 @@ def test_columns_that_no_run_writes_are_used_by_no_command(
         found.column("first_arrival_ns")
 
 
+def test_two_columns_of_one_name_are_used_by_no_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which of the two a figure would be of is not known: one line, and no page."""
+    mine = {"run_id": "mine"}
+    runs = [run_of_two(tmp_path / name, "offline", mine) for name in ("doubled", "whole")]
+    names = [*COLUMNS, "answer_tokens"]
+    write_parquet(runs[0] / "requests.parquet", pa.table([pa.array([1, 2])] * len(names), names), mine)
+    for main, argv in (
+        (report, [str(runs[0])]),
+        (compare, [str(run) for run in runs]),
+        (spans, [str(runs[0]), "--output", str(tmp_path / "spans.json")]),
+    ):
+        assert 2 == main(argv)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "requests.parquet: has two columns of one name: another program has written it" in line
+    with pytest.raises(ForeignFileError, match="two columns of one name"):
+        FinishedRun.read(runs[0])
+    assert not list(tmp_path.rglob("*.html"))
+
+
 def test_a_request_without_a_first_token_is_no_foreign_file(tmp_path: Path) -> None:
     """An answer without tokens: spans take the request, and its time to the first token ends with it."""
     run = run_of_two(tmp_path / "run", "offline", {"run_id": "mine"})

@@ -64,7 +64,7 @@ def open_parquet(path: Path, run_id: object) -> Iterator[pq.ParquetFile]:
 
     Raises:
         OSError: It cannot be read, or is no parquet file; also raised within the block.
-        ForeignFileError: Another run or another program has written it.
+        ForeignFileError: Another run or another program has written it, for example with equal column names.
     """
     try:
         # An open file: pyarrow parses a path with a colon as a URI.
@@ -84,6 +84,8 @@ def _check_owner(path: Path, schema: pa.Schema, run_id: object) -> None:
     if owner != run_id:
         names = " and ".join(printable(str(name), _MAX_ID_LEN) for name in (owner, run_id))
         raise ForeignFileError(f"{path} and the {RECORD} beside it are of two runs, {names}")
+    if len(set(schema.names)) < len(schema.names):
+        raise ForeignFileError(f"{path}: has two columns of one name: another program has written it")
 
 
 def check_integers(path: Path, table: pa.Table, names: Iterable[str]) -> None:
