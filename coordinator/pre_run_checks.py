@@ -12,7 +12,8 @@ from sut.conf_effects import shared_rate, unused_lines, used_lines
 from sut.dataset import Dataset
 from sut.loadgen import LoadGenSettings
 from sut.results.deviations import EngineReport, Setup, deviations_before_run, engine_deviations
-from sut.settings import GenerationConfig, Mode
+from sut.run_length import RunLength, setting_number
+from sut.settings import GenerationConfig, Mode, Scenario
 from sut.user_conf import planned_qps
 
 logger = logging.getLogger(__name__)
@@ -82,8 +83,20 @@ def announce(config: RunConfig, inputs: Inputs) -> None:
     elif config.mode is Mode.PERFORMANCE and not inputs.confs.audits:
         logger.warning(_NO_RATE)
     settings = LoadGenSettings.read(inputs.user_conf, inputs.audit_conf, config.scenario)
+    if short := too_short(config, settings):
+        logger.warning("%s", short)
     setup = build_setup(config, inputs, (), settings.seeds)
     _warn(deviations_before_run(settings.logged, setup))
+
+
+def too_short(config: RunConfig, settings: LoadGenSettings) -> str | None:
+    """Return why LoadGen cannot call the run VALID, whatever its latencies; None if it can.
+
+    Early stopping decides performance runs of Server alone.
+    """
+    if config.mode is not Mode.PERFORMANCE or config.scenario is Scenario.OFFLINE:
+        return None
+    return RunLength.of(settings.logged).too_short(setting_number(settings.logged, "effective_target_qps"))
 
 
 def warn_of_engines(setup: Setup) -> None:

@@ -16,7 +16,7 @@ from bench.find_qps.virtual_search import VirtualLoad, VirtualTests, bisect_rate
 from bench.find_qps.virtual_server import EngineLimits, Floats, Lens, serve
 from bench.fleet.schedule import scheduled_ns
 from sut.benchmark import BENCHMARK, V6_1
-from tokenfleet.find_qps.full_length import RunLength
+from sut.run_length import RunLength
 from tokenfleet.find_qps.rate_search import RateSearch, RunLengthKind
 from worker.engines.scripted.cost_model import CostModel
 

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.find_qps.virtual_server import EngineLimits, Floats, Latencies, Lens, serve
-from tokenfleet.find_qps.full_length import RunLength, ServedQueries, full_length_ratio
+from sut.run_length import RunLength
+from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
 from tokenfleet.find_qps.rate_search import RatePoint, RateSearch, RunLengthKind, SearchStep, StepKind
 from tokenfleet.find_qps.search_plan import OVER_SHARE
 from tokenfleet.find_qps.search_results import MIN_LOST_RATIO

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from coordinator.config import RunConfig
 from coordinator.doctor.findings import DEVIATION, Check, Finding, Level, Row
 from coordinator.doctor.visits import Visit
-from coordinator.pre_run_checks import DataFacts, compose_setup
+from coordinator.pre_run_checks import DataFacts, compose_setup, too_short
 from sut.benchmark import find_round, unknown_round
 from sut.loadgen import LoadGenSettings
 from sut.loadgen_conf import ConfFile
@@ -41,7 +41,7 @@ def diagnose_submission(
     """
     audit_text, audit_values = (None, None) if known.audit is None else (known.audit.text, known.audit.values)
     settings = LoadGenSettings.read(known.user_conf, audit_text, run.scenario)
-    rows = [*_diagnose_round(settings), *_report_figures(run, generation)]
+    rows = [*_diagnose_round(settings), *_report_figures(run, generation), *_diagnose_length(run, settings)]
     loaded = [(visit.address, visit.info) for visit in workers if visit.info.engine]
     setup = compose_setup(run, generation, audit_values, known.data, loaded, settings.seeds)
     found = deviations_before_run(settings.logged, setup)
@@ -62,6 +62,13 @@ def _diagnose_round(settings: LoadGenSettings) -> list[Row]:
         )
     checker = f"submission checker --version {entry.checker_version}"
     return check.rows([], f"{entry.name}, by the seeds of {loadgen}; {checker}")
+
+
+def _diagnose_length(run: RunConfig, settings: LoadGenSettings) -> list[Row]:
+    """Warn of a run with too few queries for LoadGen's early stopping."""
+    short = too_short(run, settings)
+    advice = "otherwise the run is INVALID, whatever its latencies"
+    return [] if short is None else [Row(GROUP, "queries", Level.WARN, short, advice)]
 
 
 def _report_figures(run: RunConfig, generation: GenerationConfig) -> list[Row]:

@@ -28,6 +28,7 @@ _CONSTRAINTS = (
     "result_min_queries_met",
     "early_stopping_met",
 )
+_EARLY_STOPPING = ("early_stopping_ttft_result", "early_stopping_tpot_result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class Counts:
 
 
 def loadgen_result(detail: DetailLog) -> VerdictCheck:
-    """Require LoadGen's VALID; LoadGen gives no reason if only early stopping fails."""
+    """Require LoadGen's VALID; if only early stopping fails, LoadGen has its reason under another key."""
     result = detail.values.get("result_validity")
     unmet = [f"not {key}" for key in _CONSTRAINTS if detail.values.get(key) is False]
     reasons = ", ".join([*_invalid_reasons(detail), *unmet])
@@ -112,9 +113,16 @@ def loadgen_result(detail: DetailLog) -> VerdictCheck:
 
 
 def _invalid_reasons(detail: DetailLog) -> list[str]:
-    """Split LoadGen's reason into its sentences: LoadGen joins them with bullets and line breaks."""
-    parts = str(detail.values.get("result_invalid_reason") or "").split(" * ")
-    return [sentence for part in parts if (sentence := " ".join(part.split()).strip("*. "))]
+    reason = str(detail.values.get("result_invalid_reason") or "")
+    if not reason and detail.values.get("early_stopping_met") is False:
+        reason = "".join(str(detail.values.get(key) or "") for key in _EARLY_STOPPING)
+    return _sentences(reason)
+
+
+def _sentences(text: str) -> list[str]:
+    """Split a text of LoadGen, which joins sentences with bullets and line breaks; each is given once."""
+    parts = (" ".join(part.split()).strip("*. ") for part in text.split(" * "))
+    return list(dict.fromkeys(filter(None, parts)))
 
 
 def loadgen_errors(detail: DetailLog, accuracy: bool) -> VerdictCheck:

@@ -93,6 +93,7 @@ def test_the_doctor_lists_round_figures_and_deviations(worker: fleet.WorkerProce
             "8 tokens in this run; default 10,240 by the reference's README and TEST09; "
             "10,000 by the rules (inference_rules.adoc)",
         ],
+        ["warn", "queries", TOO_SHORT.format(num=100, qps=50)],
         *(["warn", "deviation", text] for text in known(worker)),
     ] == cells
 
@@ -106,6 +107,10 @@ def test_the_doctor_names_both_tpot_limits_of_interactive() -> None:
     ) in done.stdout
 
 
+TOO_SHORT = (
+    "a run of {num} queries at {qps} queries/s is too short: LoadGen calls none VALID below 459 queries "
+    "(early stopping); raise min_duration or min_query_count"
+)
 # The reference's own files have this duration and, for performance, the answers' length of accuracy.
 REFERENCE_CONF = "gpt-oss-120b.Server.target_qps = 8\ngpt-oss-120b.Server.min_duration = 60000\n"
 REFERENCE = ["effective_min_duration_ms is 60000, below 600000", "max_new_tokens is 32768, not 10240"]
@@ -144,6 +149,18 @@ def test_a_run_without_a_rate_says_what_loadgen_takes(tmp_path: Path) -> None:
     """Offline without target_qps gets LoadGen's 1 query/s, which a fleet exceeds: said before the run."""
     found = refused_run(tmp_path, "--scenario", "offline")
     assert found[0].startswith("planned rate: LoadGen's default of 1 query/s; Offline is INVALID if it ends")
+
+
+def test_a_run_of_too_few_queries_says_so_before_its_workers(tmp_path: Path) -> None:
+    """57 s at 8 queries/s are 456 queries, of which early stopping calls none VALID: run and doctor warn."""
+    flags = reference_flags(tmp_path, "*.Server.target_qps = 8\n*.Server.min_duration = 57000\n")
+    text = TOO_SHORT.format(num=456, qps=8)
+    assert text == refused_run(tmp_path, *flags)[2]
+    data = ["--input-file", str(tmp_path / "data.parquet")]
+    rows = doctor(["127.0.0.1:9"], *flags, *data, "--timeout-s", "1").stdout.splitlines()
+    assert [text] == [row.split(maxsplit=2)[2] for row in rows if row.startswith("  warn  queries ")]
+    # An accuracy run is not judged by its latencies.
+    assert text not in refused_run(tmp_path, *flags, "--accuracy", "--ungraded")
 
 
 def test_the_doctor_judges_the_files_without_a_data_set(tmp_path: Path) -> None:

@@ -72,6 +72,19 @@ FAILURES: dict[str, tuple[Mode, dict[str, Any], str, str]] = {
         "loadgen_result",
         "INVALID (not early_stopping_met)",
     ),
+    "early stopping of both limits, as LoadGen 6.0.17 tells it": (
+        PERFORMANCE,
+        {
+            "values": {
+                "result_validity": "INVALID",
+                "early_stopping_met": False,
+                "early_stopping_ttft_result": " * Run unsuccessful.\n * Processed 9 queries.\n",
+                "early_stopping_tpot_result": " * Run unsuccessful.\n * Processed 9 queries.\n * Would\n",
+            }
+        },
+        "loadgen_result",
+        "INVALID (Run unsuccessful, Processed 9 queries, Would, not early_stopping_met)",
+    ),
     "reasons with bullets and spaces, as LoadGen 6.0.17 joins them": (
         PERFORMANCE,
         {

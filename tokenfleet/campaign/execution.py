@@ -346,6 +346,7 @@ class Campaign:
 
 
 def describe(result: RunResult) -> str:
-    """Return outcome and rate of a run for the table."""
+    """Return outcome, rate and warnings of a run for the table."""
     rate = "" if result.tokens_per_s is None else f", {result.tokens_per_s:,.1f} tokens/s"
-    return f"{result.outcome}{rate}"
+    warnings = f"; warn {', '.join(result.warnings)}" if result.warnings else ""
+    return f"{result.outcome}{rate}{warnings}"

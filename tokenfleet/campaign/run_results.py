@@ -29,6 +29,8 @@ class RunResult:
     run_id: str
     outcome: str
     reason: str
+    warnings: tuple[str, ...]
+    """Names of the checks that warn."""
     deviations: tuple[str, ...]
     files_sha256: Mapping[str, str]
     """Of the logs and confs, when the run ended."""
@@ -85,6 +87,9 @@ def _to_result(run_dir: Path, record: Mapping[str, Any], scenario: Scenario, kin
         run_id=printable(str(record["run_id"]), MAX_TEXT_LEN),
         outcome=printable(str(verdict["outcome"]), MAX_TEXT_LEN),
         reason=printable(str(verdict["reason"]), MAX_TEXT_LEN),
+        warnings=tuple(
+            printable(str(check["name"]), MAX_TEXT_LEN) for check in verdict["checks"] if check["warning"]
+        ),
         deviations=tuple(printable(str(text), MAX_TEXT_LEN) for text in verdict["deviations"]),
         files_sha256=dict(record["files_sha256"]),
         identity=identity,

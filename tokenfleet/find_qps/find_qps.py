@@ -17,7 +17,6 @@ from common.child_process import child_command, child_environment
 from common.command_exit import BAD_INPUT, FAILED
 from common.flags import FlagError
 from coordinator.transport.access import Access
-from sut.early_stopping import min_passing_queries
 from sut.settings import Scenario
 from tokenfleet.child import ChildProcess
 from tokenfleet.find_qps.config import parse
@@ -77,11 +76,8 @@ def _check_length(plan: SearchPlan) -> None:
         FlagError: Names the number of queries.
     """
     lowest = plan.config.min_qps or 0.0
-    if plan.full.allowed(lowest) < 0:
-        num = plan.full.num_queries(lowest)
-        reason = f"a run of {num} queries at {lowest:g} queries/s is too short: LoadGen calls none VALID"
-        least = f"below {min_passing_queries(0, plan.full.percentile)} queries (early stopping)"
-        raise FlagError("--min-qps", f"{reason} {least}; raise min_duration or min_query_count")
+    if reason := plan.full.too_short(lowest):
+        raise FlagError("--min-qps", reason)
 
 
 class SearchRuns:

@@ -14,8 +14,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sut.early_stopping import allowed_over_latency
-
 Seconds = NDArray[np.float64]
 Ratios = NDArray[np.float64]
 
@@ -23,26 +21,6 @@ Ratios = NDArray[np.float64]
 FILL_FRACTION = 0.9
 # The middle part is at least this share of a run.
 MIN_MIDDLE = 1 / 3
-
-
-class RunLength(NamedTuple):
-    """Length of a Server run, as the confs of LoadGen set it."""
-
-    min_duration_s: float
-    min_query_count: int
-    block: int
-    """LoadGen issues whole multiples of this number: the performance sample count, or 1."""
-    percentile: float
-    """Share of the queries that must meet the limits."""
-
-    def num_queries(self, target_qps: float) -> int:
-        """Return the number of queries that LoadGen issues, within the chance of its schedule."""
-        needed = max(self.min_query_count, math.ceil(self.min_duration_s * target_qps), 1)
-        return self.block * math.ceil(needed / self.block)
-
-    def allowed(self, target_qps: float) -> int:
-        """Return the number of queries that may be over a limit."""
-        return allowed_over_latency(self.num_queries(target_qps), self.percentile)
 
 
 class ServedQueries(NamedTuple):

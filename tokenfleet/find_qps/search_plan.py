@@ -1,7 +1,6 @@
 """The runs of a search: directory, confs and flags of each."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +8,9 @@ from common.atomic_files import replace_files
 from coordinator.config import RunConfig, to_argv
 from coordinator.inputs import Inputs
 from sut.loadgen import LoadGenSettings
+from sut.run_length import RunLength, setting_number
 from sut.settings import Scenario
 from tokenfleet.find_qps.config import FindQpsConfig
-from tokenfleet.find_qps.full_length import RunLength
 from tokenfleet.find_qps.rate_search import RunLengthKind
 
 SHORT_SHARE = 1 / 3
@@ -64,7 +63,7 @@ class SearchPlan:
         unused = dataclasses.replace(run, output_dir=directory / ".not-created", target_qps=rate)
         inputs = Inputs.read(unused)
         settings = LoadGenSettings.read(inputs.user_conf, None, run.scenario).logged
-        full = run_length(settings)
+        full = RunLength.of(settings)
         short_s = config.short_duration_s or full.min_duration_s * SHORT_SHARE
         return cls(
             config=config,
@@ -78,8 +77,8 @@ class SearchPlan:
                 min_query_count=min(MIN_SHORT_QUERIES, full.num_queries(rate)),
                 block=1,
             ),
-            ttft_limit_ns=int(_number(settings, "requested_server_ttft_latency")),
-            tpot_limit_ns=int(_number(settings, "requested_server_tpot_latency")),
+            ttft_limit_ns=int(setting_number(settings, "requested_server_ttft_latency")),
+            tpot_limit_ns=int(setting_number(settings, "requested_server_tpot_latency")),
         )
 
     @property
@@ -145,20 +144,3 @@ class SearchPlan:
             user_conf=self.directory / f"{run.kind}.conf",
             max_over_latency=self.max_over_latency(run),
         )
-
-
-def run_length(settings: Mapping[str, object]) -> RunLength:
-    """Return the length of the runs that LoadGen makes with these settings, by key of its detail log."""
-    is_whole = bool(settings["effective_sample_concatenate_permutation"])
-    return RunLength(
-        min_duration_s=_number(settings, "effective_min_duration_ms") / 1000,
-        min_query_count=int(_number(settings, "effective_min_sample_count")),
-        block=int(_number(settings, "effective_performance_sample_count")) if is_whole else 1,
-        percentile=_number(settings, "effective_target_latency_percentile"),
-    )
-
-
-def _number(settings: Mapping[str, object], key: str) -> float:
-    value = settings[key]
-    assert isinstance(value, int | float)
-    return value

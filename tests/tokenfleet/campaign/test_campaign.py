@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -208,7 +209,7 @@ def test_an_interrupted_accuracy_run_starts_anew(directory: Path) -> None:
 
 
 def test_a_lost_worker_is_started_again(directory: Path) -> None:
-    """A worker killed in a run is started on the same port; the run ends with it, or is repeated."""
+    """A worker killed in a run is started on the same port; the run ends with a warning, or is repeated."""
     out = directory / "out"
     flags = ("[coordinator]", "[coordinator]\nno-worker-timeout-s = 20")
     campaign = StartedCampaign(write_rehearsal(directory, SLOW, flags))
@@ -216,6 +217,10 @@ def test_a_lost_worker_is_started_again(directory: Path) -> None:
     os.kill(local_pid(out), signal.SIGKILL)
     assert 0 == campaign.end(), campaign.text()
     assert {"offline performance", "offline accuracy"} == set(run_ids(out))
+    checks = fleet.run_json(out / "offline" / "performance")["verdict"]["checks"]
+    (lost,) = (check["warning"] for check in checks if check["name"] == "continuation")
+    (row,) = re.findall(r"^offline performance  .* done  .*", campaign.text(), re.M)
+    assert lost == ("; warn continuation" in row), row
     wait_gone(campaign.marker)
 
 

@@ -10,6 +10,7 @@ from sut.results.submission.recorded_runs import RunKind
 from sut.results.submission.set_faults import kernel_choices
 from sut.settings import Scenario
 from tokenfleet.campaign.consistency import CodeVersions, kernel_difference, mixed, rate_advice, rerun_reason
+from tokenfleet.campaign.execution import describe
 from tokenfleet.campaign.plan_groups import Group
 from tokenfleet.campaign.planned_runs import PlannedRun, RunIdentity
 from tokenfleet.campaign.run_results import RunResult
@@ -21,6 +22,7 @@ FACTS: Mapping[str, Any] = {
     "run_id": "first",
     "outcome": "VALID",
     "reason": "",
+    "warnings": (),
     "deviations": (),
     "files_sha256": {},
     "identity": IDENTITY,
@@ -45,6 +47,13 @@ def result(**facts: object) -> RunResult:
 def run(scenario: Scenario, kind: RunKind) -> PlannedRun:
     """Compose a planned run."""
     return PlannedRun(scenario, kind, Group("g", (scenario,), None, ()), (), Path(f"out/{scenario}/{kind}"))
+
+
+def test_the_table_names_the_checks_that_warn() -> None:
+    """A run that lost a worker counts with the rate that it had: the table says so behind the rate."""
+    assert "VALID, 1.0 tokens/s" == describe(result())
+    lost = result(warnings=("continuation", "pauses"), tokens_per_s=None)
+    assert "VALID; warn continuation, pauses" == describe(lost)
 
 
 @pytest.mark.parametrize(

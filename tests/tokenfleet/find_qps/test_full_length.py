@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 
-from tokenfleet.find_qps.full_length import RunLength, ServedQueries, full_length_ratio
+from sut.run_length import RunLength
+from tokenfleet.find_qps.full_length import ServedQueries, full_length_ratio
 
 
 def served(ratios: list[float], latency_s: float = 0.0) -> ServedQueries:
