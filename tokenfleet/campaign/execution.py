@@ -33,6 +33,7 @@ from tokenfleet.campaign.shared_facts import shared_difference, shared_facts_of_
 from tokenfleet.campaign.tree_command import (
     drop_scratch,
     has_tree,
+    in_place,
     is_half_moved,
     move_tree,
     prepare_scratch,
@@ -311,20 +312,22 @@ class Campaign:
         """
         if self._plan.submission is None:
             return 0
-        code = 0
+        code, is_refused = 0, False
         if not is_half_moved(self._plan):
             prepare_scratch(self._plan)
             log = self._log("submission")
             # The lines of an earlier attempt would be taken for those of this one.
             log.unlink(missing_ok=True)
             code = self._execute(tree_argv(self._plan), log)
+            is_refused = code != 0 and (self._plan.is_strict or not has_tree(self._plan))
             for line in last_lines(log, MAX_TREE_LINES):
-                self._table.say(line)
-        if code and (self._plan.is_strict or not has_tree(self._plan)):
+                self._table.say(line if is_refused else in_place(self._plan, line))
+        if is_refused:
             drop_scratch(self._plan)
             raise ProgramStopped(f"no tree, exit code {code}: {log}", code)
         move_tree(self._plan)
-        self._table.say(f"tree: {self._plan.submission.tree.absolute()}")
+        refusal = "; exit code 1, because the official checker refuses it" if code else ""
+        self._table.say(f"tree: {self._plan.submission.tree.absolute()}{refusal}")
         return code
 
     def _log(self, name: str) -> Path:

@@ -81,10 +81,11 @@ class PhaseTable:
     def change(self, name: str, state: PhaseState, note: str = "", took_s: float | None = None) -> None:
         """Begin a state of one phase and show it."""
         phase = self._by_name[name]
+        shown = (phase.state, phase.note)
         phase.change(state, printable(note, MAX_NOTE_LEN), took_s)
         if self._live:
             self._draw()
-        else:
+        elif shown != (phase.state, phase.note):
             left = f"; about {format_duration(self.left_s)} left" if self.left_s else ""
             self._write(f"{time.strftime('%H:%M:%S')} {name}: {state} {phase.note}".rstrip() + left)
 

@@ -93,6 +93,12 @@ def move_tree(plan: CampaignPlan) -> None:
     scratch.rmdir()
 
 
+def in_place(plan: CampaignPlan, line: str) -> str:
+    """Return a line about the tree in the scratch directory with the place to which the tree is moved."""
+    assert plan.submission is not None
+    return line.replace(str(_scratch(plan) / TREE), str(plan.submission.tree))
+
+
 def _scratch(plan: CampaignPlan) -> Path:
     assert plan.submission is not None
     tree = plan.submission.tree

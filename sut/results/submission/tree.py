@@ -61,7 +61,7 @@ def check_free(output: Path, originals: Path) -> None:
     """
     for path in (output, originals):
         if os.path.lexists(path):
-            raise FlagError(OUTPUT_FLAG, "exists; a tree is never changed", path)
+            raise FlagError(OUTPUT_FLAG, "exists: move it away, or name another", path)
     if not output.absolute().parent.is_dir():
         raise FlagError(OUTPUT_FLAG, f"the directory {output.absolute().parent} does not exist", output)
 

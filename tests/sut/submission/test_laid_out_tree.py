@@ -202,7 +202,7 @@ def test_a_tree_that_exists_is_never_changed(
     (results.parent / name).mkdir()
     assert 2 == main(flags(results, repository))
     place = results.parent / name
-    line = f"tokenfleet submission: --output {place}: exists; a tree is never changed\n"
+    line = f"tokenfleet submission: --output {place}: exists: move it away, or name another\n"
     assert line == capsys.readouterr().err
     assert {name} == left_in(results.parent)
     assert [] == os.listdir(place)

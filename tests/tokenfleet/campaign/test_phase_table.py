@@ -24,6 +24,15 @@ def test_a_run_in_progress_is_stopped_at_the_end(capsys: pytest.CaptureFixture[s
     assert {"first": "done", "second": "stopped", "third": "waiting"} == rows
 
 
+def test_a_run_that_is_done_is_not_said_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    """Grading at the end comes again to what was graded between the runs: a log has each change once."""
+    table = PhaseTable([Phase("first", "all", None, None)])
+    for note in ("VALID", "score 90.000", "score 90.000"):
+        table.change("first", PhaseState.DONE, note, took_s=5.0)
+    said = [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert ["first: done VALID", "first: done score 90.000"] == said
+
+
 @pytest.mark.parametrize(
     ("kind", "report", "text"),
     [

@@ -96,7 +96,7 @@ def test_what_the_end_of_the_campaign_needs_is_asked_for_at_its_start(
 def test_a_tree_that_exists_is_refused(directory: Path) -> None:
     """The tree of another campaign is never changed."""
     (directory / "tree").mkdir()
-    assert ["[submission] tree: tree: exists; a tree is never changed"] == refusal(directory, DRAFT)
+    assert ["[submission] tree: tree: exists: move it away, or name another"] == refusal(directory, DRAFT)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,11 @@ from tokenfleet.campaign.tree_command import TREE
 from tokenfleet.resumable_program import ProgramStopped
 
 REHEARSAL = ("[submission]", "[rehearsal]\nmin-duration-s = 10\n\n[submission]")
-LINES = ["tokenfleet submission: missing: --set cooling=...", "SUMMARY: submission has errors"]
+LINES = [
+    "tokenfleet submission: missing: --set cooling=...",
+    ".tree.campaign/tree-originals: whole accuracy logs",
+    "ERROR] /here/.tree.campaign/tree/closed/Org",
+]
 
 
 def lay_out(
@@ -41,10 +45,15 @@ def lay_out(
 def test_a_rehearsal_keeps_a_tree_that_the_official_checker_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It refuses the short duration: the tree is in its place, its words are shown, exit code 1."""
+    """It refuses the short duration: the tree is in its place, which its words name; exit code 1 is said."""
     assert 1 == lay_out(tmp_path, monkeypatch, 1, REHEARSAL, makes_tree=True)
     assert (tmp_path / "tree").is_dir()
-    assert [*LINES, f"tree: {tmp_path / 'tree'}"] == capsys.readouterr().out.splitlines()
+    assert [
+        LINES[0],
+        "tree-originals: whole accuracy logs",
+        "ERROR] /here/tree/closed/Org",
+        f"tree: {tmp_path / 'tree'}; exit code 1, because the official checker refuses it",
+    ] == capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize(("edits", "code"), [([], 1), ([], 2), ([REHEARSAL], 1), ([REHEARSAL], 2)])
