@@ -6,7 +6,7 @@ import pytest
 from sut.results.timing.clock_offsets import UNKNOWN_NS
 from sut.results.timing.decomposition import Decomposition, RunDecomposition
 from sut.results.timing.request_records import RequestRecords, build_records
-from tests.sut.timed_requests import ORIGIN, done, stream
+from tests.sut.timed_requests import ORIGIN, Begin, End, done, stream
 
 REQUEST = {"sample": 7, "issued_ns": 10, "sent_ns": 20, "first_ns": 100, "done_ns": 200}
 BEGIN = (0, 100, 110, 90, 30, 45, 70)
@@ -142,11 +142,28 @@ def test_requests_that_lost_a_worker_are_counted_where_they_are_averaged() -> No
     """The requests 997 and 998 of 1000 are among the last 6, and not among the 11 around rank 900."""
     records = many(1000)
     records.columns["losses"][[997, 998]] = 1
-    # All TPOTs are equal and stay in the order of issue.
-    for quantity in take(records).values():
-        found = quantity.percentiles
+    for name in ("ttft_ns", "latency_ns"):
+        found = take(records)[name].percentiles
         assert 6 == found["p99.9"].num_requests
         assert (2, 0) == (found["p99.9"].num_continued, found["p90"].num_continued)
+
+
+@pytest.mark.parametrize(
+    ("streams", "expected"),
+    [
+        ([([], []), ([BEGIN], [END])], {"ttft_ns": 1, "tpot_ns": 0, "latency_ns": 1}),
+        ([([BEGIN], []), ([], [END])], {"ttft_ns": 0, "tpot_ns": 1, "latency_ns": 1}),
+    ],
+    ids=["before the first token", "after it"],
+)
+def test_a_loss_is_counted_where_its_time_is(
+    streams: list[tuple[list[Begin], list[End]]], expected: dict[str, int]
+) -> None:
+    """A worker lost before the first token is no part of TPOT, one lost after it is no part of TTFT."""
+    lost = done(REQUEST | {"losses": 1, "num_tokens": 5})
+    records = build_records(lost, [stream(*one) for one in streams], ORIGIN)
+    found = take(records).items()
+    assert expected == {name: quantity.percentiles["p50"].num_continued for name, quantity in found}
 
 
 def test_the_window_ends_with_the_run() -> None:

@@ -1,6 +1,7 @@
 """Files of two runs in one directory: refused by every command that reads both."""
 
 import json
+from collections.abc import Mapping
 from html import unescape
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tokenfleet.spans.sampled_requests import read_sample
 from tokenfleet.spans.spans_command import main as spans
 
 
-def run_of_two(directory: Path, scenario: str, metadata: dict[str, object]) -> Path:
+def run_of_two(directory: Path, scenario: str, metadata: Mapping[str, object]) -> Path:
     """Write a complete run whose requests.parquet was written with other metadata."""
     verdict = {"outcome": "VALID", "checks": []}
     record = {"run_id": "mine", "scenario": scenario, "mode": "performance", "verdict": verdict}

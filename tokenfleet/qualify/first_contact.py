@@ -129,6 +129,13 @@ def _check_output(directory: Path) -> None:
         raise FlagError(OUTPUT_FLAG, str(error.strerror), directory) from error
 
 
+def _make_output(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FlagError(OUTPUT_FLAG, str(error.strerror), directory) from error
+
+
 def _grading_files(config: QualifyConfig) -> GradingFiles | None:
     """Return the files for grading; a tokenizer or tests that cannot be used are named before any run."""
     if config.accuracy_file is None or config.tokenizer is None:
@@ -172,9 +179,9 @@ def _qualify(argv: list[str]) -> int:
         results += _check_facts(config, inputs, workers)
         made, measured = _measure(config, inputs, workers)
         results += made
+    _make_output(config.output_dir)
+    content = {"workers": workers.engines, "measured": measured._asdict()}
     try:
-        config.output_dir.mkdir(parents=True, exist_ok=True)
-        content = {"workers": workers.engines, "measured": measured._asdict()}
         write_result(config.output_dir / RESULT_NAME, results, content)
     except OSError as error:
         raise FlagError(OUTPUT_FLAG, str(error.strerror), config.output_dir) from error
@@ -197,7 +204,7 @@ def _measure(
     config: QualifyConfig, inputs: QualifyInputs, workers: ReadyWorkers
 ) -> tuple[list[CheckResult], Measured]:
     """Make the runs and their checks."""
-    config.output_dir.mkdir(parents=True, exist_ok=True)
+    _make_output(config.output_dir)
     results, answers = _check_tokens(config, inputs, workers)
     score, graded = _check_grades(config, inputs)
     results.append(score)

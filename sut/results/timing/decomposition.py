@@ -11,7 +11,8 @@ The bound on the clocks' error concerns only how the rest is divided between the
 back: all times in between are differences of one clock.
 
 A request that has lost a worker has the time at it in the part between the marks that two workers told: in
-`network out` if it was lost before the first token, else in `decode`. Such requests are counted.
+`network out` if it was lost before the first token, else in `decode`, or in `engine` of TPOT. Such requests
+are counted for each quantity that holds this time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from sut.results.timing.clock_offsets import UNKNOWN_NS
 from sut.results.timing.loadgen_schedule import Schedule
-from sut.results.timing.request_records import RequestRecords, is_known
+from sut.results.timing.request_records import LOST_LATER, RequestRecords, is_known
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 LATENESS_PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
@@ -70,7 +71,8 @@ class PartsOfPercentile:
     num_requests: int
     """Number of requests around it."""
     num_continued: int
-    """Those among them that have lost a worker: a part of theirs holds the time at the lost worker."""
+    """Those among them that have lost a worker while the quantity counted: before the first token for TTFT,
+    after it for TPOT. A part of theirs holds the time at the lost worker."""
     clock_error_ns: float
     """Mean bound on the error of the worker's clock."""
     parts_ns: dict[str, float]
@@ -129,10 +131,11 @@ class RunDecomposition:
     def of(cls, records: RequestRecords, schedule: Schedule | None) -> "RunDecomposition":
         """Take the requests of a run apart; schedule: how the scheduled times among them are known."""
         columns = records.columns
+        losses, lost_later = columns["losses"], columns[LOST_LATER]
         found = {
-            "ttft_ns": _decompose_chain(columns, TTFT_MARKS),
-            "tpot_ns": _decompose_tpot(columns),
-            "latency_ns": _decompose_chain(columns, LATENCY_MARKS),
+            "ttft_ns": _decompose_chain(columns, TTFT_MARKS, losses > lost_later),
+            "tpot_ns": _decompose_tpot(columns, lost_later > 0),
+            "latency_ns": _decompose_chain(columns, LATENCY_MARKS, losses > 0),
         }
         quantities = {name: parts for name, parts in found.items() if parts is not None}
         lateness = QueryLateness.of(columns)
@@ -153,17 +156,20 @@ def ttft_parts(records: RequestRecords) -> tuple[dict[str, NDArray[np.float64]],
     return _chain_parts(records.columns, TTFT_MARKS)
 
 
-def _decompose_chain(columns: Mapping[str, Column], names: Mapping[str, str]) -> Decomposition | None:
+def _decompose_chain(
+    columns: Mapping[str, Column], names: Mapping[str, str], continued: NDArray[np.bool_]
+) -> Decomposition | None:
     *_, last = names
     has = is_known(columns[last])
     if not has.any():
         return None
     parts, complete = _chain_parts(columns, names)
     kept = {part: times[complete] for part, times in parts.items()}
-    return _summarize(kept, columns, complete, int(np.count_nonzero(has & ~complete)))
+    errors_ns = columns["clock_error_ns"][complete]
+    return _summarize(kept, errors_ns, continued[complete], int(np.count_nonzero(has & ~complete)))
 
 
-def _decompose_tpot(columns: Mapping[str, Column]) -> Decomposition | None:
+def _decompose_tpot(columns: Mapping[str, Column], continued: NDArray[np.bool_]) -> Decomposition | None:
     has = (columns["answer_tokens"] > 1) & is_known(columns["first_reported_ns"])
     has &= is_known(columns["done_reported_ns"])
     if not has.any():
@@ -177,7 +183,8 @@ def _decompose_tpot(columns: Mapping[str, Column]) -> Decomposition | None:
         between = columns[last][complete] - columns[first][complete]
         parts[name] = (between - before) / steps
         before = between
-    return _summarize(parts, columns, complete, int(np.count_nonzero(has & ~complete)))
+    errors_ns = columns["clock_error_ns"][complete]
+    return _summarize(parts, errors_ns, continued[complete], int(np.count_nonzero(has & ~complete)))
 
 
 def _all_known(columns: Mapping[str, Column], marks: Sequence[str]) -> NDArray[np.bool_]:
@@ -212,20 +219,14 @@ def _chain_parts(
 
 def _summarize(
     parts: dict[str, NDArray[np.float64]],
-    columns: Mapping[str, Column],
-    complete: NDArray[np.bool_],
+    errors_ns: Column,
+    continued: NDArray[np.bool_],
     num_unknown: int,
 ) -> Decomposition:
-    """Describe the parts, (C,) each, of the requests that are complete, (R,)."""
+    """Describe the parts, errors and losses of the C complete requests, (C,) each."""
     totals = np.sum(list(parts.values()), axis=0)
-    errors = columns["clock_error_ns"][complete]
-    taken = _TakenApart(
-        parts,
-        totals,
-        np.argsort(totals, kind="stable"),
-        np.where(errors == UNKNOWN_NS, 0, errors),
-        columns["losses"][complete] > 0,
-    )
+    errors = np.where(errors_ns == UNKNOWN_NS, 0, errors_ns)
+    taken = _TakenApart(parts, totals, np.argsort(totals, kind="stable"), errors, continued)
     percentiles = {f"p{q:g}": _around(taken, q / 100) for q in PERCENTILES if len(totals)}
     means = {name: float(times.mean()) for name, times in parts.items()} if len(totals) else {}
     return Decomposition(len(totals), num_unknown, means, percentiles)

@@ -33,7 +33,7 @@ class RequestRecords(NamedTuple):
     columns: dict[str, Column]
     """By name, (R,); see docs/requests.md. Times are in ns since the first query of the run was issued.
 
-    RETURNED_COLUMNS are there too; no file has them.
+    RETURNED_COLUMNS and LOST_LATER are there too; no file has them.
     """
     num_contradicting: int
     """Requests whose worker's times contradict the coordinator's; they count as unknown."""
@@ -75,6 +75,9 @@ TIME_COLUMNS = (
 RETURNED_COLUMNS = ("first_returned_ns", "done_returned_ns")
 """When LoadGen's call had returned: its own stamp lies between `first_reported_ns` and this."""
 
+LOST_LATER = "lost_later"
+"""1 if the request lost a worker after its first token: its answer ended on another stream than it began."""
+
 
 def build_records(done: NDArray[np.void], streams: Sequence[StreamTimes], origin_ns: int) -> RequestRecords:
     """Bring the times of finished requests together.
@@ -92,10 +95,13 @@ def build_records(done: NDArray[np.void], streams: Sequence[StreamTimes], origin
         columns.setdefault(name, np.full(len(done), UNKNOWN_NS))
     columns["stream"] = np.full(len(done), -1)
     end_error_ns = np.full(len(done), UNKNOWN_NS)
-    for stream in streams:
+    begun_on, ended_on = np.full((2, len(done)), -1)
+    for number, stream in enumerate(streams):
         offsets = ClockOffsets(stream.pings)
-        _add_begins(columns, stream.begins, offsets)
-        _add_ends(columns, stream, offsets, end_error_ns)
+        begun_on[_add_begins(columns, stream.begins, offsets)] = number
+        ended_on[_add_ends(columns, stream, offsets, end_error_ns)] = number
+    is_later = (columns["losses"] > 0) & (begun_on >= 0) & (begun_on != ended_on)
+    columns[LOST_LATER] = is_later.astype(np.int64)
     contradicting = _settle_begins(columns) | _settle_ends(columns, end_error_ns)
     columns["clock_error_ns"] = np.maximum(columns["clock_error_ns"], end_error_ns)
     for name in (*TIME_COLUMNS, *RETURNED_COLUMNS):
@@ -117,22 +123,26 @@ def _rows_of(columns: dict[str, Column], queries: Column) -> tuple[Column, NDArr
     return rows[found], found
 
 
-def _add_begins(columns: dict[str, Column], begins: Times, offsets: ClockOffsets) -> None:
-    rows, found = _rows_of(columns, begins[:, 0])
+def _add_begins(columns: dict[str, Column], begins: Times, offsets: ClockOffsets) -> Column:
+    """Add the times of the requests that began on a stream; returns their rows."""
+    all_rows, found = _rows_of(columns, begins[:, 0])
     begins = begins[found]
     # An answer that was cut to nothing at the loss of a worker began a second time; the last time counts.
-    last = columns["first_arrival_ns"][rows] == begins[:, 1]
-    rows, begins = rows[last], begins[last]
+    last = columns["first_arrival_ns"][all_rows] == begins[:, 1]
+    rows: Column = all_rows[last]
+    begins = begins[last]
     for name, place in (("first_reported_ns", 2), ("first_returned_ns", 3)):
         columns[name][rows] = np.where(begins[:, place] > 0, begins[:, place], UNKNOWN_NS)
     for name, place in zip(BEGIN_MARKS, (5, 6, 7, 4), strict=True):
         columns[name][rows], errors = offsets.to_ours(begins[:, place])
         columns["clock_error_ns"][rows] = np.maximum(columns["clock_error_ns"][rows], errors)
+    return rows
 
 
 def _add_ends(
     columns: dict[str, Column], stream: StreamTimes, offsets: ClockOffsets, errors_ns: Times
-) -> None:
+) -> Column:
+    """Add the times of the requests that ended on a stream; returns their rows."""
     rows, found = _rows_of(columns, stream.ends[:, 0])
     ends = stream.ends[found]
     columns["stream"][rows] = stream.stream
@@ -141,6 +151,7 @@ def _add_ends(
     for name, place in zip(END_MARKS, (4, 3), strict=True):
         columns[name][rows], errors = offsets.to_ours(ends[:, place])
         errors_ns[rows] = np.maximum(errors_ns[rows], errors)
+    return rows
 
 
 def _settle_begins(columns: dict[str, Column]) -> NDArray[np.bool_]:

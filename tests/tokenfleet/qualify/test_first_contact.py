@@ -123,6 +123,14 @@ def test_a_wrong_token_fails_and_is_named(worker: fleet.WorkerProcess, files: Pa
     assert ("FAIL", f"{seen} at token 3 of prompt 5") == checks_of(tmp_path / "out")["greedy answers"]
 
 
+def test_a_directory_that_cannot_be_made_is_one_line(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
+    """It is made when the workers are ready, before any run: exit code 2, the flag and the directory."""
+    output = tmp_path / "file" / "out"
+    (tmp_path / "file").touch()
+    ended = qualify(worker, tmp_path / "run", output)
+    assert (2, f"qualify: --output-dir {output}: Not a directory\n") == (ended.code, ended.stderr)
+
+
 def test_a_worker_that_is_not_there_fails_before_any_run(tmp_path: Path) -> None:
     """Only the workers are checked, and no run is made."""
     argv = ["--workers", f"127.0.0.1:{fleet.free_port()}", "--output-dir", str(tmp_path / "out")]
