@@ -17,6 +17,7 @@ from typing import cast
 
 import numpy as np
 
+from bench.intervals import mean_interval
 from bench.replay.recording import VOCAB_SIZE, Load, Replay, SubmittedPrompts, record, take
 from bench.replay.sender import sending
 from protos import worker_pb2 as pb
@@ -29,8 +30,8 @@ LOADS = {
 }
 QUICK = {"quick": Load(20, 8, (20, 40), 2, is_server=True)}
 MAX_SHARE = 0.01
-# Two-sided 95 % quantiles of Student's t by degrees of freedom; 1.96 beyond.
-T_95 = {1: 12.71, 3: 3.18, 9: 2.26, 11: 2.20, 14: 2.14, 19: 2.09, 29: 2.05, 39: 2.02}
+# An interval needs two values.
+MIN_PAIRS = 2
 
 
 class Side:
@@ -124,7 +125,7 @@ def in_turns(
             costs_us.append(cost_us())
             wholes_us.append(whole_us(load, frames, address))
     whole = statistics.median(wholes_us[1:])
-    mean, low, high = interval([spent / whole for spent in costs_us[1:]])
+    mean, low, high = mean_interval([spent / whole for spent in costs_us[1:]])
     return {
         "frames": len(frames),
         "mean_share": round(mean, 5),
@@ -132,13 +133,6 @@ def in_turns(
         name: [round(spent, 3) for spent in costs_us[1:]],
         "whole_us_per_frame": [round(spent, 1) for spent in wholes_us[1:]],
     }
-
-
-def interval(shares: list[float]) -> tuple[float, float, float]:
-    """Return mean and 95 % interval."""
-    half = T_95.get(len(shares) - 1, 1.96) * statistics.stdev(shares) / len(shares) ** 0.5
-    mean = statistics.mean(shares)
-    return mean, mean - half, mean + half
 
 
 def main(argv: list[str]) -> int:
@@ -159,6 +153,8 @@ def measure_loads(
     parser.add_argument("--load", help="only the load whose name begins with this")
     parser.add_argument("--quick", action="store_true", help="one small load, without a goal")
     flags = parser.parse_args(argv)
+    if flags.pairs < MIN_PAIRS:
+        parser.error(f"--pairs: {flags.pairs} is below {MIN_PAIRS}")
     missed = False
     for name, load in (QUICK if flags.quick else LOADS).items():
         if not name.startswith(flags.load or ""):

@@ -6,33 +6,60 @@ machine slow both alike. gRPC, LoadGen and all other threads are absent.
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from bench.command import say
+from bench.intervals import mean_interval
 from bench.processes import ROOT
-from bench.replay.__main__ import LOADS, interval
+from bench.replay.__main__ import LOADS, MIN_PAIRS
 from bench.replay.recording import Load
 
 SHORT = {"short": Load(3_000, 8, (20, 60), 3, is_server=True)}
 """Short answers, as bench.visibility has them: most frames begin or end a request."""
 TRIMMED_SHARE = 0.1
-# An interval needs two, however slow the machine is.
+# However slow the machine is.
 MIN_TURNS = 2
 REPLAYER = Path(__file__).with_name("replayer.py")
 
 
-def compare(roots: list[Path], pythons: list[Path], load: Load, seconds: float) -> dict[str, object]:
-    """Replay a load in both checkouts in turns; returns us per frame and the ratio, second to first.
+def compare(
+    roots: list[Path], pythons: list[Path], load: Load, seconds: float, num_pairs: int
+) -> dict[str, object]:
+    """Replay a load in pairs of processes; returns us per frame and the ratio, second checkout to first.
 
-    After `seconds` no turn begins, except the first MIN_TURNS. A tenth of the turns with the smallest and the
-    largest ratio is dropped.
+    Args:
+        roots: The two checkouts.
+        pythons: The interpreter of each.
+        load: The load.
+        seconds: For all pairs; of a pair whose share has passed only the first MIN_TURNS are made.
+        num_pairs: Of processes, at least 2: two of one checkout differ by 3 %, whatever their turns say.
     """
+    pairs = [_replay_pair(roots, pythons, load, seconds / num_pairs) for _ in range(num_pairs)]
+    logs = [log_ratio(turns) for turns in pairs]
+    mean, low, high = map(math.exp, mean_interval(logs))
+    turns = [turn for pair in pairs for turn in pair]
+    return {
+        "turns": len(turns),
+        "old_us_per_frame": round(statistics.median(old for old, _ in turns), 2),
+        "new_us_per_frame": round(statistics.median(new for _, new in turns), 2),
+        "pairs": [round(math.exp(one), 4) for one in logs],
+        "new / old": round(mean, 4),
+        "interval_95": [round(low, 4), round(high, 4)],
+    }
+
+
+def _replay_pair(
+    roots: list[Path], pythons: list[Path], load: Load, seconds: float
+) -> list[tuple[float, float]]:
+    """Start a process in each checkout, and let them take pieces in turns; returns us per frame of each."""
     turns: list[tuple[float, float]] = []
     with ExitStack() as stack:
         sides = [
@@ -48,17 +75,17 @@ def compare(roots: list[Path], pythons: list[Path], load: Load, seconds: float) 
             turns.append((spent[0], spent[1]))
         for side in sides:
             side.kill()
-    ratios = sorted(new / old for old, new in turns)
-    num_dropped = int(len(ratios) * TRIMMED_SHARE)
-    kept = ratios[num_dropped : len(ratios) - num_dropped]
-    _, low, high = interval(ratios)
-    return {
-        "turns": len(turns),
-        "old_us_per_frame": round(statistics.median(old for old, _ in turns), 2),
-        "new_us_per_frame": round(statistics.median(new for _, new in turns), 2),
-        "new / old": round(statistics.mean(kept), 4),
-        "half_interval_95": round((high - low) / 2, 4),
-    }
+    return turns
+
+
+def log_ratio(turns: Sequence[tuple[float, float]]) -> float:
+    """Return the mean logarithm of the turns' ratios, second to first, without the tenth at each end.
+
+    The arithmetic mean of noisy ratios is above 1 for equal sides.
+    """
+    logs = sorted(math.log(new / old) for old, new in turns)
+    num_dropped = int(len(logs) * TRIMMED_SHARE)
+    return statistics.mean(logs[num_dropped : len(logs) - num_dropped])
 
 
 def _started(root: Path, python: Path, load: Load) -> "subprocess.Popen[str]":
@@ -94,13 +121,16 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.replay.checkouts", description=__doc__)
     parser.add_argument("--old", type=Path, required=True, metavar="DIR", help="checkout with its .venv")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
+    parser.add_argument("--pairs", type=int, default=6, help="pairs of processes, at least 2")
     parser.add_argument("--load", help="only the load whose name begins with this")
     flags = parser.parse_args(argv)
+    if flags.pairs < MIN_PAIRS:
+        parser.error(f"--pairs: {flags.pairs} is below {MIN_PAIRS}")
     old = flags.old.absolute()
     for name, load in {**SHORT, **LOADS}.items():
         if name.startswith(flags.load or ""):
             pythons = [old / ".venv/bin/python", Path(sys.executable)]
-            say(json.dumps({"load": name, **compare([old, ROOT], pythons, load, flags.seconds)}))
+            say(json.dumps({"load": name, **compare([old, ROOT], pythons, load, flags.seconds, flags.pairs)}))
     return 0
 
 

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import math
 import random
-import statistics
 import tempfile
 import threading
 import urllib.request
@@ -35,6 +34,7 @@ from bench.command import (
     write_record,
 )
 from bench.fleet.fleet_run import NO_LIMIT_MS, READY_TIMEOUT_S, Goal
+from bench.intervals import mean_interval
 from bench.processes import (
     THIS_CHECKOUT,
     Checkout,
@@ -44,7 +44,6 @@ from bench.processes import (
     started_on,
     wait_says,
 )
-from bench.replay.__main__ import T_95
 from bench.runs import loadgen_window_s, read_run
 from bench.visibility.stolen_time import StolenTime
 from bench.workload import compose_user_conf, draw_prompts, write_prompts
@@ -179,20 +178,13 @@ def compare(pairs: list[tuple[Figures, Figures]]) -> dict[str, tuple[float, floa
 
     The TTFT is that of undisturbed pairs, and absent if there are fewer than two.
     """
-    ratios = interval([math.log(watched.us_per_query / plain.us_per_query) for watched, plain in pairs])
+    ratios = mean_interval([math.log(watched.us_per_query / plain.us_per_query) for watched, plain in pairs])
     found = {CPU_RATIO: (math.exp(ratios[0]), math.exp(ratios[1]), math.exp(ratios[2]))}
     calm = [(watched, plain) for watched, plain in pairs if watched.is_undisturbed and plain.is_undisturbed]
     if len(calm) > 1:
-        found[TTFT_P50] = interval([watched.ttft_p50_ms - plain.ttft_p50_ms for watched, plain in calm])
-        found[TTFT_P99] = interval([watched.ttft_p99_ms - plain.ttft_p99_ms for watched, plain in calm])
+        found[TTFT_P50] = mean_interval([watched.ttft_p50_ms - plain.ttft_p50_ms for watched, plain in calm])
+        found[TTFT_P99] = mean_interval([watched.ttft_p99_ms - plain.ttft_p99_ms for watched, plain in calm])
     return found
-
-
-def interval(values: list[float]) -> tuple[float, float, float]:
-    """Return mean and 95 % interval, with the quantile of the next tabulated number of values below."""
-    quantile = T_95[max(freedom for freedom in T_95 if freedom < len(values))]
-    mean, half = statistics.mean(values), quantile * statistics.stdev(values) / len(values) ** 0.5
-    return mean, mean - half, mean + half
 
 
 def judge(compared: dict[str, tuple[float, float, float]]) -> list[Goal]:

@@ -1,14 +1,18 @@
 """The replay benchmark: one recorded stream, taken with and without the checks."""
 
 import json
+import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from bench.intervals import mean_interval
 from bench.processes import ROOT
-from bench.replay.__main__ import QUICK, interval, main
-from bench.replay.checkouts import compare
+from bench.replay import checkouts
+from bench.replay.__main__ import QUICK, main
 
 
 def test_a_quick_replay_prints_its_raw_figures(capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,14 +26,32 @@ def test_a_quick_replay_prints_its_raw_figures(capsys: pytest.CaptureFixture[str
 
 
 def test_the_interval_is_that_of_students_t() -> None:
-    """Shares of 1 % and 3 %: mean 2 %, deviation 1.414 %, half width 12.71 * 1.414 % / sqrt(2) = 12.71 %."""
-    mean, low, high = interval([0.01, 0.03])
-    assert pytest.approx((0.02, 0.02 - 0.1271, 0.02 + 0.1271)) == (mean, low, high)
+    """Of 1 and 3: half width 12.706 * 1.4142 / sqrt(2) = 12.706. Of 1 to 4: 3.1824 * 1.2910 / 2 = 2.0543."""
+    assert pytest.approx((2.0, 2 - 12.706, 2 + 12.706), abs=1e-3) == mean_interval([1.0, 3.0])
+    assert pytest.approx((2.5, 2.5 - 2.0543, 2.5 + 2.0543), abs=1e-3) == mean_interval([1.0, 2.0, 3.0, 4.0])
+
+
+@pytest.mark.parametrize(("program", "flags"), [(main, []), (checkouts.main, ["--old", "."])])
+def test_an_interval_needs_two_pairs(
+    program: Callable[[list[str]], int], flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One pair is refused by name, value and bound."""
+    with pytest.raises(SystemExit) as ended:
+        program([*flags, "--pairs", "1"])
+    assert 2 == ended.value.code
+    assert "--pairs: 1 is below 2" in capsys.readouterr().err
 
 
 def test_two_checkouts_replay_in_turns() -> None:
-    """The same checkout twice: the ratio is one of CPU times, and two turns are made in any time."""
+    """The same checkout twice: the ratios are of CPU times, and a pair makes two turns in any time."""
     python = Path(sys.executable)
-    found = compare([ROOT, ROOT], [python, python], QUICK["quick"], 0.0)
-    assert 2 == found["turns"]
-    assert 0 < float(str(found["new / old"])) < 10
+    found = checkouts.compare([ROOT, ROOT], [python, python], QUICK["quick"], 0.0, 2)
+    assert 4 == found["turns"]
+    first, second = cast(list[float], found["pairs"])
+    assert (first * second) ** 0.5 == pytest.approx(cast(float, found["new / old"]), abs=2e-4)
+
+
+def test_two_equal_checkouts_have_the_ratio_1_however_noisy_they_are() -> None:
+    """Twice as slow and twice as fast cancel out; the arithmetic mean of 0.5 and 2 is 1.25."""
+    assert pytest.approx(0.0) == checkouts.log_ratio([(1.0, 2.0), (2.0, 1.0)])
+    assert pytest.approx(math.log(2)) == checkouts.log_ratio([(1.0, 2.0), (3.0, 6.0)])

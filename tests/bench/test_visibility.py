@@ -7,18 +7,13 @@ from pathlib import Path
 import pytest
 
 from bench.visibility import pooled
-from bench.visibility.__main__ import Figures, compare, interval, judge, main
+from bench.visibility.__main__ import Figures, compare, judge, main
 from bench.visibility.stolen_time import StolenTime
 
 
 def figures(us_per_query: float, ttft_p99_ms: float, stolen_share: float = 0.0) -> Figures:
     """Make the figures of a run."""
     return Figures(us_per_query, 1.0, ttft_p99_ms, scrapes=0, drawn_kib=0, stolen_share=stolen_share)
-
-
-def test_the_interval_is_student_s() -> None:
-    """Of 1, 2, 3, 4: mean 2.5, deviation 1.291, so 3.18 * 1.291 / 2 = 2.053 on each side."""
-    assert pytest.approx((2.5, 0.4473, 4.5527), abs=1e-3) == interval([1.0, 2.0, 3.0, 4.0])
 
 
 def test_goals_are_judged_by_the_upper_ends() -> None:
