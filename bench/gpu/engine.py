@@ -11,13 +11,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.gpu.load import budgets_of
-from bench.gpu.replay import Row, answer_plans, growth, read_plan, say_answer, take_output
+from bench.gpu.replay import Row, answer_plans, growth, parse_side, read_plan, say_answer, take_output
 from bench.gpu.unstopped_worker import accept_no_stop_ids
-from common.flags import Parser
 from sut import dataset
 from sut.dataset import Dataset
 from worker.engines.vllm.compile_log import CompileLog
@@ -37,12 +35,7 @@ Ends = tuple[int, Callable[[], int | None]]
 def main(argv: list[str]) -> int:
     """Load the engine, then answer plans until standard input ends."""
     answers = take_output()
-    parser = Parser(prog="python -m bench.gpu.engine", allow_abbrev=False)
-    parser.add_argument("kind", choices=("bare", "async"))
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--temperature", type=float, required=True)
-    args, engine_argv = parser.parse_known_args(argv)
+    args, engine_argv = parse_side("python -m bench.gpu.engine", argv)
     accept_no_stop_ids()
     from worker.engines.vllm.engine_args import parse_engine_flags
 

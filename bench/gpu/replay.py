@@ -5,9 +5,12 @@ import json
 import os
 import sys
 import time
+from argparse import Namespace
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from common.flags import Parser
 
 Generate = Callable[[int], AsyncIterator[int]]
 """Sends one sample's request; yields the number of new tokens each time tokens arrive."""
@@ -52,6 +55,25 @@ async def replay(plan: Plan, generate: Generate) -> dict[str, Any]:
         tasks.append(asyncio.create_task(carry(sample, due_ns)))
     rows = await asyncio.gather(*tasks)
     return {"begin_s": begin_s, "end_s": time.time(), "rows": rows}
+
+
+def parse_side(prog: str, argv: list[str]) -> tuple[Namespace, list[str]]:
+    """Parse the flags of a process that holds an engine alone.
+
+    Args:
+        prog: Name of the program.
+        argv: Its command line.
+
+    Returns:
+        kind ("bare" or "async"), data, model and temperature; and the engine's flags.
+    """
+    parser = Parser(prog=prog, allow_abbrev=False)
+    parser.add_argument("kind", choices=("bare", "async"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--temperature", type=float, required=True)
+    args, engine_argv = parser.parse_known_args(argv)
+    return args, engine_argv
 
 
 def take_output() -> int:

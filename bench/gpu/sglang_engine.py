@@ -10,13 +10,11 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.gpu.load import budgets_of
-from bench.gpu.replay import Row, answer_plans, read_plan, say_answer, take_output
+from bench.gpu.replay import Row, answer_plans, parse_side, read_plan, say_answer, take_output
 from bench.gpu.unstopped_worker import accept_no_stop_ids
-from common.flags import Parser
 from sut import dataset
 from sut.dataset import Dataset
 
@@ -36,12 +34,7 @@ class Requests(NamedTuple):
 def main(argv: list[str]) -> int:
     """Load the engine, then answer plans until standard input ends."""
     answers = take_output()
-    parser = Parser(prog="python -m bench.gpu.sglang_engine", allow_abbrev=False)
-    parser.add_argument("kind", choices=("bare", "async"))
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--temperature", type=float, required=True)
-    args, engine_argv = parser.parse_known_args(argv)
+    args, engine_argv = parse_side("python -m bench.gpu.sglang_engine", argv)
     accept_no_stop_ids()
     from worker.engines.sglang.server_flags import parse_server_flags
 
