@@ -9,7 +9,7 @@ from bench.fleet.fleet_run import Costs, FloorWork, Goal, Left, Shown, Work, com
 from bench.processes import Processes
 from bench.workload import draw_prompts
 from common.flags import FlagError
-from coordinator.recording.run_record import percentile
+from sut.results.timing.spread import percentile
 from sut.settings import Scenario
 
 MAX_TTFT_MS = 5.0

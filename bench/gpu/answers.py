@@ -13,8 +13,8 @@ import numpy as np
 
 from bench.gpu.load import Plan
 from bench.processes import tail
-from coordinator.recording.run_record import percentile
 from sut.results.comparison.request_rates import rate_before_tail
+from sut.results.timing.spread import percentile
 from sut.settings import Scenario
 
 END_TIMEOUT_S = 3.0

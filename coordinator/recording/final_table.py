@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from common.text import print_table, printable
 from coordinator.recording.file_thread import FileThread
-from coordinator.recording.run_record import PERCENTILES, RunRecord, Spread, Summary
+from coordinator.recording.run_record import RunRecord, Summary
 from sut.results.loadgen_figures import Bound, LoadGenSpread
-from sut.results.timing.decomposition import QueryLateness, RunDecomposition
+from sut.results.timing.decomposition import RunDecomposition
+from sut.results.timing.spread import PERCENTILES, Spread
 from sut.results.verdict import Verdict
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def _latency_lines(
             yield _latency_line("late by schedule", found.lateness_ns)
 
 
-def _latency_line(label: str, spread: Spread | LoadGenSpread | QueryLateness) -> str:
+def _latency_line(label: str, spread: Spread | LoadGenSpread) -> str:
     marks = [spread.percentiles[f"p{q:g}"] for q in PERCENTILES]
     return f"   {label:<18}" + "".join(
         f"{value / 1e6:>12,.3f}" for value in (spread.mean, *marks, spread.maximum)

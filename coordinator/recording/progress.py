@@ -14,9 +14,9 @@ import numpy as np
 from coordinator.recording.answer_lengths import estimate_remaining_s
 from coordinator.recording.issue_lateness import IssueLateness
 from coordinator.recording.recent_rate import RATE_WINDOW_S, RecentRate
-from coordinator.recording.run_record import percentile
 from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.scheduling.request_columns import ttft_ns
+from sut.results.timing.spread import percentile
 
 LINE_INTERVAL_S = 10.0
 READ_INTERVAL_S = 0.5

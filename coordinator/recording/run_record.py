@@ -25,36 +25,8 @@ from sut.results.speculation import enabling_args
 from sut.results.timing.clock_offsets import ClockOffsets
 from sut.results.timing.decomposition import RunDecomposition
 from sut.results.timing.request_records import is_known
+from sut.results.timing.spread import Spread
 from sut.results.verdict import Verdict
-
-PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
-
-
-def percentile(values: NDArray[np.int64], fraction: float) -> int:
-    """Return LoadGen's percentile, sorted[int(count * fraction)] (loadgen/results.cc); 0 without values."""
-    if not len(values):
-        return 0
-    index = min(int(len(values) * fraction), len(values) - 1)
-    return int(np.partition(values, index)[index])
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Distribution of one quantity over the run."""
-
-    count: int
-    mean: float
-    minimum: int
-    percentiles: dict[str, int]
-    maximum: int
-
-    @classmethod
-    def of(cls, values: NDArray[np.int64]) -> "Spread":
-        """Describe values, (N,); without values every figure is 0."""
-        if not len(values):
-            return cls(0, 0.0, 0, {}, 0)
-        marks = {f"p{q:g}": percentile(values, q / 100) for q in PERCENTILES}
-        return cls(len(values), float(values.mean()), int(values.min()), marks, int(values.max()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,13 +2,10 @@
 
 from typing import NamedTuple
 
-import numpy as np
-
 from sut.log_files import REQUESTS
 from sut.results.report.markup import Number
 from sut.results.report.run_columns import Ints, RunColumns
-
-PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
+from sut.results.timing.spread import percentile
 
 
 class Quantity(NamedTuple):
@@ -34,12 +31,6 @@ def _figure(values: Ints, mark: str) -> float | int | None:
     if mark in ("min", "max"):
         return int(values.min() if mark == "min" else values.max())
     return percentile(values, float(mark.removeprefix("p")) / 100)
-
-
-def percentile(values: Ints, fraction: float) -> int:
-    """Return LoadGen's percentile, sorted[int(count * fraction)] (loadgen/results.cc)."""
-    index = min(int(len(values) * fraction), len(values) - 1)
-    return int(np.partition(values, index)[index])
 
 
 def ttft_ns(requests: RunColumns) -> Quantity:

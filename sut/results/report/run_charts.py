@@ -16,7 +16,6 @@ from sut.results.report.request_figures import (
     Quantity,
     latency_ns,
     lengths,
-    percentile,
     scheduled_ttft_ns,
     tpot_ns,
     ttft_ns,
@@ -34,6 +33,7 @@ from sut.results.report.time_bins import (
     num_unfinished,
     token_rate,
 )
+from sut.results.timing.spread import percentile
 from sut.settings import Scenario
 
 TARGET_RATES = ("result_completed_samples_per_sec", "result_samples_per_second")

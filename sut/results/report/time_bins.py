@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sut.results.report.request_figures import percentile
 from sut.results.report.run_columns import Floats, Ints, RunColumns
+from sut.results.timing.spread import percentile
 
 MAX_BINS = 240
 COORDINATOR = -1

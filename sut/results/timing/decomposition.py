@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from sut.results.timing.clock_offsets import UNKNOWN_NS
 from sut.results.timing.loadgen_schedule import Schedule
 from sut.results.timing.request_records import LOST_LATER, RequestRecords, is_known
+from sut.results.timing.spread import Spread
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
-LATENESS_PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 WINDOW = 0.005
 """Share of the requests on each side of a percentile's rank whose parts are averaged."""
 Column = NDArray[np.int64]
@@ -91,28 +91,6 @@ class Decomposition:
 
 
 @dataclass(frozen=True, slots=True)
-class QueryLateness:
-    """How late LoadGen issued the queries by its own schedule, over all of them."""
-
-    mean: float
-    minimum: int
-    percentiles: dict[str, int]
-    maximum: int
-
-    @classmethod
-    def of(cls, columns: Mapping[str, Column]) -> "QueryLateness | None":
-        """Describe the queries; None if no scheduled time is known."""
-        known = is_known(columns["scheduled_ns"])
-        if not known.any():
-            return None
-        late = np.sort((columns["issued_ns"] - columns["scheduled_ns"])[known])
-        marks = {
-            f"p{q:g}": int(late[min(int(len(late) * (q / 100)), len(late) - 1)]) for q in LATENESS_PERCENTILES
-        }
-        return cls(float(late.mean()), int(late[0]), marks, int(late[-1]))
-
-
-@dataclass(frozen=True, slots=True)
 class RunDecomposition:
     """TTFT, TPOT and latency of a run, taken apart."""
 
@@ -122,8 +100,8 @@ class RunDecomposition:
     """How LoadGen's schedule is known; None if it is not."""
     num_contradicting: int
     """Requests whose worker sent times that contradict the coordinator's; they count as unknown."""
-    lateness_ns: QueryLateness | None
-    """None if LoadGen's schedule is not known."""
+    lateness_ns: Spread | None
+    """How late LoadGen issued its queries by its own schedule; None if that is not known."""
     quantities: dict[str, Decomposition]
     """ttft_ns, tpot_ns and latency_ns, those that the requests of the run have."""
 
@@ -138,8 +116,14 @@ class RunDecomposition:
             "latency_ns": _decompose_chain(columns, LATENCY_MARKS, losses > 0),
         }
         quantities = {name: parts for name, parts in found.items() if parts is not None}
-        lateness = QueryLateness.of(columns)
-        return cls(first_mark(columns), schedule, records.num_contradicting, lateness, quantities)
+        return cls(
+            first_mark(columns), schedule, records.num_contradicting, _lateness_ns(columns), quantities
+        )
+
+
+def _lateness_ns(columns: Mapping[str, Column]) -> Spread | None:
+    known = is_known(columns["scheduled_ns"])
+    return Spread.of((columns["issued_ns"] - columns["scheduled_ns"])[known]) if known.any() else None
 
 
 def first_mark(columns: Mapping[str, Column]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from coordinator.recording.final_table import format_record
-from coordinator.recording.run_record import RunRecord, Spread, Summary
+from coordinator.recording.run_record import RunRecord, Summary
 from coordinator.scheduling.failover import Loss
 from coordinator.transport.worker_host import WorkerHost
 from sut.results.checks import VerdictCheck
@@ -15,9 +15,9 @@ from sut.results.timing.decomposition import (
     TTFT_MARKS,
     Decomposition,
     PartsOfPercentile,
-    QueryLateness,
     RunDecomposition,
 )
+from sut.results.timing.spread import Spread
 from sut.results.verdict import Outcome, Verdict
 
 MS = 1_000_000
@@ -181,7 +181,7 @@ def test_a_query_that_was_taken_from_a_live_worker_is_no_loss_of_it() -> None:
 def test_loadgens_own_lateness_stands_below_that_of_the_thread() -> None:
     """Known after the run if the schedule is: the thread may have been in time when LoadGen was not."""
     marks = {"p50": MS, "p90": 2 * MS, "p95": 3 * MS, "p99": 4 * MS, "p99.9": 5 * MS}
-    found = RunDecomposition("scheduled_ns", None, 0, QueryLateness(1.5 * MS, 0, marks, 6 * MS), {})
+    found = RunDecomposition("scheduled_ns", None, 0, Spread(4, 1.5 * MS, 0, marks, 6 * MS), {})
     rows = rows_of(record_of(decomposition=found))
     (row,) = [number for number, row in enumerate(rows) if row[:3] == ["late", "by", "schedule"]]
     assert ["1.500", "1.000", "2.000", "3.000", "4.000", "5.000", "6.000"] == rows[row][3:]

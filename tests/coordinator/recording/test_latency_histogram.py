@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coordinator.recording.latency_histogram import RELATIVE_WIDTH, LatencyHistogram
-from coordinator.recording.run_record import percentile
+from sut.results.timing.spread import percentile
 
 MS = 1_000_000
 

@@ -5,11 +5,12 @@ from array import array
 import numpy as np
 import pytest
 
-from coordinator.recording.run_record import Spread, WorkerRow, acceptance_length, report_delays_ns
+from coordinator.recording.run_record import WorkerRow, acceptance_length, report_delays_ns
 from coordinator.scheduling.request_columns import DONE
 from coordinator.scheduling.worker_load import RequestTimes, WorkerLoad
 from coordinator.transport.stream import StreamCounts
 from protos import worker_pb2 as pb
+from sut.results.timing.spread import Spread
 from tests.coordinator.scheduling.links import FakeLink
 
 MS, S = 10**6, 10**9
