@@ -302,7 +302,12 @@ def used_preset(argv: list[str]) -> UsedPreset | None:
         ValueError: A bad value of one of the daemon's own flags, a file that cannot be read, or a preset that
             sets a flag of the daemon other than PRESET_FLAGS.
     """
-    words = _with_file(argv)
+    _, table = config_file.read(argv, "worker", [WorkerConfig, ModelConfig])
+    return _preset_of(_with_table(table, argv))
+
+
+def _preset_of(words: list[str]) -> UsedPreset | None:
+    """Return the preset of a command line that has the flags of a file, as used_preset does."""
     preset: str | None = build_parser().parse_known_args(words)[0].preset
     if preset is None:
         return None
@@ -314,9 +319,8 @@ def used_preset(argv: list[str]) -> UsedPreset | None:
     return UsedPreset(preset, own, {name: value for name, value in table.items() if name not in own})
 
 
-def _with_file(argv: list[str]) -> list[str]:
+def _with_table(table: Table, argv: list[str]) -> list[str]:
     """Put the flags of the file of --config before those of the command line, which override them."""
-    table = config_file.read(argv, "worker", [WorkerConfig, ModelConfig])[1]
     return [*config_file.to_argv(table, _with_long_names(argv)), *argv]
 
 
@@ -333,9 +337,9 @@ def parse(argv: list[str]) -> tuple[WorkerConfig, str | None, list[str]]:
         ValueError: A bad value of one of the daemon's own flags, or a file or preset that cannot be used.
     """
     file, table = config_file.read(argv, "worker", [WorkerConfig, ModelConfig])
-    preset = used_preset(argv) or UsedPreset("", {}, {})
-    words = [*config_file.to_argv(preset.own), *_with_file(argv)]
-    own, rest = build_parser().parse_known_args(words)
+    words = _with_table(table, argv)
+    preset = _preset_of(words) or UsedPreset("", {}, {})
+    own, rest = build_parser().parse_known_args([*config_file.to_argv(preset.own), *words])
     config = build(WorkerConfig, own, config_file=file)
     if file is not None:
         config_file.check_types(file, "worker", table, _SCRIPTED_FLAGS.get(config.engine, ()))
