@@ -7,6 +7,8 @@ whose flags are not given is listed as unknown. Exit codes: 0 no check failed, 1
 128 plus the signal's number if interrupted.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -122,16 +124,16 @@ class QualifyInputs:
 
 
 def _check_output(directory: Path) -> None:
-    try:
+    with _as_output(directory):
         if directory.exists() and any(directory.iterdir()):
             raise FlagError(OUTPUT_FLAG, "is not empty", directory)
-    except OSError as error:
-        raise FlagError(OUTPUT_FLAG, str(error.strerror), directory) from error
 
 
-def _make_output(directory: Path) -> None:
+@contextlib.contextmanager
+def _as_output(directory: Path) -> Iterator[None]:
+    """Name the flag of the output directory in an OSError of the `with` block."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
         raise FlagError(OUTPUT_FLAG, str(error.strerror), directory) from error
 
@@ -179,12 +181,10 @@ def _qualify(argv: list[str]) -> int:
         results += _check_facts(config, inputs, workers)
         made, measured = _measure(config, inputs, workers)
         results += made
-    _make_output(config.output_dir)
     content = {"workers": workers.engines, "measured": measured._asdict()}
-    try:
+    with _as_output(config.output_dir):
+        config.output_dir.mkdir(parents=True, exist_ok=True)
         write_result(config.output_dir / RESULT_NAME, results, content)
-    except OSError as error:
-        raise FlagError(OUTPUT_FLAG, str(error.strerror), config.output_dir) from error
     print_table(layout_results(results))
     return qualification_exit_code(results)
 
@@ -204,7 +204,8 @@ def _measure(
     config: QualifyConfig, inputs: QualifyInputs, workers: ReadyWorkers
 ) -> tuple[list[CheckResult], Measured]:
     """Make the runs and their checks."""
-    _make_output(config.output_dir)
+    with _as_output(config.output_dir):
+        config.output_dir.mkdir(parents=True, exist_ok=True)
     results, answers = _check_tokens(config, inputs, workers)
     score, graded = _check_grades(config, inputs)
     results.append(score)
