@@ -61,6 +61,8 @@ class Ended(NamedTuple):
     exit_code: int
     cpu_s: float
     """User and system time of its whole life, from the kernel's accounting."""
+    peak_mib: float
+    """Highest resident memory of its whole life, from the same."""
     curve: CpuCurve
 
 
@@ -159,7 +161,8 @@ class Processes:
                 process.returncode = os.waitstatus_to_exitcode(status)
                 _signal_group(process, signal.SIGKILL)
                 self._running.remove(process)
-                return Ended(process.returncode, usage.ru_utime + usage.ru_stime, curve)
+                cpu_s = usage.ru_utime + usage.ru_stime
+                return Ended(process.returncode, cpu_s, usage.ru_maxrss / 1024, curve)
             if time.monotonic() > deadline_s:
                 self.stop(process)
                 raise RuntimeError(

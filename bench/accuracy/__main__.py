@@ -7,8 +7,6 @@ real tokenizer.json is not needed: decoding looks up each token in a table of th
 import argparse
 import json
 import random
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,15 +19,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bench.command import check_output, describe_commit, describe_machine, run_command, say, write_record
-from common.child_process import child_command
+from bench.processes import Processes, tail
 from common.flags import FlagError
 from sut.benchmark import BENCHMARK
+from sut.byte_tokenizer import CHANNEL, MESSAGE, RETURN, SPECIAL_TOKENS
 
 NAMES = ("aime25", "gpqa_diamond")
 GOALS = {"seconds": 180.0, "peak_mib": 1024.0}
 TIMEOUT_S = 1800.0
-CHANNEL, MESSAGE, RETURN = 200_005, 200_008, 200_002
-SPECIAL = {"<|channel|>": CHANNEL, "<|message|>": MESSAGE, "<|return|>": RETURN}
 NUM_ORDINARY = BENCHMARK.first_special_id
 
 
@@ -61,7 +58,7 @@ def measure(directory: Path, num_samples: int, answer_len: int) -> dict[str, flo
     """Score a log once in a process of its own.
 
     Raises:
-        RuntimeError: The score is not the expected one.
+        RuntimeError: No score, or not the expected one.
     """
     started_s = time.monotonic()
     write_tokenizer(directory)
@@ -74,22 +71,23 @@ def measure(directory: Path, num_samples: int, answer_len: int) -> dict[str, flo
         f"--reference-data={directory / 'acc.parquet'}",
         f"--tokenizer={directory}",
     ]
+    output = directory / "output.txt"
     started_s = time.monotonic()
-    done = subprocess.run(
-        child_command("sut.results.accuracy", argv), timeout=TIMEOUT_S, check=False, stdout=subprocess.PIPE
-    )
+    with Processes() as processes:
+        ended = processes.run(["sut.results.accuracy", *argv], output, TIMEOUT_S)
     seconds = time.monotonic() - started_s
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # The score misses the target: every third answer is wrong.
+    if ended.exit_code != 3:
+        raise RuntimeError(f"tokenfleet accuracy: exit code {ended.exit_code} instead of 3: {tail(output)}")
     report = json.loads((directory / "accuracy.json").read_text())
-    # Every third answer is wrong.
     expected = sum(row % 3 != 0 for row in range(num_samples))
     num_correct = sum(counts["correct"] for counts in report["per_dataset"].values())
-    if (num_correct, done.returncode) != (expected, 3):
-        raise RuntimeError(f"exit code {done.returncode}: {done.stdout.decode()}")
+    if num_correct != expected:
+        raise RuntimeError(f"{num_correct} correct answers instead of {expected}: {tail(output)}")
     return {
         "seconds": seconds,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "peak_mib": usage.ru_maxrss / 1024,
+        "cpu_seconds": ended.cpu_s,
+        "peak_mib": ended.peak_mib,
         "million_tokens": num_samples * answer_len / 1e6,
         "million_tokens_per_s": num_samples * answer_len / 1e6 / seconds,
     }
@@ -105,12 +103,14 @@ def write_tokenizer(directory: Path) -> None:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     added = [
-        {"id": token_id, "content": text, "special": True, **flags} for text, token_id in SPECIAL.items()
+        {"id": token_id, "content": text, "special": True, **flags}
+        for token_id, text in SPECIAL_TOKENS.items()
     ]
+    special_ids = {text: token_id for token_id, text in SPECIAL_TOKENS.items()}
     content = {
         **dict.fromkeys(("truncation", "padding", "normalizer", "post_processor")),
         **{"version": "1.0", "added_tokens": added, "pre_tokenizer": byte_level, "decoder": byte_level},
-        "model": {"type": "BPE", "vocab": vocab | SPECIAL, "merges": []},
+        "model": {"type": "BPE", "vocab": vocab | special_ids, "merges": []},
     }
     (directory / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
 

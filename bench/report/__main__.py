@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -13,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from bench.command import check_output, describe_machine, run_command, say, write_record
-from common.child_process import child_command, child_environment
+from bench.processes import Processes, tail
 from common.flags import FlagError
 from sut.results.timing.requests_file import write_parquet
 
 MAX_S, MAX_RSS_GIB, MAX_PAGE_BYTES = 60.0, 1.0, 1_500_000
 """Goals."""
+TIMEOUT_S = 1800.0
 _RUN_ID = "server-performance-0"
 _MS = 1_000_000
 _SECOND = 1000 * _MS
@@ -60,17 +59,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _measure(run_dir: Path) -> dict[str, float]:
     """Make the report in a process of its own."""
-    command = child_command("sut.results.report", [str(run_dir)])
+    output = run_dir / "output.txt"
     began_s = time.monotonic()
-    process = subprocess.Popen(command, env=child_environment(os.environ), stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    with Processes() as processes:
+        ended = processes.run(["sut.results.report", str(run_dir)], output, TIMEOUT_S)
     wall_s = time.monotonic() - began_s
-    if code := os.waitstatus_to_exitcode(status):
-        raise RuntimeError(f"the report ended with {code}")
+    if ended.exit_code:
+        raise RuntimeError(f"the report ended with {ended.exit_code}: {tail(output)}")
     return {
         "wall_s": wall_s,
-        "cpu_s": usage.ru_utime + usage.ru_stime,
-        "rss_gib": usage.ru_maxrss / (1 << 20),
+        "cpu_s": ended.cpu_s,
+        "rss_gib": ended.peak_mib / 1024,
         "page_bytes": (run_dir / "report.html").stat().st_size,
         "requests_bytes": (run_dir / "requests.parquet").stat().st_size,
     }

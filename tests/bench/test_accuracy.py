@@ -2,12 +2,9 @@
 
 from pathlib import Path
 
-import pytest
-
 from bench.accuracy.__main__ import measure
 
 
-@pytest.mark.long
 def test_a_small_log_is_measured(tmp_path: Path) -> None:
     """Six answers of 40 tokens are made and scored; the figures count their tokens."""
     figures = measure(tmp_path, num_samples=6, answer_len=40)

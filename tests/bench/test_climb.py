@@ -100,7 +100,7 @@ class EndedCoordinator:
         self._run_dir.mkdir(parents=True)
         (self._run_dir / "run.json").write_text(json.dumps(self._record))
         log.write_text(f"{timeout_s}")
-        return Ended(1, 0.0, CpuCurve([], []))
+        return Ended(1, 0.0, 0.0, CpuCurve([], []))
 
 
 @pytest.mark.parametrize(

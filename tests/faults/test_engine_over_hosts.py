@@ -1,6 +1,7 @@
 """One vLLM engine over two hosts: its answers, and what becomes of it when a part on either host is lost."""
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -65,10 +66,13 @@ def engine(directory: Path, made: list[Host], *flags: str) -> Iterator[Engine]:
     """Start the same command on both hosts, each with its rank; the head is SERVING in the block."""
     address, _ = wire(*made)
     words = (*FLAGS, *open_flags(), *flags, "--nnodes", "2", "--master-addr", address)
+    cores = sorted(os.sched_getaffinity(0))
     members: list[Member] = []
     try:
         for rank, host in enumerate(made):
-            program = (*host.enter, *fleet.WORKER)
+            # vLLM binds the rank of each host to the same core of this machine: one would wait for the other.
+            variable = f"VLLM_CPU_OMP_THREADS_BIND={cores[rank % len(cores)]}"
+            program = (*host.enter, "env", variable, *fleet.WORKER)
             log = directory / f"rank{rank}.log"
             members.append(Member(log, (*words, "--node-rank", str(rank)), program, host.address()))
         head, follower = members
