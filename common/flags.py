@@ -68,6 +68,23 @@ def naming_flags(own: Mapping[str, str]) -> Iterator[None]:
         raise FlagError(own[error.flag], error.reason, error.value) from error
 
 
+@contextlib.contextmanager
+def naming_output(flag: str, path: Path) -> Iterator[None]:
+    """Name the flag of an output in an error of the `with` block that writes it.
+
+    Args:
+        flag: With its dashes.
+        path: The flag's value.
+
+    Raises:
+        FlagError: For each OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise FlagError(flag, str(error.strerror or error), path) from error
+
+
 class UnknownFlagsError(ValueError):
     """A command line has words that no flag accepts."""
 

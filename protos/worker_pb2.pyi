@@ -182,7 +182,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerInfo(_message.Message):
-    __slots__ = ("protocol_version", "instance_id", "state", "engine", "engine_version", "model", "model_hash", "vocab_size", "max_model_len", "max_num_seqs", "tensor_parallel_size", "stop_token_ids", "hostname", "pid", "engine_args", "coordinator_timeout_s", "replicas", "engine_facts", "engine_hash", "execution_facts", "weights_sha256")
+    __slots__ = ("protocol_version", "instance_id", "state", "engine", "engine_version", "model", "model_hash", "vocab_size", "max_model_len", "max_num_seqs", "tensor_parallel_size", "stop_token_ids", "hostname", "pid", "engine_args", "coordinator_timeout_s", "replicas", "engine_facts", "engine_hash", "execution_facts", "weights_sha256", "warnings")
     class EngineArgsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -225,6 +225,7 @@ class WorkerInfo(_message.Message):
     ENGINE_HASH_FIELD_NUMBER: _ClassVar[int]
     EXECUTION_FACTS_FIELD_NUMBER: _ClassVar[int]
     WEIGHTS_SHA256_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     instance_id: str
     state: WorkerState
@@ -246,7 +247,8 @@ class WorkerInfo(_message.Message):
     engine_hash: str
     execution_facts: _containers.ScalarMap[str, str]
     weights_sha256: str
-    def __init__(self, protocol_version: _Optional[int] = ..., instance_id: _Optional[str] = ..., state: _Optional[_Union[WorkerState, str]] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., model_hash: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., tensor_parallel_size: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., hostname: _Optional[str] = ..., pid: _Optional[int] = ..., engine_args: _Optional[_Mapping[str, str]] = ..., coordinator_timeout_s: _Optional[float] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., engine_facts: _Optional[_Mapping[str, str]] = ..., engine_hash: _Optional[str] = ..., execution_facts: _Optional[_Mapping[str, str]] = ..., weights_sha256: _Optional[str] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, protocol_version: _Optional[int] = ..., instance_id: _Optional[str] = ..., state: _Optional[_Union[WorkerState, str]] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., model: _Optional[str] = ..., model_hash: _Optional[str] = ..., vocab_size: _Optional[int] = ..., max_model_len: _Optional[int] = ..., max_num_seqs: _Optional[int] = ..., tensor_parallel_size: _Optional[int] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., hostname: _Optional[str] = ..., pid: _Optional[int] = ..., engine_args: _Optional[_Mapping[str, str]] = ..., coordinator_timeout_s: _Optional[float] = ..., replicas: _Optional[_Iterable[_Union[Replica, _Mapping]]] = ..., engine_facts: _Optional[_Mapping[str, str]] = ..., engine_hash: _Optional[str] = ..., execution_facts: _Optional[_Mapping[str, str]] = ..., weights_sha256: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Replica(_message.Message):
     __slots__ = ("port", "state", "reason", "restarts", "pid", "devices", "cores")

@@ -30,18 +30,17 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from common.command_exit import BAD_INPUT
-from common.flags import Flag, FlagError, Flags, add_flags, build
+from common.flags import Flag, FlagError, Flags, add_flags, build, naming_output
 from common.standard_streams import open_standard_streams
 from common.text import print_table
 from sut.benchmark import BENCHMARK
 from sut.synthetic_answers import AnswersSpec, write_answers
 from sut.synthetic_benchmark import BenchmarkSpec, write_benchmark
-from sut.synthetic_files import EXISTS, MAX_SEED, MIN_LEN, check_bounds, draw_lens, temporary
+from sut.synthetic_files import EXISTS, MAX_SEED, MIN_LEN, check_bounds, draw_lens, temporary, write_parquet
 
 # The tiny vocabulary (4,096 ids) has the benchmark's stop ids minus this shift: 4002, 3999 and 4012.
 _STOP_ID_SHIFT = 196_000
@@ -128,7 +127,7 @@ def write_dataset(output: Path, spec: DatasetSpec, *, overwrite: bool = False) -
         if output.suffix == ".parquet":
             lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(tokens))
             table = pa.table({"tok_input": lists, "dataset": names, "ground_truth": truths})
-            pq.write_table(table, path)
+            write_parquet(path, table)
         else:
             cells = np.split(tokens, offsets[1:-1])
             pd.DataFrame({"tok_input": cells, "dataset": names, "ground_truth": truths}).to_pickle(path)
@@ -236,11 +235,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_standard_streams()
     flags = _parser().parse_args(argv)
     try:
-        _write(flags)
-    except OSError as error:
-        refused = FlagError("--output", str(error.strerror or error), flags.output)
-        sys.stderr.write(f"{refused}\n")
-        return BAD_INPUT
+        with naming_output("--output", flags.output):
+            _write(flags)
     except FlagError as error:
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT

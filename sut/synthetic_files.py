@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from common.flags import FlagError
@@ -38,6 +40,17 @@ def draw_lens(rng: np.random.Generator, num_lens: int, mean: float, longest: int
     for _ in range(20):
         scale *= mean / np.clip(shape * scale, MIN_LEN, longest).mean()
     return np.clip(np.rint(shape * scale), MIN_LEN, longest).astype(np.int64)
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a table.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    # An open file: pyarrow's own errors name the path in their reason.
+    with path.open("wb") as file:
+        pq.write_table(table, file)
 
 
 @contextmanager

@@ -159,6 +159,28 @@ def completed(
     return subprocess.CompletedProcess(list(argv), *ended)
 
 
+def completed_command(
+    command: Sequence[str | Path], timeout_s: float = 240.0, cwd: Path = ROOT, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Start a command and wait for its end, where no main can be forked or the start itself is tested.
+
+    Args:
+        command: The words.
+        timeout_s: How long it may run; after that the test fails.
+        cwd: Where it runs.
+        variables: Further environment variables.
+    """
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
 def _fork_server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)

@@ -16,6 +16,7 @@ import pytest
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from tests import fleet
+from tests.forked import completed_command
 
 BUDGET = 16
 
@@ -75,14 +76,7 @@ def test_one_file_starts_workers_and_coordinator(tmp_path: Path) -> None:
     ports = [fleet.free_port(), fleet.free_port()]
     path, prompts = write(tmp_path, ports)
     with worker_of(path, ports[0]), worker_of(path, ports[1], "--port", str(ports[1])):
-        done = subprocess.run(
-            [sys.executable, "-m", "coordinator", "--config", str(path)],
-            cwd=fleet.ROOT,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        done = completed_command([sys.executable, "-m", "coordinator", "--config", str(path)])
     assert 0 == done.returncode, done.stderr
     run_dir = tmp_path / "out" / "offline" / "accuracy"
     check_answers(run_dir, prompts)

@@ -1,12 +1,12 @@
 """Who imports whom, and what each process starts without."""
 
 import ast
-import subprocess
 import sys
 import tomllib
 
 import pytest
 
+from tests.forked import completed_command
 from tests.sources import ROOMS, ROOT, imports_of, modules, own_imports, path_of, tree_of
 
 OTHERS = {"vllm", "sglang", "torch", "mlperf_loadgen"}
@@ -223,27 +223,13 @@ print("imported")
 )
 def test_a_process_starts_without_what_it_does_not_need(module: str, absent: list[str]) -> None:
     """Each process imports on a machine where the other side's packages are not installed."""
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, module, *absent],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = completed_command([sys.executable, "-c", WITHOUT, module, *absent])
     assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr
 
 
 def test_the_blocker_blocks() -> None:
     """The import blocker of the test above fails a module that does need what is absent."""
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT, "sut.loadgen", "mlperf_loadgen"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = completed_command([sys.executable, "-c", WITHOUT, "sut.loadgen", "mlperf_loadgen"])
     assert done.returncode == 1
     assert "blocked by the test" in done.stderr
 

@@ -1,13 +1,11 @@
 """What a user sees where vLLM is not installed, or is and cannot be imported: one line, exit code 2."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests import fleet
+from tests.forked import completed_command
 
 # Python runs it before all else: the packages named are not to be found.
 HIDE = """
@@ -25,15 +23,7 @@ NOT_INSTALLED = (
 
 def run(directory: Path, *argv: str) -> tuple[int, str, str]:
     """Run a program that finds a module `sitecustomize` and others in a directory before its own."""
-    done = subprocess.run(
-        [sys.executable, *argv],
-        cwd=fleet.ROOT,
-        env=os.environ | {"PYTHONPATH": str(directory)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = completed_command([sys.executable, *argv], PYTHONPATH=str(directory))
     return done.returncode, done.stdout, done.stderr
 
 

@@ -84,6 +84,7 @@ class EngineInfo:
     engine_facts: dict[str, str] = field(default_factory=dict)
     execution_facts: dict[str, str] = field(default_factory=dict)
     weights_sha256: str = ""
+    warnings: tuple[str, ...] = ()
     other_hosts: tuple[pb.HostInfo, ...] = ()
     """Machines of the engine's other nodes, by node rank."""
 

@@ -105,17 +105,24 @@ class PrefillGroups:
         """When the next group goes to any free slot, time.monotonic(); None: no slot is free."""
 
     async def start(self) -> EngineInfo:
-        """Start the engine; its arguments and how it executes name the groups too."""
+        """Start the engine; its arguments, how it executes and its warnings name the groups too."""
         info = await self._engine.start()
         self._max_num_seqs = info.max_num_seqs
         self._most_prompts = max(info.max_num_seqs // MIN_SLOTS_PER_PROMPT, 1)
+        warnings = info.warnings
         if (trouble := group_trouble(self._group_tokens, info)) is not None:
-            logger.warning("--prefill-group-tokens %d: %s", self._group_tokens, trouble)
+            warnings = (*warnings, f"--prefill-group-tokens {self._group_tokens}: {trouble}")
+            logger.warning("%s", warnings[-1])
         own = {
             "prefill_group_tokens": str(self._group_tokens),
             "prefill_hold_ms": str(round(self._hold_s * 1e3, 3)),
         }
-        return replace(info, engine_args=info.engine_args | own, execution_facts=info.execution_facts | own)
+        return replace(
+            info,
+            engine_args=info.engine_args | own,
+            execution_facts=info.execution_facts | own,
+            warnings=warnings,
+        )
 
     def open(self, spec: pb.RunSpec) -> None:
         """Set the sampling parameters of the next run."""

@@ -168,6 +168,7 @@ class WorkerServicer(rpc.WorkerServicer):
                 engine_facts=info.engine_facts,
                 execution_facts=info.execution_facts,
                 weights_sha256=info.weights_sha256,
+                warnings=info.warnings,
             )
         )
         self._description.MergeFrom(pb.WorkerInfo(engine_hash=engine_hash(self._description)))

@@ -102,25 +102,27 @@ def _round(engine: Any, requests: Requests, asked: Sequence[int]) -> dict[str, o
 
 async def _serve_async(server_args: "ServerArgs", requests: Requests, answers: int) -> None:
     # On the loop that runs now: the engine keeps the loop of its start.
-    engine: Any = _load(server_args)
-    # A full collection over SGLang's imports stops the loop, as with vLLM.
-    gc.collect()
-    gc.freeze()
-
-    async def generate(sample: int) -> AsyncIterator[int]:
-        num_tokens = 0
-        outputs = await engine.async_generate(
-            input_ids=requests.prompts[sample], sampling_params=requests.params[sample], stream=True
-        )
-        async for output in outputs:
-            # All tokens so far.
-            produced = len(output["output_ids"])
-            yield produced - num_tokens
-            num_tokens = produced
+    engine: Any
+    with _load(server_args) as engine:
+        # What the first request would do first, and no later one does again.
+        engine.tokenizer_manager.auto_create_handle_loop()
         _end_on_sigterm()
+        # A full collection over SGLang's imports stops the loop, as with vLLM.
+        gc.collect()
+        gc.freeze()
 
-    await answer_plans(answers, generate, _ready(server_args))
-    engine.shutdown()
+        async def generate(sample: int) -> AsyncIterator[int]:
+            num_tokens = 0
+            outputs = await engine.async_generate(
+                input_ids=requests.prompts[sample], sampling_params=requests.params[sample], stream=True
+            )
+            async for output in outputs:
+                # All tokens so far.
+                produced = len(output["output_ids"])
+                yield produced - num_tokens
+                num_tokens = produced
+
+        await answer_plans(answers, generate, _ready(server_args))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def diagnose_fleet(visits: Sequence[Visit], model_hash: str | None) -> list[Row]
     # A worker that loads does not know its engine yet.
     loaded = [visit for visit in workers if visit.info.engine]
     if loaded:
+        rows += _warnings(loaded)
         for name in EQUAL_FIELDS:
             rows += _equal(name, loaded)
         rows += [*_weights(loaded), *_engine_hash(loaded)]
@@ -193,6 +194,15 @@ def _engine_args(workers: Sequence[Visit]) -> list[Row]:
         for visit in workers
     }
     return _compare("engine flags", args, Level.WARN, "allowed; for equal workers, use the same flags")
+
+
+def _warnings(workers: Sequence[Visit]) -> list[Row]:
+    """Show what the workers warn of."""
+    advice = "the worker is slower than its flags suggest: change the flag that it names"
+    findings = [
+        Finding(visit.address, Level.WARN, text, advice) for visit in workers for text in visit.info.warnings
+    ]
+    return Check("workers", "warnings").rows(findings, "no worker warns")
 
 
 def _compare(check: str, facts: Mapping[str, Mapping[str, str]], level: Level, advice: str) -> list[Row]:

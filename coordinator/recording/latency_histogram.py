@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sut.results.timing.spread import percentile_rank
+
 SMALLEST_NS = 1_000.0
 LARGEST_NS = 1e14
 RELATIVE_WIDTH = 0.005
@@ -56,6 +58,6 @@ class LatencyHistogram:
         """
         if not self.count:
             return [0] * len(fractions)
-        ranks = [min(int(self.count * fraction), self.count - 1) for fraction in fractions]
+        ranks = [percentile_rank(self.count, fraction) for fraction in fractions]
         rows = np.searchsorted(self._counts.cumsum(), ranks, side="right").tolist()
         return [round(SMALLEST_NS * math.exp(row * _LOG_WIDTH)) for row in rows]

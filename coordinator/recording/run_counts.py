@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coordinator.scheduling.event_loop import ActiveRun
-from coordinator.transport.agreement import execution_differences
+from coordinator.transport.agreement import execution_differences, worker_warnings
 from coordinator.transport.compiled_kernels import KernelCompilations
 from coordinator.transport.worker_link import WorkerLink
 from sut.results.checks import MAX_NAMED_ANSWERS, Counts, ShortAnswer
@@ -16,6 +16,7 @@ def collect_counts(run: ActiveRun) -> Counts:
     done = run.scheduler.table.done
     streams = [stream for link in run.fleet.links for stream in link.stream_counts]
     settled = [stream for stream in streams if stream.settled]
+    served = [(link.address, info) for link in run.fleet.links for info in link.infos]
     return Counts(
         num_issued=run.scheduler.num_issued,
         num_done=len(done),
@@ -39,9 +40,8 @@ def collect_counts(run: ActiveRun) -> Counts:
             for link in run.fleet.links
             if (total := KernelCompilations.total(stream.compiled for stream in link.stream_counts))
         ),
-        execution_differences=tuple(
-            execution_differences([(link.address, info) for link in run.fleet.links for info in link.infos])
-        ),
+        execution_differences=tuple(execution_differences(served)),
+        worker_warnings=tuple(worker_warnings(served)),
     )
 
 

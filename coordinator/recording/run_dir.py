@@ -202,7 +202,7 @@ class RunDir:
         try:
             return self._files.call(work, PREPARE_TIMEOUT_S)
         except OSError as error:
-            raise FlagError("--output-dir", f"cannot write {self.path}: {error}") from error
+            raise FlagError("--output-dir", f"cannot write {self.path}: {error.strerror or error}") from error
 
     def _discard(self) -> None:
         """Remove the hidden directory; one that a stalled disk keeps longer than the bound stays."""

@@ -1,4 +1,4 @@
-"""Check that all workers of a run give the same answers, and list what may differ between them."""
+"""Check that all workers of a run give the same answers, list what may differ and what they warn of."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +14,7 @@ EQUAL_FIELDS = ("engine", "engine_version", "model_hash", "vocab_size", "max_mod
 ABSENT = "the default"
 """Value of a fact that a worker does not report."""
 MAX_VALUE_LEN = 100
+MAX_WARNING_LEN = 300
 MAX_NAMES = 8
 Served = tuple[str, pb.WorkerInfo]
 """Address and description of a worker."""
@@ -134,6 +135,17 @@ def execution_differences(workers: Sequence[Served]) -> list[str]:
             values = ", ".join(f"{value} at {_name(group)}" for value, group in addresses.items())
             found.append(f"{_short(name)}: {values}")
     return found
+
+
+def worker_warnings(workers: Sequence[Served]) -> list[str]:
+    """List the warnings of workers: one line for each text, with the workers that have it."""
+    addresses: dict[str, list[str]] = {}
+    for address, info in workers:
+        for text in info.warnings:
+            having = addresses.setdefault(printable(text, MAX_WARNING_LEN), [])
+            if address not in having:
+                having.append(address)
+    return [f"{_name(having)}: {text}" for text, having in addresses.items()]
 
 
 def _check_weights(workers: Sequence[Served]) -> None:

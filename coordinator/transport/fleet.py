@@ -18,6 +18,7 @@ from coordinator.transport.agreement import (
     FleetError,
     check_agreement,
     execution_differences,
+    worker_warnings,
 )
 from coordinator.transport.stream import BEAT_INTERVAL_S, CALL_TIMEOUT_S, Limits, WorkerLost, WorkerRefused
 from coordinator.transport.worker_answers import MAX_DETAIL_LEN
@@ -164,8 +165,11 @@ class Fleet:
             await asyncio.gather(*(link.open(opening, agreement.check_opened) for link in self.links))
         except WorkerRefused as error:
             raise FleetError(str(error)) from error
-        for line in execution_differences([(link.address, link.stream.counts.info) for link in self.links]):
+        served = [(link.address, link.stream.counts.info) for link in self.links]
+        for line in execution_differences(served):
             logger.warning("workers may differ in %s", line)
+        for line in worker_warnings(served):
+            logger.warning("%s", line)
         return OpenFleet(self, opening, agreement, receiver)
 
     async def close(self) -> None:

@@ -25,6 +25,7 @@ MAX_VOCAB_SIZE = 1 << 24
 MAX_MODEL_LEN = 1 << 30
 MAX_NUM_SEQS = 1 << 20
 MAX_STOP_TOKEN_IDS = 1024
+MAX_WARNINGS = 32
 MAX_REPLICAS = 1024
 MAX_PORT = 65_535
 _Answer = TypeVar("_Answer", bound=Message)
@@ -104,6 +105,8 @@ def check_info(info: pb.WorkerInfo) -> None:
             raise AnswerError(f"{name} is {getattr(info, name)}, at most {bound}")
     if len(info.stop_token_ids) > MAX_STOP_TOKEN_IDS:
         raise AnswerError(f"{len(info.stop_token_ids)} stop_token_ids, at most {MAX_STOP_TOKEN_IDS}")
+    if len(info.warnings) > MAX_WARNINGS:
+        raise AnswerError(f"{len(info.warnings)} warnings, at most {MAX_WARNINGS}")
     if (highest := max(info.stop_token_ids, default=0)) > max(info.vocab_size - 1, 0):
         raise AnswerError(f"stop token id {highest} is outside the vocabulary of {info.vocab_size}")
     if not 0 <= info.coordinator_timeout_s < math.inf:

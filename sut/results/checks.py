@@ -100,6 +100,8 @@ class Counts:
     """Of the workers whose engines tell."""
     execution_differences: tuple[str, ...]
     """One line for each property in which workers may differ, and do, over all streams of the run."""
+    worker_warnings: tuple[str, ...] = ()
+    """One line for each warning of workers, over all streams of the run."""
 
 
 def loadgen_result(detail: DetailLog) -> VerdictCheck:
@@ -290,6 +292,12 @@ def equal_execution(counts: Counts) -> VerdictCheck:
     differing = counts.execution_differences
     seen = "; ".join(differing) or "parallel sizes, backends and batch limits are equal"
     return VerdictCheck("equal_execution", True, seen, warning=bool(differing))
+
+
+def worker_warnings(counts: Counts) -> VerdictCheck:
+    """Report what makes workers slower than their flags suggest, as they say themselves; never fails."""
+    seen = "; ".join(counts.worker_warnings) or "no worker warns"
+    return VerdictCheck("worker_warnings", True, seen, warning=bool(counts.worker_warnings))
 
 
 def compiled_kernels(counts: Counts) -> VerdictCheck:

@@ -95,6 +95,7 @@ def judge(log_dir: Path, setup: Setup, counts: Counts, telemetry: Telemetry) -> 
         checks.degenerate_answers(counts, setup),
         checks.configuration(counts),
         checks.equal_execution(counts),
+        checks.worker_warnings(counts),
         checks.compiled_kernels(counts),
         checks.continuation(counts),
         checks.short_answers(counts),

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.fleet import ROOT
+from tests.forked import completed_command
 
 
 def children(parent: int) -> list[int]:
@@ -57,14 +58,7 @@ def check_takes_all_along(module_argv: list[str], num: int, tmpdir: Path, signum
 
 def run_bench(module_argv: list[str], timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
     """Run a benchmark to its end and return its result."""
-    return subprocess.run(
-        [sys.executable, "-m", *module_argv],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    return completed_command([sys.executable, "-m", *module_argv], timeout_s)
 
 
 def accuracy_log(answers: list[list[int]]) -> str:

@@ -13,7 +13,7 @@ import pytest
 from bench.fleet.simulated import main
 from tests import fleet
 from tests.bench.outliving import run_bench, wait_until
-from tests.forked import end_of
+from tests.forked import completed_command, end_of
 from tests.test_one_request import check_tokens
 
 COSTS = "--prefill-tokens-per-s 1e5 --step-base-ms 1 --step-per-seq-us 20"
@@ -45,9 +45,7 @@ def test_each_worker_of_the_fleet_serves(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "coordinator", "--input-file", str(data), "--accuracy"]
         command += ["--workers", ",".join(addresses), "--output-dir", str(tmp_path / "out")]
         command += ["--user-conf", str(conf), "--max-new-tokens", "32", "--no-report"]
-        done = subprocess.run(
-            command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=240, check=False
-        )
+        done = completed_command(command)
         assert 0 == done.returncode, done.stderr
         process.send_signal(signal.SIGTERM)
         assert 0 == process.wait(240)

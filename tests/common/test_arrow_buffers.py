@@ -1,6 +1,5 @@
 """Arrow arrays: numpy's values go there and back, and a run's outputs are written without pandas."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from common.arrow_buffers import to_arrow, to_numpy, to_texts
-from tests.sources import ROOT
+from tests.forked import completed_command
 
 # Writes one answer and one unfinished row as a run does, and prints whether pandas was imported.
 WRITE_OUTPUTS = """
@@ -47,5 +46,5 @@ def test_texts_become_an_arrow_array() -> None:
 def test_outputs_are_written_without_pandas(tmp_path: Path) -> None:
     """A run that stores answers, and one that ends early, never import pandas: other threads would wait."""
     command = [sys.executable, "-c", WRITE_OUTPUTS, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = completed_command(command)
     assert done.stdout == "{'complete': 1, 'waiting': 1} False\n", done.stderr

@@ -1,12 +1,13 @@
 """Files are replaced together, and the last one stands for all."""
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from common.atomic_files import partial_path, replace_files, whole_file
+from common.atomic_files import named_errors, partial_path, replace_files, whole_file
 from tests.full_disk import files_of_at_most
 
 OLD = {"text": "old text", "report": "old report"}
@@ -41,7 +42,7 @@ def test_a_full_disk_changes_nothing(directory: Path, monkeypatch: pytest.Monkey
         sync(fd)
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(OSError, match=f"No space left on device: '{directory}/report.partial'"):
+    with pytest.raises(OSError, match=f"No space left on device: '{directory}/report'"):
         replace_files(directory, {"text": "new text", "report": "new report"})
     assert OLD == content(directory)
 
@@ -94,6 +95,21 @@ def test_a_file_that_does_not_fit_is_named_and_absent(tmp_path: Path) -> None:
     with named, files_of_at_most(100), whole_file(path) as partial:
         partial.write_bytes(bytes(101))
     assert [] == [*tmp_path.iterdir()]
+
+
+def test_an_error_names_the_place_of_a_file_not_the_one_where_it_is_written(tmp_path: Path) -> None:
+    """Of a file in a directory that is renamed when it is whole; the error of a copy has two names."""
+    source, hidden, tree = tmp_path / "log", tmp_path / ".tree.new", tmp_path / "tree"
+    source.write_bytes(bytes(101))
+    hidden.mkdir()
+    with (
+        pytest.raises(OSError, match=rf"^\[Errno 27\] File too large: '{tree}/log'$"),
+        named_errors(tree, hidden),
+        files_of_at_most(100),
+    ):
+        shutil.copyfile(source, hidden / "log")
+    with pytest.raises(FileNotFoundError, match=f"'{tmp_path}/absent'"), named_errors(tree, hidden):
+        shutil.copyfile(tmp_path / "absent", hidden / "log")
 
 
 def test_what_has_the_name_of_the_partial_file_is_not_written_to(tmp_path: Path) -> None:

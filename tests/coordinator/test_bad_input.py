@@ -5,7 +5,6 @@ A mistake is tried in a process of its own, forked from one that has done the im
 
 import os
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ import pytest
 from coordinator.__main__ import main
 from coordinator.doctor.findings import MAX_SEEN_LEN
 from tests import fleet
-from tests.forked import end_of
+from tests.forked import completed_command, end_of
 from tests.sut.dataset_files import POINTERS_FRAME
 
 NOBODY = "127.0.0.1:9"  # the discard port; a mistake must be found before any worker is called
@@ -245,7 +244,7 @@ def _check_doctor(argv: list[str], line: str, directory: Path) -> None:
 def test_missing_flags_are_named() -> None:
     """Without flags the two that every run needs are named, in one line."""
     command = [sys.executable, "-m", "coordinator"]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = completed_command(command)
     (line,) = done.stderr.splitlines()
     assert (2, "", True) == (done.returncode, done.stdout, line.startswith("coordinator: "))
     assert "--input-file" in line

@@ -11,6 +11,7 @@ from pathlib import Path
 from common.connect_errors import diagnose
 from coordinator.transport.access import Access
 from tests import fleet
+from tests.forked import completed_command
 
 # Long enough to tell a refusal at once from one after --ready-timeout-s.
 READY_TIMEOUT_S, REFUSAL_S = 600, 120
@@ -52,14 +53,7 @@ def test_a_soft_limit_is_raised_at_the_start() -> None:
         "resource.setrlimit(resource.RLIMIT_NOFILE, (50, 4096));"
         "assert 2 == main(['no-command']); print(resource.getrlimit(resource.RLIMIT_NOFILE))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", check],
-        cwd=fleet.ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = completed_command([sys.executable, "-c", check])
     assert "(4096, 4096)\n" == done.stdout, done.stderr
 
 

@@ -1,6 +1,5 @@
 """Why a run will not be a submission run is logged before LoadGen starts, over real workers."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from sut.benchmark import V6_1
 from sut.results.deviations import deviations_before_run
 from tests import fleet
 from tests.coordinator.doctor.test_doctor import doctor
-from tests.forked import completed
+from tests.forked import completed, completed_command
 
 # Runs the coordinator as if the only known round had other seeds than the installed LoadGen.
 OTHER_ROUND = """
@@ -70,7 +69,7 @@ def known(worker: fleet.WorkerProcess) -> list[str]:
 def test_deviations_are_logged_before_the_run(worker: fleet.WorkerProcess, tmp_path: Path) -> None:
     """What flags, files, workers and LoadGen's release decide is logged first, and is in run.json again."""
     command = [sys.executable, "-c", OTHER_ROUND, *run_flags(worker, tmp_path)]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = completed_command(command)
     assert done.returncode in (0, 3), done.stderr
     expected = known(worker)
     expected.insert(2, SEEDS)

@@ -1,13 +1,12 @@
 """Flags that only the MLPerf reference has are answered with what to use instead."""
 
-import subprocess
 import sys
 
 import pytest
 
 from coordinator.config import build_parser, expand
 from coordinator.reference_flags import INSTEAD
-from tests import fleet
+from tests.forked import completed_command
 
 
 @pytest.mark.parametrize("flag", INSTEAD)
@@ -37,7 +36,7 @@ def test_every_program_with_the_flags_of_a_run_answers(program: str) -> None:
         "x",
     ]
     command += ["--backend", "counting"] if program == "local" else ["--workers", "a:1"]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = completed_command(command)
     assert (2, "") == (done.returncode, done.stdout)
     (line,) = done.stderr.splitlines()
     assert f"--mlperf-conf: is a flag of the MLPerf reference: {INSTEAD['--mlperf-conf']}" in line

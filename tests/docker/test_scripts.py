@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docker.workspace import ROOT, Workspace
+from tests.forked import completed_command
 
 SCRIPTS = [
     "setup.sh",
@@ -28,9 +29,7 @@ def test_scripts_are_shellcheck_clean() -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if shellcheck is None:
         pytest.skip("shellcheck is not installed")
-    result = subprocess.run(
-        [shellcheck, "-x", *SCRIPTS], check=False, cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    result = completed_command([shellcheck, "-x", *SCRIPTS], 60)
 
     assert (result.returncode, result.stdout) == (0, "")
 

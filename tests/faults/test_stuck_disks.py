@@ -17,6 +17,7 @@ import pytest
 
 from tests import fleet
 from tests.coordinator.test_broken_runs import COORDINATOR, Started, check_freed, load_of, wait_busy
+from tests.forked import completed_command
 
 pytestmark = pytest.mark.long
 
@@ -33,7 +34,7 @@ def sh(*words: str) -> None:
     """Run a command; the test is skipped if this machine cannot."""
     if os.geteuid() != 0 or shutil.which(words[0]) is None:
         pytest.skip(f"needs root and {words[0]}")
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    done = completed_command(words, 60)
     if done.returncode != 0:
         pytest.skip(f"{' '.join(words)}: {done.stderr.strip()}")
 

@@ -72,6 +72,7 @@ INFO_LIES: dict[str, tuple[Lie, str]] = {
         f"stop token id {VOCAB_SIZE} is outside the vocabulary of {VOCAB_SIZE}",
     ),
     "100,000 stop ids": (Lie(info=fields(stop_token_ids=range(100_000))), "100001 stop_token_ids, at most"),
+    "33 warnings": (Lie(info=fields(warnings=["x"] * 33)), "33 warnings, at most 32"),
     "another stop id": (Lie(info=fields(stop_token_ids=[199_999])), "stop_token_ids differs"),
     "timeout NaN": (Lie(info=fields(coordinator_timeout_s=math.nan)), "coordinator_timeout_s is nan"),
     "timeout infinite": (Lie(info=fields(coordinator_timeout_s=math.inf)), "coordinator_timeout_s is inf"),

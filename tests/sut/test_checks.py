@@ -21,6 +21,7 @@ from sut.results.checks import (
     pauses,
     short_answers,
     tokens,
+    worker_warnings,
 )
 from sut.results.logs import DetailLog
 from sut.results.telemetry import ClockFigures, CoreFigures, Pauses
@@ -233,3 +234,10 @@ def test_workers_that_execute_differently_are_a_warning() -> None:
     seen = "block_size: 16 at a:1, 32 at b:2; max_num_seqs: 8 at a:1, 9 at b:2"
     expected = VerdictCheck("equal_execution", True, seen, warning=True)
     assert expected == equal_execution(counts(execution_differences=differing))
+
+
+def test_what_workers_warn_of_is_a_warning() -> None:
+    """The lines of the workers are one; without any the check is well."""
+    assert VerdictCheck("worker_warnings", True, "no worker warns") == worker_warnings(counts())
+    expected = VerdictCheck("worker_warnings", True, "a:1: slow; b:2: slower", warning=True)
+    assert expected == worker_warnings(counts(worker_warnings=("a:1: slow", "b:2: slower")))

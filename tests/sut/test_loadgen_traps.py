@@ -7,7 +7,6 @@ LoadGen keeps state and takes its process with it, so every test's LoadGen lives
 import json
 import os
 import queue
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from sut.settings import Mode, Scenario
 from sut.sut import SUT, Reports
 from sut.user_conf import compose_user_conf
 from tests import fleet
+from tests.forked import completed_command
 
 ANSWER = np.array([5, 6, fleet.STOP], np.int32)
 Query = tuple[list[int], list[int]]
@@ -32,14 +32,8 @@ Query = tuple[list[int], list[int]]
 def run_child(child: Callable[[Path], None], directory: Path, cwd: Path = fleet.ROOT) -> None:
     """Run a function of this file in a child process until it prints "end"."""
     code = f"import pathlib, sys, {child.__module__} as m; m.{child.__name__}(pathlib.Path(sys.argv[1]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(directory)],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(fleet.ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
+    done = completed_command(
+        [sys.executable, "-c", code, str(directory)], cwd=cwd, PYTHONPATH=str(fleet.ROOT)
     )
     assert (0, "end\n") == (done.returncode, done.stdout), done.stderr
 

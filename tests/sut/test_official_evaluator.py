@@ -19,6 +19,7 @@ from sut.results.accuracy.extraction import aime_integer, choice_letter, python_
 from sut.results.accuracy.log_entries import AnswerLog
 from sut.results.accuracy.reference_data import read_reference
 from sut.results.accuracy.score import Score, exact_match_line
+from tests.forked import completed_command
 from tests.sut.accuracy_files import (
     ANALYSIS,
     FINAL,
@@ -125,13 +126,10 @@ def test_a_log_is_scored_officially(tmp_path: Path) -> None:
     tokenizer = write_tokenizer(tmp_path / "tokenizer")
     words = ["--mlperf-log", log, "--reference-data", data, "--tokenizer", tokenizer]
     output = tmp_path / "official.json"
-    done = subprocess.run(
+    done = completed_command(
         [sys.executable, "eval_mlperf_accuracy.py", *words, "--verbose", "--output-file", output],
+        TIMEOUT_S,
         cwd=EVALUATOR,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
     )
     assert done.returncode == 0, done.stderr
     expected: list[dict[str, Any]] = json.loads(output.read_text())["detailed_results"]

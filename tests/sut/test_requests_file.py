@@ -100,6 +100,17 @@ def test_the_summary_has_a_line_per_quantity(tmp_path: Path, records: RequestRec
     assert (rows["answer_tokens"]["unit"], rows["answer_tokens"]["count"]) == ("tokens", "2")
 
 
+def test_the_summary_has_loadgens_percentiles(tmp_path: Path) -> None:
+    """Answers of 1 to 200 tokens: sorted[int(200 * 0.5)] is 101, then sorted[180], [198] and [int(199.8)]."""
+    path = tmp_path / "requests_summary.csv"
+    records = build_records(done(*({"num_tokens": 200 - row} for row in range(200))), [], ORIGIN)
+    write_summary(path, records)
+    with path.open(newline="") as file:
+        rows = {row["metric"]: row for row in csv.DictReader(file)}
+    found = [rows["answer_tokens"][name] for name in ("min", "p50", "p90", "p99", "p99.9", "max")]
+    assert ["1", "101", "181", "199", "200", "200"] == found
+
+
 def test_a_run_without_finished_requests_has_an_empty_file(tmp_path: Path) -> None:
     """All columns, no rows."""
     path = tmp_path / "requests.parquet"

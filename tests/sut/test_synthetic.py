@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from safetensors.numpy import load_file
 
 from sut import dataset, synthetic
 from sut.synthetic import DatasetSpec
+from tests.forked import completed_command
 
 ROOT = Path(__file__).parents[2]
 SMALL = DatasetSpec(
@@ -178,10 +178,8 @@ def test_the_module_runs(tmp_path: Path) -> None:
     """`python -m sut.synthetic` writes a file, prints one line and exits 0; without a command it exits 2."""
     command = [sys.executable, "-m", "sut.synthetic"]
     argv = ["dataset", "--output", str(tmp_path / "set.parquet"), "--num-samples", "3"]
-    done = subprocess.run(
-        [*command, *argv], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
-    )
+    done = completed_command([*command, *argv])
     assert (done.returncode, done.stdout) == (0, f"wrote {tmp_path / 'set.parquet'}\n")
     assert dataset.load(tmp_path / "set.parquet").num_samples == 3
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = completed_command(command)
     assert done.returncode == 2

@@ -1,13 +1,12 @@
 """The `tokenfleet` command: which programs it starts, what each of them imports, and how it names them."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests import fleet
-from tests.forked import end_of
+from tests.forked import completed_command, end_of
 from tokenfleet.cli import SUBCOMMANDS, main
 
 NAMES = (
@@ -19,14 +18,7 @@ NAMES = (
 
 def run(*argv: str, cwd: Path = fleet.ROOT) -> tuple[int, str, str]:
     """Run `python -m tokenfleet` to its end; returns exit code, stdout and stderr."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tokenfleet", *argv],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = completed_command([sys.executable, "-m", "tokenfleet", *argv], cwd=cwd)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -85,7 +77,7 @@ def test_usage_names_the_subcommand(tmp_path: Path, argv: list[str], usage: str)
 def test_usage_names_the_module(module: str, usage: str) -> None:
     """The usage line of a program that was started as a module says so."""
     command = [sys.executable, "-m", module, "--help"]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = completed_command(command)
     assert (0, "") == (done.returncode, done.stderr)
     assert done.stdout.startswith(usage), done.stdout
 
@@ -116,14 +108,7 @@ sys.exit(main(sys.argv[1:]))
 )
 def test_a_program_with_threads_of_libraries_ends_without_shutdown(argv: list[str], code: int) -> None:
     """Threads of gRPC and LoadGen can abort the process in it, and libraries of vLLM print reports."""
-    done = subprocess.run(
-        [sys.executable, "-c", WITH_EXIT_FUNCTION, *argv],
-        cwd=fleet.ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = completed_command([sys.executable, "-c", WITH_EXIT_FUNCTION, *argv])
     assert code == done.returncode, done.stderr
     assert "shutdown" not in done.stdout
 
@@ -152,12 +137,5 @@ finally:
 )
 def test_a_subcommand_imports_its_own_program_only(name: str, imported: list[str]) -> None:
     """A worker node needs no LoadGen, and a coordinator no vLLM and nothing of the worker."""
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORTED, name, "--help"],
-        cwd=fleet.ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = completed_command([sys.executable, "-c", IMPORTED, name, "--help"])
     assert imported == done.stderr.split()

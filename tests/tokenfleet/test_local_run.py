@@ -14,7 +14,7 @@ import pytest
 
 from sut.log_files import LOADGEN_PREFIX
 from tests import fleet
-from tests.forked import ForkedProcess, end_of
+from tests.forked import ForkedProcess, completed_command, end_of
 from tokenfleet.local_run import main
 
 SLOW = ["--no-report", "--backend", "counting", "--replicas", "2", "--step-ms", "50"]
@@ -286,14 +286,9 @@ def test_the_reason_of_a_worker_is_what_it_reported(
     data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
     (tmp_path / "sitecustomize.py").write_text(IN_WORKER + program)
     flags = ["--backend", "counting", "--step-ms", "-1", "--input-file", str(data)]
-    done = subprocess.run(
+    done = completed_command(
         [sys.executable, "run_mlperf.py", *flags, "--output-dir", str(tmp_path / "out")],
-        cwd=fleet.ROOT,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
+        PYTHONPATH=str(tmp_path),
     )
     log = tmp_path / "out" / "workers" / "worker.log"
     line = f"run_mlperf.py: worker exited with {says} ({log})\n"

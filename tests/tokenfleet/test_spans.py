@@ -134,7 +134,7 @@ def test_spans_that_do_not_fit_on_the_disk_leave_no_file(
     with files_of_at_most(100):
         assert 2 == main([str(run_dir), "--output", str(out)])
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"File too large: '{out}'" in line
+    assert f"spans: --output {out}: File too large" == line
     assert before == {*tmp_path.iterdir()}
     assert 0 == main([str(run_dir), "--output", str(out)])
 

@@ -12,6 +12,7 @@ import pytest
 
 from protos import worker_pb2 as pb
 from tests import fleet
+from tests.forked import completed_command
 from tests.worker.node.nodes import info_of
 from worker.engines.model.preset import preset_names
 
@@ -141,7 +142,7 @@ class Programs:
 def programs(command: Path, foreign: Path) -> Programs:
     """Prepare the installed command, and check that the foreign modules are in its way."""
     python = [str(command.parent / "python"), "-m", "worker"]
-    done = subprocess.run(python, cwd=foreign, capture_output=True, text=True, timeout=240, check=False)
+    done = completed_command(python, cwd=foreign)
     assert (1, "a module of the current directory was imported\n") == (done.returncode, done.stderr)
     return Programs(command, foreign)
 

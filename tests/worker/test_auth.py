@@ -16,6 +16,7 @@ from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import PROTOCOL_VERSION, SERVICE
 from tests import fleet, secure
+from tests.forked import completed_command
 
 BUF = os.environ.get("BUF") or shutil.which("buf")
 needs_buf = pytest.mark.skipif(BUF is None, reason="no buf on PATH or in $BUF (npm package @bufbuild/buf)")
@@ -47,7 +48,7 @@ def buf(
     if pair:
         command += ["--cert", str(files / "client.pem"), "--key", str(files / "client.key")]
     command += [*words, f"https://{worker.address}{path}"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    return completed_command(command, WAIT_S)
 
 
 @pytest.mark.parametrize("door", ["token", "mutual"])

@@ -4,14 +4,13 @@ A mistake is tried in a process of its own, forked from one that has done the im
 """
 
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests import fleet
-from tests.forked import end_of
+from tests.forked import completed_command, end_of
 from worker.__main__ import main
 
 BAD = {
@@ -109,14 +108,7 @@ def test_port_in_use_is_named(tmp_path: Path, host: str, shown: str) -> None:
     first = fleet.start_worker(tmp_path / "log", *flags, address=f"{shown}:{flags[-1]}")
     try:
         fleet.wait_serving(first)
-        done = subprocess.run(
-            [sys.executable, "-m", "worker", "--engine", "counting", *flags],
-            cwd=fleet.ROOT,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        done = completed_command([sys.executable, "-m", "worker", "--engine", "counting", *flags])
         assert "SERVING" == fleet.health(first.address)
     finally:
         first.stop()

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import tomllib
 import typing
@@ -18,6 +17,7 @@ from common.config_file import ConfigFile, to_table, to_toml
 from common.flags import names
 from coordinator import config as coordinator_config
 from tests import fleet
+from tests.forked import completed_command
 from tests.worker.engines.greedy import environment_kept
 from worker.__main__ import main, show
 from worker.config import BadInput, EngineKind, ModelConfig, WorkerConfig, parse
@@ -106,7 +106,7 @@ def test_a_whole_flag_takes_the_place_of_a_presets_fields(
 def print_config(*argv: str) -> str:
     """Let a real worker print its configuration."""
     command = [sys.executable, "-m", "worker", *argv, "--print-config"]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = completed_command(command)
     assert 0 == done.returncode, done.stderr
     return done.stdout
 

@@ -18,7 +18,7 @@ from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import PROTOCOL_VERSION, SERVICE
 from tests import fleet
-from tests.forked import main_of
+from tests.forked import completed_command, main_of
 from tests.worker.node.nodes import wait_until
 
 BUF = os.environ.get("BUF") or shutil.which("buf")
@@ -120,7 +120,7 @@ def buf_command(started: fleet.WorkerProcess, path: str, *words: str) -> list[st
 def buf(started: fleet.WorkerProcess, path: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run `buf curl` to its end."""
     command = buf_command(started, path, *words)
-    return subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    return completed_command(command, WAIT_S)
 
 
 def ask(started: fleet.WorkerProcess, method: str, **request: str) -> dict[str, object]:

@@ -15,9 +15,10 @@ from typing import NamedTuple
 from coordinator.scheduling.event_loop import opening_of
 from coordinator.scheduling.scheduler import Scheduler, Task
 from coordinator.transport.access import Access
-from coordinator.transport.agreement import ABSENT, FleetError
+from coordinator.transport.agreement import ABSENT, FleetError, worker_warnings
 from coordinator.transport.fleet import Fleet, OpenFleet, Patience
 from coordinator.transport.stream import BEAT_INTERVAL_S, WorkerLost
+from coordinator.transport.worker_answers import MAX_WARNINGS
 from protos import worker_pb2 as pb
 from protos.columns import PromptColumns
 from sut.settings import Scenario
@@ -64,6 +65,7 @@ class FleetEngine:
         """
         fleet = self._fleet = await _ready_fleet(self._settings)
         info = fleet.links[0].info
+        served = [(link.address, link.info) for link in fleet.links]
         return EngineInfo(
             engine=info.engine,
             engine_version=info.engine_version,
@@ -78,6 +80,7 @@ class FleetEngine:
             engine_facts=dict(info.engine_facts),
             execution_facts=facts_of_all([link.info for link in fleet.links]),
             weights_sha256=info.weights_sha256,
+            warnings=tuple(worker_warnings(served))[:MAX_WARNINGS],
         )
 
     def open(self, spec: pb.RunSpec) -> None:

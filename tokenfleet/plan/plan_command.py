@@ -12,7 +12,7 @@ from typing import Annotated
 
 from common.atomic_files import replace_files
 from common.command_exit import FAILED, end_command, run_command
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, naming_output
 from common.signals import Interrupts
 from common.text import print_table
 from coordinator.doctor.capacity import PUBLISHED, WARN_CORES, CoordinatorCosts, CoordinatorLoad
@@ -151,7 +151,5 @@ def _write(path: Path, config: PlanConfig, measured: MeasuredHost, carried: Carr
         "load_per_core": measured.load_per_core,
         "runs": {name: run._asdict() for name, run in measured.runs.items()},
     }
-    try:
+    with naming_output("--json", path):
         replace_files(path.parent, {path.name: json.dumps(document, indent=1) + "\n"})
-    except OSError as error:
-        raise FlagError("--json", str(error.strerror or error), path) from error

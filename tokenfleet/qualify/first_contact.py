@@ -7,14 +7,12 @@ whose flags are not given is listed as unknown. Exit codes: 0 no check failed, 1
 128 plus the signal's number if interrupted.
 """
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from common.command_exit import run_command
-from common.flags import Flag, FlagError, Parser, add_flags, build, declared
+from common.flags import Flag, FlagError, Parser, add_flags, build, declared, naming_output
 from common.signals import Interrupts
 from common.text import print_table
 from common.tls import WorkerAccessFlags
@@ -124,18 +122,9 @@ class QualifyInputs:
 
 
 def _check_output(directory: Path) -> None:
-    with _as_output(directory):
+    with naming_output(OUTPUT_FLAG, directory):
         if directory.exists() and any(directory.iterdir()):
             raise FlagError(OUTPUT_FLAG, "is not empty", directory)
-
-
-@contextlib.contextmanager
-def _as_output(directory: Path) -> Iterator[None]:
-    """Name the flag of the output directory in an OSError of the `with` block."""
-    try:
-        yield
-    except OSError as error:
-        raise FlagError(OUTPUT_FLAG, str(error.strerror), directory) from error
 
 
 def _grading_files(config: QualifyConfig) -> GradingFiles | None:
@@ -182,7 +171,7 @@ def _qualify(argv: list[str]) -> int:
         made, measured = _measure(config, inputs, workers)
         results += made
     content = {"workers": workers.engines, "measured": measured._asdict()}
-    with _as_output(config.output_dir):
+    with naming_output(OUTPUT_FLAG, config.output_dir):
         config.output_dir.mkdir(parents=True, exist_ok=True)
         write_result(config.output_dir / RESULT_NAME, results, content)
     print_table(layout_results(results))
@@ -204,7 +193,7 @@ def _measure(
     config: QualifyConfig, inputs: QualifyInputs, workers: ReadyWorkers
 ) -> tuple[list[CheckResult], Measured]:
     """Make the runs and their checks."""
-    with _as_output(config.output_dir):
+    with naming_output(OUTPUT_FLAG, config.output_dir):
         config.output_dir.mkdir(parents=True, exist_ok=True)
     results, answers = _check_tokens(config, inputs, workers)
     score, graded = _check_grades(config, inputs)

@@ -112,6 +112,8 @@ def write_prompts(
     token_ids = pa.array([list(prompt) for prompt in prompts], pa.list_(pa.int32()))
     table = pa.table({"tok_input": token_ids} | {name: pa.array(values) for name, values in columns.items()})
     try:
-        pq.write_table(table, path)
+        # An open file: pyarrow's own errors name the path in their reason.
+        with path.open("wb") as file:
+            pq.write_table(table, file)
     except OSError as error:
-        raise FlagError(OUTPUT_FLAG, f"cannot write {path}: {error.strerror or error}") from error
+        raise FlagError(OUTPUT_FLAG, f"cannot write {path}: {error.strerror}") from error

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import numpy as np
 
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, naming_output
 from common.signals import Interrupts
 from sut import dataset
 from sut.dataset import Dataset
@@ -67,10 +67,8 @@ def _generate(argv: list[str]) -> None:
     flags = parse_engine_flags(engine_argv, model)
     engine, answers = generate_greedily(flags, prompts, config.max_new_tokens)
     reference = _reference(engine, data, rows, prompts, answers, config.max_new_tokens)
-    try:
+    with naming_output("--output", config.output):
         reference.write(config.output)
-    except OSError as error:
-        raise FlagError("--output", str(error.strerror), config.output) from error
     sys.stdout.write(f"{len(answers)} answers written to {config.output}\n")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from common.command_exit import end_command, run_command
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, naming_output
 from common.text import print_table
 from sut.results.report.run_json import RunJson
 from tokenfleet.spans.sampled_requests import read_sample
@@ -66,7 +66,8 @@ def _export(argv: list[str]) -> int:
         reason = f"--endpoint {config.endpoint}: did not accept the spans of {len(rows)} requests"
         return end_command("spans", reason, NOT_ACCEPTED)
     if config.output is not None:
-        write_spans(config.output, spans)
+        with naming_output("--output", config.output):
+            write_spans(config.output, spans)
     print_table(f"{len(rows)} requests, {len(spans)} spans: {config.output or config.endpoint}")
     return 0
 

@@ -8,7 +8,7 @@ import logging
 import sys
 
 from common.command_exit import end_command, run_command
-from common.flags import FlagError
+from common.flags import FlagError, naming_output
 from common.signals import Interrupts
 from common.text import print_table
 from sut.log_files import REJECTED_PREFIX
@@ -33,7 +33,8 @@ def _score(argv: list[str]) -> int:
     config = parse(argv)
     scorer = read_inputs(config)
     try:
-        report = scorer.score()
+        with naming_output("--output-dir", config.report_dir):
+            report = scorer.score()
     except LogError as error:
         raise FlagError("--mlperf-log", str(error), config.mlperf_log) from error
     except QuestionFileError as error:
@@ -43,15 +44,11 @@ def _score(argv: list[str]) -> int:
     except SandboxUnavailableError as error:
         reason = f"{'fails' if config.unsandboxed else 'is missing, and the sandbox fails'}: {error}"
         raise FlagError("--unsandboxed", reason) from error
-    except OSError as error:
-        raise FlagError("--output-dir", f"cannot be written: {error.strerror}", config.report_dir) from error
     has_score = not report.ungraded or config.allow_ungraded
     # Only a complete run that its verdict accepted may leave what a submission checker reads.
     rejected = config.mlperf_log.name.startswith(REJECTED_PREFIX) or config.max_samples is not None
-    try:
+    with naming_output("--output-dir", config.report_dir):
         write_report(report, config.report_dir, has_score=has_score, has_text=has_score and not rejected)
-    except OSError as error:
-        raise FlagError("--output-dir", f"cannot be written: {error.strerror}", config.report_dir) from error
     print_table(report.to_table(has_score=has_score))
     if not has_score:
         reason = (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common.atomic_files import whole_file
 from common.command_exit import BAD_INPUT
-from common.flags import FlagError
+from common.flags import FlagError, naming_output
 from common.standard_streams import open_standard_streams
 from common.text import one_line, print_table, printable
 from sut.results.code_grading.program import GradingError
@@ -65,11 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_standard_streams()
     flags = _parser().parse_args(argv)
     try:
-        num_questions, num_tests = convert(flags.release, flags.output, overwrite=flags.overwrite)
-    except OSError as error:
-        refused = FlagError("--output", str(error.strerror or error), flags.output)
-        sys.stderr.write(f"{refused}\n")
-        return BAD_INPUT
+        with naming_output("--output", flags.output):
+            num_questions, num_tests = convert(flags.release, flags.output, overwrite=flags.overwrite)
     except (FlagError, GradingError) as error:
         sys.stderr.write(f"{one_line(str(error))}\n")
         return BAD_INPUT

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from common.atomic_files import whole_file
 from common.command_exit import run_command
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, naming_output
 from common.text import print_table
 from sut.results.comparison.compared_runs import SIDE_ARGUMENT, read_sides
 from sut.results.comparison.comparison import Comparison, compare
@@ -95,10 +95,8 @@ def _write(comparison: Comparison, config: CompareConfig) -> None:
     # Each gets its name when all have been written.
     with contextlib.ExitStack() as files:
         for flag, path, text in texts:
-            try:
+            with naming_output(flag, path):
                 files.enter_context(whole_file(path)).write_text(text, encoding="utf-8")
-            except OSError as error:
-                raise FlagError(flag, str(error.strerror or error), path) from error
 
 
 if __name__ == "__main__":

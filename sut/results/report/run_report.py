@@ -1,5 +1,6 @@
 """Makes the report of one run: reads its files, draws the charts, writes the page and the plots."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sut.results.report.run_json import RunJson
 
 
 def write_report(run_dir: Path, page: Path, plots: Path | None) -> None:
-    """Write the page, and the plots as SVG and PNG if a directory is given.
+    """Write the page, and the plots as SVG and PNG if a directory is given; all of them whole or none.
 
     Raises:
         ValueError: The directory holds no run that has ended, or files of two runs.
@@ -25,13 +26,14 @@ def write_report(run_dir: Path, page: Path, plots: Path | None) -> None:
     charts = RunCharts.of(record, requests, timeline)
     drawings = {chart.name: draw(chart, png=plots is not None) for chart in charts.all}
     content = Content(record, requests, missing, charts, drawings)
-    if plots is not None:
-        plots.mkdir(parents=True, exist_ok=True)
-        for name, drawing in drawings.items():
-            replace_files(plots, {f"{name}.svg": drawing.svg})
-            with whole_file(plots / f"{name}.png") as partial:
-                partial.write_bytes(drawing.png)
-    replace_files(page.parent, {page.name: compose(content)})
+    # The plots get their names when all files have been written.
+    with contextlib.ExitStack() as files:
+        if plots is not None:
+            plots.mkdir(parents=True, exist_ok=True)
+            for name, drawing in drawings.items():
+                files.enter_context(whole_file(plots / f"{name}.svg")).write_text(drawing.svg, "utf-8")
+                files.enter_context(whole_file(plots / f"{name}.png")).write_bytes(drawing.png)
+        replace_files(page.parent, {page.name: compose(content)})
 
 
 def _read(

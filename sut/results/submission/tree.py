@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.atomic_files import named_errors
 from common.flags import FlagError
 from sut import log_files
 from sut.benchmark import BENCHMARK
@@ -95,7 +96,7 @@ def lay_out(submission: Submission, output: Path, originals: Path) -> None:
     """
     check_free(output, originals)
     try:
-        with _hidden(output) as tree, _hidden(originals) as kept:
+        with _hidden(originals) as kept, _hidden(output) as tree:
             place = Path(submission.division, submission.submitter)
             _Layout(submission, tree / place, kept / place).write()
             os.rename(kept, originals)
@@ -105,9 +106,7 @@ def lay_out(submission: Submission, output: Path, originals: Path) -> None:
                 shutil.rmtree(originals)
                 raise
     except OSError as error:
-        # A full disk names no file.
-        name = error.filename2 or error.filename
-        shown = f" {name}" if name else ""
+        shown = "" if error.filename == str(output) else f" {error.filename}"
         raise FlagError(OUTPUT_FLAG, f"cannot write{shown}: {error.strerror}", output) from error
 
 
@@ -115,11 +114,12 @@ def lay_out(submission: Submission, output: Path, originals: Path) -> None:
 def _hidden(path: Path) -> Iterator[Path]:
     """Yield a new directory beside a path; removes it if it is still there at the end."""
     hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    hidden.mkdir()
-    try:
-        yield hidden
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
+    with named_errors(path, hidden):
+        hidden.mkdir()
+        try:
+            yield hidden
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sut.results.timing.clock_offsets import UNKNOWN_NS
 from sut.results.timing.loadgen_schedule import Schedule
 from sut.results.timing.request_records import LOST_LATER, RequestRecords, is_known
-from sut.results.timing.spread import Spread
+from sut.results.timing.spread import Spread, percentile_rank
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 WINDOW = 0.005
@@ -231,7 +231,7 @@ def _around(taken: _TakenApart, fraction: float) -> PartsOfPercentile:
     """Average the parts of the requests around a percentile."""
     totals, order = taken.totals, taken.order
     num = len(order)
-    rank = min(int(num * fraction), num - 1)
+    rank = percentile_rank(num, fraction)
     reach = int(num * WINDOW)
     rows = order[max(rank - reach, 0) : rank + reach + 1]
     return PartsOfPercentile(

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sut.results.loadgen_figures import LoadGenSpread
 from sut.results.timing.clock_offsets import UNKNOWN_NS
 from sut.results.timing.request_records import RequestRecords, is_known
+from sut.results.timing.spread import percentile_rank
 
 MAX_ERROR_NS = 20 * 1_000_000
 """A schedule whose begin is known less exactly counts as unknown."""
@@ -175,7 +176,7 @@ def _ranks(spread: LoadGenSpread, num: int) -> Iterator[tuple[float, int]]:
     yield spread.minimum, 0
     yield spread.maximum, num - 1
     for name, value in spread.percentiles.items():
-        yield value, min(int(num * (float(name[1:]) / 100)), num - 1)
+        yield value, percentile_rank(num, float(name[1:]) / 100)
 
 
 def _take(records: RequestRecords, begin: _Interval, due_ns: Times, source: str) -> Schedule | None:

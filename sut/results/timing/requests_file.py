@@ -22,6 +22,7 @@ from sut.log_files import RECORD, REQUESTS
 from sut.results.timing.clock_offsets import UNKNOWN_NS
 from sut.results.timing.decomposition import PERCENTILES, ttft_parts
 from sut.results.timing.request_records import TIME_COLUMNS, RequestRecords, is_known
+from sut.results.timing.spread import percentile_rank
 
 JSONL_NAME = "requests.jsonl"
 SUMMARY_NAME = "requests_summary.csv"
@@ -190,8 +191,7 @@ def _spread(values: NDArray[np.float64]) -> list[str]:
     if not len(values):
         return [""] * (len(PERCENTILES) + 3)
     ordered = np.sort(values)
-    num = len(ordered)
-    marks = [ordered[min(int(num * q / 100), num - 1)] for q in PERCENTILES]
+    marks = [ordered[percentile_rank(len(ordered), q / 100)] for q in PERCENTILES]
     return [f"{value:.15g}" for value in (values.mean(), ordered[0], *marks, ordered[-1])]
 
 

@@ -8,11 +8,19 @@ from numpy.typing import NDArray
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 
 
+def percentile_rank(count: int, fraction: float) -> int:
+    """Return the rank of LoadGen's percentile among values in ascending order, from 0; count is at least 1.
+
+    Source: loadgen/results.cc, sorted[int(count * fraction)].
+    """
+    return min(int(count * fraction), count - 1)
+
+
 def percentile(values: NDArray[np.int64], fraction: float) -> int:
-    """Return LoadGen's percentile, sorted[int(count * fraction)] (loadgen/results.cc); 0 without values."""
+    """Return LoadGen's percentile; 0 without values."""
     if not len(values):
         return 0
-    index = min(int(len(values) * fraction), len(values) - 1)
+    index = percentile_rank(len(values), fraction)
     return int(np.partition(values, index)[index])
 
 

@@ -91,3 +91,13 @@ def test_a_run_that_was_killed_can_be_overwritten(tmp_path: Path) -> None:
         first.process.wait(60)
         second = start(worker.address, tmp_path, "second", "--overwrite")
         assert 0 == second.end(60.0)[0], second.log.read_text()
+
+
+def test_a_directory_below_a_file_is_named_as_the_user_named_it(tmp_path: Path) -> None:
+    """The hidden name under which a run makes its directory is not shown."""
+    (tmp_path / "out").write_text("mine")
+    with fleet.workers(tmp_path, 1) as (worker,):
+        code, log = start(worker.address, tmp_path, "run").end(60.0)
+    directory = tmp_path / "out" / "offline" / "accuracy"
+    line = f"coordinator: --output-dir: cannot write {directory}: Not a directory"
+    assert (2, line) == (code, log.splitlines()[-1])

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from sut.results.timing.loadgen_schedule import Seeded, due_times, read_trace
 from tests import fleet
 from tests.faults.proxy import proxied
+from tests.forked import completed_command
 
 MS = 1_000_000
 LATE_MS, PAUSE_MS, NETWORK_MS, PREFILL_MS, STEP_MS = 10, 5, 20, 50, 4
@@ -66,13 +66,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         proxy.delay(NETWORK_MS / 1e3)
         far = dataclasses.replace(worker, address=proxy.address)
         flags = fleet.coordinator_flags([far], data, path / "out", "--scenario", "server", "--loadgen-trace")
-        done = subprocess.run(
-            [sys.executable, "-c", DELAYED, *flags, "--user-conf", str(conf), "--max-new-tokens", "9"],
-            cwd=fleet.ROOT,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
+        done = completed_command(
+            [sys.executable, "-c", DELAYED, *flags, "--user-conf", str(conf), "--max-new-tokens", "9"]
         )
     assert done.returncode in (0, 3), done.stderr
     directory = path / "out" / "server" / "performance"

@@ -1,7 +1,6 @@
 """The arena keeps its rows when it grows, and when it cannot."""
 
 import resource
-import subprocess
 import sys
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 from coordinator.scheduling.request_columns import NewRequests
 from coordinator.scheduling.request_table import RequestTable
 from coordinator.scheduling.token_arena import TokenArena
+from tests.forked import completed_command
 
 # A row of 1,000,000 tokens takes 4 MB: 16 rows take 64 MB, of which only written pages exist.
 ROW_TOKENS, NUM_ROWS = 1_000_000, 16
@@ -57,11 +57,5 @@ def check_table_stays_whole() -> None:
 @pytest.mark.parametrize("check", ["check_arena_keeps_its_rows", "check_table_stays_whole"])
 def test_growth_without_memory_keeps_what_is_there(check: str) -> None:
     """Under RLIMIT_AS growth fails with the sizes; rows, names and requests stay as they were."""
-    done = subprocess.run(
-        [sys.executable, "-c", f"from {__name__} import {check}; {check}()"],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    done = completed_command([sys.executable, "-c", f"from {__name__} import {check}; {check}()"])
     assert 0 == done.returncode, done.stderr

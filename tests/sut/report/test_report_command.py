@@ -132,3 +132,14 @@ def test_plots_are_written_as_svg_and_png(tmp_path: Path) -> None:
     assert {f"{chart}.{kind}" for chart in charts for kind in ("svg", "png")} == names
     assert (tmp_path / "plots" / "ttft.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "plots" / "ttft.svg").read_text()
+
+
+def test_a_page_that_cannot_be_written_keeps_the_plots_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All files are written or none; the line names the directory that is missing."""
+    run_files.write_run(tmp_path / "run")
+    plots, page = tmp_path / "plots", tmp_path / "none" / "page.html"
+    line = refusal(capsys, str(tmp_path / "run"), f"--plots={plots}", f"--output={page}")
+    assert f"report: [Errno 2] No such file or directory: '{page.parent}'" == line
+    assert [] == [*plots.iterdir()]

@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from coordinator.doctor.visits import Trouble, Visit
 from coordinator.transport.worker_host import WorkerHost
 from protos import worker_pb2 as pb
 from tests import fleet
+from tests.forked import completed_command
 from tokenfleet.find_qps.search_conditions import SearchConditions
 
 
@@ -125,7 +125,7 @@ def search(directory: Path, address: str) -> tuple[int, str]:
     conf = fleet.write_conf(directory / "user.conf", "*.Offline.min_duration = 1\n")
     words = ["--scenario=offline", f"--workers={address}", f"--input-file={data}", f"--user-conf={conf}"]
     command = [sys.executable, "-m", "tokenfleet", "find-qps", *words, f"--output-dir={directory / 'out'}"]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = completed_command(command, 120)
     # Without the announcements of the runs.
     told = [line for line in done.stderr.splitlines(keepends=True) if " begins: " not in line]
     return done.returncode, done.stdout + "".join(told)

@@ -12,6 +12,7 @@ import pytest
 
 from sut.log_files import NAMES
 from tests import fleet
+from tests.forked import completed_command
 
 pytestmark = pytest.mark.long
 
@@ -50,14 +51,7 @@ def argv(directory: Path, address: str, *flags: str) -> list[str]:
 
 def end(directory: Path, address: str, *flags: str, timeout_s: float = 8 * RUN_TIMEOUT_S) -> tuple[int, str]:
     """Search to the end; returns exit code and both outputs."""
-    done = subprocess.run(
-        argv(directory, address, *flags),
-        cwd=fleet.ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    done = completed_command(argv(directory, address, *flags), timeout_s)
     return done.returncode, done.stdout + done.stderr
 
 

@@ -74,6 +74,16 @@ def test_a_fact_of_any_worker_behind_the_sut_is_told() -> None:
     )
 
 
+def test_a_warning_of_the_workers_is_one_of_the_sut(tmp_path: Path) -> None:
+    """LoadGen's node shows it; the line names the workers."""
+    flags = ("--max-num-seqs", "63", "--prefill-group-tokens", "100")
+    with network_sut(tmp_path, *flags) as started, grpc.insecure_channel(started.front.address) as channel:
+        info = rpc.WorkerStub(channel).GetInfo(pb.GetInfoRequest(), timeout=60)
+        place = f"2 workers, first {started.workers[0].address}"
+    says = "--prefill-group-tokens 100: no effect: with 63 sequences each prompt is a group"
+    assert [f"{place}: {says}"] == list(info.warnings)
+
+
 @pytest.fixture(scope="module")
 def sut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NetworkSut]:
     """Serve two workers for all tests that leave them alive."""

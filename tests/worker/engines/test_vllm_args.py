@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from common.flags import FlagError
+from tests.forked import completed_command
 from tests.worker.engines.greedy import environment_kept
 from worker.engine_protocol import EngineDead
 from worker.engines.vllm.causes import one_line
@@ -59,9 +59,7 @@ def test_counting_engine_needs_no_vllm() -> None:
         "import sys, worker.engines.vllm.engine_args, worker.engines.vllm.vllm_engine; "
         "print({'vllm', 'torch'} & set(sys.modules))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
-    )
+    done = completed_command([sys.executable, "-c", code], 60)
     assert (done.stdout, done.returncode) == ("set()\n", 0), done.stderr
 
 

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
 from protos.columns import SERVICE
 from tests import fleet
+from tests.forked import completed_command
 from tests.worker.node.nodes import WAIT_S, gone, info_of, states_of, wait_until
 
 
@@ -160,14 +160,8 @@ def test_a_temporary_directory_without_sockets_is_bad_input(tmp_path: Path) -> N
     """A TMPDIR too long for a socket's path: exit 2 and one line, before anything starts."""
     directory = tmp_path / ("x" * 100)
     directory.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-m", "worker", "--engine", "counting", "--replicas", "2"],
-        cwd=fleet.ROOT,
-        env=os.environ | {"TMPDIR": str(directory)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
+    done = completed_command(
+        [sys.executable, "-m", "worker", "--engine", "counting", "--replicas", "2"], TMPDIR=str(directory)
     )
     line = f"worker: TMPDIR: {directory}: no socket for replicas can be created there: AF_UNIX path too long"
     assert (2, [line]) == (done.returncode, done.stderr.splitlines())
@@ -190,7 +184,7 @@ def test_a_temporary_directory_without_sockets_is_bad_input(tmp_path: Path) -> N
 def test_bad_nodes_are_one_line(flags: str, says: str) -> None:
     """Exit 2 and one line on stderr, before anything starts."""
     command = [sys.executable, "-m", "worker", "--engine", "counting", *flags.split()]
-    done = subprocess.run(command, cwd=fleet.ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = completed_command(command)
     lines = done.stderr.strip().splitlines()
     assert 1 == len(lines), done.stderr
     (line,) = lines
