@@ -100,6 +100,11 @@ class Plan(NamedTuple):
         """Return the number of distinct samples."""
         return int(self.samples.max()) + 1
 
+    @property
+    def arrivals_s(self) -> float:
+        """Return the time over which the requests arrive on average; 0 in Offline."""
+        return 0.0 if self.scenario is Scenario.OFFLINE else len(self.samples) / self.target_qps
+
     def write(self, path: Path) -> None:
         """Write the file that a side's process reads."""
         path.write_text(json.dumps({"samples": self.samples.tolist(), "due_ns": self.due_ns.tolist()}))

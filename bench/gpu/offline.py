@@ -8,7 +8,15 @@ from statistics import fmean, median
 from typing import Any
 
 from bench.command import check_above, check_at_least
-from bench.gpu.figures import differences, ratio_lines, read_config, read_start, start_lines, table
+from bench.gpu.figures import (
+    compiled_lines,
+    differences,
+    ratio_lines,
+    read_config,
+    read_start,
+    start_lines,
+    table,
+)
 from bench.gpu.found import Found
 from bench.gpu.gpu_rounds import Place, Rounds
 from bench.gpu.load import Lengths, Plan, last_value, offline
@@ -168,7 +176,7 @@ def _visit_all(plan: Offline, rounds: Rounds, requests: Plan) -> None:
 
 def _print(names: list[str], place: Place, found: Found, more: list[str]) -> None:
     place.clock.say("done")
-    lines = [table(found, names), "", *more, "", *start_lines(found)]
+    lines = [table(found, names), "", *more, *compiled_lines(found), "", *start_lines(found)]
     place.clock.say("\n".join([*lines, *differences_of(place)]))
 
 
