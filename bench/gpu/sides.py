@@ -62,6 +62,8 @@ class Side(ABC):
         self.log = setting.directory / f"{label}.log"
         self.label = label
         self.start: Start | None = None
+        self._members: set[int] = set()
+        """Processes of the load: those below a process that has died are no longer found."""
         self._cores: list[int] = []
         self.effective: dict[str, str] = {}
         """Effective configuration that the engine reports, if it reports one."""
@@ -103,7 +105,8 @@ class Side(ABC):
                 raise RuntimeError(f"{self.label} ended while it loaded: {tail(self.log)}")
             self.start = self._look()
             if self.start is not None:
-                self._cores = [pid for pid in process_tree(self.process.pid) if _is_core(pid)]
+                self._members = process_tree(self.process.pid)
+                self._cores = [pid for pid in self._members if _is_core(pid)]
         return self.start is not None
 
     def check_runs(self) -> None:
@@ -122,7 +125,7 @@ class Side(ABC):
         Raises:
             RuntimeError: A process does not end and may still hold GPU memory.
         """
-        members = process_tree(self.process.pid)
+        members = self._members | process_tree(self.process.pid)
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_TIMEOUT_S)

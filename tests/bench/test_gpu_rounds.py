@@ -19,7 +19,7 @@ from bench.gpu.sides import SIDES, InProcess
 from bench.gpu.watch import wait_free
 from bench.processes import Processes, read_tree_cpu
 from common.flags import FlagError
-from tests.bench.outliving import children
+from tests.bench.outliving import children, runs
 from tests.fleet import ROOT
 
 SMALL = ["--requests", "4", "--mean-prompt-len", "6", "--max-prompt-len", "12", "--mean-answer-len", "5"]
@@ -129,6 +129,26 @@ def test_a_round_without_engine_core_ends_its_side(command: Command) -> None:
     assert ["ours"] == [one["side"] for one in command.record["rounds"]]
     (failure,) = command.record["failures"]
     assert failure.startswith("1-bare: engine core [")
+
+
+def test_what_a_killed_process_leaves_is_waited_for(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine core outlives its process by 0.5 s: until then it holds memory that the next side needs."""
+    Scripted.actions["1-bare"] = ["core"]
+    cores: list[int] = []
+
+    def kill(side: Bare, _: Plan, __: int) -> Answered:
+        cores.extend(children(side.process.pid))
+        side.process.kill()
+        side.process.wait(60)
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(Bare, "run", kill)
+    monkeypatch.setattr(Ours, "_look", lambda _: sys.exit(0 if not any(map(runs, cores)) else "a core runs"))
+    with pytest.raises(SystemExit, match="0"):
+        command.run("--turns", "1")
+    assert 1 == len(cores)
 
 
 def test_a_deadline_within_a_load_ends_the_load(command: Command) -> None:
