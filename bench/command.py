@@ -45,6 +45,10 @@ def run_command(main: Callable[[list[str]], int]) -> None:
     except OutputNotWritten as error:
         say(f"\n{error}")
         exit_code = 1
+    except SystemExit:
+        if times_s:
+            say("\ninterrupted")
+        raise
     say(f"\n{time.monotonic() - started_s:.0f} s in total")
     sys.exit(exit_code)
 

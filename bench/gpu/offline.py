@@ -175,7 +175,6 @@ def _visit_all(plan: Offline, rounds: Rounds, requests: Plan) -> None:
 
 
 def _print(names: list[str], place: Place, found: Found, more: list[str]) -> None:
-    place.clock.say("done")
     lines = [table(found, names), "", *more, *compiled_lines(found), "", *start_lines(found)]
     place.clock.say("\n".join([*lines, *differences_of(place)]))
 

@@ -192,7 +192,7 @@ run_command(main)
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
-    assert (130, "figures\n") == (done.returncode, done.stdout)
+    assert (130, "figures\n\ninterrupted\n") == (done.returncode, done.stdout)
 
 
 def test_a_full_disk_at_the_start_is_one_line(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
