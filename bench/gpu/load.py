@@ -116,10 +116,10 @@ def offline(num_rows: int) -> Plan:
     return Plan("offline", Scenario.OFFLINE, samples, np.zeros(len(samples), np.int64), 1.0)
 
 
-def arriving(samples: Sequence[int], seed: int, target_qps: float, name: str = "server") -> Plan:
+def arriving(samples: Sequence[int], seed: int, target_qps: float) -> Plan:
     """Plan samples at the times at which LoadGen issues them with this seed."""
     due_ns = scheduled_ns(seed, target_qps, len(samples))
-    return Plan(name, Scenario.SERVER, np.array(samples, np.int64), due_ns, target_qps)
+    return Plan("server", Scenario.SERVER, np.array(samples, np.int64), due_ns, target_qps)
 
 
 class Work(NamedTuple):
