@@ -138,7 +138,7 @@ def show_server(plan: Server, place: Place, keep: Keep) -> Found:
 
 def _run(plan: Offline, place: Place, requests: Plan, keep: Keep, compare: Compare) -> Found:
     """Measure the sides and print their figures, also if the command is interrupted."""
-    for line in _notes(plan, place):
+    for line in notes(plan, place):
         place.clock.say(line)
     rounds = Rounds(place, keep)
     try:
@@ -148,7 +148,7 @@ def _run(plan: Offline, place: Place, requests: Plan, keep: Keep, compare: Compa
     return rounds.found
 
 
-def _notes(plan: Offline, place: Place) -> Iterator[str]:
+def notes(plan: Offline, place: Place) -> Iterator[str]:
     """Say which figures a newcomer would misread."""
     cold = [name for name in plan.names if name not in WARMED_UP]
     if cold and not plan.warm_rounds:
@@ -159,7 +159,8 @@ def _notes(plan: Offline, place: Place) -> Iterator[str]:
     if "--enable-prefix-caching" in place.setting.flags:
         yield "prefix caching: rounds have equal prompts, so all after the first of a load find them cached"
     num_slots = last_value(place.setting.flags, "--max-num-seqs")
-    if num_slots.isdecimal() and plan.requests <= int(num_slots):
+    is_at_once = not isinstance(plan, Server) and num_slots.isdecimal()
+    if is_at_once and plan.requests <= int(num_slots):
         yield f"all {plan.requests} requests run at once: tokens/s before the tail is the rate of the prefill"
 
 

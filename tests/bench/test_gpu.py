@@ -17,7 +17,8 @@ from bench.gpu.climb import Climb, arriving_at, next_rate
 from bench.gpu.coordinate import Setting
 from bench.gpu.engine import RequestTimes
 from bench.gpu.figures import differences, ratios, read_config
-from bench.gpu.found import Found, Round
+from bench.gpu.found import Clock, Found, Round
+from bench.gpu.gpu_rounds import Place
 from bench.gpu.load import (
     Work,
     arriving,
@@ -29,7 +30,7 @@ from bench.gpu.load import (
     sglang_flags,
 )
 from bench.gpu.model import write_full_size
-from bench.gpu.offline import latency_lines
+from bench.gpu.offline import Offline, Server, latency_lines, notes
 from bench.gpu.replay import Row
 from bench.gpu.unstopped_worker import stop_ids_or_none
 from bench.gpu.watch import use_between
@@ -62,6 +63,12 @@ def round_of(side: str, number: int, tokens: int, seconds: float, *, warm_up: bo
         ttft_ms={},
         tpot_ms={},
     )
+
+
+def setting_of(*flags: str) -> Setting:
+    """Build a setting without files."""
+    work = Work(Path(), Path(), np.array([2]), 1.0, is_exact=True)
+    return Setting(Processes(), work, flags, Path(), 600.0)
 
 
 def test_ratios_are_taken_within_a_round_and_leave_warm_ups_out() -> None:
@@ -112,6 +119,15 @@ def test_ttft_is_compared_request_by_request() -> None:
     # Without LoadGen's schedule the times of one side are not known.
     unknown = latency_lines(Found(rounds=[of_a, replace(of_b, request_ttft_ms=[])]), ["async", "ours"])
     assert "of each of" not in unknown[-1]
+
+
+def test_only_offline_has_all_requests_at_once() -> None:
+    """8 requests over 16 slots: in Offline the rate before the tail means little, in Server there is none."""
+    setting = setting_of("--max-num-seqs", "16")
+    place = Place(setting, (), Path(), Clock(1.0))
+    (note,) = notes(Offline(requests=8), place)
+    assert note.startswith("all 8 requests run at once")
+    assert [] == [*notes(Server(requests=8), place)]
 
 
 def test_tokens_before_the_tail_end_at_the_last_first_token() -> None:
@@ -232,7 +248,7 @@ def test_rates_that_differ_by_little_are_different_rounds() -> None:
 
 def test_a_round_has_time_for_its_arrivals() -> None:
     """460 queries at 0.5/s take 920 s, longer than the bound of 600 s; Offline has no arrivals."""
-    setting = Setting(Processes(), Work(Path(), Path(), np.array([2]), 1.0, True), [], Path(), 600.0)
+    setting = setting_of()
     plan = arriving_at(Climb(scenario="interactive", rates="0.5", queries=460), 0.5)
     assert 920 + 600 + 30 == setting.timeout_s(plan)
     assert 600 + 30 == setting.timeout_s(offline(1000))
