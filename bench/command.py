@@ -19,19 +19,36 @@ from common.atomic_files import replace_files
 from common.flags import FlagError
 
 GIT_TIMEOUT_S = 10.0
+CLEAN_UP_S = 20.0
+"""Longer than the clean-up of a command that a signal ends."""
 _LIST_OF_NUMBERS = re.compile(r"\[\n[\s\d.,eE+-]+\]")
 
 
 def run_command(main: Callable[[list[str]], int]) -> None:
-    """Run `main` and exit with its code; SIGTERM raises an exception, so that context managers clean up."""
+    """Run `main` and exit with its code; a signal raises an exception, so that context managers clean up.
+
+    A later signal within CLEAN_UP_S does nothing: it would cut off the clean-up and the figures that are
+    printed in it. `timeout -s INT` sends two, a person may press Ctrl-C again.
+    """
+    times_s: list[float] = []
+
+    def interrupt(signum: int, _: object) -> None:
+        times_s.append(time.monotonic())
+        if len(times_s) == 1 or times_s[-1] - times_s[0] > CLEAN_UP_S:
+            sys.exit(128 + signum)
+
     for signum in SIGNALS:
-        signal.signal(signum, _interrupt)
+        signal.signal(signum, interrupt)
     started_s = time.monotonic()
     try:
         exit_code = main(sys.argv[1:])
     except OutputNotWritten as error:
         say(f"\n{error}")
         exit_code = 1
+    except SystemExit:
+        if times_s:
+            say("\ninterrupted")
+        raise
     say(f"\n{time.monotonic() - started_s:.0f} s in total")
     sys.exit(exit_code)
 
@@ -163,11 +180,6 @@ def describe_commit() -> str:
     except (OSError, subprocess.SubprocessError) as error:
         return f"unknown: {error}"
     return head + (" with changes" if changes else "")
-
-
-def _interrupt(signum: int, _: object) -> None:
-    """Exit through the context manager that ends the started processes."""
-    sys.exit(128 + signum)
 
 
 INFINITY = float("inf")

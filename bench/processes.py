@@ -127,7 +127,9 @@ class Processes:
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         """Kill one process with its group at once, like a lost node."""
         _signal_group(process, signal.SIGKILL)
-        process.wait(STOP_TIMEOUT_S)
+        # The kernel may hold a process longer, for example while it frees a GPU's memory.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
         for pipe in filter(None, (process.stdin, process.stdout)):
             with contextlib.suppress(BrokenPipeError):  # text that the process has not read
                 pipe.close()

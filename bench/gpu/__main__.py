@@ -29,6 +29,7 @@ from bench.gpu.load import engine_flags, extension_flags, prepare, sglang_flags
 from bench.gpu.model import check_place, write_full_size
 from bench.gpu.offline import Offline, Server, engines_say, show_offline, show_server
 from bench.gpu.race.race_command import main as race
+from bench.gpu.sides import Grouped, group_tokens
 from bench.gpu.watch import describe_gpus, wait_free
 from bench.processes import Processes
 from common.flags import FlagError, Parser
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         say(f"bench.gpu: {error}")
         return 2
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         say(f"bench.gpu: {error}")
         return 1
 
@@ -93,7 +94,7 @@ def _show(asked: Asked, machine: dict[str, str], clock: Clock, processes: Proces
     """Run a part of the command.
 
     Raises:
-        ValueError: --model or the lengths are invalid.
+        ValueError: --model, the lengths or vLLM's flags are invalid.
         RuntimeError: Nothing could be measured.
     """
     model, given = asked.model, asked.vllm
@@ -103,6 +104,8 @@ def _show(asked: Asked, machine: dict[str, str], clock: Clock, processes: Proces
     work = prepare(model, asked.plan, directory)
     flags = engine_flags(given, asked.plan.max_model_len, num_gpus=len(asked.gpus))
     flags += extension_flags(flags)
+    if isinstance(asked.plan, Offline) and Grouped.name in asked.plan.names:
+        group_tokens(flags)
     say(f"{'vLLM flags':<14}{' '.join(flags)}")
     of_sglang = _sglang_flags(asked)
     say(f"{'SGLang flags':<14}{' '.join(of_sglang) or 'not measured'}")
@@ -132,7 +135,7 @@ def _sglang_flags(asked: Asked) -> list[str]:
 
 
 class Record:
-    """The --output file, written after each round."""
+    """The --output file, written after each load and round."""
 
     def __init__(self, asked: Asked, machine: dict[str, str], place: Place) -> None:
         """Take the parts that do not change."""
@@ -220,7 +223,7 @@ def _parse(argv: list[str]) -> Asked:
         )
         part.add_argument("--deadline-s", type=float, default=86_400.0, help="begin no round after this time")
         part.add_argument(
-            "--output", type=Path, metavar="FILE.json", help="file for all figures, written after each round"
+            "--output", type=Path, metavar="FILE.json", help="all figures, written after each load and round"
         )
         part.add_argument("--keep-logs", type=Path, metavar="DIR", help="new or empty directory")
     args = vars(parser.parse_args(own_argv))

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, isfinite
+from math import ceil, inf, isfinite
 
 from bench.command import check_above, check_at_least
-from bench.gpu.figures import start_lines, table
+from bench.gpu.figures import compiled_lines, start_lines, table
 from bench.gpu.found import Found
 from bench.gpu.gpu_rounds import Place, Rounds
 from bench.gpu.load import Lengths, Plan, offline
-from bench.gpu.loadgen import draw_arrivals
 from bench.gpu.offline import Keep, latency_lines
 from bench.gpu.sides import Ours
 from common.flags import FlagError
@@ -31,7 +30,7 @@ class Climb(Lengths):
     rates: str = "4,6,8"
     """Queries/s."""
     begin_at: float = 0.0
-    """Rate to begin at; 0: the first one."""
+    """Rate to begin at; 0: the lowest one, or with --give-up the highest."""
     seconds: float = 130.0
     """Time over which requests arrive."""
     queries: int = 0
@@ -55,6 +54,11 @@ class Climb(Lengths):
             raise FlagError("--queries" if self.queries else "--seconds", reason)
         if self.scenario not in (Scenario.SERVER, Scenario.INTERACTIVE):
             raise FlagError("--scenario", f"{self.scenario!r} is neither server nor interactive")
+
+    @property
+    def first_qps(self) -> float:
+        """Return the rate to begin at; from above where a rate that is not VALID takes little time."""
+        return self.begin_at or ascending("--rates", self.rates)[-1 if self.give_up else 0]
 
     def seconds_at(self, target_qps: float) -> float:
         """Return the time over which requests arrive at a rate."""
@@ -100,11 +104,7 @@ def finite(text: str) -> float:
 
 
 def show_climb(plan: Climb, place: Place, keep: Keep) -> Found:
-    """Run the climb and print its figures.
-
-    Raises:
-        RuntimeError: LoadGen's dry run failed.
-    """
+    """Run the climb and print its figures."""
     rounds = Rounds(place, keep)
     try:
         rounds.visit(OURS, [offline(plan.requests)] * plan.warm_rounds, [])
@@ -121,34 +121,43 @@ def _climb_lines(found: Found) -> list[str]:
         part = found.part(name)
         lines += [f"\n{name}", table(part, [OURS]), *latency_lines(part, [OURS])]
     lines += [f"\n{one.plan}\n{one.reason}" for one in found.given_up]
-    return [*lines, "", *([highest(found)] if "valid_qps" in found.more else [])]
+    return [*lines, "", *compiled_lines(found), *([highest(found)] if "valid_qps" in found.more else [])]
 
 
 def climb(rounds: Rounds, place: Place, plan: Climb) -> None:
     """Run the product at one rate after another; store the highest VALID rate and the lowest other one."""
     found = rounds.found
     rates = ascending("--rates", plan.rates)
-    first_qps = plan.begin_at or rates[0]
-    found.more |= {"valid_qps": None, "not_valid_qps": None, "valid_seconds": plan.seconds_at(first_qps)}
     is_valid: dict[float, bool] = {}
-    target_qps: float | None = first_qps
+    target_qps: float | None = plan.first_qps
+    found.more |= {
+        "valid_qps": None,
+        "not_valid_qps": None,
+        "valid_seconds": plan.seconds_at(plan.first_qps),
+    }
     while target_qps is not None:
-        name = f"{plan.scenario}-{target_qps:.2f}"
-        arrivals = draw(place, target_qps, plan.seconds_at(target_qps), name)
-        rounds.visit(OURS, [], [(_as_run(plan, arrivals), 0)])
-        part = found.part(name)
+        arrivals = arriving_at(plan, target_qps)
+        place.clock.say(f"{arrivals.name}: {len(arrivals.samples)} arrivals at {target_qps:g}/s")
+        rounds.visit(OURS, [], [(arrivals, 0)])
+        part = found.part(arrivals.name)
         tried = part.counted(OURS)
         if not tried and not part.given_up:
             return
         is_valid[target_qps] = bool(tried) and tried[0].verdict == VALID
         _note(found, plan, is_valid)
-        target_qps = next_rate(rates, is_valid)
+        rounds.keep()
+        target_qps = next_rate(rates, is_valid, from_above=plan.give_up)
 
 
-def _as_run(plan: Climb, arrivals: Plan) -> Plan:
-    """Set the scenario, and the bound of the queries over a limit if lost rates are given up."""
-    most_over = allowed_over_latency(len(arrivals.samples), PERCENTILE) if plan.give_up else None
-    return arrivals._replace(scenario=Scenario(plan.scenario), max_over_latency=most_over)
+def arriving_at(plan: Climb, target_qps: float) -> Plan:
+    """Plan arrivals at a rate; their order and times are LoadGen's in the run itself."""
+    num = num_arrivals(target_qps, plan.seconds_at(target_qps))
+    return offline(num)._replace(
+        name=f"{plan.scenario}-{target_qps:g}",
+        scenario=Scenario(plan.scenario),
+        target_qps=target_qps,
+        max_over_latency=allowed_over_latency(num, PERCENTILE) if plan.give_up else None,
+    )
 
 
 def _note(found: Found, plan: Climb, is_valid: Mapping[float, bool]) -> None:
@@ -158,37 +167,27 @@ def _note(found: Found, plan: Climb, is_valid: Mapping[float, bool]) -> None:
     found.more["valid_seconds"] = plan.seconds_at(min(others) if valid is None else valid)
 
 
-def next_rate(rates: Sequence[float], is_valid: Mapping[float, bool]) -> float | None:
+def next_rate(rates: Sequence[float], is_valid: Mapping[float, bool], *, from_above: bool) -> float | None:
     """Return the rate to run next, or None if the highest VALID one is known.
 
     Args:
         rates: Ascending.
-        is_valid: Whether LoadGen called a rate VALID, for each rate that was run; at least one.
+        is_valid: Whether LoadGen called a rate VALID, for each rate that was run.
+        from_above: Take the highest rate that may still be VALID, otherwise the one above the highest VALID
+            one. Without a VALID rate it is always the highest.
     """
-    tried = [rates.index(rate) for rate in is_valid]
-    if is_valid[rates[max(tried)]]:
-        return next(iter(rates[max(tried) + 1 :]), None)
-    if any(is_valid.values()):
+    valid = max((rate for rate, passed in is_valid.items() if passed), default=0.0)
+    other = min((rate for rate, passed in is_valid.items() if not passed), default=inf)
+    between = [rate for rate in rates if valid < rate < other]
+    if not between:
         return None
-    return next(iter(rates[: min(tried)][::-1]), None)
-
-
-def draw(place: Place, target_qps: float, seconds: float, name: str) -> Plan:
-    """Plan arrivals at a rate for `seconds`.
-
-    Raises:
-        RuntimeError: LoadGen's dry run failed.
-    """
-    num_requests = num_arrivals(target_qps, seconds)
-    place.clock.say(f"{name}: {num_requests} arrivals at {target_qps:.2f}/s")
-    setting = place.setting
-    return draw_arrivals(setting.processes, num_requests, target_qps, setting.directory, name)
+    return between[-1] if from_above or not valid else between[0]
 
 
 def highest(found: Found) -> str:
     """Return a line with the highest VALID rate of a climb, and the first rate that is not VALID."""
     more = found.more
-    valid = "none" if more["valid_qps"] is None else f"{more['valid_qps']:.2f}/s"
+    valid = "none" if more["valid_qps"] is None else f"{more['valid_qps']:g}/s"
     above = more["not_valid_qps"]
-    beyond = "no rate was found that is not VALID" if above is None else f"not VALID: {above:.2f}/s"
+    beyond = "no rate was found that is not VALID" if above is None else f"not VALID: {above:g}/s"
     return f"highest VALID rate: {valid}, {beyond}, arrivals for {more['valid_seconds']:g} s"

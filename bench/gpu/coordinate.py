@@ -28,7 +28,12 @@ class Setting(NamedTuple):
     directory: Path
     """Directory for all files."""
     round_timeout_s: float
+    """Bound of a round's time beyond that of the arrivals."""
     sglang_flags: Sequence[str] = ()
+
+    def timeout_s(self, plan: Plan) -> float:
+        """Return how long to wait for the answer of a round."""
+        return plan.arrivals_s + self.round_timeout_s + SPARE_S
 
 
 class GivenUpError(Exception):
@@ -48,7 +53,7 @@ def coordinate(setting: Setting, port: int, plan: Plan, label: str) -> Answered:
         RuntimeError: The coordinator failed.
     """
     argv, log = coordinator_argv(setting, port, plan, label)
-    ended = setting.processes.run(argv, log, setting.round_timeout_s + SPARE_S)
+    ended = setting.processes.run(argv, log, setting.timeout_s(plan))
     run_dir = setting.directory / label / plan.scenario / "performance"
     if ended.exit_code == 1 and (known := read_ended_record(run_dir)) and _is_given_up(known):
         raise GivenUpError(known)

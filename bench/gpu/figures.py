@@ -102,6 +102,15 @@ def _loads(found: Found, sides: Sequence[str]) -> str:
     return "loads: " + ", ".join(f"{side} {names.count(side)}" for side in sides)
 
 
+def compiled_lines(found: Found) -> list[str]:
+    """Name the rounds whose time includes the compilation of kernels: other rounds do not have it."""
+    return [
+        f"{one.side} compiled {one.compiled_kernels} kernels within {one.plan}, round {one.number}"
+        for one in found.rounds
+        if one.is_counted and one.compiled_kernels
+    ]
+
+
 def start_lines(found: Found) -> list[str]:
     """List the duration of each load."""
     return [

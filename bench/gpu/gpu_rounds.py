@@ -36,7 +36,7 @@ class Rounds:
 
         Args:
             place: Work, GPUs and time limit.
-            on_found: Called after each round.
+            on_found: Called after each load and each round.
         """
         self.found = Found()
         self._setting, self._gpus, self._watch_log, self._clock = place
@@ -58,6 +58,10 @@ class Rounds:
                 work = [*((warm_up, -1) for warm_up in warm_ups), *jobs]
         for plan, number in work:
             self._measure(name, plan, number)
+
+    def keep(self) -> None:
+        """Write all figures so far."""
+        self._on_found(self.found)
 
     def release(self) -> None:
         """Stop the loaded side."""
@@ -85,7 +89,7 @@ class Rounds:
                 if time.monotonic() > deadline_s:
                     raise RuntimeError(f"{label} is not loaded after {START_TIMEOUT_S:g} s")
                 time.sleep(POLL_S)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             self._fail(side, error)
         else:
             self._note_start(side)
@@ -98,6 +102,7 @@ class Rounds:
         self.found.starts.append(
             {"side": side.name, "gpus": side.gpus, **side.start._asdict(), "effective": side.effective}
         )
+        self.keep()
 
     def _measure(self, name: str, plan: Plan, number: int) -> None:
         """Run one round; number -1 is a warm-up."""
@@ -117,7 +122,7 @@ class Rounds:
             return
         self.found.rounds.append(found)
         self._clock.say(f"{what} {_line(found)}")
-        self._on_found(self.found)
+        self.keep()
 
     def _give_up(self, plan: Plan, record: Mapping[str, Any]) -> None:
         """List a round that was ended early; its engine stays loaded."""
@@ -136,7 +141,7 @@ class Rounds:
         )
         self.found.given_up.append(given_up)
         self._clock.say(f"{plan.name}: {given_up.reason}")
-        self._on_found(self.found)
+        self.keep()
 
     def _round(self, side: Side, plan: Plan, number: int) -> Round:
         work = self._setting.work
@@ -178,7 +183,7 @@ class Rounds:
         reason = shortened(str(error))
         self.found.failures.append(f"{side.label}: {reason}")
         self._clock.say(f"FAILED {side.label}: {reason}")
-        self._on_found(self.found)
+        self.keep()
         self.release()
 
 

@@ -100,6 +100,11 @@ class Plan(NamedTuple):
         """Return the number of distinct samples."""
         return int(self.samples.max()) + 1
 
+    @property
+    def arrivals_s(self) -> float:
+        """Return the time over which the requests arrive on average; 0 in Offline."""
+        return 0.0 if self.scenario is Scenario.OFFLINE else len(self.samples) / self.target_qps
+
     def write(self, path: Path) -> None:
         """Write the file that a side's process reads."""
         path.write_text(json.dumps({"samples": self.samples.tolist(), "due_ns": self.due_ns.tolist()}))
@@ -111,10 +116,10 @@ def offline(num_rows: int) -> Plan:
     return Plan("offline", Scenario.OFFLINE, samples, np.zeros(len(samples), np.int64), 1.0)
 
 
-def arriving(samples: Sequence[int], seed: int, target_qps: float, name: str = "server") -> Plan:
+def arriving(samples: Sequence[int], seed: int, target_qps: float) -> Plan:
     """Plan samples at the times at which LoadGen issues them with this seed."""
     due_ns = scheduled_ns(seed, target_qps, len(samples))
-    return Plan(name, Scenario.SERVER, np.array(samples, np.int64), due_ns, target_qps)
+    return Plan("server", Scenario.SERVER, np.array(samples, np.int64), due_ns, target_qps)
 
 
 class Work(NamedTuple):

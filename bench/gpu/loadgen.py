@@ -51,17 +51,15 @@ def spreads_of(detail: DetailLog) -> tuple[dict[str, float], dict[str, float]]:
     return ttft_ms, tpot_ms
 
 
-def draw_arrivals(
-    processes: Processes, num_samples: int, target_qps: float, directory: Path, name: str = "server"
-) -> Plan:
+def draw_arrivals(processes: Processes, num_samples: int, target_qps: float, directory: Path) -> Plan:
     """Plan a Server run with LoadGen's order of the samples, each once, and its arrival times.
 
     Raises:
         RuntimeError: LoadGen failed.
     """
-    dry = arriving(range(num_samples), 0, DRY_QPS, name)
+    dry = arriving(range(num_samples), 0, DRY_QPS)
     order = _dry_run(processes, dry, directory)
-    return arriving(order["samples"], order["seed"], target_qps, name)
+    return arriving(order["samples"], order["seed"], target_qps)
 
 
 def draw_offline(processes: Processes, num_samples: int, directory: Path) -> Plan:

@@ -8,7 +8,15 @@ from statistics import fmean, median
 from typing import Any
 
 from bench.command import check_above, check_at_least
-from bench.gpu.figures import differences, ratio_lines, read_config, read_start, start_lines, table
+from bench.gpu.figures import (
+    compiled_lines,
+    differences,
+    ratio_lines,
+    read_config,
+    read_start,
+    start_lines,
+    table,
+)
 from bench.gpu.found import Found
 from bench.gpu.gpu_rounds import Place, Rounds
 from bench.gpu.load import Lengths, Plan, last_value, offline
@@ -130,7 +138,7 @@ def show_server(plan: Server, place: Place, keep: Keep) -> Found:
 
 def _run(plan: Offline, place: Place, requests: Plan, keep: Keep, compare: Compare) -> Found:
     """Measure the sides and print their figures, also if the command is interrupted."""
-    for line in _notes(plan, place):
+    for line in notes(plan, place):
         place.clock.say(line)
     rounds = Rounds(place, keep)
     try:
@@ -140,7 +148,7 @@ def _run(plan: Offline, place: Place, requests: Plan, keep: Keep, compare: Compa
     return rounds.found
 
 
-def _notes(plan: Offline, place: Place) -> Iterator[str]:
+def notes(plan: Offline, place: Place) -> Iterator[str]:
     """Say which figures a newcomer would misread."""
     cold = [name for name in plan.names if name not in WARMED_UP]
     if cold and not plan.warm_rounds:
@@ -151,7 +159,8 @@ def _notes(plan: Offline, place: Place) -> Iterator[str]:
     if "--enable-prefix-caching" in place.setting.flags:
         yield "prefix caching: rounds have equal prompts, so all after the first of a load find them cached"
     num_slots = last_value(place.setting.flags, "--max-num-seqs")
-    if num_slots.isdecimal() and plan.requests <= int(num_slots):
+    is_at_once = not isinstance(plan, Server) and num_slots.isdecimal()
+    if is_at_once and plan.requests <= int(num_slots):
         yield f"all {plan.requests} requests run at once: tokens/s before the tail is the rate of the prefill"
 
 
@@ -167,8 +176,7 @@ def _visit_all(plan: Offline, rounds: Rounds, requests: Plan) -> None:
 
 
 def _print(names: list[str], place: Place, found: Found, more: list[str]) -> None:
-    place.clock.say("done")
-    lines = [table(found, names), "", *more, "", *start_lines(found)]
+    lines = [table(found, names), "", *more, *compiled_lines(found), "", *start_lines(found)]
     place.clock.say("\n".join([*lines, *differences_of(place)]))
 
 

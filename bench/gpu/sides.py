@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.gpu.answers import Answered, Pipe, answered
-from bench.gpu.coordinate import SPARE_S, Setting, coordinate
+from bench.gpu.coordinate import Setting, coordinate
 from bench.gpu.http_client import MODEL
 from bench.gpu.load import Plan, last_value
 from bench.processes import SERVING_WORDS, argv_of, read_cpu_s, tail
 from bench.startup.__main__ import serves_http
+from common.flags import FlagError
 from worker.machine.nvml import process_tree
 from worker.node.ports import steady_port
+from worker.prefill_groups import MIN_SLOTS_PER_PROMPT
 
 STOP_TIMEOUT_S = 60.0
 POLL_S = 0.1
@@ -60,6 +62,8 @@ class Side(ABC):
         self.log = setting.directory / f"{label}.log"
         self.label = label
         self.start: Start | None = None
+        self._members: set[int] = set()
+        """Processes of the load: those below a process that has died are no longer found."""
         self._cores: list[int] = []
         self.effective: dict[str, str] = {}
         """Effective configuration that the engine reports, if it reports one."""
@@ -101,7 +105,8 @@ class Side(ABC):
                 raise RuntimeError(f"{self.label} ended while it loaded: {tail(self.log)}")
             self.start = self._look()
             if self.start is not None:
-                self._cores = [pid for pid in process_tree(self.process.pid) if _is_core(pid)]
+                self._members = process_tree(self.process.pid)
+                self._cores = [pid for pid in self._members if _is_core(pid)]
         return self.start is not None
 
     def check_runs(self) -> None:
@@ -120,7 +125,7 @@ class Side(ABC):
         Raises:
             RuntimeError: A process does not end and may still hold GPU memory.
         """
-        members = process_tree(self.process.pid)
+        members = self._members | process_tree(self.process.pid)
         self.process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_TIMEOUT_S)
@@ -194,8 +199,8 @@ class InProcess(Side):
     def run(self, plan: Plan, number: int) -> Answered:
         """Send the plan to the process and return its answer."""
         path = self._write(plan, number)
-        timeout_s = self.setting.round_timeout_s + SPARE_S
-        return answered(self._pipe.ask(str(path), timeout_s, self.check_cores), plan, 0.0)
+        answer = self._pipe.ask(str(path), self.setting.timeout_s(plan), self.check_cores)
+        return answered(answer, plan, 0.0)
 
 
 class Bare(InProcess):
@@ -243,7 +248,7 @@ class Serve(Side):
         assert self._client is not None
         before_s = read_cpu_s(self._client.pid)
         path = self._write(plan, number)
-        answer = self._pipe.ask(str(path), self.setting.round_timeout_s + SPARE_S, self.check_cores)
+        answer = self._pipe.ask(str(path), self.setting.timeout_s(plan), self.check_cores)
         return answered(answer, plan, read_cpu_s(self._client.pid) - before_s)
 
     def stop(self) -> None:
@@ -276,15 +281,32 @@ class Ours(Side):
         return coordinate(self.setting, self._port, plan, f"{self.label}-{number}")
 
 
+def group_tokens(flags: Sequence[str]) -> int:
+    """Return the tokens that a step has beside the rows that decode: the prompts of a group.
+
+    Raises:
+        FlagError: With these sizes each prompt would be a group.
+    """
+    names = ("--max-num-batched-tokens", "--max-num-seqs")
+    words = [last_value(flags, name) for name in names]
+    for name, word in zip(names, words, strict=True):
+        if not word.isdecimal():
+            raise FlagError(name, f"{word!r} is not a number, which the side grouped needs")
+    batched_tokens, num_seqs = map(int, words)
+    if num_seqs < (least := 2 * MIN_SLOTS_PER_PROMPT):
+        raise FlagError(names[1], f"{num_seqs} is below {least}: each prompt would be a group of its own")
+    if batched_tokens <= num_seqs:
+        raise FlagError(names[0], f"{batched_tokens} is not above {names[1]} {num_seqs}: no room for groups")
+    return batched_tokens - num_seqs
+
+
 class Grouped(Ours):
     """The product with prompts in groups of the tokens that a step has beside the rows that decode."""
 
     name = "grouped"
 
     def _argv(self) -> list[str]:
-        flags = self.setting.flags
-        room = int(last_value(flags, "max-num-batched-tokens")) - int(last_value(flags, "max-num-seqs"))
-        return [*super()._argv(), "--prefill-group-tokens", str(max(room, 1))]
+        return [*super()._argv(), "--prefill-group-tokens", str(group_tokens(self.setting.flags))]
 
 
 class Sglang(Ours):

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from bench.gpu.__main__ import main
+from bench.gpu.answers import Answered
 from bench.gpu.coordinate import GivenUpError, Setting, coordinate
 from bench.gpu.load import Plan, Work
 from bench.gpu.sides import SIDES, Ours
@@ -25,10 +26,18 @@ LENGTHS += ["--mean-answer-len", "5", "--max-answer-len", "12"]
 class Slow(Ours):
     """The product with the counting engine."""
 
+    kept: ClassVar[list[dict[str, Any]]] = []
+    """The output file at the begin of each round."""
+
     def _argv(self) -> list[str]:
         argv = super()._argv()
         port = argv[argv.index("--port") + 1]
         return ["worker", "--engine", "counting", "--port", port, "--step-ms", STEP_MS]
+
+    def run(self, plan: Plan, number: int) -> Answered:
+        """Keep the output file, as if the machine were lost now."""
+        self.kept.append(json.loads((self.setting.directory.parent / "climb.json").read_text()))
+        return super().run(plan, number)
 
 
 @pytest.fixture
@@ -41,6 +50,7 @@ def record(
 ) -> dict[str, Any]:
     """Run a climb with the flags of the test; return the output file, the printed text and a log."""
     monkeypatch.setitem(SIDES, "ours", Slow)
+    monkeypatch.setattr(Slow, "kept", [])
     output, logs = tmp_path / "climb.json", tmp_path / "logs"
     own = ["--model", str(checkpoint), "--output", str(output), "--keep-logs", str(logs)]
     assert 0 == main(["climb", *PLAN, *LENGTHS, *own, *request.param])
@@ -48,12 +58,12 @@ def record(
     return found | {"printed": capsys.readouterr().out, "worker_log": (logs / "1-ours.log").read_text()}
 
 
-@pytest.mark.parametrize("record", [["--rates", "100,200", "--begin-at", "200", "--give-up"]], indirect=True)
+@pytest.mark.parametrize("record", [["--rates", "100,200", "--give-up"]], indirect=True)
 def test_a_rate_that_cannot_be_valid_is_given_up(record: dict[str, Any]) -> None:
     """Of 460 queries none may be over: each rate ends soon after the first, and the engine stays loaded."""
     assert 0 == allowed_over_latency(460, 0.99)
     assert [] == record["rounds"]
-    assert ["interactive-200.00", "interactive-100.00"] == [one["plan"] for one in record["given_up"]]
+    assert ["interactive-200", "interactive-100"] == [one["plan"] for one in record["given_up"]]
     for one in record["given_up"]:
         assert (460, 0, 15.0, 2000.0) == (
             one["planned_requests"],
@@ -70,7 +80,10 @@ def test_a_rate_that_cannot_be_valid_is_given_up(record: dict[str, Any]) -> None
     assert 1 == record["worker_log"].count("worker.server: loading")
     assert "no complete LoadGen run, given up after" in record["printed"]
     # 460 queries at 100/s.
-    last = "highest VALID rate: none, not VALID: 100.00/s, arrivals for 4.6 s"
+    # The load is in the file before the first round, the first rate before the second round.
+    assert [["ours"]] * 2 == [[start["side"] for start in kept["starts"]] for kept in Slow.kept]
+    assert [None, 200.0] == [kept.get("not_valid_qps") for kept in Slow.kept]
+    last = "highest VALID rate: none, not VALID: 100/s, arrivals for 4.6 s"
     assert last in record["printed"].splitlines()
 
 

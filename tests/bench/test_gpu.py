@@ -13,11 +13,14 @@ import pytest
 from bench.gpu.__main__ import main, token_problems
 from bench.gpu.answers import answered
 from bench.gpu.budgeted import BudgetedRules, budgeted
-from bench.gpu.climb import Climb, next_rate
+from bench.gpu.climb import Climb, arriving_at, next_rate
+from bench.gpu.coordinate import Setting
 from bench.gpu.engine import RequestTimes
 from bench.gpu.figures import differences, ratios, read_config
-from bench.gpu.found import Found, Round
+from bench.gpu.found import Clock, Found, Round
+from bench.gpu.gpu_rounds import Place
 from bench.gpu.load import (
+    Work,
     arriving,
     engine_flags,
     extension_flags,
@@ -27,10 +30,11 @@ from bench.gpu.load import (
     sglang_flags,
 )
 from bench.gpu.model import write_full_size
-from bench.gpu.offline import latency_lines
+from bench.gpu.offline import Offline, Server, latency_lines, notes
 from bench.gpu.replay import Row
 from bench.gpu.unstopped_worker import stop_ids_or_none
 from bench.gpu.watch import use_between
+from bench.processes import Processes
 from common.flags import FlagError
 from protos import worker_pb2 as pb
 from protos.columns import FrameError, PromptColumns
@@ -59,6 +63,12 @@ def round_of(side: str, number: int, tokens: int, seconds: float, *, warm_up: bo
         ttft_ms={},
         tpot_ms={},
     )
+
+
+def setting_of(*flags: str) -> Setting:
+    """Build a setting without files."""
+    work = Work(Path(), Path(), np.array([2]), 1.0, is_exact=True)
+    return Setting(Processes(), work, flags, Path(), 600.0)
 
 
 def test_ratios_are_taken_within_a_round_and_leave_warm_ups_out() -> None:
@@ -109,6 +119,15 @@ def test_ttft_is_compared_request_by_request() -> None:
     # Without LoadGen's schedule the times of one side are not known.
     unknown = latency_lines(Found(rounds=[of_a, replace(of_b, request_ttft_ms=[])]), ["async", "ours"])
     assert "of each of" not in unknown[-1]
+
+
+def test_only_offline_has_all_requests_at_once() -> None:
+    """8 requests over 16 slots: in Offline the rate before the tail means little, in Server there is none."""
+    setting = setting_of("--max-num-seqs", "16")
+    place = Place(setting, (), Path(), Clock(1.0))
+    (note,) = notes(Offline(requests=8), place)
+    assert note.startswith("all 8 requests run at once")
+    assert [] == [*notes(Server(requests=8), place)]
 
 
 def test_tokens_before_the_tail_end_at_the_last_first_token() -> None:
@@ -188,26 +207,51 @@ def test_all_sides_have_the_random_weights_of_the_worker(flags: str, is_dummy: b
 
 
 @pytest.mark.parametrize(
-    ("begin_at", "limit", "expected"),
+    ("begin_at", "limit", "upward", "from_above"),
     [
-        (3, 9, [3, 4, 5]),
-        (3, 4, [3, 4, 5]),
-        (3, 3, [3, 4]),
-        (3, 2, [3, 2]),
-        (3, 1, [3, 2, 1]),
-        (3, 0, [3, 2, 1]),
+        (3, 9, [3, 4, 5], [3, 5]),
+        (3, 4, [3, 4, 5], [3, 5, 4]),
+        (3, 3, [3, 4], [3, 5, 4]),
+        (3, 2, [3, 2], [3, 2]),
+        (3, 1, [3, 2, 1], [3, 2, 1]),
+        (3, 0, [3, 2, 1], [3, 2, 1]),
+        (5, 3, [5, 4, 3], [5, 4, 3]),
+        (5, 5, [5], [5]),
     ],
 )
-def test_a_climb_goes_up_from_a_valid_rate_and_down_from_another(
-    begin_at: float, limit: float, expected: list[float]
+def test_a_climb_ends_between_a_valid_rate_and_another(
+    begin_at: float, limit: float, upward: list[float], from_above: list[float]
 ) -> None:
-    """Of the rates 1 to 5 those up to a limit are VALID: the climb ends beside it, and runs no rate twice."""
-    rates, is_valid = [1.0, 2.0, 3.0, 4.0, 5.0], {}
-    rate: float | None = begin_at
-    while rate is not None:
-        is_valid[rate] = rate <= limit
-        rate = next_rate(rates, is_valid)
-    assert expected == list(is_valid)
+    """Of the rates 1 to 5 those up to a limit are VALID: from above only one VALID rate is run."""
+    rates = [1.0, 2.0, 3.0, 4.0, 5.0]
+    for expected, is_from_above in ((upward, False), (from_above, True)):
+        is_valid: dict[float, bool] = {}
+        rate: float | None = begin_at
+        while rate is not None:
+            is_valid[rate] = rate <= limit
+            rate = next_rate(rates, is_valid, from_above=is_from_above)
+        assert expected == list(is_valid)
+
+
+def test_a_climb_begins_where_it_takes_the_least_time() -> None:
+    """A rate that is given up takes little time, one that is run to its end does not."""
+    assert 4.0 == Climb(rates="4,6,8").first_qps
+    assert 8.0 == Climb(rates="4,6,8", give_up=True).first_qps
+    assert 6.0 == Climb(rates="4,6,8", give_up=True, begin_at=6.0).first_qps
+
+
+def test_rates_that_differ_by_little_are_different_rounds() -> None:
+    """The verdict of a rate is read from the rounds of its name."""
+    plan = Climb(rates="4,4.004")
+    assert ["server-4", "server-4.004"] == [arriving_at(plan, rate).name for rate in (4.0, 4.004)]
+
+
+def test_a_round_has_time_for_its_arrivals() -> None:
+    """460 queries at 0.5/s take 920 s, longer than the bound of 600 s; Offline has no arrivals."""
+    setting = setting_of()
+    plan = arriving_at(Climb(scenario="interactive", rates="0.5", queries=460), 0.5)
+    assert 920 + 600 + 30 == setting.timeout_s(plan)
+    assert 600 + 30 == setting.timeout_s(offline(1000))
 
 
 def test_a_climb_has_the_same_queries_at_each_rate() -> None:
@@ -283,6 +327,9 @@ def test_a_model_has_the_asked_stop_id_or_none(checkpoint: Path, tmp_path: Path)
         set_stop_id(checkpoint, tmp_path / "4096", 4096)
 
 
+GROUPED = ["offline", "--sides", "bare,grouped", "--model", "{checkpoint}"]
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
@@ -308,15 +355,21 @@ def test_a_model_has_the_asked_stop_id_or_none(checkpoint: Path, tmp_path: Path)
         (["offline", "--gpus", "0", "--requests", "1048577"], "--requests: 1048577"),
         (["offline", "--gpus", "0", "--mean-answer-len", "2000"], "--mean-answer-len: 2000"),
         (["offline", "--model", "/nowhere"], "--model: /nowhere"),
+        (GROUPED, "--max-num-seqs: 16 is below 64"),
+        ([*GROUPED, "--", "--max-num-seqs", "2048"], "--max-num-batched-tokens: 2048 is not above"),
+        (
+            [*GROUPED, "--", "--max-num-seqs", "64", "--max-num-batched-tokens=8k"],
+            "tokens: '8k' is not a number",
+        ),
         (["offline", "--gpus", "0", "--output", "/nowhere/x.json"], "--output"),
         (["offline", "--gpus", "0", "--keep-logs", str(Path(__file__).parent)], "not an empty directory"),
     ],
 )
 def test_a_bad_flag_is_named_in_one_line(
-    flags: list[str], named: str, capsys: pytest.CaptureFixture[str]
+    flags: list[str], named: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command exits with code 2, and the last line names flag and value."""
-    assert 2 == main(flags)
+    assert 2 == main([word.format(checkpoint=checkpoint) for word in flags])
     assert named in capsys.readouterr().out.splitlines()[-1]
 
 

@@ -19,7 +19,8 @@ from bench.gpu.sides import SIDES, InProcess
 from bench.gpu.watch import wait_free
 from bench.processes import Processes, read_tree_cpu
 from common.flags import FlagError
-from tests.bench.outliving import children
+from tests.bench.outliving import children, runs
+from tests.fleet import ROOT
 
 SMALL = ["--requests", "4", "--mean-prompt-len", "6", "--max-prompt-len", "12", "--mean-answer-len", "5"]
 SMALL += ["--max-answer-len", "12", "--warm-rounds", "0", "--rounds", "1"]
@@ -130,6 +131,26 @@ def test_a_round_without_engine_core_ends_its_side(command: Command) -> None:
     assert failure.startswith("1-bare: engine core [")
 
 
+def test_what_a_killed_process_leaves_is_waited_for(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine core outlives its process by 0.5 s: until then it holds memory that the next side needs."""
+    Scripted.actions["1-bare"] = ["core"]
+    cores: list[int] = []
+
+    def kill(side: Bare, _: Plan, __: int) -> Answered:
+        cores.extend(children(side.process.pid))
+        side.process.kill()
+        side.process.wait(60)
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(Bare, "run", kill)
+    monkeypatch.setattr(Ours, "_look", lambda _: sys.exit(0 if not any(map(runs, cores)) else "a core runs"))
+    with pytest.raises(SystemExit, match="0"):
+        command.run("--turns", "1")
+    assert 1 == len(cores)
+
+
 def test_a_deadline_within_a_load_ends_the_load(command: Command) -> None:
     """Bare never gets ready: after the deadline all four rounds are listed as not run, and none as failed."""
     Scripted.actions["1-bare"] = ["load"]
@@ -152,15 +173,62 @@ def test_an_interrupted_command_prints_what_it_has(
     assert "  med bare" in capsys.readouterr().out
 
 
+def test_a_second_signal_does_not_cut_off_the_figures() -> None:
+    """The command is interrupted, and again while it prints: `timeout` sends its signal twice."""
+    code = """
+import os, signal, time
+from bench.command import run_command
+
+def main(argv):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        print("figures")
+
+run_command(main)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (130, "figures\n\ninterrupted\n") == (done.returncode, done.stdout)
+
+
+def test_a_full_disk_at_the_start_is_one_line(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """No file may be larger than 1,000 bytes: the data set cannot be written."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        assert 1 == command.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "File too large" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_processes_that_end_slowly_are_all_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes longer than the bound to end each of them."""
+    monkeypatch.setattr("bench.processes.STOP_TIMEOUT_S", 0.0)
+    sleep = ["timeit", "-n1", "import time; time.sleep(600)"]
+    with Processes() as processes:
+        started = [processes.start(sleep, tmp_path / f"{num}") for num in range(5)]
+    for process in started:
+        assert process.wait(60) < 0
+
+
 def test_one_side_can_run_alone_and_once(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With one turn and one round a side is measured once; a relative directory is created."""
+    """With one turn and one round a side is measured once; a relative directory is created.
+
+    That kernels were compiled in the round is said.
+    """
     monkeypatch.chdir(tmp_path)
     assert 0 == command.run("--sides", "ours", "--turns", "1", "--keep-logs", "new/logs")
     assert (tmp_path / "new" / "logs" / "1-ours.log").exists()
     (only,) = command.record["rounds"]
     assert ("ours", 3) == (only["side"], only["compiled_kernels"])
+    assert "ours compiled 3 kernels within offline, round 0" in capsys.readouterr().out.splitlines()
 
 
 def test_a_full_disk_keeps_the_earlier_file(tmp_path: Path) -> None:
