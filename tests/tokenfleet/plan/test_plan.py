@@ -157,8 +157,11 @@ def test_bad_input_is_refused(tmp_path: Path, argv: list[str], reason: str) -> N
 def test_this_host_is_measured(tmp_path: Path) -> None:
     """The benchmark runs on this machine; every cost is above 0 and the file has its runs."""
     path = tmp_path / "plan.json"
-    code, output, _ = end_of(main, ["plan", "--target-qps", "10", "--json", str(path)], tmp_path)
-    assert 0 == code
+    code, output, errors = end_of(main, ["plan", "--target-qps", "10", "--json", str(path)], tmp_path)
+    *_, reason = errors.splitlines()
+    if code == 1 and ("because of a CPU quota" in reason or "the costs cannot be told apart" in reason):
+        pytest.skip(f"this machine cannot be measured now: {reason}")
+    assert 0 == code, errors
     assert "== plan, server, 8 workers" in output
     found = json.loads(path.read_text())
     assert ["idle", "frames", "queries", "samples"] == list(found["runs"])
