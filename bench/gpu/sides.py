@@ -1,6 +1,7 @@
 """Sides of bench.gpu: load, run one round after another, stop."""
 
 import contextlib
+import json
 import random
 import re
 import subprocess
@@ -8,8 +9,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from bench.command import say
 from bench.gpu.answers import Answered, Pipe, answered
 from bench.gpu.coordinate import Setting, coordinate
 from bench.gpu.http_client import MODEL
@@ -148,10 +150,21 @@ class Side(ABC):
     def _since(self, at_s: float) -> float:
         return at_s - self._begun_s
 
-    def _write(self, plan: Plan, number: int) -> Path:
+    def _ask(self, pipe: Pipe, plan: Plan, number: int) -> dict[str, Any]:
+        """Send the plan to a process; keep its answer, the times of each request, beside the plan.
+
+        Raises:
+            RuntimeError: No answer comes in time, or a process has ended.
+        """
         path = self.setting.directory / f"{self.label}-{number}.json"
         plan.write(path)
-        return path
+        answer = pipe.ask(str(path), self.setting.timeout_s(plan), self.check_cores)
+        try:
+            path.with_suffix(".answer.json").write_text(json.dumps(answer), encoding="utf-8")
+        except OSError as error:
+            # The round is measured: its figures do not depend on the file.
+            say(f"the answer of {self.label} is not written: {error}")
+        return answer
 
 
 def _runs(pid: int) -> bool:
@@ -198,9 +211,7 @@ class InProcess(Side):
 
     def run(self, plan: Plan, number: int) -> Answered:
         """Send the plan to the process and return its answer."""
-        path = self._write(plan, number)
-        answer = self._pipe.ask(str(path), self.setting.timeout_s(plan), self.check_cores)
-        return answered(answer, plan, 0.0)
+        return answered(self._ask(self._pipe, plan, number), plan, 0.0)
 
 
 class Bare(InProcess):
@@ -247,8 +258,7 @@ class Serve(Side):
         """Let the client send the plan."""
         assert self._client is not None
         before_s = read_cpu_s(self._client.pid)
-        path = self._write(plan, number)
-        answer = self._pipe.ask(str(path), self.setting.timeout_s(plan), self.check_cores)
+        answer = self._ask(self._pipe, plan, number)
         return answered(answer, plan, read_cpu_s(self._client.pid) - before_s)
 
     def stop(self) -> None:

@@ -1,7 +1,8 @@
-"""A side of bench.gpu without an engine: `python -m tests.bench.scripted_side ACTION ...`, one per round.
+"""A side of bench.gpu without an engine: `python -m tests.bench.scripted_side BUDGETS ACTION ...`.
 
-A line of standard input names a file with the number of tokens of each answer. The actions are `ok`, `short`
-(one token less), `die`, `hang`, `core` (hang without engine core); `load` as the first one never gets ready.
+A line of standard input names the file of a plan, and each round takes an action. The actions are `ok`,
+`short` (one token less), `die`, `hang`, `core` (hang without engine core); `load` as the first one never gets
+ready.
 """
 
 import json
@@ -11,14 +12,15 @@ import time
 from pathlib import Path
 
 
-def main(actions: list[str]) -> None:
+def main(budgets: list[int], actions: list[str]) -> None:
     """Answer a round for each action."""
     if actions[:1] == ["load"]:
         time.sleep(600)
     core = start_core() if "core" in actions else None
     say({"engine_s": time.time(), "config": {}})
     for action in actions:
-        nums = json.loads(Path(sys.stdin.readline().strip()).read_text())
+        plan = json.loads(Path(sys.stdin.readline().strip()).read_text())
+        nums = [budgets[sample] for sample in plan["samples"]]
         if action == "hang":
             time.sleep(600)
         if action == "core" and core is not None:
@@ -59,4 +61,4 @@ def say(message: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main([*map(int, sys.argv[1].split(","))], sys.argv[2:])

@@ -13,7 +13,7 @@ import pytest
 
 from bench.command import OutputNotWritten, write_record
 from bench.gpu.__main__ import main
-from bench.gpu.answers import Answered, answered
+from bench.gpu.answers import Answered
 from bench.gpu.load import Plan, offline
 from bench.gpu.sides import SIDES, InProcess
 from bench.gpu.watch import wait_free
@@ -33,14 +33,8 @@ class Scripted(InProcess):
     """Actions of the rounds of a load, by its label."""
 
     def _argv(self) -> list[str]:
-        return ["tests.bench.scripted_side", *self.actions.get(self.label, ["ok", "ok"])]
-
-    def run(self, plan: Plan, number: int) -> Answered:
-        """Send the lengths of the answers."""
-        path = self.setting.directory / f"{self.label}-{number}.json"
-        path.write_text(json.dumps(self.setting.work.budgets[plan.samples].tolist()))
-        timeout_s = self.setting.round_timeout_s
-        return answered(self._pipe.ask(str(path), timeout_s, self.check_cores), plan, 0.0)
+        budgets = ",".join(map(str, self.setting.work.budgets))
+        return ["tests.bench.scripted_side", budgets, *self.actions.get(self.label, ["ok", "ok"])]
 
 
 class Bare(Scripted):
@@ -77,6 +71,7 @@ class Command:
 def command(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
     """Replace both sides; check at the end that no process of theirs is left."""
     monkeypatch.setattr(Scripted, "actions", {})
+    monkeypatch.setattr("bench.gpu.coordinate.SPARE_S", 0.0)
     # LoadGen's dry run has its own test.
     monkeypatch.setattr("bench.gpu.offline.draw_offline", lambda _, num_samples, __: offline(num_samples))
     for side in (Bare, Ours):
@@ -226,9 +221,27 @@ def test_one_side_can_run_alone_and_once(
     monkeypatch.chdir(tmp_path)
     assert 0 == command.run("--sides", "ours", "--turns", "1", "--keep-logs", "new/logs")
     assert (tmp_path / "new" / "logs" / "1-ours.log").exists()
+    # Rows of due time, first and last token in ns, and tokens.
+    kept = json.loads((tmp_path / "new" / "logs" / "1-ours-0.answer.json").read_text())
     (only,) = command.record["rounds"]
+    assert only["tokens"] == sum(row[3] for row in kept["rows"])
     assert ("ours", 3) == (only["side"], only["compiled_kernels"])
     assert "ours compiled 3 kernels within offline, round 0" in capsys.readouterr().out.splitlines()
+
+
+def test_a_measured_round_is_kept_if_its_times_cannot_be_written(
+    command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A directory has the name of the file."""
+
+    def run(side: Bare, plan: Plan, number: int) -> Answered:
+        (side.setting.directory / f"{side.label}-{number}.answer.json").mkdir()
+        return InProcess.run(side, plan, number)
+
+    monkeypatch.setattr(Bare, "run", run)
+    assert 0 == command.run("--sides", "bare", "--turns", "1")
+    assert ["bare"] == [one["side"] for one in command.record["rounds"]]
+    assert "the answer of 1-bare is not written: " in capsys.readouterr().out
 
 
 def test_a_full_disk_keeps_the_earlier_file(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -149,6 +149,46 @@ def test_an_interrupted_run_is_made_again() -> None:
     runs = [run_of("a", [(8, 100, 0.5)]), interrupted]
     assert ["b"] == coming(runs, ["a", "b"], ABBA)
     assert ["b", "a"] == [one["name"] for one in standing(runs)]
+
+
+class TellingPipe:
+    """In place of an engine's output: one window, and then a failure."""
+
+    window: ClassVar[dict[str, Any]] = {}
+    journal: ClassVar[Path] = Path()
+    kept: ClassVar[dict[str, Any]] = {}
+    """The journal after the window."""
+
+    def __init__(self, *_: object) -> None:
+        figures = {"prefill_group_tokens": 0, **self.window}
+        names = ("imported", "loaded", "running")
+        self._left = [{"part": name, "after_s": 1.0} for name in names]
+        self._left.append({"part": "window", "figures": figures})
+
+    def take(self, _: float) -> dict[str, Any]:
+        """Return the next message."""
+        if not self._left:
+            type(self).kept = json.loads(self.journal.read_text())
+            return {"part": "failed", "reason": "no memory"}
+        return self._left.pop(0)
+
+
+def test_a_window_is_in_the_journal_before_its_run_has_ended(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the machine is lost now, the run has its window and is made again; its end replaces it."""
+    stored = json.loads((RESULTS / "2026-11-30-h200-even-experts" / "journal.json").read_text())
+    monkeypatch.setattr(TellingPipe, "window", stored["runs"][0]["windows"][0])
+    monkeypatch.setattr(TellingPipe, "journal", tmp_path / "journal.json")
+    monkeypatch.setattr("bench.gpu.race.race_command.Pipe", TellingPipe)
+    (tmp_path / "race.toml").write_text("[flags]\n" + ENTRY)
+    argv = ["race", "--journal", str(tmp_path), "--configs", str(tmp_path / "race.toml")]
+    assert 0 == main([*argv, "--model", str(checkpoint), "--finalists", "0"])
+    (lost,) = TellingPipe.kept["runs"]
+    assert (1, "the command was lost") == (len(lost["windows"]), lost["failure"])
+    assert ["a"] == TellingPipe.kept["next"] == coming([lost], ["a"], ABBA)
+    (ended,) = json.loads((tmp_path / "journal.json").read_text())["runs"]
+    assert (1, "no memory") == (len(ended["windows"]), ended["failure"].partition(": ")[2])
 
 
 def test_the_standing_says_why_a_configuration_is_behind() -> None:

@@ -88,11 +88,19 @@ class Journal:
     def add(self, run: Run, configurations: Sequence[Configuration], finals: Finals) -> None:
         """Append a run and write the file; a reader sees the old or the new one."""
         self.runs.append(run)
+        self._write(self.runs, configurations, finals)
+
+    def keep(self, run: Run, configurations: Sequence[Configuration], finals: Finals) -> None:
+        """Write a run that goes on as an interrupted one: if the machine is lost, its windows are not."""
+        lost = run | {"failure": "the command was lost", "interrupted_with": None}
+        self._write([*self.runs, lost], configurations, finals)
+
+    def _write(self, runs: list[Run], configurations: Sequence[Configuration], finals: Finals) -> None:
         document = {
             "plan": self.plan,
-            "standing": standing(self.runs),
-            "next": self.next(configurations, finals),
-            "runs": self.runs,
+            "standing": standing(runs),
+            "next": coming(runs, [one.name for one in configurations], finals),
+            "runs": runs,
         }
         replace_files(self._path.parent, {self._path.name: json.dumps(document, indent=1) + "\n"})
 

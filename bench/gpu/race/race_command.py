@@ -6,7 +6,7 @@ import dataclasses
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from bench.gpu.figures import read_start
 from bench.gpu.found import Clock
 from bench.gpu.gpu_rounds import shortened
 from bench.gpu.model import check_place, write_full_size
-from bench.gpu.race.journal import Finals, Journal, is_interrupted
+from bench.gpu.race.journal import Finals, Journal, Run, is_interrupted
 from bench.gpu.race.profile_files import write_profile
 from bench.gpu.race.race_file import Configuration, choose, read_race_file
 from bench.gpu.race.race_table import HEAD, standing_lines, window_line
@@ -118,8 +118,16 @@ class Race:
         watch = self._processes.start(["bench.gpu.watch"], self._watch_log)
         self._used_before_mib = wait_free(watch, self._watch_log, [self._gpu], "--gpu")[self._gpu]
 
-    def run(self, configuration: Configuration, number: int) -> dict[str, Any]:
-        """Run one configuration; a failure is part of the result."""
+    def run(
+        self, configuration: Configuration, number: int, on_window: Callable[[Run], None]
+    ) -> dict[str, Any]:
+        """Run one configuration; a failure is part of the result.
+
+        Args:
+            configuration: What to run.
+            number: Of this configuration's runs, from 1.
+            on_window: Called with the result so far after each window.
+        """
         label = f"{configuration.name}-{'profile' if self._recording else number}"
         self._clock.say(f"{label}: load")
         result: dict[str, Any] = {
@@ -136,7 +144,7 @@ class Race:
         log = self.logs / f"{label}.log"
         try:
             with self._started(configuration, label, log) as pipe:
-                self._follow(pipe, configuration, result)
+                self._follow(pipe, configuration, result, on_window)
         except RuntimeError as error:
             result["failure"] = shortened(str(error))
             self._clock.say(f"{label}: failed: {result['failure']}")
@@ -147,7 +155,9 @@ class Race:
         result["start_log"] = read_start(log)
         return result
 
-    def _follow(self, pipe: Pipe, configuration: Configuration, result: dict[str, Any]) -> None:
+    def _follow(
+        self, pipe: Pipe, configuration: Configuration, result: Run, on_window: Callable[[Run], None]
+    ) -> None:
         """Take the messages of the process until it is done.
 
         Raises:
@@ -160,6 +170,8 @@ class Race:
             if message["part"] == "failed":
                 raise RuntimeError(f"{part}: {message['reason']}")
             self._keep(message, result)
+            if message["part"] == "window":
+                on_window(result)
 
     def _keep(self, message: dict[str, Any], result: dict[str, Any]) -> None:
         if (figures := message.pop("figures", None)) is not None:
@@ -289,7 +301,7 @@ def _profile(race: Race, configuration: Configuration, journal: Path, machine: d
     Raises:
         RuntimeError: None was recorded.
     """
-    run = race.run(configuration, 1) | {"machine": machine, "plan": journal_plan(race.plan)}
+    run = race.run(configuration, 1, lambda _: None) | {"machine": machine, "plan": journal_plan(race.plan)}
     say(write_profile(run, race.logs, journal, race.model))
     if is_interrupted(run):
         sys.exit(run["interrupted_with"])
@@ -317,7 +329,12 @@ def _run_all(
             clock.say(f"not run, no time is left: {', '.join(names)}")
             return False
         number = len(journal.runs_of(names[0])) + 1
-        run = race.run(by_name[names[0]], number) | {"machine": machine}
+        run = race.run(
+            by_name[names[0]],
+            number,
+            lambda so_far: journal.keep(so_far | {"machine": machine}, configurations, finals),
+        )
+        run |= {"machine": machine}
         longest_s = max(longest_s, run["seconds"])
         journal.add(run, configurations, finals)
         if is_interrupted(run):
