@@ -74,16 +74,22 @@ class MetricsEndpoint:
         while True:
             self._free.acquire()
             try:
-                connection, _ = self._listening.accept()
-            except OSError as error:
+                self._accept_one()
+            except (OSError, RuntimeError) as error:
                 self._free.release()
                 if self._ended:
                     return
-                # As without a free descriptor.
+                # As without a free descriptor, or if no thread can be started.
                 logger.warning("metrics: %s", error)
                 time.sleep(RETRY_S)
-            else:
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _accept_one(self) -> None:
+        connection, _ = self._listening.accept()
+        try:
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        except RuntimeError:
+            connection.close()
+            raise
 
     def _serve(self, connection: socket.socket) -> None:
         """Answer one request; runs on the connection's thread."""
@@ -94,8 +100,8 @@ class MetricsEndpoint:
                 else:
                     with self._tls.wrap_socket(connection, server_side=True) as encrypted:
                         _Scrape(encrypted, self._collect)
-        except (OSError, ValueError) as error:
-            # Most often a client that has gone away, or one without a certificate.
+        except (OSError, ValueError, RuntimeError) as error:
+            # Most often a client that has gone away, or one without a certificate; or there is no thread.
             logger.debug("scrape: %r", error)
         finally:
             self._free.release()

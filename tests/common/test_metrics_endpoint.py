@@ -90,6 +90,25 @@ def test_clients_that_send_byte_by_byte_lose_their_places(monkeypatch: pytest.Mo
         assert (200, TEXT) == get(port, timeout_s=20.0)
 
 
+def test_a_time_without_threads_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread can be started for two scrapes, nor one to bound the third: the next one is answered."""
+    monkeypatch.setattr(metrics_endpoint, "RETRY_S", 0.1)
+    start = threading.Thread.start
+    refused = iter([True, True, False, True])
+
+    def start_or_refuse(thread: threading.Thread) -> None:
+        if next(refused, False):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with endpoint() as port:
+        monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
+        for _ in range(3):
+            with pytest.raises((http.client.HTTPException, OSError)):
+                get(port, timeout_s=20.0)
+        assert (200, TEXT) == get(port, timeout_s=20.0)
+
+
 def test_a_connection_that_sends_no_request_is_harmless() -> None:
     """After garbage and after a closed connection, scrapes are answered."""
     with endpoint() as port:
