@@ -4,8 +4,10 @@ The process that measures and the process that answers a scrape may be two: read
 """
 
 import json
+import resource
 from collections.abc import Sequence
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.json_document import as_list, is_number, parse_object
@@ -51,6 +53,14 @@ class Series(NamedTuple):
 
 Readings = dict[str, list[Series]]
 """Readings by name of their metric."""
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process that is resident now.
+
+    Source: proc(5), statm, which counts in pages.
+    """
+    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
 
 
 def to_message(readings: Readings) -> bytes:

@@ -3,12 +3,13 @@
 Only processes that serve metrics import this module, because prometheus_client takes a tenth of a second.
 """
 
+import contextlib
 import logging
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Self
@@ -25,8 +26,9 @@ logger = logging.getLogger(__name__)
 PATH = "/metrics"
 MAX_SCRAPES = 4
 """Connections served at the same time; others wait in the kernel's queue."""
-READ_TIMEOUT_S = 5.0
-"""Longest wait for a client's handshake and for each part of its request."""
+SCRAPE_TIMEOUT_S = 5.0
+"""Longest time for handshake, request and answer together: a client that sends a byte now and then would keep
+its place for good."""
 RETRY_S = 1.0
 
 
@@ -72,32 +74,58 @@ class MetricsEndpoint:
         while True:
             self._free.acquire()
             try:
-                connection, _ = self._listening.accept()
-            except OSError as error:
+                self._accept_one()
+            except (OSError, RuntimeError) as error:
                 self._free.release()
                 if self._ended:
                     return
-                # As without a free descriptor.
+                # As without a free descriptor, or if no thread can be started.
                 logger.warning("metrics: %s", error)
                 time.sleep(RETRY_S)
-            else:
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _accept_one(self) -> None:
+        connection, _ = self._listening.accept()
+        try:
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        except RuntimeError:
+            connection.close()
+            raise
 
     def _serve(self, connection: socket.socket) -> None:
         """Answer one request; runs on the connection's thread."""
         try:
-            with connection:
-                connection.settimeout(READ_TIMEOUT_S)
+            with connection, _ended_in_time(connection):
                 if self._tls is None:
                     _Scrape(connection, self._collect)
                 else:
                     with self._tls.wrap_socket(connection, server_side=True) as encrypted:
                         _Scrape(encrypted, self._collect)
-        except (OSError, ValueError) as error:
-            # Most often a client that has gone away, or one without a certificate.
+        except (OSError, ValueError, RuntimeError) as error:
+            # Most often a client that has gone away, or one without a certificate; or there is no thread.
             logger.debug("scrape: %r", error)
         finally:
             self._free.release()
+
+
+@contextlib.contextmanager
+def _ended_in_time(connection: socket.socket) -> Iterator[None]:
+    """Shut a connection down SCRAPE_TIMEOUT_S after the begin of the block, if the block has not ended."""
+    ended = threading.Event()
+    # TLS takes the descriptor out of `connection`.
+    with connection.dup() as same:
+        threading.Thread(target=_shut_down_late, args=(same, ended), daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+
+
+def _shut_down_late(connection: socket.socket, ended: threading.Event) -> None:
+    """Wake the thread that reads or writes, unless it ends in time; runs on a thread of its own."""
+    if not ended.wait(SCRAPE_TIMEOUT_S):
+        # The client, or the other thread, may have ended.
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
 
 
 class _Scrape(BaseHTTPRequestHandler):

@@ -1,11 +1,10 @@
 """Readings of a worker's metrics."""
 
-import resource
 import time
 
 import grpc
 
-from common.metrics import Readings, Series
+from common.metrics import Readings, Series, resident_bytes
 from protos import worker_pb2 as pb
 from worker.servicer import WorkerServicer
 from worker.worker_metrics import (
@@ -62,7 +61,7 @@ def read_worker(servicer: WorkerServicer, num_unauthenticated: int) -> Readings:
         WAITING: load.waiting,
         MAX_RUNNING: info.max_num_seqs,
         CPU: time.process_time(),
-        MEMORY: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        MEMORY: resident_bytes(),
     }
     if load.HasField("kv_use"):
         values[KV_USE] = load.kv_use

@@ -43,7 +43,7 @@ COMPILED = _worker(
     "compiled_kernels", COUNTER, "Kernels that the engine has compiled since the current run began."
 )
 CPU = _worker("cpu_seconds", COUNTER, "CPU time of the worker's process without the engine's processes.")
-MEMORY = _worker("peak_resident_memory_bytes", GAUGE, "Largest resident memory of the worker's process.")
+MEMORY = _worker("resident_memory_bytes", GAUGE, "Resident memory of the worker's process.")
 GPU_POWER = _gpu("power_watts", "Power of the GPU, in watts.")
 GPU_CLOCK = _gpu("sm_clock_hertz", "Clock of the GPU's multiprocessors, in hertz.")
 GPU_MEMORY = _gpu("memory_used_bytes", "Memory of the GPU in use, by any process.")

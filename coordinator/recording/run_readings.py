@@ -4,10 +4,9 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
-from common.metrics import Metric, Readings, Series
+from common.metrics import Metric, Readings, Series, resident_bytes
 from coordinator.config import RunConfig
 from coordinator.recording import run_metrics as m
 from coordinator.recording.issue_lateness import IssueLateness
@@ -18,8 +17,6 @@ from coordinator.scheduling.event_loop import ActiveRun
 from coordinator.scheduling.request_columns import tpot_ns, ttft_ns
 from coordinator.transport.engine_reading import UNKNOWN, EngineReading
 from sut.settings import Scenario
-
-_PAGE_BYTES = 4096
 
 
 class RunSources(NamedTuple):
@@ -82,7 +79,7 @@ class RunReadings:
             m.LOSSES: scheduler.failover.num_losses,
             m.CONTINUED: len(scheduler.failover.continuations),
             m.CPU: time.process_time(),
-            m.MEMORY: int(Path("/proc/self/statm").read_text("ascii").split()[1]) * _PAGE_BYTES,
+            m.MEMORY: resident_bytes(),
             m.LIVE_WORKERS: len(fleet.live),
             m.WORKERS: len(fleet.links),
         }

@@ -4,11 +4,13 @@ import contextlib
 import http.client
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from common import metrics_endpoint
 from common.flags import FlagError
 from common.metrics import Metric, MetricKind, Series
 from common.metrics_endpoint import MAX_SCRAPES, MetricsEndpoint, families
@@ -35,13 +37,17 @@ def endpoint(tls: ssl.SSLContext | None = None) -> Iterator[int]:
 
 
 def get(
-    port: int, path: str = "/metrics", accept: str = "", tls: ssl.SSLContext | None = None
+    port: int,
+    path: str = "/metrics",
+    accept: str = "",
+    tls: ssl.SSLContext | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> tuple[int, str]:
     """Ask once; returns status and text."""
     if tls is None:
-        client = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
     else:
-        client = http.client.HTTPSConnection("localhost", port, timeout=TIMEOUT_S, context=tls)
+        client = http.client.HTTPSConnection("localhost", port, timeout=timeout_s, context=tls)
     with contextlib.closing(client):
         client.request("GET", path, headers={"Accept": accept} if accept else {})
         answer = client.getresponse()
@@ -63,6 +69,44 @@ def test_silent_connections_do_not_stop_a_scrape() -> None:
         for _ in range(MAX_SCRAPES - 1):
             stack.enter_context(socket.create_connection(("127.0.0.1", port), TIMEOUT_S))
         assert (200, TEXT) == get(port)
+
+
+def test_clients_that_send_byte_by_byte_lose_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all places taken by clients that send ten bytes a second, with no end, a scrape is answered."""
+    monkeypatch.setattr(metrics_endpoint, "SCRAPE_TIMEOUT_S", 1.0)
+    ended = threading.Event()
+
+    def send_slowly(sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            sock.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+            while not ended.wait(0.1):
+                sock.sendall(b"x")
+
+    with endpoint() as port, contextlib.ExitStack() as stack:
+        for _ in range(MAX_SCRAPES):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port), TIMEOUT_S))
+            threading.Thread(target=send_slowly, args=(sock,), daemon=True).start()
+        stack.callback(ended.set)
+        assert (200, TEXT) == get(port, timeout_s=20.0)
+
+
+def test_a_time_without_threads_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread can be started for two scrapes, nor one to bound the third: the next one is answered."""
+    monkeypatch.setattr(metrics_endpoint, "RETRY_S", 0.1)
+    start = threading.Thread.start
+    refused = iter([True, True, False, True])
+
+    def start_or_refuse(thread: threading.Thread) -> None:
+        if next(refused, False):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with endpoint() as port:
+        monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
+        for _ in range(3):
+            with pytest.raises((http.client.HTTPException, OSError)):
+                get(port, timeout_s=20.0)
+        assert (200, TEXT) == get(port, timeout_s=20.0)
 
 
 def test_a_connection_that_sends_no_request_is_harmless() -> None:

@@ -6,6 +6,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests import fleet
@@ -22,6 +23,34 @@ def scrape(port: int) -> dict[str, float]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     return {name: float(value) for name, value in (li.rsplit(" ", 1) for li in lines if li[0] != "#")}
+
+
+def test_memory_that_is_free_again_does_not_count() -> None:
+    """64 MiB that the worker's process allocates and frees again raise its resident memory and lower it."""
+    port = fleet.free_port()
+    config = WorkerConfig(engine=EngineKind.COUNTING, port=fleet.free_port(), metrics_port=port)
+    name = 'tokenfleet_worker_resident_memory_bytes{replica="0"}'
+
+    async def wait_for_change(sign: int, from_bytes: float) -> float:
+        while True:
+            found = (await asyncio.to_thread(scrape, port)).get(name, from_bytes)
+            if sign * (found - from_bytes) > 32 << 20:
+                return found
+            await asyncio.sleep(0.1)
+
+    async def run() -> None:
+        server = Server(config, CountingEngine(CountingConfig(step_ms=0.1)))
+        serving = asyncio.ensure_future(server.serve())
+        await server.serving.wait()
+        before = (await asyncio.to_thread(scrape, port))[name]
+        held = [np.ones(64 << 20, np.uint8)]
+        highest = await wait_for_change(1, before)
+        held.clear()
+        await wait_for_change(-1, highest)
+        server.stop()
+        await serving
+
+    asyncio.run(asyncio.wait_for(run(), WAIT_S))
 
 
 def test_a_worker_tells_what_it_has_served() -> None:

@@ -33,14 +33,14 @@ class LockedDirectory:
         Raises:
             OSError: The temporary directory is full or not writable, or no descriptor is available.
         """
-        # A job that cleans temporary directories may remove the directory earlier.
-        directory = tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
         with contextlib.ExitStack() as stack:
-            self.path = Path(stack.enter_context(directory))
+            self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+            stack.callback(self._remove)
             # Renamed once it is locked: `remove_abandoned` takes a lock file without a lock for abandoned.
             unlocked = self.path / _UNLOCKED
             fcntl.flock(stack.enter_context(unlocked.open("w")), fcntl.LOCK_EX)
             unlocked.rename(self.path / _LOCK)
+            _keep_from_cleaning(self.path, stack)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -54,6 +54,25 @@ class LockedDirectory:
     def close(self) -> None:
         """Remove the directory."""
         self._stack.close()
+
+    def _remove(self) -> None:
+        """Remove the directory; a job that cleans temporary directories may have done so earlier."""
+        with contextlib.suppress(OSError):
+            # If no descriptor was left for the lock file, there is none for rmtree either.
+            self.path.rmdir()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _keep_from_cleaning(path: Path, stack: contextlib.ExitStack) -> None:
+    """Lock a directory itself: systemd-tmpfiles then removes none of its files, however old they are.
+
+    Source: tmpfiles.d(5), Age.
+    """
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, directory)
+    with contextlib.suppress(OSError):
+        # A network disk may lock files only.
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def remove_abandoned() -> None:

@@ -166,7 +166,7 @@ class Replica:
         # The kernel may hold a killed process.
         self.reason = self._hung + "killed"
         self._enter(pb.WORKER_STATE_STARTING)
-        process.close()
+        process.send_signal(signal.SIGKILL)
 
     def _on_notified(self, notify_socket: NotifySocket) -> None:
         if notify_socket.is_ready and self._ready_since_s is None:

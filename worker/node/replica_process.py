@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
@@ -21,6 +22,13 @@ from worker.machine.sd_notify import NOTIFY_SOCKET, NotifySocket
 MAX_LINE_BYTES = 1 << 16
 MAX_REASON_LEN = 300
 NUM_LAST_LINES = 20
+GROUP_TIMEOUT_S = 2.0
+"""Time for the other processes of the group to end by themselves after the replica's own process.
+
+Those of an engine end at once. Python's resource tracker removes their shared memory only after that: killed
+with them, it would leave the memory in use for as long as the machine runs.
+"""
+_GROUP_POLL_S = 0.02
 # Time to read the rest of the log from the pipe after the process has ended.
 LOG_TIMEOUT_S = 5.0
 
@@ -129,15 +137,23 @@ class ReplicaProcess:
     async def wait(self) -> ProcessEnd:
         """Wait until the process has ended and its log has been read."""
         exit_code = await self._process.wait()
+        await self._let_group_end()
         self._kill_group()
         await asyncio.wait((self._log.relaying,), timeout=LOG_TIMEOUT_S)
         self.receive()
         return ProcessEnd(exit_code, self._notify_socket.status, tuple(self._log.last_lines))
 
     def close(self) -> None:
-        """Kill the process if it is still running."""
+        """Kill the process group if the process is still running."""
         if self._process.returncode is None:
             self._kill_group()
+
+    async def _let_group_end(self) -> None:
+        deadline_s = time.monotonic() + GROUP_TIMEOUT_S
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < deadline_s:
+                os.killpg(self._process.pid, 0)
+                await asyncio.sleep(_GROUP_POLL_S)
 
     def _kill_group(self) -> None:
         """Kill the process group; children left running would keep accelerators and the log's pipe in use."""

@@ -75,6 +75,18 @@ def test_directory_is_removed_by_its_own_process(place: Path) -> None:
     assert [] == list(place.iterdir())
 
 
+def test_directory_is_kept_from_cleaning(place: Path) -> None:
+    """It is locked itself, which systemd-tmpfiles takes as a sign to leave it alone: tmpfiles.d(5), Age."""
+    with LockedDirectory() as directory:
+        fd = os.open(directory.path, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(fd)
+    assert [] == list(place.iterdir())
+
+
 def test_what_may_not_be_ours_is_kept(place: Path) -> None:
     """A directory with another name, without a lock file, with one not locked yet, a file, and a link."""
     elsewhere = place.parent / "elsewhere"

@@ -112,6 +112,25 @@ def test_what_a_replica_leaves_behind_does_not_hold_up_the_next(
         fleet.wait_serving(node)
 
 
+def test_what_ends_after_a_replica_may_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child that removes a killed replica's memory half a second later, like Python's resource tracker."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, subprocess\n"
+        "if 'TOKENFLEET_NODE_PID' in os.environ:\n"
+        f"    memory = '{tmp_path}/memory' + str(os.getpid())\n"
+        "    open(memory, 'w').close()\n"
+        "    clean = 'read line; sleep 0.5; rm ' + memory\n"
+        "    child = subprocess.Popen(['sh', '-c', clean], stdin=subprocess.PIPE)\n"
+    )
+    monkeypatch.setattr(fleet, "VLLM_CPU_ENV", os.environ | {"PYTHONPATH": str(tmp_path)})
+    with fleet.node(tmp_path, 2) as node:
+        killed, other = (replica.pid for replica in info_of(node.address).replicas)
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: info_of(node.address).replicas[0].restarts == 1, node.log)
+        assert not (tmp_path / f"memory{killed}").exists()
+        assert (tmp_path / f"memory{other}").exists()
+
+
 def test_replicas_drain_with_their_node(node: fleet.WorkerProcess) -> None:
     """SIGTERM ends the node with 0, and every replica before it, of itself."""
     pids = [replica.pid for replica in info_of(node.address).replicas]

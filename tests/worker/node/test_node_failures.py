@@ -178,8 +178,14 @@ def descriptors(pid: int) -> set[int]:
     return set.intersection(*readings)
 
 
-def test_a_replica_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
-    """Out of descriptors, at each of those that a start takes: no try leaks any, then all serve again."""
+def test_a_replica_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, memory_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of descriptors, at each of those that a start takes: no try leaks any, then all serve again.
+
+    No try leaves a directory either.
+    """
+    monkeypatch.setattr(fleet, "VLLM_CPU_ENV", os.environ | {"TMPDIR": str(memory_path)})
     with node_of(PATIENT_NODE, tmp_path) as node:
         fleet.wait_serving(node)
         log, pid = node.log, node.process.pid
@@ -191,8 +197,8 @@ def test_a_replica_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None
         wait_until(lambda: words in log.read_text(), log)
         used = descriptors(pid)
         free = (number for number in itertools.count() if number not in used)
-        # A socket, a pipe, /dev/null, and subprocess's own pipe.
-        for limit in itertools.islice(free, 5):
+        # Two locks, a socket, a pipe, /dev/null, and subprocess's own pipe.
+        for limit in itertools.islice(free, 6):
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, hard))
             num_tries = log.read_text().count(words)
             wait_until(lambda num=num_tries: log.read_text().count(words) > num + 3, log)
@@ -201,6 +207,7 @@ def test_a_replica_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None
         wait_until(lambda: len(descriptors(pid)) <= len(before), log)
         assert [0, 1] == [replica.restarts for replica in info_of(node.address).replicas]
         assert 0 == node.stop()
+    assert [] == list(memory_path.glob("tokenfleet-*"))
 
 
 def test_a_cleaned_temporary_directory_does_not_matter(
