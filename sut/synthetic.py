@@ -40,7 +40,7 @@ from common.text import print_table
 from sut.benchmark import BENCHMARK
 from sut.synthetic_answers import AnswersSpec, write_answers
 from sut.synthetic_benchmark import BenchmarkSpec, write_benchmark
-from sut.synthetic_files import EXISTS, MAX_SEED, MIN_LEN, check_bounds, draw_lens, temporary, write_parquet
+from sut.synthetic_files import EXISTS, MAX_SEED, MIN_LEN, check_bounds, draw_lens, temporary, write_table
 
 # The tiny vocabulary (4,096 ids) has the benchmark's stop ids minus this shift: 4002, 3999 and 4012.
 _STOP_ID_SHIFT = 196_000
@@ -127,7 +127,7 @@ def write_dataset(output: Path, spec: DatasetSpec, *, overwrite: bool = False) -
         if output.suffix == ".parquet":
             lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(tokens))
             table = pa.table({"tok_input": lists, "dataset": names, "ground_truth": truths})
-            write_parquet(path, table)
+            write_table(path, table)
         else:
             cells = np.split(tokens, offsets[1:-1])
             pd.DataFrame({"tok_input": cells, "dataset": names, "ground_truth": truths}).to_pickle(path)

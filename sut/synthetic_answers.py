@@ -49,7 +49,7 @@ def write_answers(output: Path, spec: AnswersSpec, *, overwrite: bool = False) -
     rng = np.random.default_rng(spec.seed)
     lens = draw_lens(rng, dataset.num_samples, spec.mean_answer_len, spec.max_answer_len)
     with temporary(output) as path:
-        # An open file, as in write_parquet.
+        # An open file, as in write_table.
         with path.open("wb") as file, pq.ParquetWriter(file, _batch([], []).schema) as writer:
             for batch in _batches(dataset, lens, rng):
                 writer.write_batch(batch)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from common.flags import Flag, FlagError, Flags
 from sut.benchmark import BENCHMARK
 from sut.byte_tokenizer import CHANNEL, END, MESSAGE, RETURN, START, encode, write_tokenizer
-from sut.synthetic_files import EXISTS, MAX_SEED, MIN_LEN, draw_lens, temporary, write_parquet
+from sut.synthetic_files import EXISTS, MAX_SEED, MIN_LEN, draw_lens, temporary, write_table
 from sut.synthetic_questions import GPQA, LIVECODEBENCH, code_tests, question
 
 PERFORMANCE_FILE = "perf_eval_ref.parquet"
@@ -107,13 +107,13 @@ def _write_files(directory: Path, spec: BenchmarkSpec) -> None:
     rng = np.random.default_rng(spec.seed)
     prompts, answers = _draw_performance(rng, spec)
     rows = _draw_accuracy(rng, spec)
-    write_parquet(directory / PERFORMANCE_FILE, pa.table({"input_tokens": _lists(prompts)}))
+    write_table(directory / PERFORMANCE_FILE, pa.table({"input_tokens": _lists(prompts)}))
     _write_rows(directory / ACCURACY_FILE, rows)
     _write_rows(directory / COMPLIANCE_FILE, [row for row in rows if row.dataset == GPQA])
     all_prompts = [*prompts, *(row.prompt for row in rows)]
     all_answers = [*answers, *(row.answer for row in rows)]
     table = pa.table({"input_tokens": _lists(all_prompts), "output_tokens": _lists(all_answers)})
-    write_parquet(directory / ANSWERS_FILE, table)
+    write_table(directory / ANSWERS_FILE, table)
     tests = [f"{code_tests(number)}\n" for number in range(_num_questions(LIVECODEBENCH))]
     (directory / TESTS_FILE).write_text("".join(tests))
     (directory / TOKENIZER_DIR).mkdir()
@@ -192,7 +192,7 @@ def _write_rows(path: Path, rows: list[AccuracyRow]) -> None:
         "dataset": [row.dataset for row in rows],
         "ground_truth": [row.ground_truth for row in rows],
     }
-    write_parquet(path, pa.table(columns))
+    write_table(path, pa.table(columns))
 
 
 def _lists(rows: list[Tokens]) -> pa.ListArray:

@@ -42,8 +42,8 @@ def draw_lens(rng: np.random.Generator, num_lens: int, mean: float, longest: int
     return np.clip(np.rint(shape * scale), MIN_LEN, longest).astype(np.int64)
 
 
-def write_parquet(path: Path, table: pa.Table) -> None:
-    """Write a table.
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table as parquet.
 
     Raises:
         OSError: The file cannot be written.

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from common.child_process import child_command, child_environment
 from common.flags import FlagError
@@ -17,6 +16,7 @@ from common.text import printable
 from sut.log_files import ACCURACY, RECORD, find_log, read_record
 from sut.results.accuracy.log_entries import AnswerLog, LogError
 from sut.results.verdict import COMPLETE_CODES
+from sut.synthetic_files import write_table
 from tokenfleet.child import ChildProcess
 from tokenfleet.log_tail import last_line
 
@@ -112,8 +112,6 @@ def write_prompts(
     token_ids = pa.array([list(prompt) for prompt in prompts], pa.list_(pa.int32()))
     table = pa.table({"tok_input": token_ids} | {name: pa.array(values) for name, values in columns.items()})
     try:
-        # An open file: pyarrow's own errors name the path in their reason.
-        with path.open("wb") as file:
-            pq.write_table(table, file)
+        write_table(path, table)
     except OSError as error:
         raise FlagError(OUTPUT_FLAG, f"cannot write {path}: {error.strerror}") from error

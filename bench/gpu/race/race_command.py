@@ -83,9 +83,18 @@ class Limits(NamedTuple):
 class Race:
     """Runs configurations."""
 
-    def __init__(self, processes: Processes, asked: argparse.Namespace, plan: RacePlan, clock: Clock) -> None:
+    def __init__(
+        self,
+        processes: Processes,
+        asked: argparse.Namespace,
+        plan: RacePlan,
+        clock: Clock,
+        machine: dict[str, str],
+    ) -> None:
         """Take the flags; nothing is started yet."""
         self._processes = processes
+        self.machine = machine
+        """What the figures are of; a part of each result."""
         self.plan = plan
         self._clock = clock
         self.logs: Path = asked.journal.resolve() / "logs"
@@ -135,6 +144,7 @@ class Race:
             "number": number,
             "begun_utc": datetime.now(UTC).isoformat(timespec="seconds"),
             "definition": configuration.definition(),
+            "machine": self.machine,
             "failure": None,
             "parts": [],
             "windows": [],
@@ -278,12 +288,12 @@ def main(argv: list[str]) -> int:
     clock = Clock(asked.deadline_s)
     try:
         with Processes() as processes:
-            race = Race(processes, asked, plan, clock)
+            race = Race(processes, asked, plan, clock, machine)
             race.begin()
             say(HEAD)
             if journal is None:
-                return _profile(race, configurations[0], asked.journal, machine)
-            is_done = _run_all(race, journal, configurations, finals, (machine, clock))
+                return _profile(race, configurations[0], asked.journal)
+            is_done = _run_all(race, journal, configurations, finals, clock)
     except ValueError as error:
         say(f"bench.gpu: {error}")
         return 2
@@ -295,13 +305,13 @@ def main(argv: list[str]) -> int:
     return 0 if is_done and has_figures else 1
 
 
-def _profile(race: Race, configuration: Configuration, journal: Path, machine: dict[str, str]) -> int:
+def _profile(race: Race, configuration: Configuration, journal: Path) -> int:
     """Record steps of one configuration. Return 0: all were recorded, 1: a failure.
 
     Raises:
         RuntimeError: None was recorded.
     """
-    run = race.run(configuration, 1, lambda _: None) | {"machine": machine, "plan": journal_plan(race.plan)}
+    run = race.run(configuration, 1, lambda _: None) | {"plan": journal_plan(race.plan)}
     say(write_profile(run, race.logs, journal, race.model))
     if is_interrupted(run):
         sys.exit(run["interrupted_with"])
@@ -313,15 +323,14 @@ def _run_all(
     journal: Journal,
     configurations: list[Configuration],
     finals: Finals,
-    place: tuple[dict[str, str], Clock],
+    clock: Clock,
 ) -> bool:
     """Run what the journal says is next, until nothing is left or the next run may not end in time.
 
     Raises:
         FlagError: The journal has runs of another GPU or vLLM.
     """
-    machine, clock = place
-    journal.check_machine(machine)
+    journal.check_machine(race.machine)
     by_name = {one.name: one for one in configurations}
     longest_s = max((run["seconds"] for run in journal.runs if not run["failure"]), default=0.0)
     while names := journal.next(configurations, finals):
@@ -332,9 +341,8 @@ def _run_all(
         run = race.run(
             by_name[names[0]],
             number,
-            lambda so_far: journal.keep(so_far | {"machine": machine}, configurations, finals),
+            lambda so_far: journal.keep(so_far, configurations, finals),
         )
-        run |= {"machine": machine}
         longest_s = max(longest_s, run["seconds"])
         journal.add(run, configurations, finals)
         if is_interrupted(run):
