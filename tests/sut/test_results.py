@@ -310,6 +310,9 @@ def test_coverage_follows_the_smaller_of_data_set_and_loaded_samples(tmp_path: P
         # 20 queries/s for 500 s are 10,000; for 501 s 20 more.
         (AUDITED | {"effective_target_qps": 20, "effective_min_duration_ms": 500_000}, True),
         (AUDITED | {"effective_target_qps": 20, "effective_min_duration_ms": 501_000}, False),
+        # 10,000.98 queries are 10,000, and 10,001 are one too many.
+        (AUDITED | {"effective_target_qps": 20, "effective_min_duration_ms": 500_049}, True),
+        (AUDITED | {"effective_target_qps": 20, "effective_min_duration_ms": 500_050}, False),
         (AUDITED | {"effective_accuracy_log_sampling_target": 0}, False),
         ({}, False),
     ],
