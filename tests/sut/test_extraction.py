@@ -11,6 +11,7 @@ SECTIONS = {
     f"<|return|>{FINAL}C<|return|>": "C",
     f"{FINAL}A<|return|>{FINAL}B<|return|>": "A",
     "<|channel|>final<|channel|>final 537<|message|>C": "C",
+    f"<|channel|>final{FINAL}A<|return|>{FINAL}B<|return|>": "A",
     "<|channel|>final": None,
     "<|channel|>final<|channel|>analysis<|message|>C": None,
     "C": None,

@@ -145,7 +145,13 @@ Runs = Mapping[Scenario, Mapping[RunKind, RecordedRun]]
 
 def all_runs(runs: Runs) -> list[RecordedRun]:
     """List the runs, ordered by scenario and kind."""
-    return [runs[scenario][kind] for scenario in Scenario if scenario in runs for kind in runs[scenario]]
+    return [
+        runs[scenario][kind]
+        for scenario in Scenario
+        if scenario in runs
+        for kind in RunKind
+        if kind in runs[scenario]
+    ]
 
 
 def find_runs(results: Iterable[Path]) -> Runs:
