@@ -37,6 +37,7 @@ def test_runs_are_found_by_their_directories(tmp_path: Path) -> None:
     runs = find_runs([first, second])
     names = ["offline/performance", "offline/accuracy", "server/TEST09"]
     assert names == [run.name for run in all_runs(runs)]
+    assert [["performance", "accuracy"], ["TEST09"]] == [list(runs[scenario]) for scenario in runs]
     assert {OFFLINE: 2, SERVER: 1} == {scenario: len(runs[scenario]) for scenario in runs}
     for run in all_runs(runs):
         assert run.name == run.text("place")
