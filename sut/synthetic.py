@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from common.command_exit import BAD_INPUT
-from common.flags import Flag, FlagError, Flags, add_flags, build, naming_output
+from common.flags import Flag, FlagError, Flags, add_flags, build
+from common.named_refusals import naming_output
 from common.standard_streams import open_standard_streams
 from common.text import print_table
 from sut.benchmark import BENCHMARK

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from common.atomic_files import whole_file
 from common.command_exit import BAD_INPUT
-from common.flags import FlagError, naming_output
+from common.flags import FlagError
+from common.named_refusals import naming_output
 from common.standard_streams import open_standard_streams
 from common.text import one_line, print_table, printable
 from sut.results.code_grading.program import GradingError
