@@ -262,7 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, (text, spec) in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         command.add_argument(
-            "--output", type=Path, required=True, metavar="PATH", help="file or directory to write"
+            "--output", type=Path, required=True, metavar="PATH", help="file or directory to write (required)"
         )
         command.add_argument("--overwrite", action="store_true", help="replace an existing output")
         add_flags(command, spec)

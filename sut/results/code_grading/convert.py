@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("release", type=Path, nargs="+", help="files of the release, JSON lines or parquet")
-    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    parser.add_argument("--output", type=Path, required=True, help="file to write (required)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     return parser
 
