@@ -51,7 +51,12 @@ def parse(argv: list[str]) -> Fleet:
     Raises:
         FlagError: Names flag, value and bound.
     """
-    parser = Parser(formatter_class=FlagFormatter, prog="python -m bench.fleet.simulated", allow_abbrev=False)
+    parser = Parser(
+        formatter_class=FlagFormatter,
+        description=__doc__,
+        prog="python -m bench.fleet.simulated",
+        allow_abbrev=False,
+    )
     parser.add_argument("--workers", type=int, default=72, help="number of workers, 1 or more")
     parser.add_argument("--port-base", type=int, required=True, help="first worker's port; the others follow")
     parser.add_argument(
