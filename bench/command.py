@@ -72,7 +72,7 @@ def parse_comparison(
     Raises:
         FlagError: Names flag, value and bound.
     """
-    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--rounds", type=int, default=rounds, help="rounds, 1 or more")
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for all figures")
     if "--quick" in argv:

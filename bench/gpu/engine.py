@@ -35,8 +35,8 @@ Ends = tuple[int, Callable[[], int | None]]
 
 def main(argv: list[str]) -> int:
     """Load the engine, then answer plans until standard input ends."""
-    answers = take_output()
     args, engine_argv = parse_side("python -m bench.gpu.engine", argv)
+    answers = take_output()
     accept_no_stop_ids()
     from worker.engines.vllm.engine_args import parse_engine_flags
 

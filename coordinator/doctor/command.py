@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+from common import config_file
 from common.flags import Flag, Flags, add_flags, build
 from common.host_facts import nearest, read_disk_space, read_host_facts
 from common.signals import Interrupted, Interrupts, handled_signals
@@ -111,9 +112,10 @@ def parse(argv: list[str]) -> Order:
     if INPUTS_ONLY_FLAG in argv:
         # A run needs its data set; workers that do not exist yet have no address.
         optional = {"workers": ()}
-    parser = build_parser(optional)
+    config_file.refuse_printing(argv, "`tokenfleet run`")
+    description = "Check a fleet and this machine before a run; takes the flags of the run."
+    parser = build_parser(optional, description=description, prints=False)
     parser.prog += " doctor"
-    parser.description = "Check a fleet and this machine before a run; takes the flags of the run."
     add_flags(parser, DoctorConfig)
     file, full_argv = expand(argv)
     values = parser.parse_args(full_argv)

@@ -11,8 +11,9 @@ import pytest
 
 from bench.gpu.__main__ import main
 from bench.gpu.race.journal import Finals, Journal, coming, standing
-from bench.gpu.race.race_command import RACE_FILE, RacePlan, journal_plan
+from bench.gpu.race.race_command import journal_plan
 from bench.gpu.race.race_file import read_race_file
+from bench.gpu.race.race_flags import RACE_FILE, RacePlan
 from bench.gpu.race.race_table import HEAD, window_line
 from bench.gpu.race.steady_load import RaceLengths, SteadyLoad, share_prefixes
 from bench.gpu.race.step_log import (

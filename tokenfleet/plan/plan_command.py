@@ -12,7 +12,8 @@ from typing import Annotated
 
 from common.atomic_files import replace_files
 from common.command_exit import FAILED, end_command, run_command
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, naming_output
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.named_refusals import naming_output
 from common.signals import Interrupts
 from common.text import print_table
 from coordinator.doctor.capacity import PUBLISHED, WARN_CORES, CoordinatorCosts, CoordinatorLoad

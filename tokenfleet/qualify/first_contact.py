@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Annotated
 
 from common.command_exit import run_command
-from common.flags import Flag, FlagError, Parser, add_flags, build, declared, naming_output
+from common.flags import Flag, FlagError, Parser, add_flags, build, declared
+from common.named_refusals import naming_output
 from common.signals import Interrupts
 from common.text import print_table
 from common.tls import WorkerAccessFlags
