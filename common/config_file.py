@@ -39,12 +39,32 @@ class ConfigFile:
     """SHA-256 of the file's bytes, in hex."""
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add --config, which `read` reads, and --print-config."""
+def add_flags(parser: argparse.ArgumentParser, *, prints: bool = True) -> None:
+    """Add --config, which `read` reads, and --print-config.
+
+    Args:
+        parser: Parser to extend.
+        prints: Whether the program prints its flags; one that does not calls `refuse_printing`.
+    """
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="TOML file of flags; the command line overrides it"
     )
-    parser.add_argument(PRINT_FLAG, action="store_true", help="print the effective flags as TOML and exit")
+    text = "print the effective flags as TOML, start nothing" if prints else argparse.SUPPRESS
+    parser.add_argument(PRINT_FLAG, action="store_true", help=text)
+
+
+def refuse_printing(argv: Collection[str], programs: str) -> None:
+    """Refuse --print-config in a program that has the flags of other programs.
+
+    Args:
+        argv: The command line.
+        programs: Those that print their flags.
+
+    Raises:
+        FlagError: The flag is given.
+    """
+    if PRINT_FLAG in argv:
+        raise FlagError(PRINT_FLAG, f"use {programs}")
 
 
 def read(

@@ -10,12 +10,11 @@ TypeError.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
@@ -48,41 +47,6 @@ class FlagError(ValueError):
     def value_and_reason(self) -> str:
         """The line without the flag."""
         return one_line(self.reason if self.value is None else f"{self.value}: {self.reason}")
-
-
-@contextlib.contextmanager
-def naming_flags(own: Mapping[str, str]) -> Iterator[None]:
-    """Name a program's own flags in the refusals of a `with` block.
-
-    Args:
-        own: The program's flags by the names that the code in the block has for them, with dashes.
-
-    Raises:
-        FlagError: That of the block, with the name of the program's flag.
-    """
-    try:
-        yield
-    except FlagError as error:
-        if error.flag not in own:
-            raise
-        raise FlagError(own[error.flag], error.reason, error.value) from error
-
-
-@contextlib.contextmanager
-def naming_output(flag: str, path: Path) -> Iterator[None]:
-    """Name the flag of an output in an error of the `with` block that writes it.
-
-    Args:
-        flag: With its dashes.
-        path: The flag's value.
-
-    Raises:
-        FlagError: For each OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise FlagError(flag, str(error.strerror or error), path) from error
 
 
 class UnknownFlagsError(ValueError):
@@ -240,9 +204,23 @@ class Declared(NamedTuple):
         if isinstance(value, Path) and "\0" in str(value):
             raise FlagError(self.option, f"{str(value)!a} contains a NUL character")
 
-    def default_text(self, default: object) -> str:
-        """Return the default as text; empty if the flag has no default or is boolean."""
-        return self.flag.default_text or ("" if default is None or self.kind is bool else str(default))
+    def facts(self, default: object = dataclasses.MISSING) -> str:
+        """Return requirement, default and bound as text in parentheses, with a space before; empty: no facts.
+
+        Args:
+            default: Value of a flag that is not given; without one the flag is required.
+        """
+        facts = ["required"] * (default is dataclasses.MISSING)
+        text = self.flag.default_text or self._default_text(default)
+        facts += [f"default {text}"] * bool(text) + [self.flag.bound] * bool(self.flag.bound)
+        return f" ({'; '.join(facts)})" if facts else ""
+
+    def _default_text(self, default: object) -> str:
+        if default is None or default is dataclasses.MISSING or default == ():
+            return ""
+        if isinstance(default, bool):
+            return "on" if default else "off"
+        return str(default)
 
 
 class Flags:
@@ -321,7 +299,10 @@ def names(config: type[Flags]) -> list[str]:
 
 
 def add_flags(
-    parser: argparse.ArgumentParser, config: type[Flags], defaults: Mapping[str, object] | None = None
+    parser: argparse._ActionsContainer,
+    config: type[Flags],
+    defaults: Mapping[str, object] | None = None,
+    hidden: Collection[str] = (),
 ) -> None:
     """Add every flag of a configuration to a parser.
 
@@ -329,12 +310,15 @@ def add_flags(
         parser: Parser to extend.
         config: Class that declares the flags.
         defaults: Values by field that replace the declared defaults; their flags are not required.
+        hidden: Fields whose flags --help does not list, because the program refuses them with its own reason.
     """
     own = default_values(config)
     used = own | dict(defaults or {})
     for flag in declared(config):
-        default = flag.default_text(own.get(flag.field))
-        text = (flag.flag.help + (f"; default {default}" if default else "")).replace("%", "%%")
+        # A default that only this program has stands for a value that it does not need.
+        default = own.get(flag.field, None if flag.field in used else dataclasses.MISSING)
+        text = (flag.flag.help + flag.facts(default)).replace("%", "%%")
+        text = argparse.SUPPRESS if flag.field in hidden else text
         if flag.kind is bool:
             action = argparse.BooleanOptionalAction
             parser.add_argument(flag.option, action=action, default=used[flag.field], help=text)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from common.bounded_file import read_bounded
-from common.flags import Flag, FlagError, Flags, naming_flags
+from common.flags import Flag, FlagError, Flags
+from common.named_refusals import naming_flags
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import argparse
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -361,18 +361,26 @@ def to_config(values: argparse.Namespace, file: ConfigFile | None) -> RunConfig:
     return build(RunConfig, values, config_file=file)
 
 
-def build_parser(defaults: Mapping[str, object] | None = None) -> Parser:
-    """Build the parser.
+def build_parser(
+    defaults: Mapping[str, object] | None = None,
+    *,
+    description: str = "Run MLPerf LoadGen against tokenfleet workers.",
+    epilog: str | None = None,
+    hidden: Collection[str] = (),
+    prints: bool = True,
+) -> Parser:
+    """Build the parser; a flag that a program adds replaces the run's flag of that name.
 
     Args:
         defaults: Values by field that replace RunConfig's defaults; their flags are not required.
+        description: Sentence before the flags in --help.
+        epilog: Text behind them.
+        hidden: Fields whose flags the program refuses; --help does not list them.
+        prints: Whether the program has --print-config.
     """
-    parser = Parser(
-        allow_abbrev=False,
-        description="Run MLPerf LoadGen against tokenfleet workers.",
-    )
-    add_flags(parser, RunConfig, defaults)
-    config_file.add_flags(parser)
+    parser = Parser(allow_abbrev=False, description=description, epilog=epilog, conflict_handler="resolve")
+    add_flags(parser, RunConfig, defaults, hidden)
+    config_file.add_flags(parser, prints=prints)
     return parser
 
 

@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from common.command_exit import BAD_INPUT
-from common.flags import Flag, FlagError, Flags, add_flags, build, naming_output
+from common.flags import Flag, FlagError, Flags, add_flags, build
+from common.named_refusals import naming_output
 from common.standard_streams import open_standard_streams
 from common.text import print_table
 from sut.benchmark import BENCHMARK
@@ -261,7 +262,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, (text, spec) in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         command.add_argument(
-            "--output", type=Path, required=True, metavar="PATH", help="file or directory to write"
+            "--output", type=Path, required=True, metavar="PATH", help="file or directory to write (required)"
         )
         command.add_argument("--overwrite", action="store_true", help="replace an existing output")
         add_flags(command, spec)

@@ -3,6 +3,7 @@
 `python -m tests.flag_lists` rewrites them.
 """
 
+import dataclasses
 import re
 import textwrap
 from pathlib import Path
@@ -59,11 +60,8 @@ def _render(*configs: type[Flags]) -> str:
 
 
 def _entry(flag: Declared, defaults: dict[str, object]) -> str:
-    default = flag.default_text(defaults.get(flag.field))
-    facts = ["required"] * (flag.field not in defaults) + [f"default {default}"] * bool(default)
-    facts += [flag.flag.bound] * bool(flag.flag.bound)
-    told = f" ({'; '.join(facts)})" if facts else ""
     forms = f"`{flag.option}`, `--no-{flag.name}`" if flag.kind is bool else f"`{flag.option} {flag.metavar}`"
+    told = flag.facts(defaults.get(flag.field, dataclasses.MISSING))
     # Markdown would read <scenario> as HTML.
     text = f"- {forms}{told}: {flag.flag.help}.".replace("<", r"\<")
     return f"{textwrap.fill(text, MAX_LINE_LEN, subsequent_indent='  ', break_on_hyphens=False)}\n"

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.sources import tracked
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "architecture.md"
 ROOMS = ("protos", "common", "sut", "coordinator", "worker", "tokenfleet")
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "docker" / "README.md"])
+PAGES = sorted(tracked(".md"))
 FOLDER = re.compile(r"### `(?:\./|([\w/]+/))`$")
 ENTRY = re.compile(r"\| `(\w+\.\w+)` \| (.*) \|$")
 # `sut/loadgen.py`, `worker/engines/vllm/`: a room, then folders and a file.
@@ -70,5 +72,14 @@ def test_a_link_of_a_page_leads_to_a_file_and_a_heading(page: Path) -> None:
 
 def headings(file: Path) -> set[str]:
     """List the anchors of a page as GitHub makes them of its headings."""
-    lines = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", line).lower().replace(" ", "-") for line in lines}
+    # A comment in a block of code is no heading.
+    text = re.sub(r"^```.*?^```", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found: dict[str, int] = {}
+    for line in re.findall(r"^#+ (.+)$", text, re.MULTILINE):
+        # A link in a heading counts with its text alone.
+        shown = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", line)
+        anchor = re.sub(r"[^\w -]", "", shown).lower().replace(" ", "-")
+        found[anchor] = found.get(anchor, -1) + 1
+    return {
+        anchor + f"-{number}" * bool(number) for anchor, last in found.items() for number in range(last + 1)
+    }

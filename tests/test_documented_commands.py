@@ -1,4 +1,4 @@
-"""Every command of README and docs/ is one that exists, with flags that exist."""
+"""Every command of a page is one that exists, with flags that exist."""
 
 import re
 import shlex
@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.forked import completed, main_of_command
-from tests.sources import ROOMS
+from tests.help_programs import programs
+from tests.sources import ROOMS, tracked
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "docker" / "README.md"])
+# Files of results have the commands of their day.
+PAGES = sorted(path for path in tracked(".md") if path.parent.parent.name != "results")
+PAGES.remove(ROOT / "bench" / "results" / "README.md")
 # vLLM's flags that the pages use; a worker's --help does not list them.
 VLLM_FLAGS = {
     *("--distributed-executor-backend", "--max-num-seqs", "--pipeline-parallel-size"),
@@ -43,9 +46,14 @@ PROGRAMS = {
     "synthetic answers": ("-m", "sut.synthetic", "answers"),
     "synthetic benchmark": ("-m", "sut.synthetic", "benchmark"),
     "synthetic checkpoint": ("-m", "sut.synthetic", "checkpoint"),
-}
+} | {" ".join(words[1:]): words for words in programs() if words[1:] and words[1].startswith("bench.")}
 # These take arguments that are no flags.
-WITH_ARGUMENTS = ("campaign", "compliance", "convert", "probe", "report", "report compare", "spans")
+WITH_ARGUMENTS = (
+    *("campaign", "compliance", "convert", "probe", "report", "report compare", "spans"),
+    *("bench.visibility.pooled", "bench.gpu.draft_model"),
+)
+# These take the flags of other programs, too.
+TAKING_FLAGS_OF = {"bench.fleet pair": "bench.fleet server", "bench.fleet.simulated": "worker"}
 # These pass flags on to vLLM.
 WITH_VLLM_FLAGS = ("worker", "local", "qualify reference")
 # How a command line begins, and the program that it starts.
@@ -100,8 +108,11 @@ def test_a_documented_command_has_only_flags_that_exist(help_texts: dict[str, st
     for page, command in commands():
         name = program_of(command)
         known = set(re.findall(r"--[a-z][\w-]*", help_texts[name]))
+        known |= set(re.findall(r"--[a-z][\w-]*", help_texts.get(TAKING_FLAGS_OF.get(name, ""), "")))
         known |= VLLM_FLAGS if name in WITH_VLLM_FLAGS else set()
-        flags = {word.partition("=")[0] for word in shlex.split(command) if word.startswith("--")}
+        # A benchmark passes what follows a bare "--" on to vLLM.
+        own = command.partition(" -- ")[0]
+        flags = {word.partition("=")[0] for word in shlex.split(own) if word.startswith("--")}
         bad += [f"{page}: {command}: {flag}" for flag in sorted(flags - known)]
     assert [] == bad
 

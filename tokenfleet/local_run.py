@@ -25,7 +25,7 @@ from common.child_process import child_command, child_environment
 from common.command_exit import BAD_INPUT, FAILED, end_command
 from common.config_file import ConfigFile
 from common.flags import FlagError, Parser, one_of
-from common.signals import Interrupted, Interrupts
+from common.signals import CLEAN_UP_S, Interrupted, Interrupts
 from common.standard_streams import open_standard_streams
 from coordinator.config import RunConfig, build_parser, expand, to_argv, to_config
 from coordinator.inputs import Inputs
@@ -36,7 +36,7 @@ from tokenfleet import closing_table
 from tokenfleet.child import ChildProcess
 from tokenfleet.closing_table import EndedRun, FileVersion
 from tokenfleet.log_tail import last_line
-from worker.config import WorkerConfig
+from worker.config import MAX_REPLICAS, WorkerConfig
 from worker.engines.model.checkpoint import find_checkpoint
 from worker.engines.sglang.scheduler_link import check_sglang_installed
 from worker.engines.vllm.engine_core import check_installed
@@ -51,12 +51,15 @@ LOSS_TIMEOUT_S = 15.0
 _CHECKS_OF_ENGINES = {"vllm": check_installed, "sglang": check_sglang_installed}
 _BACKENDS = (*_CHECKS_OF_ENGINES, "counting", "replay")
 _BACKEND_VARIABLE = "MLPERF_BACKEND"
-_OTHER_FLAGS = (
-    "The flags of `tokenfleet run` follow; this command sets --workers itself. Flags that neither has are "
-    "passed to the worker and its engine."
+_EPILOG = (
+    f"With one engine --no-worker-timeout-s is {NO_WORKER_TIMEOUT_S} by default. "
+    "Flags that are not listed are passed to the worker and its engine."
 )
 # Flags that this program sets itself.
 OWN_ADDRESSES = ("--workers", "--host", "--port")
+# Fields of a run whose flags local workers cannot have.
+TLS_FLAGS = ("tls_ca", "tls_cert", "tls_key")
+REFUSED_FLAGS = (*TLS_FLAGS, "network_sut", "workers")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +79,12 @@ def parse(argv: list[str]) -> LocalConfig:
     Raises:
         ValueError: Names flag or file, value and bound.
     """
+    config_file.refuse_printing(argv, "`tokenfleet run` or `tokenfleet worker`")
     file, table = config_file.read(argv, "worker")
-    parser = _build_own_parser(table)
     if {"-h", "--help"} & set(argv):
-        parser.print_help()
-        build_parser().parse_args(["--help"])
+        _help_parser(table).parse_args(["--help"])
+    parser = Parser(allow_abbrev=False, add_help=False)
+    _add_own_flags(parser, table)
     own, rest = parser.parse_known_args(argv)
     _refuse_addresses(own)
     backend = _choose_backend(own.backend, file, table)
@@ -105,17 +109,35 @@ def parse(argv: list[str]) -> LocalConfig:
     return LocalConfig(worker_argv=worker_argv, runs=runs, run_dirs=run_dirs)
 
 
-def _build_own_parser(table: config_file.Table) -> Parser:
-    """Build the parser of this program's own flags, with the defaults of a file's table [worker]."""
-    description = "Start workers on this machine, run LoadGen against them, and stop them."
-    parser = Parser(allow_abbrev=False, add_help=False, description=description, epilog=_OTHER_FLAGS)
+def _add_own_flags(parser: argparse._ActionsContainer, table: config_file.Table) -> None:
+    """Add this program's own flags, with the defaults of a file's table [worker]."""
     model = str(table.get("model", BENCHMARK.repository))
-    parser.add_argument("--backend", help=f"vllm (default), sglang, counting or replay; ${_BACKEND_VARIABLE}")
-    parser.add_argument("--model", default=model, help="checkpoint directory, or a cached Hugging Face name")
-    parser.add_argument("--replicas", type=int, default=table.get("replicas", 1), help="number of engines")
-    parser.add_argument("--scenario", nargs="+", type=one_of(Scenario), help="scenarios, in this order")
+    parser.add_argument(
+        "--backend",
+        metavar="ENGINE",
+        help=f"{', '.join(_BACKENDS[:-1])} or {_BACKENDS[-1]} (default ${_BACKEND_VARIABLE}, else vllm)",
+    )
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        default=model,
+        help=f"checkpoint directory, or a cached Hugging Face name, for vllm and sglang (default {model})",
+    )
+    replicas = table.get("replicas", 1)
+    text = f"number of engines (default {replicas}; 1..{MAX_REPLICAS})"
+    parser.add_argument("--replicas", metavar="N", type=int, default=replicas, help=text)
+    scenarios = ", ".join(Scenario)
+    text = f"scenarios, run one after another in this order: {scenarios} (default {Scenario.OFFLINE})"
+    parser.add_argument("--scenario", metavar="SCENARIO", nargs="+", type=one_of(Scenario), help=text)
     for flag in OWN_ADDRESSES:
         parser.add_argument(flag, help=argparse.SUPPRESS)
+
+
+def _help_parser(table: config_file.Table) -> Parser:
+    """Build the parser whose --help lists the flags of a run that this program accepts, then its own ones."""
+    description = "Start workers on this machine, run LoadGen against them, and stop them."
+    parser = build_parser(description=description, epilog=_EPILOG, hidden=REFUSED_FLAGS, prints=False)
+    _add_own_flags(parser.add_argument_group("flags of this command"), table)
     return parser
 
 
@@ -167,12 +189,12 @@ def _shared_files(values: argparse.Namespace, table: config_file.Table) -> list[
     Raises:
         FlagError: A flag that does not apply to local workers was given.
     """
-    if values.print_config:
-        raise FlagError("--print-config", "use `tokenfleet run` or `tokenfleet worker`")
-    for flag in ("tls_ca", "tls_cert", "tls_key"):
+    for flag in TLS_FLAGS:
         name = flag.replace("_", "-")
         if (value := getattr(values, flag) or table.get(name)) is not None:
             raise FlagError(f"--{name}", f"{value}: local workers listen on loopback, in plaintext")
+    if values.network_sut:
+        raise FlagError("--network-sut", "local workers are no Network SUT; use `tokenfleet run`")
     shared = {"--config": values.config, "--run-token-file": values.run_token_file}
     return [word for flag, path in shared.items() if path is not None for word in (flag, str(path))]
 
@@ -252,8 +274,7 @@ def _report_worker_end(worker: LocalWorker, coordinator: ChildProcess, timeout_s
 def main(argv: list[str]) -> int:
     """Start the worker, run all scenarios and return the exit code."""
     open_standard_streams()
-    # Later signals are ignored: the clean-up after the first is bounded.
-    Interrupts(ignores_later=True)
+    Interrupts(patience_s=CLEAN_UP_S)
     try:
         config = parse(argv)
         log = config.runs[0].output_dir / "workers" / "worker.log"

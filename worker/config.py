@@ -21,6 +21,7 @@ from common.flags import (
     build,
     changed_flags,
     declared,
+    default_values,
     names,
 )
 from common.tls import SecurityFiles
@@ -257,7 +258,11 @@ _SCRIPTED_FLAGS: dict[EngineKind, tuple[type[Flags], ...]] = {
 
 
 def _engine_flags(engine: EngineKind, *configs: type[Flags]) -> str:
-    options = ", ".join(flag.option for config in configs for flag in declared(config))
+    options = ", ".join(
+        flag.option + flag.facts(default_values(config).get(flag.field, dataclasses.MISSING))
+        for config in configs
+        for flag in declared(config)
+    )
     return textwrap.fill(f"  {engine}: {options}", 88, subsequent_indent="    ", break_on_hyphens=False)
 
 

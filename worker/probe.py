@@ -182,7 +182,9 @@ def main(argv: list[str], env: Mapping[str, str]) -> int:
     """Probe once and return the exit code."""
     open_standard_streams()
     if {"-h", "--help"} & set(argv):
-        sys.stdout.write(f"{__doc__}")
+        # The first line has the command and what it does.
+        command, _, text = __doc__.partition("`: ")
+        sys.stdout.write(f"usage: {command[1:]}\n\n{text[0].upper()}{text[1:]}")
         return 0
     try:
         address, service, flag = _read_arguments(argv)

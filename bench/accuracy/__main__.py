@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from bench.command import check_output, describe_commit, describe_machine, run_command, say, write_record
+from bench.flag_help import FlagFormatter
 from bench.processes import Processes, tail
 from common.flags import FlagError
 from sut.benchmark import BENCHMARK
@@ -32,9 +33,13 @@ NUM_ORDINARY = BENCHMARK.first_special_id
 
 def main(argv: list[str]) -> int:
     """Make the files, score the log, and print both figures; 1 if a goal is missed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.accuracy", description=__doc__)
-    parser.add_argument("--num-samples", type=int, default=BENCHMARK.accuracy_sample_count)
-    parser.add_argument("--answer-len", type=int, default=10_000, help="tokens of each answer")
+    parser = argparse.ArgumentParser(
+        formatter_class=FlagFormatter, prog="python -m bench.accuracy", description=__doc__
+    )
+    parser.add_argument(
+        "--num-samples", type=int, default=BENCHMARK.accuracy_sample_count, help="answers, 2 or more"
+    )
+    parser.add_argument("--answer-len", type=int, default=10_000, help="tokens of each answer, 32 or more")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for the figures")
     args = parser.parse_args(argv)
     try:

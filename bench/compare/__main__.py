@@ -10,6 +10,7 @@ from typing import NamedTuple
 from bench.command import check_output, describe_commit, describe_machine, run_command, say, write_record
 from bench.compare.measured_noise import CPU_DEVIATION, MAX_DRIFT, ROUNDS, RUN_DEVIATION, WINDOW_S
 from bench.compare.virtual_runs import draw_pair
+from bench.flag_help import FlagFormatter
 from common.flags import FlagError
 from sut.results.comparison.compared_figures import BEFORE_TAIL, TOKENS_PER_S
 from sut.results.comparison.comparison import Comparison, compare
@@ -72,10 +73,14 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     Raises:
         FlagError: Names flag, value and bound.
     """
-    parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=200, help="pairs of sides, seeds from 0")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each side")
-    parser.add_argument("--slowdown", type=float, default=0.03, help="of side B's engine")
+    parser = argparse.ArgumentParser(
+        formatter_class=FlagFormatter, prog="python -m bench.compare", description=__doc__
+    )
+    parser.add_argument("--seeds", type=int, default=200, help="pairs of sides, seeds from 0; 1..10000")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each side, 2..100")
+    parser.add_argument(
+        "--slowdown", type=float, default=0.03, help="share by which side B's engine is slower, 0..0.5"
+    )
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for all figures")
     args = parser.parse_args(argv)
     for name, (low, high) in {"seeds": (1, 10_000), "repeats": (2, 100), "slowdown": (0.0, 0.5)}.items():

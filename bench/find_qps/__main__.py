@@ -14,6 +14,7 @@ import numpy as np
 from bench.command import check_output, describe_machine, run_command, say, write_record
 from bench.find_qps.virtual_search import VirtualLoad, VirtualTests, bisect_rate
 from bench.find_qps.virtual_server import EngineLimits, Floats, Lens, serve
+from bench.flag_help import FlagFormatter
 from bench.fleet.schedule import scheduled_ns
 from sut.benchmark import BENCHMARK, V6_1
 from sut.run_length import RunLength
@@ -81,7 +82,9 @@ def _meets_goals(rows: Sequence[SearchRow]) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.find_qps", description=__doc__)
+    parser = argparse.ArgumentParser(
+        formatter_class=FlagFormatter, prog="python -m bench.find_qps", description=__doc__
+    )
     parser.add_argument("--seeds", type=int, default=200, help="searches, each with another schedule")
     parser.add_argument("--duration", type=float, default=60.0, help="min_duration, in seconds")
     parser.add_argument("--draws", type=int, default=NUM_DRAWS, help="runs at a rate, LoadGen's schedule")

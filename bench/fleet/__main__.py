@@ -20,6 +20,7 @@ from bench.command import (
     say,
     write_record,
 )
+from bench.flag_help import FlagFormatter, add_fields
 from bench.fleet import burst, growth, held, pair, server
 from bench.fleet.fleet_run import Costs, Goal, Shown
 from bench.processes import Processes
@@ -138,14 +139,17 @@ def _parse(argv: list[str]) -> Asked:
     Raises:
         FlagError: Names flag, value and bound.
     """
-    parser = Parser(prog="python -m bench.fleet", allow_abbrev=False, description=__doc__)
+    parser = Parser(
+        formatter_class=FlagFormatter, prog="python -m bench.fleet", allow_abbrev=False, description=__doc__
+    )
     names = "|".join(SHOWS)
     parts = parser.add_subparsers(dest="name", required=True, metavar=f"{names}|pair", parser_class=Parser)
     parts.add_parser("pair", help="server or held, alternating between two checkouts")
     for name, show in SHOWS.items():
-        part = parts.add_parser(name, allow_abbrev=False, help=show.what, description=show.what)
-        for field in dataclasses.fields(show.plan):  # type: ignore[arg-type]  # see Show.plan
-            _add_flag(part, field)
+        part = parts.add_parser(
+            name, allow_abbrev=False, help=show.what, description=show.what, formatter_class=FlagFormatter
+        )
+        add_fields(part, show.plan, {"answer_tokens": 2})  # type: ignore[arg-type]  # see Show.plan
         part.add_argument("--quick", action="store_true", help="small and short run")
         part.add_argument("--output", type=Path, metavar="FILE.json", help="file for all figures")
         if "--quick" in argv:
@@ -172,18 +176,6 @@ def _check_costs(argv: list[str], names: set[str]) -> None:
     missing = [flag(name) for name in costs if flag(name) not in given]
     if 0 < len(missing) < len(costs):
         raise FlagError(missing[0], "missing; the costs of a step are given together or not at all")
-
-
-def _add_flag(parser: Parser, field: "dataclasses.Field[Any]") -> None:
-    default = field.default
-    if isinstance(default, bool):
-        parser.add_argument(flag(field.name), action="store_true", help="default: off")
-    elif isinstance(default, tuple):
-        many = 2 if field.name == "answer_tokens" else "+"
-        parser.add_argument(flag(field.name), type=type(default[0]), nargs=many, default=default)
-    else:
-        kind = Path if default is None else type(default)
-        parser.add_argument(flag(field.name), type=kind, default=default, help=f"default: {default}")
 
 
 if __name__ == "__main__":

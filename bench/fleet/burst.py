@@ -30,29 +30,29 @@ class Burst:
     """Flags of the part."""
 
     workers: int = 72
-    """Number of simulated engines."""
+    """Number of simulated engines, 1..1000."""
     requests: int = 541_200
-    """Samples of the single Offline query."""
+    """Samples of the single Offline query, 1 or more."""
     max_num_seqs: int = 834
-    """Concurrent requests per worker; 60,048 in total."""
+    """Concurrent requests per worker, 1 or more."""
     answer_tokens: tuple[int, int] = (128, 256)
-    """Shortest and longest answer; short, so that the run ends within minutes."""
+    """Shortest and longest answer in tokens, 2 or more."""
     prompt_tokens: int = 256
-    """Length of each prompt."""
+    """Length of each prompt in tokens, 2 or more."""
     samples: int = 6_600
-    """Prompts of the data set; LoadGen takes each 82 times."""
+    """Prompts of the data set, 1 or more."""
     step_base_ms: float = 27.1
-    """Fixed time of a step."""
+    """Fixed time of a step in ms, 0 or more."""
     step_per_seq_us: float = 25.0
-    """Additional time of a step per running request."""
+    """Additional time of a step per running request in us, 0 or more."""
     prefill_tokens_per_s: float = 58_600.0
-    """Prompt tokens per second that a step prefills."""
+    """Prompt tokens per second that a step prefills, above 0."""
     max_new_tokens: int = Mode.PERFORMANCE.max_new_tokens.value
-    """Answer budget; each slot of the arena has room for it."""
+    """Answer budget in tokens, 2 or more; each slot of the arena has room for it."""
     min_in_flight: int = 60_000
-    """Lower bound of the highest number of requests in flight."""
+    """Goal: fewest requests in flight at their peak, 0 or more."""
     timeout_s: float = 900.0
-    """Time limit of the coordinator's run."""
+    """Time limit of the coordinator's run in s, above 0."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""

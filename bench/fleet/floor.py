@@ -22,6 +22,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.flag_help import FlagFormatter
 from bench.fleet.schedule import scheduled_ns
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc as rpc
@@ -217,14 +218,18 @@ async def measure(args: argparse.Namespace) -> FloorFigures:
 
 def main(argv: list[str]) -> int:
     """Run the floor and write its figures."""
-    parser = argparse.ArgumentParser(prog="python -m bench.fleet.floor", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        formatter_class=FlagFormatter, prog="python -m bench.fleet.floor", allow_abbrev=False
+    )
     parser.add_argument("--workers", required=True, help="comma-separated addresses")
     parser.add_argument("--prompts", type=Path, required=True, help=".npy, int32, (samples, prompt tokens)")
-    parser.add_argument("--queries", type=int, required=True)
-    parser.add_argument("--queries-per-s", type=float, required=True)
-    parser.add_argument("--max-new-tokens", type=int, required=True)
+    parser.add_argument("--queries", type=int, required=True, help="number of queries")
+    parser.add_argument("--queries-per-s", type=float, required=True, help="rate of the queries")
+    parser.add_argument("--max-new-tokens", type=int, required=True, help="answer budget")
     parser.add_argument("--window-s", type=float, default=0.0, help="last seconds of issue; 0: whole run")
-    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE.json", help="file for the figures"
+    )
     args = parser.parse_args(argv)
     args.output.write_text(json.dumps(asyncio.run(measure(args))._asdict()), "utf-8")
     return 0

@@ -43,19 +43,19 @@ class Growth:
     """Varied quantities; `workers`, `in_flight` and `step_ms` are the point that all three series share."""
 
     workers: int = 18
-    """Simulated engines in series that vary another quantity."""
+    """Simulated engines in series that vary another quantity, 1..1000."""
     in_flight: int = 1_112
-    """Requests per worker: 500,000 tokens/s with 18 workers and 25 steps/s."""
+    """Requests per worker in series that vary another quantity, 1 or more."""
     step_ms: float = 40.0
-    """Time of a step, equal to the time between two frames of a worker."""
+    """Time of a step in ms, above 0, equal to the time between two frames of a worker."""
     by_workers: tuple[int, ...] = (8, 18, 36, 72)
-    """Numbers of workers, at equal tokens/s and steps/s."""
+    """Two or more numbers of workers, at equal tokens/s and steps/s."""
     by_in_flight: tuple[int, ...] = (64, 278, 1_112, 2_224)
-    """Numbers of requests per worker, at equal frames/s."""
+    """Two or more numbers of requests per worker, at equal frames/s."""
     by_step_ms: tuple[float, ...] = (80.0, 40.0, 20.0, 10.0)
-    """Step times, at equal tokens/s."""
+    """Two or more step times in ms, at equal tokens/s."""
     seconds: float = 12.0
-    """Duration of the requests of a point."""
+    """Duration of the requests of a point in s."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""

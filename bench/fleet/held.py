@@ -49,35 +49,35 @@ class Held:
     """
 
     workers: int = 72
-    """Number of simulated engines."""
+    """Number of simulated engines, 1..1000."""
     queries_per_s: float = 892.0
-    """LoadGen's target_qps; 1.14 million tokens/s."""
+    """LoadGen's target_qps, above 0; the default is 1.14 million tokens/s."""
     answer_tokens: tuple[int, int] = (878, 1678)
-    """Shortest and longest answer."""
+    """Shortest and longest answer in tokens, 2 or more."""
     prompt_tokens: int = 512
-    """Length of each prompt."""
+    """Length of each prompt in tokens, 2 or more."""
     samples: int = 6396
     """Prompts of the data set, as many as in the official one; LoadGen issues each equally often."""
     step_base_ms: float = 45.0
-    """Fixed time of a step."""
+    """Fixed time of a step in ms, 0 or more."""
     step_per_seq_us: float = 4.0
-    """Additional time of a step per running request."""
+    """Additional time of a step per running request in us, 0 or more."""
     prefill_tokens_per_s: float = 58_600.0
-    """Prompt tokens per second that a step prefills."""
+    """Prompt tokens per second that a step prefills, above 0."""
     ramp_s: float = 95.0
-    """Time before the window, in which the number of requests in flight becomes constant."""
+    """Time before the window in s, in which the number of requests in flight becomes constant."""
     hold_s: float = 62.0
-    """Length of the window; it ends when LoadGen issues its last query."""
+    """Length of the window in s, above 0; it ends when LoadGen issues its last query."""
     max_new_tokens: int = 1_700
-    """Answer budget."""
+    """Answer budget in tokens."""
     min_in_flight: int = 60_000
-    """Lower bound of the requests at workers in each sample of the window."""
+    """Goal: fewest requests at workers in each sample of the window."""
     min_tokens_per_s: float = 1.12e6
-    """Lower bound of the tokens received per second of the window."""
+    """Goal: fewest tokens received per second of the window."""
     min_held_s: float = 60.0
-    """Lower bound of the window's length."""
+    """Goal: shortest length of the window in s."""
     floor: bool = False
-    """If set, the floor is measured after the coordinator."""
+    """Measure the floor after the coordinator."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from bench.flag_help import prints_usage
 from coordinator.scheduling.event_loop import ActiveRun, EventLoop
 from sut.loadgen import TOKEN_BYTES, CallTimes
 from sut.sut import SUT, Reports
@@ -230,6 +231,8 @@ def note(notes: Notes) -> None:
 
 def main(argv: list[str]) -> int:
     """Run the coordinator, then write the notes to the file."""
+    if prints_usage(argv, __doc__):
+        return 0
     if len(argv) < 2:
         print("bench.fleet.noted: usage: FILE.npz COORDINATOR_FLAGS", file=sys.stderr)  # noqa: T201
         return 2

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.command import describe_commit, describe_machine, new_directory, say, write_record
+from bench.flag_help import FlagFormatter
 from bench.processes import THIS_CHECKOUT, Checkout, Processes, tail
 from common.flags import FlagError, Parser
 
@@ -145,13 +146,23 @@ def parse(argv: list[str]) -> Pair:
     Raises:
         FlagError: Names flag, value and bound.
     """
-    parser = Parser(prog="python -m bench.fleet pair", allow_abbrev=False, description=__doc__)
+    parser = Parser(
+        formatter_class=FlagFormatter,
+        prog="python -m bench.fleet pair",
+        allow_abbrev=False,
+        description=__doc__,
+    )
     parser.add_argument("--old", type=Path, required=True, metavar="DIR", help="checkout to compare with")
     parser.add_argument(
-        "--old-python", type=Path, metavar="FILE", help="interpreter for it; default: its .venv/bin/python"
+        "--old-python", type=Path, metavar="FILE", help="interpreter for it (default its .venv/bin/python)"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="default: 3")
-    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="default: a new directory under /tmp")
+    parser.add_argument("--rounds", type=int, default=3, help="runs in each checkout, 1 or more")
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        metavar="DIR",
+        help="new or empty directory for all output (default a new one under /tmp)",
+    )
     parser.add_argument("part", choices=PARTS, help="followed by the flags of the part")
     args, flags = parser.parse_known_args(argv)
     return Pair(args.part, flags, _old_checkout(args), _checked_rounds(args.rounds), _directory(args))

@@ -25,25 +25,25 @@ class Fast:
     """Flags of the part."""
 
     workers: int = 72
-    """Number of simulated engines."""
+    """Number of simulated engines, 1..1000."""
     queries_per_s: float = 2_000.0
-    """LoadGen's target_qps."""
+    """LoadGen's target_qps, above 0."""
     queries: int = 64_000
-    """Number of queries; LoadGen rounds up to a whole number of data sets."""
+    """Number of queries, 1 or more; LoadGen rounds up to a whole number of data sets."""
     answer_tokens: tuple[int, int] = (2, 4)
-    """Shortest and longest answer."""
+    """Shortest and longest answer in tokens, 2 or more."""
     frames_per_query: int = 1
     """1: the whole answer in one frame; 2: the first token in one frame, the rest in another."""
     prompt_tokens: int = 128
-    """Length of each prompt."""
+    """Length of each prompt in tokens, 2 or more."""
     samples: int = 640
-    """Prompts of the data set."""
+    """Prompts of the data set, 1 or more."""
     step_base_ms: float = 0.0
-    """Time of a step."""
+    """Time of a step in ms, 0 or more."""
     max_new_tokens: int = 1_024
-    """Answer budget."""
+    """Answer budget in tokens."""
     floor: bool = False
-    """If set, the floor is measured after the coordinator."""
+    """Measure the floor after the coordinator."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""

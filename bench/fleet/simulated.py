@@ -14,6 +14,7 @@ import sys
 from typing import NamedTuple
 
 from bench.command import say
+from bench.flag_help import FlagFormatter
 from common.flags import FlagError, Parser
 from worker.config import BadInput, EngineKind, WorkerConfig
 from worker.engine_protocol import Step
@@ -50,10 +51,20 @@ def parse(argv: list[str]) -> Fleet:
     Raises:
         FlagError: Names flag, value and bound.
     """
-    parser = Parser(prog="python -m bench.fleet.simulated", allow_abbrev=False)
-    parser.add_argument("--workers", type=int, default=72, help="default: 72")
+    parser = Parser(
+        formatter_class=FlagFormatter,
+        description=__doc__,
+        prog="python -m bench.fleet.simulated",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--workers", type=int, default=72, help="number of workers, 1 or more")
     parser.add_argument("--port-base", type=int, required=True, help="first worker's port; the others follow")
-    parser.add_argument("--frame-hold-ms", type=float, default=WorkerConfig().frame_hold_ms)
+    parser.add_argument(
+        "--frame-hold-ms",
+        type=float,
+        default=WorkerConfig().frame_hold_ms,
+        help="as of `tokenfleet worker`",
+    )
     parser.add_argument("--whole-answers", action="store_true", help="whole answer with first token")
     own, engine_argv = parser.parse_known_args(argv)
     kind = WholeAnswers if own.whole_answers else SimulatedEngine

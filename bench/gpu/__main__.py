@@ -15,12 +15,12 @@ from bench.command import (
     check_output,
     describe_commit,
     describe_machine,
-    flag,
     new_directory,
     run_command,
     say,
     write_record,
 )
+from bench.flag_help import FlagFormatter, add_fields
 from bench.gpu.climb import Climb, show_climb
 from bench.gpu.coordinate import Setting
 from bench.gpu.found import Clock, Found
@@ -202,30 +202,42 @@ def _parse(argv: list[str]) -> Asked:
     """
     cut = argv.index("--") if "--" in argv else len(argv)
     own_argv, vllm = argv[:cut], argv[cut + 1 :]
-    parser = Parser(prog="python -m bench.gpu", allow_abbrev=False, description=__doc__)
+    parser = Parser(
+        formatter_class=FlagFormatter, prog="python -m bench.gpu", allow_abbrev=False, description=__doc__
+    )
     parts = parser.add_subparsers(
         dest="name", required=True, metavar="|".join([*SHOWS, "race"]), parser_class=Parser
     )
     parts.add_parser("race", help="the fastest engine configuration in steady state (bench/gpu/race)")
     for name, show in SHOWS.items():
-        part = parts.add_parser(name, allow_abbrev=False, help=show.what, description=show.what)
-        for field in dataclasses.fields(show.plan):  # type: ignore[arg-type]  # see Show.plan
-            kind = type(field.default)
-            reads: dict[str, Any] = {"action": "store_true"} if kind is bool else {"type": kind}
-            part.add_argument(
-                flag(field.name), default=field.default, help=f"default: {field.default}", **reads
-            )
+        part = parts.add_parser(
+            name, allow_abbrev=False, help=show.what, description=show.what, formatter_class=FlagFormatter
+        )
+        add_fields(part, show.plan)  # type: ignore[arg-type]  # see Show.plan
         part.add_argument(
-            "--model", type=Path, help="checkpoint directory; default: gpt-oss-120b, random weights"
+            "--model",
+            type=Path,
+            metavar="DIR",
+            help="checkpoint directory (default gpt-oss-120b with random weights)",
         )
         part.add_argument(
-            "--gpus", default="", help="GPUs of each engine, as 0,1; default: the CPU, with a small --model"
+            "--gpus", default="", help="GPUs of each engine, as 0,1 (default the CPU, with a small --model)"
         )
-        part.add_argument("--deadline-s", type=float, default=86_400.0, help="begin no round after this time")
+        part.add_argument(
+            "--deadline-s",
+            type=float,
+            default=86_400.0,
+            help="begin no round after this time, in seconds, above 0",
+        )
         part.add_argument(
             "--output", type=Path, metavar="FILE.json", help="all figures, written after each load and round"
         )
-        part.add_argument("--keep-logs", type=Path, metavar="DIR", help="new or empty directory")
+        part.add_argument(
+            "--keep-logs",
+            type=Path,
+            metavar="DIR",
+            help="keep the logs of all processes in this new or empty directory",
+        )
     args = vars(parser.parse_args(own_argv))
     show = SHOWS[args.pop("name")]
     names = ("model", "gpus", "deadline_s", "output", "keep_logs")

@@ -28,17 +28,19 @@ class Climb(Lengths):
     scenario: str = "server"
     """Scenario: server or interactive."""
     rates: str = "4,6,8"
-    """Queries/s."""
+    """Rates to try, in queries/s, with commas."""
     begin_at: float = 0.0
     """Rate to begin at; 0: the lowest one, or with --give-up the highest."""
     seconds: float = 130.0
-    """Time over which requests arrive."""
+    """Time over which requests arrive in s, above 0."""
     queries: int = 0
     """Queries at each rate, in place of --seconds; 0: --seconds."""
     give_up: bool = False
     """End the run of a rate once LoadGen cannot call it VALID any more, whatever its other queries do."""
     warm_rounds: int = 1
+    """Warm-up rounds before the first rate, 0 or more."""
     round_timeout_s: float = 600.0
+    """Longest duration of a run in s beyond its arrivals, above 0."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.command import new_directory, say
+from bench.flag_help import FlagFormatter
 from common.flags import FlagError, Parser
 
 # Source: inference_rules.adoc: Interactive may use EAGLE3 with 3 steps and top-k 1, which is vLLM's chain.
@@ -120,16 +121,24 @@ def speculative_flags(draft: Path, acceptance_length: float = ACCEPTANCE_LENGTH)
 
 def main(argv: list[str]) -> int:
     """Write the model. Return 0: done, 2: bad input."""
-    parser = Parser(prog="python -m bench.gpu.draft_model", allow_abbrev=False, description=__doc__)
+    parser = Parser(
+        formatter_class=FlagFormatter,
+        prog="python -m bench.gpu.draft_model",
+        allow_abbrev=False,
+        description=__doc__,
+    )
     parser.add_argument("directory", type=Path, metavar="DIR", help="new or empty directory")
     parser.add_argument(
-        "--acceptance-length", type=float, default=ACCEPTANCE_LENGTH, help=f"default: {ACCEPTANCE_LENGTH}"
+        "--acceptance-length",
+        type=float,
+        default=ACCEPTANCE_LENGTH,
+        help=f"mean tokens of a step, 1..{NUM_STEPS + 1}",
     )
     parser.add_argument(
         "--target",
         type=Path,
         metavar="CHECKPOINT",
-        help="model directory; default: gpt-oss-120b",
+        help="model directory (default gpt-oss-120b)",
     )
     try:
         args = parser.parse_args(argv)

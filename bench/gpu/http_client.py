@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 
+from bench.flag_help import FlagFormatter
 from bench.gpu.load import budgets_of
 from bench.gpu.replay import answer_plans, take_output
 from bench.peers.http_sse import DATA, DONE, PATH
@@ -26,12 +27,12 @@ MODEL = "bench"
 
 def main(argv: list[str]) -> int:
     """Answer plans until standard input ends."""
-    answers = take_output()
-    parser = Parser(prog="python -m bench.gpu.http_client", allow_abbrev=False)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--temperature", type=float, required=True)
+    parser = Parser(formatter_class=FlagFormatter, prog="python -m bench.gpu.http_client", allow_abbrev=False)
+    parser.add_argument("--data", type=Path, required=True, help="data set")
+    parser.add_argument("--port", type=int, required=True, help="TCP port of the server")
+    parser.add_argument("--temperature", type=float, required=True, help="sampling temperature")
     args = parser.parse_args(argv)
+    answers = take_output()
     # One connection for each request in flight.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -35,11 +35,15 @@ class TokenLengths:
     """Lengths of prompts and answers in tokens; the official ones divided by four, so that 4,096 suffice."""
 
     mean_prompt_len: float = 375.0
+    """Mean length of a prompt in tokens, above 0."""
     max_prompt_len: int = 2048
+    """Longest prompt in tokens, 2 or more."""
     mean_answer_len: float = 320.0
+    """Mean length of an answer in tokens, above 0."""
     max_answer_len: int = 1024
+    """Longest answer in tokens, 2 or more."""
     seed: int = 0
-    """Equal seeds produce equal requests in equal order."""
+    """Seed, 0 or more; equal seeds produce equal requests in equal order."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""
@@ -61,11 +65,11 @@ class Lengths(TokenLengths):
     """Data set of a benchmark."""
 
     requests: int = 1024
-    """Number of distinct prompts; Offline issues each once."""
+    """Number of distinct prompts, 2 or more; Offline issues each once."""
     temperature: float = 1.0
-    """Above 0 for random weights: greedy answers, and the experts that they use, would all be alike."""
+    """Sampling temperature, 0 or more; with 0 random weights answer all alike and use few experts."""
     stop_token_id: int = -1
-    """-1: none, so that no answer stops early."""
+    """Stop id of the answers; -1: none, so that no answer stops early."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.flag_help import prints_usage
 from bench.gpu.load import Plan, arriving, offline
 from bench.processes import Processes, tail
 from bench.workload import compose_user_conf
@@ -91,6 +92,8 @@ def _dry_run(processes: Processes, plan: Plan, directory: Path) -> dict[str, Any
 
 def main(argv: list[str]) -> int:
     """Run LoadGen over a SUT that answers immediately."""
+    if prints_usage(argv, __doc__):
+        return 0
     scenario = Scenario(argv[0])
     conf, num_samples, directory, output = argv[1:]
     issued: list[int] = []

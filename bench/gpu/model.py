@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from bench.command import installed, say
+from bench.flag_help import FlagFormatter
 from common.flags import FlagError, Parser
 
 # Source: config.json and generation_config.json of openai/gpt-oss-120b.
@@ -99,7 +100,12 @@ def write_full_size(output: Path) -> None:
 
 def main(argv: list[str]) -> int:
     """Write the model. Return 0: done, 2: bad input."""
-    parser = Parser(prog="python -m bench.gpu.model", allow_abbrev=False, description=__doc__)
+    parser = Parser(
+        formatter_class=FlagFormatter,
+        prog="python -m bench.gpu.model",
+        allow_abbrev=False,
+        description=__doc__,
+    )
     parser.add_argument("directory", type=Path, metavar="DIR", help="directory to create")
     try:
         write_full_size(parser.parse_args(argv).directory)

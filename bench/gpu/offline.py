@@ -41,14 +41,15 @@ class Offline(Lengths):
     sides: str = ",".join(OFFLINE_SIDES)
     """Sides; the first is the reference of the ratios."""
     rounds: int = 2
-    """Rounds of each side in each of its turns."""
+    """Rounds of each side in each of its turns, 1 or more."""
     turns: int = 2
     """2: the sides are loaded in the order A B B A, so that a drift favors none. 1: A B."""
     warm_rounds: int = 1
-    """Warm-up rounds after each load; excluded from all figures."""
+    """Warm-up rounds after each load, 0 or more; excluded from all figures."""
     warm_requests: int = 0
     """Requests of a warm-up round, all at once; 0: all of --requests."""
     round_timeout_s: float = 600.0
+    """Longest duration of a round in s, above 0."""
     sglang: str = ""
     """Flags of SGLang for its sides, in one word."""
 
@@ -88,9 +89,9 @@ class Server(Offline):
     sides: str = ",".join(SERVER_SIDES)
     """Sides; the first is the reference of the comparison."""
     target_qps: float = 10.0
-    """Rate of LoadGen's schedule."""
+    """Rate of LoadGen's schedule in queries/s, above 0."""
     seconds: float = 60.0
-    """Time over which requests arrive."""
+    """Time over which requests arrive in s, above 0."""
 
     def __post_init__(self) -> None:
         """Check the bounds; FlagError names flag, value and bound."""

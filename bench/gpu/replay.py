@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.flag_help import FlagFormatter
 from common.flags import Parser
 
 Generate = Callable[[int], AsyncIterator[int]]
@@ -67,11 +68,11 @@ def parse_side(prog: str, argv: list[str]) -> tuple[Namespace, list[str]]:
     Returns:
         kind ("bare" or "async"), data, model and temperature; and the engine's flags.
     """
-    parser = Parser(prog=prog, allow_abbrev=False)
-    parser.add_argument("kind", choices=("bare", "async"))
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--temperature", type=float, required=True)
+    parser = Parser(formatter_class=FlagFormatter, prog=prog, allow_abbrev=False)
+    parser.add_argument("kind", choices=("bare", "async"), help="the engine's interface")
+    parser.add_argument("--data", type=Path, required=True, help="data set")
+    parser.add_argument("--model", required=True, help="checkpoint directory")
+    parser.add_argument("--temperature", type=float, required=True, help="sampling temperature")
     args, engine_argv = parser.parse_known_args(argv)
     return args, engine_argv
 

@@ -33,8 +33,8 @@ class Requests(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Load the engine, then answer plans until standard input ends."""
-    answers = take_output()
     args, engine_argv = parse_side("python -m bench.gpu.sglang_engine", argv)
+    answers = take_output()
     accept_no_stop_ids()
     from worker.engines.sglang.server_flags import parse_server_flags
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.command import installed
+from bench.flag_help import prints_usage
 from common.flags import FlagError
 
 INTERVAL_S = 0.2
@@ -134,8 +135,10 @@ def read_looks(log: Path) -> Iterator[Look]:
             yield Look(float(words[1]), int(words[2]), *map(float, words[3:]))
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
     """Print readings until killed; return 1 if neither NVML nor nvidia-smi works."""
+    if prints_usage(argv, __doc__):
+        return 0
     nvml = _open_nvml()
     looks = _by_nvidia_smi() if nvml is None else _by_nvml(nvml)
     for look in looks:
@@ -187,4 +190,4 @@ def _by_nvidia_smi() -> Iterator[Look]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

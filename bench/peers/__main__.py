@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from bench.command import describe_machine, parse_comparison, run_command, say, write_record
+from bench.flag_help import FlagFormatter
 from bench.peers.burst_load import BurstLoad, add_flags
 from bench.peers.flat_sides import GOALS, JUDGED, OURS, SIDES, FlatFigures, Goal
 from bench.peers.side_fleet import Round, Side, run_rounds
@@ -181,6 +182,7 @@ def _row(name: str, figures: list[FlatFigures]) -> str:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
+        formatter_class=FlagFormatter,
         prog="python -m bench.peers",
         allow_abbrev=False,
         description="Compare the coordinator's CPU time per token over several transports.",

@@ -2,7 +2,7 @@
 
 import argparse
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.command import flag
+from bench.flag_help import add_fields
 from bench.workload import compose_user_conf, counting_answer, draw_prompts, read_answers, write_prompts
 from common.flags import FlagError
 from sut.settings import Scenario
@@ -20,13 +21,13 @@ class BurstLoad:
     """Requests that are all issued at once, for engines whose steps take no time."""
 
     in_flight: int = 2048
-    """Requests that all engines together run at once."""
+    """Requests that all engines together run at once, 1..--requests."""
     answer_tokens: int = 1024
-    """Mean length of an answer; lengths are uniform within a quarter of the mean."""
+    """Mean length of an answer in tokens, 4 or more; lengths are uniform within a quarter of it."""
     prompt_tokens: int = 256
-    """Length of each prompt."""
+    """Length of each prompt in tokens, 2 or more."""
     workers: int = 2
-    """Number of engines, one process each."""
+    """Number of engines, one process each, 1 or more."""
     requests: int = 2048
     """Number of requests in a round."""
 
@@ -53,8 +54,7 @@ class BurstLoad:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the fields of BurstLoad as flags with their default values."""
-    for field in fields(BurstLoad):
-        parser.add_argument(flag(field.name), type=int, default=field.default)
+    add_fields(parser, BurstLoad)
 
 
 class Answers(NamedTuple):

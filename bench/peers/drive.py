@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+from bench.flag_help import prints_usage
 from bench.peers import grpc_stream, http_sse
 from bench.peers.driver import Driver
 from bench.peers.requests import RequestDriver
@@ -65,5 +66,6 @@ async def run(config: RunConfig, transport: str) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    asyncio.run(run(parse(sys.argv[2:]), sys.argv[1]))
+    if not prints_usage(sys.argv[1:], __doc__):
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+        asyncio.run(run(parse(sys.argv[2:]), sys.argv[1]))

@@ -5,6 +5,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 
+from bench.flag_help import FlagFormatter
 from bench.peers import grpc_stream, http_sse, zmq_msgspec
 from bench.peers.streams import Streams
 from common.flags import add_flags
@@ -33,10 +34,14 @@ SERVE: dict[str, Serve] = {
 
 async def main(argv: list[str]) -> None:
     """Serve until killed; an exception in the engine or server ends the process."""
-    parser = argparse.ArgumentParser(prog="python -m bench.peers.serve", allow_abbrev=False)
-    parser.add_argument("transport", choices=list(SERVE))
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--tokens-per-message", type=int, default=1)
+    parser = argparse.ArgumentParser(
+        formatter_class=FlagFormatter, prog="python -m bench.peers.serve", allow_abbrev=False
+    )
+    parser.add_argument("transport", choices=list(SERVE), help="what carries the tokens")
+    parser.add_argument("--port", type=int, required=True, help="TCP port")
+    parser.add_argument(
+        "--tokens-per-message", type=int, default=1, help="tokens of a request in one message, 1 or more"
+    )
     add_flags(parser, CountingConfig)
     values = vars(parser.parse_args(argv))
     serve, port = SERVE[values.pop("transport")], values.pop("port")

@@ -17,6 +17,7 @@ from typing import cast
 
 import numpy as np
 
+from bench.flag_help import FlagFormatter
 from bench.intervals import mean_interval
 from bench.replay.recording import VOCAB_SIZE, Load, Replay, SubmittedPrompts, record, take
 from bench.replay.sender import sending
@@ -148,7 +149,7 @@ def measure_loads(
     max_share: float,
 ) -> int:
     """Measure the loads that the flags name; exit code 1 if an interval reaches beyond `max_share`."""
-    parser = argparse.ArgumentParser(prog=prog, description=text)
+    parser = argparse.ArgumentParser(formatter_class=FlagFormatter, prog=prog, description=text)
     parser.add_argument("--pairs", type=int, default=20, help="replays of each side, at least 2")
     parser.add_argument("--load", help="only the load whose name begins with this")
     parser.add_argument("--quick", action="store_true", help="one small load, without a goal")

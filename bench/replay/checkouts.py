@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.command import say
+from bench.flag_help import FlagFormatter
 from bench.intervals import mean_interval
 from bench.processes import ROOT
 from bench.replay.__main__ import LOADS, MIN_PAIRS
@@ -118,9 +119,11 @@ def _read(side: "subprocess.Popen[str]") -> list[int]:
 
 def main(argv: list[str]) -> int:
     """Compare with every load."""
-    parser = argparse.ArgumentParser(prog="python -m bench.replay.checkouts", description=__doc__)
+    parser = argparse.ArgumentParser(
+        formatter_class=FlagFormatter, prog="python -m bench.replay.checkouts", description=__doc__
+    )
     parser.add_argument("--old", type=Path, required=True, metavar="DIR", help="checkout with its .venv")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time of each load, in seconds")
     parser.add_argument("--pairs", type=int, default=6, help="pairs of processes, at least 2")
     parser.add_argument("--load", help="only the load whose name begins with this")
     flags = parser.parse_args(argv)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from bench.command import check_output, describe_machine, run_command, say, write_record
+from bench.flag_help import FlagFormatter
 from bench.processes import Processes, tail
 from common.flags import FlagError
 from sut.results.timing.requests_file import write_parquet
@@ -47,9 +48,11 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    parser = argparse.ArgumentParser(
+        formatter_class=FlagFormatter, prog="python -m bench.report", description=__doc__
+    )
     parser.add_argument("--requests", type=int, default=541_200, help="rows of requests.parquet")
-    parser.add_argument("--workers", type=int, default=72)
+    parser.add_argument("--workers", type=int, default=72, help="workers of the run")
     parser.add_argument(
         "--hours", type=float, default=1.0, help="length of the run: one row a worker and second"
     )

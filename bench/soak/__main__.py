@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.command import check_output, describe_machine, flag, run_command, say, write_record
+from bench.command import check_output, describe_machine, run_command, say, write_record
+from bench.flag_help import FlagFormatter, add_fields
 from bench.process_usage import Growth
 from bench.processes import Processes
 from bench.soak.soak_run import Leftover, Plan, Soak
@@ -121,14 +122,12 @@ def _value(args: argparse.Namespace, name: str) -> Any:
 
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.soak", allow_abbrev=False, description="Kill workers during a long run."
+        formatter_class=FlagFormatter,
+        prog="python -m bench.soak",
+        allow_abbrev=False,
+        description="Kill workers during a long run.",
     )
-    for field in dataclasses.fields(Plan):
-        name, default = flag(field.name), field.default
-        if isinstance(default, tuple):
-            parser.add_argument(name, type=type(default[0]), nargs=2, default=default)
-        else:
-            parser.add_argument(name, type=type(default), default=default)
+    add_fields(parser, Plan, {"step_ms": 2, "answer_tokens": 2})
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="file for all figures and samples")
     return parser.parse_args(argv)
 

@@ -37,19 +37,19 @@ class Plan:
     """Flags of a soak."""
 
     minutes: float = 30.0
-    """Time over which LoadGen issues queries."""
+    """Time over which LoadGen issues queries, in minutes, above 0."""
     workers: int = 64
-    """Number of worker processes."""
+    """Number of worker processes, 1..1000."""
     kill_every_s: float = 15.0
-    """Time between two kills."""
+    """Time between two kills in s, above 0."""
     target_qps: float = 30.0
-    """LoadGen's target_qps."""
+    """LoadGen's target_qps, above 0."""
     step_ms: tuple[float, float] = (200.0, 500.0)
-    """Bounds of a worker's random step time."""
+    """Bounds of a worker's random step time in ms, above 0."""
     answer_tokens: tuple[int, int] = (20, 60)
-    """Shortest and longest answer."""
+    """Shortest and longest answer in tokens, 2 or more."""
     sample_every_s: float = 5.0
-    """Time between two samples of the coordinator."""
+    """Time between two samples of the coordinator in s, above 0."""
     seed: int = 1
     """Seed of worker speeds, killed workers and pauses."""
 

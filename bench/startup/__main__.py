@@ -19,6 +19,7 @@ from typing import NamedTuple
 import grpc
 
 from bench.command import describe_commit, describe_machine, parse_comparison, run_command, say, write_record
+from bench.flag_help import FlagFormatter
 from bench.process_usage import read_usage
 from bench.processes import Processes, argv_of, tail
 from bench.runs import order_of
@@ -199,7 +200,9 @@ def _record(machine: dict[str, str], rounds: dict[str, list[Figures]]) -> dict[s
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(prog="python -m bench.startup", allow_abbrev=False, description=__doc__)
+    parser = Parser(
+        formatter_class=FlagFormatter, prog="python -m bench.startup", allow_abbrev=False, description=__doc__
+    )
     return parse_comparison(parser, argv, rounds=3, quick={"rounds": 1})
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.command import check_output, describe_machine, flag, run_command, say, write_record
+from bench.flag_help import FlagFormatter
 from bench.tail.policies import POLICIES, Policy, ours
 from bench.tail.virtual_replicas import Cost, Floats, Ints, draw_answer_lens, spread_speeds
 from common.flags import FlagError
@@ -47,12 +48,23 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.tail", description=__doc__)
-    parser.add_argument("--replicas", type=int, default=72, help="replicas of the fleet")
-    parser.add_argument("--beside", type=int, default=8, help="replicas of the small fleet to compare with")
-    parser.add_argument("--samples-per-replica", type=float, default=7_195.5, help="of both fleets")
-    parser.add_argument("--spread", type=float, default=0.15, help="fastest minus slowest speed, around 1")
-    parser.add_argument("--seeds", type=int, default=5, help="draws of all answer lengths")
+    parser = argparse.ArgumentParser(
+        formatter_class=FlagFormatter, prog="python -m bench.tail", description=__doc__
+    )
+    parser.add_argument("--replicas", type=int, default=72, help="replicas of the fleet, 1..1000")
+    parser.add_argument(
+        "--beside", type=int, default=8, help="replicas of the small fleet to compare with, 1..1000"
+    )
+    parser.add_argument(
+        "--samples-per-replica",
+        type=float,
+        default=7_195.5,
+        help="samples per replica of both fleets, 1..100000",
+    )
+    parser.add_argument(
+        "--spread", type=float, default=0.15, help="fastest minus slowest speed, around 1; 0..1"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="draws of all answer lengths, 1..100")
     parser.add_argument(
         "--emptying", type=float, nargs="*", default=[], help="also run ours with these LAST_OVER_MEAN"
     )

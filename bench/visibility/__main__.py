@@ -8,7 +8,6 @@ The TTFT of a pair counts only if the host of a virtual machine took next to no 
 requests decide about the 99th percentile.
 """
 
-import argparse
 import contextlib
 import math
 import random
@@ -33,6 +32,7 @@ from bench.command import (
     say,
     write_record,
 )
+from bench.flag_help import FlagFormatter
 from bench.fleet.fleet_run import NO_LIMIT_MS, READY_TIMEOUT_S, Goal
 from bench.intervals import mean_interval
 from bench.processes import (
@@ -219,13 +219,21 @@ def _parse(argv: list[str]) -> tuple[Plan, Path | None]:
     Raises:
         FlagError: Names flag, value and bound.
     """
-    parser = Parser(prog="python -m bench.visibility", allow_abbrev=False, description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--old", type=Path, metavar="DIR", help="checkout of the plain runs; default: this")
-    parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--queries-per-s", type=float, default=400.0)
-    parser.add_argument("--queries", type=int, default=10_000, help="of each run; LoadGen may issue more")
-    parser.add_argument("--step-ms", type=float, default=5.0, help="time of an engine step")
+    parser = Parser(
+        formatter_class=FlagFormatter,
+        prog="python -m bench.visibility",
+        allow_abbrev=False,
+        description=__doc__,
+    )
+    parser.add_argument(
+        "--old", type=Path, metavar="DIR", help="checkout of the plain runs (default this one)"
+    )
+    parser.add_argument("--workers", type=int, default=8, help="number of simulated engines")
+    parser.add_argument("--queries-per-s", type=float, default=400.0, help="LoadGen's target_qps")
+    parser.add_argument(
+        "--queries", type=int, default=10_000, help="queries of each run; LoadGen may issue more"
+    )
+    parser.add_argument("--step-ms", type=float, default=5.0, help="time of an engine step, in ms")
     args = parse_comparison(parser, argv, ROUNDS, QUICK)
     if args.rounds < 2:
         raise FlagError("--rounds", f"{args.rounds} is below 2: no interval")

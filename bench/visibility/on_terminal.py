@@ -11,11 +11,15 @@ import struct
 import sys
 import termios
 
+from bench.flag_help import prints_usage
+
 LINES, COLUMNS = 40, 120
 
 
 def main(argv: list[str]) -> int:
     """Run the coordinator."""
+    if prints_usage(argv, __doc__):
+        return 0
     reading, writing = os.openpty()
     fcntl.ioctl(writing, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
     if os.fork() == 0:

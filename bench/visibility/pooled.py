@@ -11,11 +11,14 @@ import sys
 from pathlib import Path
 
 from bench.command import say
+from bench.flag_help import prints_usage
 from bench.visibility.__main__ import Figures, compare, describe, judge
 
 
 def main(argv: list[str]) -> int:
     """Read the files, judge all pairs. Return 0: goals met, 1: one was missed."""
+    if prints_usage(argv, __doc__):
+        return 0
     read = [pair for name in argv for pair in json.loads(Path(name).read_text("utf-8"))["pairs"]]
     pairs = [(Figures(**pair["watched"]), Figures(**pair["plain"])) for pair in read]
     compared = compare(pairs)

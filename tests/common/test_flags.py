@@ -113,14 +113,26 @@ def test_the_file_has_the_same_keys() -> None:
     assert {*table, "num-polls"} == set(names(PollConfig))
 
 
-def test_help_has_the_default_and_the_placeholder() -> None:
-    """--help shows the sentence of the field with its default, and a placeholder by type or as declared."""
+def test_help_has_requirement_default_bound_and_placeholder() -> None:
+    """--help shows the sentence of a field with its facts, and a placeholder by type or as declared."""
     parser = Parser(prog="poll", allow_abbrev=False)
     add_flags(parser, PollConfig)
     shown = " ".join(parser.format_help().split())
-    assert "--poll-interval-s S time between two polls, in seconds; default 1.5" in shown
-    assert "--num-polls N polls in all; default no limit" in shown
-    assert "--hosts A[,B...] where to poll" in shown
+    assert "--poll-interval-s S time between two polls, in seconds (default 1.5; above 0)" in shown
+    assert "--num-polls N polls in all (default no limit; 1 or more)" in shown
+    assert "--hosts A[,B...] where to poll (required)" in shown
+    assert "--log FILE log file --quiet, --no-quiet log nothing (default off)" in shown
+
+
+def test_help_hides_what_a_program_refuses() -> None:
+    """A hidden flag is still parsed; one with a default of the program's own is not shown as required."""
+    parser = Parser(prog="poll", allow_abbrev=False)
+    add_flags(parser, PollConfig, {"hosts": ()}, hidden=["log", "quiet"])
+    shown = " ".join(parser.format_help().split())
+    assert "--hosts A[,B...] where to poll --" not in shown
+    assert shown.endswith("--hosts A[,B...] where to poll")
+    assert "--log" not in shown and "--quiet" not in shown
+    assert Path("x.log") == build(PollConfig, parser.parse_args(["--log", "x.log"])).log
 
 
 def test_a_refusal_is_one_line_whatever_a_name_holds() -> None:

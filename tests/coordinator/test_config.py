@@ -253,5 +253,5 @@ def test_help_tells_of_every_flag() -> None:
         "query_timeout_s": "3600.0",
         "on_overdue_query": "fail, accuracy report",
     }
-    assert [] == [name for name, end in ends.items() if not shown[name].endswith(f"; default {end}")]
+    assert [] == [name for name, end in ends.items() if f"(default {end}" not in shown[name]]
     assert "Server and Interactive need it" in shown["target_qps"]

@@ -55,7 +55,7 @@ def test_help_and_version(tmp_path: Path) -> None:
         (["synthetic", "--help"], "usage: tokenfleet synthetic ["),
         (["checkpoint-hash", "--help"], "usage: tokenfleet checkpoint-hash ["),
         (["synthetic", "dataset", "--help"], "usage: tokenfleet synthetic dataset ["),
-        (["probe", "--help"], "`tokenfleet probe [HOST:PORT] [SERVICE | --info | --load | --host]`"),
+        (["probe", "--help"], "usage: tokenfleet probe [HOST:PORT] [SERVICE | --info | --load | --host]\n"),
     ],
 )
 def test_usage_names_the_subcommand(tmp_path: Path, argv: list[str], usage: str) -> None:

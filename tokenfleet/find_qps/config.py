@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from common import config_file
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
 from coordinator.config import RunConfig, build_parser
 from coordinator.config import parse as parse_run
 from sut.settings import Scenario
+
+# Fields of a run whose flags a search refuses; _check_run has the reasons.
+REFUSED_FLAGS = ("accuracy", "audit_config", "compliance", "max_over_latency", "overwrite", "target_qps")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,19 +60,23 @@ def parse(argv: list[str]) -> tuple[FindQpsConfig, RunConfig]:
     Raises:
         ValueError: Names flag, value and bound.
     """
-    parser = Parser(
-        allow_abbrev=False,
-        add_help=False,
-        description="Find the highest target_qps that LoadGen calls VALID; accepts the flags of a run, too.",
-    )
-    add_flags(parser, FindQpsConfig)
+    config_file.refuse_printing(argv, "`tokenfleet run`")
     if {"-h", "--help"} & set(argv):
-        parser.print_help()
-        build_parser().parse_args(["--help"])
+        _help_parser().parse_args(["--help"])
+    parser = Parser(allow_abbrev=False, add_help=False)
+    add_flags(parser, FindQpsConfig)
     values, rest = parser.parse_known_args(argv)
     config, run = build(FindQpsConfig, values), parse_run(rest)
     _check_run(config, run)
     return config, run
+
+
+def _help_parser() -> Parser:
+    """Build the parser whose --help lists the flags of a run that a search accepts, then its own ones."""
+    description = "Find the highest target_qps that LoadGen calls VALID; takes flags of a run, too."
+    parser = build_parser(description=description, hidden=REFUSED_FLAGS, prints=False)
+    add_flags(parser.add_argument_group("flags of the search"), FindQpsConfig)
+    return parser
 
 
 def _check_run(config: FindQpsConfig, run: RunConfig) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from common.flags import FlagError, naming_flags
+from common.flags import FlagError
+from common.named_refusals import naming_flags
 from sut import dataset
 from sut.benchmark import BENCHMARK
 from sut.results.accuracy.accuracy_inputs import read_inputs

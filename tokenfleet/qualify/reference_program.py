@@ -13,12 +13,15 @@ from typing import Annotated
 
 import numpy as np
 
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, naming_output
-from common.signals import Interrupts
+from common import config_file
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.named_refusals import naming_output
+from common.signals import CLEAN_UP_S, Interrupts
 from sut import dataset
 from sut.dataset import Dataset
 from tokenfleet.engine_program import run_engine_program
 from tokenfleet.qualify.greedy_answers import REFERENCE_FORMAT, GreedyReference
+from worker.config import EngineKind
 from worker.config import parse as parse_worker
 from worker.engine_protocol import EngineInfo
 from worker.engines.vllm.engine_args import parse_engine_flags
@@ -37,7 +40,7 @@ class ReferenceConfig(Flags):
 
 def run_reference(argv: list[str]) -> int:
     """Run the program and return its exit code."""
-    Interrupts(ignores_later=True)
+    Interrupts(patience_s=CLEAN_UP_S)
     return run_engine_program("qualify reference", partial(_generate, argv))
 
 
@@ -52,13 +55,17 @@ def _generate(argv: list[str]) -> None:
         prog="tokenfleet qualify reference",
         allow_abbrev=False,
         description="Write greedy answers of vLLM's own LLM class.",
-        epilog="All other flags are the worker's and vLLM's: --model (required), --preset, --config, ...",
+        epilog="All other flags are the worker's and vLLM's: --model (required), --preset, --config, ... "
+        "Flags of the worker's port and of its replicas have no effect.",
     )
     add_flags(parser, ReferenceConfig)
+    config_file.refuse_printing(argv, "`tokenfleet worker`")
     values, rest = parser.parse_known_args(argv)
     config = build(ReferenceConfig, values)
     _check_output(config.output)
-    _, model, engine_argv = parse_worker(rest)
+    worker, model, engine_argv = parse_worker(rest)
+    if worker.engine is not EngineKind.VLLM:
+        raise FlagError("--engine", f"{worker.engine} has no LLM class: the answers are vLLM's")
     if model is None:
         raise FlagError("--model", "missing")
     data = dataset.load(config.input_file)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 from common.command_exit import end_command, run_command
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, naming_output
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.named_refusals import naming_output
 from common.text import print_table
 from sut.results.report.run_json import RunJson
 from tokenfleet.spans.sampled_requests import read_sample

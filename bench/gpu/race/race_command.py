@@ -4,15 +4,13 @@ import argparse
 import contextlib
 import dataclasses
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.command import check_above, check_at_least, describe_commit, describe_machine, flag, say
+from bench.command import describe_commit, describe_machine, say
 from bench.gpu.answers import Pipe
 from bench.gpu.figures import read_start
 from bench.gpu.found import Clock
@@ -21,49 +19,21 @@ from bench.gpu.model import check_place, write_full_size
 from bench.gpu.race.journal import Finals, Journal, Run, is_interrupted
 from bench.gpu.race.profile_files import write_profile
 from bench.gpu.race.race_file import Configuration, choose, read_race_file
+from bench.gpu.race.race_flags import RacePlan, parse
 from bench.gpu.race.race_table import HEAD, standing_lines, window_line
 from bench.gpu.race.steady_engine import RECORDED, SteadySpec
-from bench.gpu.race.steady_load import RaceLengths
 from bench.gpu.race.step_recording import WRITE_TIMEOUT_S, RecordingSpec
 from bench.gpu.watch import describe_gpus, last_used_mib, use_between, wait_free
 from bench.processes import Processes
-from common.flags import FlagError, Parser
+from common.signals import Interrupted
 from worker.engines.model.random_weights import EVEN_EXPERTS
 from worker.machine.nvml import process_tree
 
-RACE_FILE = Path(__file__).parent / "h200.toml"
 STOP_TIMEOUT_S = 60.0
 FREE_TIMEOUT_S = 60.0
 SPARE_MIB = 1024.0
 """Memory above that before the race with which a GPU counts as free."""
 POLL_S = 0.2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RacePlan(RaceLengths):
-    """Flags that make figures comparable; a journal holds runs of one plan."""
-
-    window_s: float = 30.0
-    """Length of a configuration's first window."""
-    other_window_s: float = 12.0
-    """Length of its other windows."""
-    settle_s: float = 4.0
-    """Time between a change of the number of requests and the window."""
-    requests_per_prefix: int = 8
-    """Requests that begin with the same tokens at the start; 1: each prompt is prefilled."""
-
-    def __post_init__(self) -> None:
-        """Check the bounds; FlagError names flag, value and bound."""
-        # No super(): slots=True creates a new class, so that super() without arguments fails.
-        RaceLengths.__post_init__(self)
-        check_above(self, "window_s", "other_window_s")
-        check_at_least(self, settle_s=0, requests_per_prefix=1)
-
-    @property
-    def lengths(self) -> RaceLengths:
-        """Return the lengths alone."""
-        names = [field.name for field in dataclasses.fields(RaceLengths)]
-        return RaceLengths(**{name: getattr(self, name) for name in names})
 
 
 def journal_plan(plan: RacePlan) -> dict[str, Any]:
@@ -158,9 +128,9 @@ class Race:
         except RuntimeError as error:
             result["failure"] = shortened(str(error))
             self._clock.say(f"{label}: failed: {result['failure']}")
-        except SystemExit as error:
-            # A signal: the windows so far are kept, and the run is made again.
-            result |= {"failure": "interrupted", "interrupted_with": error.code}
+        except Interrupted as interruption:
+            # The windows so far are kept, and the run is made again.
+            result |= {"failure": "interrupted", "interrupted_with": interruption.exit_code}
         result["seconds"] = time.monotonic() - begun_s
         result["start_log"] = read_start(log)
         return result
@@ -271,7 +241,7 @@ def _has_memory(pid: int) -> bool:
 def main(argv: list[str]) -> int:
     """Run the race. Return 0: nothing is left to run, 1: time was short or all runs failed, 2: bad input."""
     try:
-        asked, plan, finals = _parse(argv)
+        asked, plan, finals = parse(argv)
         names = (asked.profile, "--profile") if asked.profile else (asked.only, "--only")
         configurations = choose(read_race_file(asked.configs), *names)
         asked.journal.mkdir(parents=True, exist_ok=True)
@@ -314,7 +284,7 @@ def _profile(race: Race, configuration: Configuration, journal: Path) -> int:
     run = race.run(configuration, 1, lambda _: None) | {"plan": journal_plan(race.plan)}
     say(write_profile(run, race.logs, journal, race.model))
     if is_interrupted(run):
-        sys.exit(run["interrupted_with"])
+        raise Interrupted(run["interrupted_with"] - 128)
     return 1 if run["failure"] else 0
 
 
@@ -346,53 +316,5 @@ def _run_all(
         longest_s = max(longest_s, run["seconds"])
         journal.add(run, configurations, finals)
         if is_interrupted(run):
-            sys.exit(run["interrupted_with"])
+            raise Interrupted(run["interrupted_with"] - 128)
     return True
-
-
-def _absolute_path(text: str) -> Path:
-    """Return an absolute path: engines run in another directory."""
-    return Path(text).absolute()
-
-
-def _parse(argv: list[str]) -> tuple[argparse.Namespace, RacePlan, Finals]:
-    """Parse the command line.
-
-    Raises:
-        FlagError: Names flag, value and bound.
-    """
-    parser = Parser(prog="python -m bench.gpu race", allow_abbrev=False, description=__doc__)
-    fields = dataclasses.fields(RacePlan)
-    for field in fields:
-        parser.add_argument(
-            flag(field.name),
-            type=type(field.default),
-            default=field.default,
-            help=f"default: {field.default}",
-        )
-    parser.add_argument(
-        "--journal", type=_absolute_path, required=True, metavar="DIR", help="continued if it exists"
-    )
-    parser.add_argument("--configs", type=Path, default=RACE_FILE, metavar="FILE", help="the race file")
-    parser.add_argument("--only", default="", metavar="NAMES", help="configurations to run, with commas")
-    parser.add_argument("--profile", default="", metavar="NAME", help="record steps of this configuration")
-    parser.add_argument("--profile-steps", type=int, default=8, help="steps of each kind; default: 8")
-    parser.add_argument("--profile-max-steps", type=int, default=160, help="steps in all; default: 160")
-    parser.add_argument("--finalists", type=int, default=2, help="configurations to repeat; default: 2")
-    parser.add_argument("--final-runs", type=int, default=2, help="further runs of each; default: 2")
-    parser.add_argument("--gpu", type=int, help="index of the GPU; default: the CPU")
-    parser.add_argument(
-        "--model", type=_absolute_path, help="checkpoint; default: gpt-oss-120b, random weights"
-    )
-    parser.add_argument("--deadline-s", type=float, default=86_400.0, help="no run is to end after this time")
-    parser.add_argument("--load-timeout-s", type=float, default=300.0, help="default: 300")
-    parser.add_argument("--start-timeout-s", type=float, default=240.0, help="default: 240")
-    asked = parser.parse_args(argv)
-    check_at_least(asked, finalists=0, final_runs=0, profile_steps=1, profile_max_steps=1)
-    if asked.profile and asked.only:
-        raise FlagError("--profile", "records one configuration: leave --only out")
-    check_above(asked, "deadline_s", "load_timeout_s", "start_timeout_s")
-    if asked.gpu is not None and asked.gpu < 0:
-        raise FlagError("--gpu", f"{asked.gpu} is below 0")
-    plan = RacePlan(**{field.name: getattr(asked, field.name) for field in fields})
-    return asked, plan, Finals(num_finalists=asked.finalists, num_runs=asked.final_runs)

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.flag_help import prints_usage
 from bench.gpu.race.running_rows import RunningRows
 from bench.gpu.race.steady_load import RaceLengths, SteadyLoad
 from bench.gpu.race.step_log import WindowSetting, window_figures
@@ -72,6 +73,8 @@ class SteadySpec(NamedTuple):
 
 def main(argv: list[str]) -> int:
     """Load the engine and measure all windows."""
+    if prints_usage(argv, __doc__):
+        return 0
     answers = take_output()
     spec = SteadySpec.read(Path(argv[0]))
     begun_s = time.monotonic()

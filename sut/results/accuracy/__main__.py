@@ -8,7 +8,8 @@ import logging
 import sys
 
 from common.command_exit import end_command, run_command
-from common.flags import FlagError, naming_output
+from common.flags import FlagError
+from common.named_refusals import naming_output
 from common.signals import Interrupts
 from common.text import print_table
 from sut.log_files import REJECTED_PREFIX

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from common.atomic_files import whole_file
 from common.command_exit import BAD_INPUT
-from common.flags import FlagError, naming_output
+from common.flags import FlagError
+from common.named_refusals import naming_output
 from common.standard_streams import open_standard_streams
 from common.text import one_line, print_table, printable
 from sut.results.code_grading.program import GradingError
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("release", type=Path, nargs="+", help="files of the release, JSON lines or parquet")
-    parser.add_argument("--output", type=Path, required=True, help="file to write")
+    parser.add_argument("--output", type=Path, required=True, help="file to write (required)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     return parser
 

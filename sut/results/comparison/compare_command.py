@@ -12,7 +12,8 @@ from typing import Annotated
 
 from common.atomic_files import whole_file
 from common.command_exit import run_command
-from common.flags import Flag, FlagError, Flags, Parser, add_flags, build, naming_output
+from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
+from common.named_refusals import naming_output
 from common.text import print_table
 from sut.results.comparison.compared_runs import SIDE_ARGUMENT, read_sides
 from sut.results.comparison.comparison import Comparison, compare

@@ -79,7 +79,7 @@ def parse(argv: Sequence[str]) -> SubmissionFlags:
 
 
 _SET_HELP = "a field of systems/*.json or measurements.json; may be repeated"
-_SOURCE_HELP = "Git work tree with the commit that ran; default this checkout"
+_SOURCE_HELP = "Git work tree with the commit that ran (default this checkout)"
 _CALIBRATION_HELP = "text about the calibration of the quantization; required without --draft"
 _REHEARSAL_HELP = "accept engines, counts and durations that no submission may have"
 
@@ -87,13 +87,34 @@ _REHEARSAL_HELP = "accept engines, counts and durations that no submission may h
 def _parser() -> Parser:
     parser = Parser(prog="tokenfleet submission", description=_DESCRIPTION, allow_abbrev=False)
     add = parser.add_argument
-    add(RESULTS_FLAG, type=Path, nargs="+", required=True, metavar="DIR", help="output directories of runs")
-    add(OUTPUT_FLAG, type=Path, required=True, metavar="TREE", help="directory to write; must not exist")
-    add(ORIGINALS_FLAG, type=Path, metavar="DIR", help="whole accuracy logs; default TREE-originals")
+    add(
+        RESULTS_FLAG,
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="output directories of runs (required)",
+    )
+    add(
+        OUTPUT_FLAG,
+        type=Path,
+        required=True,
+        metavar="TREE",
+        help="directory to write; must not exist (required)",
+    )
+    add(ORIGINALS_FLAG, type=Path, metavar="DIR", help="whole accuracy logs (default TREE-originals)")
     names, default = "|".join(Division), Division.CLOSED
-    add("--division", type=one_of(Division), default=default, metavar=names, help=f"default {default}")
-    add("--submitter", required=True, metavar="ORG", help="name of the organization's folder")
-    add("--system", required=True, metavar="NAME", help="name of the system's folder and JSON file")
+    add(
+        "--division",
+        type=one_of(Division),
+        default=default,
+        metavar=names,
+        help=f"rules of the submission (default {default})",
+    )
+    add("--submitter", required=True, metavar="ORG", help="name of the organization's folder (required)")
+    add(
+        "--system", required=True, metavar="NAME", help="name of the system's folder and JSON file (required)"
+    )
     add(SET_FLAG, action="append", default=[], metavar="KEY=VALUE", help=_SET_HELP)
     add(SYSINFO_FLAG, type=Path, metavar="FILE", help="output of mlperf-sysinfo's profile inference")
     add(CALIBRATION_FLAG, type=Path, metavar="FILE", help=_CALIBRATION_HELP)
