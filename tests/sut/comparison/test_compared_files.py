@@ -148,3 +148,44 @@ def test_a_figure_that_some_runs_do_not_have_is_told(
     assert "tokens/s is left out: only 2 of 2 runs of A, 1 of 2 runs of B have it." in output
     assert "accuracy score" not in output
     assert "before the tail is left out" not in output
+
+
+def test_a_figure_that_one_side_does_not_have_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LoadGen gave no run of B a rate: the figure is not missing in silence."""
+    write_run(tmp_path / "a" / "0", server_record("a0", 0, 50.0))
+    loadgen = {"result_completed_samples_per_sec": 20.5}
+    write_run(tmp_path / "b" / "0", server_record("b0", 1, 50.0, loadgen=loadgen))
+    output = output_of(capsys, tmp_path / "a", tmp_path / "b")
+    assert "tokens/s is left out: only 1 of 1 runs of A, 0 of 1 runs of B have it." in output
+
+
+def test_work_is_the_same_however_it_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The order of the keys in a record says nothing."""
+    for name, generation in (("a", {"top_p": 1.0, "seed": 7}), ("b", {"seed": 7, "top_p": 1.0})):
+        write_run(tmp_path / name / "0", server_record(name, 0, 50.0, generation=generation))
+    assert "not of the same work" not in output_of(capsys, tmp_path / "a", tmp_path / "b")
+
+
+def test_a_check_that_failed_without_a_warning_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One INVALID run of one side: the check that made it so is named."""
+    for name, passed in (("a", True), ("b", False)):
+        checks = [{"name": "clock", "passed": passed, "warning": False}]
+        write_run(
+            tmp_path / name / "0",
+            server_record(name, 0, 50.0, verdict={"outcome": "VALID", "checks": checks}),
+        )
+    output = output_of(capsys, tmp_path / "a", tmp_path / "b")
+    assert "The check clock failed or warned in 0 of 1 runs of A, 1 of 1 runs of B." in output
+
+
+def test_schedules_of_different_rates_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A side whose runs have no rate, for example of an older tokenfleet, has none."""
+    for k, (name, rate) in enumerate((("a", 20.0), ("a", 20.5), ("b", None))):
+        bounds = {"result_completed_samples_per_sec": {"name": "target_qps", "value": rate}}
+        write_run(tmp_path / name / str(k), server_record(f"{name}{k}", k, 50.0, loadgen_bounds=bounds))
+    output = output_of(capsys, tmp_path / "a", tmp_path / "b")
+    assert "LoadGen's schedules had different rates, in queries/s: A had 20, 20.5; B had none." in output
