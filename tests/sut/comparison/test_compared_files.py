@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from common.flags import FlagError
 from sut.loadgen_conf import USER_FLAG, parse_conf
 from sut.results.comparison.compare_command import main
+from sut.results.comparison.compared_files import read_grading
 from sut.settings import Mode, Scenario
 from sut.user_conf import compose_user_conf
 from tests.sut.comparison.run_files import server_record, write_run
@@ -189,3 +191,40 @@ def test_schedules_of_different_rates_are_told(tmp_path: Path, capsys: pytest.Ca
         write_run(tmp_path / name / str(k), server_record(f"{name}{k}", k, 50.0, loadgen_bounds=bounds))
     output = output_of(capsys, tmp_path / "a", tmp_path / "b")
     assert "LoadGen's schedules had different rates, in queries/s: A had 20, 20.5; B had none." in output
+
+
+@pytest.mark.parametrize(
+    "name", ["reference_sha256", "tokenizer_sha256", "lcb_tests_sha256", "python_version", "ungraded"]
+)
+def test_each_condition_of_a_score_is_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Scores are not comparable if the data, the tokenizer, the tests or the Python differ."""
+    for side, value in (("a", ["x"]), ("b", ["y", "z"])):
+        run = write_run(tmp_path / side, server_record(side, 0, 50.0))
+        told = value if name == "ungraded" else value[0]
+        (run / "accuracy.json").write_text(json.dumps({"score_percent": 100.0, name: told}))
+    shown = "num_ungraded: A 1; B 2" if name == "ungraded" else f"{name}: A x; B y"
+    assert f"accuracy.json.{shown}" in output_of(capsys, tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize(("score", "accepted"), [(0, True), (100, True), (-0.001, False), (100.001, False)])
+def test_a_score_is_between_0_and_100(tmp_path: Path, score: float, accepted: bool) -> None:
+    """Both ends are scores; a report without a score has none."""
+    (tmp_path / "accuracy.json").write_text(json.dumps({"score_percent": score}))
+    if accepted:
+        assert score == read_grading(tmp_path, {}, "RUNS").score_percent
+    else:
+        with pytest.raises(FlagError, match=f"score_percent is {score}, not 0 to 100"):
+            read_grading(tmp_path, {}, "RUNS")
+    (tmp_path / "accuracy.json").write_text(json.dumps({"score_percent": None}))
+    assert read_grading(tmp_path, {}, "RUNS").score_percent is None
+
+
+def test_the_audit_configs_of_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the user.confs are."""
+    for side, value in (("a", 990), ("b", 991)):
+        run = write_run(tmp_path / side, server_record(side, 0, 50.0))
+        (run / "audit.config").write_text(f"*.*.accuracy_log_sampling_target = {value}\n")
+    output = output_of(capsys, tmp_path / "a", tmp_path / "b")
+    assert "audit.config.accuracy_log_sampling_target: A 990; B 991" in output
