@@ -2,14 +2,29 @@
 
 import json
 import platform
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from sut.results.accuracy import answer_reading
 from sut.results.accuracy.accuracy_report import AccuracyReport
-from sut.results.accuracy.answer_reading import AnswerReading, GradedRow, Miss, ProgramRows, ReadAnswer
+from sut.results.accuracy.answer_reading import (
+    AnswerReader,
+    AnswerReading,
+    GradedRow,
+    Miss,
+    ProgramRows,
+    ReadAnswer,
+)
 from sut.results.accuracy.data_sets import Extracted, Family, GroundTruth
+from sut.results.accuracy.detokenizer import Detokenizer
+from sut.results.accuracy.log_entries import LoggedAnswer
+from sut.results.accuracy.reference_data import read_reference
 from sut.results.accuracy.score import Score
+from sut.results.accuracy.scoring import no_judge
 from sut.results.code_grading.program import Program, ProgramOutcome, ProgramVerdict
+from tests.sut.accuracy_files import encode, write_reference, write_tokenizer
 
 AIME, GPQA, CODE = "aime25", "gpqa_diamond", "livecodebench_v6"
 RIGHT, WRONG = AnswerReading("1", True), AnswerReading("2", False)
@@ -216,3 +231,32 @@ def test_a_program_is_shown_by_its_hash_and_its_lines() -> None:
     """SHA-256 of "a" begins with ca978112; a lone surrogate, which a decoder may give, has a hash too."""
     assert "program ca978112 of 1 lines" == read(0, "a", "a").graded().official.shown
     assert "of 3 lines" in str(read(0, "a\nb\n\ud800", None).graded().official.shown)
+
+
+def test_programs_without_tests_are_not_graded() -> None:
+    """Each gets a verdict, so that its row is listed."""
+    programs = [Program(7, "question", "a"), Program(3, "question", "b")]
+    expected = [(7, ProgramOutcome.UNGRADED), (3, ProgramOutcome.UNGRADED)]
+    found = list(no_judge(programs))
+    assert expected == [(verdict.row, verdict.outcome) for verdict in found]
+    assert {"no file of tests was given"} == {verdict.reason for verdict in found}
+
+
+def test_each_of_many_answers_is_read_as_its_own_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five answers of 20 tokens are decoded two, two and one at a time, if 40 tokens are enough."""
+    monkeypatch.setattr(answer_reading, "_BATCH_TOKENS", 40)
+    truths = "ABCDA"
+    data = write_reference(tmp_path / "acc.parquet", [("gpqa_diamond", truth) for truth in truths])
+    tokenizer = Detokenizer(write_tokenizer(tmp_path / "tokenizer"))
+    reader = AnswerReader(read_reference(data), tokenizer, None, 200)
+    rows = (4, 2, 0, 1, 3)
+    # <|channel|>, 5 characters, <|message|>, 1 letter, 11 spaces, <|return|>.
+    texts = [f"<|channel|>final<|message|>{truths[row]}{11 * ' '}<|return|>" for row in rows]
+    answers = [
+        LoggedAnswer(entry, row, np.array(encode(text), np.int32))
+        for entry, (row, text) in enumerate(zip(rows, texts, strict=True))
+    ]
+    assert {20} == {len(answer.token_ids) for answer in answers}
+    found = list(reader.read(answers))
+    assert [(4, "A"), (2, "C"), (0, "A"), (1, "B"), (3, "D")] == [(one.row, one.official) for one in found]
+    assert all(one.graded().official.is_right for one in found)
