@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -14,41 +13,32 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bench.processes import ROOT, SIGNALS
+from bench.processes import ROOT
 from common.atomic_files import replace_files
 from common.flags import FlagError
+from common.signals import CLEAN_UP_S, Interrupted, Interrupts
 
 GIT_TIMEOUT_S = 10.0
-CLEAN_UP_S = 20.0
-"""Longer than the clean-up of a command that a signal ends."""
 _LIST_OF_NUMBERS = re.compile(r"\[\n[\s\d.,eE+-]+\]")
 
 
 def run_command(main: Callable[[list[str]], int]) -> None:
     """Run `main` and exit with its code; a signal raises an exception, so that context managers clean up.
 
-    A later signal within CLEAN_UP_S does nothing: it would cut off the clean-up and the figures that are
-    printed in it. `timeout -s INT` sends two, a person may press Ctrl-C again.
+    A later signal within CLEAN_UP_S would cut off the clean-up and the figures that are printed in it.
+    `timeout -s INT` sends two, a person may press Ctrl-C again.
     """
-    times_s: list[float] = []
-
-    def interrupt(signum: int, _: object) -> None:
-        times_s.append(time.monotonic())
-        if len(times_s) == 1 or times_s[-1] - times_s[0] > CLEAN_UP_S:
-            sys.exit(128 + signum)
-
-    for signum in SIGNALS:
-        signal.signal(signum, interrupt)
+    interrupts = Interrupts(patience_s=CLEAN_UP_S)
     started_s = time.monotonic()
     try:
         exit_code = main(sys.argv[1:])
     except OutputNotWritten as error:
         say(f"\n{error}")
         exit_code = 1
-    except SystemExit:
-        if times_s:
-            say("\ninterrupted")
-        raise
+    except Interrupted as interruption:
+        say("\ninterrupted")
+        sys.exit(interruption.exit_code)
+    interrupts.hold()
     say(f"\n{time.monotonic() - started_s:.0f} s in total")
     sys.exit(exit_code)
 

@@ -25,8 +25,6 @@ STOP_TIMEOUT_S = 3.0
 LOG_TAIL_CHARS = 2000
 SERVING_WORDS = "worker.server: serving"
 """Text that a worker logs once it is SERVING."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals that end the benchmark."""
 PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _LIBC = ctypes.CDLL(None)
 

@@ -1,6 +1,7 @@
 """Convert between numpy and Arrow through their buffers.
 
 pyarrow's own conversions import pandas when they are first used: half a second in which no other thread runs.
+Its casts import pyarrow.compute.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,12 @@ def to_arrow(values: NDArray[Any], known: NDArray[np.bool_] | None = None) -> pa
     buffer = pa.py_buffer(np.ascontiguousarray(values))
     valid = None if known is None else pa.py_buffer(np.packbits(known, bitorder="little"))
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [valid, buffer])
+
+
+def to_booleans(values: NDArray[np.bool_]) -> pa.Array:
+    """Convert truth values, (N,), to an Arrow array of bits."""
+    bits = pa.py_buffer(np.packbits(values, bitorder="little"))
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, bits])
 
 
 def to_texts(values: Sequence[str]) -> pa.Array:

@@ -7,16 +7,22 @@ background of a shell script.
 import asyncio
 import contextlib
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from types import FrameType
+from typing import Any, TypeVar
 
 SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 """SIGHUP: the terminal was closed."""
 SAME_CAUSE_S = 1.0
 """A signal within this time after the first is a duplicate: batch system and job script may both send it."""
+CLEAN_UP_S = 20.0
+"""Patience of programs that stop other programs, or print figures, after the first signal."""
 SIGNAL_POLL_S = 0.5
 """Longest blocking wait of the main thread: a signal delivered to another thread does not interrupt it."""
+_REPEAT_S = 0.01
+_T = TypeVar("_T")
 
 
 class Interrupted(BaseException):
@@ -63,23 +69,32 @@ class Interrupts:
 
     The first signal does not replace the handler: if two signals arrive together and the first one's handler
     installs another handler, Python prints that the exception was ignored and drops it.
+
+    Python also drops an exception that is raised while it runs a finalizer, for example during a garbage
+    collection, and passes it to sys.unraisablehook. Interrupted is then raised again a moment later.
     """
 
-    def __init__(self, *, ignores_later: bool = False) -> None:
+    def __init__(self, *, patience_s: float = SAME_CAUSE_S) -> None:
         """Install the handler.
 
         Args:
-            ignores_later: Ignore later signals, for programs whose clean-up is bounded in time.
+            patience_s: Time after the first signal in which later ones do nothing, because the program
+                cleans up; one that arrives after it ends the process at once.
         """
-        self._ignores_later = ignores_later
+        self._patience_s = patience_s
         self._held = False
         self._first_s: float | None = None
         self._first_signum = 0
+        self._report_unraisable = sys.unraisablehook
+        sys.unraisablehook = self._take_unraisable
         for signum in handled_signals():
             signal.signal(signum, self._take)
 
     def hold(self) -> None:
-        """Stop raising, because the program is already ending; a second signal still kills the process."""
+        """Stop raising, because the program is already ending, or calls `check`.
+
+        A later signal still ends the process.
+        """
         self._held = True
 
     def resume(self) -> None:
@@ -89,15 +104,84 @@ class Interrupts:
             Interrupted: A signal has arrived.
         """
         self._held = False
+        self.check()
+
+    def check(self) -> None:
+        """Raise if a signal has arrived, also while held.
+
+        Raises:
+            Interrupted: A signal has arrived.
+        """
         if self._first_s is not None:
             raise Interrupted(self._first_signum)
 
     def _take(self, signum: int, _: FrameType | None) -> None:
         if self._first_s is not None:
-            if not self._ignores_later and time.monotonic() - self._first_s > SAME_CAUSE_S:
+            if time.monotonic() - self._first_s > self._patience_s:
                 signal.signal(signum, signal.SIG_DFL)
                 signal.raise_signal(signum)
             return
         self._first_s, self._first_signum = time.monotonic(), signum
+        self._raise()
+
+    def _raise(self) -> None:
         if not self._held:
-            raise Interrupted(signum)
+            raise Interrupted(self._first_signum)
+
+    def _take_unraisable(self, lost: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(lost.exc_type, Interrupted):
+            self._report_unraisable(lost)
+            return
+        # Raised here it would be lost again: the finalizer has not returned.
+        signal.signal(signal.SIGALRM, lambda *_: self._raise())
+        signal.setitimer(signal.ITIMER_REAL, _REPEAT_S)
+
+
+def run_until_signal(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine on a new event loop; a signal cancels it and then reaches its handler as usual.
+
+    asyncio logs and drops what a signal handler raises in a callback of the loop, and keeps what it raises in
+    a task as the result of that task.
+
+    Raises:
+        Interrupted: A signal arrived, and its handler is that of Interrupts.
+
+    Thread: main.
+    """
+    handlers = {signum: signal.getsignal(signum) for signum in handled_signals()}
+    arrived: list[int] = []
+    try:
+        with asyncio.Runner() as runner:
+            return runner.run(_until(arrived, tuple(handlers), work))
+    finally:
+        with signals_held():
+            for signum, handler in handlers.items():
+                signal.signal(signum, handler)
+        for number in arrived[:1]:
+            signal.raise_signal(number)
+
+
+async def _until(arrived: list[int], signums: Sequence[int], work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine until a signal arrives, which is appended to `arrived`, also after the return.
+
+    Raises:
+        CancelledError: A signal has arrived.
+    """
+    loop, working = asyncio.get_running_loop(), asyncio.ensure_future(work)
+
+    def take(signum: int, _: FrameType | None) -> None:
+        arrived.append(signum)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(working.cancel)
+
+    for signum in signums:
+        # The loop then wakes also if another thread receives the signal.
+        loop.add_signal_handler(signum, lambda: None)
+        signal.signal(signum, take)
+    try:
+        return await working
+    finally:
+        with signals_held():
+            for signum in signums:
+                loop.remove_signal_handler(signum)
+                signal.signal(signum, take)

@@ -6,7 +6,6 @@ LoadGen cannot be aborted. Once its test has begun, a run that cannot continue e
 
 import contextlib
 import logging
-import os
 import threading
 import time
 import uuid
@@ -15,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import NoReturn
 
+from common.forced_end import end_after
 from common.signals import SIGNAL_POLL_S, Interrupted, Interrupts
 from common.standard_streams import leave
 from coordinator.config import RunConfig
@@ -233,13 +233,17 @@ class Execution:
             timeline.tick()
             self.times.begin_test()
             thread.start()
+            # An exception in the middle of a lock's own code would leave it held for ever.
+            self.services.interrupts.hold()
             while not self.end.wait(SIGNAL_POLL_S):
+                self.services.interrupts.check()
                 timeline.tick()
                 self.services.metrics.tick(readings.read)
                 if not self.services.view.is_on:
                     progress.tick()
                 self._check_logs(growth, expected.get())
                 self._check_latencies()
+            self.services.interrupts.resume()
             self.times.end_test()
             timeline.sample(time.monotonic_ns())
             self.services.metrics.tick(readings.read, last=True)
@@ -325,9 +329,7 @@ class Execution:
         workers are free before the first disk is waited for.
         """
         limits = self.end.limits(outcome)
-        timer = threading.Timer(limits.total_s, os._exit, (code,))
-        timer.daemon = True
-        timer.start()
+        end_after(limits.total_s, code)
         # The first signal asks for what already happens; a later one ends the process at once.
         self.services.interrupts.hold()
         self.services.view.close()

@@ -25,7 +25,7 @@ from common.child_process import child_command, child_environment
 from common.command_exit import BAD_INPUT, FAILED, end_command
 from common.config_file import ConfigFile
 from common.flags import FlagError, Parser, one_of
-from common.signals import Interrupted, Interrupts
+from common.signals import CLEAN_UP_S, Interrupted, Interrupts
 from common.standard_streams import open_standard_streams
 from coordinator.config import RunConfig, build_parser, expand, to_argv, to_config
 from coordinator.inputs import Inputs
@@ -274,8 +274,7 @@ def _report_worker_end(worker: LocalWorker, coordinator: ChildProcess, timeout_s
 def main(argv: list[str]) -> int:
     """Start the worker, run all scenarios and return the exit code."""
     open_standard_streams()
-    # Later signals are ignored: the clean-up after the first is bounded.
-    Interrupts(ignores_later=True)
+    Interrupts(patience_s=CLEAN_UP_S)
     try:
         config = parse(argv)
         log = config.runs[0].output_dir / "workers" / "worker.log"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from common.command_exit import BAD_INPUT, FAILED, end_command
 from common.open_files import raise_open_file_limit
-from common.signals import Interrupted, Interrupts
+from common.signals import CLEAN_UP_S, Interrupted, Interrupts
 from common.standard_streams import background_output
 
 
@@ -31,8 +31,7 @@ def run_resumable(name: str, program: Callable[[list[str]], int], argv: list[str
         argv: Its arguments.
     """
     raise_open_file_limit()
-    # Later signals are ignored: the clean-up after the first is bounded.
-    interrupts = Interrupts(ignores_later=True)
+    interrupts = Interrupts(patience_s=CLEAN_UP_S)
     with background_output() as stdout:
         code = _run(name, program, argv, interrupts)
     if stdout.failure is not None:

@@ -18,6 +18,7 @@ from bench.gpu.replay import Row, answer_plans, growth, parse_side, read_plan, s
 from bench.gpu.unstopped_worker import accept_no_stop_ids
 from sut import dataset
 from sut.dataset import Dataset
+from worker.engines.vllm.causes import CauseLog, with_type
 from worker.engines.vllm.compile_log import CompileLog
 from worker.engines.vllm.worker_extension import check_loads, check_loads_async
 
@@ -42,12 +43,16 @@ def main(argv: list[str]) -> int:
     engine_args = parse_engine_flags(engine_argv, args.model).engine_args
     data = dataset.load(args.data)
     params = partial(_params, args.temperature)
-    with closing(CompileLog()) as compile_log:
+    with closing(CauseLog(is_local=True)) as causes, closing(CompileLog()) as compile_log:
         num_compiled = partial(_num_compiled, compile_log)
-        if args.kind == "bare":
-            _serve_bare(engine_args, data, params, (answers, num_compiled))
-        else:
-            asyncio.run(_serve_async(engine_args, data, params, (answers, num_compiled)))
+        try:
+            if args.kind == "bare":
+                _serve_bare(engine_args, data, params, (answers, num_compiled))
+            else:
+                asyncio.run(_serve_async(engine_args, data, params, (answers, num_compiled)))
+        except (RuntimeError, ValueError) as error:
+            # The end of this process's output is the reason that bench.gpu gives.
+            sys.exit(f"engine failed: {causes.first() or with_type(error)}")
     return 0
 
 

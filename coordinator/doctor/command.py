@@ -5,7 +5,6 @@ needs --input-file and no worker. Exit codes: 0 no check failed, 1 a check faile
 signal's number if interrupted.
 """
 
-import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Annotated, NamedTuple
 from common import config_file
 from common.flags import Flag, Flags, add_flags, build
 from common.host_facts import nearest, read_disk_space, read_host_facts
-from common.signals import Interrupted, Interrupts, handled_signals
+from common.signals import Interrupts, run_until_signal
 from common.text import print_table
 from coordinator.config import RunConfig, build_parser, expand, to_config
 from coordinator.doctor.accelerators import diagnose_accelerators
@@ -69,37 +68,15 @@ def main(argv: list[str]) -> int:
     """
     Interrupts()
     order = parse(argv)
-    visits = [] if order.inputs_only else asyncio.run(_visit(order))
+    visits: list[Visit] = []
+    if not order.inputs_only:
+        visits = run_until_signal(visit_all(order.run.workers, order.access, order.timeout_s))
     rows, skipped = examine(order, visits)
     error = print_table(layout(rows, skipped))
     # A reader may close the pipe early.
     if error and not isinstance(error, BrokenPipeError):
         raise error
     return exit_code(rows)
-
-
-async def _visit(order: Order) -> list[Visit]:
-    """Visit the fleet.
-
-    Raises:
-        Interrupted: A signal arrived meanwhile.
-    """
-    loop = asyncio.get_running_loop()
-    signals: asyncio.Queue[int] = asyncio.Queue()
-    # If another thread receives the signal, Python's own handler waits until the loop wakes.
-    for signum in handled_signals():
-        loop.add_signal_handler(signum, signals.put_nowait, signum)
-    visiting = asyncio.ensure_future(visit_all(order.run.workers, order.access, order.timeout_s))
-    waiting = asyncio.ensure_future(signals.get())
-    # The other one is cancelled at the end of the loop.
-    await asyncio.wait({visiting, waiting}, return_when=asyncio.FIRST_COMPLETED)
-    if waiting.done():
-        raise Interrupted(waiting.result())
-    # The checks that follow run without the loop.
-    for signum in handled_signals():
-        loop.remove_signal_handler(signum)
-    Interrupts()
-    return visiting.result()
 
 
 def parse(argv: list[str]) -> Order:

@@ -177,7 +177,8 @@ def _row_groups(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
     num_tokens = 0
     for batch in batches:
         waiting.append(batch)
-        num_tokens += len(batch["tokens"].flatten())
+        # Not flatten(): it imports pyarrow.compute, and a run that leaves has no time for an import.
+        num_tokens += len(batch["tokens"].values)
         if num_tokens >= _ROW_GROUP_TOKENS:
             yield pa.Table.from_batches(waiting)
             waiting, num_tokens = [], 0

@@ -94,8 +94,8 @@ class Setup:
         return required_settings(self.scenario, self.mode, self.compliance_test, is_audited=is_audited)
 
 
-# Unknown settings count as the required ones; this one makes LoadGen log every answer.
-_LOGGING_REQUIREMENTS = (Requirement("effective_accuracy_log_sampling_target", 1, is_minimum=True),)
+# Unknown settings count as the required ones; with this one LoadGen logs every answer.
+_ANSWER_LOGGING = {"effective_accuracy_log_sampling_target": 1}
 
 
 def deviations(detail: DetailLog, setup: Setup) -> list[str]:
@@ -115,12 +115,8 @@ def deviations_before_run(settings: LoggedSettings, setup: Setup) -> list[str]:
         settings: LoadGen's settings that are known so far, by key of the detail log.
         setup: Flags, files and workers.
     """
-    unknown = {
-        requirement.key: requirement.value
-        for requirement in (*setup.requirements, *_LOGGING_REQUIREMENTS)
-        if requirement.key not in settings
-    }
-    return deviations(DetailLog(unknown | dict(settings), []), setup)
+    required = {requirement.key: requirement.value for requirement in setup.requirements}
+    return deviations(DetailLog({**required, **_ANSWER_LOGGING, **settings}, []), setup)
 
 
 def _setup_deviations(setup: Setup) -> list[str]:

@@ -1,6 +1,7 @@
 """bench.gpu: what the command plans, computes and rejects, and a run with vLLM on a CPU."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -371,6 +372,20 @@ def test_a_bad_flag_is_named_in_one_line(
     """The command exits with code 2, and the last line names flag and value."""
     assert 2 == main([word.format(checkpoint=checkpoint) for word in flags])
     assert named in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.vllm
+@pytest.mark.long
+def test_the_bare_engine_says_why_it_did_not_load(tmp_path: Path, checkpoint: Path) -> None:
+    """The reason is what vLLM's engine core logged, not that it failed; the command exits with code 1."""
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint, model, ignore=shutil.ignore_patterns("*.safetensors"))
+    argv = ["bench.gpu", "offline", "--model", str(model), "--sides", "bare", "--requests", "8"]
+    argv += ["--rounds", "1", "--turns", "1", "--", "--load-format", "safetensors"]
+    done = run_bench(argv, timeout_s=300)
+    assert 1 == done.returncode, done.stdout + done.stderr
+    (failed,) = [line for line in done.stdout.splitlines() if line.startswith("1-bare: ")]
+    assert "engine failed: RuntimeError: Cannot find any model weights with `" in failed
 
 
 @pytest.mark.vllm

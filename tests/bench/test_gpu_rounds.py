@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from bench.gpu.sides import SIDES, InProcess
 from bench.gpu.watch import wait_free
 from bench.processes import Processes, read_tree_cpu
 from common.flags import FlagError
+from common.signals import Interrupted
 from tests.bench.outliving import children, runs
 from tests.fleet import ROOT
 
@@ -160,8 +162,12 @@ def test_an_interrupted_command_prints_what_it_has(
     command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal in ours' first round: the file has bare's, marked as incomplete, and the table is printed."""
-    monkeypatch.setattr(Ours, "run", lambda *_: sys.exit(130))
-    with pytest.raises(SystemExit):
+
+    def interrupted(*_: object) -> None:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr(Ours, "run", interrupted)
+    with pytest.raises(Interrupted):
         command.run()
     assert ["bare"] == [one["side"] for one in command.record["rounds"]]
     assert not command.record["is_complete"]

@@ -26,6 +26,7 @@ from bench.gpu.race.step_log import (
 )
 from common.flags import FlagError
 from tests.bench.outliving import run_bench
+from worker.engines.model.preset import read_preset
 
 RESULTS = Path(__file__).parents[2] / "bench/results"
 ABBA = Finals(num_finalists=2, num_runs=2)
@@ -235,6 +236,20 @@ def test_a_stored_race_continues_with_its_race_file(race_file: str, results: str
     journal = Journal(RESULTS / results, journal_plan(RacePlan()))
     journal.check(configurations)
     assert following == journal.next(configurations, ABBA)[0]
+
+
+def test_the_race_of_presets_has_their_flags() -> None:
+    """Each preset's configuration has its flags and rows as sequences; the winner has those for Offline."""
+    by_name = {one.name: one for one in read_race_file(RACE_FILE.with_name("h200_seed_presets.toml"))}
+    presets = {"winner": "h200_tp1_offline", "throughput": "throughput", "latency": "latency"}
+    assert presets.keys() == by_name.keys()
+    for name, preset_name in presets.items():
+        expected = read_preset(preset_name)
+        expected.pop("prefill-group-tokens", None)
+        one = by_name[name]
+        assert expected.pop("max-num-seqs") == one.rows[0]
+        common = {"load-format": "dummy", "tensor-parallel-size": 1, "disable-log-stats": True}
+        assert expected | common == one.flags
 
 
 def test_runs_of_another_gpu_or_vllm_do_not_share_a_journal(tmp_path: Path) -> None:

@@ -37,6 +37,12 @@ ROWS: dict[str, tuple[tuple[str, str, str], tuple[str | None, bool], tuple[str |
         (None, False),
         "no final message: the official evaluator reads the whole text",
     ),
+    "a wrong answer cut at the budget": (
+        (AIME, "13", ANALYSIS + r"I think \boxed{12}, but wait"),
+        ("12", False),
+        (None, False),
+        "no final message: the official evaluator reads the whole text",
+    ),
     "above 999": ((AIME, "1000", final(r"\boxed{1000}")), (None, False), (None, False), ""),
     "a letter": ((GPQA, "C", final("C")), ("C", True), ("C", True), ""),
     "a bold letter": ((GPQA, "b", final("**Answer: B**")), ("B", True), ("B", True), ""),
@@ -77,6 +83,18 @@ ROWS: dict[str, tuple[tuple[str, str, str], tuple[str | None, bool], tuple[str |
         "",
     ),
     "nothing": ((GPQA, "D", final("I do not know")), (None, False), (None, False), ""),
+    "no letter, cut at the budget": (
+        (GPQA, "D", ANALYSIS + "It may be so, or it may not."),
+        (None, False),
+        (None, False),
+        "",
+    ),
+    "no letter, one token below the budget": (
+        (GPQA, "D", ANALYSIS + "It may be so, or it may not"),
+        (None, False),
+        (None, False),
+        "",
+    ),
     "an empty answer": ((GPQA, "D", ""), (None, False), (None, False), ""),
 }
 
@@ -86,8 +104,8 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Score all rows once."""
     directory = tmp_path_factory.mktemp("rows")
     flags = write_case(directory, [row for row, *_ in ROWS.values()])
-    # A byte a token: the truncated answer is 46 bytes and 2 special tokens long.
-    assert main([*flags, "--max-new-tokens=46"]) == 3
+    # A byte a token: "<|channel|>", "analysis", "<|message|>" and 28 characters are 1 + 8 + 1 + 28 tokens.
+    assert main([*flags, "--max-new-tokens=38"]) == 3
     found: dict[str, Any] = json.loads((directory / "accuracy.json").read_text())
     return found | {"text": (directory / "accuracy.txt").read_text()}
 
@@ -113,24 +131,27 @@ def test_both_readings_of_a_row(report: dict[str, Any], name: str) -> None:
 
 
 def test_the_score_weighs_data_sets_by_their_repeats(report: dict[str, Any]) -> None:
-    """3 of 7 AIME rows and 3 of 10 GPQA rows are right: (3/8 + 3/5) / (7/8 + 10/5) = 0.975 / 2.875."""
+    """3 of 8 AIME rows and 3 of 12 GPQA rows are right: (3/8 + 3/5) / (8/8 + 12/5) = 0.975 / 3.4."""
     assert report["per_dataset"] == {
-        AIME: {"correct": 3, "total": 7, "repeats": 8, "ungraded": 0},
-        GPQA: {"correct": 3, "total": 10, "repeats": 5, "ungraded": 0},
+        AIME: {"correct": 3, "total": 8, "repeats": 8, "ungraded": 0},
+        GPQA: {"correct": 3, "total": 12, "repeats": 5, "ungraded": 0},
     }
-    # 0.975 / 2.875 = 39 / 115.
-    assert report["score_percent"] == pytest.approx(3900 / 115)
-    assert report["text"].endswith("\n'exact_match': 33.913\n")
+    # 0.975 / 3.4 = 39 / 136.
+    assert report["score_percent"] == pytest.approx(3900 / 136)
+    assert report["text"].endswith("\n'exact_match': 28.676\n")
     assert (report["passed"], report["target_percent"]) == (False, 82.2987)
-    # Right by the second opinion: 5 of AIME's, all but the truncated one and the one above 999; 8 of GPQA's.
+    # Right by the second opinion: 5 of AIME's, all but the two truncated and the one above 999; 8 of GPQA's.
     second = report["second_opinion"]
-    assert second["score_percent"] == pytest.approx((5 / 8 + 8 / 5) / 2.875 * 100)
+    assert second["score_percent"] == pytest.approx((5 / 8 + 8 / 5) / 3.4 * 100)
     assert second["method"] == "text"
 
 
 def test_misses_have_a_reason(report: dict[str, Any]) -> None:
-    """A miss is unparsed, wrong, or truncated at the budget."""
+    """A miss is unparsed, wrong, or truncated: as long as the budget and not ended by a stop id.
+
+    The truncated answer that is right is no miss; the longer ones that <|return|> ends are not truncated.
+    """
     assert report["misses"] == {
-        AIME: {"unparsed": 3, "wrong": 1},
-        GPQA: {"unparsed": 5, "wrong": 2},
+        AIME: {"truncated": 1, "unparsed": 3, "wrong": 1},
+        GPQA: {"truncated": 1, "unparsed": 6, "wrong": 2},
     }

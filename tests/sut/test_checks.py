@@ -1,6 +1,7 @@
 """Checks with numeric bounds (LoadGen's rates, pauses, the clock) and checks that never fail."""
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +9,28 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sut.benchmark import MeanBounds
 from sut.results.checks import (
     MAX_NAMED_ANSWERS,
     Counts,
     ShortAnswer,
     VerdictCheck,
+    accuracy_score,
     clock,
+    compiled_kernels,
     continuation,
     degenerate_answers,
     equal_execution,
+    loadgen_result,
     loadgen_tokens,
+    output_length,
     pauses,
     short_answers,
     tokens,
     worker_warnings,
 )
-from sut.results.logs import DetailLog
+from sut.results.compilations import WorkerCompilations
+from sut.results.logs import AccuracyLog, DetailLog
 from sut.results.telemetry import ClockFigures, CoreFigures, Pauses
 from sut.results.verdict import Outcome
 from sut.settings import Mode
@@ -97,6 +104,73 @@ def test_a_performance_run_whose_tokens_were_not_compared_is_a_warning() -> None
     assert "ok  " == loadgen_tokens(DetailLog({}, []), OFFLINE, counts()).mark
 
 
+def test_a_rate_of_zero_is_not_compared() -> None:
+    """A Server run of one query has (1 - 1) / T = 0 samples/s, by which no number of tokens is computed."""
+    check = loadgen_tokens(rates(1, 5, 1.0, offline=False), SERVER, counts())
+    assert (True, "LoadGen printed no rates to compare with") == (check.passed, check.seen)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("result_perf_constraints_met", "result_min_duration_met", "result_min_queries_met"),
+        "early_stopping_met",
+    ],
+)
+def test_each_condition_that_a_run_does_not_meet_is_named(key: str) -> None:
+    """LoadGen's four conditions for VALID are named by their keys if they are false, and only then."""
+    values: dict[str, object] = {"result_validity": "INVALID", key: False}
+    assert VerdictCheck("loadgen_result", False, f"INVALID (not {key})") == loadgen_result(
+        DetailLog(values, [])
+    )
+    met = DetailLog({"result_validity": "VALID", key: True}, [])
+    assert VerdictCheck("loadgen_result", True, "VALID") == loadgen_result(met)
+
+
+def test_early_stopping_is_explained_only_where_loadgen_gives_no_other_reason() -> None:
+    """Its texts for TTFT and for TPOT are the reason of a run that only early stopping makes INVALID."""
+    values: dict[str, object] = {
+        "result_validity": "INVALID",
+        "early_stopping_ttft_result": " * TTFT ran short.\n",
+        "early_stopping_tpot_result": " * TPOT ran short.\n",
+    }
+    stopped = values | {"early_stopping_met": False}
+    assert "INVALID (TTFT ran short, TPOT ran short, not early_stopping_met)" == (
+        loadgen_result(DetailLog(stopped, [])).seen
+    )
+    told = stopped | {"result_invalid_reason": "Min duration"}
+    assert "INVALID (Min duration, not early_stopping_met)" == loadgen_result(DetailLog(told, [])).seen
+    assert "INVALID" == loadgen_result(DetailLog(values, [])).seen
+
+
+def test_engines_that_do_not_tell_their_tokens_fail_the_check() -> None:
+    """Equal sums prove nothing if a worker's own count is missing from them: the check fails and says so."""
+    silent = tokens(counts(num_silent=2))
+    assert not silent.passed
+    assert silent.seen.endswith("dropped 0, 2 workers did not report how many tokens their engines produced")
+    assert tokens(counts()).seen.endswith("reported 6, dropped 0")
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "num_entries", "passed"), [(3, 1, False), (4, 1, True), (12, 3, True), (0, 0, False)]
+)
+def test_the_mean_answer_is_over_the_entries_of_the_log(
+    num_tokens: int, num_entries: int, passed: bool
+) -> None:
+    """Tokens are bytes / 4, and both bounds are inclusive; a log without entries has a mean of 0."""
+    log = AccuracyLog(Counter(range(num_entries)), num_tokens, 4 * num_tokens, is_whole=True)
+    mean = {(3, 1): "3.00", (4, 1): "4.00", (12, 3): "4.00", (0, 0): "0.00"}[num_tokens, num_entries]
+    expected = VerdictCheck("output_length", passed, f"mean answer {mean} tokens of 4.0 to 4.0")
+    assert expected == output_length(log, MeanBounds(4.0, 4.0))
+
+
+@pytest.mark.parametrize(("score", "passed"), [(82.2987, True), (82.2986, False), (100.0, True)])
+def test_a_score_passes_at_the_target(score: float, passed: bool) -> None:
+    """The smallest score of a submission passes."""
+    expected = VerdictCheck("accuracy", passed, f"score {score:.4f}, at least 82.2987 needed")
+    assert expected == accuracy_score(score, 82.2987)
+
+
 def test_tokens_of_lost_streams_and_of_moved_requests_are_accounted_for() -> None:
     """Tokens of lost streams are added to those produced, dropped tokens to those reported."""
     # 6 reported and 2 dropped are 8 received: 5 of engines that answered, 3 on lost streams.
@@ -111,6 +185,9 @@ def test_tokens_of_lost_streams_and_of_moved_requests_are_accounted_for() -> Non
 def test_a_continued_run_is_valid_and_says_so(tmp_path: Path) -> None:
     """Losses and continued requests give a warning in a VALID run; without them there is no warning."""
     assert continuation(counts()).mark == "ok  "
+    assert ["warn", "warn"] == [
+        continuation(counts(**{name: 1})).mark for name in ("num_losses", "num_continued")
+    ]
     verdict = verdict_of(tmp_path, PERFORMANCE, counts={"num_losses": 1, "num_continued": 3})
     assert verdict.outcome is Outcome.VALID
     expected = VerdictCheck(
@@ -180,6 +257,8 @@ def test_a_clock_may_drift_as_fast_as_it_is_slewed() -> None:
 def test_a_clock_that_was_not_seen_twice_is_told() -> None:
     """With a single reading the check passes with a warning."""
     assert look(num_looks=1) == VerdictCheck("clock", True, "1 readings, too few to compare", warning=True)
+    assert "ok  " == look(num_looks=2).mark
+    assert not look(num_looks=2, worst_step_ns=5_000_001).passed
 
 
 DEGENERATE = {"num_issued": 200, "num_done": 200, "num_distinct": 200}
@@ -219,17 +298,32 @@ def test_answers_of_an_engine_that_computes_nan_make_the_run_invalid(tmp_path: P
     assert "--random-weights: the answers are those of no trained model" in verdict.deviations
 
 
+def test_kernels_compiled_in_the_run_are_a_warning() -> None:
+    """One worker of several that compiled is enough; none that did, or none that tells, is no warning."""
+    idle = WorkerCompilations("a:1", 0, 0, 0, ())
+    busy = WorkerCompilations("b:2", 1, 0, 12, ("gemm",))
+    check = compiled_kernels(Counts(**(COUNTS | {"num_workers": 2, "compilations": (idle, busy)})))
+    seen = "1 kernels were compiled inside the run on 1 of 2 workers, for 12 ms on b:2: gemm"
+    assert VerdictCheck("compiled_kernels", True, seen, warning=True) == check
+    quiet = compiled_kernels(Counts(**(COUNTS | {"num_workers": 1, "compilations": (idle,)})))
+    seen = "no kernel was compiled inside the run"
+    assert VerdictCheck("compiled_kernels", True, seen) == quiet
+    assert not compiled_kernels(counts(num_workers=1)).warning
+
+
 def test_short_answers_beyond_the_named_are_counted() -> None:
     """Each named answer has its sample, worker and length; the others are one number."""
     named = tuple(ShortAnswer(sample, "a:1", 1) for sample in range(MAX_NAMED_ANSWERS))
     seen = short_answers(Counts(**(COUNTS | {"num_short": 23, "short_answers": named}))).seen
     assert seen.startswith("23 answers of 0 or 1 tokens (sample 0 of a:1: 1, sample 1 of a:1: 1, ")
     assert seen.endswith(", sample 19 of a:1: 1 and 3 more)")
+    assert "ok  " == short_answers(counts(num_short=0)).mark
 
 
 def test_workers_that_execute_differently_are_a_warning() -> None:
     """Parallel sizes, backends and batch limits may differ: the line names them, and the run stays VALID."""
-    assert equal_execution(counts()).mark == "ok  "
+    seen = "parallel sizes, backends and batch limits are equal"
+    assert VerdictCheck("equal_execution", True, seen) == equal_execution(counts())
     differing = ("block_size: 16 at a:1, 32 at b:2", "max_num_seqs: 8 at a:1, 9 at b:2")
     seen = "block_size: 16 at a:1, 32 at b:2; max_num_seqs: 8 at a:1, 9 at b:2"
     expected = VerdictCheck("equal_execution", True, seen, warning=True)

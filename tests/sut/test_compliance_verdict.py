@@ -1,5 +1,6 @@
 """Compliance tests of runs that exist: value, coverage and the files that the submission checker reads."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sut.benchmark import BENCHMARK
 from sut.byte_tokenizer import CHANNEL, MESSAGE, RETURN, encode, write_tokenizer
 from sut.results.compliance.__main__ import main
 from sut.results.compliance.compliance_verdict import LengthFigures, decide
-from sut.results.compliance.verification_text import output_length_text
+from sut.results.compliance.verification_text import accuracy_text, output_length_text
 from tests.sut.handmade_logs import accuracy_line
 
 TEST07, TEST09 = (BENCHMARK.compliance_test_named(name) for name in ("TEST07", "TEST09"))
@@ -55,6 +56,42 @@ def test_every_sample_must_be_in_the_log_once() -> None:
     assert output_length_text(verdict, of_mean(0)).splitlines()[-1] == "TEST FAIL"
 
 
+def test_figures_of_few_answers_are_theirs() -> None:
+    """One answer has its own length as mean; without answers mean and deviation are 0."""
+    assert (7.0, 0.0) == (LengthFigures([0], [7]).mean, LengthFigures([0], [7]).deviation)
+    assert (0.0, 0.0) == (LengthFigures([], []).mean, LengthFigures([], []).deviation)
+
+
+def test_a_sample_that_is_twice_in_the_log_is_counted() -> None:
+    """Two entries are more than once, as three are."""
+    assert [
+        "1 of 4 samples are missing, first sample 3",
+        "2 of 4 samples are in the log more than once, first sample 1",
+        "1 of 4 samples are not one of 0..3, first sample -1",
+    ] == LengthFigures([2, 1, 0, 2, 1, 1, -1], [1] * 7).gaps(4)
+    assert [] == LengthFigures([3, 1, 0, 2], [1] * 4).gaps(4)
+
+
+def test_the_verdict_in_json_has_value_bounds_and_log() -> None:
+    """Format 1: whoever reads it finds what was decided, by which bounds, and over which log."""
+    verdict = decide(TEST07, LengthFigures(range(989), [9] * 989), 60.5, ["the run is INVALID: why"], "ab")
+    assert {
+        "format": 1,
+        "test": "TEST07",
+        "passed": False,
+        "value": 60.5,
+        "bounds": [60.698, 100.0],
+        "num_samples": 989,
+        "num_expected": 990,
+        "reasons": [
+            "the run is INVALID: why",
+            "1 of 990 samples are missing, first sample 989",
+            "the score is 60.500, not in 60.698 to 100.0",
+        ],
+        "log_sha256": "ab",
+    } == json.loads(verdict.to_json())
+
+
 @pytest.mark.parametrize(
     "score, passed", [(60.698, True), (60.697, False), (100.0, True), (0.0, False), (None, False)]
 )
@@ -81,6 +118,38 @@ def test_the_text_of_test09_has_the_official_figures() -> None:
         "",
         "TEST PASS",
     ]
+
+
+def test_the_text_of_a_failed_test_has_its_reasons() -> None:
+    """A log without answers: no length is longest, the mean is below its bound, each reason is a line."""
+    figures = LengthFigures([], [])
+    text = output_length_text(decide(TEST09, figures, None, [], ""), figures)
+    assert text.splitlines()[2:6] == [
+        *("Total samples: 0", "Mean output tokens: 0.00", "Min output tokens: 0", "Max output tokens: 0"),
+    ]
+    assert text.endswith(
+        "\nMin check pass: False\nMax check pass: True\n"
+        "Not passed: 6396 of 6396 samples are missing, first sample 0\n"
+        "Not passed: the mean answer length is 0.000, not in 1150.38 to 1406.02\n\nTEST FAIL\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("score", "shown", "passed"), [(60.698, "60.698", True), (60.69749, "60.697", False)]
+)
+def test_the_text_of_test07_has_the_score(score: float, shown: str, passed: bool) -> None:
+    """What scoring has printed, then the score and the threshold, which it may equal."""
+    verdict = decide(TEST07, LengthFigures(range(NUM_GPQA), [9] * NUM_GPQA), score, [], "")
+    reasons = [] if passed else ["Not passed: the score is 60.697, not in 60.698 to 100.0"]
+    assert accuracy_text(verdict, "one\ntwo\n").split("\n") == [
+        *("one", "two", "", "TEST07: score of the answers", "", f"Accuracy score: {shown}"),
+        *("Accuracy threshold: 60.698", f"Accuracy check pass: {passed}", *reasons, ""),
+        "TEST PASS" if passed else "TEST FAIL",
+        "",
+    ]
+    ungraded = decide(TEST07, LengthFigures(range(NUM_GPQA), [9] * NUM_GPQA), None, [], "")
+    text = "Accuracy score: none\nNot passed: there is no score\n\nTEST FAIL\n"
+    assert text == accuracy_text(ungraded, "one\n")
 
 
 def gpqa_run(directory: Path, num_right: int, outcome: str = "NOT_GRADED", num_logged: int = 990) -> Path:
@@ -128,6 +197,32 @@ def test_the_command_scores_test07(tmp_path: Path, num_right: int, code: int, sc
     assert (verdict["bounds"], verdict["num_samples"], verdict["num_expected"]) == ([60.698, 100], 990, 990)
 
 
+def test_a_run_may_be_judged_again(tmp_path: Path) -> None:
+    """The log has the SHA-256 that run.json names: both calls decide, and the second replaces the files."""
+    run_dir = gpqa_run(tmp_path, 601)
+    log = run_dir / "mlperf_log_accuracy.json"
+    record = json.loads((run_dir / "run.json").read_text())
+    record["files_sha256"] = {log.name: hashlib.sha256(log.read_bytes()).hexdigest()}
+    (run_dir / "run.json").write_text(json.dumps(record))
+    assert [0, 0] == [judge(run_dir), judge(run_dir)]
+
+
+def test_the_command_decides_test09(tmp_path: Path) -> None:
+    """6,396 answers of 2 tokens: the text has their mean, compliance.json the value; the test fails."""
+    run_dir = tmp_path / "TEST09"
+    run_dir.mkdir()
+    (run_dir / "run.json").write_text(json.dumps({"verdict": {"outcome": "INVALID", "reason": "short"}}))
+    rows = ",\n".join(accuracy_line(row, "0100000002000000", 2) for row in range(6396))
+    (run_dir / "mlperf_log_accuracy.json").write_text(f"[\n{rows}\n]\n")
+    assert 3 == main([str(run_dir)])
+    text = (run_dir / "verify_output_len.txt").read_text()
+    assert "\nMean output tokens: 2.00\n" in text
+    assert text.endswith("\nTEST FAIL\n")
+    verdict = json.loads((run_dir / "compliance.json").read_text())
+    assert (False, 2.0, 6396) == (verdict["passed"], verdict["value"], verdict["num_samples"])
+    assert not (run_dir / "verify_accuracy.txt").exists()
+
+
 def test_an_invalid_run_passes_no_test(tmp_path: Path) -> None:
     """All answers are right, but the run is INVALID: exit 3, and no accuracy.txt."""
     run_dir = gpqa_run(tmp_path, NUM_GPQA, outcome="INVALID")
@@ -156,6 +251,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path: Path, capsys: pytest
         ([str(tmp_path / "TEST09")], "TEST09/run.json: No such file"),
         ([str(run_dir)], "--reference-data: is missing; TEST07"),
         ([str(run_dir), f"--reference-data={tmp_path / 'data.parquet'}"], "--tokenizer: is missing; TEST07"),
+        ([str(run_dir), f"--tokenizer={tmp_path / 'tokenizer'}"], "--reference-data: is missing; TEST07"),
     ]
     for argv, reason in cases:
         assert main(argv) == 2

@@ -82,6 +82,30 @@ def test_tpot_is_the_engines_time_and_what_the_other_steps_add() -> None:
     }
     assert sum(found.parts_ns.values()) == 25.75
     assert "tpot_ns" not in take(one(num_tokens=1))
+    assert 103 == take(one(num_tokens=2))["tpot_ns"].percentiles["p50"].value_ns
+
+
+def test_tpot_is_that_of_requests_with_two_tokens_and_two_reports() -> None:
+    """An answer of one token has no TPOT, nor has one whose last report is not known; neither is unknown."""
+    rows = [REQUEST | {"query": query, "num_tokens": 1 if query == 1 else 5} for query in range(3)]
+    begins, ends = [(query, *BEGIN[1:]) for query in range(3)], [(query, *END[1:]) for query in range(3)]
+    records = build_records(done(*rows), [stream(begins, ends)], ORIGIN)
+    records.columns["done_reported_ns"][2] = UNKNOWN_NS
+    found = take(records)["tpot_ns"]
+    assert (1, 0) == (found.count, found.num_unknown)
+    records.columns["done_reported_ns"][:] = UNKNOWN_NS
+    assert ["ttft_ns"] == list(take(records))
+
+
+def test_a_step_that_no_request_has_at_both_tokens_joins_the_next_one_of_tpot() -> None:
+    """The engine tells no first tokens: the frames' 195 - 90 are the first part, and the sum stays."""
+    records = one()
+    records.columns["first_token_ns"][:] = UNKNOWN_NS
+    found = take(records)["tpot_ns"].percentiles["p50"]
+    assert {"frame hold": 105 / 4, "network back": -5 / 4, "report": 3 / 4} == found.parts_ns
+    records.columns["last_frame_ns"][:] = UNKNOWN_NS
+    found = take(records)["tpot_ns"].percentiles["p50"]
+    assert {"network back": 100 / 4, "report": 3 / 4} == found.parts_ns
 
 
 def test_a_time_that_no_request_has_joins_the_next_part() -> None:
@@ -106,6 +130,39 @@ def test_a_request_without_a_time_that_others_have_is_left_out_and_counted() -> 
     records.columns["admitted_ns"][1] = UNKNOWN_NS
     found = take(records)["ttft_ns"]
     assert (found.count, found.num_unknown) == (1, 1)
+    assert found.mean_parts_ns == found.percentiles["p50"].parts_ns
+    records.columns["last_frame_ns"][0] = UNKNOWN_NS
+    found = take(records)["tpot_ns"]
+    assert (found.count, found.num_unknown) == (1, 1)
+
+
+def test_requests_that_all_lack_a_time_have_no_parts() -> None:
+    """Each of two lacks a time that the other has: both are unknown, and nothing is averaged."""
+    rows = [REQUEST, REQUEST | {"query": 1}]
+    begins = [BEGIN, (1, *BEGIN[1:])]
+    records = build_records(done(*rows), [stream(begins, [])], ORIGIN)
+    records.columns["admitted_ns"][0] = UNKNOWN_NS
+    records.columns["received_ns"][1] = UNKNOWN_NS
+    assert Decomposition(0, 2, {}, {}) == take(records)["ttft_ns"]
+
+
+def test_the_error_of_the_clocks_is_averaged() -> None:
+    """Over the requests around the percentile; without any time of a worker there is no error."""
+    records = many(1000)
+    records.columns["clock_error_ns"][:] = 2
+    assert 2.0 == take(records)["ttft_ns"].percentiles["p50"].clock_error_ns
+    records.columns["clock_error_ns"][500] = 13
+    # 11 requests around rank 500: (10 * 2 + 13) / 11.
+    assert 3.0 == take(records)["ttft_ns"].percentiles["p50"].clock_error_ns
+    records.columns["clock_error_ns"][:] = UNKNOWN_NS
+    assert 0.0 == take(records)["ttft_ns"].percentiles["p50"].clock_error_ns
+
+
+def test_means_are_over_all_requests() -> None:
+    """Requests 0 to 999 have a prefill of 25 ns and as many us as their number: 499.5 us in the mean."""
+    means = take(many(1000))["ttft_ns"].mean_parts_ns
+    assert 25 + 499_500 == means["prefill"]
+    assert 10 == means["report"]
 
 
 def test_offline_has_no_first_reports_and_so_no_ttft() -> None:

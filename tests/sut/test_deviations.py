@@ -310,6 +310,12 @@ def test_another_mix_of_accuracy_rows_is_named() -> None:
     )
 
 
+def test_the_mix_of_another_number_of_rows_is_not_compared() -> None:
+    """An accuracy data set of 50 rows is one line: its rows by name cannot be the official ones."""
+    setup = setup_of(OFFLINE, ACCURACY, 50, rows_by_dataset={"aime25": 50})
+    assert ["the data set has 50 rows, not 4395"] == lines(setup)
+
+
 def test_thresholds_of_an_audit_config_are_named() -> None:
     """A threshold that differs from the official one, or is missing, is a line."""
     setup = setup_of(OFFLINE, audit_config="*.*.test09_min_output_tokens = 2\n")

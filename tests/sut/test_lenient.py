@@ -19,6 +19,18 @@ LETTERS = {
     "Option B is right": "B",
     "The correct answer is option D.": "D",
     "It is C": None,
+    "(C) or (D)?": "C",
+    "D": "D",
+    "D\nbecause": "D",
+    "C-like": None,
+    # The last box, the last statement.
+    r"\boxed{A}, no, \boxed{B}": "B",
+    r"\boxed{(B).}": "B",
+    r"\boxed{}": None,
+    r"\boxed{AB}, answer: C": "C",
+    r"\boxed{A": None,
+    "Answer: A. No, answer: B": "B",
+    "The answer is C'": None,
 }
 INTEGERS = {
     r"\boxed{\text{70}}": 70,
@@ -29,6 +41,15 @@ INTEGERS = {
     "The answer is 12, not 13": 12,
     "It is 5, then 7": 7,
     "None": None,
+    r"\boxed{1}, no, \boxed{2}": 2,
+    r"\boxed{x}, the answer is 7": 7,
+    r"\boxed{7": 7,
+    r"\boxed{\frac{1}{2}}": None,
+    "The answer is 7 of 12": 7,
+    "999": 999,
+    "1000": None,
+    "0": 0,
+    r"\boxed{1000}, answer: 7": None,
 }
 SOURCES = {
     "```python3\nx = 1\n```": "x = 1",
@@ -36,7 +57,40 @@ SOURCES = {
     "```cpp\nint x;\n```": None,
     "```\nx = 1\n```\n```text\nout\n```": "x = 1",
     "x = 1": None,
+    "so:\n```Python\nx = 1\n```": "x = 1",
+    "```python\nx = 1\n```": "x = 1",
+    "```py3\nx = 1\n```": "x = 1",
+    "``` python 3\nx = 1\n```": "x = 1",
+    "```python\nx = 1\n```\n```python\ny = 2\n```": "y = 2",
+    "```python\nx = 1\n```\n```python\n": "",
+    "``````": "",
 }
+MESSAGES = {
+    "<|channel|>final<|message|> A \n<|return|>": "A",
+    "<|channel|>final<|message|>A<|return|><|channel|>final<|message|>B<|end|>C": "B",
+    "<|channel|>final 537<|message|>A": "A",
+    "<|channel|>final<|message|>A<|call|>": "A",
+    "<|channel|>final<|message|>A<|start|>assistant": "A",
+    "<|channel|>final<|message|>A<|channel|>analysis<|message|>B": "A",
+    # A header without a message is none: the one before it counts.
+    "<|channel|>final<|message|>A<|return|><|channel|>final": "A",
+    "<|channel|>final<|message|>A<|return|><|channel|>final<|end|>": "A",
+    "<|channel|>final": None,
+    "<|channel|>analysis<|message|>A": None,
+    "A": None,
+}
+
+
+@pytest.mark.parametrize("text", MESSAGES)
+def test_the_last_final_message_is_read(text: str) -> None:
+    """Up to any mark that ends a message, or to the end of the text."""
+    assert MESSAGES[text] == last_final_message(text)
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_without_a_final_message_nothing_is_read(family: Family) -> None:
+    """The second opinion never reads a draft."""
+    assert read_leniently(family, None) is None
 
 
 @pytest.mark.parametrize("message", LETTERS)

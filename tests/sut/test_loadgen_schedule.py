@@ -1,5 +1,6 @@
 """LoadGen's schedule after a run: from its trace, or from its seed if LoadGen's figures confirm it."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,84 @@ def loadgens(records: RequestRecords, late_ns: int = 20 * US) -> dict[str, LoadG
         "ttft_ns": spread_of(columns["first_arrival_ns"] + late_ns - due_ns),
         "latency_ns": spread_of(columns["done_arrival_ns"] + late_ns - due_ns),
     }
+
+
+@pytest.mark.parametrize("seed", [5489, 5489 + (7 << 32)])
+def test_the_times_between_queries_are_those_of_the_standard_library(seed: int) -> None:
+    """The standard's mt19937 of seed 5489 begins with 3499211612, 581869302, 3890346734 and 3586334585.
+
+    They make u = (3499211612 + 581869302 * 2**32) / 2**64 = 0.135477 and then 0.835009, and at 2.5 queries/s
+    gaps of -log(1 - u) / 2.5 s; the seed counts modulo 2**32.
+    """
+    assert [0, 58230949, 58230949 + 720744746] == due_times(Seeded(seed, 2.5), 3).tolist()
+    assert [0, 0, 0] == due_times(Seeded(seed, 0.0), 3).tolist()
+
+
+def late_run() -> RequestRecords:
+    """Make a run whose issues bound the begin of the schedule nowhere near it."""
+    records = run(MS)
+    records.columns["issued_ns"] += MS
+    return records
+
+
+def begin_of(records: RequestRecords, found: Schedule | None) -> tuple[int, int]:
+    """Return how far the begin of the schedule is from the true one, and its error; every query has it."""
+    assert found is not None
+    (off_ns,) = set((records.columns["scheduled_ns"] - BEGIN - due_times(SEEDED, NUM)).tolist())
+    return off_ns, found.error_ns
+
+
+def shifted(spread: LoadGenSpread, figure: str, by_ns: int) -> LoadGenSpread:
+    """Change one figure."""
+    if figure in spread.percentiles:
+        marks = spread.percentiles | {figure: spread.percentiles[figure] + by_ns}
+        return dataclasses.replace(spread, percentiles=marks)
+    return dataclasses.replace(spread, **{figure: getattr(spread, figure) + by_ns})
+
+
+@pytest.mark.parametrize("figure", ["mean", "minimum", "maximum", "p50", "p90", "p95", "p97", "p99", "p99.9"])
+@pytest.mark.parametrize("quantity", ["ttft_ns", "latency_ns"])
+def test_each_figure_of_loadgen_bounds_the_begin(quantity: str, figure: str) -> None:
+    """LoadGen's stamp is 5 us from both ends of its call, and 1 us is left to rounding: +-6 us.
+
+    A figure that is 4 us larger makes that -6 to 2 us, and one that is 4 us smaller -2 to 6 us; one that is
+    13 us off leaves no begin at all.
+    """
+    records = late_run()
+    figures = loadgens(records)
+    assert (0, 6 * US) == begin_of(records, add_seeded_schedule(records, SEEDED, figures))
+    for by_ns, off_ns in ((4 * US, -2 * US), (-4 * US, 2 * US)):
+        changed = figures | {quantity: shifted(figures[quantity], figure, by_ns)}
+        assert (off_ns, 4 * US) == begin_of(records, add_seeded_schedule(records, SEEDED, changed))
+    for by_ns in (13 * US, -13 * US):
+        changed = figures | {quantity: shifted(figures[quantity], figure, by_ns)}
+        assert add_seeded_schedule(records, SEEDED, changed) is None
+
+
+def test_no_query_is_issued_before_it_is_due() -> None:
+    """Query 0 is issued when it is due: of +-6 us only -6 to 0 us remain."""
+    records = run(MS)
+    assert (-3 * US, 3 * US) == begin_of(records, add_seeded_schedule(records, SEEDED, loadgens(records)))
+
+
+@pytest.mark.parametrize("name", ["first_reported_ns", "first_returned_ns"])
+def test_a_quantity_with_an_unknown_time_bounds_nothing(name: str) -> None:
+    """The TTFTs would move the begin by 2 us; with one of them unknown only the latencies count."""
+    records = late_run()
+    figures = loadgens(records)
+    figures["ttft_ns"] = shifted(figures["ttft_ns"], "maximum", -4 * US)
+    records.columns[name][0] = UNKNOWN_NS
+    assert (0, 6 * US) == begin_of(records, add_seeded_schedule(records, SEEDED, figures))
+
+
+def test_a_schedule_needs_the_latencies_of_every_query() -> None:
+    """TTFT alone, or queries whose numbers are not 0 to N - 1, give no schedule, though all figures fit."""
+    records = run(0)
+    figures = loadgens(records)
+    assert add_seeded_schedule(records, SEEDED, {"ttft_ns": figures["ttft_ns"]}) is None
+    records.columns["query"] += 1
+    assert add_seeded_schedule(records, SEEDED, figures) is None
+    assert (records.columns["scheduled_ns"] == UNKNOWN_NS).all()
 
 
 @pytest.mark.parametrize("lateness_ns", [0, 150 * US, MS])
@@ -133,6 +212,88 @@ def test_the_trace_gives_the_schedule(tmp_path: Path, origin_ns: int) -> None:
     assert found.error_ns <= 6 * US
     off_ns = columns["scheduled_ns"] - BEGIN - due_times(SEEDED, NUM)
     assert np.abs(off_ns).max() <= found.error_ns
+
+
+def write_trace(
+    path: Path, records: RequestRecords, late_ns: int = 20 * US, seventh_ns: int | None = None
+) -> Path:
+    """Write the trace of a run whose first query is due 7 us after the trace's origin.
+
+    LoadGen's stamps are `late_ns` after each arrival, or `seventh_ns` after that of query 7.
+    """
+    lines = ['{"traceEvents":[\n']
+    issued, arrival = (records.columns[name] - BEGIN for name in ("issued_ns", "done_arrival_ns"))
+    for row, query in enumerate(records.columns["query"].tolist()):
+        due_ns = int(due_times(SEEDED, NUM)[query])
+        stamp_ns = int(arrival[row]) + (seventh_ns if seventh_ns and query == 7 else late_ns)
+        words = due_ns / US + 7, int(issued[row]) - due_ns, stamp_ns - due_ns
+        lines.append(SAMPLE.format(query, *words))
+    path.write_text("".join(lines))
+    return path
+
+
+def test_the_begin_of_a_traced_schedule_lies_within_loadgens_calls(tmp_path: Path) -> None:
+    """LoadGen's stamps are 5 us from both ends of its calls, and query 0 is issued when it is due."""
+    path = write_trace(tmp_path / "trace.json", run(MS))
+    records = run(MS)
+    assert (-2500, 2500) == begin_of(records, add_traced_schedule(records, path))
+    records = late_run()
+    assert (0, 5 * US) == begin_of(records, add_traced_schedule(records, path))
+    # The call of query 7 is 15 to 25 us behind its arrival, so its stamp leaves -2 to 8, or -9 to 1 us.
+    for seventh_us, expected in ((17, (1500, 3500)), (24, (-2000, 3000))):
+        write_trace(path, run(MS), seventh_ns=seventh_us * US)
+        assert expected == begin_of(records, add_traced_schedule(records, path))
+    # 8 to 18 us, and -17 to -7 us.
+    for seventh_us in (7, 32):
+        write_trace(path, run(MS), seventh_ns=seventh_us * US)
+        assert add_traced_schedule(records, path) is None
+
+
+@pytest.mark.parametrize(
+    ("call_ns", "expected"), [(0, (0, 0)), (40 * MS, (20 * MS, 20 * MS)), (40 * MS + 2, None), (-2, None)]
+)
+def test_a_begin_is_known_to_20_ms_or_not_at_all(
+    tmp_path: Path, call_ns: int, expected: tuple[int, int] | None
+) -> None:
+    """LoadGen stamps at the begin of its call, which takes up to 40 ms: the begin is in the middle."""
+    records = late_run()
+    records.columns["issued_ns"] += 100 * MS
+    path = write_trace(tmp_path / "trace.json", run(MS), late_ns=15 * US)
+    records.columns["done_returned_ns"] = records.columns["done_reported_ns"] + call_ns
+    found = add_traced_schedule(records, path)
+    assert expected == (None if found is None else begin_of(records, found))
+
+
+def test_a_trace_may_have_other_queries_than_the_run_finished(tmp_path: Path) -> None:
+    """Queries 3 and 199 did not finish, and query 5 is not in the trace: each of the others has its time."""
+    records = run(MS)
+    path = write_trace(tmp_path / "trace.json", records)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if '"id":5,' not in line))
+    kept = [query for query in range(NUM) if query not in (3, 199)]
+    finished = RequestRecords({name: column[kept] for name, column in records.columns.items()}, 0)
+    assert Schedule("trace", 2500) == add_traced_schedule(finished, path)
+    expected = BEGIN + due_times(SEEDED, NUM)[kept] - 2500
+    expected[kept.index(5)] = UNKNOWN_NS
+    assert expected.tolist() == finished.columns["scheduled_ns"].tolist()
+
+
+def test_a_traced_run_without_returns_has_no_schedule(tmp_path: Path) -> None:
+    """No end of a call of LoadGen is known, so nothing bounds the begin from above and below."""
+    records = run(MS)
+    path = write_trace(tmp_path / "trace.json", records)
+    records.columns["done_returned_ns"][:] = UNKNOWN_NS
+    assert add_traced_schedule(records, path) is None
+
+
+def test_times_of_a_trace_are_read_to_the_nanosecond(tmp_path: Path) -> None:
+    """LoadGen prints us with up to three decimals."""
+    path = tmp_path / "trace.json"
+    line = SAMPLE.replace("{1:.3f}", "{1}")
+    path.write_text(
+        "".join(line.format(number, ts, 1, 2) for number, ts in enumerate(("12", "1.5", "0.0625")))
+    )
+    assert [[0, 12_000, 1, 2], [1, 1500, 1, 2], [2, 62, 1, 2]] == read_trace(path).tolist()
 
 
 def test_a_trace_that_tells_nothing_changes_nothing(tmp_path: Path) -> None:

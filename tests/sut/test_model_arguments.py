@@ -5,6 +5,7 @@ import json
 import pytest
 
 from sut.results.deviations import EngineReport, engine_deviations
+from sut.results.model_arguments import model_deviations, simulation_deviations, size_deviations
 from sut.settings import Scenario
 from tests.sut.handmade_logs import OFFLINE, STOP_IDS, setup_of
 
@@ -47,6 +48,73 @@ def test_a_model_that_is_not_the_hashed_checkpoint_is_named(
     off = {"enable_prefix_caching": "false", "disable_radix_cache": "true"}
     engines = (EngineReport("a:1", engine, off | args, STOP_IDS),)
     assert [f"{text}: 1 of 1 workers, first a:1"] == engine_deviations(setup_of(OFFLINE, engines=engines))
+
+
+# What replaces parts of the model, its weights or the choice of its tokens, by engine.
+REPLACING = {
+    "vllm": [
+        *("hf_overrides", "hf_config_path", "model_class_overrides", "model_weights", "logits_processors"),
+        *("worker_cls", "scheduler_cls", "disable_sliding_window", "enable_trace_replay"),
+        *("diffusion_config", "watermark_config", "worker_extension_cls"),
+    ],
+    "sglang": [
+        *("json_model_override_args", "model_config_parser", "custom_weight_loader", "forward_hooks"),
+        *("lora_paths", "kt_weight_path", "enable_hisparse"),
+    ],
+}
+# Formats that read the files which a worker hashes.
+OWN_FILES = [
+    *("auto", "hf", "pt", "safetensors", "fastsafetensors", "instanttensor", "npcache", "mistral", "gguf"),
+    *("bitsandbytes", "layered", "sharded_state", "runai_streamer", "runai_streamer_sharded"),
+]
+# Keys that change only how fast the files are read.
+READING = [
+    *("enable_multithread_load", "num_threads", "concurrency", "memory_limit", "distributed"),
+    "use_prefetch",
+]
+
+
+@pytest.mark.parametrize("engine", REPLACING)
+def test_every_argument_that_replaces_a_part_of_the_model_is_named(engine: str) -> None:
+    """Each is a deviation of its own engine, and of no other engine that ignores it."""
+    for name in REPLACING[engine]:
+        assert [f"{name} is set: {MODEL}"] == model_deviations(engine, {name: '"x"'})
+    assert [] == model_deviations("counting", {"hf_overrides": "{}", "lora_paths": "[]"})
+
+
+def test_an_extension_that_draws_the_weights_is_named_once() -> None:
+    """With the load format dummy the worker itself adds the class that draws them."""
+    args = {"load_format": '"dummy"', "worker_extension_cls": '"a.B"'}
+    assert ["load_format is dummy: the weights are random"] == model_deviations("vllm", args)
+
+
+def test_a_loader_may_be_told_how_to_read_and_nothing_else() -> None:
+    """Formats that read the hashed files, and keys that change the speed; what is no JSON is named."""
+    for load_format in OWN_FILES:
+        assert [] == model_deviations("vllm", {"load_format": f'"{load_format.upper()}"'})
+    for name in READING:
+        assert [] == model_deviations("vllm", {"model_loader_extra_config": json.dumps({name: 1})})
+    two = model_deviations("vllm", {"model_loader_extra_config": '{"z": 1, "pattern": 2, "use_prefetch": 3}'})
+    assert [f"model_loader_extra_config has pattern, z: {LOADER}"] == two
+    torn = model_deviations("vllm", {"model_loader_extra_config": '{"z'})
+    assert [f"model_loader_extra_config has no JSON: {LOADER}"] == torn
+
+
+@pytest.mark.parametrize("value", ['""', '"0"', '"-1"', '"false"', '"False"', "0", "false"])
+def test_a_simulation_that_is_switched_off_is_none(value: str) -> None:
+    """Set to nothing, 0, -1 or false, a variable simulates nothing; any other value does."""
+    assert [] == simulation_deviations({"SGLANG_SIMULATE_ACC_LEN": value})
+    text = "VLLM_SIMULATE is set: the engine simulates a part of the model"
+    assert [text] == simulation_deviations({"SGLANG_SIMULATE_ACC_LEN": value, "VLLM_SIMULATE": '"1"'})
+    assert [] == simulation_deviations({"MY_VLLM_SIMULATE": '"1"', "VLLM_STIMULATE": '"1"'})
+
+
+def test_sizes_that_cannot_be_read_are_not_the_benchmarks() -> None:
+    """Each size is named as missing; a worker that reports none at all is older and is not asked."""
+    (told,) = size_deviations({"model_sizes": "{"})
+    assert "num_hidden_layers None, not 36" in told
+    assert [] == size_deviations({})
+    assert [] == size_deviations({"model_sizes": "null"})
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,84 @@ def test_the_page_names_the_data_types_of_each_scenario() -> None:
     assert [CALIBRATION] == page[-1:]
 
 
+def test_the_page_is_complete() -> None:
+    """Every line of a page about two engines, of which one is not vLLM and has other facts."""
+    facts = {
+        "quantization_config": '{"a": 1}',
+        "hf_overrides": '{"b": 2}',
+        "calculate_kv_scales": "true",
+        "kv_cache_dtype_skip_layers": '["3"]',
+    }
+    engine = engine_of("marlin", **facts) | {"weights_sha256": "cd34"}
+    engine["execution_facts"] = {
+        "moe_backend": '"marlin"',
+        "VLLM_USE_MXFP4": '"1"',
+        "VLLM_FP8": '"2"',
+        "VLLM_X_FP4": '"3"',
+        "VLLM_QUANT": '"4"',
+        "VLLM_HOST_IP": '"5"',
+        "SGLANG_FP8": '"6"',
+    }
+    other = engine_of("auto") | {"engine": "sglang", "engine_version": "0.5.15"}
+    other["engine_facts"] = FACTS | {"dtype": '"auto"', "quantization": '"mxfp4"'}
+    page = quantization_page(
+        "8xH200", {"Offline": record_of(engine), "Server": record_of(other)}, f" {CALIBRATION}\n\n"
+    )
+    later = "not reported: vLLM chooses it with the kernels"
+    assert [
+        "# Quantization of 8xH200",
+        "",
+        "Data types as the engines reported them in the runs of this submission.",
+        "",
+        "|  | Offline | Server |",
+        "| --- | --- | --- |",
+        "| engine | vllm 0.32.0 | sglang 0.5.15 |",
+        "| model | openai/gpt-oss-120b | openai/gpt-oss-120b |",
+        "| hash of the model's files | ab12 | ab12 |",
+        "| SHA-256 of all weight files | cd34 | - |",
+        "| weights: quantization method | mxfp4 | mxfp4 |",
+        "| weights that the method leaves alone, and activations | torch.bfloat16 | auto |",
+        "| KV cache | auto: data type of the model | auto: data type of the model |",
+        "| weights: load format | safetensors | safetensors |",
+        '| changed quantization configuration | {"a": 1} | - |',
+        '| changed model configuration | {"b": 2} | - |',
+        "| KV cache scales computed at run time | true | - |",
+        '| layers without a quantized KV cache | ["3"] | - |',
+        "| experts: kernels | marlin | auto |",
+        f"| experts: activations | torch.bfloat16 | {later} |",
+        "| VLLM_USE_MXFP4 | 1 | - |",
+        "| VLLM_FP8 | 2 | - |",
+        "| VLLM_X_FP4 | 3 | - |",
+        "| VLLM_QUANT | 4 | - |",
+        "| VLLM_USE_FLASHINFER_MOE_MXFP4_BF16 | - | 1 |",
+        "",
+        "## Calibration",
+        "",
+        CALIBRATION,
+        "",
+    ] == page.split("\n")
+
+
+@pytest.mark.parametrize("backend", ["marlin", "triton", "triton_unfused"])
+def test_kernels_that_dequantize_the_weights_have_the_models_activations(backend: str) -> None:
+    """These multiply in the model's data type; of other kernels vLLM does not tell it."""
+    assert "| experts: activations | torch.bfloat16 |" in page_of(Offline=record_of(engine_of(backend)))
+    later = "| experts: activations | not reported: vLLM chooses it with the kernels |"
+    assert later in page_of(Offline=record_of(engine_of(f"{backend}_x")))
+
+
+@pytest.mark.parametrize("fact", ["quantization", "dtype", "kv_cache_dtype", "load_format"])
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_an_engine_with_weights_reports_its_data_types(engine: str, fact: str) -> None:
+    """One engine of several that does not report one of them is enough."""
+    told = engine_of() | {"engine": engine}
+    silent = told | {"engine_facts": {name: value for name, value in FACTS.items() if name != fact}}
+    records = {"Offline": record_of(told, silent)}
+    with pytest.raises(QuantizationError) as refused:
+        quantization_page("8xH200", records, CALIBRATION)
+    assert (f"run.json of Offline: an engine does not report {fact}",) == refused.value.missing
+
+
 def test_workers_that_differ_are_listed_beside_each_other() -> None:
     """A value that is not equal on all workers of a run is listed with every other one, once each."""
     page = page_of(Offline=record_of(engine_of("marlin"), engine_of("triton"), engine_of("marlin")))

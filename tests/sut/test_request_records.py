@@ -3,7 +3,7 @@
 import numpy as np
 
 from sut.results.timing.clock_offsets import UNKNOWN_NS
-from sut.results.timing.request_records import RequestRecords, build_records
+from sut.results.timing.request_records import LOST_LATER, RequestRecords, build_records
 from tests.sut.timed_requests import AHEAD, ORIGIN, done, stream
 
 REQUEST = {"sample": 7, "issued_ns": 10, "sent_ns": 20, "first_ns": 100, "done_ns": 200}
@@ -34,7 +34,7 @@ def test_a_request_has_all_its_times_on_our_clock() -> None:
 def test_requests_are_in_the_order_of_issue() -> None:
     """Finished last to first; each keeps its own times; a request that has not finished has no row."""
     rows = [REQUEST | {"query": query, "issued_ns": query} for query in (4, 2, 0)]
-    begins = [(query, 100, 110 + query, 90, 30, 40, 70) for query in (0, 3, 4)]
+    begins = [(query, 100, 110 + query, 90, 30, 40, 70) for query in (0, 3, 4, 5)]
     records = build_records(done(*rows), [stream(begins, [(2, 210, 190, 180)])], ORIGIN)
     assert records.columns["query"].tolist() == [0, 2, 4]
     assert records.columns["issued_ns"].tolist() == [0, 2, 4]
@@ -51,6 +51,55 @@ def test_times_out_of_order_within_their_error_are_moved() -> None:
     assert marks_of(records)[2:8] == [20, 20, 40, 70, 100, 100]
     assert marks_of(records)[9:12] == [180, 200, 200]
     assert (records.columns["clock_error_ns"].tolist(), records.num_contradicting) == ([12], 0)
+
+
+def test_a_time_is_moved_up_to_its_error_and_not_beyond() -> None:
+    """The error is 2 ns for a begin, 4 ns between begin and end, and 2 ns for an end without a begin."""
+    begins = {
+        (0, 100, 110, 102, 18, 40, 70): [20, 40, 70, 100],
+        (1, 100, 110, 90, 17, 40, 70): [None] * 4,
+        (2, 100, 110, 103, 30, 40, 70): [None] * 4,
+    }
+    rows = [REQUEST | {"query": query} for query in range(3)]
+    records = build_records(done(*rows), [stream(list(begins), [])], ORIGIN)
+    assert list(begins.values()) == [marks_of(records, row)[3:7] for row in range(3)]
+    ends = {
+        (0, 210, 204, 66): [70, 200],
+        (1, 210, 190, 65): [None, None],
+        (2, 210, 205, 180): [None, None],
+    }
+    begun = [(query, *BEGIN[1:]) for query in range(3)]
+    records = build_records(done(*rows), [stream(begun, list(ends))], ORIGIN)
+    assert list(ends.values()) == [marks_of(records, row)[9:11] for row in range(3)]
+    alone = {(0, 210, 190, 18): [20, 190], (1, 210, 190, 17): [None, None]}
+    records = build_records(done(*rows[:2]), [stream([], list(alone))], ORIGIN)
+    assert list(alone.values()) == [marks_of(records, row)[9:11] for row in range(2)]
+
+
+def test_the_error_of_a_request_is_the_larger_of_its_streams() -> None:
+    """It began on a stream whose ping tells exactly, and ended on one whose ping of 20 ns leaves 10 open."""
+    pings = [[ORIGIN, ORIGIN + AHEAD + 10, ORIGIN + 20]]
+    exact, rough = stream([BEGIN], []), stream([], [END], pings)
+    for streams in ([exact, rough], [rough, exact]):
+        assert [12] == build_records(done(REQUEST), streams, ORIGIN).columns["clock_error_ns"].tolist()
+    assert [2] == build_records(done(REQUEST), [exact], ORIGIN).columns["clock_error_ns"].tolist()
+
+
+def test_both_ends_of_loadgens_calls_are_there() -> None:
+    """Each call of LoadGen takes 5 ns: reported at 110 and 210, returned at 115 and 215."""
+    records = build_records(done(REQUEST), [stream([BEGIN], [END], call_ns=5)], ORIGIN)
+    names = ("first_reported_ns", "first_returned_ns", "done_reported_ns", "done_returned_ns")
+    assert [110, 115, 210, 215] == [int(records.columns[name][0]) for name in names]
+
+
+def test_only_a_request_that_lost_its_worker_behind_its_first_token_was_lost_later() -> None:
+    """It began on one stream and ended on another; neither an unknown begin nor an unknown end is that."""
+    rows = [REQUEST | {"query": query, "losses": min(query, 1)} for query in range(5)]
+    # 0: no loss, unknown end. 1: moved later. 2: moved before it began. 3: unknown begin. 4: the same as 1.
+    begun = stream([(query, *BEGIN[1:]) for query in (0, 1, 4)], [])
+    ended = stream([(2, *BEGIN[1:])], [(query, *END[1:]) for query in (1, 2, 3, 4)])
+    for streams in ([begun, ended], [ended, begun]):
+        assert [0, 1, 0, 0, 1] == build_records(done(*rows), streams, ORIGIN).columns[LOST_LATER].tolist()
 
 
 def test_a_worker_that_contradicts_is_not_believed() -> None:
@@ -88,10 +137,13 @@ def test_an_engine_that_does_not_tell_leaves_its_time_unknown() -> None:
 
 def test_the_last_begin_of_an_answer_counts() -> None:
     """An answer that was cut to nothing at a loss begins again elsewhere; the last arrival is valid."""
-    first, second = stream([(0, 60, 61, 50, 30, 40, 45)], []), stream([BEGIN], [END])
+    cut = [(query, 60, 61, 50, 30, 40, 45) for query in range(2)]
+    first, second = stream([*cut, (2, *BEGIN[1:])], []), stream([BEGIN, (1, *BEGIN[1:])], [END])
+    rows = [REQUEST | {"query": query} for query in range(3)]
     for streams in ([first, second], [second, first]):
-        records = build_records(done(REQUEST), streams, ORIGIN)
-        assert marks_of(records)[3:9] == [30, 40, 70, 90, 100, 110]
+        records = build_records(done(*rows), streams, ORIGIN)
+        for row in range(3):
+            assert marks_of(records, row)[3:9] == [30, 40, 70, 90, 100, 110]
 
 
 def test_no_requests_make_no_rows() -> None:

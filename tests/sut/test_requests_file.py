@@ -70,6 +70,23 @@ def test_the_parquet_file_holds_every_column(tmp_path: Path, records: RequestRec
     assert [path.name for path in tmp_path.iterdir()] == ["requests.parquet"]
 
 
+def test_numbers_and_indices_have_32_bits_and_times_64(records: RequestRecords) -> None:
+    """Readers in other languages see these types."""
+    types = {field.name: str(field.type) for field in to_table(records).schema}
+    numbers = ("sample", "worker", "stream", "prompt_tokens", "answer_tokens", "losses")
+    expected = {name: "int64" for name in COLUMNS if name.endswith("_ns")} | dict.fromkeys(numbers, "int32")
+    expected |= {"query": "int64", "continued": "bool"}
+    assert expected == {name: found for name, found in types.items() if name != "finish_reason"}
+    assert types["finish_reason"].startswith("dictionary<values=")
+
+
+def test_each_reason_has_its_name() -> None:
+    """In the order of the protocol's numbers."""
+    records = build_records(done(*({"query": reason, "reason": reason} for reason in range(3))), [], ORIGIN)
+    found = [row["finish_reason"] for row in to_table(records).to_pylist()]
+    assert ["unspecified", "stop", "length"] == found
+
+
 @pytest.mark.parametrize("losses", [1, 256, 65_535])
 def test_any_number_of_losses_is_a_continuation(losses: int) -> None:
     """Also a multiple of 256, which is 0 in one byte."""
@@ -98,6 +115,55 @@ def test_the_summary_has_a_line_per_quantity(tmp_path: Path, records: RequestRec
     assert (rows["tpot"]["unit"], rows["tpot"]["mean"]) == ("ns", "25.75")
     assert rows["ttft_prefill"]["max"] == "25"
     assert (rows["answer_tokens"]["unit"], rows["answer_tokens"]["count"]) == ("tokens", "2")
+
+
+def test_every_line_of_the_summary_is_that_of_its_quantity(tmp_path: Path) -> None:
+    """One request, scheduled at 3 and issued at 10: its times by hand, from both; its clocks differ by 2."""
+    times = stream([(0, 100, 110, 90, 30, 45, 70)], [(0, 213, 195, 180)])
+    row = {"sample": 7, "issued_ns": 10, "sent_ns": 20, "first_ns": 100, "done_ns": 200}
+    found = build_records(done(row), [times], ORIGIN)
+    found.columns["scheduled_ns"][:] = 3
+    path = tmp_path / "requests_summary.csv"
+    write_summary(path, found)
+    lines = path.read_text().split("\n")
+    assert "metric,unit,count,mean,min,p50,p90,p99,p99.9,max" == lines[0]
+    expected = {
+        "ttft_from_scheduled,ns": "107",
+        "latency_from_scheduled,ns": "210",
+        "ttft_from_issued,ns": "100",
+        "latency_from_issued,ns": "203",
+        "tpot,ns": "25.75",
+        "ttft_lateness,ns": "7",
+        "ttft_coordinator_queue,ns": "10",
+        "ttft_network_out,ns": "10",
+        "ttft_engine_queue,ns": "15",
+        "ttft_prefill,ns": "25",
+        "ttft_frame_hold,ns": "20",
+        "ttft_network_back,ns": "10",
+        "ttft_report,ns": "10",
+        "prompt_tokens,tokens": "9",
+        "answer_tokens,tokens": "5",
+        "clock_error,ns": "2",
+    }
+    assert [f"{name},1{7 * f',{value}'}" for name, value in expected.items()] == lines[1:-1]
+    assert "" == lines[-1]
+
+
+def test_a_quantity_is_that_of_the_requests_that_have_it(tmp_path: Path) -> None:
+    """TPOT needs two tokens, and an unknown error of the clocks is no error."""
+    row = {"issued_ns": 10, "sent_ns": 20, "first_ns": 100, "done_ns": 200}
+    rows = [row | {"query": query, "num_tokens": query + 1} for query in range(3)]
+    begins = [(query, 100, 110, 90, 30, 45, 70) for query in range(2)]
+    ends = [(query, 210, 195, 180) for query in range(2)]
+    records = build_records(done(*rows), [stream(begins, ends)], ORIGIN)
+    path = tmp_path / "requests_summary.csv"
+    write_summary(path, records)
+    lines = path.read_text().splitlines()
+    # The second of three has 2 tokens; the third has neither reports nor times of a worker.
+    assert f"tpot,ns,1{7 * ',100'}" in lines
+    assert f"clock_error,ns,2{7 * ',2'}" in lines
+    # No value leaves the seven figures empty.
+    assert f"latency_from_scheduled,ns,0{7 * ','}" in lines
 
 
 def test_the_summary_has_loadgens_percentiles(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from sut.results.checks import Counts, VerdictCheck
+from sut.results.checks import Counts, VerdictCheck, accuracy_score
 from sut.results.logs import DetailLog
-from sut.results.verdict import Outcome, exit_code, judge
+from sut.results.verdict import COMPLETE, COMPLETE_CODES, Outcome, exit_code, judge
 from sut.settings import Mode
 from tests.sut.handmade_logs import (
     ACCURACY,
@@ -24,6 +24,7 @@ from tests.sut.handmade_logs import (
     verdict_of,
     write_logs,
 )
+from tests.sut.test_compliance import TEST07, TEST09
 
 
 @pytest.mark.parametrize("mode", [PERFORMANCE, ACCURACY])
@@ -40,6 +41,53 @@ def test_a_good_run_is_valid(tmp_path: Path, mode: Mode) -> None:
         names
     )
     assert VerdictCheck("short_answers", True, "1 answers of 0 or 1 tokens", warning=True) in verdict.checks
+
+
+def test_the_checks_of_each_kind_of_run_are_complete(tmp_path: Path) -> None:
+    """A check that is not made cannot fail: each kind of run makes all of its checks, in this order."""
+    begin = ["loadgen_errors", "completion", "tokens", "loadgen_tokens", "accuracy_log"]
+    end = [
+        *("degenerate_answers", "configuration", "equal_execution", "worker_warnings", "compiled_kernels"),
+        *("continuation", "short_answers", "pauses", "clock"),
+    ]
+
+    def made(mode: Mode, **changed: Any) -> list[str]:
+        return [check.name for check in verdict_of(tmp_path, mode, **changed).checks]
+
+    assert [*begin, "coverage", *end] == made(ACCURACY)
+    assert ["loadgen_result", *begin, "coverage", *end] == made(PERFORMANCE)
+    whole = {"values": AUDITED, "accuracy": entries(0, 1, 2)}
+    logged = [*begin, "coverage", "logged_samples"]
+    assert ["loadgen_result", *logged, *end] == made(PERFORMANCE, audit_config=TEST07, **whole)
+    assert ["loadgen_result", *logged, "output_length", *end] == (
+        made(PERFORMANCE, audit_config=TEST09, **whole)
+    )
+
+
+def test_a_score_decides_a_run_that_was_not_graded(tmp_path: Path) -> None:
+    """The score is one more check; without one the run stays NOT_GRADED and has the reason."""
+    verdict = verdict_of(tmp_path, ACCURACY)
+    passed = accuracy_score(90.0, 82.2987)
+    right = verdict.graded(passed)
+    assert (Outcome.VALID, "", (*verdict.checks, passed)) == (right.outcome, right.reason, right.checks)
+    failed = accuracy_score(80.0, 82.2987)
+    wrong = verdict.graded(failed)
+    reason = "accuracy: score 80.0000, at least 82.2987 needed"
+    assert (Outcome.INVALID, reason) == (wrong.outcome, wrong.reason)
+    assert (*verdict.checks, failed) == wrong.checks
+    kept = verdict.not_graded("no file of tests")
+    assert (Outcome.NOT_GRADED, "complete, not graded: no file of tests") == (kept.outcome, kept.reason)
+    assert verdict.checks == kept.checks
+    assert verdict.deviations == right.deviations == wrong.deviations == kept.deviations
+
+
+def test_outcomes_have_the_names_that_a_record_holds() -> None:
+    """Records of earlier runs hold these names; only two of them give the logs their accepted names."""
+    names = ["UNFINISHED", "VALID", "NOT_GRADED", "INVALID", "FAILED", "INTERRUPTED"]
+    assert names == [str(outcome) for outcome in Outcome]
+    assert names[1:3] == [str(outcome) for outcome in Outcome if outcome.accepted]
+    assert names[1:4] == [str(outcome) for outcome in COMPLETE]
+    assert {0, 3} == COMPLETE_CODES
 
 
 def told(num_tokens: int) -> dict[str, int]:
@@ -161,7 +209,7 @@ FAILURES: dict[str, tuple[Mode, dict[str, Any], str, str]] = {
         "configuration",
         f"3 streams, run hash {'a' * 12}, {'b' * 12}",
     ),
-    "no stream": (PERFORMANCE, {"counts": {"spec_hashes": ()}}, "configuration", "0 streams"),
+    "no stream": (PERFORMANCE, {"counts": {"spec_hashes": ()}}, "configuration", "0 streams, run hash -"),
     "sample never issued": (PERFORMANCE, {"counts": {"num_distinct": 2}}, "coverage", "2 of 3 samples"),
     "sample missing": (
         ACCURACY,
@@ -262,6 +310,9 @@ def test_coverage_follows_the_smaller_of_data_set_and_loaded_samples(tmp_path: P
         # 20 queries/s for 500 s are 10,000; for 501 s 20 more.
         (AUDITED | {"effective_target_qps": 20, "effective_min_duration_ms": 500_000}, True),
         (AUDITED | {"effective_target_qps": 20, "effective_min_duration_ms": 501_000}, False),
+        # 10,000.98 queries are 10,000, and 10,001 are one too many.
+        (AUDITED | {"effective_target_qps": 20, "effective_min_duration_ms": 500_049}, True),
+        (AUDITED | {"effective_target_qps": 20, "effective_min_duration_ms": 500_050}, False),
         (AUDITED | {"effective_accuracy_log_sampling_target": 0}, False),
         ({}, False),
     ],

@@ -45,12 +45,42 @@ def test_what_the_rules_allow_is_no_deviation(args: dict[str, str]) -> None:
     assert [] == speculation_deviations(args)
 
 
+def test_what_changes_neither_draft_nor_acceptance_is_no_deviation() -> None:
+    """Where and how the head runs, and the ways of accepting that keep the distribution of the answers."""
+    for name in (
+        *("revision", "code_revision", "draft_tensor_parallel_size", "enforce_eager", "attention_backend"),
+        *("moe_backend", "disable_padded_drafter_batch", "use_local_argmax_reduction", "draft_sample_method"),
+    ):
+        assert [] == speculation_deviations(vllm_args(**{name: "x"}))
+    for method in ("standard", "block"):
+        assert [] == speculation_deviations(vllm_args(rejection_sample_method=method))
+    for name in (
+        *("speculative_draft_model_revision", "speculative_num_draft_tokens", "speculative_attention_mode"),
+        *("speculative_draft_attention_backend", "speculative_moe_runner_backend"),
+        "speculative_moe_a2a_backend",
+    ):
+        assert [] == speculation_deviations(sglang_args(**{name: "x"}))
+    # Names of one engine mean nothing to the other, and other arguments of SGLang are none of speculation.
+    assert speculation_deviations(vllm_args(speculative_attention_mode="x"))
+    assert [] == speculation_deviations(sglang_args(max_running_requests=8))
+
+
+@pytest.mark.parametrize("name", ["speculative_config", "spec_method", "spec_model", "speculative_algorithm"])
+def test_each_argument_that_enables_speculation_is_found(name: str) -> None:
+    """One is enough, in the engine that has it."""
+    assert [name] == enabling_args({name: '"x"', "max_num_seqs": "64"})
+    assert speculation_deviations({name: '"x"'})
+
+
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
         (vllm_args(method="ngram"), ["method is ngram, not eagle3"]),
         (vllm_args(num_speculative_tokens=5), ["num_speculative_tokens is 5, not 3"]),
         (vllm_args(num_speculative_tokens=True), ["num_speculative_tokens is True, not 3"]),
+        (vllm_args(num_speculative_tokens="3"), ["num_speculative_tokens is 3, not 3"]),
+        (sglang_args(speculative_eagle_topk=True), ["speculative_eagle_topk is True, not 1"]),
+        (vllm_args(model=3), [f"model is 3, not {HEAD}"]),
         (vllm_args(model="/models/own-head"), [f"model is /models/own-head, not {HEAD}"]),
         (
             vllm_args(rejection_sample_method="synthetic", synthetic_acceptance_length=2.72),

@@ -205,17 +205,27 @@ def test_presets_hold_vllms_flags_and_say_where_they_come_from(name: str) -> Non
     assert [] == [word for word in ("# Source: ", "# Measured: ") if word not in path.read_text()]
 
 
-def test_the_preset_for_offline_has_the_flags_of_the_measured_run() -> None:
-    """Every flag of the preset has the value that the worker of the long Offline run reported."""
-    run = fleet.ROOT / "bench" / "results" / "2026-11-30-h200-offline" / "ours-3600" / "run.json"
-    (worker,) = json.loads(run.read_text())["summary"]["workers"]
+@pytest.mark.parametrize(
+    ("run", "flags_without"),
+    [
+        pytest.param("2026-12-01-h200-groups/grouped", set(), id="with groups"),
+        pytest.param("2026-11-30-h200-offline/ours-3600", {"prefill_group_tokens"}, id="the long run"),
+    ],
+)
+def test_the_preset_for_offline_has_the_flags_of_the_measured_runs(run: str, flags_without: set[str]) -> None:
+    """Every flag of the preset has the value that the worker of an Offline run reported."""
+    record = json.loads((fleet.ROOT / "bench" / "results" / run / "run.json").read_text())
+    (worker,) = record["summary"]["workers"]
     info = worker["stream_infos"][0]
     reported = {
         name: json.loads(value) for name, value in (info["execution_facts"] | info["engine_args"]).items()
     }
     flags = {name.replace("-", "_"): value for name, value in preset.read_preset("h200_tp1_offline").items()}
-    assert flags == {name: reported[name] for name in flags}
-    assert 7 == len(flags)
+    assert 8 == len(flags)
+    assert flags_without == flags.keys() - reported.keys()
+    assert {name: reported[name] for name in flags if name in reported} == {
+        name: value for name, value in flags.items() if name in reported
+    }
 
 
 def test_the_seeds_tunings_are_there() -> None:

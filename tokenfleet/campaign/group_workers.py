@@ -1,6 +1,5 @@
 """The workers of a campaign: local ones that it starts, or nodes that are restarted by command or by hand."""
 
-import asyncio
 import os
 import sys
 import time
@@ -10,6 +9,7 @@ from typing import NamedTuple, Protocol
 from grpc_health.v1 import health_pb2
 
 from common.child_process import child_environment
+from common.signals import run_until_signal
 from common.source_commit import read_commit
 from common.text import printable
 from coordinator.doctor.visits import VISIT_TIMEOUT_S, Visit, visit_all
@@ -61,7 +61,7 @@ class GroupWorkers(Protocol):
 
 def visit_workers(addresses: tuple[str, ...], access: Access) -> list[Visit]:
     """Ask all workers for their state."""
-    return asyncio.run(visit_all(addresses, access, VISIT_TIMEOUT_S))
+    return run_until_signal(visit_all(addresses, access, VISIT_TIMEOUT_S))
 
 
 def trouble_of(visits: list[Visit]) -> str | None:

@@ -1,6 +1,5 @@
 """The conditions of the runs of a search: all have to measure one fleet, with one version of the code."""
 
-import asyncio
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,7 @@ from typing import NamedTuple
 from google.protobuf.json_format import MessageToDict
 
 from common.json_document import JsonObject, as_mapping, entry, parse_object
+from common.signals import run_until_signal
 from common.text import printable
 from coordinator.doctor.visits import VISIT_TIMEOUT_S, Visit, visit_all
 from coordinator.transport.access import Access
@@ -68,7 +68,7 @@ class SearchConditions(NamedTuple):
 
 def visit_now(addresses: tuple[str, ...], access: Access) -> SearchConditions | None:
     """Ask the workers of a search for their present conditions; None if one is not ready."""
-    return SearchConditions.of_now(asyncio.run(visit_all(addresses, access, VISIT_TIMEOUT_S)))
+    return SearchConditions.of_now(run_until_signal(visit_all(addresses, access, VISIT_TIMEOUT_S)))
 
 
 def _describe(

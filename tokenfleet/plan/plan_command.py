@@ -14,7 +14,7 @@ from common.atomic_files import replace_files
 from common.command_exit import FAILED, end_command, run_command
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
 from common.named_refusals import naming_output
-from common.signals import Interrupts
+from common.signals import CLEAN_UP_S, Interrupts
 from common.text import print_table
 from coordinator.doctor.capacity import PUBLISHED, WARN_CORES, CoordinatorCosts, CoordinatorLoad
 from sut.benchmark import BENCHMARK
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
 
 
 def _plan(argv: list[str]) -> int:
-    Interrupts(ignores_later=True)
+    Interrupts(patience_s=CLEAN_UP_S)
     config = parse(argv)
     sys.stderr.write("plan: measuring this host with four short runs\n")
     try:

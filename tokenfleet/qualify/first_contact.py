@@ -14,7 +14,7 @@ from typing import Annotated
 from common.command_exit import run_command
 from common.flags import Flag, FlagError, Parser, add_flags, build, declared
 from common.named_refusals import naming_output
-from common.signals import Interrupts
+from common.signals import CLEAN_UP_S, Interrupts
 from common.text import print_table
 from common.tls import WorkerAccessFlags
 from coordinator.config import WorkerAddresses, check_addresses
@@ -155,7 +155,7 @@ def _qualify(argv: list[str]) -> int:
         ValueError: Bad input; names flag, file, value and bound.
         Interrupted: A signal arrived.
     """
-    Interrupts(ignores_later=True)
+    Interrupts(patience_s=CLEAN_UP_S)
     parser = Parser(
         allow_abbrev=False,
         description="Check a new system: weights, data files, stop ids, greedy answers, projected score.",

@@ -16,7 +16,7 @@ import numpy as np
 from common import config_file
 from common.flags import Flag, FlagError, Flags, Parser, add_flags, build
 from common.named_refusals import naming_output
-from common.signals import Interrupts
+from common.signals import CLEAN_UP_S, Interrupts
 from sut import dataset
 from sut.dataset import Dataset
 from tokenfleet.engine_program import run_engine_program
@@ -40,7 +40,7 @@ class ReferenceConfig(Flags):
 
 def run_reference(argv: list[str]) -> int:
     """Run the program and return its exit code."""
-    Interrupts(ignores_later=True)
+    Interrupts(patience_s=CLEAN_UP_S)
     return run_engine_program("qualify reference", partial(_generate, argv))
 
 

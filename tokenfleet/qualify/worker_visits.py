@@ -1,11 +1,11 @@
 """The workers of a qualification: each must be ready before any check runs."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from google.protobuf.json_format import MessageToDict
 
+from common.signals import run_until_signal
 from coordinator.doctor.visits import VISIT_TIMEOUT_S, Visit, visit_all
 from coordinator.transport.access import Access
 from protos import worker_pb2 as pb
@@ -32,7 +32,7 @@ def visit_workers(addresses: Sequence[str], access: Access) -> tuple[ReadyWorker
     Returns:
         The workers that are ready, and whether all are.
     """
-    visits = asyncio.run(visit_all(tuple(addresses), access, VISIT_TIMEOUT_S))
+    visits = run_until_signal(visit_all(tuple(addresses), access, VISIT_TIMEOUT_S))
     workers = [visit for visit in visits if visit.trouble is not None or not visit.info.replicas]
     ready = {visit.address: visit.info for visit in workers if not _fault(visit)}
     faults = [f"{visit.address}: {fault}" for visit in workers if (fault := _fault(visit))]

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import dataclasses
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from bench.gpu.race.steady_engine import RECORDED, SteadySpec
 from bench.gpu.race.step_recording import WRITE_TIMEOUT_S, RecordingSpec
 from bench.gpu.watch import describe_gpus, last_used_mib, use_between, wait_free
 from bench.processes import Processes
+from common.signals import Interrupted
 from worker.engines.model.random_weights import EVEN_EXPERTS
 from worker.machine.nvml import process_tree
 
@@ -128,9 +128,9 @@ class Race:
         except RuntimeError as error:
             result["failure"] = shortened(str(error))
             self._clock.say(f"{label}: failed: {result['failure']}")
-        except SystemExit as error:
-            # A signal: the windows so far are kept, and the run is made again.
-            result |= {"failure": "interrupted", "interrupted_with": error.code}
+        except Interrupted as interruption:
+            # The windows so far are kept, and the run is made again.
+            result |= {"failure": "interrupted", "interrupted_with": interruption.exit_code}
         result["seconds"] = time.monotonic() - begun_s
         result["start_log"] = read_start(log)
         return result
@@ -284,7 +284,7 @@ def _profile(race: Race, configuration: Configuration, journal: Path) -> int:
     run = race.run(configuration, 1, lambda _: None) | {"plan": journal_plan(race.plan)}
     say(write_profile(run, race.logs, journal, race.model))
     if is_interrupted(run):
-        sys.exit(run["interrupted_with"])
+        raise Interrupted(run["interrupted_with"] - 128)
     return 1 if run["failure"] else 0
 
 
@@ -316,5 +316,5 @@ def _run_all(
         longest_s = max(longest_s, run["seconds"])
         journal.add(run, configurations, finals)
         if is_interrupted(run):
-            sys.exit(run["interrupted_with"])
+            raise Interrupted(run["interrupted_with"] - 128)
     return True

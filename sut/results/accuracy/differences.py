@@ -19,7 +19,7 @@ def explain(family: Family, text: str, message: str | None, official: Extracted)
     """
     if message is None:
         return "no final message: the official evaluator reads the whole text"
-    if final_section(text.strip()) != message:
+    if final_section(text) != message:
         return (
             "several final messages, or one not ended by <|return|>: the official evaluator reads the first"
         )

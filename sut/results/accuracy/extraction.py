@@ -25,12 +25,12 @@ _LANGUAGE_LINE = re.compile(r"(?:python|py)\s*\n", re.IGNORECASE)
 
 
 def final_section(text: str) -> str | None:
-    """Return the first final message of a stripped text, up to <|return|> or its end; None without one."""
+    """Return the first final message of a text, stripped, up to <|return|> or its end; None without one."""
     at = text.find(FINAL_CHANNEL)
     while at >= 0:
         # The header may hold other characters, but no "<", before <|message|>.
         header_end = text.find("<", at + len(FINAL_CHANNEL))
-        if text.startswith(MESSAGE, header_end) and header_end >= 0:
+        if header_end >= 0 and text.startswith(MESSAGE, header_end):
             begin = header_end + len(MESSAGE)
             end = text.find(RETURN, begin)
             return text[begin : end if end >= 0 else len(text)].strip()
@@ -40,13 +40,9 @@ def final_section(text: str) -> str | None:
 
 def choice_letter(text: str) -> str | None:
     """Return the letter A to D of a multiple-choice answer, upper case."""
-    text = text.strip()
     section = final_section(text)
-    final = _BOLD.sub(r"\1", text if section is None else section)
-    if final.startswith(("['", '["')) and final.endswith(("']", '"]')):
-        final = final[2:-2].strip()
-    final = _unescaped(final)
-    found = _LEADING_LETTER.match(final.strip()) or _LABELED_LETTER.search(final)
+    final = _unescaped(_BOLD.sub(r"\1", text if section is None else section))
+    found = _LEADING_LETTER.match(final) or _LABELED_LETTER.search(final)
     if found is None:
         found = _last(_LATE_LETTER, _unescaped(text))
     return None if found is None else found[1].upper()
@@ -54,7 +50,6 @@ def choice_letter(text: str) -> str | None:
 
 def aime_integer(text: str) -> int | None:
     """Return the integer 0 to 999 of an AIME answer; the whole text is searched, drafts included."""
-    text = text.strip()
     found = _last(_BOXED_DIGITS, text) or _last(_LABELED_DIGITS, text)
     if found is None:
         return None
@@ -68,7 +63,6 @@ def aime_integer(text: str) -> int | None:
 
 def python_source(text: str) -> str | None:
     """Return the last code block: of the final message if it has one, else of the whole text."""
-    text = text.strip()
     section = final_section(text)
     source = None if section is None else _last_source(section)
     return _last_source(text) if source is None else source
@@ -100,7 +94,7 @@ def last_block(text: str, opening: str) -> str | None:
 
 
 def _unescaped(text: str) -> str:
-    return text.replace(r"\n", "\n").replace(r"\'", "'")
+    return text.replace(r"\n", "\n")
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

@@ -140,12 +140,12 @@ def _latest_host(worker: JsonObject) -> list[JsonObject]:
 
 
 Runs = Mapping[Scenario, Mapping[RunKind, RecordedRun]]
-"""The runs of a submission."""
+"""The runs of a submission, in the order of scenarios and kinds."""
 
 
 def all_runs(runs: Runs) -> list[RecordedRun]:
-    """List the runs, ordered by scenario and kind."""
-    return [runs[scenario][kind] for scenario in Scenario if scenario in runs for kind in runs[scenario]]
+    """List the runs in their order."""
+    return [run for by_kind in runs.values() for run in by_kind.values()]
 
 
 def find_runs(results: Iterable[Path]) -> Runs:
@@ -170,7 +170,11 @@ def find_runs(results: Iterable[Path]) -> Runs:
     if not found:
         places = ", ".join(map(str, results))
         raise FlagError(RESULTS_FLAG, f"no <scenario>/<performance|accuracy|TESTnn>/{RECORD} in {places}")
-    return found
+    return {
+        scenario: {kind: found[scenario][kind] for kind in RunKind if kind in found[scenario]}
+        for scenario in Scenario
+        if scenario in found
+    }
 
 
 def _read_runs(results: Path) -> list[RecordedRun]:

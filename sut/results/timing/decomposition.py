@@ -232,8 +232,9 @@ def _around(taken: _TakenApart, fraction: float) -> PartsOfPercentile:
     totals, order = taken.totals, taken.order
     num = len(order)
     rank = percentile_rank(num, fraction)
+    # The smallest fraction is 0.5, so the window begins behind the first request.
     reach = int(num * WINDOW)
-    rows = order[max(rank - reach, 0) : rank + reach + 1]
+    rows = order[rank - reach : rank + reach + 1]
     return PartsOfPercentile(
         value_ns=round(totals[order[rank]]),
         mean_ns=float(totals[rows].mean()),

@@ -121,7 +121,7 @@ def add_traced_schedule(records: RequestRecords, trace: Path) -> Schedule | None
     traced = read_trace(trace)
     columns = records.columns
     rows = np.searchsorted(columns["query"], traced[:, 0])
-    rows = np.minimum(rows, max(records.num_rows - 1, 0))
+    rows = np.minimum(rows, records.num_rows - 1)
     found = columns["query"][rows] == traced[:, 0] if records.num_rows else np.zeros(len(traced), np.bool_)
     rows, traced = rows[found], traced[found]
     if not len(rows):

@@ -118,7 +118,7 @@ def is_known(times: Times) -> NDArray[np.bool_]:
 def _rows_of(columns: dict[str, Column], queries: Column) -> tuple[Column, NDArray[np.bool_]]:
     """Return the rows of queries, and which of the queries have one."""
     own = columns["query"]
-    rows = np.minimum(np.searchsorted(own, queries), max(len(own) - 1, 0))
+    rows = np.minimum(np.searchsorted(own, queries), len(own) - 1)
     found = own[rows] == queries if len(own) else np.zeros(len(queries), np.bool_)
     return rows[found], found
 

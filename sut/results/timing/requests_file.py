@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from common.arrow_buffers import to_arrow, to_texts
+from common.arrow_buffers import to_arrow, to_booleans, to_texts
 from common.atomic_files import whole_file
 from common.bounded_file import open_regular
 from common.json_document import parse_json
@@ -115,7 +115,7 @@ def to_table(records: RequestRecords) -> pa.Table:
 
 def _to_array(name: str, columns: Mapping[str, _Column]) -> pa.Array:
     if name == "continued":
-        return to_arrow((columns["losses"] > 0).astype(np.uint8)).cast(pa.bool_())
+        return to_booleans(columns["losses"] > 0)
     column = columns[name]
     if name == "finish_reason":
         return pa.DictionaryArray.from_arrays(to_arrow(column.astype(np.int8)), to_texts(REASONS))

@@ -1,0 +1,46 @@
+"""Ends a process that does not end by itself in time, and shows on stderr where its threads wait."""
+
+import faulthandler
+import os
+import signal
+import threading
+
+SHOW_TIMEOUT_S = 0.5
+"""Time to write the stacks: the disk or terminal behind stderr may not answer."""
+_WITHOUT_GIL_S = 1.5
+_BY_KERNEL_S = 2.5
+_STDERR = 2
+
+
+def end_after(limit_s: float, code: int) -> None:
+    """End the process with an exit code after a time, unless it has ended before.
+
+    A thread that keeps the interpreter's lock (the GIL) also stops the timer. faulthandler's own thread
+    then shows the stacks and ends the process with exit code 1, 1.5 s after the limit. If stderr takes no
+    text, the kernel ends it by SIGALRM, another second later.
+
+    Thread: main.
+    """
+    timer = threading.Timer(limit_s, _end, (limit_s, code))
+    timer.daemon = True
+    timer.start()
+    faulthandler.dump_traceback_later(limit_s + _WITHOUT_GIL_S, exit=True, file=_STDERR)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, limit_s + _BY_KERNEL_S)
+
+
+def _end(limit_s: float, code: int) -> None:
+    # Without a lock of the log or of sys.stderr: a thread that hangs may hold it.
+    text = f"ended by force after {limit_s:g} s; the threads were at:\n{_stacks()}".encode()
+    showing = threading.Thread(target=os.write, args=(_STDERR, text), daemon=True)
+    showing.start()
+    showing.join(SHOW_TIMEOUT_S)
+    os._exit(code)
+
+
+def _stacks() -> str:
+    """Return the stacks of all threads; faulthandler writes to a file only, and a disk may hang."""
+    with os.fdopen(os.memfd_create("stacks"), "w+b") as file:
+        faulthandler.dump_traceback(file)
+        file.seek(0)
+        return file.read().decode(errors="replace")
