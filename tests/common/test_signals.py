@@ -59,7 +59,7 @@ class SignalledWhileFinalized:
 def test_a_signal_in_a_finalizer_is_not_lost() -> None:
     """Python drops the exception that the handler raises there; it is raised again outside."""
     Interrupts()
-    with pytest.raises(Interrupted, match="^SIGTERM$"):
+    with pytest.raises(Interrupted, match=r"^SIGTERM$"):
         wait_after(SignalledWhileFinalized())
 
 
@@ -75,14 +75,14 @@ def test_held_signals_are_found_by_a_look() -> None:
     interrupts.hold()
     interrupts.check()
     signal.raise_signal(signal.SIGINT)
-    with pytest.raises(Interrupted, match="^SIGINT$"):
+    with pytest.raises(Interrupted, match=r"^SIGINT$"):
         interrupts.check()
-    with pytest.raises(Interrupted, match="^SIGINT$"):
+    with pytest.raises(Interrupted, match=r"^SIGINT$"):
         interrupts.resume()
 
 
 def test_a_signal_in_a_callback_of_an_event_loop_is_not_lost() -> None:
-    """asyncio drops an exception of a callback: the work is cancelled, and the signal raised outside."""
+    """Asyncio drops an exception of a callback: the work is cancelled, and the signal raised outside."""
 
     async def work() -> None:
         asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGHUP)
@@ -90,7 +90,7 @@ def test_a_signal_in_a_callback_of_an_event_loop_is_not_lost() -> None:
 
     Interrupts()
     before = signal.getsignal(signal.SIGHUP)
-    with pytest.raises(Interrupted, match="^SIGHUP$"):
+    with pytest.raises(Interrupted, match=r"^SIGHUP$"):
         run_until_signal(work())
     assert before == signal.getsignal(signal.SIGHUP)
 

@@ -60,11 +60,13 @@ def test_an_interrupted_run_imports_nothing(tmp_path: Path) -> None:
 
 def test_a_step_that_hangs_is_ended_and_named(tmp_path: Path) -> None:
     """The run ends with the code of its signal, and its log has the function at which it hung."""
-    with fleet.workers(tmp_path, 1, "--step-ms", "20") as started:
-        with coordinator(started, tmp_path, PROMPTS, program=main_of(HANGS)) as run:
-            wait_busy(started, run)
-            run.process.terminate()
-            code, log = run.end()
+    with (
+        fleet.workers(tmp_path, 1, "--step-ms", "20") as started,
+        coordinator(started, tmp_path, PROMPTS, program=main_of(HANGS)) as run,
+    ):
+        wait_busy(started, run)
+        run.process.terminate()
+        code, log = run.end()
     assert 143 == code, log
     assert "ended by force after 1 s; the threads were at:\n" in log
     assert "in hangs_at_the_end" in log
