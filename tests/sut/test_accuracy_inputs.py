@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sut.results.accuracy.__main__ import main
+from sut.results.accuracy.log_entries import AnswerLog, LogError
 from tests.sut.accuracy_files import encode, entry, final, write_case, write_log, write_reference
 
 ROWS = [
@@ -43,6 +44,13 @@ def file(name: str, content: bytes) -> Callable[[Path], None]:
 def columns(**values: list[object]) -> Callable[[Path], None]:
     """Write reference data with other columns."""
     return lambda directory: pq.write_table(pa.table(values), directory / "acc.parquet")
+
+
+def endless(directory: Path) -> None:
+    """Write a log of 4 GiB whose first entry does not end; only its first 16 MiB may be read."""
+    with (directory / "mlperf_log_accuracy.json").open("wb") as log_file:
+        log_file.write(b"[")
+        log_file.truncate(1 << 32)
 
 
 def special_tokens_removed(directory: Path) -> None:
@@ -89,6 +97,26 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
         LOG + "entry 0 has a number of too many digits",
     ),
     "no object": (log(E0, "7"), LOG + "entry 1 is no JSON object"),
+    "no seq_id": (log('{"qsl_idx": 0, "data": ""}'), LOG + "entry 0 has no seq_id"),
+    "no qsl_idx": (log('{"seq_id": 0, "data": ""}'), LOG + "entry 0 has no qsl_idx"),
+    "a truth value as sample": (
+        log('{"seq_id": 0, "qsl_idx": true, "data": ""}'),
+        LOG + "entry 0: qsl_idx is no integer",
+    ),
+    "a fraction as sample": (
+        log('{"seq_id": 0, "qsl_idx": 1.0, "data": ""}'),
+        LOG + "entry 0: qsl_idx is no integer",
+    ),
+    "a number as data": (
+        log('{"seq_id": 0, "qsl_idx": 0, "data": 7}'),
+        LOG + "entry 0: data is no hexadecimal text of whole int32 tokens",
+    ),
+    "nested too deeply": (text("[" * 100_000), LOG + "entry 0 is nested too deeply"),
+    "no UTF-8": (
+        file("mlperf_log_accuracy.json", b"[\xff"),
+        LOG + "is no UTF-8 text: invalid start byte",
+    ),
+    "an entry without end": (endless, LOG + "entry 0 is no JSON object: Expecting value"),
     "no data": (log('{"seq_id": 0, "qsl_idx": 0}'), LOG + "entry 0 has no data"),
     "half a token": (
         log('{"seq_id": 0, "qsl_idx": 0, "data": "0011"}'),
@@ -108,6 +136,22 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "damaged data": (file("acc.parquet", b"PAR1 and more"), DATA + "is no readable parquet file: "),
     "no truth": (columns(dataset=["aime25"]), DATA + "has no column ground_truth"),
+    "two columns of one name": (
+        lambda directory: pq.write_table(
+            pa.table([["aime25"], ["aime25"], ["1"]], names=["dataset", "dataset", "ground_truth"]),
+            directory / "acc.parquet",
+        ),
+        DATA + "has 2 columns dataset, not one",
+    ),
+    "no rows": (columns(dataset=[], ground_truth=[]), DATA + "has no rows"),
+    "an empty name": (
+        columns(dataset=["aime25", ""], ground_truth=["1", "2"]),
+        DATA + "row 1 has no name in the column dataset",
+    ),
+    "a number as name": (
+        columns(dataset=[25], ground_truth=["1"]),
+        DATA + "row 0 has no name in the column dataset",
+    ),
     "no name": (
         columns(dataset=[None], ground_truth=["1"]),
         DATA + "row 0 has no name in the column dataset",
@@ -217,3 +261,15 @@ def test_a_log_that_was_changed_after_its_run_is_refused(
     assert not (tmp_path / "accuracy.json").exists()
     log_path.write_text(own)
     assert 0 == main(flags)
+
+
+def test_a_log_that_changes_between_two_readings_is_refused(tmp_path: Path) -> None:
+    """The SHA-256 of the report is that of the log which was checked; tokens of 0 are tokens."""
+    path = write_log(tmp_path / "log.json", [entry(0, [0, 1])])
+    answers = AnswerLog(path)
+    assert [[0, 1]] == [answer.token_ids.tolist() for answer in answers]
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == answers.sha256
+    assert 1 == len(list(answers))
+    write_log(path, [entry(0, [0, 2])])
+    with pytest.raises(LogError, match="changed while it was read"):
+        list(answers)

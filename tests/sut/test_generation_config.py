@@ -44,6 +44,8 @@ def test_comments_and_keys_without_use_are_passed_over(tmp_path: Path) -> None:
         "_": [1],
         "skip_special_tokens": False,
         "stream": True,
+        **dict.fromkeys(("eos_token_id", "pad_token_id", "bos_token_id"), 200_002),
+        "transformers_version": "5.0",
         "top_k": -1,
     }
     assert load_generation_config(write(tmp_path, values), PERFORMANCE, None) == GenerationConfig()

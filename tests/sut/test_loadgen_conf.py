@@ -4,9 +4,43 @@ from pathlib import Path
 
 import pytest
 
+from common.flags import FlagError
 from sut.conf_effects import unused_lines, used_lines
-from sut.loadgen_conf import AUDIT_FLAG, NO_USER_CONF, USER_FLAG, read_conf
+from sut.loadgen_conf import AUDIT_FLAG, NO_USER_CONF, USER_FLAG, parse_conf, read_conf
 from tests.sut.effective_settings import FAST, GPT, OFFLINE, RATE, SERVER, as_loadgen_reads, compose, parsed
+
+WHOLE_KEYS = [
+    *("accuracy_log_rng_seed", "accuracy_log_sampling_target", "accuracy_sample_count_override"),
+    *("infer_token_latencies", "max_duration", "max_query_count", "min_duration", "min_query_count"),
+    *("mode", "performance_issue_same", "performance_issue_same_index", "performance_issue_unique"),
+    *("performance_sample_count_override", "print_timestamps", "sample_concatenate_permutation", "test05"),
+    *("use_token_latencies", "coalesce_queries", "max_async_queries", "target_latency", "tpot_latency"),
+    *("ttft_latency", "samples_per_query"),
+]
+DECIMAL_KEYS = [
+    *("accuracy_log_probability", "target_latency_percentile", "target_qps", "token_latency_scaling_factor"),
+    *("test07_accuracy_threshold", "test09_min_output_tokens", "test09_max_output_tokens"),
+]
+
+
+def test_every_key_that_loadgen_reads_is_taken_and_no_other() -> None:
+    """By hand from loadgen/test_settings_internal.cc and the audit.configs; some may have a fraction."""
+    for key in (*WHOLE_KEYS, *DECIMAL_KEYS):
+        assert {key: "7"} == parse_conf(USER_FLAG, f"*.*.{key} = 7\n").values
+        if key in DECIMAL_KEYS:
+            assert {key: "0.5"} == parse_conf(USER_FLAG, f"*.*.{key} = 0.5\n").values
+        else:
+            with pytest.raises(FlagError, match="is not a number of 0 or more, written"):
+                parse_conf(USER_FLAG, f"*.*.{key} = 0.5\n")
+        with pytest.raises(FlagError, match=f"LoadGen has no key '{key}_x'"):
+            parse_conf(USER_FLAG, f"*.*.{key}_x = 7\n")
+
+
+@pytest.mark.parametrize("scenario", ["*", "Server", "Offline", "SingleStream", "MultiStream"])
+def test_every_scenario_of_loadgen_is_taken(scenario: str) -> None:
+    """In LoadGen's spelling."""
+    (line,) = parse_conf(USER_FLAG, f"*.{scenario}.target_qps = 7\n").lines
+    assert (scenario, f"*.{scenario}.target_qps = 7") == (line.scenario, str(line))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sut.results.loadgen_figures import Bound, LoadGenFigures, LoadGenSpread
+from sut.results.loadgen_figures import TOKEN_RATES, Bound, LoadGenFigures, LoadGenSpread
 from sut.results.logs import DetailLog
 from tests.sut.handmade_logs import INTERACTIVE, OFFLINE, SERVER, Scenario
 
@@ -51,10 +51,28 @@ def test_each_bound_stands_with_its_figure(scenario: Scenario) -> None:
 
 
 def test_offline_has_its_target_rate() -> None:
-    """Offline: samples per second with the target rate."""
-    values: dict[str, object] = {"result_samples_per_second": 30, "effective_target_qps": 12}
+    """Offline: samples per second with the target rate, behind the tokens per second."""
+    values: dict[str, object] = {
+        "result_samples_per_second": 30,
+        "effective_target_qps": 12,
+        "result_tokens_per_second": 10.5,
+        "result_validity": "VALID",
+    }
     figures = LoadGenFigures.of(OFFLINE, DetailLog(values, []))
     assert {"result_samples_per_second": Bound("target_qps", 12)} == figures.bounds
+    headline = ["result_validity", "result_tokens_per_second", "result_samples_per_second"]
+    assert headline == list(figures.headline)
+
+
+def test_without_a_completed_test_there_are_no_figures() -> None:
+    """Every mapping is empty."""
+    assert LoadGenFigures() == LoadGenFigures.of(SERVER, DetailLog({}, []))
+    assert LoadGenFigures(headline={}, bounds={}, latencies={}) == LoadGenFigures()
+
+
+def test_the_rates_of_tokens_have_these_keys() -> None:
+    """Of Offline and of Server, in LoadGen's log."""
+    assert ("result_tokens_per_second", "result_completed_tokens_per_second") == TOKEN_RATES
 
 
 def test_loadgens_latencies_are_read_with_their_percentiles() -> None:
@@ -68,8 +86,9 @@ def test_loadgens_latencies_are_read_with_their_percentiles() -> None:
 
 
 def test_an_incomplete_quantity_is_left_out() -> None:
-    """Without one percentile, or with one that is no number, the quantity is not shown."""
-    for value in (None, True, "fast"):
-        values = SERVER_VALUES | {"result_99.00_percentile_latency_ns": value}
-        latencies = LoadGenFigures.of(SERVER, DetailLog(values, [])).latencies
-        assert {"ttft_ns", "tpot_ns"} == latencies.keys()
+    """Without one of its figures, or with one that is no number, the quantity is not shown."""
+    for name in ("99.00_percentile", "mean", "min", "max"):
+        for value in (None, True, "fast"):
+            values = SERVER_VALUES | {f"result_{name}_latency_ns": value}
+            latencies = LoadGenFigures.of(SERVER, DetailLog(values, [])).latencies
+            assert {"ttft_ns", "tpot_ns"} == latencies.keys()

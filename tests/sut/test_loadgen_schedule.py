@@ -69,6 +69,8 @@ def test_the_times_between_queries_are_those_of_the_standard_library(seed: int) 
     gaps of -log(1 - u) / 2.5 s; the seed counts modulo 2**32.
     """
     assert [0, 58230949, 58230949 + 720744746] == due_times(Seeded(seed, 2.5), 3).tolist()
+    # At 0.001 queries/s the low word makes 200 ns.
+    assert [0, 145577374208] == due_times(Seeded(seed, 0.001), 2).tolist()
     assert [0, 0, 0] == due_times(Seeded(seed, 0.0), 3).tolist()
 
 
@@ -114,9 +116,19 @@ def test_each_figure_of_loadgen_bounds_the_begin(quantity: str, figure: str) -> 
 
 
 def test_no_query_is_issued_before_it_is_due() -> None:
-    """Query 0 is issued when it is due: of +-6 us only -6 to 0 us remain."""
+    """Query 0 is issued when it is due: of +-6 us only -6 to 0 us remain; then query 1 leaves 1 us more."""
     records = run(MS)
-    assert (-3 * US, 3 * US) == begin_of(records, add_seeded_schedule(records, SEEDED, loadgens(records)))
+    figures = loadgens(records)
+    assert (-3 * US, 3 * US) == begin_of(records, add_seeded_schedule(records, SEEDED, figures))
+    records.columns["issued_ns"][0] += MS
+    assert (-2500, 3500) == begin_of(records, add_seeded_schedule(records, SEEDED, figures))
+
+
+def test_a_quantity_that_loadgen_does_not_report_bounds_nothing() -> None:
+    """The latencies alone give the schedule."""
+    records = late_run()
+    figures = {"latency_ns": loadgens(records)["latency_ns"]}
+    assert (0, 6 * US) == begin_of(records, add_seeded_schedule(records, SEEDED, figures))
 
 
 @pytest.mark.parametrize("name", ["first_reported_ns", "first_returned_ns"])
@@ -236,6 +248,9 @@ def test_the_begin_of_a_traced_schedule_lies_within_loadgens_calls(tmp_path: Pat
     """LoadGen's stamps are 5 us from both ends of its calls, and query 0 is issued when it is due."""
     path = write_trace(tmp_path / "trace.json", run(MS))
     records = run(MS)
+    assert (-2500, 2500) == begin_of(records, add_traced_schedule(records, path))
+    # Query 1 is issued when the trace has it, 1 us late.
+    records.columns["issued_ns"][0] += MS
     assert (-2500, 2500) == begin_of(records, add_traced_schedule(records, path))
     records = late_run()
     assert (0, 5 * US) == begin_of(records, add_traced_schedule(records, path))

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from common.flags import FlagError
 from sut.loadgen_conf import USER_FLAG, parse_conf
 from sut.results.comparison.compare_command import main
+from sut.results.comparison.compared_files import read_grading
 from sut.settings import Mode, Scenario
 from sut.user_conf import compose_user_conf
 from tests.sut.comparison.run_files import server_record, write_run
@@ -148,3 +150,81 @@ def test_a_figure_that_some_runs_do_not_have_is_told(
     assert "tokens/s is left out: only 2 of 2 runs of A, 1 of 2 runs of B have it." in output
     assert "accuracy score" not in output
     assert "before the tail is left out" not in output
+
+
+def test_a_figure_that_one_side_does_not_have_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LoadGen gave no run of B a rate: the figure is not missing in silence."""
+    write_run(tmp_path / "a" / "0", server_record("a0", 0, 50.0))
+    loadgen = {"result_completed_samples_per_sec": 20.5}
+    write_run(tmp_path / "b" / "0", server_record("b0", 1, 50.0, loadgen=loadgen))
+    output = output_of(capsys, tmp_path / "a", tmp_path / "b")
+    assert "tokens/s is left out: only 1 of 1 runs of A, 0 of 1 runs of B have it." in output
+
+
+def test_work_is_the_same_however_it_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The order of the keys in a record says nothing."""
+    for name, generation in (("a", {"top_p": 1.0, "seed": 7}), ("b", {"seed": 7, "top_p": 1.0})):
+        write_run(tmp_path / name / "0", server_record(name, 0, 50.0, generation=generation))
+    assert "not of the same work" not in output_of(capsys, tmp_path / "a", tmp_path / "b")
+
+
+def test_a_check_that_failed_without_a_warning_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One INVALID run of one side: the check that made it so is named."""
+    for name, passed in (("a", True), ("b", False)):
+        checks = [{"name": "clock", "passed": passed, "warning": False}]
+        write_run(
+            tmp_path / name / "0",
+            server_record(name, 0, 50.0, verdict={"outcome": "VALID", "checks": checks}),
+        )
+    output = output_of(capsys, tmp_path / "a", tmp_path / "b")
+    assert "The check clock failed or warned in 0 of 1 runs of A, 1 of 1 runs of B." in output
+
+
+def test_schedules_of_different_rates_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A side whose runs have no rate, for example of an older tokenfleet, has none."""
+    for k, (name, rate) in enumerate((("a", 20.0), ("a", 20.5), ("b", None))):
+        bounds = {"result_completed_samples_per_sec": {"name": "target_qps", "value": rate}}
+        write_run(tmp_path / name / str(k), server_record(f"{name}{k}", k, 50.0, loadgen_bounds=bounds))
+    output = output_of(capsys, tmp_path / "a", tmp_path / "b")
+    assert "LoadGen's schedules had different rates, in queries/s: A had 20, 20.5; B had none." in output
+
+
+@pytest.mark.parametrize(
+    "name", ["reference_sha256", "tokenizer_sha256", "lcb_tests_sha256", "python_version", "ungraded"]
+)
+def test_each_condition_of_a_score_is_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Scores are not comparable if the data, the tokenizer, the tests or the Python differ."""
+    for side, value in (("a", ["x"]), ("b", ["y", "z"])):
+        run = write_run(tmp_path / side, server_record(side, 0, 50.0))
+        told = value if name == "ungraded" else value[0]
+        (run / "accuracy.json").write_text(json.dumps({"score_percent": 100.0, name: told}))
+    shown = "num_ungraded: A 1; B 2" if name == "ungraded" else f"{name}: A x; B y"
+    assert f"accuracy.json.{shown}" in output_of(capsys, tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize(("score", "accepted"), [(0, True), (100, True), (-0.001, False), (100.001, False)])
+def test_a_score_is_between_0_and_100(tmp_path: Path, score: float, accepted: bool) -> None:
+    """Both ends are scores; a report without a score has none."""
+    (tmp_path / "accuracy.json").write_text(json.dumps({"score_percent": score}))
+    if accepted:
+        assert score == read_grading(tmp_path, {}, "RUNS").score_percent
+    else:
+        with pytest.raises(FlagError, match=f"score_percent is {score}, not 0 to 100"):
+            read_grading(tmp_path, {}, "RUNS")
+    (tmp_path / "accuracy.json").write_text(json.dumps({"score_percent": None}))
+    assert read_grading(tmp_path, {}, "RUNS").score_percent is None
+
+
+def test_the_audit_configs_of_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the user.confs are."""
+    for side, value in (("a", 990), ("b", 991)):
+        run = write_run(tmp_path / side, server_record(side, 0, 50.0))
+        (run / "audit.config").write_text(f"*.*.accuracy_log_sampling_target = {value}\n")
+    output = output_of(capsys, tmp_path / "a", tmp_path / "b")
+    assert "audit.config.accuracy_log_sampling_target: A 990; B 991" in output

@@ -4,7 +4,12 @@ import math
 
 import pytest
 
-from sut.results.comparison.ratio_interval import RepeatedFigure, ratio_interval, student_quantile
+from sut.results.comparison.ratio_interval import (
+    RatioInterval,
+    RepeatedFigure,
+    ratio_interval,
+    student_quantile,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +54,50 @@ def test_one_side_after_the_other_removes_no_drift() -> None:
     found = ratio_interval(a, b, 0.05)
     assert found is not None
     assert not found.removes_drift
+
+
+def drift_of(a_starts: list[float] | None, b_starts: list[float] | None) -> bool:
+    """Whether a drift is estimated from runs that began at these times."""
+    sides = []
+    for starts in (a_starts, b_starts):
+        num = 3 if starts is None else len(starts)
+        sides.append(RepeatedFigure([1.0, 1.01, 0.99, 1.02][:num], starts))
+    found = ratio_interval(*sides, 0.05)
+    assert found is not None
+    return found.removes_drift
+
+
+def test_a_drift_is_estimated_where_it_can_be_told_from_the_sides() -> None:
+    """Three runs a side with known starts, of which not all are equal, and sides that alternate.
+
+    Starts 0, 1, 2 and the same s later: their variance within a side is 2/3 and between the sides s^2 / 4, so
+    the inflation 1 + (s^2 / 4) / (2/3) is at most 2 up to s = 1.633.
+    """
+    assert drift_of([0.0, 1.0, 2.0], [1.6, 2.6, 3.6])
+    assert not drift_of([0.0, 1.0, 2.0], [1.7, 2.7, 3.7])
+    assert not drift_of([0.0, 1.0, 2.0], None)
+    assert not drift_of(None, [0.0, 1.0, 2.0])
+    assert not drift_of([0.0, 2.0, 4.0], [1.0, 3.0])
+    assert not drift_of([1.0, 3.0], [0.0, 2.0, 4.0])
+    assert not drift_of([5.0, 5.0, 5.0], [5.0, 5.0, 5.0])
+
+
+def test_sides_may_have_different_numbers_of_runs() -> None:
+    """Logs 0 and 0.02 have the mean 0.01; 0.1, 0.1 and 0.13 have 0.11: the ratio is exp(0.1)."""
+    a = RepeatedFigure([math.exp(log) for log in (0.0, 0.02)], None)
+    b = RepeatedFigure([math.exp(log) for log in (0.1, 0.1, 0.13)], None)
+    found = ratio_interval(a, b, 0.05)
+    assert found is not None
+    assert math.log(found.ratio) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "excluded"),
+    [(1.0, 1.2, False), (0.8, 1.0, False), (1.000001, 1.2, True), (0.8, 0.999999, True)],
+)
+def test_an_interval_that_ends_at_one_does_not_exclude_it(low: float, high: float, excluded: bool) -> None:
+    """Only a ratio whose interval lies on one side of 1 is more than noise."""
+    assert RatioInterval(1.0, low, high, 0.95, removes_drift=False).excludes_one is excluded
 
 
 def test_one_run_has_no_interval() -> None:
