@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sut.results.accuracy import log_entries
 from sut.results.accuracy.__main__ import main
 from sut.results.accuracy.log_entries import AnswerLog, LogError
+from sut.results.accuracy.reference_data import ReferenceDataError, read_reference
 from tests.sut.accuracy_files import encode, entry, final, write_case, write_log, write_reference
 
 ROWS = [
@@ -91,7 +93,12 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "a comma too many": (text(f"[\n{E0},\n]"), LOG + "entry 1 is truncated or no JSON object: "),
     "text behind": (text(f"[{E0},{E1},{E2}] []"), LOG + "has text after the end of the array of 3 entries"),
     "no array": (text(E0), LOG + 'is no JSON array: begins with \'{ "seq_id"'),
+    "no array behind spaces": (
+        text(f" \n 7{'x' * 50}"),
+        LOG + f"is no JSON array: begins with '7{'x' * 29}'",
+    ),
     "empty": (text(""), LOG + "is empty"),
+    "no entries": (text("[\n]\n"), LOG + "has no entry for 3 of 3 samples, first sample 0"),
     "a number of too many digits": (
         text(f'[{{"seq_id": {"1" * 5000}}}]'),
         LOG + "entry 0 has a number of too many digits",
@@ -273,3 +280,35 @@ def test_a_log_that_changes_between_two_readings_is_refused(tmp_path: Path) -> N
     write_log(path, [entry(0, [0, 2])])
     with pytest.raises(LogError, match="changed while it was read"):
         list(answers)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 1 << 20])
+def test_a_log_is_the_same_in_chunks_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    """A chunk may end within an entry, a number or a character of two bytes."""
+    monkeypatch.setattr(log_entries, "_CHUNK_BYTES", chunk_bytes)
+    lines = [entry(row, [row, 256 * row]).replace("{", '{ "note" : "\u00fc",', 1) for row in range(20)]
+    answers = AnswerLog(write_log(tmp_path / "log.json", lines))
+    found = [(one.entry, one.sample_index, one.token_ids.tolist()) for one in answers]
+    assert [(row, row, [row, 256 * row]) for row in range(20)] == found
+    assert hashlib.sha256((tmp_path / "log.json").read_bytes()).hexdigest() == answers.sha256
+
+
+def test_a_log_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """By what the system says."""
+    with pytest.raises(LogError, match="cannot be read: Is a directory"):
+        list(AnswerLog(tmp_path))
+
+
+def test_names_of_data_sets_are_read_in_any_case(tmp_path: Path) -> None:
+    """And only as many rows as are asked for."""
+    path = write_reference(
+        tmp_path / "acc.parquet", [("GPQA_Diamond", "C"), ("AIME25", "7"), ("aime25", "8")]
+    )
+    found = read_reference(path)
+    assert (["gpqa_diamond", "aime25", "aime25"], ["C", "7", "8"]) == (found.names, found.truths)
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == found.sha256
+    assert ["gpqa_diamond"] == read_reference(path, 1).names
+    with pytest.raises(ReferenceDataError, match="cannot be read: No such file or directory"):
+        read_reference(tmp_path / "absent.parquet")

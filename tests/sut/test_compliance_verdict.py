@@ -120,6 +120,15 @@ def test_the_text_of_test09_has_the_official_figures() -> None:
     ]
 
 
+@pytest.mark.parametrize(("total", "bound"), [(57_519, "Min"), (70_301, "Max")])
+def test_a_mean_at_a_bound_passes_its_line(total: int, bound: str) -> None:
+    """57,519 tokens of 50 answers are 1150.38 in the mean, and 70,301 are 1406.02."""
+    figures = LengthFigures(range(50), [total // 50 + (row < total % 50) for row in range(50)])
+    text = output_length_text(decide(TEST09, figures, None, [], ""), figures)
+    assert "\nMin check pass: True\nMax check pass: True\n" in text
+    assert f"{bound} threshold: {figures.mean:.2f}" in text
+
+
 def test_the_text_of_a_failed_test_has_its_reasons() -> None:
     """A log without answers: no length is longest, the mean is below its bound, each reason is a line."""
     figures = LengthFigures([], [])
