@@ -1,11 +1,12 @@
 """Log before a run which settings its files set, and why it is no submission run."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from coordinator.config import RunConfig
 from coordinator.inputs import Confs, Inputs
+from coordinator.transport.agreement import Served, held_prompts
 from protos import worker_pb2 as pb
 from sut.benchmark import BENCHMARK, ComplianceTest, Seeds
 from sut.conf_effects import shared_rate, unused_lines, used_lines
@@ -99,9 +100,18 @@ def too_short(config: RunConfig, settings: LoadGenSettings) -> str | None:
     return RunLength.of(settings.logged).too_short(setting_number(settings.logged, "effective_target_qps"))
 
 
-def warn_of_engines(setup: Setup) -> None:
-    """Log each deviation from a submission run that the workers make known."""
+def warn_of_engines(scenario: Scenario, workers: Sequence[Served], setup: Setup) -> None:
+    """Log each deviation from a submission run that the workers make known, and what their flags add to TTFT.
+
+    Args:
+        scenario: Of the run; Offline has no limit of TTFT.
+        workers: The workers of the run.
+        setup: Facts of the run.
+    """
     _warn(engine_deviations(setup))
+    if scenario is not Scenario.OFFLINE:
+        for text in held_prompts(workers):
+            logger.warning("%s", text)
 
 
 def _warn(deviations: Iterable[str]) -> None:

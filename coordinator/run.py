@@ -43,6 +43,7 @@ from coordinator.run_grading import RunGrading
 from coordinator.scheduling.event_loop import ActiveRun, EventLoop, network_name
 from coordinator.scheduling.network_audit import AUDIT_NAME
 from coordinator.scheduling.scheduler import NOTHING_UNFINISHED, Unfinished
+from coordinator.transport.agreement import Served
 from sut import log_files
 from sut.loadgen import LoadGenTest, generated_samples
 from sut.results import verdict
@@ -187,7 +188,7 @@ class Execution:
         self.run_dir.begin(record)
         num_workers = len(self.event_loop.links)
         logger.info("run %s on %d workers, run hash %s", record.run_id, num_workers, record.spec_hash)
-        warn_of_engines(self._setup())
+        warn_of_engines(self.config.scenario, self._workers(), self._setup())
 
     def _complete(self) -> RunRecord | None:
         """Run the test and store the verdict; None if the run failed."""
@@ -312,8 +313,10 @@ class Execution:
         return self.recorder.record(judged, self.times, figures, hashes)
 
     def _setup(self) -> Setup:
-        workers = [(link.address, info) for link in self.event_loop.links for info in link.infos]
-        return build_setup(self.config, self.inputs, workers, self.test.settings.seeds)
+        return build_setup(self.config, self.inputs, self._workers(), self.test.settings.seeds)
+
+    def _workers(self) -> list[Served]:
+        return [(link.address, info) for link in self.event_loop.links for info in link.infos]
 
     def _conclude(self, record: RunRecord) -> None:
         """Store the verdict of a complete run, then give LoadGen's logs their names if it accepts them."""

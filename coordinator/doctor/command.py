@@ -112,7 +112,7 @@ def examine(order: Order, visits: list[Visit]) -> tuple[list[Row], list[str]]:
     """
     workers = [visit for visit in visits if visit.trouble is None and not visit.info.replicas]
     num_workers = sum(not visit.info.replicas for visit in visits)
-    rows = diagnose_fleet(visits, order.model_hash) if visits else []
+    rows = diagnose_fleet(visits, order.model_hash, order.run.scenario) if visits else []
     accelerators, unchecked = diagnose_accelerators(workers)
     if workers:
         rows += [*diagnose_hosts(workers), *accelerators]

@@ -7,10 +7,11 @@ from grpc_health.v1 import health_pb2
 
 from coordinator.doctor.findings import Check, Finding, Level, Row, differing, several
 from coordinator.doctor.visits import Visit
-from coordinator.transport.agreement import EQUAL_FIELDS
+from coordinator.transport.agreement import EQUAL_FIELDS, GROUP_FLAG, prompt_hold
 from protos import worker_pb2 as pb
 from protos.columns import PROTOCOL_VERSION
 from protos.hashes import engine_hash
+from sut.settings import Scenario
 
 # A LAN takes less than 1 ms; each query's first token is delayed by one round trip.
 MAX_ROUND_TRIP_MS = 10.0
@@ -27,12 +28,13 @@ _READ_LOG = "read its log"
 _EQUAL_ADVICE = "start all workers with the same model, flags and versions: these decide the answers"
 
 
-def diagnose_fleet(visits: Sequence[Visit], model_hash: str | None) -> list[Row]:
+def diagnose_fleet(visits: Sequence[Visit], model_hash: str | None, scenario: Scenario) -> list[Row]:
     """Check reachability, state and agreement.
 
     Args:
         visits: Nodes and workers.
         model_hash: Required hash of the model; None: any that all have.
+        scenario: Of the run.
     """
     answering = [visit for visit in visits if visit.trouble is None]
     workers = [visit for visit in answering if not visit.info.replicas]
@@ -45,6 +47,8 @@ def diagnose_fleet(visits: Sequence[Visit], model_hash: str | None) -> list[Row]
     loaded = [visit for visit in workers if visit.info.engine]
     if loaded:
         rows += _warnings(loaded)
+        if scenario is not Scenario.OFFLINE:
+            rows += _holds(loaded)
         for name in EQUAL_FIELDS:
             rows += _equal(name, loaded)
         rows += [*_weights(loaded), *_engine_hash(loaded)]
@@ -203,6 +207,14 @@ def _warnings(workers: Sequence[Visit]) -> list[Row]:
         Finding(visit.address, Level.WARN, text, advice) for visit in workers for text in visit.info.warnings
     ]
     return Check("workers", "warnings").rows(findings, "no worker warns")
+
+
+def _holds(workers: Sequence[Visit]) -> list[Row]:
+    """Show what the workers' groups of prompts add to TTFT."""
+    advice = f"{GROUP_FLAG} 0, or a hold that is short against the limit of TTFT"
+    holds = [(visit.address, text) for visit in workers if (text := prompt_hold(visit.info)) is not None]
+    findings = [Finding(address, Level.WARN, text, advice) for address, text in holds]
+    return Check("workers", "held prompts").rows(findings, "no worker holds prompts for a group")
 
 
 def _compare(check: str, facts: Mapping[str, Mapping[str, str]], level: Level, advice: str) -> list[Row]:

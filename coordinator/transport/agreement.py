@@ -1,6 +1,6 @@
 """Check that all workers of a run give the same answers, list what may differ and what they warn of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from common.flags import FlagError
 from common.text import printable
@@ -16,6 +16,7 @@ ABSENT = "the default"
 MAX_VALUE_LEN = 100
 MAX_WARNING_LEN = 300
 MAX_NAMES = 8
+GROUP_FLAG = "--prefill-group-tokens"
 Served = tuple[str, pb.WorkerInfo]
 """Address and description of a worker."""
 
@@ -139,12 +140,33 @@ def execution_differences(workers: Sequence[Served]) -> list[str]:
 
 def worker_warnings(workers: Sequence[Served]) -> list[str]:
     """List the warnings of workers: one line for each text, with the workers that have it."""
+    return _lines((address, text) for address, info in workers for text in info.warnings)
+
+
+def held_prompts(workers: Sequence[Served]) -> list[str]:
+    """List how long workers hold prompts for a group, a line for each text, with the workers that have it."""
+    return _lines((address, text) for address, info in workers if (text := prompt_hold(info)) is not None)
+
+
+def prompt_hold(info: pb.WorkerInfo) -> str | None:
+    """Say how long a worker may hold a prompt for its group: with a limit of TTFT it counts; None: not.
+
+    A worker that warns of its groups itself, for example because they have no effect, is passed over.
+    """
+    tokens = info.execution_facts.get("prefill_group_tokens", "0")
+    if tokens == "0" or any(GROUP_FLAG in text for text in info.warnings):
+        return None
+    hold_ms = _value(info.execution_facts, "prefill_hold_ms")
+    return f"{GROUP_FLAG} {_short(tokens)}: TTFT includes a hold of up to {hold_ms} ms (--prefill-hold-ms)"
+
+
+def _lines(texts: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a line for each text, with the workers that have it."""
     addresses: dict[str, list[str]] = {}
-    for address, info in workers:
-        for text in info.warnings:
-            having = addresses.setdefault(printable(text, MAX_WARNING_LEN), [])
-            if address not in having:
-                having.append(address)
+    for address, text in texts:
+        having = addresses.setdefault(printable(text, MAX_WARNING_LEN), [])
+        if address not in having:
+            having.append(address)
     return [f"{_name(having)}: {text}" for text, having in addresses.items()]
 
 

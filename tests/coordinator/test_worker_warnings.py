@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from coordinator.__main__ import main
 from coordinator.transport.agreement import worker_warnings
 from protos import worker_pb2 as pb
@@ -44,6 +46,23 @@ def test_a_run_and_the_doctor_show_what_a_worker_warns_of(tmp_path: Path) -> Non
     record = fleet.run_json(tmp_path / "out" / "offline" / "accuracy")
     assert (True, True, seen) == check_of(record)
     assert [[WARNING], None] == [row["info"].get("warnings") for row in record["summary"]["workers"]]
+
+
+@pytest.mark.parametrize(("num_seqs", "is_told"), [("64", True), ("63", False)])
+def test_a_run_with_a_limit_of_ttft_says_that_prompts_are_held(
+    num_seqs: str, is_told: bool, tmp_path: Path
+) -> None:
+    """The hold is named once before the run; with fewer than 64 sequences no prompt waits for another."""
+    data = fleet.write_prompts(tmp_path / "data.parquet", fleet.counting_prompts(4))
+    groups = ("--max-num-seqs", num_seqs, "--prefill-group-tokens", "100", "--prefill-hold-ms", "1")
+    with fleet.workers(tmp_path, 1, *groups) as started:
+        flags = ("--scenario", "server", "--target-qps", "50", "--accuracy")
+        argv = fleet.coordinator_flags(started, data, tmp_path / "out", *flags)
+        ended = end_of(main, argv, tmp_path)
+    assert 0 == ended.code, ended.stderr
+    text = "--prefill-group-tokens 100: TTFT includes a hold of up to 1.0 ms (--prefill-hold-ms)"
+    told = [line for line in ended.stderr.splitlines() if line.endswith(f"{started[0].address}: {text}")]
+    assert [True] * is_told == [" WARNING " in line for line in told]
 
 
 def test_a_warning_of_several_workers_is_one_line() -> None:

@@ -8,6 +8,7 @@ from coordinator.doctor.visits import Trouble, Visit
 from coordinator.doctor.workers import diagnose_fleet
 from protos import worker_pb2 as pb
 from protos.hashes import engine_hash
+from sut.settings import Scenario
 
 READY = pb.WORKER_STATE_READY
 MS = 1_000_000
@@ -35,9 +36,11 @@ def visit(address: str, **changed: object) -> Visit:
     )
 
 
-def troubles(visits: list[Visit], model_hash: str | None = None) -> dict[str, tuple[Level, str]]:
+def troubles(
+    visits: list[Visit], model_hash: str | None = None, scenario: Scenario = Scenario.SERVER
+) -> dict[str, tuple[Level, str]]:
     """Give level and words of each check that is not well; one row each."""
-    rows = [row for row in diagnose_fleet(visits, model_hash) if row.level is not Level.OK]
+    rows = [row for row in diagnose_fleet(visits, model_hash, scenario) if row.level is not Level.OK]
     assert len(rows) == len({row.check for row in rows})
     assert all(row.advice for row in rows)
     return {row.check: (row.level, row.seen) for row in rows}
@@ -49,9 +52,20 @@ def test_alike_workers_have_no_trouble() -> None:
     assert {} == troubles([visit("a:1"), visit("b:2")], "abc")
 
 
+def test_a_hold_of_prompts_counts_where_ttft_has_a_limit() -> None:
+    """A worker with groups of prompts is named for Server, not for Offline; one without groups never is."""
+    facts = {"prefill_group_tokens": "7040", "prefill_hold_ms": "1000.0"}
+    visits = [visit("a:1", execution_facts=facts), visit("b:2", execution_facts=facts)]
+    text = "--prefill-group-tokens 7040: TTFT includes a hold of up to 1000.0 ms (--prefill-hold-ms)"
+    assert {} == troubles(visits, scenario=Scenario.OFFLINE)
+    assert {"held prompts": (Level.WARN, f"a:1, b:2: {text}")} == troubles(visits)
+    without = facts | {"prefill_group_tokens": "0"}
+    assert {} == troubles([visit("a:1", execution_facts=without)], scenario=Scenario.INTERACTIVE)
+
+
 def test_nobody_is_no_good_fleet() -> None:
     """Where nobody answers one row fails, and none says that all is well."""
-    rows = diagnose_fleet([Visit("a:1", trouble=Trouble("refused", "start it"))], "abc")
+    rows = diagnose_fleet([Visit("a:1", trouble=Trouble("refused", "start it"))], "abc", Scenario.SERVER)
     assert [Row("workers", "reachable", Level.FAIL, "a:1: refused", "start it")] == rows
 
 
