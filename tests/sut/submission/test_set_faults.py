@@ -1,6 +1,7 @@
 """What the runs of a submission must have in common, on records that were made by hand."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +98,10 @@ def test_scenarios_and_runs_that_a_division_requires_are_named(division: Divisio
 
 
 def test_the_open_division_requires_an_accuracy_run() -> None:
-    """And no scenario."""
-    reason = "server/accuracy: the run is missing"
-    assert [reason] == faults_of(division=Division.OPEN, scenarios=(SERVER,), kinds=(PERFORMANCE,))
+    """And a performance run, and no scenario."""
+    for kind, other in ((PERFORMANCE, ACCURACY), (ACCURACY, PERFORMANCE)):
+        reason = f"server/{other}: the run is missing"
+        assert [reason] == faults_of(division=Division.OPEN, scenarios=(SERVER,), kinds=(kind,))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_the_open_division_requires_an_accuracy_run() -> None:
             )
             for name in (
                 *("device", "kernel_config", "ir_op_priority", "enable_expert_parallel", "ep_size"),
-                *("VLLM_X", "SGLANG_X", "triton_version", "attention_backend"),
+                *("VLLM_MXFP4", "SGLANG_FP8", "triton_version", "attention_backend"),
             )
         ),
     ],
@@ -182,6 +184,30 @@ def test_all_runs_have_one_model_one_code_and_one_set_of_machines(
     """The first run that differs from the first one is named."""
     reason = f"all runs: the {name} differs: {shown} in server/performance"
     assert [reason] == faults_of({(SERVER, kind): changed for kind in RunKind})
+
+
+def test_a_run_without_a_value_is_no_other_one() -> None:
+    """An engine that does not tell its weights is not compared."""
+    assert [] == faults_of({(SERVER, PERFORMANCE): engine_with(model_hash="", weights_sha256=None)})
+
+
+def test_one_tokenizer_and_one_file_of_tests_graded_all_runs(tmp_path: Path) -> None:
+    """By the reports beside the runs."""
+    runs: dict[Scenario, dict[RunKind, RecordedRun]] = {}
+    for at, scenario in enumerate((OFFLINE, SERVER)):
+        directory = tmp_path / scenario
+        directory.mkdir()
+        report = {"tokenizer_sha256": f"t{at}", "lcb_tests_sha256": f"l{at}"}
+        (directory / "accuracy.json").write_text(json.dumps(report))
+        runs[scenario] = {ACCURACY: RecordedRun(directory, scenario, ACCURACY, record_of(at, ACCURACY))}
+    found = [str(fault) for fault in set_faults(runs, Division.OPEN)]
+    tests = "SHA-256 of the tests of programs"
+    assert [
+        "offline/performance: the run is missing",
+        "server/performance: the run is missing",
+        "graded runs: the tokenizer differs: t0 in offline/accuracy, t1 in server/accuracy",
+        f"graded runs: the {tests} differs: l0 in offline/accuracy, l1 in server/accuracy",
+    ] == found
 
 
 def test_one_revision_made_all_runs() -> None:
@@ -268,6 +294,12 @@ def test_the_workers_of_a_machine_are_taken_together() -> None:
     assert [] == machines_of()
     assert [] == machines_of(worker("a:1", 8, not_told=["nvml"], accelerators=[]))
     assert eight == machines_of(worker("a:1", 8, not_told=["memory"]))
+    assert ["64 cores"] == machines_of(worker("a:1", 8, accelerators=[]))
+    assert [] == machines_of(worker("a:1", 8), worker("b:1", 8, not_told=["nvml"], accelerators=[]))
+    mixed = [{"name": name, "num_devices": 1} for name in ("H200", "B200")]
+    assert ['64 cores, 1 x {"name": "B200"}, 1 x {"name": "H200"}'] == machines_of(
+        worker("a:1", 8, accelerators=mixed)
+    )
 
 
 def test_the_choices_of_kernels_are_facts_with_their_values() -> None:
