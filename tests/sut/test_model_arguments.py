@@ -96,6 +96,9 @@ def test_a_loader_may_be_told_how_to_read_and_nothing_else() -> None:
         assert [] == model_deviations("vllm", {"model_loader_extra_config": json.dumps({name: 1})})
     two = model_deviations("vllm", {"model_loader_extra_config": '{"z": 1, "pattern": 2, "use_prefetch": 3}'})
     assert [f"model_loader_extra_config has pattern, z: {LOADER}"] == two
+    # SGLang's value is JSON in a string.
+    text = json.dumps(json.dumps({"use_prefetch": True}))
+    assert [] == model_deviations("sglang", {"model_loader_extra_config": text})
     torn = model_deviations("vllm", {"model_loader_extra_config": '{"z'})
     assert [f"model_loader_extra_config has no JSON: {LOADER}"] == torn
 

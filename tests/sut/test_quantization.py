@@ -72,7 +72,7 @@ def test_the_page_is_complete() -> None:
     engine = engine_of("marlin", **facts) | {"weights_sha256": "cd34"}
     engine["execution_facts"] = {
         "moe_backend": '"marlin"',
-        "VLLM_USE_MXFP4": '"1"',
+        "VLLM_USE_MXFP6": '"1"',
         "VLLM_FP8": '"2"',
         "VLLM_X_FP4": '"3"',
         "VLLM_QUANT": '"4"',
@@ -106,7 +106,7 @@ def test_the_page_is_complete() -> None:
         '| layers without a quantized KV cache | ["3"] | - |',
         "| experts: kernels | marlin | auto |",
         f"| experts: activations | torch.bfloat16 | {later} |",
-        "| VLLM_USE_MXFP4 | 1 | - |",
+        "| VLLM_USE_MXFP6 | 1 | - |",
         "| VLLM_FP8 | 2 | - |",
         "| VLLM_X_FP4 | 3 | - |",
         "| VLLM_QUANT | 4 | - |",
@@ -150,6 +150,8 @@ def test_weights_that_are_not_quantized_are_named_so() -> None:
     page = page_of(Offline=record_of(engine_of(quantization="null")))
     assert "| weights: quantization method | none |" in page
     assert "| experts: activations | torch.bfloat16 |" in page
+    # Only a missing method means that there is none.
+    assert "| weights: load format | null |" in page_of(Offline=record_of(engine_of(load_format="null")))
 
 
 def test_an_engine_without_weights_is_named() -> None:

@@ -20,12 +20,12 @@ def run_ids(*paths: Path) -> list[list[str]]:
 
 def test_runs_are_in_the_order_of_their_starts(tmp_path: Path) -> None:
     """Runs that began in the same second, or at an unknown time, are in the order of their ids."""
-    for name, minute in (("c", 1), ("b", 2), ("a", 2)):
+    for name, minute in (("c", 1), ("b", 2), ("a", 2), ("e", 3), ("f", 3)):
         write_run(tmp_path / "one" / name, server_record(name, minute, 50.0))
     for name in ("z", "y"):
         write_run(tmp_path / "one" / name, server_record(name, 0, 50.0, started_utc="no time"))
     write_run(tmp_path / "two", server_record("d", 3, 50.0))
-    assert [["y", "z", "c", "a", "b"], ["d"]] == run_ids(tmp_path / "one", tmp_path / "two")
+    assert [["y", "z", "c", "a", "b", "e", "f"], ["d"]] == run_ids(tmp_path / "one", tmp_path / "two")
     assert ["A", "B"] == [side.name for side in read_sides([tmp_path / "one", tmp_path / "two"])]
 
 

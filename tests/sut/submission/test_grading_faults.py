@@ -99,6 +99,11 @@ def test_a_score_below_the_target_is_named_but_in_the_open_division(tmp_path: Pa
             {"score_percent": None, "ungraded": [{}, {}]},
             "accuracy.json has no score: 2 answers are ungraded",
         ),
+        # (1056 - 30) / 1283: none of AIME is right.
+        (
+            {"per_dataset": counts(aime25=0)},
+            "accuracy.json has the score 82.307, its counts give 79.969",
+        ),
         ({"per_dataset": {}}, "accuracy.json counts 0 rows, the data set has 4395"),
         (
             {"per_dataset": counts() | {"aime25": {"correct": 239, "total": 239}}},
@@ -123,6 +128,14 @@ def test_a_report_that_contradicts_its_run_is_named(
 ) -> None:
     """Log, data, counts and score."""
     assert [reason] == score_faults(tmp_path, **changed)
+
+
+def test_a_report_without_a_score_has_its_other_faults(tmp_path: Path) -> None:
+    """The log comes first."""
+    assert [
+        "accuracy.json is the score of another accuracy log",
+        "accuracy.json has no score: 0 answers are ungraded",
+    ] == score_faults(tmp_path, score_percent="82.3", log_sha256="other")
 
 
 def test_a_score_may_differ_from_its_counts_by_its_rounding(tmp_path: Path) -> None:
@@ -205,6 +218,13 @@ def test_the_mean_of_the_log_must_be_within_the_bounds(
     assert ([] if is_within else [reason]) == found
 
 
+@pytest.mark.parametrize("num_tokens", [57_519, 70_301])
+def test_a_mean_at_a_bound_is_within(tmp_path: Path, num_tokens: int) -> None:
+    """57,519 tokens of 50 answers are 1150.38 in the mean, and 70,301 are 1406.02."""
+    report = verdict(num_tokens / 50, test="TEST09")
+    assert [] == compliance_faults(tmp_path, TEST09, report, log_of(50, num_tokens))
+
+
 def test_a_log_without_answers_has_the_mean_0(tmp_path: Path) -> None:
     """And one of a single answer its length."""
     found = compliance_faults(tmp_path, TEST09, verdict(0.0, test="TEST09"), log_of(0, 0))
@@ -255,9 +275,11 @@ def test_the_missing_files_of_a_compliance_test_are_named(tmp_path: Path) -> Non
 
 def test_test07_is_decided_by_its_score(tmp_path: Path) -> None:
     """The score of the run's report, against 60.698; the accuracy target is not asked for."""
+    log = log_of(990, 9)
+    absent = "accuracy.json is missing: `tokenfleet accuracy` writes it"
+    assert [absent] == compliance_faults(tmp_path, TEST07, verdict(60.707, test="TEST07"), log)
     (tmp_path / "accuracy.json").write_text(json.dumps(GPQA_REPORT))
     (tmp_path / "accuracy.txt").write_text("'exact_match': 60.707\n")
-    log = log_of(990, 9)
     assert [] == compliance_faults(tmp_path, TEST07, verdict(60.707, test="TEST07"), log)
     reason = "compliance.json has the value 60.706, this run has 60.707"
     assert [reason] == compliance_faults(tmp_path, TEST07, verdict(60.706, test="TEST07"), log)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.flags import FlagError
-from sut.results.submission.recorded_runs import RecordedRun, RunKind, all_runs, find_runs
+from sut.results.submission.recorded_runs import Fault, RecordedRun, RunKind, all_runs, find_runs
 from tests.sut.handmade_logs import OFFLINE, SERVER
 
 
@@ -123,3 +123,22 @@ def test_workers_share_a_machine_of_one_address_and_host_name() -> None:
         worker("b:3", "image", 5, "second"),
     )
     assert [[1, 2], [3, 4, 5], [4, 5]] == [[part["number"] for part in machine] for machine in run.machines]
+
+
+def test_a_place_without_runs_is_refused(tmp_path: Path) -> None:
+    """A file, an absent directory, and directories in which no run.json has its place."""
+    (tmp_path / "file").touch()
+    for name in ("file", "absent"):
+        with pytest.raises(FlagError) as refused:
+            find_runs([tmp_path / name])
+        assert f"--results {tmp_path / name}: is not a directory" == str(refused.value)
+    places = [write_run(tmp_path / name, "offline", "warm-up") for name in ("first", "second")]
+    with pytest.raises(FlagError) as refused:
+        find_runs(places)
+    reason = f"no <scenario>/<performance|accuracy|TESTnn>/run.json in {places[0]}, {places[1]}"
+    assert f"--results: {reason}" == str(refused.value)
+
+
+def test_a_fault_is_a_line() -> None:
+    """Where it is, and why it is one."""
+    assert "all runs: the engine differs" == str(Fault("all runs", "the engine differs"))

@@ -165,6 +165,8 @@ def test_a_graded_run_may_wait_for_its_score(tmp_path: Path) -> None:
     del run.values["num_errors"], run.values["result_validity"]
     run.entries = [accuracy_line(row, "01000000", 1) for row in range(4)]
     assert ["accuracy.json is missing: `tokenfleet accuracy` writes it"] == run.faults()
+    run.record |= verdict("VALID")
+    assert ["accuracy.json is missing: `tokenfleet accuracy` writes it"] == run.faults()
 
 
 LOGS = ["mlperf_log_summary.txt", "mlperf_log_detail.txt", "mlperf_log_accuracy.json"]
@@ -189,6 +191,23 @@ def test_each_log_must_be_that_of_the_run(run: HandmadeRun, name: str) -> None:
 
     reason = f"{name} is not the file of the run: its SHA-256 differs from run.json"
     assert reason in run.faults(change=add_line)
+
+
+def test_files_that_only_the_record_or_only_the_directory_has_are_named(run: HandmadeRun) -> None:
+    """A conf that was removed, and one that was added."""
+    (run.directory / "user.conf").write_text("*.*.min_duration = 1\n")
+    assert [] == run.faults()
+    differs = "is not the file of the run: its SHA-256 differs from run.json"
+    assert [f"user.conf {differs}"] == run.faults(change=lambda path: (path / "user.conf").unlink())
+    del run.record["files_sha256"]
+    assert [f"audit.config {differs}"] == run.faults(change=lambda path: (path / "audit.config").touch())
+
+
+def test_a_latency_at_its_limit_is_named(run: HandmadeRun) -> None:
+    """As setting_faults names it."""
+    key = "result_first_token_99.00_percentile_latency_ns"
+    run.values[key] = 3 * 10**9
+    assert [f"{key} is 3000000000, not below 3000000000 ns of server"] == run.faults()
 
 
 def test_a_log_that_cannot_be_read_is_one_line(run: HandmadeRun) -> None:
@@ -229,9 +248,11 @@ def test_errors_and_an_invalid_result_are_named(run: HandmadeRun) -> None:
     assert ["LoadGen's result is INVALID, not VALID"] == run.faults()
     run.values["result_validity"] = "VALID"
     del run.record["files_sha256"]
-    run.errors = ["first", "second"]
+    run.errors, run.summary = ["first", "second"], "2 ERRORS encountered. See detailed log.\n"
+    run.values["num_errors"] = 2
     assert ["LoadGen logged 2 errors, first error_runtime: first"] == run.faults()
     del run.record["files_sha256"]
+    run.values["num_errors"] = 0
     run.errors, run.summary = [], "1 ERROR encountered. See detailed log.\n"
     no_error = "does not say 'No errors encountered during test.', the detail log has no error"
     assert [f"mlperf_log_summary.txt {no_error}"] == run.faults()
