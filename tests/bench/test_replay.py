@@ -55,7 +55,7 @@ def test_a_replay_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPat
     """No process makes its frames within 0 s: the comparison ends with an error, and both processes end."""
     monkeypatch.setattr(checkouts, "PIECE_TIMEOUT_S", 0.0)
     python = Path(sys.executable)
-    with pytest.raises(RuntimeError, match="^a replay has not answered for 0 s$"):
+    with pytest.raises(RuntimeError, match=r"^a replay has not answered for 0 s$"):
         checkouts.compare([ROOT, ROOT], [python, python], QUICK["quick"], 0.0, 2)
 
 
