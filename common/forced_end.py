@@ -29,8 +29,9 @@ def end_after(limit_s: float, code: int) -> Callable[[], None]:
     timer.daemon = True
     timer.start()
     faulthandler.dump_traceback_later(limit_s + _WITHOUT_GIL_S, exit=True, file=_STDERR)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # First the timer: it may run already, for the handler that SIGALRM has until now.
     signal.setitimer(signal.ITIMER_REAL, limit_s + _BY_KERNEL_S)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
     def call_off() -> None:
         timer.cancel()

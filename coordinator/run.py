@@ -332,9 +332,9 @@ class Execution:
         workers are free before the first disk is waited for.
         """
         limits = self.end.limits(outcome)
-        end_after(limits.total_s, code)
         # The first signal asks for what already happens; a later one ends the process at once.
         self.services.interrupts.hold()
+        end_after(limits.total_s, code)
         self.services.view.close()
         logger.error("run %s: %s", outcome, reason)
         judged = Verdict(outcome, reason)

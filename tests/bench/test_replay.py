@@ -51,6 +51,14 @@ def test_two_checkouts_replay_in_turns() -> None:
     assert (first * second) ** 0.5 == pytest.approx(cast(float, found["new / old"]), abs=2e-4)
 
 
+def test_a_replay_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process makes its frames within 0 s: the comparison ends with an error, and both processes end."""
+    monkeypatch.setattr(checkouts, "PIECE_TIMEOUT_S", 0.0)
+    python = Path(sys.executable)
+    with pytest.raises(RuntimeError, match=r"^a replay has not answered for 0 s$"):
+        checkouts.compare([ROOT, ROOT], [python, python], QUICK["quick"], 0.0, 2)
+
+
 def test_two_equal_checkouts_have_the_ratio_1_however_noisy_they_are() -> None:
     """Twice as slow and twice as fast cancel out; the arithmetic mean of 0.5 and 2 is 1.25."""
     assert pytest.approx(0.0) == checkouts.log_ratio([(1.0, 2.0), (2.0, 1.0)])

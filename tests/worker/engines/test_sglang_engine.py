@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import multiprocessing
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.worker.asks import Ask, submit
 from tests.worker.engines.engine_contract import EngineContract, Served, reason_of_death
 from tests.worker.engines.greedy import GREEDY, Answer, answers_of, bounded, children, finished, open_engine
 from worker.engine_protocol import EngineDead
+from worker.engines.sglang import sglang_processes as sglang_processes_module
 from worker.engines.sglang.sglang_engine import SglangEngine, parse_server_flags
 
 STAND_IN = Path(__file__).parent / "sglang_stand_in"
@@ -190,6 +192,31 @@ def test_a_killed_process_ends_the_engine(
                     await asyncio.sleep(0.01)
 
     runner.run(walk())
+
+
+def test_a_launcher_that_no_signal_ends_does_not_hold_close(
+    runner: asyncio.Runner, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is in the kernel: `close` returns, and the process still runs."""
+    for name in ("CLOSE_TIMEOUT_S", "KILL_TIMEOUT_S"):
+        monkeypatch.setattr(sglang_processes_module, name, 0.1)
+
+    async def walk() -> None:
+        async with open_engine(make(model)) as engine:
+            await bounded(engine.start())
+            launcher = sglang_processes()[-3]
+            with monkeypatch.context() as held:
+                for name in ("terminate", "kill"):
+                    held.setattr(multiprocessing.process.BaseProcess, name, lambda _: None)
+                await bounded(engine.close())
+            assert not has_ended(launcher)
+            launcher.kill()
+            launcher.wait(60)
+
+    try:
+        runner.run(walk())
+    finally:
+        multiprocessing.active_children()
 
 
 def test_an_unreadable_message_ends_the_engine(runner: asyncio.Runner, model: Path) -> None:

@@ -65,6 +65,26 @@ stopped = []
 asyncio.create_subprocess_exec = start_and_stop
 sys.exit(__main__.main(sys.argv[1:]))
 """
+# One whose processes never end, as far as it can see: those of replicas are in the kernel.
+HELD_NODE = """
+import asyncio, sys
+from worker import __main__
+from worker.node import node
+from worker.node.replica_process import ReplicaProcess
+async def never_ends(process):
+    await asyncio.Event().wait()
+ReplicaProcess.wait = never_ends
+node.STOP_TIMEOUT_S = node.KILL_TIMEOUT_S = 0.2
+sys.exit(__main__.main([*sys.argv[1:], "--drain-timeout-s", "0"]))
+"""
+
+
+def test_killed_replicas_that_do_not_end_do_not_hold_their_node(tmp_path: Path) -> None:
+    """After SIGTERM the node gives them up, says how many, and ends."""
+    with node_of(HELD_NODE, tmp_path) as node:
+        wait_until(lambda: states_of(node.address) == ["READY"] * 3, node.log)
+        assert 0 == node.stop()
+    assert "2 killed replicas have not ended after 0.2 s" in node.log.read_text()
 
 
 def test_a_replica_that_hangs_is_killed_and_restarted_unless_it_loads(tmp_path: Path) -> None:
