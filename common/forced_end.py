@@ -4,6 +4,7 @@ import faulthandler
 import os
 import signal
 import threading
+from collections.abc import Callable
 
 SHOW_TIMEOUT_S = 0.5
 """Time to write the stacks: the disk or terminal behind stderr may not answer."""
@@ -12,14 +13,17 @@ _BY_KERNEL_S = 2.5
 _STDERR = 2
 
 
-def end_after(limit_s: float, code: int) -> None:
+def end_after(limit_s: float, code: int) -> Callable[[], None]:
     """End the process with an exit code after a time, unless it has ended before.
 
     A thread that keeps the interpreter's lock (the GIL) also stops the timer. faulthandler's own thread
     then shows the stacks and ends the process with exit code 1, 1.5 s after the limit. If stderr takes no
     text, the kernel ends it by SIGALRM, another second later.
 
-    Thread: main.
+    Returns:
+        A function that calls it off.
+
+    Thread: main, as the function that is returned.
     """
     timer = threading.Timer(limit_s, _end, (limit_s, code))
     timer.daemon = True
@@ -27,6 +31,13 @@ def end_after(limit_s: float, code: int) -> None:
     faulthandler.dump_traceback_later(limit_s + _WITHOUT_GIL_S, exit=True, file=_STDERR)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, limit_s + _BY_KERNEL_S)
+
+    def call_off() -> None:
+        timer.cancel()
+        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+    return call_off
 
 
 def _end(limit_s: float, code: int) -> None:

@@ -152,6 +152,19 @@ def test_each_flag_of_a_program_has_a_help_text(help_texts: dict[str, str]) -> N
     assert [] == bad
 
 
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [("report compare", "compare.md"), ("plan", "plan.md"), ("submission", "submission.md")],
+)
+def test_a_table_of_all_flags_of_a_program_is_whole(name: str, page: str) -> None:
+    """A page with the flags of one program in a table has each flag of its --help."""
+    shown = completed(main_of_command(PROGRAMS[name]), ["--help"]).stdout.partition("\noptions:")[2]
+    known = set(re.findall(r"^  (--[a-z][\w-]*)", shown, re.MULTILINE))
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    rows = text.partition("| flag | meaning |\n")[2].partition("\n\n")[0].splitlines()
+    assert known == {flag for row in rows for flag in re.findall(r"`(--[a-z][\w-]*)", row.split("|")[1])}
+
+
 def test_pip_installs_no_foreign_package_of_our_name() -> None:
     """The package is on no registry: pages and messages install the checkout, never a package tokenfleet."""
     texts = [*PAGES, *(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))]

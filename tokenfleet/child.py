@@ -14,6 +14,8 @@ from common.signals import Interrupted, signals_held
 
 # A worker drains for at most 30 s and then stops its engine.
 STOP_TIMEOUT_S = 60.0
+# A killed process that does not end is in the kernel, e.g. waiting for a network disk.
+KILL_TIMEOUT_S = 5.0
 # Source: prctl(2).
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -67,7 +69,7 @@ class ChildProcess:
         self.wait(STOP_TIMEOUT_S)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._popen.pid, signal.SIGKILL)
-        self._popen.wait()
+        self.wait(KILL_TIMEOUT_S)
 
     def poll(self) -> int | None:
         """Return the exit code; None while the process runs."""

@@ -3,7 +3,6 @@
 Exit codes: 0 stopped, 1 all engines have died, 2 bad input, 130 interrupted before serving.
 """
 
-import asyncio
 import logging
 import os
 import sys
@@ -21,6 +20,7 @@ try:
         stdout_to_stderr,
     )
     from worker.auth import AuthInterceptor
+    from worker.bounded_stop import run_service
     from worker.config import BadInput, EngineKind, WorkerConfig, name_source, parse
     from worker.engine_protocol import Engine, EngineDead
     from worker.engines.model.checkpoint import find_checkpoint
@@ -112,7 +112,7 @@ def _execute(argv: list[str]) -> int:
             raise EngineDead("the node has ended")
         service = make_service(argv)
         remove_abandoned()
-        asyncio.run(service.run())
+        run_service(service.run)
     except BadInput as error:
         reason = name_source(error.refusal, argv)
         notify_exit_reason(reason)

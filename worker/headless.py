@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from common.signals import stop_at_signals
@@ -48,8 +49,11 @@ class HeadlessServer:
         self._stop = asyncio.Event()
         self._is_stopping = False
 
-    async def run(self) -> None:
+    async def run(self, on_stop: Callable[[], None]) -> None:
         """Handle signals and run; one call per process.
+
+        Args:
+            on_stop: Called when the part begins to stop.
 
         Raises:
             BadInput: The head or the engine refuses the configuration.
@@ -61,6 +65,7 @@ class HeadlessServer:
         except ValueError as error:
             raise BadInput(error) from error
         finally:
+            on_stop()
             notify(STOPPING)
             await self._part.close()
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 from grpc_health.v1 import health, health_pb2
 
@@ -58,16 +58,21 @@ class Server:
         self._stop = asyncio.Event()
         self._is_stopping = False
         self._drain_timeout_s = config.drain_timeout_s
+        self._on_stop: Callable[[], None] = _ignore
         self.serving = asyncio.Event()
         """Set once runs are admitted."""
 
-    async def run(self) -> None:
+    async def run(self, on_stop: Callable[[], None]) -> None:
         """Handle signals and serve until one arrives or the engine dies; one call per process.
+
+        Args:
+            on_stop: Called when the drain is over, or the engine has died.
 
         Raises:
             BadInput: The address cannot be bound, or the engine refuses its configuration.
             EngineDead: The engine died.
         """
+        self._on_stop = on_stop
         stop_at_signals(self.stop, lambda: self._is_stopping)
         if is_replica():
             asyncio.get_running_loop().add_signal_handler(NODE_GONE, self._stop_without_drain)
@@ -144,12 +149,17 @@ class Server:
         return read_worker(self._servicer, self._auth.num_refused)
 
     async def _announce_stop(self) -> None:
+        self._on_stop()
         notify(STOPPING)
         await self._set_health(NOT_SERVING)
 
     async def _set_health(self, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
         for service in (health.OVERALL_HEALTH, SERVICE):
             await self._health.set(service, status)
+
+
+def _ignore() -> None:
+    pass
 
 
 async def wait_any(*waits: Coroutine[None, None, object], timeout_s: float | None = None) -> None:

@@ -8,12 +8,13 @@ import argparse
 import json
 import math
 import os
+import select
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from bench.command import say
@@ -27,6 +28,9 @@ SHORT = {"short": Load(3_000, 8, (20, 60), 3, is_server=True)}
 """Short answers, as bench.visibility has them: most frames begin or end a request."""
 TRIMMED_SHARE = 0.1
 # However slow the machine is.
+PIECE_TIMEOUT_S = 120.0
+"""Time to make the frames of a load, or to take one piece of it."""
+STOP_TIMEOUT_S = 5.0
 MIN_TURNS = 2
 REPLAYER = Path(__file__).with_name("replayer.py")
 
@@ -74,8 +78,6 @@ def _replay_pair(
             order = [0, 1] if len(turns) % 2 else [1, 0]
             spent = {index: _take_piece(sides[index]) for index in order}
             turns.append((spent[0], spent[1]))
-        for side in sides:
-            side.kill()
     return turns
 
 
@@ -89,8 +91,10 @@ def log_ratio(turns: Sequence[tuple[float, float]]) -> float:
     return statistics.mean(logs[num_dropped : len(logs) - num_dropped])
 
 
-def _started(root: Path, python: Path, load: Load) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
+@contextmanager
+def _started(root: Path, python: Path, load: Load) -> "Iterator[subprocess.Popen[str]]":
+    """Run a replayer within a `with` block."""
+    process = subprocess.Popen(
         [str(python), str(REPLAYER), json.dumps(load)],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},
@@ -98,6 +102,15 @@ def _started(root: Path, python: Path, load: Load) -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         text=True,
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_TIMEOUT_S)
+        for pipe in filter(None, (process.stdin, process.stdout)):
+            with suppress(BrokenPipeError):
+                pipe.close()
 
 
 def _take_piece(side: "subprocess.Popen[str]") -> float:
@@ -111,9 +124,11 @@ def _take_piece(side: "subprocess.Popen[str]") -> float:
 
 def _read(side: "subprocess.Popen[str]") -> list[int]:
     assert side.stdout is not None
+    if not select.select([side.stdout], [], [], PIECE_TIMEOUT_S)[0]:
+        raise RuntimeError(f"a replay has not answered for {PIECE_TIMEOUT_S:g} s")
     line = side.stdout.readline()
     if not line:
-        raise RuntimeError(f"a replay has ended with {side.wait()}")
+        raise RuntimeError(f"a replay has ended with {side.wait(STOP_TIMEOUT_S)}")
     return [int(number) for number in line.split()]
 
 

@@ -12,6 +12,7 @@ from protos import worker_pb2 as pb
 from protos.columns import CHANNEL_OPTIONS, SERVICE
 
 START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 5.0
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def sending(frames: list[bytes]) -> Iterator[str]:
         yield f"127.0.0.1:{ours.recv()}"
     finally:
         process.kill()
-        process.join()
+        process.join(STOP_TIMEOUT_S)
 
 
 def _serve(frames: list[bytes], told: Any) -> None:

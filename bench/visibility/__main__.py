@@ -57,6 +57,7 @@ MAX_TTFT_DIFFERENCE_MS = 0.5
 MAX_STOLEN_SHARE = 0.002
 """Of the cores' time during a run, a fifth of what the 99th percentile leaves out."""
 SCRAPE_INTERVAL_S = 1.0
+SCRAPE_TIMEOUT_S = 5.0
 TTFT_KEYS = {
     "p50": "result_first_token_50.00_percentile_latency_ns",
     "p99": "result_first_token_99.00_percentile_latency_ns",
@@ -136,11 +137,14 @@ class Scraper:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join()
+        self._thread.join(SCRAPE_TIMEOUT_S + SCRAPE_INTERVAL_S)
 
     def _run(self) -> None:
         while not self._ended.wait(SCRAPE_INTERVAL_S):
-            with contextlib.suppress(OSError), urllib.request.urlopen(self._url, timeout=5) as answer:
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(self._url, timeout=SCRAPE_TIMEOUT_S) as answer,
+            ):
                 self.num += len(answer.read()) > 0
 
 

@@ -232,7 +232,7 @@ def _clocks(clocks: Mapping[str, Clock]) -> list[Row]:
             advice = "set both clocks by NTP: logs, dates and certificates depend on them"
             findings.append(Finding(place, level, f"{_format_offset(clock)} against ours", advice))
     worst = max(clocks.values(), key=lambda clock: abs(clock.offset_ns))
-    return Check("machines", "clock").rows(findings, f"at most {_format_offset(worst)} against ours")
+    return Check("machines", "clock").rows(findings, f"the farthest is {_format_offset(worst)} against ours")
 
 
 def _format_offset(clock: Clock) -> str:

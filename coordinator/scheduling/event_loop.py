@@ -27,10 +27,16 @@ logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 3.0
 NODES_TIMEOUT_S = 20.0
+# Dispatch and delivery of the largest run take the loop for seconds at a time.
+TURN_TIMEOUT_S = 120.0
 # Interval, in beats, at which finished answers are written to disk; limits what a killed coordinator loses.
 BEATS_PER_FLUSH = 2
 OnFailed = Callable[[str], None]
 _T = TypeVar("_T")
+
+
+class EventLoopHung(RuntimeError):
+    """The loop's thread runs nothing any more."""
 
 
 class Deadline(NamedTuple):
@@ -123,21 +129,31 @@ class EventLoop:
         return self.call(self._open(opening, task, deadline, flush))
 
     def call(self, work: Coroutine[Any, Any, _T], timeout_s: float | None = None) -> _T:
-        """Run a coroutine on the loop and wait for it.
+        """Run a coroutine on the loop and wait for it: up to a timeout, or as long as the loop turns.
 
         Time during which this process is suspended does not count: the loop cannot run it then.
 
         Raises:
             TimeoutError: It does not return in time.
+            EventLoopHung: The loop has made no turn for TURN_TIMEOUT_S.
 
         Thread: main; blocks.
         """
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        timer = IdleTimer(SIGNAL_POLL_S)
+        timer, since_turn = IdleTimer(SIGNAL_POLL_S), IdleTimer(SIGNAL_POLL_S)
+        turned = threading.Event()
+        turned.set()
         while not wait([future], SIGNAL_POLL_S).done:
             timer.tick()
+            since_turn.tick()
             if timeout_s is not None and timer.idle_s > timeout_s:
                 raise TimeoutError
+            if turned.is_set():
+                since_turn.mark_active()
+                turned.clear()
+                self.loop.call_soon_threadsafe(turned.set)
+            if since_turn.idle_s > TURN_TIMEOUT_S:
+                raise EventLoopHung(f"the event loop has made no turn for {TURN_TIMEOUT_S:g} s")
         return future.result()
 
     def close(self) -> None:

@@ -74,6 +74,25 @@ def test_bad_flags_are_refused(argv: list[str], line: str, capsys: pytest.Captur
     assert f"bench.visibility: {line}\n" == capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "content, line",
+    [
+        (None, "FILE: No such file or directory"),
+        ("{}", "FILE: no file of bench.visibility --output"),
+        ('{"pairs": []}', "FILE...: 0 pairs in 1 files, fewer than 2: no interval"),
+    ],
+)
+def test_files_that_cannot_be_pooled_are_refused(
+    content: str | None, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line and exit code 2."""
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_text(content, "utf-8")
+    assert 2 == pooled.main([str(path)])
+    assert f"bench.visibility.pooled: {line}\n" == capsys.readouterr().out.replace(f"{path}:", "FILE:")
+
+
 @pytest.mark.long
 def test_a_watched_run_is_drawn_and_scraped(capsys: pytest.CaptureFixture[str]) -> None:
     """A short comparison ends with figures of all runs; whether the goals are met depends on the machine."""

@@ -34,3 +34,20 @@ def test_a_child_gets_the_signal_that_has_interrupted_its_block(
         wait_until(lambda: "ready" in log.read_text(), "ready")
         raise error
     assert code == child.poll()
+
+
+def test_a_killed_child_that_the_kernel_holds_does_not_hold_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No signal ends the child, as while it waits for a network disk: the block ends all the same."""
+    for name in ("STOP_TIMEOUT_S", "KILL_TIMEOUT_S"):
+        monkeypatch.setattr(f"tokenfleet.child.{name}", 0.1)
+    command = [sys.executable, "-c", PROGRAM]
+    with (tmp_path / "log").open("wb") as output, monkeypatch.context() as held:
+        with ChildProcess(command, dict(os.environ), output) as child:
+            held.setattr(os, "killpg", lambda *_: None)
+            held.setattr(child, "send_signal", lambda _: None)
+        assert child.poll() is None
+    child.send_signal(signal.SIGKILL)
+    child.wait(60)
+    assert -signal.SIGKILL == child.poll()

@@ -88,7 +88,7 @@ def run(steps: Steps, drain_timeout_s: float = 600) -> Part:
         stepping = asyncio.ensure_future(steps(part, server))
         try:
             async with asyncio.timeout(60):
-                await server.run()
+                await server.run(lambda: None)
                 await stepping
         finally:
             stepping.cancel()

@@ -169,7 +169,7 @@ def test_an_engine_that_dies_takes_the_worker_with_it(draining: bool) -> None:
     config = WorkerConfig(engine=EngineKind.COUNTING, port=port, drain_timeout_s=60)
 
     async def steps() -> None:
-        running = asyncio.ensure_future(Server(config, DyingEngine()).run())
+        running = asyncio.ensure_future(Server(config, DyingEngine()).run(lambda: None))
         async with asyncio.timeout(60), connected(f"127.0.0.1:{port}") as channel:
             await wait_for(channel, pb.WORKER_STATE_READY)
             stream = Stream(channel)
@@ -234,7 +234,7 @@ def test_an_engine_that_dies_between_runs_takes_the_worker_with_it(num_runs: int
     async def steps() -> None:
         engine = MortalEngine()
         running = asyncio.ensure_future(
-            Server(WorkerConfig(engine=EngineKind.COUNTING, port=port), engine).run()
+            Server(WorkerConfig(engine=EngineKind.COUNTING, port=port), engine).run(lambda: None)
         )
         async with asyncio.timeout(60), connected(f"127.0.0.1:{port}") as channel:
             await wait_for(channel, pb.WORKER_STATE_READY)

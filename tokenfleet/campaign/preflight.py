@@ -182,18 +182,23 @@ def _resolve_flags(plan: CampaignPlan, group: Group) -> Mapping[str, Any]:
     """
     assert group.worker_flags is not None
     command = child_command("worker", [*group.worker_flags, "--print-config"])
-    done = subprocess.run(
-        command,
-        env=child_environment(os.environ),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=FLAGS_TIMEOUT_S,
-        check=False,
-    )
+    place = f"[worker], group {group.name}"
+    try:
+        done = subprocess.run(
+            command,
+            env=child_environment(os.environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=FLAGS_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        reason = f"`worker --print-config` has not ended within {FLAGS_TIMEOUT_S:g} s"
+        raise plan.error(place, reason) from error
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no output"]
-        raise plan.error(f"[worker], group {group.name}", printable(lines[-1], MAX_LINE_LEN))
+        raise plan.error(place, printable(lines[-1], MAX_LINE_LEN))
     table: Mapping[str, Any] = tomllib.loads(done.stdout)["worker"]
     return table

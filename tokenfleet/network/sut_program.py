@@ -9,7 +9,6 @@ one after another; a run that fails on the workers does not end it. Exit codes: 
 130 interrupted.
 """
 
-import asyncio
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +35,7 @@ from sut.settings import Scenario
 from tokenfleet.engine_program import run_engine_program
 from tokenfleet.network.fleet_engine import FleetEngine, FleetSettings
 from worker.auth import AuthInterceptor
+from worker.bounded_stop import run_service
 from worker.config import EngineKind, WorkerConfig
 from worker.server import Server
 
@@ -135,4 +135,4 @@ def _serve(argv: list[str]) -> None:
     config = build(NetworkSutConfig, parser.parse_args(argv))
     auth = AuthInterceptor.from_files(config.server.security_files._replace(flag_prefix="--listen-"))
     engine = config.engine()
-    asyncio.run(Server(config.server, engine, auth, engine.ask_nodes).run())
+    run_service(Server(config.server, engine, auth, engine.ask_nodes).run)

@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import uuid
+from collections.abc import Callable
 
 import grpc
 from grpc_health.v1 import health, health_pb2
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 # Time that vLLM's processes may take to exit after --drain-timeout-s.
 STOP_TIMEOUT_S = 30.0
+# A killed process that does not end is in the kernel, e.g. while that frees the memory of an accelerator.
+KILL_TIMEOUT_S = 10.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 Context = grpc.aio.ServicerContext[pb.ToWorker, pb.FromWorker]
@@ -77,8 +80,11 @@ class Node:
         self._instance_id = uuid.uuid4().hex
         self._stopping = asyncio.Event()
 
-    async def run(self) -> None:
+    async def run(self, on_stop: Callable[[], None]) -> None:
         """Serve until a signal arrives, or until no replica is restarted any more.
+
+        Args:
+            on_stop: Called when all replicas have ended, or have been killed.
 
         Raises:
             BadInput: The port is in use, or every replica refuses its flags.
@@ -94,6 +100,7 @@ class Node:
             try:
                 await self._keep_replicas()
             finally:
+                on_stop()
                 publishing.cancel()
         if not self._stopping.is_set():
             self._raise_reason()
@@ -141,13 +148,16 @@ class Node:
         """Run all replicas until they have ended; kills them if they do not end in time after a signal."""
         running = [asyncio.ensure_future(replica.run()) for replica in self._replicas]
         stopping = asyncio.ensure_future(self._stopping.wait())
-        ending = asyncio.gather(*running)
-        await asyncio.wait((ending, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((asyncio.gather(*running), stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         _, late = await asyncio.wait(running, timeout=self._config.drain_timeout_s + STOP_TIMEOUT_S)
         for replica in self._replicas if late else []:
             replica.stop(signal.SIGKILL)
-        await ending
+        _, held = await asyncio.wait(running, timeout=KILL_TIMEOUT_S)
+        if held:
+            logger.error("%d killed replicas have not ended after %g s", len(held), KILL_TIMEOUT_S)
+        for run in set(running) - held:
+            run.result()
 
     def _raise_reason(self) -> None:
         refusals = [replica.refusal for replica in self._replicas]

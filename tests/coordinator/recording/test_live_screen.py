@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from coordinator.recording.live_screen import Screen, compose, duration, ms
 from coordinator.recording.run_snapshot import LatencyFigures, LiveFigures, RunPhase, Snapshot, WorkerFigures
 from coordinator.scheduling.failover import Loss
 
+LIVE_PAGE = (Path(__file__).resolve().parents[3] / "docs" / "live.md").read_text(encoding="utf-8")
 MS = 1_000_000
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 RUN = LiveFigures(
@@ -53,8 +55,8 @@ def shown(workers: list[WorkerFigures], columns: int, lines: int, run: LiveFigur
 
 
 def test_each_figure_is_on_the_screen() -> None:
-    """A quarter is done; TTFT is within its limit and its allowance, TPOT in neither."""
-    assert [
+    """A quarter is done; TTFT is within its limit and its allowance, TPOT in neither; docs/live.md has it."""
+    lines = [
         "server performance  test 1 min 40 s",
         "[######------------------] 1,599/6,396 done  ETA 7 min 12 s",
         "45,678 tokens/s  in flight 512  waiting 3",
@@ -67,7 +69,15 @@ def test_each_figure_is_on_the_screen() -> None:
         "10.0.0.0:50051  live        1,000         7         1     50%          1 s  node-0",
         "10.0.0.1:50051  live        1,001         7         1     50%          1 s  node-1",
         "lost 10.0.0.9:50051: 34 requests moved: silent for 10 s",
-    ] == shown(fleet_of(2), 100, 40)
+    ]
+    assert lines == shown(fleet_of(2), 100, 40)
+    assert lines == LIVE_PAGE.split("```")[1].strip().splitlines()
+
+
+def test_the_page_has_every_phase() -> None:
+    """docs/live.md explains each phase that the first line can have, in order."""
+    rows = LIVE_PAGE.partition("| phase | what happens |\n")[2].partition("\n\n")[0].splitlines()[1:]
+    assert list(RunPhase) == [row.split("`")[1] for row in rows]
 
 
 def test_a_run_without_limits_names_none() -> None:

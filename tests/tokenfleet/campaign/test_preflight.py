@@ -10,6 +10,7 @@ from common.source_commit import read_commit
 from tests import fleet
 from tests.forked import end_of
 from tests.tokenfleet.campaign.plans import STRICT, write_plan
+from tokenfleet.campaign import preflight
 from tokenfleet.campaign.campaign import main
 from tokenfleet.campaign.plan_file import NodeFlags, read_plan
 from tokenfleet.campaign.tree_command import check_code
@@ -42,6 +43,17 @@ def directory(tmp_path: Path) -> Path:
     (tmp_path / "tokenizer" / "tokenizer.json").write_text("{}")
     (tmp_path / "lcb.jsonl").write_text("")
     return tmp_path
+
+
+def test_a_worker_that_does_not_tell_its_flags_is_not_waited_for(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No worker ends within 0 s; the plan is refused with group and bound."""
+    monkeypatch.setattr(preflight, "FLAGS_TIMEOUT_S", 0.0)
+    plan = read_plan(write_plan(directory, STRICT), NodeFlags())
+    reason = r"\[worker\], group \w+: `worker --print-config` has not ended within 0 s$"
+    with pytest.raises(ValueError, match=reason):
+        preflight._resolve_flags(plan, plan.groups[0])
 
 
 def refusal(directory: Path, *edits: tuple[str, str]) -> list[str]:

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import random
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -18,6 +18,7 @@ from protos.columns import PromptColumns
 from worker.engine_protocol import Engine, Step
 
 T = TypeVar("T")
+_Engine = TypeVar("_Engine", bound=Engine)
 ANSWER_LEN = 24
 """Of vLLM's own answers, in tokens at most."""
 START_TIMEOUT_S = 300.0
@@ -168,9 +169,20 @@ async def generate(engine: Engine, prompts: list[list[int]], budgets: list[int])
 def environment_kept() -> Iterator[None]:
     """Restore the environment variables that parsing and vLLM change."""
     saved = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(saved)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(saved)
+
+
+@contextlib.asynccontextmanager
+async def open_engine(engine: _Engine) -> AsyncIterator[_Engine]:
+    """Yield an engine, and close it at the end of the block, whatever happens in it; twice does no harm."""
+    try:
+        yield engine
+    finally:
+        await bounded(engine.close(), 60)
 
 
 def children() -> list[str]:

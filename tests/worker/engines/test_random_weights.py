@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.flags import FlagError
-from tests.worker.engines.greedy import bounded, environment_kept
+from tests.worker.engines.greedy import bounded, environment_kept, open_engine
 from worker.engine_protocol import EngineDead
 from worker.engines.model.random_weights import spread
 from worker.engines.vllm.engine_core import CoreClient
@@ -169,11 +169,8 @@ def test_a_worker_loads_random_weights_that_use_all_experts(
     flags = ["--load-format", "dummy", "--max-model-len", "512", "--max-num-seqs", "4"]
 
     async def start() -> str:
-        engine = VllmEngine(parse_engine_flags(flags, str(checkpoint)))
-        try:
+        async with open_engine(VllmEngine(parse_engine_flags(flags, str(checkpoint)))) as engine:
             return (await bounded(engine.start(), 300)).engine_facts["random_weights"]
-        finally:
-            await bounded(engine.close(), 60)
 
     made = asyncio.run(start())
     assert "even-experts" == json.loads(made)["method"]

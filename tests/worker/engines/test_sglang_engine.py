@@ -14,7 +14,7 @@ import zmq
 from protos import worker_pb2 as pb
 from tests.worker.asks import Ask, submit
 from tests.worker.engines.engine_contract import EngineContract, Served, reason_of_death
-from tests.worker.engines.greedy import GREEDY, Answer, answers_of, bounded, children, finished
+from tests.worker.engines.greedy import GREEDY, Answer, answers_of, bounded, children, finished, open_engine
 from worker.engine_protocol import EngineDead
 from worker.engines.sglang.sglang_engine import SglangEngine, parse_server_flags
 
@@ -181,13 +181,13 @@ def test_a_killed_process_ends_the_engine(
     """While no step is awaited too: the reason names the process and the signal; no process is left."""
 
     async def walk() -> None:
-        engine = make(model)
-        await bounded(engine.start())
-        processes = sglang_processes()[-3:]
-        assert reason == await reason_of_death(engine, processes[index].kill)
-        async with asyncio.timeout(60):
-            while not all(map(has_ended, processes)):  # noqa: ASYNC110 - the kernel ends them
-                await asyncio.sleep(0.01)
+        async with open_engine(make(model)) as engine:
+            await bounded(engine.start())
+            processes = sglang_processes()[-3:]
+            assert reason == await reason_of_death(engine, processes[index].kill)
+            async with asyncio.timeout(60):
+                while not all(map(has_ended, processes)):  # noqa: ASYNC110 - the kernel ends them
+                    await asyncio.sleep(0.01)
 
     runner.run(walk())
 
@@ -197,16 +197,15 @@ def test_an_unreadable_message_ends_the_engine(runner: asyncio.Runner, model: Pa
 
     async def walk() -> None:
         before = socket_directories()
-        engine = make(model)
-        await bounded(engine.start())
-        (directory,) = socket_directories() - before
-        with zmq.Context() as context, context.socket(zmq.PUSH) as outputs:
-            outputs.connect(f"ipc://{directory}/tokenizer")
-            outputs.send(b"no message")
-            with pytest.raises(EngineDead, match=r"^UnpicklingError: "):
-                await bounded(engine.step())
-        await bounded(engine.reset())
-        await bounded(engine.close())
+        async with open_engine(make(model)) as engine:
+            await bounded(engine.start())
+            (directory,) = socket_directories() - before
+            with zmq.Context() as context, context.socket(zmq.PUSH) as outputs:
+                outputs.connect(f"ipc://{directory}/tokenizer")
+                outputs.send(b"no message")
+                with pytest.raises(EngineDead, match=r"^UnpicklingError: "):
+                    await bounded(engine.step())
+            await bounded(engine.reset())
 
     runner.run(walk())
 
@@ -232,10 +231,10 @@ def test_a_load_that_fails_ends_the_engine(runner: asyncio.Runner, model: Path, 
     """
 
     async def walk() -> None:
-        engine = make(model, "--json-model-override-args", json.dumps({knob: True}))
-        with pytest.raises(EngineDead, match="SGLang"):
-            await bounded(engine.start())
-        await bounded(engine.close())
+        flags = "--json-model-override-args", json.dumps({knob: True})
+        async with open_engine(make(model, *flags)) as engine:
+            with pytest.raises(EngineDead, match="SGLang"):
+                await bounded(engine.start())
 
     runner.run(walk())
 
@@ -246,13 +245,12 @@ def test_a_load_can_be_interrupted(runner: asyncio.Runner, model: Path) -> None:
 
     async def walk() -> None:
         before = len(sglang_processes())
-        engine = make(model)
-        starting = asyncio.ensure_future(engine.start())
-        async with asyncio.timeout(60):
-            while len(sglang_processes()) == before:  # noqa: ASYNC110 - nothing tells when one starts
-                await asyncio.sleep(0.01)
-        starting.cancel()
-        await bounded(engine.close())
+        async with open_engine(make(model)) as engine:
+            starting = asyncio.ensure_future(engine.start())
+            async with asyncio.timeout(60):
+                while len(sglang_processes()) == before:  # noqa: ASYNC110 - nothing tells when one starts
+                    await asyncio.sleep(0.01)
+            starting.cancel()
         assert before == len(sglang_processes())
 
     runner.run(walk())

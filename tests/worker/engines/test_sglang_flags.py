@@ -6,7 +6,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -129,6 +129,28 @@ def test_too_little_memory_is_refused_before_loading(
         return
     with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
         parse(model, *flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "num_used"),
+    [
+        ({}, 2),
+        ({"dp_size": 2}, None),
+        ({"dp_size": 2, "enable_dp_attention": True}, 2),
+        ({"tp_size": 8, "nnodes": 2}, None),
+        ({"base_gpu_id": 2}, None),
+        ({"device": "cpu"}, None),
+    ],
+)
+def test_idle_accelerators_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any], num_used: int | None
+) -> None:
+    """Two ranks on four accelerators: the warning names both numbers."""
+    monkeypatch.setattr(server_flags, "visible_devices", lambda: [Device(str(i), ()) for i in range(4)])
+    usual = {"device": "cuda", "base_gpu_id": 0, "tp_size": 2, "pp_size": 1, "dp_size": 1, "nnodes": 1}
+    args: Any = SimpleNamespace(**usual | {"enable_dp_attention": False} | flags)
+    warnings = [line.split(":")[0] for line in server_flags.idle_accelerators(args)]
+    assert ([f"the engine uses {num_used} of 4 visible accelerators"] if num_used else []) == warnings
 
 
 def test_a_request_is_as_long_as_sglang_never_cuts_it() -> None:

@@ -156,3 +156,31 @@ def test_a_build_without_its_accelerator_is_refused(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(platforms, "current_platform", platform, raising=False)
         with pytest.raises(ValueError, match="none is visible"):
             check_accelerators()
+
+
+@pytest.mark.parametrize(
+    ("num_visible", "flags", "num_used"),
+    [
+        (8, {}, 4),
+        (4, {}, None),
+        (8, {"data_parallel_size": 2, "data_parallel_size_local": 2}, None),
+        (16, {"data_parallel_size": 2, "data_parallel_size_local": 2}, 8),
+        # Another front end may use the others.
+        (8, {"data_parallel_size": 2, "local_engines_only": True}, None),
+        (8, {"device_ids": [0, 1, 2, 3]}, None),
+    ],
+)
+def test_idle_accelerators_are_warned_of(
+    monkeypatch: pytest.MonkeyPatch, num_visible: int, flags: dict[str, Any], num_used: int | None
+) -> None:
+    """An engine of 2 times 2 ranks; a warning names the accelerators in use and those that are visible."""
+    from vllm import platforms
+
+    platform = SimpleNamespace(device_count=lambda: num_visible, is_cpu=lambda: False)
+    monkeypatch.setattr(platforms, "current_platform", platform, raising=False)
+    sizes = {"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "data_parallel_size": 1}
+    sizes |= {"data_parallel_size_local": 1, "local_engines_only": False, "nnodes": 1, "device_ids": None}
+    values: Any = SimpleNamespace(**sizes | flags)
+    warnings = [line.split(":")[0] for line in ranks.idle_accelerators(values, values)]
+    expected = [f"the engine uses {num_used} of {num_visible} visible accelerators"] if num_used else []
+    assert expected == warnings

@@ -12,7 +12,14 @@ import pytest
 
 from protos import worker_pb2 as pb
 from tests.worker.engines.failing_scheduler import FATAL_PROMPT_LEN, SCHEDULER, WORDS
-from tests.worker.engines.greedy import bounded, children, columns, environment_kept, generate
+from tests.worker.engines.greedy import (
+    bounded,
+    children,
+    columns,
+    environment_kept,
+    generate,
+    open_engine,
+)
 from worker.engine_protocol import EngineDead
 from worker.engines.vllm import engine_core, vllm_engine
 from worker.engines.vllm.causes import VARIABLE, CauseLog
@@ -24,9 +31,13 @@ pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's 
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """Restore the environment variables that parsing and vLLM change."""
+    """Restore the environment variables that parsing and vLLM change, and check that no engine is open.
+
+    A started engine has a directory for its sockets, and sets a variable until it is closed.
+    """
     with environment_kept():
         yield
+        assert VARIABLE not in os.environ
 
 
 @pytest.mark.parametrize(
@@ -48,9 +59,14 @@ def test_configuration_that_vllm_refuses_is_one_line(
     config = json.loads((checkpoint / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **changes}))
     engine = VllmEngine(parse_engine_flags(argv, str(tmp_path)))
-    with pytest.raises(ValueError, match=message) as caught:
-        asyncio.run(bounded(engine.start()))
-    assert "\n" not in str(caught.value)
+
+    async def start() -> None:
+        async with open_engine(engine):
+            with pytest.raises(ValueError, match=message) as caught:
+                await bounded(engine.start())
+            assert "\n" not in str(caught.value)
+
+    asyncio.run(start())
 
 
 @pytest.mark.parametrize(
@@ -153,12 +169,12 @@ def test_a_core_whose_ranks_hang_is_dead_after_a_run(
         """Send a message that nobody reads."""
 
     async def end_run() -> None:
-        engine = VllmEngine(parse_engine_flags([], str(checkpoint)))
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        engine._core = SimpleNamespace(answer=lambda: answer, abort=abort)
-        await engine.reset()
-        with pytest.raises(EngineDead, match=r"^its requests were not aborted within "):
-            await engine.step()
+        async with open_engine(VllmEngine(parse_engine_flags([], str(checkpoint)))) as engine:
+            engine._core = SimpleNamespace(answer=lambda: answer, abort=abort)
+            await engine.reset()
+            with pytest.raises(EngineDead, match=r"^its requests were not aborted within "):
+                await engine.step()
 
     asyncio.run(bounded(end_run(), 20))
 
@@ -169,11 +185,11 @@ def test_close_interrupts_loading(checkpoint: Path, num_processes: int) -> None:
     engine = VllmEngine(parse_engine_flags([], str(checkpoint)))
 
     async def interrupt() -> None:
-        starting = asyncio.create_task(engine.start())
-        while len(children()) < num_processes:
-            await asyncio.wait({starting}, timeout=0.1)
-        starting.cancel()
-        await engine.close()
+        async with open_engine(engine):
+            starting = asyncio.create_task(engine.start())
+            while len(children()) < num_processes:
+                await asyncio.wait({starting}, timeout=0.1)
+            starting.cancel()
 
     asyncio.run(bounded(interrupt()))
     assert [] == children()
@@ -185,12 +201,12 @@ def test_failed_load_says_what_failed(checkpoint: Path) -> None:
     engine = VllmEngine(parse_engine_flags(["--kv-cache-memory-bytes", "1000"], str(checkpoint)))
 
     async def start() -> None:
-        with pytest.raises(
-            EngineDead, match=r"^ValueError: No available memory for the cache blocks"
-        ) as caught:
-            await engine.start()
-        assert "\n" not in str(caught.value)
-        await engine.close()
+        async with open_engine(engine):
+            with pytest.raises(
+                EngineDead, match=r"^ValueError: No available memory for the cache blocks"
+            ) as caught:
+                await engine.start()
+            assert "\n" not in str(caught.value)
 
     asyncio.run(bounded(start(), 120))
 
@@ -202,13 +218,13 @@ def test_failure_in_mid_run_says_what_failed(checkpoint: Path) -> None:
     engine = VllmEngine(parse_engine_flags(flags, str(checkpoint)))
 
     async def fail() -> None:
-        await engine.start()
-        answers = await generate(engine, [[1, 2, 3], [4, 5]], [2, 2])
-        assert [2, 2] == [len(answer.tokens) for answer in answers]
-        engine.submit(columns([7], [[1] * FATAL_PROMPT_LEN], [8]))
-        with pytest.raises(EngineDead, match=rf"^vLLM's engine core has stopped: MemoryError: {WORDS}$"):
-            await engine.step()
-        await engine.close()
+        async with open_engine(engine):
+            await engine.start()
+            answers = await generate(engine, [[1, 2, 3], [4, 5]], [2, 2])
+            assert [2, 2] == [len(answer.tokens) for answer in answers]
+            engine.submit(columns([7], [[1] * FATAL_PROMPT_LEN], [8]))
+            with pytest.raises(EngineDead, match=rf"^vLLM's engine core has stopped: MemoryError: {WORDS}$"):
+                await engine.step()
 
     asyncio.run(bounded(fail(), 120))
     assert [] == children()

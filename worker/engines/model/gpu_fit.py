@@ -1,5 +1,6 @@
 """Checks that a model fits the GPUs before it is loaded, and chooses over how many it is divided."""
 
+import logging
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -7,6 +8,8 @@ from typing import NamedTuple
 from common.flags import FlagError
 from worker.engines.model.checkpoint import ModelLimits
 from worker.machine.gpus import Memory, visible_memory
+
+logger = logging.getLogger(__name__)
 
 MAX_TENSOR_PARALLEL_SIZE = 8
 GIB = 1 << 30
@@ -46,6 +49,18 @@ def check_gpu_memory(use: MemoryShare, num_ranks: int, weights: Path | None, nno
     for device in devices:
         if device.total_bytes * use.share < weight_bytes:
             raise _memory_error(device, use, f"its part of the weights is {weight_bytes / GIB:.1f} GiB")
+
+
+def warn_of_idle(num_used: int, num_visible: int) -> tuple[str, ...]:
+    """Return a warning, and log it, if an engine uses fewer accelerators than are visible to its process."""
+    if num_used >= num_visible:
+        return ()
+    warning = (
+        f"the engine uses {num_used} of {num_visible} visible accelerators: more --replicas or a larger "
+        "--tensor-parallel-size would use the others, CUDA_VISIBLE_DEVICES would hide them"
+    )
+    logger.warning("%s", warning)
+    return (warning,)
 
 
 def _shortage(devices: list[Memory], use: MemoryShare) -> FlagError | None:

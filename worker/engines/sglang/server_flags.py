@@ -23,7 +23,12 @@ from worker.engines.model.checkpoint import (
     stop_token_ids,
 )
 from worker.engines.model.fact_encoding import encode, installed_version
-from worker.engines.model.gpu_fit import MemoryShare, check_gpu_memory, default_tensor_parallel_size
+from worker.engines.model.gpu_fit import (
+    MemoryShare,
+    check_gpu_memory,
+    default_tensor_parallel_size,
+    warn_of_idle,
+)
 from worker.engines.model.interface_check import EngineUnavailable
 from worker.engines.model.model_hash import DUMMY, ModelHash, hash_model
 from worker.engines.model.redaction import redact
@@ -227,6 +232,16 @@ def _resolve(values: dict[str, object]) -> "ServerArgs":
     return server_args
 
 
+def idle_accelerators(args: "ServerArgs") -> tuple[str, ...]:
+    """Return a warning if accelerators that are visible have no rank; none with a base_gpu_id of its user."""
+    if args.device == "cpu" or args.base_gpu_id:
+        return ()
+    # With attention in data parallel the ranks of all its parts are those of tensor parallelism.
+    num_copies = 1 if args.enable_dp_attention else args.dp_size
+    num_ranks = args.tp_size * args.pp_size * num_copies // args.nnodes
+    return warn_of_idle(num_ranks, len(visible_devices()))
+
+
 def describe(
     flags: ServerFlags, model: ModelHash, info: dict[str, Any], load: "GetLoadsReqOutput"
 ) -> EngineInfo:
@@ -265,6 +280,7 @@ def describe(
         engine_facts=engine_facts(flags.changed, args) | model.facts | sizes,
         execution_facts=execution_facts(flags.changed, args, load.max_running_requests),
         weights_sha256=read_weights_sha256(flags.find_weights() or checkpoint, flags.load_format),
+        warnings=idle_accelerators(args),
     )
 
 

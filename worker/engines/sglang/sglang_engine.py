@@ -19,6 +19,7 @@ from worker.engines.sglang.sglang_processes import SglangProcesses
 from worker.machine.locked_directory import LockedDirectory
 
 if TYPE_CHECKING:
+    from sglang.srt.managers.io_struct import GetLoadsReqOutput
     from sglang.srt.sampling.sampling_params import SamplingParams
 
 __all__ = ["SglangEngine", "parse_server_flags"]
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 LOAD_INTERVAL_S = 1.0
 # SGLang reports an abort that takes longer; without its report the engine is dead after twice this time.
 RESET_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 60.0
+"""Time for the first answer of a loaded scheduler."""
 MAX_REASON_LEN = 300
 
 
@@ -63,13 +66,25 @@ class SglangEngine(ModelEngine[SchedulerOutput]):
         info = await processes.load()
         self._run(self._read())
         self._run(self._watch(processes))
-        load = await self._unless_dead(link.load())
+        load = await self._first_load(link)
         engine_info = describe(self._flags, await hashing.result(), info, load)
         self._stop_token_ids, self._vocab_size = engine_info.stop_token_ids, engine_info.vocab_size
         await self._warm_up(engine_info)
         self._run(self._poll_load(link))
         freeze_heap()
         return engine_info
+
+    async def _first_load(self, link: SchedulerLink) -> "GetLoadsReqOutput":
+        """Ask the scheduler for its limits.
+
+        Raises:
+            EngineDead: SGLang has ended, or does not answer.
+        """
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await self._unless_dead(link.load())
+        except TimeoutError as error:
+            raise EngineDead(f"SGLang's scheduler has not answered for {ANSWER_TIMEOUT_S:g} s") from error
 
     def open(self, spec: pb.RunSpec) -> None:
         """Set the sampling parameters of the next run.

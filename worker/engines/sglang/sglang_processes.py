@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sglang.srt.server_args import PortArgs, ServerArgs
 
 CLOSE_TIMEOUT_S = 15.0
+# A killed process that does not end is in the kernel.
+KILL_TIMEOUT_S = 5.0
 Info = dict[str, Any]
 """What SGLang's scheduler reports when the model is loaded."""
 
@@ -68,15 +70,17 @@ class SglangProcesses:
         return await asyncio.shield(self._reason)
 
     async def close(self) -> None:
-        """Stop all processes; returns when they have ended."""
+        """Stop all processes; returns when they have ended, or cannot be ended."""
         self._loop.remove_reader(self._pipe.fileno())
         self._process.terminate()
         await asyncio.to_thread(self._process.join, CLOSE_TIMEOUT_S)
         if self._process.is_alive():
             # The kernel then kills SGLang's processes.
             self._process.kill()
-            await asyncio.to_thread(self._process.join)
-        self._process.close()
+            await asyncio.to_thread(self._process.join, KILL_TIMEOUT_S)
+        # The process still runs.
+        with contextlib.suppress(ValueError):
+            self._process.close()
         self._pipe.close()
 
     def _receive(self) -> None:

@@ -42,6 +42,7 @@ from worker.engines.vllm.ranks import (
     check_memory,
     check_ranks_per_node,
     choose_tensor_parallel_size,
+    idle_accelerators,
     num_local_ranks,
 )
 from worker.engines.vllm.worker_extension import choose_extension
@@ -292,6 +293,7 @@ def describe(flags: EngineFlags, config: "VllmConfig", model: ModelHash) -> Engi
         engine_facts=engine_facts(flags.given, config) | model.facts | sizes,
         execution_facts=execution_facts(flags.given, config),
         weights_sha256=read_weights_sha256(flags.find_weights() or checkpoint, flags.load_format),
+        warnings=idle_accelerators(flags.engine_args, parallel) if flags.is_local else (),
     )
 
 

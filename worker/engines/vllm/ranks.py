@@ -4,13 +4,23 @@ import argparse
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common.flags import FlagError
 from worker.engines.model.checkpoint import ModelLimits
-from worker.engines.model.gpu_fit import MemoryShare, check_gpu_memory, default_tensor_parallel_size
+from worker.engines.model.gpu_fit import (
+    MemoryShare,
+    check_gpu_memory,
+    default_tensor_parallel_size,
+    warn_of_idle,
+)
 from worker.engines.model.interface_check import EngineUnavailable
+
+if TYPE_CHECKING:
+    from vllm.config import ParallelConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +65,23 @@ def num_local_ranks(parsed: argparse.Namespace) -> int:
     num_ranks: int = parsed.tensor_parallel_size * parsed.pipeline_parallel_size
     nnodes: int = parsed.nnodes
     return num_ranks // nnodes
+
+
+def idle_accelerators(args: "AsyncEngineArgs", parallel: "ParallelConfig") -> tuple[str, ...]:
+    """Return a warning if accelerators that are visible have no rank of this engine.
+
+    There is none for devices that --device-ids names, and none where the engine's other front ends may use
+    the others.
+    """
+    from vllm.platforms import current_platform
+
+    has_others = (
+        parallel.local_engines_only and parallel.data_parallel_size_local < parallel.data_parallel_size
+    )
+    if current_platform.is_cpu() or has_others or getattr(args, "device_ids", None):
+        return ()
+    num_ranks = parallel.tensor_parallel_size * parallel.pipeline_parallel_size // args.nnodes
+    return warn_of_idle(num_ranks * parallel.data_parallel_size_local, current_platform.device_count())
 
 
 def check_ranks_per_node(parsed: argparse.Namespace) -> None:
