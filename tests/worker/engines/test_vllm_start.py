@@ -23,7 +23,7 @@ from tests.worker.engines.greedy import (
 from worker.engine_protocol import EngineDead
 from worker.engines.vllm import engine_core, vllm_engine
 from worker.engines.vllm.causes import VARIABLE, CauseLog
-from worker.engines.vllm.engine_args import build_engine, describe
+from worker.engines.vllm.engine_args import build_engine, choose_sampler, describe
 from worker.engines.vllm.vllm_engine import VllmEngine, parse_engine_flags, sampling_params
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]  # vLLM's and torch's imports warn
@@ -253,3 +253,33 @@ def test_a_package_that_does_not_fit_vllm_is_refused_in_one_line(monkeypatch: py
     refusal = r"^engine vllm: vllm \S+ fails: AttributeError: module 'cuda\.bindings\.runtime' has no"
     with pytest.raises(ValueError, match=refusal):
         build_engine(flags)
+
+
+@pytest.mark.parametrize(
+    ("is_cuda", "has_flashinfer", "given", "expected"),
+    [
+        (True, False, None, "0"),
+        (True, False, "1", "1"),
+        (True, True, None, None),
+        (False, False, None, None),
+    ],
+)
+def test_torch_samples_where_flashinfer_cannot_work(
+    is_cuda: bool,
+    has_flashinfer: bool,
+    given: str | None,
+    expected: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a GPU vLLM 0.25.1 and 0.33.0 take FlashInfer's sampler anyway; the user's own choice is kept."""
+    from vllm.platforms import current_platform
+    from vllm.utils import flashinfer
+
+    # Set first, so that the variable is restored after the test.
+    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", given or "")
+    if given is None:
+        del os.environ["VLLM_USE_FLASHINFER_SAMPLER"]
+    monkeypatch.setattr(type(current_platform), "is_cuda", lambda _: is_cuda)
+    monkeypatch.setattr(flashinfer, "has_flashinfer", lambda: has_flashinfer)
+    choose_sampler()
+    assert expected == os.environ.get("VLLM_USE_FLASHINFER_SAMPLER")

@@ -165,6 +165,7 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     _set_environment()
     check_accelerators()
     check_interface()
+    choose_sampler()
     parsed = parse_args(argv)
     node = node_place(parsed)
     if parsed.enable_prefix_caching:
@@ -187,6 +188,16 @@ def parse_engine_flags(argv: list[str], model: str) -> EngineFlags:
     if weights is not None:
         read_weights_sha256(weights, flags.load_format)
     return flags
+
+
+def choose_sampler() -> None:
+    """Let torch sample where FlashInfer cannot work: vLLM takes its sampler and fails after the load."""
+    from vllm.platforms import current_platform
+    from vllm.utils.flashinfer import has_flashinfer
+
+    # Without the package, or without its kernels and the tools that compile them.
+    if current_platform.is_cuda() and not has_flashinfer():
+        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
 
 
 def _with_defaults(parsed: argparse.Namespace, model: str, limits: ModelLimits) -> argparse.Namespace:
