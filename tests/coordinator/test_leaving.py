@@ -26,17 +26,21 @@ def leave(code):
 run.Execution._leave, run.leave = begin_to_leave, leave
 sys.exit(main(sys.argv[1:]))
 """
-# A coordinator whose last step waits for something that never comes.
+# A coordinator whose first step waits for something that never comes.
 HANGS = """
 import sys, threading
-from coordinator import run, run_end
+from common import forced_end
+from coordinator import run_end
 from coordinator.__main__ import main
+from coordinator.scheduling.event_loop import ActiveRun
 
-def hangs_at_the_end(_):
+def hangs_at_once(_):
     threading.Event().wait()
 
 run_end.SHORT_LIMITS = run_end.SHORT_LIMITS._replace(total_s=1.0)
-run.leave = hangs_at_the_end
+# A slow machine needs more time to end than the timer's thread is given.
+forced_end._WITHOUT_GIL_S = forced_end._BY_KERNEL_S = forced_end.SHOW_TIMEOUT_S = 60.0
+ActiveRun.abandon = hangs_at_once
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -69,4 +73,4 @@ def test_a_step_that_hangs_is_ended_and_named(tmp_path: Path) -> None:
         code, log = run.end()
     assert 143 == code, log
     assert "ended by force after 1 s; the threads were at:\n" in log
-    assert "in hangs_at_the_end" in log
+    assert "in hangs_at_once" in log
