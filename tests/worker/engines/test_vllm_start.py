@@ -240,3 +240,16 @@ def test_a_model_that_cannot_be_downloaded_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(type(flags.engine_args), "create_engine_config", refuse)
     with pytest.raises(ValueError, match=r"^--model data/nothing: We couldn't connect to 'https"):
         build_engine(flags)
+
+
+def test_a_package_that_does_not_fit_vllm_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An AttributeError of NVIDIA's packages, as vLLM 0.33.0 met it, names the engine and is no traceback."""
+    flags = parse_engine_flags([], "data/nothing")
+
+    def fail(*_: object) -> None:
+        raise AttributeError("module 'cuda.bindings.runtime' has no attribute 'cudaLibrary_t'")
+
+    monkeypatch.setattr(type(flags.engine_args), "create_engine_config", fail)
+    refusal = r"^engine vllm: vllm \S+ fails: AttributeError: module 'cuda\.bindings\.runtime' has no"
+    with pytest.raises(ValueError, match=refusal):
+        build_engine(flags)

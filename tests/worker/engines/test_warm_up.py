@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from worker.engines.model.warm_up_batches import WarmUpBatch, random_prompts
+from worker.engine_protocol import EngineInfo
+from worker.engines.model.warm_up_batches import WarmUpBatch, random_prompts, warm_up_batches
 from worker.engines.vllm.warm_up import run_step_sizes, step_size_groups
 
 
@@ -63,6 +64,34 @@ def test_an_engine_without_kernels_per_size_runs_two_groups_at_most() -> None:
     """The first larger step compiles something on any engine; the second group compiles nothing."""
     assert [65, 68, 80, 96, 97, 100, 112, 128] == [batch.prompt_len for batch in run_with({65: 3})]
     assert [65, 68, 80, 96] == [batch.prompt_len for batch in run_with({})]
+
+
+def engine(max_num_seqs: int, max_model_len: int) -> EngineInfo:
+    """Describe an engine of this size."""
+    return EngineInfo(
+        engine="vllm",
+        engine_version="0",
+        model="m",
+        model_hash="0",
+        vocab_size=50,
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        tensor_parallel_size=1,
+        stop_token_ids=(),
+    )
+
+
+def test_steps_of_several_requests_are_run_with_and_without_drafts() -> None:
+    """7 requests are neither 1 nor a multiple of 16. With one token per answer no step has drafts."""
+    first = [WarmUpBatch(1, 16), WarmUpBatch(1, 15_330), WarmUpBatch(16, 128), WarmUpBatch(64, 128)]
+    several = [WarmUpBatch(7, 16, 1), WarmUpBatch(7, 16, 8)]
+    assert first + several == warm_up_batches(engine(64, 48_128), is_cpu=False)
+
+
+def test_an_engine_of_few_slots_is_warmed_up_on_all_of_them() -> None:
+    """With 4 slots of 20 tokens: 12 tokens of a prompt and 8 of its answer."""
+    batches = warm_up_batches(engine(4, 20), is_cpu=False)
+    assert [(1, 12), (1, 12), (1, 12), (4, 12), (4, 12), (4, 12)] == [batch[:2] for batch in batches]
 
 
 def test_prompts_of_a_batch_have_its_length_and_budget() -> None:

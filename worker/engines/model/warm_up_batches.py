@@ -8,6 +8,8 @@ from protos.columns import PromptColumns
 from worker.engine_protocol import EngineInfo
 
 WARM_UP_TOKENS = 8
+SEVERAL_REQUESTS = 7
+"""Neither 1 nor a multiple of 16, also where the first step of a batch begins before all have arrived."""
 
 
 class WarmUpBatch(NamedTuple):
@@ -27,7 +29,11 @@ def warm_up_batches(engine_info: EngineInfo, *, is_cpu: bool) -> list[WarmUpBatc
     # One short prompt, the longest prompt (inference_rules.adoc, appendix), a quarter and all of the slots.
     full = engine_info.max_num_seqs
     sizes = [(1, 16), (1, 15_330), (max(full // 4, 1), 128), (full, 128)]
-    return [WarmUpBatch(num_requests, min(prompt_len, longest)) for num_requests, prompt_len in sizes]
+    batches = [WarmUpBatch(num_requests, min(prompt_len, longest)) for num_requests, prompt_len in sizes]
+    # Triton compiles variants of a kernel for 1, for multiples of 16 and for other numbers of requests, and
+    # those of speculative decoding also for steps without drafts: answers of one token never have drafts.
+    several = min(SEVERAL_REQUESTS, full)
+    return [*batches, *(WarmUpBatch(several, min(16, longest), tokens) for tokens in (1, WARM_UP_TOKENS))]
 
 
 def random_prompts(first_name: int, batch: WarmUpBatch, vocab_size: int) -> PromptColumns:

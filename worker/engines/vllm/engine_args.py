@@ -22,9 +22,10 @@ from worker.engines.model.checkpoint import (
     stop_token_ids,
 )
 from worker.engines.model.fact_encoding import encode
+from worker.engines.model.interface_check import EngineUnavailable
 from worker.engines.model.model_hash import ModelHash, hash_model
 from worker.engines.model.weights_sha256 import read_weights_sha256
-from worker.engines.vllm.causes import one_line
+from worker.engines.vllm.causes import one_line, with_type
 from worker.engines.vllm.core_process import ending_with_worker
 from worker.engines.vllm.engine_core import check_interface
 from worker.engines.vllm.engine_facts import (
@@ -219,7 +220,7 @@ def create_config(flags: EngineFlags, *, headless: bool = False) -> "VllmConfig"
         headless: Of a node that does not serve.
 
     Raises:
-        ValueError: vLLM refuses the configuration.
+        ValueError: vLLM refuses the configuration, or a package that it needs does not fit it.
     """
     from vllm.exceptions import VLLMValidationError
     from vllm.usage.usage_lib import UsageContext
@@ -233,6 +234,9 @@ def create_config(flags: EngineFlags, *, headless: bool = False) -> "VllmConfig"
         raise FlagError("--model", one_line(error), args.model) from error
     except (ValueError, NotImplementedError, VLLMValidationError) as error:
         raise ValueError(one_line(error)) from error
+    except (ImportError, AttributeError) as error:
+        # vLLM imports its kernels here; one of their packages is missing or of another version.
+        raise EngineUnavailable("vllm", f"vllm {vllm_version()} fails: {with_type(error)}") from error
 
 
 def build_engine(flags: EngineFlags) -> "AsyncLLM":
