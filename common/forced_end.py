@@ -43,16 +43,23 @@ def end_after(limit_s: float, code: int) -> Callable[[], None]:
 
 def _end(limit_s: float, code: int) -> None:
     # Without a lock of the log or of sys.stderr: a thread that hangs may hold it.
-    text = f"ended by force after {limit_s:g} s; the threads were at:\n{_stacks()}".encode()
-    showing = threading.Thread(target=os.write, args=(_STDERR, text), daemon=True)
-    showing.start()
-    showing.join(SHOW_TIMEOUT_S)
-    os._exit(code)
+    try:
+        text = f"ended by force after {limit_s:g} s; the threads were at:\n{_stacks()}".encode()
+        showing = threading.Thread(target=os.write, args=(_STDERR, text), daemon=True)
+        showing.start()
+        showing.join(SHOW_TIMEOUT_S)
+    finally:
+        # Also if the process can have no more threads.
+        os._exit(code)
 
 
 def _stacks() -> str:
     """Return the stacks of all threads; faulthandler writes to a file only, and a disk may hang."""
-    with os.fdopen(os.memfd_create("stacks"), "w+b") as file:
+    try:
+        descriptor = os.memfd_create("stacks")
+    except OSError as error:
+        return f"not known: {error.strerror}\n"
+    with os.fdopen(descriptor, "w+b") as file:
         faulthandler.dump_traceback(file)
         file.seek(0)
         return file.read().decode(errors="replace")

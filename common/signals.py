@@ -138,7 +138,7 @@ class Interrupts:
 
 
 def run_until_signal(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine on a new event loop; a signal cancels it and then reaches its handler as usual.
+    """Run a coroutine on a new event loop; the first signal cancels it, a later one reaches its handler.
 
     asyncio logs and drops what a signal handler raises in a callback of the loop, and keeps what it raises in
     a task as the result of that task.
@@ -149,39 +149,39 @@ def run_until_signal(work: Coroutine[Any, Any, _T]) -> _T:
     Thread: main.
     """
     handlers = {signum: signal.getsignal(signum) for signum in handled_signals()}
-    arrived: list[int] = []
+    arrived: list[Interrupted] = []
+
+    def take(signum: int, frame: FrameType | None) -> None:
+        handler = handlers[signal.Signals(signum)]
+        try:
+            if callable(handler):
+                handler(signum, frame)
+        except Interrupted as interruption:
+            arrived.append(interruption)
+
     try:
+        for signum in (number for number, handler in handlers.items() if callable(handler)):
+            signal.signal(signum, take)
         with asyncio.Runner() as runner:
-            return runner.run(_until(arrived, tuple(handlers), work))
+            return runner.run(_until(arrived, work))
     finally:
         with signals_held():
             for signum, handler in handlers.items():
                 signal.signal(signum, handler)
-        for number in arrived[:1]:
-            signal.raise_signal(number)
+        if arrived:
+            raise arrived[0]
 
 
-async def _until(arrived: list[int], signums: Sequence[int], work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine until a signal arrives, which is appended to `arrived`, also after the return.
+async def _until(arrived: Sequence[Interrupted], work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine until `arrived` has an entry.
 
     Raises:
-        CancelledError: A signal has arrived.
+        CancelledError: It has one.
     """
-    loop, working = asyncio.get_running_loop(), asyncio.ensure_future(work)
-
-    def take(signum: int, _: FrameType | None) -> None:
-        arrived.append(signum)
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(working.cancel)
-
-    for signum in signums:
-        # The loop then wakes also if another thread receives the signal.
-        loop.add_signal_handler(signum, lambda: None)
-        signal.signal(signum, take)
-    try:
-        return await working
-    finally:
-        with signals_held():
-            for signum in signums:
-                loop.remove_signal_handler(signum)
-                signal.signal(signum, take)
+    working = asyncio.ensure_future(work)
+    # A signal delivered to another thread does not wake the loop.
+    while not arrived and not working.done():
+        await asyncio.wait((working,), timeout=SIGNAL_POLL_S)
+    if arrived:
+        working.cancel()
+    return await working

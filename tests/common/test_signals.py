@@ -17,7 +17,7 @@ from tests.forked import end_of, main_of
 def handlers() -> Iterator[None]:
     """Restore this process's handlers."""
     hook = sys.unraisablehook
-    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    before = {signum: signal.getsignal(signum) for signum in (*SIGNALS, signal.SIGALRM)}
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_DFL)
     yield
@@ -126,3 +126,24 @@ def test_a_later_signal_waits_for_the_clean_up(tmp_path: Path, patience_s: str, 
     """Within the patience it does nothing; after it the program ends at once, by that signal."""
     ended = end_of(main_of(LATER), [patience_s], tmp_path)
     assert (code, out) == (ended.code, ended.stdout), ended.stderr
+
+
+LATER_AT_WORK = """
+import signal, time
+from common.signals import Interrupts, run_until_signal
+
+async def work():
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(0.01)
+    signal.raise_signal(signal.SIGTERM)
+    print("survived", flush=True)
+
+Interrupts(patience_s=0)
+run_until_signal(work())
+"""
+
+
+def test_a_later_signal_ends_work_that_does_not_end(tmp_path: Path) -> None:
+    """A coroutine that does not react to its cancellation does not keep the program: SIGTERM, number 15."""
+    ended = end_of(main_of(LATER_AT_WORK), [], tmp_path)
+    assert (-15, "") == (ended.code, ended.stdout), ended.stderr

@@ -9,6 +9,7 @@ from tests.forked import ForkedProcess, main_of
 
 HANGS = """
 import asyncio, sys, threading
+from common import forced_end
 from worker import bounded_stop
 from worker.__main__ import main
 from worker.engines.scripted.counting import CountingEngine
@@ -20,6 +21,8 @@ async def close(engine):
     await asyncio.to_thread(hangs_for_ever)
 
 bounded_stop.STOP_TIMEOUT_S = 0.5
+# A slow machine needs more time to end than the timer's thread is given.
+forced_end._WITHOUT_GIL_S = forced_end._BY_KERNEL_S = forced_end.SHOW_TIMEOUT_S = 60.0
 CountingEngine.close = close
 sys.exit(main(sys.argv[1:]))
 """

@@ -1,10 +1,11 @@
 """`tokenfleet find-qps` with the simulated engine: found and confirmed, killed in each phase, refused."""
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +63,22 @@ def results(output: str) -> list[str]:
 
 def records(directory: Path) -> dict[str, Any]:
     """Read the run.json of each run of a search, by the run's number."""
-    paths = (directory / "out" / "find-qps" / "server" / "runs").glob("*/server/performance/run.json")
-    return {path.parts[-4]: json.loads(path.read_text()) for path in paths}
+    found: dict[str, Any] = {}
+    for path in (directory / "out" / "find-qps" / "server" / "runs").glob("*/server/performance/run.json"):
+        # A search that continues deletes the run that was killed.
+        with contextlib.suppress(FileNotFoundError):
+            found[path.parts[-4]] = json.loads(path.read_text())
+    return found
+
+
+def is_finished(run: Mapping[str, Any]) -> bool:
+    """Return whether a run has ended by itself."""
+    return run["verdict"]["outcome"] not in ("UNFINISHED", "INTERRUPTED")
 
 
 def finished_ids(directory: Path) -> dict[str, str]:
     """Return the ids of the runs that have ended by themselves."""
-    unfinished = ("UNFINISHED", "INTERRUPTED")
-    found = records(directory).items()
-    return {number: run["run_id"] for number, run in found if run["verdict"]["outcome"] not in unfinished}
+    return {number: run["run_id"] for number, run in records(directory).items() if is_finished(run)}
 
 
 def begun_runs(directory: Path) -> list[dict[str, Any]]:
@@ -90,7 +98,7 @@ def kill_in(directory: Path, address: str, kind: str, *flags: str) -> None:
             assert time.monotonic() < deadline_s, (directory / "killed.log").read_text()
             assert search.poll() is None, (directory / "killed.log").read_text()
             last = begun_runs(directory)[-1:]
-            running = {number for number in records(directory) if number not in finished_ids(directory)}
+            running = {number for number, run in records(directory).items() if not is_finished(run)}
             if any(run["kind"] == kind and str(run["number"]) in running for run in last):
                 break
             time.sleep(0.1)
