@@ -202,6 +202,22 @@ def _parse(argv: list[str]) -> Asked:
     """
     cut = argv.index("--") if "--" in argv else len(argv)
     own_argv, vllm = argv[:cut], argv[cut + 1 :]
+    args = vars(_build_parser().parse_args(own_argv))
+    show = SHOWS[args.pop("name")]
+    names = ("model", "gpus", "deadline_s", "output", "keep_logs")
+    common = {name: args.pop(name) for name in names}
+    if not common["deadline_s"] > 0:
+        raise FlagError("--deadline-s", f"{common['deadline_s']} is not above 0")
+    gpus = _read_gpus(common.pop("gpus"))
+    check_place("--gpus", common["model"], is_on_gpu=bool(gpus))
+    plan = show.plan(**args)
+    check_output(common["output"])
+    if common["keep_logs"] is not None:
+        common["keep_logs"] = new_directory("--keep-logs", common["keep_logs"])
+    return Asked(show=show, plan=plan, gpus=gpus, vllm=vllm, **common)
+
+
+def _build_parser() -> Parser:
     parser = Parser(
         formatter_class=FlagFormatter, prog="python -m bench.gpu", allow_abbrev=False, description=__doc__
     )
@@ -238,19 +254,7 @@ def _parse(argv: list[str]) -> Asked:
             metavar="DIR",
             help="keep the logs of all processes in this new or empty directory",
         )
-    args = vars(parser.parse_args(own_argv))
-    show = SHOWS[args.pop("name")]
-    names = ("model", "gpus", "deadline_s", "output", "keep_logs")
-    common = {name: args.pop(name) for name in names}
-    if not common["deadline_s"] > 0:
-        raise FlagError("--deadline-s", f"{common['deadline_s']} is not above 0")
-    gpus = _read_gpus(common.pop("gpus"))
-    check_place("--gpus", common["model"], is_on_gpu=bool(gpus))
-    plan = show.plan(**args)
-    check_output(common["output"])
-    if common["keep_logs"] is not None:
-        common["keep_logs"] = new_directory("--keep-logs", common["keep_logs"])
-    return Asked(show=show, plan=plan, gpus=gpus, vllm=vllm, **common)
+    return parser
 
 
 def _read_gpus(text: str) -> tuple[int, ...]:

@@ -52,13 +52,24 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, RacePlan, Finals]:
     Raises:
         FlagError: Names flag, value and bound.
     """
+    asked = _build_parser().parse_args(argv)
+    check_at_least(asked, finalists=0, final_runs=0, profile_steps=1, profile_max_steps=1)
+    if asked.profile and asked.only:
+        raise FlagError("--profile", "records one configuration: leave --only out")
+    check_above(asked, "deadline_s", "load_timeout_s", "start_timeout_s")
+    if asked.gpu is not None and asked.gpu < 0:
+        raise FlagError("--gpu", f"{asked.gpu} is below 0")
+    plan = RacePlan(**{field.name: getattr(asked, field.name) for field in dataclasses.fields(RacePlan)})
+    return asked, plan, Finals(num_finalists=asked.finalists, num_runs=asked.final_runs)
+
+
+def _build_parser() -> Parser:
     parser = Parser(
         formatter_class=FlagFormatter,
         prog="python -m bench.gpu race",
         allow_abbrev=False,
         description="Run the configurations of a race file one after another, and keep the journal.",
     )
-    fields = dataclasses.fields(RacePlan)
     add_fields(parser, RacePlan)
     parser.add_argument(
         "--journal",
@@ -95,12 +106,4 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, RacePlan, Finals]:
         default=240.0,
         help="longest start of the first requests, in seconds, above 0",
     )
-    asked = parser.parse_args(argv)
-    check_at_least(asked, finalists=0, final_runs=0, profile_steps=1, profile_max_steps=1)
-    if asked.profile and asked.only:
-        raise FlagError("--profile", "records one configuration: leave --only out")
-    check_above(asked, "deadline_s", "load_timeout_s", "start_timeout_s")
-    if asked.gpu is not None and asked.gpu < 0:
-        raise FlagError("--gpu", f"{asked.gpu} is below 0")
-    plan = RacePlan(**{field.name: getattr(asked, field.name) for field in fields})
-    return asked, plan, Finals(num_finalists=asked.finalists, num_runs=asked.final_runs)
+    return parser
